@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
@@ -18,7 +16,7 @@ from bgd.config import rule_text
 from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
 from bgd.daemon.access import user_name
-from bgd.daemon.storage import write
+from bgd.daemon.storage import lists, write
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.records import (
     QueueControls,
@@ -35,21 +33,12 @@ from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
 _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
-_IDS_PER_QUERY = 500  # SQLite takes 999 values even in its oldest form
 _MAX_VIEWS = 500  # at a time
 _MAX_SPEC_BYTES = 256 * 1024  # of the specs of views at a time, unless a single one is larger
-_FEW = 10_000  # jobs that a list reads one by one; 10 ms
 _MAX_CACHED = 1024  # most jobs have the usual conditions, and many of the rest those of their neighbours
 
 _STATES = {state.value: state for state in State}
 _BEFORE_ITS_TIME = WAITING - {State.QUEUED}
-
-# A list without states shows, up to its limit, what runs before what waits before what has finished
-_BY_INTEREST: tuple[tuple[State, ...], ...] = (
-    (State.RUNNING, State.STOPPING),
-    (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD),
-    (State.SUCCEEDED, State.FAILED, State.CANCELLED),
-)
 
 _decode_error = msgspec.json.Decoder(JobError).decode
 
@@ -64,7 +53,7 @@ def prepare(db: sqlite3.Connection) -> str:
 def list_jobs(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobView]:
     """Return the newest jobs that the query selects; `uid` is as in `select_ids`."""
     with transaction(db, "DEFERRED"):
-        views = [view(db, job_id) for job_id in select_ids(db, query, uid)]
+        views = [view(db, job_id) for job_id in lists.select_ids(db, query, uid)]
     return [found for found in views if found is not None]
 
 
@@ -77,7 +66,7 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
 def first_views(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
     """Return the first of the views that `list_jobs` returns, and the ids of the rest: views may be large."""
     with transaction(db, "DEFERRED"):
-        return next_views(db, select_ids(db, query, uid))
+        return next_views(db, lists.select_ids(db, query, uid))
 
 
 def next_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
@@ -104,7 +93,7 @@ def progress_of(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobProgres
 
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:
     """Return the id of the user's newest job; None if there is none. It takes as long as a list."""
-    return next(iter(select_ids(db, List(id=0, mine=True, states=list(State), limit=1), uid)), None)
+    return next(iter(lists.select_ids(db, List(id=0, mine=True, states=list(State), limit=1), uid)), None)
 
 
 def attempts_of(db: sqlite3.Connection, job_id: JobId, after: int, limit: int) -> list[AttemptView]:
@@ -288,133 +277,6 @@ _RESULT = """
 """
 
 
-# --- which jobs a list shows
-
-
-def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
-    """Return the newest jobs that the query selects, newest first.
-
-    `uid` is that of the user who asks, for queries of only their own jobs. If the query names no states,
-    return what runs, then what waits, then what has finished, up to its limit.
-
-    It reads by the index that leaves the fewest jobs: few in a queue, with a tag, or whose names begin alike
-    are found at once. Otherwise it takes up to 0.1 s for each million jobs in these states, and 0.2 s if very
-    many have the tag.
-    """
-    uid = uid if query.mine else None
-    groups: tuple[tuple[State, ...], ...] = _BY_INTEREST
-    if query.states is not None:
-        groups = (tuple(dict.fromkeys(query.states)),)
-    elif query.before is not None:  # by id alone, so that pages leave nothing out
-        groups = (tuple(State),)
-    ids: list[JobId] = []
-    for states in groups:
-        left = query.limit - len(ids)
-        ids += sorted(_newest(db, query, uid, states, left), reverse=True)[:left]
-    return sorted(ids, reverse=True)
-
-
-def _newest(
-    db: sqlite3.Connection, query: List, uid: int | None, states: tuple[State, ...], limit: int
-) -> Iterator[JobId]:
-    """Yield the newest ids of each state, up to `limit` of each."""
-    if not limit:
-        return
-    from_name, to_name = _name_range(query.name or "")
-    given: dict[str, object] = {
-        "from_name": from_name,
-        "to_name": to_name,
-        "queue": query.queue,
-        "uid": uid,
-        "name": None if query.name is None else _glob(query.name),
-        "tag": query.tag,
-        "before": query.before,
-        "since": query.since,
-        "limit": limit,
-    }
-    conditions = _conditions(query, uid)
-    for state in states:
-        values = given | {"state": state.value}
-        sql = f"SELECT id FROM {_source(db, values)} AND {conditions} ORDER BY id DESC LIMIT :limit"  # noqa: S608 (constants)
-        for (job_id,) in db.execute(sql, values):
-            yield job_id
-
-
-def _conditions(query: List, uid: int | None) -> str:
-    conditions = ["state = :state"]
-    if query.queue is not None:
-        conditions.append("queue = :queue")
-    if uid is not None:
-        conditions.append("uid = :uid")
-    if query.name is not None:
-        conditions.append("name GLOB :name")
-    if query.tag is not None:
-        conditions.append("EXISTS (SELECT 1 FROM tags WHERE tag = :tag AND job = jobs.id)")
-    if query.before is not None:
-        conditions.append("id < :before")
-    if query.since is not None:
-        conditions.append("created_at >= :since")
-    return " AND ".join(conditions)
-
-
-def _source(db: sqlite3.Connection, values: dict[str, object]) -> str:
-    """Return the table and index to read: by tag, name or queue if that leaves few jobs, otherwise by state.
-
-    Many jobs of a queue are found sooner among all jobs of their state, because that needs a single index.
-    """
-    if values["tag"] is not None and _are_few(db, _TAGGED, values):
-        return _BY_TAG
-    if values["from_name"] and _are_few(db, _NAMED, values):
-        return f"{_NAMED} AND state = :state"
-    if values["queue"] not in {None, DEFAULT_QUEUE} and _are_few(db, _BY_QUEUE, values):
-        return _BY_QUEUE
-    return _BY_STATE
-
-
-def _are_few(db: sqlite3.Connection, rows: str, values: dict[str, object]) -> bool:
-    counted = f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {_FEW + 1})"  # noqa: S608 (constants)
-    (found,) = db.execute(counted, values).fetchone()
-    return bool(found <= _FEW)
-
-
-def _name_range(pattern: str) -> tuple[str, str]:
-    """Return the first and the last name that a shell's pattern can match, as far as its beginning says."""
-    beginning = _WILDCARD.split(pattern, maxsplit=1)[0]
-    return beginning, beginning if beginning == pattern else f"{beginning}{_LAST_CHARACTER}"
-
-
-def _glob(pattern: str) -> str:
-    """Return a shell's pattern in SQLite's syntax: [^...] for [!...], and no unclosed bracket."""
-    pieces: list[str] = []
-    at = 0
-    while at < len(pattern):
-        end = -1
-        if pattern[at] == "[":
-            is_negated = pattern.startswith(("!", "^"), at + 1)
-            first = at + 1 + is_negated
-            end = pattern.find("]", first + 1)  # a bracket in the first place is a member of the set
-            pieces.append("[[]" if end < 0 else f"[{'^' * is_negated}{pattern[first:end]}]")
-        else:
-            pieces.append(pattern[at])
-        at = max(at, end) + 1
-    return "".join(pieces)
-
-
-_WILDCARD = re.compile(r"[*?[]")
-_LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
-
-_TAGGED = "tags WHERE tags.tag = :tag"
-# CROSS keeps SQLite from changing the order
-_BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tag"
-_NAMED = """
-    jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name BETWEEN :from_name AND :to_name
-"""
-_BY_QUEUE = f"""
-    jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue AND state = :state
-"""
-_BY_STATE = "jobs INDEXED BY jobs_by_state WHERE state = :state"
-
-
 # --- jobs for the Scheduler, and what people have set
 
 
@@ -459,8 +321,8 @@ def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
     """Return the states of those jobs that exist."""
     found: dict[JobId, State] = {}
     with transaction(db, "DEFERRED"):
-        for start in range(0, len(job_ids), _IDS_PER_QUERY):
-            asked = job_ids[start : start + _IDS_PER_QUERY]
+        for start in range(0, len(job_ids), lists.IDS_PER_QUERY):
+            asked = job_ids[start : start + lists.IDS_PER_QUERY]
             marks = ", ".join("?" * len(asked))
             rows = db.execute(f"SELECT id, state FROM jobs WHERE id IN ({marks})", asked)  # noqa: S608 (only marks)
             found.update((JobId(number), _known_state(number, state)) for number, state in rows)

@@ -15,7 +15,7 @@ from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.access import Actor
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
-from bgd.daemon.storage import read
+from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
@@ -163,7 +163,7 @@ class PageActions:
 
     async def _ids(self, query: List) -> list[JobId]:
         found: list[JobId] = []
-        while page := await self._store.search(read.select_ids, query, None):
+        while page := await self._store.search(lists.select_ids, query, None):
             found += page
             query = replace(query, before=page[-1])
         return found

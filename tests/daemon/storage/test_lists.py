@@ -1,0 +1,315 @@
+"""A list finds what a filter in memory finds, whatever is asked for and whichever index is used."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from contextlib import closing, contextmanager, nullcontext
+from fnmatch import fnmatchcase
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.core.job import FINAL, JobId, Outcome, State
+from bgd.core.retry import exit_code_of
+from bgd.core.spec import JobSpec
+from bgd.daemon.storage import lists, read, schema, write
+from bgd.daemon.storage.lists import Filter
+from bgd.daemon.storage.records import Transaction
+from bgd.wire.requests import List
+from tests.daemon.storage.builders import NOW, UID, a_job, ids, move, new, put, saves
+
+LETTERS = "ab*?[]!^"
+QUEUES = ("default", "builds", "mail")
+INTEREST = (
+    {State.RUNNING, State.STOPPING},
+    {State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD},
+    {State.SUCCEEDED, State.FAILED, State.CANCELLED},
+)
+
+some_tags = st.lists(st.sampled_from(["red", "blue"]), unique=True)
+jobs = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(State),
+        "queue": st.sampled_from(QUEUES),
+        "name": st.none() | st.text(LETTERS, min_size=1, max_size=6),
+        "tags": some_tags.map(tuple),
+        "uid": st.integers(UID, UID + 1),
+        "at": st.integers(0, 5).map(float),
+    }
+)
+# In SQLite and in the shell [^ means [!, but not in fnmatch
+patterns = st.text(LETTERS, max_size=6).filter(lambda text: "[^" not in text)
+queries = st.fixed_dictionaries(
+    {},
+    optional={
+        "states": st.lists(st.sampled_from(State), min_size=1, max_size=4),
+        "queue": st.sampled_from((*QUEUES, "none")),
+        "name": patterns,
+        "tag": st.sampled_from(["red", "blue", "green"]),
+        "since": st.integers(0, 6).map(float),
+        "limit": st.integers(1, 8),
+        "mine": st.booleans(),
+        "before": st.integers(1, 25),
+    },
+).map(lambda fields: msgspec.convert({"id": 1, **fields}, List))
+
+
+def is_selected(job, query):
+    return (
+        (query.queue in {None, job["queue"]})
+        and (query.name is None or (job["name"] is not None and fnmatchcase(job["name"], query.name)))
+        and (query.tag is None or query.tag in job["tags"])
+        and (query.since is None or job["at"] >= query.since)
+        and (not query.mine or job["uid"] == UID)
+        and (query.before is None or job["id"] < query.before)
+    )
+
+
+def plainly_filtered(known, query):
+    groups = INTEREST if query.before is None else (set(State),)
+    if query.states is not None:
+        groups = (set(query.states),)
+    found: list[int] = []
+    for states in groups:
+        matching = [job["id"] for job in known if job["state"] in states and is_selected(job, query)]
+        found += sorted(matching, reverse=True)[: query.limit - len(found)]
+    return sorted(found, reverse=True)
+
+
+@contextmanager
+def written(db, known):
+    """Fill the database with these jobs for the duration of the block."""
+    items = [
+        new(job["id"], uid=job["uid"], at=job["at"], queue=job["queue"], name=job["name"], tags=job["tags"])
+        for job in known
+    ]
+    moved = saves(*(a_job(job["id"], job["state"], queue=job["queue"]) for job in known))
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if items:
+            write.TransactionWriter().save(db, Transaction(now=NOW, new=items))
+            write.TransactionWriter().save(db, Transaction(now=NOW, saves=moved))
+        yield
+    finally:
+        db.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("few", [0, 3, lists._FEW])
+def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
+    monkeypatch.setattr(lists, "_FEW", few)  # so that a handful of jobs is enough for every index
+    with closing(schema.open_writable(path)) as db:
+
+        @given(st.lists(jobs, max_size=20), st.lists(queries, min_size=1, max_size=5))
+        def try_out(known, asked):
+            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
+            with written(db, known):
+                for query in asked:
+                    found = lists.select_ids(db, query, UID)
+                    assert found == plainly_filtered(known, query)
+
+        try_out()
+
+
+def test_counts_by_queue_and_state_are_what_counting_one_by_one_gives(path):
+    with closing(schema.open_writable(path)) as db:
+        read.prepare(db)
+
+        @given(st.lists(jobs, max_size=20))
+        def try_out(known):
+            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
+            counted = Counter((job["queue"], job["state"]) for job in known if job["state"] not in FINAL)
+            with written(db, known):
+                found = {
+                    (queue, State(state)): number
+                    for queue, of_queue in read.queue_counts(db).items()
+                    for state, number in of_queue.items()
+                }
+            assert found == counted
+
+        try_out()
+
+
+# --- slices of a list, with all that a filter can ask for
+
+COMMANDS = [("/bin/echo", "one two"), ("make", "-j2", "two.txt"), ("/bin/true",)]
+TARGETS = ["app.services:Report.build", "app.tasks:clean", "shop::Invoices@send"]
+ENDS = [(Outcome.EXIT, 3, None), (Outcome.SIGNAL, None, 9), (Outcome.OOM, None, None), (None, None, None)]
+
+full_jobs = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(State),
+        "queue": st.sampled_from(QUEUES),
+        "name": st.none() | st.text(LETTERS, min_size=1, max_size=6),
+        "tags": some_tags.map(tuple),
+        "priority": st.integers(0, 1),
+        "work": st.sampled_from(
+            [{"argv": argv} for argv in COMMANDS] + [{"target": each} for each in TARGETS]
+        ),
+        "end": st.sampled_from(ENDS),
+        "suspended": st.booleans(),
+    }
+)
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "states": st.lists(st.sampled_from(State), min_size=1, max_size=4, unique=True).map(tuple),
+        "only_suspended": st.booleans(),
+        "queue": st.sampled_from(QUEUES),
+        "name": patterns,
+        "tags": some_tags.map(tuple),
+        "since": st.integers(0, 20).map(float),
+        "priority": st.integers(0, 1),
+        "exit_code": st.sampled_from([0, 3, 137]),
+        "target": st.sampled_from(
+            ["app.*", "app.services.Report", "app:tasks.clean", "shop::Invoices", "*build"]
+        ),
+        "texts": st.lists(st.sampled_from(["two", "o t", "echo one two", "Report", "a"]), max_size=2).map(
+            tuple
+        ),
+    },
+).map(lambda fields: msgspec.convert(fields, Filter))
+
+
+def is_wanted(job, wanted):
+    spec = JobSpec(**job["work"])
+    command = " ".join(spec.argv or ()) + (spec.target or "")
+    target = (spec.target or "").replace("::", ".").replace(":", ".").replace("@", ".")
+    pattern = (wanted.target or "").replace("::", ".").replace(":", ".")
+    code = {State.SUCCEEDED: 0}.get(job["state"], exit_code_of(*job["end"]) if job["end"][0] else None)
+    return (
+        job["state"] in wanted.states
+        and (not wanted.only_suspended or job["state"] is not State.RUNNING or job["suspended"])
+        and (wanted.queue in {None, job["queue"]})
+        and (wanted.name is None or (job["name"] is not None and fnmatchcase(job["name"], wanted.name)))
+        and set(wanted.tags) <= set(job["tags"])
+        and (wanted.since is None or job["id"] >= wanted.since)
+        and (wanted.priority in {None, job["priority"]})
+        and (wanted.exit_code is None or (job["state"] in FINAL and wanted.exit_code == code))
+        and (wanted.target is None or any(fnmatchcase(target, each) for each in (pattern, f"{pattern}.*")))
+        and all(text in command or text in (job["name"] or "") for text in wanted.texts)
+    )
+
+
+@contextmanager
+def written_in_full(db, known):
+    """Fill the database with these jobs: each was submitted at the instant that is its id."""
+    plain = [job | {"uid": UID, "at": float(job["id"])} for job in known]
+    with written(db, plain):
+        for job in known:
+            outcome, exit_code, signal = job["end"]
+            if job["state"] is State.SUCCEEDED:
+                outcome, exit_code, signal = Outcome.SUCCEEDED, 0, None
+            db.execute(
+                "UPDATE jobs SET priority = ?, outcome = ?, exit_code = ?, signal = ?, suspended = ?"
+                " WHERE id = ?",
+                (job["priority"], outcome, exit_code, signal, job["suspended"], job["id"]),
+            )
+            spec = JobSpec(name=job["name"], tags=job["tags"], **job["work"])
+            db.execute("UPDATE specs SET spec = ? WHERE job = ?", (msgspec.msgpack.encode(spec), job["id"]))
+        yield
+
+
+def slices(db, wanted, limit, rows, *, start=None, ascending=False):
+    """Return all wanted jobs, slice by slice."""
+    found: list[int] = []
+    while True:
+        part = lists.next_slice(db, wanted, start, limit, rows, ascending=ascending)
+        assert len(part.ids) <= limit
+        found += part.ids
+        if part.rest is None:
+            return found
+        assert start is None or (part.rest > start if ascending else part.rest < start)
+        start = part.rest
+
+
+@pytest.mark.parametrize("few", [0, 3, lists._FEW])
+def test_slices_of_a_list_are_what_a_filter_in_memory_finds(path, monkeypatch, few):
+    monkeypatch.setattr(lists, "_FEW", few)
+    monkeypatch.setattr(lists, "transaction", lambda *_: nullcontext())  # they are in one
+    with closing(schema.open_writable(path)) as db:
+
+        @given(
+            st.lists(full_jobs, max_size=20),
+            st.lists(filters, min_size=1, max_size=5),
+            st.integers(1, 5),
+            st.integers(1, 10),
+            st.none() | st.integers(1, 20),
+        )
+        def try_out(known, asked, limit, rows, start):
+            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
+            with written_in_full(db, known):
+                for wanted in asked:
+                    expected = [job["id"] for job in known if is_wanted(job, wanted)]
+                    older = [number for number in expected if start is None or number < start][::-1]
+                    newer = [number for number in expected if start is None or number > start]
+                    assert slices(db, wanted, limit, rows, start=start) == older
+                    assert slices(db, wanted, limit, rows, start=start, ascending=True) == newer
+                    counted = Counter(job["state"] for job in known if is_wanted(job, wanted))
+                    assert lists.count_few(db, wanted) in (None, counted)
+
+        try_out()
+
+
+async def test_a_slice_looks_at_about_as_many_jobs_as_it_may(store):
+    await put(store, *(new(number, name=f"job-{number}") for number in range(1, 101)))
+
+    part = await store.search(lists.next_slice, Filter(name="*b-1"), None, 5, 30)
+    assert (part.ids, part.rest) == ([], 97)  # 30 among nine states
+    assert await store.search(lists.count_few, Filter(name="job-1*")) == {State.QUEUED: 12}
+
+
+async def test_jobs_are_put_into_the_order_of_a_column(store):
+    await put(store, *(new(number) for number in range(1, 5)))
+    for number, priority in ((2, 7), (4, 7), (3, -1)):
+        await move(store, number, State.QUEUED, priority=priority)
+
+    numbers = [JobId(number) for number in (1, 4, 3, 2, 99)]
+    assert await store.search(lists.in_order, numbers, "priority") == [2, 4, 1, 3]
+
+
+# ---
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_like_it"),
+    [
+        ("build-[0-9]", "build-7", True),
+        ("build-[0-9]", "build-x", False),
+        ("build-[!0-9]", "build-x", True),
+        ("build-[^0-9]", "build-7", False),
+        ("[]]", "]", True),
+        ("[!]]", "]", False),
+        ("a[b", "a[b", True),
+        ("a[!", "a[!", True),
+        ("[a-]", "-", True),
+        ("caf?", "café", True),
+        ("Build", "build", False),
+    ],
+)
+async def test_pattern_matches_as_in_a_shell(store, pattern, name, is_like_it):
+    await put(store, new(1, name=name))
+
+    assert await ids(store, name=pattern) == ([1] if is_like_it else [])
+
+
+async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
+    await put(store, new(1))
+    began, continue_ = threading.Event(), threading.Event()
+
+    def look_on(_):
+        began.set()
+        assert continue_.wait(30)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(store.search(look_on))
+        await asyncio.to_thread(began.wait, 30)
+        asked_later = group.create_task(store.search(read.list_jobs, List(id=1), UID))
+        assert (await store.read(read.view, JobId(1))).id == 1
+        assert await store.read(write.read_spec, JobId(1)) is not None
+        assert not asked_later.done()
+        continue_.set()
+    assert [view.id for view in asked_later.result()] == [1]
