@@ -241,15 +241,20 @@ class JobActions:
             )
             return State.RUNNING
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
-        return await self.signal(job_id, SIGCONT, whole_tree=True)
+        return await self.signal(job_id, SIGCONT, whole_tree=True, seen=job)
 
-    async def signal(self, job_id: JobId, number: int, *, whole_tree: bool) -> State:
-        """Send a signal to a running job; the launcher has been told when this returns."""
+    async def signal(self, job_id: JobId, number: int, *, whole_tree: bool, seen: Job | None = None) -> State:
+        """Send a signal to a running job; the launcher has been told when this returns.
+
+        `seen`: send nothing if anything was decided about the job since it was this one: that is newer, and
+        the launcher may not have been told of it yet.
+        """
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
         job = await self._unfinished(job_id)
         if job.state not in ACTIVE:
             raise Refused(f"job {job_id} is {job.state}: only a running job can be sent a signal")
-        self._supervisor.dispatcher.tell(job, lambda key: SignalProcesses(key, number, whole_tree))
+        if seen is None or job is seen:  # each decision replaces it
+            self._supervisor.dispatcher.tell(job, lambda key: SignalProcesses(key, number, whole_tree))
         return job.state
 
     async def cancel(self, job_id: JobId) -> State:

@@ -302,6 +302,24 @@ async def test_job_that_bgd_did_not_suspend_can_be_continued(config, launcher):
         )
 
 
+@pytest.mark.parametrize("others", ["s", "sc", "scs"])
+async def test_continue_does_not_interfere_with_what_was_asked_for_after_it(config, launcher, others):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        actions = {"s": life.actions.suspend, "c": life.actions.continue_}
+        life.commits.close()
+        life.take(command(**SCHEDULED))
+        await soon(life.commits.reached.wait())
+        asked = [life.tasks.create_task(actions[each](JobId(key.job))) for each in f"c{others}"]
+        life.commits.open()
+
+        assert await soon(asyncio.gather(*asked)) == [State.RUNNING] * len(asked)
+
+        assert (await life.view(key.job)).suspended is others.endswith("s")
+        messages = {"s": launching.SuspendProcesses(key), "c": launching.ContinueProcesses(key)}
+        assert await life.told() == [messages[each] for each in others]
+
+
 async def test_adopted_attempt_gets_the_commands_it_may_have_missed(config, launcher):
     async with served(config, launcher) as life:
         suspended, going = await life.launched(), await life.launched()
