@@ -129,7 +129,7 @@ class Attempt:
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process or its whole tree, unless the first process has ended.
 
-        Before it runs, keep each signal once, as the kernel does.
+        Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does.
         """
         running = self._running
         if running is None:
@@ -157,7 +157,9 @@ class Attempt:
         self._is_suspended = True
         if self._limit is not None:
             self._limit.pause()
-        if running is not None:
+        if running is None:
+            self._signals.pop(signal.SIGCONT, None)  # which was asked for before
+        else:
             self._is_intact = False
             self._begin(self._stop_or_continue(running.tree))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
+from bgd.launcher import journal
 from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
-from tests.launcher.host import is_alive, needs_strace, written
+from tests.launcher.host import is_alive, is_stopped, needs_strace, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
 
@@ -122,7 +123,7 @@ def test_it_gets_signals_and_stops_when_it_is_suspended(every, tmp_path, told):
     key = every.launch("job:wait", str(tmp_path), timeout=1.0)
     first, _ = told()
     every.supervisor.say(SuspendProcesses(key))
-    wait_until(lambda: state_of(first) == "T")
+    wait_until(lambda: is_stopped(first))
 
     (tmp_path / "enough").touch()
     every.supervisor.say(SignalProcesses(key, signal.SIGUSR1))
@@ -162,6 +163,28 @@ def test_it_begins_when_continued_if_it_is_suspended_right_after_the_launch(ever
     every.supervisor.say(ContinueProcesses(launch.key))
 
     assert every.supervisor.ended(launch.key).result == b'{"ok":5}'
+
+
+def test_it_stays_suspended_if_it_was_continued_and_then_suspended_while_it_started(forked, tmp_path):
+    forked.run("job:ok")
+    (worker,) = forked.workers()
+    os.kill(worker, signal.SIGSTOP)
+    key = forked.launch("job:wait", str(tmp_path))
+    # with this record, or a moment before, the worker was asked to start it
+    wait_until(lambda: key in journal.read(forked.host.state / "launcher.journal").attempts)
+
+    forked.supervisor.say(SignalProcesses(key, signal.SIGCONT, whole_tree=True), SuspendProcesses(key))
+    assert forked.supervisor.run("true").outcome is Outcome.SUCCEEDED
+    os.kill(worker, signal.SIGCONT)
+
+    pid = forked.supervisor.started(key).pid
+    wait_until(lambda: is_stopped(pid))
+    for _ in range(3):
+        assert forked.supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert is_stopped(pid)
+    (tmp_path / "enough").touch()
+    forked.supervisor.say(ContinueProcesses(key))
+    assert forked.supervisor.ended(key).outcome is Outcome.SUCCEEDED
 
 
 def test_many_at_a_time_each_have_their_own_end(every):
@@ -219,8 +242,3 @@ def test_the_daemons_death_or_a_new_one_changes_nothing(every, tmp_path, told):
     (tmp_path / "enough").touch()
 
     assert every.supervisor.ended(key).result == b'{"ok":"done"}'
-
-
-def state_of(pid):
-    """Return the state letter in /proc/PID/stat."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
