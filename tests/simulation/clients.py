@@ -35,10 +35,11 @@ SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
     State.BLOCKED: [requests.Hold, requests.Cancel],
     State.SCHEDULED: [requests.Hold, requests.Cancel],
     State.QUEUED: [requests.Hold, requests.Cancel],
-    State.RUNNING: [requests.Suspend, requests.Continue, requests.Continue, requests.Cancel],
+    State.RUNNING: [requests.Suspend, requests.Continue, requests.Cancel],
     State.STOPPING: [requests.Cancel],
 }
 UNSUITABLE_SHARE = 0.1  # of all requests about jobs
+SUSPENDING_SHARE = 0.2  # of all requests while jobs run: to suspend or continue all, whoever's they are
 
 
 class SimulatedClient:
@@ -99,6 +100,19 @@ class SimulatedClient:
             return requests.Submit(UNSENT, self._spec())
         if dice.random() < 0.2:
             return self._next_queue_request(dice)
+        return self._next_job_request(dice)
+
+    def _state_of(self, job: int) -> State | None:
+        """Return the state of an unfinished job; None if it has finished or is unknown."""
+        supervisor = self._machine.life.supervisor
+        found = None if supervisor is None else supervisor.get(JobId(job))
+        return None if found is None else found.state
+
+    def _next_job_request(self, dice: random.Random) -> Request:
+        running = [job for job in self._submitted[-20:] if self._state_of(job) is State.RUNNING]
+        if running and dice.random() < SUSPENDING_SHARE:
+            steers: list[Callable[..., Request]] = [requests.Suspend, requests.Continue]
+            return dice.choice(steers)(UNSENT, running)
         jobs = dice.sample(self.own[-RECENT:], k=dice.choice([1, 1, 1, 2]))
         state = self._state_of(jobs[0])
         if (state in WAITING and dice.random() < 0.3) or dice.random() < 0.05:
@@ -107,12 +121,6 @@ class SimulatedClient:
             return requests.SendSignal(id=UNSENT, jobs=jobs, signal=9)
         verbs = SUITABLE[state if dice.random() > UNSUITABLE_SHARE else dice.choice([*SUITABLE])]
         return dice.choice(verbs)(UNSENT, jobs)
-
-    def _state_of(self, job: int) -> State | None:
-        """Return the state of an unfinished job; None if it has finished or is unknown."""
-        supervisor = self._machine.life.supervisor
-        found = None if supervisor is None else supervisor.get(JobId(job))
-        return None if found is None else found.state
 
     def _next_queue_request(self, dice: random.Random) -> Request:
         if self.number >= len(QUEUES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from signal import SIGCONT
 
 from msgspec import Struct
 
@@ -147,8 +148,8 @@ class SimulatedLauncher:
                 self._launch(message)
             case StopProcesses(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
-            case SignalProcesses(key) if key in self._journal.runs:
-                self._end_in(self._journal.runs[key], 0.0, Outcome.SIGNAL)
+            case SignalProcesses(key, number) if key in self._journal.runs:
+                self._signal(self._journal.runs[key], number)
             case SuspendProcesses(key) if key in self._journal.runs:
                 self._suspend(self._journal.runs[key])
             case ContinueProcesses(key) if key in self._journal.runs:
@@ -197,17 +198,24 @@ class SimulatedLauncher:
         now = self._event_queue.now()
         run = runs[key] = RunningAttempt(launch, now.wall, float(seconds), self._event_queue.time)
         self._say(AttemptStarted(key, 1, run.started_at))
-        self._continue(run)
+        self._run(run)
 
     def _stop(self, run: RunningAttempt, grace: float) -> None:
         """Stop an attempt within the grace period; some end by themselves before (R8)."""
         if run.stopped:
             return
         run.stopped = True
+        run.suspended = False
         if self._dice.random() < 0.2:
             self._end_in(run, 0.0, None)
         else:
             self._end_in(run, self._dice.choice([0.0, 0.01, grace]), Outcome.CANCELLED)
+
+    def _signal(self, run: RunningAttempt, number: int) -> None:
+        if number == SIGCONT:  # `continue` of a job that is not suspended: its processes may have stopped
+            assert not run.suspended, f"{run.launch.key} is suspended, and its processes were continued"
+        else:
+            self._end_in(run, 0.0, Outcome.SIGNAL)
 
     def _suspend(self, run: RunningAttempt) -> None:
         if not run.suspended and not run.stopped and run.end is not None:
@@ -216,12 +224,15 @@ class SimulatedLauncher:
             run.suspended = True
 
     def _continue(self, run: RunningAttempt) -> None:
-        run.suspended = False
-        if not run.stopped:
-            timeout = run.launch.timeout
-            run.since = self._event_queue.time
-            is_late = timeout is not None and timeout < run.left
-            self._end_in(run, min(run.left, timeout or run.left), Outcome.TIMEOUT if is_late else None)
+        if run.suspended:
+            run.suspended = False
+            self._run(run)
+
+    def _run(self, run: RunningAttempt) -> None:
+        timeout = run.launch.timeout
+        run.since = self._event_queue.time
+        is_late = timeout is not None and timeout < run.left
+        self._end_in(run, min(run.left, timeout or run.left), Outcome.TIMEOUT if is_late else None)
 
     def _end_in(self, run: RunningAttempt, delay: float, outcome: Outcome | None) -> None:
         """Let an attempt end after `delay` with this outcome; None: by itself, with its exit code."""

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import msgspec
 
-from bgd.core.job import FINAL, State
+from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.storage import read, write
-from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots
+from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
@@ -84,9 +84,22 @@ class SimulationRun:
                 client.resend()
             else:
                 request = client.next_request()
-                self._say(f"client {client.number}: {msgspec.json.encode(request).decode()}")
-                client.ask(request)
+                self._ask(client, request)
+                if isinstance(request, Continue | Suspend):
+                    self._contradict(request)
         self._pass(dice.choice(PAUSES))
+
+    def _ask(self, client: SimulatedClient, request: Request) -> None:
+        self._say(f"client {client.number}: {msgspec.json.encode(request).decode()}")
+        client.ask(request)
+
+    def _contradict(self, request: Continue | Suspend) -> None:
+        """Ask for the contrary, at nearly the same time as another client has asked for this."""
+        idle = [client for client in self._clients if not client.is_waiting]
+        if idle:
+            self._pass(self._machine.dice.choice([0.0, 0.001]))
+            contrary = Suspend if isinstance(request, Continue) else Continue
+            self._ask(self._machine.dice.choice(idle), contrary(UNSENT, request.jobs))
 
     def _pass(self, seconds: float) -> None:
         """Let time pass and run all events that are due by then."""
@@ -105,6 +118,7 @@ class SimulationRun:
         """Cause no more faults, release all jobs, and run until nothing happens any more."""
         self._say("rest")
         self._run_out()
+        self._check_suspended()
         rest_at = self._machine.event_queue.now().wall
         releaser = SimulatedClient(CLIENTS, self._machine, self._submitted)
         releases: list[Request] = [SetSlots(UNSENT, None), Resume(UNSENT)]
@@ -159,6 +173,13 @@ class SimulationRun:
         counted = {state: count for state, count in read.counts(disk).items() if count}
         assert counted == Counter(view.state.value for view in views.values()), "counts by state are wrong"
         return found
+
+    def _check_suspended(self) -> None:
+        """Check that nothing runs any more except what is suspended, by the launcher's word and by bgd's."""
+        views = [read.view(self._machine.disk, JobId(job)) for job in self._ids(State.RUNNING)]
+        told = {view.id: view.suspended for view in views if view is not None}
+        true = {key.job: run.suspended for key, run in self._machine.journal.runs.items()}
+        assert told == true, f"these are suspended by bgd's word: {told}; and in truth: {true}"
 
     def _check_attempts(self) -> None:
         """Check that every attempt has an end, and that attempts are numbered without a gap."""

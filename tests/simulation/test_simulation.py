@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from bgd.core.job import Move, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.daemon.dispatch import AttemptTable, Reconciliation
+from bgd.daemon.dispatch import AttemptTable, Dispatcher, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
@@ -140,6 +141,20 @@ def let_the_urgent_wait(monkeypatch):
     monkeypatch.setattr(Scheduler, "submit", upside_down)
 
 
+def let_late_continues_through(monkeypatch):
+    send = JobActions.signal
+
+    async def signal(self, job_id, number, *, whole_tree, seen=None):
+        del seen
+        return await send(self, job_id, number, whole_tree=whole_tree)
+
+    monkeypatch.setattr(JobActions, "signal", signal)
+
+
+def resend_nothing(monkeypatch):
+    monkeypatch.setattr(Dispatcher, "resend_commands", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
@@ -158,6 +173,8 @@ def let_the_urgent_wait(monkeypatch):
         (hold_nothing, "was held, and then"),
         (tell_nobody_of_ends, "have not finished"),
         (set_no_timer, "have not finished"),
+        (let_late_continues_through, "is suspended, and its processes were continued"),
+        (resend_nothing, "by bgd's word"),
     ],
 )
 def test_a_fault_is_found(monkeypatch, fault, found):
