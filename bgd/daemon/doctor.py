@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from bgd.config import Config
 from bgd.daemon.backups import backups_in
 from bgd.daemon.dispatch import missing_installation
-from bgd.daemon.space import BALLAST_NAME, min_free_on
+from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, room_on, shortage
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
@@ -282,19 +282,11 @@ def _check_disk(folder: str, floor: int | None) -> Finding:
     disk = os.statvfs(path)
     if _lacks_inodes(disk):
         return _no_inodes("disk", folder)
-    free = disk.f_bavail * disk.f_frsize
-    size = disk.f_blocks * disk.f_frsize
-    least = min_free_on(size, floor)
-    if not os.access(Path(folder, BALLAST_NAME), os.F_OK):
-        least += ballast_on(size)  # it is put back before a new job is accepted
-    if free < least:
-        return Finding(
-            "disk",
-            Level.PROBLEM,
-            f"{folder} has {format_size(free)} free, less than the {format_size(least)} that "
-            "[daemon] min_free and the ballast keep: new jobs are refused",
-            "make room there, for example with bgctl prune",
-        )
+    ballast = Path(folder, BALLAST_NAME)
+    size = ballast.stat().st_size if ballast.exists() else 0
+    free, least = room_on(disk, floor, recovery.unused_bytes(f"{folder}/bgd.db"), size)
+    if free <= least:
+        return Finding("disk", Level.PROBLEM, f"{shortage(folder, free, least)}: they are refused", MAKE_ROOM)
     return Finding("disk", Level.OK, f"{format_size(free)} free")
 
 
@@ -310,7 +302,7 @@ def _check_log_disk(folder: str, state_dir: str) -> Finding:
             "log disk",
             Level.PROBLEM,
             f"{folder} has {format_size(free)} free, and logs leave {format_size(least)}: output is lost",
-            "make room there, for example with bgctl prune",
+            MAKE_ROOM,
         )
     is_same = path.stat().st_dev == _existing(state_dir).stat().st_dev
     return Finding("log disk", Level.OK, "the same" if is_same else f"{format_size(free)} free")

@@ -26,6 +26,7 @@ R = TypeVar("R")
 CHECK_EVERY = 1.0  # seconds between two looks at the disk, however many jobs come, while there is room
 RETRY_EVERY = 1.0  # seconds until a write that found no room is tried again
 BALLAST_NAME = "ballast"
+MAKE_ROOM = "make room there, for example with `bgctl prune`"
 _AUTO_FLOOR = 200_000_000  # bytes kept free, except on a small disk
 _AUTO_SHARE = 20  # there it is a twentieth of the disk
 _WRITE_FACTOR = 4  # times its own size that a job takes at most: -wal file, database and indices
@@ -79,10 +80,8 @@ class DiskSpace:
         if self._room() < wanted:  # an estimate: what was taken is subtracted since the last look
             self._look()
         if self._room() < wanted:
-            raise Full(
-                f"disk full: {self._folder} has {format_size(self._free)} free, and new jobs need more than "
-                f"the {format_size(self._least)} that [daemon] min_free keeps: make room there, or wait"
-            )
+            free = self._least + self._room()
+            raise Full(f"disk full: {shortage(self._folder, free, self._least)}: {MAKE_ROOM}")
         self._free -= wanted
 
     def is_full(self) -> bool:
@@ -172,18 +171,16 @@ class DiskSpace:
         One half is for the -wal file, the other for the database. Its free pages serve as well for that, and
         are all that a removal of jobs frees: the file keeps its size.
         """
-        enough = max(whole - self._unused(), whole // 2)
         try:
             size = self._ballast.stat().st_size
         except FileNotFoundError:
             size = 0
-        self._has_ballast = size > 0 or self._free > enough
-        if not self._has_ballast:
-            self._least += enough  # it is put back first
-        elif whole > size and self._free > whole - size:
-            self._extend_ballast(size, whole)
-        elif not size:
-            self._extend_ballast(0, enough)
+        growth = _growth_of_ballast(size, whole, self._free, self._unused())
+        self._has_ballast = growth is not None
+        if growth is None:
+            self._least += _half_of_ballast(whole, self._unused())  # it is put back first
+        elif growth:
+            self._extend_ballast(size, size + growth)
 
     def _extend_ballast(self, size: int, wanted: int) -> None:
         try:
@@ -197,6 +194,45 @@ class DiskSpace:
             logger.warning("no ballast is kept for a full disk: %s: %s", self._ballast, error.strerror)
         else:
             self._free -= wanted - size
+
+
+def room_on(disk: os.statvfs_result, floor: int | None, unused: int, ballast: int) -> tuple[int, int]:
+    """Return how many bytes would be free for new jobs, and how many they leave: what DiskSpace would see.
+
+    Args:
+        disk: what statvfs says of the state folder's disk.
+        floor: as of DiskSpace.
+        unused: free bytes inside the database.
+        ballast: size of the ballast; 0: there is none.
+    """
+    size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    least, whole = min_free_on(size, floor), ballast_on(size)
+    growth = _growth_of_ballast(ballast, whole, free, unused)
+    if growth is None:
+        return free, least + _half_of_ballast(whole, unused)
+    return free - growth + unused, least
+
+
+def shortage(folder: str, free: int, least: int) -> str:
+    """Return why new jobs are refused, in words."""
+    return (
+        f"{folder} has {format_size(free)} free, and new jobs need more than the {format_size(least)}"
+        " that [daemon] min_free and the ballast keep"
+    )
+
+
+def _growth_of_ballast(size: int, whole: int, free: int, unused: int) -> int | None:
+    """Return by how many bytes the ballast grows before new jobs are accepted; None: they are refused."""
+    half = _half_of_ballast(whole, unused)
+    if not (size or free > half):
+        return None
+    if whole > size and free > whole - size:
+        return whole - size
+    return 0 if size else half
+
+
+def _half_of_ballast(whole: int, unused: int) -> int:
+    return max(whole - unused, whole // 2)
 
 
 def min_free_on(size: int, floor: int | None) -> int:

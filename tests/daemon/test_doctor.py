@@ -6,7 +6,8 @@ import json
 import os
 import resource
 import signal
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all, sqlite_is_fixed
+from bgd.daemon.space import MAKE_ROOM
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.requests import GetCheckup
@@ -133,6 +135,23 @@ def test_disk_that_is_low_is_a_problem(config, monkeypatch):
     finding = found(config, "disk")
     assert finding.level is Level.PROBLEM
     assert "10kB free" in finding.message
+    assert finding.remedy == MAKE_ROOM
+
+
+def test_free_pages_of_the_database_count_as_room_on_the_disk(config, monkeypatch):
+    disk = SimpleNamespace(f_files=0, f_favail=0, f_bavail=10_001, f_blocks=10**6, f_frsize=1000)
+    monkeypatch.setattr("bgd.daemon.doctor.os.statvfs", lambda _path: disk)
+    path = Path(config.daemon.state_dir, "bgd.db")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    Path(config.daemon.state_dir, "ballast").write_bytes(bytes(8_000_000))
+    assert found(config, "disk").level is Level.PROBLEM
+
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE large (content)")
+        db.execute("INSERT INTO large VALUES (zeroblob(50000000))")
+        db.execute("DROP TABLE large")
+        db.commit()
+    assert found(config, "disk").level is Level.OK
 
 
 def test_disk_without_room_for_released_ballast_is_a_problem(config, monkeypatch):
@@ -144,7 +163,7 @@ def test_disk_without_room_for_released_ballast_is_a_problem(config, monkeypatch
     ballast.parent.mkdir(mode=0o700, exist_ok=True)
 
     assert found(config, "disk").level is Level.PROBLEM
-    ballast.write_bytes(b"")
+    ballast.write_bytes(bytes(6_250_000))
     assert found(config, "disk").level is Level.OK
 
 

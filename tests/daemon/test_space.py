@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from bgd.core.job import State
 from bgd.daemon import space
-from bgd.daemon.space import DiskSpace
+from bgd.daemon.space import MAKE_ROOM, DiskSpace, room_on, shortage
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
@@ -74,6 +76,23 @@ def test_free_pages_of_the_database_count_as_room(tmp_path, monkeypatch):
     unused[0] = 150_000_000
 
     disk_space.check([command()])
+
+
+@pytest.mark.parametrize("has_ballast", [False, True])
+@pytest.mark.parametrize("unused", [0, 100_000, 3_000_000])
+@pytest.mark.parametrize("free", [100_000, 125_100, 200_000, 325_000, 460_000, 1_000_000])
+def test_the_doctor_expects_what_happens_to_new_jobs(tmp_path, monkeypatch, free, unused, has_ballast):
+    disk = Disk(monkeypatch, 4_000_000, free)
+    disk.ballast = tmp_path / "ballast"
+    if has_ballast:
+        disk.ballast.write_bytes(bytes(250_000))
+        disk.free += 250_000
+
+    room, least = room_on(disk(None), None, unused, 250_000 if has_ballast else 0)
+    told = f"disk full: {shortage(str(tmp_path), room, least)}: {MAKE_ROOM}"
+    refused = pytest.raises(Full, match=f"^{re.escape(told)}$") if room <= least else nullcontext()
+    with refused:
+        DiskSpace(str(tmp_path), None, lambda: unused).check([command()])
 
 
 def test_disk_is_checked_once_a_second(tmp_path, monkeypatch):

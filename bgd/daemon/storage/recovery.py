@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.daemon.storage import read
-from bgd.daemon.storage.copying import DatabaseCopy, check_copy
+from bgd.daemon.storage.copying import DatabaseCopy, check_copy, free_bytes
 from bgd.daemon.storage.database import (
     StoreBroken,
     StoreTooNew,
@@ -195,6 +195,18 @@ def check_file(path: str, seconds: float) -> CheckResult:
             return _checked(db, path, seconds)
     except sqlite3.Error as error:
         raise translate_error(error, path) or StoreBroken(f"database {path}: {error}") from error
+
+
+def unused_bytes(path: str) -> int:
+    """Return how many bytes inside a database are free; 0 if it cannot be read, of which `check_file` tells.
+
+    Open no descriptor of the file except SQLite's own, as `check_file`.
+    """
+    try:
+        with closing(open_readable(path)) as db:
+            return free_bytes(db)
+    except sqlite3.Error:
+        return 0
 
 
 def _mark_outdated(db: sqlite3.Connection, skipped: int) -> int:
