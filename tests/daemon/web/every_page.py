@@ -1,0 +1,39 @@
+"""The addresses of all pages, as the router knows them: a new page joins the tests of all pages by itself."""
+
+from __future__ import annotations
+
+from inspect import signature
+from unittest import mock
+
+from bgd.daemon.web import router
+from bgd.daemon.web.router import Router
+
+# What stands for a group of a path; the first that is part of a path counts
+EXAMPLES = {
+    router._ID: "{job}",
+    router._ATTEMPT: "1",
+    router._QUEUE: "default",
+}
+NOT_PAGES = ("/live", router._VERB, r"\.")  # streams, answers of actions, files
+
+
+def page_addresses() -> list[str]:
+    """Return the address of each page that a session opens; {job} stands for the id of a job."""
+    parts = {name: mock.Mock() for name in signature(Router).parameters}
+    found = [
+        route.path.pattern
+        for route in Router(**parts)._routes
+        if route.access is router._Access.SESSION
+        and not any(part in route.path.pattern for part in NOT_PAGES)
+    ]
+    return sorted(filled(pattern) for pattern in found)
+
+
+def filled(pattern: str) -> str:
+    for group, example in EXAMPLES.items():
+        pattern = pattern.replace(group, example)
+    assert not set(pattern) & set("[]()*+?"), f"add an example for a group of {pattern} to EXAMPLES"
+    return pattern
+
+
+PAGES = page_addresses()

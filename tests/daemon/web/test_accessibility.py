@@ -1,0 +1,93 @@
+"""axe-core finds nothing on any page, light or dark, wide or narrow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no types
+
+from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.every_page import PAGES
+from tests.support import Daemon, wait_until
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+
+VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")]
+COLOURS = r"for i in 0 1 2 3 4 5 6 7; do printf '\033[3%dmcolour\033[0m \033[9%dmbright\033[0m\n' $i $i; done"
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    """The tab of a browser that has logged in, and jobs in many states: by name, their ids."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = Daemon(Path(folder))
+        daemon.start()
+        with daemon.client() as client, chromium() as browser:
+            ended = {
+                "succeeded": client.submit(["/bin/sh", "-c", COLOURS], name="colours", tags=["one", "two"]),
+                "failed": client.submit(
+                    ["/bin/sh", "-c", f"{COLOURS}; exit 3"], retries=1, retry_delay=0, queue="mail"
+                ),
+                "lost": client.submit(["/nowhere"], check=False),
+            }
+            client.wait([job.id for job in ended.values()])
+            running = client.submit(["/bin/sh", "-c", "echo working; sleep 1000"])
+            waiting = {
+                "running": running,
+                "blocked": client.submit(["/bin/true"], after=[running.id]),
+                "scheduled": client.submit(["/bin/true"], delay=3600, priority=5),
+                "held": client.submit(["/bin/true"], hold=True),
+            }
+            client.cancel([client.submit(["/bin/true"], hold=True).id])
+            client.pause("mail")
+            wait_until(lambda: running.refresh().state == "running")
+            tab = browser.new_page()
+            tab.goto(client.login_link())
+            tab.wait_for_url("**/job-logs")
+            yield tab, {name: job.id for name, job in (ended | waiting).items()}
+        daemon.stop()
+
+
+@pytest.mark.parametrize("width", [390, 1920])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("address", [*PAGES, *VARIANTS])
+def test_axe_finds_nothing(jobs, address, scheme, width):
+    tab, ids = jobs
+    origin = tab.url.partition("/job-logs")[0]
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(color_scheme=scheme)
+    for name, job_id in ids.items() if "{job}" in address else [("", 0)]:
+        tab.goto(origin + address.format(job=job_id))
+        if tab.evaluate("document.contentType") == "text/html":
+            assert_nothing_found(tab, f"{address} {name}")
+
+
+def assert_nothing_found(tab, where):
+    found = Axe().run(tab).response["violations"]
+
+    assert not found, f"{where}:\n" + "\n".join(
+        f"{each['id']}: {each['help']}\n  {node['html'][:200]}\n  {node['failureSummary']}"
+        for each in found
+        for node in each["nodes"][:3]
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_page_of_a_refusal(jobs, scheme):
+    tab, _ = jobs
+    origin = tab.url.partition("/job-logs")[0]
+    tab.emulate_media(color_scheme=scheme)
+    for address in ("/job-logs/999999", "/nowhere", "/job-logs?state=bogus"):
+        tab.goto(origin + address)
+        assert_nothing_found(tab, address)
+
+
+def test_axe_would_find_something(jobs):
+    tab, _ = jobs
+    tab.goto("about:blank")
+    tab.set_content("<html><body><img src=x><p style='color: #eee; background: #fff'>pale</p></body></html>")
+
+    found = {each["id"] for each in Axe().run(tab).response["violations"]}
+    assert {"image-alt", "color-contrast", "html-has-lang"} <= found
