@@ -51,6 +51,7 @@ _MODULES = {
     "pause": "queues",
     "resume": "queues",
     "queue": "queues",
+    "schedule": "schedules",
     "stats": "listing",
     "events": "listing",
     "info": "daemon",

@@ -141,11 +141,15 @@ def say_if_exists(job: Job) -> None:
         say(f"job {job.id} already has this key: nothing was queued")
 
 
-def say_once_what_a_reboot_does(daemon: Client, options: JobOptions) -> None:
-    """Tell somebody whose job waits for long that a daemon which bgctl started does not start by itself."""
-    delay = options.get("delay") or 0
-    if options.get("at") is None and not (isinstance(delay, float) and delay > _LONG_DELAY):
-        return
+def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = None) -> None:
+    """Tell somebody who plans for long that a daemon which bgctl started does not start by itself.
+
+    `options`: those of a job; None: a schedule is planned.
+    """
+    if options is not None and options.get("at") is None:
+        delay = options.get("delay") or 0
+        if not (isinstance(delay, float) and delay > _LONG_DELAY):
+            return
     info = daemon.info()
     if not info.autostarted:
         return
@@ -153,9 +157,10 @@ def say_once_what_a_reboot_does(daemon: Client, options: JobOptions) -> None:
         os.close(os.open(f"{info.state_dir}/{_TOLD}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError:  # it exists; or it cannot be made, and this would be said every time
         return
+    what = "every schedule stands still" if options is None else "the job waits"
     say(
-        "this daemon does not start with the machine: after a reboot the job waits until the next"
-        " `bgctl submit` starts it; `bgctl service install` makes it start by itself"
+        f"this daemon does not start with the machine: after a reboot {what} until the next `bgctl submit`"
+        " starts it; `bgctl service install` makes it start by itself"
     )
 
 

@@ -102,6 +102,21 @@ def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print aligned columns; on a terminal no line is longer than it is wide, and blanks stay blanks."""
+    if not is_terminal():
+        print_columns(headings, rows)
+        return
+    from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
+
+    lines = [headings, *(tuple(map(one_line, row)) for row in rows)]
+    widths = [max(map(cells_of, column)) for column in zip(*lines, strict=True)]
+    columns, _ = screen_size()
+    for line in lines:
+        cells = [cell + " " * (width - cells_of(cell)) for cell, width in zip(line, widths, strict=True)]
+        print(fitted("  ".join(cells).rstrip(), columns))
+
+
 _VISIBLE_BLANK = "\N{OPEN BOX}"
 
 

@@ -16,7 +16,7 @@ _FOLLOW = "`bgctl logs -f ID` follows the output of a job"
 _LIST = "`bgctl list` shows jobs, with `--json` for programs"
 _SHOW = "`bgctl show ID` shows all about a job"
 _EDIT = "`bgctl edit ID` changes a job that waits"
-_SCHEDULE = "bgd has no schedules: let cron call `bgctl submit`"
+_SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
 _RETRY = "`bgctl retry ID` runs a finished job again"
@@ -48,7 +48,7 @@ VERBS = {
     **dict.fromkeys(("concurrency", "parallel", "scale", "workers"), _SLOTS),
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
-    **dict.fromkeys(("beat", "cron", "schedule"), _SCHEDULE),
+    **dict.fromkeys(("beat", "cron", "crontab", "schedules"), _SCHEDULE),
     "batch": _SUBMIT + ", which starts when a slot is free",
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",

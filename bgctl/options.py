@@ -28,6 +28,7 @@ from bgd.core.spec import (
     MAX_PROCESSES,
     MAX_RETRIES,
     MAX_SLOTS,
+    NOT_SCHEDULED,
     OPTIONS,
     Backoff,
     Duration,
@@ -84,6 +85,15 @@ def with_call_options(function: F) -> F:
 def with_changeable_options(function: F) -> F:
     """Add the options that can change while a job waits to a verb."""
     return _add_options(function, lambda option: option.can_edit)
+
+
+def with_schedule_options(function: F) -> F:
+    """Add the options of a schedule's job to a verb."""
+    # in a schedule, jitter is about its own time, and the command line has no file to read from
+    wanted = [name for name in _COMMAND_LINE_OPTIONS if name not in NOT_SCHEDULED | {"jitter"}]
+    for name in reversed(wanted):
+        function = _click_option(name)(function)
+    return function
 
 
 def unset_options() -> dict[str, str]:

@@ -115,8 +115,8 @@ def call_command(
     ARGS become what the function's annotations ask for: int, float, bool, None, and JSON for list and dict.
     NAME=VALUE is a named argument if the function has such a parameter. Without annotation ARGS are text.
     """
-    positional: list[object] = _json_option("--args", args_text, list)
-    keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
+    positional: list[object] = json_option("--args", args_text, list)
+    keywords = json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
         if args:
             from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
@@ -158,7 +158,7 @@ def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool
         return run(daemon, argv, job_options(daemon, given), shell=shell, no_check=no_check, raw=raw)
 
 
-def _json_option(option: str, text: str | None, kind: type[T]) -> T:
+def json_option(option: str, text: str | None, kind: type[T]) -> T:
     """Parse the JSON array or object of an option; return an empty one if it was not given."""
     if text is None:
         return kind()

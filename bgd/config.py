@@ -21,13 +21,17 @@ from msgspec.structs import asdict, replace
 
 from bgd.core.classes import POLICY_KEYS, ClassPolicy
 from bgd.core.job import Decision, ExceptionRules, NextStep, RetryPolicy
+from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import (
     MAX_DURATION,
+    NOT_SCHEDULED,
+    OPTIONS,
     QUEUE_NAME,
     Backoff,
     Duration,
     FileBytes,
     Isolation,
+    JobSpec,
     MemoryBytes,
     QueueName,
     Retries,
@@ -71,6 +75,7 @@ from bgd.settings import (
     texts_without,
     whole_number,
 )
+from bgd.timezones import is_zone
 from bgd.units import format_duration
 from bgd.wire.requests import ShutdownMode
 
@@ -85,6 +90,7 @@ PORTS = 20  # that a user's daemon tries, from the one in http.listen on
 DAY = 86_400.0  # seconds
 
 S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -102,6 +108,7 @@ class Config(Struct, frozen=True, kw_only=True):
     backup: BackupConfig
     queues: dict[str, QueueConfig]
     classes: dict[str, ClassPolicy]  # by patterns, like those in allowed_classes
+    schedules: dict[str, ScheduleSpec]
     log_dir: str
     source: str | None  # the file that was read; None: built-in defaults
 
@@ -249,8 +256,39 @@ def _option(name: str, setting: Setting) -> object:
     }
     if isinstance(kind, EnumType):
         return _word(kind, text(setting))
-    reader = readers.get(kind) or (whole_number(kind) if kind.__origin__ is int else number(kind))
-    return reader(setting)
+    if kind in readers:
+        return readers[kind](setting)
+    bare = getattr(kind, "__origin__", kind)
+    if bare in {int, float}:
+        return (whole_number(kind) if bare is int else number(kind))(setting)
+    try:
+        return msgspec.convert(setting.value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _timezone(setting: Setting) -> str:
+    name = text(setting)
+    if not is_zone(name):
+        raise ValueError("is not a time zone of this machine: write one such as Europe/Paris")
+    return name
+
+
+def _yes_or_no(setting: Setting) -> bool:
+    if not isinstance(setting.value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004 - what readers raise
+    return setting.value
+
+
+def _table_or_list(kind: type[T], example: str) -> Reader[T]:
+    """Return a reader of arguments of a class job, which are a list or a table."""
+
+    def reader(setting: Setting) -> T:
+        if not isinstance(setting.value, kind):
+            raise ValueError(f"must be written like {example}")  # noqa: TRY004 - what readers raise
+        return setting.value
+
+    return reader
 
 
 def _word(kind: EnumType, word: str) -> object:
@@ -394,6 +432,28 @@ _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not
     "on_exceptions": Key(exception_rules, None),
 }
 
+_NOT_SCHEDULED = NOT_SCHEDULED | {"jitter"}  # in a schedule that key is about its own time
+
+_SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
+    **{name: Key(partial(_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
+    "cwd": Key(absolute_path, None),
+    "stdin": Key(absolute_path, None),
+    "command": Key(texts, None),
+    "target": Key(text, None),
+    "args": Key(_table_or_list(list, '["one", 2]'), None),
+    "kwargs": Key(_table_or_list(dict, "{ copies = 2 }"), None),
+    "cron": Key(text, None),
+    "calendar": Key(text, None),
+    "every": Key(text, None),
+    "timezone": Key(_timezone, None),
+    "overlap": Key(one_of(*Overlap), Overlap.SKIP),
+    "missed": Key(one_of(*Missed), Missed.CRON),
+    "missed_within": Key(duration_within(Timeout), DAY),
+    "jitter": Key(duration, 0.0),
+    "except": Key(texts, ()),
+    "paused": Key(_yes_or_no, False),
+}
+
 SCHEMA: Schema = {
     "daemon": keys_of(DaemonConfig),
     "http": keys_of(HttpConfig),
@@ -406,6 +466,7 @@ SCHEMA: Schema = {
     "queues": {ANY: keys_of(QueueConfig)},
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
+    "schedules": {ANY: _SCHEDULES},
 }
 
 
@@ -438,6 +499,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         backup=_section(found, "backup", BackupConfig, folder=f"{daemon.state_dir}/backups"),
         queues=dict(_queues(found)),
         classes=dict(_class_policies(found)),
+        schedules=dict(_schedules(found)),
         log_dir=places.log_dir,
         source=source,
     )
@@ -478,3 +540,41 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
         if not runner.argv:
             raise ConfigError(f"{setting.origin}: [runners.{name}] has no argv: {_NAME_A_PROGRAM}")
         yield name, runner
+
+
+def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:
+    for name, setting in names_in(found, "schedules").items():
+        try:
+            msgspec.convert(name, ScheduleName)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{setting.origin}: not the name of a schedule, which is {SCHEDULE_NAME}"
+            ) from error
+        values = read_section(found, f"schedules.{name}", _SCHEDULES)
+        try:
+            yield name, _schedule(values)
+        except ValueError as error:
+            raise ConfigError(f"{setting.origin.rpartition('.')[0]}: {error}") from error
+
+
+def _schedule(values: dict[str, Any]) -> ScheduleSpec:
+    """Return a schedule; raise ValueError if its keys do not fit each other."""
+    if (values["command"] is None) == (values["target"] is None):
+        raise ValueError("a schedule has either command or target")
+    given = {name: value for name, value in values.items() if value is not None}
+    arguments = {name: given.pop(name) for name in ("args", "kwargs") if name in given}
+    options = {name: given.pop(name) for name in OPTIONS if name in given and name not in _NOT_SCHEDULED}
+    job = JobSpec(
+        argv=given.pop("command", None),
+        target=given.pop("target", None),
+        arguments=msgspec.json.encode({"args": [], "kwargs": {}} | arguments).decode() if arguments else None,
+        explicit_env=tuple(options.get("env", ())),
+        **options,
+    )
+    spec = ScheduleSpec(job=job, excluded=given.pop("except", ()), **given)
+    from bgd.core.schedules import problem_with_schedule  # noqa: PLC0415 - most configurations have no schedule
+
+    problem = problem_with_schedule(spec)
+    if problem is not None:
+        raise ValueError(problem)
+    return spec

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bgd.core.job import WAITING, Outcome, State
-from bgd.core.spec import OPTIONS, FileBytes, MemoryBytes, Percent, kind_of
+from bgd.core.spec import OPTIONS, FileBytes, JobSpec, MemoryBytes, Percent, kind_of
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -208,7 +208,7 @@ def number_ranges(numbers: Iterable[int]) -> str:
     )
 
 
-def command_line(view: JobView, enough: int | None = None) -> str:
+def command_line(view: JobView | JobSpec, enough: int | None = None) -> str:
     """Return what the job runs, on one line and quoted for a shell.
 
     `enough` is the number of characters after which the rest may be left out: a job may have a million.
@@ -216,7 +216,7 @@ def command_line(view: JobView, enough: int | None = None) -> str:
     return one_line(_command(view, enough)[:enough])
 
 
-def _command(view: JobView, enough: int | None) -> str:
+def _command(view: JobView | JobSpec, enough: int | None) -> str:
     if view.argv is not None:
         return " ".join(map(quoted, view.argv[:enough]))
     arguments = json.loads(view.arguments) if view.arguments else {}

@@ -33,13 +33,14 @@ ROOMS = {
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
+    "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.escape bgd.wire bgd.formatting",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.startup bgd.systemd bgd.wire bgd.worker.WORKER",
+    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.startup bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
     " bgd.units bgd.wire",
@@ -68,12 +69,16 @@ ROOMS = {
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/paths.py", "bgd/settings.py", "bgd/units.py"],
-        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
+        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.timezones"
+        " bgd.wire.requests.ShutdownMode",
     ),
+    "bgd/timezones.py": STANDARD,
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
+    "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.core.schedule_spec bgd.formatting"
+    " bgd.timezones bgd.wire.schedules",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"

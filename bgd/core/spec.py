@@ -96,6 +96,7 @@ class Option(Struct, frozen=True):
     * `only`: the kind of job that takes it. None: commands and class jobs do.
     * `can_edit`: it may change while the job waits.
     * `can_unset`: an edit may take it away again.
+    * `in_schedule`: the job of a schedule may have it; a schedule says itself when its jobs start.
     * `in_policy`: `[classes."PATTERN"]` of the configuration may set it.
     * `limit`, `label`: its name among the limits of a job, or in a line of its own. Both None: people are
       shown it in another way.
@@ -105,6 +106,7 @@ class Option(Struct, frozen=True):
     only: Literal["command", "class"] | None = None
     can_edit: bool = True
     can_unset: bool = True
+    in_schedule: bool = True
     in_policy: bool = False
     limit: str | None = None
     label: str | None = None
@@ -163,16 +165,24 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Option("Signal that asks it to end, usually TERM", in_policy=True, label="stops on"),
     ] = None
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
-    delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
-    at: Annotated[Instant | None, Option("Start at this time, for example 'tomorrow 9:00'")] = None
-    expires: Annotated[Timeout | None, Option("Cancel the job if it has not started by then")] = None
+    delay: Annotated[Duration, Option("Start no sooner than this from now", in_schedule=False)] = 0.0
+    at: Annotated[
+        Instant | None, Option("Start at this time, for example 'tomorrow 9:00'", in_schedule=False)
+    ] = None
+    expires: Annotated[
+        Timeout | None, Option("Cancel the job if it has not started by then", in_schedule=False)
+    ] = None
     """Seconds from now, within which the first attempt starts or none does."""
-    after: Annotated[JobNumbers, Option("Start after these jobs have succeeded")] = ()
-    after_any: Annotated[JobNumbers, Option("Start after these jobs have ended, in any way")] = ()
-    key: Annotated[Name | None, Option("Queue only one unfinished job with this key", can_edit=False)] = None
+    after: Annotated[JobNumbers, Option("Start after these jobs have succeeded", in_schedule=False)] = ()
+    after_any: Annotated[
+        JobNumbers, Option("Start after these jobs have ended, in any way", in_schedule=False)
+    ] = ()
+    key: Annotated[
+        Name | None, Option("Queue only one unfinished job with this key", can_edit=False, in_schedule=False)
+    ] = None
     """While an unfinished job has this key, no other one is taken with it."""
     slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
-    hold: Annotated[bool, Option("Wait until the job is released", can_edit=False)] = False
+    hold: Annotated[bool, Option("Wait until the job is released", can_edit=False, in_schedule=False)] = False
     cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
     umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None
     env: Annotated[Environment | None, Option("Set an environment variable", can_unset=False)] = None
@@ -180,7 +190,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The file that a command reads; None and no `input`: nothing."""
     input: Annotated[
         Annotated[bytes, Meta(max_length=MAX_INPUT)] | None,
-        Option("Bytes to read as standard input", only="command", can_edit=False),
+        Option("Bytes to read as standard input", only="command", can_edit=False, in_schedule=False),
     ] = None
     pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
     isolation: Annotated[
@@ -228,6 +238,9 @@ OPTIONS: dict[str, Option] = {
     if isinstance(each, Option)
 }
 """The options by the names of their fields, in their order."""
+
+NOT_SCHEDULED = frozenset(name for name, option in OPTIONS.items() if not option.in_schedule)
+"""Options that the job of a schedule cannot have."""
 
 
 def kind_of(name: str) -> Any:

@@ -25,13 +25,14 @@ from bgd.config import Config
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.retention import Retention
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage import copying, read, recovery
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
@@ -117,12 +118,13 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
     def shut_down(mode: ShutdownMode | None) -> None:
         stops.put_nowait(mode or supervisor.config.daemon.on_stop)
 
-    reload = partial(_reload, supervisor, context)
-    _handle_signals(shut_down, reload)
     async with asyncio.TaskGroup() as tasks:
         actions = JobActions(supervisor, store)
         retention = Retention(supervisor, actions, store)
         backups = Backups(supervisor, store)
+        schedules = Schedules(supervisor, actions, store)
+        reload = partial(_reload, supervisor, schedules, context)
+        _handle_signals(shut_down, reload)
         services = (
             supervisor.run(),
             supervisor.log_cleaner.run(),
@@ -134,11 +136,21 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         background = [tasks.create_task(service) for service in services]
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
+        await schedules.load()
+        background.append(tasks.create_task(schedules.run()))
         web = await start_web_server(config, supervisor, actions, store, lambda: link.is_connected, tasks)
         authenticator = web.authenticator if web else None
         reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)
-        handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
+        handler = RequestHandler(
+            supervisor,
+            actions,
+            maintenance,
+            reads,
+            ScheduleHandler(supervisor, schedules),
+            shut_down,
+            reload=reload,
+        )
         control = ControlServer(handler, os.geteuid(), tasks)
         control_socket = _ControlSocket(config, control.new_connection, tasks)
         await control_socket.open(context.sockets)
@@ -341,7 +353,7 @@ def _reload_if_good(reload: Callable[[], object]) -> None:
         reload()
 
 
-def _reload(supervisor: Supervisor, context: StartupContext) -> list[str]:
+def _reload(supervisor: Supervisor, schedules: Schedules, context: StartupContext) -> list[str]:
     """Read the configuration again; return the keys that only take effect at the next start.
 
     Raises:
@@ -351,6 +363,7 @@ def _reload(supervisor: Supervisor, context: StartupContext) -> list[str]:
     old = supervisor.config
     try:
         new = context.reload()
+        schedules.check(new)
     except ConfigError as error:
         logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
         context.manager.ready(f"serving with the old configuration: {error}")

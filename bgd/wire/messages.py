@@ -7,7 +7,7 @@ describes it for clients in other languages, and a test compares the two.
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,6 +15,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
 from bgd.wire.requests import NewestJob, Request, RequestId
+
+if TYPE_CHECKING:
+    from bgd.wire.schedules import ScheduleReply
 
 PROTOCOL = 1
 
@@ -61,9 +64,10 @@ def decode_request(payload: bytes) -> Request:
 def decode_reply(payload: bytes) -> Reply:
     """Return a reply; raise ProtocolError if these bytes are none."""
     tag = _decoded(_tag_decoder, payload).type
-    if tag not in _REPLIES:
+    kind = _REPLIES.get(tag) or _schedule_replies().get(tag)
+    if kind is None:
         raise ProtocolError(f"not a message of protocol {PROTOCOL}: no reply is of the type {tag!r}")
-    return _decoded(_reply_decoder(tag), payload)
+    return _decoded(_reply_decoder(kind), payload)
 
 
 def request_id_of(payload: bytes) -> int | None:
@@ -77,7 +81,9 @@ def request_id_of(payload: bytes) -> int | None:
 @cache
 def _request_decoder() -> msgspec.msgpack.Decoder[Request]:
     """Return a decoder that only daemons need: making it would cost each client two milliseconds."""
-    return msgspec.msgpack.Decoder(Request)
+    from bgd.wire.schedules import ScheduleRequest  # noqa: PLC0415 - nor do most clients need these
+
+    return msgspec.msgpack.Decoder(Request | ScheduleRequest)
 
 
 class _OnlyTag(Struct):
@@ -89,9 +95,16 @@ _REPLIES: dict[str, type[Reply]] = {kind.__struct_config__.tag: kind for kind in
 
 
 @cache
-def _reply_decoder(tag: str) -> msgspec.msgpack.Decoder[Reply]:
+def _schedule_replies() -> dict[str, type[ScheduleReply]]:
+    from bgd.wire.schedules import ScheduleReply  # noqa: PLC0415 - most clients never get one
+
+    return {kind.__struct_config__.tag: kind for kind in get_args(ScheduleReply)}
+
+
+@cache
+def _reply_decoder(kind: type[Reply]) -> msgspec.msgpack.Decoder[Reply]:
     """Return a decoder for one kind of reply: one for all kinds would take a client a millisecond to make."""
-    return msgspec.msgpack.Decoder(_REPLIES[tag])
+    return msgspec.msgpack.Decoder(kind)
 
 
 class _OnlyId(Struct):

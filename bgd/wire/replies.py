@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
@@ -240,7 +241,7 @@ class Failed(Struct, frozen=True, tag="failed"):
     message: str
 
 
-Reply = (
+_CommonReply = (
     Submitted
     | JobsPart
     | ProgressPart
@@ -262,6 +263,13 @@ Reply = (
     | End
     | Failed
 )
+
+if TYPE_CHECKING:
+    from bgd.wire.schedules import ScheduleReply
+
+    Reply: TypeAlias = _CommonReply | ScheduleReply
+else:  # most clients never need the others, which bgd.wire.messages imports late
+    Reply = _CommonReply
 
 
 def code_of(error: BgdError) -> ErrorCode:

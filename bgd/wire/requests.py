@@ -6,7 +6,7 @@ An arrow in a docstring names the replies: one of them, or a stream that ends wi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
@@ -399,7 +399,7 @@ class GetBackup(Struct, frozen=True, tag="backup"):
     id: RequestId
 
 
-Request = (
+_CommonRequest = (
     Submit
     | SubmitMany
     | List
@@ -434,3 +434,10 @@ Request = (
     | Shutdown
     | Forget
 )
+
+if TYPE_CHECKING:
+    from bgd.wire.schedules import ScheduleRequest
+
+    Request: TypeAlias = _CommonRequest | ScheduleRequest
+else:  # most clients never need the others, which bgd.wire.messages imports late
+    Request = _CommonRequest

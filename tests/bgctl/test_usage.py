@@ -20,7 +20,10 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, for_missing_program, fo
         (["kill", "12"], "no verb 'kill': `bgctl cancel ID` stops a job"),
         (["ps"], "no verb 'ps': `bgctl list` shows jobs"),
         (["log"], "no verb 'log': did you mean logs?"),
-        (["cron", "* * * * *", "true"], "no verb 'cron': bgd has no schedules: let cron call `bgctl submit`"),
+        (
+            ["cron", "* * * * *", "true"],
+            "no verb 'cron': `bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times",
+        ),
         (["sleep", "a b"], "no verb 'sleep': `bgctl submit sleep 'a b'` queues a command"),
         (["no-such-program"], "no verb 'no-such-program': known are backup, call,"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # concurrency.py is written by hand
-GENERATED = ["channel", "client", "connection", "job", "mapping"]
+GENERATED = ["channel", "client", "connection", "job", "mapping", "schedules"]
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 
@@ -30,7 +30,7 @@ PATTERNS = [
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),
-    (r"Async(Client|Job)", r"\1"),
+    (r"Async(Client|Job|Schedules)", r"\1"),
     (r"bgd\.client\.async_", "bgd.client.blocking"),
 ]
 

@@ -15,11 +15,12 @@ from bgd.core.spec import JobSpec
 from bgd.daemon import folder
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.retention import Retention
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.store import Store, begin_generation
@@ -195,8 +196,15 @@ class ServedHarness(Harness):
         retention = Retention(self.supervisor, self.actions, self.store)
         self.backups = Backups(self.supervisor, self.store)
         maintenance = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
+        self.schedules = Schedules(self.supervisor, self.actions, self.store)
         handler = RequestHandler(
-            self.supervisor, self.actions, maintenance, reads, self.shutdowns.append, reload=list
+            self.supervisor,
+            self.actions,
+            maintenance,
+            reads,
+            ScheduleHandler(self.supervisor, self.schedules),
+            self.shutdowns.append,
+            reload=list,
         )
         self.control = ControlServer(handler, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from bgd.config import SCHEMA
+from bgd.core.spec import NOT_SCHEDULED, OPTIONS
 from bgd.settings import ANY, Key, Schema
 from tests.docs.pages import page, rows_of
 from tests.support import ROOT
 
 PAGE = page("docs/configuration.md")
+SCHEDULES = page("docs/schedules.md")
 
 
 def test_configuration_page_lists_every_key_with_its_default():
@@ -28,6 +30,8 @@ def test_sample_and_page_have_every_key():
         *(name for name, _ in flat(tomllib.loads(sample_configuration()))),
         *(f"classes.{ANY}.{name}" for name in policy),
         *(f"runners.{ANY}.{row[0].strip('`')}" for row in rows_of(PAGE, "key of a runner")),
+        *(f"schedules.{ANY}.{row[0].strip('`')}" for row in rows_of(SCHEDULES, "key of a schedule")),
+        *(f"schedules.{ANY}.{name}" for name in OPTIONS.keys() - NOT_SCHEDULED),  # docs/jobs.md has them
     }
 
     missing = {name.replace(f"queues.{ANY}", "queues.default") for name in keys(SCHEMA)} - said

@@ -13,6 +13,7 @@ import pytest
 from bgd.client.session import ResumableLogs
 from bgd.core import spec
 from bgd.core.job import Outcome, State
+from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import JobSpec
 from bgd.daemon.control.connection import FRAME_SECONDS, HELLO_SECONDS, MAX_CONNECTIONS
 from bgd.daemon.control.limits import (
@@ -23,7 +24,7 @@ from bgd.daemon.control.limits import (
     MAX_STREAM_BYTES,
     MAX_UNSAVED_BYTES,
 )
-from bgd.wire import framing, messages, replies, requests, views
+from bgd.wire import framing, messages, replies, requests, schedules, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
 from tests.support import DEADLINE
 
@@ -41,8 +42,22 @@ VALUES = [
     views.Finding,
     views.JobError,
     replies.ActResult,
+    ScheduleSpec,
+    schedules.ScheduleView,
+    schedules.OccurrenceView,
 ]
-ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode, views.Level]
+REQUESTS = get_args(requests.Request | schedules.ScheduleRequest)
+REPLIES = get_args(replies.Reply | schedules.ScheduleReply)
+ENUMERATIONS = [
+    State,
+    Outcome,
+    requests.ShutdownMode,
+    replies.ErrorCode,
+    views.Level,
+    Overlap,
+    Missed,
+    Result,
+]
 
 
 def test_protocol_page_names_every_message():
@@ -50,8 +65,8 @@ def test_protocol_page_names_every_message():
 
     assert named == {
         "Hello": ["hello"],
-        "Requests": [tag(kind) for kind in get_args(requests.Request)],
-        "Replies": [tag(kind) for kind in get_args(replies.Reply)],
+        "Requests": [tag(kind) for kind in REQUESTS],
+        "Replies": [tag(kind) for kind in REPLIES],
     }
     assert first_cells(section(PROTOCOL, "## Requests and replies")) == named["Requests"]
 
@@ -60,8 +75,8 @@ def test_protocol_page_names_every_message():
     ("part", "kind"),
     [
         ("Hello", messages.Hello),
-        *(("Requests", kind) for kind in get_args(requests.Request)),
-        *(("Replies", kind) for kind in get_args(replies.Reply)),
+        *(("Requests", kind) for kind in REQUESTS),
+        *(("Replies", kind) for kind in REPLIES),
         *(("Values", kind) for kind in VALUES),
     ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,

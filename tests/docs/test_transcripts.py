@@ -36,7 +36,9 @@ def test_process_id_is_known_where_it_is_small_too():
     assert without_chance("a daemon (pid 17, log x)") == without_chance("a daemon (pid 31415, log x)")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/coming-from.md", "examples/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/python.md", "docs/schedules.md", "docs/coming-from.md", "examples/README.md"]
+)
 def test_programs_of_the_page_run_to_their_end(home, name):
     home.configure(CONFIGURATION)
     program = "".join(blocks(page(name), "python"))

@@ -20,11 +20,12 @@ from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig, load
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store, begin_generation
@@ -184,7 +185,10 @@ class Machine:
         actions = JobActions(supervisor, store)
         retention = Retention(supervisor, actions, store)
         maintenance = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
-        life.handler = RequestHandler(supervisor, actions, maintenance, reads, self.shut_down, reload=list)
+        schedules = ScheduleHandler(supervisor, Schedules(supervisor, actions, store))
+        life.handler = RequestHandler(
+            supervisor, actions, maintenance, reads, schedules, self.shut_down, reload=list
+        )
 
     async def _drain(self, life: SupervisorLife, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

@@ -11,15 +11,15 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from bgd.wire import launching, messages, replies, requests
+from bgd.wire import launching, messages, replies, requests, schedules
 
 Message = Any  # a struct of one of the unions below
 
 # By direction: its messages, and how they are encoded and decoded
 DIRECTIONS: dict[str, tuple[Any, Callable[[Message], bytes], Callable[[bytes], Message]]] = {
     "hello": (messages.Hello, messages.encode, messages.decode_hello),
-    "request": (requests.Request, messages.encode, messages.decode_request),
-    "reply": (replies.Reply, messages.encode, messages.decode_reply),
+    "request": (requests.Request | schedules.ScheduleRequest, messages.encode, messages.decode_request),
+    "reply": (replies.Reply | schedules.ScheduleReply, messages.encode, messages.decode_reply),
     "to_launcher": (launching.ToLauncher, launching.encode, launching.decode_to_launcher),
     "from_launcher": (launching.FromLauncher, launching.encode, launching.decode_from_launcher),
 }

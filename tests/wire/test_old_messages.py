@@ -13,8 +13,9 @@ import pytest
 from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
+from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import Isolation, JobSpec, StopSignal
-from bgd.wire import launching, messages, replies, requests, views
+from bgd.wire import launching, messages, replies, requests, schedules, views
 from tests.support import has_all_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
 
@@ -54,6 +55,31 @@ FULL_SPEC = replace(
     pty=True,
 )
 CALL = JobSpec(target="app.services:Report.build", arguments='{"args":[1],"kwargs":{"x":1.0}}')
+SCHEDULE = ScheduleSpec(
+    job=CALL,
+    cron="0 3 * * *",
+    timezone="Europe/Paris",
+    overlap=Overlap.QUEUE,
+    missed=Missed.LATEST,
+    missed_within=3600.0,
+    jitter=300.0,
+    excluded=("12-25",),
+    paused=True,
+)
+OCCURRENCE = schedules.OccurrenceView(
+    id=98, due_at=1_790_000_100.5, outcome=Result.MISSED, job=17, reason="bgd was not running", count=3
+)
+SCHEDULE_VIEW = schedules.ScheduleView(
+    name="nightly",
+    spec=SCHEDULE,
+    is_configured=True,
+    is_paused=False,
+    words="every day at 03:00",
+    timezone="Europe/Paris",
+    upcoming=[1_790_000_200.0],
+    latest=OCCURRENCE,
+    problem="no",
+)
 VIEW = views.JobView(
     id=17,
     kind="command",
@@ -222,6 +248,12 @@ SENT: dict[str, list[Message]] = {
         requests.Reload(14),
         requests.Shutdown(11, requests.ShutdownMode.REQUEUE),
         requests.Forget(12, 6),
+        schedules.GetSchedules(id=40, name="nightly", upcoming=5),
+        schedules.SetSchedule(id=41, name="nightly", spec=SCHEDULE, replaces=True),
+        schedules.RemoveSchedule(42, "nightly"),
+        schedules.PauseSchedule(43, "nightly", paused=True),
+        schedules.RunSchedule(44, "nightly"),
+        schedules.GetHistory(id=45, name="nightly", limit=10, before=99),
     ],
     "reply": [
         replies.Submitted(1, [17, 18], created=False),
@@ -273,6 +305,8 @@ SENT: dict[str, list[Message]] = {
         replies.Done(9),
         replies.End(10),
         replies.Failed(11, replies.ErrorCode.FULL, "too many jobs"),
+        schedules.SchedulesPart(40, [SCHEDULE_VIEW]),
+        schedules.HistoryPart(45, [OCCURRENCE]),
     ],
     "to_launcher": [
         launching.Greeting(1, "9f2c", 3),

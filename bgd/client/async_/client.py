@@ -49,6 +49,7 @@ from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 if TYPE_CHECKING:
+    from bgd.client.async_.schedules import AsyncSchedules
     from bgd.client.calls import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
@@ -578,6 +579,13 @@ class AsyncClient:
     async def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
         return await self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """The daemon's schedules."""
+        from bgd.client.async_.schedules import AsyncSchedules  # noqa: PLC0415 - few programs use them
+
+        return AsyncSchedules(self, self._channel)
 
     # --- the daemon itself ----------------------------------------------------------------------------
 

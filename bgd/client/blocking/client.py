@@ -50,6 +50,7 @@ from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 if TYPE_CHECKING:
+    from bgd.client.blocking.schedules import Schedules
     from bgd.client.calls import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
@@ -574,6 +575,13 @@ class Client:
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
         return self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The daemon's schedules."""
+        from bgd.client.blocking.schedules import Schedules  # noqa: PLC0415 - few programs use them
+
+        return Schedules(self, self._channel)
 
     # --- the daemon itself ----------------------------------------------------------------------------
 

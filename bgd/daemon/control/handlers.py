@@ -22,6 +22,7 @@ from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
@@ -66,6 +67,17 @@ from bgd.wire.requests import (
     SubmitMany,
     Suspend,
 )
+from bgd.wire.schedules import (
+    GetHistory,
+    GetSchedules,
+    HistoryPart,
+    PauseSchedule,
+    RemoveSchedule,
+    RunSchedule,
+    ScheduleRequest,
+    SchedulesPart,
+    SetSchedule,
+)
 from bgd.wire.views import Finding, JobProgress, Level, Progress
 
 ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the transaction
@@ -73,6 +85,8 @@ ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the tr
 QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 JobActionRequest = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
 MaintenanceRequest = Prune | GetBackup | GetCheckup
+
+VIEWS_AT_ONCE = 20  # schedules in one reply: each may have a million bytes of arguments
 
 JobAction = Callable[[JobId], Awaitable[State]]
 
@@ -91,6 +105,7 @@ class RequestHandler:
         actions: JobActions,
         maintenance: MaintenanceHandler,
         reads: ReadHandler,
+        schedules: ScheduleHandler,
         shut_down: Callable[[ShutdownMode | None], None],
         *,
         reload: Callable[[], list[str]],
@@ -100,6 +115,7 @@ class RequestHandler:
         self._maintenance = maintenance
         self._idempotency = actions.idempotency
         self._reads = reads
+        self._schedules = schedules
         self._shut_down = shut_down
         self._reload = reload
 
@@ -169,7 +185,7 @@ class RequestHandler:
 
     # --- everything else --------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, actor: Actor, replies: ReplySender) -> None:
+    async def answer(self, request: Request | ScheduleRequest, actor: Actor, replies: ReplySender) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -183,6 +199,8 @@ class RequestHandler:
             replies.send(await self._set_queues(request))
         elif isinstance(request, MaintenanceRequest):
             await self._maintenance.answer(request, replies)
+        elif isinstance(request, ScheduleRequest):
+            await self._schedules.answer(request, actor, replies)
         elif isinstance(request, Submit):
             replies.send(await self.submit_once([_as_batch(request)], actor))
         elif isinstance(request, Reload):
@@ -299,6 +317,52 @@ def _as_batch(request: Submit) -> SubmitMany:
 def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:
     """Give a command the environment of its batch if it has none of its own."""
     return spec if env is None or spec.env is not None or spec.target is not None else replace(spec, env=env)
+
+
+class ScheduleHandler:
+    """Changes and tells schedules."""
+
+    def __init__(self, supervisor: Supervisor, schedules: Schedules) -> None:
+        self._supervisor = supervisor
+        self._schedules = schedules
+
+    async def answer(self, request: ScheduleRequest, actor: Actor, replies: ReplySender) -> None:
+        """Answer one request, with one reply or a stream of them.
+
+        Raises:
+            BgdError: the request is refused; the caller tells the client.
+        """
+        schedules = self._schedules
+        match request:
+            case GetSchedules():
+                views = await schedules.views(request.name, request.upcoming)
+                for start in range(0, len(views), VIEWS_AT_ONCE):
+                    part = SchedulesPart(request.id, views[start : start + VIEWS_AT_ONCE])
+                    await replies.send_and_drain(part)
+                replies.send(End(request.id))
+            case SetSchedule():
+                if not (request.repeated and schedules.has(request.name, request.spec)):
+                    schedules.set(request.name, request.spec, actor.uid, replaces=request.replaces)
+                await self._send_one(request.id, request.name, replies)
+            case RemoveSchedule():
+                if not request.repeated or schedules.has(request.name):
+                    schedules.remove(request.name)
+                await self._supervisor.saved()
+                replies.send(Done(request.id))
+            case PauseSchedule():
+                schedules.set_paused(request.name, paused=request.paused)
+                await self._send_one(request.id, request.name, replies)
+            case RunSchedule():
+                job = schedules.run_now(request.name, actor.name)
+                await self._supervisor.saved()
+                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.obstacle))
+            case GetHistory():
+                rows = await schedules.history(request.name, request.limit, request.before)
+                replies.send(HistoryPart(request.id, rows))
+
+    async def _send_one(self, request_id: int, name: str, replies: ReplySender) -> None:
+        await self._supervisor.saved()
+        replies.send(SchedulesPart(request_id, await self._schedules.views(name, 1)))
 
 
 class MaintenanceHandler:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import JobSpec
 from bgd.wire.launching import AttemptKey
@@ -130,6 +131,35 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
+class StoredSchedule(Struct, frozen=True, kw_only=True):
+    """A schedule on disk.
+
+    * `uid`: the user who added it; None: it is from the configuration.
+    * `paused`: what a person said; None: as its definition says.
+    * `seen_at`: what became of all occurrences until then is stored; epoch time.
+    * `changed_at`: when its definition was last changed.
+    * `boot_id`: of the boot in which `@reboot` was handled last.
+    """
+
+    spec: ScheduleSpec
+    uid: int | None
+    paused: bool | None = None
+    seen_at: float
+    changed_at: float
+    boot_id: str = ""
+
+
+class NewOccurrence(Struct, frozen=True):
+    """What became of one or more occurrences of a schedule; `job` is the one that was queued."""
+
+    schedule: str
+    due_at: float
+    result: Result
+    job: JobId | None = None
+    reason: str | None = None
+    count: int = 1
+
+
 class StoredSpec(Struct, frozen=True, gc=False):
     """A job's spec as it was submitted, with its environment (None if it had none)."""
 
@@ -156,6 +186,9 @@ class Transaction(Struct, kw_only=True):
         wall_ahead: seconds that the wall clock is ahead of the elapsed clock; None if nothing has changed.
         progress: what attempts have reported last.
         submissions: requests that made jobs, in the order of their jobs.
+        schedules: schedules that have changed; None: it is removed.
+        occurrences: what became of occurrences of schedules.
+        seen: until when the occurrences of schedules are stored.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -181,6 +214,9 @@ class Transaction(Struct, kw_only=True):
     wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
+    schedules: dict[str, StoredSchedule | None] = {}
+    occurrences: list[NewOccurrence] = []
+    seen: dict[str, float] = {}
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []

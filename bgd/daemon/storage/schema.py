@@ -212,6 +212,20 @@ MIGRATIONS: tuple[str, ...] = (
     -- The processes that an attempt left behind and that were ended, in words.
     ALTER TABLE attempts ADD COLUMN leftovers TEXT;
     """,
+    """
+    -- spec is a ScheduleSpec; uid NULL: it is from the configuration; paused NULL: as the spec says. What
+    -- became of all occurrences until seen_at is in occurrences, a row for each or for `count` in a row.
+    CREATE TABLE schedules (
+        name TEXT PRIMARY KEY, spec BLOB NOT NULL, uid INTEGER, paused INTEGER, seen_at REAL NOT NULL,
+        changed_at REAL NOT NULL, boot_id TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE occurrences (
+        id INTEGER PRIMARY KEY, schedule TEXT NOT NULL, due_at REAL NOT NULL, result TEXT NOT NULL,
+        job INTEGER, reason TEXT, count INTEGER NOT NULL
+    );
+    CREATE INDEX occurrences_by_schedule ON occurrences (schedule);
+    CREATE INDEX occurrences_by_job ON occurrences (schedule, job) WHERE job IS NOT NULL;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

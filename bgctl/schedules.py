@@ -1,0 +1,369 @@
+"""The verb schedule: jobs that start at certain times, and what became of each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
+from bgctl.common import client, global_options, local_time, print_json, print_table, say
+from bgctl.options import DURATION, TIME_LIMIT, whole_number, with_schedule_options
+from bgctl.submitting import json_option
+from bgctl.verbs import verb, verb_group
+from bgd import timezones
+from bgd.core.schedule_spec import Missed, Overlap
+from bgd.formatting import command_line, iso_time, short_duration
+from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
+_HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
+_name = click.argument("name")
+_schedule = click.argument("schedule", metavar="NAME")  # beside an option --name
+_when = click.argument("when", required=False)
+_program = click.argument("argv", nargs=-1, metavar="[-- PROGRAM [ARGS]...]")
+
+
+def _settings(function: F) -> F:
+    options = [
+        click.option("--calendar", metavar="SPEC", help="A calendar spec as for systemd, in place of WHEN."),
+        click.option("--timezone", metavar="ZONE", help="Time zone of WHEN, for example Europe/Paris."),
+        click.option(
+            "--overlap",
+            type=click.Choice([str(each) for each in Overlap]),
+            help="What to do while an earlier job has not finished.",
+        ),
+        click.option(
+            "--missed",
+            type=click.Choice([str(each) for each in Missed]),
+            help="What to do with times that were missed.",
+        ),
+        click.option(
+            "--missed-within",
+            type=TIME_LIMIT,
+            metavar="D",
+            help="Limit on the age of a missed time that runs.",
+        ),
+        click.option("--jitter", type=DURATION, metavar="D", help="Start up to D later, by a fixed share."),
+        click.option(
+            "--except",
+            "excluded",
+            multiple=True,
+            metavar="DAY",
+            help="Leave out this day: 2026-12-24 or 12-25.",
+        ),
+    ]
+    for add in reversed(options):
+        function = add(function)
+    return function
+
+
+@verb(
+    "list",
+    "bgctl schedule list",
+    "bgctl schedule list nightly --json",
+)
+@click.argument("name", required=False)
+def list_command(name: str | None) -> int:
+    """List schedules with their next and last times.
+
+    With NAME, list only that schedule.
+    """
+    with client() as daemon:
+        views = daemon.schedules.list(name)
+    if global_options().json:
+        print_json([_as_json(view) for view in views])
+    elif not views:
+        say("no schedules: add one with `bgctl schedule add nightly '0 3 * * *' -- PROGRAM`")
+    else:
+        now = time.time()
+        print_table(_HEADINGS, [_row(view, now) for view in views])
+        for view in views:
+            if view.problem:
+                say(f"schedule {view.name} never runs: {view.problem}")
+    return 0
+
+
+class ProgramVerb(click.Command):
+    """A verb whose words after -- are a program, also where another optional word goes before."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words before -- as usual."""
+        end = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:end])
+        ctx.params["argv"] += tuple(args[end + 1 :])
+        return rest
+
+
+@verb(
+    "add",
+    "bgctl schedule add nightly '0 3 * * *' -- /usr/local/bin/backup --all",
+    "bgctl schedule add tick 'every 15m' --overlap queue -- ./poll.sh",
+    "bgctl schedule add report @daily --timezone Europe/Paris --target app.reports:build",
+    cls=ProgramVerb,
+)
+@_settings
+@with_schedule_options
+@click.option("--target", metavar="TARGET", help="Run this class job instead of a program.")
+@click.option("--args", "args_text", metavar="JSON", help="Positional arguments of TARGET, a JSON array.")
+@click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments of TARGET, a JSON object.")
+@click.option("--replace", is_flag=True, help="Replace a schedule of this name.")
+@click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
+@_schedule
+@_when
+@_program
+def add_command(
+    schedule: str, when: str | None, *, argv: tuple[str, ...], no_check: bool, **given: Any
+) -> int:
+    """Add a schedule.
+
+    WHEN is a cron expression, one of cron's @names such as @daily or @reboot, or 'every 15m'. The command
+    gets the environment of the daemon, and runs in the folder in which you are now.
+    """
+    with client(autostart=True) as daemon:
+        values = _given(when, given)
+        args = json_option("--args", values.pop("args_text", None), list)
+        kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)
+        if not argv and "target" not in values:
+            raise click.UsageError("a schedule needs a program: put it at the end, after --")
+        view = daemon.schedules.add(
+            schedule, argv or None, args=args, kwargs=kwargs, check=not no_check, **values
+        )
+        say_once_what_a_reboot_does(daemon)
+    return _report(view, f"schedule {schedule} is stored{_next_in_words(view)}")
+
+
+@verb(
+    "edit",
+    "bgctl schedule edit nightly '30 4 * * *'",
+    "bgctl schedule edit nightly --retries 2 -- /usr/local/bin/backup --fast",
+    cls=ProgramVerb,
+)
+@_settings
+@with_schedule_options
+@click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
+@_schedule
+@_when
+@_program
+def edit_command(
+    schedule: str, when: str | None, *, argv: tuple[str, ...], no_check: bool, **given: Any
+) -> int:
+    """Change a schedule; what is not given stays.
+
+    Its running job goes on as it is. Use `bgd.toml` to change a schedule that is configured there.
+    """
+    with client() as daemon:
+        values = _given(when, given)
+        if no_check:
+            values["check"] = False
+        if not values and not argv:
+            raise click.UsageError("nothing to change: name at least one option")
+        view = daemon.schedules.edit(schedule, argv or None, **values)
+    return _report(view, f"schedule {schedule} is changed{_next_in_words(view)}")
+
+
+@verb("remove", "bgctl schedule remove nightly")
+@_name
+def remove_command(name: str) -> int:
+    """Remove a schedule.
+
+    Its history stays, and a job of it that runs goes on.
+    """
+    with client() as daemon:
+        daemon.schedules.remove(name)
+    if global_options().json:
+        print_json({"name": name, "removed": True})
+    else:
+        say(f"schedule {name} is removed")
+    return 0
+
+
+@verb("pause", "bgctl schedule pause nightly")
+@_name
+def pause_command(name: str) -> int:
+    """Skip the times of a schedule until it is resumed."""
+    with client() as daemon:
+        view = daemon.schedules.pause(name)
+    return _report(view, f"schedule {name} is paused: `bgctl schedule resume {name}` undoes that")
+
+
+@verb("resume", "bgctl schedule resume nightly")
+@_name
+def resume_command(name: str) -> int:
+    """Undo `bgctl schedule pause`."""
+    with client() as daemon:
+        view = daemon.schedules.resume(name)
+    return _report(view, f"schedule {name} is resumed{_next_in_words(view)}")
+
+
+@verb("run", "bgctl schedule run nightly", "bgctl schedule run nightly --follow")
+@click.option("--wait", is_flag=True, help="Wait for the job and exit with its code.")
+@click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code.")
+@_name
+def run_command(name: str, *, wait: bool, follow: bool) -> int:
+    """Queue the job of a schedule now and print its id.
+
+    It is the same job with the same environment, and it starts even if an earlier one runs.
+    """
+    with client() as daemon:
+        job = daemon.schedules.run(name)
+        print_id(job)
+        return wait_or_follow(daemon, job, wait=wait, follow=follow)
+
+
+@verb("next", "bgctl schedule next nightly", "bgctl schedule next nightly -n 10")
+@click.option(
+    "-n", "--count", type=whole_number(1, MAX_UPCOMING), default=5, metavar="N", help="Number of times."
+)
+@_name
+def next_command(name: str, *, count: int) -> int:
+    """Show when a schedule is due next, in its time zone."""
+    with client() as daemon:
+        [view] = daemon.schedules.list(name, upcoming=count)
+    if global_options().json:
+        print_json({"name": name, "timezone": view.timezone, "next": [iso_time(at) for at in view.upcoming]})
+        return 0
+    say(f"schedule {name}: {view.words}, {view.timezone}")
+    if view.is_paused:
+        say(f"it is paused: `bgctl schedule resume {name}` undoes that")
+    now = time.time()
+    for at in view.upcoming:
+        click.echo(f"{_in_zone(at, view)} (in {short_duration(at - now)})")
+    return 0
+
+
+@verb("history", "bgctl schedule history nightly", "bgctl schedule history nightly -n 200 --json")
+@click.option(
+    "-n", "--limit", type=whole_number(1, MAX_HISTORY), default=20, metavar="N", help="Number of rows."
+)
+@click.option(
+    "--before", type=whole_number(1, 2**63 - 1), metavar="ROW", help="Show only rows below this one."
+)
+@_name
+def history_command(name: str, *, limit: int, before: int | None) -> int:
+    """Show what became of the times of a schedule, newest first.
+
+    Each time ran, was skipped, or was missed. A row may stand for several that did not run for one reason.
+    """
+    with client() as daemon:
+        rows = daemon.schedules.history(name, limit=limit, before=before)
+    if global_options().json:
+        print_json([_occurrence_as_json(each) for each in rows])
+    elif not rows:
+        say(f"schedule {name} has not been due yet")
+    else:
+        now = time.time()
+        print_table(_HISTORY_HEADINGS, [_history_row(each, now) for each in rows])
+    return 0
+
+
+schedule_command = verb_group(
+    "schedule",
+    "Run jobs at certain times.",
+    list_command,
+    add_command,
+    edit_command,
+    remove_command,
+    pause_command,
+    resume_command,
+    run_command,
+    next_command,
+    history_command,
+)
+
+
+def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings and options that were given, with WHEN as the client takes it."""
+    values = {key: value for key, value in given.items() if value is not None and value not in (False, ())}
+    if "rerun" in values:
+        values["rerun"] = values["rerun"] == "yes"
+    if when is None:
+        return values
+    if "calendar" in values:
+        raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
+    kind, _, rest = when.strip().partition(" ")
+    return values | ({"every": rest.strip()} if kind == "every" else {"cron": when})
+
+
+def _report(view: ScheduleView, message: str) -> int:
+    if global_options().json:
+        print_json(_as_json(view))
+    else:
+        say(message)
+    return 0
+
+
+def _next_in_words(view: ScheduleView) -> str:
+    if view.is_paused:
+        return ", and paused"
+    if not view.upcoming:
+        return "" if view.spec.cron == "@reboot" else "; it is never due"
+    return f"; next: {_in_zone(view.upcoming[0], view)}, in {short_duration(view.upcoming[0] - time.time())}"
+
+
+def _in_zone(at: float, view: ScheduleView) -> str:
+    try:
+        zone = timezones.zone(view.timezone)
+    except LookupError:  # the daemon's machine knows it
+        zone = None
+    return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+
+
+def _row(view: ScheduleView, now: float) -> tuple[str, ...]:
+    upcoming = f"in {short_duration(view.upcoming[0] - now)}" if view.upcoming else "-"
+    latest = view.latest
+    last = "-" if latest is None else f"{latest.outcome} {short_duration(now - latest.due_at)} ago"
+    return (
+        view.name,
+        "paused" if view.is_paused else upcoming,
+        last,
+        view.words,
+        command_line(view.spec.job),
+    )
+
+
+def _history_row(each: OccurrenceView, now: float) -> tuple[str, ...]:
+    count = f", {each.count} times" if each.count > 1 else ""
+    return (
+        local_time(each.due_at, now),
+        f"{each.outcome}{count}",
+        "-" if each.job is None else str(each.job),
+        each.reason or "",
+    )
+
+
+def _as_json(view: ScheduleView) -> dict[str, object]:
+    import msgspec  # noqa: PLC0415 - people read text
+
+    spec = msgspec.to_builtins(view.spec)
+    job = spec.pop("job")
+    if excluded := spec.pop("excluded", None):
+        spec["except"] = excluded
+    return {
+        "name": view.name,
+        **job,
+        **spec,
+        "configured": view.is_configured,
+        "paused": view.is_paused,
+        "when": view.words,
+        "timezone": view.timezone,
+        "next": iso_time(view.upcoming[0]) if view.upcoming else None,
+        "last": None if view.latest is None else _occurrence_as_json(view.latest),
+        "problem": view.problem,
+    }
+
+
+def _occurrence_as_json(each: OccurrenceView) -> dict[str, object]:
+    return {
+        "id": each.id,
+        "due_at": iso_time(each.due_at),
+        "outcome": each.outcome.value,
+        "job": each.job,
+        "reason": each.reason,
+        "count": each.count,
+    }

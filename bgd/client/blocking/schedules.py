@@ -1,0 +1,121 @@
+# Generated from bgd/client/async_/schedules.py by `make client`: edit that file.
+"""The schedules of a daemon: add, list, change, pause and run them, and read their history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bgd.client.blocking.job import Job
+from bgd.client.schedules import changed_schedule, new_schedule
+from bgd.client.session import UNNUMBERED, expected
+from bgd.client.specs import checked
+from bgd.core.schedule_spec import ScheduleSpec
+from bgd.wire import replies
+from bgd.wire import schedules as wire
+from bgd.wire.schedules import OccurrenceView, ScheduleView
+
+if TYPE_CHECKING:
+    from bgd.client.blocking.channel import Channel
+    from bgd.client.blocking.client import Client
+
+
+class Schedules:
+    """The schedules of one daemon: the attribute `schedules` of a Client."""
+
+    def __init__(self, client: Client, channel: Channel) -> None:
+        self._client = client
+        self._channel = channel
+
+    def add(
+        self,
+        name: str,
+        argv: Sequence[str] | None = None,
+        *,
+        target: str | None = None,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        replace: bool = False,
+        **given: Any,
+    ) -> ScheduleView:
+        """Store a schedule that runs a command or, with `target`, a class job.
+
+        Args:
+            name: letters, digits, ".", "_" and "-"; its jobs get it as their name.
+            argv: the command. It gets the daemon's environment and the variables in `env`.
+            target: as of `call`.
+            args: of the target.
+            kwargs: of the target.
+            replace: take the place of a schedule of this name; otherwise that is an error.
+            given: one of `cron`, `calendar` and `every`; `timezone`, `overlap`, `missed`, `missed_within`,
+                `jitter`, `excluded` and `paused`; and the options of `submit`, except those that say when a
+                job starts.
+
+        Raises:
+            Refused: it is not valid, or there is a schedule of this name.
+        """
+        spec = new_schedule(argv, target, args, kwargs or {}, given)
+        return self._set(name, spec, replaces=replace and self.get(name) is not None)
+
+    def edit(self, name: str, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
+        """Change a stored schedule; what is not given stays.
+
+        Raises:
+            Refused: there is no such schedule, it is configured, or it would not be valid.
+        """
+        [old] = self.list(name)
+        return self._set(name, changed_schedule(old.spec, argv, given), replaces=True)
+
+    def list(self, name: str | None = None, *, upcoming: int = 1) -> Sequence[ScheduleView]:
+        """Return all schedules by name, or one, each with its next occurrences.
+
+        Raises:
+            Refused: there is no such schedule.
+        """
+        request = checked(wire.GetSchedules(id=UNNUMBERED, name=name, upcoming=upcoming))
+        parts = self._channel.collect(request)
+        return [view for part in parts for view in expected(part, wire.SchedulesPart).schedules]
+
+    def get(self, name: str) -> ScheduleView | None:
+        """Return one schedule; None: there is none of this name."""
+        found = [view for view in self.list(upcoming=0) if view.name == name]
+        return found[0] if found else None
+
+    def remove(self, name: str) -> None:
+        """Remove a stored schedule. Its history stays, and a job of it that runs goes on."""
+        request = checked(wire.RemoveSchedule(UNNUMBERED, name))
+        self._channel.ask(request, replies.Done, repeatable=True)
+
+    def pause(self, name: str) -> ScheduleView:
+        """Skip the occurrences of a schedule until it is resumed."""
+        return self._set_paused(name, paused=True)
+
+    def resume(self, name: str) -> ScheduleView:
+        """Undo `pause`."""
+        return self._set_paused(name, paused=False)
+
+    def run(self, name: str) -> Job:
+        """Queue the job of a schedule now, also if an earlier one runs."""
+        reply = self._channel.ask(checked(wire.RunSchedule(UNNUMBERED, name)), replies.Submitted)
+        return Job(self._client, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
+
+    def next(self, name: str, count: int = 1) -> Sequence[float]:
+        """Return the next occurrences of a schedule, in epoch seconds; none while it is paused."""
+        [view] = self.list(name, upcoming=count)
+        return view.upcoming
+
+    def history(self, name: str, *, limit: int = 50, before: int | None = None) -> Sequence[OccurrenceView]:
+        """Return what became of the occurrences of a schedule, newest first, also of a removed one."""
+        request = checked(wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before))
+        reply = self._channel.ask(request, wire.HistoryPart, repeatable=True)
+        return reply.occurrences
+
+    def _set(self, name: str, spec: ScheduleSpec, *, replaces: bool) -> ScheduleView:
+        request = checked(wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces))
+        reply = self._channel.ask(request, wire.SchedulesPart, repeatable=True)
+        return reply.schedules[0]
+
+    def _set_paused(self, name: str, *, paused: bool) -> ScheduleView:
+        request = checked(wire.PauseSchedule(UNNUMBERED, name, paused))
+        reply = self._channel.ask(request, wire.SchedulesPart, repeatable=True)
+        return reply.schedules[0]

@@ -1,0 +1,95 @@
+"""What callers say about a schedule, as a ScheduleSpec that can be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import replace
+
+from bgd.client.programs import check_command
+from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
+from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
+from bgd.errors import Refused
+from bgd.paths import find_program
+
+if TYPE_CHECKING:
+    from bgd.client.options import JobOptions
+
+_WHEN = ("cron", "calendar", "every")
+_DURATIONS = ("missed_within", "jitter")
+SETTINGS = {*_WHEN, *_DURATIONS, "timezone", "overlap", "missed", "excluded", "paused"}
+_OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"env_pass", "shell", "check"}) - SETTINGS
+
+
+def new_schedule(
+    argv: Sequence[str] | None,
+    target: str | None,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    given: Mapping[str, Any],
+) -> ScheduleSpec:
+    """Return a new schedule; `given` are its settings and the options of its job.
+
+    Raises:
+        Refused: a value is out of range or of the wrong type, or the program is missing.
+        TypeError: an option is unknown.
+    """
+    if (argv is None) == (target is None):
+        raise Refused("a schedule runs either a command or a target")
+    options = _options(given)
+    job = _command(argv, options) if target is None else class_spec(target, args, kwargs, options, Caller())
+    return _with_settings(ScheduleSpec(job=job), given)
+
+
+def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mapping[str, Any]) -> ScheduleSpec:
+    """Return a schedule with changes; what is not given stays. Raises as `new_schedule`."""
+    options = _options(given)
+    if argv is not None and old.job.target is not None:
+        raise Refused("a class job cannot become a command: add the command as a new schedule")
+    if not options and argv is None:
+        return _with_settings(old, given)
+    if old.job.target is None:
+        made = _command(argv or old.job.argv or (), options)
+    else:
+        made = class_spec(old.job.target, (), {}, options, Caller())
+    fields = {name for name in options if name in OPTIONS} | ({"argv"} if argv is not None else set())
+    if "env" in fields:
+        fields.add("explicit_env")
+    return _with_settings(
+        replace(old, job=replace(old.job, **{name: getattr(made, name) for name in fields})), given
+    )
+
+
+def _options(given: Mapping[str, Any]) -> JobOptions:
+    options = {name: value for name, value in given.items() if name not in SETTINGS}
+    for name in sorted(NOT_SCHEDULED & options.keys()):
+        raise Refused(f"a schedule takes no {name}: it says itself when its jobs start")
+    check_names(options, _OPTIONS)
+    return cast("JobOptions", options)
+
+
+def _command(argv: Sequence[str] | None, options: JobOptions) -> JobSpec:
+    """Return the spec of a command: its program's whole path, and only variables that were chosen."""
+    caller = Caller()
+    options = cast("JobOptions", {"env_pass": "none", **options})
+    spec = command_spec(argv or (), options, caller)
+    words = spec.argv or ()
+    if options.get("check", True):
+        check_command(list(words), cast("JobOptions", {**options, "env_pass": "all"}), caller)
+        found = find_program(words[0], caller.environment | (spec.env or {}), spec.cwd or caller.folder)
+        words = (found, *words[1:])
+    return replace(spec, argv=tuple(words), env=spec.env or None)
+
+
+def _with_settings(spec: ScheduleSpec, given: Mapping[str, Any]) -> ScheduleSpec:
+    settings = {name: value for name, value in given.items() if name in SETTINGS}
+    if settings.keys() & set(_WHEN):
+        settings = dict.fromkeys(_WHEN) | settings
+    for name in _DURATIONS:
+        if name in settings:
+            settings[name] = seconds_of(settings[name], name)
+    if "excluded" in settings:
+        settings["excluded"] = tuple(settings["excluded"])
+    return checked(replace(spec, **settings))

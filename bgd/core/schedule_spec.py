@@ -1,0 +1,66 @@
+"""What a schedule says: when it is due, what it runs, and what becomes of occurrences that cannot run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from bgd.core.spec import Duration, JobSpec, Timeout
+
+MAX_SCHEDULES = 10_000
+MAX_EXCEPTIONS = 400  # excluded days of one schedule
+
+ScheduleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+SCHEDULE_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+WhenText = Annotated[str, Meta(min_length=1, max_length=500)]
+Days = Annotated[tuple[Annotated[str, Meta(max_length=10)], ...], Meta(max_length=MAX_EXCEPTIONS)]
+
+
+class Overlap(StrEnum):
+    """What happens to an occurrence while an earlier job of its schedule has not finished."""
+
+    SKIP = "skip"
+    ALLOW = "allow"
+    QUEUE = "queue"  # one job waits for the earlier one; further occurrences are skipped
+    REPLACE = "replace"  # the earlier job is cancelled
+
+
+class Missed(StrEnum):
+    """What happens to occurrences that nobody saw in time."""
+
+    CRON = "cron"  # as in Debian's cron
+    SKIP = "skip"
+    LATEST = "latest"  # besides what cron does, the latest one runs
+
+
+class Result(StrEnum):
+    """What became of an occurrence."""
+
+    RAN = "ran"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+
+
+class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A schedule as somebody defined it. One of `cron`, `calendar` and `every` says when it is due.
+
+    * `every`: a duration such as "15m"; due at its multiples, counted from 1970.
+    * `timezone`: as in the tz database; None: the machine's.
+    * `missed_within`: seconds after which a missed occurrence is too old for `latest`.
+    * `jitter`: up to this many seconds later, a fixed share for this machine and name.
+    * `excluded`: days without occurrences, as YYYY-MM-DD or MM-DD.
+    """
+
+    job: JobSpec
+    cron: WhenText | None = None
+    calendar: WhenText | None = None
+    every: WhenText | None = None
+    timezone: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    overlap: Overlap = Overlap.SKIP
+    missed: Missed = Missed.CRON
+    missed_within: Timeout = 86_400.0
+    jitter: Duration = 0.0
+    excluded: Days = ()
+    paused: bool = False

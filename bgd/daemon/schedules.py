@@ -1,0 +1,507 @@
+"""Schedules: queues their jobs when they are due, and stores what became of each occurrence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd import clock, timezones
+from bgd.config import Config
+from bgd.core.cron import REBOOT
+from bgd.core.job import JobId
+from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
+from bgd.core.schedules import (
+    ON_TIME,
+    PAUSED,
+    Moment,
+    Occurrence,
+    Timetable,
+    count,
+    next_at,
+    pass_time,
+    problem_with_schedule,
+    starts,
+    timetable_of,
+)
+from bgd.core.spec import JobSpec
+from bgd.daemon.job_actions import JobActions
+from bgd.daemon.storage import schedules as storage
+from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import BgdError, ConfigError, Full, Refused, nearest
+from bgd.wire.schedules import OccurrenceView, ScheduleView
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+AT_ONCE = 100  # schedules handled in one turn of the loop; each takes up to a tenth of a millisecond
+
+
+class Clocks(Struct, frozen=True):
+    """The wall clock, and one that nobody can set and that stands still while the machine is suspended."""
+
+    wall: float
+    awake: float
+
+
+class _Schedule(Struct, kw_only=True):
+    """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself."""
+
+    stored: StoredSchedule
+    timetable: Timetable | None
+    problem: str | None
+    seen: float
+    jobs: list[JobId]
+    next_at: float = inf
+
+
+class Schedules:
+    """All schedules, those of the configuration and those that people have added.
+
+    Each occurrence is stored in one transaction with the job that it queues, so none runs twice or is lost.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        actions: JobActions,
+        store: StoreReader,
+        read_clocks: Callable[[], Clocks] = lambda: Clocks(time.time(), time.monotonic()),
+    ) -> None:
+        self._read_clocks = read_clocks
+        self._supervisor = supervisor
+        self._actions = actions
+        self._store = store
+        self._by_name: dict[str, _Schedule] = {}
+        self._due: list[tuple[float, str]] = []  # a heap; outdated entries stay until they are due
+        self._rung = asyncio.Event()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._rung.set, on_wall_clock=True)
+        self._looked = read_clocks()
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take over the stored and the configured schedules; what was due while bgd was down is missed.
+
+        Raises:
+            ConfigError: a name is configured and stored.
+        """
+        stored = await self._store.read(storage.read_schedules)
+        self._check(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
+        for names in _batched(stored):
+            jobs = await self._store.read(storage.latest_jobs, names)
+            for name in names:
+                self._put(name, stored[name], jobs[name])
+        self._configure()
+        at = self._now()
+        for names in _batched(self._by_name):
+            await asyncio.sleep(0)
+            for name in names:
+                schedule = self._by_name[name]
+                self._pass(name, Moment(at, schedule.seen, was_down=True))
+                self._pass_boot(name)
+        self._supervisor.when_configured(self._configure)
+
+    async def run(self) -> None:
+        """Queue the jobs of schedules when they are due, for ever."""
+        try:
+            while True:
+                # set for ever it still rings when the clock is set
+                self._alarm.set(self._next_at() if self._by_name else None)
+                await self._rung.wait()
+                self._rung.clear()
+                await self.look()
+        finally:
+            self._alarm.close()
+
+    def check(self, config: Config) -> None:
+        """Check that a new configuration fits the stored schedules.
+
+        Raises:
+            ConfigError: a name is configured and stored.
+        """
+        self._check(config, {name for name, each in self._by_name.items() if each.stored.uid is not None})
+
+    # --- what people do -------------------------------------------------------------------------------------
+
+    def set(self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool) -> None:
+        """Add a schedule, or put it in the place of another one.
+
+        Raises:
+            Refused: the definition is not valid, or the name is taken or, to be replaced, unknown.
+            NotAllowed: the configuration does not allow its job.
+            Full: there are too many schedules.
+        """
+        old = self._by_name.get(name)
+        if replaces:
+            old = self._own(name, "edited")
+        elif old is not None:
+            raise Refused(f"there is a schedule {name} already: `bgctl schedule edit {name}` changes it")
+        elif len(self._by_name) >= MAX_SCHEDULES:
+            raise Full(f"there are {MAX_SCHEDULES} schedules already: `bgctl schedule remove` some")
+        _timetable(name, spec)
+        self._actions.check([job_of(name, spec)])
+        self._define(name, spec, uid)
+
+    def has(self, name: str, spec: ScheduleSpec | None = None) -> bool:
+        """Tell whether there is a schedule of this name, with this definition if one is given."""
+        found = self._by_name.get(name)
+        return found is not None and spec in (None, found.stored.spec)
+
+    def remove(self, name: str) -> None:
+        """Remove a schedule that somebody added. Its history stays, and a job of it that runs goes on.
+
+        Raises:
+            Refused: there is no such schedule, or it is configured.
+        """
+        self._end_pause(name, self._own(name, "removed"))
+        del self._by_name[name]
+        self._supervisor.transaction.schedules[name] = None
+        self._changed()
+
+    def set_paused(self, name: str, *, paused: bool) -> None:
+        """Pause a schedule, so that its occurrences are skipped, or resume it.
+
+        Raises:
+            Refused: there is no such schedule.
+        """
+        schedule = self._find(name)
+        if _is_paused(schedule) is not paused:
+            self._end_pause(name, schedule)
+        self._put(name, replace(schedule.stored, paused=paused, seen_at=self._now()), schedule.jobs)
+        self._save(name)
+
+    def run_now(self, name: str, who: str) -> JobId:
+        """Queue the job of a schedule now; `who` asks for it.
+
+        Raises:
+            BgdError: there is no such schedule, or its job is refused.
+        """
+        schedule = self._find(name)
+        spec = job_of(name, schedule.stored.spec)
+        self._actions.check([spec])
+        job = self._submit(schedule, spec)
+        self._add(name, Occurrence(self._now(), Result.RAN, f"run by {who}"), job)
+        return job
+
+    # --- what people see ------------------------------------------------------------------------------------
+
+    async def views(self, name: str | None, upcoming: int) -> list[ScheduleView]:
+        """Return all schedules by name, or one, each with its next occurrences.
+
+        Raises:
+            Refused: there is no such schedule.
+        """
+        if name is not None:
+            self._find(name)
+        await self._supervisor.saved_unless_stuck()
+        names = sorted(self._by_name) if name is None else [name]
+        latest = await self._store.read(storage.latest, names)
+        views: list[ScheduleView] = []
+        for some in _batched(names):
+            views += [self._view(each, latest.get(each), upcoming) for each in some if each in self._by_name]
+            await asyncio.sleep(0)
+        return views
+
+    async def history(self, name: str, limit: int, before: int | None) -> list[OccurrenceView]:
+        """Return what became of the occurrences of a schedule, newest first, also of one that was removed.
+
+        Raises:
+            Refused: there is and was no such schedule.
+        """
+        await self._supervisor.saved_unless_stuck()
+        rows = await self._store.read(storage.history, name, limit, before)
+        if not rows:
+            self._find(name)
+        return [_occurrence_view(number, each) for number, each in rows]
+
+    def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
+        schedule = self._by_name[name]
+        spec, is_paused = schedule.stored.spec, _is_paused(schedule)
+        timetable = schedule.timetable
+        return ScheduleView(
+            name=name,
+            spec=spec,
+            is_configured=schedule.stored.uid is None,
+            is_paused=is_paused,
+            words=_words(spec),
+            timezone=spec.timezone or timezones.machine_zone(),
+            upcoming=list(_upcoming(timetable, self._now(), upcoming)) if timetable and not is_paused else [],
+            latest=None if latest is None else _occurrence_view(*latest),
+            problem=schedule.problem,
+        )
+
+    # --- time passes ----------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Handle everything that is due, some schedules at a time."""
+        moment = self._moment()
+        if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
+            self._due = [(moment.at, name) for name in self._by_name]
+            for each in self._by_name.values():
+                each.next_at = moment.at
+        while self._due and self._due[0][0] <= moment.at and not self._supervisor.is_draining:
+            for _ in range(AT_ONCE):
+                if self._due and self._due[0][0] <= moment.at:
+                    due_at, name = heappop(self._due)
+                    schedule = self._by_name.get(name)
+                    if schedule is not None and schedule.next_at == due_at:
+                        self._pass(name, moment)
+            await asyncio.sleep(0)
+
+    def _moment(self) -> Moment:
+        """Look at the clock, and find out whether it jumped, or nobody could look when something was due."""
+        clocks = self._read_clocks()
+        expected = self._looked.wall + clocks.awake - self._looked.awake
+        self._looked = clocks
+        began = expected
+        if clocks.wall >= expected:
+            began = min(expected, self._next_at() - 1)  # by then nobody looked any more
+        return Moment(clocks.wall, began) if abs(clocks.wall - began) > ON_TIME else Moment(clocks.wall)
+
+    def _pass(self, name: str, moment: Moment) -> None:
+        """Store what became of occurrences until this moment, and queue the jobs of those that run."""
+        schedule = self._by_name[name]
+        if schedule.timetable is None or _is_paused(schedule):
+            return
+        found, schedule.seen = pass_time(schedule.stored.spec, schedule.timetable, schedule.seen, moment)
+        for each in found:
+            if each.result is Result.RAN:
+                self._add(name, *self._start(name, schedule, each))
+            else:
+                self._add(name, each, None)
+        self._wait(name, schedule)
+
+    def _pass_boot(self, name: str) -> None:
+        """Run what is due once after each boot."""
+        schedule = self._by_name[name]
+        boot = clock.boot_id()
+        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != boot:
+            schedule.stored = replace(schedule.stored, boot_id=boot)
+            self._save(name)
+            if not _is_paused(schedule):
+                self._add(name, *self._start(name, schedule, Occurrence(self._now(), Result.RAN)))
+
+    def _start(self, name: str, schedule: _Schedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
+        """Queue the job of an occurrence, unless something is against it."""
+        schedule.jobs = [job for job in schedule.jobs if self._supervisor.is_unfinished(job)]
+        start = starts(schedule.stored.spec.overlap, schedule.jobs)
+        if isinstance(start, str):
+            return replace(due, result=Result.SKIPPED, reason=start), None
+        for job in start.cancels:
+            self._cancel(job, name)
+        after = tuple(job for job in start.after if self._supervisor.is_unfinished(job))
+        spec = replace(job_of(name, schedule.stored.spec), after_any=after)
+        try:
+            self._actions.check([spec])
+        except BgdError as error:
+            logger.warning("schedule %s: its job cannot be queued: %s", name, error)
+            return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
+        return due, self._submit(schedule, spec)
+
+    def _cancel(self, job: JobId, name: str) -> None:
+        self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
+
+    def _submit(self, schedule: _Schedule, spec: JobSpec) -> JobId:
+        uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
+        job = JobId(self._actions.submit([spec], uid).jobs[0])
+        schedule.jobs.append(job)
+        return job
+
+    def _add(self, name: str, each: Occurrence, job: JobId | None) -> None:
+        """Store what became of an occurrence, in one transaction with its job."""
+        transaction = self._supervisor.transaction
+        transaction.occurrences.append(
+            NewOccurrence(name, each.due_at, each.result, job, each.reason, each.count)
+        )
+        transaction.seen[name] = self._by_name[name].seen
+        self._changed()
+
+    def _end_pause(self, name: str, schedule: _Schedule) -> None:
+        """Store the occurrences that were skipped while a schedule was paused, if it is."""
+        if schedule.timetable is None or not _is_paused(schedule):
+            return
+        skipped = count(schedule.timetable, schedule.seen, self._now())
+        first = next_at(schedule.timetable, schedule.seen)
+        schedule.seen = self._now()
+        if skipped and first is not None:
+            self._add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
+
+    # --- the table ------------------------------------------------------------------------------------------
+
+    def _configure(self) -> None:
+        """Take over the schedules of the configuration that is in force now."""
+        configured = self._supervisor.config.schedules
+        for name, schedule in list(self._by_name.items()):
+            if schedule.stored.uid is None and name not in configured:
+                self._end_pause(name, schedule)
+                del self._by_name[name]
+                self._supervisor.transaction.schedules[name] = None
+        for name, spec in configured.items():
+            old = self._by_name.get(name)
+            if old is None or old.stored.spec != spec:
+                self._define(name, spec, None)
+        self._changed()
+
+    def _define(self, name: str, spec: ScheduleSpec, uid: int | None) -> None:
+        """Put a new or changed schedule in force from now on."""
+        old = self._by_name.get(name)
+        if old is not None:
+            self._end_pause(name, old)
+        at = self._now()
+        stored = StoredSchedule(
+            spec=spec,
+            uid=uid,
+            paused=None if old is None else old.stored.paused,
+            seen_at=at,
+            changed_at=at,
+            boot_id=clock.boot_id(),
+        )
+        self._put(name, stored, [] if old is None else old.jobs)
+        self._save(name)
+
+    def _put(self, name: str, stored: StoredSchedule, jobs: list[JobId]) -> None:
+        timetable, problem = None, None
+        try:
+            timetable = _timetable(name, stored.spec)
+        except Refused as error:
+            problem = str(error)
+            logger.warning("schedule %s cannot be used: %s", name, error)
+        schedule = _Schedule(
+            stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, jobs=jobs
+        )
+        self._by_name[name] = schedule
+        self._wait(name, schedule)
+
+    def _wait(self, name: str, schedule: _Schedule) -> None:
+        """Wait for the next occurrence of a schedule."""
+        timetable = None if _is_paused(schedule) else schedule.timetable
+        due_at = None if timetable is None else next_at(timetable, schedule.seen)
+        schedule.next_at = inf if due_at is None else due_at
+        if due_at is not None:
+            heappush(self._due, (due_at, name))
+            if len(self._due) > 2 * len(self._by_name) + AT_ONCE:
+                self._due = [
+                    (each.next_at, name) for name, each in self._by_name.items() if each.next_at < inf
+                ]
+                heapify(self._due)
+        self._rung.set()
+
+    def _now(self) -> float:
+        return self._read_clocks().wall
+
+    def _next_at(self) -> float:
+        return self._due[0][0] if self._due else inf
+
+    def _save(self, name: str) -> None:
+        self._supervisor.transaction.schedules[name] = self._by_name[name].stored
+        self._changed()
+
+    def _changed(self) -> None:
+        self._supervisor.when_saved(_nothing)
+
+    def _find(self, name: str) -> _Schedule:
+        if name not in self._by_name:
+            raise Refused(f"there is no schedule {name}; {nearest(name, self._by_name)}")
+        return self._by_name[name]
+
+    def _own(self, name: str, wanted: str) -> _Schedule:
+        schedule = self._find(name)
+        if schedule.stored.uid is None:
+            raise Refused(
+                f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
+                f" {self._supervisor.config.source}, then `bgctl reload`"
+            )
+        return schedule
+
+    def _check(self, config: Config, stored: Collection[str]) -> None:
+        if both := sorted(stored & config.schedules.keys()):
+            raise ConfigError(
+                f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
+                "choose another, or `bgctl schedule remove` that one first"
+            )
+
+
+def _timetable(name: str, spec: ScheduleSpec) -> Timetable:
+    """Return when a schedule is due; raise Refused if its definition is not valid."""
+    problem = problem_with_schedule(spec)
+    if problem is not None:
+        raise Refused(problem)
+    try:
+        zone = timezones.zone(spec.timezone)
+    except LookupError as error:
+        raise Refused(
+            f"timezone {spec.timezone!r} is not known on this machine: write one such as Europe/Paris"
+        ) from error
+    return timetable_of(spec, zone, f"{_machine_id()}\0{name}")
+
+
+@cache
+def _machine_id() -> str:
+    """Return what distinguishes this machine from others; empty if it has no id."""
+    with suppress(OSError):
+        return Path("/etc/machine-id").read_text().strip()
+    return platform.node()
+
+
+def job_of(name: str, spec: ScheduleSpec) -> JobSpec:
+    """Return the job of a schedule, which has the schedule's name unless it has one of its own.
+
+    Variables of a command are added to those of the daemon.
+    """
+    job = spec.job if spec.job.name else replace(spec.job, name=name)
+    return replace(job, env={**os.environ, **job.env}) if job.argv and job.env else job
+
+
+def _is_paused(schedule: _Schedule) -> bool:
+    stored = schedule.stored
+    return stored.spec.paused if stored.paused is None else stored.paused
+
+
+def _words(spec: ScheduleSpec) -> str:
+    return spec.cron or spec.calendar or f"every {spec.every}"
+
+
+def _upcoming(timetable: Timetable, after: float, most: int) -> Iterator[float]:
+    at = next_at(timetable, after)
+    for _ in range(most):
+        if at is None:
+            return
+        yield at
+        at = next_at(timetable, at)
+
+
+def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
+    return OccurrenceView(
+        id=number, due_at=each.due_at, outcome=each.result, job=each.job, reason=each.reason, count=each.count
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+_MAX_REASON = 300  # characters
+
+
+def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items some at a time."""
+    rest = iter(list(items))
+    while batch := list(islice(rest, AT_ONCE)):
+        yield batch

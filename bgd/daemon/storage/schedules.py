@@ -1,0 +1,110 @@
+"""Schedules and their occurrences in the database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+
+from bgd.core.job import JobId
+from bgd.core.schedule_spec import Result, ScheduleSpec
+from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
+
+KEPT = 1_000  # occurrences of each schedule, the newest ones
+_SLACK = 100  # occurrences beyond that before some are deleted
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ScheduleSpec).decode
+
+
+def save(db: sqlite3.Connection, transaction: Transaction) -> None:
+    """Write what a transaction holds of schedules, inside it; most hold nothing."""
+    if not (transaction.schedules or transaction.occurrences or transaction.seen):
+        return
+    for name, stored in transaction.schedules.items():
+        if stored is None:
+            db.execute("DELETE FROM schedules WHERE name = ?", (name,))
+        else:
+            db.execute(_SAVE, (name, _encode(stored.spec), *_columns(stored)))
+    rows = [_row(each) for each in transaction.occurrences]
+    db.executemany(_INSERT, rows)
+    db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
+    for name in {each.schedule for each in transaction.occurrences}:
+        _delete_old(db, name)
+
+
+def _row(each: NewOccurrence) -> tuple[object, ...]:
+    return (each.schedule, each.due_at, each.result.value, each.job, each.reason, each.count)
+
+
+def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
+    """Return all schedules by name."""
+    rows = db.execute("SELECT name, spec, uid, paused, seen_at, changed_at, boot_id FROM schedules")
+    return {
+        name: StoredSchedule(
+            spec=_decode(spec),
+            uid=uid,
+            paused=None if paused is None else bool(paused),
+            seen_at=seen_at,
+            changed_at=changed_at,
+            boot_id=boot_id,
+        )
+        for name, spec, uid, paused, seen_at, changed_at, boot_id in rows
+    }
+
+
+def latest_jobs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[JobId]]:
+    """Return the newest jobs of schedules, oldest first; those that have not finished are among them."""
+    return {name: [JobId(job) for (job,) in db.execute(_LATEST_JOBS, (name,))][::-1] for name in names}
+
+
+def history(
+    db: sqlite3.Connection, schedule: str, limit: int, before: int | None = None
+) -> list[tuple[int, NewOccurrence]]:
+    """Return occurrences of a schedule with their ids, newest first; only ids below `before`."""
+    rows = db.execute(_HISTORY, (schedule, before or 2**63 - 1, limit))
+    return [
+        (number, NewOccurrence(schedule, due_at, Result(result), job, reason, count))
+        for number, due_at, result, job, reason, count in rows
+    ]
+
+
+def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int, NewOccurrence]]:
+    """Return the newest occurrence, with its id, of each of these schedules that has any."""
+    found = {name: history(db, name, 1) for name in names}
+    return {name: rows[0] for name, rows in found.items() if rows}
+
+
+def _columns(stored: StoredSchedule) -> tuple[object, ...]:
+    return (stored.uid, stored.paused, stored.seen_at, stored.changed_at, stored.boot_id)
+
+
+def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
+    """Delete the oldest occurrences of a schedule once it has _SLACK more than it keeps."""
+    row = db.execute(_NTH, (schedule, KEPT + _SLACK)).fetchone()
+    if row is not None:
+        db.execute(_DELETE, (schedule, schedule, KEPT))
+
+
+_SAVE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
+_INSERT = """
+    INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_LATEST_JOBS = """
+    SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT 20
+"""
+_HISTORY = """
+    SELECT id, due_at, result, job, reason, count FROM occurrences
+    WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
+"""
+_NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+_DELETE = """
+    DELETE FROM occurrences
+    WHERE schedule = ? AND id <= (
+        SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?
+    ) AND NOT EXISTS (
+        SELECT 1 FROM jobs WHERE id = occurrences.job AND state NOT IN ('succeeded', 'failed', 'cancelled')
+    )
+"""

@@ -1,0 +1,130 @@
+"""Requests about schedules, and their replies. Most clients never need them: import this late."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from bgd.core.schedule_spec import Result, ScheduleName, ScheduleSpec
+from bgd.wire.requests import RequestId
+
+MAX_UPCOMING = 100
+MAX_HISTORY = 1_000
+MAX_LISTED = 500  # schedules in one reply
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+class GetSchedules(Struct, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
+    """-> SchedulesPart..., End: all schedules by name, or one.
+
+    `upcoming`: how many of its next occurrences to tell of each.
+    """
+
+    id: RequestId
+    name: ScheduleName | None = None
+    upcoming: Annotated[int, Meta(ge=0, le=MAX_UPCOMING)] = 1
+
+
+class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
+    """-> SchedulesPart. Store a schedule.
+
+    `replaces`: it takes the place of the one of this name; otherwise there must be none. `repeated`: the
+    answer to the same request was lost; it is no error if it is stored already.
+    """
+
+    id: RequestId
+    name: ScheduleName
+    spec: ScheduleSpec
+    replaces: bool = False
+    repeated: bool = False
+
+
+class RemoveSchedule(Struct, frozen=True, tag="remove_schedule"):
+    """-> Done. Its history stays, and a job of it that runs goes on. `repeated`: as in RemoveQueue."""
+
+    id: RequestId
+    name: ScheduleName
+    repeated: bool = False
+
+
+class PauseSchedule(Struct, frozen=True, tag="pause_schedule"):
+    """-> SchedulesPart. Skip its occurrences until it is resumed, or resume it. Kept over restarts."""
+
+    id: RequestId
+    name: ScheduleName
+    paused: bool
+
+
+class RunSchedule(Struct, frozen=True, tag="run_schedule"):
+    """-> Submitted: queue the job of a schedule now, whatever else of it runs."""
+
+    id: RequestId
+    name: ScheduleName
+
+
+class GetHistory(Struct, frozen=True, tag="history", kw_only=True, omit_defaults=True):
+    """-> HistoryPart. What became of the occurrences of a schedule, newest first, also of a removed one.
+
+    `before`: only rows with lower ids: the next page.
+    """
+
+    id: RequestId
+    name: ScheduleName
+    limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
+    before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+
+
+ScheduleRequest = GetSchedules | SetSchedule | RemoveSchedule | PauseSchedule | RunSchedule | GetHistory
+
+# --- replies ----------------------------------------------------------------------------------------------
+
+
+class OccurrenceView(Struct, frozen=True, kw_only=True):
+    """What became of an occurrence, or of `count` in a row from `due_at` on. Instants are epoch seconds."""
+
+    id: int
+    due_at: float
+    outcome: Result
+    job: int | None = None
+    reason: str | None = None  # why it did not run, or who asked for it
+    count: int = 1
+
+
+class ScheduleView(Struct, frozen=True, kw_only=True):
+    """A schedule as people see it.
+
+    * `is_configured`: it is from the configuration file, and cannot be edited or removed.
+    * `words`: when it is due, in words.
+    * `timezone`: the one in force.
+    * `upcoming`: its next occurrences; none while it is paused.
+    * `problem`: why it cannot be used; None: it can.
+    """
+
+    name: str
+    spec: ScheduleSpec
+    is_configured: bool
+    is_paused: bool
+    words: str
+    timezone: str
+    upcoming: list[float]
+    latest: OccurrenceView | None = None
+    problem: str | None = None
+
+
+class SchedulesPart(Struct, frozen=True, tag="schedules"):
+    """Some schedules."""
+
+    id: RequestId
+    schedules: list[ScheduleView]
+
+
+class HistoryPart(Struct, frozen=True, tag="history"):
+    """Some occurrences of a schedule."""
+
+    id: RequestId
+    occurrences: list[OccurrenceView]
+
+
+ScheduleReply = SchedulesPart | HistoryPart

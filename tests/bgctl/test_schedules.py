@@ -1,0 +1,114 @@
+"""The verb schedule."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
+    added = own_daemon.bgctl(
+        "schedule", "add", "nightly", "0 3 * * *", "--timezone", "UTC", "--", "true", "x y"
+    )
+    assert added.stderr.startswith("bgctl: schedule nightly is stored; next: ")
+    assert " 03:00:00 UTC, in " in added.stderr
+    heading, row = own_daemon.bgctl("schedule").stdout.splitlines()
+    assert heading.split() == ["NAME", "NEXT", "LAST", "WHEN", "RUNS"]
+    assert row.startswith("nightly  in␣")
+    assert row.endswith("/true 'x y'")
+
+    job = own_daemon.bgctl("schedule", "run", "nightly", "--wait").stdout.strip()
+    assert own_daemon.client().job(int(job)).name == "nightly"
+    assert own_daemon.bgctl("schedule", "pause", "nightly").stderr == (
+        "bgctl: schedule nightly is paused: `bgctl schedule resume nightly` undoes that\n"
+    )
+    assert "  paused  " in own_daemon.bgctl("schedule", "list").stdout
+    assert "; next: " in own_daemon.bgctl("schedule", "resume", "nightly").stderr
+    assert own_daemon.bgctl("schedule", "remove", "nightly").stderr == "bgctl: schedule nightly is removed\n"
+    assert "no schedules" in own_daemon.bgctl("schedule").stderr
+    assert f"  ran      {job}  " in own_daemon.bgctl("schedule", "history", "nightly").stdout
+
+
+def test_json_has_the_keys_of_the_contract(own_daemon):
+    own_daemon.bgctl(
+        "schedule", "add", "tick", "every 1h", "--overlap", "queue", "--except", "12-25", "--", "true"
+    )
+    job = json.loads(own_daemon.bgctl("schedule", "run", "tick", "--json").stdout)["id"]
+
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "--json").stdout)
+    [row] = json.loads(own_daemon.bgctl("schedule", "history", "tick", "--json").stdout)
+    assert schedule["every"] == "1h"
+    assert schedule["except"] == ["12-25"]
+    assert (schedule["overlap"], schedule["paused"], schedule["configured"]) == ("queue", False, False)
+    assert row.keys() == {"id", "due_at", "outcome", "job", "reason", "count"}
+    assert (row["outcome"], row["job"], row["count"]) == ("ran", job, 1)
+
+
+def test_next_shows_times_in_the_zone_of_the_schedule(own_daemon):
+    own_daemon.bgctl("schedule", "add", "paris", "@daily", "--timezone", "Europe/Paris", "--", "true")
+
+    shown = own_daemon.bgctl("schedule", "next", "paris", "-n", "3")
+    told = json.loads(own_daemon.bgctl("schedule", "next", "paris", "--json").stdout)
+    assert len(shown.stdout.splitlines()) == 3
+    assert all(" 00:00:00 CE" in line for line in shown.stdout.splitlines())
+    assert told["timezone"] == "Europe/Paris"
+    assert len(told["next"]) == 5
+
+
+def test_an_edit_changes_what_it_names(own_daemon):
+    own_daemon.bgctl("schedule", "add", "tick", "every 1h", "--retries", "2", "-e", "A=1", "--", "true", "x")
+    assert "is changed" in own_daemon.bgctl("schedule", "edit", "tick", "@daily").stderr
+    own_daemon.bgctl("schedule", "edit", "tick", "--timeout", "5s", "--", "true", "y")
+
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "tick", "--json").stdout)
+    assert schedule["cron"] == "@daily"
+    assert "every" not in schedule
+    assert (schedule["retries"], schedule["timeout"], schedule["env"]) == (2, 5.0, {"A": "1"})
+    assert schedule["argv"][1:] == ["y"]
+
+
+def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_daemon):
+    own_daemon.bgctl("schedule", "add", "show", "@daily", "-e", "OWN=1", "--", "env")
+    job = own_daemon.bgctl("schedule", "run", "show", "--wait", env={"OF_THE_CALLER": "1"}).stdout.strip()
+
+    variables = own_daemon.bgctl("logs", job).stdout.splitlines()
+    assert "OWN=1" in variables
+    assert any(line.startswith("PATH=") for line in variables)
+    assert "OF_THE_CALLER=1" not in variables
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["add", "x", "0 3 * *", "--", "true"], "has 4 fields"),
+        (["add", "x", "* * * * * *", "--", "true"], "six fields"),
+        (["add", "x", "@daily"], "after --"),
+        (["add", "x", "--", "true"], "one of cron, calendar and every"),
+        (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
+        (["add", "x y", "@daily", "--", "true"], "name"),
+        (["add", "x", "@daily", "--", "no-such-program"], "no program 'no-such-program'"),
+        (["add", "x", "@daily", "--timezone", "Mars/Phobos", "--", "true"], "Europe/Paris"),
+        (["edit", "nope", "@daily"], "there is no schedule nope"),
+        (["edit", "nope"], "nothing to change"),
+        (["run", "nope"], "there is no schedule nope"),
+        (["history", "nope"], "there is no schedule nope"),
+        (["remove", "nope"], "there is no schedule nope"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(own_daemon, words, told):
+    done = own_daemon.bgctl("schedule", *words)
+
+    assert done.returncode in {1, 2}
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_class_job_that_is_not_allowed_is_refused_at_once(own_daemon):
+    done = own_daemon.bgctl(
+        "schedule", "add", "report", "@daily", "--target", "app.reports:build", "--kwargs", '{"month": 3}'
+    )
+
+    assert done.returncode == 77
+    assert "allowed_classes" in done.stderr
+    assert own_daemon.bgctl("schedule", "list", "--json").stdout == "[]\n"

@@ -1,0 +1,530 @@
+"""Schedules queue their jobs when they are due, and store what became of each occurrence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd import clock
+from bgd.config import Config
+from bgd.core.job import JobId, Outcome, State
+from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
+from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, PAUSED
+from bgd.daemon.schedules import Clocks, Schedules
+from bgd.daemon.storage import lists
+from bgd.daemon.storage import schedules as storage
+from bgd.daemon.storage.records import NewOccurrence
+from bgd.errors import ConfigError, NotAllowed, Refused
+from bgd.wire.launching import Launch
+from bgd.wire.requests import List, ShutdownMode
+from tests.daemon.harness import UID, Harness, command, configure, running_supervisor
+from tests.daemon.scripted_launcher import ScriptedLauncher, end
+from tests.daemon.waiting import soon
+
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+HOURLY = ScheduleSpec(job=command(), cron="0 * * * *", timezone="UTC")
+NIGHTLY = ScheduleSpec(job=command(), cron="0 3 * * *", timezone="UTC")
+
+
+class FakeClocks:
+    """Clocks that a test sets."""
+
+    def __init__(self) -> None:
+        self.wall = NOON
+        self.awake = 1_000.0
+
+    def __call__(self) -> Clocks:
+        return Clocks(self.wall, self.awake)
+
+    def go_on(self, seconds: float) -> None:
+        self.wall += seconds
+        self.awake += seconds
+
+
+class Life:
+    """A daemon with schedules, whose time passes only when a test says so."""
+
+    def __init__(self, harness: Harness, clocks: FakeClocks) -> None:
+        self.harness = harness
+        self.clocks = clocks
+        self.schedules = Schedules(harness.supervisor, harness.actions, harness.store, clocks)
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass in small steps, as if the daemon looked at each occurrence."""
+        self.clocks.go_on(seconds)
+        await self.schedules.look()
+        await soon(self.harness.supervisor.saved())
+
+    async def jump(self, seconds: float) -> None:
+        """Set the wall clock."""
+        self.clocks.wall += seconds
+        await self.schedules.look()
+        await soon(self.harness.supervisor.saved())
+
+    async def rows(self, name: str) -> list[NewOccurrence]:
+        """Return the stored occurrences of a schedule, oldest first."""
+        await soon(self.harness.supervisor.saved())
+        found = await self.harness.store.read(storage.history, name, 100)
+        return [row for _, row in reversed(found)]
+
+    async def jobs(self) -> list[int]:
+        await soon(self.harness.supervisor.saved())
+        return sorted(await self.harness.store.read(lists.select_ids, List(id=0, states=list(State)), None))
+
+    async def finish(self, job: int, outcome: Outcome, exit_code: int) -> None:
+        launch = await self.harness.launcher.hear(Launch)
+        assert launch.key.job == job
+        self.harness.launcher.say(end(launch.key, outcome=outcome, exit_code=exit_code))
+        await self.harness.heard()
+
+
+Lives = Callable[[], "LifeContext"]
+
+
+@pytest.fixture
+def clocks() -> FakeClocks:
+    return FakeClocks()
+
+
+class LifeContext:
+    """One life of the daemon after another, on the same files."""
+
+    def __init__(self, config: Config, launcher: ScriptedLauncher, clocks: FakeClocks) -> None:
+        self.config = config
+        self.launcher = launcher
+        self.clocks = clocks
+
+    @asynccontextmanager
+    async def begin(self, config: Config | None = None) -> AsyncIterator[Life]:
+        async with running_supervisor(config or self.config, self.launcher) as harness:
+            await self.launcher.greet()
+            await soon(harness.is_met.wait())
+            life = Life(harness, self.clocks)
+            await life.schedules.load()
+            await soon(harness.supervisor.saved())
+            yield life
+
+
+@pytest.fixture
+def lives(config: Config, launcher: ScriptedLauncher, clocks: FakeClocks) -> LifeContext:
+    return LifeContext(config, launcher, clocks)
+
+
+# --- occurrences and their jobs
+
+
+async def test_an_occurrence_queues_a_job_with_the_name_of_its_schedule(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR)
+
+        [row] = await life.rows("hourly")
+        assert (row.due_at, row.result) == (NOON + HOUR, Result.RAN)
+        view = await life.harness.view(row.job or 0)
+        assert view.name == "hourly"
+        assert view.argv == ["/bin/true"]
+
+
+async def test_nothing_happens_before_it_is_due(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR - 1)
+
+        assert await life.rows("hourly") == []
+        assert await life.jobs() == []
+
+
+async def test_row_and_job_are_in_one_transaction(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await soon(life.harness.supervisor.saved())
+        life.harness.commits.close()  # bgd is killed before it has written this
+        life.clocks.go_on(HOUR)
+        await life.schedules.look()
+        await soon(life.harness.commits.reached.wait())
+        commits = life.harness.commits.commits
+
+        assert await life.harness.store.read(storage.history, "hourly", 10) == []
+        assert await life.harness.store.read(lists.select_ids, List(id=0, states=list(State)), None) == []
+        life.harness.commits.open()
+        assert len(await life.rows("hourly")) == len(await life.jobs()) == 1
+        assert life.harness.commits.commits == commits
+
+
+async def test_a_killed_daemon_does_not_queue_a_stored_occurrence_again(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR + 1)
+        jobs = await life.jobs()
+    async with lives.begin() as life:
+        await life.pass_time(1)
+
+        assert await life.jobs() == jobs
+        assert len(await life.rows("hourly")) == 1
+
+
+async def test_an_occurrence_within_a_restart_runs(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR - 5)
+    lives.clocks.go_on(20)  # bgd is upgraded
+    async with lives.begin() as life:
+        assert [row.result for row in await life.rows("hourly")] == [Result.RAN]
+
+
+async def test_occurrences_while_bgd_was_down_are_one_row(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(1)
+    lives.clocks.go_on(10 * HOUR + 100)
+    async with lives.begin() as life:
+        assert await life.rows("hourly") == [
+            NewOccurrence("hourly", NOON + HOUR, Result.MISSED, None, BGD_WAS_DOWN, 10)
+        ]
+        assert await life.jobs() == []
+
+
+async def test_the_latest_missed_occurrence_runs_if_asked_for(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", replace(HOURLY, missed=Missed.LATEST), UID, replaces=False)
+        await life.pass_time(1)
+    lives.clocks.go_on(10 * HOUR - 100)
+    async with lives.begin() as life:
+        missed, ran = await life.rows("hourly")
+        assert (missed.result, missed.count) == (Result.MISSED, 8)
+        assert (ran.result, ran.due_at) == (Result.RAN, NOON + 9 * HOUR)
+
+
+async def test_a_machine_that_slept_over_ten_occurrences_runs_none_of_them(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(1)
+        await life.jump(10 * HOUR + 100)  # the clock that stands still in suspend does not move
+
+        assert await life.rows("hourly") == [
+            NewOccurrence("hourly", NOON + HOUR, Result.MISSED, None, CLOCK_JUMPED, 10)
+        ]
+
+
+async def test_a_stopped_daemon_misses_what_was_due_meanwhile(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(5 * HOUR + 600)  # it did not look, though all clocks went on
+
+        assert [(row.result, row.count) for row in await life.rows("hourly")] == [(Result.MISSED, 5)]
+
+
+async def test_after_the_clock_was_set_back_a_fixed_time_does_not_run_again(lives):
+    async with lives.begin() as life:
+        life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+        life.schedules.set("tick", replace(HOURLY, cron="* * * * *"), UID, replaces=False)
+        life.clocks.go_on(15 * HOUR - MINUTE)
+        await life.schedules.look()
+        await life.pass_time(MINUTE)
+        before = len(await life.rows("tick"))
+        await life.jump(-30 * MINUTE)
+        await life.pass_time(MINUTE)
+        await life.pass_time(29 * MINUTE)
+
+        assert len(await life.rows("nightly")) == 1
+        assert len(await life.rows("tick")) > before
+
+
+async def test_ten_years_ahead_and_back_are_a_row_and_then_as_before(lives):
+    async with lives.begin() as life:
+        life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+        await life.jump(3653 * DAY)
+        [row] = await life.rows("nightly")
+        assert (row.result, row.count) == (Result.MISSED, 3653)
+        await life.jump(-3653 * DAY)
+        await life.pass_time(15 * HOUR)
+
+        assert [row.result for row in await life.rows("nightly")] == [Result.MISSED, Result.RAN]
+
+
+async def test_what_runs_at_boot_runs_once_a_boot(lives, monkeypatch):
+    async with lives.begin() as life:
+        life.schedules.set("boot", replace(HOURLY, cron="@reboot"), UID, replaces=False)
+        await life.pass_time(DAY)
+        assert await life.rows("boot") == []
+    boot = clock.boot_id()
+    monkeypatch.setattr(clock, "boot_id", lambda: f"after-{boot}")
+    for _ in range(2):
+        async with lives.begin() as life:
+            assert [row.result for row in await life.rows("boot")] == [Result.RAN]
+
+
+async def test_a_job_that_is_no_longer_allowed_is_missed_with_the_reason(lives, folder: Path):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(1)
+    strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
+    async with lives.begin(strict) as life:
+        await life.pass_time(HOUR)
+
+        [row] = await life.rows("hourly")
+        assert row.result is Result.MISSED
+        assert "allowed_commands" in (row.reason or "")
+
+
+async def test_a_daemon_that_is_ending_leaves_occurrences_to_the_next(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(1)
+        await soon(life.harness.supervisor.drain(ShutdownMode.LEAVE))
+        await life.pass_time(HOUR)
+        assert await life.rows("hourly") == []
+    async with lives.begin() as life:
+        assert [row.result for row in await life.rows("hourly")] == [Result.RAN]
+
+
+# --- overlap, with jobs that retry
+
+
+async def due_twice(life: Life, overlap: Overlap) -> list[NewOccurrence]:
+    """Let a schedule be due twice; the job of the first time has failed once and waits to be tried again."""
+    spec = replace(HOURLY, overlap=overlap, job=command(retries=1, retry_delay=DAY))
+    life.schedules.set("hourly", spec, UID, replaces=False)
+    await life.pass_time(HOUR)
+    [first] = await life.rows("hourly")
+    await life.finish(first.job or 0, Outcome.EXIT, 1)
+    assert (await life.harness.view(first.job or 0)).state is State.SCHEDULED
+    await life.pass_time(HOUR)
+    return await life.rows("hourly")
+
+
+async def test_skip_leaves_out_an_occurrence_while_a_job_waits_for_its_retry(lives):
+    async with lives.begin() as life:
+        first, second = await due_twice(life, Overlap.SKIP)
+
+        assert (second.result, second.job) == (Result.SKIPPED, None)
+        assert second.reason == f"job {first.job} has not finished"
+
+
+async def test_skip_runs_again_when_the_job_has_finished(lives):
+    async with lives.begin() as life:
+        first, _ = await due_twice(life, Overlap.SKIP)
+        await life.harness.actions.cancel(JobId(first.job or 0))
+        await life.pass_time(HOUR)
+
+        assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
+
+
+async def test_allow_starts_beside_the_other(lives):
+    async with lives.begin() as life:
+        _, second = await due_twice(life, Overlap.ALLOW)
+
+        assert (await life.harness.view(second.job or 0)).state is State.RUNNING
+
+
+async def test_queue_waits_for_the_other_and_keeps_one_waiting(lives):
+    async with lives.begin() as life:
+        first, second = await due_twice(life, Overlap.QUEUE)
+        await life.pass_time(HOUR)
+
+        waiting = await life.harness.view(second.job or 0)
+        assert (waiting.state, waiting.waits_for) == (State.BLOCKED, [first.job])
+        third = (await life.rows("hourly"))[-1]
+        assert (third.result, third.reason) == (Result.SKIPPED, f"job {second.job} waits already")
+
+
+async def test_replace_cancels_the_other(lives):
+    async with lives.begin() as life:
+        first, second = await due_twice(life, Overlap.REPLACE)
+
+        assert (await life.harness.view(first.job or 0)).state is State.CANCELLED
+        assert (await life.harness.view(second.job or 0)).state is State.RUNNING
+
+
+async def test_replace_starts_when_the_running_job_has_ended(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", replace(HOURLY, overlap=Overlap.REPLACE), UID, replaces=False)
+        await life.pass_time(HOUR)
+        await life.pass_time(HOUR)
+
+        first, second = await life.rows("hourly")
+        assert (await life.harness.view(first.job or 0)).state is State.STOPPING
+        assert (await life.harness.view(second.job or 0)).waits_for == [first.job]
+
+
+async def test_unfinished_jobs_are_known_after_a_restart(lives):
+    async with lives.begin() as life:
+        await due_twice(life, Overlap.SKIP)
+    async with lives.begin() as life:
+        await life.pass_time(HOUR)
+
+        assert [row.result for row in await life.rows("hourly")][1:] == [Result.SKIPPED] * 2
+
+
+# --- what people do
+
+
+async def test_occurrences_of_a_paused_schedule_are_one_row(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        life.schedules.set_paused("hourly", paused=True)
+        await life.pass_time(5 * HOUR)
+        life.schedules.set_paused("hourly", paused=False)
+
+        assert await life.rows("hourly") == [
+            NewOccurrence("hourly", NOON + HOUR, Result.SKIPPED, None, PAUSED, 5)
+        ]
+        await life.pass_time(HOUR)
+        assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
+
+
+async def test_a_pause_outlives_the_daemon(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        life.schedules.set_paused("hourly", paused=True)
+        await life.pass_time(1)
+    lives.clocks.go_on(3 * HOUR)
+    async with lives.begin() as life:
+        await life.pass_time(HOUR)
+        assert await life.rows("hourly") == []
+        life.schedules.set_paused("hourly", paused=False)
+
+        assert [(row.reason, row.count) for row in await life.rows("hourly")] == [(PAUSED, 4)]
+
+
+async def test_an_edit_counts_from_now_and_leaves_a_running_job_alone(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR)
+        [first] = await life.rows("hourly")
+        life.schedules.set("hourly", replace(HOURLY, cron="30 * * * *"), UID, replaces=True)
+        await life.pass_time(30 * MINUTE)
+
+        assert (await life.harness.view(first.job or 0)).state is State.RUNNING
+        last = (await life.rows("hourly"))[-1]
+        assert (last.due_at, last.reason) == (NOON + 90 * MINUTE, f"job {first.job} has not finished")
+
+
+async def test_a_removed_schedule_keeps_its_history_and_lets_its_job_end(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR)
+        life.schedules.remove("hourly")
+        await life.pass_time(2 * HOUR)
+
+        [row] = await life.schedules.history("hourly", 10, None)
+        assert (await life.harness.view(row.job or 0)).state is State.RUNNING
+    async with lives.begin() as life:
+        assert await life.schedules.views(None, 1) == []
+
+
+async def test_run_now_queues_the_same_job_whatever_runs(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.pass_time(HOUR)
+        job = life.schedules.run_now("hourly", "anna")
+
+        first, second = await life.rows("hourly")
+        assert (second.job, second.reason) == (job, "run by anna")
+        one, other = await life.harness.view(first.job or 0), await life.harness.view(job)
+        assert (one.argv, one.name, one.cwd) == (other.argv, other.name, other.cwd)
+        assert other.state is State.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (replace(HOURLY, cron="0 3 * *"), "4 fields"),
+        (replace(HOURLY, timezone="Mars/Phobos"), "not known"),
+        (replace(HOURLY, timezone="../../etc/passwd"), "not known"),
+        (replace(HOURLY, job=replace(HOURLY.job, key="k")), "takes no key"),
+    ],
+)
+async def test_a_definition_that_is_not_valid_is_refused(lives, spec, words):
+    async with lives.begin() as life:
+        with pytest.raises(Refused, match=words):
+            life.schedules.set("bad", spec, UID, replaces=False)
+
+
+async def test_a_job_that_is_not_allowed_is_refused_at_once(lives, folder: Path):
+    strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
+    async with lives.begin(strict) as life:
+        with pytest.raises(NotAllowed):
+            life.schedules.set("hourly", HOURLY, UID, replaces=False)
+
+
+async def test_names_are_taken_and_unknown_ones_are_told_with_the_nearest(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        with pytest.raises(Refused, match="already"):
+            life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        for act in (life.schedules.remove, lambda name: life.schedules.run_now(name, "anna")):
+            with pytest.raises(Refused, match="hourly"):
+                act("hourli")
+
+
+# --- the configuration
+
+CONFIGURED = '[schedules.nightly]\ncron = "0 3 * * *"\ntimezone = "UTC"\ncommand = ["/bin/true", "x"]\n'
+
+
+async def test_a_configured_schedule_runs_and_can_be_paused_but_not_removed(lives, folder: Path):
+    async with lives.begin(configure(folder, rest=CONFIGURED)) as life:
+        with pytest.raises(Refused, match="configured"):
+            life.schedules.remove("nightly")
+        with pytest.raises(Refused, match="configured"):
+            life.schedules.set("nightly", NIGHTLY, UID, replaces=True)
+        life.schedules.set_paused("nightly", paused=True)
+        life.schedules.set_paused("nightly", paused=False)
+        await life.pass_time(15 * HOUR)
+
+        assert [row.result for row in await life.rows("nightly")] == [Result.RAN]
+
+
+async def test_a_changed_configuration_counts_from_the_reload_on(lives, folder: Path):
+    async with lives.begin(configure(folder, rest=CONFIGURED)) as life:
+        await life.pass_time(HOUR)
+        life.harness.supervisor.configure(configure(folder, rest=CONFIGURED.replace("0 3", "30 13")))
+        await life.pass_time(30 * MINUTE)
+        assert [row.due_at for row in await life.rows("nightly")] == [NOON + 90 * MINUTE]
+        life.harness.supervisor.configure(configure(folder))
+        await life.pass_time(DAY)
+
+        assert len(await life.rows("nightly")) == 1
+        assert await life.schedules.views(None, 1) == []
+
+
+async def test_an_unchanged_configuration_misses_what_was_due_while_bgd_was_down(lives, folder: Path):
+    configured = configure(folder, rest=CONFIGURED)
+    async with lives.begin(configured) as life:
+        await life.pass_time(1)
+    lives.clocks.go_on(2 * DAY)
+    async with lives.begin(configured) as life:
+        assert [(row.result, row.count) for row in await life.rows("nightly")] == [(Result.MISSED, 2)]
+
+
+async def test_a_name_that_is_stored_and_configured_is_refused(lives, folder: Path):
+    async with lives.begin() as life:
+        life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+        await soon(life.harness.supervisor.saved())
+        with pytest.raises(ConfigError, match="nightly"):
+            life.schedules.check(configure(folder, rest=CONFIGURED))
+    with pytest.raises(ExceptionGroup) as caught:
+        async with lives.begin(configure(folder, rest=CONFIGURED)):
+            pass
+    assert caught.group_contains(ConfigError, match="nightly")
+
+
+# --- history is bounded
+
+
+async def test_old_rows_are_deleted_but_not_that_of_an_unfinished_job(lives):
+    async with lives.begin() as life:
+        life.schedules.set("tick", replace(HOURLY, cron="* * * * *"), UID, replaces=False)
+        for _ in range(storage.KEPT + 150):
+            await life.pass_time(MINUTE)
+
+        rows = await life.harness.store.read(storage.history, "tick", 10_000)
+        assert storage.KEPT < len(rows) <= storage.KEPT + 102
+        assert [row.result for _, row in rows if row.job is not None] == [Result.RAN]
