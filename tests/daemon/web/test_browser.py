@@ -1,4 +1,4 @@
-"""The pages in a real browser: logging in, finding a job, and jobs whose texts contain markup."""
+"""The pages in a real browser: logging in, finding a job, and how pages look."""
 
 from __future__ import annotations
 
@@ -16,38 +16,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no
 
 BGCTL = f"{sys.executable} -m bgctl"
 
-PAYLOADS = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "<svg/onload=alert(1)>",
-    '"><script>alert(1)</script>',
-    "' autofocus onfocus=alert(1) x='",
-    "</pre></code><iframe src=javascript:alert(1)>",
-    "</title><script>alert(1)</script>",
-    "<a href=javascript:alert(1)>click</a>",
-    "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
-    "<base href=http://evil.example/>",
-    "<style>*{display:none}</style>",
-    "<form action=http://evil.example/><input name=queue>",
-    "{{ 7 * 7 }}{% raw %}",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "javascript:alert(1)",
-    "<!--",
-    "<textarea>",
-    "<plaintext>",
-]
-RAW = [  # not allowed in names, but in arguments and output
-    "\x1b]0;owned\x07",
-    "\x1b]8;;http://evil.example/\x07click\x1b]8;;\x07",
-    "\x1b]52;c;aGVsbG8=\x07",
-    "\x1b[8mhidden\x1b[0m",
-    "\x1b[31m<b>red</b>\x1b[0m",
-    '\x1b[31;"onclick="alert(1)m',
-    "one\rtwo",
-    "\u202egnp.exe",
-    "\x9b31m",
-    "\ufeff\u200b",
-]
+MARKUP = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +83,18 @@ def test_a_link_on_another_sites_page_logs_in(tab, other_site):
     assert tab.title() == "Jobs · bgd"
 
 
+def test_no_page_is_shown_in_a_frame(browser, client):
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    address = tab.url
+    tab.goto("about:blank")
+    with tab.expect_event("framenavigated", lambda frame: frame.url.startswith("chrome-error:")):
+        tab.set_content(f'<iframe src="{address}"></iframe>')
+    context.close()
+
+
 def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
     job = client.submit(["/bin/sh", "-c", "printf '\\033[32mgreen\\033[0m\\n'; exit 4"], name="found me")
     client.submit(["/bin/true"])
@@ -158,51 +139,8 @@ def test_a_card_on_a_narrow_page_has_box_id_and_state_on_its_first_line(jobs_pag
     client.cancel([job.id])
 
 
-def test_texts_of_jobs_never_become_markup(jobs_page, client):
-    origin = jobs_page.url
-    jobs = [
-        client.submit(["/usr/bin/printf", "%s\\n", text], name=text if text.isprintable() else None)
-        for text in PAYLOADS + RAW
-    ]
-    lost = client.submit(["/nowhere/" + "".join(PAYLOADS)], check=False)
-    client.wait([job.id for job in (*jobs, lost)])
-
-    jobs_page.reload()
-    assert_harmless(jobs_page)
-    for job, text in zip(jobs, PAYLOADS + RAW, strict=True):
-        jobs_page.goto(f"{origin}/{job.id}")
-        assert_harmless(jobs_page)
-        if text.isprintable():
-            assert jobs_page.title() == f"Job {job.id} {text} · bgd"
-            assert jobs_page.locator("h1 .name").text_content() == text
-            assert jobs_page.locator(".log pre").text_content() == f"{text}\n"
-        else:
-            assert not set(jobs_page.locator("body").text_content()) & set("\x1b\x07\r\x9b\u202e")
-    jobs_page.goto(f"{origin}/{lost.id}")
-    assert_harmless(jobs_page)
-    assert PAYLOADS[0] in jobs_page.locator(".error").text_content()
-
-
-def assert_harmless(page):
-    """Assert that a page contains no markup except that of our own templates."""
-    assert (
-        page.locator(
-            "script:not([src^='/static/']), iframe, base, style, svg, plaintext, textarea, pre img"
-        ).count()
-        == 0
-    )
-    assert (
-        page.evaluate(
-            "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes])"
-            ".filter(a => a.name.startsWith('on') || /^javascript:/i.test(a.value)).length"
-        )
-        == 0
-    )
-    assert page.locator("form").count() <= 1
-
-
 def test_a_progress_bar_shows_what_a_job_reports(jobs_page, daemon, client):
-    script = f"{BGCTL} progress 1/4 {shlex.quote(PAYLOADS[0])}; echo said; sleep 60"
+    script = f"{BGCTL} progress 1/4 {shlex.quote(MARKUP)}; echo said; sleep 60"
     job = client.submit(script, shell=True, env=daemon.env)
     wait_until(lambda: job.refresh().progress is not None)
 
@@ -211,7 +149,7 @@ def test_a_progress_bar_shows_what_a_job_reports(jobs_page, daemon, client):
         bar = jobs_page.locator("main progress")
         assert bar.evaluate("bar => [bar.value, bar.max]") == [0.25, 1]
         assert bar.bounding_box()["width"] >= 60
-        assert jobs_page.locator(".progress").inner_text().strip() == f"25% {PAYLOADS[0]}"
+        assert jobs_page.locator(".progress").inner_text().strip() == f"25% {MARKUP}"
 
     job.cancel()
     job.wait(DEADLINE)
