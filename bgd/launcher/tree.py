@@ -1,9 +1,9 @@
 """The process tree of an attempt, whatever its processes do to escape, and the stop ladder.
 
 A process belongs to an attempt if it is in the first process's group or session or in the attempt's control
-group, has its output pipe or terminal open, has its tag, carries its mark in the environment, or descends
-from a process that belongs. A process older than the attempt never belongs: a service that was given the pipe
-is not in the tree.
+group, has its tag, has its output pipe or terminal open and not another attempt's tag, carries its mark in
+the environment, or descends from a process that belongs. A process older than the attempt never belongs: a
+service that was given the pipe is not in the tree.
 """
 
 from __future__ import annotations
@@ -366,10 +366,18 @@ class Tree:
         return process.ticks >= self.first_tick and (
             self._found.get(process.pid) == process.ticks
             or (self._has_group and self._is_of_group(process))
-            or self._stream in scan.streams.get(process.pid, ())
+            or (self._stream in scan.streams.get(process.pid, ()) and not self._has_another_tag(process))
             or scan.marks.get(process.pid) == self._mark
             or (self._tag is not None and process.tag == self._tag)
         )
+
+    def _has_another_tag(self, process: Process) -> bool:
+        """Return whether a process is tagged, and not as this attempt's.
+
+        A process that the launcher is just starting has the pipes of all attempts open, until its exec closes
+        them.
+        """
+        return self._tag is not None and process.tag not in {None, self._tag}
 
     def _is_of_group(self, process: Process) -> bool:
         return self._pid in (process.group, process.session)

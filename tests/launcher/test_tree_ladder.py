@@ -384,6 +384,20 @@ def test_what_a_job_leaves_behind_is_not_taken_for_another_jobs(supervisor, tmp_
     supervisor.ended(other)
 
 
+def test_another_job_that_has_its_output_open_is_not_ended_with_it(supervisor, tmp_path):
+    key = supervisor.launch("sleep", "1000")
+    output = f"/proc/{supervisor.started(key).pid}/fd/1"
+    waits = f"echo > {tmp_path}/here; while ! test -e {tmp_path}/enough; do sleep 0.01; done"
+    other = supervisor.launch("sh", "-c", f"exec 3> {output}; {waits}")
+    written(tmp_path / "here")
+
+    supervisor.say(StopProcesses(key, PATIENCE))
+
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+    (tmp_path / "enough").touch()
+    assert supervisor.ended(other).outcome is Outcome.SUCCEEDED
+
+
 def test_a_reader_of_the_first_process_s_output_may_finish(host, supervisor):
     """In `program > >(tee file)` the reader outlives the program by a moment."""
     key = supervisor.launch(
