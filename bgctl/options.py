@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import EnumType
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import click
@@ -53,7 +51,7 @@ from bgd.core.spec import (
     kind_of,
 )
 from bgd.escape import one_line
-from bgd.units import format_duration, parse_duration, parse_size
+from bgd.units import format_duration, parse_duration, parse_past_time, parse_size, problem_with_zone_of
 from bgd.wire.requests import MAX_IDS
 
 if TYPE_CHECKING:
@@ -236,19 +234,9 @@ class PastTimeType(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return time.time() - parse_duration(value)
-        except ValueError:
-            pass
-        try:
-            at = datetime.fromisoformat(value)
-            instant = at.timestamp()
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{value!r} is neither an age such as 2h nor a date such as 2026-10-01 14:30", param, ctx
-            )
-        if problem := _problem_with_zone_of(at):
-            self.fail(f"{value!r} {problem}", param, ctx)
-        return instant
+            return parse_past_time(value, time.time())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class FutureTimeType(click.ParamType[float]):
@@ -270,7 +258,7 @@ class FutureTimeType(click.ParamType[float]):
                 param,
                 ctx,
             )
-        if problem := _problem_with_zone_of(at):
+        if problem := problem_with_zone_of(at):
             self.fail(f"{value!r} {problem}", param, ctx)
         if instant <= time.time():
             self.fail(f"{value!r} is in the past: give a time in the future", param, ctx)
@@ -292,20 +280,6 @@ def _time_of_day(text: str) -> datetime | None:
 
 
 _TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
-
-
-def _problem_with_zone_of(at: datetime) -> str | None:
-    """Return why local time is unreliable; None if it is fine. The C library reads an unknown TZ as UTC."""
-    zone = os.environ.get("TZ", "").removeprefix(":")
-    if at.tzinfo is not None or not zone or zone in _UTC or re.match(_RULE, zone):
-        return None
-    if Path(os.environ.get("TZDIR", "/usr/share/zoneinfo"), zone).is_file():
-        return None
-    return f"is a local time, but TZ={zone!r} is not a known time zone: correct TZ, or add Z or +01:00"
-
-
-_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # valid even where no time zones are installed
-_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # the format of tzset(3), for example CET-1CEST
 
 
 class DurationType(click.ParamType[float]):

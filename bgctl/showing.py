@@ -21,6 +21,7 @@ from bgd.formatting import (
     labelled_options,
     limits_of,
     memory_of,
+    outcome_in_words,
     progress_line,
     progress_of,
     retries_line,
@@ -151,13 +152,9 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
 
 
 def _describe_outcome(attempt: AttemptView) -> str:
-    if attempt.outcome is None:
-        return "running"
-    if attempt.outcome is Outcome.EXIT:
-        return f"exit code {attempt.exit_code}"
+    words = outcome_in_words(attempt) or "running"
     if attempt.outcome is Outcome.SIGNAL:
-        return f"ended by {signal_name(attempt.signal)}"
-    words = attempt.outcome.replace("_", " ")
+        return f"ended by {words}"
     return f"{words} ({signal_name(attempt.signal)})" if attempt.signal else words
 
 

@@ -137,26 +137,28 @@ def state_in_words(view: JobView) -> str:
 _EXPIRED = "expired"
 
 
-def _failure_in_words(view: JobView) -> str:  # noqa: PLR0911 - one for each outcome
+def _failure_in_words(view: JobView) -> str:
+    kind = (view.problem or "").partition(":")[0]
     match view.outcome:
         case Outcome.EXIT:
             return f"failed ({view.exit_code})"
         case Outcome.SIGNAL:
-            return f"failed ({signal_name(view.signal)})"
+            return f"failed ({outcome_in_words(view)})"
         case Outcome.ERROR:
-            kind = (view.problem or "").partition(":")[0].rpartition(".")[2]
-            return f"failed ({kind})" if kind else State.FAILED
+            return f"failed ({kind.rpartition('.')[2]})" if kind else State.FAILED
         case Outcome.NOT_STARTED:
-            kind = (view.problem or "").partition(":")[0]
-            return _NOT_STARTED.get(kind, kind) or "not started"
-        case Outcome.OOM:
-            return "out of memory"
-        case Outcome.UNKNOWN:
-            return "end not seen"
-        case Outcome.TIMEOUT | Outcome.LOG_LIMIT | Outcome.INTERRUPTED | Outcome.REFUSED:
-            return view.outcome.replace("_", " ")
+            return _NOT_STARTED.get(kind, kind) or outcome_in_words(view)
         case None | Outcome.CANCELLED | Outcome.SUCCEEDED | Outcome.SNOOZED:
             return State.FAILED
+        case (
+            Outcome.TIMEOUT
+            | Outcome.LOG_LIMIT
+            | Outcome.INTERRUPTED
+            | Outcome.REFUSED
+            | Outcome.OOM
+            | Outcome.UNKNOWN
+        ):
+            return outcome_in_words(view)
 
 
 _NOT_STARTED = {  # short words for some of bgd.wire.launching.NotStarted
@@ -165,6 +167,51 @@ _NOT_STARTED = {  # short words for some of bgd.wire.launching.NotStarted
     "no such directory": "no directory",
     "argument list too long": "arguments too long",
 }
+
+
+def outcome_in_words(ended: JobView | AttemptView) -> str:
+    """Return how an attempt, or a job's latest one, ended: "exit code 3", "SIGKILL"; empty if it has not."""
+    match ended.outcome:
+        case None:
+            return ""
+        case Outcome.EXIT:
+            return f"exit code {ended.exit_code}"
+        case Outcome.SIGNAL:
+            return signal_name(ended.signal)
+        case Outcome.OOM:
+            return "out of memory"
+        case Outcome.UNKNOWN:
+            return "end not seen"
+        case (
+            Outcome.SUCCEEDED
+            | Outcome.TIMEOUT
+            | Outcome.CANCELLED
+            | Outcome.INTERRUPTED
+            | Outcome.NOT_STARTED
+            | Outcome.LOG_LIMIT
+            | Outcome.REFUSED
+            | Outcome.ERROR
+            | Outcome.SNOOZED
+        ):
+            return ended.outcome.replace("_", " ")
+
+
+def reason_in_words(view: JobView) -> str:
+    """Return what the state of a job leaves open, in a few words: why it failed, or what it waits for."""
+    words = state_in_words(view)
+    match view.state:
+        case State.FAILED:
+            if view.outcome is Outcome.ERROR:
+                return view.problem or outcome_in_words(view)
+            return outcome_in_words(view) if words.startswith(State.FAILED) else words
+        case State.SCHEDULED if view.attempt and view.outcome not in {None, Outcome.SNOOZED}:
+            return f"retry after {outcome_in_words(view)}"
+        case State.BLOCKED:
+            return f"after {number_ranges(view.waits_for)}" if view.waits_for else ""
+        case State.RUNNING | State.CANCELLED:
+            return "" if words == view.state else words
+        case State.SCHEDULED | State.QUEUED | State.HELD | State.STOPPING | State.SUCCEEDED:
+            return ""
 
 
 def signal_name(number: int | None) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {
@@ -42,6 +46,47 @@ def parse_duration(text: str) -> float:
             f"{text!r} is not a duration: write 500ms, 5s, 10m, 2h, 1d or 1h30m; a bare number is seconds"
         )
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, text))
+
+
+def parse_past_time(text: str, now: float) -> float:
+    """Return the epoch time of an age such as "2h" or a date such as "2026-10-01 14:30".
+
+    A date is local time unless it has a zone.
+
+    Raises:
+        ValueError: the text is neither; the message says how to write them.
+    """
+    from datetime import datetime  # noqa: PLC0415 - few commands read times
+
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+        instant = at.timestamp()
+    except (ValueError, OverflowError):
+        message = f"{text!r} is neither an age such as 2h nor a date such as 2026-10-01 14:30"
+        raise ValueError(message) from None
+    if problem := problem_with_zone_of(at):
+        raise ValueError(f"{text!r} {problem}")
+    return instant
+
+
+def problem_with_zone_of(at: datetime) -> str | None:
+    """Return why local time is unreliable; None if it is fine. The C library reads an unknown TZ as UTC."""
+    import os  # noqa: PLC0415 - likewise
+
+    zone = os.environ.get("TZ", "").removeprefix(":")
+    if at.tzinfo is not None or not zone or zone in _UTC or re.match(_RULE, zone):
+        return None
+    if os.path.isfile(os.path.join(os.environ.get("TZDIR", "/usr/share/zoneinfo"), zone)):  # noqa: PTH113, PTH118
+        return None
+    return f"is a local time, but TZ={zone!r} is not a known time zone: correct TZ, or add Z or +01:00"
+
+
+_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # valid even where no time zones are installed
+_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # the format of tzset(3), for example CET-1CEST
 
 
 def format_duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bgd.daemon.storage import summaries
-from bgd.daemon.web import connection, job_pages, live, log_text, overview, queries
+from bgd.daemon.web import connection, finding, job_pages, live, log_text, overview, pages, queries
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
@@ -25,6 +25,10 @@ def test_dashboard_page_says_what_the_limits_are():
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         log_text.MAX_BEHIND // 1024,
         queries.MAX_ROWS,
+        queries.MAX_FILTER,
+        *(round(1000 * pages.SEARCH_SECONDS), round(1000 * pages.COUNT_SECONDS)),
+        finding.MAX_COUNTED,
+        queries.MAX_SORTED,
         *(summaries.MAX_NAMES, overview.MAX_QUEUES),
         job_pages.ATTEMPTS_ON_A_PAGE,
         *(job_pages.LATEST_LOG, job_pages.EARLIER_LOG),

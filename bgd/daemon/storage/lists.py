@@ -141,6 +141,30 @@ def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> l
     return sorted(values, key=lambda job_id: (-values[job_id], job_id))
 
 
+def distinct(db: sqlite3.Connection, what: str, beginning: str, limit: int) -> list[str]:
+    """Return the first few names, tags or queues that begin so, in order, without the default queue.
+
+    Each is found by a look-up in an index, however many jobs have it.
+    """
+    column, rows = DISTINCT[what]
+    found: list[str] = []
+    while len(found) < limit:
+        bound, last = (">", found[-1]) if found else (">=", beginning)
+        sql = f"SELECT {column} FROM {rows} AND {column} {bound} ? ORDER BY {column} LIMIT 1"  # noqa: S608 (constants)
+        row = db.execute(sql, (last,)).fetchone()
+        if row is None or not row[0].startswith(beginning):
+            break
+        found.append(row[0])
+    return found
+
+
+DISTINCT = {  # what can be listed without its repetitions: its column, and the rows with the index to read by
+    "name": ("name", "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL"),
+    "tag": ("tag", "tags WHERE TRUE"),
+    "queue": ("queue", f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'"),
+}
+
+
 def _first_since(db: sqlite3.Connection, since: float | None) -> int:
     """Return the id of the first job that was submitted at or after this instant; 0 for None.
 

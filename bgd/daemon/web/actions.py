@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
@@ -15,21 +16,21 @@ from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.access import Actor
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
-from bgd.daemon.storage import lists, read
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.finding import find
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import convert_fields, list_query, parse_fields
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import HttpRequest, RequestRefused
-from bgd.wire.requests import Changes, List
+from bgd.wire.requests import Changes
 from bgd.wire.views import JobView
 
 AT_ONCE = 100  # jobs of one transaction: everybody else waits for it
 MAX_CHOSEN = 500  # jobs named in an address
-IDS_AT_ONCE = 10_000  # that are read from the store
 
 
 class Verb(Struct, frozen=True):
@@ -157,16 +158,10 @@ class PageActions:
             found = [JobId(each) for each in convert_fields({"ids": chosen[-1].split(",")}, _ChosenJobs).ids]
             states = await self._store.read(read.states, found)
             return [job_id for job_id in found if states.get(job_id) in verb.states]
-        named = set(query.states or ())
-        wanted = (_FAILED if name == "retry" and named == set(State) else verb.states) & named
-        return await self._ids(replace(query, states=sorted(wanted), limit=IDS_AT_ONCE)) if wanted else []
-
-    async def _ids(self, query: List) -> list[JobId]:
-        found: list[JobId] = []
-        while page := await self._store.search(lists.select_ids, query, None):
-            found += page
-            query = replace(query, before=page[-1])
-        return found
+        wanted = query.wanted(time.time())
+        named = set(wanted.states)
+        affected = (_FAILED if name == "retry" and named == set(State) else verb.states) & named
+        return (await find(self._store, replace(wanted, states=tuple(affected)))).ids
 
     async def _progress(
         self, verb: Verb, actions: JobActions, job_ids: list[JobId]

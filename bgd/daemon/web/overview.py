@@ -22,7 +22,7 @@ from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, Queu
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import exact_name, list_url, live_query
+from bgd.daemon.web.queries import ListQuery, exact_name, list_url, live_query
 from bgd.daemon.web.responses import (
     PageResponse,
     event_stream,
@@ -34,7 +34,6 @@ from bgd.daemon.web.responses import (
 from bgd.daemon.web.views import DisplayTime, RunningTime, display_time, size_text
 from bgd.formatting import iso_time, short_duration
 from bgd.wire.http import HttpRequest
-from bgd.wire.requests import List
 from bgd.wire.views import QueueView
 
 FIRST_COUNT = 0.03  # seconds that a page takes to count what ended; its stream counts the rest
@@ -349,7 +348,7 @@ def _name_as_json(summary: NameSummary) -> dict[str, object]:
     return fields
 
 
-_ANY = List(id=0, states=list(State))
+_ANY = ListQuery()
 
 
 # --- queues -------------------------------------------------------------------------------------------------

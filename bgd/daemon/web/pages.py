@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from http import HTTPStatus
 
-from msgspec.structs import replace
+from msgspec import Struct
 
 from bgd.core.job import JobId, State
-from bgd.daemon.storage import read
+from bgd.daemon.queue_controls import known_queues
+from bgd.daemon.storage import lists, read
+from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import Store, StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import VERBS
+from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import list_query, list_url, live_query
+from bgd.daemon.web.queries import (
+    FILTERS,
+    MAX_FILTER,
+    SUSPENDED,
+    ListQuery,
+    list_query,
+    list_url,
+    live_query,
+    parse_fields,
+    word_for,
+)
 from bgd.daemon.web.responses import (
     PageResponse,
     encode_json,
     event_stream,
     html_response,
+    json_response,
     render_part,
     wants_json,
 )
-from bgd.daemon.web.views import (
-    JobRow,
-    RunningTime,
-    job_row,
-)
+from bgd.daemon.web.views import JobRow, job_row
 from bgd.formatting import job_as_json
 from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
-from bgd.wire.requests import List
+from bgd.wire.requests import DEFAULT_LIST
 from bgd.wire.views import JobView
 
-JOB_BATCH = 25  # jobs that are read from the store at a time
+SEARCH_SECONDS = 0.03  # that a page looks for jobs by what has no index
+COUNT_SECONDS = 0.02  # and that it counts them for the tabs
+MAX_COMPLETIONS = 20
 
 
 class Pages:
@@ -50,15 +63,17 @@ class Pages:
 
     async def jobs(self, request: HttpRequest) -> PageResponse:
         """Return the list of jobs."""
-        query = list_query(request.query)
         if wants_json(request):
+            query = list_query(request.query)
             return PageResponse(HttpResponse(content_type=JSON, body=None), self._list_as_json(query))
         version = self._store.position
-        rows, counts = await self._list(query)
-        values = _list_values(query, rows, counts)
-        return await html_response(
-            "jobs.html", values | await self._views.values(list_url(query, path="/live"), version)
-        )
+        try:
+            query = list_query(request.query)
+        except RequestRefused as error:
+            return await self._problem(request, error)
+        values = _list_values(query, await self._list(query))
+        live = list_url(query, "/live")
+        return await html_response("jobs.html", values | await self._views.values(live, version))
 
     async def jobs_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of a list."""
@@ -66,7 +81,7 @@ class Pages:
 
         async def build() -> Snapshot:
             version = self._store.position
-            return _list_snapshot(query, version, *await self._list(query))
+            return _list_snapshot(query, version, await self._list(query))
 
         def subscribe() -> AbstractContextManager[Subscription]:
             return self._supervisor.subscriptions.subscribe_to_all(progress=True)
@@ -75,32 +90,63 @@ class Pages:
             self._views.updates(list_url(query), build, subscribe, live_query(request.query).since)
         )
 
-    async def _list(self, query: List) -> tuple[list[JobRow], dict[str, int]]:
+    async def complete(self, request: HttpRequest) -> PageResponse:
+        """Return, as JSON, what a word of a filter may become."""
+        word = parse_fields(request.query).get("word", [""])[-1][:MAX_FILTER]
+        key, colon, beginning = word.partition(":")
+        if not colon:
+            return await json_response([f"{each}:" for each in FILTERS if each.startswith(word)])
+        beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
+        found: Iterable[str] = []
+        if key == "state":
+            found = [*State, SUSPENDED]
+        elif key in lists.DISTINCT:
+            found = await self._store.search(lists.distinct, key, beginning, MAX_COMPLETIONS)
+        if key == "queue":
+            known = known_queues(self._supervisor.config, self._supervisor.controls)
+            found = sorted({*known, *found})
+        matching = [each for each in found if each.startswith(beginning)]
+        return await json_response([word_for(key, each) for each in matching[:MAX_COMPLETIONS]])
+
+    async def _problem(self, request: HttpRequest, error: RequestRefused) -> PageResponse:
+        """Return the list without jobs, and what is wrong with the address."""
+        counts = await count(self._store, Filter(), COUNT_SECONDS)
+        values = _list_values(ListQuery(), _Listed((), counts, None))
+        values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
+        page = values | await self._views.values(None, 0)
+        return await html_response("jobs.html", page, status=error.response.status)
+
+    async def _list(self, query: ListQuery) -> _Listed:
+        wanted = query.wanted(time.time())
+        page = await find_page(self._store, query, wanted, SEARCH_SECONDS)
         rows: list[JobRow] = []
-        async with aclosing(self._batches(query)) as batches:
+        async with aclosing(self._batches(page.ids, wanted)) as batches:
             async for views in batches:
                 rows += await asyncio.to_thread(_rows, views)
-        return rows, await self._store.read(read.counts)
+        return _Listed(tuple(rows), await count(self._store, wanted, COUNT_SECONDS), page)
 
-    async def _batches(self, query: List) -> AsyncGenerator[list[JobView], None]:
-        """Yield the jobs of a list, a few at a time: each may have a million bytes of arguments."""
-        left = query.limit
-        while left:
-            asked = min(left, JOB_BATCH)
-            views = await self._store.search(read.list_jobs, replace(query, limit=asked), None)
-            if views:
-                yield views
-                query = replace(query, before=views[-1].id)
-            left = left - asked if len(views) == asked else 0
+    async def _batches(self, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
+        """Yield these jobs, a few at a time: each may have a million bytes of arguments."""
+        while job_ids:
+            views, job_ids = await self._store.search(read.next_views, job_ids)
+            yield [view for view in views if view.state in wanted.states]  # some may have changed meanwhile
 
-    async def _list_as_json(self, query: List) -> AsyncGenerator[bytes, None]:
+    async def _list_as_json(self, query: ListQuery) -> AsyncGenerator[bytes, None]:
         separator = b"["
-        async with aclosing(self._batches(query)) as batches:
+        wanted = query.wanted(time.time())
+        page = await find_page(self._store, query, wanted, math.inf)
+        async with aclosing(self._batches(page.ids, wanted)) as batches:
             async for views in batches:
                 for view in views:
                     yield separator + await asyncio.to_thread(encode_json, job_as_json(view))
                     separator = b","
         yield b"]\n" if separator == b"," else b"[]\n"
+
+
+class _Listed(Struct, frozen=True):
+    rows: tuple[JobRow, ...]
+    counts: dict[State, Count]
+    page: ListPage | None  # None: the address cannot be understood
 
 
 async def find_job(store: StoreReader, job: str) -> JobView:
@@ -116,37 +162,60 @@ def _rows(views: list[JobView]) -> list[JobRow]:
     return [job_row(view, now) for view in views]
 
 
-def _list_snapshot(query: List, version: int, rows: list[JobRow], counts: dict[str, int]) -> Snapshot:
-    values = _list_values(query, rows, counts)
+def _list_snapshot(query: ListQuery, version: int, listed: _Listed) -> Snapshot:
+    values = _list_values(query, listed)
     parts = {
-        "tabs": Part(counts, partial(render_part, "tabs.html", values)),
-        "empty": Part((not rows, not counts), partial(render_part, "empty.html", values)),
+        "tabs": Part(listed.counts, partial(render_part, "tabs.html", values)),
+        "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
+        "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
     }
-    for row in rows:
-        # what a page counts on by itself is not a change
-        lasting = replace(row, waited="", submitted=None)
-        if row.ran.since is not None:
-            lasting = replace(lasting, ran=RunningTime("", row.ran.since))
-        parts[f"job-{row.id}"] = Part(lasting, partial(render_part, "row.html", {"row": row}))
-    return Snapshot(version, parts, [f"job-{row.id}" for row in rows])
+    for row in listed.rows:
+        parts[f"job-{row.id}"] = Part(row.lasting(), partial(render_part, "row.html", {"row": row}))
+    return Snapshot(version, parts, [f"job-{row.id}" for row in listed.rows])
 
 
-def _list_values(query: List, rows: list[JobRow], counts: dict[str, int]) -> dict[str, object]:
+def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
     """Return the values for the list's page."""
-    chosen = query.states if query.states is not None and set(query.states) != set(State) else []
+    chosen = [name for word in query.words if word.key == "state" for name in word.value.split(",")]
+    first: dict[str, object] = {"before": None, "after": None, "from": None}
+    page = listed.page
+    totals = listed.counts.values()
     return {
-        "rows": rows,
-        "has_rows": bool(rows),
-        "query": query,
+        "rows": listed.rows,
+        "text": query.text,
+        "problem": None,
+        "sort": query.sort,
+        "limit": query.limit if query.limit != DEFAULT_LIST else None,
+        "orders": _ORDERS,
+        "words": [f"state:{state}" for state in (*State, SUSPENDED)] + ["since:1h", "since:1d"],
         "chosen": chosen,
         "verbs": [(name, verb) for name, verb in VERBS.items() if verb.for_many],
-        "filter": list_url(query, before=None).partition("?")[2],
-        "total": sum(counts.values()),
+        "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
+        "total": Count(sum(each.jobs for each in totals), any(each.is_least for each in totals)),
         "tabs": [
-            (state.value, counts.get(state, 0), list_url(query, state=[state], before=None))
-            for state in State
+            (state.value, listed.counts[state], list_url(query, state=[state], **first)) for state in State
         ],
-        "all": list_url(query, state=[], before=None),
-        "newest": list_url(query, before=None) if query.before is not None else None,
-        "older": list_url(query, before=rows[-1].id) if len(rows) == query.limit else None,
+        "all": list_url(query, state=None, **first),
+        "empty": _why_empty(query, listed),
+        "searched_to": page.searched_to if page else None,
+        "newest": list_url(query, **first) if page and page.newer else None,
+        "newer": list_url(query, **page.newer) if page and page.newer else None,
+        "older": list_url(query, **page.older) if page and page.older else None,
     }
+
+
+def _why_empty(query: ListQuery, listed: _Listed) -> str | None:
+    """Return the kind of message in place of jobs; None if there are jobs."""
+    if listed.rows or listed.page is None:
+        return None
+    if query.words or query.before or query.skip:
+        return "unmatched"
+    return "new"
+
+
+_ORDERS = {
+    None: "Newest first",
+    "running": "Running first",
+    "priority": "By priority",
+    "finished": "Last finished first",
+}

@@ -3,21 +3,62 @@
 from __future__ import annotations
 
 import re
+import time
 from http import HTTPStatus
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from bgd.core.job import State
+from bgd.core.job import ACTIVE, FINAL, WAITING, State
+from bgd.core.spec import MAX_PRIORITY, QUEUE_NAME, JobNumber, QueueName
+from bgd.daemon.storage.lists import Filter
+from bgd.errors import nearest
+from bgd.units import parse_past_time
 from bgd.wire.http import RequestRefused
-from bgd.wire.requests import DEFAULT_LIST, List
+from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 MAX_ROWS = 200  # jobs on a page
+MAX_FILTER = 1000  # characters
+MAX_SORTED = 10_000  # jobs that are put into another order than that of their ids
 _MAX_FIELDS = 20
 _MAX_QUOTED = 40  # characters of a refused value
-_SINGLE_FIELDS = ("queue", "name", "tag", "before", "limit")
+_WORD_FIELDS = ("state", "queue", "name", "tag")  # words of the filter that may also be fields
+_PAGE_FIELDS = ("sort", "limit", "before", "after", "from")
+
+
+# What each order of a list puts first, and the column by which that is sorted; None: the newest first
+ORDERS: dict[str, tuple[frozenset[State], str | None]] = {
+    "running": (ACTIVE, None),
+    "priority": (WAITING, "priority"),
+    "finished": (FINAL, "finished_at"),
+}
+
+
+class ListQuery(Struct, frozen=True, kw_only=True):
+    """Which jobs a list shows, and which part of it.
+
+    In order of the ids, `before` and `after` are ids that the part lies below or above. In another order
+    (`sort`, one of ORDERS) `skip` is how many jobs stand before it.
+    """
+
+    words: tuple[Word, ...] = ()
+    sort: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = DEFAULT_LIST
+    before: JobNumber | None = None
+    after: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    skip: Annotated[int, Meta(ge=0, le=MAX_SORTED)] = msgspec.field(default=0, name="from")
+
+    def wanted(self, now: float) -> Filter:
+        """Return the filter of the words; `since:2h` counts from `now`."""
+        return _filter_of(self.words, now)
+
+    @property
+    def text(self) -> str:
+        """The words as they stand in the filter box."""
+        return " ".join(word.text for word in self.words)
 
 
 class LogQuery(Struct, frozen=True):
@@ -41,18 +82,22 @@ class LiveQuery(Struct, frozen=True):
     style: Annotated[str, Meta(max_length=100)] = ""
 
 
-def list_query(text: str) -> List:
-    """Return which jobs are asked for; those of all states if the address names none."""
+def list_query(text: str) -> ListQuery:
+    """Return which jobs an address asks for.
+
+    Raises:
+        RequestRefused: it cannot be understood; the message says what can be written.
+    """
     fields = parse_fields(text)
-    states = fields.pop("state", None) or list(State)
-    if unknown := [state for state in states if state not in set(State)]:
-        raise RequestRefused(
-            HTTPStatus.BAD_REQUEST,
-            f"There is no state {unknown[0][:_MAX_QUOTED]!r}. States are {', '.join(State)}.",
-        )
-    named = {name: values[-1] for name, values in fields.items() if name in _SINGLE_FIELDS}
-    query = convert_fields({"id": 0, "states": states, "limit": DEFAULT_LIST, **named}, List)
-    return msgspec.structs.replace(query, limit=min(query.limit, MAX_ROWS))
+    singles = {name: values[-1] for name, values in fields.items() if name in _PAGE_FIELDS}
+    if (order := singles.get("sort")) is not None and order not in ORDERS:
+        raise _refused(f"There is no order {_shown(order)} ({nearest(order, ORDERS)}).")
+    words = [word for key in _WORD_FIELDS for word in _words_of_field(key, fields.get(key, []))]
+    words += [word for typed in fields.get("q", []) for word in parse_words(typed)]
+    query = convert_fields({"words": (), **singles}, ListQuery)
+    query = replace(query, words=tuple(words), limit=min(query.limit, MAX_ROWS))
+    query.wanted(time.time())
+    return query
 
 
 def log_query(text: str) -> LogQuery:
@@ -67,15 +112,28 @@ def live_query(text: str) -> LiveQuery:
     return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LiveQuery)
 
 
-def list_url(query: List, path: str = "", **changes: object) -> str:
-    """Return the address of the list for a query, or of a path below it, with some of its fields changed."""
-    fields: dict[str, object] = {name: getattr(query, name) for name in _SINGLE_FIELDS}
-    if query.limit == DEFAULT_LIST:
-        del fields["limit"]
-    fields["state"] = [] if set(query.states or ()) == set(State) else query.states
-    fields |= changes
-    text = urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
+def list_url(query: ListQuery, path: str = "", /, **changes: object) -> str:
+    """Return the address of the list for a query, or of a path below it, with some of its fields changed.
+
+    `state`, `queue`, `name` (a pattern) and so on replace the words of this filter; None takes them away.
+    """
+    words = [word.text for word in query.words if word.key not in changes]
+    for key in set(FILTERS) & changes.keys():
+        values = changes.pop(key)
+        given = values if isinstance(values, (list, tuple)) else [] if values is None else [values]
+        words += [word.text for word in _words_of_field(key, [str(value) for value in given])]
+    fields: dict[str, object] = {"q": " ".join(words) or None, **_page_fields(query), **changes}
+    text = urlencode({name: value for name, value in fields.items() if value is not None}, safe=":*=,/")
     return f"/job-logs{path}?{text}" if text else f"/job-logs{path}"
+
+
+def _page_fields(query: ListQuery) -> dict[str, object]:
+    """Return the fields beside the filter that are not as usual."""
+    usual = ListQuery()
+    values = {name: getattr(query, name) for name in ("sort", "limit", "before", "after")}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)} | (
+        {"from": query.skip} if query.skip else {}
+    )
 
 
 def exact_name(name: str) -> str:
@@ -84,6 +142,157 @@ def exact_name(name: str) -> str:
 
 
 _SPECIAL = re.compile(r"[*?[]")
+
+# --- the language of the filter box
+
+
+class Word(Struct, frozen=True):
+    """A word of a filter: the key before its colon, or None for text to search for; its value; as typed.
+
+    `is_pattern`: the value of a name is a shell's pattern, rather than a part of the name.
+    """
+
+    key: str | None
+    value: str
+    text: str
+    is_pattern: bool = False
+
+
+def parse_words(text: str) -> list[Word]:
+    """Return the words of a filter such as `state:failed queue:mail name:"two words" text`.
+
+    Raises:
+        RequestRefused: a word cannot be understood.
+    """
+    if len(text) > MAX_FILTER:
+        raise _refused(f"This filter is longer than {MAX_FILTER} characters.")
+    found: list[Word] = []
+    at = 0
+    while match := _WORD.match(text, at):
+        at = match.end()
+        typed, key, equals, quoted, bare = match.group().strip(), *match.groups()
+        if key is not None and key not in FILTERS:
+            if not bare or not bare.startswith("//"):  # an address
+                raise _refused(f"There is no filter {_shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
+            key, bare = None, typed
+        value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else bare or ""
+        if equals and key != "name":
+            raise _refused(f"{_shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
+        if not value:
+            raise _refused(f"{_shown(typed)} has no value.")
+        is_pattern = bool(equals) or (key == "name" and quoted is None and bool(_ANYTHING.search(value)))
+        found.append(Word(key, value, typed, is_pattern))
+    if rest := text[at:].strip():
+        raise _refused(f"The quotes of {_shown(rest)} are not closed.")
+    return found
+
+
+def _words_of_field(key: str, values: list[str]) -> list[Word]:
+    """Return the words for the values of a field; a field that holds one value takes the last one."""
+    is_pattern = key == "name"
+    return [
+        Word(key, value, f"{key}:{'=' if is_pattern else ''}{_quoted(value)}", is_pattern)
+        for value in (values if key in _REPEATED else values[-1:])
+    ]
+
+
+def word_for(key: str, value: str) -> str:
+    """Return the word of a filter for this value, of a name the whole one."""
+    return _words_of_field(key, [exact_name(value) if key == "name" else value])[0].text
+
+
+def _quoted(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def _filter_of(words: tuple[Word, ...], now: float) -> Filter:
+    values: dict[str | None, list[Word]] = {}
+    for word in words:
+        values.setdefault(word.key, []).append(word)
+    fields: dict[str, object] = {}
+    for key, given in values.items():
+        if len(given) > 1 and key in FILTERS and key not in _REPEATED:
+            raise _refused(f"{key}: stands there twice.")
+        fields |= _fields_of(key, given, now)
+    return msgspec.convert(fields, Filter)
+
+
+def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, object]:  # noqa: PLR0911 - one a key
+    word, texts = words[0], tuple(dict.fromkeys(word.value for word in words))
+    match key:
+        case "state":
+            return _state_fields(texts)
+        case "queue":
+            return {"queue": _queue_name(word)}
+        case "name":
+            return {"name": word.value if word.is_pattern else f"*{exact_name(word.value)}*"}
+        case "tag":
+            return {"tags": texts}
+        case "class":
+            return {"target": word.value}
+        case "exit":
+            return {"exit_code": _number(word, 0, 255)}
+        case "priority":
+            return {"priority": _number(word, -MAX_PRIORITY, MAX_PRIORITY)}
+        case "since":
+            return {"since": _past_time(word, now)}
+        case _:
+            return {"texts": texts}
+
+
+def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
+    known = [*State, SUSPENDED]
+    named = {name for value in values for name in value.split(",")}
+    if unknown := sorted(named.difference(known)):
+        raise _refused(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], known)}).")
+    only_suspended = SUSPENDED in named and State.RUNNING not in named
+    states = tuple(each for each in State if each in named or (only_suspended and each is State.RUNNING))
+    return {"states": states, "only_suspended": only_suspended}
+
+
+def _queue_name(word: Word) -> str:
+    try:
+        return msgspec.convert(word.value, QueueName)
+    except msgspec.ValidationError as error:
+        raise _refused(f"There can be no queue {_shown(word.value)}: it would need {QUEUE_NAME}.") from error
+
+
+def _past_time(word: Word, now: float) -> float:
+    try:
+        return parse_past_time(word.value, now)
+    except ValueError as error:
+        raise _refused(f"since: {error}.") from error
+
+
+def _number(word: Word, least: int, most: int) -> int:
+    if re.fullmatch("-?[0-9]{1,5}", word.value) and least <= int(word.value) <= most:
+        return int(word.value)
+    raise _refused(f"{word.key}: takes a number from {least} to {most}, not {_shown(word.value)}.")
+
+
+FILTERS = ("state", "queue", "name", "tag", "class", "exit", "since", "priority")
+"""What can stand before a colon."""
+
+SUSPENDED = "suspended"  # a running job whose processes are stopped
+_REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
+_WORD = re.compile(r'\s*(?:([a-z]+):(=?))?(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
+_ANYTHING = re.compile(r"[*?]")
+_PLAIN = re.compile(r'[^\s"\\]+')
+_AS_TEXT = "Text that has a colon needs quotes."
+
+
+def _refused(message: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.BAD_REQUEST, message)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
+
+
+# --- fields
+
 
 T = TypeVar("T")
 

@@ -54,6 +54,7 @@ class Router:
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),
+                ("/job-logs/complete", _Access.SESSION, pages.complete),
                 ("/job-logs/overview", _Access.SESSION, overview.overview),
                 ("/job-logs/overview/live", _Access.SESSION, overview.overview_live),
                 ("/job-logs/queues", _Access.SESSION, overview.queues),

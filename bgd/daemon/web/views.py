@@ -6,8 +6,10 @@ from datetime import datetime
 
 from markupsafe import Markup
 from msgspec import Struct
+from msgspec.structs import replace
 
-from bgd.core.job import ACTIVE, Outcome, State
+from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.logs import LogReader
 from bgd.daemon.web.log_text import LogText, plain_line, plain_lines
 from bgd.formatting import (
@@ -15,30 +17,56 @@ from bgd.formatting import (
     iso_time,
     progress_line,
     progress_of,
+    reason_in_words,
     run_time,
     short_duration,
 )
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import JobView
 
 
 class JobRow(Struct, frozen=True, kw_only=True):
-    """A job in the list.
+    """A job in the list, in one line.
 
-    `outcome` says how its latest attempt failed, or that it is suspended. Only a running job has a `bar`.
+    `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
+    `problem` is more about that. Only a running job has a `bar`. `queue`, `priority` and `attempts` are None
+    where they are as usual. `waits_until` is when it is due, or otherwise it has `waited`.
     """
 
     id: int
     state: str
-    outcome: str | None
+    reason: str
+    problem: str
     bar: ProgressBar | None
     name: str | None
     command: str
-    queue: str
-    priority: int
-    attempts: str
-    waited: str
+    tags: tuple[str, ...]
+    more_tags: int
+    queue: str | None
+    priority: int | None
+    attempts: str | None
+    waits_until: DisplayTime | None
+    waited: RunningTime
     ran: RunningTime
-    submitted: DisplayTime | None
+    started: DisplayTime | None
+    submitted: DisplayTime
+
+    def lasting(self) -> JobRow:
+        """Return the row without what a page counts on by itself: a change of only that is none."""
+
+        def instant(time: DisplayTime | None) -> DisplayTime | None:
+            return None if time is None else replace(time, relative="")
+
+        def count(time: RunningTime) -> RunningTime:
+            return time if time.since is None else replace(time, text="")
+
+        return replace(
+            self,
+            waits_until=instant(self.waits_until),
+            waited=count(self.waited),
+            ran=count(self.ran),
+            started=instant(self.started),
+            submitted=replace(self.submitted, relative=""),
+        )
 
 
 class DisplayTime(Struct, frozen=True):
@@ -68,20 +96,30 @@ Fact = tuple[str, str | DisplayTime | RunningTime]  # label and value
 
 def job_row(view: JobView, now: float) -> JobRow:
     """Return what the list shows of a job."""
+    is_due = view.state is State.SCHEDULED and view.due_at is not None
     return JobRow(
         id=view.id,
         state=view.state,
-        outcome=outcome_text(view) if view.state is State.FAILED else "suspended" if view.suspended else None,
+        reason=reason_in_words(view),
+        problem="; ".join(filter(None, [view.problem, view.reason])),
         bar=progress_bar(view) if view.state in ACTIVE else None,
         name=view.name,
         command=command_text(view, _MAX_COMMAND),
-        queue=view.queue,
-        priority=view.priority,
-        attempts=attempts_text(view),
-        waited=waited_text(view, now),
+        tags=tuple(view.tags[:_MAX_TAGS]),
+        more_tags=max(len(view.tags) - _MAX_TAGS, 0),
+        queue=None if view.queue == DEFAULT_QUEUE else view.queue,
+        priority=view.priority or None,
+        attempts=attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
+        waits_until=display_time(view.due_at, now) if is_due and view.due_at else None,
+        waited=RunningTime(short_duration(view.waited_seconds), _waits_since(view)),
         ran=RunningTime(run_time(view), runs_since(view)),
+        started=display_time(view.started_at, now) if view.started_at else None,
         submitted=display_time(view.created_at, now),
     )
+
+
+def _waits_since(view: JobView) -> float | None:
+    return view.created_at if view.state in WAITING else None
 
 
 def runs_since(view: JobView) -> float | None:
@@ -103,15 +141,6 @@ def waited_text(view: JobView, now: float) -> str:
     if view.state is State.SCHEDULED and view.due_at is not None:
         return f"due in {short_duration(view.due_at - now)}"
     return short_duration(view.waited_seconds)
-
-
-def outcome_text(ended: JobView | AttemptView) -> str:
-    """Return how an attempt, or a job's latest one, ended; empty if it has not."""
-    if ended.outcome is Outcome.EXIT:
-        return f"exit code {ended.exit_code}"
-    if ended.outcome is Outcome.SIGNAL:
-        return f"signal {ended.signal}"
-    return (ended.outcome or "").replace("_", " ")
 
 
 def size_text(count: int) -> str:
@@ -139,6 +168,7 @@ def beginning(text: str, most: int) -> str:
 
 
 _MAX_COMMAND = 300  # characters, in a list; the job's own page has more
+_MAX_TAGS = 3
 MAX_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
 
 
