@@ -14,7 +14,7 @@ EXAMPLES = {
     router._ATTEMPT: "1",
     router._QUEUE: "default",
 }
-NOT_PAGES = ("/live", router._VERB, r"\.")  # streams, answers of actions, files
+NOT_PAGES = ("/live", "/complete", router._VERB, r"\.")  # streams, answers of actions and scripts, files
 
 
 def page_addresses() -> list[str]:
