@@ -75,6 +75,9 @@ class Schedules:
     """All schedules, those of the configuration and those that people have added.
 
     Each occurrence is stored in one transaction with the job that it queues, so none runs twice or is lost.
+
+    Attributes:
+        changes: grows whenever a schedule or its history changes.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Schedules:
         store: StoreReader,
         read_clocks: Callable[[], Clocks] = lambda: Clocks(time.time(), time.monotonic()),
     ) -> None:
+        self.changes = 0
         self._read_clocks = read_clocks
         self._supervisor = supervisor
         self._actions = actions
@@ -414,7 +418,8 @@ class Schedules:
         self._changed()
 
     def _changed(self) -> None:
-        self._supervisor.when_saved(_nothing)
+        self.changes += 1
+        self._supervisor.when_saved(self._supervisor.subscriptions.look_soon)
 
     def _find(self, name: str) -> _Schedule:
         if name not in self._by_name:
@@ -491,10 +496,6 @@ def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
     return OccurrenceView(
         id=number, due_at=each.due_at, outcome=each.result, job=each.job, reason=each.reason, count=each.count
     )
-
-
-def _nothing() -> None:
-    pass
 
 
 _MAX_REASON = 300  # characters

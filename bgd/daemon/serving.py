@@ -138,7 +138,15 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         await link.wait_until_tried(_FIRST_ANSWER)
         await schedules.load()
         background.append(tasks.create_task(schedules.run()))
-        web = await start_web_server(config, supervisor, actions, store, lambda: link.is_connected, tasks)
+        web = await start_web_server(
+            config,
+            supervisor,
+            actions,
+            store,
+            schedules=schedules,
+            is_ready=lambda: link.is_connected,
+            tasks=tasks,
+        )
         authenticator = web.authenticator if web else None
         reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)

@@ -15,6 +15,7 @@ from pathlib import Path
 from bgd.config import Config
 from bgd.daemon.folder import bind_unix_socket, is_listened_on
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import PageActions
@@ -28,6 +29,7 @@ from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, set_base
 from bgd.daemon.web.router import Router
+from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
@@ -46,6 +48,8 @@ async def start_web_server(
     supervisor: Supervisor,
     actions: JobActions,
     store: Store,
+    *,
+    schedules: Schedules,
     is_ready: Callable[[], bool],
     tasks: asyncio.TaskGroup,
 ) -> WebServer | None:
@@ -59,6 +63,7 @@ async def start_web_server(
         supervisor: tells what has changed.
         actions: what pages may ask for.
         store: where the jobs are; it is only read.
+        schedules: what pages show and change of them.
         is_ready: tells whether jobs can be started now.
         tasks: owns the answers.
     """
@@ -82,6 +87,7 @@ async def start_web_server(
         jobs=JobPages(supervisor, store, views),
         logs=LogPages(supervisor, store),
         overview=Overview(supervisor, store, views),
+        schedules=SchedulePages(supervisor, schedules, store, views),
         actions=PageActions(supervisor, actions, store),
         monitoring=Monitoring(supervisor, store, is_ready),
     )

@@ -196,7 +196,7 @@ class _Viewer:
             self.add(snapshot.version, rendered, snapshot.order)
         else:
             parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
-            self.add(self._version, parts, None)
+            self.add(self._version, parts, snapshot.order if parts.keys() & set(snapshot.order) else None)
 
     def add(self, version: int, rendered: dict[str, str], order: list[str] | None) -> None:
         self._version = version

@@ -18,6 +18,7 @@ from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
+from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.terminal import palette
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
@@ -29,7 +30,7 @@ class Router:
     base are served too, because some proxies remove it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each kind of page
         self,
         authenticator: Authenticator,
         *,
@@ -37,6 +38,7 @@ class Router:
         jobs: JobPages,
         logs: LogPages,
         overview: Overview,
+        schedules: SchedulePages,
         actions: PageActions,
         monitoring: Monitoring,
     ) -> None:
@@ -59,6 +61,9 @@ class Router:
                 ("/job-logs/overview/live", _Access.SESSION, overview.overview_live),
                 ("/job-logs/queues", _Access.SESSION, overview.queues),
                 ("/job-logs/queues/live", _Access.SESSION, overview.queues_live),
+                ("/job-logs/schedules", _Access.SESSION, schedules.list),
+                ("/job-logs/schedules/live", _Access.SESSION, schedules.list_live),
+                (f"/job-logs/schedules/{_QUEUE}", _Access.SESSION, schedules.schedule),
                 (f"/job-logs/{_ID}", _Access.SESSION, jobs.job),
                 (f"/job-logs/{_ID}/live", _Access.SESSION, jobs.job_live),
                 (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
@@ -74,6 +79,7 @@ class Router:
                 (r"/job-logs/(pause|resume)", actions.pause),
                 (rf"/job-logs/queues/{_QUEUE}/(pause|resume)", actions.pause_queue),
                 ("/job-logs/slots", actions.set_slots),
+                (f"/job-logs/schedules/{_QUEUE}/(run|pause|resume)", schedules.act),
                 (rf"/job-logs/queues/{_QUEUE}/slots", actions.set_queue_slots),
             )
         ]

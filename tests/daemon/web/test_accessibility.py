@@ -42,6 +42,8 @@ def jobs():
             }
             client.cancel([client.submit(["/bin/true"], hold=True).id])
             client.pause("mail")
+            client.schedules.add("default", ["/bin/true"], cron="@daily")
+            client.schedules.run("default")
             wait_until(lambda: running.refresh().state == "running")
             tab = browser.new_page()
             tab.goto(client.login_link())

@@ -1,0 +1,206 @@
+"""Answer requests for schedules: all of them, and the history of one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
+from bgd import timezones
+from bgd.core.schedule_spec import Result
+from bgd.daemon.access import Actor
+from bgd.daemon.schedules import Schedules
+from bgd.daemon.storage.store import Store
+from bgd.daemon.streams import Subscription
+from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.live import LiveViews, Part, Snapshot
+from bgd.daemon.web.queries import live_query
+from bgd.daemon.web.responses import (
+    PageResponse,
+    event_stream,
+    html_response,
+    json_response,
+    render_part,
+    wants_json,
+)
+from bgd.daemon.web.views import DisplayTime, display_time
+from bgd.errors import BgdError, Refused
+from bgd.formatting import command_line
+from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.schedules import OccurrenceView, ScheduleView
+
+MAX_ROWS = 200  # schedules on a page
+UPCOMING = 5  # times on the page of one schedule
+HISTORY = 50  # rows on it
+MAX_COMMAND = 200  # characters
+
+
+class ScheduleRow(Struct, frozen=True, kw_only=True):
+    """A schedule on the page of all."""
+
+    name: str
+    command: str
+    words: str
+    zone: str
+    is_paused: bool
+    problem: str | None
+    next: DisplayTime | None
+    next_in_zone: str
+    latest: OccurrenceRow | None
+
+
+class OccurrenceRow(Struct, frozen=True, kw_only=True):
+    """What became of a time of a schedule; `state` chooses the colour of its badge."""
+
+    outcome: str
+    state: str
+    due: DisplayTime
+    job: int | None
+    reason: str
+    count: int
+
+
+class SchedulePages:
+    """The pages of schedules. What is not on disk is not shown."""
+
+    def __init__(self, supervisor: Supervisor, schedules: Schedules, store: Store, views: LiveViews) -> None:
+        self._supervisor = supervisor
+        self._schedules = schedules
+        self._store = store
+        self._views = views
+
+    async def list(self, request: HttpRequest) -> PageResponse:
+        """Return all schedules with their next and latest times."""
+        version = self._store.position
+        found = await self._schedules.views(None, 1)
+        if wants_json(request):
+            return await json_response([to_builtins(view) for view in found])
+        values = await asyncio.to_thread(_list_values, found)
+        return await html_response(
+            "schedules.html", values | await self._views.values("/job-logs/schedules/live", version)
+        )
+
+    async def list_live(self, request: HttpRequest) -> PageResponse:
+        """Return the stream of changes of the schedules."""
+
+        async def build() -> Snapshot:
+            version = self._store.position
+            values = await asyncio.to_thread(_list_values, await self._schedules.views(None, 1))
+            return _list_snapshot(version, values)
+
+        since = live_query(request.query).since
+        return event_stream(self._views.updates("/job-logs/schedules", build, self._subscribe, since))
+
+    async def schedule(self, request: HttpRequest, name: str) -> PageResponse:
+        """Return one schedule, its next times, and what became of the latest ones; also of a removed one."""
+        try:
+            history = await self._schedules.history(name, HISTORY, None)
+        except Refused as error:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no schedule {name}.") from error
+        views = await self._schedules.views(name, UPCOMING) if self._schedules.has(name) else []
+        if wants_json(request):
+            return await json_response(
+                {"schedule": to_builtins(views[0]) if views else None, "history": to_builtins(history)}
+            )
+        now = time.time()
+        values: dict[str, object] = {
+            "name": name,
+            "row": _row(views[0], now) if views else None,
+            "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
+            "history": [_occurrence(each, now) for each in history],
+        }
+        live = await self._views.values(None, self._store.position)
+        return await html_response("schedule.html", values | live)
+
+    async def act(self, request: HttpRequest, actor: Actor, name: str, verb: str) -> PageResponse:
+        """Run a schedule now, pause it or resume it; the answer is JSON."""
+        del request
+        try:
+            if verb == "run":
+                answer: dict[str, object] = {
+                    "id": self._schedules.run_now(name, f"{actor.name}, on the page")
+                }
+            else:
+                self._schedules.set_paused(name, paused=verb == "pause")
+                answer = {"name": name, "paused": verb == "pause"}
+        except BgdError as error:
+            status = HTTPStatus.CONFLICT if self._schedules.has(name) else HTTPStatus.NOT_FOUND
+            raise RequestRefused(status, str(error)) from error
+        await self._supervisor.saved()
+        return await json_response(answer)
+
+    @contextmanager
+    def _subscribe(self) -> Iterator[Subscription]:
+        """Yield what tells that jobs or schedules have changed."""
+        subscriptions = self._supervisor.subscriptions
+        with (
+            subscriptions.subscribe_to_all() as subscription,
+            subscriptions.watch(subscription, lambda: self._schedules.changes),
+        ):
+            yield subscription
+
+
+def _list_values(views: list[ScheduleView]) -> dict[str, object]:
+    now = time.time()
+    return {
+        "rows": [_row(view, now) for view in views[:MAX_ROWS]],
+        "left_out": max(len(views) - MAX_ROWS, 0),
+    }
+
+
+def _list_snapshot(version: int, values: dict[str, object]) -> Snapshot:
+    rows: list[ScheduleRow] = values["rows"]  # type: ignore[assignment]  # made above
+    parts = {
+        "empty": Part(bool(rows), partial(render_part, "schedules_empty.html", values), has_version=False)
+    }
+    for row in rows:
+        latest = row.latest and replace(row.latest, due=replace(row.latest.due, relative=""))
+        lasting = replace(row, next=row.next and replace(row.next, relative=""), latest=latest)
+        # no event of a job tells that a schedule was changed
+        parts[f"schedule-{row.name}"] = Part(
+            lasting, partial(render_part, "schedule_row.html", {"row": row}), has_version=False
+        )
+    return Snapshot(version, parts, [f"schedule-{row.name}" for row in rows])
+
+
+def _row(view: ScheduleView, now: float) -> ScheduleRow:
+    return ScheduleRow(
+        name=view.name,
+        command=command_line(view.spec.job, enough=MAX_COMMAND + 1)[:MAX_COMMAND],
+        words=view.words,
+        zone=view.timezone,
+        is_paused=view.is_paused,
+        problem=view.problem,
+        next=display_time(view.upcoming[0], now) if view.upcoming else None,
+        next_in_zone=_in_zone(view.upcoming[0], view) if view.upcoming else "",
+        latest=None if view.latest is None else _occurrence(view.latest, now),
+    )
+
+
+def _in_zone(at: float, view: ScheduleView) -> str:
+    try:
+        zone = timezones.zone(view.timezone)
+    except LookupError:  # the tz database has lost it since the schedule was added
+        zone = None
+    return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+
+
+def _occurrence(view: OccurrenceView, now: float) -> OccurrenceRow:
+    return OccurrenceRow(
+        outcome=view.outcome if view.count == 1 else f"{view.outcome}, {view.count:,} times",
+        state=_BADGES[view.outcome],
+        due=display_time(view.due_at, now),
+        job=view.job,
+        reason=view.reason or "",
+        count=view.count,
+    )
+
+
+_BADGES = {Result.RAN: "succeeded", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}
