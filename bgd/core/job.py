@@ -91,7 +91,7 @@ class Outcome(StrEnum):
     SIGNAL = "signal"  # ended by a signal
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"  # the host or the launcher went down in a known way; uses up no retry
+    INTERRUPTED = "interrupted"  # the host, launcher or daemon went down in a known way; uses up no retry
     UNKNOWN = "unknown"  # nobody saw it end; uses up a retry
     NOT_STARTED = "not_started"  # no such program or directory, not permitted
     OOM = "oom"  # killed because it took more memory than it may

@@ -95,6 +95,11 @@ def move_after_end(  # noqa: PLR0911 - one for each kind of outcome
             assert_never(outcome)
 
 
+def recorded_outcome(job: Job, outcome: Outcome) -> Outcome:
+    """Return what is recorded of an attempt: one that was stopped to run again later was not cancelled."""
+    return Outcome.INTERRUPTED if job.making_way and outcome is Outcome.CANCELLED else outcome
+
+
 def wait_after(
     move: Move, job: Job, now: Now, roll: float, decision: Decision | None
 ) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
-from bgd.core.retry import exit_code_of
+from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
     ContinueAttempt,
     Effect,
@@ -416,10 +416,12 @@ class Supervisor:
     def _end_attempt(self, end: AttemptEnd) -> None:
         """Give an end to the Scheduler, and save it if it is the one that was waited for."""
         job = self.get(end.job)
-        if job is not None:
-            end = apply_exception_rules(end, job.policy)
+        if job is None:
+            return
+        end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
         if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
+            end = replace(end, outcome=recorded_outcome(job, end.outcome))
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
             end = replace(end, log_kept=min(end.log_kept, cap))

@@ -17,6 +17,7 @@ from bgd.core.retry import (
     exit_code_of,
     move_after_end,
     policy_of,
+    recorded_outcome,
     retry_delay,
     wait_after,
     with_policy,
@@ -141,6 +142,12 @@ def test_a_requeued_job_runs_again_at_once_even_without_retries():
     job = stopping(making_way=True, failures=2)
 
     assert move_after_end(job, Outcome.CANCELLED, None) == (Move.REQUEUE, None)
+    assert recorded_outcome(job, Outcome.CANCELLED) is Outcome.INTERRUPTED
+
+
+def test_any_other_end_is_recorded_as_it_was():
+    assert recorded_outcome(stopping(making_way=False), Outcome.CANCELLED) is Outcome.CANCELLED
+    assert [recorded_outcome(stopping(making_way=True), each) for each in FAILURES] == FAILURES
 
 
 @pytest.mark.parametrize("outcome", FAILURES)

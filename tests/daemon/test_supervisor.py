@@ -638,6 +638,8 @@ async def test_drain_that_requeues_stops_jobs_and_queues_them_again(config, laun
         await launcher.hear(Acknowledge)
         await soon(drain)
         assert (await life.view(key.job)).state is State.QUEUED
+        [attempt] = await life.attempts(key.job)
+        assert attempt.outcome is Outcome.INTERRUPTED
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         assert launches(await life.told()) == [life.key(key.job, attempt=2)]
