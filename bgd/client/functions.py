@@ -82,6 +82,21 @@ def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Map
         raise TypeError(f"{_qualified_name(function)}{taken}: {error}") from None
 
 
+def as_bound(
+    function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Return arguments in one form for all calls that mean the same; unchanged if they do not fit."""
+    taken = _signature_of(function)
+    try:
+        bound = None if taken is None else taken.bind(*args, **kwargs)
+    except TypeError:
+        bound = None
+    if bound is None:
+        return tuple(args), dict(kwargs)
+    bound.apply_defaults()
+    return bound.args, bound.kwargs
+
+
 def _qualified_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", None)
     if not isinstance(name, str) or isinstance(function, type) or not callable(function):

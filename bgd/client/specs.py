@@ -259,7 +259,8 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         text = json.dumps(given, allow_nan=False)
         _check_json([given])
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"args and kwargs must be JSON values: {error}") from error
+        # no cause, whose traceback would be longer than the caller's, and says no more
+        raise TypeError(f"args and kwargs must be JSON values: {error}") from None
     if len(text) > MAX_WORK:
         raise Refused(
             f"args and kwargs have {len(text)} bytes of JSON, the limit is {MAX_WORK}: "

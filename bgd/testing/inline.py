@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
@@ -21,16 +21,16 @@ from typing import Any, Self
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
 
-from bgd.client.functions import target_of
+from bgd.client.functions import as_bound, target_of
 from bgd.client.session import failure_of
 from bgd.client.transport import Pause, install_backend
 from bgd.config import Config, load
 from bgd.core.job import FINAL, Move, Outcome, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
-from bgd.core.target import python_target
+from bgd.core.target import is_allowed, parse_target, patterns_for, python_target
 from bgd.daemon.access import check_may_run
-from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, Refused
+from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
 from bgd.wire import requests
 from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.wire.framing import FrameReader
@@ -59,6 +59,7 @@ from bgd.worker.stopping import NO_REASON, REASONS, StopHandler, raise_for_cance
 _NO_HOME = "/nonexistent"  # a home without a configuration
 _INTERRUPTED = "KeyboardInterrupt"
 _NOT_INLINE = "{} is not for jobs that run inline: use a private_daemon()"
+_NO_LOG = "jobs that run inline have no log, their output goes where the test prints: use a private_daemon()"
 _TOO_LATE = "the job has finished: inline() runs it while it is submitted"
 
 _ACTIONS = (
@@ -162,6 +163,8 @@ class InlineJobs:
     def assert_submitted(self, what: Callable[..., Any] | str, *args: object, **kwargs: object) -> InlineJob:
         """Return the latest job of a function or target: with exactly these arguments, if any are given.
 
+        For a function it does not matter which arguments have names, nor which defaults are written out.
+
         Raises:
             AssertionError: there is none. The message lists all jobs.
         """
@@ -193,9 +196,19 @@ class InlineJobs:
     def _matching(
         self, what: Callable[..., Any] | str, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> list[InlineJob]:
-        wanted = json.loads(json.dumps([args, kwargs]))
-        is_any = not (args or kwargs)
-        return [job for job in self.of(what) if is_any or [job.args, job.kwargs] == wanted]
+        jobs = self.of(what)
+        if not (args or kwargs):
+            return jobs
+        wanted = _comparable(what, args, kwargs)
+        return [job for job in jobs if _comparable(what, job.args, job.kwargs) == wanted]
+
+
+def _comparable(
+    what: Callable[..., Any] | str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> object:
+    """Return the arguments of a call as JSON would; it does not matter which of them have names."""
+    bound = (args, kwargs) if isinstance(what, str) else as_bound(what, args, kwargs)
+    return json.loads(json.dumps(bound, default=repr))  # a default may be anything
 
 
 def _call_in_words(
@@ -323,7 +336,8 @@ class InlineBackend:
                 act = self._cancel if isinstance(request, requests.Cancel) else _too_late
                 yield Acted(request.id, [act(job_id) for job_id in request.jobs])
             case request:
-                raise Refused(_NOT_INLINE.format(type(request).__name__))
+                no_log = isinstance(request, requests.Logs)
+                raise Refused(_NO_LOG if no_log else _NOT_INLINE.format(type(request).__name__))
 
     def _stream_events(self, request: requests.GetEvents) -> Replies:
         latest = len(self._events) if request.follow else 0
@@ -377,6 +391,8 @@ class InlineBackend:
         if self._allows_all:
             module = spec.target.partition(":")[0]
             config = replace(config, security=replace(config.security, allowed_classes=(f"{module}.*",)))
+        else:
+            _check_listed(spec.target, config)
         check_may_run(spec, config)
 
     def _add(self, spec: JobSpec) -> InlineJob:
@@ -431,6 +447,16 @@ class InlineBackend:
         )
         self._events.append(event)
         self._changed.notify_all()
+
+
+def _check_listed(text: str, config: Config) -> None:
+    """Refuse a target that is not allowed, with what to write in the test."""
+    try:
+        target = parse_target(text)
+    except ValueError:  # check_may_run says what is wrong
+        return
+    if not is_allowed(target, config.security.allowed_classes):
+        raise NotAllowed(f"{text} is not in {config.source}: add {patterns_for(target)[0]!r} there")
 
 
 def _too_late(job_id: int) -> ActResult:

@@ -178,7 +178,9 @@ def test_an_impossible_target_is_refused(jobs):
 def test_only_allowed_targets_run():
     with inline(allowed=[f"{TASKS}.square"]) as jobs:
         assert Client().call(f"{TASKS}:square", [3]).result() == 9
-        with pytest.raises(NotAllowed, match=r"not in \[security\] allowed_classes of inline\(allowed="):
+        with pytest.raises(
+            NotAllowed, match=rf"add is not in inline\(allowed=.*\): add '{TASKS}\.add' there$"
+        ):
             tasks.add.submit(1)
         with pytest.raises(NotAllowed):
             Executor().submit(tasks.add, 1)
@@ -223,6 +225,8 @@ def test_requests_that_need_a_daemon_are_refused():
             client.jobs()
         with pytest.raises(Refused):
             client.shutdown()
+        with pytest.raises(Refused, match="have no log, their output goes where the test prints"):
+            tasks.add.submit(1).output()
         with pytest.raises(NoSuchJob, match="no job 7"):
             client.job(7)
         job = tasks.add.submit(1)
@@ -257,6 +261,16 @@ def test_assert_submitted_finds_the_latest_job_with_these_arguments(jobs):
         f"{TASKS}:send('ada') was not submitted; what was:"
         f"\n  {TASKS}:send('ada', copies=2)\n  {TASKS}:echo([1, 2])"
     )
+
+
+def test_it_does_not_matter_which_arguments_have_names(jobs):
+    tasks.send.submit(address="ada", copies=1)
+    tasks.Report().text.submit(3)
+
+    assert jobs.assert_submitted(tasks.send, "ada").id == 1
+    assert jobs.assert_submitted(tasks.Report.text, pages=3).id == 2
+    jobs.assert_not_submitted(tasks.send, "ada", copies=2)
+    jobs.assert_not_submitted(tasks.send, "ada", "what does not fit", 3)
 
 
 def test_assert_submitted_without_arguments_means_any(jobs):
