@@ -119,7 +119,7 @@ def _is_pipe(stream: TextIO | None) -> bool:
         return False
 
 
-OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&"})  # words of a shell
+OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&", ":::"})  # words of a shell
 
 
 def _read_stdin() -> bytes:

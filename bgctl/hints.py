@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bgctl.commands import OPERATORS
 from bgd.errors import nearest
+from bgd.formatting import quoted
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"
 _CANCEL = "`bgctl cancel ID` stops a job"
 _FOLLOW = "`bgctl logs -f ID` follows the output of a job"
 _LIST = "`bgctl list` shows jobs, with `--json` for programs"
 _SHOW = "`bgctl show ID` shows all about a job"
+_LOGS = "`bgctl logs ID` shows the output of a job, with `-f` while it runs"
+_STATE = "`bgctl show ID` shows the state of a job, `bgctl wait ID` exits with its code"
 _EDIT = "`bgctl edit ID` changes a job that waits"
 _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
-_RETRY = "`bgctl retry ID` runs a finished job again"
+_RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
 _WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
@@ -36,6 +38,8 @@ VERBS = {
     **dict.fromkeys(("atq", "get", "history", "jobs", "list-units", "ps", "squeue"), _LIST),
     **dict.fromkeys(("htop", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
     **dict.fromkeys(("describe", "inspect"), _SHOW),
+    **dict.fromkeys(("is-active", "is-failed", "poll", "result"), _STATE),
+    **dict.fromkeys(("cat", "journal", "journalctl"), _LOGS),
     **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
     **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset"), _PRUNE),
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
@@ -62,6 +66,17 @@ VERBS = {
     **dict.fromkeys(("ui", "web"), "`bgctl dashboard` prints a link to the pages"),
 }
 """What to type in place of a verb that bgctl does not have."""
+
+VERBS_OF_GROUPS = {
+    "queue": dict.fromkeys(
+        ("add", "create", "edit", "new"), "`bgctl queue set NAME --slots N` makes or changes a queue"
+    )
+    | dict.fromkeys(("pause", "resume"), "`bgctl pause NAME` and `bgctl resume NAME` do it"),
+    "config": dict.fromkeys(("edit", "set"), "edit the file that `bgctl info` names, then `bgctl reload`"),
+    "service": dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` removes it")
+    | dict.fromkeys(("enable", "start"), "`bgctl service install` starts it, now and with the machine"),
+}
+"""What to type in place of a verb that a group of verbs does not have."""
 
 _BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the background"
 
@@ -130,6 +145,19 @@ PROGRAM_OPTIONS = {
 }
 """What to type in place of an option where the verb belongs, such as those of screen, at and tsp."""
 
+STATES = {
+    **dict.fromkeys(("pending", "waiting"), "jobs that wait are held, blocked, scheduled or queued"),
+    **dict.fromkeys(
+        ("completed", "done", "ended", "exited", "finished"),
+        "jobs that have ended are succeeded, failed or cancelled",
+    ),
+    **dict.fromkeys(("active", "started"), "running or stopping"),
+    **dict.fromkeys(("error", "errored", "timeout"), "failed"),
+    **dict.fromkeys(("aborted", "killed", "stopped"), "cancelled, failed or suspended"),
+    **dict.fromkeys(("ok", "success"), "succeeded"),
+}
+"""What to type in place of a state that bgd does not have."""
+
 _BUILTINS = frozenset(
     [
         ".",
@@ -157,7 +185,7 @@ _BUILTINS = frozenset(
         "while",
     ]
 )
-_TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "test"})
+_TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "parallel", "test"})
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
 
 
@@ -167,9 +195,11 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     if hint := VERBS.get(name):
         return hint
     hint = nearest(name, known)
-    if "did you mean" not in hint and shutil.which(name):
-        return f"`bgctl submit {shlex.join(words)}` queues a command"
-    return hint
+    if "did you mean" in hint:
+        return hint
+    if shutil.which(name):
+        return f"`bgctl submit {_line(words)}` queues a command"
+    return VERBS.get(name.partition("-")[0], "see 'bgctl --help'")  # for example kill-session
 
 
 def for_missing_program(argv: Sequence[str]) -> str | None:
@@ -177,15 +207,15 @@ def for_missing_program(argv: Sequence[str]) -> str | None:
     name = argv[0]
     variable, equals, _ = name.partition("=")
     if equals and variable.isidentifier() and len(argv) > 1:
-        return f"`bgctl submit -e {shlex.join(argv[:2])}` sets a variable"
+        return f"`bgctl submit -e {_line(argv[:2])}` sets a variable"
     if name in _BUILTINS or _SHELL_CHARACTERS & set(name):
-        text = name if len(argv) == 1 else shlex.join(argv)
-        return f"it is for a shell: type `bgctl submit --shell {shlex.quote(text)}`"
+        text = name if len(argv) == 1 else _line(argv)
+        return f"it is for a shell: type `bgctl submit --shell {quoted(text)}`"
     if "/" in name:
         return None
     if Path(name).is_file():
-        return f"./{name} is here: type `bgctl submit {shlex.join([f'./{name}', *argv[1:]])}`"
-    return f"if it is an alias of your shell, type `bgctl submit bash -ic {shlex.quote(shlex.join(argv))}`"
+        return f"./{name} is here: type `bgctl submit {_line([f'./{name}', *argv[1:]])}`"
+    return f"if it is an alias of your shell, type `bgctl submit bash -ic {quoted(_line(argv))}`"
 
 
 def for_operators(argv: Sequence[str]) -> str | None:
@@ -193,5 +223,14 @@ def for_operators(argv: Sequence[str]) -> str | None:
     found = next((word for word in argv[1:] if word in OPERATORS), None)
     if found is None or argv[0].rpartition("/")[2] in _TAKES_OPERATORS:
         return None
-    line = " ".join(word if word in OPERATORS else shlex.quote(word) for word in argv)
-    return f"{found!r} is an argument here: for a shell type `bgctl submit --shell {shlex.quote(line)}`"
+    if found == _OF_PARALLEL:
+        return f"{found!r} is an argument here: submit a job for each, in a loop of your shell"
+    line = " ".join(word if word in OPERATORS else quoted(word) for word in argv)
+    return f"{found!r} is an argument here: for a shell type `bgctl submit --shell {quoted(line)}`"
+
+
+def _line(words: Iterable[str]) -> str:
+    return " ".join(map(quoted, words))
+
+
+_OF_PARALLEL = ":::"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from bgctl.hints import OPTIONS, PROGRAM_OPTIONS
+from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, STATES
 from bgctl.submitting import call_command, run_command, submit_command
 
 
@@ -27,7 +27,8 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
         case click.MissingParameter(param=click.Parameter() as missing):
             return f"missing {missing.param_type_name} {_name_of(missing, context)}: {see}"
         case click.BadParameter(param=click.Parameter() as wrong):
-            return f"{_name_of(wrong, context)}: {_one_of(error.message)}"
+            name = _name_of(wrong, context)
+            return f"{name}: {_state_by_meaning(name, error.message) or _one_of(error.message)}"
         case click.NoSuchOption(option_name=option):
             return _other_option(option, context) or f"no option {option}: {see}"
         case click.UsageError(message=message):
@@ -55,6 +56,12 @@ def _one_of(message: str) -> str:
     """Return click's message about a choice in the form of all others."""
     value, middle, words = message.rstrip(".").rpartition(" is not one of ")
     return f"{value}{middle}{words.replace(chr(39), '')}" if middle else message
+
+
+def _state_by_meaning(option: str, message: str) -> str | None:
+    """Return which states a word of another program means; None if that is not known."""
+    word = message.partition("' is not one of ")[0].removeprefix("'")
+    return f"no state {word!r}: {STATES[word]}" if option == "--state" and word in STATES else None
 
 
 def _other_option(option: str, context: click.Context) -> str | None:

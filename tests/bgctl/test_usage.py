@@ -9,7 +9,7 @@ import pytest
 
 import bgd
 from bgctl.cli import cli as command
-from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, for_missing_program, for_operators
+from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_missing_program, for_operators
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,11 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, for_missing_program, fo
             "no verb 'cron': `bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times",
         ),
         (["sleep", "a b"], "no verb 'sleep': `bgctl submit sleep 'a b'` queues a command"),
-        (["no-such-program"], "no verb 'no-such-program': known are backup, call,"),
+        (["no-such-program"], "no verb 'no-such-program': see 'bgctl --help'"),
+        (["kill-session", "-t", "1"], "no verb 'kill-session': `bgctl cancel ID` stops a job"),
+        (["is-active", "1"], "no verb 'is-active': `bgctl show ID` shows the state"),
+        (["queue", "add", "mail"], "no verb 'queue add': `bgctl queue set NAME --slots N` makes"),
+        (["list", "--state", "pending"], "--state: no state 'pending': jobs that wait are held, blocked"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),
         (["list", "failed"], "unexpected argument 'failed': --state, --queue, --name and --tag select jobs"),
         (["list", "--failed"], "no option --failed: --state STATE selects jobs by state"),
@@ -130,7 +134,8 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, for_missing_program, fo
         (["wait", "9-3"], "'9-3' is not a range of at most"),
         (["cancel", "0"], "'0' is not a job id"),
         (["logs", "--attempt", "1", "--all"], "exclude each other"),
-        (["list", "--state", "done"], "'done' is not one of"),
+        (["list", "--state", "done"], "no state 'done': jobs that have ended are succeeded, failed"),
+        (["list", "--state", "new"], "'new' is not one of held, blocked, scheduled"),
         (["list", "--since", "yesterday"], "neither an age such as 2h nor a date"),
         (["list", "--queue", "two words"], "at most 64 letters, digits, . _ -"),
         (["list", "--limit", "0"], "'0' is not a whole number from 1 to 10000"),
@@ -225,7 +230,12 @@ def test_help_of_an_option_is_at_most_ten_words():
     assert [text for text in helps if text is None or len(text.split()) > 10] == []
 
 
-@pytest.mark.parametrize("hint", sorted({*VERBS.values(), *OPTIONS.values(), *PROGRAM_OPTIONS.values()}))
+_OF_GROUPS = [hint for hints in VERBS_OF_GROUPS.values() for hint in hints.values()]
+
+
+@pytest.mark.parametrize(
+    "hint", sorted({*VERBS.values(), *OPTIONS.values(), *PROGRAM_OPTIONS.values(), *_OF_GROUPS})
+)
 def test_every_verb_that_a_hint_names_exists(hint):
     named = re.findall(r"`bgctl (\w+)", hint)
 
@@ -270,3 +280,15 @@ def test_a_pipe_among_the_arguments_is_noted():
     assert note == "'|' is an argument here: for a shell type `bgctl submit --shell 'ls -l | wc'`"
     assert for_operators(["expr", "1", "<", "2"]) is None
     assert for_operators(["ls", "a|b"]) is None
+    assert for_operators(["gzip", ":::", "a"]) == (
+        "':::' is an argument here: submit a job for each, in a loop of your shell"
+    )
+
+
+def test_commands_in_hints_have_readable_quotes():
+    assert for_missing_program(["ll", "a b"]) == (
+        """if it is an alias of your shell, type `bgctl submit bash -ic "ll 'a b'"`"""
+    )
+    assert for_missing_program(["alias", "a b"]) == (
+        """it is for a shell: type `bgctl submit --shell "alias 'a b'"`"""
+    )
