@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
+DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console \
+	cron gcc libc6-dev
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
@@ -28,7 +29,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -82,6 +83,9 @@ fuzz: $(INSTALLED)  ## fuzz everything that reads bytes, for TIME=600 seconds (T
 
 faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
+
+cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
+	CRON_LINES=$(or $(LINES),1000) $(BIN)/pytest tests/cron
 
 debian-packages:
 	@missing=$$(for package in $(DEBIAN_PACKAGES); do \
