@@ -32,6 +32,7 @@ ROOMS = {
     "bgd/core/pattern.py": f"{PURE} bisect datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
+    "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
@@ -79,6 +80,7 @@ ROOMS = {
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.core.schedule_spec bgd.formatting"
     " bgd.timezones bgd.wire.schedules",
+    "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"

@@ -134,6 +134,11 @@ def _range(field: _Field, item: str, key: str) -> range:
     """Return the values of one item of a list."""
     match = _ITEM.fullmatch(item)
     if match is None:
+        valid = _ITEM.match(item)
+        if valid and valid[0]:
+            raise ExpressionError(
+                f"{field.name} {item!r} goes on after {valid[0]!r}, which cron ignores: write {valid[0]}"
+            )
         raise ExpressionError(
             f"{field.name} {item!r} is not what Debian's cron reads: write *, */2, 1, 1-5, 1-5/2 or 1~5, "
             f"with {field.allowed}"

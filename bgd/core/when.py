@@ -11,12 +11,13 @@ from typing import assert_never
 from msgspec import Struct
 
 from bgd.core.cron import REBOOT, ExpressionError, parse_cron, share
-from bgd.core.pattern import Pattern
+from bgd.core.pattern import LAST_YEAR, Pattern
 from bgd.core.spec import MAX_DURATION
 from bgd.units import format_duration, parse_duration
 
 MAX_CALENDAR = 500  # characters of a calendar spec
 MAX_EXCEPTIONS = 1_000  # days that one schedule leaves out
+_FIRST_YEAR = 1970  # of oncalendar and of the clock
 _LEAP_YEAR = 2000  # has every date that any year has
 
 
@@ -116,10 +117,10 @@ def _calendar(text: str) -> Pattern:
         hours=tuple(sorted(spec.hours)),
         minutes=tuple(sorted(spec.minutes)),
         seconds=tuple(sorted(spec.seconds)),
-        days=tuple(sorted(spec.days)),
+        days=tuple(sorted(spec.days - {0})),  # oncalendar's step from the end of a month passes it by one
         months=tuple(sorted(spec.months)),
         weekdays=tuple(sorted(spec.weekdays)),
-        years=tuple(sorted(spec.years)),
+        years=None if len(spec.years) == LAST_YEAR - _FIRST_YEAR + 1 else tuple(sorted(spec.years)),
         is_wildcard=_repeats(text),
     )
 

@@ -68,6 +68,9 @@ def test_an_interval_that_is_not_a_duration_is_refused():
 def test_a_calendar_spec_is_read_as_by_systemd():
     pattern = pattern_of("Mon..Fri 2026-*~01..03 9..11:0/20:30")
 
+    assert pattern_of("daily").years is None
+    assert pattern_of("*-*~28/9").days == (-28, -19, -10, -1)
+    assert pattern_of("*-*~3/1").days == (-3, -2, -1)
     assert pattern == Pattern(
         hours=(9, 10, 11),
         minutes=(0, 20, 40),
