@@ -63,11 +63,20 @@ class Debian:
             ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", self.library, PRELOADED], check=True
         )
 
-    def run(self, crontab: str, zone: ZoneInfo, start: int, end: int, steps: Steps | None = None) -> Answer:
+    def run(
+        self,
+        crontab: str,
+        zone: ZoneInfo,
+        start: int,
+        end: int,
+        steps: Steps | None = None,
+        *,
+        with_commands: bool = False,
+    ) -> Answer:
         """Return what cron ran between two instants, with a crontab of root's.
 
         Only a crontab of one line is exact: while cron catches up, it waits ten seconds after each minute
-        that ran something, and so other lines move.
+        that ran something, and so other lines move. `with_commands`: the commands run, which takes root.
         """
         with tempfile.TemporaryDirectory(dir=self.folder) as root:
             crontabs = Path(root, "var/spool/cron/crontabs")
@@ -76,16 +85,19 @@ class Debian:
             Path(root, "etc/crontab").touch()
             Path(root, "run/crond.reboot").touch()
             (crontabs / "root").write_text(crontab)
+            env = {
+                "LD_PRELOAD": str(self.library),
+                "TZ": zone.key or "",
+                "SIM_ROOT": root,
+                "SIM_START": str(start),
+                "SIM_END": str(end),
+                "SIM_STEPS": ",".join(f"{at}:{by}" for at, by in (steps or {}).items()),
+            }
+            if with_commands:
+                env["SIM_COMMANDS"] = "yes"
             done = subprocess.run(
                 [CRON, "-f", "-x", "sch,proc"],
-                env={
-                    "LD_PRELOAD": str(self.library),
-                    "TZ": zone.key or "",
-                    "SIM_ROOT": root,
-                    "SIM_START": str(start),
-                    "SIM_END": str(end),
-                    "SIM_STEPS": ",".join(f"{at}:{by}" for at, by in (steps or {}).items()),
-                },
+                env=env,
                 capture_output=True,
                 text=True,
                 check=True,

@@ -3,10 +3,11 @@
  *   SIM_START, SIM_END  epoch seconds: where the clock starts, and where the program exits
  *   SIM_STEPS           "AT:BY,AT:BY": when the clock shows AT, it is set forward by BY seconds (back if negative)
  *   SIM_ROOT            the folder that holds cron's /etc, /var/spool/cron and /run
+ *   SIM_COMMANDS        if it is set, commands run; cron then waits for them before it exits
  *
  * Run it as `cron -f -x sch,proc`: with these debug flags cron prints the minute that it works on and each command.
- * Nothing is ever started: fork() prints "RUN <epoch> <minute> <hour> <day> <month> <command>" and pretends that it
- * did. No root is needed, and hours pass in a millisecond, as sleep() only moves the clock.
+ * Without SIM_COMMANDS nothing is started: fork() prints "RUN <epoch> <minute> <hour> <day> <month> <command>" and
+ * pretends that it did. No root is needed, and hours pass in a millisecond, as sleep() only moves the clock.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,8 +19,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#define REAL(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
 enum { MAX_STEPS = 64, MAX_PATH = 600 };
 
@@ -62,6 +66,7 @@ unsigned sleep(unsigned seconds) {
         if (next_step < step_count && clock_now >= steps[next_step].at) clock_now += steps[next_step++].by;
     }
     if (clock_now < clock_end) return 0;
+    while (getenv("SIM_COMMANDS") && wait(NULL) > 0) continue;
     fflush(stdout);
     _exit(0);
 }
@@ -84,12 +89,14 @@ int __printf_chk(int flag, const char *format, ...) {
 
 pid_t fork(void) {
     static pid_t last = 4000000; /* above all real ones */
+    if (getenv("SIM_COMMANDS")) return REAL(fork)();
     printf("RUN %lld %d %d %d %d %s\n", clock_now, working_on[0], working_on[1], working_on[2] + 1, working_on[3] + 1,
            command);
     return ++last;
 }
 
 pid_t waitpid(pid_t pid, int *status, int options) {
+    if (getenv("SIM_COMMANDS")) return REAL(waitpid)(pid, status, options);
     errno = ECHILD;
     return -1;
 }
@@ -128,8 +135,6 @@ static int owned_by_root(int result, struct stat *status) {
     if (S_ISREG(status->st_mode)) status->st_mode = S_IFREG | 0600;
     return 0;
 }
-
-#define REAL(name) ((__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
 int open(const char *path, int flags, ...) {
     va_list values;

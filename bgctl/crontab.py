@@ -1,0 +1,266 @@
+r"""Crontabs: what Debian's cron would run, as schedules, and a note about everything that changes.
+
+Nothing here reads a file, asks for a user or changes a crontab.
+
+What Debian's cron does (3.0pl1-197):
+
+* `#` starts a comment only where a line begins. `NAME = value` holds for the lines below it. The value is not
+  expanded; quotes around it are removed.
+* A command runs as `SHELL -c COMMAND` in HOME, with SHELL=/bin/sh and PATH=/usr/bin:/bin unless the crontab
+  says otherwise. LOGNAME is always the user. The zone is the machine's, whatever TZ or CRON_TZ say.
+* The first `%` ends the command. What follows is its standard input, in which further ones are newlines.
+  `\%` is a `%`, and before the first `%` a double backslash is a single one.
+* It ignores the whole file if it cannot read one line, or if there is no newline at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from msgspec import Struct
+
+from bgd.core.cron import ExpressionError
+from bgd.core.when import Kind, parse_when
+from bgd.errors import shorten
+from bgd.escape import one_line
+
+MAX_CRONTAB = 1 << 20  # characters; a larger file is something else
+MAX_LINES = 10_000
+MAX_COMMAND = 998  # characters, as in Debian's cron
+_DEFAULTS = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
+_MAX_NAME = 50
+
+
+class Definition(Struct, frozen=True, kw_only=True):
+    """A schedule that does what a line of a crontab does, in the machine's time zone.
+
+    `overlap` is what cron does; `mail_to` gets the mail from cron, "" means nobody.
+    """
+
+    line: int
+    name: str
+    cron: str
+    argv: tuple[str, ...]
+    cwd: str
+    env: dict[str, str]
+    input: bytes | None = None
+    mail_to: str
+    overlap: str = "allow"
+
+
+class Note(Struct, frozen=True):
+    """What is not as it was in cron, and why; `line` 0 means the whole file."""
+
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+class Crontab(Struct, frozen=True):
+    definitions: tuple[Definition, ...]
+    notes: tuple[Note, ...]
+
+
+def has_user_column(path: PurePath) -> bool:
+    """Tell whether cron expects a user before each command of a file."""
+    return path == PurePath("/etc/crontab") or path.parent == PurePath("/etc/cron.d")
+
+
+def parse_crontab(text: str, *, user: str, home: str, has_users: bool) -> Crontab:
+    """Read the crontab of a user, or one whose lines name their users.
+
+    Every line that is not empty and not a comment becomes a definition, is a variable, or gets a note.
+
+    Raises:
+        ValueError: the text is too long to be a crontab.
+    """
+    lines = text.split("\n")
+    if len(text) > MAX_CRONTAB or len(lines) > MAX_LINES:
+        raise ValueError(
+            f"this is no crontab: it has {len(lines)} lines and {len(text)} characters, "
+            f"and at most {MAX_LINES} and {MAX_CRONTAB} are read"
+        )
+    reader = _Reader(user, home, has_users=has_users)
+    for number, line in enumerate(lines, 1):
+        reader.read(number, line.removesuffix("\r"))
+    reader.note_mail()
+    notes = [*reader.notes, *_notes_on_file(lines)]
+    return Crontab(tuple(reader.definitions), tuple(sorted(notes, key=lambda note: note.line)))
+
+
+def _notes_on_file(lines: list[str]) -> Iterator[Note]:
+    if lines[-1]:
+        yield Note(
+            len(lines),
+            "there is no newline at the end, so Debian's cron ignores the whole file; bgd reads it",
+        )
+    if any(line.endswith("\r") for line in lines):
+        yield Note(0, "lines end as on Windows, which cron makes part of the commands; bgd leaves it out")
+
+
+class _Reader:
+    """Reads line after line, because variables hold for the lines below them."""
+
+    def __init__(self, user: str, home: str, *, has_users: bool) -> None:
+        self.definitions: list[Definition] = []
+        self.notes: list[Note] = []
+        self._user = user
+        self._has_users = has_users
+        self._env = {**_DEFAULTS, "HOME": home, "LOGNAME": user}
+        self._names: set[str] = set()
+
+    def read(self, number: int, line: str) -> None:
+        """Read a line without the newline at its end."""
+        line = line.lstrip(" \t")
+        if not line or line.startswith("#"):
+            return
+        try:
+            if variable := _variable(line):
+                self._set(number, *variable)
+            else:
+                self._add(number, line)
+        except ExpressionError as error:
+            self._note(number, f"not taken over: {error}")
+
+    def note_mail(self) -> None:
+        """Say what becomes of the mail that cron sends to the user, if it sends any."""
+        if any(each.mail_to == self._user for each in self.definitions):
+            self._note(
+                0,
+                f"cron mails what commands print to {self._user}; bgd keeps it: `bgctl logs NAME`",
+            )
+
+    def _note(self, number: int, text: str) -> None:
+        self.notes.append(Note(number, shorten(one_line(text))))
+
+    def _set(self, number: int, name: str, value: str) -> None:
+        """Set a variable for the lines below."""
+        if name == "LOGNAME":
+            self._note(number, f"not taken over: cron ignores LOGNAME={value} and sets it to {self._user}")
+            return
+        self._env[name] = value
+        if name in _WITHOUT_EFFECT:
+            self._note(
+                number,
+                f"{name}={value} only goes into the environment, as in Debian's cron; cronie obeys it: "
+                f"for that, add {_WITHOUT_EFFECT[name].format(value)} to each schedule from a line below",
+            )
+        if name == "MAILTO" and value:
+            self._note(
+                number,
+                f"MAILTO={value}: bgd keeps what commands print in logs; for mail about failures, add "
+                f"[notify.NAME] with mail = {value!r} to bgd.toml, and notify = 'NAME' to each schedule from "
+                "a line below",
+            )
+
+    def _add(self, number: int, line: str) -> None:
+        when, rest = _split_when(line)
+        parse_when(when, Kind.CRON, key="")
+        if self._has_users:
+            owner, rest = _first_word(rest)
+            if owner != self._user:
+                self._note(number, f"not taken over: it runs as {owner or 'nobody'}; import it as that user")
+                return
+        if not rest.strip():
+            raise ExpressionError(
+                "there is no command, so cron would run an empty one: add it after the time"
+            )
+        if len(rest) > MAX_COMMAND:
+            raise ExpressionError(
+                f"the command has {len(rest)} characters, and Debian's cron takes {MAX_COMMAND}: "
+                "put it into a script"
+            )
+        if "~" in when:
+            self._note(
+                number,
+                f"{when!r}: the random value stays the same for this machine and schedule; "
+                "Debian's cron reads A~B as A, and cronie chooses again at each start",
+            )
+        self._define(number, when, *_split_input(rest))
+
+    def _define(self, number: int, when: str, command: str, read: bytes | None) -> None:
+        name = _name_of(command) or f"line-{number}"
+        while name in self._names:
+            name += f"-{number}"
+        self._names.add(name)
+        self.definitions.append(
+            Definition(
+                line=number,
+                name=name,
+                cron=when,
+                argv=(self._env["SHELL"] or _DEFAULTS["SHELL"], "-c", command),
+                cwd=self._env["HOME"],
+                env=dict(self._env),
+                input=read,
+                mail_to=self._env.get("MAILTO", self._user),
+            )
+        )
+
+
+_WITHOUT_EFFECT = {"CRON_TZ": "timezone = {!r}", "RANDOM_DELAY": "jitter = '{}m'"}
+
+
+# --- the parts of a line -----------------------------------------------------------------------------------
+
+_VARIABLE = re.compile(
+    r"""(?:"(?P<in_double>[^"=]+)"|'(?P<in_single>[^'=]+)'|(?P<name>[^\s"'=][^\s=]*))\s*=\s*"""
+    r"""(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<value>(?!["']).*?))\s*"""
+)
+_FIVE_FIELDS = re.compile(r"((?:[^ \t]+[ \t]+){4}[^ \t]+)[ \t]*(.*)", re.DOTALL)
+
+
+def _variable(line: str) -> tuple[str, str] | None:
+    match = _VARIABLE.fullmatch(line)
+    if match is None:
+        return None
+    name = match["in_double"] or match["in_single"] or match["name"]
+    return name, match["double"] or match["single"] or match["value"] or ""
+
+
+def _split_when(line: str) -> tuple[str, str]:
+    """Return the expression and what stands behind it."""
+    if line.startswith("@"):
+        return _first_word(line)
+    match = _FIVE_FIELDS.fullmatch(line)
+    return (match[1], match[2]) if match else (line, "")
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    word = re.split(r"[ \t]", text, maxsplit=1)[0]
+    return word, text[len(word) :].lstrip(" \t")
+
+
+def _split_input(text: str) -> tuple[str, bytes | None]:
+    """Return a command and its standard input, as cron's child makes them from the text of a line."""
+    tokens = re.findall(r"\\.|[^\\%]+|%|\\$", text)
+    end = tokens.index("%") if "%" in tokens else len(tokens)
+    command = "".join(token[1:] if token in {r"\%", r"\\"} else token for token in tokens[:end])
+    after = "".join(tokens[end + 1 :])
+    if not after:
+        return command, None
+    read = re.sub(r"(\\?)%", lambda percent: "%" if percent[1] else "\n", after)
+    return command, (read if read.endswith("\n") else read + "\n").encode(errors="surrogateescape")
+
+
+# Words before the name of what does the work
+_NOT_A_NAME = {
+    *("cd", "test", "[", "[[", "if", "then", "else", "!", "true", "exec", "command", "env", "sudo", "time"),
+    *("nice", "ionice", "chrt", "timeout", "flock", "chronic", "nohup"),
+    *("sh", "bash", "dash", "zsh", "python", "python3", "php", "perl", "ruby", "node"),
+}
+
+
+def _name_of(command: str) -> str:
+    """Return a name for a schedule: that of the program which seems to do the work, "" if none does."""
+    for word in re.split(r"[\s;&|(){}<>\"']+", command):
+        program = PurePath(word).name
+        is_word = word and "=" not in word and not word.startswith(("-", "$", "/dev/")) and not word.isdigit()
+        if is_word and program not in _NOT_A_NAME:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", program).strip("-._")[:_MAX_NAME]
+            if name and not name.isdigit():
+                return name
+    return ""
