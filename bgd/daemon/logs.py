@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from struct import Struct as Packing
 
@@ -25,6 +25,7 @@ from bgd.wire.views import AttemptView, Finding, Level
 logger = logging.getLogger(__name__)
 
 MAX_CHUNK = 64 * 1024  # bytes read at once
+BLOCK = 256 * 1024  # bytes read at once, to search them
 MAX_MARKS = 4096  # marks read at once, also 64 KiB
 CLEANED_AT_ONCE = 1000  # jobs whose logs one call on a thread deletes
 
@@ -97,6 +98,20 @@ class LogReader:
             if len(data) == limit:
                 break
         return end, data
+
+    def blocks(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield what there is between two offsets, in blocks of at most BLOCK bytes, each with its offset."""
+        for start, size, path in self._extents():
+            position, last = max(offset - start, 0), min(size, end - start)
+            descriptor = _open(path) if position < last else None
+            if descriptor is None:
+                continue
+            try:
+                while data := os.pread(descriptor, max(min(BLOCK, last - position), 0), position):
+                    yield start + position, data
+                    position += len(data)
+            finally:
+                os.close(descriptor)
 
     def missing(self, offset: int, written: int) -> LogChunk | None:
         """Return an empty chunk that says what the log lacks after its end, `offset`; None: nothing."""

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 
 from bgd.daemon.storage import summaries
-from bgd.daemon.web import connection, finding, job_pages, live, log_text, overview, pages, queries
+from bgd.daemon.web import connection, finding, job_pages, live, log_pages, log_text, overview, pages, queries
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
+
+
+def test_dashboard_page_says_what_the_page_of_a_log_holds():
+    said = " ".join(section(page("docs/dashboard.md"), "## Read a log").split())
+
+    assert f"within the first {log_text.COUNTED >> 20} MB" in said
+    assert f"the first {queries.MAX_HITS} places" in said
+    assert f"the last {log_text.MAX_PART >> 10} KiB" in said
+    assert f"the first {log_pages.MAX_LISTED} places" in said
 
 
 def test_dashboard_page_says_what_the_limits_are():
@@ -24,6 +33,7 @@ def test_dashboard_page_says_what_the_limits_are():
         connection.MAX_STREAMS,
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         log_text.MAX_BEHIND // 1024,
+        *(log_pages.MAX_SEARCHES, queries.MAX_TEXT),
         queries.MAX_ROWS,
         queries.MAX_FILTER,
         *(round(1000 * pages.SEARCH_SECONDS), round(1000 * pages.COUNT_SECONDS)),

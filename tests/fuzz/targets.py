@@ -81,7 +81,14 @@ def http(data: bytes) -> None:
         return
     assert found == expected
     expected.cookies("bgd")
-    for read in (queries.list_query, queries.log_query, queries.job_query, queries.live_query):
+    for read in (
+        queries.list_query,
+        queries.log_query,
+        queries.log_part_query,
+        queries.search_query,
+        queries.job_query,
+        queries.live_query,
+    ):
         with suppress(RequestRefused):
             read(expected.query)
     with suppress(RequestRefused):

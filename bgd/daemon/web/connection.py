@@ -85,7 +85,7 @@ async def start_web_server(
         authenticator,
         pages=Pages(supervisor, store, views),
         jobs=JobPages(supervisor, store, views),
-        logs=LogPages(supervisor, store),
+        logs=LogPages(supervisor, store, views),
         overview=Overview(supervisor, store, views),
         schedules=SchedulePages(supervisor, schedules, store, views),
         actions=PageActions(supervisor, actions, store),

@@ -1,73 +1,327 @@
-"""Answer requests for the log of an attempt: raw, and as a stream that goes on."""
+"""Answer requests for the log of an attempt: any part of it, its growth, a search, and all of it raw."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
+from functools import partial
 from http import HTTPStatus
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.core.job import JobId
 from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader, expected_log_bytes
 from bgd.daemon.storage import read
-from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.store import Store
+from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import follow_log
-from bgd.daemon.web.log_text import OVER_LIMIT, LogLines, LogText, plain_line, plain_lines
+from bgd.daemon.web.job_pages import attempt_details
+from bgd.daemon.web.live import LiveViews, Part, Snapshot, event, follow_log
+from bgd.daemon.web.log_search import SearchProgress, search_log
+from bgd.daemon.web.log_text import (
+    OVER_LIMIT,
+    LogLine,
+    LogLines,
+    LogPart,
+    LogText,
+    line_begin,
+    linked_line,
+    linked_lines,
+    part_before,
+    part_from,
+    plain_line,
+    plain_lines,
+    shown_line,
+)
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import live_query, log_query
-from bgd.daemon.web.responses import PageResponse, event_stream
+from bgd.daemon.web.queries import (
+    LogPartQuery,
+    SearchQuery,
+    live_query,
+    log_part_query,
+    log_query,
+    search_query,
+)
+from bgd.daemon.web.responses import (
+    PageResponse,
+    event_stream,
+    html_response,
+    json_response,
+    render_part,
+    wants_json,
+)
+from bgd.daemon.web.views import NO_OUTPUT
+from bgd.formatting import iso_time
 from bgd.wire.http import TEXT, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.views import AttemptView, JobView
+
+MAX_SEARCHES = 4  # at once, of all pages together
+MAX_LISTED = 100  # lines on a page of what a search found
+
+
+class AttemptLog(Struct, frozen=True):
+    """What an address of a log names."""
+
+    job: JobView
+    attempt: AttemptView
+    reader: LogReader
+
+    @property
+    def path(self) -> str:
+        return f"/job-logs/{self.job.id}/{self.attempt.attempt}"
 
 
 class LogPages:
     """The pages of a log."""
 
-    def __init__(self, supervisor: Supervisor, store: StoreReader) -> None:
+    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews) -> None:
         self._supervisor = supervisor
         self._store = store
         self._log_dir = supervisor.config.log_dir
+        self._views = views
+        self._searches = 0  # that go on now
+
+    async def view(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+        """Return a part of a log, its end if the address names none, with what leads to all others."""
+        query = log_part_query(request.query)
+        version = self._store.position
+        log = await self._log(job, attempt)
+        shown = await asyncio.to_thread(read_part, log.reader, query)
+        if wants_json(request):
+            return await json_response(_as_json(log, shown))
+        values = await asyncio.to_thread(_values, log, shown, query)
+        return await html_response(
+            "log.html", values | await self._views.values(f"{log.path}/view/live", version)
+        )
+
+    async def view_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+        """Return the stream of changes of what the page says about the attempt."""
+        job_id = JobId((await self._log(job, attempt)).job.id)
+
+        async def build() -> Snapshot:
+            version = self._store.position
+            log = await self._log(job, attempt)
+            shown = (
+                log.attempt if log.attempt.outcome else replace(log.attempt, run_seconds=None, log_bytes=None)
+            )
+            return Snapshot(
+                version, {"head": Part(shown, partial(render_part, "log_head.html", _head(log)))}, []
+            )
+
+        def subscribe() -> AbstractContextManager[Subscription]:
+            return self._supervisor.subscriptions.subscribe([job_id])
+
+        address = f"/job-logs/{job}/{attempt}/view"
+        return event_stream(self._views.updates(address, build, subscribe, live_query(request.query).since))
+
+    async def part(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+        """Return a part of a log for an open page."""
+        query = log_part_query(request.query)
+        log = await self._log(job, attempt)
+        shown = await asyncio.to_thread(read_part, log.reader, query)
+        return await json_response(await asyncio.to_thread(_linked_part, log, shown, query))
+
+    async def search(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+        """Return where a text occurs in a log, and how often.
+
+        That is a page, which has the first lines; JSON; or for a script server-sent events while it goes on.
+        """
+        query = search_query(request.query)
+        log = await self._log(job, attempt)
+        if self._searches >= MAX_SEARCHES:
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
+            )
+        found = self._search(log, query)
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return event_stream(_search_events(found))
+        hits: list[int] = []
+        count = 0
+        async with aclosing(found):
+            async for progress in found:
+                hits += progress.hits
+                count = progress.count
+        if wants_json(request):
+            return await json_response({"count": count, "hits": hits})
+        values = await asyncio.to_thread(_search_values, log, query, count, hits)
+        return await html_response("log_search.html", values)
 
     async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the raw log of one attempt."""
         query = log_query(request.query)
-        view = await find_job(self._store, job)
-        if int(attempt) > view.attempt:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {attempt}.")
-        name = f'attachment; filename="bgd-{view.id}.{attempt}.log"'
+        log = await self._log(job, attempt)
+        name = f'attachment; filename="bgd-{log.job.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
-        found = await self._store.read(read.attempts_of, JobId(view.id), int(attempt) - 1, 1)
-        written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
-        chunks = stream_log(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
+        chunks = stream_log(log.reader, query.tail, expected_log_bytes(log.attempt))
         return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
 
     async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the stream of the output of one attempt, from an offset on."""
         query = live_query(request.query)
-        job_id, number = JobId((await find_job(self._store, job)).id), int(attempt)
-        log = LogReader(self._log_dir, job_id, number)
+        log = await self._log(job, attempt)
+        job_id = JobId(log.job.id)
+        text = LogText(log.reader, query.at, query.style, query.line, in_parts=query.linked)
 
         async def has_ended() -> bool:
-            found = await self._store.read(read.attempts_of, job_id, number - 1, 1)
-            return not found or found[0].attempt != number or found[0].outcome is not None
+            found = await self._store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)
+            return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
 
-        return event_stream(
-            follow_log(
-                LogText(log, query.at, query.style),
-                _plain,
-                self._supervisor.subscribe_to_log(job_id),
-                has_ended,
-            )
-        )
+        render = _linked if query.linked else _plain
+        return event_stream(follow_log(text, render, self._supervisor.subscribe_to_log(job_id), has_ended))
+
+    async def _log(self, job: str, attempt: str) -> AttemptLog:
+        view, number = await find_job(self._store, job), int(attempt)
+        found = await self._store.read(read.attempts_of, JobId(view.id), number - 1, 1)
+        if not found or found[0].attempt != number:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {number}.")
+        return AttemptLog(view, found[0], LogReader(self._log_dir, view.id, number))
+
+    async def _search(self, log: AttemptLog, query: SearchQuery) -> AsyncGenerator[SearchProgress, None]:
+        self._searches += 1
+        try:
+            async with aclosing(search_log(log.reader, query.text, query.limit)) as found:
+                async for progress in found:
+                    yield progress
+        finally:
+            self._searches -= 1
+
+
+# --- Parts
+
+
+def read_part(log: LogReader, query: LogPartQuery) -> LogPart:
+    """Return the part of a log that an address names. Reads files."""
+    if query.at is not None and query.at < log.size():
+        begin = line_begin(log, query.at)
+        return part_from(log, begin)
+    if query.after is not None:
+        return part_from(log, query.after, query.line)
+    return part_before(log, log.size() if query.before is None else query.before, query.line)
+
+
+def _values(log: AttemptLog, part: LogPart, query: LogPartQuery) -> dict[str, object]:
+    """Return the values for the page of a log."""
+    return {
+        **_head(log),
+        "part": _linked_part(log, part, query),
+        "shown": part,
+        "is_running": log.attempt.outcome is None,
+        "earlier": _url(before=part.begin, line=part.number) if part.begin else None,
+        "later": _url(after=part.end, line=part.next_number) if part.open is None else None,
+    }
+
+
+def _head(log: AttemptLog) -> dict[str, object]:
+    details = attempt_details(log.attempt, NO_OUTPUT, time.time())
+    return {"job": log.job, "path": log.path, "attempt": details}
+
+
+def _url(**fields: int | None) -> str:
+    return f"view?{urlencode({name: value for name, value in fields.items() if value is not None})}"
+
+
+def _linked_part(log: AttemptLog, part: LogPart, query: LogPartQuery) -> dict[str, object]:
+    """Return a part for the page of a log: its lines as HTML, the open one, and what comes behind."""
+    lines, target = list(part.lines), Markup("")
+    is_linked = query.at is not None and query.at < part.size
+    if is_linked and lines:
+        target = linked_line(lines.pop(0), "target")
+    open_line = Markup("")
+    if part.open is not None and part.open.runs:
+        open_line = linked_line(part.open, "target" if is_linked and not target else "")
+    if part.open is not None:
+        open_line += _missing(log, part.size)
+    return {
+        "lines": target + linked_lines(lines),
+        "open": open_line,
+        "at": part.end,
+        "style": part.style,
+        "line": part.next_number or "",
+        "last": part.open is not None,
+    }
+
+
+def _missing(log: AttemptLog, end: int) -> Markup:
+    """Return a line that says what could not be written at the end of a log; empty if there is nothing."""
+    missing = log.reader.missing(end, expected_log_bytes(log.attempt))
+    if missing is None:
+        return Markup("")
+    return linked_line(LogLine([(_gap_text(missing), "")], end, None, None))
+
+
+def _linked(lines: LogLines) -> dict[str, object]:
+    """Return what the page of a log gets when the log has grown."""
+    return {
+        "lines": linked_lines(lines.lines),
+        "open": linked_line(lines.open) if lines.open.runs else "",
+        "at": lines.at,
+        "style": lines.style,
+        "line": lines.number or "",
+        "skipped": lines.skipped_to,
+    }
 
 
 def _plain(lines: LogLines) -> dict[str, object]:
-    """Return what the page of a job gets of a log that has grown."""
+    """Return what the page of a job gets."""
     return {
         "lines": plain_lines(lines.lines),
         "open": plain_line(lines.open),
         "at": lines.at,
         "style": lines.style,
     }
+
+
+def _as_json(log: AttemptLog, part: LogPart) -> dict[str, object]:
+    return {
+        "job": log.job.id,
+        "attempt": log.attempt.attempt,
+        "begin": part.begin,
+        "end": part.size if part.open is not None else part.end,
+        "size": part.size,
+        "lines": [
+            {
+                "offset": line.at,
+                "line": line.number,
+                "at": iso_time(line.time),
+                "text": "".join(text for text, _ in line.runs),
+            }
+            for line in [*part.lines, *([part.open] if part.open is not None and part.open.runs else [])]
+        ],
+    }
+
+
+# --- Searches
+
+
+async def _search_events(found: AsyncGenerator[SearchProgress, None]) -> AsyncGenerator[bytes, None]:
+    """Yield the progress of a search as server-sent events."""
+    async with aclosing(found):
+        async for progress in found:
+            is_over = progress.at == progress.size
+            share = "" if is_over else f", {100 * progress.at // progress.size} % searched"
+            text = f"{progress.count:,} found{share}"
+            yield event({"count": progress.count, "hits": progress.hits, "text": text, "end": is_over})
+
+
+def _search_values(log: AttemptLog, query: SearchQuery, count: int, hits: list[int]) -> dict[str, object]:
+    """Return the values for the page of what a search found."""
+    begins = list(dict.fromkeys(line_begin(log.reader, hit) for hit in hits[:MAX_LISTED]))
+    lines = linked_lines([shown_line(log.reader, begin) for begin in begins])
+    return {
+        **_head(log),
+        "text": query.text,
+        "count": count,
+        "lines": lines,
+        "listed": min(count, MAX_LISTED),
+    }
+
+
+# --- All of it
 
 
 async def stream_log(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
@@ -91,5 +345,9 @@ async def stream_log(log: LogReader, last: int | None, written: int = 0) -> Asyn
 
 
 def _gap(chunk: LogChunk) -> bytes:
+    return f"\n{_gap_text(chunk)}\n".encode(errors="backslashreplace")
+
+
+def _gap_text(chunk: LogChunk) -> str:
     why = f"missing: {chunk.missing}" if chunk.missing else OVER_LIMIT
-    return f"\n==> {chunk.left_out} bytes {why} <==\n".encode(errors="backslashreplace")
+    return f"==> {chunk.left_out} bytes {why} <=="

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from markupsafe import Markup
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.web.terminal import Line, Terminal, line_markup
@@ -20,6 +21,9 @@ MAX_PART = MAX_CHUNK  # bytes of a part
 MAX_LINES = 1000  # of a part
 MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
 MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
+COUNTED = 16 * 1024 * 1024  # bytes at the beginning of a log in which lines are counted for their numbers
+MAX_LINE = 64 * 1024 * 1024  # bytes of a line that overwrites itself, of which the end is shown
+MAX_LISTED_LINE = 1000  # bytes of a line that a search found
 STYLE_SEARCH = 16 * 1024  # bytes before a part in which its colours may have been set
 
 OVER_LIMIT = "left out, over the log's limit"
@@ -76,8 +80,17 @@ class LogText:
         offset: from where it reads next.
     """
 
-    def __init__(self, log: LogReader, offset: int, style: str = "", number: int | None = None) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        offset: int,
+        style: str = "",
+        number: int | None = None,
+        *,
+        in_parts: bool = False,
+    ) -> None:
         self._log = log
+        self._in_parts = in_parts  # at most MAX_LINES at once
         self.offset = self._line_begin = self._resume = offset
         self._skipped_to: int | None = None
         self._number = number
@@ -95,6 +108,8 @@ class LogText:
         if not chunk.data:
             return None
         data = chunk.data[: max(self.offset + limit - chunk.offset, 0)]
+        if self._in_parts and data.count(b"\n") > MAX_LINES:
+            data = data[: _end_of_lines(data)]
         if chunk.left_out:
             end = chunk.offset if data else self.offset + limit
             self._break_off(f"{chunk.left_out} bytes {chunk.missing or OVER_LIMIT}", end)
@@ -170,17 +185,21 @@ class LogText:
 
 
 def part_from(log: LogReader, begin: int, number: int | None = None) -> LogPart:
-    """Return the part that begins at an offset, the beginning of a line, which may be before a gap.
+    """Return the part that begins at an offset, where a line begins, which may be before a gap.
 
     `number` is that of the line, if it is known.
     """
     size = log.size()
     begin = min(begin, size)
+    start = begin
     chunk = log.read(begin, MAX_PART)
     end = chunk.offset + len(chunk.data)
-    if end < size or chunk.data.count(b"\n") > MAX_LINES:
+    if end < size and not chunk.left_out and b"\n" not in chunk.data and b"\r" in chunk.data:
+        end = _line_end(log, end)
+        start = _last_of_line(log, begin, end)
+    elif end < size or chunk.data.count(b"\n") > MAX_LINES:
         end = chunk.offset + _end_of_lines(chunk.data)
-    return _part(log, begin, end, size, 1 if begin == 0 else number)
+    return _part(log, begin, start, end, size, number)
 
 
 def part_before(log: LogReader, end: int, number: int | None = None) -> LogPart:
@@ -188,12 +207,17 @@ def part_before(log: LogReader, end: int, number: int | None = None) -> LogPart:
     size = log.size()
     end = min(end, size)
     offset, data = log.read_before(end, MAX_PART)
-    begin = offset + _begin_of_lines(data)
-    if begin == 0 or offset + len(data) < end:
-        number = 1 if begin == 0 else None
+    if data.endswith(b"\r") and offset + len(data) == end:  # it is within a long line, which is shown already
+        end = line_begin(log, end)
+        offset, data = log.read_before(end, MAX_PART)
+    start = begin = offset + _begin_of_lines(data) if data else 0
+    if len(data) == MAX_PART and b"\n" not in data[:-1] and b"\r" in data[:-1]:
+        begin = _line_begin(log, offset)
+    if offset + len(data) < end:
+        number = None
     elif number is not None:
-        number = max(number - data[begin - offset :].count(b"\n"), 1)
-    return _part(log, begin, end, size, number)
+        number = max(number - data[max(begin - offset, 0) :].count(b"\n"), 1)
+    return _part(log, begin, start, end, size, number)
 
 
 def line_begin(log: LogReader, offset: int) -> int:
@@ -208,31 +232,82 @@ def line_begin(log: LogReader, offset: int) -> int:
     newline = data.rfind(b"\n") + 1
     if newline or len(data) < MAX_PART:
         return first + newline
-    return first + (data.rfind(b"\r") + 1 or len(data))
+    return _line_begin(log, first) if b"\r" in data else offset
 
 
-def _part(log: LogReader, begin: int, end: int, size: int, number: int | None) -> LogPart:
-    text = LogText(log, begin, _style_before(log, begin), number)
+def shown_line(log: LogReader, begin: int) -> LogLine:
+    """Return the line that begins at an offset, or its beginning."""
+    chunk = log.read(begin, MAX_LISTED_LINE)
+    terminal = Terminal()
+    lines = [*terminal.feed(chunk.data.decode(errors="replace")), terminal.end()]
+    return LogLine(lines[0], begin, None, chunk.times[0][1] if chunk.times else None)
+
+
+def _line_begin(log: LogReader, offset: int) -> int:
+    """Return where a line that is longer than a part begins, at least MAX_LINE bytes before an offset."""
+    lowest = max(offset - MAX_LINE, 0)
+    while offset > lowest:
+        first, data = log.read_before(offset, MAX_PART)
+        newline = data.rfind(b"\n") + 1
+        if newline or not data or first + len(data) < offset:
+            return first + newline if first + len(data) == offset else offset
+        offset = first
+    return offset
+
+
+def _line_end(log: LogReader, offset: int) -> int:
+    """Return where a line that is longer than a part ends, at most about MAX_LINE bytes behind an offset."""
+    for begin, block in log.blocks(offset, offset + MAX_LINE):
+        if begin != offset:  # behind a gap
+            break
+        if newline := block.find(b"\n") + 1:
+            return offset + newline
+        offset += len(block)
+    return offset
+
+
+def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: int | None) -> LogPart:
+    """Return the part between two offsets, of which only what begins at `start` is read."""
+    if number is None and begin <= COUNTED:
+        number = _count_lines(log, begin)
+    text = LogText(log, start, _style_before(log, start), number)
     lines: list[LogLine] = []
     found = text.take()
     while text.offset < end and (more := text.read(end - text.offset)):
         found = more
         lines += found.lines
-    open_line = None
-    if end >= size:
-        end, open_line = found.at, found.open
-    elif found.open.runs and log.read_before(end, 1)[1] != b"\r":  # else a later part overwrites it
+    is_last = end >= size
+    if not is_last and found.open.runs:  # a line that is longer than a part
         lines.append(found.open)
+    if lines and start > begin:
+        lines[0] = replace(lines[0], at=begin)
     return LogPart(
         begin=begin,
-        end=end,
+        end=found.at if is_last else end,
         size=size,
         number=number,
         next_number=found.number,
         lines=lines,
-        open=open_line,
+        open=found.open if is_last else None,
         style=found.style,
     )
+
+
+def _count_lines(log: LogReader, end: int) -> int | None:
+    """Return the number of the line that begins at an offset; None if there is a gap before it."""
+    number, offset = 1, 0
+    for begin, block in log.blocks(0, end):
+        if begin != offset:
+            return None
+        number += block.count(b"\n")
+        offset += len(block)
+    return number if offset == end else None
+
+
+def _last_of_line(log: LogReader, begin: int, end: int) -> int:
+    """Return from where a long line that overwrites itself has to be read: its end shows all of it."""
+    offset, data = log.read_before(end, MAX_PART)
+    return max(begin, offset + data.find(b"\r", 0, -1) + 1)
 
 
 def _style_before(log: LogReader, offset: int) -> str:
@@ -316,7 +391,7 @@ def linked_line(line: LogLine, classes: str = "") -> Markup:
 
 # the link is for the pointer: a key that stops at each of a thousand lines is of no use
 _LINE = Markup(
-    '<span class="{classes}"><a tabindex="-1" aria-hidden="true" href="?at={at}" data-n="{number}"'
+    '<span class="{classes}"><a tabindex="-1" aria-hidden="true" href="view?at={at}" data-n="{number}"'
     ' data-t="{time}"></a>{text}\n</span>'
 )
 

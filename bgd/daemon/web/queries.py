@@ -23,6 +23,8 @@ from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 MAX_ROWS = 200  # jobs on a page
 MAX_FILTER = 1000  # characters
 MAX_SORTED = 10_000  # jobs that are put into another order than that of their ids
+MAX_TEXT = 200  # characters to search for
+MAX_HITS = 1000  # offsets that one search of a log returns; the others are counted
 _MAX_FIELDS = 20
 _MAX_QUOTED = 40  # characters of a refused value
 _WORD_FIELDS = ("state", "queue", "name", "tag")  # words of the filter that may also be fields
@@ -68,6 +70,26 @@ class LogQuery(Struct, frozen=True):
     download: bool = False
 
 
+class LogPartQuery(Struct, frozen=True):
+    """Which part of a log to show; none of these: its end.
+
+    `at` is a place in a line, which is shown first and marked; `after` and `before` are the end of the part
+    before and the beginning of the part behind, where the line has the number `line`, if that is known.
+    """
+
+    at: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    after: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    line: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+
+
+class SearchQuery(Struct, frozen=True):
+    """What to search for in a log, and how many places to return."""
+
+    text: Annotated[str, Meta(max_length=MAX_TEXT)] = ""
+    limit: Annotated[int, Meta(ge=1, le=MAX_HITS)] = MAX_HITS
+
+
 class JobQuery(Struct, frozen=True):
     """Which attempts to show; only those with a number below `before`."""
 
@@ -75,11 +97,16 @@ class JobQuery(Struct, frozen=True):
 
 
 class LiveQuery(Struct, frozen=True):
-    """What an open page has: its version, and of a log where its open line begins and in which style."""
+    """What an open page has: its version, and of a log where its open line begins and in which style.
+
+    `linked`: each line is a link to its place; `line` is the number of the open one, if it is known.
+    """
 
     since: Annotated[int, Meta(ge=0, le=2**62)] = 0
     at: Annotated[int, Meta(ge=0, le=2**62)] = 0
     style: Annotated[str, Meta(max_length=100)] = ""
+    linked: bool = False
+    line: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
 
 def list_query(text: str) -> ListQuery:
@@ -102,6 +129,22 @@ def list_query(text: str) -> ListQuery:
 
 def log_query(text: str) -> LogQuery:
     return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogQuery)
+
+
+def log_part_query(text: str) -> LogPartQuery:
+    query = convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogPartQuery)
+    if [query.at, query.after, query.before].count(None) < 2:  # noqa: PLR2004 - of three
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST, "An address of a log has only one of at, after and before."
+        )
+    return query
+
+
+def search_query(text: str) -> SearchQuery:
+    query = convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, SearchQuery)
+    if not query.text or "\n" in query.text:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "Search for a text in one line: text=WORDS.")
+    return query
 
 
 def job_query(text: str) -> JobQuery:

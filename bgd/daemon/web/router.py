@@ -68,6 +68,10 @@ class Router:
                 (f"/job-logs/{_ID}/live", _Access.SESSION, jobs.job_live),
                 (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
                 (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, logs.log_live),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/view", _Access.SESSION, logs.view),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/view/live", _Access.SESSION, logs.view_live),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/part", _Access.SESSION, logs.part),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/search", _Access.SESSION, logs.search),
                 (f"/job-logs/all/{_VERB}", _Access.SESSION, actions.count),
             )
         ]

@@ -14,7 +14,13 @@ EXAMPLES = {
     router._ATTEMPT: "1",
     router._QUEUE: "default",
 }
-NOT_PAGES = ("/live", "/complete", router._VERB, r"\.")  # streams, answers of actions and scripts, files
+NOT_PAGES = (
+    "/live",
+    "/complete",
+    "/part",
+    router._VERB,
+    r"\.",
+)  # streams, answers of actions and scripts, files
 
 
 def page_addresses() -> list[str]:

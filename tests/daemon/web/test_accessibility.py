@@ -14,7 +14,9 @@ from tests.support import Daemon, wait_until
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
 
-VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")]
+VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")] + [
+    "/job-logs/{job}/1/search?text=o"
+]
 COLOURS = r"for i in 0 1 2 3 4 5 6 7; do printf '\033[3%dmcolour\033[0m \033[9%dmbright\033[0m\n' $i $i; done"
 
 

@@ -109,7 +109,7 @@ function update(news) {
     if (old) morph(old, fresh);
     else made.set(id, fresh);
   }
-  if (news.order) arrange(news.order, made);
+  if (news.order && ordered) arrange(news.order, made);
   followLogs();
   tick();
 }
@@ -187,16 +187,25 @@ function follow(log, live, position) {
         empty.textContent = "No output.";
         return;
       }
-      const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
-      lines.append(...elementOf(`<code>${news.lines}</code>`).childNodes);
-      open.replaceChildren(...elementOf(`<code>${news.open}</code>`).childNodes);
-      if ("at" in news) position = { at: news.at, style: news.style };
-      shorten(lines);
+      position = { at: news.at, style: news.style };
       log.hidden = false;
       empty.hidden = true;
-      if (isAtEnd) text.scrollTop = text.scrollHeight;
+      addOutput(text, lines, open, news);
+      shorten(lines);
     },
   );
+}
+
+// Add lines and replace the open one; stay at the end.
+function addOutput(text, lines, open, news) {
+  const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
+  lines.append(...nodesOf(news.lines));
+  open.replaceChildren(...nodesOf(news.open));
+  if (isAtEnd) text.scrollTop = text.scrollHeight;
+}
+
+function nodesOf(html) {
+  return elementOf(`<code>${html}</code>`).childNodes;
 }
 
 function shorten(lines) {
