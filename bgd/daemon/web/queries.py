@@ -320,7 +320,7 @@ FILTERS = ("state", "queue", "name", "tag", "class", "exit", "since", "priority"
 
 SUSPENDED = "suspended"  # a running job whose processes are stopped
 _REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
-_WORD = re.compile(r'\s*(?:([a-z]+):(=?))?(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
+_WORD = re.compile(r'\s*(?:([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
 _ANYTHING = re.compile(r"[*?]")
 _PLAIN = re.compile(r'[^\s"\\]+')
 _AS_TEXT = "Text that has a colon needs quotes."

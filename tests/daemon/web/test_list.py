@@ -1,0 +1,282 @@
+"""The list of jobs: filters, counts and actions on all that match, over HTTP and in a real browser."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.daemon.web.browsing import Browser
+from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.support import DEADLINE, wait_until
+
+MILLISECONDS = 1000 * DEADLINE
+
+needs_chromium = pytest.mark.skipif(
+    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
+)
+
+
+@pytest.fixture(scope="module")
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def page(daemon):
+    return Browser(daemon).log_in()
+
+
+@pytest.fixture(scope="module")
+def jobs(client):
+    """Jobs that ended in many ways, by what they show."""
+    sh = "/bin/sh"
+    made = {
+        "exit 3": client.submit(
+            [sh, "-c", "exit 3"], name="build [42]", queue="mail", tags=["eu", "nightly"]
+        ),
+        "killed": client.submit([sh, "-c", "kill -9 $$"], name="a*b", tags=["eu"], priority=5),
+        "timeout": client.submit(["/bin/sleep", "60"], timeout=0.1, name="slow"),
+        "lost": client.submit(["/nowhere/program"], check=False),
+        "done": client.submit(["/bin/echo", "two words"], name="nightly-2"),
+        "held": client.submit(["/bin/echo", "two", "words"], name="nightly", hold=True, queue="mail"),
+    }
+    client.wait([job.id for name, job in made.items() if name != "held"])
+    return {name: job.id for name, job in made.items()}
+
+
+def names_of(jobs, ids):
+    return [name for job_id in ids for name, known in jobs.items() if known == job_id]
+
+
+@pytest.mark.parametrize(
+    ("filter_", "expected"),
+    [
+        ("state:failed", ["lost", "timeout", "killed", "exit 3"]),
+        ("state:failed queue:mail", ["exit 3"]),
+        ("name:night", ["held", "done"]),
+        ("name:=nightly", ["held"]),
+        ("name:*-2", ["done"]),
+        ("name:[4", ["exit 3"]),
+        ('name:"a*"', ["killed"]),
+        ("tag:eu tag:nightly", ["exit 3"]),
+        ("exit:137", ["killed"]),
+        ("exit:124", ["timeout"]),
+        ("exit:3 name:build", ["exit 3"]),
+        ("priority:5", ["killed"]),
+        ("two", ["held", "done"]),
+        ('"echo two words" name:night', ["held", "done"]),
+        ("Two", []),
+        ("build", ["exit 3"]),
+        ("since:1h state:held", ["held"]),
+        ("since:2100-01-01", []),
+        ("class:app.*", []),
+    ],
+)
+def test_a_filter_finds_jobs_on_the_page_as_json_and_for_actions(page, jobs, filter_, expected):
+    query = f"q={filter_}".replace("+", "%2B").replace(" ", "+").replace('"', "%22")
+
+    assert names_of(jobs, page.get(f"/job-logs?{query}").ids) == expected
+    assert names_of(jobs, [job["id"] for job in page.json(f"/job-logs?{query}")]) == expected
+    retried = [name for name in expected if name not in {"done", "held"}]
+    assert page.json(f"/job-logs/all/retry?{query}") == {"count": len(retried)}
+    assert page.json(f"/job-logs/all/release?{query}") == {"count": expected.count("held")}
+
+
+@pytest.mark.usefixtures("jobs")
+def test_rows_say_why_a_job_failed_and_counts_follow_the_filter(page):
+    text = page.get("/job-logs?q=name:i").text
+    assert re.findall(r"(all|held|succeeded|failed) <b>(\S+)</b>", text) == [
+        ("all", "3"),
+        ("held", "1"),
+        ("succeeded", "1"),
+        ("failed", "1"),
+    ]
+    text = page.get("/job-logs").text
+    for words in ("exit code 3", "SIGKILL", "timeout", "no program", "priority 5"):
+        assert f">{words}</span>" in text
+    assert 'title="program not found' in text
+    assert '<span class="tag">nightly</span>' in text
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_bad_filter_is_answered_on_the_page_without_jobs_or_actions(page):
+    answer = page.get("/job-logs?q=stat:failed+name:x")
+
+    assert answer.status == 400
+    assert "There is no filter &#39;stat&#39; (did you mean state?)." in answer.text
+    assert 'value="stat:failed name:x"' in answer.text
+    assert answer.ids == []
+    assert "data-verb" not in answer.text
+    assert page.get("/job-logs?q=stat:x", "Accept: application/json").json["error"].startswith("There is no")
+    assert page.get("/job-logs/all/retry?q=stat:x").status == 400
+
+
+def test_words_are_completed(page, jobs):
+    def completed(word):
+        return page.json(f"/job-logs/complete?word={word}")
+
+    assert completed("") == [
+        f"{key}:" for key in ("state", "queue", "name", "tag", "class", "exit", "since", "priority")
+    ]
+    assert completed("q") == ["queue:"]
+    assert completed("state:s") == ["state:scheduled", "state:stopping", "state:succeeded", "state:suspended"]
+    assert completed("queue:") == ["queue:default", "queue:mail"]
+    assert completed("name:b") == ['name:="build [[]42]"']
+    assert completed("tag:n") == ["tag:nightly"]
+    assert completed("exit:") == completed("stat:") == []
+    (word,) = completed("name:b")
+    assert page.get(f"/job-logs?q={word}".replace(" ", "+").replace('"', "%22")).ids == [jobs["exit 3"]]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_running_jobs_come_first_on_request(page, client):
+    running = client.submit(["/bin/sleep", "60"], queue="first")
+    wait_until(lambda: client.job(running.id).state == "running")
+    later = client.submit(["/bin/true"], queue="first", hold=True)
+
+    assert page.get("/job-logs?q=queue:first").ids == [later.id, running.id]
+    first = page.get("/job-logs?q=queue:first&sort=running&limit=1")
+    assert first.ids == [running.id]
+    (following,) = re.findall(r'href="([^"]*)">Next', first.text)
+    assert page.get(html.unescape(following)).ids == [later.id]
+    client.cancel([running.id, later.id])
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_search_that_takes_too_long_shows_how_far_it_came(page, client):
+    """Large commands take as much time as very many jobs."""
+    many = client.submit_many(
+        [{"argv": ["/bin/echo", "x" * 100_000] * 2, "hold": True, "queue": "long"}] * 200
+    )
+    answer = page.get("/job-logs?q=hello+there")
+    while searched := re.findall(r"No job from (\d+) on matches", answer.text):
+        (older,) = re.findall(r'href="([^"]*)">Search older', answer.text)
+        assert int(searched[0]) > 1
+        answer = page.get(html.unescape(older))
+    assert "No jobs match." in answer.text
+    client.cancel([job.id for job in many])
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(chrome, client):
+    """A tab that shows the list; any message on its console fails the test."""
+    context = chrome.new_context()
+    context.set_default_timeout(MILLISECONDS)
+    tab = context.new_page()
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    yield tab
+    context.close()
+    assert complaints == []
+
+
+@needs_chromium
+def test_keys_reach_the_filter_box_and_the_rows(tab, jobs):
+    tab.keyboard.press("/")
+    box = tab.locator("#filter input[name=q]")
+    expect(box).to_be_focused()
+    tab.keyboard.type("name:nightly j/k")
+    assert box.input_value() == "name:nightly j/k"
+    box.fill("name:nightly")
+    tab.keyboard.press("Enter")
+    tab.wait_for_url("**/job-logs?q=name%3Anightly")
+    tab.keyboard.press("j")
+    expect(tab.locator(f"#job-{jobs['held']} .description a")).to_be_focused()
+    tab.keyboard.press("j")
+    expect(tab.locator(f"#job-{jobs['done']} .description a")).to_be_focused()
+    tab.keyboard.press("k")
+    tab.keyboard.press("Enter")
+    tab.wait_for_url(f"**/job-logs/{jobs['held']}")
+
+
+@needs_chromium
+@pytest.mark.usefixtures("jobs")
+def test_the_last_word_is_completed(tab):
+    box = tab.locator("#filter input[name=q]")
+    box.press_sequentially("state:failed queue:m")
+    expect(tab.locator('#words option[value="state:failed queue:mail"]')).to_have_count(1)
+    expect(tab.locator("#words option")).to_have_count(1)
+
+
+@needs_chromium
+@pytest.mark.usefixtures("jobs")
+def test_the_order_is_changed_by_choosing_it(tab):
+    tab.select_option("#filter select", "running")
+    tab.wait_for_url("**/job-logs?sort=running")
+    assert tab.locator("#filter select").input_value() == "running"
+
+
+@needs_chromium
+@pytest.mark.usefixtures("jobs")
+def test_a_filtered_list_shows_changes_and_its_counts_without_a_reload(tab, client):
+    tab.goto(f"{tab.url}?q=tag:fresh+state:held,failed")
+    expect(tab.locator("#empty")).to_contain_text("No jobs match.")
+    other = client.submit(["/bin/false"], hold=True)
+    job = client.submit(["/bin/false"], hold=True, tags=["fresh"], name="fresh one")
+    row = tab.locator(f"#job-{job.id}")
+    expect(row).to_contain_text("held")
+    expect(row).to_contain_text("fresh one")
+    expect(tab.locator("#empty")).to_be_hidden()
+    client.release([job.id])
+    expect(row).to_contain_text("exit code 1")
+    expect(tab.locator("#tabs .failed b")).to_have_text("1")
+    expect(tab.locator("#tabs .held b")).to_have_text("0")
+    assert tab.locator(f"#job-{other.id}").count() == 0
+    client.cancel([other.id])
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_a_job_takes_one_line_or_two_on_a_phone_where_filters_fold_away(tab, client, jobs, width):
+    client.submit(
+        ["/bin/echo", *["word"] * 80],
+        name="long " * 30,
+        tags=["tag " * 9, "b", "c", "d"],
+        priority=-500,
+        hold=True,
+    )
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.reload()
+    heights = tab.evaluate("[...document.querySelectorAll('#ordered tr')].map((row) => row.offsetHeight)")
+
+    assert len(heights) >= len(jobs)
+    assert max(heights) <= (72 if width == 390 else 36)
+    assert tab.locator("#filter").is_visible() == (width > 390)
+    if width == 390:
+        tab.locator("summary").click()
+        expect(tab.locator("#filter")).to_be_visible()
+
+
+@needs_chromium
+def test_the_list_is_filtered_and_paged_without_javascript(chrome, page, jobs):
+    context = chrome.new_context(java_script_enabled=False)
+    context.set_default_timeout(MILLISECONDS)
+    name, _, value = page.cookie.partition("=")
+    context.add_cookies([{"name": name, "value": value, "domain": "127.0.0.1", "path": "/"}])
+    tab = context.new_page()
+    tab.goto(f"http://{page.host}/job-logs?limit=1")
+    tab.fill("#filter input[name=q]", "tag:eu")
+    tab.click("#filter button")
+    assert tab.locator("#ordered tr").count() == 1
+    assert tab.locator("#ordered tr").get_attribute("id") == f"job-{jobs['killed']}"
+    tab.click("text=Older →")
+    assert tab.locator("#ordered tr").get_attribute("id") == f"job-{jobs['exit 3']}"
+    tab.click("text=← Newer")
+    assert tab.locator("#ordered tr").get_attribute("id") == f"job-{jobs['killed']}"
+    context.close()
