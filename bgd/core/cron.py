@@ -19,6 +19,7 @@ is fixed for the machine and the schedule, by the key that the caller gives.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 
 from msgspec import Struct
@@ -84,8 +85,10 @@ def parse_cron(text: str, key: str) -> Pattern:
     if len(text) > MAX_EXPRESSION:
         raise ExpressionError(f"a cron expression has at most {MAX_EXPRESSION} characters, not {len(text)}")
     words = _words_of(text)
-    lists = [_values(field, word, f"{key}\0{field.name}") for field, word in zip(_FIELDS, words, strict=True)]
-    minutes, hours, days, months, weekdays = lists
+    minutes, hours, days, months, weekdays = (
+        _values(field, word, f"{key}\0{field.name}" if "~" in word else "")
+        for field, word in zip(_FIELDS, words, strict=True)
+    )
     return Pattern(
         minutes=minutes,
         hours=hours,
@@ -123,6 +126,7 @@ def _words_of(text: str) -> list[str]:
     return words
 
 
+@lru_cache(maxsize=2_000)  # thousands of schedules share a few hundred words
 def _values(field: _Field, word: str, key: str) -> tuple[int, ...]:
     values: set[int] = set()
     for index, item in enumerate(word.split(",")):

@@ -109,7 +109,7 @@ def _instants(pattern: Pattern, zone: tzinfo, after: float) -> Iterator[float]:
     for begin, end in _spans(pattern, after):
         for stretch in _stretches(zone, begin - LIMIT, end):
             # what lies before `begin` was yielded by the span before
-            yield from (at for at in _in_stretch(pattern, stretch) if at >= begin and at > after)
+            yield from (at for at in _in_stretch(pattern, stretch, begin) if at >= begin and at > after)
 
 
 def _spans(pattern: Pattern, after: float) -> Iterator[tuple[int, int]]:
@@ -126,11 +126,14 @@ def _spans(pattern: Pattern, after: float) -> Iterator[tuple[int, int]]:
             done = end
 
 
-def _in_stretch(pattern: Pattern, stretch: _Stretch) -> Iterator[float]:
+def _in_stretch(pattern: Pattern, stretch: _Stretch, begin: int) -> Iterator[float]:
+    """Yield the instants of a stretch, without most of those before `begin`."""
     skipped, first, last = _walls_of(pattern, stretch)
-    for index, _ in enumerate(walls_between(pattern, skipped, first)):
-        yield stretch.begin + index * MOMENT
-    yield from (wall - stretch.offset for wall in walls_between(pattern, first, last))
+    if skipped < first:
+        for index, _ in enumerate(walls_between(pattern, skipped, first)):
+            yield stretch.begin + index * MOMENT
+    for wall in walls_between(pattern, max(first, begin + stretch.offset), last):
+        yield wall - stretch.offset
 
 
 def _walls_of(pattern: Pattern, stretch: _Stretch) -> tuple[int, int, int]:
