@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import click
 
@@ -15,8 +16,11 @@ from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (
+    ITS_TURN,
+    Waiting,
     attempt_as_json,
     command_line,
+    iso_time,
     job_as_json,
     labelled_options,
     limits_of,
@@ -29,9 +33,10 @@ from bgd.formatting import (
     short_duration,
     signal_name,
     state_in_words,
+    waiting_for,
+    waiting_line,
 )
 from bgd.units import format_duration
-from bgd.wire.replies import Queues
 from bgd.wire.views import AttemptView
 
 
@@ -70,6 +75,7 @@ def show_command(ids: JobIdRanges) -> int:
 
 def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str, object]:
     return job_as_json(job.view) | {
+        "why_waiting": waiting_line(_waiting_for(daemon, job), iso_time) or None,
         "result": _result(daemon, job),
         "attempts": [attempt_as_json(attempt) for attempt in attempts],
     }
@@ -108,7 +114,7 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
         ("timeout", format_duration(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
-        ("waits", why_waiting(daemon, job)),
+        ("waits", one_line(_why_waiting(daemon, job))),
         ("progress", progress_line(progress_of(job.view))),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
@@ -186,50 +192,15 @@ _LABEL_WIDTH = 11
 def say_if_waiting(daemon: Client, job_id: int) -> None:
     """Tell the user why a job has no output yet, unless it only waits for its turn."""
     job = daemon.job(job_id)
-    reason = why_waiting(daemon, job)
-    if reason not in {"", _ITS_TURN}:
+    reason = _why_waiting(daemon, job)
+    if reason and not reason.startswith(ITS_TURN):
         say(f"job {job_id} is {job.state}: it waits {reason}")
 
 
-def why_waiting(daemon: Client, job: Job) -> str:
-    """Return what a job waits for, as "until ..." or "for ..."; "" if it runs or has finished."""
-    match job.state:
-        case State.HELD:
-            return f"until `bgctl release {job.id}`"
-        case State.BLOCKED:
-            named = ", ".join(map(str, job.waits_for[:_MAX_NAMED]))
-            more = len(job.waits_for) - _MAX_NAMED
-            jobs = "job" if len(job.waits_for) == 1 else "jobs"
-            return f"for {jobs} {named}" + (f" and {more} more" if more > 0 else "")
-        case State.SCHEDULED:
-            return f"until {local_time(job.due_at, time.time())}"
-        case State.QUEUED:
-            return _why_queued(daemon.queues(), job)
-        case State.RUNNING if job.suspended:
-            return f"until `bgctl continue {job.id}`: it is suspended"
-        case State.RUNNING | State.STOPPING | State.SUCCEEDED | State.FAILED | State.CANCELLED:
-            return ""
+def _why_waiting(daemon: Client, job: Job) -> str:
+    return waiting_line(_waiting_for(daemon, job), partial(local_time, now=time.time()))
 
 
-def _why_queued(queues: Queues, job: Job) -> str:
-    own = next((queue for queue in queues.queues if queue.name == job.queue), None)
-    if queues.obstacle is not None:
-        return f"for a launcher: {queues.obstacle}"
-    if queues.paused:
-        return "until `bgctl resume`: all queues are paused"
-    if own is not None and own.paused:
-        return f"until `bgctl resume {job.queue}`: its queue is paused"
-    if own is not None and own.slots is not None and own.counts.get(State.RUNNING, 0) >= own.slots:
-        return f"for a slot of queue {job.queue}: {own.slots} of {own.slots} {_is_or_are(own.slots)} taken"
-    wanted = min(job.slots, queues.slots)  # a job that asks for more slots than there are gets all of them
-    if queues.taken + wanted > queues.slots:
-        return f"for {wanted} of {queues.slots} slots: {queues.taken} {_is_or_are(queues.taken)} taken"
-    return _ITS_TURN
-
-
-def _is_or_are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
-_MAX_NAMED = 20  # jobs in one line
-_ITS_TURN = "for its turn"  # it may start at any moment
+def _waiting_for(daemon: Client, job: Job) -> Waiting:
+    queued = daemon.queued_reason(job.id) if job.state is State.QUEUED else None
+    return waiting_for(job.view, queued)

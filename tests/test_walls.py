@@ -65,8 +65,8 @@ ROOMS = {
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/escape.py": STANDARD,
-    "bgd/formatting.py": f"{STANDARD} bgd.core.job.Outcome bgd.core.job.State bgd.core.job.WAITING"
-    " bgd.core.spec bgd.escape"
+    "bgd/formatting.py": f"{STANDARD} bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
+    " bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/paths.py", "bgd/settings.py", "bgd/units.py"],

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from bgd.core.job import JobId
 
+_LOOKS_PER_JOB = 4  # entries that are looked at to count one job, on average at most
 _WORTH_SWEEPING = 64  # dead entries; fewer are cheaper to keep than to sweep
 
 
@@ -54,6 +55,29 @@ class ReadyHeap:
         """Remove the top. Call this only after `top` returned one."""
         heapq.heappop(self._ids[-self._priorities[0]])
         self._entries -= 1
+
+    def count_before(self, job_id: JobId, priority: int, most: int) -> int | None:
+        """Return how many jobs come before this one, counted up to `most`.
+
+        None: so many entries are dead that looking at all of them would take long.
+        """
+        before: set[JobId] = set()  # a job may have two entries
+        looks = _LOOKS_PER_JOB * most
+        for other, ids in self._ids.items():
+            places = [0] if other >= priority else []
+            while places:
+                place = places.pop()
+                if place >= len(ids) or (other == priority and ids[place] >= job_id):
+                    continue  # in a heap, all below this place come later as well
+                looks -= 1
+                if self._is_live(ids[place], other):
+                    before.add(ids[place])
+                if len(before) >= most:
+                    return most
+                if not looks:
+                    return None
+                places += (2 * place + 1, 2 * place + 2)
+        return len(before)
 
     def forget(self) -> None:
         """Note that an entry died; sweep when half of them may be dead."""

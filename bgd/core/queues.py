@@ -7,6 +7,7 @@ from functools import partial
 
 from msgspec import Struct
 
+from bgd.core.explain import MAX_AHEAD, Cause, QueuedReason
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
 
@@ -101,6 +102,22 @@ class ReadyQueues:
             return None
         self._heaps[self._heap_name(chosen.queue)].pop()
         return chosen
+
+    def explain(self, job: Job, *, is_paused: bool) -> QueuedReason:
+        """Return why a queued job has not started; with `is_paused` none starts at all."""
+        rule = self._rules.get(job.queue, QueueRule())
+        size, taken = self._size_of(job), self._taken_in.get(job.queue, 0)
+        ahead = self._heaps[self._heap_name(job.queue)].count_before(job.id, job.priority, MAX_AHEAD)
+        if is_paused:
+            return QueuedReason(cause=Cause.PAUSE, ahead=ahead)
+        if rule.paused:
+            return QueuedReason(cause=Cause.QUEUE_PAUSE, ahead=ahead)
+        if not self._has_room(job):
+            cause, slots = Cause.QUEUE_SLOTS, rule.slots
+        else:
+            cause = Cause.TURN if self.taken + size <= self._slots else Cause.SLOTS
+            slots, taken = self._slots, self.taken
+        return QueuedReason(cause=cause, wanted=size, slots=slots, taken=taken, ahead=ahead)
 
     def occupy(self, job: Job) -> int:
         """Give an active job the smallest free slot number, and return it."""

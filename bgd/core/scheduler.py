@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions
 from bgd.core.conditions import WaitingJobs
+from bgd.core.explain import QueuedReason
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -137,6 +138,13 @@ class Scheduler:
     def get(self, job_id: JobId) -> Job | None:
         """Return the unfinished job with an id, None if there is none."""
         return self._table.jobs.get(job_id)
+
+    def explain(self, job_id: JobId) -> QueuedReason | None:
+        """Return why a job has not started; None if it is not queued."""
+        job = self._table.jobs.get(job_id)
+        if job is None or job.state is not State.QUEUED:
+            return None
+        return self._table.queues.explain(job, is_paused=PauseReason.ASKED in self._pauses)
 
     def holder_of(self, key: str) -> JobId | None:
         """Return the unfinished job that has this key."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
+from bgd.core.explain import QueuedReason
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
@@ -53,10 +54,11 @@ class ProgressPart(Struct, frozen=True, tag="progress"):
 
 
 class Shown(Struct, frozen=True, tag="shown"):
-    """One job; its attempts follow."""
+    """One job; its attempts follow. `queued`: why it has not started, if it is queued."""
 
     id: RequestId
     job: JobView
+    queued: QueuedReason | None = None
 
 
 class AttemptsPart(Struct, frozen=True, tag="attempts"):

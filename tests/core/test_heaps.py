@@ -50,6 +50,14 @@ class ReadyHeaps(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.queued)
+    @rule(data=st.data(), most=st.sampled_from([1, 20, MANY]))
+    def count(self, data, most):
+        job_id, priority = data.draw(st.sampled_from(sorted(self.queued.items())))
+        before = sum((-other, each) < (-priority, job_id) for each, other in self.queued.items())
+        counted = self.heap.count_before(job_id, priority, most)
+        assert counted == min(before, most) or (counted is None and len(self.heap) >= 4 * most)
+
+    @precondition(lambda self: self.queued)
     @rule()
     def take(self):
         self.look()
@@ -65,6 +73,16 @@ class ReadyHeaps(RuleBasedStateMachine):
 
 
 TestReadyHeaps = ReadyHeaps.TestCase
+
+
+def test_many_dead_entries_are_not_counted_through():
+    living = {JobId(999)}
+    heap = ReadyHeap(lambda job_id, _: job_id in living)
+    for number in range(1, 1000):
+        heap.push(JobId(number), 0)
+
+    assert heap.count_before(JobId(999), 0, 10) is None
+    assert heap.count_before(JobId(999), 0, 1000) == 0
 
 
 class DueHeaps(RuleBasedStateMachine):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bgd.core.explain import Cause, QueuedReason
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.scheduler import PauseReason
@@ -22,6 +23,39 @@ PAUSED = QueueRule(paused=True)
 
 def finish(scheduler, job_id):
     scheduler.ended(job_id, 1, Outcome.SUCCEEDED, NOW)
+
+
+# --- why a job has not started -------------------------------------------------------------------------
+
+
+def test_a_queued_job_says_what_it_waits_for_first():
+    scheduler = make_scheduler(slots=2, narrow=1)
+    running = [submit(scheduler, queue="narrow"), submit(scheduler)]
+    narrow, wide = submit(scheduler, queue="narrow"), submit(scheduler, slots=9)
+    assert started_ids(scheduler) == running
+
+    assert scheduler.explain(running[0]) is None
+    assert scheduler.explain(JobId(404)) is None
+    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.QUEUE_SLOTS, slots=1, taken=1, ahead=0)
+    assert scheduler.explain(wide) == QueuedReason(cause=Cause.SLOTS, wanted=2, slots=2, taken=2, ahead=0)
+    scheduler.resize(2, {"narrow": PAUSED}, NOW)
+    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.QUEUE_PAUSE, ahead=0)
+    scheduler.pause(PauseReason.ASKED)
+    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.PAUSE, ahead=0)
+
+
+def test_a_queued_job_knows_how_many_start_before_it():
+    scheduler = make_scheduler(slots=1)
+    scheduler.pause(PauseReason.NO_LAUNCHER)
+    low, first, gone, last = (submit(scheduler, priority=each) for each in (-1, 0, 0, 0))
+    urgent = submit(scheduler, priority=5)
+    scheduler.cancel(gone, NOW)
+    scheduler.hold(first, NOW)
+    scheduler.release(first, NOW)  # it has two entries now
+
+    ahead = {job: scheduler.explain(job).ahead for job in (urgent, first, last, low)}
+    assert ahead == {urgent: 0, first: 1, last: 2, low: 3}
+    assert scheduler.explain(low) == QueuedReason(cause=Cause.TURN, slots=1, ahead=3)
 
 
 # --- large jobs ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from bgd.client.session import ResumableLogs
 from bgd.core import spec
+from bgd.core.explain import Cause, QueuedReason
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import JobSpec
@@ -38,6 +39,7 @@ VALUES = [
     views.JobProgress,
     views.AttemptView,
     views.QueueView,
+    QueuedReason,
     views.EventView,
     views.Finding,
     views.JobError,
@@ -49,6 +51,7 @@ VALUES = [
 REQUESTS = get_args(requests.Request | schedules.ScheduleRequest)
 REPLIES = get_args(replies.Reply | schedules.ScheduleReply)
 ENUMERATIONS = [
+    Cause,
     State,
     Outcome,
     requests.ShutdownMode,

@@ -40,6 +40,7 @@ from bgd.client.specs import (
     submit_frames,
 )
 from bgd.client.transport import process_descriptor
+from bgd.core.explain import QueuedReason
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
@@ -438,6 +439,11 @@ class AsyncClient:
         """Return a job as the daemon shows it; None: the caller's latest."""
         [shown, *_] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
         return expected(shown, replies.Shown).job
+
+    async def queued_reason(self, job_id: int) -> QueuedReason | None:
+        """Return why a job has not started; None if it is not queued."""
+        [shown, *_] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        return expected(shown, replies.Shown).queued
 
     async def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""

@@ -192,7 +192,8 @@ class ReadHandler:
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
-            replies.send(Shown(request.id, await self._view(job_id)))
+            view = await self._view(job_id)
+            replies.send(Shown(request.id, view, self._supervisor.explain(JobId(job_id))))
         log_dir = self._supervisor.config.log_dir
         after = 0
         views = None

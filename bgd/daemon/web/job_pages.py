@@ -46,7 +46,9 @@ from bgd.daemon.web.views import (
     waited_text,
 )
 from bgd.formatting import (
+    Waiting,
     attempt_as_json,
+    iso_time,
     job_as_json,
     labelled_options,
     limits_of,
@@ -56,6 +58,8 @@ from bgd.formatting import (
     rules_line,
     run_time,
     short_duration,
+    waiting_for,
+    waiting_line,
 )
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
@@ -120,9 +124,13 @@ class JobPages:
     def _as_json(self, view: JobView, result: str | None, attempts: list[AttemptView]) -> dict[str, object]:
         located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in attempts]
         return job_as_json(view) | {
+            "why_waiting": waiting_line(self._waiting(view), iso_time) or None,
             "result": None if result is None else json.loads(result),
             "attempts": [attempt_as_json(each) for each in located],
         }
+
+    def _waiting(self, view: JobView) -> Waiting:
+        return waiting_for(view, self._supervisor.explain(JobId(view.id)))
 
     def _job_values(
         self, view: JobView, result: str | None, attempts: list[AttemptView]
