@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, WAITING, JobId, Outcome, State
+from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.logs import LogReader
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import offered
+from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import job_query, live_query
+from bgd.daemon.web.queries import ListQuery, job_query, list_url, live_query
 from bgd.daemon.web.responses import (
     PageResponse,
     event_stream,
@@ -29,12 +33,16 @@ from bgd.daemon.web.responses import (
     render_part,
     wants_json,
 )
+from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
+    DisplayTime,
     Fact,
+    Links,
     LogTail,
     ProgressBar,
     RunningTime,
+    attempt_badge,
     attempts_text,
     beginning,
     command_text,
@@ -63,12 +71,13 @@ from bgd.formatting import (
 )
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, EventView, JobView
 
 ATTEMPTS_ON_A_PAGE = 20
 
 LATEST_LOG = 64 * 1024  # bytes of a log on the job's page
-EARLIER_LOG = 4 * 1024
+EARLIER_LOG = 1024
+MAX_LINKS = 50  # of one kind
 
 
 class JobPages:
@@ -84,98 +93,135 @@ class JobPages:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
         version = self._store.position
         before = job_query(request.query).before
-        view, result, attempts = await self._job(job, before)
+        found = await self._find(job, before)
         if wants_json(request):
-            return await json_response(self._as_json(view, result, attempts))
-        values = await asyncio.to_thread(self._job_values, view, result, attempts)
-        first = attempts[0].attempt if attempts else 1
+            return await json_response(self._as_json(found))
+        stored = await self._store.read(write.read_spec, JobId(found.view.id))
+        found = replace(found, events=await self._events(found.view, 0))
+        values = await asyncio.to_thread(self._values, found)
+        values["variables"] = sorted(stored.spec.env or ()) if stored else []
+        first = found.attempts[0].attempt if found.attempts else 1
         values["before"] = first if first > 1 else None
-        live = f"/job-logs/{view.id}/live" if before is None else None
+        live = f"/job-logs/{found.view.id}/live" if before is None else None
         return await html_response("job.html", values | await self._views.values(live, version))
 
     async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
         """Return the stream of changes of a job, without its output."""
         job_id = JobId((await find_job(self._store, job)).id)
+        events: list[EventView] = []
 
         async def build() -> Snapshot:
             version = self._store.position
-            return self._job_snapshot(version, *await self._job(job, None))
+            found = await self._find(job, None)
+            events.extend(await self._events(found.view, events[-1].id if events else 0))
+            return self._snapshot(version, replace(found, events=events))
 
-        def subscribe() -> AbstractContextManager[Subscription]:
-            return self._supervisor.subscriptions.subscribe([job_id], progress=True)
+        @contextmanager
+        def subscribe() -> Iterator[Subscription]:
+            subscriptions = self._supervisor.subscriptions
+            with (
+                subscriptions.subscribe([job_id], progress=True) as subscription,
+                subscriptions.watch(subscription, partial(self._supervisor.explain, job_id)),
+            ):
+                yield subscription
 
         return event_stream(
             self._views.updates(f"/job-logs/{job}", build, subscribe, live_query(request.query).since)
         )
 
-    async def _job(self, job: str, before: int | None) -> tuple[JobView, str | None, list[AttemptView]]:
-        """Return a job, its result, and its attempts before a number, oldest first."""
+    async def _find(self, job: str, before: int | None) -> _FoundJob:
+        """Return a job with its attempts before a number, and without its events."""
         view = await find_job(self._store, job)
+        job_id = JobId(view.id)
         end = before or view.attempt + 1
         after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
-        attempts = await self._store.read(
-            read.attempts_of, JobId(view.id), after, min(end - 1, ATTEMPTS_ON_A_PAGE)
-        )
-        if view.state is not State.SUCCEEDED:
-            return view, None, attempts
-        result, _ = await self._store.read(read.result_of, JobId(view.id))
-        return view, result, attempts
+        attempts = await self._store.read(read.attempts_of, job_id, after, min(end - 1, ATTEMPTS_ON_A_PAGE))
+        result = None
+        if view.state is State.SUCCEEDED:
+            result, _ = await self._store.read(read.result_of, job_id)
+        waiting = waiting_for(view, self._supervisor.explain(job_id))
+        return _FoundJob(view=view, waiting=waiting, attempts=attempts, result=result)
 
-    def _as_json(self, view: JobView, result: str | None, attempts: list[AttemptView]) -> dict[str, object]:
-        located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in attempts]
-        return job_as_json(view) | {
-            "why_waiting": waiting_line(self._waiting(view), iso_time) or None,
-            "result": None if result is None else json.loads(result),
+    async def _events(self, view: JobView, after: int) -> list[EventView]:
+        return await self._store.search(write.events_of, JobId(view.id), after)
+
+    def _as_json(self, found: _FoundJob) -> dict[str, object]:
+        located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in found.attempts]
+        return job_as_json(found.view) | {
+            "why_waiting": waiting_line(found.waiting, iso_time) or None,
+            "result": None if found.result is None else json.loads(found.result),
             "attempts": [attempt_as_json(each) for each in located],
         }
 
-    def _waiting(self, view: JobView) -> Waiting:
-        return waiting_for(view, self._supervisor.explain(JobId(view.id)))
-
-    def _job_values(
-        self, view: JobView, result: str | None, attempts: list[AttemptView]
-    ) -> dict[str, object]:
+    def _values(self, found: _FoundJob) -> dict[str, object]:
         """Return the values for the job's page. Reads log files."""
+        attempts = [self._attempt(found.view, each) for each in reversed(found.attempts)]
         return {
-            "id": view.id,
-            "job": job_details(view, result, time.time()),
-            "actions": offered(view),
-            "attempts": [self._attempt(view, each) for each in reversed(attempts)],
+            **_summary(found),
+            "id": found.view.id,
+            "attempts": attempts,
+            "history": history_of(found.view, found.events, found.attempts, time.time()),
         }
 
     def _attempt(self, view: JobView, attempt: AttemptView) -> AttemptDetails:
-        return attempt_details(attempt, self._tail(view, attempt), time.time())
+        is_latest = attempt.attempt == view.attempt
+        tail = read_tail(
+            LogReader(self._log_dir, view.id, attempt.attempt), LATEST_LOG if is_latest else EARLIER_LOG
+        )
+        return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
 
-    def _job_snapshot(
-        self, version: int, view: JobView, result: str | None, attempts: list[AttemptView]
-    ) -> Snapshot:
-        def summary() -> str:
-            job = job_details(view, result, time.time())
-            return render_part("summary.html", {"job": job, "actions": offered(view)})
+    def _snapshot(self, version: int, found: _FoundJob) -> Snapshot:
+        view, attempts = found.view, found.attempts
 
-        def never() -> str:
-            job = job_details(view, None, time.time())
-            return render_part("never.html", {"job": job, "attempts": attempts})
+        def render(template: str) -> str:
+            return render_part(template, {**_summary(found), "attempts": attempts})
+
+        def history() -> str:
+            lines = history_of(view, found.events, attempts, time.time())
+            return render_part("history.html", {"history": lines})
 
         def section(attempt: AttemptView, template: str) -> str:
             return render_part(template, {"id": view.id, "attempt": self._attempt(view, attempt)})
 
+        times = [(each.attempt, each.started_at, each.outcome) for each in attempts]
         parts = {
-            "summary": Part(replace(view, run_seconds=None, waited_seconds=None), summary),
-            "never": Part((not attempts, view.state in FINAL), never),
+            "summary": Part(
+                (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
+            ),
+            "why": Part(found.waiting, partial(render, "why.html"), has_version=False),
+            "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
+            "history": Part(found.events[-1].id if found.events else 0, history),
         }
         for each in attempts:
             name = f"attempt-{each.attempt}"
-            parts[name] = Part(None, partial(section, each, "attempt.html"))
-            parts[f"{name}-head"] = Part(
-                each if each.outcome else replace(each, run_seconds=None, log_bytes=None),
-                partial(section, each, "attempt_head.html"),
-            )
+            parts[name] = Part(each.attempt == view.attempt, partial(section, each, "attempt.html"))
+            shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
+            for element in ("head", "facts"):
+                parts[f"{name}-{element}"] = Part(shown, partial(section, each, f"attempt_{element}.html"))
         return Snapshot(version, parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
 
-    def _tail(self, view: JobView, attempt: AttemptView) -> LogTail:
-        most = LATEST_LOG if attempt.attempt == view.attempt else EARLIER_LOG
-        return read_tail(LogReader(self._log_dir, view.id, attempt.attempt), most)
+
+class _FoundJob(Struct, frozen=True, kw_only=True):
+    """What the page of a job is made from; its attempts and events are oldest first."""
+
+    view: JobView
+    waiting: Waiting
+    attempts: list[AttemptView]
+    result: str | None
+    events: list[EventView] = []
+
+
+def _summary(found: _FoundJob) -> dict[str, object]:
+    view, now = found.view, time.time()
+    actions = dict(offered(view))
+    return {
+        "job": job_details(view, found.result, now),
+        "waiting": found.waiting,
+        "due": None if found.waiting.at is None else display_time(found.waiting.at, now),
+        "run": actions.pop("run", None),  # beside the time that it need not wait for
+        "actions": actions,
+        "timeline": timeline_of(view, found.attempts, now),
+    }
 
 
 # --- In words
@@ -187,6 +233,7 @@ class JobDetails(Struct, frozen=True, kw_only=True):
     id: int
     state: str
     name: str | None
+    same_name: str  # the address of all jobs that have it
     reason: str | None
     bar: ProgressBar | None
     command: str
@@ -208,19 +255,22 @@ class AttemptDetails(Struct, frozen=True, kw_only=True):
     number: int
     state: str
     outcome: str
+    took: RunningTime
+    ended: DisplayTime | None
     facts: list[Fact]
     error: str | None
-    traceback: str | None
+    traceback: str | None  # unless the log shows it
     log: LogTail
     has_output: bool
     omitted: str | None
     is_running: bool
+    is_latest: bool
 
 
 def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
     facts: list[Fact] = [
-        ("Queue", view.queue),
+        ("Queue", _links("queue", [view.queue])),
         ("Priority", str(view.priority)),
         ("Attempts", attempts_text(view)),
         ("Retries", retries_line(view)),
@@ -228,10 +278,10 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         ("Snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),
         ("Submitted", display_time(view.created_at, now)),
         ("By", view.user),
-        ("Due", display_time(view.due_at, now) if view.due_at else ""),
+        ("Due", display_time(view.due_at, now) if view.due_at and view.state is State.HELD else ""),
         ("Expires", display_time(view.expires_at, now) if view.expires_at else ""),
-        ("Waits for", ", ".join(f"job {job}" for job in view.waits_for)),
-        ("Waited", waited_text(view, now)),
+        ("Waits for", Links([]) if view.state is State.BLOCKED else _job_links(view.waits_for)),
+        ("Waited", "" if view.state is State.SCHEDULED else waited_text(view, now)),
         ("Ran", RunningTime(run_time(view), runs_since(view))),
         ("Finished", display_time(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
@@ -245,12 +295,13 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         ("Terminal", "of its own" if view.pty else ""),
         ("Isolation", view.isolation or ""),
         ("Key", view.key or ""),
-        ("Tags", ", ".join(view.tags)),
+        ("Tags", _links("tag", view.tags)),
     ]
     return JobDetails(
         id=view.id,
         state=view.state,
         name=view.name,
+        same_name="" if view.name is None else list_url(ListQuery(), name=_pattern_of(view.name)),
         reason=view.reason,
         bar=progress_bar(view),
         command=command_text(view, MAX_TEXT),
@@ -263,14 +314,12 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
     )
 
 
-def attempt_details(attempt: AttemptView, tail: LogTail, now: float) -> AttemptDetails:
+def attempt_details(
+    attempt: AttemptView, tail: LogTail, now: float, *, is_latest: bool = True
+) -> AttemptDetails:
     """Return what a job's page shows of one attempt."""
     facts: list[Fact] = [
         ("Started", display_time(attempt.started_at, now) if attempt.started_at else ""),
-        (
-            "Took" if attempt.outcome else "Running for",
-            RunningTime(short_duration(attempt.run_seconds), None if attempt.outcome else attempt.started_at),
-        ),
         ("Processor", _processor_time(attempt)),
         ("Memory", size_text(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
@@ -278,48 +327,56 @@ def attempt_details(attempt: AttemptView, tail: LogTail, now: float) -> AttemptD
         ("Left", f"{attempt.leftovers}: bgd ended this" if attempt.leftovers else ""),
     ]
     error = attempt.error
+    traceback = None if error is None else error.traceback
+    if traceback is not None and _is_in_log(traceback, tail):
+        traceback = None
     return AttemptDetails(
         number=attempt.attempt,
-        state=_badge_of(attempt),
+        state=attempt_badge(attempt),
         outcome=outcome_in_words(attempt) or "running",
+        took=RunningTime(
+            short_duration(attempt.run_seconds), None if attempt.outcome else attempt.started_at
+        ),
+        ended=display_time(attempt.finished_at, now) if attempt.finished_at else None,
         facts=_known(facts),
         error=None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
-        traceback=None if error is None or error.traceback is None else _end(error.traceback, MAX_TEXT),
+        traceback=None if traceback is None else _end(traceback, MAX_TEXT),
         log=tail,
         has_output=bool(tail.html or tail.open_html),
         omitted=size_text(tail.omitted) if tail.omitted else None,
         is_running=attempt.outcome is None,
+        is_latest=is_latest,
     )
 
 
 def _known(facts: list[Fact]) -> list[Fact]:
-    return [(label, value) for label, value in facts if value and value != RunningTime("", None)]
+    return [(label, value) for label, value in facts if value and value not in _NOTHING]
 
 
-def _badge_of(attempt: AttemptView) -> str:
-    """Return the state whose badge an attempt gets."""
-    match attempt.outcome:
-        case None:
-            return State.RUNNING
-        case Outcome.SUCCEEDED:
-            return State.SUCCEEDED
-        case Outcome.CANCELLED:
-            return State.CANCELLED
-        case Outcome.SNOOZED:
-            return State.SCHEDULED
-        case (
-            Outcome.EXIT
-            | Outcome.SIGNAL
-            | Outcome.TIMEOUT
-            | Outcome.INTERRUPTED
-            | Outcome.UNKNOWN
-            | Outcome.NOT_STARTED
-            | Outcome.OOM
-            | Outcome.LOG_LIMIT
-            | Outcome.REFUSED
-            | Outcome.ERROR
-        ):
-            return State.FAILED
+_NOTHING = (RunningTime("", None), Links([]))
+
+
+def _links(field: str, values: list[str]) -> Links:
+    """Return links to the jobs that have these values in a field of the list's filter."""
+    return Links([(value, list_url(ListQuery(), **{field: value})) for value in values[:MAX_LINKS]])
+
+
+def _pattern_of(name: str) -> str:
+    """Return the pattern that matches exactly this name."""
+    return _WILDCARD.sub(r"[\g<0>]", name)
+
+
+_WILDCARD = re.compile(r"[*?[]")
+
+
+def _job_links(job_ids: list[int]) -> Links:
+    return Links([(f"job {job}", f"/job-logs/{job}") for job in job_ids[:MAX_LINKS]])
+
+
+def _is_in_log(traceback: str, tail: LogTail) -> bool:
+    """Tell whether the end of a log shows a traceback, as that of a class job does; spaces may differ."""
+    words = Markup("").join([tail.html, tail.open_html]).striptags()
+    return " ".join(traceback.split()) in words
 
 
 def _processor_time(attempt: AttemptView) -> str:

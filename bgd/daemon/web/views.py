@@ -8,7 +8,7 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.logs import LogReader
 from bgd.daemon.web.log_text import LogText, plain_line, plain_lines
@@ -21,7 +21,7 @@ from bgd.formatting import (
     run_time,
     short_duration,
 )
-from bgd.wire.views import JobView
+from bgd.wire.views import AttemptView, JobView
 
 
 class JobRow(Struct, frozen=True, kw_only=True):
@@ -91,7 +91,13 @@ class RunningTime(Struct, frozen=True):
     since: float | None
 
 
-Fact = tuple[str, str | DisplayTime | RunningTime]  # label and value
+class Links(Struct, frozen=True):
+    """Texts with the addresses that they lead to."""
+
+    links: list[tuple[str, str]]
+
+
+Fact = tuple[str, str | DisplayTime | RunningTime | Links]  # label and value
 
 
 def job_row(view: JobView, now: float) -> JobRow:
@@ -141,6 +147,32 @@ def waited_text(view: JobView, now: float) -> str:
     if view.state is State.SCHEDULED and view.due_at is not None:
         return f"due in {short_duration(view.due_at - now)}"
     return short_duration(view.waited_seconds)
+
+
+def attempt_badge(attempt: AttemptView) -> str:
+    """Return the state whose badge an attempt gets."""
+    match attempt.outcome:
+        case None:
+            return State.RUNNING
+        case Outcome.SUCCEEDED:
+            return State.SUCCEEDED
+        case Outcome.CANCELLED:
+            return State.CANCELLED
+        case Outcome.SNOOZED:
+            return State.SCHEDULED
+        case (
+            Outcome.EXIT
+            | Outcome.SIGNAL
+            | Outcome.TIMEOUT
+            | Outcome.INTERRUPTED
+            | Outcome.UNKNOWN
+            | Outcome.NOT_STARTED
+            | Outcome.OOM
+            | Outcome.LOG_LIMIT
+            | Outcome.REFUSED
+            | Outcome.ERROR
+        ):
+            return State.FAILED
 
 
 def size_text(count: int) -> str:

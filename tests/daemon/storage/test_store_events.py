@@ -69,6 +69,17 @@ async def test_events_are_read_in_order_and_in_parts(store):
     ]
 
 
+async def test_events_of_one_job_are_found_among_those_of_all_others(store):
+    await append(store, *(event(number) for number in range(1, 2_600)))
+    await append(store, event(2_000), event(3), event(2_000))
+
+    for job, expected in ((2_000, [2_000, 2_600, 2_602]), (3, [3, 2_601]), (4_000, [])):
+        found = await store.search(write.events_of, JobId(job), 0)
+        assert [(each.id, each.job) for each in found] == [(number, job) for number in expected]
+    later = await store.search(write.events_of, JobId(2_000), 2_600)
+    assert [each.id for each in later] == [2_602]
+
+
 async def test_events_of_a_failed_batch_do_not_exist(store):
     await append(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):

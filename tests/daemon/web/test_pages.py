@@ -173,7 +173,8 @@ def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_pat
     page = browser.get(f"/job-logs/{job.id}").text
     assert "begun</code>" in page
     (blocked,) = client.submit_many([JobSpec(argv=("/bin/true",), after=(job.id,), hold=True)])
-    assert f"<dt>Waits for</dt><dd>job {job.id}</dd>" in browser.get(f"/job-logs/{blocked.id}").text
+    link = f'<a href="/job-logs/{job.id}">job {job.id}</a>'
+    assert f"<dt>Waits for</dt><dd>{link}</dd>" in browser.get(f"/job-logs/{blocked.id}").text
     assert "This job has not started yet." in browser.get(f"/job-logs/{waiting.id}").text
     assert re.search(">in (1h|59m[0-9]+s)<", browser.get("/job-logs?state=scheduled").text)
     client.cancel([job.id, waiting.id, blocked.id])

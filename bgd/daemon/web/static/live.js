@@ -128,7 +128,7 @@ function morph(old, fresh) {
     if (old.data !== fresh.data) old.data = fresh.data;
   } else if (old.nodeType === Node.ELEMENT_NODE && !old.matches(".log")) {
     for (const { name, value } of fresh.attributes) {
-      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
     for (const { name } of [...old.attributes]) {
       if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);

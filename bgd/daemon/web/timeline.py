@@ -1,0 +1,87 @@
+"""The timeline of a job: when it waited and ran, as bars to scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from bgd.core.job import FINAL, State
+from bgd.daemon.web.views import DisplayTime, attempt_badge, display_time
+from bgd.formatting import outcome_in_words, short_duration
+from bgd.wire.views import AttemptView, JobView
+
+WIDTH = 1000.0  # units of the picture
+LEAST_RUN = 5.0  # units of a run, so that even a short one is seen
+
+
+class Bar(Struct, frozen=True):
+    """A span of time. `look` is the class of its style: a state for a run, else wait, backoff or pending."""
+
+    look: str
+    x: float
+    width: float
+    title: str
+
+
+class Timeline(Struct, frozen=True):
+    """The bars of a job from left to right, the times at both ends, and all of it in words."""
+
+    bars: list[Bar]
+    begin: DisplayTime
+    end: DisplayTime
+    text: str
+
+
+class _Span(Struct, frozen=True):
+    look: str
+    begin: float
+    end: float
+    words: str
+
+
+def timeline_of(view: JobView, attempts: list[AttemptView], now: float) -> Timeline | None:
+    """Return the timeline of these attempts, oldest first; None for a job that has not been started."""
+    if not attempts:
+        return None
+    spans = list(_spans(view, attempts, now))
+    begin, end = spans[0].begin, spans[-1].end
+    scale = WIDTH / (end - begin or 1.0)
+    bars = [_bar(span, begin, scale) for span in spans]
+    text = "; ".join(span.words for span in spans)
+    return Timeline(bars, display_time(begin, now), display_time(end, now), text)
+
+
+def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_Span]:
+    """Yield what happened, one after the other, even if the clock was set back meanwhile."""
+    at = view.created_at if attempts[0].attempt == 1 else attempts[0].started_at or view.created_at
+    for each in attempts:
+        begin = max(each.started_at or each.finished_at or at, at)
+        end = max(each.finished_at or (now if each.outcome is None else begin), begin)
+        if begin > at:
+            yield _pause(each, at, begin)
+        took = "" if each.run_seconds is None else f" after {short_duration(each.run_seconds)}"
+        outcome = (
+            f"{outcome_in_words(each)}{took}" if each.outcome else f"runs for {short_duration(end - begin)}"
+        )
+        yield _Span(attempt_badge(each), begin, end, f"attempt {each.attempt}: {outcome}")
+        at = end
+    if view.state is State.SCHEDULED and view.due_at is not None:
+        due = max(view.due_at, at)
+        yield _Span("pending", at, due, f"attempt {view.attempt + 1} is due {short_duration(due - at)} later")
+    elif view.state not in FINAL and attempts[-1].outcome is not None:
+        yield _Span("wait", at, max(now, at), f"waits for attempt {view.attempt + 1}")
+
+
+def _pause(attempt: AttemptView, begin: float, end: float) -> _Span:
+    waited = short_duration(end - begin)
+    if attempt.attempt == 1:
+        return _Span("wait", begin, end, f"waited {waited}")
+    return _Span("backoff", begin, end, f"{waited} until attempt {attempt.attempt}")
+
+
+def _bar(span: _Span, begin: float, scale: float) -> Bar:
+    is_run = span.look not in {"wait", "backoff", "pending"}
+    width = max((span.end - span.begin) * scale, LEAST_RUN if is_run else 0.0)
+    x = min((span.begin - begin) * scale, WIDTH - width)
+    return Bar(span.look, round(x, 1), round(width, 1), span.words)

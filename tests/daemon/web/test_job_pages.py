@@ -1,0 +1,231 @@
+"""The page of a job: why it waits, its timeline, its attempts and its history, also while it is open."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from bgd import JobSpec
+from tests.daemon.web.browsing import Browser
+from tests.daemon.web.test_actions import post
+from tests.daemon.web.test_live import chrome, needs_chromium, open_pages, tab
+from tests.support import Daemon, wait_until
+
+__all__ = ["chrome", "tab"]  # fixtures
+
+SERVICES = "rates.service"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    """A daemon with one slot, and a job that fails with a traceback."""
+    running = Daemon(tmp_path_factory.mktemp("bgd"))
+    running.configure(
+        f'[daemon]\nslots = 1\n[security]\nallowed_classes = ["{SERVICES}.*"]\n[python]\npath = ["~"]\n'
+    )
+    (running.folder / "rates").mkdir()
+    (running.folder / "rates/service.py").write_text(
+        "import time\ndef fail(text):\n    raise ValueError(text)\ndef fail_silently(text):\n"
+        "    import os\n    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n    raise ValueError(text)\n"
+    )
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+        client.resume()
+        client.cancel(
+            [job.id for job in client.jobs(states=["held", "blocked", "scheduled", "queued", "running"])]
+        )
+
+
+@pytest.fixture
+def browser(daemon):
+    return Browser(daemon).log_in()
+
+
+def why(browser, job) -> str:
+    """Return the line of a page that says why its job waits, without markup."""
+    line = browser.get(f"/job-logs/{job.id}").text.partition('<p class="why" id="why"')[2]
+    if line.startswith(" hidden"):
+        return ""
+    return " ".join(re.sub("<[^>]*>", " ", line.partition(">")[2].partition("</p>")[0]).split())
+
+
+# --- why it waits
+
+
+def test_a_page_says_why_its_job_waits_in_the_words_of_show(daemon, client, browser):
+    running = client.submit(["/bin/sleep", "600"])
+    wait_until(lambda: client.job(running.id).state == "running")
+    held = client.submit(["/bin/true"], hold=True)
+    blocked = client.submit_many([JobSpec(argv=("/bin/true",), after=(held.id, running.id))])[0]
+    first, second = client.submit(["/bin/true"]), client.submit(["/bin/true"])
+
+    expected = {
+        running: "",
+        held: f"Waits until bgctl release {held.id}",
+        blocked: f"Waits for jobs {held.id}, {running.id}",
+        first: "Waits for 1 of 1 slots: 1 is taken",
+        second: "Waits for 1 of 1 slots: 1 is taken, and 1 job is before it",
+    }
+    assert {job: why(browser, job).replace(" ,", ",") for job in expected} == expected
+    assert f'<a href="/job-logs/{held.id}">{held.id}</a>' in browser.get(f"/job-logs/{blocked.id}").text
+    for job, words in expected.items():
+        shown = daemon.bgctl("show", str(job.id)).stdout.replace("`", "")
+        assert words.replace("Waits ", "  waits      ") in shown
+        said = browser.json(f"/job-logs/{job.id}")["why_waiting"]
+        assert (said or "").replace("`", "") == words.removeprefix("Waits ")
+
+
+def test_a_scheduled_job_counts_down_to_its_time(client, browser):
+    job = client.submit(["/bin/true"], delay=3600)
+    due = client.job(job.id).due_at
+    words = why(browser, job)
+
+    assert re.fullmatch(r"Waits until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \( in (59m\d+s|1h) \) Run now", words)
+    assert due is not None
+    assert (
+        browser.json(f"/job-logs/{job.id}")["why_waiting"]
+        == f"until {browser.json(f'/job-logs/{job.id}')['due_at']}"
+    )
+
+
+@needs_chromium
+def test_an_open_page_follows_the_reason_and_its_place_in_the_queue(tab, client):
+    running = client.submit(["/bin/sleep", "600"])
+    wait_until(lambda: client.job(running.id).state == "running")
+    first, job = client.submit(["/bin/true"]), client.submit(["/bin/true"])
+    tab.goto(f"{open_pages(tab, client)}/{job.id}")
+    reason = tab.locator("#why")
+    expect(reason).to_have_text("Waits for 1 of 1 slots: 1 is taken, and 1 job is before it")
+    tab.evaluate("window.isSamePage = true")
+    client.cancel([first.id])
+    expect(reason).to_have_text("Waits for 1 of 1 slots: 1 is taken")
+    client.pause()
+    expect(reason).to_have_text("Waits until bgctl resume: all queues are paused")
+    client.resume()
+    client.pause("default")
+    expect(reason).to_have_text("Waits until bgctl resume default: its queue is paused")
+    client.resume("default")
+    client.set_slots(2)
+    expect(reason).to_be_hidden()
+    expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+    client.set_slots(None)
+    assert tab.evaluate("window.isSamePage")
+
+
+@needs_chromium
+def test_a_click_skips_the_countdown(tab, client):
+    job = client.submit(["/bin/true"], delay=3600)
+    tab.goto(f"{open_pages(tab, client)}/{job.id}")
+    expect(tab.locator("#why time")).to_have_text(re.compile(r"in 59m\d+s"))
+    tab.click("text=Run now")
+    expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+    expect(tab.locator("#why")).to_be_hidden()
+
+
+# --- attempts
+
+
+@needs_chromium
+def test_all_attempts_but_the_latest_are_folded_and_stay_as_they_are_put(tab, client):
+    job = client.submit(["/bin/sh", "-c", "echo try $BGD_ATTEMPT; exit 3"], retries=1, retry_delay=0)
+    client.wait([job.id])
+    tab.goto(f"{open_pages(tab, client)}/{job.id}")
+    expect(tab.locator("#attempt-2 pre")).to_be_visible()
+    expect(tab.locator("#attempt-1 pre")).to_be_hidden()
+    assert "exit code 3" in tab.locator("#attempt-1-head").inner_text()
+    assert "ran " in tab.locator("#attempt-1-head").inner_text()
+    tab.click("#attempt-1-head")
+    tab.click("#attempt-2-head")
+    client.retry([job.id])
+    expect(tab.locator("#attempt-4 pre")).to_be_visible()
+
+    expect(tab.locator("h1 .badge")).to_have_text("failed")
+    expect(tab.locator("#attempt-1 pre")).to_be_visible()
+    expect(tab.locator("#attempt-2 pre")).to_be_hidden()
+
+
+def test_a_traceback_stands_once(client, browser):
+    names = ("fail", "fail_silently")
+    logged, silent = (client.call(f"{SERVICES}:{name}", ["no rates"], retries=0) for name in names)
+    client.wait([logged.id, silent.id])
+
+    for job in (logged, silent):
+        page = browser.get(f"/job-logs/{job.id}").text
+        assert page.count("Traceback (most recent call last)") == 1
+        assert '<p class="error">ValueError: no rates</p>' in page
+    assert '<pre class="traceback"' in page
+
+
+# --- timeline, history and what is beside them
+
+
+def test_the_timeline_shows_runs_pauses_and_what_is_due_to_scale(client, browser):
+    job = client.submit(["/bin/sh", "-c", "exit 1"], retries=3, retry_delay=3600, jitter=0)
+    wait_until(lambda: client.job(job.id).state == "scheduled")
+    looks = bars(browser, job)
+    assert [look for look, _ in looks if look != "wait"] == ["failed", "pending"]
+    assert looks[-1][1] > 980  # an hour beside some milliseconds
+    assert "attempt 2 is due 1h later" in browser.get(f"/job-logs/{job.id}").text
+
+
+def bars(browser, job) -> list[tuple[str, float]]:
+    found = re.findall(
+        r'<rect class="(\w+)" x="[\d.]+" width="([\d.]+)">', browser.get(f"/job-logs/{job.id}").text
+    )
+    return [(look, float(width)) for look, width in found]
+
+
+def test_the_history_says_who_did_what(client, browser):
+    job = client.submit(["/bin/false"], hold=True)
+    assert post(browser, f"/job-logs/{job.id}/release").status == 200
+    client.wait([job.id])
+    user = client.job(job.id).user
+    lines = re.findall(
+        r"<li><time[^>]*>[^<]*</time> <span>([^<]*)</span>", browser.get(f"/job-logs/{job.id}").text
+    )
+    assert lines == [
+        f"submitted by {user}",
+        f"released by {user}, on the page",
+        "attempt 1 started",
+        "attempt 1 failed (exit code 1)",
+    ]
+
+
+@needs_chromium
+def test_an_open_page_adds_to_the_history(tab, client):
+    job = client.submit(["/bin/true"], delay=3600)
+    tab.goto(f"{open_pages(tab, client)}/{job.id}")
+    tab.click("#history summary")
+    tab.click("text=Hold")
+    expect(tab.locator("#history li")).to_have_count(2)
+    expect(tab.locator("#history li").last).to_contain_text("held by ")
+    expect(tab.locator("#history li").last).to_be_visible()
+
+
+def test_variables_are_named_without_their_values(client, browser):
+    job = client.submit(["/bin/true"], env={"API_KEY": "hunter2"}, hold=True)
+    page = browser.get(f"/job-logs/{job.id}").text
+
+    assert "<code>API_KEY</code>" in page
+    assert "hunter2" not in page
+
+
+def test_queue_name_and_tags_lead_to_lists_of_jobs_that_share_them(client, browser):
+    job = client.submit(["/bin/true"], queue="mail", name="a & [b]*", tags=["t/1"], hold=True)
+    client.submit(["/bin/true"], name="a & b", hold=True)
+    page = browser.get(f"/job-logs/{job.id}").text
+    links = re.findall(r'href="(/job-logs\?[^"]*)"', page.partition("<main>")[2])
+
+    assert len(links) == 3
+    for link in links:
+        assert browser.get(html.unescape(link)).ids == [job.id]
