@@ -2,9 +2,9 @@
 const log = document.getElementById("log"); // it scrolls
 const [lines, open] = log.firstElementChild.children;
 const form = document.querySelector(".tools form");
-const { url } = log.dataset;
-const address = (page, query) => `${url}/${page}?${new URLSearchParams(query)}`;
-const place = (line) => ({ at: line.firstChild.search.slice(4), line: line.firstChild.dataset.n });
+const address = (page, query) => `${log.dataset.url}/${page}?${new URLSearchParams(query)}`;
+const queryOf = (url) => Object.fromEntries(new URL(url).searchParams);
+const place = (line) => ({ at: queryOf(line.firstChild.href).at, line: line.firstChild.dataset.n });
 let end = { ...log.dataset }; // what comes behind the lines
 let isLoading = false;
 let tail; // the stream of what is written now
@@ -14,11 +14,16 @@ async function load(query) {
   return answer?.ok ? answer.json() : null;
 }
 
-// Change the lines below what is shown, or those above it, which stays where it is.
-function change(isBelow, act) {
+// Change lines above or below what is shown, which stays where it is.
+function change(isAbove, act) {
   const [top, height] = [log.scrollTop, log.scrollHeight];
   act();
-  log.scrollTop = isBelow ? top : top + log.scrollHeight - height;
+  log.scrollTop = isAbove ? top + log.scrollHeight - height : top;
+}
+
+function add(part) {
+  addOutput(log, lines, open, part);
+  end = part;
 }
 
 async function extend(isUp) {
@@ -29,28 +34,24 @@ async function extend(isUp) {
   const part = await load({ [isUp ? "before" : "after"]: at, line });
   isLoading = false;
   if (!part || edge !== (isUp ? lines.firstChild : lines.lastChild)) return;
-  change(!isUp, () => (isUp ? lines.prepend(...nodesOf(part.lines)) : add(part)));
+  change(isUp, () => (isUp ? lines.prepend(...nodesOf(part.lines)) : add(part)));
   settle();
 }
 
-function add(part) {
-  addOutput(log, lines, open, part);
-  end = part;
-}
-
-// Drop an eighth of the lines if there are too many, load what is near, and follow the log if this is its end.
+// Drop what is far if there is much, load what is near, and follow the log if its end is here.
 function settle() {
   const [all, below, near] = [lines.children, log.scrollTop + log.clientHeight, 2 * log.clientHeight];
   const few = all.length >> 3;
   if (all.length > 8000 || (few && end.at - place(all[0]).at > 600_000)) {
-    const range = document.createRange();
+    const last = all[all.length - few];
+    const range = new Range();
     range.selectNodeContents(lines);
     if (log.scrollTop - all[few].offsetTop > near) {
       range.setEndBefore(all[few]);
-      change(false, () => range.deleteContents());
-    } else if (all[all.length - few].offsetTop - below > near) {
-      range.setStartBefore(all[all.length - few]);
-      end = place(all[all.length - few]);
+      change(true, () => range.deleteContents());
+    } else if (last.offsetTop - below > near) {
+      end = place(last);
+      range.setStartBefore(last);
       range.deleteContents();
       open.replaceChildren();
     }
@@ -74,21 +75,17 @@ async function show(query) {
   tail = tail?.end();
   lines.replaceChildren();
   add(part);
-  await arrive(query);
+  arrive(query);
 }
 
-const marked = () => log.querySelector(".target");
-
 async function arrive({ after, at }) {
-  log.scrollTop = after ? 0 : log.scrollHeight;
+  log.scrollTop = after || at ? 0 : log.scrollHeight;
   if (at) await extend(true);
-  if (at) marked()?.scrollIntoView({ block: "center" });
+  log.querySelector(".target")?.scrollIntoView({ block: "center" });
   settle();
 }
 
-// --- Search
-
-let [search, text, hits, index] = [];
+let search, text, hits, index;
 
 function find() {
   search?.close();
@@ -106,7 +103,7 @@ function find() {
 function go(step) {
   if (!hits.length) return;
   index = (index + step + hits.length) % hits.length;
-  form.querySelector("b").textContent = (index + 1).toLocaleString("en");
+  form.querySelector("b").textContent = index + 1;
   show({ at: hits[index] });
 }
 
@@ -116,32 +113,24 @@ form.addEventListener("submit", (event) => {
   else go(event.submitter.value === "back" ? -1 : 1);
 });
 
-// --- Links and switches
-
-document.addEventListener("click", (click) => {
-  const link = click.target.closest("#log a, .places a");
-  if (!link || click.ctrlKey || click.metaKey) return;
-  click.preventDefault();
-  history.replaceState(null, "", link.href);
-  if (log.contains(link)) {
-    marked()?.classList.remove("target");
-    link.parentNode.className = "target";
-  } else {
-    show(Object.fromEntries(new URL(link.href).searchParams));
+for (const link of document.querySelectorAll(".places a")) {
+  link.addEventListener("click", (click) => {
+    click.preventDefault();
+    show(queryOf(link.href));
     log.focus();
-  }
-});
+  });
+}
 
 for (const box of document.querySelectorAll(".tools [type=checkbox]")) {
   const set = () => log.classList.toggle(box.id, box.checked);
   box.checked = localStorage[`bgd-${box.id}`];
-  box.onchange = () => {
+  box.addEventListener("change", () => {
     localStorage[`bgd-${box.id}`] = box.checked ? 1 : "";
     set();
-  };
+  });
   set();
 }
 
 log.addEventListener("scroll", settle);
 log.focus();
-arrive(Object.fromEntries(new URLSearchParams(location.search)));
+arrive(queryOf(location.href));
