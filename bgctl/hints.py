@@ -36,20 +36,22 @@ VERBS = {
     "kill": "`bgctl cancel ID` stops a job, `bgctl signal ID -s KILL` sends a signal",
     "stop": "`bgctl cancel ID` stops a job, `bgctl suspend ID` halts it, `bgctl shutdown` stops the daemon",
     **dict.fromkeys(("atq", "get", "history", "jobs", "list-units", "ps", "squeue"), _LIST),
+    **dict.fromkeys(("container", "job", "pod", "pods", "processes", "task", "tasks"), _LIST),
+    **dict.fromkeys(("report", "summary"), "`bgctl stats` shows the number of jobs and how they ended"),
     **dict.fromkeys(("htop", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
     **dict.fromkeys(("describe", "inspect"), _SHOW),
     **dict.fromkeys(("is-active", "is-failed", "poll", "result"), _STATE),
     **dict.fromkeys(("cat", "journal", "journalctl"), _LOGS),
     **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
-    **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset"), _PRUNE),
+    **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset", "system"), _PRUNE),
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
-    **dict.fromkeys(("redo", "requeue", "rerun", "restart"), _RETRY),
+    **dict.fromkeys(("redo", "requeue", "rerun", "restart", "rollout"), _RETRY),
     **dict.fromkeys(("change", "modify", "rename", "renice", "set", "update"), _EDIT),
     **dict.fromkeys(("priority", "switch"), "`bgctl edit ID -p N` changes the priority of a waiting job"),
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
     **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` goes on with a suspended job"),
-    **dict.fromkeys(("concurrency", "parallel", "scale", "workers"), _SLOTS),
+    **dict.fromkeys(("concurrency", "multi", "parallel", "scale", "workers"), _SLOTS),
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
     **dict.fromkeys(("beat", "cron", "crontab", "schedules"), _SCHEDULE),
@@ -60,10 +62,11 @@ VERBS = {
     **dict.fromkeys(("enable", "install"), "`bgctl service install` starts bgd with the machine"),
     **dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` no longer starts bgd with the machine"),
     **dict.fromkeys(("daemon", "serve", "server", "up", "worker"), _DAEMON),
-    **dict.fromkeys(("down", "quit"), "`bgctl shutdown` stops the daemon"),
+    **dict.fromkeys(("control", "down", "kill-server", "quit"), "`bgctl shutdown` stops the daemon"),
+    "unpause": "`bgctl resume` undoes `bgctl pause`, `bgctl continue ID` goes on with a suspended job",
     "daemon-reload": "`bgctl reload` reads the configuration again",
     **dict.fromkeys(("health", "ping"), "`bgctl info` shows the daemon, `bgctl doctor` checks it"),
-    **dict.fromkeys(("ui", "web"), "`bgctl dashboard` prints a link to the pages"),
+    **dict.fromkeys(("flower", "ui", "web"), "`bgctl dashboard` prints a link to the pages"),
 }
 """What to type in place of a verb that bgctl does not have."""
 
@@ -80,7 +83,7 @@ VERBS_OF_GROUPS = {
 
 _BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the background"
 
-OPTIONS = {
+OPTIONS: dict[str, str | tuple[str, ...]] = {
     **dict.fromkeys(("--countdown", "--in", "--wait-for"), "--delay D starts a job later"),
     **dict.fromkeys(("--begin", "--date", "--eta", "--start-time"), "--at TIME starts a job at a time"),
     **dict.fromkeys(("--dependency", "--depends", "--depends-on", "--needs"), "--after ID waits for a job"),
@@ -96,9 +99,7 @@ OPTIONS = {
     ),
     **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
     "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
-    **dict.fromkeys(
-        ("--chdir", "--dir", "--workdir", "--working-directory", "-C", "-w"), "--cwd DIR sets it"
-    ),
+    **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
     **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
     **dict.fromkeys(("--mem", "--memory", "-m"), "--memory-max SIZE limits memory"),
     **dict.fromkeys(("--cpu", "--cpu-limit", "--cpus"), "--cpu-max PERCENT limits processor time"),
@@ -115,7 +116,8 @@ OPTIONS = {
     **dict.fromkeys(("--quiet", "--silent"), "leave it out: bgctl prints little, `--ids` of list only ids"),
     "--force": "`bgctl signal ID -s KILL` kills at once",
     "-9": "`bgctl signal ID -s KILL` kills at once",
-    **dict.fromkeys(("--lines", "--tail"), "-n N shows the last lines"),
+    "--lines": "-n N shows the last lines",
+    "--tail": ("-n N shows the last lines", "--since ID begins after an event"),
     **dict.fromkeys(("--cron", "--every", "--schedule"), _SCHEDULE),
     "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
@@ -124,14 +126,31 @@ OPTIONS = {
     "-S": "--name TEXT names a job",
     "-a": "--after ID waits for a job",
     **dict.fromkeys(("--failed", "--queued", "--running"), "--state STATE selects jobs by state"),
-    **dict.fromkeys(("-V", "-v"), "`bgctl --version` prints the version"),
+    **dict.fromkeys(
+        ("--mount", "--volume", "-v"),
+        "leave it out: jobs use the files of this machine, --cwd DIR is where they run",
+    ),
     "--status": "--state STATE selects jobs by state",
     "--filter": "--state, --queue, --name and --tag select jobs",
+    **dict.fromkeys(
+        ("--previous", "-p"),
+        ("--attempt N shows an earlier attempt", "--json prints everything, for programs"),
+    ),
+    "--property": "--json prints everything, for programs",
+    "--no-pager": "leave it out: bgctl has no pager",
+    "--results": "`bgctl logs ID` shows the output of a job",
+    "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f goes on with what follows"),
+    "--watch": "-f goes on with what follows",
+    "--bar": "`bgctl wait --progress ID` shows how far jobs are",
+    "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
+    "--interval": "`bgctl watch` shows jobs while they change",
+    "-n": "--any waits for the first of several jobs",
     "--format": "--json prints everything, for programs",
 }
-"""What to type in place of an option that a verb does not have."""
+"""What to type in place of an option that a verb does not have: the first that the verb understands."""
 
 PROGRAM_OPTIONS = {
+    **dict.fromkeys(("-V", "-v"), "`bgctl --version` prints the version"),
     "-l": _LIST,
     **dict.fromkeys(("-r", "-x"), f"{_FOLLOW}, {_LIST}"),
     **dict.fromkeys(("-d", "-m"), _SUBMIT),
@@ -140,6 +159,7 @@ PROGRAM_OPTIONS = {
     "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a line of shell",
     "-i": _SHOW,
     "-t": _FOLLOW,
+    "-f": "`bgctl submit ./script.sh` queues a script, `bgctl submit --stdin FILE PROGRAM` gives it input",
     "-n": "`bgctl list -n N` shows N jobs, `bgctl logs -n N ID` the last N lines of one",
     **dict.fromkeys(("-p", "-q"), "options of a job follow the verb: `bgctl submit -p 5 -q NAME PROGRAM`"),
 }
@@ -194,12 +214,14 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     name = words[0]
     if hint := VERBS.get(name):
         return hint
+    is_program = shutil.which(name) is not None
+    for part in [] if is_program else reversed(name.split("-")):  # for example kill-session or show-logs
+        if hint := VERBS.get(part) or (f"did you mean {part}?" if part in known else None):
+            return hint
     hint = nearest(name, known)
     if "did you mean" in hint:
         return hint
-    if shutil.which(name):
-        return f"`bgctl submit {_line(words)}` queues a command"
-    return VERBS.get(name.partition("-")[0], "see 'bgctl --help'")  # for example kill-session
+    return f"`bgctl submit {_line(words)}` queues a command" if is_program else "see 'bgctl --help'"
 
 
 def for_missing_program(argv: Sequence[str]) -> str | None:

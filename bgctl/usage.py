@@ -24,6 +24,8 @@ def message_of(error: click.ClickException) -> str:
 def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
     see = f"see '{context.command_path} --help'"
     match error:
+        case click.MissingParameter() if context.info_name == "run" and context.params.get("tags"):
+            return "missing argument PROGRAM: -t is a tag; `bgctl run --pty -i PROGRAM` gives it a terminal"
         case click.MissingParameter(param=click.Parameter() as missing):
             return f"missing {missing.param_type_name} {_name_of(missing, context)}: {see}"
         case click.BadParameter(param=click.Parameter() as wrong):
@@ -93,11 +95,12 @@ def _hint_for_other_verb(option: str, own: str | None) -> str | None:
 
 def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
     """Return what does the same; None if nothing does, or not for a verb with these options of its own."""
-    hint = OPTIONS.get(option)
-    if hint is None:
-        return None
-    named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))
-    return hint if named <= set(own) else None
+    hints = OPTIONS.get(option, ())
+    for hint in (hints,) if isinstance(hints, str) else hints:
+        named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))
+        if named <= set(own):
+            return hint
+    return None
 
 
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}

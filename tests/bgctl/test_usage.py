@@ -28,6 +28,17 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["no-such-program"], "no verb 'no-such-program': see 'bgctl --help'"),
         (["kill-session", "-t", "1"], "no verb 'kill-session': `bgctl cancel ID` stops a job"),
         (["is-active", "1"], "no verb 'is-active': `bgctl show ID` shows the state"),
+        (["run", "-it", "bash"], "-t is a tag; `bgctl run --pty -i PROGRAM` gives it a terminal"),
+        (["run", "-v", "/tmp:/tmp", "ls"], "no option -v: leave it out: jobs use the files of this machine"),
+        (["logs", "-p", "1"], "no option -p: --attempt N shows an earlier attempt"),
+        (["show", "-p", "State", "1"], "no option -p: --json prints everything"),
+        (["events", "-w"], "no option -w: -f goes on with what follows"),
+        (["submit", "--results", "out", "true"], "no option --results: `bgctl logs ID` shows the output"),
+        (["show-logs", "1"], "no verb 'show-logs': did you mean logs?"),
+        (["unpause"], "no verb 'unpause': `bgctl resume` undoes `bgctl pause`"),
+        (["tasks"], "no verb 'tasks': `bgctl list` shows jobs"),
+        (["wait", "-n", "10"], "no option -n: --any waits for the first of several jobs"),
+        (["-f", "script.sh"], "no option -f: `bgctl submit ./script.sh` queues a script"),
         (["queue", "add", "mail"], "no verb 'queue add': `bgctl queue set NAME --slots N` makes"),
         (["list", "--state", "pending"], "--state: no state 'pending': jobs that wait are held, blocked"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),
@@ -231,10 +242,11 @@ def test_help_of_an_option_is_at_most_ten_words():
 
 
 _OF_GROUPS = [hint for hints in VERBS_OF_GROUPS.values() for hint in hints.values()]
+_OF_OPTIONS = [hint for hints in OPTIONS.values() for hint in ((hints,) if isinstance(hints, str) else hints)]
 
 
 @pytest.mark.parametrize(
-    "hint", sorted({*VERBS.values(), *OPTIONS.values(), *PROGRAM_OPTIONS.values(), *_OF_GROUPS})
+    "hint", sorted({*VERBS.values(), *_OF_OPTIONS, *PROGRAM_OPTIONS.values(), *_OF_GROUPS})
 )
 def test_every_verb_that_a_hint_names_exists(hint):
     named = re.findall(r"`bgctl (\w+)", hint)
