@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from bgd.core.explain import MAX_AHEAD, Cause, QueuedReason
 from bgd.core.job import WAITING, Outcome, State
@@ -170,7 +170,18 @@ _NOT_STARTED = {  # short words for some of bgd.wire.launching.NotStarted
 }
 
 
-def outcome_in_words(ended: JobView | AttemptView) -> str:
+class Ended(Protocol):
+    """What says how an attempt ended: a job, an attempt, or a part of one."""
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    @property
+    def signal(self) -> int | None: ...
+
+
+def outcome_in_words(ended: Ended) -> str:
     """Return how an attempt, or a job's latest one, ended: "exit code 3", "SIGKILL"; empty if it has not."""
     match ended.outcome:
         case None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 
 from bgd.daemon.storage import summaries
-from bgd.daemon.web import connection, finding, job_pages, live, log_pages, log_text, overview, pages, queries
+from bgd.daemon.web import (
+    connection,
+    finding,
+    job_pages,
+    live,
+    log_pages,
+    log_text,
+    overview,
+    pages,
+    queries,
+    search,
+)
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
@@ -40,6 +51,9 @@ def test_dashboard_page_says_what_the_limits_are():
         finding.MAX_COUNTED,
         queries.MAX_SORTED,
         *(summaries.MAX_NAMES, overview.MAX_QUEUES),
+        *(search.MAX_PLACES, search.MAX_PLACES_OF_LOG),
+        *(search.MAX_BYTES // 10**9, search.MAX_SECONDS),
+        *(search.MAX_SEARCHES, 1),
         job_pages.ATTEMPTS_ON_A_PAGE,
         *(job_pages.LATEST_LOG, job_pages.EARLIER_LOG),
     ]

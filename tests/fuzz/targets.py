@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from inspect import signature
 from unittest import mock
 
 from click import UsageError
@@ -27,8 +28,7 @@ from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-PAGES = {name: mock.Mock() for name in ("pages", "jobs", "logs", "overview", "actions", "monitoring")}
-ROUTER = Router(mock.Mock(), **PAGES)
+ROUTER = Router(**{name: mock.Mock() for name in signature(Router).parameters})
 
 
 def frames(data: bytes) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd import clock
-from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import transaction
@@ -369,3 +369,51 @@ _OLDEST_OF_DEFAULT = f"""
         ORDER BY id LIMIT {_FIRST_QUEUED}
     ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
 """  # noqa: S608 (constants)
+
+
+# --- attempts whose logs can be searched --------------------------------------------------------------------
+
+
+class LoggedAttempt(Struct, frozen=True, kw_only=True):
+    """An attempt that has, or may have, a log. `at` is when it ended or, if it runs, when it started."""
+
+    job: int
+    attempt: int
+    name: str | None
+    at: float | None
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+
+
+def logged_attempts(
+    db: sqlite3.Connection, before: tuple[int, int], limit: int
+) -> tuple[list[LoggedAttempt], tuple[int, int] | None]:
+    """Look at `limit` attempts before a job's attempt, newest first.
+
+    Return those that may have a log, and before which attempt to go on; None after the oldest one.
+    """
+    rows = _plain(db).execute(_LOGGED, (*before, limit)).fetchall()
+    found = [
+        LoggedAttempt(
+            job=job,
+            attempt=attempt,
+            name=name,
+            at=at,
+            outcome=None if outcome is None else Outcome(outcome),
+            exit_code=exit_code,
+            signal=signal,
+        )
+        for job, attempt, log_bytes, name, at, outcome, exit_code, signal in rows
+        if log_bytes != 0
+    ]
+    return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+
+_LOGGED = """
+    SELECT attempts.job, attempts.attempt, log_bytes, name,
+           coalesce(attempts.finished_at, attempts.started_at),
+           attempts.outcome, attempts.exit_code, attempts.signal
+    FROM attempts CROSS JOIN jobs ON jobs.id = attempts.job
+    WHERE (attempts.job, attempts.attempt) < (?, ?) ORDER BY attempts.job DESC, attempts.attempt DESC LIMIT ?
+"""

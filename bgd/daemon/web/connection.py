@@ -30,6 +30,7 @@ from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, set_base
 from bgd.daemon.web.router import Router
 from bgd.daemon.web.schedule_pages import SchedulePages
+from bgd.daemon.web.search import SearchPages
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
@@ -88,6 +89,7 @@ async def start_web_server(
         logs=LogPages(supervisor, store, views),
         overview=Overview(supervisor, store, views),
         schedules=SchedulePages(supervisor, schedules, store, views),
+        search=SearchPages(store, config.log_dir, views),
         actions=PageActions(supervisor, actions, store),
         monitoring=Monitoring(supervisor, store, is_ready),
     )

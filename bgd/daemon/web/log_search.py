@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import AsyncGenerator
 
 from msgspec import Struct
@@ -24,23 +25,52 @@ class SearchProgress(Struct, frozen=True):
     size: int
 
 
+class Needle(Struct, frozen=True):
+    """A text to search for, which has no newline.
+
+    Upper and lower case differ only if the text has a capital; of letters beyond A to Z they always do.
+    """
+
+    text: str
+    data: bytes
+    ignores_case: bool
+
+    @classmethod
+    def of(cls, text: str) -> Needle:
+        return cls(text, text.encode(errors="replace"), text == text.lower())
+
+    def comparable(self, data: bytes) -> bytes:
+        """Return data in which `self.data` stands wherever the text occurs."""
+        return data.lower() if self.ignores_case else data
+
+    def find_in(self, text: str) -> list[tuple[int, int]]:
+        """Return where the text begins and ends in a decoded line."""
+        found: list[tuple[int, int]] = []
+        compared = text.translate(_LOWER) if self.ignores_case else text
+        end = 0
+        while (begin := compared.find(self.text, end)) >= 0:
+            end = begin + len(self.text)
+            found.append((begin, end))
+        return found
+
+
+_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does
+
+
 async def search_log(log: LogReader, text: str, most: int) -> AsyncGenerator[SearchProgress, None]:
     """Yield what is found of a text up to the present end of a log, with the first `most` offsets."""
-    search = LogSearch(log, text, most)
+    search = LogSearch(log, Needle.of(text), most)
     while progress := await asyncio.to_thread(search.step):
         yield progress
 
 
 class LogSearch:
-    """Counts a text, which has no newline, and notes where it occurs.
+    """Counts a text and notes where it occurs."""
 
-    Upper and lower case differ only if the text has a capital; of letters beyond A to Z they always do.
-    """
-
-    def __init__(self, log: LogReader, text: str, most: int) -> None:
+    def __init__(self, log: LogReader, needle: Needle, most: int) -> None:
         self._log = log
-        self._text = text.encode(errors="replace")
-        self._ignores_case = text == text.lower()
+        self._needle = needle
+        self._text = needle.data
         self._most = most
         self._found = 0  # offsets returned
         self._count = 0
@@ -70,7 +100,7 @@ class LogSearch:
 
     def _add(self, block: bytes, hits: list[int]) -> None:
         """Search a block up to its last newline; an occurrence ends before that, or begins behind it."""
-        data = self._rest + (block.lower() if self._ignores_case else block)
+        data = self._rest + self._needle.comparable(block)
         self._at += len(block)
         cut = data.rfind(b"\n") + 1
         if not cut:

@@ -90,6 +90,19 @@ class SearchQuery(Struct, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_HITS)] = MAX_HITS
 
 
+class LogsQuery(Struct, frozen=True):
+    """What to search for in all logs, or in those before an attempt, "JOB.ATTEMPT"."""
+
+    text: Annotated[str, Meta(max_length=MAX_TEXT, pattern=r"^[^\r\n]*$")] = ""
+    before: Annotated[str, Meta(pattern="^[1-9][0-9]{0,17}[.][1-9][0-9]{0,8}$")] | None = None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The job and the attempt before which to search."""
+        job, _, attempt = (self.before or f"{2**62}.1").partition(".")
+        return int(job), int(attempt)
+
+
 class JobQuery(Struct, frozen=True):
     """Which attempts to show; only those with a number below `before`."""
 
@@ -145,6 +158,10 @@ def search_query(text: str) -> SearchQuery:
     if not query.text or "\n" in query.text:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "Search for a text in one line: text=WORDS.")
     return query
+
+
+def logs_query(text: str) -> LogsQuery:
+    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogsQuery)
 
 
 def job_query(text: str) -> JobQuery:

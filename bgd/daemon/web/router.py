@@ -19,6 +19,7 @@ from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
 from bgd.daemon.web.schedule_pages import SchedulePages
+from bgd.daemon.web.search import SearchPages
 from bgd.daemon.web.terminal import palette
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
@@ -39,6 +40,7 @@ class Router:
         logs: LogPages,
         overview: Overview,
         schedules: SchedulePages,
+        search: SearchPages,
         actions: PageActions,
         monitoring: Monitoring,
     ) -> None:
@@ -59,6 +61,7 @@ class Router:
                 ("/job-logs/complete", _Access.SESSION, pages.complete),
                 ("/job-logs/overview", _Access.SESSION, overview.overview),
                 ("/job-logs/overview/live", _Access.SESSION, overview.overview_live),
+                ("/job-logs/search", _Access.SESSION, search.search),
                 ("/job-logs/queues", _Access.SESSION, overview.queues),
                 ("/job-logs/queues/live", _Access.SESSION, overview.queues_live),
                 ("/job-logs/schedules", _Access.SESSION, schedules.list),

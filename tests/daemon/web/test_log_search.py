@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from bgd.daemon import logs
 from bgd.daemon.logs import LogReader
 from bgd.daemon.web import log_search
-from bgd.daemon.web.log_search import LogSearch
+from bgd.daemon.web.log_search import LogSearch, Needle
 
 OUTPUT = st.text("ab\nA", max_size=60).map(str.encode)
 
 
 def searched(log: LogReader, text: str, most: int = 1000) -> tuple[int, list[int]]:
-    search = LogSearch(log, text, most)
+    search = LogSearch(log, Needle.of(text), most)
     hits: list[int] = []
     count = 0
     while progress := search.step():
@@ -63,7 +63,7 @@ def test_a_log_that_grows_is_searched_to_the_end_that_it_had(tmp_path, monkeypat
     log = LogReader(str(tmp_path), 1, 1)
     log.path.parent.mkdir()
     log.path.write_bytes(b"xxxxxxxx")
-    search = LogSearch(log, "x", 10)
+    search = LogSearch(log, Needle.of("x"), 10)
     first = search.step()
     Path(log.path).write_bytes(b"x" * 100)
     second = search.step()

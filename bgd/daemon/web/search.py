@@ -1,0 +1,444 @@
+"""Search all kept logs for a text, newest first, and send each place as soon as it is found.
+
+A thread of the pool searches some hundredths of a second at a time. It rests now and then, so that the event
+loop is not delayed; the start of a process would delay it more. A search ends with its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import stat
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from http import HTTPStatus
+from pathlib import Path
+from threading import Event
+from urllib.parse import urlencode
+
+from markupsafe import Markup, escape
+from msgspec import Struct
+
+from bgd.daemon.logs import BLOCK, LogReader
+from bgd.daemon.storage import summaries
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.summaries import LoggedAttempt
+from bgd.daemon.web.live import LiveViews
+from bgd.daemon.web.log_search import LogSearch, Needle
+from bgd.daemon.web.queries import logs_query
+from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
+from bgd.daemon.web.terminal import Terminal
+from bgd.daemon.web.views import display_time, size_text
+from bgd.escape import one_line
+from bgd.formatting import iso_time, outcome_in_words
+from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.launching import log_name
+
+MAX_SEARCHES = 3  # at once: each keeps a thread of the pool busy
+MAX_SECONDS = 10.0  # of one search; a link goes on with older logs
+MAX_BYTES = 4_000_000_000  # that one search reads
+MAX_PLACES = 100  # that one search shows
+MAX_PLACES_OF_LOG = 5  # that it shows of one log
+AROUND = 2  # lines before and after what is found
+STEP_SECONDS = 0.02  # that one call on a thread searches, unless a part of a large log takes longer
+WORK_SECONDS = (
+    0.001  # after which it rests: while it reads a file the event loop has too little time to take over
+)
+REST_SECONDS = 0.0001
+SIGN_OF_LIFE = (
+    0.25  # seconds of silence after which something is sent: only so it is seen that nobody listens
+)
+ATTEMPTS_AT_ONCE = 1000  # that are read from the store
+CONTEXT = 4 * 1024  # bytes before and after a place, in which the lines around it are looked for
+MAX_SHOWN = 300  # characters of a line
+
+NDJSON = "application/x-ndjson"
+
+
+class SearchPages:
+    """The page that searches all logs."""
+
+    def __init__(self, store: StoreReader, log_dir: str, views: LiveViews) -> None:
+        self._store = store
+        self._log_dir = log_dir
+        self._views = views
+        self._going: dict[LogsSearch, str] = {}  # searches, and the cookies of their browsers
+
+    async def search(self, request: HttpRequest) -> PageResponse:
+        """Return a form and what is found, as a page while it is found; or what is found as NDJSON."""
+        query = logs_query(request.query)
+        is_json = wants_json(request)
+        if not query.text and is_json:
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "Say what to search for: text=WORDS.")
+        values = {"text": query.text, "results": _RESULTS, **await self._views.values(None, 0)}
+        if not query.text:
+            return await html_response("search.html", values)
+        page = "" if is_json else await asyncio.to_thread(render_part, "search.html", values)
+        search = LogsSearch(self._log_dir, Needle.of(query.text))
+        browser = request.headers.get("cookie", "")
+        self._make_room(browser)
+        found = self._found(search, browser, query.position)
+        if is_json:
+            return PageResponse(HttpResponse(content_type=NDJSON, body=None), _as_ndjson(found, search))
+        return PageResponse(HttpResponse(content_type=HTML, body=None), _as_html(page, found, search))
+
+    def _make_room(self, browser: str) -> None:
+        """Let an earlier search of this browser end: its page is gone, or will be.
+
+        Raises:
+            RequestRefused: too many others search now.
+        """
+        for search, other in self._going.items():
+            if browser and other == browser:
+                search.ended = "this browser has begun another search"
+        if sum(search.ended is None for search in self._going) >= MAX_SEARCHES:
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
+            )
+
+    async def _found(
+        self, search: LogsSearch, browser: str, before: tuple[int, int]
+    ) -> AsyncGenerator[FoundInLog | None, None]:
+        """Yield what is found in each log, and None as a sign of life."""
+        self._going[search] = browser
+        began = heard = time.monotonic()
+        position: tuple[int, int] | None = before
+        try:
+            while search.ended is None:
+                if search.is_idle:
+                    if position is None:
+                        return
+                    attempts, position = await self._store.search(
+                        summaries.logged_attempts, position, ATTEMPTS_AT_ONCE
+                    )
+                    search.add(attempts)
+                found = await asyncio.to_thread(search.step)
+                now = time.monotonic()
+                if found is not None or now - heard > SIGN_OF_LIFE:
+                    heard = now
+                    yield found
+                has_more = not search.is_idle or position is not None
+                if now - began > MAX_SECONDS and has_more and search.ended is None:
+                    search.ended = f"{MAX_SECONDS:g} seconds are over"
+        finally:
+            search.stopped.set()
+            del self._going[search]
+
+
+# --- Searching, on a thread
+
+
+class FoundLine(Struct, frozen=True):
+    """A line of a log. `at` is the offset of its beginning or, if `is_found`, of what was searched for."""
+
+    at: int
+    text: str
+    is_found: bool
+
+
+class FoundInLog(Struct, frozen=True):
+    """What is in the log of an attempt: places, each with the lines around it; `has_more`: maybe others."""
+
+    attempt: LoggedAttempt
+    places: list[list[FoundLine]]
+    has_more: bool
+
+
+class LogsSearch:
+    """Searches logs, one after the other. Its functions block: call them on a thread, one at a time.
+
+    Attributes:
+        ended: why the search is over although there are more logs.
+        stopped: set when nobody waits for what is found any more.
+        logs, read_bytes, places: how many logs and bytes were searched, and places found.
+        unreadable: logs that could not be read, and `problem` the latest reason.
+        last: the attempt that was searched last.
+    """
+
+    def __init__(self, log_dir: str, needle: Needle) -> None:
+        self.needle = needle
+        self.ended: str | None = None
+        self.stopped = Event()
+        self.logs = self.read_bytes = self.places = self.unreadable = 0
+        self.problem = ""
+        self.last: LoggedAttempt | None = None
+        self._log_dir = log_dir
+        self._waiting: deque[LoggedAttempt] = deque()
+        self._current: _CurrentLog | None = None
+        self._folder: tuple[Path, dict[str, bool]] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and self._current is None
+
+    def add(self, attempts: Iterable[LoggedAttempt]) -> None:
+        self._waiting.extend(attempts)
+
+    def step(self) -> FoundInLog | None:
+        """Search for STEP_SECONDS; return the first that is found, if anything is."""
+        rested = time.monotonic()
+        until = rested + STEP_SECONDS
+        while not self.is_idle and self.ended is None and (now := time.monotonic()) < until:
+            if now - rested > WORK_SECONDS:
+                if self.stopped.wait(REST_SECONDS):
+                    break
+                rested = time.monotonic()
+            try:
+                found = self._search_next()
+            except OSError as error:
+                self.unreadable += 1
+                self.problem = f"{error.filename}: {error.strerror}"
+                self._current = None
+                continue
+            self._check_limits()
+            if found is not None:
+                return found
+        return None
+
+    def _check_limits(self) -> None:
+        if self.read_bytes >= MAX_BYTES:
+            self.ended = f"{size_text(self.read_bytes)} have been read"
+        elif self.places >= MAX_PLACES:
+            self.ended = f"{self.places} places are found"
+
+    def _search_next(self) -> FoundInLog | None:
+        """Search the next log, or the next part of a large one."""
+        if self._current is None:
+            self.last = attempt = self._waiting.popleft()
+            if not self._may_contain(attempt):
+                return None
+            reader = LogReader(self._log_dir, attempt.job, attempt.attempt)
+            self._current = _CurrentLog(attempt, reader, LogSearch(reader, self.needle, MAX_PLACES_OF_LOG))
+        return self._go_on(self._current)
+
+    def _may_contain(self, attempt: LoggedAttempt) -> bool:
+        """Read a log in one go if it is small; tell whether it has to be looked at further."""
+        path = Path(self._log_dir, log_name(attempt.job, attempt.attempt))
+        if self._folder is None or self._folder[0] != path.parent:
+            self._folder = path.parent, _logs_in(path.parent)
+        has_parts = self._folder[1].get(path.name)
+        if has_parts is None:
+            return False
+        self.logs += 1
+        data = None if has_parts else _read_small(path)
+        if data is None:
+            return True
+        if self.needle.data in self.needle.comparable(data):
+            return True
+        self.read_bytes += len(data)
+        return False
+
+    def _go_on(self, current: _CurrentLog) -> FoundInLog | None:
+        progress = current.search.step()
+        is_over = progress is None or progress.at >= progress.size
+        if progress is not None:
+            self.read_bytes += progress.at - current.at
+            current.at, current.count = progress.at, progress.count
+            current.hits += progress.hits
+        if not is_over and len(current.hits) < MAX_PLACES_OF_LOG:
+            return None
+        self._current = None
+        if not current.hits:
+            return None
+        places = _places(current.reader, current.hits, self.needle)
+        self.places += len(places)
+        return FoundInLog(current.attempt, places, not is_over or current.count > len(current.hits))
+
+
+class _CurrentLog(Struct):
+    """A log that is being searched: up to which offset, and what is in there."""
+
+    attempt: LoggedAttempt
+    reader: LogReader
+    search: LogSearch
+    at: int = 0
+    count: int = 0
+    hits: list[int] = []
+
+
+def _logs_in(folder: Path) -> dict[str, bool]:
+    """Return the logs in a folder, and whether they have parts behind a gap."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - faster, and only the names are needed
+    except FileNotFoundError:
+        return {}
+    logs = dict.fromkeys((name for name in names if name.endswith(".log")), False)
+    for name in names:
+        log, dot, offset = name.rpartition(".")
+        if dot and offset.isdecimal() and log.endswith(".log"):
+            logs[log] = True
+    return logs
+
+
+def _read_small(path: Path) -> bytes | None:
+    """Return a log of at most BLOCK bytes; None if it is larger."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed meanwhile
+        return b""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "the log is not a regular file", str(path))
+        return None if status.st_size > BLOCK else os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _places(log: LogReader, hits: list[int], needle: Needle) -> list[list[FoundLine]]:
+    """Return the lines around some offsets; those that overlap or touch are one place."""
+    places: list[list[FoundLine]] = []
+    shown_to = -1
+    for hit in hits:
+        if hit < shown_to:
+            continue
+        lines = [line for line in _lines_around(log, hit) if line[0] >= shown_to]
+        found = [_found_line(begin, data, needle) for begin, data in lines]
+        if places and lines[0][0] == shown_to:
+            places[-1] += found
+        else:
+            places.append(found)
+        shown_to = lines[-1][0] + len(lines[-1][1])
+    return places
+
+
+def _lines_around(log: LogReader, hit: int) -> list[tuple[int, bytes]]:
+    """Return the line at an offset and up to AROUND lines before and after it, each with its offset.
+
+    Of a line that is longer than CONTEXT only a part is returned.
+    """
+    begin = max(hit - CONTEXT, 0)
+    chunk = log.read(begin, 2 * CONTEXT)
+    if not chunk.offset <= hit < chunk.offset + len(chunk.data):  # there is a gap before it
+        chunk = log.read(hit, CONTEXT)
+    lines: list[tuple[int, bytes]] = []
+    offset, index = chunk.offset, 0
+    for number, line in enumerate(re.findall(rb"[^\n]*\n|[^\n]+", chunk.data)):
+        if offset <= hit:
+            index = number
+        lines.append((offset, line))
+        offset += len(line)
+    first = max(index - AROUND, 0)
+    if first == 0 < index and chunk.offset > 0 and not chunk.left_out:  # its beginning may be missing
+        first = 1
+    return lines[first : index + AROUND + 1]
+
+
+def _found_line(begin: int, data: bytes, needle: Needle) -> FoundLine:
+    """Return a line as a terminal shows it or, if the text cannot be seen then, with all its bytes."""
+    index = needle.comparable(data).find(needle.data)
+    plain = data.decode(errors="replace").rstrip("\r\n")
+    terminal = Terminal()
+    terminal.feed(plain)
+    text = "".join(text for text, _ in terminal.end()).expandtabs()
+    if index >= 0 and not needle.find_in(text):
+        text = one_line(plain)
+    return FoundLine(begin + max(index, 0), _shortened(text, needle), index >= 0)
+
+
+def _shortened(text: str, needle: Needle) -> str:
+    """Return at most MAX_SHOWN characters of a line, among them the first that was found."""
+    places = needle.find_in(text)
+    begin = 0
+    if places and places[0][1] > MAX_SHOWN:
+        begin = max(places[0][0] - MAX_SHOWN // 3, 0)
+    end = begin + MAX_SHOWN
+    before = "\N{HORIZONTAL ELLIPSIS}" if begin else ""
+    return before + text[begin:end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "")
+
+
+# --- What is sent
+
+
+_RESULTS = Markup("<!-- results -->")  # where they go in the page
+
+
+async def _as_html(
+    page: str, found: AsyncGenerator[FoundInLog | None, None], search: LogsSearch
+) -> AsyncGenerator[bytes, None]:
+    head, _, tail = page.partition(_RESULTS)
+    yield head.encode(errors="replace")
+    async with aclosing(found) as results:
+        async for result in results:
+            if result is None:
+                yield b"\n"
+            else:
+                html = await asyncio.to_thread(_found_as_html, result, search.needle)
+                yield html.encode(errors="replace")
+    html = await asyncio.to_thread(render_part, "search_end.html", {"search": search} | _end_values(search))
+    yield (html + tail).encode(errors="replace")
+
+
+def _found_as_html(found: FoundInLog, needle: Needle) -> str:
+    attempt = found.attempt
+    path = f"/job-logs/{attempt.job}/{attempt.attempt}"
+    values = {
+        "attempt": attempt,
+        "outcome": outcome_in_words(attempt) or "running",
+        "ended": None if attempt.at is None else display_time(attempt.at, time.time()),
+        "path": path,
+        "places": [[(line, _marked(line.text, needle)) for line in place] for place in found.places],
+        "more": f"{path}/search?{urlencode({'text': needle.text})}" if found.has_more else None,
+    }
+    return render_part("found.html", values)
+
+
+def _marked(text: str, needle: Needle) -> Markup:
+    """Return a line as HTML in which all that was searched for is marked."""
+    pieces: list[Markup] = []
+    end = 0
+    for begin, next_end in needle.find_in(text):
+        pieces += [escape(text[end:begin]), Markup("<mark>{}</mark>").format(text[begin:next_end])]
+        end = next_end
+    return Markup("").join([*pieces, escape(text[end:])])
+
+
+def _end_values(search: LogsSearch) -> dict[str, object]:
+    older = None
+    if search.ended is not None and search.last is not None:
+        fields = {"text": search.needle.text, "before": _position(search.last)}
+        older = f"/job-logs/search?{urlencode(fields)}"
+    return {"older": older, "read": size_text(search.read_bytes)}
+
+
+async def _as_ndjson(
+    found: AsyncGenerator[FoundInLog | None, None], search: LogsSearch
+) -> AsyncGenerator[bytes, None]:
+    """Yield a line for each place, and one at the end; between them, lines that say how far the search is."""
+    async with aclosing(found) as results:
+        async for result in results:
+            if result is None:
+                yield encode_json({"logs": search.logs, "bytes": search.read_bytes})
+                continue
+            for place in result.places:
+                yield await asyncio.to_thread(encode_json, _place_as_json(result.attempt, place))
+    yield encode_json(
+        {
+            "end": True,
+            "logs": search.logs,
+            "bytes": search.read_bytes,
+            "places": search.places,
+            "unreadable": search.unreadable,
+            "ended": search.ended,
+            "before": None if search.ended is None or search.last is None else _position(search.last),
+        }
+    )
+
+
+def _place_as_json(attempt: LoggedAttempt, place: list[FoundLine]) -> dict[str, object]:
+    return {
+        "job": attempt.job,
+        "attempt": attempt.attempt,
+        "name": attempt.name,
+        "outcome": attempt.outcome,
+        "at": iso_time(attempt.at),
+        "lines": [{"offset": line.at, "text": line.text, "found": line.is_found} for line in place],
+    }
+
+
+def _position(attempt: LoggedAttempt) -> str:
+    return f"{attempt.job}.{attempt.attempt}"
