@@ -29,6 +29,8 @@ path = ["~"]
 slots = 1
 """
 
+OTHERS = {"overview": "/overview", "queues": "/queues", "search": "/search?text=ends+in"}
+
 PROGRAMS = {
     "thumbnails.sh": r"""
 for photo in 001 002 003 004; do
@@ -60,7 +62,7 @@ def main() -> None:
         try:
             with daemon.client() as client:
                 retried = work_through_a_morning(client, folder)
-                take(client, {"job-logs": "", "job": f"/{retried.id}"})
+                take(client, {"job-logs": "", "job": f"/{retried.id}"} | OTHERS)
         finally:
             daemon.stop()
 
