@@ -259,7 +259,7 @@ def test_the_sections_fit_into_one_line_of_a_phone(client):
         complaints = listen(tab)
         tab.goto(client.login_link())
         tab.wait_for_url("**/job-logs")
-        for section in ("Overview", "Queues"):
+        for section in ("Overview", "Queues", "Schedules", "Search"):
             tab.click(f"nav.sections >> text={section}")
             tops = tab.eval_on_selector_all(
                 "header .brand, .sections a", "all => all.map(each => each.offsetTop)"
