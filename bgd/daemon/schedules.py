@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from bgd import clock, timezones
 from bgd.config import Config
-from bgd.core.cron import REBOOT
+from bgd.core.cron import REBOOT, ExpressionError
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import (
@@ -118,7 +118,8 @@ class Schedules:
             await asyncio.sleep(0)
             for name in names:
                 schedule = self._by_name[name]
-                self._pass(name, Moment(at, schedule.seen, was_down=True))
+                if not schedule.seen <= at < schedule.next_at:
+                    self._pass(name, Moment(at, schedule.seen, was_down=True))
                 self._pass_boot(name)
         self._supervisor.when_configured(self._configure)
 
@@ -159,6 +160,9 @@ class Schedules:
             raise Refused(f"there is a schedule {name} already: `bgctl schedule edit {name}` changes it")
         elif len(self._by_name) >= MAX_SCHEDULES:
             raise Full(f"there are {MAX_SCHEDULES} schedules already: `bgctl schedule remove` some")
+        problem = problem_with_schedule(spec)
+        if problem is not None:
+            raise Refused(problem)
         _timetable(name, spec)
         self._actions.check([job_of(name, spec)])
         self._define(name, spec, uid)
@@ -295,8 +299,7 @@ class Schedules:
     def _pass_boot(self, name: str) -> None:
         """Run what is due once after each boot."""
         schedule = self._by_name[name]
-        boot = clock.boot_id()
-        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != boot:
+        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != (boot := clock.boot_id()):
             schedule.stored = replace(schedule.stored, boot_id=boot)
             self._save(name)
             if not _is_paused(schedule):
@@ -445,16 +448,15 @@ class Schedules:
 
 def _timetable(name: str, spec: ScheduleSpec) -> Timetable:
     """Return when a schedule is due; raise Refused if its definition is not valid."""
-    problem = problem_with_schedule(spec)
-    if problem is not None:
-        raise Refused(problem)
     try:
         zone = timezones.zone(spec.timezone)
+        return timetable_of(spec, zone, f"{_machine_id()}\0{name}")
     except LookupError as error:
         raise Refused(
             f"timezone {spec.timezone!r} is not known on this machine: write one such as Europe/Paris"
         ) from error
-    return timetable_of(spec, zone, f"{_machine_id()}\0{name}")
+    except ExpressionError as error:
+        raise Refused(str(error)) from error
 
 
 @cache
