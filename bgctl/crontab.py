@@ -152,9 +152,7 @@ class _Reader:
         if name == "MAILTO" and value:
             self._note(
                 number,
-                f"MAILTO={value}: bgd keeps what commands print in logs; for mail about failures, add "
-                f"[notify.NAME] with mail = {value!r} to bgd.toml, and notify = 'NAME' to each schedule from "
-                "a line below",
+                f"MAILTO={value}: bgd sends no mail; it keeps what commands print: `bgctl logs NAME`",
             )
 
     def _add(self, number: int, line: str) -> None:

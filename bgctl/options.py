@@ -89,6 +89,7 @@ def with_schedule_options(function: F) -> F:
     """Add the options of a schedule's job to a verb."""
     # in a schedule, jitter is about its own time, and the command line has no file to read from
     wanted = [name for name in _COMMAND_LINE_OPTIONS if name not in NOT_SCHEDULED | {"jitter"}]
+    function = _ENV_PASS(function)
     for name in reversed(wanted):
         function = _click_option(name)(function)
     return function

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
-from bgctl.options import DURATION, TIME_LIMIT, whole_number, with_schedule_options
+from bgctl.crontab import MAX_CRONTAB, has_user_column, parse_crontab
+from bgctl.options import DURATION, FILE, TIME_LIMIT, whole_number, with_schedule_options
 from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
-from bgd import timezones
+from bgd import Refused, timezones
 from bgd.core.schedule_spec import Missed, Overlap
 from bgd.formatting import command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
@@ -262,6 +268,73 @@ def history_command(name: str, *, limit: int, before: int | None) -> int:
     return 0
 
 
+@verb(
+    "import",
+    "crontab -l | bgctl schedule import -",
+    "bgctl schedule import /etc/cron.d/backup --dry-run",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be stored.")
+@click.option("--replace", is_flag=True, help="Replace schedules of the same names.")
+@click.argument("crontab", type=FILE, metavar="CRONTAB|-")
+def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
+    """Store a schedule for each line of a crontab.
+
+    The crontab itself stays as it is: remove its lines once you have looked at `bgctl schedule`, or both run.
+    Whatever is not exactly as it was in cron is told in a line of its own.
+    """
+    user = pwd.getpwuid(os.getuid())
+    try:
+        read = parse_crontab(
+            _crontab_text(crontab),
+            user=user.pw_name,
+            home=user.pw_dir,
+            has_users=has_user_column(Path(crontab)),
+        )
+    except ValueError as error:
+        raise Refused(f"{crontab}: {error}") from error
+    for note in read.notes:
+        say(f"{crontab}: {note}")
+    if dry_run:
+        for each in read.definitions:
+            click.echo(f"{each.name}  {each.cron}  {shlex.join(each.argv)}")
+        return 0
+    with client(autostart=True) as daemon:
+        names = {view.name for view in daemon.schedules.list(upcoming=0)}
+        taken = [each.name for each in read.definitions if each.name in names and not replace]
+        if taken:
+            raise Refused(
+                f"there is a schedule {taken[0]} already: --replace replaces it; nothing was stored"
+            )
+        for each in read.definitions:
+            daemon.schedules.add(
+                each.name,
+                each.argv,
+                cron=each.cron,
+                overlap=each.overlap,
+                env=each.env,
+                env_pass=(),
+                cwd=each.cwd,
+                input=each.input,
+                check=False,
+                replace=replace,
+            )
+            click.echo(each.name)
+        if read.definitions:
+            say_once_what_a_reboot_does(daemon)
+    return 0
+
+
+def _crontab_text(path: str) -> str:
+    """Return the text of a crontab; bytes that are not UTF-8 stay."""
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read(MAX_CRONTAB + 1).decode(errors="surrogateescape")
+        with Path(path).open("rb") as file:
+            return file.read(MAX_CRONTAB + 1).decode(errors="surrogateescape")
+    except OSError as error:
+        raise Refused(f"cannot read {path}: {error.strerror}") from error
+
+
 schedule_command = verb_group(
     "schedule",
     "Run jobs at certain times.",
@@ -274,11 +347,14 @@ schedule_command = verb_group(
     run_command,
     next_command,
     history_command,
+    import_command,
 )
 
 
 def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and options that were given, with WHEN as the client takes it."""
+    if given.get("stdin") == "-":
+        raise click.UsageError("--stdin - cannot be read again each time: write a file and use --stdin FILE")
     values = {key: value for key, value in given.items() if value is not None and value not in (False, ())}
     if "rerun" in values:
         values["rerun"] = values["rerun"] == "yes"

@@ -274,6 +274,16 @@ def _timezone(setting: Setting) -> str:
     return name
 
 
+def _env_pass(setting: Setting) -> tuple[str, ...] | None:
+    match setting.value:
+        case "all":
+            return None
+        case "none":
+            return ()
+        case _:
+            return texts(setting)
+
+
 def _yes_or_no(setting: Setting) -> bool:
     if not isinstance(setting.value, bool):
         raise ValueError("must be true or false")  # noqa: TRY004 - what readers raise
@@ -432,7 +442,7 @@ _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not
     "on_exceptions": Key(exception_rules, None),
 }
 
-_NOT_SCHEDULED = NOT_SCHEDULED | {"jitter"}  # in a schedule that key is about its own time
+_NOT_SCHEDULED = NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
 
 _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
     **{name: Key(partial(_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
@@ -451,6 +461,7 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "missed_within": Key(duration_within(Timeout), DAY),
     "jitter": Key(duration, 0.0),
     "except": Key(texts, ()),
+    "env_pass": Key(_env_pass, None),
     "paused": Key(_yes_or_no, False),
 }
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _WHEN = ("cron", "calendar", "every")
 _DURATIONS = ("missed_within", "jitter")
-SETTINGS = {*_WHEN, *_DURATIONS, "timezone", "overlap", "missed", "excluded", "paused"}
-_OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"env_pass", "shell", "check"}) - SETTINGS
+_ALL_OR_NONE: dict[str, tuple[str, ...] | None] = {"all": None, "none": ()}  # values of env_pass
+SETTINGS = {*_WHEN, *_DURATIONS, "timezone", "overlap", "missed", "excluded", "paused", "env_pass"}
+_OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"shell", "check"}) - SETTINGS
 
 
 def new_schedule(
@@ -92,4 +93,9 @@ def _with_settings(spec: ScheduleSpec, given: Mapping[str, Any]) -> ScheduleSpec
             settings[name] = seconds_of(settings[name], name)
     if "excluded" in settings:
         settings["excluded"] = tuple(settings["excluded"])
+    passed = settings.get("env_pass")
+    if isinstance(passed, str):
+        if passed not in _ALL_OR_NONE:
+            raise Refused(f'env_pass is "all", "none" or a list of names, not {passed!r}')
+        settings["env_pass"] = _ALL_OR_NONE[passed]
     return checked(replace(spec, **settings))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from bgd.core.spec import Duration, JobSpec, Timeout
+from bgd.core.spec import MAX_ENV, Duration, JobSpec, Name, Timeout
 
 MAX_SCHEDULES = 10_000
 MAX_EXCEPTIONS = 400  # excluded days of one schedule
@@ -50,6 +50,7 @@ class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     * `timezone`: as in the tz database; None: the machine's.
     * `missed_within`: seconds after which a missed occurrence is too old for `latest`.
     * `jitter`: up to this many seconds later, a fixed share for this machine and name.
+    * `env_pass`: names of the daemon's variables that a command gets besides those in `job`; None: all.
     * `excluded`: days without occurrences, as YYYY-MM-DD or MM-DD.
     """
 
@@ -63,4 +64,5 @@ class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     missed_within: Timeout = 86_400.0
     jitter: Duration = 0.0
     excluded: Days = ()
+    env_pass: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENV)] | None = None
     paused: bool = False

@@ -190,7 +190,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The file that a command reads; None and no `input`: nothing."""
     input: Annotated[
         Annotated[bytes, Meta(max_length=MAX_INPUT)] | None,
-        Option("Bytes to read as standard input", only="command", can_edit=False, in_schedule=False),
+        Option("Bytes to read as standard input", only="command", can_edit=False),
     ] = None
     pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
     isolation: Annotated[

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from bgd import clock, timezones
 from bgd.config import Config
 from bgd.core.cron import REBOOT, ExpressionError
+from bgd.core.describe import describe
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import (
@@ -242,14 +243,14 @@ class Schedules:
     def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
         schedule = self._by_name[name]
         spec, is_paused = schedule.stored.spec, _is_paused(schedule)
-        timetable = schedule.timetable
+        timetable, zone = schedule.timetable, spec.timezone or timezones.machine_zone()
         return ScheduleView(
             name=name,
             spec=spec,
             is_configured=schedule.stored.uid is None,
             is_paused=is_paused,
-            words=_words(spec),
-            timezone=spec.timezone or timezones.machine_zone(),
+            words=spec.cron or spec.calendar or "" if timetable is None else describe(timetable.when, zone),
+            timezone=zone,
             upcoming=list(_upcoming(timetable, self._now(), upcoming)) if timetable and not is_paused else [],
             latest=None if latest is None else _occurrence_view(*latest),
             problem=schedule.problem,
@@ -470,19 +471,22 @@ def _machine_id() -> str:
 def job_of(name: str, spec: ScheduleSpec) -> JobSpec:
     """Return the job of a schedule, which has the schedule's name unless it has one of its own.
 
-    Variables of a command are added to those of the daemon.
+    Variables of a command are added to those of the daemon that it gets.
     """
     job = spec.job if spec.job.name else replace(spec.job, name=name)
-    return replace(job, env={**os.environ, **job.env}) if job.argv and job.env else job
+    if job.target is not None or (job.env is None and spec.env_pass is None):
+        return job
+    passed = os.environ if spec.env_pass is None else _chosen(spec.env_pass)
+    return replace(job, env={**passed, **(job.env or {})})
+
+
+def _chosen(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _is_paused(schedule: _Schedule) -> bool:
     stored = schedule.stored
     return stored.spec.paused if stored.paused is None else stored.paused
-
-
-def _words(spec: ScheduleSpec) -> str:
-    return spec.cron or spec.calendar or f"every {spec.every}"
 
 
 def _upcoming(timetable: Timetable, after: float, most: int) -> Iterator[float]:

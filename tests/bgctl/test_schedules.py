@@ -112,3 +112,44 @@ def test_a_class_job_that_is_not_allowed_is_refused_at_once(own_daemon):
     assert done.returncode == 77
     assert "allowed_classes" in done.stderr
     assert own_daemon.bgctl("schedule", "list", "--json").stdout == "[]\n"
+
+
+CRONTAB = """\
+PATH=/usr/bin:/bin
+GREETING=hello
+MAILTO=ann@example.org
+0 3 * * * env; cat%one%two
+*/5 * * * * /usr/bin/true
+61 * * * * /usr/bin/never
+"""
+
+
+def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tmp_path):
+    file = tmp_path / "crontab"
+    file.write_text(CRONTAB)
+
+    shown = own_daemon.bgctl("schedule", "import", str(file), "--dry-run")
+    assert own_daemon.bgctl("schedule", "list", "--json").stdout == "[]\n"
+    done = own_daemon.bgctl("schedule", "import", "-", read=CRONTAB)
+
+    first, second = done.stdout.split()
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == [first, second]
+    assert "line 6: not taken over: minute" in done.stderr
+    assert "line 3: MAILTO=ann@example.org: bgd sends no mail" in done.stderr
+    job = own_daemon.bgctl("schedule", "run", first, "--wait").stdout.strip()
+    lines = own_daemon.bgctl("logs", job).stdout.splitlines()
+    assert lines[-2:] == ["one", "two"]
+    assert "GREETING=hello" in lines
+    assert not [line for line in lines if line.startswith("BGD_CONFIG=")]
+    again = own_daemon.bgctl("schedule", "import", str(file))
+    assert again.returncode == 1
+    assert "--replace" in again.stderr
+    assert own_daemon.bgctl("schedule", "import", str(file), "--replace").returncode == 0
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", second, "--json").stdout)
+    assert (schedule["overlap"], schedule["cron"]) == ("allow", "*/5 * * * *")
+
+
+def test_a_crontab_that_cannot_be_read_is_told(own_daemon):
+    done = own_daemon.bgctl("schedule", "import", "/nowhere")
+
+    assert done.stderr == "bgctl: cannot read /nowhere: No such file or directory\n"
