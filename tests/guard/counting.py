@@ -23,6 +23,7 @@ from types import FrameType
 
 import bgd
 from bgd import Client, Job
+from tests.daemon.web.browsing import Browser
 from tests.guard import counted_daemon
 from tests.support import DEADLINE, Daemon
 
@@ -83,7 +84,7 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         launcher_pid = client.info().launcher_pid
         assert launcher_pid is not None
         pids = {"daemon": daemon.process.pid, "launcher": launcher_pid}
-        counts = idle(pids)
+        counts = idle("idle for 2 s", pids)
         client.pause()
         submitted: list[Job] = []
         counts["function calls of a client, a submit"] = min(
@@ -96,6 +97,8 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         client.resume()
         counts |= counted("100 jobs", daemon, pids, lambda: [submit(client).wait() for _ in range(100)])
         counts |= counted("batch of 2000", daemon, pids, lambda: run_batch(client), is_traced=False)
+        with open_pages(daemon):
+            counts |= idle("idle for 2 s with 100 open pages", pids)
     return counts
 
 
@@ -215,14 +218,27 @@ def wake_ups(thread: Path) -> int:
     return int(found[1])
 
 
-def idle(pids: dict[str, int]) -> Counts:
+@contextmanager
+def open_pages(daemon: Daemon) -> Iterator[None]:
+    """Keep 100 pages open: they are told of changes, and every 15 s that they are still connected."""
+    browser = Browser(daemon).log_in()
+    paths = ["/job-logs/live", "/job-logs/overview/live", "/job-logs/queues/live", "/job-logs/1/live"]
+    with ExitStack() as opened:
+        for path in paths * 25:
+            page = opened.enter_context(browser.connect())
+            page.sendall(browser.request(path))
+            assert page.recv(12) == b"HTTP/1.1 200"
+        yield
+
+
+def idle(what: str, pids: dict[str, int]) -> Counts:
     """Return the system calls of two seconds without work, of the quietest of some windows."""
     totals: list[int] = []
     while len(totals) < WINDOWS and 0 not in totals:
         with traced(pids) as calls:
             threading.Event().wait(2)
         totals.append(sum(map(len, calls.values())))
-    return {"system calls, idle for 2 s": min(totals)} if can_trace() else {}
+    return {f"system calls, {what}": min(totals)} if can_trace() else {}
 
 
 # --- system calls

@@ -17,7 +17,7 @@ from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
-from bgd.daemon.web.responses import PageResponse, error_response, html_response
+from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
 from bgd.daemon.web.terminal import palette
@@ -99,7 +99,9 @@ class Router:
                 return await self._change(request, endpoints)
             route, groups = self._find(self._below_base(request.path))
             await self._check(route.access, request, endpoints)
-            return await route.answer(request, *groups)
+            answer = await route.answer(request, *groups)
+            # the page of a login has a secret, at which the length of what is compressed would hint
+            return answer if route.access is _Access.USER else await compressed(request, answer)
         except RequestRefused as error:
             return await error_response(request, error)
 

@@ -57,10 +57,14 @@ class Browser:
         return self
 
     def get(self, target: str, *headers: str, method: str = "GET", host: str | None = None) -> Answered:
+        return self.say(self.request(target, *headers, method=method, host=host))
+
+    def request(self, target: str, *headers: str, method: str = "GET", host: str | None = None) -> bytes:
+        """Return the bytes of a request, with the cookie of the session if there is one."""
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host or self.host}", *headers]
         if self.cookie is not None:
             lines.append(f"Cookie: {self.cookie}")
-        return self.say("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
 
     def json(self, target: str) -> Any:
         return self.get(target, "Accept: application/json").json

@@ -14,6 +14,13 @@ EXAMPLES = {
     router._ATTEMPT: "1",
     router._QUEUE: "default",
 }
+QUERIES = {"/search": "?text=o"}  # without which the page at such a path refuses to answer
+# What a daemon needs so that all these addresses lead to something
+CONFIGURATION = """
+[schedules.default]
+cron = "0 3 * * *"
+command = ["/bin/true"]
+"""
 NOT_PAGES = (
     "/live",
     "/complete",
@@ -39,7 +46,7 @@ def filled(pattern: str) -> str:
     for group, example in EXAMPLES.items():
         pattern = pattern.replace(group, example)
     assert not set(pattern) & set("[]()*+?"), f"add an example for a group of {pattern} to EXAMPLES"
-    return pattern
+    return pattern + QUERIES.get(f"/{pattern.rpartition('/')[2]}", "")
 
 
 PAGES = page_addresses()

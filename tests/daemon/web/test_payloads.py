@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from bgd import Refused
+from tests.daemon.web import every_page
 from tests.daemon.web.chromium import PROGRAM, chromium
-from tests.daemon.web.every_page import PAGES
 from tests.support import Daemon
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
@@ -84,7 +84,7 @@ def daemon():
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         (running.folder / "said.py").write_text(CLASS_JOBS)
-        running.configure(CONFIGURATION.replace("{folder}", str(running.folder)))
+        running.configure(CONFIGURATION.replace("{folder}", str(running.folder)) + every_page.CONFIGURATION)
         running.start()
         yield running
         running.stop()
@@ -141,9 +141,9 @@ def is_usual(message) -> bool:
 def look_at_every_page(tab, job_ids):
     """Open every page, of each of these jobs if it is of a job."""
     origin = tab.url.partition("/job-logs")[0]
-    for address in PAGES:
+    for address in every_page.PAGES:
         for job_id in job_ids if "{job}" in address else [0]:
-            tab.goto(origin + address.format(job=job_id))
+            assert tab.goto(origin + address.format(job=job_id)).status == 200
             if tab.evaluate("document.contentType") == "text/html":
                 assert_only_our_own_markup(tab)
 
