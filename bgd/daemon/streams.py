@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from bgd.wire.views import JobProgress
 
 PROGRESS_INTERVAL = 1.0  # seconds between two transactions that are written because of progress alone
 LOOK_DELAY = 0.05  # seconds in which changes share one look at what is watched
+LOOK_FACTOR = 20  # and this many times what the last look took, so that it never takes much of a processor
 MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered at once
 
 
@@ -26,6 +28,7 @@ class Subscriptions:
         self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
         self._watches: list[_Watch] = []
         self._look_timer: asyncio.TimerHandle | None = None
+        self._look_delay = LOOK_DELAY
 
     @contextmanager
     def subscribe(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Subscription]:
@@ -83,7 +86,7 @@ class Subscriptions:
     def look_soon(self) -> None:
         """Look at everything that is watched, in a moment; without watches this does nothing."""
         if self._watches and self._look_timer is None:
-            self._look_timer = asyncio.get_running_loop().call_later(LOOK_DELAY, self._look)
+            self._look_timer = asyncio.get_running_loop().call_later(self._look_delay, self._look)
 
     def has_log_subscribers(self, job_id: JobId) -> bool:
         """Return whether anybody follows the log of this job."""
@@ -113,8 +116,10 @@ class Subscriptions:
 
     def _look(self) -> None:
         self._look_timer = None
+        began = time.perf_counter()
         for watch in self._watches:
             watch.look()
+        self._look_delay = max(LOOK_DELAY, LOOK_FACTOR * (time.perf_counter() - began))
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.streams import Subscriptions
+from bgd.daemon.streams import LOOK_FACTOR, Subscriptions
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium
 from tests.daemon.web.test_live import MILLISECONDS, events_in, needs_chromium
@@ -41,9 +42,12 @@ def test_a_pause_shows_on_open_pages_and_ends_by_their_button(daemon):
             tab.set_default_timeout(MILLISECONDS)
             tab.goto(tabs[0].url.partition("/job-logs")[0] + address.format(job=job.id))
             expect(tab.locator("#banner")).to_have_text("")
+        places = [places_of_buttons(tab) for tab in tabs]
         client.pause()
         for tab in tabs:
             expect(tab.locator("#banner")).to_contain_text("All queues are paused: no job starts.")
+            expect(tab.locator("#banner")).to_be_in_viewport()
+        assert [places_of_buttons(tab) for tab in tabs] == places  # nothing moves under a pointer
         tabs[1].click("text=Resume")
         for tab in tabs:
             expect(tab.locator("#banner")).to_have_text("")
@@ -111,6 +115,17 @@ async def test_a_watch_wakes_only_when_its_value_changes():
     assert subscriptions._look_timer is None  # nobody watches, so there is no timer
 
 
+async def test_slow_looks_are_rare(monkeypatch):
+    subscriptions, seconds = Subscriptions(), iter([100.0, 101.0])
+    monkeypatch.setattr("bgd.daemon.streams.time.perf_counter", lambda: next(seconds))
+    with subscriptions.subscribe([]) as subscription, subscriptions.watch(subscription, int):
+        subscriptions._look()
+        subscriptions.look_soon()
+        assert subscriptions._look_timer is not None
+        assert subscriptions._look_timer.when() - asyncio.get_running_loop().time() > LOOK_FACTOR / 2
+        subscriptions._look_timer.cancel()
+
+
 def test_a_disk_that_gets_full_tells_once_and_once_when_it_has_room_again(tmp_path):
     space, told = DiskSpace(str(tmp_path), 0), []
     space.when_changed = lambda: told.append(space.is_full())
@@ -143,6 +158,10 @@ def without_launcher(daemon: Daemon, pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGKILL)
     yield
     lock.rmdir()
+
+
+def places_of_buttons(tab) -> list[object]:
+    return [each.bounding_box() for each in tab.locator("main > :not(#banner) button:visible").all()]
 
 
 def icon_of(browser: Browser) -> str:
