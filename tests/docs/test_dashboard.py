@@ -46,7 +46,7 @@ def test_dashboard_page_says_what_the_limits_are():
         log_text.MAX_BEHIND // 1024,
         *(log_pages.MAX_SEARCHES, queries.MAX_TEXT),
         queries.MAX_ROWS,
-        queries.MAX_FILTER,
+        *(queries.MAX_FILTER, queries.MAX_WORDS),
         *(round(1000 * pages.SEARCH_SECONDS), round(1000 * pages.COUNT_SECONDS)),
         finding.MAX_COUNTED,
         queries.MAX_SORTED,

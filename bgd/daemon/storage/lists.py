@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 
@@ -18,6 +18,7 @@ from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.write import unpack_spec
 from bgd.wire.requests import List
 
+_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _FEW = 10_000  # jobs that are read one by one; 10 ms
 
 IDS_PER_QUERY = 500  # SQLite takes 999 values even in its oldest form
@@ -85,10 +86,11 @@ def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[Job
         uid=uid if query.mine else None,
     )
     search = _Search(db, wanted)
+    highest = _MAX_ID if query.before is None else query.before - 1
     ids: list[JobId] = []
     for states in groups:
         if left := query.limit - len(ids):
-            found = search.ids(search.sources(states), left, below=query.before)
+            found = search.ids(search.sources(states), left, highest=highest)
             ids += sorted(found, reverse=True)[:left]
     return sorted(ids, reverse=True)
 
@@ -108,13 +110,15 @@ def next_slice(
     oldest first, from above `start` on.
     """
     with transaction(db, "DEFERRED"):
-        search = _Search(db, wanted, _first_since(db, wanted.since))
+        search = _Search(db, wanted)
         sources = search.sources(wanted.states)
-        end = search.end_of_slice(sources, start, rows, ascending=ascending)
-        if ascending:
-            found = search.ids(sources, limit, ascending=True, above=start, highest=end)
-        else:
-            found = search.ids(sources, limit, below=start, lowest=end)
+        lowest, highest = _first_since(db, wanted.since), _MAX_ID
+        if start is not None:
+            lowest, highest = (max(lowest, start + 1), highest) if ascending else (lowest, start - 1)
+        end = search.end_of_slice(sources, lowest, highest, rows, ascending=ascending)
+        if end is not None:
+            lowest, highest = (lowest, end) if ascending else (end, highest)
+        found = search.ids(sources, limit, lowest, highest, ascending=ascending)
     ids = sorted(found, reverse=not ascending)[:limit]
     return Slice(ids, ids[-1] if len(ids) == limit else end)
 
@@ -122,11 +126,12 @@ def next_slice(
 def count_few(db: sqlite3.Connection, wanted: Filter) -> dict[State, int] | None:
     """Return how many wanted jobs there are in each state; None if no index leaves only a few jobs."""
     with transaction(db, "DEFERRED"):
-        search = _Search(db, wanted, _first_since(db, wanted.since))
+        search = _Search(db, wanted)
+        lowest = _first_since(db, wanted.since)
         sources = search.sources(wanted.states)
         if not all(source.has_few for source in sources):
             return None
-        return Counter(state for source in sources for _, state in search.jobs(source, None, {}))
+        return Counter(state for source in sources for _, state in search.jobs(source, None, lowest))
 
 
 def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> list[JobId]:
@@ -204,14 +209,12 @@ class _Source(Struct, frozen=True):
 class _Search:
     """Finds the jobs that a Filter wants, except that callers choose the states."""
 
-    def __init__(self, db: sqlite3.Connection, wanted: Filter, first: int = 0) -> None:
-        """`first`: the lowest id that can be wanted."""
+    def __init__(self, db: sqlite3.Connection, wanted: Filter) -> None:
         self._db = db
         self._wanted = wanted
         from_name, to_name = _name_range(wanted.name or "")
         pieces = _pieces_of_spec(wanted)
         self._values: dict[str, object] = {
-            "first": first,
             "from_name": from_name,
             "to_name": to_name,
             "name": None if wanted.name is None else _glob(wanted.name),
@@ -220,7 +223,7 @@ class _Search:
             **{f"tag{number}": tag for number, tag in enumerate(wanted.tags)},
             **{f"piece{number}": piece for number, piece in enumerate(pieces)},
         }
-        self._conditions = ["id >= :first", *_conditions(wanted, len(pieces))]
+        self._conditions = _conditions(wanted, len(pieces))
         self._reads_specs = bool(wanted.texts or wanted.target)
 
     def sources(self, states: Sequence[State]) -> list[_Source]:
@@ -249,16 +252,18 @@ class _Search:
         ]
 
     def end_of_slice(
-        self, sources: Sequence[_Source], start: int | None, rows: int, *, ascending: bool
+        self, sources: Sequence[_Source], lowest: int, highest: int, rows: int, *, ascending: bool
     ) -> int | None:
-        """Return the id after which about this many jobs lie behind `start`; None if there are fewer."""
+        """Return the id up to which about this many jobs lie in this range of ids; None if there are fewer.
+
+        The range is walked from its highest id down, or up if `ascending`.
+        """
         large = [source for source in sources if not source.has_few]
-        values = self._values | {"start": start, "rows": rows // max(len(large), 1)}
-        bound, order = ("id > :start", "ASC") if ascending else ("id < :start", "DESC")
-        condition = "id >= :first" if start is None else f"id >= :first AND {bound}"
+        values = self._values | {"lowest": lowest, "highest": highest, "rows": rows // max(len(large), 1)}
+        order = "ASC" if ascending else "DESC"
         found = (
             self._db.execute(
-                f"SELECT id FROM {source.rows} AND {_in(source.states)} AND {condition}"  # noqa: S608 (constants)
+                f"SELECT id FROM {source.rows} AND {_in(source.states)} AND {_IN_RANGE}"  # noqa: S608 (constants)
                 f" ORDER BY id {order} LIMIT 1 OFFSET :rows",
                 values,
             ).fetchone()
@@ -268,25 +273,35 @@ class _Search:
         return None if not ends else min(ends) if ascending else max(ends)
 
     def ids(
-        self, sources: Sequence[_Source], limit: int, *, ascending: bool = False, **bounds: int | None
+        self,
+        sources: Sequence[_Source],
+        limit: int,
+        lowest: int = 0,
+        highest: int = _MAX_ID,
+        *,
+        ascending: bool = False,
     ) -> list[JobId]:
-        """Return the newest wanted jobs of each source, or the oldest, up to `limit` of each.
-
-        `bounds`: `below`, `lowest`, `above` and `highest`, as far as they are not None.
-        """
-        found = (self.jobs(source, limit, bounds, ascending=ascending) for source in sources)
+        """Return the newest wanted jobs of each source in a range of ids, or the oldest: `limit` of each."""
+        found = (self.jobs(source, limit, lowest, highest, ascending=ascending) for source in sources)
         return [job_id for jobs in found for job_id, _ in jobs]
 
     def jobs(
-        self, source: _Source, limit: int | None, bounds: Mapping[str, int | None], *, ascending: bool = False
+        self,
+        source: _Source,
+        limit: int | None,
+        lowest: int = 0,
+        highest: int = _MAX_ID,
+        *,
+        ascending: bool = False,
     ) -> Iterator[tuple[JobId, State]]:
         """Yield the wanted jobs of a source with their states; as in `ids`."""
-        given = {name: bound for name, bound in bounds.items() if bound is not None}
-        conditions = [_in(source.states), *(_BOUNDS[name] for name in given), *self._conditions]
+        conditions = " AND ".join([_in(source.states), _IN_RANGE, *self._conditions])
         columns = f"id, state, {_SPEC}" if self._reads_specs else "id, state"
         order = "ASC" if ascending else "DESC"
-        sql = f"SELECT {columns} FROM {source.rows} AND {' AND '.join(conditions)} ORDER BY id {order}"  # noqa: S608 (constants)
-        rows = self._db.execute(sql, self._values | given)
+        rows = self._db.execute(
+            f"SELECT {columns} FROM {source.rows} AND {conditions} ORDER BY id {order}",  # noqa: S608 (likewise)
+            self._values | {"lowest": lowest, "highest": highest},
+        )
         matching = (row for row in rows if not self._reads_specs or _matches(self._wanted, row[2]))
         for row in islice(matching, limit):
             yield JobId(row[0]), State(row[1])
@@ -341,11 +356,15 @@ def _in(states: Sequence[State]) -> str:
 
 
 def _pieces_of_spec(wanted: Filter) -> list[bytes]:
-    """Return texts that a packed spec has somewhere if it matches."""
+    """Return a few texts, as long as can be, that a packed spec has somewhere if it matches."""
     pieces = [piece for text in wanted.texts for piece in text.split(" ")]
     if wanted.target is not None:
         pieces += re.findall(r"\w+", _WILDCARD.split(wanted.target, maxsplit=1)[0])
-    return [piece.encode(errors="replace") for piece in dict.fromkeys(pieces) if piece]
+    longest = sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]
+    return [piece.encode(errors="replace") for piece in longest]
+
+
+_MAX_PIECES = 3  # each is a walk through the spec
 
 
 def _matches(wanted: Filter, packed: bytes) -> bool:
@@ -393,12 +412,7 @@ _LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
 
 # --- SQL
 
-_BOUNDS = {
-    "below": "id < :below",
-    "lowest": "id >= :lowest",
-    "above": "id > :above",
-    "highest": "id <= :highest",
-}
+_IN_RANGE = "id BETWEEN :lowest AND :highest"  # one range: of two lower bounds SQLite may use the worse one
 _SPEC = "(SELECT spec FROM specs WHERE job = jobs.id)"
 
 # CROSS keeps SQLite from changing the order

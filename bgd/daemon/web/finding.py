@@ -16,7 +16,7 @@ from bgd.daemon.web.queries import MAX_SORTED, ORDERS, ListQuery
 
 MAX_COUNTED = 1_000  # jobs of a state that match a filter; more are not counted
 _FIRST_SLICE = 1_000  # jobs that are looked at before it is known how long that takes
-_SLICE_SECONDS = 0.01
+_SLICE_SECONDS = 0.005
 _GROWTH = 4.0  # from one slice to the next, at most
 
 

@@ -49,7 +49,7 @@ from bgd.wire.requests import DEFAULT_LIST
 from bgd.wire.views import JobView
 
 SEARCH_SECONDS = 0.03  # that a page looks for jobs by what has no index
-COUNT_SECONDS = 0.02  # and that it counts them for the tabs
+COUNT_SECONDS = 0.05  # after which it also stops counting them for the tabs
 MAX_COMPLETIONS = 20
 
 
@@ -118,12 +118,14 @@ class Pages:
 
     async def _list(self, query: ListQuery) -> _Listed:
         wanted = query.wanted(time.time())
+        end = asyncio.get_running_loop().time() + COUNT_SECONDS
         page = await find_page(self._store, query, wanted, SEARCH_SECONDS)
+        counts = await count(self._store, wanted, end - asyncio.get_running_loop().time())
         rows: list[JobRow] = []
         async with aclosing(self._batches(page.ids, wanted)) as batches:
             async for views in batches:
                 rows += await asyncio.to_thread(_rows, views)
-        return _Listed(tuple(rows), await count(self._store, wanted, COUNT_SECONDS), page)
+        return _Listed(tuple(rows), counts, page)
 
     async def _batches(self, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
         """Yield these jobs, a few at a time: each may have a million bytes of arguments."""

@@ -22,6 +22,8 @@ from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 MAX_ROWS = 200  # jobs on a page
 MAX_FILTER = 1000  # characters
+MAX_WORDS = 20  # of a filter
+_MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
 MAX_SORTED = 10_000  # jobs that are put into another order than that of their ids
 MAX_TEXT = 200  # characters to search for
 MAX_HITS = 1000  # offsets that one search of a log returns; the others are counted
@@ -134,6 +136,8 @@ def list_query(text: str) -> ListQuery:
         raise _refused(f"There is no order {_shown(order)} ({nearest(order, ORDERS)}).")
     words = [word for key in _WORD_FIELDS for word in _words_of_field(key, fields.get(key, []))]
     words += [word for typed in fields.get("q", []) for word in parse_words(typed)]
+    if len(words) > MAX_WORDS:
+        raise _refused(f"This filter has more than {MAX_WORDS} words.")
     query = convert_fields({"words": (), **singles}, ListQuery)
     query = replace(query, words=tuple(words), limit=min(query.limit, MAX_ROWS))
     query.wanted(time.time())
@@ -287,7 +291,7 @@ def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, obje
         case "queue":
             return {"queue": _queue_name(word)}
         case "name":
-            return {"name": word.value if word.is_pattern else f"*{exact_name(word.value)}*"}
+            return {"name": _name_pattern(word)}
         case "tag":
             return {"tags": texts}
         case "class":
@@ -310,6 +314,14 @@ def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
     only_suspended = SUSPENDED in named and State.RUNNING not in named
     states = tuple(each for each in State if each in named or (only_suspended and each is State.RUNNING))
     return {"states": states, "only_suspended": only_suspended}
+
+
+def _name_pattern(word: Word) -> str:
+    if not word.is_pattern:
+        return f"*{exact_name(word.value)}*"
+    if len(re.findall(r"\*+", word.value.replace("[*]", ""))) > _MAX_STARS:
+        raise _refused(f"A pattern for names takes at most {_MAX_STARS} stars: {_shown(word.text)}.")
+    return word.value
 
 
 def _queue_name(word: Word) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from bgd.core.job import FINAL, State
 from bgd.daemon.storage.lists import ALL_STATES, Filter
-from bgd.daemon.web.queries import MAX_FILTER, list_query, list_url, word_for
+from bgd.daemon.web.queries import MAX_FILTER, MAX_WORDS, list_query, list_url, word_for
 from bgd.wire.http import RequestRefused
 
 NOW = 1_800_000_000.0
@@ -29,6 +29,7 @@ def wanted(address: str) -> Filter:
         ("q=name:a[1]", Filter(name="*a[[]1]*")),
         ("q=name:night*", Filter(name="night*")),
         ('q=name:"night* ?"', Filter(name="*night[*] [?]*")),
+        ("q=name:=[*][*]a***b*c*d*", Filter(name="[*][*]a***b*c*d*")),
         ("q=name:=nightly", Filter(name="nightly")),
         ('q=name:="two words"', Filter(name="two words")),
         ("q=tag:x+tag:y", Filter(tags=("x", "y"))),
@@ -82,6 +83,8 @@ def test_words_and_fields_select_jobs(address, expected):
         ('q=name:"two words', "The quotes of 'name:\"two words' are not closed."),
         ('q="one"two', "The quotes of '\"one\"two' are not closed."),
         (f"q={'x' * (MAX_FILTER + 1)}", f"This filter is longer than {MAX_FILTER} characters."),
+        (f"q={'x+' * (MAX_WORDS + 1)}", f"This filter has more than {MAX_WORDS} words."),
+        ("q=name:*a*b*c*d*", "A pattern for names takes at most 4 stars: 'name:*a*b*c*d*'."),
         ("sort=name", "There is no order 'name' (known are finished, priority, running)."),
         ("before=x", "before"),
         ("from=-1", "from"),
