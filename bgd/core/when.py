@@ -134,7 +134,7 @@ def _about_zone(text: str) -> str:
 def _repeats(text: str) -> bool:
     if text.lower() in {"minutely", "hourly"}:
         return True
-    hour, colon, minute = text.rstrip().rpartition(" ")[2].partition(":")
+    hour, colon, minute = text.rsplit(maxsplit=1)[-1].partition(":")
     return bool(colon) and (hour.startswith(_REPEATED) or minute.startswith(_REPEATED))
 
 

@@ -4,8 +4,12 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bgd.core.cron import ExpressionError
+from bgd.core.describe import describe
+from bgd.core.occurrences import count_between, due_between
 from bgd.core.pattern import Pattern
 from bgd.core.spec import MAX_DURATION
 from bgd.core.when import (
@@ -92,6 +96,7 @@ def test_a_calendar_spec_is_read_as_by_systemd():
         ("*-*-* 2:*:00", True),
         ("02:0/15", True),
         ("00/2:30", True),
+        ("Mon\t*:30", True),
         ("daily", False),
         ("02:30", False),
         ("02:05/15", False),
@@ -118,6 +123,30 @@ def test_a_mistake_in_a_calendar_spec_is_named(spec, words):
     said = refusal(spec, Kind.CALENDAR)
 
     assert all(word in said for word in words), said
+
+
+fragments = st.sampled_from(
+    [*"0123456789*/-~,.: ", "..", "mon", "Fri", "@", "daily", "2026", "UTC", "\t", "\n"]
+)
+texts = st.text(max_size=40) | st.lists(fragments, max_size=30).map("".join)
+
+
+@given(texts, st.sampled_from(Kind))
+def test_any_text_is_either_read_or_refused_on_one_line(text, kind):
+    try:
+        when = parse_when(text, kind, key="")
+    except ExpressionError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - both ends are fine
+    else:
+        assert describe(when, "UTC")
+        assert count_between(when, UTC, 0, 1e9) >= bool(due_between(when, UTC, 0, 1e9, 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["," * MAX_CALENDAR, "~" * MAX_CALENDAR, "1/" * 250, "9" * MAX_CALENDAR, "-" * MAX_CALENDAR]
+)
+def test_a_long_calendar_spec_is_refused_in_the_same_way(text):
+    assert "is not a calendar spec" in refusal(text, Kind.CALENDAR)
 
 
 def test_the_share_of_the_jitter_is_fixed_for_a_key_and_spreads_over_all_keys():

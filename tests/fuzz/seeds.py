@@ -24,6 +24,14 @@ REQUESTS = [
     b"POST / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
 ]
 
+SCHEDULES = [
+    b"*/5,1-20/7 0~3 1,15 JAN-mar mon",
+    b"@hourly",
+    b"Mon..Fri 2026..2030-*~03/2 0/6:30:15",
+    b"1h30m",
+    b'MAILTO="a@example.org"\nA = b\n0 3 * * 7 root cat%one\\%%two\n@reboot run\n0~9 * * * * x\r\n1 * *',
+]
+
 
 def seeds_of(target: str) -> Iterator[bytes]:
     """Yield the seeds of a target, including its old crashes."""
@@ -44,8 +52,8 @@ def seeds_of(target: str) -> Iterator[bytes]:
             yield (ROOT / "etc/bgd.toml").read_bytes()
             yield from (b"\n".join(section) for section in _sections())
             yield b"$DAEMON_SLOTS=3\0RETRY_DELAY=5s\0SECURITY_ALLOWED_CLASSES=a.B,c.*"
-        case "words":
-            yield from WORDS
+        case "words" | "schedules":
+            yield from WORDS if target == "words" else SCHEDULES
         case "journal":
             yield b"!\x00\xff" + bytes(range(60))
             yield b"!\x01\x00" + bytes([0, 1, 2, 16, 18, 3, 19, 0])

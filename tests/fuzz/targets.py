@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC
 from inspect import signature
 from unittest import mock
 
 from click import UsageError
 
+from bgctl.crontab import parse_crontab
 from bgctl.options import FutureTimeType, PastTimeType
+from bgd.core.cron import ExpressionError
+from bgd.core.describe import describe
 from bgd.core.job import Outcome
+from bgd.core.occurrences import count_between, due_between, next_due
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
+from bgd.core.when import Kind, parse_when
 from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import queries
 from bgd.daemon.web.router import Router
@@ -27,6 +33,8 @@ from bgd.wire.requests import Submit
 from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
+MONTH = 30 * 86_400  # seconds
+SOME = 100
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
 ROUTER = Router(**{name: mock.Mock() for name in signature(Router).parameters})
 
@@ -120,6 +128,23 @@ def words(data: bytes) -> None:
     assert "\n" not in one_line(text)
 
 
+def schedules(data: bytes) -> None:
+    """Schedules and crontabs are read, or refused on one line; what is due agrees with its count."""
+    text = data.decode(errors="surrogateescape")
+    for kind in Kind:
+        with suppress(ExpressionError):
+            when = parse_when(text, kind, key="")
+            due = due_between(when, UTC, 0, MONTH, SOME)
+            assert due == sorted(set(due))
+            assert (next_due(when, UTC, 0) in due) or not due
+            assert count_between(when, UTC, 0, due[-1] if due else MONTH) == len(due)
+            assert describe(when, "UTC")
+    for has_users in (False, True):
+        crontab = parse_crontab(text, user="ann", home="/home/ann", has_users=has_users)
+        assert len({each.name for each in crontab.definitions}) == len(crontab.definitions)
+        assert not any("\n" in note.text for note in crontab.notes)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames,
     "client_messages": client_messages,
@@ -128,6 +153,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "http": http,
     "configuration": configuration,
     "words": words,
+    "schedules": schedules,
     "journal": journal,
     "logs": logs,
 }
