@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,21 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         print(fitted("  ".join(cells).rstrip(), columns))
 
 
+def print_labelled(lines: Iterable[tuple[str, object]]) -> None:
+    """Print values with labels; on a terminal, a long enumeration continues below its beginning."""
+    from textwrap import wrap  # noqa: PLC0415 - most verbs do not need it
+
+    from bgctl.terminal import screen_size  # noqa: PLC0415 - likewise
+
+    width = max(screen_size()[0] - _LABEL, _LABEL)
+    for label, value in lines:
+        text = str(value)
+        parts = wrap(text, width) if ", " in text and is_terminal() else [text]  # a path stays whole
+        for number, part in enumerate(parts):
+            print(f"{'' if number else label:<{_LABEL}}{part}")
+
+
+_LABEL = 11  # characters
 _VISIBLE_BLANK = "\N{OPEN BOX}"
 
 

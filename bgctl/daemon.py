@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, has_colors, local_time, print_json, say
+from bgctl.common import client, global_options, has_colors, local_time, print_json, print_labelled, say
 from bgctl.options import FILE
 from bgctl.verbs import verb, verb_group
 from bgd import BgdError, config
@@ -48,8 +48,7 @@ def info_command(*, pid: bool) -> int:
     elif pid:
         click.echo(info.pid)
     else:
-        for label, value in _info_lines(info):
-            click.echo(f"{label:<11}{value}")
+        print_labelled(_info_lines(info))
     return 0
 
 

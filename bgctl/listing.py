@@ -21,6 +21,7 @@ from bgctl.common import (
     local_time,
     print_columns,
     print_json,
+    print_labelled,
     say,
     state_color,
 )
@@ -430,8 +431,7 @@ def stats_command(*, window: float) -> int:
     if global_options().json:
         print_json(_stats_as_json(stats))
     else:
-        for label, value in _stats_lines(stats):
-            click.echo(f"{label:<11}{value}")
+        print_labelled(_stats_lines(stats))
     return 0
 
 
@@ -445,7 +445,8 @@ def _stats_as_json(stats: Stats) -> dict[str, object]:
 def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
     oldest = stats.oldest_queued_at
     counts = {str(state): stats.counts.get(state, 0) for group in GROUPS for state in group}
-    outcomes = dict(sorted(stats.outcomes.items(), key=lambda each: -each[1]))
+    by_number = sorted(stats.outcomes.items(), key=lambda each: -each[1])
+    outcomes = {_ENDED.get(name, name): count for name, count in by_number}
     return [
         ("jobs", _counts(counts)),
         ("ended", f"in the last {format_duration(stats.window)}: {_counts(outcomes)}"),
@@ -453,6 +454,9 @@ def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
         ("ran", _times(stats.run_median, stats.run_p95)),
         ("oldest", "none is queued" if oldest is None else f"queued {local_time(oldest, time.time())}"),
     ]
+
+
+_ENDED = {"exit": "with an exit code", "signal": "by a signal"}  # of outcomes that say less in a sentence
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+from bgctl import common
 from tests.support import DEADLINE, seen
 
 
@@ -55,8 +56,23 @@ def test_stats_count_jobs_and_outcomes(own_daemon):
     sheet = own_daemon.bgctl("stats").stdout
     stats = json.loads(own_daemon.bgctl("stats", "--window", "5m", "--json").stdout)
 
-    assert "ended      in the last 1h: 2 succeeded, 1 exit\n" in sheet
+    assert "ended      in the last 1h: 2 succeeded, 1 with an exit code\n" in sheet
     assert re.search(r"^ran        median \S+, 95% within \S+$", sheet, re.MULTILINE)
     assert stats["window"] == 300.0
     assert stats["outcomes"] == {"succeeded": 2, "exit": 1}
     assert (stats["counts"]["held"], stats["oldest_queued_at"]) == (1, None)
+
+
+def test_enumerations_continue_below_their_beginning_on_a_terminal(monkeypatch, capsys):
+    lines = [("jobs", "1 running, 2 held, 3 blocked"), ("socket", "/a path/with blanks/stays whole.sock")]
+    monkeypatch.setenv("COLUMNS", "30")
+
+    common.print_labelled(lines)
+    assert capsys.readouterr().out.splitlines()[0] == "jobs       1 running, 2 held, 3 blocked"
+    monkeypatch.setattr(common, "is_terminal", lambda: True)
+    common.print_labelled(lines)
+    assert capsys.readouterr().out.splitlines() == [
+        "jobs       1 running, 2 held,",
+        "           3 blocked",
+        "socket     /a path/with blanks/stays whole.sock",
+    ]
