@@ -21,7 +21,7 @@ BOUNDS = {
     "modules, bgctl submit": (91, 91),
     "modules, bgctl list": (117, 117),
     "modules, launcher": (152, 152),
-    "modules, daemon": (247, 252),
+    "modules, daemon": (266, 270),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

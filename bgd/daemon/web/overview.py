@@ -223,7 +223,6 @@ CHART_WIDTH, CHART_HEIGHT = 230, 40
 def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, object]:
     now = time.time()
     counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
-    states = list_url(_ANY)
     return {
         "rows": [_name_row(each, now, is_cut=board.is_cut) for each in board.names],
         "left_out": board.left_out,
@@ -236,7 +235,7 @@ def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, ob
         "done": day[0],
         "failed": day[1],
         "failed_url": list_url(_ANY, state=[State.FAILED]),
-        "all_url": states,
+        "done_url": list_url(_ANY, state=[State.SUCCEEDED, State.FAILED]),
         "oldest": _wait(figures.oldest_queued_at, now),
         "log_size": size_text(figures.log_bytes),
         "database_size": size_text(figures.database_bytes),
@@ -250,9 +249,9 @@ def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> NameRow:
     """Return what the overview shows of a name; `is_cut`: unfinished jobs were counted only in part."""
     latest = max(filter(None, (summary.succeeded, summary.failed)), key=lambda run: run.job, default=None)
     more = "+" if is_cut else ""
-    # a list has no filter for targets
-    url = partial(list_url, _ANY, name=None if summary.is_target else exact_name(summary.name))
     kind = "target" if summary.is_target else "name"
+    filter_ = {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)}
+    url = partial(list_url, _ANY, **filter_)
     return NameRow(
         id=f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
         name=summary.name,
@@ -267,7 +266,7 @@ def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> NameRow:
         last=short_duration(summary.last_seconds),
         running=f"{summary.running:,}{more}" if summary.running else "",
         waiting=f"{summary.waiting:,}{more}" if summary.waiting else "",
-        url=f"/job-logs/{summary.latest}" if summary.is_target else url(),
+        url=url(),
         failed_url=url(state=[State.FAILED]),
         running_url=url(state=sorted(ACTIVE)),
         waiting_url=url(state=sorted(WAITING)),

@@ -88,6 +88,7 @@ def test_names_and_numbers_lead_to_their_jobs(browser, jobs):
     page = browser.get("/job-logs/overview")
 
     assert browser.get(link_behind(page, r"always \* fails")).ids == [job.id for job in reversed(jobs[:3])]
+    assert browser.get(link_behind(page, "3 in a row")).ids == [job.id for job in reversed(jobs[:3])]
     assert browser.get(link_behind(page, "1</a></td>")).ids == [jobs[6].id]
     failed = browser.get(link_behind(page, "4</a></dd>"))
     assert failed.ids == [job.id for job in reversed(jobs[:4])]
@@ -124,6 +125,9 @@ def test_class_jobs_without_a_name_are_shown_by_target(own_daemon):
 
     assert names_in(browser.get("/job-logs/overview")) == ["json:loads", "json:dumps"]
     assert [each["is_target"] for each in browser.json("/job-logs/overview")["names"]] == [True, True]
+    page = browser.get("/job-logs/overview")
+    assert browser.get(link_behind(page, "<code>json:loads")).ids == [2]
+    assert browser.get(link_behind(page, "<code>json:dumps")).ids == [1]
 
 
 # --- queues
