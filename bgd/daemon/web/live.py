@@ -175,7 +175,8 @@ class LiveView:
                 viewer.begin(after, newest, self._rendered)
             else:
                 viewer.add(after.version, rendered, order)
-        await _pause(max(PAUSE, PAUSE_FACTOR * (loop.time() - began)))
+        took = loop.time() - began if before else 0.0  # the first one in a process also compiles templates
+        await _pause(max(PAUSE, PAUSE_FACTOR * took))
 
 
 class _Viewer:
