@@ -96,7 +96,7 @@ def test_no_page_is_shown_in_a_frame(browser, client):
 
 
 def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
-    job = client.submit(["/bin/sh", "-c", "printf '\\033[32mgreen\\033[0m\\n'; exit 4"], name="found me")
+    job = client.submit(["/bin/sh", "-c", "printf 'one \\033[32mgreen\\033[0m two\\n'; exit 4"], name="found me")
     client.submit(["/bin/true"])
     client.wait([job.id])
 
@@ -111,6 +111,7 @@ def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
     assert jobs_page.locator(".attempt .badge").inner_text() == "exit code 4"
     green = jobs_page.locator(".log .f2")
     assert green.inner_text() == "green"
+    assert jobs_page.locator(".log pre").inner_text() == "one green two\n"
     assert green.evaluate("element => getComputedStyle(element).color") == "rgb(132, 220, 167)"
 
 
