@@ -19,6 +19,8 @@ from bgd.daemon.web import (
 )
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
+from tests.daemon.web.every_page import PAGES
+from tests.daemon.web.pictures import PICTURES, SCHEMES, WIDTHS, addresses, picture_name
 from tests.docs.pages import page, rows_of, section
 
 
@@ -71,3 +73,22 @@ def test_dashboard_page_says_what_the_overview_looks_at():
         summaries.HOURS,
     ):
         assert f"{number:,}" in said
+
+
+def test_dashboard_page_shows_every_picture_and_each_of_them_is_there():
+    names = {
+        picture_name(name, width, scheme) for name in addresses(1) for width in WIDTHS for scheme in SCHEMES
+    }
+
+    assert set(re.findall(r'"pictures/([^"]+)"', page("docs/dashboard.md"))) == names
+    assert {path.name for path in PICTURES.glob("*.png")} == names
+
+
+def test_every_page_has_pictures():
+    shown = {f"/job-logs{address}".partition("?")[0] for address in addresses(1).values()}
+    known = {path.format(job=1).partition("?")[0] for path in PAGES}
+    plain_text, without_scripts = "/job-logs/1/1", "/job-logs/1/1/search"
+
+    assert known - {plain_text, without_scripts} == {
+        path.replace("/nightly-archive", "/default") for path in shown
+    }

@@ -9,7 +9,11 @@ import os
 import shutil
 import tempfile
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Literal
+
+from PIL import Image
 
 from bgd import Client, Job, JobSpec
 from tests.daemon.web.chromium import chromium
@@ -27,6 +31,18 @@ allowed_classes = ["{SERVICES}.*"]
 path = ["~"]
 [queues.mail]
 slots = 1
+[schedules.nightly-archive]
+cron = "30 2 * * *"
+target = "{SERVICES}:Archive.compress"
+args = ["photos", "photos"]
+tags = ["nightly"]
+[schedules.newsletter]
+cron = "0 7 * * mon"
+command = ["sh", "newsletter.sh", "weekly"]
+queue = "mail"
+[schedules.heartbeat]
+every = "15m"
+command = ["true"]
 """
 
 OTHERS = {"overview": "/overview", "queues": "/queues", "search": "/search?text=ends+in"}
@@ -62,9 +78,23 @@ def main() -> None:
         try:
             with daemon.client() as client:
                 retried = work_through_a_morning(client, folder)
-                take(client, {"job-logs": "", "job": f"/{retried.id}"} | OTHERS)
+                take(client, addresses(retried.id))
         finally:
             daemon.stop()
+
+
+def addresses(job_id: int) -> dict[str, str]:
+    """Return what follows /job-logs in the address of each page, by the name of its picture."""
+    return {
+        "overview": "/overview",
+        "jobs": "",
+        "job": f"/{job_id}",
+        "log": f"/{job_id}/1/view",
+        "queues": "/queues",
+        "schedules": "/schedules",
+        "schedule": "/schedules/nightly-archive",
+        "search": "/search?text=photos",
+    }
 
 
 def work_through_a_morning(client: Client, folder: str) -> Job:
@@ -80,6 +110,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
         client.call(f"{SERVICES}:Flaky.fetch", ["rates"], name="exchange rates", retry_delay=0.5),
         submit(["gzip", "--test", "photos.tar.gz"]),
     ]
+    client.schedules.run("nightly-archive")
     client.wait([job.id for job in done])
     waiting = client.call(f"{SERVICES}:Flaky.fetch", ["orders"], name="orders", priority=10, retry_delay=120)
     wait_until(lambda: client.job(waiting.id).state == "scheduled")
@@ -88,21 +119,42 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
     started = submit(["sh", "invoices.sh", "--month=10"], name="invoices", queue="mail")
     submit(["sh", "newsletter.sh", "winter"], name="newsletter", queue="mail")
     client.submit_many([JobSpec(argv=("sh", "import.sh", "prices.csv"), name="prices", after=(started.id,))])
-    submit(["rsync", "--archive", "photos/", "backup:photos/"], priority=-10, delay=5400, name="offsite")
+    submit(
+        ["rsync", "--archive", "photos/", "backup:photos/"],
+        check=False,
+        priority=-10,
+        delay=5400,
+        name="offsite",
+    )
     wait_until(lambda: client.job(started.id).state == "running")
     return done[5]
 
 
+WIDTHS = {1920: 1080, 390: 844}  # of a large screen and of a phone, with the height of what is shown
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+COLOURS = 96  # of a picture: they look the same as with all, and take a third
+
+
 def take(client: Client, pages: dict[str, str]) -> None:
-    """Take a screenshot of each page; `pages` maps the picture's name to the end of the page's path."""
+    """Take pictures of each page: light and dark, wide and narrow."""
     with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 400})
+        page = browser.new_page()
         page.goto(client.login_link())
         page.wait_for_url("**/job-logs")
         origin = page.url
         for name, path in pages.items():
-            page.goto(f"{origin}{path}")
-            page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+            for (width, height), scheme in product(WIDTHS.items(), SCHEMES):
+                page.set_viewport_size({"width": width, "height": height})
+                page.emulate_media(color_scheme=scheme)
+                page.goto(f"{origin}{path}")
+                picture = PICTURES / picture_name(name, width, scheme)
+                page.screenshot(path=picture)
+                with Image.open(picture) as taken:
+                    taken.quantize(COLOURS).save(picture, optimize=True)
+
+
+def picture_name(name: str, width: int, scheme: str) -> str:
+    return f"{name}-{width}-{scheme}.png"
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def test_no_page_is_shown_in_a_frame(browser, client):
 
 
 def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
-    job = client.submit(["/bin/sh", "-c", "printf 'one \\033[32mgreen\\033[0m two\\n'; exit 4"], name="found me")
+    job = client.submit(
+        ["/bin/sh", "-c", "printf 'one \\033[32mgreen\\033[0m two\\n'; exit 4"], name="found me"
+    )
     client.submit(["/bin/true"])
     client.wait([job.id])
 
