@@ -178,7 +178,7 @@ def test_any_place_of_a_long_log_is_at_hand_and_what_is_far_is_dropped(tab, clie
 
     scroll_until(tab, "0", "parseInt(log.querySelector('code > span').textContent) < 985000")
     lines = shown(tab)
-    assert len(lines) < 12_000
+    assert len(lines) < 6000
     first = int(lines[0].split()[0])
     assert lines == [f"{number:07} line" for number in range(first, first + len(lines))]
 
@@ -186,7 +186,7 @@ def test_any_place_of_a_long_log_is_at_hand_and_what_is_far_is_dropped(tab, clie
     wait_until(lambda: visible(tab)[0] == "0000001 line")
     scroll_until(tab, "1e9", "parseInt([...log.querySelectorAll('code > span')].at(-1).textContent) > 15000")
     lines = shown(tab)
-    assert len(lines) < 12_000
+    assert len(lines) < 6000
     first = int(lines[0].split()[0])
     assert lines == [f"{number:07} line" for number in range(first, first + len(lines))]
     numbered = tab.evaluate(
@@ -303,7 +303,7 @@ def test_a_page_without_a_script_leads_through_the_log(chrome, client, numbers):
     tab.click("text=Later")
     assert shown(tab)[0] == "0001001 line"
     tab.fill("[type=search]", "needle")
-    tab.click("text=Search")
+    tab.click('.tools button:has-text("Search")')
     expect(tab.locator("main")).to_contain_text("Found once")
     tab.locator("#log a").click()
     expect(tab.locator("#log .target")).to_have_text("The Needle\n")

@@ -41,8 +41,8 @@ async function extend(isUp) {
 // Drop what is far if there is much, load what is near, and follow the log if its end is here.
 function settle() {
   const [all, below, near] = [lines.children, log.scrollTop + log.clientHeight, 2 * log.clientHeight];
-  const few = all.length >> 3;
-  if (all.length > 8000 || (few && end.at - place(all[0]).at > 600_000)) {
+  const few = all.length >> 2;
+  if (all.length > 4000 || (few && end.at - place(all[0]).at > 300_000)) {
     const last = all[all.length - few];
     const range = new Range();
     range.selectNodeContents(lines);
