@@ -19,14 +19,18 @@ MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered
 
 
 class Subscriptions:
-    """All subscriptions by job; a change of a job that nobody follows costs one look-up."""
+    """All subscriptions by job; a change of a job that nobody follows costs one look-up.
+
+    Attributes:
+        watches: what `look_soon` looks at.
+    """
 
     def __init__(self) -> None:
         self._of_state: dict[JobId, set[Subscription]] = {}
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
         self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
-        self._watches: list[_Watch] = []
+        self.watches: list[_Watch] = []
         self._look_timer: asyncio.TimerHandle | None = None
         self._look_delay = LOOK_DELAY
 
@@ -77,15 +81,15 @@ class Subscriptions:
         `look` must be cheap. It is called soon after `look_soon`.
         """
         watch = _Watch(subscription, look)
-        self._watches.append(watch)
+        self.watches.append(watch)
         try:
             yield
         finally:
-            self._watches.remove(watch)
+            self.watches.remove(watch)
 
     def look_soon(self) -> None:
         """Look at everything that is watched, in a moment; without watches this does nothing."""
-        if self._watches and self._look_timer is None:
+        if self.watches and self._look_timer is None:
             self._look_timer = asyncio.get_running_loop().call_later(self._look_delay, self._look)
 
     def has_log_subscribers(self, job_id: JobId) -> bool:
@@ -117,7 +121,7 @@ class Subscriptions:
     def _look(self) -> None:
         self._look_timer = None
         began = time.perf_counter()
-        for watch in self._watches:
+        for watch in self.watches:
             watch.look()
         self._look_delay = max(LOOK_DELAY, LOOK_FACTOR * (time.perf_counter() - began))
 

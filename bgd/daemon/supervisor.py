@@ -365,7 +365,8 @@ class Supervisor:
             self._on_finished()
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
-        self.subscriptions.look_soon()
+        if self.subscriptions.watches:
+            self.subscriptions.look_soon()
 
     def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
         """Launch, stop and acknowledge attempts as it was saved, in one write."""
