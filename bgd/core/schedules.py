@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
+from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -195,6 +196,8 @@ def starts(overlap: Overlap, unfinished: Sequence[JobId]) -> Start | str:
             )
         case Overlap.REPLACE:
             return Start(after=tuple(unfinished), cancels=tuple(unfinished))
+        case _:
+            assert_never(overlap)
 
 
 BGD_WAS_DOWN = "bgd was not running"

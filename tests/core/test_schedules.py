@@ -65,6 +65,17 @@ def test_an_excluded_day_is_skipped():
     ]
 
 
+def test_excluded_days_in_a_row_are_one_row():
+    spec = replace(NIGHTLY, excluded=("11-28", "11-29"))
+
+    found = passed(spec, NOON, Moment(NOON + 3 * DAY))
+
+    assert found == [
+        Occurrence(NOON + 15 * HOUR, Result.SKIPPED, EXCLUDED, 2),
+        *ran(NOON + 63 * HOUR),
+    ]
+
+
 def test_more_than_can_be_queued_at_once_are_missed():
     found = passed(replace(MINUTELY, cron=None, every="1s"), NOON, Moment(NOON + MAX_RUNS + 5))
 
