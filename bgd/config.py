@@ -75,7 +75,6 @@ from bgd.settings import (
     texts_without,
     whole_number,
 )
-from bgd.timezones import is_zone
 from bgd.units import format_duration
 from bgd.wire.requests import ShutdownMode
 
@@ -268,6 +267,8 @@ def _option(name: str, setting: Setting) -> object:
 
 
 def _timezone(setting: Setting) -> str:
+    from bgd.timezones import is_zone  # noqa: PLC0415 - most configurations name no zone
+
     name = text(setting)
     if not is_zone(name):
         raise ValueError("is not a time zone of this machine: write one such as Europe/Paris")
