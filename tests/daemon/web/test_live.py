@@ -161,6 +161,23 @@ def test_a_hidden_page_closes_its_streams_and_catches_up(tab, daemon):
         expect(tab.locator(f"#job-{job.id}")).to_be_visible()
 
 
+@needs_chromium
+def test_ten_tabs_of_one_browser_are_all_live(tab, daemon):
+    """A browser opens six connections to a host; only the tab in front keeps one."""
+    with daemon.client() as client:
+        address = open_pages(tab, client)
+        tabs = [tab]
+        for _ in range(9):
+            hide(tabs[-1], is_hidden=True)
+            tabs.append(tab.context.new_page())
+            tabs[-1].goto(address)
+        job = client.submit(["/bin/true"], hold=True)
+        for front in reversed(tabs):
+            expect(front.locator(f"#job-{job.id}")).to_be_visible()
+            hide(front, is_hidden=True)
+            hide(tabs[tabs.index(front) - 1], is_hidden=False)
+
+
 # --- streams ------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +195,7 @@ def test_a_stream_sends_nothing_to_a_page_that_is_up_to_date(daemon):
 def test_what_many_look_at_is_read_once(daemon):
     address = "/job-logs/live?queue=shared&since="
     with daemon.client() as client, ExitStack() as opened:
-        pages = [opened.enter_context(events_of(daemon, address)) for _ in range(70)]
+        pages = [opened.enter_context(events_of(daemon, address)) for _ in range(100)]
         assert {next(page) for page in pages} == {None}
         job = client.submit(["/bin/true"], hold=True, queue="shared")
         assert {tuple(next(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
