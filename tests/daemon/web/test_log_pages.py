@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from bgd.daemon.logs import LogReader
-from bgd.daemon.web import log_search, router
+from bgd.daemon.web import log_search
 from bgd.daemon.web.log_pages import MAX_SEARCHES, LogPages
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
@@ -251,10 +251,3 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
 
     asyncio.run(run())
     assert pages._searches == 0
-
-
-def test_scripts_and_styles_are_small():
-    """A page can be read by a person, and loads at once."""
-    scripts = {path.name: path.stat().st_size for path in router._STATIC.glob("*.js")}
-
-    assert sum(scripts.values()) <= 20_000
