@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
 from typing import assert_never
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from bgd.core.spec import NOT_SCHEDULED, JobSpec, problem_with
 from bgd.core.when import Day, Kind, When, is_excepted, parse_exceptions, parse_when
 
 MAX_RUNS = 240  # jobs that a schedule may queue at once: a jump that cron makes up has 179 minutes
+MAX_DEFINITION = 1_000_000  # bytes, stored: with its times it still fits into one reply to a client
 ON_TIME = 60.0  # seconds: an occurrence belongs to its minute, as in cron
 
 
@@ -30,7 +32,11 @@ def problem_with_schedule(spec: ScheduleSpec) -> str | None:
         timetable_of(spec, UTC, "")
     except ExpressionError as error:
         return str(error)
-    return problem_with(spec.job)
+    if problem := problem_with(spec.job):
+        return problem
+    if (size := len(msgspec.msgpack.encode(spec))) > MAX_DEFINITION:
+        return f"the schedule takes {size} bytes: at most {MAX_DEFINITION}; long arguments belong in a file"
+    return None
 
 
 class Occurrence(Struct, frozen=True):

@@ -11,7 +11,6 @@ from bgd.wire.requests import RequestId
 
 MAX_UPCOMING = 100
 MAX_HISTORY = 1_000
-MAX_LISTED = 500  # schedules in one reply
 
 # --- requests ---------------------------------------------------------------------------------------------
 

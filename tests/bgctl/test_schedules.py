@@ -45,6 +45,16 @@ def test_json_has_the_keys_of_the_contract(own_daemon):
     assert (row["outcome"], row["job"], row["count"]) == ("ran", job, 1)
 
 
+def test_schedules_with_very_long_arguments_are_listed_and_replaced(own_daemon):
+    with own_daemon.client() as client:
+        for name in ("one", "two", "three"):
+            client.schedules.add(name, ["true", *["x" * 1000] * 600], cron="@daily")
+        assert [view.name for view in client.schedules.list()] == ["one", "three", "two"]
+        client.schedules.add("two", ["true"], cron="@hourly", replace=True)
+
+    assert len(own_daemon.bgctl("schedule").stdout.splitlines()) == 4
+
+
 def test_next_shows_times_in_the_zone_of_the_schedule(own_daemon):
     own_daemon.bgctl("schedule", "add", "paris", "@daily", "--timezone", "Europe/Paris", "--", "true")
 

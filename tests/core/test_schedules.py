@@ -14,6 +14,7 @@ from bgd.core.schedules import (
     BGD_WAS_DOWN,
     CLOCK_JUMPED,
     EXCLUDED,
+    MAX_DEFINITION,
     MAX_RUNS,
     TOO_MANY,
     Moment,
@@ -262,6 +263,15 @@ def test_a_definition_that_is_not_valid_is_told_in_one_sentence(spec, words):
 
 def test_a_valid_definition_has_no_problem():
     assert problem_with_schedule(NIGHTLY) is None
+
+
+def test_a_schedule_that_no_reply_could_hold_is_refused():
+    job = replace(JOB, argv=("true", *["x" * 100_000] * 9), env={"A": "y" * 99_000})
+
+    assert problem_with_schedule(replace(NIGHTLY, job=job)) is None
+    problem = problem_with_schedule(replace(NIGHTLY, job=replace(job, env={"A": "y" * 101_000})))
+    assert problem is not None
+    assert f"at most {MAX_DEFINITION}; " in problem
 
 
 def test_a_timetable_needs_one_kind_of_time():

@@ -16,7 +16,7 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender
+from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, parts
 from bgd.daemon.idempotency import SubmittedJobs
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
@@ -86,7 +86,6 @@ QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 JobActionRequest = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
 MaintenanceRequest = Prune | GetBackup | GetCheckup
 
-VIEWS_AT_ONCE = 20  # schedules in one reply: each may have a million bytes of arguments
 
 JobAction = Callable[[JobId], Awaitable[State]]
 
@@ -336,8 +335,7 @@ class ScheduleHandler:
         match request:
             case GetSchedules():
                 views = await schedules.views(request.name, request.upcoming)
-                for start in range(0, len(views), VIEWS_AT_ONCE):
-                    part = SchedulesPart(request.id, views[start : start + VIEWS_AT_ONCE])
+                for part in parts(views, partial(SchedulesPart, request.id)):
                     await replies.send_and_drain(part)
                 replies.send(End(request.id))
             case SetSchedule():

@@ -53,6 +53,7 @@ from bgd.wire.requests import (
     Show,
     Wait,
 )
+from bgd.wire.schedules import SchedulesPart
 from bgd.wire.views import EventView, JobProgress, JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most
@@ -67,7 +68,7 @@ PROGRESS = "progress"  # EventView.what of an event that reports progress
 ReadRequest = List | Show | GetResult | Logs | Wait | GetEvents | GetQueues | GetStats | GetInfo | GetLogin
 
 T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
+R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart)
 
 
 class ReplySender(Protocol):
@@ -182,7 +183,7 @@ class ReadHandler:
         replies.send(End(request.id))
 
     async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
-        for part in _parts(views, partial(JobsPart, request_id)):
+        for part in parts(views, partial(JobsPart, request_id)):
             await replies.send_and_drain(part)
 
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
@@ -201,7 +202,7 @@ class ReadHandler:
             async with replies.in_turn():
                 views = await self._store.read(read.attempts_of, JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
-                for part in _parts(located, partial(AttemptsPart, request.id)):
+                for part in parts(located, partial(AttemptsPart, request.id)):
                     await replies.send_and_drain(part)
             after = views[-1].attempt if views else after
         replies.send(End(request.id))
@@ -243,7 +244,7 @@ class ReadHandler:
         replies.send(End(request.id))
 
     async def _send_progress(self, request_id: int, reports: list[JobProgress], replies: ReplySender) -> None:
-        for part in _parts(reports, partial(ProgressPart, request_id)):
+        for part in parts(reports, partial(ProgressPart, request_id)):
             await replies.send_and_drain(part)
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
@@ -304,7 +305,7 @@ class ReadHandler:
         return view
 
 
-def _parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
+def parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
     """Yield the items in as many replies as it takes to fit each into a frame."""
     part_items: list[T] = []
     size = 0
