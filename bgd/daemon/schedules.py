@@ -308,8 +308,10 @@ class Schedules:
 
     def _start(self, name: str, schedule: _Schedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
         """Queue the job of an occurrence, unless something is against it."""
-        schedule.jobs = [job for job in schedule.jobs if self._supervisor.is_unfinished(job)]
-        start = starts(schedule.stored.spec.overlap, schedule.jobs)
+        unfinished = [job for job in schedule.jobs if self._supervisor.is_unfinished(job)]
+        # somebody may retry one that has finished
+        schedule.jobs = sorted({*unfinished, *schedule.jobs[-storage.LATEST :]})
+        start = starts(schedule.stored.spec.overlap, unfinished)
         if isinstance(start, str):
             return replace(due, result=Result.SKIPPED, reason=start), None
         for job in start.cancels:

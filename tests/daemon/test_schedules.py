@@ -316,6 +316,19 @@ async def test_skip_runs_again_when_the_job_has_finished(lives):
         assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
 
 
+async def test_skip_sees_a_job_that_somebody_retries(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        for _ in range(2):
+            await life.pass_time(HOUR)
+            await life.finish((await life.rows("hourly"))[-1].job or 0, Outcome.EXIT, 0)
+        first = JobId((await life.rows("hourly"))[0].job or 0)
+        await life.harness.actions.revive(first)
+        await life.pass_time(HOUR)
+
+        assert (await life.rows("hourly"))[-1].reason == f"job {first} has not finished"
+
+
 async def test_allow_starts_beside_the_other(lives):
     async with lives.begin() as life:
         _, second = await due_twice(life, Overlap.ALLOW)

@@ -11,6 +11,7 @@ from bgd.core.job import JobId
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
 
+LATEST = 20  # jobs of a schedule of which somebody may retry one, beside those that have not finished
 KEPT = 1_000  # occurrences of each schedule, the newest ones
 _SLACK = 100  # occurrences beyond that before some are deleted
 
@@ -56,7 +57,7 @@ def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
 
 def latest_jobs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[JobId]]:
     """Return the newest jobs of schedules, oldest first; those that have not finished are among them."""
-    return {name: [JobId(job) for (job,) in db.execute(_LATEST_JOBS, (name,))][::-1] for name in names}
+    return {name: [JobId(job) for (job,) in db.execute(_LATEST_JOBS, (name, LATEST))][::-1] for name in names}
 
 
 def history(
@@ -93,7 +94,7 @@ _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)
 """
 _LATEST_JOBS = """
-    SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT 20
+    SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT ?
 """
 _HISTORY = """
     SELECT id, due_at, result, job, reason, count FROM occurrences
