@@ -21,6 +21,7 @@ from bgctl.options import DURATION, FILE, TIME_LIMIT, whole_number, with_schedul
 from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
 from bgd import Refused, timezones
+from bgd.client.programs import CannotStart
 from bgd.core.schedule_spec import Missed, Overlap
 from bgd.formatting import command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
@@ -29,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
+_NO_WHEN = "say when, after the name: a cron expression such as '0 3 * * *', 'every 15m', or --calendar SPEC"
 _name = click.argument("name")
 _schedule = click.argument("schedule", metavar="NAME")  # beside an option --name
 _when = click.argument("when", required=False)
@@ -137,9 +139,14 @@ def add_command(
         kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)
         if not argv and "target" not in values:
             raise click.UsageError("a schedule needs a program: put it at the end, after --")
-        view = daemon.schedules.add(
-            schedule, argv or None, args=args, kwargs=kwargs, check=not no_check, **values
-        )
+        if not values.keys() & {"cron", "calendar", "every"}:
+            raise click.UsageError(_NO_WHEN)
+        try:
+            view = daemon.schedules.add(
+                schedule, argv or None, args=args, kwargs=kwargs, check=not no_check, **values
+            )
+        except CannotStart as error:
+            raise Refused(f"{error.problem}; --no-check stores it anyway") from None
         say_once_what_a_reboot_does(daemon)
     return _report(view, f"schedule {schedule} is stored{_next_in_words(view)}")
 
@@ -169,7 +176,10 @@ def edit_command(
             values["check"] = False
         if not values and not argv:
             raise click.UsageError("nothing to change: name at least one option")
-        view = daemon.schedules.edit(schedule, argv or None, **values)
+        try:
+            view = daemon.schedules.edit(schedule, argv or None, **values)
+        except CannotStart as error:
+            raise Refused(f"{error.problem}; --no-check stores it anyway") from None
     return _report(view, f"schedule {schedule} is changed{_next_in_words(view)}")
 
 
@@ -234,7 +244,8 @@ def next_command(name: str, *, count: int) -> int:
     if global_options().json:
         print_json({"name": name, "timezone": view.timezone, "next": [iso_time(at) for at in view.upcoming]})
         return 0
-    say(f"schedule {name}: {view.words}, {view.timezone}")
+    zone = "" if view.timezone in view.words else f", {view.timezone}"
+    say(f"schedule {name}: {view.words}{zone}")
     if view.is_paused:
         say(f"it is paused: `bgctl schedule resume {name}` undoes that")
     now = time.time()
@@ -363,6 +374,8 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if "calendar" in values:
         raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
     kind, _, rest = when.strip().partition(" ")
+    if len(when.split()) == 1 and kind != "every" and not kind.startswith("@"):
+        raise click.UsageError(f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *'")
     return values | ({"every": rest.strip()} if kind == "every" else {"cron": when})
 
 

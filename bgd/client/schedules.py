@@ -91,6 +91,8 @@ def _with_settings(spec: ScheduleSpec, given: Mapping[str, Any]) -> ScheduleSpec
     for name in _DURATIONS:
         if name in settings:
             settings[name] = seconds_of(settings[name], name)
+    if isinstance(settings.get("excluded", ()), str):
+        raise Refused(f"excluded is a list of days, such as ['12-24'], not {settings['excluded']!r}")
     if "excluded" in settings:
         settings["excluded"] = tuple(settings["excluded"])
     passed = settings.get("env_pass")

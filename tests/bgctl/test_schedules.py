@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from bgd import Refused
+
 
 def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
     added = own_daemon.bgctl(
@@ -55,6 +57,19 @@ def test_schedules_with_very_long_arguments_are_listed_and_replaced(own_daemon):
     assert len(own_daemon.bgctl("schedule").stdout.splitlines()) == 4
 
 
+def test_next_names_the_zone_once(own_daemon):
+    own_daemon.bgctl("schedule", "add", "paris", "@daily", "--timezone", "Europe/Paris", "--", "true")
+    own_daemon.bgctl("schedule", "add", "often", "every 1h", "--timezone", "Europe/Paris", "--", "true")
+
+    assert own_daemon.bgctl("schedule", "next", "paris").stderr.count("Europe/Paris") == 1
+    assert own_daemon.bgctl("schedule", "next", "often").stderr.count("Europe/Paris") == 1
+
+
+def test_days_that_are_one_text_are_refused(own_daemon):
+    with own_daemon.client() as client, pytest.raises(Refused, match=r"a list of days, such as \['12-24'\]"):
+        client.schedules.add("x", ["true"], cron="@daily", excluded="12-24")
+
+
 def test_next_shows_times_in_the_zone_of_the_schedule(own_daemon):
     own_daemon.bgctl("schedule", "add", "paris", "@daily", "--timezone", "Europe/Paris", "--", "true")
 
@@ -94,10 +109,11 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "0 3 * *", "--", "true"], "has 4 fields"),
         (["add", "x", "* * * * * *", "--", "true"], "six fields"),
         (["add", "x", "@daily"], "after --"),
-        (["add", "x", "--", "true"], "one of cron, calendar and every"),
+        (["add", "x", "--", "true"], "say when, after the name: a cron expression"),
+        (["add", "x", "0", "3", "*", "*", "*", "--", "true"], "write all of it in quotes"),
         (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
         (["add", "x y", "@daily", "--", "true"], "name"),
-        (["add", "x", "@daily", "--", "no-such-program"], "no program 'no-such-program'"),
+        (["add", "x", "@daily", "--", "no-such-program"], "on its PATH; --no-check stores it anyway"),
         (["add", "x", "@daily", "--timezone", "Mars/Phobos", "--", "true"], "Europe/Paris"),
         (["edit", "nope", "@daily"], "there is no schedule nope"),
         (["edit", "nope"], "nothing to change"),
