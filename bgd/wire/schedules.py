@@ -86,7 +86,7 @@ class OccurrenceView(Struct, frozen=True, kw_only=True):
     id: int
     due_at: float
     outcome: Result
-    job: int | None = None
+    job: int | None = None  # None also once the job is removed
     reason: str | None = None  # why it did not run, or who asked for it
     count: int = 1
 

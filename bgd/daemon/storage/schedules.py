@@ -63,7 +63,10 @@ def latest_jobs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[
 def history(
     db: sqlite3.Connection, schedule: str, limit: int, before: int | None = None
 ) -> list[tuple[int, NewOccurrence]]:
-    """Return occurrences of a schedule with their ids, newest first; only ids below `before`."""
+    """Return occurrences of a schedule with their ids, newest first; only ids below `before`.
+
+    Jobs that have been removed are not named.
+    """
     rows = db.execute(_HISTORY, (schedule, before or 2**63 - 1, limit))
     return [
         (number, NewOccurrence(schedule, due_at, Result(result), job, reason, count))
@@ -97,8 +100,8 @@ _LATEST_JOBS = """
     SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT ?
 """
 _HISTORY = """
-    SELECT id, due_at, result, job, reason, count FROM occurrences
-    WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
+    SELECT id, due_at, result, (SELECT id FROM jobs WHERE id = occurrences.job), reason, count
+    FROM occurrences WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
 """
 _NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
 _DELETE = """

@@ -61,6 +61,16 @@ def test_the_page_of_a_schedule_shows_its_history(browser, client):
     assert page.text.count(" 00:00:00 ") == 5
 
 
+def test_the_history_does_not_name_a_job_that_was_removed(browser, client):
+    job = client.schedules.run("rare")
+    job.wait(timeout=DEADLINE)
+    client.remove([job.id])
+
+    assert client.schedules.history("rare", limit=1)[0].job is None
+    assert f'href="/job-logs/{job.id}"' not in browser.get("/job-logs/schedules/rare").text
+    assert f'href="/job-logs/{job.id}"' not in browser.get("/job-logs/schedules").text
+
+
 def test_a_removed_schedule_has_a_page_and_an_unknown_one_has_none(browser, client):
     client.schedules.add("gone", ["true"], cron="@daily")
     client.schedules.run("gone").wait(timeout=DEADLINE)
