@@ -455,8 +455,10 @@ def _timetable(name: str, spec: ScheduleSpec) -> Timetable:
         zone = timezones.zone(spec.timezone)
         return timetable_of(spec, zone, f"{_machine_id()}\0{name}")
     except LookupError as error:
+        remedy = "write" if spec.timezone else "add a timezone, or set the variable TZ of bgd, to"
         raise Refused(
-            f"timezone {spec.timezone!r} is not known on this machine: write one such as Europe/Paris"
+            f"timezone {spec.timezone or timezones.machine_zone()!r} is not known on this machine: "
+            f"{remedy} one such as Europe/Paris"
         ) from error
     except ExpressionError as error:
         raise Refused(str(error)) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
+from bgd import clock, timezones
 from bgd.config import Config
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
@@ -458,6 +458,14 @@ async def test_a_definition_that_is_not_valid_is_refused(lives, spec, words):
     async with lives.begin() as life:
         with pytest.raises(Refused, match=words):
             life.schedules.set("bad", spec, UID, replaces=False)
+
+
+async def test_a_machine_whose_zone_is_not_known_is_told_by_its_name(lives, monkeypatch):
+    monkeypatch.setenv("TZ", "CET-1CEST")
+    timezones.zone.cache_clear()
+    async with lives.begin() as life:
+        with pytest.raises(Refused, match=r"timezone 'CET-1CEST' is not known .* set the variable TZ of bgd"):
+            life.schedules.set("x", ScheduleSpec(job=command(), cron="@daily"), UID, replaces=False)
 
 
 async def test_a_job_that_is_not_allowed_is_refused_at_once(lives, folder: Path):
