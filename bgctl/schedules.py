@@ -411,7 +411,7 @@ def _row(view: ScheduleView, now: float) -> tuple[str, ...]:
         view.name,
         "paused" if view.is_paused else upcoming,
         last,
-        view.words,
+        view.words if view.spec.timezone else view.words.replace(f", {view.timezone}", ""),
         command_line(view.spec.job),
     )
 

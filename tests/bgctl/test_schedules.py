@@ -65,6 +65,15 @@ def test_next_names_the_zone_once(own_daemon):
     assert own_daemon.bgctl("schedule", "next", "often").stderr.count("Europe/Paris") == 1
 
 
+def test_the_list_names_only_zones_that_somebody_chose(own_daemon):
+    own_daemon.bgctl("schedule", "add", "here", "@daily", "--", "true")
+    own_daemon.bgctl("schedule", "add", "paris", "@daily", "--timezone", "Europe/Paris", "--", "true")
+
+    _, here, paris = own_daemon.bgctl("schedule").stdout.splitlines()
+    assert here.split()[3] == "every␣day␣at␣00:00"
+    assert paris.split()[3] == "every␣day␣at␣00:00,␣Europe/Paris"
+
+
 def test_days_that_are_one_text_are_refused(own_daemon):
     with own_daemon.client() as client, pytest.raises(Refused, match=r"a list of days, such as \['12-24'\]"):
         client.schedules.add("x", ["true"], cron="@daily", excluded="12-24")
