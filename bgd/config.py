@@ -263,6 +263,8 @@ def _option(name: str, setting: Setting) -> object:
     try:
         return msgspec.convert(setting.value, kind)
     except msgspec.ValidationError as error:
+        if name == "env":
+            raise ValueError('must be a table of texts, for example { LANG = "C" }') from error
         raise ValueError(str(error)) from error
 
 
@@ -281,6 +283,8 @@ def _env_pass(setting: Setting) -> tuple[str, ...] | None:
             return None
         case "none":
             return ()
+        case str():
+            raise ValueError('must be "all", "none" or a list of names, for example ["PATH", "HOME"]')
         case _:
             return texts(setting)
 

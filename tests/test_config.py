@@ -440,6 +440,23 @@ def test_invalid_policy_is_refused_in_one_line(written, text, words):
 
 
 @pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "env = { A = 3 }",
+            """schedules.x.env = {'A': 3}: must be a table of texts, for example { LANG = "C" }""",
+        ),
+        ("env_pass = 'some'", """schedules.x.env_pass = 'some': must be "all", "none" or a list of names"""),
+    ],
+)
+def test_a_wrong_value_of_a_schedule_is_told_in_plain_words(written, line, told):
+    with pytest.raises(ConfigError) as refusal:
+        written(f"[schedules.x]\ncron = '@daily'\ncommand = ['true']\n{line}\n")
+
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
     ("text", "address"),
     [
         ("127.0.0.1:80", TcpAddress("127.0.0.1", 80)),
