@@ -15,6 +15,9 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 # Long tests of whole daemons
 SERIES := tests/end_to_end tests/faults
 
+# What a browser shows, and what the documentation says
+PAGES := tests/daemon/web tests/docs
+
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
 PYTHON = $(shell for python in $(PYTHONS); do \
@@ -29,7 +32,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-pages test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,16 +57,18 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 man: $(INSTALLED)  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
-# Two processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run that line.
-# The shell makes background processes ignore Ctrl-C, so the trap ends them.
+# Three processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
+# lines. The shell makes background processes ignore Ctrl-C, so the trap ends them.
 BESIDE := make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
-	@$(BESIDE) test-pure-rooms test-series >$(VENV)/beside.log 2>&1 & beside=$$!; \
-	trap 'kill $$beside; exit 130' INT TERM; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES)) tests; others=$$?; \
-	wait $$beside; beside=$$?; \
-	cat $(VENV)/beside.log; \
-	test $$others$$beside = 00
+	@$(BESIDE) test-pure-rooms test-series >$(VENV)/series.log 2>&1 & series=$$!; \
+	$(BESIDE) test-pages >$(VENV)/pages.log 2>&1 & pages=$$!; \
+	trap 'kill $$series $$pages; exit 130' INT TERM; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(PAGES)) tests; others=$$?; \
+	wait $$pages; pages=$$?; \
+	wait $$series; series=$$?; \
+	cat $(VENV)/pages.log $(VENV)/series.log; \
+	test $$others$$pages$$series = 000
 
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
@@ -71,6 +76,9 @@ test-pure-rooms: $(INSTALLED)
 
 test-series: $(INSTALLED)
 	$(BIN)/pytest $(SERIES)
+
+test-pages: $(INSTALLED)
+	$(BIN)/pytest $(PAGES)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories

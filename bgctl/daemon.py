@@ -206,7 +206,7 @@ def _config_as_json(loaded: config.Config) -> dict[str, object]:
             below = table.setdefault(name, {})
             assert isinstance(below, dict)  # noqa: S101 - no section has the name of a key
             table = below
-        table |= {name: value for name, (_, value) in keys.items()}
+        table |= {name: _SECRET if _is_secret(key, value) else value for name, (key, value) in keys.items()}
     return document
 
 
@@ -269,9 +269,18 @@ def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
     return setting
 
 
+def _is_secret(key: Key[object], value: object) -> bool:
+    """Tell whether a value is left out: what this prints may end up in a bug report."""
+    return key.reader is config.token and bool(value)
+
+
+_SECRET = "***"  # noqa: S105 - stands for one
+
+
 def _value_and_origin(name: str, key: Key[object], value: object, setting: Setting | None) -> str:
-    written = _written(key, value, setting)
-    means = f"means {_toml_value(name, value)}; " if _is_resolved(key, written, value) else ""
+    written = _SECRET if _is_secret(key, value) else _written(key, value, setting)
+    is_resolved = written is not _SECRET and _is_resolved(key, written, value)
+    means = f"means {_toml_value(name, value)}; " if is_resolved else ""
     origin = "default" if setting is None else one_line(setting.origin)
     return f"{_toml_value(name, written)}  # {means}{origin}"
 

@@ -188,13 +188,14 @@ def _base(setting: Setting) -> str:
 _BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
 
 
-def _token(setting: Setting) -> str:
-    token = text(setting)
-    if token and not _TOKEN.fullmatch(token):
+def token(setting: Setting) -> str:
+    """Read a secret that programs send; `bgctl config show` does not print it."""
+    secret = text(setting)
+    if secret and not _TOKEN.fullmatch(secret):
         raise ValueError(
             "must be 16 to 200 letters, digits and -._~+/=, for example of `openssl rand -hex 16`"
         )
-    return token
+    return secret
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}")  # b64token of RFC 6750, and not to be guessed
@@ -369,7 +370,7 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     auth: Auth = key(one_of(*Auth), Auth.TOKEN)
     base: str = key(_base, "")
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
-    metrics_token: str = key(_token, "")
+    metrics_token: str = key(token, "")
     """The bearer token of /metrics; empty: there are no metrics."""
 
 

@@ -120,3 +120,12 @@ def test_an_invalid_configuration_is_named_in_the_error(home):
 
     assert (done.returncode, done.stdout) == (78, "")
     assert "daemon.slots" in done.stderr
+
+
+def test_a_secret_is_not_shown(home):
+    home.configure('[http]\nmetrics_token = "0123456789abcdef"\n')
+
+    shown = home.bgctl("config", "show").stdout
+
+    assert 'metrics_token = "***"  # ' in shown
+    assert "0123456789abcdef" not in shown + home.bgctl("config", "show", "--json").stdout

@@ -262,7 +262,7 @@ def open_writable(path: str) -> sqlite3.Connection:
 
 def open_readable(path: str) -> sqlite3.Connection:
     """Open a connection that can only read, besides the one that writes."""
-    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 
