@@ -15,8 +15,8 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 # Long tests of whole daemons
 SERIES := tests/end_to_end tests/faults
 
-# What a browser shows, and what the documentation says
-PAGES := tests/daemon/web tests/docs
+# What people see: in a browser, in a terminal, in the documentation
+PAGES := tests/daemon/web tests/bgctl tests/docs
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14

@@ -181,11 +181,16 @@ def test_ten_tabs_of_one_browser_are_all_live(tab, daemon):
 # --- streams ------------------------------------------------------------------------------------------------
 
 
+def first_with_jobs(events):
+    """Return the first news with rows: the list may have been read once more before there were any."""
+    return next(news for news in events if news and news.get("order"))
+
+
 def test_a_stream_sends_nothing_to_a_page_that_is_up_to_date(daemon):
     with daemon.client() as client, events_of(daemon, "/job-logs/live?queue=quiet&since=") as events:
         assert next(events) is None
         job = client.submit(["/bin/true"], hold=True, name="<b>", queue="quiet")
-        news = next(events)
+        news = first_with_jobs(events)
 
     assert news["order"] == [f"job-{job.id}"]
     assert "&lt;b&gt;" in news["parts"][f"job-{job.id}"]
@@ -198,7 +203,7 @@ def test_what_many_look_at_is_read_once(daemon):
         pages = [opened.enter_context(events_of(daemon, address)) for _ in range(100)]
         assert {next(page) for page in pages} == {None}
         job = client.submit(["/bin/true"], hold=True, queue="shared")
-        assert {tuple(next(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
+        assert {tuple(first_with_jobs(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
         assert Browser(daemon).log_in().get("/job-logs").status == 200  # streams leave room for pages
 
 
