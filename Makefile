@@ -15,8 +15,8 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 # Long tests of whole daemons
 SERIES := tests/end_to_end tests/faults
 
-# What people see: in a browser, in a terminal, in the documentation
-PAGES := tests/daemon/web tests/bgctl tests/docs
+# The daemon, its pages and the documentation. Not tests of Ctrl-C, which a background process ignores.
+DAEMON := tests/daemon tests/cron tests/docs
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -32,7 +32,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-pages test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,13 +62,13 @@ man: $(INSTALLED)  ## generate the manual pages from the help texts
 BESIDE := make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(BESIDE) test-pure-rooms test-series >$(VENV)/series.log 2>&1 & series=$$!; \
-	$(BESIDE) test-pages >$(VENV)/pages.log 2>&1 & pages=$$!; \
-	trap 'kill $$series $$pages; exit 130' INT TERM; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(PAGES)) tests; others=$$?; \
-	wait $$pages; pages=$$?; \
+	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
+	trap 'kill $$series $$daemon; exit 130' INT TERM; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(DAEMON)) tests; others=$$?; \
+	wait $$daemon; daemon=$$?; \
 	wait $$series; series=$$?; \
-	cat $(VENV)/pages.log $(VENV)/series.log; \
-	test $$others$$pages$$series = 000
+	cat $(VENV)/daemon.log $(VENV)/series.log; \
+	test $$others$$daemon$$series = 000
 
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
@@ -77,8 +77,8 @@ test-pure-rooms: $(INSTALLED)
 test-series: $(INSTALLED)
 	$(BIN)/pytest $(SERIES)
 
-test-pages: $(INSTALLED)
-	$(BIN)/pytest $(PAGES)
+test-daemon: $(INSTALLED)
+	$(BIN)/pytest $(DAEMON)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories
