@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from tests.support import DEADLINE, Daemon, seen, wait_until
@@ -140,6 +141,9 @@ def test_list_and_show_on_a_terminal_show_progress(daemon, terminal, job_that_sa
 def test_followed_events_include_progress(daemon, terminal, job_that_says):
     followed = terminal("events", "-f")
     piped = terminal("events", "-f", "--json")
+    for each in (followed, piped):  # progress is not kept for those who begin to follow later
+        while each.expect(["submit", pexpect.TIMEOUT], timeout=0.5):
+            daemon.submit("true")
     job_id = job_that_says(daemon, "1/2 half")
 
     followed.expect(rf"\d\d:\d\d:\d\d job {job_id} progress: 50% half \(attempt 1\)")
