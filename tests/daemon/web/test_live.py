@@ -140,10 +140,11 @@ def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab
 @needs_chromium
 def test_the_page_of_a_removed_job_says_so(tab, daemon):
     with daemon.client() as client:
-        job = client.submit(["/bin/true"]).wait()
+        job = client.submit(["/bin/true"], hold=True)
         list_url = open_pages(tab, client)
         tab.goto(f"{list_url}/{job.id}")
-        expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+        client.cancel([job.id])
+        expect(tab.locator("h1 .badge")).to_have_text("cancelled")  # so the page has its stream
         client.remove([job.id])
         expect(tab.locator("#connection")).to_have_text(f"There is no job {job.id}.")
 
