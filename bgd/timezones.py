@@ -31,12 +31,15 @@ def zone(name: str | None) -> tzinfo:
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - clients never need it
 
     name = machine_zone() if name is None else name
-    if name == "localtime":
-        with _LOCALTIME.open("rb") as file:
-            return ZoneInfo.from_file(file, key=name)
-    if not _ZONE.fullmatch(name):  # it becomes part of a path
-        raise LookupError(f"no time zone {name!r}")
-    return ZoneInfo(name)
+    try:
+        if name == "localtime":
+            with _LOCALTIME.open("rb") as file:
+                return ZoneInfo.from_file(file, key=name)
+        if _ZONE.fullmatch(name):  # it becomes part of a path
+            return ZoneInfo(name)
+    except (ValueError, OSError) as error:  # the tz database also has files and folders that are no zones
+        raise LookupError(f"no time zone {name!r}") from error
+    raise LookupError(f"no time zone {name!r}")
 
 
 def machine_zone() -> str:

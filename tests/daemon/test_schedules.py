@@ -451,6 +451,8 @@ async def test_run_now_queues_the_same_job_whatever_runs(lives):
         (replace(HOURLY, cron="0 3 * *"), "4 fields"),
         (replace(HOURLY, timezone="Mars/Phobos"), "not known"),
         (replace(HOURLY, timezone="../../etc/passwd"), "not known"),
+        (replace(HOURLY, timezone="Europe"), "not known"),
+        (replace(HOURLY, timezone="leapseconds"), "not known"),
         (replace(HOURLY, job=replace(HOURLY.job, key="k")), "takes no key"),
     ],
 )
