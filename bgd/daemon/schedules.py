@@ -129,7 +129,8 @@ class Schedules:
         try:
             while True:
                 # set for ever it still rings when the clock is set
-                self._alarm.set(self._next_at() if self._by_name else None)
+                waits = self._by_name and not self._supervisor.is_draining
+                self._alarm.set(self._next_at() if waits else None)
                 await self._rung.wait()
                 self._rung.clear()
                 await self.look()

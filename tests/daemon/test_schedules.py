@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -430,6 +431,33 @@ async def test_a_removed_schedule_keeps_its_history_and_lets_its_job_end(lives):
         assert (await life.harness.view(row.job or 0)).state is State.RUNNING
     async with lives.begin() as life:
         assert await life.schedules.views(None, 1) == []
+
+
+async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_again_and_again(
+    lives, monkeypatch
+):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.harness.supervisor.drain(ShutdownMode.WAIT)
+        life.clocks.go_on(HOUR)
+        looks = 0
+        really_look = life.schedules.look
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            await really_look()
+
+        monkeypatch.setattr(life.schedules, "look", look)
+        running = asyncio.create_task(life.schedules.run())
+        later = asyncio.Event()
+        alarm = clock.Alarm(asyncio.get_running_loop(), later.set)
+        alarm.set(clock.elapsed() + 0.1)
+        await soon(later.wait())
+        alarm.close()
+        running.cancel()
+
+        assert looks <= 1
 
 
 async def test_run_now_queues_the_same_job_whatever_runs(lives):
