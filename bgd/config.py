@@ -594,4 +594,8 @@ def _schedule(values: dict[str, Any]) -> ScheduleSpec:
     problem = problem_with_schedule(spec)
     if problem is not None:
         raise ValueError(problem)
-    return spec
+    try:  # a Struct does not check what it is given; the next start would refuse to read it
+        return msgspec.convert(msgspec.to_builtins(spec), ScheduleSpec)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$.")
+        raise ValueError(f"{path.rstrip('`').removeprefix('job.')}: {problem}") from error

@@ -447,6 +447,11 @@ def test_invalid_policy_is_refused_in_one_line(written, text, words):
             """schedules.x.env = {'A': 3}: must be a table of texts, for example { LANG = "C" }""",
         ),
         ("env_pass = 'some'", """schedules.x.env_pass = 'some': must be "all", "none" or a list of names"""),
+        (f"except = {['12-24'] * 401}", "schedules.x: except lists 401 days, and at most 400 are allowed"),
+        (
+            f"env_pass = {[f'V{n}' for n in range(4_097)]}",
+            "schedules.x: env_pass: Expected `array` of length <= 4096",
+        ),
     ],
 )
 def test_a_wrong_value_of_a_schedule_is_told_in_plain_words(written, line, told):

@@ -26,7 +26,6 @@ from msgspec import Struct
 
 from bgd.core.pattern import Pattern
 
-MAX_EXPRESSION = 998  # characters: more than Debian's cron takes as a whole command
 NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -82,8 +81,6 @@ def parse_cron(text: str, key: str) -> Pattern:
     Raises:
         ExpressionError: the text is not an expression.
     """
-    if len(text) > MAX_EXPRESSION:
-        raise ExpressionError(f"a cron expression has at most {MAX_EXPRESSION} characters, not {len(text)}")
     words = _words_of(text)
     minutes, hours, days, months, weekdays = (
         _values(field, word, f"{key}\0{field.name}" if "~" in word else "")

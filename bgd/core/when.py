@@ -12,11 +12,10 @@ from msgspec import Struct
 
 from bgd.core.cron import REBOOT, ExpressionError, parse_cron, share
 from bgd.core.pattern import LAST_YEAR, Pattern
+from bgd.core.schedule_spec import MAX_EXCEPTIONS, MAX_WHEN
 from bgd.core.spec import MAX_DURATION
 from bgd.units import format_duration, parse_duration
 
-MAX_CALENDAR = 500  # characters of a calendar spec
-MAX_EXCEPTIONS = 1_000  # days that one schedule leaves out
 _FIRST_YEAR = 1970  # of oncalendar and of the clock
 _LEAP_YEAR = 2000  # has every date that any year has
 
@@ -65,6 +64,8 @@ def parse_when(text: str, kind: Kind, *, key: str, jitter: float = 0.0) -> When:
     Raises:
         ExpressionError: the text does not say when; the message is one line that says what to write.
     """
+    if len(text) > MAX_WHEN:
+        raise ExpressionError(f"{kind} has at most {MAX_WHEN} characters, not {len(text)}")
     rule: Pattern | Every | AtBoot
     match kind:
         case Kind.CRON:
@@ -104,8 +105,6 @@ def _calendar(text: str) -> Pattern:
     """
     from oncalendar import BaseIterator, OnCalendarError  # noqa: PLC0415 - only some schedules need it
 
-    if len(text) > MAX_CALENDAR:
-        raise ExpressionError(f"a calendar spec has at most {MAX_CALENDAR} characters, not {len(text)}")
     try:
         spec = BaseIterator(text, datetime(_LEAP_YEAR, 1, 1))  # noqa: DTZ001 - a wall clock
     except OnCalendarError as error:

@@ -11,10 +11,9 @@ from bgd.core.cron import ExpressionError
 from bgd.core.describe import describe
 from bgd.core.occurrences import count_between, due_between
 from bgd.core.pattern import Pattern
+from bgd.core.schedule_spec import MAX_EXCEPTIONS, MAX_WHEN
 from bgd.core.spec import MAX_DURATION
 from bgd.core.when import (
-    MAX_CALENDAR,
-    MAX_EXCEPTIONS,
     AtBoot,
     Day,
     Every,
@@ -116,7 +115,7 @@ def test_a_calendar_spec_that_repeats_is_a_wildcard(spec, is_wildcard):
         ("*-*-* *:*:*:*", ["bad time"]),
         ("daily Europe/Paris", ["a time zone belongs into `timezone = 'Europe/Paris'`"]),
         ("12:00 UTC", ["`timezone = 'UTC'`"]),
-        ("x" * (MAX_CALENDAR + 1), ["at most 500 characters, not 501"]),
+        ("x" * (MAX_WHEN + 1), ["calendar has at most 500 characters, not 501"]),
     ],
 )
 def test_a_mistake_in_a_calendar_spec_is_named(spec, words):
@@ -142,9 +141,7 @@ def test_any_text_is_either_read_or_refused_on_one_line(text, kind):
         assert count_between(when, UTC, 0, 1e9) >= bool(due_between(when, UTC, 0, 1e9, 1))
 
 
-@pytest.mark.parametrize(
-    "text", ["," * MAX_CALENDAR, "~" * MAX_CALENDAR, "1/" * 250, "9" * MAX_CALENDAR, "-" * MAX_CALENDAR]
-)
+@pytest.mark.parametrize("text", ["," * MAX_WHEN, "~" * MAX_WHEN, "1/" * 250, "9" * MAX_WHEN, "-" * MAX_WHEN])
 def test_a_long_calendar_spec_is_refused_in_the_same_way(text):
     assert "is not a calendar spec" in refusal(text, Kind.CALENDAR)
 
@@ -185,6 +182,11 @@ def test_what_is_not_a_day_is_refused(text):
         parse_exceptions([text])
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_the_length_of_the_text_is_limited(kind):
+    assert f"{kind} has at most 500 characters, not 501" in refusal(" " * (MAX_WHEN + 1), kind)
+
+
 def test_the_number_of_days_is_limited():
-    with pytest.raises(ExpressionError, match="lists 1001 days, and at most 1000 are allowed"):
+    with pytest.raises(ExpressionError, match="lists 401 days, and at most 400 are allowed"):
         parse_exceptions(["12-24"] * (MAX_EXCEPTIONS + 1))
