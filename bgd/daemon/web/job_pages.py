@@ -106,8 +106,8 @@ class JobPages:
         return await html_response("job.html", values | await self._views.values(live, version))
 
     async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
-        """Return the stream of changes of a job, without its output."""
-        job_id = JobId((await find_job(self._store, job)).id)
+        """Return the stream of changes of a job, without its output. It says so if there is no such job."""
+        job_id = JobId(int(job))
         events: list[EventView] = []
 
         async def build() -> Snapshot:

@@ -86,7 +86,10 @@ class LiveViews:
             try:
                 yield HEARTBEAT
                 while loop.time() < until and not view.has_ended:
-                    if await viewer.has_news():
+                    has_news = await viewer.has_news()
+                    if view.has_ended:
+                        break
+                    if has_news:
                         yield event(viewer.take())
                     else:
                         yield HEARTBEAT

@@ -100,8 +100,8 @@ class LogPages:
         )
 
     async def view_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the stream of changes of what the page says about the attempt."""
-        job_id = JobId((await self._log(job, attempt)).job.id)
+        """Return the stream of changes of what the page says about the attempt, also that it is gone."""
+        job_id = JobId(int(job))
 
         async def build() -> Snapshot:
             version = self._store.position

@@ -137,6 +137,16 @@ def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab
     assert log.inner_text().split() == [*lines, *["while", "it", "was", "down", "and", "after", "last"]]
 
 
+def test_a_page_that_connects_again_after_its_job_was_removed_says_so(daemon):
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"])
+        job.wait(timeout=DEADLINE)
+        client.remove([job.id])
+    for page in ("", "/1/view"):
+        with events_of(daemon, f"/job-logs/{job.id}{page}/live?since=0") as events:
+            assert next(filter(None, events)) == {"gone": f"There is no job {job.id}."}
+
+
 @needs_chromium
 def test_the_page_of_a_removed_job_says_so(tab, daemon):
     with daemon.client() as client:

@@ -96,7 +96,7 @@ document.addEventListener("visibilitychange", () => {
 
 function update(news) {
   if (news.gone) {
-    this.end();
+    for (const stream of streams) stream.end();
     connection.textContent = news.gone;
     connection.hidden = false;
     return;
