@@ -381,7 +381,6 @@ class Schedules:
             uid=uid,
             paused=None if old is None else old.stored.paused,
             seen_at=at,
-            changed_at=at,
             boot_id=clock.boot_id(),
         )
         self._put(name, stored, [] if old is None else old.jobs)

@@ -137,7 +137,6 @@ class StoredSchedule(Struct, frozen=True, kw_only=True):
     * `uid`: the user who added it; None: it is from the configuration.
     * `paused`: what a person said; None: as its definition says.
     * `seen_at`: what became of all occurrences until then is stored; epoch time.
-    * `changed_at`: when its definition was last changed.
     * `boot_id`: of the boot in which `@reboot` was handled last.
     """
 
@@ -145,7 +144,6 @@ class StoredSchedule(Struct, frozen=True, kw_only=True):
     uid: int | None
     paused: bool | None = None
     seen_at: float
-    changed_at: float
     boot_id: str = ""
 
 

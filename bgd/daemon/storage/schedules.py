@@ -41,17 +41,16 @@ def _row(each: NewOccurrence) -> tuple[object, ...]:
 
 def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
     """Return all schedules by name."""
-    rows = db.execute("SELECT name, spec, uid, paused, seen_at, changed_at, boot_id FROM schedules")
+    rows = db.execute("SELECT name, spec, uid, paused, seen_at, boot_id FROM schedules")
     return {
         name: StoredSchedule(
             spec=_decode(spec),
             uid=uid,
             paused=None if paused is None else bool(paused),
             seen_at=seen_at,
-            changed_at=changed_at,
             boot_id=boot_id,
         )
-        for name, spec, uid, paused, seen_at, changed_at, boot_id in rows
+        for name, spec, uid, paused, seen_at, boot_id in rows
     }
 
 
@@ -81,7 +80,7 @@ def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int,
 
 
 def _columns(stored: StoredSchedule) -> tuple[object, ...]:
-    return (stored.uid, stored.paused, stored.seen_at, stored.changed_at, stored.boot_id)
+    return (stored.uid, stored.paused, stored.seen_at, stored.boot_id)
 
 
 def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
@@ -91,7 +90,7 @@ def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
         db.execute(_DELETE, (schedule, schedule, KEPT))
 
 
-_SAVE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SAVE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?)"
 _SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
 _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)

@@ -217,7 +217,7 @@ MIGRATIONS: tuple[str, ...] = (
     -- became of all occurrences until seen_at is in occurrences, a row for each or for `count` in a row.
     CREATE TABLE schedules (
         name TEXT PRIMARY KEY, spec BLOB NOT NULL, uid INTEGER, paused INTEGER, seen_at REAL NOT NULL,
-        changed_at REAL NOT NULL, boot_id TEXT NOT NULL
+        boot_id TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE occurrences (
         id INTEGER PRIMARY KEY, schedule TEXT NOT NULL, due_at REAL NOT NULL, result TEXT NOT NULL,
