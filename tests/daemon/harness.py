@@ -42,9 +42,10 @@ from tests.daemon.scripted_launcher import ScriptedLauncher, end
 from tests.daemon.waiting import soon
 
 UID = 4_000_000  # a uid that nobody has
+SLOTS = 4
 
 
-def configure(folder: Path, daemon: str = "slots = 4", rest: str = "") -> Config:
+def configure(folder: Path, daemon: str = f"slots = {SLOTS}", rest: str = "") -> Config:
     """Write and load a configuration with everything in `folder`; `daemon`, `rest`: further TOML."""
     file = folder / "bgd.toml"
     file.write_text(f'[daemon]\nstate_dir = "{folder}/state"\n{daemon}\n{rest}\n')

@@ -23,7 +23,7 @@ from bgd.daemon.storage.records import NewOccurrence
 from bgd.errors import ConfigError, NotAllowed, Refused
 from bgd.wire.launching import Launch
 from bgd.wire.requests import List, ShutdownMode
-from tests.daemon.harness import UID, Harness, command, configure, running_supervisor
+from tests.daemon.harness import SLOTS, UID, Harness, command, configure, running_supervisor
 from tests.daemon.scripted_launcher import ScriptedLauncher, end
 from tests.daemon.waiting import soon
 
@@ -315,6 +315,19 @@ async def test_skip_runs_again_when_the_job_has_finished(lives):
         await life.pass_time(HOUR)
 
         assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
+
+
+async def test_skip_sees_a_job_that_is_older_than_many_finished_ones_after_a_restart(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        jobs = [life.schedules.run_now("hourly", "anna") for _ in range(SLOTS + storage.LATEST)]
+        for job in jobs[SLOTS:]:  # they wait for a slot
+            assert await life.harness.actions.cancel(job) is State.CANCELLED
+        assert len(await life.rows("hourly")) == len(jobs)
+    async with lives.begin() as life:
+        await life.pass_time(HOUR)
+
+        assert "has not finished" in ((await life.rows("hourly"))[-1].reason or "")
 
 
 async def test_skip_sees_a_job_that_somebody_retries(lives):

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from bgd.core.job import JobId
+from bgd.core.job import FINAL, JobId, State
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
 
-LATEST = 20  # jobs of a schedule of which somebody may retry one, beside those that have not finished
+LATEST = 20  # finished jobs of a schedule that are remembered, because somebody may retry one
 KEPT = 1_000  # occurrences of each schedule, the newest ones
 _SLACK = 100  # occurrences beyond that before some are deleted
 
@@ -56,7 +56,14 @@ def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
 
 def latest_jobs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[JobId]]:
     """Return the newest jobs of schedules, oldest first; those that have not finished are among them."""
-    return {name: [JobId(job) for (job,) in db.execute(_LATEST_JOBS, (name, LATEST))][::-1] for name in names}
+    oldest = [job for state in _UNFINISHED for (job,) in db.execute(_OLDEST, (state,)) if job is not None]
+    found: dict[str, list[JobId]] = {}
+    for name in names:
+        jobs = {job for (job,) in db.execute(_LATEST_JOBS, (name, LATEST))}
+        if oldest:
+            jobs |= {job for (job,) in db.execute(_UNFINISHED_JOBS, (name, min(oldest)))}
+        found[name] = [JobId(job) for job in sorted(jobs)]
+    return found
 
 
 def history(
@@ -98,16 +105,23 @@ _INSERT = """
 _LATEST_JOBS = """
     SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT ?
 """
+_UNFINISHED = tuple(state.value for state in State if state not in FINAL)
+_OLDEST = "SELECT min(id) FROM jobs WHERE state = ?"
+_UNFINISHED_JOBS = f"""
+    SELECT job FROM occurrences WHERE schedule = ? AND job >= ? AND EXISTS (
+        SELECT 1 FROM jobs WHERE id = occurrences.job AND state IN {_UNFINISHED}
+    )
+"""  # noqa: S608 (constants)
 _HISTORY = """
     SELECT id, due_at, result, (SELECT id FROM jobs WHERE id = occurrences.job), reason, count
     FROM occurrences WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
 """
 _NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-_DELETE = """
+_DELETE = f"""
     DELETE FROM occurrences
     WHERE schedule = ? AND id <= (
         SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?
     ) AND NOT EXISTS (
-        SELECT 1 FROM jobs WHERE id = occurrences.job AND state NOT IN ('succeeded', 'failed', 'cancelled')
+        SELECT 1 FROM jobs WHERE id = occurrences.job AND state IN {_UNFINISHED}
     )
-"""
+"""  # noqa: S608 (constants)
