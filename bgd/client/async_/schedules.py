@@ -10,6 +10,7 @@ from bgd.client.schedules import changed_schedule, new_schedule
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
 from bgd.core.schedule_spec import ScheduleSpec
+from bgd.errors import Refused
 from bgd.wire import replies
 from bgd.wire import schedules as wire
 from bgd.wire.schedules import OccurrenceView, ScheduleView
@@ -77,8 +78,11 @@ class AsyncSchedules:
 
     async def get(self, name: str) -> ScheduleView | None:
         """Return one schedule; None: there is none of this name."""
-        found = [view for view in await self.list(upcoming=0) if view.name == name]
-        return found[0] if found else None
+        try:
+            [found] = await self.list(name, upcoming=0)
+        except Refused:
+            return None
+        return found
 
     async def remove(self, name: str) -> None:
         """Remove a stored schedule. Its history stays, and a job of it that runs goes on."""

@@ -11,6 +11,7 @@ from bgd.client.schedules import changed_schedule, new_schedule
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
 from bgd.core.schedule_spec import ScheduleSpec
+from bgd.errors import Refused
 from bgd.wire import replies
 from bgd.wire import schedules as wire
 from bgd.wire.schedules import OccurrenceView, ScheduleView
@@ -78,8 +79,11 @@ class Schedules:
 
     def get(self, name: str) -> ScheduleView | None:
         """Return one schedule; None: there is none of this name."""
-        found = [view for view in self.list(upcoming=0) if view.name == name]
-        return found[0] if found else None
+        try:
+            [found] = self.list(name, upcoming=0)
+        except Refused:
+            return None
+        return found
 
     def remove(self, name: str) -> None:
         """Remove a stored schedule. Its history stays, and a job of it that runs goes on."""
