@@ -89,16 +89,12 @@ def http(data: bytes) -> None:
         return
     assert found == expected
     expected.cookies("bgd")
-    for read in (
-        queries.list_query,
-        queries.log_query,
-        queries.log_part_query,
-        queries.search_query,
-        queries.job_query,
-        queries.live_query,
-    ):
+    for read in (queries.list_query, queries.log_part_query, queries.search_query):
         with suppress(RequestRefused):
             read(expected.query)
+    for kind in (queries.LogQuery, queries.LogsQuery, queries.JobQuery, queries.LiveQuery):
+        with suppress(RequestRefused):
+            queries.read_query(expected.query, kind)
     with suppress(RequestRefused):
         queries.list_url(queries.list_query(expected.query))
     with suppress(RequestRefused):

@@ -22,7 +22,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.finding import find
 from bgd.daemon.web.live import event
-from bgd.daemon.web.queries import convert_fields, list_query, parse_fields
+from bgd.daemon.web.queries import convert_fields, list_query, parse_fields, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import HttpRequest, RequestRefused
@@ -83,7 +83,7 @@ class PageActions:
         actions, job_id = self._asked_by(actor), JobId(int(job))
         try:
             if name == "priority":
-                query = convert_fields(_single(request), _PriorityQuery)
+                query = read_query(request.query, _PriorityQuery)
                 state = await actions.edit(job_id, Changes(priority=query.value))
             else:
                 state = await _verb(name).do(actions, job_id)
@@ -119,13 +119,13 @@ class PageActions:
     async def set_slots(self, request: HttpRequest, actor: Actor) -> PageResponse:
         """Set the slots of the daemon; without a value they are as configured."""
         del actor
-        slots = convert_fields(_single(request), _SlotsQuery).value
+        slots = read_query(request.query, _SlotsQuery).value
         return await self._control(lambda controls: replace(controls, slots=slots), {"slots": slots})
 
     async def set_queue_slots(self, request: HttpRequest, actor: Actor, queue: str) -> PageResponse:
         """Set the slots of a queue; without a value it has no limit."""
         del actor
-        slots = convert_fields(_single(request), _SlotsQuery).value
+        slots = read_query(request.query, _SlotsQuery).value
         return await self._control(
             lambda controls: set_queue_slots(controls, queue, slots), {"queue": queue, "slots": slots}
         )
@@ -189,10 +189,6 @@ class _SlotsQuery(Struct, frozen=True):
 
 class _ChosenJobs(Struct, frozen=True):
     ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]
-
-
-def _single(request: HttpRequest) -> dict[str, object]:
-    return {name: values[-1] for name, values in parse_fields(request.query).items()}
 
 
 def _verb(name: str) -> Verb:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from bgd.daemon.web.actions import offered
 from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import ListQuery, job_query, list_url, live_query
+from bgd.daemon.web.queries import JobQuery, ListQuery, LiveQuery, exact_name, list_url, read_query
 from bgd.daemon.web.responses import (
     PageResponse,
     event_stream,
@@ -92,7 +91,7 @@ class JobPages:
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
         version = self._store.position
-        before = job_query(request.query).before
+        before = read_query(request.query, JobQuery).before
         found = await self._find(job, before)
         if wants_json(request):
             return await json_response(self._as_json(found))
@@ -126,7 +125,9 @@ class JobPages:
                 yield subscription
 
         return event_stream(
-            self._views.updates(f"/job-logs/{job}", build, subscribe, live_query(request.query).since)
+            self._views.updates(
+                f"/job-logs/{job}", build, subscribe, read_query(request.query, LiveQuery).since
+            )
         )
 
     async def _find(self, job: str, before: int | None) -> _FoundJob:
@@ -301,7 +302,7 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         id=view.id,
         state=view.state,
         name=view.name,
-        same_name="" if view.name is None else list_url(ListQuery(), name=_pattern_of(view.name)),
+        same_name="" if view.name is None else list_url(ListQuery(), name=exact_name(view.name)),
         reason=view.reason,
         bar=progress_bar(view),
         command=command_text(view, MAX_TEXT),
@@ -359,14 +360,6 @@ _NOTHING = (RunningTime("", None), Links([]))
 def _links(field: str, values: list[str]) -> Links:
     """Return links to the jobs that have these values in a field of the list's filter."""
     return Links([(value, list_url(ListQuery(), **{field: value})) for value in values[:MAX_LINKS]])
-
-
-def _pattern_of(name: str) -> str:
-    """Return the pattern that matches exactly this name."""
-    return _WILDCARD.sub(r"[\g<0>]", name)
-
-
-_WILDCARD = re.compile(r"[*?[]")
 
 
 def _job_links(job_ids: list[int]) -> Links:

@@ -40,11 +40,12 @@ from bgd.daemon.web.log_text import (
 )
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import (
+    LiveQuery,
     LogPartQuery,
+    LogQuery,
     SearchQuery,
-    live_query,
     log_part_query,
-    log_query,
+    read_query,
     search_query,
 )
 from bgd.daemon.web.responses import (
@@ -117,7 +118,9 @@ class LogPages:
             return self._supervisor.subscriptions.subscribe([job_id])
 
         address = f"/job-logs/{job}/{attempt}/view"
-        return event_stream(self._views.updates(address, build, subscribe, live_query(request.query).since))
+        return event_stream(
+            self._views.updates(address, build, subscribe, read_query(request.query, LiveQuery).since)
+        )
 
     async def part(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return a part of a log for an open page."""
@@ -153,7 +156,7 @@ class LogPages:
 
     async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the raw log of one attempt."""
-        query = log_query(request.query)
+        query = read_query(request.query, LogQuery)
         log = await self._log(job, attempt)
         name = f'attachment; filename="bgd-{log.job.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
@@ -162,7 +165,7 @@ class LogPages:
 
     async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the stream of the output of one attempt, from an offset on."""
-        query = live_query(request.query)
+        query = read_query(request.query, LiveQuery)
         log = await self._log(job, attempt)
         job_id = JobId(log.job.id)
         text = LogText(log.reader, query.at, query.style, query.line, in_parts=query.linked)

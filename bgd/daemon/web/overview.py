@@ -22,7 +22,7 @@ from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, Queu
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import ListQuery, exact_name, list_url, live_query
+from bgd.daemon.web.queries import ListQuery, LiveQuery, exact_name, list_url, read_query
 from bgd.daemon.web.responses import (
     PageResponse,
     event_stream,
@@ -100,7 +100,7 @@ class Overview:
         def subscribe() -> AbstractContextManager[Subscription]:
             return self._supervisor.subscriptions.subscribe_to_all()
 
-        since = live_query(request.query).since
+        since = read_query(request.query, LiveQuery).since
         return event_stream(self._views.updates(address, build, subscribe, since))
 
     # --- reading --------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from bgd.daemon.web.queries import (
     MAX_FILTER,
     SUSPENDED,
     ListQuery,
+    LiveQuery,
     list_query,
     list_url,
-    live_query,
     parse_fields,
+    read_query,
     word_for,
 )
 from bgd.daemon.web.responses import (
@@ -87,7 +88,7 @@ class Pages:
             return self._supervisor.subscriptions.subscribe_to_all(progress=True)
 
         return event_stream(
-            self._views.updates(list_url(query), build, subscribe, live_query(request.query).since)
+            self._views.updates(list_url(query), build, subscribe, read_query(request.query, LiveQuery).since)
         )
 
     async def complete(self, request: HttpRequest) -> PageResponse:

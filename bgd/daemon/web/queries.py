@@ -144,12 +144,8 @@ def list_query(text: str) -> ListQuery:
     return query
 
 
-def log_query(text: str) -> LogQuery:
-    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogQuery)
-
-
 def log_part_query(text: str) -> LogPartQuery:
-    query = convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogPartQuery)
+    query = read_query(text, LogPartQuery)
     if [query.at, query.after, query.before].count(None) < 2:  # noqa: PLR2004 - of three
         raise RequestRefused(
             HTTPStatus.BAD_REQUEST, "An address of a log has only one of at, after and before."
@@ -158,22 +154,10 @@ def log_part_query(text: str) -> LogPartQuery:
 
 
 def search_query(text: str) -> SearchQuery:
-    query = convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, SearchQuery)
+    query = read_query(text, SearchQuery)
     if not query.text or "\n" in query.text:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "Search for a text in one line: text=WORDS.")
     return query
-
-
-def logs_query(text: str) -> LogsQuery:
-    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LogsQuery)
-
-
-def job_query(text: str) -> JobQuery:
-    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, JobQuery)
-
-
-def live_query(text: str) -> LiveQuery:
-    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, LiveQuery)
 
 
 def list_url(query: ListQuery, path: str = "", /, **changes: object) -> str:
@@ -375,6 +359,15 @@ def parse_fields(text: str) -> dict[str, list[str]]:
         return parse_qs(text, errors="replace", max_num_fields=_MAX_FIELDS)  # leaves out empty ones
     except ValueError as error:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, f"There are more than {_MAX_FIELDS} fields.") from error
+
+
+def read_query(text: str, kind: type[T]) -> T:
+    """Return the fields of a query as a Struct; a field that is given twice has its last value.
+
+    Raises:
+        RequestRefused: a value cannot be used; the message names its field.
+    """
+    return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, kind)
 
 
 def convert_fields(fields: dict[str, object], kind: type[T]) -> T:

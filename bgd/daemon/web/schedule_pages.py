@@ -21,7 +21,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import live_query
+from bgd.daemon.web.queries import LiveQuery, read_query
 from bgd.daemon.web.responses import (
     PageResponse,
     event_stream,
@@ -95,7 +95,7 @@ class SchedulePages:
             values = await asyncio.to_thread(_list_values, await self._schedules.views(None, 1))
             return _list_snapshot(version, values)
 
-        since = live_query(request.query).since
+        since = read_query(request.query, LiveQuery).since
         return event_stream(self._views.updates("/job-logs/schedules", build, self._subscribe, since))
 
     async def schedule(self, request: HttpRequest, name: str) -> PageResponse:

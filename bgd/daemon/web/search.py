@@ -29,7 +29,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_search import LogSearch, Needle
-from bgd.daemon.web.queries import logs_query
+from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
 from bgd.daemon.web.terminal import Terminal
 from bgd.daemon.web.views import display_time, size_text
@@ -70,7 +70,7 @@ class SearchPages:
 
     async def search(self, request: HttpRequest) -> PageResponse:
         """Return a form and what is found, as a page while it is found; or what is found as NDJSON."""
-        query = logs_query(request.query)
+        query = read_query(request.query, LogsQuery)
         is_json = wants_json(request)
         if not query.text and is_json:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, "Say what to search for: text=WORDS.")
