@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bgd import Client
+from bgd import Client, Job
 from bgd.core.job import FINAL
 from tests.end_to_end.chaos import Rig
 from tests.support import DEADLINE, wait_until
@@ -52,14 +52,17 @@ def cancel_one(client: Client, place: Path, crowd: int, *, limit: bool) -> bool:
     def waits() -> bool:
         return here.exists() and here.read_text().endswith("\n")
 
-    seconds = 0.2
-    while True:
+    def submit(seconds: float | None) -> Job:
         LAST_PID.write_text(str(HIGH))
-        job = client.submit(["sh", "-c", script], timeout=seconds if limit else None)
-        wait_until(lambda job=job: waits() or job.refresh().state in FINAL)
-        if waits() or not limit:
-            break
-        seconds *= 2  # on a busy machine the time is up before the script waits for its child
+        job = client.submit(["sh", "-c", script], timeout=seconds)
+        wait_until(lambda: waits() or job.refresh().state in FINAL)
+        return job
+
+    seconds = 0.2
+    job = submit(seconds if limit else None)
+    while limit and not waits():  # on a busy machine the time is up before the script waits for its child
+        seconds *= 2
+        job = submit(seconds)
     assert int(here.read_text()) < HIGH, "the numbers were not wrapped"
     if not limit:
         job.cancel()
