@@ -10,7 +10,7 @@ What Debian's cron does (3.0pl1-197):
   says otherwise. LOGNAME is always the user. The zone is the machine's, whatever TZ or CRON_TZ say.
 * The first `%` ends the command. What follows is its standard input, in which further ones are newlines.
   `\%` is a `%`, and before the first `%` a double backslash is a single one.
-* It ignores the whole file if it cannot read one line, or if there is no newline at the end.
+* One line that it cannot read makes it ignore the whole file, and so does a last line without a newline.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from bgctl.submitting import call_command, run_command, submit_command
 
 def message_of(error: click.ClickException) -> str:
     """Return what a usage error says."""
-    if isinstance(error, click.BadOptionUsage):  # click does not say of which verb
+    if isinstance(error, click.BadOptionUsage):  # it has no context, so the verb is unknown
         return _wrong_use(error.option_name, error.message)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return _problem_with_words(error, error.ctx)

@@ -371,7 +371,7 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     base: str = key(_base, "")
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
     metrics_token: str = key(token, "")
-    """The bearer token of /metrics; empty: there are no metrics."""
+    """The bearer token of /metrics; if it is empty, /metrics is not served."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ NAMED = {
     "@hourly": "0 * * * *",
 }
 REBOOT = "@reboot"
-"""The one name that is no time of the day; nothing here reads it."""
+"""Once after each boot. It names no time, so it is not an expression of this module."""
 
 
 class ExpressionError(ValueError):

@@ -101,7 +101,7 @@ class LauncherLink:
 
     @property
     def _patience_left(self) -> float:
-        """The seconds until it is an obstacle that there is no launcher."""
+        """The seconds until a missing launcher counts as an obstacle."""
         return max(self.looking_since + _RESTART_SECONDS - clock.elapsed(), 0.0)
 
     async def wait_until_absent(self) -> None:

@@ -18,7 +18,7 @@ MAX_HISTORY = 1_000
 class GetSchedules(Struct, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesPart..., End: all schedules by name, or one.
 
-    `upcoming`: how many of its next occurrences to tell of each.
+    `upcoming`: how many of the next occurrences of each the answer has.
     """
 
     id: RequestId

@@ -525,7 +525,7 @@ class Client:
         return self._act(ids, requests.Edit, changes=given)
 
     def _folder_of(self, ids: Sequence[int]) -> str | None:
-        """Return where a job runs; None if there are several, or if there is no such job."""
+        """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
         try:
             return (self.view(ids[0])).cwd if len(ids) == 1 else None
         except NoSuchJob:

@@ -198,7 +198,9 @@ def check_file(path: str, seconds: float) -> CheckResult:
 
 
 def unused_bytes(path: str) -> int:
-    """Return how many bytes inside a database are free; 0 if it cannot be read, of which `check_file` tells.
+    """Return how many bytes inside a database are free.
+
+    A database that cannot be read counts as 0 bytes: `check_file` reports it.
 
     Open no descriptor of the file except SQLite's own, as `check_file`.
     """

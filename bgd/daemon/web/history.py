@@ -48,7 +48,7 @@ def history_of(view: JobView, events: list[EventView], attempts: list[AttemptVie
 def _asked_by(event: EventView, view: JobView) -> str | None:
     if event.what == SUBMIT:  # such events do not say it
         return view.user
-    return None if event.what == Move.START else event.by  # nobody asks for a start, but for what led to it
+    return None if event.what == Move.START else event.by  # bgd starts jobs by itself
 
 
 def _in_words(event: EventView, outcome: str) -> str:  # noqa: C901, PLR0911, PLR0912 - one for each move
