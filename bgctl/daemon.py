@@ -271,7 +271,7 @@ def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
 
 def _is_secret(key: Key[object], value: object) -> bool:
     """Tell whether a value is left out: what this prints may end up in a bug report."""
-    return key.reader is config.token and bool(value)
+    return key.reader in {config.token, config.secret_url} and bool(value)
 
 
 _SECRET = "***"  # noqa: S105 - stands for one

@@ -45,6 +45,7 @@ from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (
     ANY,
+    MAX_PORT,
     Address,
     Key,
     Reader,
@@ -81,7 +82,8 @@ from bgd.wire.requests import ShutdownMode
 ANY_COMMAND = "*"
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
-MAX_RUNNER_WORDS = 100  # a program with its arguments; a longer one belongs in a file
+MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
+MAX_URL = 2_000  # characters
 MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
 MAX_EXCEPTION_NAME = 200  # characters
@@ -108,6 +110,7 @@ class Config(Struct, frozen=True, kw_only=True):
     queues: dict[str, QueueConfig]
     classes: dict[str, ClassPolicy]  # by patterns, like those in allowed_classes
     schedules: dict[str, ScheduleSpec]
+    notify: dict[str, NotifyTarget]
     log_dir: str
     source: str | None  # the file that was read; None: built-in defaults
 
@@ -201,16 +204,56 @@ def token(setting: Setting) -> str:
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}")  # b64token of RFC 6750, and not to be guessed
 
 
-def _runner_argv(setting: Setting) -> tuple[str, ...]:
+def _program_with_arguments(setting: Setting, example: str) -> tuple[str, ...]:
     words = texts(setting)
     if not words or not words[0]:
-        raise ValueError(_NAME_A_PROGRAM)
-    if len(words) > MAX_RUNNER_WORDS:
-        raise ValueError(f"has {len(words)} words, the limit is {MAX_RUNNER_WORDS}")
+        raise ValueError(f"name a program and its arguments, for example {example}")
+    if len(words) > MAX_PROGRAM_WORDS:
+        raise ValueError(f"has {len(words)} words, the limit is {MAX_PROGRAM_WORDS}")
     return (as_program(words[0], setting), *words[1:])
 
 
-_NAME_A_PROGRAM = 'name a program and its arguments, for example ["php", "artisan", "bgd:run"]'
+_A_RUNNER = '["php", "artisan", "bgd:run"]'
+
+
+def _mail(setting: Setting) -> str:
+    address = text(setting)
+    if not _MAIL.fullmatch(address):
+        raise ValueError('must be one address, such as "ops@example.org", or a user of this machine')
+    return address
+
+
+# Less than mail allows: some programs take a recipient that begins with - | or / as something else
+_MAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?")
+
+
+def secret_url(setting: Setting) -> str:
+    """Read an address whose path is a secret; neither errors nor `bgctl config show` print it."""
+    url = setting.value
+    found = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
+    if (
+        found is None
+        or int(found["port"] or 0) > MAX_PORT
+        or (found["scheme"] == "http" and not is_loopback(found["host"]))
+    ):
+        raise ConfigError(  # not a ValueError, in whose message the value would stand
+            f"{setting.origin} must be an address such as https://hc-ping.com/UUID, with at most {MAX_URL} "
+            "ASCII characters, without user, password or fragment; http only for this machine"
+        )
+    return found.string
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, as it stands in a URL, is this machine."""
+    return host.lower() in {"localhost", "[::1]"} or bool(_LOOPBACK.fullmatch(host))
+
+
+_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
+    r"(/[\w.~%!$&'()*+,;=:@/-]*(\?[\w.~%!$&'()*+,;=:@/?-]*)?)?",
+    re.ASCII,
+)
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:
@@ -431,8 +474,20 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
 class RunnerConfig(Struct, frozen=True, kw_only=True):
     """[runners.NAME]: a program that runs class jobs of another language."""
 
-    argv: tuple[str, ...] = key(_runner_argv)  # the program, a path or a name on PATH, and its arguments
+    argv: tuple[str, ...] = key(
+        partial(_program_with_arguments, example=_A_RUNNER)
+    )  # the program, a path or a name on PATH, and its arguments
     cwd: str | None = key(absolute_path, None)  # the folder it starts in; None: the daemon's
+
+
+class NotifyTarget(Struct, frozen=True, kw_only=True):
+    """[notify.NAME]: somebody who is told. One of `program`, `mail` and `url` says how."""
+
+    program: tuple[str, ...] | None = key(
+        partial(_program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
+    )
+    mail: str | None = key(_mail, None)
+    url: str | None = key(secret_url, None)
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
@@ -484,6 +539,7 @@ SCHEMA: Schema = {
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
     "schedules": {ANY: _SCHEDULES},
+    "notify": {ANY: keys_of(NotifyTarget)},
 }
 
 
@@ -517,6 +573,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         queues=dict(_queues(found)),
         classes=dict(_class_policies(found)),
         schedules=dict(_schedules(found)),
+        notify=dict(_notify_targets(found)),
         log_dir=places.log_dir,
         source=source,
     )
@@ -555,8 +612,29 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
             )
         runner = _section(found, f"runners.{name}", RunnerConfig, argv=())
         if not runner.argv:
-            raise ConfigError(f"{setting.origin}: [runners.{name}] has no argv: {_NAME_A_PROGRAM}")
+            raise ConfigError(
+                f"{setting.origin}: [runners.{name}] has no argv: "
+                f"name a program and its arguments, for example {_A_RUNNER}"
+            )
         yield name, runner
+
+
+def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyTarget]]:
+    for name, setting in names_in(found, "notify").items():
+        if not _TARGET_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{setting.origin}: not the name of a target of notifications, which is at most 64 letters, "
+                "digits, '.', '_' and '-', a letter or digit first"
+            )
+        target = _section(found, f"notify.{name}", NotifyTarget)
+        if sum(each is not None for each in (target.program, target.mail, target.url)) != 1:
+            raise ConfigError(
+                f"{setting.origin.rpartition('.')[0]}: a target has either program, mail or url"
+            )
+        yield name, target
+
+
+_TARGET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:

@@ -18,6 +18,7 @@ from bgd.config import (
     Auth,
     Config,
     HttpConfig,
+    NotifyTarget,
     QueueConfig,
     RetentionConfig,
     RunnerConfig,
@@ -165,8 +166,10 @@ def test_documented_file_equals_the_built_in_defaults():
 
 def test_documented_file_has_every_key_and_right_defaults(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
-    keys = {  # which load refuses to exceed; policies of classes, runners and schedules have no defaults
-        name for name in names_of(SCHEMA) if not name.startswith(("classes.", "runners.", "schedules."))
+    keys = {  # which load refuses to exceed; what has a name of its own has no defaults
+        name
+        for name in names_of(SCHEMA)
+        if not name.startswith(("classes.", "runners.", "schedules.", "notify."))
     }
 
     for section, table in tomllib.loads(text).items():
@@ -248,6 +251,55 @@ def test_runner_may_come_from_the_environment(written):
     config = written("", BGD_RUNNERS_PHP_ARGV="/usr/bin/php, artisan", BGD_RUNNERS_PHP_CWD="/srv/shop")
 
     assert config.runners == {"php": RunnerConfig(argv=("/usr/bin/php", "artisan"), cwd="/srv/shop")}
+
+
+def test_a_target_of_notifications_is_reached_in_one_way(written, tmp_path):
+    config = written("""
+        [notify.pager]
+        program = ["bin/page", "--urgent"]
+        [notify.ops]
+        mail = "ops+bgd@example.org"
+        [notify."root.mail"]
+        mail = "root"
+        [notify.checks]
+        url = "https://hc-ping.com/c0ffee00-1234/nightly?create=1"
+        [notify.own]
+        url = "http://[::1]:8000"
+    """)
+
+    assert config.notify == {
+        "pager": NotifyTarget(program=(f"{tmp_path}/bin/page", "--urgent")),
+        "ops": NotifyTarget(mail="ops+bgd@example.org"),
+        "root.mail": NotifyTarget(mail="root"),
+        "checks": NotifyTarget(url="https://hc-ping.com/c0ffee00-1234/nightly?create=1"),
+        "own": NotifyTarget(url="http://[::1]:8000"),
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/s3cret",
+        "http://127.0.0.1.example.org/s3cret",
+        "https://user@example.org/s3cret",
+        "https://example.org/s3cret#",
+        "https://example.org/s3 cret",
+        "https://example.org:65536/s3cret",
+        "https://example.org/s3cret\\r\\nHost: a",
+        "https://ex\u00e4mple.org/s3cret",
+        "https://example.org?s3cret",
+        "ftp://example.org/s3cret",
+        "https:///s3cret",
+        "s3cret" * 400,
+    ],
+)
+def test_a_wrong_url_is_refused_and_not_shown(written, url):
+    with pytest.raises(
+        ConfigError, match=r"notify\.x\.url must be .* http only for this machine$"
+    ) as refusal:
+        written(f'notify.x.url = "{url}"')
+
+    assert "s3cret" not in str(refusal.value)
 
 
 def test_classes_of_other_languages_may_be_allowed_and_have_policies(written):
@@ -533,6 +585,12 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ),
         ("runners.'a.b'.argv = ['php']", ["'a.b' is not the name of a runner"]),
         ("[runner.php]\nargv = ['php']", ["runner is not a section", "did you mean runners?"]),
+        ("notify.x.program = []", ["notify.x.program = []", "name a program", "/usr/local/bin/tell"]),
+        ("notify.x.mail = '-OQueueDirectory=/tmp'", ["notify.x.mail", "one address", "ops@example.org"]),
+        ("notify.x.mail = 'a@example.org, b@example.org'", ["notify.x.mail", "one address"]),
+        ("notify.x.mail = '|/bin/sh'", ["notify.x.mail", "one address"]),
+        ("notify.x.mail = 'root'\nnotify.x.url = 'https://example.org'", ["notify.x: a target has either"]),
+        ("notify.'a b'.mail = 'root'", ["notify.a b.mail", "not the name of a target"]),
         ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
         ("logs.max_bytes = 10", ["logs.max_bytes = 10: must be at least 1kB"]),
         ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),

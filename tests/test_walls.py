@@ -35,6 +35,7 @@ ROOMS = {
     "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
+    "bgd/core/notifications.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"

@@ -123,9 +123,14 @@ def test_an_invalid_configuration_is_named_in_the_error(home):
 
 
 def test_a_secret_is_not_shown(home):
-    home.configure('[http]\nmetrics_token = "0123456789abcdef"\n')
+    home.configure(
+        '[http]\nmetrics_token = "0123456789abcdef"\n[notify.checks]\nurl = "https://hc-ping.com/c0ffee00"\n'
+    )
 
     shown = home.bgctl("config", "show").stdout
 
     assert 'metrics_token = "***"  # ' in shown
-    assert "0123456789abcdef" not in shown + home.bgctl("config", "show", "--json").stdout
+    assert 'url = "***"  # ' in shown
+    as_json = home.bgctl("config", "show", "--json").stdout
+    assert "0123456789abcdef" not in shown + as_json
+    assert "c0ffee00" not in shown + as_json
