@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,17 @@ class Supervisor:
             assert message is not None, "the launcher hung up"
             assert not (isinstance(message, AttemptEnded) and message.key == key), message
         return message
+
+    def all_started(self, keys: Sequence[AttemptKey]) -> list[AttemptStarted]:
+        """Wait until these attempts have started, in any order."""
+        found: dict[AttemptKey, AttemptStarted] = {}
+        while not found.keys() >= set(keys):
+            message = self.hear()
+            assert message is not None, "the launcher hung up"
+            assert not (isinstance(message, AttemptEnded) and message.key in keys), message
+            if isinstance(message, AttemptStarted):
+                found[message.key] = message
+        return [found[key] for key in keys]
 
     def ended(self, key: AttemptKey) -> AttemptEnded:
         """Wait for the attempt's end, and acknowledge it."""

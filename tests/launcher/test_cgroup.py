@@ -306,7 +306,7 @@ def test_a_job_that_makes_its_group_inaccessible_harms_no_other(nobodys):
         )
         for number in range(2)
     ]
-    pid = [supervisor.started(key).pid for key in closing][1]
+    pid = supervisor.all_started(closing)[1].pid
     for number in range(2):
         written(nobodys.state / str(number))
 

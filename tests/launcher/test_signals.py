@@ -121,7 +121,7 @@ def test_a_job_that_gets_the_same_signal_as_the_launcher_is_interrupted(host, su
     script = f"trap 'exit 1' TERM; echo > {tmp_path}/here; while :; do sleep 0.02; done"
     trapping = supervisor.launch("sh", "-c", script)
     wait_until((tmp_path / "here").exists)
-    pids = [supervisor.started(key).pid for key in (plain, trapping)]
+    pids = [started.pid for started in supervisor.all_started((plain, trapping))]
 
     launcher.send_signal(signal.SIGSTOP)  # so that all have it before the launcher reacts
     for pid in (launcher.pid, *pids):

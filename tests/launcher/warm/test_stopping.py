@@ -231,10 +231,15 @@ def test_a_coroutine_that_blocks_its_loop_is_ended_too(every, tmp_path):
 
 @pytest.mark.parametrize(("name", "last"), [("never_return", "never_return"), ("ignore", "go_on_for_ever")])
 def test_what_does_not_end_in_the_grace_time_leaves_its_stack_in_the_log(every, tmp_path, name, last):
-    end = cancelled(every, f"job:{name}", tmp_path, grace=0.5)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        end = cancelled(every, f"job:{name}", folder, grace=0.5)
+        assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
+        stack = every.output(end).partition("(most recent call first):\n")[2]
+        if stack:  # on a busy machine the job may be killed before it has got the time to write its stack
+            break
 
-    assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
-    stack = every.output(end).partition("(most recent call first):\n")[2]
     assert stack.splitlines()[0].endswith(f" in {last}")
 
 
