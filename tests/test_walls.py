@@ -60,6 +60,8 @@ ROOMS = {
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
+    "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
+    " bgd.escape bgd.formatting bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from bgd.core.job import Outcome
+
 
 class NotifyEvent(StrEnum):
     """What a notification is about."""
@@ -42,7 +44,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
     event: NotifyEvent
-    at: datetime
+    at: Annotated[datetime, Meta(tz=True)]
     target: str
     subject: str
     schedule: str | None = None
@@ -50,13 +52,13 @@ class Message(Struct, frozen=True, kw_only=True):
     name: str | None = None
     command: str | None = None
     queue: str | None = None
-    outcome: str | None = None
+    outcome: Outcome | None = None
     exit_code: int | None = None
     signal: int | None = None
     attempts: int | None = None
     failures: int | None = None
     reason: str | None = None
-    due_at: datetime | None = None
+    due_at: Annotated[datetime, Meta(tz=True)] | None = None
     count: int | None = None
     log: str | None = None
     summary: tuple[Counted, ...] | None = None
