@@ -59,6 +59,9 @@ def _settings(function: F) -> F:
         ),
         click.option("--jitter", type=DURATION, metavar="D", help="Start up to D later, by a fixed share."),
         click.option(
+            "--late-after", type=TIME_LIMIT, metavar="D", help="Call a job late that takes longer than D."
+        ),
+        click.option(
             "--except",
             "excluded",
             multiple=True,
@@ -407,6 +410,8 @@ def _row(view: ScheduleView, now: float) -> tuple[str, ...]:
     upcoming = f"in {short_duration(view.upcoming[0] - now)}" if view.upcoming else "-"
     latest = view.latest
     last = "-" if latest is None else f"{latest.outcome} {short_duration(now - latest.due_at)} ago"
+    if view.is_late:
+        last += ", late"
     return (
         view.name,
         "paused" if view.is_paused else upcoming,
@@ -420,7 +425,7 @@ def _history_row(each: OccurrenceView, now: float) -> tuple[str, ...]:
     count = f", {each.count} times" if each.count > 1 else ""
     return (
         local_time(each.due_at, now),
-        f"{each.outcome}{count}",
+        f"{each.outcome}{count}{', late' if each.late else ''}",
         "-" if each.job is None else str(each.job),
         each.reason or "",
     )
@@ -444,6 +449,7 @@ def _as_json(view: ScheduleView) -> dict[str, object]:
         "next": iso_time(view.upcoming[0]) if view.upcoming else None,
         "last": None if view.latest is None else _occurrence_as_json(view.latest),
         "problem": view.problem,
+        "late": view.is_late,
     }
 
 
@@ -455,4 +461,5 @@ def _occurrence_as_json(each: OccurrenceView) -> dict[str, object]:
         "job": each.job,
         "reason": each.reason,
         "count": each.count,
+        "late": each.late,
     }

@@ -521,6 +521,7 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "missed": Key(one_of(*Missed), Missed.CRON),
     "missed_within": Key(duration_within(Timeout), DAY),
     "jitter": Key(duration, 0.0),
+    "late_after": Key(duration_within(Timeout), None),
     "except": Key(texts, ()),
     "env_pass": Key(_env_pass, None),
     "paused": Key(_yes_or_no, False),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bgd.client.options import JobOptions
 
 _WHEN = ("cron", "calendar", "every")
-_DURATIONS = ("missed_within", "jitter")
+_DURATIONS = ("missed_within", "jitter", "late_after")
 _ALL_OR_NONE: dict[str, tuple[str, ...] | None] = {"all": None, "none": ()}  # values of env_pass
 SETTINGS = {*_WHEN, *_DURATIONS, "timezone", "overlap", "missed", "excluded", "paused", "env_pass"}
 _OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"shell", "check"}) - SETTINGS

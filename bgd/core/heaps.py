@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from bgd.core.job import JobId
 
@@ -96,32 +97,35 @@ class ReadyHeap:
         self._dead = 0
 
 
-class DueHeap:
-    """Jobs by the time at which something happens to them, earliest first.
+K = TypeVar("K", bound=int | str)
 
-    `is_live(id, due)` tells whether that time is still the job's.
+
+class DueHeap(Generic[K]):
+    """Jobs or names by the time at which something happens to them, earliest first.
+
+    `is_live(key, due)` tells whether that time is still the key's.
     """
 
-    def __init__(self, is_live: Callable[[JobId, float], bool]) -> None:
+    def __init__(self, is_live: Callable[[K, float], bool]) -> None:
         self._is_live = is_live
-        self._heap: list[tuple[float, JobId]] = []
+        self._heap: list[tuple[float, K]] = []
         self._dead = 0  # as in ReadyHeap
 
-    def push(self, job_id: JobId, due: float) -> None:
-        """Add a job."""
-        heapq.heappush(self._heap, (due, job_id))
+    def push(self, key: K, due: float) -> None:
+        """Add a job or a name."""
+        heapq.heappush(self._heap, (due, key))
 
     def next_at(self) -> float | None:
-        """Return when the next job is due, None if there is none."""
+        """Return when the next one is due, None if there is none."""
         while self._heap:
-            due, job_id = self._heap[0]
-            if self._is_live(job_id, due):
+            due, key = self._heap[0]
+            if self._is_live(key, due):
                 return due
             heapq.heappop(self._heap)
         return None
 
-    def pop_due(self, time: float) -> JobId | None:
-        """Remove and return the next job that is due at `time`, None if none is."""
+    def pop_due(self, time: float) -> K | None:
+        """Remove and return the next one that is due at `time`, None if none is."""
         if not self._heap or self._heap[0][0] > time:
             return None
         due = self.next_at()
@@ -133,7 +137,7 @@ class DueHeap:
         """Note that an entry died; sweep when half of them may be dead."""
         self._dead += 1
         if self._dead > _WORTH_SWEEPING and self._dead * 2 > len(self._heap):
-            self._heap = sorted({(due, job_id) for due, job_id in self._heap if self._is_live(job_id, due)})
+            self._heap = sorted({(due, key) for due, key in self._heap if self._is_live(key, due)})
             self._dead = 0
 
     def __len__(self) -> int:

@@ -51,6 +51,7 @@ class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     * `timezone`: as in the tz database; None: the machine's.
     * `missed_within`: seconds after which a missed occurrence is too old for `latest`.
     * `jitter`: up to this many seconds later, a fixed share for this machine and name.
+    * `late_after`: seconds after an occurrence by which its job has to have finished.
     * `env_pass`: names of the daemon's variables that a command gets besides those in `job`; None: all.
     * `excluded`: days without occurrences, as YYYY-MM-DD or MM-DD.
     """
@@ -64,6 +65,7 @@ class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     missed: Missed = Missed.CRON
     missed_within: Timeout = 86_400.0
     jitter: Duration = 0.0
+    late_after: Timeout | None = None
     excluded: Days = ()
     env_pass: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENV)] | None = None
     paused: bool = False

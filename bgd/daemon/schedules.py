@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -23,6 +22,7 @@ from bgd import clock, timezones
 from bgd.config import Config
 from bgd.core.cron import REBOOT, ExpressionError
 from bgd.core.describe import describe
+from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import (
@@ -40,6 +40,7 @@ from bgd.core.schedules import (
 )
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
 from bgd.daemon.storage.store import StoreReader
@@ -51,24 +52,30 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AT_ONCE = 100  # schedules handled in one turn of the loop; each takes up to a tenth of a millisecond
-
 
 class Clocks(Struct, frozen=True):
-    """The wall clock, and one that nobody can set and that stands still while the machine is suspended."""
+    """The wall clock, and two that nobody can set; `awake` stands still while the machine is suspended."""
 
     wall: float
     awake: float
+    elapsed: float
+
+
+def read_clocks() -> Clocks:
+    return Clocks(time.time(), time.monotonic(), clock.elapsed())
 
 
 class _Schedule(Struct, kw_only=True):
-    """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself."""
+    """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself.
+
+    `runs`: its latest jobs, and all that have not finished, oldest first.
+    """
 
     stored: StoredSchedule
     timetable: Timetable | None
     problem: str | None
     seen: float
-    jobs: list[JobId]
+    runs: dict[JobId, Run]
     next_at: float = inf
 
 
@@ -86,7 +93,7 @@ class Schedules:
         supervisor: Supervisor,
         actions: JobActions,
         store: StoreReader,
-        read_clocks: Callable[[], Clocks] = lambda: Clocks(time.time(), time.monotonic()),
+        read_clocks: Callable[[], Clocks] = read_clocks,
     ) -> None:
         self.changes = 0
         self._read_clocks = read_clocks
@@ -94,9 +101,10 @@ class Schedules:
         self._actions = actions
         self._store = store
         self._by_name: dict[str, _Schedule] = {}
-        self._due: list[tuple[float, str]] = []  # a heap; outdated entries stay until they are due
+        self._due = DueHeap[str](lambda name, at: name in self._by_name and self._by_name[name].next_at == at)
         self._rung = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._rung.set, on_wall_clock=True)
+        self.late_jobs = LateJobs(supervisor, self._rung.set)
         self._looked = read_clocks()
 
     # --- life -----------------------------------------------------------------------------------------------
@@ -110,9 +118,9 @@ class Schedules:
         stored = await self._store.read(storage.read_schedules)
         self._check(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
         for names in _batched(stored):
-            jobs = await self._store.read(storage.latest_jobs, names)
+            runs = await self._store.read(storage.latest_runs, names)
             for name in names:
-                self._put(name, stored[name], jobs[name])
+                self._put(name, stored[name], self._restored(runs[name]))
         self._configure()
         at = self._now()
         for names in _batched(self._by_name):
@@ -131,11 +139,13 @@ class Schedules:
                 # set for ever it still rings when the clock is set
                 waits = self._by_name and not self._supervisor.is_draining
                 self._alarm.set(self._next_at() if waits else None)
+                self.late_jobs.set_alarm()
                 await self._rung.wait()
                 self._rung.clear()
                 await self.look()
         finally:
             self._alarm.close()
+            self.late_jobs.close()
 
     def check(self, config: Config) -> None:
         """Check that a new configuration fits the stored schedules.
@@ -181,8 +191,7 @@ class Schedules:
             Refused: there is no such schedule, or it is configured.
         """
         self._end_pause(name, self._own(name, "removed"))
-        del self._by_name[name]
-        self._supervisor.transaction.schedules[name] = None
+        self._forget(name)
         self._changed()
 
     def set_paused(self, name: str, *, paused: bool) -> None:
@@ -194,7 +203,7 @@ class Schedules:
         schedule = self._find(name)
         if _is_paused(schedule) is not paused:
             self._end_pause(name, schedule)
-        self._put(name, replace(schedule.stored, paused=paused, seen_at=self._now()), schedule.jobs)
+        self._put(name, replace(schedule.stored, paused=paused, seen_at=self._now()), schedule.runs)
         self._save(name)
 
     def run_now(self, name: str, who: str) -> JobId:
@@ -206,7 +215,7 @@ class Schedules:
         schedule = self._find(name)
         spec = job_of(name, schedule.stored.spec)
         self._actions.check([spec])
-        job = self._submit(schedule, spec)
+        job = self._submit(schedule, spec, None)
         self._add(name, Occurrence(self._now(), Result.RAN, f"run by {who}"), job)
         return job
 
@@ -255,6 +264,7 @@ class Schedules:
             upcoming=list(_upcoming(timetable, self._now(), upcoming)) if timetable and not is_paused else [],
             latest=None if latest is None else _occurrence_view(*latest),
             problem=schedule.problem,
+            is_late=self.late_jobs.is_late(name),
         )
 
     # --- time passes ----------------------------------------------------------------------------------------
@@ -263,17 +273,15 @@ class Schedules:
         """Handle everything that is due, some schedules at a time."""
         moment = self._moment()
         if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
-            self._due = [(moment.at, name) for name in self._by_name]
-            for each in self._by_name.values():
-                each.next_at = moment.at
-        while self._due and self._due[0][0] <= moment.at and not self._supervisor.is_draining:
+            for name, each in self._by_name.items():
+                self._wait_until(name, each, moment.at)
+        while self._next_at() <= moment.at and not self._supervisor.is_draining:
             for _ in range(AT_ONCE):
-                if self._due and self._due[0][0] <= moment.at:
-                    due_at, name = heappop(self._due)
-                    schedule = self._by_name.get(name)
-                    if schedule is not None and schedule.next_at == due_at:
-                        self._pass(name, moment)
+                if (due := self._due.pop_due(moment.at)) is not None:
+                    self._pass(due, moment)
             await asyncio.sleep(0)
+        if await self.late_jobs.look(self._looked.elapsed):
+            self._changed()
 
     def _moment(self) -> Moment:
         """Look at the clock, and find out whether it jumped, or nobody could look when something was due."""
@@ -309,9 +317,10 @@ class Schedules:
 
     def _start(self, name: str, schedule: _Schedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
         """Queue the job of an occurrence, unless something is against it."""
-        unfinished = [job for job in schedule.jobs if self._supervisor.is_unfinished(job)]
+        unfinished = [job for job in schedule.runs if self._supervisor.is_unfinished(job)]
         # somebody may retry one that has finished
-        schedule.jobs = sorted({*unfinished, *schedule.jobs[-storage.LATEST :]})
+        for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
+            del schedule.runs[job]
         start = starts(schedule.stored.spec.overlap, unfinished)
         if isinstance(start, str):
             return replace(due, result=Result.SKIPPED, reason=start), None
@@ -324,15 +333,17 @@ class Schedules:
         except BgdError as error:
             logger.warning("schedule %s: its job cannot be queued: %s", name, error)
             return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
-        return due, self._submit(schedule, spec)
+        job = self._submit(schedule, spec, self._elapsed(due.due_at))
+        self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
+        return due, job
 
     def _cancel(self, job: JobId, name: str) -> None:
         self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
 
-    def _submit(self, schedule: _Schedule, spec: JobSpec) -> JobId:
+    def _submit(self, schedule: _Schedule, spec: JobSpec, due: float | None) -> JobId:
         uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
         job = JobId(self._actions.submit([spec], uid).jobs[0])
-        schedule.jobs.append(job)
+        schedule.runs[job] = Run(due)
         return job
 
     def _add(self, name: str, each: Occurrence, job: JobId | None) -> None:
@@ -354,6 +365,20 @@ class Schedules:
         if skipped and first is not None:
             self._add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
 
+    def _restored(self, rows: Iterable[NewOccurrence]) -> dict[JobId, Run]:
+        """Return jobs of a schedule that were stored; what a person asked for is not late."""
+        runs: dict[JobId, Run] = {}
+        for row in rows:
+            if row.job is not None:
+                is_open = row.reason is None and not row.late and self._supervisor.is_unfinished(row.job)
+                runs[row.job] = Run(self._elapsed(row.due_at) if is_open else None, row.late)
+        return runs
+
+    def _elapsed(self, at: float) -> float:
+        """Return an instant of the wall clock on the elapsed clock, as they are now."""
+        clocks = self._read_clocks()
+        return at - clocks.wall + clocks.elapsed
+
     # --- the table ------------------------------------------------------------------------------------------
 
     def _configure(self) -> None:
@@ -362,8 +387,7 @@ class Schedules:
         for name, schedule in list(self._by_name.items()):
             if schedule.stored.uid is None and name not in configured:
                 self._end_pause(name, schedule)
-                del self._by_name[name]
-                self._supervisor.transaction.schedules[name] = None
+                self._forget(name)
         for name, spec in configured.items():
             old = self._by_name.get(name)
             if old is None or old.stored.spec != spec:
@@ -383,10 +407,15 @@ class Schedules:
             seen_at=at,
             boot_id=clock.boot_id(),
         )
-        self._put(name, stored, [] if old is None else old.jobs)
+        self._put(name, stored, {} if old is None else old.runs)
         self._save(name)
 
-    def _put(self, name: str, stored: StoredSchedule, jobs: list[JobId]) -> None:
+    def _forget(self, name: str) -> None:
+        del self._by_name[name]
+        self.late_jobs.forget(name)
+        self._supervisor.transaction.schedules[name] = None
+
+    def _put(self, name: str, stored: StoredSchedule, runs: dict[JobId, Run]) -> None:
         timetable, problem = None, None
         try:
             timetable = _timetable(name, stored.spec)
@@ -394,30 +423,31 @@ class Schedules:
             problem = str(error)
             logger.warning("schedule %s cannot be used: %s", name, error)
         schedule = _Schedule(
-            stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, jobs=jobs
+            stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, runs=runs
         )
         self._by_name[name] = schedule
         self._wait(name, schedule)
+        self.late_jobs.watch(name, runs, stored.spec.late_after)
 
     def _wait(self, name: str, schedule: _Schedule) -> None:
         """Wait for the next occurrence of a schedule."""
         timetable = None if _is_paused(schedule) else schedule.timetable
         due_at = None if timetable is None else next_at(timetable, schedule.seen)
-        schedule.next_at = inf if due_at is None else due_at
-        if due_at is not None:
-            heappush(self._due, (due_at, name))
-            if len(self._due) > 2 * len(self._by_name) + AT_ONCE:
-                self._due = [
-                    (each.next_at, name) for name, each in self._by_name.items() if each.next_at < inf
-                ]
-                heapify(self._due)
+        self._wait_until(name, schedule, inf if due_at is None else due_at)
+
+    def _wait_until(self, name: str, schedule: _Schedule, at: float) -> None:
+        schedule.next_at = at
+        self._due.forget()
+        if at < inf:
+            self._due.push(name, at)
         self._rung.set()
+
+    def _next_at(self) -> float:
+        at = self._due.next_at()
+        return inf if at is None else at
 
     def _now(self) -> float:
         return self._read_clocks().wall
-
-    def _next_at(self) -> float:
-        return self._due[0][0] if self._due else inf
 
     def _save(self, name: str) -> None:
         self._supervisor.transaction.schedules[name] = self._by_name[name].stored
@@ -504,7 +534,13 @@ def _upcoming(timetable: Timetable, after: float, most: int) -> Iterator[float]:
 
 def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
     return OccurrenceView(
-        id=number, due_at=each.due_at, outcome=each.result, job=each.job, reason=each.reason, count=each.count
+        id=number,
+        due_at=each.due_at,
+        outcome=each.result,
+        job=each.job,
+        reason=each.reason,
+        count=each.count,
+        late=each.late,
     )
 
 

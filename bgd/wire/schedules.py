@@ -89,6 +89,7 @@ class OccurrenceView(Struct, frozen=True, kw_only=True):
     job: int | None = None  # None also once the job is removed
     reason: str | None = None  # why it did not run, or who asked for it
     count: int = 1
+    late: bool = False  # its job had not finished when the schedule's `late_after` was over
 
 
 class ScheduleView(Struct, frozen=True, kw_only=True):
@@ -99,6 +100,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     * `timezone`: the one in force.
     * `upcoming`: its next occurrences; none while it is paused.
     * `problem`: why it cannot be used; None: it can.
+    * `is_late`: a job of it is late and has not finished.
     """
 
     name: str
@@ -110,6 +112,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     upcoming: list[float]
     latest: OccurrenceView | None = None
     problem: str | None = None
+    is_late: bool = False
 
 
 class SchedulesPart(Struct, frozen=True, tag="schedules"):

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bgd import Refused
+from tests.support import wait_until
 
 
 def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
@@ -43,8 +44,27 @@ def test_json_has_the_keys_of_the_contract(own_daemon):
     assert schedule["every"] == "1h"
     assert schedule["except"] == ["12-25"]
     assert (schedule["overlap"], schedule["paused"], schedule["configured"]) == ("queue", False, False)
-    assert row.keys() == {"id", "due_at", "outcome", "job", "reason", "count"}
+    assert row.keys() == {"id", "due_at", "outcome", "job", "reason", "count", "late"}
     assert (row["outcome"], row["job"], row["count"]) == ("ran", job, 1)
+
+
+def test_a_late_job_is_named_in_list_and_history_until_it_has_finished(own_daemon):
+    added = own_daemon.bgctl(
+        "schedule", "add", "slow", "every 1s", "--late-after", "100ms", "--", "sleep", "1000"
+    )
+    assert "; next: " in added.stderr
+    wait_until(lambda: ",␣late" in own_daemon.bgctl("schedule").stdout)
+    own_daemon.bgctl("schedule", "pause", "slow")
+
+    *_, oldest = own_daemon.bgctl("schedule", "history", "slow").stdout.splitlines()
+    assert "  ran,␣late  " in oldest
+    assert json.loads(own_daemon.bgctl("schedule", "list", "--json").stdout)[0]["late"]
+    *_, first = json.loads(own_daemon.bgctl("schedule", "history", "slow", "--json").stdout)
+    assert first["late"]
+    with own_daemon.client() as client:
+        client.cancel([first["job"]])
+        client.wait([first["job"]])
+    assert ",␣late" not in own_daemon.bgctl("schedule").stdout
 
 
 def test_schedules_with_very_long_arguments_are_listed_and_replaced(own_daemon):

@@ -91,7 +91,7 @@ class DueHeaps(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.due: dict[JobId, float] = {}
-        self.heap = DueHeap(lambda job_id, due: self.due.get(job_id) == due)
+        self.heap = DueHeap[JobId](lambda job_id, due: self.due.get(job_id) == due)
 
     @rule(job_ids=crowds, due=st.integers(0, 20))
     def wait(self, job_ids, due):
@@ -198,7 +198,7 @@ def test_a_job_that_leaves_and_comes_back_does_not_pile_up():
 
 
 def test_jobs_that_stopped_waiting_for_a_time_do_not_pile_up():
-    heap = DueHeap(lambda _id, _due: False)
+    heap = DueHeap[JobId](lambda _id, _due: False)
 
     for job_id in map(JobId, range(MANY)):
         heap.push(job_id, float(job_id))
@@ -243,7 +243,7 @@ def test_jobs_come_by_priority_and_then_in_order_of_submission(jobs):
 
 @pytest.mark.parametrize("due", [0.0, 5.0])
 def test_a_job_is_due_at_its_time_and_not_before(due):
-    heap = DueHeap(lambda _id, _due: True)
+    heap = DueHeap[JobId](lambda _id, _due: True)
     heap.push(JobId(1), due)
 
     assert heap.pop_due(due - 0.001) is None

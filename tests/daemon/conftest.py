@@ -12,6 +12,7 @@ import uvloop
 from bgd.config import Config
 from bgd.daemon.storage.store import Store
 from tests.daemon.harness import configure
+from tests.daemon.schedule_lives import FakeClocks, LifeContext
 from tests.daemon.scripted_launcher import ScriptedLauncher
 
 
@@ -50,3 +51,13 @@ async def launcher(config: Config) -> AsyncIterator[ScriptedLauncher]:
     await scripted.start()
     yield scripted
     await scripted.close()
+
+
+@pytest.fixture
+def clocks() -> FakeClocks:
+    return FakeClocks()
+
+
+@pytest.fixture
+def lives(config: Config, launcher: ScriptedLauncher, clocks: FakeClocks) -> LifeContext:
+    return LifeContext(config, launcher, clocks)

@@ -428,6 +428,14 @@ GROWN |= {
     ),
     "attempts_with_durations": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, run_seconds=1.25)])),
 }
+GROWN |= {
+    "set_schedule_with_late_after": (
+        "request",
+        schedules.SetSchedule(id=41, name="nightly", spec=replace(SCHEDULE, late_after=600.0)),
+    ),
+    "schedules_with_late": ("reply", schedules.SchedulesPart(40, [replace(SCHEDULE_VIEW, is_late=True)])),
+    "history_with_late": ("reply", schedules.HistoryPart(45, [replace(OCCURRENCE, late=True)])),
+}
 
 
 def sample_of(direction: str, message: Message) -> Path:

@@ -48,8 +48,8 @@ class AsyncSchedules:
             kwargs: of the target.
             replace: take the place of a schedule of this name; otherwise that is an error.
             given: one of `cron`, `calendar` and `every`; `timezone`, `overlap`, `missed`, `missed_within`,
-                `jitter`, `excluded` and `paused`; and the options of `submit`, except those that say when a
-                job starts.
+                `jitter`, `late_after`, `excluded` and `paused`; and the options of `submit`, except those
+                that say when a job starts.
 
         Raises:
             Refused: it is not valid, or there is a schedule of this name.

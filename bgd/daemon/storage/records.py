@@ -148,7 +148,10 @@ class StoredSchedule(Struct, frozen=True, kw_only=True):
 
 
 class NewOccurrence(Struct, frozen=True):
-    """What became of one or more occurrences of a schedule; `job` is the one that was queued."""
+    """What became of one or more occurrences of a schedule; `job` is the one that was queued.
+
+    `late`: it had not finished in time; what is new is not late yet.
+    """
 
     schedule: str
     due_at: float
@@ -156,6 +159,7 @@ class NewOccurrence(Struct, frozen=True):
     job: JobId | None = None
     reason: str | None = None
     count: int = 1
+    late: bool = False
 
 
 class StoredSpec(Struct, frozen=True, gc=False):
@@ -187,6 +191,7 @@ class Transaction(Struct, kw_only=True):
         schedules: schedules that have changed; None: it is removed.
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
+        late: jobs of schedules that have not finished in time, each with its schedule.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -215,6 +220,7 @@ class Transaction(Struct, kw_only=True):
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}
+    late: list[tuple[str, JobId]] = []
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []

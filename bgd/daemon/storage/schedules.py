@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from operator import itemgetter
 
 import msgspec
 
@@ -21,7 +22,7 @@ _decode = msgspec.msgpack.Decoder(ScheduleSpec).decode
 
 def save(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write what a transaction holds of schedules, inside it; most hold nothing."""
-    if not (transaction.schedules or transaction.occurrences or transaction.seen):
+    if not (transaction.schedules or transaction.occurrences or transaction.seen or transaction.late):
         return
     for name, stored in transaction.schedules.items():
         if stored is None:
@@ -31,6 +32,7 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> None:
     rows = [_row(each) for each in transaction.occurrences]
     db.executemany(_INSERT, rows)
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
+    db.executemany(_NOTE_LATE, transaction.late)
     for name in {each.schedule for each in transaction.occurrences}:
         _delete_old(db, name)
 
@@ -54,15 +56,18 @@ def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
     }
 
 
-def latest_jobs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[JobId]]:
-    """Return the newest jobs of schedules, oldest first; those that have not finished are among them."""
+def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[NewOccurrence]]:
+    """Return what ran last of schedules, oldest first; whatever has not finished is among it."""
     oldest = [job for state in _UNFINISHED for (job,) in db.execute(_OLDEST, (state,)) if job is not None]
-    found: dict[str, list[JobId]] = {}
+    found: dict[str, list[NewOccurrence]] = {}
     for name in names:
-        jobs = {job for (job,) in db.execute(_LATEST_JOBS, (name, LATEST))}
+        rows = set(db.execute(_LATEST_RUNS, (name, LATEST)))
         if oldest:
-            jobs |= {job for (job,) in db.execute(_UNFINISHED_JOBS, (name, min(oldest)))}
-        found[name] = [JobId(job) for job in sorted(jobs)]
+            rows |= set(db.execute(_UNFINISHED_RUNS, (name, min(oldest))))
+        found[name] = [
+            NewOccurrence(name, due_at, Result.RAN, JobId(job), reason, 1, bool(late))
+            for job, due_at, reason, late in sorted(rows, key=itemgetter(0))
+        ]
     return found
 
 
@@ -75,8 +80,8 @@ def history(
     """
     rows = db.execute(_HISTORY, (schedule, before or 2**63 - 1, limit))
     return [
-        (number, NewOccurrence(schedule, due_at, Result(result), job, reason, count))
-        for number, due_at, result, job, reason, count in rows
+        (number, NewOccurrence(schedule, due_at, Result(result), job, reason, count, bool(late)))
+        for number, due_at, result, job, reason, count, late in rows
     ]
 
 
@@ -102,18 +107,20 @@ _SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
 _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)
 """
-_LATEST_JOBS = """
-    SELECT job FROM occurrences WHERE schedule = ? AND job IS NOT NULL ORDER BY job DESC LIMIT ?
+_NOTE_LATE = "UPDATE occurrences SET late = 1 WHERE schedule = ? AND job = ?"
+_LATEST_RUNS = """
+    SELECT job, due_at, reason, late FROM occurrences WHERE schedule = ? AND job IS NOT NULL
+    ORDER BY job DESC LIMIT ?
 """
 _UNFINISHED = tuple(state.value for state in State if state not in FINAL)
 _OLDEST = "SELECT min(id) FROM jobs WHERE state = ?"
-_UNFINISHED_JOBS = f"""
-    SELECT job FROM occurrences WHERE schedule = ? AND job >= ? AND EXISTS (
+_UNFINISHED_RUNS = f"""
+    SELECT job, due_at, reason, late FROM occurrences WHERE schedule = ? AND job >= ? AND EXISTS (
         SELECT 1 FROM jobs WHERE id = occurrences.job AND state IN {_UNFINISHED}
     )
 """  # noqa: S608 (constants)
 _HISTORY = """
-    SELECT id, due_at, result, (SELECT id FROM jobs WHERE id = occurrences.job), reason, count
+    SELECT id, due_at, result, (SELECT id FROM jobs WHERE id = occurrences.job), reason, count, late
     FROM occurrences WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
 """
 _NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"

@@ -226,6 +226,10 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX occurrences_by_schedule ON occurrences (schedule);
     CREATE INDEX occurrences_by_job ON occurrences (schedule, job) WHERE job IS NOT NULL;
     """,
+    """
+    -- 1: its job had not finished in time.
+    ALTER TABLE occurrences ADD COLUMN late INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

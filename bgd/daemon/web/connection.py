@@ -91,7 +91,7 @@ async def start_web_server(
         schedules=SchedulePages(supervisor, schedules, store, views),
         search=SearchPages(store, config.log_dir, views),
         actions=PageActions(supervisor, actions, store),
-        monitoring=Monitoring(supervisor, store, is_ready),
+        monitoring=Monitoring(supervisor, store, schedules, is_ready),
     )
     server = WebServer(authenticator, router, tasks)
     await server.start(listening)

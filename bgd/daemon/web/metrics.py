@@ -21,13 +21,14 @@ from prometheus_client.registry import Collector
 import bgd
 from bgd.core.job import FINAL, State
 from bgd.daemon.measurements import Histogram, Measurements
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.supervisor import Supervisor
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 def collect(
-    supervisor: Supervisor, counts: dict[str, int], log_bytes: int, *, is_ready: bool
+    supervisor: Supervisor, schedules: Schedules, counts: dict[str, int], log_bytes: int, *, is_ready: bool
 ) -> list[Metric]:
     """Return all metrics of what is in memory, and of what was read from the database."""
     measured = supervisor.measurements
@@ -44,6 +45,11 @@ def collect(
         *_attempts_of_queues(measured),
         *_daemon(supervisor, is_ready=is_ready),
         GaugeMetricFamily("bgd_log_bytes", "Size of the logs of attempts that have ended.", log_bytes),
+        GaugeMetricFamily(
+            "bgd_schedules_late",
+            "Schedules of which a job is late and has not finished.",
+            schedules.late_jobs.count,
+        ),
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from types import ModuleType
 
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import read
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
@@ -23,12 +24,16 @@ class Monitoring:
     Args:
         supervisor: what is in memory.
         store: what is on disk.
+        schedules: which of them are late.
         is_ready: tells whether a launcher is connected, so that jobs can be started now.
     """
 
-    def __init__(self, supervisor: Supervisor, store: StoreReader, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, store: StoreReader, schedules: Schedules, is_ready: Callable[[], bool]
+    ) -> None:
         self._supervisor = supervisor
         self._store = store
+        self._schedules = schedules
         self._is_ready = is_ready
         self._token = supervisor.config.http.metrics_token
 
@@ -52,7 +57,9 @@ class Monitoring:
         log_bytes = await self._store.read(read.log_bytes)
         # imported late: most daemons are never asked
         metrics = await asyncio.to_thread(_import_metrics)
-        families = metrics.collect(self._supervisor, counts, log_bytes, is_ready=self._is_ready())
+        families = metrics.collect(
+            self._supervisor, self._schedules, counts, log_bytes, is_ready=self._is_ready()
+        )
         body = await asyncio.to_thread(metrics.as_text, families, self._supervisor.config.daemon.state_dir)
         return PageResponse(HttpResponse(content_type=metrics.CONTENT_TYPE, body=body))
 

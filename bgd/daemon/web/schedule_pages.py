@@ -51,6 +51,7 @@ class ScheduleRow(Struct, frozen=True, kw_only=True):
     zone: str
     is_paused: bool
     problem: str | None
+    is_late: bool
     next: DisplayTime | None
     next_in_zone: str
     latest: OccurrenceRow | None
@@ -178,6 +179,7 @@ def _row(view: ScheduleView, now: float) -> ScheduleRow:
         zone=view.timezone,
         is_paused=view.is_paused,
         problem=view.problem,
+        is_late=view.is_late,
         next=display_time(view.upcoming[0], now) if view.upcoming else None,
         next_in_zone=_in_zone(view.upcoming[0], view) if view.upcoming else "",
         latest=None if view.latest is None else _occurrence(view.latest, now),
@@ -194,13 +196,18 @@ def _in_zone(at: float, view: ScheduleView) -> str:
 
 def _occurrence(view: OccurrenceView, now: float) -> OccurrenceRow:
     return OccurrenceRow(
-        outcome=view.outcome if view.count == 1 else f"{view.outcome}, {view.count:,} times",
-        state=_BADGES[view.outcome],
+        outcome=_outcome_in_words(view),
+        state="failed" if view.late else _BADGES[view.outcome],
         due=display_time(view.due_at, now),
         job=view.job,
         reason=view.reason or "",
         count=view.count,
     )
+
+
+def _outcome_in_words(view: OccurrenceView) -> str:
+    count = f", {view.count:,} times" if view.count > 1 else ""
+    return f"{view.outcome}{count}{', late' if view.late else ''}"
 
 
 _BADGES = {Result.RAN: "succeeded", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}

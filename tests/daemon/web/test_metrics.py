@@ -31,6 +31,7 @@ PLAIN_COUNTS = {
     "bgd_queue_jobs",
     "bgd_slots",
     "bgd_slots_taken",
+    "bgd_schedules_late",
     "process_max_fds",
     "process_open_fds",
 }
@@ -53,8 +54,9 @@ def browser():
             client.wait(ended)
             client.cancel([client.submit(["/bin/true"], delay=3600, name='a "name"').id])
             client.submit(["/bin/true"], hold=True, queue="mail")
-            running = client.submit(["/bin/sleep", "1000"])
-            wait_until(lambda: running.refresh().state == "running")
+            client.schedules.add("slow", ["/bin/sleep", "1000"], every="1s", late_after=0.1)
+            wait_until(lambda: client.schedules.list("slow")[0].is_late)
+            client.schedules.pause("slow")
         yield Browser(daemon)
         daemon.stop()
 
@@ -121,6 +123,7 @@ def test_metrics_say_what_has_happened(families):
         ("bgd_paused",): 0,
         ("bgd_launcher_connected",): 1,
         ("bgd_log_bytes",): len("hello\n"),
+        ("bgd_schedules_late",): 1,
     }
     assert {name: found[name] for name in expected} == expected
     assert (
