@@ -207,7 +207,7 @@ _RUN = f"SELECT {_RUN_COLUMNS} FROM jobs {_LATEST_ATTEMPT} WHERE id = ?"  # noqa
 
 # --- by when they ended -------------------------------------------------------------------------------------
 
-STEP = 300.0  # seconds that are counted together
+STEP = 60.0  # seconds that are counted together; the latest two are counted each time
 HOURS = 24
 _STEPS_AN_HOUR = round(3600 / STEP)
 
@@ -234,9 +234,9 @@ class Ends(Struct, frozen=True):
 
 
 class EndCounter:
-    """Counts the jobs that ended in the last day, in steps of five minutes.
+    """Counts the jobs that ended in the last day, in steps of a minute.
 
-    It keeps all counts but those of the latest steps, so it reads each job once or twice. Jobs that were
+    It keeps all counts but those of the latest two steps, so it reads each job once or twice. Jobs that were
     removed since they were counted stay counted. It belongs to one connection, on whose thread it is called.
     """
 

@@ -169,7 +169,7 @@ async def test_the_newest_ends_are_counted_first_and_the_rest_later(store, monke
 async def test_what_was_counted_is_not_read_again_but_what_is_new_is(store, monkeypatch):
     await started_store(store, monkeypatch)
     await put(store, new(1), new(2), new(3))
-    await finish(store, 1, ago=4 * STEP)
+    await finish(store, 1, ago=180.0)
     await finish(store, 2)
     counter = EndCounter()
     await store.search(counter.count, FOREVER)
