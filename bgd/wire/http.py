@@ -37,7 +37,6 @@ SECURITY_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
 )
 
 SAFE_METHODS = ("GET", "HEAD")  # methods that change nothing
@@ -64,12 +63,16 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
 
 
 class HttpResponse(Struct, frozen=True, kw_only=True):
-    """An answer. `body` None: the body is sent in parts, and its length is not known yet."""
+    """An answer. `body` None: the body is sent in parts, and its length is not known yet.
+
+    `caching` is its Cache-Control header.
+    """
 
     status: HTTPStatus = HTTPStatus.OK
     content_type: str = TEXT
     body: bytes | None = b""
     headers: tuple[tuple[str, str], ...] = ()
+    caching: str = "no-store"
 
 
 class RequestRefused(ProtocolError):
@@ -112,7 +115,8 @@ class HttpExchange:
 
     def begin(self, response: HttpResponse) -> bytes:
         """Return the bytes of an answer, or of its head if the body comes in parts."""
-        headers = [("Content-Type", response.content_type), *response.headers, *SECURITY_HEADERS]
+        headers = [("Content-Type", response.content_type), ("Cache-Control", response.caching)]
+        headers += [*response.headers, *SECURITY_HEADERS]
         if response.body is not None:
             headers.append(("Content-Length", str(len(response.body))))
         headers.append(("Connection", "close"))

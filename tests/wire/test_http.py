@@ -162,6 +162,12 @@ def test_every_answer_has_the_security_headers_and_ends_the_connection():
         assert "Connection: close" in head
 
 
+def test_answers_are_not_cached_unless_they_say_so():
+    kept = HttpResponse(body=b"x", caching="immutable")
+    assert b"\r\nCache-Control: no-store\r\n" in answered(PLAIN, HttpResponse(body=b"x"))
+    assert answered(PLAIN, kept).count(b"\r\nCache-Control: immutable\r\n") == 1
+
+
 def test_an_answer_of_known_length_is_complete_at_once():
     data = answered(PLAIN, HttpResponse(body=b"hello", headers=(("X-Y", "z"),)))
     assert b"\r\nContent-Length: 5\r\n" in data

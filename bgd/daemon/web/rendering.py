@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bgd.daemon.web.static_files import static_address
 from bgd.daemon.web.terminal import as_markup
 from bgd.escape import one_line
 
@@ -31,6 +32,7 @@ def _environment(base: str) -> Environment:
     )
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base
+    environment.globals["static"] = lambda name: base + static_address(name)
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

@@ -6,7 +6,6 @@ import re
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from http import HTTPStatus
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -20,7 +19,7 @@ from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
-from bgd.daemon.web.terminal import palette
+from bgd.daemon.web.static_files import static_response
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
 
@@ -45,8 +44,6 @@ class Router:
         monitoring: Monitoring,
     ) -> None:
         self._authenticator = authenticator
-        self._static = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
-        self._static["palette.css"] = palette().encode()
         self._routes = [
             _Route(re.compile(path), access, answer)
             for path, access, answer in (
@@ -136,11 +133,9 @@ class Router:
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
 
     async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
-        del request
-        if name not in self._static:
+        if (response := static_response(request, name)) is None:
             raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
-        kind = _STATIC_TYPES[name.rpartition(".")[2]]
-        return PageResponse(HttpResponse(content_type=kind, body=self._static[name]))
+        return PageResponse(response)
 
     async def _answer_login(self, request: HttpRequest, token: str) -> PageResponse:
         """Give the browser its cookie and a page that leads on.
@@ -176,9 +171,3 @@ _ATTEMPT = "([1-9][0-9]{0,8})"
 _VERB = "([a-z]{1,20})"
 _QUEUE = "([A-Za-z0-9._-]{1,64})"
 _TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - a pattern for tokens
-_STATIC = Path(__file__).parent / "static"
-_STATIC_TYPES = {
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}

@@ -83,7 +83,7 @@ def test_strangers_see_no_banner(daemon):
 def test_the_icon_shows_that_a_job_failed(daemon):
     with daemon.client() as client:
         browser = Browser(daemon).log_in()
-        assert '/static/icon.svg"' in icon_of(browser)
+        assert "/static/icon.svg?" in icon_of(browser)
         with stream_of(daemon, "/job-logs") as events:
             next(events)
             job = client.submit(["/bin/false"])
@@ -94,7 +94,7 @@ def test_the_icon_shows_that_a_job_failed(daemon):
         assert "icon-failed.svg" in icon_of(browser)
         assert browser.get("/static/icon-failed.svg").headers["content-type"] == "image/svg+xml"
         client.remove([job.id])
-        wait_until(lambda: '/static/icon.svg"' in icon_of(browser))
+        wait_until(lambda: "/static/icon.svg?" in icon_of(browser))
 
 
 async def test_a_watch_wakes_only_when_its_value_changes():

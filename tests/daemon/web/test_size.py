@@ -46,6 +46,22 @@ def test_the_first_load_of_a_page_is_small(browser, page):
     assert loaded < FIRST_LOAD
 
 
+def test_a_browser_keeps_styles_and_scripts_until_their_content_changes(browser):
+    page = browser.get("/job-logs").text
+    addresses = set(re.findall(r'"(/static/[^"]*)"', page))
+
+    assert any("style.css?" in address for address in addresses)
+    assert {browser.get(address).headers["cache-control"] for address in addresses} == {
+        "public, max-age=31536000, immutable"
+    }
+
+
+@pytest.mark.parametrize("address", ["/static/style.css", "/static/style.css?0123456789abcdef", "/job-logs"])
+def test_nothing_else_is_kept(browser, address):
+    """With the version of another bgd, a file must not be kept under an address that is not its own."""
+    assert browser.get(address).headers["cache-control"] == "no-store"
+
+
 def test_compressed_pages_are_the_same_pages(browser):
     plain = browser.get("/static/style.css")
 

@@ -1,0 +1,57 @@
+"""Styles, scripts and icons, each at an address with a hash of its content: browsers load it once."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import blake2s
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgd.daemon.web.terminal import palette
+from bgd.wire.http import HttpRequest, HttpResponse
+
+
+class StaticFile(Struct, frozen=True):
+    """A file as it is sent. `version` is what follows the question mark of its address."""
+
+    body: bytes
+    content_type: str
+    version: str
+
+
+def static_address(name: str) -> str:
+    """Return the address of a file, below the base of all pages."""
+    return f"/static/{name}?{_files()[name].version}"
+
+
+def static_response(request: HttpRequest, name: str) -> HttpResponse | None:
+    """Return a file, or None; a browser may keep it for ever if the address says what is in it."""
+    file = _files().get(name)
+    if file is None:
+        return None
+    # with the version of an earlier bgd, this content must not be kept under the address of another one
+    caching = _FOR_EVER if request.query == file.version else HttpResponse().caching
+    return HttpResponse(content_type=file.content_type, body=file.body, caching=caching)
+
+
+@cache
+def _files() -> dict[str, StaticFile]:
+    """Read all at once: when the next one is due, they may be of another version."""
+    bodies = {path.name: path.read_bytes() for path in _FOLDER.iterdir()}
+    bodies["palette.css"] = palette().encode()
+    return {
+        name: StaticFile(
+            body, _CONTENT_TYPES[name.rpartition(".")[2]], blake2s(body, digest_size=8).hexdigest()
+        )
+        for name, body in bodies.items()
+    }
+
+
+_FOLDER = Path(__file__).parent / "static"
+_CONTENT_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
