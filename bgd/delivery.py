@@ -57,6 +57,7 @@ MAX_READ = 64 * 1024  # bytes of a log
 MAX_FACT = 2_000  # characters of a value in a text or a variable
 MAX_SUBJECT = 200  # characters of a name in a headline
 MAX_PING = 10_000  # bytes, which is what a ping may carry
+SENDMAIL_FOLDERS = "/usr/sbin:/usr/lib"  # where it is if it is not on PATH
 TIMEOUT = 20.0  # seconds for a ping, from the first look-up to the answer
 
 PREFIX = "BGD_NOTIFICATION_"  # of variables; BGD_NOTIFY_ belongs to the keys of [notify]
@@ -145,27 +146,28 @@ def _target(name: str, config: str | None) -> NotifyTarget:
 
 def headline(notification: Notification) -> str:
     """Return a notification on one line, for example "nightly failed (exit code 1) on db1"."""
-    return f"{_happened(notification.message)} on {notification.host}"
-
-
-def _happened(message: Message) -> str:
+    message = notification.message
     subject = _cut(one_line(message.subject), MAX_SUBJECT)
+    failures, count, summary = message.failures or 1, message.count or 1, message.summary or ()
     match message.event:
         case NotifyEvent.FAILED:
             how = outcome_in_words(message)
-            row = f" {message.failures} times in a row" if (message.failures or 0) > 1 else ""
-            return f"{subject} failed{row}{f' ({how})' if how else ''}"
-        case NotifyEvent.RECOVERED | NotifyEvent.SUCCEEDED | NotifyEvent.STARTED:
-            return f"{subject} {message.event}"
+            often = f" {failures} times in a row" if failures > 1 else ""
+            happened = f"{subject} failed{often}{f' ({how})' if how else ''}"
+        case NotifyEvent.RECOVERED:
+            happened = f"{subject} recovered{f' after {failures} failures' if failures > 1 else ''}"
+        case NotifyEvent.SUCCEEDED | NotifyEvent.STARTED:
+            happened = f"{subject} {message.event}"
         case NotifyEvent.MISSED:
-            return f"{subject} was missed{f' {message.count} times' if (message.count or 0) > 1 else ''}"
+            happened = f"{subject} was missed{f' {count} times' if count > 1 else ''}"
         case NotifyEvent.LATE:
-            return f"{subject} is late"
+            happened = f"{subject} is late"
         case NotifyEvent.SUMMARY:
-            counts = ", ".join(f"{each.count} {each.event}" for each in message.summary or ())
-            return f"more notifications{f': {counts}' if counts else ''}"
+            counts = ", ".join(f"{each.count} {each.event}" for each in summary)
+            happened = f"{sum(each.count for each in summary)} more notifications ({counts})"
         case NotifyEvent.TEST:
-            return f"test of [notify.{one_line(message.target)}]"
+            happened = f"test of [notify.{one_line(message.target)}]"
+    return f"{happened} on {notification.host}"
 
 
 def facts(message: Message) -> Iterator[tuple[str, str]]:
@@ -180,8 +182,8 @@ def facts(message: Message) -> Iterator[tuple[str, str]]:
         "queue": message.queue,
         "ended": outcome_in_words(message) or None,
         "attempts": message.attempts and f"{message.attempts}",
-        "in a row": message.failures and f"{message.failures} failures",
-        "missed": message.count and f"{message.count}",
+        "failures": message.failures and f"{message.failures} in a row",
+        "missed": message.count and f"{message.count} times",
         "reason": message.reason,
     }
     for label, value in found.items():
@@ -204,7 +206,7 @@ def as_text(notification: Notification) -> str:
     if message.schedule is not None:
         commands.append(f"bgctl schedule history {one_line(message.schedule)}")
     if commands:
-        lines += ["", *commands]
+        lines += ["", "To look at it:", "", *(f"  {command}" for command in commands)]
     return "\n".join([*lines, ""])
 
 
@@ -261,8 +263,8 @@ def _shown(line: str) -> str:
     return one_line(line.rpartition("\r")[2].expandtabs())
 
 
-# ECMA-48: control sequences such as colours, and strings such as titles of a window
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# ECMA-48: control sequences such as colours, strings such as the title of a window, and all others
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 
 
 def _last_bytes(log: Path) -> bytes:
@@ -353,11 +355,11 @@ def as_quote(output: Sequence[str]) -> str:
 
 
 def _sendmail(name: str) -> str:
-    found = shutil.which("sendmail", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/lib")
+    found = shutil.which("sendmail", path=f"{os.environ.get('PATH', os.defpath)}:{SENDMAIL_FOLDERS}")
     if found is None:
         raise NotDelivered(
-            f"[notify.{name}] needs sendmail, which is not on PATH, in /usr/sbin or in /usr/lib: install a "
-            "mail server, or a forwarder such as msmtp-mta",
+            f"[notify.{name}] needs sendmail, which is not on PATH or in {SENDMAIL_FOLDERS}: install a mail "
+            "server, or a forwarder such as msmtp-mta",
             NOT_FOUND,
         )
     return found
