@@ -17,6 +17,7 @@ from msgspec import Meta
 from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core.spec import (
+    EXECUTOR_NAME,
     MAX_BYTES,
     MAX_DURATION,
     MAX_NAME,
@@ -30,6 +31,7 @@ from bgd.core.spec import (
     OPTIONS,
     Backoff,
     Duration,
+    ExecutorName,
     ExitCodes,
     FileBytes,
     Folder,
@@ -502,6 +504,7 @@ CORE_SIZE = BoundedSizeType(
     FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"
 )
 DURATION = DurationType()
+EXECUTOR = BoundedType(ExecutorName, f"the name of an executor: {EXECUTOR_NAME}")
 FILE = PathType("file")
 FOLDER = PathType("dir")
 MEMORY = BoundedSizeType(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes")
@@ -556,6 +559,7 @@ def _click_option(name: str) -> Callable[[F], F]:
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     Backoff: (BACKOFF, "F"),
     Duration: (DURATION, "D"),
+    ExecutorName: (EXECUTOR, "NAME"),
     ExitCodes: (ExitCodesType(), "CODES"),
     FileBytes: (CORE_SIZE, "SIZE"),
     Folder: (FOLDER, "DIR"),

@@ -20,6 +20,7 @@ from bgd.formatting import (
     Waiting,
     attempt_as_json,
     command_line,
+    executor_line,
     iso_time,
     job_as_json,
     labelled_options,
@@ -141,6 +142,7 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
     yield from _labelled_lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
         ("took" if attempt.outcome else "runs for", short_duration(attempt.run_seconds)),
+        ("runs on" if attempt.outcome is None else "ran on", executor_line(attempt)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _describe_usage(attempt)),
         ("log", _describe_log(attempt)),

@@ -23,12 +23,16 @@ from bgd.core.classes import POLICY_KEYS, ClassPolicy
 from bgd.core.job import Decision, ExceptionRules, NextStep, RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import (
+    EXECUTOR_NAME,
+    LOCAL,
     MAX_DURATION,
     NOT_SCHEDULED,
     OPTIONS,
     QUEUE_NAME,
     Backoff,
     Duration,
+    ExecutorKind,
+    ExecutorName,
     FileBytes,
     Isolation,
     JobSpec,
@@ -41,7 +45,7 @@ from bgd.core.spec import (
     kind_of,
 )
 from bgd.core.target import is_dotted_name, is_module, is_runner_name, problem_with_entry
-from bgd.errors import ConfigError
+from bgd.errors import ConfigError, nearest
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (
     ANY,
@@ -59,6 +63,7 @@ from bgd.settings import (
     checked_duration,
     duration,
     duration_within,
+    executor_name,
     from_environment,
     from_file,
     key,
@@ -104,6 +109,7 @@ class Config(Struct, frozen=True, kw_only=True):
     security: SecurityConfig
     python: PythonConfig
     runners: dict[str, RunnerConfig]
+    executors: dict[str, ExecutorConfig]  # besides "local"
     logs: LogsConfig
     retention: RetentionConfig
     backup: BackupConfig
@@ -214,6 +220,7 @@ def _program_with_arguments(setting: Setting, example: str) -> tuple[str, ...]:
 
 
 _A_RUNNER = '["php", "artisan", "bgd:run"]'
+_A_PREFIX = '["nice", "-n", "7"]'
 
 
 def _mail(setting: Setting) -> str:
@@ -292,6 +299,7 @@ def _option(name: str, setting: Setting) -> object:
     kind = kind_of(name)  # not before it is needed: it would make each client start later
     readers: dict[Any, Reader[Any]] = {
         QueueName: queue_name,
+        ExecutorName: executor_name,
         Duration: duration,
         Timeout: duration_within(Timeout),
         MemoryBytes: size(MemoryBytes),
@@ -469,6 +477,7 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
 
     slots: int | None = key(whole_number(SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
+    executor: str = key(executor_name, LOCAL)  # of jobs that name none themselves
 
 
 class RunnerConfig(Struct, frozen=True, kw_only=True):
@@ -488,6 +497,14 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     )
     mail: str | None = key(_mail, None)
     url: str | None = key(secret_url, None)
+
+
+class ExecutorConfig(Struct, frozen=True, kw_only=True):
+    """[executors.NAME]: what runs jobs."""
+
+    kind: ExecutorKind = key(one_of(*ExecutorKind), ExecutorKind.LOCAL)
+    argv: tuple[str, ...] = key(partial(_program_with_arguments, example=_A_PREFIX), ())
+    """Of a prefix: the program in front of the job's, and its arguments."""
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
@@ -539,6 +556,7 @@ SCHEMA: Schema = {
     "queues": {ANY: keys_of(QueueConfig)},
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
+    "executors": {ANY: keys_of(ExecutorConfig)},
     "schedules": {ANY: _SCHEDULES},
     "notify": {ANY: keys_of(NotifyTarget)},
 }
@@ -558,6 +576,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         daemon = replace(daemon, socket=places.socket)
     check_socket(daemon.socket, "set [daemon] socket to a shorter path")
     check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    executors = dict(_executors(found))
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
     return Config(
@@ -571,7 +590,8 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         logs=_section(found, "logs", LogsConfig),
         retention=_section(found, "retention", RetentionConfig),
         backup=_section(found, "backup", BackupConfig, folder=f"{daemon.state_dir}/backups"),
-        queues=dict(_queues(found)),
+        executors=executors,
+        queues=dict(_queues(found, executors)),
         classes=dict(_class_policies(found)),
         schedules=dict(_schedules(found)),
         notify=dict(_notify_targets(found)),
@@ -585,13 +605,41 @@ def _section(found: Mapping[str, Setting], name: str, kind: type[S], **given: ob
     return kind(**{**given, **read_section(found, name, keys_of(kind), **given)})
 
 
-def _queues(found: Mapping[str, Setting]) -> Iterator[tuple[str, QueueConfig]]:
+def _queues(
+    found: Mapping[str, Setting], executors: Mapping[str, ExecutorConfig]
+) -> Iterator[tuple[str, QueueConfig]]:
     for name, setting in names_in(found, "queues").items():
         try:
             msgspec.convert(name, QueueName)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{setting.origin}: not the name of a queue, which is {QUEUE_NAME}") from error
-        yield name, _section(found, f"queues.{name}", QueueConfig)
+        queue = _section(found, f"queues.{name}", QueueConfig)
+        if queue.executor not in {LOCAL, *executors}:
+            origin, known = (
+                found[f"queues.{name}.executor"].origin,
+                nearest(queue.executor, [LOCAL, *executors]),
+            )
+            raise ConfigError(f"{origin}: there is no [executors.{queue.executor}]; {known}")
+        yield name, queue
+
+
+def _executors(found: Mapping[str, Setting]) -> Iterator[tuple[str, ExecutorConfig]]:
+    for name, setting in names_in(found, "executors").items():
+        section = f"executors.{name}"
+        try:
+            msgspec.convert(name, ExecutorName)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{setting.origin}: not the name of an executor, which is {EXECUTOR_NAME}"
+            ) from error
+        if name == LOCAL:
+            raise ConfigError(f"{setting.origin}: the executor {LOCAL} is always there and cannot be changed")
+        executor = _section(found, section, ExecutorConfig)
+        if executor.kind is ExecutorKind.PREFIX and not executor.argv:
+            raise ConfigError(f"{setting.origin}: [{section}] has no argv: write one such as {_A_PREFIX}")
+        if executor.kind is ExecutorKind.LOCAL and executor.argv:
+            raise ConfigError(f'{setting.origin}: argv is for an executor of kind = "{ExecutorKind.PREFIX}"')
+        yield name, executor
 
 
 def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPolicy]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bgd.core.explain import MAX_AHEAD, Cause, QueuedReason
 from bgd.core.job import WAITING, Outcome, State
-from bgd.core.spec import OPTIONS, FileBytes, JobSpec, MemoryBytes, Percent, kind_of
+from bgd.core.spec import OPTIONS, ExecutorKind, FileBytes, JobSpec, MemoryBytes, Percent, kind_of
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -40,6 +40,15 @@ def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
     if attempt.error is not None:
         fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
     return fields
+
+
+def executor_line(attempt: AttemptView) -> str:
+    """Return what runs an attempt, on one line, and what bgd cannot promise of it; empty: this machine."""
+    match attempt.executor_kind:
+        case None | ExecutorKind.LOCAL:
+            return ""
+        case ExecutorKind.PREFIX:
+            return f"{attempt.executor}, a prefix: bgd promises nothing about what it runs on other machines"
 
 
 def progress_as_json(progress: Progress | None) -> dict[str, object] | None:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
-from bgd.core.spec import QUEUE_NAME, Duration, QueueName
+from bgd.core.spec import EXECUTOR_NAME, QUEUE_NAME, Duration, ExecutorName, QueueName
 from bgd.errors import ConfigError, nearest, shorten
 from bgd.paths import MAX_SOCKET_PATH
 from bgd.units import format_duration, format_size, parse_duration, parse_size
@@ -264,6 +264,14 @@ def queue_name(setting: Setting) -> str:
         return str(msgspec.convert(setting.value, QueueName))
     except msgspec.ValidationError as error:
         raise ValueError(f"must be {QUEUE_NAME}") from error
+
+
+def executor_name(setting: Setting) -> str:
+    """Read the name of an executor."""
+    try:
+        return str(msgspec.convert(setting.value, ExecutorName))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"must be {EXECUTOR_NAME}") from error
 
 
 def absolute_path(setting: Setting) -> str:

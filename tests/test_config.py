@@ -17,6 +17,7 @@ from bgd.config import (
     SCHEMA,
     Auth,
     Config,
+    ExecutorConfig,
     HttpConfig,
     NotifyTarget,
     QueueConfig,
@@ -26,6 +27,7 @@ from bgd.config import (
 )
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import Decision, NextStep, RetryPolicy
+from bgd.core.spec import ExecutorKind
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of
@@ -166,10 +168,9 @@ def test_documented_file_equals_the_built_in_defaults():
 
 def test_documented_file_has_every_key_and_right_defaults(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
-    keys = {  # which load refuses to exceed; what has a name of its own has no defaults
-        name
-        for name in names_of(SCHEMA)
-        if not name.startswith(("classes.", "runners.", "schedules.", "notify."))
+    without_defaults = ("classes.", "runners.", "executors.", "schedules.", "notify.")
+    keys = {  # which load refuses to exceed
+        name for name in names_of(SCHEMA) if not name.startswith(without_defaults)
     }
 
     for section, table in tomllib.loads(text).items():
@@ -245,6 +246,27 @@ def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
         "php": RunnerConfig(argv=("php", "artisan", "bgd:run"), cwd="/home/ada/shop"),
         "node_20": RunnerConfig(argv=(f"{tmp_path}/bin/run", ""), cwd=None),
     }
+
+
+def test_executors_are_named_and_queues_are_bound_to_them(written):
+    config = written(
+        """
+        [executors.gentle]
+        kind = "prefix"
+        argv = ["nice", "-n", "7"]
+        [executors.plain]
+        kind = "local"
+        [queues.render]
+        executor = "gentle"
+        """
+    )
+
+    assert config.executors == {
+        "gentle": ExecutorConfig(kind=ExecutorKind.PREFIX, argv=("nice", "-n", "7")),
+        "plain": ExecutorConfig(kind=ExecutorKind.LOCAL),
+    }
+    assert config.queues["render"].executor == "gentle"
+    assert QueueConfig().executor == "local"
 
 
 def test_runner_may_come_from_the_environment(written):
@@ -569,6 +591,13 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("security.allowed_commands = ['echo']", ["security.allowed_commands", "'echo' must be", "absolute"]),
         ("python.path = [3]", ["python.path = [3]", "text"]),
         ("security.allowed_classes = ['php::App*']", ["security.allowed_classes", "'php::App*' must be"]),
+        ('executors.x.kind = "cloud"', ["executors.x.kind", "'cloud'", "local, prefix"]),
+        ('executors.x.kind = "prefix"', ["[executors.x] has no argv", '["nice", "-n", "7"]']),
+        ('executors.x.argv = ["nice"]', ['argv is for an executor of kind = "prefix"']),
+        ('executors.local.kind = "prefix"', ["the executor local is always there"]),
+        ('executors.Big.kind = "local"', ["executors.Big.kind", "small letters"]),
+        ('queues.big.executor = "x y"', ["queues.big.executor", "small letters"]),
+        ('queues.big.executor = "locl"', ["queues.big.executor", "[executors.locl]", "did you mean local?"]),
         (
             "runners.php.argv = []",
             ["runners.php.argv = []", "name a program", '["php", "artisan", "bgd:run"]'],

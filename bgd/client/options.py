@@ -71,6 +71,7 @@ class FurtherOptions(TypedDict, total=False):
     * `input`: bytes to read as standard input.
     * `pty`: give the job a terminal of its own.
     * `isolation`: fork, spawn or reuse an interpreter.
+    * `executor`: the executor that runs it.
     * `keep_leftovers`: keep processes the job leaves when it ends by itself.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory of all its processes.
@@ -109,6 +110,7 @@ class FurtherOptions(TypedDict, total=False):
     input: bytes | str | None
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
+    executor: str | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -176,6 +178,7 @@ class EditOptions(TypedDict, total=False):
     stdin: str | os.PathLike[str] | None
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
+    executor: str | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -245,3 +248,4 @@ class JobAttributes:
     run_seconds: float | None
     stop_signal: StopSignal | None
     problem: str | None
+    executor: str | None

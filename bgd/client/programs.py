@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgd.client.specs import Caller
+from bgd.core.spec import LOCAL
 from bgd.errors import Refused
 from bgd.paths import find_program
 
@@ -30,7 +31,8 @@ def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
     folder, extra = options.get("cwd"), options.get("env") or {}
     path = extra.get("PATH", caller.chosen_environment(options.get("env_pass") or "all").get("PATH"))
     problem = _problem_with_places(options, caller) if options else None
-    if problem is None:
+    is_elsewhere = options.get("executor") not in {None, LOCAL}  # where the program may be another one
+    if problem is None and not is_elsewhere:
         where = caller.folder if folder is None else str(caller.absolute(folder))
         problem = problem_with_program(argv[0], path, where)
         if problem is not None and len(argv) == 1 and " " in argv[0].strip():

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from bgd.client.session import UNNUMBERED, SubmitToken, framed
 from bgd.core import spec as limits
 from bgd.core.job import State
-from bgd.core.spec import MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, kind_of
+from bgd.core.spec import EXECUTOR_NAME, MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, QueueName, kind_of
 from bgd.errors import Full, Refused, nearest
 from bgd.escape import one_line
 from bgd.units import parse_duration
@@ -39,6 +39,7 @@ _DURATIONS = {name for name in OPTIONS if kind_of(name) in (limits.Duration, lim
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
 _SHELL = ("/bin/sh", "-c")
 
+_QUEUE_PATTERN = QueueName.__metadata__[0].pattern  # type: ignore[attr-defined]  # of an Annotated
 _LONGEST_SHOWN = 60  # characters of a wrong value that an error message repeats
 
 S = TypeVar("S", bound=Struct)
@@ -431,8 +432,8 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each typ
             return f"a number from {least:g} to {most:.0f}"
         case inspect.FloatType(gt=least, le=most):
             return f"a number above {least:g} and at most {most:.0f}"
-        case inspect.StrType(pattern=str()):  # the only pattern is that of a queue's name
-            return QUEUE_NAME
+        case inspect.StrType(pattern=str() as pattern):  # only two names have one
+            return QUEUE_NAME if pattern == _QUEUE_PATTERN else EXECUTOR_NAME
         case inspect.StrType(min_length=least, max_length=most):
             return f"text of {least or 0} to {most} characters" if most else "text"
         case inspect.BytesType(max_length=most):

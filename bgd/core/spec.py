@@ -35,6 +35,8 @@ Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 QUEUE_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
+EXECUTOR_NAME = "a name of at most 32 small letters, digits, '_' and '-', a letter first"
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]
@@ -59,6 +61,14 @@ Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
 Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
 DEFAULT_QUEUE = "default"
+LOCAL = "local"  # the executor that is always there
+
+
+class ExecutorKind(StrEnum):
+    """How an executor runs a job."""
+
+    LOCAL = "local"  # on this machine, as it is
+    PREFIX = "prefix"  # with another program and its arguments in front
 
 
 class Isolation(StrEnum):
@@ -197,6 +207,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Isolation | None,
         Option("Fork, spawn or reuse an interpreter", only="class", in_policy=True),
     ] = None
+    executor: Annotated[
+        ExecutorName | None, Option("The executor that runs it", in_policy=True, label="executor")
+    ] = None
+    """An entry of `[executors]`, or "local". None: as its queue says."""
     keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
     """Leave running what the first process leaves running when it ends by itself."""
     nice: Annotated[

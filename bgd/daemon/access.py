@@ -12,7 +12,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from bgd.config import ANY_COMMAND, Config
-from bgd.core.spec import JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, LOCAL, JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused, nearest
 from bgd.wire.class_jobs import problem_with_arguments
@@ -77,6 +77,21 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
                 "list programs there by absolute path, and submit them by that path"
             )
+
+
+def executor_of(spec: JobSpec, queue: str | None, config: Config) -> str:
+    """Return the name of the executor that runs a job in this queue; None: the default queue.
+
+    Raises:
+        Refused: the job names one that does not exist.
+    """
+    if spec.executor is None:
+        bound = config.queues.get(queue or DEFAULT_QUEUE)
+        return LOCAL if bound is None else bound.executor
+    if spec.executor != LOCAL and spec.executor not in config.executors:
+        known = nearest(spec.executor, [LOCAL, *config.executors])
+        raise Refused(f"there is no [executors.{spec.executor}] in {_file(config)}; {known}")
+    return spec.executor
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:

@@ -18,9 +18,9 @@ from bgd.config import Config, PythonConfig
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
-from bgd.core.spec import OPTIONS, Isolation, JobSpec
+from bgd.core.spec import LOCAL, OPTIONS, ExecutorKind, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.daemon.access import allowed_environment, check_may_run, restricts_commands
+from bgd.daemon.access import allowed_environment, check_may_run, executor_of, restricts_commands
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
@@ -33,6 +33,7 @@ from bgd.wire.launching import (
     AttemptStarted,
     Launch,
     Limits,
+    Place,
     ToLauncher,
     WarmStart,
     WatchLog,
@@ -89,6 +90,9 @@ class Dispatcher:
         stored = specs[job.id]
         try:
             check_may_run(stored.spec, config)
+            place = None
+            if stored.spec.executor is not None or config.executors:
+                place = _place_of(stored.spec, job.queue, config)
         except Refused as refusal:
             return unreported_end(job, Outcome.REFUSED, now().wall, str(refusal))
         if stored.spec.target is not None and not isinstance(parse_target(stored.spec.target), RunnerTarget):
@@ -97,7 +101,7 @@ class Dispatcher:
             if missing is not None:
                 return postponed_end(job, now().wall, missing)
         slot = self._attempts.slot_of(job.id)
-        launch = build_launch(key, job, stored.spec, slot, config, position)
+        launch = build_launch(key, job, stored.spec, slot, config, position, place=place)
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
@@ -323,9 +327,19 @@ DEFAULT_UMASK = 0o022
 
 
 def build_launch(
-    key: AttemptKey, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0
+    key: AttemptKey,
+    job: Job,
+    spec: JobSpec,
+    slot: int,
+    config: Config,
+    position: int = 0,
+    *,
+    place: Place | None = None,
 ) -> Launch:
-    """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it."""
+    """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it.
+
+    `place`: what runs it; None: this machine, as it is.
+    """
     variables = {
         "BGD_JOB_ID": str(job.id),
         "BGD_ATTEMPT": str(job.attempt),
@@ -343,7 +357,7 @@ def build_launch(
     program = _program_of(job, spec, config)
     return Launch(
         key=key,
-        argv=program.argv,
+        argv=[*(config.executors[place.executor].argv if place else ()), *program.argv],
         env={**own, **added},
         cwd=program.cwd or spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
@@ -354,12 +368,21 @@ def build_launch(
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        warm=_warm(program.isolation, own, added, config.python),
+        # a process that a warm worker forks has nothing in front
+        warm=_warm(program.isolation, own, added, config.python) if place is None else None,
         limits=limits_of(spec),
         own_group=config.daemon.cgroups == "all",
         position=position,
+        place=place,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
+
+
+def _place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
+    """Return the executor of a job unless it is this machine, as it is."""
+    name = executor_of(spec, queue, config)
+    kind = ExecutorKind.LOCAL if name == LOCAL else config.executors[name].kind
+    return None if kind is ExecutorKind.LOCAL else Place(executor=name, kind=kind)
 
 
 def limits_of(spec: JobSpec) -> Limits:

@@ -29,7 +29,7 @@ from bgd.core.job import (
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
-from bgd.daemon.access import check_may_run, check_variables
+from bgd.daemon.access import check_may_run, check_variables, executor_of
 from bgd.daemon.idempotency import IdempotencyTokens, SubmittedJobs
 from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob
@@ -91,7 +91,10 @@ class JobActions:
             raise Refused("the daemon is shutting down and takes no jobs")
         check_may_run(spec, self._supervisor.config)
         check_variables(spec, self._supervisor.config)
-        self._supervisor.dispatcher.check_limits(under_policy(spec, self._class_policy(spec)))
+        spec = under_policy(spec, self._class_policy(spec))
+        if spec.executor is not None:
+            executor_of(spec, spec.queue, self._supervisor.config)
+        self._supervisor.dispatcher.check_limits(spec)
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
         """Check that there is room for the dependencies of these specs.

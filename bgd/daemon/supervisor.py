@@ -327,7 +327,7 @@ class Supervisor:
             if self._pid_timer is None:
                 self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)
             self.transaction.pids[job.id] = AttemptPid(
-                job.id, job.attempt, started.pid, started.started_at, started.since
+                job.id, job.attempt, started.pid, started.started_at, started.since, started.place
             )
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
@@ -436,7 +436,8 @@ class Supervisor:
             end = replace(end, log_kept=min(end.log_kept, cap))
             started = self.transaction.pids.pop(end.job, None)
             if started is not None:  # a short job: its pid is not saved yet, so save both in one row
-                end = replace(end, pid=started.pid, started_at=end.started_at or started.started_at)
+                began = end.started_at or started.started_at
+                end = replace(end, pid=started.pid, started_at=began, place=started.place)
             self.transaction.ends.append(end)
             self._changed.set()
 

@@ -98,7 +98,9 @@ class Attempt:
     def state(self) -> AttemptStarted:
         """What a supervisor is told of it while it has not ended."""
         pid = self._running.execution.pid if self._running else None
-        return AttemptStarted(self.launch.key, pid, self._started_at, self._is_suspended, self._since)
+        return AttemptStarted(
+            self.launch.key, pid, self._started_at, self._is_suspended, self._since, self.launch.place
+        )
 
     @property
     def log_bytes(self) -> int:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Outcome
-from bgd.core.spec import Isolation, StopSignal
+from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 3
@@ -92,6 +92,13 @@ NO_LIMITS = Limits()
 CONTROLLERS = {"memory_max": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 
 
+class Place(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The executor of an attempt: its name in the configuration, and its kind."""
+
+    executor: str
+    kind: ExecutorKind
+
+
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     """Start an attempt. If the launcher knows its key, it only repeats the state of that attempt (R2).
 
@@ -108,6 +115,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `own_group`: use a control group for this attempt where possible, even if no limit needs one.
     * `position`: as in Greeting.
     * `stop_signal`: sent first to end the attempt. None: TERM.
+    * `place`: what runs it, to be repeated in AttemptStarted; None: this machine, as it is.
     """
 
     key: AttemptKey
@@ -130,6 +138,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     own_group: bool = False
     position: int = 0
     stop_signal: StopSignal | None = None
+    place: Place | None = None
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
@@ -261,7 +270,8 @@ class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
-    `since`: when it started, on the elapsed clock; None: the launcher is too old to say.
+    `since`: when it started, on the elapsed clock; None: the launcher is too old to say. `place`: that of its
+    Launch.
     """
 
     key: AttemptKey
@@ -269,6 +279,7 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     started_at: float
     suspended: bool = False
     since: float | None = None
+    place: Place | None = None
 
 
 class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):

@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation, StopSignal
+from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 
 
 class Progress(Struct, frozen=True):
@@ -78,6 +78,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None  # of the latest attempt, as in AttemptView
     stop_signal: StopSignal | None = None
     problem: str | None = None  # why the latest attempt failed, if it left a message
+    executor: str | None = None  # that it was asked to run on; None: as its queue says
 
 
 class JobProgress(Struct, frozen=True):
@@ -94,6 +95,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     `run_seconds` is measured on a clock that nobody can set, so it may differ from the difference of its
     instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
     `leftovers`: the processes that it left behind and that bgd ended, in words.
+    `executor`, `executor_kind`: what runs it; None: this machine, as it is.
     """
 
     attempt: int
@@ -113,6 +115,8 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int | None = None  # of all processes together, including the files they cached
     run_seconds: float | None = None
     leftovers: str | None = None
+    executor: str | None = None
+    executor_kind: ExecutorKind | None = None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.core.spec import Isolation, JobSpec, StopSignal
+from bgd.core.spec import ExecutorKind, Isolation, JobSpec, StopSignal
 from bgd.wire import launching, messages, replies, requests, schedules, views
 from tests.support import has_all_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
@@ -418,6 +418,21 @@ GROWN |= {
     "jobs_with_stop_signal": ("reply", replies.JobsPart(2, [replace(VIEW, stop_signal=StopSignal.INT)])),
     "jobs_with_problem": ("reply", replies.JobsPart(2, [replace(VIEW, problem="program not found: nosuch")])),
     "launch_with_stop_signal": ("to_launcher", replace(LAUNCH, stop_signal=StopSignal.INT)),
+}
+PLACE = launching.Place(executor="gentle", kind=ExecutorKind.PREFIX)
+GROWN |= {
+    "submit_with_executor": ("request", requests.Submit(1, replace(SPEC, executor="gentle"))),
+    "edit_with_executor": ("request", requests.Edit(13, [17], requests.Changes(executor="gentle"))),
+    "jobs_with_executor": ("reply", replies.JobsPart(2, [replace(VIEW, executor="gentle")])),
+    "attempts_with_executor": (
+        "reply",
+        replies.AttemptsPart(4, [replace(ATTEMPT, executor="gentle", executor_kind=ExecutorKind.PREFIX)]),
+    ),
+    "launch_with_place": ("to_launcher", replace(LAUNCH, place=PLACE)),
+    "started_with_place": (
+        "from_launcher",
+        launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, place=PLACE),
+    ),
 }
 GROWN |= {
     "started_since": ("from_launcher", launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, since=12.5)),

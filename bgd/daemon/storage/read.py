@@ -14,7 +14,7 @@ import msgspec
 from bgd import clock
 from bgd.config import rule_text
 from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
-from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
+from bgd.core.spec import DEFAULT_QUEUE, OPTIONS, ExecutorKind
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists, write
 from bgd.daemon.storage.database import transaction
@@ -214,6 +214,8 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         memory_peak_bytes=row["memory_peak_bytes"],
         leftovers=row["leftovers"],
         run_seconds=_run_seconds(row),
+        executor=row["executor"],
+        executor_kind=None if row["executor_kind"] is None else ExecutorKind(row["executor_kind"]),
     )
 
 

@@ -13,7 +13,7 @@ from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPo
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import JobSpec
-from bgd.wire.launching import AttemptKey
+from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.views import JobError, JobProgress
 
 
@@ -84,6 +84,7 @@ class AttemptPid(Struct, frozen=True):
     pid: int | None
     started_at: float
     since: float | None = None
+    place: Place | None = None
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
@@ -113,6 +114,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int | None = None
     run_seconds: float | None = None
     leftovers: str | None = None
+    place: Place | None = None
     error: JobError | None = None
     result: str | None = None
     decision: Decision | None = None

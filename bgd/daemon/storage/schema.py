@@ -230,6 +230,11 @@ MIGRATIONS: tuple[str, ...] = (
     -- 1: its job had not finished in time.
     ALTER TABLE occurrences ADD COLUMN late INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- What runs an attempt; NULL: this machine, as it is.
+    ALTER TABLE attempts ADD COLUMN executor TEXT;
+    ALTER TABLE attempts ADD COLUMN executor_kind TEXT;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

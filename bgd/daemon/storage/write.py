@@ -207,10 +207,13 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
 
 
 def _pid_row(item: AttemptPid) -> tuple[object, ...]:
-    return (item.pid, item.started_at, item.since, item.job, item.attempt)
+    place = item.place
+    executor, kind = (None, None) if place is None else (place.executor, place.kind)
+    return (item.pid, item.started_at, item.since, executor, kind, item.job, item.attempt)
 
 
 def _end_row(end: AttemptEnd) -> tuple[object, ...]:
+    place = end.place
     return (
         end.outcome.value,
         end.exit_code,
@@ -225,6 +228,8 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
         end.whole_tree,
         end.memory_peak_bytes,
         end.run_seconds,
+        None if place is None else place.executor,
+        None if place is None else place.kind,
         end.job,
         end.attempt,
     )
@@ -294,7 +299,8 @@ _RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
 
 _SAVE_PID = """
     UPDATE attempts SET pid = ?, started_at = ?,
-                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged)
+                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged),
+                        executor = ?, executor_kind = ?
     WHERE job = ? AND attempt = ?
 """
 
@@ -302,7 +308,8 @@ _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
                         pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
                         max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
-                        run_seconds = ?, launcher = NULL
+                        run_seconds = ?, executor = coalesce(?, executor),
+                        executor_kind = coalesce(?, executor_kind), launcher = NULL
     WHERE job = ? AND attempt = ?
 """
 

@@ -55,6 +55,7 @@ from bgd.daemon.web.views import (
 from bgd.formatting import (
     Waiting,
     attempt_as_json,
+    executor_line,
     iso_time,
     job_as_json,
     labelled_options,
@@ -321,6 +322,7 @@ def attempt_details(
     """Return what a job's page shows of one attempt."""
     facts: list[Fact] = [
         ("Started", display_time(attempt.started_at, now) if attempt.started_at else ""),
+        ("Runs on" if attempt.outcome is None else "Ran on", executor_line(attempt)),
         ("Processor", _processor_time(attempt)),
         ("Memory", size_text(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
