@@ -45,7 +45,7 @@ from bgd.formatting import (
 from bgd.units import format_duration
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
-from bgd.wire.views import EventView
+from bgd.wire.views import EventView, ScheduleEvent
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -482,14 +482,14 @@ def _times(median: float | None, p95: float | None) -> str:
     help="Start after this event; 0 means all kept events.",
 )
 def events_command(*, follow: bool, since: int | None) -> int:
-    """Print events of jobs.
+    """Print events of jobs and schedules.
 
     Each event is one line: a JSON object or, on a terminal, plain text. Without --since, print all kept
     events, or with -f only new ones. Progress is not kept, so only -f shows it.
     """
     as_text = is_terminal() and not global_options().json
     with client() as daemon:
-        for event in daemon.events(since=since, follow=follow, progress=True):
+        for event in daemon.events(since=since, follow=follow, progress=True, schedules=True):
             if as_text:
                 click.echo(_event_line(event))
             else:
@@ -497,13 +497,20 @@ def events_command(*, follow: bool, since: int | None) -> int:
     return 0
 
 
-def _event_as_json(event: EventView) -> dict[str, object]:
+def _event_as_json(event: EventView | ScheduleEvent) -> dict[str, object]:
     fields: dict[str, object] = {name: getattr(event, name) for name in event.__struct_fields__}
+    if isinstance(event, ScheduleEvent):
+        return fields | {"at": iso_time(event.at), "due_at": iso_time(event.due_at)}
     return fields | {"at": iso_time(event.at), "progress": progress_as_json(event.progress)}
 
 
-def _event_line(event: EventView) -> str:
+def _event_line(event: EventView | ScheduleEvent) -> str:
     at = datetime.fromtimestamp(event.at).astimezone()
+    if isinstance(event, ScheduleEvent):
+        count = f", {event.count} times" if event.count > 1 else ""
+        job = "" if event.job is None else f" (job {event.job})"
+        reason = f" {excerpt(event.reason)}" if event.reason else ""
+        return f"{at:%H:%M:%S} schedule {event.schedule}: {event.outcome}{count}{job}{reason}"
     status = event.state if event.progress is None else progress_line(event.progress)
     words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", status]
     if event.attempt:

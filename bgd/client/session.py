@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -32,7 +33,7 @@ from bgd.wire.replies import (
     error_of,
 )
 from bgd.wire.requests import GetEvents, Logs, Request, Wait
-from bgd.wire.views import EventView, JobError, JobProgress, JobView
+from bgd.wire.views import EventView, JobError, JobProgress, JobView, ScheduleEvent
 
 R = TypeVar("R")
 
@@ -308,8 +309,8 @@ class ResumableEvents:
         """Return the request for the rest."""
         return self._rest
 
-    def take(self, reply: Reply) -> list[EventView]:
-        """Return the events in a reply.
+    def take(self, reply: Reply) -> list[EventView | ScheduleEvent]:
+        """Return the events in a reply, oldest first.
 
         Raises:
             Refused: some of the events asked for are no longer kept.
@@ -322,4 +323,4 @@ class ResumableEvents:
                 "then ask for events from now on, without since"
             )
         self._rest = replace(self._rest, since=part.last)
-        return part.events
+        return sorted([*part.events, *part.schedules], key=attrgetter("id"))

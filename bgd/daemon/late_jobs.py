@@ -11,14 +11,20 @@ from msgspec import Struct
 from bgd import clock
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
+from bgd.core.schedule_spec import Result
+from bgd.daemon.storage.records import NewOccurrence
 from bgd.daemon.supervisor import Supervisor
 
 AT_ONCE = 100  # schedules handled in one turn of the loop
 
 
 class Run(Struct):
-    """A job of a schedule; `due`: when it was, on the elapsed clock; None: whether it is late is settled."""
+    """A job of a schedule, due at `due_at` on the wall clock.
 
+    `due`: the same on the elapsed clock; None: whether it is late is settled.
+    """
+
+    due_at: float
     due: float | None
     is_late: bool = False
 
@@ -100,7 +106,8 @@ class LateJobs:
             if self._supervisor.is_unfinished(job):
                 run.is_late = found = True
                 self._late.add(name)
-                self._supervisor.transaction.late.append((name, job))
+                late = NewOccurrence(name, run.due_at, Result.RAN, job, late=True)
+                self._supervisor.transaction.late.append(late)
         self._wait(name, watched)
         return found
 

@@ -215,8 +215,9 @@ class Schedules:
         schedule = self._find(name)
         spec = job_of(name, schedule.stored.spec)
         self._actions.check([spec])
-        job = self._submit(schedule, spec, None)
-        self._add(name, Occurrence(self._now(), Result.RAN, f"run by {who}"), job)
+        at = self._now()
+        job = self._submit(schedule, spec, Run(at, None))
+        self._add(name, Occurrence(at, Result.RAN, f"run by {who}"), job)
         return job
 
     # --- what people see ------------------------------------------------------------------------------------
@@ -333,17 +334,17 @@ class Schedules:
         except BgdError as error:
             logger.warning("schedule %s: its job cannot be queued: %s", name, error)
             return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
-        job = self._submit(schedule, spec, self._elapsed(due.due_at))
+        job = self._submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
         self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
         return due, job
 
     def _cancel(self, job: JobId, name: str) -> None:
         self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
 
-    def _submit(self, schedule: _Schedule, spec: JobSpec, due: float | None) -> JobId:
+    def _submit(self, schedule: _Schedule, spec: JobSpec, run: Run) -> JobId:
         uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
         job = JobId(self._actions.submit([spec], uid).jobs[0])
-        schedule.runs[job] = Run(due)
+        schedule.runs[job] = run
         return job
 
     def _add(self, name: str, each: Occurrence, job: JobId | None) -> None:
@@ -371,7 +372,8 @@ class Schedules:
         for row in rows:
             if row.job is not None:
                 is_open = row.reason is None and not row.late and self._supervisor.is_unfinished(row.job)
-                runs[row.job] = Run(self._elapsed(row.due_at) if is_open else None, row.late)
+                due = self._elapsed(row.due_at) if is_open else None
+                runs[row.job] = Run(row.due_at, due, row.late)
         return runs
 
     def _elapsed(self, at: float) -> float:

@@ -11,7 +11,16 @@ from bgd.core.explain import QueuedReason
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
-from bgd.wire.views import AttemptView, EventView, Finding, JobError, JobProgress, JobView, QueueView
+from bgd.wire.views import (
+    AttemptView,
+    EventView,
+    Finding,
+    JobError,
+    JobProgress,
+    JobView,
+    QueueView,
+    ScheduleEvent,
+)
 
 
 class ErrorCode(StrEnum):
@@ -153,7 +162,7 @@ class Queues(Struct, frozen=True, tag="queues", kw_only=True):
 
 
 class EventsPart(Struct, frozen=True, tag="events"):
-    """Some events. The first part comes at once and holds none.
+    """Some events, by kind. The first part comes at once and holds none.
 
     `last`: to go on after this part, ask for what happened since this event. `lost`: events after the one in
     the request are no longer kept; look at the jobs themselves.
@@ -163,6 +172,7 @@ class EventsPart(Struct, frozen=True, tag="events"):
     events: list[EventView]
     last: int
     lost: bool = False
+    schedules: list[ScheduleEvent] = []
 
 
 class Stats(Struct, frozen=True, tag="stats", kw_only=True):

@@ -262,12 +262,14 @@ class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
     * `since`: None: from now on with `follow`, otherwise from the oldest event that is kept.
     * `follow`: the stream never ends by itself.
     * `progress`: with `follow`, also send what jobs report, which is not kept.
+    * `schedules`: also send what becomes of the times of schedules.
     """
 
     id: RequestId
     since: Annotated[int, Meta(ge=0, le=MAX_EVENT)] | None = None
     follow: bool = False
     progress: bool = False
+    schedules: bool = False
 
 
 class Forget(Struct, frozen=True, tag="forget"):

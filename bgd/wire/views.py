@@ -148,6 +148,22 @@ class EventView(Struct, frozen=True, kw_only=True):
     by: str | None = None  # the user who asked for it, if bgd did not do it by itself; not known of a submit
 
 
+class ScheduleEvent(Struct, frozen=True, kw_only=True):
+    """What became of a time of a schedule, or of `count` in a row from `due_at` on.
+
+    `id` and `at`: as of an EventView; both kinds share the ids. `outcome`: a Result, or "late".
+    """
+
+    id: int
+    at: float
+    schedule: str
+    outcome: str
+    due_at: float
+    job: int | None = None  # the one that was queued
+    reason: str | None = None  # why it did not run, or who asked for it
+    count: int = 1
+
+
 class Level(StrEnum):
     """How serious a finding is."""
 

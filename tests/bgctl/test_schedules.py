@@ -67,6 +67,21 @@ def test_a_late_job_is_named_in_list_and_history_until_it_has_finished(own_daemo
     assert ",␣late" not in own_daemon.bgctl("schedule").stdout
 
 
+def test_events_tell_what_becomes_of_schedules_to_those_who_ask(own_daemon):
+    own_daemon.bgctl("schedule", "add", "nightly", "0 3 * * *", "--", "true")
+    job = int(own_daemon.bgctl("schedule", "run", "nightly", "--wait").stdout)
+
+    told = [json.loads(line) for line in own_daemon.bgctl("events").stdout.splitlines()]
+    [of_schedule] = [event for event in told if "schedule" in event]
+    assert (of_schedule["schedule"], of_schedule["outcome"], of_schedule["job"]) == ("nightly", "ran", job)
+    assert of_schedule["reason"].startswith("run by ")
+    assert [event["id"] for event in told] == sorted({event["id"] for event in told})
+    with own_daemon.client() as client:
+        events = list(client.events(follow=False))  # as clients ask that do not know such events
+        assert [event.id for event in events] == [event["id"] for event in told if "schedule" not in event]
+        assert all(event.job == job for event in events)
+
+
 def test_schedules_with_very_long_arguments_are_listed_and_replaced(own_daemon):
     with own_daemon.client() as client:
         for name in ("one", "two", "three"):

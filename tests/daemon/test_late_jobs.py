@@ -6,6 +6,8 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome
 from bgd.core.schedule_spec import Overlap
+from bgd.daemon.storage import write
+from bgd.wire.views import ScheduleEvent
 from tests.daemon.harness import UID
 from tests.daemon.schedule_lives import DAY, HOUR, HOURLY, MINUTE, Life
 from tests.daemon.waiting import soon
@@ -100,6 +102,8 @@ async def test_a_late_job_is_noted_after_a_restart_once(lives):
 
         assert life.harness.supervisor.transaction.late == []
         assert await is_late(life)
+        told = await life.harness.store.read(write.read_events, 0, 1000)
+        assert [event.outcome for event in told if isinstance(event, ScheduleEvent)] == ["ran", "late"]
 
 
 async def test_a_job_within_its_time_is_watched_after_a_restart(lives):

@@ -19,6 +19,7 @@ from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.requests import Prune
+from bgd.wire.views import EventView
 from tests.daemon.harness import configure, running_supervisor, write_log
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon, until
@@ -64,7 +65,9 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
         with pytest.raises(NoSuchJob):
             await life.actions.revive(jobs[0])
         events = await life.store.read(write.read_events, 0, 1000)
-        assert [event.job for event in events if event.what == "remove"] == jobs[:4]
+        assert [
+            event.job for event in events if isinstance(event, EventView) and event.what == "remove"
+        ] == jobs[:4]
         kept_log = Path(config.log_dir, log_name(jobs[4], 1))
         await until(lambda: list(kept_log.parent.iterdir()) == [kept_log])
 

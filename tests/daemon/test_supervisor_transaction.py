@@ -5,6 +5,7 @@ from __future__ import annotations
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage import write
 from bgd.daemon.storage.records import Transaction
+from bgd.wire.views import EventView
 from tests.daemon.harness import command, running_supervisor
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon
@@ -23,6 +24,7 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
         saved = [
             (event.what, event.outcome, event.reason)
             for event in await life.store.read(write.read_events, before, 10)
+            if isinstance(event, EventView)
         ]
         assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
 

@@ -41,6 +41,7 @@ VALUES = [
     views.QueueView,
     QueuedReason,
     views.EventView,
+    views.ScheduleEvent,
     views.Finding,
     views.JobError,
     replies.ActResult,

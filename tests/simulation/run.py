@@ -152,7 +152,7 @@ class SimulationRun:
 
     def _verify(self, rest_at: float) -> Counter[str]:
         disk = self._machine.disk
-        stream = write.read_events(disk, 0, ALL)
+        stream = [event for event in write.read_events(disk, 0, ALL) if isinstance(event, EventView)]
         for event in stream:
             self._tell(f"{event}")
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}

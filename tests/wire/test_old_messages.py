@@ -449,6 +449,26 @@ GROWN |= {
         schedules.SetSchedule(id=41, name="nightly", spec=replace(SCHEDULE, late_after=600.0)),
     ),
     "schedules_with_late": ("reply", schedules.SchedulesPart(40, [replace(SCHEDULE_VIEW, is_late=True)])),
+    "events_with_schedules": ("request", requests.GetEvents(id=26, schedules=True)),
+    "events_of_schedules": (
+        "reply",
+        replies.EventsPart(
+            13,
+            [EVENT],
+            last=99,
+            schedules=[
+                views.ScheduleEvent(
+                    id=98,
+                    at=1_790_000_002.5,
+                    schedule="nightly",
+                    outcome="late",
+                    due_at=1.5,
+                    job=17,
+                    reason="no",
+                )
+            ],
+        ),
+    ),
     "history_with_late": ("reply", schedules.HistoryPart(45, [replace(OCCURRENCE, late=True)])),
 }
 

@@ -47,7 +47,7 @@ from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
-from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
+from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.async_.schedules import AsyncSchedules
@@ -407,9 +407,32 @@ class AsyncClient:
                 if (piece := rest.take(part)) is not None:
                     yield piece
 
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[False] = False,
+    ) -> AsyncGenerator[EventView, None]: ...
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[True],
+    ) -> AsyncGenerator[EventView | ScheduleEvent, None]: ...
     async def events(
-        self, since: int | None = None, *, follow: bool = True, progress: bool = False
-    ) -> AsyncGenerator[EventView, None]:
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: bool = False,
+    ) -> AsyncGenerator[EventView | ScheduleEvent, None]:
         """Yield what happens to jobs; continues when the daemon was restarted, every event once.
 
         Args:
@@ -418,11 +441,14 @@ class AsyncClient:
             follow: do not end, but wait for events to come.
             progress: with `follow`, also yield what jobs report of their progress, at most once a second, as
                 events whose `what` is "progress". These are not kept, and have the id of the event before.
+            schedules: also yield what becomes of the times of schedules, as ScheduleEvent.
 
         Raises:
             Refused: events after `since` are no longer kept.
         """
-        request = requests.GetEvents(id=UNNUMBERED, since=since, follow=follow, progress=progress)
+        request = requests.GetEvents(
+            id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
+        )
         rest = ResumableEvents(checked(request))
         async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
             async for part in parts:

@@ -48,7 +48,7 @@ from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
-from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
+from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.blocking.schedules import Schedules
@@ -407,9 +407,32 @@ class Client:
                 if (piece := rest.take(part)) is not None:
                     yield piece
 
+    @overload
     def events(
-        self, since: int | None = None, *, follow: bool = True, progress: bool = False
-    ) -> Generator[EventView, None, None]:
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[False] = False,
+    ) -> Generator[EventView, None, None]: ...
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[True],
+    ) -> Generator[EventView | ScheduleEvent, None, None]: ...
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: bool = False,
+    ) -> Generator[EventView | ScheduleEvent, None, None]:
         """Yield what happens to jobs; continues when the daemon was restarted, every event once.
 
         Args:
@@ -418,11 +441,14 @@ class Client:
             follow: do not end, but wait for events to come.
             progress: with `follow`, also yield what jobs report of their progress, at most once a second, as
                 events whose `what` is "progress". These are not kept, and have the id of the event before.
+            schedules: also yield what becomes of the times of schedules, as ScheduleEvent.
 
         Raises:
             Refused: events after `since` are no longer kept.
         """
-        request = requests.GetEvents(id=UNNUMBERED, since=since, follow=follow, progress=progress)
+        request = requests.GetEvents(
+            id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
+        )
         rest = ResumableEvents(checked(request))
         with closing(self._channel.follow(rest.request, alone=True)) as parts:
             for part in parts:

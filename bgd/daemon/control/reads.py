@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol, TypeVar
@@ -54,7 +54,7 @@ from bgd.wire.requests import (
     Wait,
 )
 from bgd.wire.schedules import SchedulesPart
-from bgd.wire.views import EventView, JobProgress, JobView
+from bgd.wire.views import EventView, JobProgress, JobView, ScheduleEvent
 
 ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most
 # Each event takes half a KiB while it waits for a slow reader, and many clients may follow events
@@ -347,7 +347,7 @@ async def _send_events(
                     events = await store.read(write.read_events, since, EVENTS_AT_ONCE)
                     if events:
                         since = events[-1].id
-                        await replies.send_and_drain(EventsPart(request.id, events, last=since))
+                        await replies.send_and_drain(_events_part(request, events))
             if not request.follow:
                 return
             reports = list(_progress_events(subscription.take_progress(), supervisor, since))
@@ -356,6 +356,15 @@ async def _send_events(
                     EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
                 )
             await subscription.changed.wait()
+
+
+def _events_part(request: GetEvents, events: Sequence[EventView | ScheduleEvent]) -> EventsPart:
+    """Return a part with those events that this client understands."""
+    of_jobs = [event for event in events if isinstance(event, EventView)]
+    of_schedules = [event for event in events if isinstance(event, ScheduleEvent)]
+    return EventsPart(
+        request.id, of_jobs, last=events[-1].id, schedules=of_schedules if request.schedules else []
+    )
 
 
 def _progress_events(

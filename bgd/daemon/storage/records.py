@@ -193,7 +193,7 @@ class Transaction(Struct, kw_only=True):
         schedules: schedules that have changed; None: it is removed.
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
-        late: jobs of schedules that have not finished in time, each with its schedule.
+        late: occurrences, stored earlier, whose jobs have not finished in time.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -222,7 +222,7 @@ class Transaction(Struct, kw_only=True):
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}
-    late: list[tuple[str, JobId]] = []
+    late: list[NewOccurrence] = []
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []

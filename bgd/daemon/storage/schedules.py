@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 import msgspec
@@ -14,16 +14,20 @@ from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transactio
 
 LATEST = 20  # finished jobs of a schedule that are remembered, because somebody may retry one
 KEPT = 1_000  # occurrences of each schedule, the newest ones
+LATE = "late"  # the outcome in the event of an occurrence whose job has not finished in time
 _SLACK = 100  # occurrences beyond that before some are deleted
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ScheduleSpec).decode
 
 
-def save(db: sqlite3.Connection, transaction: Transaction) -> None:
-    """Write what a transaction holds of schedules, inside it; most hold nothing."""
+def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str, object]]:
+    """Write what a transaction holds of schedules, inside it; most hold nothing. Return it as events.
+
+    An event has the fields of a ScheduleEvent except its id.
+    """
     if not (transaction.schedules or transaction.occurrences or transaction.seen or transaction.late):
-        return
+        return ()
     for name, stored in transaction.schedules.items():
         if stored is None:
             db.execute("DELETE FROM schedules WHERE name = ?", (name,))
@@ -32,9 +36,22 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> None:
     rows = [_row(each) for each in transaction.occurrences]
     db.executemany(_INSERT, rows)
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
-    db.executemany(_NOTE_LATE, transaction.late)
+    db.executemany(_NOTE_LATE, [(each.schedule, each.job) for each in transaction.late])
     for name in {each.schedule for each in transaction.occurrences}:
         _delete_old(db, name)
+    return [_event(each, transaction.now.wall) for each in (*transaction.occurrences, *transaction.late)]
+
+
+def _event(each: NewOccurrence, at: float) -> dict[str, object]:
+    return {
+        "at": at,
+        "schedule": each.schedule,
+        "outcome": LATE if each.late else each.result.value,
+        "due_at": each.due_at,
+        "job": each.job,
+        "reason": each.reason,
+        "count": each.count,
+    }
 
 
 def _row(each: NewOccurrence) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +31,7 @@ from bgd.daemon.storage.records import (
     pack_policy,
     pack_waits,
 )
-from bgd.wire.views import EventView, JobProgress
+from bgd.wire.views import EventView, JobProgress, ScheduleEvent
 
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
 SUBMISSION_SECONDS = 600.0  # submissions outlive removed jobs: twice as long as a client sends one again
@@ -41,7 +42,7 @@ _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 _encode = msgspec.msgpack.Encoder().encode
 _encode_sorted = msgspec.msgpack.Encoder(order="sorted").encode
 _encode_json = msgspec.json.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[JobEvent]).decode
+_decode_events = msgspec.msgpack.Decoder(list[JobEvent | dict[str, Any]]).decode  # see append_events
 _decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 # Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
 unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
@@ -69,13 +70,13 @@ class TransactionWriter:
             _save_attempts(db, transaction)
         if transaction.progress:
             _save_progress(db, transaction.progress.values())
-        if transaction.events:
-            self.newest_event = append_events(db, transaction.events, self.newest_event)
+        events: list[JobEvent | dict[str, object]] = [*transaction.events, *schedules.save(db, transaction)]
+        if events:
+            self.newest_event = append_events(db, events, self.newest_event)
         if transaction.wall_ahead is not None:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        schedules.save(db, transaction)
         wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
@@ -474,9 +475,12 @@ _READ = """
 # --- the change stream: the newest events
 
 
-def append_events(db: sqlite3.Connection, events: list[JobEvent], last: int | None) -> int:
+def append_events(
+    db: sqlite3.Connection, events: Sequence[JobEvent | dict[str, object]], last: int | None
+) -> int:
     """Write events inside the caller's transaction, and delete those that are too old.
 
+    An event of a job is an array, one of a schedule a map: the fields of a ScheduleEvent except its id.
     `last` is the newest id so far, as this returned it before; None looks it up. Return the new one.
     """
     last = newest_event(db) if last is None else last
@@ -489,9 +493,9 @@ def append_events(db: sqlite3.Connection, events: list[JobEvent], last: int | No
     return last + len(events)
 
 
-def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:
+def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView | ScheduleEvent]:
     """Return at most `limit` events after the one with the id `after`, oldest first."""
-    views: list[EventView] = []
+    views: list[EventView | ScheduleEvent] = []
     for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
         events = _decode_events(packed)
         first = last - len(events) + 1
@@ -512,7 +516,11 @@ def events_of(db: sqlite3.Connection, job_id: JobId, after: int) -> list[EventVi
     for last, packed in db.execute(_EVENTS_WITH, (after, packed_id)):
         events = _decode_events(packed)
         first = last - len(events) + 1
-        views += [_view(first + place, event) for place, event in enumerate(events) if event.job == job_id]
+        views += [
+            _job_view(first + place, event)
+            for place, event in enumerate(events)
+            if isinstance(event, JobEvent) and event.job == job_id
+        ]
     return [view for view in views if view.id > after]
 
 
@@ -520,9 +528,11 @@ _EVENTS_WITH = "SELECT last, packed FROM events WHERE last > ? AND instr(packed,
 
 
 def latest_events(db: sqlite3.Connection) -> Iterator[JobEvent]:
-    """Yield all events on disk, newest first."""
+    """Yield all events of jobs on disk, newest first."""
     for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
-        yield from reversed(_decode_events(packed))
+        for event in reversed(_decode_events(packed)):
+            if isinstance(event, JobEvent):
+                yield event
 
 
 def event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
@@ -539,7 +549,13 @@ def newest_event(db: sqlite3.Connection) -> int:
     return last or 0
 
 
-def _view(number: int, event: JobEvent) -> EventView:
+def _view(number: int, event: JobEvent | dict[str, Any]) -> EventView | ScheduleEvent:
+    if isinstance(event, JobEvent):
+        return _job_view(number, event)
+    return msgspec.convert({**event, "id": number}, ScheduleEvent)
+
+
+def _job_view(number: int, event: JobEvent) -> EventView:
     return EventView(
         id=number,
         at=event.at,

@@ -7,11 +7,20 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.core.schedule_spec import Result
 from bgd.daemon.storage import read, write
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAttempt, RecentStats, Transaction
+from bgd.daemon.storage.records import (
+    AttemptEnd,
+    AttemptPid,
+    JobEvent,
+    NewAttempt,
+    NewOccurrence,
+    RecentStats,
+    Transaction,
+)
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.storage.write import EVENTS_KEPT
-from bgd.wire.views import EventView
+from bgd.wire.views import EventView, ScheduleEvent
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
 
@@ -67,6 +76,30 @@ async def test_events_are_read_in_order_and_in_parts(store):
             reason="an example",
         )
     ]
+
+
+async def test_events_of_schedules_follow_those_of_jobs_in_one_series(store):
+    missed = NewOccurrence("nightly", 1.5, Result.MISSED, None, "bgd was not running", 3)
+    late = NewOccurrence("hourly", 2.5, Result.RAN, JobId(7), late=True)
+    await store.commit(Transaction(now=NOW, events=[event(7)], occurrences=[missed], late=[late]))
+    await append(store, event(8))
+
+    told = await store.read(write.read_events, 1, 10)
+    assert told[:2] == [
+        ScheduleEvent(
+            id=2,
+            at=NOW.wall,
+            schedule="nightly",
+            outcome="missed",
+            due_at=1.5,
+            reason="bgd was not running",
+            count=3,
+        ),
+        ScheduleEvent(id=3, at=NOW.wall, schedule="hourly", outcome="late", due_at=2.5, job=7),
+    ]
+    assert told[2].id == store.position == 4
+    assert [found.id for found in await store.search(write.events_of, JobId(7), 0)] == [1]
+    assert (await store.read(read.recent_stats, 0.0)).outcomes == {}
 
 
 async def test_events_of_one_job_are_found_among_those_of_all_others(store):
