@@ -15,11 +15,14 @@ from bgd.core.job import Job, JobId, State
 class QueueRule(Struct, frozen=True, kw_only=True):
     """What holds for one queue.
 
-    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start.
+    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start. `apart`:
+    its jobs take none of the daemon's slots, and start while all queues are paused; their slot has number 0.
+    A queue never changes from one to the other.
     """
 
     slots: int | None = None
     paused: bool = False
+    apart: bool = False
 
 
 class ReadyQueues:
@@ -39,7 +42,7 @@ class ReadyQueues:
         job_of: returns the unfinished job with an id, None if there is none.
 
     Attributes:
-        taken: how many slots active jobs take.
+        taken: how many of the slots active jobs take.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ReadyQueues:
         """Take another number of slots and other rules. Active jobs beyond them stay active."""
         self._slots = slots
         self._rules = dict(rules)
+        self._apart = {queue for queue, rule in rules.items() if rule.apart}
         for queue in self._heaps.keys() - rules.keys() - {None}:
             if self._top(queue) is None:
                 del self._heaps[queue]
@@ -77,19 +81,23 @@ class ReadyQueues:
             self._heaps[name].forget()
             self._promising.add(name)  # a smaller job may have been behind it
 
-    def take_next(self) -> Job | None:
+    def take_next(self, *, is_paused: bool = False) -> Job | None:
         """Take the most urgent queued job whose queue has room for it; None if there is none.
+
+        Jobs of queues that are apart come first; with `is_paused` no others come.
 
         A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
         are free, it is waited for, not overtaken: otherwise it might wait for ever.
         """
+        if self._apart & self._promising and (job := self._take_apart()) is not None:
+            return job
         free = self._slots - self.taken
-        if free <= 0:
+        if free <= 0 or is_paused:
             return None
         best: tuple[int, JobId] | None = None
         chosen: Job | None = None
         self._top(None)  # moves jobs to other heaps, which makes those promising
-        for name in list(self._promising):
+        for name in self._promising - self._apart:
             top = self._top(name)
             if top is not None and best is not None and top >= best:
                 continue
@@ -103,38 +111,51 @@ class ReadyQueues:
         self._heaps[self._heap_name(chosen.queue)].pop()
         return chosen
 
+    def _take_apart(self) -> Job | None:
+        """Take a job of a queue that is apart and has room for it; None if there is none."""
+        for name in self._apart & self._promising:
+            top = self._top(name)
+            job = None if top is None else self._job_of(top[1])
+            if job is not None and self._has_room(job):
+                self._heaps[name].pop()
+                return job
+            self._promising.remove(name)
+        return None
+
     def explain(self, job: Job, *, is_paused: bool) -> QueuedReason:
         """Return why a queued job has not started; with `is_paused` none starts at all."""
         rule = self._rules.get(job.queue, QueueRule())
         size, taken = self._size_of(job), self._taken_in.get(job.queue, 0)
         ahead = self._heaps[self._heap_name(job.queue)].count_before(job.id, job.priority, MAX_AHEAD)
-        if is_paused:
+        if is_paused and not rule.apart:
             return QueuedReason(cause=Cause.PAUSE, ahead=ahead)
         if rule.paused:
             return QueuedReason(cause=Cause.QUEUE_PAUSE, ahead=ahead)
         if not self._has_room(job):
             cause, slots = Cause.QUEUE_SLOTS, rule.slots
         else:
-            cause = Cause.TURN if self.taken + size <= self._slots else Cause.SLOTS
+            cause = Cause.TURN if rule.apart or self.taken + size <= self._slots else Cause.SLOTS
             slots, taken = self._slots, self.taken
         return QueuedReason(cause=cause, wanted=size, slots=slots, taken=taken, ahead=ahead)
 
     def occupy(self, job: Job) -> int:
-        """Give an active job the smallest free slot number, and return it."""
-        number = self._numbers.take_smallest()
+        """Give an active job the smallest free slot number, or 0 if its queue is apart, and return it."""
+        number = 0 if job.queue in self._apart else self._numbers.take_smallest()
         self._occupy(job, number)
         return number
 
     def reoccupy(self, job: Job, number: int) -> None:
         """Give an active job the slot number that it had before."""
-        self._numbers.take(number)
+        if number:
+            self._numbers.take(number)
         self._occupy(job, number)
 
     def vacate(self, job: Job) -> None:
         """Take back the slots of a job that is no longer active."""
         number, size = self._active.pop(job.id)
-        self._numbers.give_back(number)
-        self.taken -= size
+        if number:
+            self._numbers.give_back(number)
+            self.taken -= size
         left = self._taken_in[job.queue] - size
         if left:
             self._taken_in[job.queue] = left
@@ -160,7 +181,8 @@ class ReadyQueues:
         size = self._size_of(job)
         self._active[job.id] = number, size
         self._taken_in[job.queue] = self._taken_in.get(job.queue, 0) + size
-        self.taken += size
+        if number:
+            self.taken += size
 
     def _top(self, name: str | None) -> tuple[int, JobId] | None:
         """Return the top of a heap, after moving jobs from the shared heap to their queue's own."""

@@ -95,6 +95,9 @@ class PauseReason(StrEnum):
     DRAINING = "draining"
 
 
+_SOME_START = {PauseReason.ASKED}  # while this is the only reason, jobs of queues that are apart start
+
+
 class Scheduler:
     """Decides which job runs when.
 
@@ -438,7 +441,11 @@ class Scheduler:
                 self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
                 break
-        while not self._pauses and (job := self._table.queues.take_next()) is not None:
+        is_paused = PauseReason.ASKED in self._pauses
+        while (
+            self._pauses <= _SOME_START
+            and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
+        ):
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
             self._effects.append(StartAttempt(job, self._table.queues.occupy(job)))
 

@@ -210,10 +210,10 @@ class EffectChecker:
     def _saw_start(self, start: StartAttempt) -> None:
         job = start.job
         assert job.state is State.RUNNING
-        assert not self.pauses
+        assert self.pauses <= {PauseReason.ASKED}
         assert not self.dependencies.of(job.id), "started before the jobs it waits for"
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
-        before = self.slots.next_up([job, *queued])
+        before = self.slots.next_up([job, *queued], is_paused=bool(self.pauses))
         assert before == job, f"job {job.id} started, but it was the turn of {before}"
         self.slots.take(job, start.slot)
 
@@ -241,7 +241,9 @@ class EffectChecker:
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]
-        assert self.pauses or self.slots.next_up(queued) is None, "a job waits although its slots are free"
+        if self.pauses <= {PauseReason.ASKED}:
+            next_up = self.slots.next_up(queued, is_paused=bool(self.pauses))
+            assert next_up is None, "a job waits although its slots are free"
 
     def _check_waiting(self, scheduler: Scheduler) -> None:
         waiting = [job for job in self.jobs.values() if job.state in WAITING]

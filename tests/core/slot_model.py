@@ -35,6 +35,10 @@ class SlotModel:
     def take(self, job: Job, number: int) -> None:
         """Let a job start in this slot."""
         assert job.id not in self.taken, "one attempt of a job at a time"
+        if self._is_apart(job.queue):
+            assert number == 0
+            self.restore(job, number)
+            return
         numbers = {seat.number for seat in self.taken.values()}
         assert number == next(free for free in itertools.count(1) if free not in numbers), "not the smallest"
         assert number <= self.slots
@@ -49,12 +53,19 @@ class SlotModel:
 
     @property
     def taken_slots(self) -> int:
-        return sum(seat.size for seat in self.taken.values())
+        return sum(seat.size for seat in self.taken.values() if not self._is_apart(seat.queue))
 
-    def next_up(self, queued: Iterable[Job]) -> Job | None:
-        """Return the queued job whose turn it is; None if there is no room for it."""
+    def next_up(self, queued: Iterable[Job], *, is_paused: bool = False) -> Job | None:
+        """Return the queued job whose turn it is; None if there is no room for it.
+
+        With `is_paused` only queues that are apart have a turn.
+        """
         first = {job.queue: job for job in sorted(queued, key=_urgency, reverse=True)}
-        job = min(filter(self._has_room_in_queue, first.values()), key=_urgency, default=None)
+        with_room = list(filter(self._has_room_in_queue, first.values()))
+        apart = [job for job in with_room if self._is_apart(job.queue)]
+        if apart or is_paused:
+            return min(apart, key=_urgency, default=None)
+        job = min(with_room, key=_urgency, default=None)
         if job is None or self._size(job) + self.taken_slots > self.slots:
             return None  # no less urgent job takes the slots for which a large one waits
         return job
@@ -64,6 +75,9 @@ class SlotModel:
         taken = sum(seat.size for seat in self.taken.values() if seat.queue == job.queue)
         has_room = rule.slots is None or taken == 0 or taken + self._size(job) <= rule.slots
         return has_room and not rule.paused
+
+    def _is_apart(self, queue: str) -> bool:
+        return queue in self.rules and self.rules[queue].apart
 
     def _size(self, job: Job) -> int:
         return min(job.conditions.slots, self.slots)

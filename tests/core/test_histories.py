@@ -18,11 +18,12 @@ from tests.core.machine import SimulatedMachine
 UNFINISHED = set(State) - FINAL
 
 slot_counts = st.integers(1, 4)
-queue_names = st.sampled_from(["default", "narrow", "wide"])
-rules_of_queues = st.dictionaries(
-    queue_names,
+queue_names = st.sampled_from(["default", "narrow", "wide", "apart"])
+ruled_queues = st.dictionaries(
+    st.sampled_from(["default", "narrow", "wide"]),
     st.builds(QueueRule, slots=st.none() | st.integers(1, 3), paused=st.sampled_from([False, False, True])),
 )
+rules_of_queues = ruled_queues.map(lambda rules: rules | {"apart": QueueRule(slots=1, apart=True)})
 seconds = st.one_of(st.integers(0, 10), st.floats(0, 100))
 jumps = st.sampled_from([0.0, 0.0, 0.0, 20.0, -20.0])  # of the wall clock
 code_lists = st.sampled_from([(1,), (1, 124, 143)])

@@ -5,7 +5,7 @@ import pytest
 from bgd.core.explain import Cause, QueuedReason
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
-from bgd.core.scheduler import PauseReason
+from bgd.core.scheduler import PauseReason, Scheduler
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -19,6 +19,7 @@ from tests.core.scheduling import (
 
 MANY = 5_000
 PAUSED = QueueRule(paused=True)
+APART = {"apart": QueueRule(slots=1, apart=True)}
 
 
 def finish(scheduler, job_id):
@@ -260,3 +261,46 @@ def test_a_new_job_costs_no_look_at_queues_that_cannot_start_anything():
     queues.push(jobs[JobId(1)])
     assert queues.take_next() is None
     assert looks < 10
+
+
+# --- a queue that is apart -----------------------------------------------------------------------------
+
+
+def test_a_queue_that_is_apart_takes_no_slot_of_the_others_and_starts_while_they_are_paused():
+    scheduler = Scheduler(1, APART, last_id=0, roll=lambda: 0.5)
+    usual, other = submit(scheduler), submit(scheduler)
+    apart, next_apart = submit(scheduler, queue="apart"), submit(scheduler, queue="apart")
+
+    assert started(scheduler) == [(usual, 1, 1), (apart, 1, 0)]
+    assert (scheduler.running, scheduler.taken) == (2, 1)
+    scheduler.pause(PauseReason.ASKED)
+    assert scheduler.explain(next_apart) == QueuedReason(cause=Cause.QUEUE_SLOTS, slots=1, taken=1, ahead=0)
+    finish(scheduler, usual)
+    assert started(scheduler) == []
+    finish(scheduler, apart)
+    assert started(scheduler) == [(next_apart, 1, 0)]
+    scheduler.resume(PauseReason.ASKED, NOW)
+    assert started(scheduler) == [(other, 1, 1)]
+
+
+@pytest.mark.parametrize("why", [PauseReason.DRAINING, PauseReason.NO_LAUNCHER])
+def test_a_queue_that_is_apart_starts_nothing_without_a_launcher_or_while_the_daemon_ends(why):
+    scheduler = Scheduler(1, APART, last_id=0, roll=lambda: 0.5)
+    scheduler.pause(why)
+    apart = submit(scheduler, queue="apart")
+
+    assert started(scheduler) == []
+    assert scheduler.explain(apart) == QueuedReason(cause=Cause.TURN, slots=1, ahead=0)
+    scheduler.resume(why, NOW)
+    assert started_ids(scheduler) == [apart]
+
+
+def test_a_job_of_a_queue_that_is_apart_holds_its_slot_after_a_restart():
+    scheduler = Scheduler(1, APART, last_id=0, roll=lambda: 0.5)
+    running = Job(id=JobId(1), state=State.RUNNING, queue="apart", priority=0, policy=NO_RETRIES, attempt=1)
+    scheduler.restore(running, slot=0)
+    second, usual = submit(scheduler, queue="apart"), submit(scheduler)
+
+    assert started(scheduler) == [(usual, 1, 1)]
+    finish(scheduler, running.id)
+    assert started(scheduler) == [(second, 1, 0)]
