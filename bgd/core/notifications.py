@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from bgd.core.job import Outcome
+
+WINDOW = 60.0  # seconds in which a target gets at most `per_minute` messages
+MAX_SUBJECTS = 20  # that a summary names for each event
 
 
 class NotifyEvent(StrEnum):
@@ -22,6 +28,17 @@ class NotifyEvent(StrEnum):
     LATE = "late"  # a job that had not succeeded when it had to
     SUMMARY = "summary"  # what was held back so that nobody is flooded
     TEST = "test"
+
+
+CHOSEN = (
+    NotifyEvent.STARTED,
+    NotifyEvent.FAILED,
+    NotifyEvent.RECOVERED,
+    NotifyEvent.SUCCEEDED,
+    NotifyEvent.MISSED,
+    NotifyEvent.LATE,
+)
+"""The events that `on` of a target may name."""
 
 
 class Counted(Struct, frozen=True, kw_only=True):
@@ -62,3 +79,213 @@ class Message(Struct, frozen=True, kw_only=True):
     count: int | None = None
     log: str | None = None
     summary: tuple[Counted, ...] | None = None
+
+
+# --- what has happened, and what is told ------------------------------------------------------------------
+
+
+class NotifyRule(Struct, frozen=True, kw_only=True):
+    """What a target is told.
+
+    `on`: these events. `failures`: a failure only once there are this many in a row. `per_minute`: this many
+    messages at most, of which one may be a summary.
+    """
+
+    on: Collection[str] = (NotifyEvent.FAILED,)
+    failures: int = 1
+    per_minute: int = 10
+
+
+class Fact(Struct, frozen=True, kw_only=True):
+    """What has happened: a job started, failed or succeeded, or an occurrence of a schedule was missed.
+
+    `target` None: the one that the job names, or that of [daemon] notify. The fields of a job may be left
+    out: they are taken from its row. `count`: of occurrences in a row.
+    """
+
+    event: NotifyEvent
+    at: float
+    target: str | None = None
+    job: int | None = None
+    name: str | None = None
+    schedule: str | None = None
+    queue: str | None = None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    attempts: int | None = None
+    reason: str | None = None
+    due_at: float | None = None
+    count: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """What the fact is about: failures of the same subject follow each other."""
+        return self.schedule or self.name or f"job {self.job}"
+
+
+class Streak(Struct, frozen=True):
+    """How many times a subject has failed in a row, and whether that was told.
+
+    `job`: the only job of the subject; None if it has a name, so that others may follow.
+    """
+
+    failures: int = 0
+    is_told: bool = False
+    job: int | None = None
+
+
+NO_STREAK = Streak()
+StreakKey = tuple[str, str]  # target and subject
+
+
+class Waiting(Struct, frozen=True):
+    """Messages to one target that wait until there is room for them, which is then told in one message."""
+
+    first: Message
+    counts: tuple[Counted, ...]
+
+    def message(self, at: float, new_id: str) -> Message:
+        """Return the one message: the only one that waits, or a summary of all with this id."""
+        total = sum(each.count for each in self.counts)
+        if total == 1:
+            return self.first
+        return Message(
+            id=new_id,
+            event=NotifyEvent.SUMMARY,
+            at=instant(at),
+            target=self.first.target,
+            subject=f"{total} notifications",
+            summary=self.counts,
+        )
+
+
+class Verdict(Struct, kw_only=True):
+    """What follows from some facts.
+
+    `streaks`: those that have changed; one without failures is forgotten. `waiting`: by target, where it has
+    changed. `unknown`: targets that are not configured.
+    """
+
+    messages: list[Message]
+    streaks: dict[StreakKey, Streak]
+    waiting: dict[str, Waiting]
+    unknown: set[str]
+
+
+def judge(
+    facts: Iterable[Fact],
+    streaks: Mapping[StreakKey, Streak],
+    rules: Mapping[str, NotifyRule],
+    room: Mapping[str, int],
+    waiting: Mapping[str, Waiting],
+    new_id: Callable[[], str],
+) -> Verdict:
+    """Return what is told about some facts, in their order.
+
+    `streaks`: at least those of the subjects of these facts. `rules`: by target. `room`: how many messages
+    each target may get now. `waiting`: what waits already. `new_id`: returns a random id for each message.
+    """
+    verdict = Verdict(messages=[], streaks={}, waiting={}, unknown=set())
+    left = dict(room)
+    for fact in facts:
+        target = fact.target
+        if target is None or target not in rules:
+            verdict.unknown.add(target or "")
+            continue
+        key = target, fact.subject
+        before = verdict.streaks.get(key) or streaks.get(key, NO_STREAK)
+        event, after = told(fact.event, before, rules[target])
+        if after != before:
+            verdict.streaks[key] = replace(after, job=None if fact.schedule or fact.name else fact.job)
+        if event is None:
+            continue
+        message = _message(new_id(), event, fact, max(before.failures, after.failures))
+        already = verdict.waiting.get(target) or waiting.get(target)
+        if already is None and left.get(target, 0) > 0:
+            left[target] -= 1
+            verdict.messages.append(message)
+        else:
+            verdict.waiting[target] = _added(already, message)
+    return verdict
+
+
+def told(event: NotifyEvent, streak: Streak, rule: NotifyRule) -> tuple[NotifyEvent | None, Streak]:
+    """Return what to tell about a fact, and the streak after it; None: nothing.
+
+    A success after a failure that was told is a recovery. It is told as such if the target wants that, or as
+    a success.
+    """
+    if event is NotifyEvent.FAILED:
+        failures = streak.failures + 1
+        is_time = not streak.is_told and failures >= rule.failures
+        after = Streak(failures, is_told=streak.is_told or is_time)
+        return (event if is_time and event in rule.on else None), after
+    if event is NotifyEvent.SUCCEEDED:
+        if streak.is_told and NotifyEvent.RECOVERED in rule.on:
+            return NotifyEvent.RECOVERED, NO_STREAK
+        return (event if event in rule.on else None), NO_STREAK
+    return (event if event in rule.on else None), streak
+
+
+def instant(at: float) -> datetime:
+    """Return an instant of epoch time as a Message has it."""
+    return datetime.fromtimestamp(at, UTC)
+
+
+def _message(message_id: str, event: NotifyEvent, fact: Fact, failures: int) -> Message:
+    return Message(
+        id=message_id,
+        event=event,
+        at=instant(fact.at),
+        target=fact.target or "",
+        subject=fact.subject,
+        schedule=fact.schedule,
+        job=fact.job,
+        name=fact.name,
+        queue=fact.queue,
+        outcome=fact.outcome,
+        exit_code=fact.exit_code,
+        signal=fact.signal,
+        attempts=fact.attempts,
+        failures=failures if event in {NotifyEvent.FAILED, NotifyEvent.RECOVERED} else None,
+        reason=fact.reason,
+        due_at=None if fact.due_at is None else instant(fact.due_at),
+        count=fact.count,
+    )
+
+
+def _added(waiting: Waiting | None, message: Message) -> Waiting:
+    """Return what waits for a target after one more message."""
+    if waiting is None:
+        return Waiting(message, (Counted(event=message.event, count=1, subjects=(message.subject,)),))
+    counts = {each.event: each for each in waiting.counts}
+    old = counts.get(message.event, Counted(event=message.event, count=0))
+    is_new = message.subject not in old.subjects and len(old.subjects) < MAX_SUBJECTS
+    subjects = (*old.subjects, message.subject) if is_new else old.subjects
+    counts[message.event] = Counted(event=message.event, count=old.count + 1, subjects=subjects)
+    return Waiting(waiting.first, tuple(counts.values()))
+
+
+# --- limits -----------------------------------------------------------------------------------------------
+
+
+class SentMessages:
+    """When one target was sent its latest messages, on a clock that never jumps."""
+
+    def __init__(self, instants: Iterable[float] = ()) -> None:
+        self._instants = deque(instants)  # oldest first
+
+    def add(self, at: float) -> None:
+        """Note that a message is sent."""
+        self._instants.append(at)
+
+    def room(self, at: float, per_minute: int) -> int:
+        """Return how many more messages may be sent now."""
+        while self._instants and self._instants[0] + WINDOW <= at:
+            self._instants.popleft()
+        return max(per_minute - len(self._instants), 0)
+
+    def room_at(self, per_minute: int) -> float:
+        """Return when there is room for the next message, after `room` has found none."""
+        return self._instants[len(self._instants) - per_minute] + WINDOW
