@@ -39,6 +39,7 @@ from bgd.core.spec import (
     MemoryBytes,
     Name,
     Nice,
+    NotifyName,
     OpenFiles,
     Option,
     Percent,
@@ -510,6 +511,9 @@ FOLDER = PathType("dir")
 MEMORY = BoundedSizeType(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes")
 NAME = BoundedType(Name, f"a text of 1 to {MAX_NAME} characters")
 NICE = BoundedType(Nice, "a whole number from -20 to 19")
+NOTIFY_NAME = BoundedType(
+    NotifyName, "a name of at most 64 letters, digits, . _ -, starting with a letter or digit"
+)
 OPEN_FILES = BoundedType(OpenFiles, f"a number of descriptors: a whole number from 16 to {MAX_OPEN_FILES}")
 PERCENT = PercentType()
 PRIORITY = BoundedType(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
@@ -567,6 +571,7 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     MemoryBytes: (MEMORY, "SIZE"),
     Name: (NAME, "TEXT"),
     Nice: (NICE, "N"),
+    NotifyName: (NOTIFY_NAME, "NAME"),
     OpenFiles: (OPEN_FILES, "N"),
     Percent: (PERCENT, "PERCENT"),
     Priority: (PRIORITY, "N"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import EnumType, StrEnum
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from bgd.core.spec import (
     LOCAL,
     MAX_DURATION,
     NOT_SCHEDULED,
+    NOTIFICATION_QUEUE,
+    NOTIFY_NAME,
     OPTIONS,
     QUEUE_NAME,
     Backoff,
@@ -37,6 +39,7 @@ from bgd.core.spec import (
     Isolation,
     JobSpec,
     MemoryBytes,
+    NotifyName,
     QueueName,
     Retries,
     Share,
@@ -88,6 +91,7 @@ ANY_COMMAND = "*"
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
 MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
+MAX_TARGETS = 100  # of notifications
 MAX_URL = 2_000  # characters
 MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
@@ -166,6 +170,11 @@ def rule_text(decision: Decision) -> str:
     return decision.step if decision.after is None else f"{decision.step} {format_duration(decision.after)}"
 
 
+def no_target(name: str, known: Collection[str]) -> str:
+    """Return in one sentence that there is no [notify] target with this name."""
+    return f"there is no [notify.{name}]; {nearest(name, known) if known else 'no target is configured'}"
+
+
 # --- values that only one key has -------------------------------------------------------------------------
 
 
@@ -234,6 +243,23 @@ def _mail(setting: Setting) -> str:
 _MAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?")
 
 
+def _notify_name(setting: Setting) -> str:
+    try:
+        return str(msgspec.convert(setting.value, NotifyName))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"must be the name of a [notify] target: {NOTIFY_NAME}") from error
+
+
+def _events(setting: Setting) -> tuple[str, ...]:
+    from bgd.core.notifications import CHOSEN  # noqa: PLC0415 - a client that has targets does not need it
+
+    words = texts(setting)
+    for word in words:
+        if word not in CHOSEN:
+            raise ValueError(f"{word!r} is not one of {', '.join(CHOSEN)}")
+    return tuple(event.value for event in CHOSEN if event in words)
+
+
 def secret_url(setting: Setting) -> str:
     """Read an address whose path is a secret; neither errors nor `bgctl config show` print it."""
     url = setting.value
@@ -300,6 +326,7 @@ def _option(name: str, setting: Setting) -> object:
     readers: dict[Any, Reader[Any]] = {
         QueueName: queue_name,
         ExecutorName: executor_name,
+        NotifyName: _notify_name,
         Duration: duration,
         Timeout: duration_within(Timeout),
         MemoryBytes: size(MemoryBytes),
@@ -393,6 +420,8 @@ ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62)]
 JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
 BackupCount = Annotated[int, Meta(ge=1, le=1000)]
+FailureCount = Annotated[int, Meta(ge=1, le=1000)]
+MessageCount = Annotated[int, Meta(ge=1, le=1000)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
 
 
@@ -411,6 +440,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     """What SIGTERM does to running jobs."""
     cgroups: Literal["limits", "all"] = key(one_of("limits", "all"), "limits")
     """Which attempts get a control group of their own, where the system allows that."""
+    notify: str | None = key(_notify_name, None, none="")
+    """The [notify] target of every job and schedule that names none."""
 
 
 class HttpConfig(Struct, frozen=True, kw_only=True):
@@ -497,6 +528,12 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     )
     mail: str | None = key(_mail, None)
     url: str | None = key(secret_url, None)
+    on: tuple[str, ...] = key(_events, ("failed",))
+    """Events of bgd.core.notifications that are told."""
+    failures: int = key(whole_number(FailureCount), 1)
+    """Tell a failure only once a job or schedule has failed so often in a row."""
+    per_minute: int = key(whole_number(MessageCount), 10)
+    """Of messages at most; what happens beyond that is told in one summary."""
 
 
 class ExecutorConfig(Struct, frozen=True, kw_only=True):
@@ -579,6 +616,10 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
     executors = dict(_executors(found))
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
+    notify = dict(_notify_targets(found))
+    for name in ("daemon.notify", *(f"schedules.{each}.notify" for each in names_in(found, "schedules"))):
+        if (setting := found.get(name)) is not None and setting.value and setting.value not in notify:
+            raise setting.problem(no_target(str(setting.value), notify))
     return Config(
         daemon=daemon,
         http=_section(found, "http", HttpConfig, ports=ports),
@@ -594,7 +635,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         queues=dict(_queues(found, executors)),
         classes=dict(_class_policies(found)),
         schedules=dict(_schedules(found)),
-        notify=dict(_notify_targets(found)),
+        notify=notify,
         log_dir=places.log_dir,
         source=source,
     )
@@ -613,6 +654,10 @@ def _queues(
             msgspec.convert(name, QueueName)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{setting.origin}: not the name of a queue, which is {QUEUE_NAME}") from error
+        if name == NOTIFICATION_QUEUE:
+            raise ConfigError(
+                f"{setting.origin}: queue {name} is for bgd's own notifications: choose another name"
+            )
         queue = _section(found, f"queues.{name}", QueueConfig)
         if queue.executor not in {LOCAL, *executors}:
             origin, known = (
@@ -669,21 +714,22 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
 
 
 def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyTarget]]:
-    for name, setting in names_in(found, "notify").items():
-        if not _TARGET_NAME.fullmatch(name):
+    targets = names_in(found, "notify")
+    for name, setting in targets.items():
+        try:
+            msgspec.convert(name, NotifyName)
+        except msgspec.ValidationError as error:
             raise ConfigError(
-                f"{setting.origin}: not the name of a target of notifications, which is at most 64 letters, "
-                "digits, '.', '_' and '-', a letter or digit first"
-            )
+                f"{setting.origin}: not the name of a target of notifications, which is {NOTIFY_NAME}"
+            ) from error
+        if len(targets) > MAX_TARGETS:
+            raise ConfigError(f"{setting.origin}: {len(targets)} targets are over the limit of {MAX_TARGETS}")
         target = _section(found, f"notify.{name}", NotifyTarget)
         if sum(each is not None for each in (target.program, target.mail, target.url)) != 1:
             raise ConfigError(
                 f"{setting.origin.rpartition('.')[0]}: a target has either program, mail or url"
             )
         yield name, target
-
-
-_TARGET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:

@@ -298,6 +298,31 @@ def test_a_target_of_notifications_is_reached_in_one_way(written, tmp_path):
     }
 
 
+def test_a_target_says_what_it_is_told(written):
+    config = written(
+        """
+        [daemon]
+        notify = "ops"
+        [notify.ops]
+        mail = "root"
+        [notify.pager]
+        mail = "root"
+        on = ["recovered", "failed", "failed"]
+        failures = 3
+        per_minute = 2
+        """,
+        BGD_NOTIFY_CHECKS_URL="https://hc-ping.com/1234",
+        BGD_NOTIFY_CHECKS_ON="started,succeeded,failed",
+    )
+
+    assert (config.daemon.notify, written("daemon.notify = ''").daemon.notify) == ("ops", None)
+    assert config.notify["ops"] == NotifyTarget(mail="root", on=("failed",), failures=1, per_minute=10)
+    assert config.notify["pager"] == NotifyTarget(
+        mail="root", on=("failed", "recovered"), failures=3, per_minute=2
+    )
+    assert config.notify["checks"].on == ("started", "failed", "succeeded")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -564,7 +589,7 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
         (
             "[daemon]\nxyzzy = 1",
-            ["daemon.xyzzy is not a key", "known are cgroups, grace, min_free, on_stop, slots"],
+            ["daemon.xyzzy is not a key", "known are cgroups, grace, min_free, notify, on_stop, slots"],
         ),
         ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),
         ("[retry.comands]\nretries = 1", ["retry.comands is not a key", "did you mean commands?"]),
@@ -619,7 +644,29 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("notify.x.mail = 'a@example.org, b@example.org'", ["notify.x.mail", "one address"]),
         ("notify.x.mail = '|/bin/sh'", ["notify.x.mail", "one address"]),
         ("notify.x.mail = 'root'\nnotify.x.url = 'https://example.org'", ["notify.x: a target has either"]),
-        ("notify.'a b'.mail = 'root'", ["notify.a b.mail", "not the name of a target"]),
+        ("notify.'a b'.mail = 'root'", ["notify.a b.mail", "not the name of a target", "at most 64 letters"]),
+        ("[notify.ops]\non = ['failed']", ["notify.ops: a target has either"]),
+        ("notify.ops.on = ['summary']", ["notify.ops.on", "'summary' is not one of started, failed"]),
+        ("notify.ops.failures = 0", ["notify.ops.failures = 0: must be at least 1"]),
+        ("notify.ops.per_minute = 1001", ["notify.ops.per_minute = 1001: must be at most 1000"]),
+        (
+            "".join(f"notify.n{number}.mail = 'root'\n" for number in range(101)),
+            ["101 targets are over the limit of 100"],
+        ),
+        ("daemon.notify = 'ops'", ["daemon.notify = 'ops'", "there is no [notify.ops]", "no target"]),
+        (
+            "daemon.notify = 'opps'\nnotify.ops.mail = 'root'",
+            ["daemon.notify = 'opps'", "there is no [notify.opps]", "did you mean ops?"],
+        ),
+        ("daemon.notify = 'a b'", ["daemon.notify = 'a b'"]),
+        (
+            "[schedules.nightly]\ncron = '@daily'\ncommand = ['/bin/true']\nnotify = 'ops'",
+            ["schedules.nightly.notify = 'ops'", "there is no [notify.ops]"],
+        ),
+        (
+            "[queues.bgd-notifications]\nslots = 2",
+            ["queues.bgd-notifications.slots", "for bgd's own notifications"],
+        ),
         ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
         ("logs.max_bytes = 10", ["logs.max_bytes = 10: must be at least 1kB"]),
         ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),

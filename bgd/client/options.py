@@ -79,6 +79,7 @@ class FurtherOptions(TypedDict, total=False):
     * `pids_max`: limit on the number of processes and threads.
     * `open_files`: limit on open files of each process.
     * `core_max`: limit on the size of core files; 0: none.
+    * `notify`: tell this [notify] target how the job ends.
     """
 
     env_pass: str | Sequence[str]
@@ -118,6 +119,7 @@ class FurtherOptions(TypedDict, total=False):
     pids_max: int | None
     open_files: int | None
     core_max: int | None
+    notify: str | None
 
 
 class JobOptions(FurtherOptions, total=False):
@@ -186,6 +188,7 @@ class EditOptions(TypedDict, total=False):
     pids_max: int | None
     open_files: int | None
     core_max: int | None
+    notify: str | None
 
 
 class JobAttributes:
@@ -247,5 +250,6 @@ class JobAttributes:
     waited_seconds: float | None
     run_seconds: float | None
     stop_signal: StopSignal | None
+    notify: str | None
     problem: str | None
     executor: str | None

@@ -34,7 +34,8 @@ MAX_OPEN_FILES = 1 << 30
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-QUEUE_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+NotifyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
+QUEUE_NAME = NOTIFY_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
 ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 EXECUTOR_NAME = "a name of at most 32 small letters, digits, '_' and '-', a letter first"
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
@@ -61,6 +62,8 @@ Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
 Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
 DEFAULT_QUEUE = "default"
+NOTIFICATION_QUEUE = "bgd-notifications"
+"""The queue of the jobs that send notifications; only bgd itself puts jobs in it."""
 LOCAL = "local"  # the executor that is always there
 
 
@@ -241,6 +244,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Option("Limit on the size of core files; 0: none", in_policy=True, limit="core file"),
     ] = None
     """Bytes of a core file of each of its processes; 0: none is written."""
+    notify: Annotated[
+        NotifyName | None, Option("Tell this [notify] target how the job ends", label="tells")
+    ] = None
+    """None: the target of [daemon] notify, if there is one."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that a person or program chose, not those of a captured environment."""
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from bgd.config import ANY_COMMAND, Config
-from bgd.core.spec import DEFAULT_QUEUE, LOCAL, JobSpec
+from bgd.config import ANY_COMMAND, Config, no_target
+from bgd.core.spec import DEFAULT_QUEUE, LOCAL, NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused, nearest
 from bgd.wire.class_jobs import problem_with_arguments
@@ -64,13 +64,15 @@ def may_connect(actor: Actor, daemon_uid: int) -> bool:
 def check_may_run(spec: JobSpec, config: Config) -> None:
     """Check a job's spec against the configuration, before any of its code is imported or started.
 
+    Only bgd itself makes jobs of the queue of notifications, so no list has to allow these.
+
     Raises:
         Refused: the target or its arguments are malformed.
         NotAllowed: the job is not on the list; the message names the key and the file.
     """
     if spec.target is not None:
         _check_call(spec.target, spec, config)
-    elif spec.argv is not None:
+    elif spec.argv is not None and spec.queue != NOTIFICATION_QUEUE:
         allowed = config.security.allowed_commands
         if restricts_commands(config) and spec.argv[0] not in allowed:
             raise NotAllowed(
@@ -115,6 +117,16 @@ def check_variables(spec: JobSpec, config: Config) -> None:
             f"a {kind} takes no {min(foreign)} from outside: "
             f"name it in {key} of {_file(config)}, then `bgctl reload`"
         )
+
+
+def check_target(name: str, config: Config) -> None:
+    """Refuse a job that is to tell a target which is not configured.
+
+    Raises:
+        Refused: there is no such target.
+    """
+    if name not in config.notify:
+        raise Refused(no_target(name, config.notify))
 
 
 def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:

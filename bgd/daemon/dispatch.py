@@ -18,7 +18,7 @@ from bgd.config import Config, PythonConfig
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
-from bgd.core.spec import LOCAL, OPTIONS, ExecutorKind, Isolation, JobSpec
+from bgd.core.spec import LOCAL, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, check_may_run, executor_of, restricts_commands
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
@@ -349,6 +349,8 @@ def build_launch(
     }
     if spec.target is not None:
         own = _class_job_environment()  # the job adds to it
+    elif job.queue == NOTIFICATION_QUEUE:
+        own = _own_environment() | _own_settings()
     elif restricts_commands(config):
         own = _minimal_environment()
     else:  # a command gets exactly the environment it was sent with
@@ -551,6 +553,16 @@ def _own_environment() -> dict[str, str]:
         if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_"))
         and name not in _DAEMON_ONLY
         and _is_text(name + value)
+    }
+
+
+@cache
+def _own_settings() -> dict[str, str]:
+    """Return the variables that configure the daemon, for a program of bgd's own that reads them too."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("BGD_") and _is_text(name + value)
     }
 
 

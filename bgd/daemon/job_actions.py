@@ -27,10 +27,11 @@ from bgd.core.job import (
     State,
 )
 from bgd.core.retry import policy_of, with_policy
-from bgd.core.spec import JobSpec, problem_with
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import parse_target
-from bgd.daemon.access import check_may_run, check_variables, executor_of
+from bgd.daemon.access import check_may_run, check_target, check_variables, executor_of
 from bgd.daemon.idempotency import IdempotencyTokens, SubmittedJobs
+from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
@@ -94,6 +95,10 @@ class JobActions:
         spec = under_policy(spec, self._class_policy(spec))
         if spec.executor is not None:
             executor_of(spec, spec.queue, self._supervisor.config)
+        if spec.notify is not None:
+            check_target(spec.notify, self._supervisor.config)
+        if spec.queue == NOTIFICATION_QUEUE:
+            check_queue_name(spec.queue)
         self._supervisor.dispatcher.check_limits(spec)
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.queues import QueueRule
-from bgd.core.spec import DEFAULT_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
@@ -22,8 +22,8 @@ def total_slots(config: Config, controls: QueueControls) -> int:
 
 
 def queue_rules(config: Config, controls: QueueControls) -> dict[str, QueueRule]:
-    """Return the rules of all queues that are limited or paused."""
-    queues = config.queues.keys() | controls.queues.keys()
+    """Return the rules of all queues that are limited or paused, and of the one for notifications."""
+    queues = {NOTIFICATION_QUEUE, *config.queues, *controls.queues}
     rules = {queue: _rule(queue, config, controls) for queue in queues}
     return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
 
@@ -33,6 +33,7 @@ def set_queue_slots(controls: QueueControls, queue: str, slots: int | None) -> Q
 
     Raises:
         Full: too many queues are set.
+        Refused: it is the queue of notifications.
     """
     setting = replace(_setting(queue, controls), has_slots=True, slots=slots)
     return _with_setting(controls, queue, setting)
@@ -43,6 +44,7 @@ def set_paused(controls: QueueControls, queue: str | None, *, paused: bool) -> Q
 
     Raises:
         Full: too many queues are set.
+        Refused: it is the queue of notifications.
     """
     if queue is None:
         return replace(controls, paused=paused)
@@ -63,6 +65,19 @@ def reset_queue(controls: QueueControls, queue: str) -> QueueControls:
 def known_queues(config: Config, controls: QueueControls) -> set[str]:
     """Return the default queue and all queues that are configured, set or paused."""
     return {DEFAULT_QUEUE, *config.queues, *controls.queues}
+
+
+def check_queue_name(queue: str | None) -> None:
+    """Refuse the queue of notifications, which only bgd itself uses.
+
+    Raises:
+        Refused: it is that queue.
+    """
+    if queue == NOTIFICATION_QUEUE:
+        raise Refused(
+            f"queue {queue} is for bgd's own notifications: no other job waits in it, and it has one slot, "
+            "which cannot be changed or paused"
+        )
 
 
 def unknown_queue(name: str, known: Iterable[str]) -> Refused:
@@ -102,6 +117,8 @@ def _view(
 
 
 def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
+    if queue == NOTIFICATION_QUEUE:
+        return QueueRule(slots=1, apart=True)
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
     return QueueRule(slots=slots, paused=setting.paused)
@@ -112,6 +129,7 @@ def _configured_slots(queue: str, config: Config) -> int | None:
 
 
 def _with_setting(controls: QueueControls, queue: str, setting: QueueSetting) -> QueueControls:
+    check_queue_name(queue)
     others = {name: each for name, each in controls.queues.items() if name != queue}
     if setting == QueueSetting():
         return replace(controls, queues=others)

@@ -79,6 +79,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     stop_signal: StopSignal | None = None
     problem: str | None = None  # why the latest attempt failed, if it left a message
     executor: str | None = None  # that it was asked to run on; None: as its queue says
+    notify: str | None = None  # the target that the job itself names
 
 
 class JobProgress(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import State
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon import queue_controls
 from bgd.wire.launching import Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues
@@ -16,8 +17,10 @@ from bgd.wire.requests import (
     Resume,
     SetQueue,
     SetSlots,
+    Submit,
 )
 from tests.daemon.harness import command, configure, served
+from tests.daemon.scripted_launcher import end
 
 
 async def test_slots_and_queues_set_at_run_time_survive_a_restart(folder, launcher):
@@ -104,3 +107,29 @@ async def test_number_of_set_queues_is_limited(config, launcher, monkeypatch):
         await life.submit(command(queue="three"))
         assert (await caller.ask(Pause(9, "three"), Failed)).code is ErrorCode.FULL
         assert "neither set nor paused" in (await caller.ask(RemoveQueue(9, "three"), Failed)).message
+
+
+async def test_the_queue_of_notifications_cannot_be_changed_or_used(config, launcher):
+    own = NOTIFICATION_QUEUE
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for request in (SetQueue(1, own, 2), Pause(2, own), Resume(3, own)):
+            refused = await caller.ask(request, Failed)
+            assert refused.code is ErrorCode.REFUSED
+            assert f"queue {own} is for bgd's own notifications" in refused.message
+        refused = await caller.ask(Submit(4, command(queue=own)), Failed)
+        assert f"queue {own} is for bgd's own notifications" in refused.message
+        assert own not in {each.name for each in (await caller.ask(GetQueues(5), Queues)).queues}
+
+
+async def test_a_job_of_the_queue_of_notifications_starts_while_all_slots_are_taken_and_all_is_paused(
+    folder, launcher
+):
+    async with served(configure(folder, "slots = 1"), launcher) as life:
+        await life.launched()
+        await (await life.call()).ask(Pause(1), Queues)
+        key = await life.launched(command(queue=NOTIFICATION_QUEUE))
+        second = await life.submit(command(queue=NOTIFICATION_QUEUE))
+        assert (await life.view(second)).state is State.QUEUED
+        life.launcher.say(end(key))
+        assert (await life.launcher.hear(Launch)).key == life.key(second)

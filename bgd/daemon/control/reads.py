@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.core.job import FINAL, JobId
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.access import Actor
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import LogReader, expected_log_bytes
@@ -162,7 +163,7 @@ class ReadHandler:
             Refused: there is no such queue; the message suggests the name that was probably meant.
         """
         supervisor = self._supervisor
-        if name in known_queues(supervisor.config, supervisor.controls):
+        if name in {NOTIFICATION_QUEUE, *known_queues(supervisor.config, supervisor.controls)}:
             return
         await supervisor.saved_unless_stuck()
         if not await self._store.read(read.has_jobs_in, name):
