@@ -22,11 +22,14 @@ import msgspec
 import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from hypothesis import given
+from hypothesis.strategies import characters, text
 
 from bgd import delivery
 from bgd.config import NotifyTarget
 from bgd.core.notifications import Message
 from bgd.delivery import MAX_LINE, MAX_PING, NotDelivered, Notification, as_text, headline, last_lines, ping
+from bgd.escape import one_line
 from tests.docs.pages import first_cells, page
 from tests.support import DEADLINE, ROOT
 
@@ -415,6 +418,17 @@ async def test_a_mail_arrives(delivered, mailbox):
     text = mail.get_content().replace("\r\n", "\n")
     assert "  bgctl logs 12\n" in text
     assert text.endswith("The end of its output:\n\n  all is well\n  .\n  no, it is not\n")
+
+
+@given(text(characters(exclude_categories=["Cs"])), text(characters(exclude_categories=["Cs"])))
+def test_a_mail_says_the_same_with_any_name(name, line):
+    told = notification(FAILED, one_line(line), subject=name, command=name)
+
+    mail = message_from_bytes(delivery.as_mail(told, "ops@example.org"), policy=policy.default)
+
+    assert len(mail.keys()) == 8
+    assert mail["Subject"].split() == headline(told).split()
+    assert mail.get_content().rstrip() == f"{as_text(told)}{delivery.as_quote(told.output)}".rstrip()
 
 
 @needs_msmtp

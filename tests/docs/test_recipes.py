@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -299,6 +300,42 @@ def test_the_outbox_is_a_program_for_a_timer(folder):
     run(folder, STORE)
 
     assert run(folder, "", "-m", "store.outbox") == "0\n"
+
+
+# --- maintenance --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def window():
+    """A daemon with the schedules of the recipe, and the commands of the recipe."""
+    recipe = section(RECIPES, "## A maintenance window")
+    [configuration] = blocks(recipe, "toml")
+    [commands] = blocks(recipe, "sh")
+    bgctl = str(Path(sys.executable).with_name("bgctl"))
+    with serving(configuration.replace('"bgctl"', json.dumps(bgctl)), {}) as daemon:
+        yield daemon, [line.partition("#")[0].split()[1:] for line in commands.splitlines()]
+
+
+def test_in_a_maintenance_window_jobs_wait(window):
+    daemon, (pause, wait, resume) = window
+    assert [daemon.bgctl(*command).returncode for command in (pause, wait)] == [0, 0]
+
+    waiting = daemon.submit("true")
+    assert daemon.shown(waiting)["state"] == "queued"
+
+    daemon.bgctl(*resume)
+    assert daemon.bgctl("wait", waiting).returncode == 0
+
+
+def test_a_queue_is_paused_and_resumed_at_its_times(window):
+    daemon, _ = window
+    paused = []
+    with daemon.client() as client:
+        for name in ("window-begins", "window-ends"):
+            assert client.schedules.run(name).wait().state == "succeeded"
+            paused.append([queue.name for queue in client.queues().queues if queue.paused])
+
+    assert paused == [["database"], []]
 
 
 # --- the web ------------------------------------------------------------------------------------------------
