@@ -32,6 +32,7 @@ _MODULES = {
     "submit": "submitting",
     "call": "submitting",
     "run": "submitting",
+    "batch": "batch",
     "list": "listing",
     "watch": "watching",
     "show": "showing",

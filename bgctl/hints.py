@@ -51,11 +51,11 @@ VERBS = {
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
     **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` goes on with a suspended job"),
-    **dict.fromkeys(("concurrency", "multi", "parallel", "scale", "workers"), _SLOTS),
+    **dict.fromkeys(("concurrency", "multi", "scale", "workers"), _SLOTS),
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
     **dict.fromkeys(("beat", "cron", "crontab", "schedules"), _SCHEDULE),
-    "batch": _SUBMIT + ", which starts when a slot is free",
+    **dict.fromkeys(("map", "parallel", "xargs"), "`bgctl batch FILE` queues a job for each line of a file"),
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",
     "version": "`bgctl --version` prints the version",
@@ -246,7 +246,7 @@ def for_operators(argv: Sequence[str]) -> str | None:
     if found is None or argv[0].rpartition("/")[2] in _TAKES_OPERATORS:
         return None
     if found == _OF_PARALLEL:
-        return f"{found!r} is an argument here: submit a job for each, in a loop of your shell"
+        return f"{found!r} is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
     line = " ".join(word if word in OPERATORS else quoted(word) for word in argv)
     return f"{found!r} is an argument here: for a shell type `bgctl submit --shell {quoted(line)}`"
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # The headings of the help, each with the parameters below it
 GROUPS = {
+    "Lines": "ndjson template skip",
     "What runs": "executor shell no_check cwd env env_pass isolation named args_text kwargs_text",
     "When": "queue priority delay at expires after after_any key slots hold",
     "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",

@@ -250,6 +250,6 @@ class JobAttributes:
     waited_seconds: float | None
     run_seconds: float | None
     stop_signal: StopSignal | None
-    notify: str | None
     problem: str | None
     executor: str | None
+    notify: str | None

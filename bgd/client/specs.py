@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from bgd.client.session import UNNUMBERED, SubmitToken, framed
@@ -25,7 +25,7 @@ from bgd.escape import one_line
 from bgd.units import parse_duration
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode
-from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
+from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, BatchPlace, Changes, Submit, SubmitMany
 
 if TYPE_CHECKING:
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference
@@ -294,7 +294,12 @@ def submit_frames(request_id: int, *, spec: JobSpec, token: SubmitToken) -> byte
 
 
 def batch_frames(
-    request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], token: SubmitToken
+    request_id: int,
+    *,
+    specs: Sequence[JobSpec],
+    env: dict[str, str],
+    token: SubmitToken,
+    place: BatchPlace | UnsetType = UNSET,
 ) -> bytes:
     """Return a SubmitMany in as many frames as it takes.
 
@@ -304,7 +309,7 @@ def batch_frames(
     """
     if len(specs) > MAX_BATCH:
         raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
-    frames = [frame(payload) for payload in _payloads(request_id, specs, env, token)]
+    frames = [frame(payload) for payload in _payloads(request_id, specs, env, token, place)]
     if (size := sum(map(len, frames))) > MAX_BATCH_BYTES:
         raise Full(
             f"{size} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit the jobs in portions"
@@ -355,7 +360,11 @@ def checked(request: S) -> S:
 
 
 def _payloads(
-    request_id: int, specs: Sequence[JobSpec], env: dict[str, str], token: SubmitToken
+    request_id: int,
+    specs: Sequence[JobSpec],
+    env: dict[str, str],
+    token: SubmitToken,
+    place: BatchPlace | UnsetType,
 ) -> Iterator[bytes]:
     start, count = 0, len(specs)
     while True:
@@ -370,6 +379,7 @@ def _payloads(
                 more=end < len(specs),
                 token=token.token,
                 again=token.again,
+                place=place,
             )
         )
         if len(payload) > MAX_FRAME and len(part) > 1:

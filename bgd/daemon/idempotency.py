@@ -1,21 +1,22 @@
-"""Idempotency: a submit that is sent again because its answer was lost makes no second job."""
+"""Idempotency: a submit that is sent again, or a line of a batch, makes no second job."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from msgspec import UNSET, Struct
 
 from bgd.core.job import JobId
-from bgd.daemon.storage import write
+from bgd.daemon.storage import batches, write
 from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
-from bgd.wire.requests import Submit, SubmitMany
+from bgd.wire.requests import BatchPlace, GetBatch, Submit, SubmitMany
 
 
 class SubmittedJobs(Struct, frozen=True):
@@ -123,6 +124,69 @@ class IdempotencyTokens:
 
     def _first_of(self, token: bytes) -> JobId | None:
         return self._latest.get(token, self._repeated.get(token))
+
+
+class OpenBatches:
+    """Takes the lines of each batch in order, each once.
+
+    What has been taken is on disk, in the transaction of its jobs. A client opens a batch on each connection:
+    it asks what that was, and sends the lines after it. Bytes of a broken connection may be read after that:
+    they are out of order by then, and refused.
+    """
+
+    def __init__(self, supervisor: Supervisor, store: Store) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._last: OrderedDict[bytes, int] = OrderedDict()  # the last line that was taken of each
+
+    async def open(self, request: GetBatch) -> int:
+        """Open or close a batch, as asked; return the last line that was taken of it."""
+        if request.close:
+            self._last.pop(request.batch, None)
+        await self._supervisor.saved()
+        last = await self._store.read(batches.last_line, request.batch)
+        if not request.close:
+            self._last.setdefault(request.batch, last)  # another connection may have opened it
+            if len(self._last) > MAX_REMEMBERED:
+                self._last.popitem(last=False)
+        return last
+
+    async def runs(self, batch: bytes, after: int, last: int) -> list[tuple[int, int, int]]:
+        """Return some of the lines `after` one, up to the `last`, with their jobs; none: that was all."""
+        found = await self._store.search(batches.read_runs, batch, after)
+        return [run for run in found if run[0] <= last]
+
+    def check(self, place: BatchPlace, jobs: int) -> None:
+        """Refuse lines that are not those after the last one.
+
+        Raises:
+            Refused: the batch is not open, or these are not the next lines.
+        """
+        last = self._last.get(place.batch)
+        if last is None:
+            raise Refused("this batch is not open: ask how far it is first")
+        if last != place.after:
+            raise Refused(
+                f"line {last} of this batch was the last, not line {place.after}: ask how far it is"
+            )
+        for first, count in place.runs:
+            if first <= last or count < 1:
+                raise Refused(f"{count} lines from line {first} cannot follow line {last}")
+            last, jobs = first + count - 1, jobs - count
+        if jobs:
+            raise Refused("a batch needs a line for each job")
+
+    def take(self, place: BatchPlace, jobs: list[int]) -> None:
+        """Take the lines that `check` has found to be the next ones, in the transaction of their jobs."""
+        if jobs:
+            first, count = place.runs[-1]
+            self._last[place.batch] = first + count - 1
+        self._supervisor.transaction.batches += batches.runs_of(place.batch, lines_of(place), jobs)
+
+
+def lines_of(place: BatchPlace) -> Iterator[int]:
+    """Yield the number of each line."""
+    return chain.from_iterable(range(first, first + count) for first, count in place.runs)
 
 
 def _remember(requests: OrderedDict[bytes, JobId], token: bytes, first: JobId) -> None:

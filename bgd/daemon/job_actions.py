@@ -30,7 +30,7 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_target, check_variables, executor_of
-from bgd.daemon.idempotency import IdempotencyTokens, SubmittedJobs
+from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob
@@ -53,6 +53,7 @@ class JobActions:
         self._supervisor = supervisor
         self._store = store
         self.idempotency = IdempotencyTokens(supervisor, store)
+        self.batches = OpenBatches(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
         self._by: str | None = None
 
@@ -64,8 +65,10 @@ class JobActions:
 
     # --- new jobs -------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[JobSpec]) -> None:
+    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> None:
         """Check the specs of new jobs; of several, the message says which one cannot be a job.
+
+        `lines`: their numbers in a batch, for the message.
 
         Raises:
             Refused: a spec is not valid, or the configuration does not allow it.
@@ -80,6 +83,8 @@ class JobActions:
                     at = now()
                     _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
             except Refused as error:
+                if lines:
+                    raise type(error)(f"line {lines[index]}: {error}") from error
                 if len(specs) == 1:
                     raise
                 raise type(error)(f"job {index} of the batch: {error}") from error

@@ -39,6 +39,7 @@ from bgd.wire.replies import (
     Acted,
     ActResult,
     AttemptsPart,
+    BatchRuns,
     End,
     ErrorCode,
     EventsPart,
@@ -311,9 +312,8 @@ class InlineBackend:
         match parts[0]:
             case requests.Submit(id=number, spec=spec):
                 yield self._submit(number, [spec])
-            case requests.SubmitMany(id=number):
-                batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
-                yield self._submit(number, [spec for part in batch for spec in part.specs])
+            case requests.SubmitMany() | requests.GetBatch():
+                yield from self._answer_batch(parts)
             case requests.Show(id=number, job=job_id):
                 job = self._job(job_id)
                 yield Shown(number, self._view(job))
@@ -338,6 +338,15 @@ class InlineBackend:
             case request:
                 no_log = isinstance(request, requests.Logs)
                 raise Refused(_NO_LOG if no_log else _NOT_INLINE.format(type(request).__name__))
+
+    def _answer_batch(self, parts: list[Request]) -> Replies:
+        number = parts[0].id
+        if isinstance(parts[0], requests.GetBatch):
+            yield BatchRuns(number, [], 0)  # no connection breaks, so there is never a rest
+            yield End(number)
+        else:
+            batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
+            yield self._submit(number, [spec for part in batch for spec in part.specs])
 
     def _stream_events(self, request: requests.GetEvents) -> Replies:
         latest = len(self._events) if request.follow else 0

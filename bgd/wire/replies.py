@@ -48,6 +48,18 @@ class Submitted(Struct, frozen=True, tag="submitted"):
     obstacle: str | None = None
 
 
+class BatchRuns(Struct, frozen=True, tag="batch"):
+    """Some of the jobs of a batch, in the order of its lines.
+
+    `runs`: a first line, the job of that line, and how many lines and jobs follow each other from there on.
+    `last`: the last line of the whole batch that has been taken; 0: none.
+    """
+
+    id: RequestId
+    runs: list[tuple[int, int, int]]
+    last: int
+
+
 class JobsPart(Struct, frozen=True, tag="jobs"):
     """Some jobs of a list, or a job that has finished."""
 
@@ -255,6 +267,7 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 _CommonReply = (
     Submitted
+    | BatchRuns
     | JobsPart
     | ProgressPart
     | Shown

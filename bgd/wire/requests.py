@@ -40,6 +40,7 @@ MAX_KEPT = 2**53  # jobs
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id; 0: there has been no job
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
+LineNumber = Annotated[int, Meta(ge=0, le=2**53)]
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
 
 # --- about jobs -------------------------------------------------------------------------------------------
@@ -59,12 +60,28 @@ class Submit(Struct, frozen=True, tag="submit"):
     again: NewestJob | UnsetType = UNSET
 
 
+class BatchPlace(Struct, frozen=True):
+    """Which lines of a batch the jobs of one SubmitMany are.
+
+    The daemon takes the lines of a batch in order, each once, and keeps how far it is together with the jobs.
+    A client that does not know what was taken asks with GetBatch.
+
+    * `batch`: random bytes of this batch alone.
+    * `after`: the last line that was taken before these, 0 for none. If it is another one, all are refused.
+    * `runs`: the numbers of the lines, as pairs of a first line and how many lines follow each other from it.
+    """
+
+    batch: Token
+    after: LineNumber
+    runs: Annotated[list[tuple[LineNumber, LineNumber]], Meta(max_length=MAX_BATCH)]
+
+
 class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of the jobs are on disk: all or none.
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
     `more`. `env` is the environment of those specs in this part that have none. `token` and `again`, as in
-    Submit, count in the first part.
+    Submit, count in the first part, and so does `place`, which replaces them.
     """
 
     id: RequestId
@@ -73,6 +90,20 @@ class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
     more: bool = False
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
+    place: BatchPlace | UnsetType = UNSET
+
+
+class GetBatch(Struct, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
+    """-> BatchRuns..., End: the jobs of those lines of a batch that come after the line `after`.
+
+    A daemon that has just started takes lines of a batch only after this request. `close`: it takes no more,
+    not even what an earlier connection has sent and the daemon has not read, until it is asked again.
+    """
+
+    id: RequestId
+    batch: Token
+    after: LineNumber = 0
+    close: bool = False
 
 
 class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
@@ -404,6 +435,7 @@ class GetBackup(Struct, frozen=True, tag="backup"):
 _CommonRequest = (
     Submit
     | SubmitMany
+    | GetBatch
     | List
     | Show
     | GetResult

@@ -293,7 +293,7 @@ def test_a_pipe_among_the_arguments_is_noted():
     assert for_operators(["expr", "1", "<", "2"]) is None
     assert for_operators(["ls", "a|b"]) is None
     assert for_operators(["gzip", ":::", "a"]) == (
-        "':::' is an argument here: submit a job for each, in a loop of your shell"
+        "':::' is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
     )
 
 

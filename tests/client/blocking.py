@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # concurrency.py is written by hand
-GENERATED = ["channel", "client", "connection", "job", "mapping", "schedules"]
+GENERATED = ["batch", "channel", "client", "connection", "job", "mapping", "schedules"]
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Self
 
 from bgd import AsyncJob
+from bgd.client.async_.batch import BatchSender
 
 
 class Driven:
-    """A client or a job whose awaitables are awaited on one event loop."""
+    """A client, a job or a sender whose awaitables are awaited on one event loop."""
 
     def __init__(self, runner: asyncio.Runner, thing: Any) -> None:
         self._runner = runner
@@ -37,7 +38,7 @@ class Driven:
             return self._steps(value)
         if isinstance(value, list):
             return [self._result(each) for each in value]
-        return Driven(self._runner, value) if isinstance(value, AsyncJob) else value
+        return Driven(self._runner, value) if isinstance(value, AsyncJob | BatchSender) else value
 
     def _steps(self, values: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
         async def step() -> Any:

@@ -33,6 +33,7 @@ PROTOCOL = page("docs/protocol.md")
 
 VALUES = [
     JobSpec,
+    requests.BatchPlace,
     requests.Changes,
     views.JobView,
     views.Progress,

@@ -206,6 +206,7 @@ SENT: dict[str, list[Message]] = {
     "request": [
         requests.Submit(1, SPEC),
         requests.SubmitMany(id=2, specs=[SPEC, CALL], env={"A": "1"}, more=True),
+        requests.GetBatch(id=2, batch=bytes(range(16)), after=9, close=True),
         requests.List(
             id=3,
             states=[State.FAILED, State.RUNNING],
@@ -257,6 +258,7 @@ SENT: dict[str, list[Message]] = {
     ],
     "reply": [
         replies.Submitted(1, [17, 18], created=False),
+        replies.BatchRuns(2, [(1, 17, 5), (7, 22, 1)], last=7),
         replies.JobsPart(2, [VIEW]),
         replies.ProgressPart(15, [views.JobProgress(17, 4, PROGRESS)]),
         replies.Shown(3, VIEW),
@@ -361,6 +363,10 @@ GROWN: dict[str, tuple[str, Message]] = {
     "submit_with_terms": ("request", requests.Submit(1, FULL_SPEC)),
     "submit_again": ("request", requests.Submit(1, CALL, token=bytes(range(16)), again=9)),
     "submit_many_with_token": ("request", requests.SubmitMany(id=2, specs=[CALL], token=bytes(range(16)))),
+    "submit_many_of_a_batch": (
+        "request",
+        requests.SubmitMany(id=2, specs=[SPEC], place=requests.BatchPlace(bytes(range(16)), 4, [(6, 1)])),
+    ),
     "hello_of_a_daemon": ("hello", messages.Hello(1, "0.2.0", "bgd", newest=17)),
     "logs_from_offset": ("request", requests.Logs(id=6, job=17, attempt=2, offset=4096)),
     "submitted_found": ("reply", replies.Submitted(1, [17, 9], created=False, found=[9])),

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.client.async_.concurrency import Affinity, Lock, run_blocking, sleep
-from bgd.client.async_.connection import Connection
+from bgd.client.async_.connection import Connection, Inbox
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
@@ -358,6 +358,20 @@ class InlineConnection:
         del deadline
         replies = await run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
         return _checked_reply(replies[0])
+
+    async def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
+        """Send a request; `reply_to` returns its only reply."""
+        inbox = Inbox(UNNUMBERED)
+        inbox.append(await self.exchange(frames, deadline))
+        return inbox
+
+    async def reply_to(self, inbox: Inbox, deadline: float | None) -> Reply:
+        """Return the reply to a request that was posted."""
+        del deadline
+        return inbox.popleft()
+
+    def drop(self, inbox: Inbox) -> None:
+        """Do nothing: its reply is there."""
 
     async def stream(self, request: Request, deadline: float | None) -> AsyncGenerator[Reply, None]:
         """Send a request and yield its replies up to the end mark."""

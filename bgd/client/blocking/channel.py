@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.client.blocking.concurrency import Affinity, Lock, run_blocking, sleep
-from bgd.client.blocking.connection import Connection
+from bgd.client.blocking.connection import Connection, Inbox
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
@@ -359,6 +359,20 @@ class InlineConnection:
         del deadline
         replies = run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
         return _checked_reply(replies[0])
+
+    def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
+        """Send a request; `reply_to` returns its only reply."""
+        inbox = Inbox(UNNUMBERED)
+        inbox.append(self.exchange(frames, deadline))
+        return inbox
+
+    def reply_to(self, inbox: Inbox, deadline: float | None) -> Reply:
+        """Return the reply to a request that was posted."""
+        del deadline
+        return inbox.popleft()
+
+    def drop(self, inbox: Inbox) -> None:
+        """Do nothing: its reply is there."""
 
     def stream(self, request: Request, deadline: float | None) -> Generator[Reply, None, None]:
         """Send a request and yield its replies up to the end mark."""

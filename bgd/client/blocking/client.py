@@ -51,6 +51,7 @@ from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
+    from bgd.client.blocking.batch import BatchSender
     from bgd.client.blocking.schedules import Schedules
     from bgd.client.calls import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
@@ -178,6 +179,38 @@ class Client:
         return [
             Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
         ]
+
+    def batch(self, items: Iterable[Item], **options: Unpack[JobOptions]) -> Generator[Job, None, None]:
+        """Queue any number of jobs, some thousand in a transaction; yield each when it is on disk, in order.
+
+        Items are read as they are sent, so that neither side holds all of them. If the connection breaks, the
+        client finds out which items are jobs, and continues: each becomes one. When the caller stops before
+        the end, some items that were read already may be queued. Programs are not looked for.
+
+        Args:
+            items: as of `submit_many`; may be endless. They are read in the thread or task that asks for the
+                jobs. Items that come slowly are sent together with the first one that is late.
+            options: of all jobs; what an item says itself counts more.
+
+        Raises:
+            Refused: an item is not accepted; the message names it. Nothing after it is queued. What was
+                yielded is, and so is all before it, unless only the daemon could tell.
+            DaemonUnreachable: no daemon came back within the client's timeout.
+        """
+        # most programs have no batch, and bgctl starts often
+        from bgd.client.portions import SpecMaker, lines_and_jobs, new_batch, portions_of  # noqa: PLC0415
+
+        sender = self.batch_sender(new_batch())
+        with closing(sender.send(portions_of(items, SpecMaker(options, Caller())))) as parts:
+            for taken in parts:
+                for line, job_id in lines_and_jobs(taken.runs):
+                    yield Job(self, job_id, is_new=line not in taken.found, obstacle=taken.obstacle)
+
+    def batch_sender(self, batch: bytes, last: int = 0) -> BatchSender:
+        """Return what sends a batch whose identity the caller keeps, in order to continue it later."""
+        from bgd.client.blocking.batch import BatchSender  # noqa: PLC0415 - as above
+
+        return BatchSender(self._channel, batch, last)
 
     @overload
     def map(

@@ -46,8 +46,8 @@ class Connection:
         self._ids = itertools.count(1)
         self._sending = Lock()
         self._reading = Lock()
-        self._inboxes: dict[int, _Inbox] = {}  # of all requests, by their ids
-        self._waiting: dict[int, _Inbox] = {}  # of those whose callers wait for a reply
+        self._inboxes: dict[int, Inbox] = {}  # of all requests, by their ids
+        self._waiting: dict[int, Inbox] = {}  # of those whose callers wait for a reply
         self._failure: Callable[[], BgdError] | None = None  # why this connection is broken
 
     @classmethod
@@ -106,6 +106,27 @@ class Connection:
         finally:
             del self._inboxes[inbox.id]
 
+    def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
+        """Send a request, whose only reply `reply_to` waits for. Raises as `exchange` does."""
+        inbox = self._new_inbox()
+        try:
+            self._send(frames(inbox.id), deadline)
+        except BaseException:
+            del self._inboxes[inbox.id]
+            raise
+        return inbox
+
+    def reply_to(self, inbox: Inbox, deadline: float | None) -> Reply:
+        """Return the reply to a request that was posted. Raises as `exchange` does."""
+        try:
+            return self._receive(inbox, deadline)
+        finally:
+            del self._inboxes[inbox.id]
+
+    def drop(self, inbox: Inbox) -> None:
+        """Ignore the reply to a request that was posted."""
+        self._inboxes.pop(inbox.id, None)
+
     def stream(self, request: Request, deadline: float | None) -> Generator[Reply, None, None]:
         """Send a request and yield its replies up to the end mark. Closing the generator ends the stream."""
         inbox = self._new_inbox()
@@ -130,7 +151,7 @@ class Connection:
             TimeoutError: it has not done so in time.
         """
         with suppress(BgdError):
-            self._receive(_Inbox(next(self._ids)), deadline)
+            self._receive(Inbox(next(self._ids)), deadline)
 
     def close(self) -> None:
         """Close the connection; threads that still wait for it get DaemonUnreachable."""
@@ -169,12 +190,12 @@ class Connection:
 
     # --- receiving ----------------------------------------------------------------------------------
 
-    def _new_inbox(self) -> _Inbox:
-        inbox = _Inbox(next(self._ids))
+    def _new_inbox(self) -> Inbox:
+        inbox = Inbox(next(self._ids))
         self._inboxes[inbox.id] = inbox
         return inbox
 
-    def _receive(self, inbox: _Inbox, deadline: float | None) -> Reply:
+    def _receive(self, inbox: Inbox, deadline: float | None) -> Reply:
         """Return the next reply to a request. Until it is there, read for all, or wait while another does."""
         self._waiting[inbox.id] = inbox
         try:
@@ -239,7 +260,7 @@ class Connection:
             inbox.bell.ring()
 
 
-class _Inbox(deque[Reply]):
+class Inbox(deque[Reply]):
     """The replies to one request that its caller has not taken. The bell rings when it should have a look."""
 
     def __init__(self, request_id: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd import clock
@@ -17,7 +18,7 @@ from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, parts
-from bgd.daemon.idempotency import SubmittedJobs
+from bgd.daemon.idempotency import SubmittedJobs, lines_of
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
@@ -32,6 +33,7 @@ from bgd.wire.replies import (
     Acted,
     ActResult,
     BackupPart,
+    BatchRuns,
     Checkup,
     Done,
     End,
@@ -46,6 +48,7 @@ from bgd.wire.requests import (
     Continue,
     Edit,
     GetBackup,
+    GetBatch,
     GetCheckup,
     Hold,
     Pause,
@@ -113,6 +116,7 @@ class RequestHandler:
         self._actions = actions
         self._maintenance = maintenance
         self._idempotency = actions.idempotency
+        self._batches = actions.batches
         self._reads = reads
         self._schedules = schedules
         self._shut_down = shut_down
@@ -150,7 +154,7 @@ class RequestHandler:
         reply: Callable[[Reply], None],
     ) -> None:
         submitted = self._actions.submit(specs, actor.uid)
-        self._idempotency.remember(request, submitted)
+        self._remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -177,8 +181,9 @@ class RequestHandler:
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
                 self._actions.check_dependency_limit(specs)  # all together, with those submitted meanwhile
+                self._check_place(parts, len(specs))  # other lines may have been taken meanwhile
                 submitted = self._actions.submit(specs, actor.uid, finished, at)
-                self._idempotency.remember(parts[0], submitted)
+                self._remember(parts[0], submitted)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
 
@@ -200,6 +205,8 @@ class RequestHandler:
             await self._maintenance.answer(request, replies)
         elif isinstance(request, ScheduleRequest):
             await self._schedules.answer(request, actor, replies)
+        elif isinstance(request, GetBatch):
+            await self._send_batch(request, replies)
         elif isinstance(request, Submit):
             replies.send(await self.submit_once([_as_batch(request)], actor))
         elif isinstance(request, Reload):
@@ -251,8 +258,31 @@ class RequestHandler:
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
-        self._actions.check([spec for part in parts for spec in part.specs])
+        specs = [spec for part in parts for spec in part.specs]
+        self._check_place(parts, len(specs))
+        place = parts[0].place
+        self._actions.check(specs, () if place is UNSET else list(lines_of(place)))
         return [_with_environment(spec, part.env) for part in parts for spec in part.specs]
+
+    def _check_place(self, parts: list[SubmitMany], jobs: int) -> None:
+        place = parts[0].place
+        if place is not UNSET:
+            self._batches.check(place, jobs)
+
+    def _remember(self, request: Submit | SubmitMany, submitted: SubmittedJobs) -> None:
+        """Note on disk, in the same transaction, which request made these jobs."""
+        if isinstance(request, SubmitMany) and request.place is not UNSET:
+            self._batches.take(request.place, submitted.jobs)
+        else:
+            self._idempotency.remember(request, submitted)
+
+    async def _send_batch(self, request: GetBatch, replies: ReplySender) -> None:
+        last, after = await self._batches.open(request), request.after
+        while runs := await self._batches.runs(request.batch, after, last):
+            await replies.send_and_drain(BatchRuns(request.id, runs, last))
+            after = runs[-1][0]
+        replies.send(BatchRuns(request.id, [], last))
+        replies.send(End(request.id))
 
     def _submitted(self, request_id: int, submitted: SubmittedJobs) -> Submitted:
         return Submitted(

@@ -133,6 +133,15 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
+class BatchRun(Struct, frozen=True):
+    """`count` lines of a batch from `line` on, which became as many jobs from `job` on."""
+
+    batch: bytes
+    line: int
+    job: int
+    count: int
+
+
 class StoredSchedule(Struct, frozen=True, kw_only=True):
     """A schedule on disk.
 
@@ -190,6 +199,7 @@ class Transaction(Struct, kw_only=True):
         wall_ahead: seconds that the wall clock is ahead of the elapsed clock; None if nothing has changed.
         progress: what attempts have reported last.
         submissions: requests that made jobs, in the order of their jobs.
+        batches: lines of batches that were taken, and their jobs.
         schedules: schedules that have changed; None: it is removed.
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
@@ -219,6 +229,7 @@ class Transaction(Struct, kw_only=True):
     wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
+    batches: list[BatchRun] = []
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}

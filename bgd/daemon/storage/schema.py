@@ -235,6 +235,15 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE attempts ADD COLUMN executor TEXT;
     ALTER TABLE attempts ADD COLUMN executor_kind TEXT;
     """,
+    """
+    -- Which lines of batches were taken: `count` lines from `line` on became as many jobs from `job` on.
+    -- `at` is when, on retention's clock.
+    CREATE TABLE batches (
+        batch BLOB NOT NULL, line INTEGER NOT NULL, job INTEGER NOT NULL, count INTEGER NOT NULL,
+        at REAL NOT NULL, PRIMARY KEY (batch, line)
+    ) WITHOUT ROWID;
+    CREATE INDEX batches_by_time ON batches (at);
+    """,
 )
 VERSION = len(MIGRATIONS)
 

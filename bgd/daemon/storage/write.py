@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import schedules
+from bgd.daemon.storage import batches, schedules
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -77,6 +77,7 @@ class TransactionWriter:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
+        batches.save(db, transaction.batches, transaction.now.elapsed)
         wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)

@@ -1,0 +1,321 @@
+"""Reads the lines of a batch, as they come, and makes jobs of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bgctl.commands import OPERATORS
+from bgctl.common import WrongUsage, say
+from bgd.client.portions import PORTION, PORTION_BYTES, Portion, SpecMaker
+from bgd.client.programs import problem_with_program
+from bgd.core.spec import MAX_ARGV, MAX_WORD, OPTIONS, JobSpec, problem_with
+from bgd.errors import BgdError, Refused
+from bgd.wire.views import JobView
+
+if TYPE_CHECKING:
+    from bgd.client.options import JobOptions
+    from bgd.client.specs import Caller
+
+READ_BYTES = 256 * 1024
+MAX_LINE = 64 << 20  # bytes: `bgctl list --json` is one line
+
+SpecOfLine = Callable[[int, bytes], JobSpec | None]
+"""Makes a job of a line, given its number; None: the line says nothing. Raises ValueError, or a BgdError."""
+
+
+class Source:
+    """The file or pipe that lines come from.
+
+    `size`: its bytes, None if that is not known; `read`: those read so far.
+    """
+
+    def __init__(self, descriptor: int, interrupt: int | None = None) -> None:
+        self._descriptor = descriptor
+        self._interrupt = interrupt  # becomes readable when nobody wants more lines
+        status = os.fstat(descriptor)
+        self.size = status.st_size or None
+        self.read = 0
+
+    def groups(self) -> Iterator[list[bytes]]:
+        """Yield the lines that there are to read now; an empty group before it waits for more.
+
+        Raises:
+            Refused: a line is too long.
+        """
+        pieces: list[bytes] = []
+        while chunk := (yield from self._next_chunk()):
+            first, *others = chunk.split(b"\n")
+            pieces.append(first)
+            if others:
+                yield [b"".join(pieces), *others[:-1]]
+                pieces = [others[-1]]
+            elif sum(map(len, pieces)) > MAX_LINE:
+                raise Refused(f"a line has more than {MAX_LINE} bytes: give each job a line of its own")
+        if any(pieces):
+            yield [b"".join(pieces)]
+
+    def _next_chunk(self) -> Generator[list[bytes], None, bytes]:
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLIN)
+        if self._interrupt is not None:
+            poller.register(self._interrupt, select.POLLIN)
+        ready = poller.poll(0)
+        if not ready:
+            yield []
+            ready = poller.poll()
+        if any(descriptor == self._interrupt for descriptor, _ in ready):
+            return b""
+        chunk = os.read(self._descriptor, READ_BYTES)
+        self.read += len(chunk)
+        return chunk
+
+
+def portions_of_lines(
+    groups: Iterable[list[bytes]], maker: SpecMaker, spec_of: SpecOfLine, is_done: Callable[[int], bool]
+) -> Iterator[Portion | None]:
+    """Make jobs of lines; a portion for each group, or several for a large one; None for an empty one.
+
+    `is_done`: tells which lines to pass over.
+
+    Raises:
+        Refused: a line cannot be a job; the message names it. The lines before it were yielded.
+    """
+    number = 0
+    for group in groups:
+        specs: list[JobSpec] = []
+        lines: list[int] = []
+        size = 0
+        for line in group:
+            number += 1
+            if is_done(number):
+                continue
+            try:
+                spec = spec_of(number, line)
+            except (ValueError, TypeError, BgdError) as error:
+                if specs:
+                    yield Portion(specs, maker.env, lines)
+                raise _named(error, number) from error
+            if spec is None:
+                continue
+            specs.append(spec)
+            lines.append(number)
+            size += len(line)
+            if len(specs) >= PORTION or size > PORTION_BYTES:
+                yield Portion(specs, maker.env, lines)
+                specs, lines, size = [], [], 0
+        if specs:
+            yield Portion(specs, maker.env, lines)
+        elif not group:
+            yield None
+
+
+def _named(error: Exception, number: int) -> BgdError:
+    kind = type(error) if isinstance(error, BgdError) else Refused
+    return kind(f"line {number}: {error}")
+
+
+def documents(groups: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
+    """Replace each line that holds a JSON array by its items, as if each were a line."""
+    for group in groups:
+        yield [item for line in group for item in (_items(line) if line.lstrip()[:1] == b"[" else [line])]
+
+
+def _items(line: bytes) -> list[bytes]:
+    try:
+        return [bytes(item) for item in msgspec.json.decode(line, type=list[msgspec.Raw])]
+    except (msgspec.MsgspecError, RecursionError):
+        return [line]  # which is then refused with its number
+
+
+# --- what a line says ---------------------------------------------------------------------------------------
+
+
+class ProgramCheck:
+    """Refuses commands whose programs are missing; each program is looked for once."""
+
+    def __init__(self, options: JobOptions, caller: Caller) -> None:
+        folder = options.get("cwd")
+        self._folder = caller.folder if folder is None else str(caller.absolute(folder))
+        own = caller.chosen_environment(options.get("env_pass") or "all")
+        self._path = (options.get("env") or {}).get("PATH", own.get("PATH"))
+        self._found: set[str] = set()
+
+    def __call__(self, program: str) -> None:
+        if program not in self._found:
+            if problem := problem_with_program(program, self._path, self._folder):
+                raise Refused(f"{problem}; --no-check queues it anyway")
+            self._found.add(program)
+
+
+def words_of(line: str) -> list[str]:
+    """Split a line into words as a shell does; nothing else that a shell does is done.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    if not _NEEDS_SHLEX(line):
+        return line.split()
+    try:
+        return shlex.split(line)
+    except ValueError:
+        raise ValueError("a quote is not closed, or a backslash ends the line") from None
+
+
+_NEEDS_SHLEX = re.compile(r"""["'\\]|[^\S \t\r]""").search
+
+
+class WordLines:
+    """Each line is a command, in words as a shell splits them; one that begins with # is a comment."""
+
+    def __init__(self, maker: SpecMaker, check: Callable[[str], None] | None) -> None:
+        self._maker = maker
+        self._check = check
+        self._is_warned = False
+
+    def __call__(self, number: int, line: bytes) -> JobSpec | None:
+        words = words_of(_text(line))
+        if not words or words[0].startswith("#"):
+            return None
+        if self._check is not None:
+            self._check(words[0])
+        if not self._is_warned and not OPERATORS.isdisjoint(words):
+            self._warn(number, words)
+        return _checked(self._maker.of_words(words), len(line))
+
+    def _warn(self, number: int, words: list[str]) -> None:
+        found = next((word for word in words[1:] if word in OPERATORS), None)
+        if found is not None:
+            self._is_warned = True
+            say(f"line {number}: {found!r} is an argument here: with --shell, a shell runs each line")
+
+
+class ShellLines:
+    """Each line is run by /bin/sh; one that begins with # is a comment."""
+
+    def __init__(self, maker: SpecMaker) -> None:
+        self._maker = maker
+
+    def __call__(self, number: int, line: bytes) -> JobSpec | None:
+        del number
+        text = _text(line)
+        if not text.strip() or text.lstrip().startswith("#"):
+            return None
+        return _checked(self._maker.of_words(["/bin/sh", "-c", text]), len(line))
+
+
+class TemplateLines:
+    """Each line is an argument, which replaces the {} of a template.
+
+    Raises:
+        WrongUsage: the template is not a command.
+    """
+
+    def __init__(
+        self, maker: SpecMaker, template: str, check: Callable[[str], None] | None, *, shell: bool
+    ) -> None:
+        try:
+            words = [template] if shell else words_of(template)
+        except ValueError as error:
+            raise WrongUsage(f"--template: {error}") from error
+        if not (words and words[0].strip()):
+            raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
+        if not any(match[1] != "#" for word in words for match in _PLACE.finditer(word)):
+            words = [f"{template} {{}}"] if shell else [*words, "{}"]
+        if check is not None and not shell and not _PLACE.search(words[0]):
+            check(words[0])
+        self._maker = maker
+        self._words = [*_SHELL, *words] if shell else words
+        self._shell = shell
+
+    def __call__(self, number: int, line: bytes) -> JobSpec | None:
+        argument = _text(line)
+        if not argument:
+            return None
+
+        def value(match: re.Match[str]) -> str:
+            found = _part_of(argument, match[1], number)
+            return shlex.quote(found) if self._shell else found
+
+        words = [_PLACE.sub(value, word) for word in self._words]
+        return _checked(self._maker.of_words(words), sum(map(len, words)))
+
+
+_SHELL = ("/bin/sh", "-c")
+_PLACE = re.compile(r"\{(#|//|/\.|/|\.|)\}")
+_EXTENSION = re.compile(r"\.[^/.]*\Z")
+
+
+def _part_of(argument: str, what: str, number: int) -> str:
+    """Return what GNU parallel puts in the place of {what}."""
+    match what:
+        case "#":
+            return str(number)
+        case "//":
+            return os.path.dirname(argument) or "."  # noqa: PTH120 - as text
+        case "." | "":
+            return _EXTENSION.sub("", argument) if what else argument
+        case _:
+            name = argument.rpartition("/")[2]
+            return _EXTENSION.sub("", name) if what == "/." else name
+
+
+class DocumentLines:
+    """Each line is a JSON object with the options of a job; what only the daemon sets is ignored."""
+
+    def __init__(self, maker: SpecMaker, check: Callable[[str], None] | None) -> None:
+        self._maker = maker
+        self._check = check
+
+    def __call__(self, number: int, line: bytes) -> JobSpec | None:
+        del number
+        if not line.strip():
+            return None
+        try:
+            item = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise ValueError(f"it is not one JSON document: {error}") from error
+        if not isinstance(item, dict):
+            raise Refused('it is not a JSON object such as {"argv": ["true"], "priority": 5}')
+        given = {key: value for key, value in item.items() if value is not None and key not in READ_ONLY}
+        if "argv" not in given and "target" not in given:
+            raise ValueError("it has neither argv (a command) nor target (a class job)")
+        spec = self._maker.of_item(given)
+        if self._check is not None and spec.argv is not None and given.keys().isdisjoint(_PLACES):
+            self._check(spec.argv[0])
+        return spec
+
+
+_PLACES = frozenset({"cwd", "env", "env_pass"})  # where the program of a job may be another one
+READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "target", "args", "kwargs"}
+"""Keys that `list` and `show` print and that no submit takes."""
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+
+
+def _checked(spec: JobSpec, size: int) -> JobSpec:
+    """Return a command; look closer at one that may be over a limit."""
+    argv: Any = spec.argv
+    if (size * 4 > MAX_WORD or len(argv) > MAX_ARGV or _HAS_NUL("".join(argv))) and (
+        problem := _problem_with(spec, len(argv))
+    ):
+        raise ValueError(problem)
+    return spec
+
+
+_HAS_NUL = re.compile("\0").search
+
+
+def _problem_with(spec: JobSpec, words: int) -> str | None:
+    return f"{words} words are too many: at most {MAX_ARGV}" if words > MAX_ARGV else problem_with(spec)

@@ -1,0 +1,180 @@
+"""Cuts a batch into portions: jobs that go over the wire together and share a transaction."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.client.session import SubmitToken
+from bgd.client.specs import Caller, Item, batch_frames, command_spec, spec_of
+from bgd.core.spec import JobSpec, problem_with
+from bgd.errors import BgdError, Refused
+from bgd.wire.requests import BatchPlace
+
+if TYPE_CHECKING:
+    from bgd.client.options import JobOptions
+
+PORTION = 2_000  # jobs: a transaction of some 20 ms
+PORTION_BYTES = 4 << 20  # of their arguments
+PATIENCE = 0.1  # seconds that a job waits for those that come after it
+
+Run = tuple[int, int, int]
+"""A first line, its job, and how many lines and jobs follow each other from there on."""
+
+
+class Portion(Struct, frozen=True):
+    """Jobs of some lines of a batch, in order.
+
+    * `env`: the environment of those commands that have none of their own.
+    * `lines`: the number of each.
+    """
+
+    specs: list[JobSpec]
+    env: dict[str, str]
+    lines: list[int]
+
+    @property
+    def last(self) -> int:
+        return self.lines[-1]
+
+    @property
+    def waits(self) -> bool:
+        """Whether the daemon has to look jobs up, and could take a later portion before this one."""
+        return any(spec.after or spec.after_any for spec in self.specs)
+
+    def frames(self, request_id: int, batch: bytes, after: int) -> bytes:
+        """Return its request; raises as `batch_frames` does."""
+        place = BatchPlace(batch, after, runs_of(self.lines))
+        return batch_frames(request_id, specs=self.specs, env=self.env, token=SubmitToken(), place=place)
+
+    def jobs_as_runs(self, jobs: list[int]) -> list[Run]:
+        """Pair its lines with their jobs."""
+        runs: list[Run] = []
+        for line, job in zip(self.lines, jobs, strict=True):
+            if runs and line - job == runs[-1][0] - runs[-1][1] and line == runs[-1][0] + runs[-1][2]:
+                runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+            else:
+                runs.append((line, job, 1))
+        return runs
+
+    def found_lines(self, jobs: list[int], found: list[int]) -> frozenset[int]:
+        """Return its lines that made no job; `found`: the jobs that had their keys, as often as they had."""
+        if not found:
+            return frozenset()
+        new = Counter(jobs)
+        new.subtract(found)
+        lines: list[int] = []
+        for line, job in zip(self.lines, jobs, strict=True):
+            if new[job] > 0:
+                new[job] -= 1
+            else:
+                lines.append(line)
+        return frozenset(lines)
+
+
+def runs_of(lines: list[int]) -> list[tuple[int, int]]:
+    """Return ascending numbers as pairs of a first number and how many follow each other from it."""
+    if lines[-1] - lines[0] == len(lines) - 1:
+        return [(lines[0], len(lines))]
+    runs: list[tuple[int, int]] = []
+    for line in lines:
+        if runs and line == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((line, 1))
+    return runs
+
+
+class SpecMaker:
+    """Makes the specs of a batch, whose jobs share options and mostly differ in little.
+
+    `env` is the environment of those commands whose spec has none: it is sent once for a portion and stored
+    once for all.
+    """
+
+    def __init__(self, options: JobOptions, caller: Caller) -> None:
+        self._caller = caller
+        self._shell = bool(options.get("shell"))
+        self._options: dict[str, Any] = {name: each for name, each in options.items() if name != "shell"}
+        base = command_spec(("true",), cast("JobOptions", self._options), caller)
+        self.env = caller.environment if base.env is None else base.env
+        self._base = replace(base, env=None)
+        self._plain = {name: each for name, each in self._options.items() if name not in _ENVIRONMENT}
+
+    def of_words(self, words: list[str]) -> JobSpec:
+        """Return the spec of a command. Its words are short texts without NUL, and there is one at least."""
+        return replace(self._base, argv=tuple(words))
+
+    def of_item(self, item: Item) -> JobSpec:
+        """Return the spec of an item; what it says itself counts more than the shared options.
+
+        Raises:
+            Refused: a value is out of range or of the wrong type.
+            TypeError: it is not an item.
+        """
+        if isinstance(item, JobSpec):
+            spec = spec_of(item, self._caller)
+        elif not isinstance(item, Mapping):
+            spec = self._with_environment(command_spec(item, self._with_shell(self._plain), self._caller))
+        elif item.get("target") is None and not (item.keys() & _ENVIRONMENT):
+            spec = self._with_environment(spec_of({**self._with_shell(self._plain), **item}, self._caller))
+        elif item.get("target") is None:
+            spec = spec_of({**self._with_shell(self._options), **item}, self._caller)
+        else:
+            spec = spec_of({**self._options, **item}, self._caller)
+        if problem := problem_with(spec):
+            raise Refused(problem)
+        return spec
+
+    def _with_shell(self, options: dict[str, Any]) -> Any:
+        return {**options, "shell": True} if self._shell else dict(options)
+
+    def _with_environment(self, spec: JobSpec) -> JobSpec:
+        return replace(spec, explicit_env=self._base.explicit_env)
+
+
+_ENVIRONMENT = frozenset({"env", "env_pass"})
+
+
+def portions_of(items: Iterable[Item], maker: SpecMaker) -> Iterator[Portion]:
+    """Cut items into portions. Their lines are counted from 1.
+
+    A portion goes as soon as an item comes that is late.
+
+    Raises:
+        Refused, TypeError: an item cannot be a job; the message says which. The items before it were yielded.
+    """
+    specs: list[JobSpec] = []
+    first, since, size = 1, time.monotonic(), 0
+    for number, item in enumerate(items, start=1):
+        try:
+            spec = maker.of_item(item)
+        except (TypeError, BgdError) as error:
+            if specs:
+                yield Portion(specs, maker.env, list(range(first, number)))
+            raise type(error)(f"item {number}: {error}") from error
+        specs.append(spec)
+        size += sum(map(len, spec.argv or ())) + len(spec.arguments or "")
+        is_late = time.monotonic() > since + PATIENCE
+        if is_late or len(specs) >= PORTION or size > PORTION_BYTES:
+            yield Portion(specs, maker.env, list(range(first, number + 1)))
+            specs, first, since, size = [], number + 1, time.monotonic(), 0
+    if specs:
+        yield Portion(specs, maker.env, list(range(first, first + len(specs))))
+
+
+def new_batch() -> bytes:
+    """Return the identity of a new batch."""
+    return os.urandom(16)
+
+
+def lines_and_jobs(runs: Iterable[Run]) -> Iterator[tuple[int, int]]:
+    """Yield each line with its job."""
+    for line, job, count in runs:
+        yield from zip(range(line, line + count), range(job, job + count), strict=True)
