@@ -15,8 +15,11 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 # Long tests of whole daemons
 SERIES := tests/end_to_end tests/faults
 
-# The daemon, its pages and the documentation. Not tests of Ctrl-C, which a background process ignores.
+# The daemon, its pages and the documentation
 DAEMON := tests/daemon tests/cron tests/docs
+
+# Real launchers, workers and interpreters
+LAUNCHER := tests/launcher tests/worker tests/testing tests/functions
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -32,7 +35,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -57,18 +60,20 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 man: $(INSTALLED)  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
-# Three processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
-# lines. The shell makes background processes ignore Ctrl-C, so the trap ends them.
-BESIDE := make --no-print-directory --keep-going
+# Four processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
+# lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
+BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(BESIDE) test-pure-rooms test-series >$(VENV)/series.log 2>&1 & series=$$!; \
 	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
-	trap 'kill $$series $$daemon; exit 130' INT TERM; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(DAEMON)) tests; others=$$?; \
+	$(BESIDE) test-launcher >$(VENV)/launcher.log 2>&1 & launcher=$$!; \
+	trap 'kill $$series $$daemon $$launcher; exit 130' INT TERM; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(DAEMON) $(LAUNCHER)) tests; others=$$?; \
+	wait $$launcher; launcher=$$?; \
 	wait $$daemon; daemon=$$?; \
 	wait $$series; series=$$?; \
-	cat $(VENV)/daemon.log $(VENV)/series.log; \
-	test $$others$$daemon$$series = 000
+	cat $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
+	test $$others$$launcher$$daemon$$series = 0000
 
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
@@ -79,6 +84,9 @@ test-series: $(INSTALLED)
 
 test-daemon: $(INSTALLED)
 	$(BIN)/pytest $(DAEMON)
+
+test-launcher: $(INSTALLED)
+	$(BIN)/pytest $(LAUNCHER)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories

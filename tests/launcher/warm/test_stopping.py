@@ -37,15 +37,15 @@ def own():
     return os.getpid()
 
 def stay(folder):
-    tell(folder)
     try:
+        tell(folder)
         time.sleep(1000)
     finally:
         note(folder, "cleaned up")
 
 def catch(folder):
-    tell(folder)
     try:
+        tell(folder)
         time.sleep(1000)
     except Exception:
         note(folder, "an Exception")
