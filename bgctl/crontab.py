@@ -152,7 +152,8 @@ class _Reader:
         if name == "MAILTO" and value:
             self._note(
                 number,
-                f"MAILTO={value}: bgd sends no mail; it keeps what commands print: `bgctl logs NAME`",
+                f"MAILTO={value}: bgd keeps what commands print (`bgctl logs NAME`), and mails failures "
+                "if [notify.NAME] says so",
             )
 
     def _add(self, number: int, line: str) -> None:

@@ -132,7 +132,9 @@ def test_mail_to_somebody_becomes_a_hint():
     crontab = read(WEB)
 
     (note,) = notes(crontab)
-    assert note.startswith("line 1: MAILTO=ops@example.org: bgd sends no mail; it keeps what commands print")
+    assert note.startswith(
+        "line 1: MAILTO=ops@example.org: bgd keeps what commands print (`bgctl logs NAME`), and"
+    )
     assert [each[:2] for each in schedules(crontab)] == [
         ("app", "*/5 * * * *"),
         ("app-4", "@daily"),

@@ -205,7 +205,7 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     first, second = done.stdout.split()
     assert [line.split()[0] for line in shown.stdout.splitlines()] == [first, second]
     assert "line 6: not taken over: minute" in done.stderr
-    assert "line 3: MAILTO=ann@example.org: bgd sends no mail" in done.stderr
+    assert "line 3: MAILTO=ann@example.org: bgd keeps what commands print" in done.stderr
     job = own_daemon.bgctl("schedule", "run", first, "--wait").stdout.strip()
     lines = own_daemon.bgctl("logs", job).stdout.splitlines()
     assert lines[-2:] == ["one", "two"]
