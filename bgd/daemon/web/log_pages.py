@@ -63,6 +63,7 @@ from bgd.wire.views import AttemptView, JobView
 
 MAX_SEARCHES = 4  # at once, of all pages together
 MAX_LISTED = 100  # lines on a page of what a search found
+LAST_LINES = 200  # with which a page opens at the end: some screens full, so that it is there at once
 
 
 class AttemptLog(Struct, frozen=True):
@@ -92,10 +93,10 @@ class LogPages:
         query = log_part_query(request.query)
         version = self._store.position
         log = await self._log(job, attempt)
-        shown = await asyncio.to_thread(read_part, log.reader, query)
         if wants_json(request):
+            shown = await asyncio.to_thread(read_part, log.reader, query)
             return await json_response(_as_json(log, shown))
-        values = await asyncio.to_thread(_values, log, shown, query)
+        values = await asyncio.to_thread(_values, log, query)
         return await html_response(
             "log.html", values | await self._views.values(f"{log.path}/view/live", version)
         )
@@ -197,18 +198,21 @@ class LogPages:
 # --- Parts
 
 
-def read_part(log: LogReader, query: LogPartQuery) -> LogPart:
-    """Return the part of a log that an address names. Reads files."""
+def read_part(log: LogReader, query: LogPartQuery, *, last: int | None = None) -> LogPart:
+    """Return the part of a log that an address names, or about so many last lines. Reads files."""
     if query.at is not None and query.at < log.size():
         begin = line_begin(log, query.at)
         return part_from(log, begin)
     if query.after is not None:
         return part_from(log, query.after, query.line)
-    return part_before(log, log.size() if query.before is None else query.before, query.line)
+    if query.before is not None:
+        return part_before(log, query.before, query.line)
+    return part_before(log, log.size(), query.line, lines=last)
 
 
-def _values(log: AttemptLog, part: LogPart, query: LogPartQuery) -> dict[str, object]:
-    """Return the values for the page of a log."""
+def _values(log: AttemptLog, query: LogPartQuery) -> dict[str, object]:
+    """Return the values for the page of a log. Reads files."""
+    part = read_part(log.reader, query, last=LAST_LINES)
     return {
         **_head(log),
         "part": _linked_part(log, part, query),

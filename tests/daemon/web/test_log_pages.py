@@ -14,7 +14,7 @@ import pytest
 
 from bgd.daemon.logs import LogReader
 from bgd.daemon.web import log_search
-from bgd.daemon.web.log_pages import MAX_SEARCHES, LogPages
+from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES, LogPages
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
 from tests.support import Daemon
@@ -63,7 +63,7 @@ def test_the_page_of_a_job_leads_to_the_end_of_each_log(browser, path):
 
     lines = lines_of(browser.get(f"{path}/view").text)
     assert lines[-2:] == ["line 30000 of all", "the End"]
-    assert len(lines) == 1001
+    assert len(lines) == LAST_LINES + 1
 
 
 def test_links_lead_from_part_to_part_over_the_whole_log(browser, path):
