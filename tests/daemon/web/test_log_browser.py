@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.daemon.web.chromium import PROGRAM, chromium
 from tests.support import DEADLINE, Daemon, wait_until
@@ -167,6 +167,21 @@ def test_a_log_that_grows_faster_than_a_page_can_show_is_shown_to_its_end(tab, c
     assert lines[-2:] == ["2000000", "last"]
     assert lines[:-1] == [str(number) for number in range(int(lines[0]), 2000001)]
     assert visible(tab)[-1] == "last"
+
+
+def test_the_top_of_a_log_is_not_painted_before_the_script_scrolls_to_its_end(tab, client, numbers):
+    open_log(tab, client, numbers)
+    held: list[Route] = []
+    tab.route("**/static/log.js*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright needs it
+    tab.reload(wait_until="commit")
+    wait_until(lambda: tab.locator("#log code > span").count() and held)
+    is_painted = "new Promise((done) => { requestAnimationFrame(() => done(true)); setTimeout(done, 100, false); })"
+
+    assert not tab.evaluate(is_painted)
+    held[0].continue_()
+    expect(tab.locator("#log")).to_be_focused()
+    assert tab.evaluate(is_painted)
+    assert visible(tab)[-1] == "1000000 line"
 
 
 # --- Places -------------------------------------------------------------------------------------------------
