@@ -19,7 +19,7 @@ from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.web.terminal import Line, Terminal, line_markup
 
 MAX_PART = MAX_CHUNK  # bytes of a part
-MAX_LINES = 1000  # of a part
+MAX_LINES = 500  # of a part
 MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
 MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
 COUNTED = 16 * 1024 * 1024  # bytes at the beginning of a log in which lines are counted for their numbers
@@ -203,9 +203,7 @@ def part_from(log: LogReader, begin: int, number: int | None = None) -> LogPart:
     return _part(log, begin, start, end, size, number)
 
 
-def part_before(
-    log: LogReader, end: int, number: int | None = None, *, lines: int | None = None
-) -> LogPart:
+def part_before(log: LogReader, end: int, number: int | None = None, *, lines: int | None = None) -> LogPart:
     """Return the part that ends at an offset, where the line `number` begins, if that is known.
 
     `lines` is how many it may have, by default MAX_LINES.
@@ -387,7 +385,7 @@ def linked_lines(lines: list[LogLine]) -> Markup:
 def linked_line(line: LogLine, classes: str = "") -> Markup:
     """Return one line like that, of some classes.
 
-    The link is for the pointer: a key that stops at each of a thousand lines is of no use.
+    The link is for the pointer: a key that stops at each of some hundred lines is of no use.
     """
     kind = f' class="{classes}"' if classes else ""
     number = "" if line.number is None else line.number

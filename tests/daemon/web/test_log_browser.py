@@ -120,7 +120,7 @@ def test_an_open_page_says_that_the_connection_is_lost_and_goes_on_after_a_resta
     daemon.start()
     request.addfinalizer(daemon.stop)
     with daemon.client() as client:
-        job = client.submit(["/bin/sh", "-c", f"seq 3000; printf half; cat {gate}; cat {gate}; echo last"])
+        job = client.submit(["/bin/sh", "-c", f"seq 1500; printf half; cat {gate}; cat {gate}; echo last"])
         open_log(tab, client, job)
     expect(tab.locator("#log .open")).to_have_text("half")
     daemon.process.kill()
@@ -135,7 +135,7 @@ def test_an_open_page_says_that_the_connection_is_lost_and_goes_on_after_a_resta
     expect(tab.locator("#head .badge")).to_have_text("succeeded")
 
     scroll_until(tab, "0", "+log.querySelector('a').dataset.n === 1")
-    assert shown(tab) == [*map(str, range(1, 3001)), "half while it was down", "and after", "last"]
+    assert shown(tab) == [*map(str, range(1, 1501)), "half while it was down", "and after", "last"]
     assert visible(tab)[0] == "1"
 
 
@@ -175,7 +175,9 @@ def test_the_top_of_a_log_is_not_painted_before_the_script_scrolls_to_its_end(ta
     tab.route("**/static/log.js*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright needs it
     tab.reload(wait_until="commit")
     wait_until(lambda: tab.locator("#log code > span").count() and held)
-    is_painted = "new Promise((done) => { requestAnimationFrame(() => done(true)); setTimeout(done, 100, false); })"
+    is_painted = (
+        "new Promise((done) => { requestAnimationFrame(() => done(true)); setTimeout(done, 100, false); })"
+    )
 
     assert not tab.evaluate(is_painted)
     held[0].continue_()
@@ -193,7 +195,7 @@ def test_any_place_of_a_long_log_is_at_hand_and_what_is_far_is_dropped(tab, clie
 
     scroll_until(tab, "0", "parseInt(log.querySelector('code > span').textContent) < 985000")
     lines = shown(tab)
-    assert len(lines) < 6000
+    assert len(lines) <= 2500  # 2000, and a part that has just come
     first = int(lines[0].split()[0])
     assert lines == [f"{number:07} line" for number in range(first, first + len(lines))]
 
@@ -201,7 +203,7 @@ def test_any_place_of_a_long_log_is_at_hand_and_what_is_far_is_dropped(tab, clie
     wait_until(lambda: visible(tab)[0] == "0000001 line")
     scroll_until(tab, "1e9", "parseInt([...log.querySelectorAll('code > span')].at(-1).textContent) > 15000")
     lines = shown(tab)
-    assert len(lines) < 6000
+    assert len(lines) <= 2500  # 2000, and a part that has just come
     first = int(lines[0].split()[0])
     assert lines == [f"{number:07} line" for number in range(first, first + len(lines))]
     numbered = tab.evaluate(
@@ -316,7 +318,7 @@ def test_a_page_without_a_script_leads_through_the_log(chrome, client, numbers):
     tab.click("text=Start")
     assert shown(tab)[0] == "0000001 line"
     tab.click("text=Later")
-    assert shown(tab)[0] == "0001001 line"
+    assert shown(tab)[0] == "0000501 line"
     tab.fill("[type=search]", "needle")
     tab.click('.tools button:has-text("Search")')
     expect(tab.locator("main")).to_contain_text("Found once")

@@ -115,9 +115,13 @@ function update(news) {
 }
 
 function elementOf(html) {
+  return contentOf(html.trim()).firstElementChild;
+}
+
+function contentOf(html) {
   const template = document.createElement("template");
-  template.innerHTML = policy.createHTML(html.trim());
-  return template.content.firstElementChild;
+  template.innerHTML = policy.createHTML(html);
+  return template.content;
 }
 
 // Make one element like another, and keep what is the same: selections, focus, open details.
@@ -205,7 +209,7 @@ function addOutput(text, lines, open, news) {
 }
 
 function nodesOf(html) {
-  return elementOf(`<code>${html}</code>`).childNodes;
+  return contentOf(html).childNodes;
 }
 
 function shorten(lines) {

@@ -42,7 +42,7 @@ async function extend(isUp) {
 function settle() {
   const [all, below, near] = [lines.children, log.scrollTop + log.clientHeight, 2 * log.clientHeight];
   const few = all.length >> 2;
-  if (all.length > 4000 || (few && end.at - place(all[0]).at > 300_000)) {
+  if (all.length > 2000 || (few && end.at - place(all[0]).at > 200_000)) {
     const last = all[all.length - few];
     const range = new Range();
     range.selectNodeContents(lines);
