@@ -36,6 +36,7 @@ _MODULES = {
     "list": "listing",
     "watch": "watching",
     "show": "showing",
+    "explain": "showing",
     "logs": "logs",
     "wait": "waiting",
     "progress": "waiting",

@@ -1,4 +1,4 @@
-"""The verb show: everything about a job, including why it waits."""
+"""The verbs show and explain: everything about a job, and why it waits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
+from bgd.core.explain import Cause, Explanation, in_words, waiting_line
+from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.formatting import (
-    ITS_TURN,
-    Waiting,
     attempt_as_json,
     command_line,
     executor_line,
-    iso_time,
+    explanation_as_json,
     job_as_json,
     labelled_options,
     limits_of,
@@ -34,8 +34,6 @@ from bgd.formatting import (
     short_duration,
     signal_name,
     state_in_words,
-    waiting_for,
-    waiting_line,
 )
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
@@ -74,9 +72,51 @@ def show_command(ids: JobIdRanges) -> int:
     return 0
 
 
+@verb(
+    "explain",
+    "bgctl explain 12",
+    "bgctl explain --json last",
+)
+@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+def explain_command(ids: JobIdRanges) -> int:
+    """Say why jobs have not started, and what has to happen first.
+
+    The likely start is estimated from how long jobs of the same names took.
+
+    The default is your latest job.
+    """
+    with client() as daemon:
+        for job_id in chosen_ids(daemon, ids):
+            job = daemon.job(job_id)
+            explanation = _explanation(daemon, job)
+            if global_options().json:
+                print_json({"id": job.id, "state": job.state} | explanation_as_json(explanation))
+            else:
+                click.echo("\n".join(_explanation_lines(job, explanation)))
+    return 0
+
+
+def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
+    now = time.time()
+    if not explanation.reasons:
+        yield f"Job {job.id}: {_describe_state(job)}, and waits for nothing"
+        return
+    yield f"Job {job.id}: {_describe_state(job)}, and waits"
+    for reason in explanation.reasons:
+        yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
+    yield f"Likely start: {_likely_start(explanation, now)}"
+
+
+def _likely_start(explanation: Explanation, now: float) -> str:
+    at = explanation.likely_start_at
+    if at is None:
+        return "not known"
+    return "at any moment" if at <= now else local_time(at, now)
+
+
 def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str, object]:
     return job_as_json(job.view) | {
-        "why_waiting": waiting_line(_waiting_for(daemon, job), iso_time) or None,
+        **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
         "attempts": [attempt_as_json(attempt) for attempt in attempts],
     }
@@ -115,7 +155,7 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
         ("timeout", format_duration(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
-        ("waits", one_line(_why_waiting(daemon, job))),
+        ("waits", one_line(_why_waiting(_explanation(daemon, job)))),
         ("progress", progress_line(progress_of(job.view))),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
@@ -194,15 +234,15 @@ _LABEL_WIDTH = 11
 def say_if_waiting(daemon: Client, job_id: int) -> None:
     """Tell the user why a job has no output yet, unless it only waits for its turn."""
     job = daemon.job(job_id)
-    reason = _why_waiting(daemon, job)
-    if reason and not reason.startswith(ITS_TURN):
-        say(f"job {job_id} is {job.state}: it waits {reason}")
+    explanation = _explanation(daemon, job)
+    if any(reason.cause is not Cause.TURN for reason in explanation.reasons):
+        say(f"job {job_id} is {job.state}: it waits {_why_waiting(explanation)}")
 
 
-def _why_waiting(daemon: Client, job: Job) -> str:
-    return waiting_line(_waiting_for(daemon, job), partial(local_time, now=time.time()))
+def _why_waiting(explanation: Explanation) -> str:
+    return waiting_line(explanation, partial(local_time, now=time.time()))
 
 
-def _waiting_for(daemon: Client, job: Job) -> Waiting:
-    queued = daemon.queued_reason(job.id) if job.state is State.QUEUED else None
-    return waiting_for(job.view, queued)
+def _explanation(daemon: Client, job: Job) -> Explanation:
+    waits = job.state in WAITING or (job.state is State.RUNNING and job.suspended)
+    return daemon.explain(job.id) if waits else Explanation()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from bgd.core.explain import MAX_AHEAD, Cause, QueuedReason
+from bgd.core.explain import Explanation, Reason, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import OPTIONS, ExecutorKind, FileBytes, JobSpec, MemoryBytes, Percent, kind_of
 from bgd.escape import one_line
@@ -245,73 +245,18 @@ def signal_name(number: int | None) -> str:
         return f"signal {number}"
 
 
-class Waiting(NamedTuple):
-    """What a job waits for: "for ..." or "until ...", then these jobs, or this time; "" if it does not wait.
-
-    `more`: how many jobs it waits for besides.
-    """
-
-    words: str = ""
-    jobs: tuple[int, ...] = ()
-    more: int = 0
-    at: float | None = None
+def explanation_as_json(explanation: Explanation) -> dict[str, object]:
+    """Return what keeps a job from running as a dict for JSON; programs rely on its keys."""
+    return {
+        "why_waiting": waiting_line(explanation, iso_time) or None,
+        "reasons": [_reason_as_json(each) for each in explanation.reasons],
+        "likely_start_at": _for_json("likely_start_at", explanation.likely_start_at),
+    }
 
 
-def waiting_for(view: JobView, queued: QueuedReason | None) -> Waiting:
-    """Return what a job waits for; `queued` says more of one that is queued."""
-    match view.state:
-        case State.HELD:
-            return Waiting(f"until `bgctl release {view.id}`")
-        case State.BLOCKED:
-            named = tuple(view.waits_for[:_MAX_NAMED])
-            jobs = "job" if len(view.waits_for) == 1 else "jobs"
-            return Waiting(f"for {jobs}", named, len(view.waits_for) - len(named))
-        case State.SCHEDULED:
-            return Waiting("until", at=view.due_at)
-        case State.QUEUED:
-            return Waiting(ITS_TURN if queued is None else _why_queued(view, queued))
-        case State.RUNNING if view.suspended:
-            return Waiting(f"until `bgctl continue {view.id}`: it is suspended")
-        case State.RUNNING | State.STOPPING | State.SUCCEEDED | State.FAILED | State.CANCELLED:
-            return Waiting()
-
-
-def waiting_line(waiting: Waiting, time_text: Callable[[float], str | None]) -> str:
-    """Return what a job waits for on one line; `time_text` writes the time until which it waits."""
-    jobs = ", ".join(map(str, waiting.jobs)) + (f" and {waiting.more} more" if waiting.more else "")
-    time = None if waiting.at is None else time_text(waiting.at)
-    return " ".join(filter(None, [waiting.words, jobs, time]))
-
-
-def _why_queued(view: JobView, queued: QueuedReason) -> str:
-    are = "is" if queued.taken == 1 else "are"
-    match queued.cause:
-        case Cause.LAUNCHER:
-            return f"for a launcher: {queued.problem}"
-        case Cause.PAUSE:
-            return "until `bgctl resume`: all queues are paused"
-        case Cause.QUEUE_PAUSE:
-            return f"until `bgctl resume {view.queue}`: its queue is paused"
-        case Cause.QUEUE_SLOTS:
-            slots = "a slot" if queued.wanted == 1 else f"{queued.wanted} slots"
-            taken = f"{queued.taken} of {queued.slots} {are} taken"
-            return f"for {slots} of queue {view.queue}: {taken}{_ahead(queued, ', and ')}"
-        case Cause.SLOTS:
-            taken = f"{queued.taken} {are} taken"
-            return f"for {queued.wanted} of {queued.slots} slots: {taken}{_ahead(queued, ', and ')}"
-        case Cause.TURN:
-            return f"{ITS_TURN}{_ahead(queued, ': ')}"
-
-
-def _ahead(queued: QueuedReason, before: str) -> str:
-    if not queued.ahead:
-        return ""
-    count = f"{queued.ahead} or more" if queued.ahead >= MAX_AHEAD else str(queued.ahead)
-    return f"{before}{count} {'job is' if queued.ahead == 1 else 'jobs are'} before it"
-
-
-_MAX_NAMED = 20  # jobs in one line
-ITS_TURN = "for its turn"
+def _reason_as_json(reason: Reason) -> dict[str, object]:
+    said = {name: _for_json(name, getattr(reason, name)) for name in reason.__struct_fields__}
+    return {**said, "words": in_words(reason, iso_time)}
 
 
 def retries_line(view: JobView) -> str:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bgctl.common import local_time
-from bgd.core.explain import Cause, QueuedReason
+from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.formatting import (
     _NOT_STARTED,
+    explanation_as_json,
     iso_time,
     number_ranges,
     percent,
@@ -25,8 +26,6 @@ from bgd.formatting import (
     run_time,
     short_duration,
     state_in_words,
-    waiting_for,
-    waiting_line,
 )
 from bgd.wire.launching import NotStarted
 from bgd.wire.views import Progress
@@ -186,48 +185,24 @@ def test_the_short_words_are_of_problems_that_the_launcher_reports():
     assert _NOT_STARTED.keys() <= set(NotStarted)
 
 
-@pytest.mark.parametrize(
-    ("reason", "words"),
-    [
-        (QueuedReason(cause=Cause.LAUNCHER, problem="it hung up"), "for a launcher: it hung up"),
-        (QueuedReason(cause=Cause.PAUSE, ahead=3), "until `bgctl resume`: all queues are paused"),
-        (QueuedReason(cause=Cause.QUEUE_PAUSE), "until `bgctl resume mail`: its queue is paused"),
-        (
-            QueuedReason(cause=Cause.QUEUE_SLOTS, slots=1, taken=1, ahead=0),
-            "for a slot of queue mail: 1 of 1 is taken",
-        ),
-        (
-            QueuedReason(cause=Cause.QUEUE_SLOTS, wanted=2, slots=3, taken=2, ahead=1),
-            "for 2 slots of queue mail: 2 of 3 are taken, and 1 job is before it",
-        ),
-        (
-            QueuedReason(cause=Cause.SLOTS, slots=4, taken=4, ahead=100),
-            "for 1 of 4 slots: 4 are taken, and 100 or more jobs are before it",
-        ),
-        (QueuedReason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
-        (QueuedReason(cause=Cause.TURN, slots=4), "for its turn"),
-        (None, "for its turn"),
-    ],
-)
-def test_a_queued_job_says_what_it_waits_for(reason, words):
-    view = replace(view_of(1, state=State.QUEUED), queue="mail")
-    assert waiting_line(waiting_for(view, reason), str) == words
+def test_what_a_job_waits_for_has_the_same_words_in_json():
+    reasons = (Reason(cause=Cause.HOLD, subject="7"), Reason(cause=Cause.TIME, at=1.5))
+
+    document = explanation_as_json(Explanation(reasons=reasons, likely_start_at=2.0))
+
+    assert document["why_waiting"] == "until `bgctl release 7`, then until 1970-01-01T00:00:01.500Z"
+    assert document["likely_start_at"] == "1970-01-01T00:00:02.000Z"
+    assert document["reasons"] == [
+        replaced("hold", subject="7", words="until `bgctl release 7`"),
+        replaced("time", at=iso_time(1.5), words="until 1970-01-01T00:00:01.500Z"),
+    ]
+    assert explanation_as_json(Explanation()) == {
+        "why_waiting": None,
+        "reasons": [],
+        "likely_start_at": None,
+    }
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"state": State.HELD}, "until `bgctl release 1`"),
-        ({"state": State.BLOCKED, "waits_for": [7]}, "for job 7"),
-        (
-            {"state": State.BLOCKED, "waits_for": list(range(30))},
-            f"for jobs {', '.join(map(str, range(20)))} and 10 more",
-        ),
-        ({"state": State.SCHEDULED, "due_at": 1.5}, "until 1.5"),
-        ({"state": State.RUNNING}, ""),
-        ({"state": State.RUNNING, "suspended": True}, "until `bgctl continue 1`: it is suspended"),
-        ({"state": State.FAILED}, ""),
-    ],
-)
-def test_a_job_says_what_it_waits_for(changes, words):
-    assert waiting_line(waiting_for(replace(view_of(1), **changes), None), str) == words
+def replaced(cause, **changes):
+    """Return a reason for JSON with these values; nobody has said anything of the others."""
+    return {name: getattr(Reason(cause=Cause(cause)), name) for name in Reason.__struct_fields__} | changes

@@ -1,35 +1,244 @@
-"""Why a queued job has not started; its state says that of all others."""
+"""Why a job has not started, in the words that people read, and when it will likely start."""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.core.job import WAITING, Job, Now, State
 
 MAX_AHEAD = 100  # queued jobs before another one that are counted; there may be a million
+MAX_NAMED = 20  # jobs that one waits for and that are named
 
 
 class Cause(StrEnum):
-    """What a queued job waits for: the first of these that applies."""
+    """What keeps a job from running, in the order in which people are told."""
 
     LAUNCHER = "launcher"
+    SHUTDOWN = "shutdown"  # the daemon is about to exit
     PAUSE = "pause"  # of all queues together
     QUEUE_PAUSE = "queue_pause"
+    HOLD = "hold"
+    TIME = "time"  # a delay, a date, or the pause before a retry
+    JOBS = "jobs"
     QUEUE_SLOTS = "queue_slots"
     SLOTS = "slots"
-    TURN = "turn"  # it may start at any moment
+    TURN = "turn"  # jobs before it; without any, it may start at any moment
+    SUSPENSION = "suspension"  # it runs, but its processes are stopped
 
 
-class QueuedReason(Struct, frozen=True, kw_only=True):
-    """Why a queued job has not started.
+class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that keeps a job from running.
 
-    `taken` of `slots` slots are taken, of its queue or of all, and it needs `wanted`. `ahead`: queued jobs
-    that start before it, counted up to MAX_AHEAD; None: unknown. `problem`: why there is no launcher.
+    `subject`: the name of its queue; of HOLD and SUSPENSION the id of the job. `taken` of `slots` slots are
+    taken, of its queue or of all, and it needs `wanted`. `ahead`: queued jobs that start before it, counted
+    up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher. `at`:
+    until when it waits, epoch time. `jobs`: those that it waits for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
+    subject: str = ""
     wanted: int = 1
     slots: int | None = None
     taken: int = 0
     ahead: int | None = None
     problem: str | None = None
+    at: float | None = None
+    jobs: tuple[int, ...] = ()
+    more: int = 0
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where a job stands among those that are queued, or would stand.
+
+    It takes `size` slots. `queue_slots` None: its queue has no limit. `ahead` as in a Reason.
+    """
+
+    size: int
+    slots: int
+    taken: int
+    queue_slots: int | None
+    queue_taken: int
+    has_room: bool  # in its queue
+    is_paused: bool  # its queue is
+    is_apart: bool  # its queue takes none of the daemon's slots, and no pause of all queues stops it
+    ahead: int | None
+
+
+class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a job has not started: all that keeps it from running, in order; nothing if it does not wait.
+
+    `likely_start_at`: by how long jobs of the same names took; None: nobody can tell.
+    """
+
+    reasons: tuple[Reason, ...] = ()
+    likely_start_at: float | None = None
+
+
+# --- why ----------------------------------------------------------------------------------------------------
+
+
+def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tuple[Reason, ...]:
+    """Return everything that keeps an unfinished job from running: granting all of it starts the job.
+
+    `obstacles`: what keeps the daemon from starting any job.
+    """
+    if job.state not in WAITING:
+        is_stopped = job.state is State.RUNNING and job.suspended
+        return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
+    ignored = Cause.PAUSE if place.is_apart else None
+    reasons = [Reason(cause=cause) for cause in obstacles if cause is not ignored]
+    reasons += _before_it_is_queued(job, place, now)
+    short = _short_of(job, place)
+    if short:
+        short[0] = replace(short[0], ahead=place.ahead)
+    elif place.ahead != 0 or not reasons:
+        short = [Reason(cause=Cause.TURN, slots=place.slots, taken=place.taken, ahead=place.ahead)]
+    return (*reasons, *short)
+
+
+def _before_it_is_queued(job: Job, place: Place, now: Now) -> Iterator[Reason]:
+    if place.is_paused:
+        yield Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue)
+    if job.state is State.HELD:
+        yield Reason(cause=Cause.HOLD, subject=str(job.id))
+    is_early = job.due is not None and job.due > now.elapsed
+    if is_early or (job.conditions.at is not None and job.conditions.at > now.wall):
+        yield Reason(cause=Cause.TIME)
+    others = tuple(dict.fromkeys((*job.conditions.after, *job.conditions.after_any)))
+    if others:
+        yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
+
+
+def _short_of(job: Job, place: Place) -> list[Reason]:
+    reasons: list[Reason] = []
+    if not place.has_room:
+        reasons.append(
+            Reason(
+                cause=Cause.QUEUE_SLOTS,
+                subject=job.queue,
+                wanted=place.size,
+                slots=place.queue_slots,
+                taken=place.queue_taken,
+            )
+        )
+    if not place.is_apart and place.taken + place.size > place.slots:
+        reasons.append(Reason(cause=Cause.SLOTS, wanted=place.size, slots=place.slots, taken=place.taken))
+    return reasons
+
+
+# --- in words -----------------------------------------------------------------------------------------------
+
+
+def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
+    """Return what to tell first: not yet the slots and its turn if a job waits for something before them."""
+    before = tuple(reason for reason in explanation.reasons if reason.cause not in _ONCE_QUEUED)
+    return before or explanation.reasons
+
+
+_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TURN})
+
+
+def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
+    """Return what a job waits for next on one line; empty if it does not wait."""
+    return ", then ".join(in_words(each, time_text) for each in next_reasons(explanation))
+
+
+def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
+    """Return what a job waits for: "for ..." or "until ..."; `time_text` writes an instant."""
+    jobs = ", ".join(map(str, reason.jobs)) + (f" and {reason.more} more" if reason.more else "")
+    time = None if reason.at is None else time_text(reason.at)
+    return " ".join(filter(None, [words_of(reason), jobs, time]))
+
+
+def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911 (a flat list of cases)
+    """Return what a job waits for, without the jobs or the instant that follow."""
+    are = "is" if reason.taken == 1 else "are"
+    match reason.cause:
+        case Cause.LAUNCHER:
+            return f"for a launcher: {reason.problem or 'it is starting'}"
+        case Cause.SHUTDOWN:
+            return "until bgd starts again: it is shutting down"
+        case Cause.PAUSE:
+            return "until `bgctl resume`: all queues are paused"
+        case Cause.QUEUE_PAUSE:
+            return f"until `bgctl resume {reason.subject}`: its queue is paused"
+        case Cause.HOLD:
+            return f"until `bgctl release {reason.subject}`"
+        case Cause.TIME:
+            return "until"
+        case Cause.JOBS:
+            return "for job" if len(reason.jobs) == 1 else "for jobs"
+        case Cause.QUEUE_SLOTS:
+            slots = "a slot" if reason.wanted == 1 else f"{reason.wanted} slots"
+            taken = f"{reason.taken} of {reason.slots} {are} taken"
+            return f"for {slots} of queue {reason.subject}: {taken}{_ahead(reason, ', and ')}"
+        case Cause.SLOTS:
+            taken = f"{reason.taken} {are} taken"
+            return f"for {reason.wanted} of {reason.slots} slots: {taken}{_ahead(reason, ', and ')}"
+        case Cause.TURN:
+            return f"{ITS_TURN}{_ahead(reason, ': ')}"
+        case Cause.SUSPENSION:
+            return f"until `bgctl continue {reason.subject}`: it is suspended"
+        case _:
+            assert_never(reason.cause)
+
+
+def _ahead(reason: Reason, before: str) -> str:
+    if not reason.ahead:
+        return ""
+    count = f"{reason.ahead} or more" if reason.ahead >= MAX_AHEAD else str(reason.ahead)
+    return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it"
+
+
+ITS_TURN = "for its turn"
+
+
+# --- when ---------------------------------------------------------------------------------------------------
+
+
+class RunningJob(Struct, frozen=True):
+    """A job that takes `size` slots and is likely to end at this epoch time; None: nobody can tell."""
+
+    size: int
+    likely_end_at: float | None
+
+
+def likely_start(
+    reasons: Sequence[Reason], running: Iterable[RunningJob], seconds: float | None, now: float
+) -> float | None:
+    """Return when a job will likely start, epoch time; None: nobody can tell.
+
+    Args:
+        reasons: what it waits for.
+        running: the jobs that hold the slots that it waits for.
+        seconds: how long jobs of its name take; those that start before it likely take as long.
+        now: epoch time.
+    """
+    if not reasons or any(reason.cause not in _PASSES_BY_ITSELF for reason in reasons):
+        return None
+    ready_at = max((reason.at or now for reason in reasons), default=now)
+    slots = next((reason for reason in reasons if reason.slots is not None), None)
+    if slots is None or slots.slots is None:
+        return max(ready_at, now)
+    free_at: list[float] = [now] * max(slots.slots - slots.taken, 0)
+    for each in running:
+        if each.likely_end_at is None:
+            return None
+        free_at += [max(each.likely_end_at, now)] * each.size
+    if slots.ahead is None or slots.ahead >= MAX_AHEAD or len(free_at) < slots.wanted:
+        return None
+    if slots.ahead and seconds is None:
+        return None
+    heapq.heapify(free_at)
+    for _ in range(slots.ahead):
+        heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
+    return max(ready_at, sorted(free_at)[slots.wanted - 1])
+
+
+_PASSES_BY_ITSELF = _ONCE_QUEUED | {Cause.TIME}

@@ -57,8 +57,8 @@ class ReadyHeap:
         heapq.heappop(self._ids[-self._priorities[0]])
         self._entries -= 1
 
-    def count_before(self, job_id: JobId, priority: int, most: int) -> int | None:
-        """Return how many jobs come before this one, counted up to `most`.
+    def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
+        """Return up to `most` jobs that come before this one.
 
         None: so many entries are dead that looking at all of them would take long.
         """
@@ -74,11 +74,11 @@ class ReadyHeap:
                 if self._is_live(ids[place], other):
                     before.add(ids[place])
                 if len(before) >= most:
-                    return most
+                    return before
                 if not looks:
                     return None
                 places += (2 * place + 1, 2 * place + 2)
-        return len(before)
+        return before
 
     def forget(self) -> None:
         """Note that an entry died; sweep when half of them may be dead."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from bgd.core.explain import MAX_AHEAD, Cause, QueuedReason
+from bgd.core.explain import MAX_AHEAD, Place
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
 
@@ -122,21 +122,41 @@ class ReadyQueues:
             self._promising.remove(name)
         return None
 
-    def explain(self, job: Job, *, is_paused: bool) -> QueuedReason:
-        """Return why a queued job has not started; with `is_paused` none starts at all."""
+    def place_of(self, job: Job) -> Place:
+        """Return where a waiting job stands, or would stand if it were queued."""
         rule = self._rules.get(job.queue, QueueRule())
-        size, taken = self._size_of(job), self._taken_in.get(job.queue, 0)
-        ahead = self._heaps[self._heap_name(job.queue)].count_before(job.id, job.priority, MAX_AHEAD)
-        if is_paused and not rule.apart:
-            return QueuedReason(cause=Cause.PAUSE, ahead=ahead)
-        if rule.paused:
-            return QueuedReason(cause=Cause.QUEUE_PAUSE, ahead=ahead)
-        if not self._has_room(job):
-            cause, slots = Cause.QUEUE_SLOTS, rule.slots
-        else:
-            cause = Cause.TURN if rule.apart or self.taken + size <= self._slots else Cause.SLOTS
-            slots, taken = self._slots, self.taken
-        return QueuedReason(cause=cause, wanted=size, slots=slots, taken=taken, ahead=ahead)
+        return Place(
+            size=self._size_of(job),
+            slots=self._slots,
+            taken=self.taken,
+            queue_slots=rule.slots,
+            queue_taken=self._taken_in.get(job.queue, 0),
+            has_room=self._has_slots(job, rule),
+            is_paused=rule.paused,
+            is_apart=rule.apart,
+            ahead=self._count_before(job),
+        )
+
+    def _count_before(self, job: Job) -> int | None:
+        """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to look at.
+
+        Those of another queue count if it has room for its first one, which takes the next slots.
+        """
+        self._top(None)  # moves jobs to other heaps
+        own = self._heap_name(job.queue)
+        before: set[JobId] = set()  # a job may have an entry in two heaps
+        for name, heap in self._heaps.items():
+            top = self._top(name)
+            first = None if top is None or top >= (-job.priority, job.id) else self._job_of(top[1])
+            is_rival = own not in self._apart and name not in self._apart
+            if first is not None and (name == own or (is_rival and self._has_room(first))):
+                found = heap.first_before(job.id, job.priority, MAX_AHEAD)
+                if found is None:
+                    return None
+                before |= found
+                if len(before) >= MAX_AHEAD:
+                    return MAX_AHEAD
+        return len(before)
 
     def occupy(self, job: Job) -> int:
         """Give an active job the smallest free slot number, or 0 if its queue is apart, and return it."""
@@ -197,8 +217,9 @@ class ReadyQueues:
 
     def _has_room(self, job: Job) -> bool:
         rule = self._rules.get(job.queue)
-        if rule is None or rule.paused:
-            return rule is None
+        return rule is None or (not rule.paused and self._has_slots(job, rule))
+
+    def _has_slots(self, job: Job, rule: QueueRule) -> bool:
         taken = self._taken_in.get(job.queue, 0)
         return rule.slots is None or taken == 0 or taken + self._size_of(job) <= rule.slots
 

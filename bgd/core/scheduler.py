@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions
 from bgd.core.conditions import WaitingJobs
-from bgd.core.explain import QueuedReason
+from bgd.core.explain import Cause, Reason, explain
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -96,6 +96,11 @@ class PauseReason(StrEnum):
 
 
 _SOME_START = {PauseReason.ASKED}  # while this is the only reason, jobs of queues that are apart start
+_OBSTACLES = {
+    PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
+    PauseReason.DRAINING: Cause.SHUTDOWN,
+    PauseReason.ASKED: Cause.PAUSE,
+}
 
 
 class Scheduler:
@@ -142,12 +147,13 @@ class Scheduler:
         """Return the unfinished job with an id, None if there is none."""
         return self._table.jobs.get(job_id)
 
-    def explain(self, job_id: JobId) -> QueuedReason | None:
-        """Return why a job has not started; None if it is not queued."""
+    def explain(self, job_id: JobId, now: Now) -> tuple[Reason, ...]:
+        """Return everything that keeps a job from running; nothing if it runs or has finished."""
         job = self._table.jobs.get(job_id)
-        if job is None or job.state is not State.QUEUED:
-            return None
-        return self._table.queues.explain(job, is_paused=PauseReason.ASKED in self._pauses)
+        if job is None:
+            return ()
+        obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
+        return explain(job, self._table.queues.place_of(job), obstacles, now)
 
     def holder_of(self, key: str) -> JobId | None:
         """Return the unfinished job that has this key."""

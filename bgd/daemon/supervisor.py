@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
-from bgd.core.explain import Cause, QueuedReason
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
@@ -230,12 +230,14 @@ class Supervisor:
     def is_unfinished(self, job_id: JobId) -> bool:
         return self._scheduler.get(job_id) is not None
 
-    def explain(self, job_id: JobId) -> QueuedReason | None:
-        """Return why a job has not started; None if it is not queued."""
-        reason = self._scheduler.explain(job_id)
-        if reason is None or self.obstacle is None:
-            return reason
-        return QueuedReason(cause=Cause.LAUNCHER, problem=self.obstacle)
+    def explain(self, job_id: JobId) -> tuple[Reason, ...]:
+        """Return everything that keeps a job from running; nothing if it runs or has finished."""
+        reasons = self._scheduler.explain(job_id, now())
+        if not reasons or reasons[0].cause is Cause.SUSPENSION or self.obstacle is None:
+            return reasons
+        launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
+        is_said = {Cause.LAUNCHER, Cause.TURN} if reasons[-1].ahead == 0 else {Cause.LAUNCHER}
+        return (launcher, *(each for each in reasons if each.cause not in is_said))
 
     def holder_of(self, key: str) -> JobId | None:
         """Return the id of the unfinished job with this key, or None."""

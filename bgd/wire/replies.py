@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
-from bgd.core.explain import QueuedReason
+from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
@@ -75,11 +75,18 @@ class ProgressPart(Struct, frozen=True, tag="progress"):
 
 
 class Shown(Struct, frozen=True, tag="shown"):
-    """One job; its attempts follow. `queued`: why it has not started, if it is queued."""
+    """One job; its attempts follow."""
 
     id: RequestId
     job: JobView
-    queued: QueuedReason | None = None
+
+
+class Explained(Struct, frozen=True, tag="explained"):
+    """What keeps a job from running. `job` and `explanation` are of one moment."""
+
+    id: RequestId
+    job: JobView
+    explanation: Explanation
 
 
 class AttemptsPart(Struct, frozen=True, tag="attempts"):
@@ -271,6 +278,7 @@ _CommonReply = (
     | JobsPart
     | ProgressPart
     | Shown
+    | Explained
     | AttemptsPart
     | Result
     | LogPart

@@ -130,6 +130,13 @@ class Show(Struct, frozen=True, tag="show"):
     job: JobNumber | None = None
 
 
+class Explain(Struct, frozen=True, tag="explain"):
+    """-> Explained: what keeps a job from running, and when it will likely start."""
+
+    id: RequestId
+    job: JobNumber
+
+
 class GetResult(Struct, frozen=True, tag="result"):
     """-> Result: what the latest attempt of a class job returned or raised."""
 
@@ -438,6 +445,7 @@ _CommonRequest = (
     | GetBatch
     | List
     | Show
+    | Explain
     | GetResult
     | Logs
     | Wait

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.explain import Cause, QueuedReason
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.scheduler import PauseReason, Scheduler
@@ -29,20 +29,25 @@ def finish(scheduler, job_id):
 # --- why a job has not started -------------------------------------------------------------------------
 
 
-def test_a_queued_job_says_what_it_waits_for_first():
+def test_a_queued_job_says_what_it_waits_for():
     scheduler = make_scheduler(slots=2, narrow=1)
     running = [submit(scheduler, queue="narrow"), submit(scheduler)]
     narrow, wide = submit(scheduler, queue="narrow"), submit(scheduler, slots=9)
     assert started_ids(scheduler) == running
 
-    assert scheduler.explain(running[0]) is None
-    assert scheduler.explain(JobId(404)) is None
-    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.QUEUE_SLOTS, slots=1, taken=1, ahead=0)
-    assert scheduler.explain(wide) == QueuedReason(cause=Cause.SLOTS, wanted=2, slots=2, taken=2, ahead=0)
+    assert [scheduler.explain(each, NOW) for each in (narrow, wide)] == [
+        (Reason(cause=Cause.QUEUE_SLOTS, subject="narrow", slots=1, taken=1, ahead=0), full(1, ahead=None)),
+        (full(2, ahead=0),),
+    ]
     scheduler.resize(2, {"narrow": PAUSED}, NOW)
-    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.QUEUE_PAUSE, ahead=0)
+    paused = Reason(cause=Cause.QUEUE_PAUSE, subject="narrow")
+    assert scheduler.explain(narrow, NOW) == (paused, full(1, ahead=0))
     scheduler.pause(PauseReason.ASKED)
-    assert scheduler.explain(narrow) == QueuedReason(cause=Cause.PAUSE, ahead=0)
+    assert scheduler.explain(narrow, NOW) == (Reason(cause=Cause.PAUSE), paused, full(1, ahead=0))
+
+
+def full(wanted, ahead):
+    return Reason(cause=Cause.SLOTS, wanted=wanted, slots=2, taken=2, ahead=ahead)
 
 
 def test_a_queued_job_knows_how_many_start_before_it():
@@ -54,9 +59,10 @@ def test_a_queued_job_knows_how_many_start_before_it():
     scheduler.hold(first, NOW)
     scheduler.release(first, NOW)  # it has two entries now
 
-    ahead = {job: scheduler.explain(job).ahead for job in (urgent, first, last, low)}
-    assert ahead == {urgent: 0, first: 1, last: 2, low: 3}
-    assert scheduler.explain(low) == QueuedReason(cause=Cause.TURN, slots=1, ahead=3)
+    assert scheduler.explain(urgent, NOW) == (Reason(cause=Cause.LAUNCHER),)
+    ahead = {job: scheduler.explain(job, NOW)[-1].ahead for job in (first, last, low)}
+    assert ahead == {first: 1, last: 2, low: 3}
+    assert scheduler.explain(low, NOW)[1] == Reason(cause=Cause.TURN, slots=1, ahead=3)
 
 
 # --- large jobs ----------------------------------------------------------------------------------------
@@ -274,7 +280,9 @@ def test_a_queue_that_is_apart_takes_no_slot_of_the_others_and_starts_while_they
     assert started(scheduler) == [(usual, 1, 1), (apart, 1, 0)]
     assert (scheduler.running, scheduler.taken) == (2, 1)
     scheduler.pause(PauseReason.ASKED)
-    assert scheduler.explain(next_apart) == QueuedReason(cause=Cause.QUEUE_SLOTS, slots=1, taken=1, ahead=0)
+    assert scheduler.explain(next_apart, NOW) == (
+        Reason(cause=Cause.QUEUE_SLOTS, subject="apart", slots=1, taken=1, ahead=0),
+    )
     finish(scheduler, usual)
     assert started(scheduler) == []
     finish(scheduler, apart)
@@ -290,7 +298,8 @@ def test_a_queue_that_is_apart_starts_nothing_without_a_launcher_or_while_the_da
     apart = submit(scheduler, queue="apart")
 
     assert started(scheduler) == []
-    assert scheduler.explain(apart) == QueuedReason(cause=Cause.TURN, slots=1, ahead=0)
+    cause = Cause.LAUNCHER if why is PauseReason.NO_LAUNCHER else Cause.SHUTDOWN
+    assert scheduler.explain(apart, NOW) == (Reason(cause=cause),)
     scheduler.resume(why, NOW)
     assert started_ids(scheduler) == [apart]
 

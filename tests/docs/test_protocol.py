@@ -12,7 +12,7 @@ import pytest
 
 from bgd.client.session import ResumableLogs
 from bgd.core import spec
-from bgd.core.explain import Cause, QueuedReason
+from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import JobSpec
@@ -40,7 +40,8 @@ VALUES = [
     views.JobProgress,
     views.AttemptView,
     views.QueueView,
-    QueuedReason,
+    Explanation,
+    Reason,
     views.EventView,
     views.ScheduleEvent,
     views.Finding,

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import asdict, replace
 
+from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import ExecutorKind, Isolation, JobSpec, StopSignal
@@ -55,6 +56,15 @@ FULL_SPEC = replace(
     pty=True,
 )
 CALL = JobSpec(target="app.services:Report.build", arguments='{"args":[1],"kwargs":{"x":1.0}}')
+EXPLANATION = Explanation(
+    reasons=(
+        Reason(cause=Cause.HOLD, subject="17"),
+        Reason(cause=Cause.TIME, at=1_790_000_100.5),
+        Reason(cause=Cause.JOBS, jobs=(15, 16), more=3),
+        Reason(cause=Cause.SLOTS, wanted=2, slots=4, taken=4, ahead=7),
+    ),
+    likely_start_at=1_790_000_200.5,
+)
 SCHEDULE = ScheduleSpec(
     job=CALL,
     cron="0 3 * * *",
@@ -218,6 +228,7 @@ SENT: dict[str, list[Message]] = {
             mine=True,
         ),
         requests.Show(4, 17),
+        requests.Explain(46, 17),
         requests.GetResult(5, 17),
         requests.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
         requests.Wait(7, [17, 18]),
@@ -262,6 +273,7 @@ SENT: dict[str, list[Message]] = {
         replies.JobsPart(2, [VIEW]),
         replies.ProgressPart(15, [views.JobProgress(17, 4, PROGRESS)]),
         replies.Shown(3, VIEW),
+        replies.Explained(46, VIEW, EXPLANATION),
         replies.AttemptsPart(4, [ATTEMPT]),
         replies.Result(5, VIEW, '{"rows":3}', ERROR),
         replies.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),

@@ -40,7 +40,7 @@ from bgd.client.specs import (
     submit_frames,
 )
 from bgd.client.transport import process_descriptor
-from bgd.core.explain import QueuedReason
+from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
@@ -501,10 +501,11 @@ class AsyncClient:
         [shown, *_] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
         return expected(shown, replies.Shown).job
 
-    async def queued_reason(self, job_id: int) -> QueuedReason | None:
-        """Return why a job has not started; None if it is not queued."""
-        [shown, *_] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
-        return expected(shown, replies.Shown).queued
+    async def explain(self, job_id: int) -> Explanation:
+        """Return what keeps a job from running, in order, and when it will likely start."""
+        request = checked(requests.Explain(UNNUMBERED, job_id))
+        reply = await self._channel.ask(request, replies.Explained, repeatable=True)
+        return reply.explanation
 
     async def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.async_.concurrency import first_view
 from bgd.client.session import error_in
+from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.errors import Refused
 from bgd.wire.replies import ActResult, LogPart
@@ -115,6 +116,10 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
         """
         await self.wait(timeout)
         return b"".join([part.data async for part in self.logs()]).decode(errors="replace")
+
+    async def explain(self) -> Explanation:
+        """Return what keeps the job from running, in order, and when it will likely start."""
+        return await self._client.explain(self.id)
 
     async def attempts(self) -> list[AttemptView]:
         return await self._client.attempts(self.id)

@@ -41,7 +41,7 @@ from bgd.client.specs import (
     submit_frames,
 )
 from bgd.client.transport import process_descriptor
-from bgd.core.explain import QueuedReason
+from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
@@ -499,10 +499,11 @@ class Client:
         [shown, *_] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
         return expected(shown, replies.Shown).job
 
-    def queued_reason(self, job_id: int) -> QueuedReason | None:
-        """Return why a job has not started; None if it is not queued."""
-        [shown, *_] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
-        return expected(shown, replies.Shown).queued
+    def explain(self, job_id: int) -> Explanation:
+        """Return what keeps a job from running, in order, and when it will likely start."""
+        request = checked(requests.Explain(UNNUMBERED, job_id))
+        reply = self._channel.ask(request, replies.Explained, repeatable=True)
+        return reply.explanation
 
     def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""

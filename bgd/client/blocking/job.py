@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.blocking.concurrency import first_view
 from bgd.client.session import error_in
+from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.errors import Refused
 from bgd.wire.replies import ActResult, LogPart
@@ -116,6 +117,10 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
         """
         self.wait(timeout)
         return b"".join([part.data for part in self.logs()]).decode(errors="replace")
+
+    def explain(self) -> Explanation:
+        """Return what keeps the job from running, in order, and when it will likely start."""
+        return self._client.explain(self.id)
 
     def attempts(self) -> list[AttemptView]:
         return self._client.attempts(self.id)

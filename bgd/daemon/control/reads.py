@@ -16,6 +16,7 @@ import bgd
 from bgd.core.job import FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.access import Actor
+from bgd.daemon.explaining import explanation_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
@@ -31,6 +32,7 @@ from bgd.wire.replies import (
     AttemptsPart,
     End,
     EventsPart,
+    Explained,
     Info,
     JobsPart,
     Login,
@@ -43,6 +45,7 @@ from bgd.wire.replies import (
     Stats,
 )
 from bgd.wire.requests import (
+    Explain,
     GetEvents,
     GetInfo,
     GetLogin,
@@ -66,7 +69,9 @@ MANY_JOBS = 100  # a client that waits for more jobs than this hears of their en
 GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
-ReadRequest = List | Show | GetResult | Logs | Wait | GetEvents | GetQueues | GetStats | GetInfo | GetLogin
+ReadRequest = (
+    List | Show | Explain | GetResult | Logs | Wait | GetEvents | GetQueues | GetStats | GetInfo | GetLogin
+)
 
 T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart)
@@ -122,6 +127,9 @@ class ReadHandler:
                 await self._list(request, actor, replies)
             case Show():
                 await self._show(request, actor, replies)
+            case Explain():
+                async with replies.in_turn():
+                    replies.send(await self._explain(request))
             case Logs():
                 await self._logs(request, replies)
             case Wait():
@@ -195,7 +203,7 @@ class ReadHandler:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
             view = await self._view(job_id)
-            replies.send(Shown(request.id, view, self._supervisor.explain(JobId(job_id))))
+            replies.send(Shown(request.id, view))
         log_dir = self._supervisor.config.log_dir
         after = 0
         views = None
@@ -207,6 +215,13 @@ class ReadHandler:
                     await replies.send_and_drain(part)
             after = views[-1].attempt if views else after
         replies.send(End(request.id))
+
+    async def _explain(self, request: Explain) -> Explained:
+        await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
+        view = await self._view(request.job)
+        explanation = await explanation_of(view, self._supervisor, self._store)
+        # without the arguments: at their limit both do not fit into a frame
+        return Explained(request.id, replace(view, arguments=None), explanation)
 
     async def _result(self, request: GetResult) -> Result:
         view = await self._view(request.job)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd import clock
+from bgd.core.explain import RunningJob
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import read
@@ -21,6 +22,7 @@ RUNS = 50  # of a name, the latest that have finished
 MAX_WAITING = 450  # jobs of a name that wait before its latest run
 MAX_DISTINCT = 2_000  # names that are looked at to find these
 NEWEST_JOBS = 2_000  # jobs whose names, or targets if they have none, are looked at besides
+MAX_RUNNING = 100  # jobs whose ends are estimated
 MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
 
 
@@ -203,6 +205,66 @@ _RUNS_OF_NAME = f"""
 """  # noqa: S608 (constants)
 
 _RUN = f"SELECT {_RUN_COLUMNS} FROM jobs {_LATEST_ATTEMPT} WHERE id = ?"  # noqa: S608 (constants)
+
+
+# --- how long they will likely take -------------------------------------------------------------------------
+
+
+def likely_ends(
+    db: sqlite3.Connection, name: str | None, queue: str | None
+) -> tuple[float | None, list[RunningJob]]:
+    """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
+
+    `queue` None: all queues. A running job without a name, or of a new name, takes as long as the first one.
+    Of more than MAX_RUNNING jobs nobody can tell.
+    """
+    cursor = _plain(db)
+    with transaction(db, "DEFERRED"):
+        running = [
+            row
+            for state in ACTIVE
+            for row in cursor.execute(_RUNNING, (state.value, queue, queue, MAX_RUNNING))
+        ]
+        if len(running) >= MAX_RUNNING:
+            return None, [RunningJob(1, None)]
+        names = {name, *(name for name, _, _ in running)} - {None}
+        seconds = {each: _median_of(cursor, each) for each in names}
+    of_name = seconds.get(name)
+    return of_name, [_likely_end(seconds.get(each) or of_name, *times) for each, *times in running]
+
+
+def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
+    """Return how long jobs of a name ran; None: none that succeeded is among the latest."""
+    rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()
+    rows = rows or cursor.execute(_SECONDS_OF_LATEST, (name, MAX_WAITING)).fetchall()
+    times = sorted(seconds for (seconds,) in rows[:RUNS])
+    return times[(len(times) - 1) // 2] if times else None
+
+
+def _likely_end(seconds: float | None, started_at: float, slots: int) -> RunningJob:
+    return RunningJob(slots, None if seconds is None else started_at + seconds)
+
+
+_RUNNING = f"""
+    SELECT name, coalesce(attempts.started_at, launched_at), slots
+    FROM jobs INDEXED BY jobs_by_state {_LATEST_ATTEMPT}
+    WHERE state = ? AND (? IS NULL OR queue = ?) LIMIT ?
+"""  # noqa: S608 (constants)
+
+# The newest jobs of a large batch all wait: then those that ended last may have its name
+_SECONDS_OF_NAME = """
+    SELECT run_seconds FROM (
+        SELECT id, attempt, state FROM jobs INDEXED BY jobs_by_name WHERE name = ? ORDER BY id DESC LIMIT ?
+    ) AS latest JOIN attempts ON attempts.job = latest.id AND attempts.attempt = latest.attempt
+    WHERE latest.state = 'succeeded' AND run_seconds IS NOT NULL
+"""
+_SECONDS_OF_LATEST = """
+    SELECT run_seconds FROM (
+        SELECT id, attempt, name FROM jobs INDEXED BY jobs_by_end
+        WHERE state = 'succeeded' AND aged_from IS NOT NULL ORDER BY aged_from DESC LIMIT ?2
+    ) AS latest JOIN attempts ON attempts.job = latest.id AND attempts.attempt = latest.attempt
+    WHERE latest.name = ?1 AND run_seconds IS NOT NULL
+"""
 
 
 # --- by when they ended -------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.core.explain import Cause, Explanation, Reason, next_reasons, words_of
 from bgd.core.job import FINAL, WAITING, JobId, State
+from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import LogReader
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import Store
@@ -53,10 +55,9 @@ from bgd.daemon.web.views import (
     waited_text,
 )
 from bgd.formatting import (
-    Waiting,
     attempt_as_json,
     executor_line,
-    iso_time,
+    explanation_as_json,
     job_as_json,
     labelled_options,
     limits_of,
@@ -66,8 +67,6 @@ from bgd.formatting import (
     rules_line,
     run_time,
     short_duration,
-    waiting_for,
-    waiting_line,
 )
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
@@ -141,8 +140,8 @@ class JobPages:
         result = None
         if view.state is State.SUCCEEDED:
             result, _ = await self._store.read(read.result_of, job_id)
-        waiting = waiting_for(view, self._supervisor.explain(job_id))
-        return _FoundJob(view=view, waiting=waiting, attempts=attempts, result=result)
+        explanation = await explanation_of(view, self._supervisor, self._store)
+        return _FoundJob(view=view, explanation=explanation, attempts=attempts, result=result)
 
     async def _events(self, view: JobView, after: int) -> list[EventView]:
         return await self._store.search(write.events_of, JobId(view.id), after)
@@ -150,7 +149,7 @@ class JobPages:
     def _as_json(self, found: _FoundJob) -> dict[str, object]:
         located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in found.attempts]
         return job_as_json(found.view) | {
-            "why_waiting": waiting_line(found.waiting, iso_time) or None,
+            **explanation_as_json(found.explanation),
             "result": None if found.result is None else json.loads(found.result),
             "attempts": [attempt_as_json(each) for each in located],
         }
@@ -190,7 +189,7 @@ class JobPages:
             "summary": Part(
                 (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
             ),
-            "why": Part(found.waiting, partial(render, "why.html"), has_version=False),
+            "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
             "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
             "history": Part(found.events[-1].id if found.events else 0, history),
         }
@@ -207,7 +206,7 @@ class _FoundJob(Struct, frozen=True, kw_only=True):
     """What the page of a job is made from; its attempts and events are oldest first."""
 
     view: JobView
-    waiting: Waiting
+    explanation: Explanation
     attempts: list[AttemptView]
     result: str | None
     events: list[EventView] = []
@@ -218,8 +217,8 @@ def _summary(found: _FoundJob) -> dict[str, object]:
     actions = dict(offered(view))
     return {
         "job": job_details(view, found.result, now),
-        "waiting": found.waiting,
-        "due": None if found.waiting.at is None else display_time(found.waiting.at, now),
+        "reasons": [_shown_reason(each, now) for each in next_reasons(found.explanation)],
+        "likely_start": _likely_start(found.explanation, now),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
         "actions": actions,
         "timeline": timeline_of(view, found.attempts, now),
@@ -227,6 +226,27 @@ def _summary(found: _FoundJob) -> dict[str, object]:
 
 
 # --- In words
+
+
+class ShownReason(Struct, frozen=True):
+    """One thing that a job waits for: words, then links to jobs, or an instant."""
+
+    words: str
+    jobs: tuple[int, ...]
+    more: int
+    due: DisplayTime | None
+
+
+def _shown_reason(reason: Reason, now: float) -> ShownReason:
+    due = None if reason.at is None else display_time(reason.at, now)
+    return ShownReason(words_of(reason), reason.jobs, reason.more, due)
+
+
+def _likely_start(explanation: Explanation, now: float) -> DisplayTime | None:
+    """Return when a job will likely start, unless that is what it waits for, or may be at any moment."""
+    at = explanation.likely_start_at
+    is_said = all(reason.cause is Cause.TIME for reason in explanation.reasons)
+    return None if at is None or at <= now or is_said else display_time(at, now)
 
 
 class JobDetails(Struct, frozen=True, kw_only=True):

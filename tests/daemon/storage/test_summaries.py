@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bgd import clock
+from bgd.core.explain import RunningJob
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
@@ -208,3 +209,52 @@ async def test_the_oldest_queued_job_of_each_queue_is_found(store):
 
     assert found.oldest_queued_at == {"mail": NOW.wall - 8, "default": NOW.wall - 6}
     assert found.counts == {"mail": {"queued": 2}, "default": {"queued": 1}, "held": {"scheduled": 1}}
+
+
+# --- how long they will likely take
+
+
+async def test_running_jobs_likely_take_as_long_as_the_latest_of_their_names(store):
+    named = [new(number, name="backup") for number in range(1, 5)]
+    await put(store, *named, new(5, name="new"), new(6, queue="mail", name="letter"))
+    for number, took in ((1, 4.0), (2, 9.0), (3, 60.0)):
+        await finish(store, number, took=took, failed=took == 60.0)
+    for number, queue in ((4, "default"), (5, "default"), (6, "mail")):
+        await run(store, number, queue)
+
+    at = NOW.wall
+    assert await likely_ends(store, "backup", None) == (4.0, [RunningJob(1, at + 4.0)] * 3)
+    assert await likely_ends(store, None, "default") == (
+        None,
+        [RunningJob(1, at + 4.0), RunningJob(1, None)],
+    )
+    assert await likely_ends(store, "letter", "mail") == (None, [RunningJob(1, None)])
+
+
+async def test_a_large_batch_is_known_by_those_that_ended_last(store, monkeypatch):
+    monkeypatch.setattr(summaries, "MAX_WAITING", 2)
+    await store.write(adopt_boot, NOW, BOOT)
+    await put(store, *(new(number, name="batch") for number in range(1, 9)))
+    await finish(store, 1, took=7.0)
+
+    assert await likely_ends(store, "batch", None) == (7.0, [])
+
+
+async def test_of_very_many_running_jobs_nobody_can_tell(store, monkeypatch):
+    monkeypatch.setattr(summaries, "MAX_RUNNING", 2)
+    await put(store, new(1, name="usual"), new(2, name="usual"), new(3, name="usual"))
+    await finish(store, 1)
+    await run(store, 2, "default")
+    await run(store, 3, "default")
+
+    assert await likely_ends(store, "usual", None) == (None, [RunningJob(1, None)])
+
+
+async def run(store, number, queue):
+    running = a_job(number, State.RUNNING, attempt=1, queue=queue)
+    start = NewAttempt(JobId(number), 1, number, "launcher", NOW.wall)
+    await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[start]))
+
+
+async def likely_ends(store, name, queue):
+    return await store.search(summaries.likely_ends, name, queue)

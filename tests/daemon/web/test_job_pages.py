@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
 from bgd import JobSpec
+from bgd.core.explain import words_of
+from bgd.formatting import iso_time
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.test_actions import post
 from tests.daemon.web.test_live import chrome, needs_chromium, open_pages, tab
@@ -83,6 +86,50 @@ def test_a_page_says_why_its_job_waits_in_the_words_of_show(daemon, client, brow
         assert words.replace("Waits ", "  waits      ") in shown
         said = browser.json(f"/job-logs/{job.id}")["why_waiting"]
         assert (said or "").replace("`", "") == words.removeprefix("Waits ")
+
+
+def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
+    running = client.submit(["/bin/sleep", "600"], name="long")
+    wait_until(lambda: client.job(running.id).state == "running")
+    held = client.submit(["/bin/true"], hold=True, after=[running], delay=3600)
+    queued = client.submit(["/bin/true"])
+
+    assert [words_of(reason) for reason in held.explain().reasons] == [
+        f"until `bgctl release {held.id}`",
+        "until",
+        "for job",
+        "for 1 of 1 slots: 1 is taken",
+    ]
+    assert daemon.bgctl("explain", str(queued.id)).stdout.splitlines() == [
+        f"Job {queued.id}: queued, and waits",
+        "  for 1 of 1 slots: 1 is taken",
+        "Likely start: not known",  # nobody knows how long the other one takes
+    ]
+    assert daemon.bgctl("explain", str(running.id)).stdout == (
+        f"Job {running.id}: running, and waits for nothing\n"
+    )
+    client.pause()
+    explained = json.loads(daemon.bgctl("explain", "--json", str(queued.id)).stdout)
+    page = browser.json(f"/job-logs/{queued.id}")
+    assert explained == {"id": queued.id, "state": "queued"} | {name: page[name] for name in EXPLAINED}
+    assert [reason["cause"] for reason in explained["reasons"]] == ["pause", "slots"]
+
+
+def test_the_likely_start_follows_from_the_latest_jobs_of_the_same_name(daemon, client, browser):
+    client.submit(["/bin/true"], name="usual").wait()
+    running = client.submit(["/bin/sleep", "600"], name="usual")
+    wait_until(lambda: client.job(running.id).state == "running")
+    queued = client.submit(["/bin/true"], name="usual")
+
+    # the running one takes longer than usual, so it may end at any moment
+    assert daemon.bgctl("explain", str(queued.id)).stdout.endswith("\nLikely start: at any moment\n")
+    start = queued.explain().likely_start_at
+    assert start is not None
+    page = browser.json(f"/job-logs/{queued.id}")
+    assert page["likely_start_at"] >= iso_time(start)
+
+
+EXPLAINED = ("why_waiting", "reasons", "likely_start_at")
 
 
 def test_a_scheduled_job_counts_down_to_its_time(client, browser):

@@ -1,0 +1,30 @@
+"""Why a job waits, and when it will likely start."""
+
+from __future__ import annotations
+
+import time
+
+from msgspec.structs import replace
+
+from bgd.core.explain import Cause, Explanation, Reason, likely_start
+from bgd.core.job import JobId
+from bgd.daemon.storage import summaries
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.wire.views import JobView
+
+
+async def explanation_of(view: JobView, supervisor: Supervisor, store: StoreReader) -> Explanation:
+    """Return why a job does not run; no reasons if it does not wait for anything."""
+    found = supervisor.explain(JobId(view.id))
+    reasons = tuple(replace(each, at=view.due_at) if each.cause is Cause.TIME else each for each in found)
+    at = time.time()
+    if likely_start(reasons, [], 0.0, at) is None and not any(each.slots for each in reasons):
+        return Explanation(reasons=reasons)
+    seconds, running = await store.search(summaries.likely_ends, view.name, _queue_that_is_full(reasons))
+    return Explanation(reasons=reasons, likely_start_at=likely_start(reasons, running, seconds, at))
+
+
+def _queue_that_is_full(reasons: tuple[Reason, ...]) -> str | None:
+    """Return the queue whose slots the job waits for; None: it waits for those of all."""
+    return next((each.subject for each in reasons if each.cause is Cause.QUEUE_SLOTS), None)

@@ -1,0 +1,365 @@
+"""What explain names keeps a job from running, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.explain import (
+    MAX_AHEAD,
+    MAX_NAMED,
+    Cause,
+    Explanation,
+    Reason,
+    RunningJob,
+    in_words,
+    likely_start,
+    waiting_line,
+)
+from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.queues import QueueRule
+from bgd.core.scheduler import PauseReason
+from tests.core.scheduling import NO_RETRIES, NOW, at, make_scheduler, spec, submit
+
+STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "300"))  # by hand: 100000
+PAUSED = QueueRule(paused=True)
+OBSTACLES = {
+    PauseReason.ASKED: Cause.PAUSE,
+    PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
+    PauseReason.DRAINING: Cause.SHUTDOWN,
+}
+QUEUES = ("default", "mail", "film")
+APART = {"apart": QueueRule(slots=1, apart=True)}
+
+
+def causes(scheduler, job_id, now=NOW):
+    return [reason.cause for reason in scheduler.explain(job_id, now)]
+
+
+# --- the property -----------------------------------------------------------------------------------------
+
+
+class Situation:
+    """A scheduler in a random state, and a job of it that waits."""
+
+    def __init__(self, seed):
+        self.dice = random.Random(seed)
+        self.now = at(float(self.dice.randrange(100)))
+        self.slots, self.rules = self.dice.randint(1, 4), self.random_rules()
+        self.scheduler = make_scheduler(self.slots)
+        self.scheduler.resize(self.slots, self.rules, self.now)
+        for _ in range(self.dice.randint(1, 25)):
+            self.happen()
+        waiting = self.scheduler.waiting_jobs()
+        self.job = self.dice.choice(waiting) if waiting else self.submit(hold=True)
+
+    def random_rules(self):
+        chosen = self.dice.sample(QUEUES, self.dice.randint(0, len(QUEUES)))
+        return APART | {
+            queue: QueueRule(
+                slots=self.dice.choice([None, 1, 2, 3]), paused=self.dice.choice([False, False, True])
+            )
+            for queue in chosen
+        }
+
+    def submit(self, **options):
+        dice, known = self.dice, list(self.scheduler._table.jobs)
+        others = dice.sample(known, min(len(known), dice.choice([0, 0, 0, 1, 2])))
+        options = {
+            "queue": dice.choice([*QUEUES, "apart"]),
+            "priority": dice.choice([0, 0, 0, 1, -1]),
+            "slots": dice.choice([1, 1, 1, 2, 9]),
+            "delay": dice.choice([0.0, 0.0, 0.0, 50.0]),
+            "hold": dice.random() < 0.1,
+            dice.choice(["after", "after_any"]): tuple(others),
+        } | options
+        if not options["delay"] and dice.random() < 0.1:
+            options["at"] = self.now.wall + 30.0
+        return submit(self.scheduler, now=self.now, **options)
+
+    def happen(self):
+        dice, scheduler = self.dice, self.scheduler
+        active = scheduler.active_jobs()
+        match dice.randrange(10):
+            case 0 if active:
+                job = dice.choice(active)
+                scheduler.ended(job.id, job.attempt, Outcome.SUCCEEDED, self.now)
+            case 1:
+                self.slots, self.rules = dice.randint(1, 4), self.random_rules()
+                scheduler.resize(self.slots, self.rules, self.now)
+            case 2:
+                scheduler.pause(dice.choice(list(PauseReason)))
+            case 3:
+                for why in PauseReason:
+                    scheduler.resume(why, self.now)
+            case 4:
+                self.now = Now(self.now.elapsed + 20.0, self.now.wall + 20.0)
+                scheduler.advance(self.now)
+            case _:
+                self.submit()
+
+    def grant(self, reasons):
+        """Grant these and nothing else, all at the same moment."""
+        named = {reason.cause for reason in reasons}
+        was_paused = set(self.scheduler._pauses)
+        self.scheduler.pause(PauseReason.DRAINING)
+        self.hold(lambda job: job.state in {State.BLOCKED, State.SCHEDULED})  # nothing else comes due
+        if ahead := next((reason.ahead for reason in reasons if reason.ahead is not None), 0):
+            self.hold_all_before(ahead)
+        for reason in reversed(reasons):
+            self.grant_one(reason)
+        for why in PauseReason:
+            if why not in was_paused or OBSTACLES[why] in named:
+                self.scheduler.resume(why, self.now)
+
+    def hold_all_before(self, most):
+        """Hold the jobs that are more urgent than this one."""
+        mine = self.scheduler.get(self.job)
+        held = self.hold(
+            lambda job: job.state is State.QUEUED and (-job.priority, job.id) < (-mine.priority, mine.id)
+        )
+        assert held >= most, "more jobs are said to be before it than there are"
+
+    def hold(self, is_meant):
+        jobs = [job for job in self.scheduler._table.jobs.values() if job.id != self.job and is_meant(job)]
+        for job in jobs:
+            self.scheduler.hold(job.id, self.now)
+        return len(jobs)
+
+    def grant_one(self, reason):
+        scheduler = self.scheduler
+        job = scheduler.get(self.job)
+        cause: Cause = reason.cause
+        match cause:
+            case Cause.QUEUE_PAUSE:
+                self.set_rule(job.queue, paused=False)
+            case Cause.QUEUE_SLOTS:
+                self.set_rule(job.queue, slots=reason.taken + reason.wanted)
+            case Cause.SLOTS:  # more slots would make a job larger that takes all there are
+                while scheduler.taken + reason.wanted > reason.slots:
+                    self.make_way(scheduler.active_jobs()[0])
+            case Cause.HOLD:
+                scheduler.release(self.job, self.now)
+            case Cause.TIME:
+                self.now = Now(self.now.elapsed + 100.0, self.now.wall + 100.0)
+                scheduler.advance(self.now)
+            case Cause.JOBS:
+                others = {*job.conditions.after, *job.conditions.after_any}
+                assert reason.jobs
+                assert set(reason.jobs) == others
+                for other in others:
+                    scheduler._notify(self.job, other, State.SUCCEEDED, self.now)
+                scheduler.advance(self.now)
+            case Cause.LAUNCHER | Cause.SHUTDOWN | Cause.PAUSE | Cause.TURN | Cause.SUSPENSION:
+                pass  # `grant` ends the pauses last, and holds the jobs before it first
+
+    def make_way(self, active):
+        """Take an active job off its slots, without the end for which others may wait.
+
+        Its queue may have been full until now; then the next job of that queue does not take its place.
+        """
+        mine = self.scheduler.get(self.job).queue
+        self.hold(lambda job: job.state is State.QUEUED and job.queue == active.queue != mine)
+        self.scheduler.requeue(active.id, self.now)
+        self.scheduler.ended(active.id, active.attempt, Outcome.CANCELLED, self.now)
+        self.scheduler.hold(active.id, self.now)
+
+    def set_rule(self, queue, **changes):
+        self.rules[queue] = replace(self.rules[queue], **changes)
+        self.scheduler.resize(self.slots, self.rules, self.now)
+
+    def has_started(self):
+        return self.scheduler.get(self.job).state is State.RUNNING
+
+
+def test_a_job_starts_once_all_that_explain_names_is_granted():
+    for seed in range(STATES):
+        situation = Situation(seed)
+        reasons = situation.scheduler.explain(situation.job, situation.now)
+        assert reasons, seed
+
+        situation.grant(reasons)
+
+        assert situation.has_started(), (seed, reasons)
+
+
+def test_a_job_does_not_start_while_one_of_the_reasons_remains():
+    left_out = set()
+    for seed in range(STATES):
+        situation = Situation(seed)
+        reasons = situation.scheduler.explain(situation.job, situation.now)
+        index = seed % len(reasons)
+        reason = reasons[index]
+        named = {each.cause for each in reasons}
+        if reason.cause is Cause.TURN or (reason.cause is Cause.QUEUE_SLOTS and Cause.SLOTS in named):
+            continue  # there may be room for two jobs; those that make way may be of its queue
+        situation.grant([*reasons[:index], *reasons[index + 1 :]])
+
+        assert not situation.has_started(), (seed, reason)
+        left_out.add(reason.cause)
+    assert left_out >= set(Cause) - {Cause.TURN, Cause.SUSPENSION}
+
+
+# --- what it names ----------------------------------------------------------------------------------------
+
+
+def test_reasons_come_in_the_order_in_which_people_can_do_something():
+    scheduler = make_scheduler(slots=1)
+    scheduler.resize(1, {"mail": QueueRule(slots=1, paused=True)}, NOW)
+    running = submit(scheduler, now=NOW)
+    scheduler.pause(PauseReason.NO_LAUNCHER)
+    scheduler.pause(PauseReason.DRAINING)
+    scheduler.pause(PauseReason.ASKED)
+    job = submit(scheduler, queue="mail", hold=True, delay=9.0, after=(running,))
+
+    assert causes(scheduler, job) == [
+        Cause.LAUNCHER,
+        Cause.SHUTDOWN,
+        Cause.PAUSE,
+        Cause.QUEUE_PAUSE,
+        Cause.HOLD,
+        Cause.TIME,
+        Cause.JOBS,
+        Cause.SLOTS,
+    ]
+
+
+def test_what_a_job_need_not_wait_for_any_more_is_not_named():
+    scheduler = make_scheduler(slots=1)
+    held = submit(scheduler, hold=True, delay=9.0)
+    dated = submit(scheduler, hold=True, at=NOW.wall + 9.0)
+
+    assert causes(scheduler, held) == causes(scheduler, dated) == [Cause.HOLD, Cause.TIME]
+    assert causes(scheduler, held, at(9.0)) == causes(scheduler, dated, at(9.0)) == [Cause.HOLD]
+
+
+def test_a_job_that_runs_waits_for_nothing_unless_it_is_suspended():
+    scheduler = make_scheduler()
+    job = submit(scheduler)
+    assert scheduler.explain(job, NOW) == scheduler.explain(JobId(404), NOW) == ()
+
+    scheduler.set_suspended(job, NOW, suspended=True)
+    assert scheduler.explain(job, NOW) == (Reason(cause=Cause.SUSPENSION, subject="1"),)
+
+
+def test_of_many_jobs_that_one_waits_for_the_first_are_named():
+    scheduler = make_scheduler(slots=1)
+    others = [submit(scheduler) for _ in range(MAX_NAMED + 2)]
+    job = submit(scheduler, after_any=tuple(others))
+
+    [reason, *_] = scheduler.explain(job, NOW)
+
+    assert (reason.jobs, reason.more) == (tuple(others[:MAX_NAMED]), 2)
+
+
+def test_more_urgent_jobs_of_other_queues_are_before_a_job():
+    scheduler = make_scheduler(slots=1, mail=1)
+    submit(scheduler)
+    urgent = submit(scheduler, queue="mail", priority=1)
+    job = submit(scheduler)
+
+    assert [scheduler.explain(each, NOW)[0].ahead for each in (urgent, job)] == [0, 1]
+
+
+def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries():
+    scheduler = make_scheduler(slots=1)
+    jobs = [submit(scheduler) for _ in range(MAX_AHEAD + 5)]
+    assert scheduler.explain(jobs[-1], NOW)[0].ahead == MAX_AHEAD
+
+    scheduler.resize(1, {"mail": QueueRule()}, NOW)
+    scheduler.submit(spec(queue="mail"), NO_RETRIES, NOW)
+    for _ in range(2_000):
+        scheduler.cancel(submit(scheduler, queue="mail", priority=1), NOW)
+    later = [submit(scheduler, queue="mail", priority=1) for _ in range(3_000)]
+    for job in later[1:1_400]:
+        scheduler.cancel(job, NOW)
+    assert scheduler.explain(later[1_450], NOW)[0].ahead in {None, 50}
+
+
+# --- in words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (Reason(cause=Cause.LAUNCHER, problem="it hung up"), "for a launcher: it hung up"),
+        (Reason(cause=Cause.LAUNCHER), "for a launcher: it is starting"),
+        (Reason(cause=Cause.SHUTDOWN), "until bgd starts again: it is shutting down"),
+        (Reason(cause=Cause.PAUSE), "until `bgctl resume`: all queues are paused"),
+        (Reason(cause=Cause.QUEUE_PAUSE, subject="mail"), "until `bgctl resume mail`: its queue is paused"),
+        (Reason(cause=Cause.HOLD, subject="7"), "until `bgctl release 7`"),
+        (Reason(cause=Cause.TIME, at=1.5), "until 1.5"),
+        (Reason(cause=Cause.JOBS, jobs=(3,)), "for job 3"),
+        (Reason(cause=Cause.JOBS, jobs=(3, 4), more=2), "for jobs 3, 4 and 2 more"),
+        (
+            Reason(cause=Cause.QUEUE_SLOTS, subject="mail", slots=1, taken=1, ahead=0),
+            "for a slot of queue mail: 1 of 1 is taken",
+        ),
+        (
+            Reason(cause=Cause.QUEUE_SLOTS, subject="mail", wanted=2, slots=3, taken=2, ahead=1),
+            "for 2 slots of queue mail: 2 of 3 are taken, and 1 job is before it",
+        ),
+        (
+            Reason(cause=Cause.SLOTS, slots=4, taken=4, ahead=100),
+            "for 1 of 4 slots: 4 are taken, and 100 or more jobs are before it",
+        ),
+        (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
+        (Reason(cause=Cause.TURN, slots=4), "for its turn"),
+        (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),
+    ],
+)
+def test_each_reason_has_words(reason, words):
+    assert in_words(reason, str) == words
+
+
+def test_a_line_says_what_comes_before_the_slots():
+    held, at_a_time = Reason(cause=Cause.HOLD, subject="7"), Reason(cause=Cause.TIME, at=1.5)
+    slots, turn = Reason(cause=Cause.QUEUE_SLOTS, subject="mail", slots=1, taken=1), Reason(cause=Cause.TURN)
+
+    def line(*reasons):
+        return waiting_line(Explanation(reasons=reasons), str)
+
+    assert line(held, at_a_time, turn) == "until `bgctl release 7`, then until 1.5"
+    assert line(slots, turn) == "for a slot of queue mail: 1 of 1 is taken, then for its turn"
+    assert line() == ""
+
+
+# --- when it will likely start ------------------------------------------------------------------------------
+
+
+def turn(ahead=0, slots=2, taken=2, wanted=1):
+    return Reason(cause=Cause.SLOTS, wanted=wanted, slots=slots, taken=taken, ahead=ahead)
+
+
+RUNNING = [RunningJob(1, 110.0), RunningJob(1, 130.0)]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "running", "seconds", "likely"),
+    [
+        ([turn()], RUNNING, None, 110.0),
+        ([turn(wanted=2)], RUNNING, None, 130.0),
+        (
+            [turn(ahead=2)],
+            RUNNING,
+            15.0,
+            130.0,
+        ),  # they start at 110 and 125, the slots are free at 130 and 140
+        ([turn(ahead=2)], RUNNING, None, None),
+        ([turn(taken=1)], RUNNING[:1], None, 100.0),
+        ([turn(taken=2)], [RunningJob(2, 90.0)], None, 100.0),  # longer than usual: it may end at any moment
+        ([turn()], [RunningJob(1, None)], 15.0, None),
+        ([turn(wanted=3, slots=3)], RUNNING[:1], None, None),  # another one has started meanwhile
+        ([turn(ahead=MAX_AHEAD)], RUNNING, 15.0, None),
+        ([turn(ahead=None)], RUNNING, 15.0, None),
+        ([Reason(cause=Cause.TIME, at=200.0)], [], None, 200.0),
+        ([Reason(cause=Cause.TIME, at=200.0), turn()], RUNNING, None, 200.0),
+        ([Reason(cause=Cause.HOLD), turn()], RUNNING, None, None),
+        ([], RUNNING, 15.0, None),
+    ],
+)
+def test_the_likely_start_follows_from_how_long_jobs_take(reasons, running, seconds, likely):
+    assert likely_start(reasons, running, seconds, 100.0) == likely
