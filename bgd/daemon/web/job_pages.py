@@ -13,7 +13,7 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.explain import Cause, Explanation, Reason, next_reasons, words_of
+from bgd.core.explain import Explanation, Reason, next_reasons, words_of
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import LogReader
@@ -245,7 +245,7 @@ def _shown_reason(reason: Reason, now: float) -> ShownReason:
 def _likely_start(explanation: Explanation, now: float) -> DisplayTime | None:
     """Return when a job will likely start, unless that is what it waits for, or may be at any moment."""
     at = explanation.likely_start_at
-    is_said = all(reason.cause is Cause.TIME for reason in explanation.reasons)
+    is_said = any(reason.at == at for reason in explanation.reasons)
     return None if at is None or at <= now or is_said else display_time(at, now)
 
 
