@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import assert_never
@@ -220,6 +219,8 @@ def likely_start(
         seconds: how long jobs of its name take; those that start before it likely take as long.
         now: epoch time.
     """
+    import heapq  # noqa: PLC0415 - clients import this module and only the daemon estimates
+
     if not reasons or any(reason.cause not in _PASSES_BY_ITSELF for reason in reasons):
         return None
     ready_at = max((reason.at or now for reason in reasons), default=now)
