@@ -22,7 +22,7 @@ BOUNDS = {
     "modules, bgctl submit": (93, 93),
     "modules, bgctl list": (119, 119),
     "modules, launcher": (152, 152),
-    "modules, daemon": (266, 270),
+    "modules, daemon": (271, 275),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
