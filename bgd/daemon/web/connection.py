@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from bgd.config import Config
-from bgd.daemon.folder import bind_unix_socket, is_listened_on
+from bgd.daemon.folder import BACKLOG, bind_unix_socket, is_listened_on
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
@@ -37,7 +37,7 @@ from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefuse
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64  # without streams
+MAX_CONNECTIONS = 256  # without streams
 MAX_STREAMS = 256  # pages that are kept up to date: a hundred, each with a log, and some to spare
 HEAD_SECONDS = 5.0  # from connecting to a complete head, however many bytes come meanwhile
 WRITE_SECONDS = 10.0  # for a slow reader to make room for more, and in the end to hang up
@@ -116,7 +116,7 @@ class WebServer:
         loop = asyncio.get_running_loop()
         is_unix = listening.family == socket.AF_UNIX
         serve = loop.create_unix_server if is_unix else loop.create_server
-        self._server = await serve(lambda: HttpConnection(self), sock=listening)
+        self._server = await serve(lambda: HttpConnection(self), sock=listening, backlog=BACKLOG)
 
     def close(self) -> None:
         """Accept no more connections, and break off those that there are."""
@@ -129,7 +129,8 @@ class WebServer:
     def add(self, connection: HttpConnection) -> None:
         """Count a connection; if there are too many, drop the oldest one that is not being answered.
 
-        A client that opens many connections and asks for nothing therefore keeps nobody out.
+        A client that opens many connections and asks for nothing therefore keeps nobody out. There may be
+        many, because clients that are dropped come back at once, which costs more than to keep them.
         """
         self._idle[connection] = None
         if len(self._idle) + len(self._answering) > MAX_CONNECTIONS:
@@ -315,8 +316,6 @@ class HttpConnection(asyncio.Protocol):
 
 # --- Listening: on a port of the loopback, or the next free one, or on a unix socket
 
-
-BACKLOG = 128
 
 _SOCKET_UMASK = 0o117  # a unix socket is for its owner and group, for example that of a proxy
 

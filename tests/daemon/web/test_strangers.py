@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -405,12 +406,19 @@ def test_our_own_host_names_are_served(browser, host):
 
 
 def test_slow_connections_keep_nobody_waiting(daemon, browser):
-    """200 connections: half-sent heads, readers that do not read, and streams of pages that do not change."""
+    """200 connections: half-sent heads, readers that do not read, and streams of pages that do not change.
+
+    None of them is dropped before its time is up: clients that are dropped come back at once, and a queue of
+    connects that is full costs a good one a second.
+    """
     page = Attack("", 200).request(browser)
     stream = Attack("", 200, get("/job-logs/live")).request(browser)
     slow = [browser.connect() for _ in range(200)]
     for number, each in enumerate(slow):
         each.sendall([b"GET /job-logs HTTP/1.1\r\nHost:", page, stream, b""][number % 4])
+    slow[0].sendall(page.partition(b"Host:")[2])
+    slow[3].sendall(page)
+    assert (heard(slow[0]).status, heard(slow[3]).status) == (200, 200)
 
     assert [browser.say(page).status for _ in range(60)] == [200] * 60
     for each in slow:
@@ -418,9 +426,23 @@ def test_slow_connections_keep_nobody_waiting(daemon, browser):
     assert "Traceback" not in log_of(daemon)
 
 
+def test_connects_wait_in_the_kernel_while_the_daemon_is_busy(daemon, browser):
+    """One that finds no place there is tried again only after a second."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        waiting = [browser.connect() for _ in range(300)]
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+    waiting[-1].sendall(Attack("", 200).request(browser))
+    assert heard(waiting[-1]).status == 200
+    for each in waiting:
+        each.close()
+
+
 def test_connections_without_a_request_make_room_for_new_ones(browser):
     """The oldest one is told why; the newest ones that have begun a request have HEAD_SECONDS for it."""
-    slow = [browser.connect() for _ in range(200)]
+    slow = [browser.connect() for _ in range(400)]
     for each in slow[-64:]:
         each.sendall(b"GET /job-logs HTTP/1.1\r\nHost:")
 
