@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
+from bgctl.batch_ends import Ends, Halt, HaltType, Note
 from bgctl.batch_lines import (
     DocumentLines,
     ProgramCheck,
@@ -23,12 +27,14 @@ from bgctl.batch_lines import (
     portions_of_lines,
 )
 from bgctl.commands import say_once_what_a_reboot_does
-from bgctl.common import client, global_options, say
-from bgctl.exit_codes import INTERRUPTED
+from bgctl.common import client, global_options, print_json, say
+from bgctl.exit_codes import FAILED, INTERRUPTED
+from bgctl.joblog import JobLog
 from bgctl.options import FILE, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
 from bgctl.verbs import verb
-from bgd.client.portions import SpecMaker, lines_and_jobs, new_batch
+from bgd import Client, Job
+from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.specs import Caller
 from bgd.errors import BgdError
 from bgd.wire.requests import MAX_IDS
@@ -36,7 +42,7 @@ from bgd.wire.requests import MAX_IDS
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
 
-    from bgd.client.blocking.batch import BatchSender, Taken
+    from bgd.client.blocking.batch import Taken
 
 STDIN = "-"
 MAX_LINES = 2**53
@@ -54,17 +60,21 @@ MAX_LINES = 2**53
 @click.option("--ndjson", is_flag=True, help="Read a JSON object from each line.")
 @click.option("--template", metavar="TEXT", help="Put each line in place of {} in this command.")
 @click.option("--shell", is_flag=True, help="Run each line, or the template, with /bin/sh.")
-@click.option("--no-check", is_flag=True, help="Queue commands even if their programs are missing.")
+@click.option("--no-check", is_flag=True, help="Queue commands whose programs are missing.")
 @click.option("--skip", type=whole_number(0, MAX_LINES), metavar="N", help="Leave out the first N lines.")
+@click.option("--wait", is_flag=True, help="Wait for the jobs; exit with 1 if any failed.")
+@click.option("--halt", type=HaltType(), metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
+@click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log ends in the format of GNU parallel.")
+@click.option("--resume", is_flag=True, help="Run only lines that the joblog and bgd have not.")
 @click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
 def batch_command(
     path: str,
     *,
-    ndjson: bool,
-    template: str | None,
-    shell: bool,
-    no_check: bool,
     skip: int | None,
+    wait: bool,
+    halt: Halt | None,
+    joblog: str | None,
+    resume: bool,
     **given: Any,
 ) -> int:
     """Queue a job for each line of a file or of stdin.
@@ -79,29 +89,56 @@ def batch_command(
 
     Lines are queued in their order while they are read. The first one that cannot be a job ends the batch:
     the message says what is queued, and --skip continues from there.
+
+    With --joblog a batch can be continued with --resume by the same command with the same lines, wherever it
+    was ended, even if bgctl or bgd were killed: each line runs once. --halt soon,fail=1 queues and starts
+    nothing more after the first failure, --halt now,fail=10% also cancels what runs.
     """
-    _check_usage(ndjson=ndjson, template=template, shell=shell, given=given)
+    kind = KindOfLines(**{name: given.pop(name) for name in KindOfLines.__struct_fields__})
+    kind.check(given)
+    if resume and joblog is None:
+        raise click.UsageError("--resume needs --joblog FILE, which says what has run")
     with client(autostart=True) as daemon, _opened(path) as source:
         options, caller = job_options(daemon, given), Caller()
         maker = SpecMaker(options, caller)
-        check = None if no_check else ProgramCheck(options, caller)
-        spec_of = _spec_maker(maker, check, ndjson=ndjson, template=template, shell=shell)
-        first = skip or 0
-        groups = documents(source.groups()) if ndjson else source.groups()
-        portions = portions_of_lines(groups, maker, spec_of, lambda number: number <= first)
-        queueing = Queueing(daemon.batch_sender(new_batch()), source)
-        code = queueing.run(portions, first)
+        spec_of = kind.spec_of(maker, None if kind.no_check else ProgramCheck(options, caller))
+        log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
+        follows = wait or halt is not None or log is not None
+        batch = Batch(daemon, source, log, Follow(halt) if follows else None, skip or 0)
+        if resume:
+            batch.resume()
+        groups = documents(source.groups()) if kind.ndjson else source.groups()
+        code = batch.run(portions_of_lines(groups, maker, spec_of, batch.is_done))
         say_once_what_a_reboot_does(daemon, options)
         return code
 
 
-def _check_usage(*, ndjson: bool, template: str | None, shell: bool, given: dict[str, Any]) -> None:
-    if ndjson and (template is not None or shell):
-        raise click.UsageError("--ndjson excludes --template and --shell: a document says it all")
-    if given.get("stdin") == STDIN:
-        raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
-    if given.get("key") is not None:
-        raise click.UsageError("--key would make one job of all lines: with --ndjson each can have its own")
+class KindOfLines(Struct, frozen=True, kw_only=True):
+    """What the lines are: the options of these names."""
+
+    ndjson: bool
+    template: str | None
+    shell: bool
+    no_check: bool
+
+    def check(self, given: dict[str, Any]) -> None:
+        """Refuse options that exclude each other, or that no job of many lines can have."""
+        if self.ndjson and (self.template is not None or self.shell):
+            raise click.UsageError("--ndjson excludes --template and --shell: a document says it all")
+        if given.get("stdin") == STDIN:
+            raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
+        if given.get("key") is not None:
+            raise click.UsageError(
+                "--key would make one job of all lines: with --ndjson each can have its own"
+            )
+
+    def spec_of(self, maker: SpecMaker, check: Callable[[str], None] | None) -> SpecOfLine:
+        """Return what makes a job of a line."""
+        if self.ndjson:
+            return DocumentLines(maker, check)
+        if self.template is not None:
+            return TemplateLines(maker, self.template, check, shell=self.shell)
+        return ShellLines(maker) if self.shell else WordLines(maker, check)
 
 
 @contextmanager
@@ -123,83 +160,142 @@ def _opened(path: str) -> Iterator[Source]:
         os.close(descriptor)
 
 
-def _spec_maker(
-    maker: SpecMaker,
-    check: Callable[[str], None] | None,
-    *,
-    ndjson: bool,
-    template: str | None,
-    shell: bool,
-) -> SpecOfLine:
-    if ndjson:
-        return DocumentLines(maker, check)
-    if template is not None:
-        return TemplateLines(maker, template, check, shell=shell)
-    return ShellLines(maker) if shell else WordLines(maker, check)
+class Follow(Struct, frozen=True):
+    """Wait for the jobs, and perhaps `halt`."""
+
+    halt: Halt | None
 
 
-class Queueing:
-    """Queues the lines of a batch, prints the ids, and says how far it came if something ends it early."""
+class Batch:
+    """Queues lines, prints ids, waits if asked to, and says how far it came if something ends it early.
 
-    def __init__(self, sender: BatchSender, source: Source) -> None:
-        self._sender = sender
-        self._source = source
+    `skipped`: how many lines at the beginning are left out.
+    """
+
+    def __init__(
+        self, daemon: Client, source: Source, log: JobLog | None, follow: Follow | None, skipped: int
+    ) -> None:
+        self._sender = daemon.batch_sender(new_batch() if log is None else log.batch)
+        self._log = log
+        self._skipped = skipped
         self._ids = IdPrinter()
-        self._jobs = 0
-        self._found = 0
+        self._bar = Bar(source)
+        self._jobs = self._found = self._before = 0
         self._obstacle: str | None = None
+        self._ends = None if follow is None else Ends(daemon, log, follow.halt, source.stop, self._report_end)
 
-    def run(self, portions: Iterator[Any], skipped: int) -> int:
-        """Queue all; return the exit code."""
+    def resume(self) -> None:
+        """Find out what was queued before."""
+        for taken in self._sender.known():
+            self._take(taken)
+        if self._ends is not None:
+            self._ends.add(Note.RESUME)
+
+    def is_done(self, line: int) -> bool:
+        """Tell whether a line has been queued before, has run, or is not wanted."""
+        return line <= max(self._skipped, self._before) or (self._log is not None and line in self._log.done)
+
+    def run(self, portions: Iterator[Portion | None]) -> int:
+        """Queue and follow all; return the exit code."""
+        self._before = self._sender.last
         try:
-            with batch_bar(self._source) as advance:
-                for taken in self._sender.send(portions):
+            with self._bar:
+                for taken in self._sender.send(takewhile(lambda _: not self._is_halted, portions)):
                     self._take(taken)
-                    advance(self._jobs)
+                    self._bar.queued(self._jobs)
+                self._ids.end()
+                self._say_what_is_odd()
+                if self._ends is not None:
+                    self._bar.wait()
+                    self._ends.add(Note.ALL)
+                    self._ends.is_done.wait()
         except KeyboardInterrupt:
             with suppress(BgdError):  # then it is not known, and the message says less
                 for taken in self._sender.known(close=True):
                     self._take(taken)
             self._ids.end()
-            say(f"interrupted: {self._how_far(skipped)}")
+            say(f"interrupted: {self._how_far()}{self._what_runs()}")
             return INTERRUPTED
         except BgdError as error:
             self._ids.end()
-            raise type(error)(f"{error}; {self._how_far(skipped)}") from error
-        self._ids.end()
-        if self._found and not global_options().json:
-            say(f"lines that queued nothing, because an unfinished job has their key: {self._found}")
-        if self._obstacle is not None:
-            say(f"{self._jobs} jobs are queued, but nothing starts: {self._obstacle}")
-        return 0
+            raise type(error)(f"{error}; {self._how_far()}") from error
+        return 0 if self._ends is None else self._code_of(self._ends)
+
+    @property
+    def _is_halted(self) -> bool:
+        return self._ends is not None and self._ends.is_halted
 
     def _take(self, taken: Taken) -> None:
+        if self._ends is not None:
+            self._ends.add(taken)
         self._ids.add(taken)
         self._jobs += sum(count for _, _, count in taken.runs) - len(taken.found)
         self._found += len(taken.found)
         self._obstacle = taken.obstacle
 
-    def _how_far(self, skipped: int) -> str:
-        last = self._sender.last
-        if not last:
-            return f"nothing after line {skipped} is queued" if skipped else "nothing is queued"
-        return f"the lines up to {last} are queued: --skip {last} continues after them"
+    def _report_end(self, line: int, job: Job) -> None:
+        """Called by the thread that finds the ends."""
+        ends = self._ends
+        if global_options().json:
+            view = job.view
+            end = {"state": view.state, "outcome": view.outcome, "exit_code": view.exit_code}
+            self._ids.print_json({"line": line, "id": job.id, **end, "signal": view.signal})
+        if ends is not None:
+            self._bar.ended(ends.ended, ends.jobs, ends.failed)
+
+    def _say_what_is_odd(self) -> None:
+        if self._found and not global_options().json:
+            say(f"lines that queued nothing, because an unfinished job has their key: {self._found}")
+        if self._obstacle is not None:
+            say(f"{self._jobs} jobs are queued, but nothing starts: {self._obstacle}")
+
+    def _code_of(self, ends: Ends) -> int:
+        """Say what failed; return the exit code."""
+        if ends.error is not None:
+            raise type(ends.error)(f"{ends.error}; {self._how_far()}")
+        if ends.is_halted:
+            rest = "" if self._log is None else "; --resume runs what has not"
+            say(f"halted: no line after {self._sender.last} was queued{rest}")
+        if ends.failed:
+            more = ", ..." if ends.failed > len(ends.failed_lines) else ""
+            word, lines = "lines" if ends.failed > 1 else "line", ", ".join(map(str, ends.failed_lines))
+            say(f"{ends.failed} of {ends.jobs} jobs failed: {word} {lines}{more}")
+        if ends.unstarted:
+            say(f"{ends.unstarted} of {ends.jobs} jobs were cancelled before they started")
+        if ends.removed:
+            say(f"{ends.removed} of {ends.jobs} jobs were deleted before it was seen how they ended")
+        return FAILED if ends.failed or ends.unstarted or ends.removed else 0
+
+    def _how_far(self) -> str:
+        last = max(self._sender.last, self._skipped)
+        if not self._sender.last:
+            return f"nothing after line {last} is queued" if last else "nothing is queued"
+        option = f"--skip {last}" if self._log is None else "--resume"
+        return f"the lines up to {last} are queued: {option} continues after them"
+
+    def _what_runs(self) -> str:
+        ends = self._ends
+        return "" if ends is None else f"; {ends.jobs - ends.ended} of their jobs have not ended, and go on"
 
 
 class IdPrinter:
-    """Prints ids as ranges that other verbs take, or as JSON documents."""
+    """Prints ids as ranges that other verbs take, or as JSON documents; threads may share it."""
 
     def __init__(self) -> None:
         self._first = self._count = 0
         self._is_json = global_options().json
+        self._printing = threading.Lock()
 
     def add(self, taken: Taken) -> None:
         """Print the jobs of some lines, as far as their range is complete."""
         if self._is_json:
+            documents = []
             for line, job in lines_and_jobs(taken.runs):
                 created = "false" if line in taken.found else "true"
-                sys.stdout.write(f'{{"line": {line}, "id": {job}, "created": {created}}}\n')
-            sys.stdout.flush()
+                documents.append(f'{{"line": {line}, "id": {job}, "created": {created}}}\n')
+            with self._printing:
+                sys.stdout.write("".join(documents))
+                sys.stdout.flush()
             return
         for _, job in lines_and_jobs(taken.runs):
             if job != self._first + self._count or self._count == MAX_IDS:
@@ -214,61 +310,69 @@ class IdPrinter:
             print(self._first if self._count == 1 else f"{self._first}-{last}", flush=True)
         self._first = self._count = 0
 
+    def print_json(self, document: dict[str, object]) -> None:
+        with self._printing:
+            print_json(document)
 
-@contextmanager
-def batch_bar(source: Source) -> Iterator[Callable[[int], None]]:
-    """Draw a bar on the terminal until the block ends, and give the function that tells it the jobs so far.
 
-    Short batches need none, and to import what draws it takes longer than they do.
+class Bar:
+    """A bar on the terminal with the time left: first how much of the input is queued, then what has run.
+
+    Short batches get none: to import what draws it takes longer than they do.
     """
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    bar = _Bar(source)
-    try:
-        yield bar.advance
-    finally:
-        bar.close()
-
-
-class _Bar:
-    """Shows how much of the input is queued, and when the rest will be."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._since = time.monotonic()
         self._display: ProgressDisplay | None = None
+        self._is_wanted = sys.stderr.isatty()
+        self._is_waiting = False
 
-    def advance(self, jobs: int) -> None:
-        """Show how many jobs there are."""
-        is_long = jobs > _BAR_JOBS or time.monotonic() > self._since + _BAR_SECONDS
-        if self._display is None and is_long:
-            self._display = self._drawn()
-        if self._display is not None:
-            self._display.update(self._task, completed=self._source.read, jobs=f"{jobs} queued")
+    def __enter__(self) -> None:
+        pass
 
-    def close(self) -> None:
-        """Remove it."""
+    def __exit__(self, *_: object) -> None:
+        self._is_wanted = False
         if self._display is not None:
             self._display.stop()
+
+    def queued(self, jobs: int) -> None:
+        """Show how many jobs there are."""
+        if self._is_wanted and (jobs > _BAR_JOBS or time.monotonic() > self._since + _BAR_SECONDS):
+            self._update(total=self._source.size, completed=self._source.read, text=f"{jobs} queued")
+
+    def wait(self) -> None:
+        """From now on show how many have ended."""
+        self._is_waiting = True
+        if self._is_wanted and self._display is not None:
+            self._display.reset(self._task)
+
+    def ended(self, ended: int, jobs: int, failed: int) -> None:
+        """Show how many of the jobs have ended, and how many of these failed."""
+        if self._is_wanted and self._is_waiting:
+            text = f"{ended} of {jobs}" + (f", {failed} failed" if failed else "")
+            self._update(total=jobs, completed=ended, text=text)
+
+    def _update(self, *, total: int | None, completed: int, text: str) -> None:
+        if self._display is None:
+            self._display = self._drawn()
+        self._display.update(self._task, total=total, completed=completed, text=text)
 
     def _drawn(self) -> ProgressDisplay:
         from rich.console import Console  # noqa: PLC0415 - short batches need none of this
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415
         from rich.progress import Progress as ProgressDisplay  # noqa: PLC0415
 
-        size = self._source.size
-        columns = [BarColumn(), TextColumn("{task.percentage:>3.0f}%")] if size else []
-        left = [TimeRemainingColumn(), TextColumn("left")] if size else [TimeElapsedColumn()]
+        has_end = self._source.size is not None or self._is_waiting
         display = ProgressDisplay(
-            *columns,
-            TextColumn("{task.fields[jobs]}"),
-            *left,
+            *([BarColumn(), TextColumn("{task.percentage:>3.0f}%")] if has_end else []),
+            TextColumn("{task.fields[text]}"),
+            *([TimeRemainingColumn(), TextColumn("left")] if has_end else [TimeElapsedColumn()]),
             console=Console(stderr=True),
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # ids are printed above it, unless they go to a file
         )
-        self._task = display.add_task("", total=size, jobs="")
+        self._task = display.add_task("", total=None, text="")
         display.start()
         return display
 

@@ -36,12 +36,16 @@ class Source:
     `size`: its bytes, None if that is not known; `read`: those read so far.
     """
 
-    def __init__(self, descriptor: int, interrupt: int | None = None) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._interrupt = interrupt  # becomes readable when nobody wants more lines
+        self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
         status = os.fstat(descriptor)
         self.size = status.st_size or None
         self.read = 0
+
+    def stop(self) -> None:
+        """Read no more, even if somebody waits for lines."""
+        os.write(self._stop, b"-")
 
     def groups(self) -> Iterator[list[bytes]]:
         """Yield the lines that there are to read now; an empty group before it waits for more.
@@ -64,13 +68,12 @@ class Source:
     def _next_chunk(self) -> Generator[list[bytes], None, bytes]:
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN)
-        if self._interrupt is not None:
-            poller.register(self._interrupt, select.POLLIN)
+        poller.register(self._stopped, select.POLLIN)
         ready = poller.poll(0)
         if not ready:
             yield []
             ready = poller.poll()
-        if any(descriptor == self._interrupt for descriptor, _ in ready):
+        if any(descriptor == self._stopped for descriptor, _ in ready):
             return b""
         chunk = os.read(self._descriptor, READ_BYTES)
         self.read += len(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from bgctl.batch import IdPrinter
 from bgctl.common import set_global_options
 from bgd.client.blocking.batch import Taken
 from bgd.wire.requests import MAX_IDS
-from tests.support import DEADLINE
+from tests.support import DEADLINE, wait_until
 
 
 def batch(daemon, text, *arguments):
@@ -141,11 +142,11 @@ def test_a_terminal_shows_a_bar_for_a_long_batch(daemon, terminal):
     (daemon.folder / "many.txt").write_text("true\n" * 12_000)
     child = terminal("batch", "--hold", "-t", "bar", "many.txt")
 
-    child.expect(r"\d+ queued")
-    child.expect(r"\d+-\d+\r\n")
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 0
+    assert re.search(r"\d+% .*\d+ queued.* left", child.before)
+    assert re.search(r"\d+-\d+\r\n", child.before)
     daemon.bgctl("cancel", "--tag", "bar", "--yes")
 
 
@@ -167,3 +168,183 @@ def test_json_documents_are_printed_for_each_job(capsys):
     assert capsys.readouterr().out == (
         '{"line": 4, "id": 7, "created": true}\n{"line": 5, "id": 8, "created": false}\n'
     )
+
+
+# --- to the end -------------------------------------------------------------------------------------------
+
+
+def rows(daemon, log):
+    return [line.split("\t") for line in (daemon.folder / log).read_text().splitlines()[1:]]
+
+
+def test_wait_says_which_lines_failed(daemon):
+    done = batch(daemon, "true\nfalse\ntrue\nsh -c 'exit 3'\n", "--wait")
+
+    assert done.returncode == 1
+    assert done.stderr == "bgctl: 2 of 4 jobs failed: lines 2, 4\n"
+    assert batch(daemon, "true\n", "--wait").returncode == 0
+    assert batch(daemon, "", "--wait").returncode == 0
+
+
+def test_json_also_tells_the_ends(daemon):
+    told = [
+        json.loads(line) for line in batch(daemon, "sh -c 'exit 3'\n", "--wait", "--json").stdout.splitlines()
+    ]
+
+    assert told[1] == {
+        "line": 1,
+        "id": told[0]["id"],
+        "state": "failed",
+        "outcome": "exit",
+        "exit_code": 3,
+        "signal": None,
+    }
+
+
+def test_gnu_parallel_reads_the_joblog(daemon):
+    text = "true\nsh -c 'exit 3'\ntouch never\n"
+    batch(daemon, text[: text.index("touch")], "--joblog", "peer.log")
+    columns = [(row[0], row[1], row[6], row[7], row[8]) for row in rows(daemon, "peer.log")]
+    assert sorted(columns) == [("1", ":", "0", "0", "true"), ("2", ":", "3", "0", "sh -c 'exit 3'")]
+    program = shutil.which("parallel")
+    if program is None:
+        pytest.skip("GNU parallel is not installed: only the columns were compared")
+    subprocess.run(
+        [program, "--will-cite", "--resume", "--joblog", "peer.log"],
+        input=text,
+        text=True,
+        cwd=daemon.folder,
+        env=daemon.env,
+        check=True,
+        timeout=DEADLINE,
+    )
+
+    assert [row[0] for row in rows(daemon, "peer.log")][2:] == ["3"]  # parallel ran only the third
+    done = batch(daemon, text + "true\n", "--joblog", "peer.log", "--resume")
+    assert len(ids_in(done.stdout)) == 1 + 2  # the new line; and the two that were told again
+
+
+def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
+    daemon.bgctl("queue", "set", "one", "--slots", "1")
+    (daemon.folder / "halt.lines").write_text(
+        "sh -c 'echo 1 >> tries; exit 1'\n"
+        "sh -c 'until [ -e go ]; do sleep 0.02; done; echo 2 >> tries'\n"
+        "sh -c 'echo 3 >> tries'\n"
+    )
+    command = ["batch", "--joblog", "halt.log", "-q", "one", "-t", "halted", "halt.lines"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bgctl", *command, "--halt", "soon,fail=1"],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        wait_until(lambda: daemon.bgctl("list", "--ids", "--tag", "halted", "--state", "cancelled").stdout)
+        (daemon.folder / "go").touch()
+        _, said = running.communicate(timeout=DEADLINE)
+
+    assert running.returncode == 1
+    assert said == (
+        "bgctl: halted: no line after 3 was queued; --resume runs what has not\n"
+        "bgctl: 1 of 3 jobs failed: line 1\nbgctl: 1 of 3 jobs were cancelled before they started\n"
+    )
+    assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
+    resumed = daemon.bgctl(*command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (daemon.folder / "tries").read_text() == "1\n2\n3\n"
+    assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2", "3"]
+
+
+def test_now_cancels_what_runs_and_ends_a_batch_that_waits_for_lines(daemon):
+    with subprocess.Popen(
+        [sys.executable, "-m", "bgctl", "batch", "--halt", "now,fail=1"],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write("sleep 600\nfalse\n")
+        running.stdin.flush()
+        said = running.stderr.read()  # although stdin stays open
+
+    assert running.wait(DEADLINE) == 1
+    assert said == "bgctl: halted: no line after 2 was queued\nbgctl: 2 of 2 jobs failed: lines 2, 1\n"
+
+
+def test_resume_needs_a_log(daemon):
+    done = batch(daemon, "", "--resume")
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "bgctl: --resume needs --joblog FILE, which says what has run\n",
+    )
+
+
+LINES = 40
+
+
+@pytest.fixture
+def killable(own_daemon):
+    """A daemon that can be killed, and a batch of lines that leave a trace each."""
+    own_daemon.configure("[daemon]\nslots = 4\n[retry]\nretries = 0\n")
+    own_daemon.stop()
+    own_daemon.start()
+    text = "".join(f"sh -c 'echo {number} >> traces'\n" for number in range(1, LINES + 1))
+    (own_daemon.folder / "lines").write_text(text)
+    return own_daemon
+
+
+def start_batch(daemon):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bgctl", "batch", "--joblog", "log", "--resume", "lines"],
+        env=daemon.env | {"BGD_SOCKET": str(daemon.socket)},
+        cwd=daemon.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def logged(daemon):
+    log = daemon.folder / "log"
+    return log.read_bytes().count(b"\n") - 1 if log.exists() else -1
+
+
+def wait_for_rows(daemon, count, running):
+    wait_until(lambda: logged(daemon) >= count or running.poll() is not None)
+
+
+def check_each_ran_once(daemon):
+    with start_batch(daemon) as last:
+        _, said = last.communicate(timeout=DEADLINE)
+    assert last.returncode == 0, said
+    traces = (daemon.folder / "traces").read_text().split()
+    assert sorted(map(int, traces)) == list(range(1, LINES + 1))
+    assert sorted(int(row[0]) for row in rows(daemon, "log")) == list(range(1, LINES + 1))
+
+
+def test_each_line_runs_once_although_bgctl_is_killed_at_many_points(killable):
+    """Kill it before it has asked, with the log begun, and after some ends were written."""
+    for points in (-1, 0, 1, 3, 7, 12, 20, 30):
+        with start_batch(killable) as running:
+            wait_for_rows(killable, points, running)
+            running.kill()
+
+    check_each_ran_once(killable)
+
+
+def test_each_line_runs_once_although_bgd_is_killed_at_many_points(killable):
+    with start_batch(killable) as running:
+        for points in (0, 2, 9, 20, 30):
+            wait_for_rows(killable, points, running)
+            killable.process.kill()
+            killable.process.wait(DEADLINE)
+            killable.start()
+        _, said = running.communicate(timeout=DEADLINE)
+
+    assert running.returncode == 0, said
+    check_each_ran_once(killable)

@@ -139,7 +139,7 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
     assert "already has this key: nothing was queued" in second.stderr
 
 
-@pytest.mark.parametrize("verb", ["submit", "call", "run"])
+@pytest.mark.parametrize("verb", ["submit", "call", "run", "batch"])
 def test_help_groups_all_options_and_each_takes_one_line(verb):
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None

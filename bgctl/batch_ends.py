@@ -1,0 +1,309 @@
+"""Follows the jobs of a batch to their ends: writes its log, counts, and halts it after failures."""
+
+from __future__ import annotations
+
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from enum import Enum, auto
+from functools import partial
+from itertools import islice
+from operator import itemgetter
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import click
+from msgspec import Struct
+
+from bgctl.joblog import JobLog, LineSet
+from bgctl.options import FINISHED
+from bgd import Client, Job, NoSuchJob, State
+from bgd.client.blocking.batch import Taken
+from bgd.client.portions import Run, lines_and_jobs
+from bgd.errors import BgdError, Refused
+from bgd.wire.requests import MAX_IDS
+from bgd.wire.views import EventView
+
+LEAST_FAILURES = 3  # before a share of them halts a batch: one of two is half
+NAMED_LINES = 5  # that failed
+
+
+class Halt(Struct, frozen=True):
+    """When to halt a batch: after so many failures, or this share of the jobs that have ended.
+
+    `now`: cancel running jobs too.
+    """
+
+    now: bool
+    failures: int
+    is_share: bool
+
+    def is_reached(self, failed: int, ended: int) -> bool:
+        if self.is_share:
+            return failed >= LEAST_FAILURES and failed * 100 >= self.failures * ended
+        return failed >= self.failures
+
+
+class HaltType(click.ParamType[Halt]):
+    """When to halt, as GNU parallel spells it."""
+
+    name = "halt"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Halt:
+        """Parse "soon,fail=1" or "now,fail=10%"."""
+        if isinstance(value, Halt):
+            return value
+        match = re.fullmatch(r"(now|soon),fail=([1-9][0-9]{0,8})(%?)", value)
+        if match is None or (match[3] and int(match[2]) > 100):  # noqa: PLR2004 - percent
+            self.fail(f"{value!r} is not now or soon with fail=N or fail=N%, such as soon,fail=1", param, ctx)
+        return Halt(match[1] == "now", int(match[2]), bool(match[3]))
+
+
+class Note(Enum):
+    """What the thread that looks at jobs is told besides lines and ends."""
+
+    RESUME = auto()
+    LOST = auto()
+    ALL = auto()
+
+
+class Ends:
+    """The ends of the jobs of one batch, with a bit in memory for each line.
+
+    Two threads find them: one reads the daemon's events, the other looks at jobs that have ended.
+
+    Args:
+        daemon: the client, which threads may share.
+        log: the log to write; None: none.
+        halt: when to halt the batch; None: never.
+        stop_reading: called when the batch is halted; ends the reading of lines.
+        report: called with each line whose job has ended, and the job.
+
+    Attributes:
+        is_done: set when all jobs have ended, or there is an `error`.
+        error: why no more ends can be found, or be written to the log.
+        jobs: lines that became jobs, without those that the log had.
+        ended, failed, unstarted, removed: of these jobs, those that have ended; that ran and did not succeed;
+            that were cancelled before they started; that were deleted before anybody saw how they ended.
+        failed_lines: the first lines whose jobs failed.
+        is_halted: whether enough of them failed.
+    """
+
+    def __init__(
+        self,
+        daemon: Client,
+        log: JobLog | None,
+        halt: Halt | None,
+        stop_reading: Callable[[], object],
+        report: Callable[[int, Job], object],
+    ) -> None:
+        self._daemon = daemon
+        self._log = log
+        self._halt = halt
+        self._stop_reading = stop_reading
+        self._report = report
+        self._news: SimpleQueue[Taken | int | Note | BgdError] = SimpleQueue()
+        self._lines = _LinesOfJobs()
+        self._early: set[int] = set()  # jobs that have ended, perhaps of lines whose answer is to come
+        self._seen = LineSet() if log is None else log.done
+        self._is_resuming = self._is_all_known = False
+        self.is_done = threading.Event()
+        self.error: BgdError | None = None
+        self.jobs = self.ended = self.failed = self.unstarted = self.removed = 0
+        self.failed_lines: list[int] = []
+        self.is_halted = False
+        since = daemon.last_event()  # before the first job
+        for work in (partial(self._read_events, since), self._work):
+            threading.Thread(target=work, daemon=True).start()
+
+    def add(self, news: Taken | Note) -> None:
+        """Follow the jobs of some lines. Or, RESUME: look which of those so far have ended, and run those
+        again that were cancelled before they started. ALL: there are no more lines.
+        """  # noqa: D205 - a sentence for each kind
+        self._news.put(news)
+
+    # --- the thread that reads events -------------------------------------------------------------------
+
+    def _read_events(self, since: int) -> None:
+        while True:
+            try:
+                for event in self._daemon.events(since):
+                    since = event.id
+                    if isinstance(event, EventView) and event.state in FINISHED:
+                        self._news.put(event.job)
+            except Refused:  # the events after that one are no longer kept
+                since = self._daemon.last_event()
+                self._news.put(Note.LOST)
+            except BgdError as error:
+                self._news.put(error)
+                return
+
+    # --- the thread that looks at jobs ------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not (self._is_all_known and self.ended >= self.jobs):
+                self._take_news()
+        except BgdError as error:
+            self.error = error
+        except OSError as error:
+            self.error = Refused(f"the log cannot be written: {error.strerror}")
+        finally:
+            self.is_done.set()
+
+    def _take_news(self) -> None:
+        """Wait for news, and look at the jobs that they are about, all at once."""
+        ended: set[int] = set()
+        news: Taken | int | Note | BgdError = self._news.get()
+        with suppress(Empty):
+            while True:
+                match news:
+                    case BgdError():
+                        raise news
+                    case int():
+                        self._note_end(news, ended)
+                    case Taken():
+                        for run in news.runs:
+                            ended |= self._add_run(run)
+                    case Note():
+                        self._look_at(sorted(ended))
+                        ended.clear()
+                        self._follow_note(news)
+                news = self._news.get_nowait()
+        self._look_at(sorted(ended))
+
+    def _note_end(self, job_id: int, ended: set[int]) -> None:
+        if self._lines.of(job_id):
+            ended.add(job_id)
+        elif job_id > self._lines.newest_job:
+            self._early.add(job_id)
+
+    def _add_run(self, run: Run) -> set[int]:
+        """Follow the jobs of a run; return those that have ended already."""
+        line, job, count = run
+        self._lines.add(run)
+        self.jobs += sum(number not in self._seen for number in range(line, line + count))
+        ended = {each for each in self._early if job <= each < job + count}
+        self._early = {each for each in self._early if each > self._lines.newest_job}
+        return ended
+
+    def _follow_note(self, note: Note) -> None:
+        if note is Note.ALL:
+            self._is_all_known = True
+            if self.is_halted:
+                self._cancel_rest()
+            return
+        self._is_resuming = note is Note.RESUME
+        for chunk in _chunks(self._unseen_jobs()):
+            self._look_at(chunk)
+        self._is_resuming = False
+
+    def _unseen_jobs(self) -> Iterator[int]:
+        return (job for line, job in self._lines if line not in self._seen)
+
+    def _look_at(self, job_ids: list[int]) -> None:
+        """Count those of these jobs that have ended."""
+        unstarted: list[int] = []
+        for chunk in _chunks(job_ids):
+            for job in _ended_of(self._daemon, chunk, self._count_removed):
+                if self._is_resuming and _is_unstarted(job):
+                    unstarted.append(job.id)
+                else:
+                    self._count(job)
+        for chunk in _chunks(unstarted):
+            self._daemon.retry(chunk)  # which tells each job why not; then its end counts when it is seen
+
+    def _count(self, job: Job) -> None:
+        for line in self._lines.of(job.id):
+            if line in self._seen:  # a person has retried it meanwhile
+                continue
+            self._seen.add(line)
+            self.ended += 1
+            if _is_unstarted(job):
+                self.unstarted += 1
+            elif job.state is not State.SUCCEEDED:
+                self.failed += 1
+                self.failed_lines += [line] if len(self.failed_lines) < NAMED_LINES else []
+            if self._log is not None and not _is_unstarted(job):
+                self._log.add(line, job)
+            self._report(line, job)
+        if self._halt and not self.is_halted and self._halt.is_reached(self.failed, self.ended):
+            self.is_halted = True
+            self._stop_reading()
+            if self._is_all_known:
+                self._cancel_rest()
+
+    def _count_removed(self, job_id: int) -> None:
+        for line in self._lines.of(job_id):
+            if line not in self._seen:
+                self._seen.add(line)
+                self.ended += 1
+                self.removed += 1
+
+    def _cancel_rest(self) -> None:
+        """Cancel the jobs that wait, and with `now` those that run."""
+        cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
+        for chunk in _chunks(list(self._unseen_jobs())):
+            cancel(chunk)
+
+
+def _is_unstarted(job: Job) -> bool:
+    return job.state is State.CANCELLED and job.attempt == 0
+
+
+def _ended_of(daemon: Client, job_ids: list[int], removed: Callable[[int], object]) -> Iterator[Job]:
+    """Yield those of these jobs that have ended; call `removed` for those that are gone."""
+    try:
+        with suppress(TimeoutError):  # some have not
+            yield from daemon.as_finished(job_ids, timeout=0)
+    except NoSuchJob:
+        for job_id in job_ids:
+            try:
+                job = daemon.job(job_id)
+            except NoSuchJob:
+                removed(job_id)
+            else:
+                if job.state in FINISHED:
+                    yield job
+
+
+def _chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
+    rest = iter(job_ids)
+    while chunk := list(islice(rest, MAX_IDS)):
+        yield chunk
+
+
+class _LinesOfJobs:
+    """Which line a job is of. Lines that follow each other, and their jobs, take one entry."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._others: dict[int, list[int]] = {}  # lines with the key of an earlier job
+        self.newest_job = 0
+
+    def add(self, run: Run) -> None:
+        line, job, count = run
+        if job <= self.newest_job:
+            for index in range(count):
+                self._others.setdefault(job + index, []).append(line + index)
+            return
+        if self._runs and (last := self._runs[-1])[0] + last[2] == line and last[1] + last[2] == job:
+            self._runs[-1] = (last[0], last[1], last[2] + count)
+        else:
+            self._runs.append(run)
+        self.newest_job = job + count - 1
+
+    def of(self, job_id: int) -> list[int]:
+        """Return the lines of a job; none: it is of no line."""
+        index = bisect_right(self._runs, job_id, key=itemgetter(1)) - 1
+        lines = list(self._others.get(job_id, ()))
+        if index >= 0 and job_id < self._runs[index][1] + self._runs[index][2]:
+            lines.insert(0, self._runs[index][0] + job_id - self._runs[index][1])
+        return lines
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield from lines_and_jobs(self._runs)
+        for job, lines in self._others.items():
+            yield from ((line, job) for line in lines)
