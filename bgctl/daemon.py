@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, has_colors, local_time, print_json, print_labelled, say
-from bgctl.options import FILE
+from bgctl.options import FILE, NOTIFY_NAME
 from bgctl.verbs import verb, verb_group
-from bgd import BgdError, config
+from bgd import BgdError, State, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
 from bgd.escape import one_line
-from bgd.formatting import iso_time
+from bgd.formatting import iso_time, outcome_in_words
 from bgd.paths import make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, format_size, parse_duration, parse_size
@@ -433,13 +433,19 @@ def _write_atomically(path: Path, pieces: Iterator[bytes]) -> int:
     "doctor",
     "bgctl doctor",
     "bgctl --system doctor --json",
+    "bgctl doctor --notify ops",
 )
-def doctor_command() -> int:
+@click.option(
+    "--notify", type=NOTIFY_NAME, metavar="NAME", help="Send this [notify] target a test, check nothing."
+)
+def doctor_command(*, notify: str | None) -> int:
     """Check the installation and suggest a remedy for each finding.
 
     The daemon checks itself. If no daemon answers, check what a daemon would find. Exit with 1 if there is a
     warning or a problem.
     """
+    if notify is not None:
+        return _test_notification(notify)
     findings = _findings()
     if global_options().json:
         print_json([{name: getattr(each, name) for name in each.__struct_fields__} for each in findings])
@@ -450,6 +456,26 @@ def doctor_command() -> int:
                 click.echo(f"{'':9}{one_line(each.remedy)}")
     is_well = all(each.level in {Level.OK, Level.NOTE} for each in findings)
     return 0 if is_well else exit_codes.REFUSED
+
+
+def _test_notification(target: str) -> int:
+    """Send a test message and wait until it is sent or not; return the exit code."""
+    with client() as daemon:
+        job = daemon.test_notification(target)
+        job.wait()
+        is_sent = job.state == State.SUCCEEDED
+        lines = [] if is_sent else job.output().splitlines()[-_MOST_LINES:]
+        how = " ".join(lines).removeprefix("bgd: ") or outcome_in_words(job.view)
+    if global_options().json:
+        print_json({"target": target, "job": job.id, "sent": is_sent, "problem": None if is_sent else how})
+    elif is_sent:
+        click.echo(f"a test was sent to {target} by job {job.id}")
+    else:
+        click.echo(one_line(f"no test was sent to {target}: {how} (bgctl logs {job.id})"))
+    return 0 if is_sent else exit_codes.REFUSED
+
+
+_MOST_LINES = 5  # of the output of a job, which is usually one
 
 
 def _findings() -> list[Finding]:

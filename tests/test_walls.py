@@ -41,6 +41,9 @@ ROOMS = {
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.escape bgd.timezones bgd.wire bgd.formatting",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
+    # a message is for people, as pages are
+    "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
+    " bgd.formatting.command_line",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.startup bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"

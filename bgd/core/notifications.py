@@ -288,4 +288,4 @@ class SentMessages:
 
     def room_at(self, per_minute: int) -> float:
         """Return when there is room for the next message, after `room` has found none."""
-        return self._instants[len(self._instants) - per_minute] + WINDOW
+        return self._instants[max(len(self._instants) - per_minute, 0)] + WINDOW

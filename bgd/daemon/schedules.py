@@ -151,9 +151,18 @@ class Schedules:
         """Check that a new configuration fits the stored schedules.
 
         Raises:
-            ConfigError: a name is configured and stored.
+            ConfigError: a name is configured and stored, or a target that a stored one tells is gone.
         """
-        self._check(config, {name for name, each in self._by_name.items() if each.stored.uid is not None})
+        stored = {
+            name: each.stored.spec for name, each in self._by_name.items() if each.stored.uid is not None
+        }
+        self._check(config, stored)
+        for name, spec in stored.items():
+            if spec.job.notify not in {None, *config.notify}:
+                raise ConfigError(
+                    f"{config.source}: schedule {name} tells [notify.{spec.job.notify}]: keep that target, "
+                    f"or `bgctl schedule edit {name}` first"
+                )
 
     # --- what people do -------------------------------------------------------------------------------------
 
@@ -213,7 +222,7 @@ class Schedules:
             BgdError: there is no such schedule, or its job is refused.
         """
         schedule = self._find(name)
-        spec = job_of(name, schedule.stored.spec)
+        spec = self._job_of(name, schedule)
         self._actions.check([spec])
         at = self._now()
         job = self._submit(schedule, spec, Run(at, None))
@@ -328,7 +337,7 @@ class Schedules:
         for job in start.cancels:
             self._cancel(job, name)
         after = tuple(job for job in start.after if self._supervisor.is_unfinished(job))
-        spec = replace(job_of(name, schedule.stored.spec), after_any=after)
+        spec = replace(self._job_of(name, schedule), after_any=after)
         try:
             self._actions.check([spec])
         except BgdError as error:
@@ -337,6 +346,14 @@ class Schedules:
         job = self._submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
         self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
         return due, job
+
+    def _job_of(self, name: str, schedule: _Schedule) -> JobSpec:
+        """Return the job of a schedule; it runs even if whoever it should tell is not configured any more."""
+        spec = job_of(name, schedule.stored.spec)
+        if spec.notify in {None, *self._supervisor.config.notify}:
+            return spec
+        logger.warning("schedule %s: there is no [notify.%s], so its job tells nobody", name, spec.notify)
+        return replace(spec, notify=None)
 
     def _cancel(self, job: JobId, name: str) -> None:
         self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
@@ -474,7 +491,7 @@ class Schedules:
         return schedule
 
     def _check(self, config: Config, stored: Collection[str]) -> None:
-        if both := sorted(stored & config.schedules.keys()):
+        if both := sorted(config.schedules.keys() & stored):
             raise ConfigError(
                 f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
                 "choose another, or `bgctl schedule remove` that one first"

@@ -31,6 +31,7 @@ from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
+from bgd.daemon.notifications import Notifications
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.space import DiskSpace
@@ -123,6 +124,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         retention = Retention(supervisor, actions, store)
         backups = Backups(supervisor, store)
         schedules = Schedules(supervisor, actions, store)
+        notifications = Notifications(supervisor, actions, store)
         reload = partial(_reload, supervisor, schedules, context)
         _handle_signals(shut_down, reload)
         services = (
@@ -137,7 +139,8 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
         await schedules.load()
-        background.append(tasks.create_task(schedules.run()))
+        await notifications.load()
+        background += [tasks.create_task(each.run()) for each in (schedules, notifications)]
         web = await start_web_server(
             config,
             supervisor,
@@ -149,7 +152,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         )
         authenticator = web.authenticator if web else None
         reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
-        maintenance = MaintenanceHandler(supervisor, link, retention, backups)
+        maintenance = MaintenanceHandler(supervisor, link, retention, backups, notifications)
         handler = RequestHandler(
             supervisor,
             actions,

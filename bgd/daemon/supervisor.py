@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import TypeVar
 
+from msgspec import convert
 from msgspec.structs import replace
 
 from bgd import clock
@@ -18,8 +19,10 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
+from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
+    CANCELLED_BEFORE_START,
     ContinueAttempt,
     Effect,
     PauseReason,
@@ -29,7 +32,7 @@ from bgd.core.scheduler import (
     StopAttempt,
     SuspendAttempt,
 )
-from bgd.core.spec import JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -73,6 +76,7 @@ class Supervisor:
         transaction: the next one; whoever adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
+        notify_rules: what each target of notifications is told.
     """
 
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
@@ -102,6 +106,8 @@ class Supervisor:
         self._pid_timer: asyncio.TimerHandle | None = None
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
+        self._on_untold: Callable[[], None] = lambda: None
+        self.notify_rules = _notify_rules(config)
 
     # --- start, run, stop -----------------------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class Supervisor:
 
     def configure(self, config: Config) -> None:
         """Apply a new configuration. Running attempts keep the old one; idle warm workers are replaced."""
-        self.config = config
+        self.config, self.notify_rules = config, _notify_rules(config)
         if self._link.supports(renew := RenewWorkers()):
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
@@ -253,6 +259,10 @@ class Supervisor:
     def when_finished(self, callback: Callable[[], None]) -> None:
         """Call `callback`, which must be cheap, whenever jobs have finished."""
         self._on_finished = callback
+
+    def when_untold(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must be cheap, whenever there is something that may have to be told."""
+        self._on_untold = callback
 
     def when_configured(self, callback: Callable[[], None]) -> None:
         """Call `callback`, which must be cheap, whenever the configuration has changed."""
@@ -365,6 +375,8 @@ class Supervisor:
         self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             self._on_finished()
+        if transaction.has_untold:
+            self._on_untold()
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
         if self.subscriptions.watches:
@@ -390,9 +402,13 @@ class Supervisor:
         if abs(at.wall - at.elapsed - self._wall_ahead) > CLOCK_TOLERANCE:  # the wall clock was set
             self._wall_ahead = transaction.wall_ahead = at.wall - at.elapsed
         transaction.progress = self.progress.take([end.job for end in transaction.ends])
+        if self.notify_rules:
+            transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
         for place, effect in enumerate(self._scheduler.take_effects()):
             self._add_effect(transaction, effect)
+            if self.notify_rules and (event := _notable(effect)) is not None:
+                transaction.untold.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
             if isinstance(effect, SaveJob):
                 transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
         for job in transaction.removed:
@@ -483,6 +499,30 @@ class Supervisor:
     def _advance(self) -> None:
         self._scheduler.advance(now())
         self._changed.set()
+
+
+def _notify_rules(config: Config) -> dict[str, NotifyRule]:
+    return {name: convert(each, NotifyRule, from_attributes=True) for name, each in config.notify.items()}
+
+
+def _notable(effect: Effect) -> NotifyEvent | None:
+    """Return what somebody may have to be told about an effect; None: nothing.
+
+    Whoever cancels a job knows that. A job that runs is cancelled by nobody else, and its end has no reason.
+    """
+    job = effect.job
+    if job.queue == NOTIFICATION_QUEUE:
+        return None
+    match effect:
+        case StartAttempt():
+            return NotifyEvent.STARTED if job.attempt == 1 else None
+        case SaveJob(reason=reason):
+            if job.state is State.SUCCEEDED:
+                return NotifyEvent.SUCCEEDED
+            is_known = job.state is State.CANCELLED and reason in {None, CANCELLED_BEFORE_START}
+            return NotifyEvent.FAILED if job.state in FINAL and not is_known else None
+        case StopAttempt() | SuspendAttempt() | ContinueAttempt():
+            return None
 
 
 def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome], by: str | None) -> JobEvent:

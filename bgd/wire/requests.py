@@ -19,6 +19,7 @@ from bgd.core.spec import (
     Environment,
     JobNumber,
     JobSpec,
+    NotifyName,
     QueueName,
     SlotCount,
     kind_of,
@@ -367,6 +368,13 @@ class GetCheckup(Struct, frozen=True, tag="checkup"):
     id: RequestId
 
 
+class SendTest(Struct, frozen=True, tag="send_test"):
+    """-> Submitted: send a test message to a target of notifications. The job is what sends it."""
+
+    id: RequestId
+    target: NotifyName
+
+
 class GetQueues(Struct, frozen=True, tag="queues"):
     """-> Queues."""
 
@@ -462,6 +470,7 @@ _CommonRequest = (
     | GetBackup
     | SetProgress
     | GetCheckup
+    | SendTest
     | GetQueues
     | SetSlots
     | SetQueue

@@ -19,6 +19,7 @@ from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, Sche
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
+from bgd.daemon.notifications import Notifications
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import read
@@ -196,7 +197,10 @@ class ServedHarness(Harness):
         reads = ReadHandler(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.actions, self.store)
         self.backups = Backups(self.supervisor, self.store)
-        maintenance = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
+        self.notifications = Notifications(self.supervisor, self.actions, self.store)
+        maintenance = MaintenanceHandler(
+            self.supervisor, self.link, retention, self.backups, self.notifications
+        )
         self.schedules = Schedules(self.supervisor, self.actions, self.store)
         handler = RequestHandler(
             self.supervisor,

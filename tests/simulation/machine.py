@@ -24,6 +24,7 @@ from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, Sche
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
+from bgd.daemon.notifications import Notifications
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import write
@@ -184,7 +185,13 @@ class Machine:
         reads = ReadHandler(supervisor, store, link)
         actions = JobActions(supervisor, store)
         retention = Retention(supervisor, actions, store)
-        maintenance = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
+        maintenance = MaintenanceHandler(
+            supervisor,
+            link,
+            retention,
+            Backups(supervisor, store),
+            Notifications(supervisor, actions, store),
+        )
         schedules = ScheduleHandler(supervisor, Schedules(supervisor, actions, store))
         life.handler = RequestHandler(
             supervisor, actions, maintenance, reads, schedules, self.shut_down, reload=list

@@ -247,6 +247,7 @@ SENT: dict[str, list[Message]] = {
         requests.GetBackup(29),
         requests.SetProgress(id=28, job=17, attempt=4, fraction=0.25, message="größer"),
         requests.GetCheckup(30),
+        requests.SendTest(31, "ops"),
         requests.GetQueues(20),
         requests.SetSlots(21, 4),
         requests.SetQueue(22, "narrow", None),

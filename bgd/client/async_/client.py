@@ -769,6 +769,11 @@ class AsyncClient:
         reply = await self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
         return reply.findings
 
+    async def test_notification(self, target: str) -> AsyncJob:
+        """Send a test message to a target of notifications, once; return the job that sends it."""
+        reply = await self._channel.ask(checked(requests.SendTest(UNNUMBERED, target)), replies.Submitted)
+        return AsyncJob(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
+
 
 def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
     jobs = f"job {first} has" if count == 1 else f"{count} jobs have"

@@ -761,6 +761,11 @@ class Client:
         reply = self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
         return reply.findings
 
+    def test_notification(self, target: str) -> Job:
+        """Send a test message to a target of notifications, once; return the job that sends it."""
+        reply = self._channel.ask(checked(requests.SendTest(UNNUMBERED, target)), replies.Submitted)
+        return Job(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
+
 
 def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
     jobs = f"job {first} has" if count == 1 else f"{count} jobs have"

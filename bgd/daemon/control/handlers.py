@@ -21,6 +21,7 @@ from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, part
 from bgd.daemon.idempotency import SubmittedJobs, lines_of
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
+from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
 from bgd.daemon.schedules import Schedules
@@ -61,6 +62,7 @@ from bgd.wire.requests import (
     Resume,
     Retry,
     SendSignal,
+    SendTest,
     SetProgress,
     SetQueue,
     SetSlots,
@@ -87,7 +89,7 @@ ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the tr
 
 QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 JobActionRequest = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
-MaintenanceRequest = Prune | GetBackup | GetCheckup
+MaintenanceRequest = Prune | GetBackup | GetCheckup | SendTest
 
 
 JobAction = Callable[[JobId], Awaitable[State]]
@@ -394,15 +396,21 @@ class ScheduleHandler:
 
 
 class MaintenanceHandler:
-    """Deletes old jobs, sends backups and runs checks, while others are served."""
+    """Deletes old jobs, sends backups and tests, and runs checks, while others are served."""
 
     def __init__(
-        self, supervisor: Supervisor, link: LauncherLink, retention: Retention, backups: Backups
+        self,
+        supervisor: Supervisor,
+        link: LauncherLink,
+        retention: Retention,
+        backups: Backups,
+        notifications: Notifications,
     ) -> None:
         self._supervisor = supervisor
         self._link = link
         self._retention = retention
         self._backups = backups
+        self._notifications = notifications
         self._checking = asyncio.Lock()  # a check may take long, and there are few threads
 
     async def answer(self, request: MaintenanceRequest, replies: ReplySender) -> None:
@@ -420,6 +428,10 @@ class MaintenanceHandler:
                 replies.send(End(request.id))
             case GetCheckup():
                 replies.send(Checkup(request.id, await self._findings()))
+            case SendTest():
+                job = self._notifications.test(request.target)
+                await self._supervisor.saved()
+                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.obstacle))
 
     async def _prune(self, request: Prune, replies: ReplySender) -> None:
         keep = requested_limits(request, self._supervisor.config)

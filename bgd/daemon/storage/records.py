@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.notifications import Fact, NotifyRule, Streak, StreakKey, Waiting
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import JobSpec
@@ -173,6 +174,21 @@ class NewOccurrence(Struct, frozen=True):
     late: bool = False
 
 
+class Told(Struct, frozen=True, kw_only=True):
+    """What was settled about facts, in one transaction with the jobs that tell them.
+
+    * `until`: the id of the last fact that is settled.
+    * `streaks`: those that have changed; one without failures is deleted.
+    * `waiting`: what waits for room at targets where that has changed; None: nothing.
+    * `forgotten`: targets that are no longer configured.
+    """
+
+    until: int = 0
+    streaks: dict[StreakKey, Streak] = {}
+    waiting: dict[str, Waiting | None] = {}
+    forgotten: tuple[str, ...] = ()
+
+
 class StoredSpec(Struct, frozen=True, gc=False):
     """A job's spec as it was submitted, with its environment (None if it had none)."""
 
@@ -204,6 +220,11 @@ class Transaction(Struct, kw_only=True):
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
         late: occurrences, stored earlier, whose jobs have not finished in time.
+        untold: what may have to be told; stored if a target is told about it.
+        told: what was settled about facts stored earlier.
+        rules: those of all targets; none: nobody is told anything.
+        default_target: the target of jobs and schedules that name none.
+        has_untold: whether facts were stored; known after the commit.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -234,6 +255,11 @@ class Transaction(Struct, kw_only=True):
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}
     late: list[NewOccurrence] = []
+    untold: list[Fact] = []
+    told: list[Told] = []
+    rules: dict[str, NotifyRule] = {}
+    default_target: str | None = None
+    has_untold: bool = False
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []
@@ -249,6 +275,7 @@ class Transaction(Struct, kw_only=True):
 
 
 _NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge", "actors", "removers"}
+_NOT_WRITTEN |= {"rules", "default_target", "has_untold"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 

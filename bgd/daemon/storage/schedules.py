@@ -35,6 +35,7 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
             db.execute(_SAVE, (name, _encode(stored.spec), *_columns(stored)))
     rows = [_row(each) for each in transaction.occurrences]
     db.executemany(_INSERT, rows)
+    db.executemany(_OWN, [(each.schedule, each.job) for each in transaction.occurrences if each.job])
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
     db.executemany(_NOTE_LATE, [(each.schedule, each.job) for each in transaction.late])
     for name in {each.schedule for each in transaction.occurrences}:
@@ -71,6 +72,12 @@ def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
         )
         for name, spec, uid, paused, seen_at, boot_id in rows
     }
+
+
+def spec_of(db: sqlite3.Connection, name: str) -> ScheduleSpec | None:
+    """Return what a schedule says; None if it was removed."""
+    row = db.execute("SELECT spec FROM schedules WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _decode(row[0])
 
 
 def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[NewOccurrence]]:
@@ -120,6 +127,7 @@ def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
 
 
 _SAVE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?)"
+_OWN = "UPDATE jobs SET schedule = ? WHERE id = ?"
 _SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
 _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)

@@ -244,6 +244,29 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX batches_by_time ON batches (at);
     """,
+    """
+    -- notify: the target that the job itself names. schedule: the one that the job is of.
+    ALTER TABLE jobs ADD COLUMN notify TEXT;
+    ALTER TABLE jobs ADD COLUMN schedule TEXT;
+
+    -- What has happened and may have to be told, oldest first; a row goes in the transaction that settles it.
+    CREATE TABLE untold (
+        id INTEGER PRIMARY KEY, target TEXT NOT NULL, event TEXT NOT NULL, at REAL NOT NULL, job INTEGER,
+        name TEXT, schedule TEXT, queue TEXT, outcome TEXT, exit_code INTEGER, signal INTEGER,
+        attempts INTEGER, reason TEXT, due_at REAL, count INTEGER
+    );
+    CREATE INDEX untold_by_target ON untold (target);
+
+    -- Failures in a row. A job without a name has a streak of its own, which goes with the job.
+    CREATE TABLE streaks (
+        id INTEGER PRIMARY KEY, target TEXT NOT NULL, subject TEXT NOT NULL, failures INTEGER NOT NULL,
+        is_told INTEGER NOT NULL, job INTEGER, UNIQUE (target, subject)
+    );
+    CREATE INDEX streaks_by_job ON streaks (job) WHERE job IS NOT NULL;
+
+    -- Messages that wait until their target may get another one: MessagePack of a Waiting.
+    CREATE TABLE postponed (target TEXT PRIMARY KEY, waiting BLOB NOT NULL) WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import batches, schedules
+from bgd.daemon.storage import batches, notifications, schedules
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -58,7 +58,9 @@ class TransactionWriter:
         self._specs = SpecWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
-    def save(self, db: sqlite3.Connection, transaction: Transaction) -> dict[JobId, StoredSpec]:
+    def save(  # noqa: C901 - a branch for each kind of fact
+        self, db: sqlite3.Connection, transaction: Transaction
+    ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
         if transaction.new:
             self._insert(db, transaction)
@@ -73,6 +75,8 @@ class TransactionWriter:
         events: list[JobEvent | dict[str, object]] = [*transaction.events, *schedules.save(db, transaction)]
         if events:
             self.newest_event = append_events(db, events, self.newest_event)
+        if transaction.told or transaction.rules:
+            notifications.save(db, transaction)
         if transaction.wall_ahead is not None:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
@@ -113,11 +117,16 @@ def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], elapsed: float) -> N
 
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
     """
-    plain = [item for item in new if item.job.due is None and item.job.conditions is NO_CONDITIONS]
+    plain = [
+        item
+        for item in new
+        if item.job.due is None and item.job.conditions is NO_CONDITIONS and item.spec.notify is None
+    ]
     if plain:
         db.executemany(_INSERT_PLAIN_JOB, map(_plain_row, plain, repeat(elapsed)))
     if len(plain) < len(new):
-        rest = (item for item in new if item.job.due is not None or item.job.conditions is not NO_CONDITIONS)
+        known = {item.job.id for item in plain}
+        rest = (item for item in new if item.job.id not in known)
         db.executemany(_INSERT_JOB, map(_new_row, rest, repeat(elapsed)))
 
 
@@ -129,7 +138,8 @@ def _plain_row(item: NewJob, elapsed: float) -> tuple[object, ...]:
 
 def _new_row(item: NewJob, elapsed: float) -> list[object]:
     # a list, because Python 3.11 keeps thousands of freed tuples of just this length
-    return [*_columns(item.job), item.uid, item.spec.name, item.at, elapsed, item.job.id]
+    spec = item.spec
+    return [*_columns(item.job), item.uid, spec.name, spec.notify, item.at, elapsed, item.job.id]
 
 
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -259,6 +269,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", rows)
     db.executemany("DELETE FROM attempts WHERE job = ?", rows)
     db.executemany("DELETE FROM results WHERE job = ?", rows)
+    db.executemany("DELETE FROM streaks WHERE job = ?", rows)
     db.executemany("DELETE FROM jobs WHERE id = ?", rows)
 
 
@@ -271,8 +282,8 @@ _INSERT_PLAIN_JOB = """
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
                       making_way, wall_due, expires_elapsed, waits, key, slots, suspended,
-                      uid, name, created_at, created_aged, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
+                      uid, name, notify, created_at, created_aged, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
 _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
@@ -357,9 +368,8 @@ class SpecWriter:
         update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
         _count(db, _environments(rows))
         self._unshare(db, before)
-        update_rows(
-            db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()]
-        )
+        names = [(spec.name, spec.notify, job) for job, spec in specs.items()]
+        update_rows(db, "UPDATE jobs SET name = ?, notify = ? WHERE id = ?", names)
         _insert_tags(db, specs)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:

@@ -1,0 +1,175 @@
+"""Notifications: tells targets about jobs and schedules, by jobs of a queue of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from uuid import uuid4
+
+import msgspec
+
+from bgd import clock
+from bgd.config import no_target
+from bgd.core.job import JobId
+from bgd.core.notifications import Message, NotifyEvent, SentMessages, Waiting, instant
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.daemon.job_actions import JobActions
+from bgd.daemon.storage import notifications as storage
+from bgd.daemon.storage.records import Told
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import Refused
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 8  # after 15 s, 30 s, 1 min, ...: the last one is an hour after the first attempt
+RETRY_DELAY = 15.0  # seconds
+BACKOFF = 2.0
+MAX_DELAY = 3600.0
+TIMEOUT = 60.0
+
+
+class Notifications:
+    """Settles what has happened: whether it is told, and to whom.
+
+    What has happened is stored together with it, and settled together with the job that tells it. So each
+    notification is one job, whenever bgd is killed.
+    """
+
+    def __init__(self, supervisor: Supervisor, actions: JobActions, store: StoreReader) -> None:
+        self._supervisor = supervisor
+        self._actions = actions
+        self._store = store
+        self._sent: dict[str, SentMessages] = {}
+        self._waiting: dict[str, Waiting] = {}
+        self._warned: set[str] = set()  # targets that are not configured
+        self._woken = asyncio.Event()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._woken.set)
+
+    async def load(self) -> None:
+        """Find out what waits, and how much each target was sent in the last minute."""
+        targets = tuple(self._supervisor.notify_rules)
+        found = await self._store.read(storage.stored, targets, clock.elapsed())
+        self._waiting = found.waiting
+        self._sent = {target: SentMessages(instants) for target, instants in found.sent.items()}
+        self._forget(found.forgotten)
+        self._supervisor.when_untold(self._woken.set)
+        self._supervisor.when_configured(self._configure)
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Tell targets what has happened, for ever."""
+        try:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                await self._settle()
+                self._alarm.set(self._next_room_at())
+        finally:
+            self._alarm.close()
+
+    def test(self, target: str) -> JobId:
+        """Queue a job that sends a test message once; `Supervisor.saved` tells when it is on disk.
+
+        Raises:
+            Refused: there is no such target.
+        """
+        if target not in self._supervisor.notify_rules:
+            raise Refused(no_target(target, self._supervisor.notify_rules))
+        at = instant(clock.now().wall)
+        message = Message(id=_new_id(), event=NotifyEvent.TEST, at=at, target=target, subject="test")
+        return self._send(message, retries=0)
+
+    # --- what is told -----------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Settle all facts there are, some at a time, and send what waits as far as there is room."""
+        self._send_waiting()
+        while True:
+            judgement = await self._store.read(
+                storage.judge_page,
+                self._supervisor.notify_rules,
+                {target: self._room(target) for target in self._supervisor.notify_rules},
+                self._waiting,
+                self._supervisor.config.log_dir,
+                _new_id,
+            )
+            if judgement is None:
+                return
+            self._supervisor.transaction.told.append(judgement.told)
+            self._waiting |= {target: each for target, each in judgement.told.waiting.items() if each}
+            for message in judgement.messages:
+                self._send(message)
+            self._warn(judgement.unknown)
+            await self._supervisor.saved()
+
+    def _send_waiting(self) -> None:
+        """Send what waits for each target that may get another message, as one message."""
+        sent = [target for target in self._waiting if self._room(target)]
+        for target in sent:
+            self._send(self._waiting.pop(target).message(clock.now().wall, _new_id()))
+        if sent:
+            self._supervisor.transaction.told.append(Told(waiting=dict.fromkeys(sent)))
+
+    def _send(self, message: Message, retries: int = RETRIES) -> JobId:
+        self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())
+        spec = job_of(message, self._supervisor.config.source, retries)
+        return JobId(self._actions.submit([spec], os.geteuid()).jobs[0])
+
+    # --- limits and targets -----------------------------------------------------------------------------
+
+    def _room(self, target: str) -> int:
+        sent = self._sent.setdefault(target, SentMessages())
+        return sent.room(clock.elapsed(), self._supervisor.notify_rules[target].per_minute)
+
+    def _next_room_at(self) -> float | None:
+        """Return when there is room for something that waits; None: nothing waits."""
+        rules = self._supervisor.notify_rules
+        return min(
+            (self._sent[target].room_at(rules[target].per_minute) for target in self._waiting), default=None
+        )
+
+    def _configure(self) -> None:
+        """Take over the targets of the configuration that is in force now."""
+        rules = self._supervisor.notify_rules
+        self._warned.clear()
+        self._forget(tuple(target for target in {**self._sent, **self._waiting} if target not in rules))
+        self._woken.set()
+
+    def _forget(self, targets: tuple[str, ...]) -> None:
+        """Forget everything about targets that are no longer configured."""
+        self._warn(set(targets))
+        for target in targets:
+            self._sent.pop(target, None)
+            self._waiting.pop(target, None)
+        if targets:
+            self._supervisor.transaction.told.append(Told(forgotten=targets))
+            self._supervisor.when_saved(lambda: None)
+
+    def _warn(self, unknown: set[str]) -> None:
+        for target in sorted(unknown - self._warned):
+            logger.warning("[notify.%s] is not configured any more: nobody is told what was for it", target)
+        self._warned |= unknown
+
+
+def job_of(message: Message, config: str | None, retries: int = RETRIES) -> JobSpec:
+    """Return the job that delivers a message; `config` is the configuration file that has the target."""
+    options = () if config is None else ("--config", config)
+    return JobSpec(
+        argv=(sys.executable, "-P", "-m", "bgd.delivery", *options, message.target),
+        queue=NOTIFICATION_QUEUE,
+        name=storage.job_name(message.target),
+        retries=retries,
+        retry_delay=RETRY_DELAY,
+        backoff=BACKOFF,
+        max_delay=MAX_DELAY,
+        timeout=TIMEOUT,
+        cwd="/",
+        input=msgspec.json.encode(message),
+    )
+
+
+def _new_id() -> str:
+    return uuid4().hex

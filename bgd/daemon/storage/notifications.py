@@ -1,0 +1,294 @@
+"""Notifications in the database: what may have to be told, and what follows from what was told."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.core.job import Outcome, State
+from bgd.core.notifications import (
+    WINDOW,
+    Fact,
+    Message,
+    NotifyEvent,
+    NotifyRule,
+    Streak,
+    StreakKey,
+    Waiting,
+    judge,
+)
+from bgd.core.schedule_spec import Result
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.daemon.storage import schedules
+from bgd.daemon.storage.records import NewOccurrence, Told, Transaction
+from bgd.formatting import command_line
+from bgd.wire.launching import log_name
+from bgd.wire.views import JobError
+
+AT_ONCE = 200  # facts that are settled in one transaction, some milliseconds
+MAX_STREAKS = 100_000  # those that began first are forgotten: names are made by strangers
+MAX_COMMAND = 1_000  # characters of a command in a message
+MAX_REASON = 300  # characters of a reason
+_MOST_SENT = 2_000  # jobs of one name among which the latest messages are looked for
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
+_decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
+_decode_error = msgspec.json.Decoder(JobError).decode
+
+
+class Judgement(Struct, frozen=True, kw_only=True):
+    """What follows from some facts: what to store and to send, and targets that are not configured."""
+
+    told: Told
+    messages: list[Message]
+    unknown: set[str]
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """What a daemon that starts finds: what waits, and when the latest messages were sent, by target.
+
+    Instants are on the elapsed clock, oldest first. `forgotten`: targets that are no longer configured.
+    """
+
+    waiting: dict[str, Waiting]
+    sent: dict[str, list[float]]
+    forgotten: tuple[str, ...]
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def save(db: sqlite3.Connection, transaction: Transaction) -> None:
+    """Write what a transaction holds of notifications, after its jobs and schedules; most hold nothing."""
+    for told in transaction.told:
+        _save_told(db, told)
+    if not transaction.rules:
+        return
+    for fact in (*transaction.untold, *_of_occurrences(transaction)):
+        whole = _completed(db, fact, transaction.default_target)
+        if whole is not None and _is_wanted(db, whole, transaction.rules):
+            db.execute(_INSERT, _row(whole))
+            transaction.has_untold = True
+
+
+def _of_occurrences(transaction: Transaction) -> Iterator[Fact]:
+    """Yield which occurrences were missed, and which have jobs that are late."""
+    for each in (*transaction.occurrences, *transaction.late):
+        if each.late or each.result is Result.MISSED:
+            yield _of_occurrence(each, transaction.now.wall)
+
+
+def _of_occurrence(each: NewOccurrence, at: float) -> Fact:
+    return Fact(
+        event=NotifyEvent.LATE if each.late else NotifyEvent.MISSED,
+        at=at,
+        schedule=each.schedule,
+        job=each.job,
+        reason=None if each.reason is None else each.reason[:MAX_REASON],
+        due_at=each.due_at,
+        count=None if each.late else each.count,
+    )
+
+
+def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact | None:
+    """Return a fact with its target, and with what the row of its job says; None: it has no target."""
+    if fact.schedule is not None:
+        spec = schedules.spec_of(db, fact.schedule)
+        target = default if spec is None else spec.job.notify or default
+        return None if target is None else replace(fact, target=target)
+    row = db.execute(_JOB, (fact.job,)).fetchone()
+    if row is None:
+        return None
+    own, name, schedule, queue, state, outcome, exit_code, signal, attempts, reason, finished_at = row
+    if own is None and default is None:
+        return None
+    if state == State.CANCELLED:
+        outcome = Outcome.CANCELLED
+    return replace(
+        fact,
+        at=fact.at if finished_at is None else finished_at,
+        target=own or default,
+        name=name,
+        schedule=schedule,
+        queue=queue,
+        outcome=None if outcome is None else Outcome(outcome),
+        exit_code=exit_code,
+        signal=signal,
+        attempts=attempts,
+        reason=None if reason is None else reason[:MAX_REASON],
+    )
+
+
+def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRule]) -> bool:
+    """Tell whether a fact may have to be told, or changes a streak.
+
+    A success that nobody is told about matters only after a failure, which may not be settled yet.
+    """
+    rule = rules.get(fact.target or "")
+    if rule is None or fact.event is NotifyEvent.FAILED or fact.event in rule.on:
+        return True  # of a target that is not configured, too: whoever settles it warns
+    if fact.event is not NotifyEvent.SUCCEEDED:
+        return False
+    row = db.execute(_HAS_FAILED, (fact.target, fact.subject, fact.target)).fetchone()
+    return row is not None
+
+
+def _save_told(db: sqlite3.Connection, told: Told) -> None:
+    db.execute("DELETE FROM untold WHERE id <= ?", (told.until,))
+    gone = [key for key, streak in told.streaks.items() if not streak.failures]
+    db.executemany("DELETE FROM streaks WHERE target = ? AND subject = ?", gone)
+    rows = [
+        (*key, each.failures, each.is_told, each.job, each.job, each.job)
+        for key, each in told.streaks.items()
+        if each.failures
+    ]
+    if rows:
+        db.executemany(_SAVE_STREAK, rows)
+        db.execute("DELETE FROM streaks WHERE id <= (SELECT max(id) FROM streaks) - ?", (MAX_STREAKS,))
+    for target, waiting in told.waiting.items():
+        if waiting is None:
+            db.execute("DELETE FROM postponed WHERE target = ?", (target,))
+        else:
+            db.execute("INSERT OR REPLACE INTO postponed VALUES (?, ?)", (target, _encode(waiting)))
+    for target in told.forgotten:
+        db.execute("DELETE FROM streaks WHERE target = ?", (target,))
+        db.execute("DELETE FROM postponed WHERE target = ?", (target,))
+
+
+def _row(fact: Fact) -> tuple[object, ...]:
+    return (
+        fact.target,
+        fact.event.value,
+        fact.at,
+        fact.job,
+        fact.name,
+        fact.schedule,
+        fact.queue,
+        None if fact.outcome is None else fact.outcome.value,
+        fact.exit_code,
+        fact.signal,
+        fact.attempts,
+        fact.reason,
+        fact.due_at,
+        fact.count,
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def judge_page(
+    db: sqlite3.Connection,
+    rules: Mapping[str, NotifyRule],
+    room: Mapping[str, int],
+    waiting: Mapping[str, Waiting],
+    log_dir: str,
+    new_id: Callable[[], str],
+) -> Judgement | None:
+    """Return what follows from the oldest facts; None if there are none. Arguments as of `judge`."""
+    rows = db.execute(_PAGE, (AT_ONCE,)).fetchall()
+    if not rows:
+        return None
+    facts = [_fact(row) for row in rows]
+    verdict = judge(facts, _streaks_of(db, facts), rules, room, waiting, new_id)
+    for target, each in verdict.waiting.items():
+        if target not in waiting:
+            verdict.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
+    return Judgement(
+        told=Told(until=rows[-1][0], streaks=verdict.streaks, waiting={**verdict.waiting}),
+        messages=[_in_full(db, each, log_dir) for each in verdict.messages],
+        unknown=verdict.unknown,
+    )
+
+
+def stored(db: sqlite3.Connection, targets: tuple[str, ...], elapsed: float) -> Stored:
+    """Return what a daemon with these targets finds when it starts."""
+    known = {target for (target,) in db.execute(_TARGETS)}
+    rows = db.execute("SELECT target, waiting FROM postponed")
+    return Stored(
+        waiting={target: _decode_waiting(packed) for target, packed in rows if target in targets},
+        sent={target: _sent(db, target, elapsed) for target in targets},
+        forgotten=tuple(sorted(known.difference(targets))),
+    )
+
+
+def job_name(target: str) -> str:
+    """Return the name of the jobs that tell a target."""
+    return f"notify {target}"
+
+
+def _sent(db: sqlite3.Connection, target: str, elapsed: float) -> list[float]:
+    rows = db.execute(_SENT, (job_name(target), _MOST_SENT, NOTIFICATION_QUEUE, elapsed - WINDOW))
+    return sorted(min(at, elapsed) for (at,) in rows)
+
+
+def _fact(row: tuple[object, ...]) -> Fact:
+    values = dict(zip(_FACT_FIELDS, row[1:], strict=True))
+    return msgspec.convert(values, Fact)
+
+
+def _streaks_of(db: sqlite3.Connection, facts: list[Fact]) -> dict[StreakKey, Streak]:
+    found: dict[StreakKey, Streak] = {}
+    for target, subject in {(fact.target or "", fact.subject) for fact in facts}:
+        row = db.execute(_STREAK, (target, subject)).fetchone()
+        if row is not None:
+            failures, is_told, job = row
+            found[target, subject] = Streak(failures, bool(is_told), job)
+    return found
+
+
+def _in_full(db: sqlite3.Connection, message: Message, log_dir: str) -> Message:
+    """Return a message with what is known of its job: command, log, and why its latest attempt failed."""
+    row = db.execute(_DETAILS, (message.job,)).fetchone()
+    if row is None:
+        return message
+    packed, attempt, error = row
+    reason = message.reason
+    if reason is None and error is not None and message.event is NotifyEvent.FAILED:
+        reason = _decode_error(error).in_words(message.outcome)[:MAX_REASON]
+    return replace(
+        message,
+        command=command_line(_decode_spec(packed), MAX_COMMAND),
+        log=f"{log_dir}/{log_name(message.job or 0, attempt)}" if attempt else None,
+        reason=reason,
+    )
+
+
+_COLUMNS = (
+    "target, event, at, job, name, schedule, queue, outcome, exit_code, signal, attempts, reason, due_at,"
+    " count"
+)
+_FACT_FIELDS = _COLUMNS.split(", ")
+
+_INSERT = f"INSERT INTO untold ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
+_PAGE = f"SELECT id, {_COLUMNS} FROM untold ORDER BY id LIMIT ?"  # noqa: S608 (constants)
+_JOB = """
+    SELECT notify, name, schedule, queue, state, outcome, exit_code, signal, attempt, reason, finished_at
+    FROM jobs WHERE id = ?
+"""
+_HAS_FAILED = """
+    SELECT 1 FROM streaks WHERE target = ? AND subject = ? UNION ALL SELECT 1 FROM untold WHERE target = ?
+    LIMIT 1
+"""
+# A job that was removed meanwhile has no streak of its own
+_SAVE_STREAK = """
+    INSERT INTO streaks (target, subject, failures, is_told, job)
+    SELECT ?, ?, ?, ?, ? WHERE ? IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id = ?)
+    ON CONFLICT (target, subject) DO UPDATE SET failures = excluded.failures, is_told = excluded.is_told
+"""
+_STREAK = "SELECT failures, is_told, job FROM streaks WHERE target = ? AND subject = ?"
+_TARGETS = "SELECT DISTINCT target FROM streaks UNION SELECT target FROM postponed"
+_SENT = """
+    SELECT created_aged - (SELECT age_ahead FROM meta) AS at
+    FROM (SELECT created_aged, queue FROM jobs WHERE name = ? ORDER BY id DESC LIMIT ?)
+    WHERE queue = ? AND at > ?
+"""
+_DETAILS = """
+    SELECT spec, attempt, (SELECT error FROM results WHERE job = jobs.id AND attempt = jobs.attempt)
+    FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?
+"""
