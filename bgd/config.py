@@ -203,6 +203,16 @@ def _base(setting: Setting) -> str:
     return base
 
 
+def _header(setting: Setting) -> str:
+    name = text(setting)
+    if name and (not _HEADER.fullmatch(name) or name.lower() in _OTHER_HEADERS):
+        raise ValueError('must be empty or the name of a header such as "X-Remote-User"')
+    return name
+
+
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_OTHER_HEADERS = {"authorization", "cookie", "host", "origin", "x-bgd-token"}  # they say something else
+
 _BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
 
 
@@ -454,6 +464,8 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
     metrics_token: str = key(token, "")
     """The bearer token of /metrics; if it is empty, /metrics is not served."""
+    user_header: str = key(_header, "")
+    """The header in which a proxy names its user; empty: no header says who asks."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
@@ -613,6 +625,11 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         daemon = replace(daemon, socket=places.socket)
     check_socket(daemon.socket, "set [daemon] socket to a shorter path")
     check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    http = _section(found, "http", HttpConfig, ports=ports)
+    if http.user_header and isinstance(http.listen, TcpAddress):
+        raise found["http.user_header"].problem(
+            'needs [http] listen = "unix:/path": to a port, every program of this machine can send headers'
+        )
     executors = dict(_executors(found))
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
@@ -622,7 +639,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
             raise setting.problem(no_target(str(setting.value), notify))
     return Config(
         daemon=daemon,
-        http=_section(found, "http", HttpConfig, ports=ports),
+        http=http,
         retry=retry,
         retry_commands=RetryPolicy(**of_commands),
         security=_section(found, "security", SecurityConfig),

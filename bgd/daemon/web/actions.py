@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.core.spec import Priority, SlotCount
-from bgd.daemon.access import Actor
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
 from bgd.daemon.storage import read
@@ -71,16 +70,16 @@ def offered(view: JobView) -> list[tuple[str, Verb]]:
 
 
 class PageActions:
-    """What pages may ask for. The history of each job says who did it."""
+    """What pages may ask for. The history of each job says who did it: `asked_by`."""
 
     def __init__(self, supervisor: Supervisor, actions: JobActions, store: StoreReader) -> None:
         self._supervisor = supervisor
         self._actions = actions
         self._store = store
 
-    async def act(self, request: HttpRequest, actor: Actor, job: str, name: str) -> PageResponse:
+    async def act(self, request: HttpRequest, asked_by: str, job: str, name: str) -> PageResponse:
         """Act on one job; return its new state as JSON."""
-        actions, job_id = self._asked_by(actor), JobId(int(job))
+        actions, job_id = self._actions.asked_by(asked_by), JobId(int(job))
         try:
             if name == "priority":
                 query = read_query(request.query, _PriorityQuery)
@@ -98,33 +97,33 @@ class PageActions:
         """Return how many jobs an action on all that match would reach, as JSON."""
         return await json_response({"count": len(await self._matching(request, name))})
 
-    async def act_on_all(self, request: HttpRequest, actor: Actor, name: str) -> PageResponse:
+    async def act_on_all(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
         """Act on all jobs that match now; return how far it is, as server-sent events.
 
         It ends when the browser hangs up.
         """
         job_ids = await self._matching(request, name)
-        return event_stream(self._progress(_verb(name), self._asked_by(actor), job_ids))
+        return event_stream(self._progress(_verb(name), self._actions.asked_by(asked_by), job_ids))
 
-    async def pause(self, request: HttpRequest, actor: Actor, name: str) -> PageResponse:
+    async def pause(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
         """Pause all queues together, or undo that."""
-        del request, actor
+        del request, asked_by
         return await self._set_paused(None, name)
 
-    async def pause_queue(self, request: HttpRequest, actor: Actor, queue: str, name: str) -> PageResponse:
+    async def pause_queue(self, request: HttpRequest, asked_by: str, queue: str, name: str) -> PageResponse:
         """Pause one queue, or resume it."""
-        del request, actor
+        del request, asked_by
         return await self._set_paused(queue, name)
 
-    async def set_slots(self, request: HttpRequest, actor: Actor) -> PageResponse:
+    async def set_slots(self, request: HttpRequest, asked_by: str) -> PageResponse:
         """Set the slots of the daemon; without a value they are as configured."""
-        del actor
+        del asked_by
         slots = read_query(request.query, _SlotsQuery).value
         return await self._control(lambda controls: replace(controls, slots=slots), {"slots": slots})
 
-    async def set_queue_slots(self, request: HttpRequest, actor: Actor, queue: str) -> PageResponse:
+    async def set_queue_slots(self, request: HttpRequest, asked_by: str, queue: str) -> PageResponse:
         """Set the slots of a queue; without a value it has no limit."""
-        del actor
+        del asked_by
         slots = read_query(request.query, _SlotsQuery).value
         return await self._control(
             lambda controls: set_queue_slots(controls, queue, slots), {"queue": queue, "slots": slots}
@@ -147,9 +146,6 @@ class PageActions:
         self._supervisor.set_controls(controls)
         await self._supervisor.saved()
         return await json_response(answer)
-
-    def _asked_by(self, actor: Actor) -> JobActions:
-        return self._actions.asked_by(f"{actor.name}, on the page")
 
     async def _matching(self, request: HttpRequest, name: str) -> list[JobId]:
         """Return the jobs that an action is for, newest first: those named in `ids`, or all that match."""

@@ -44,7 +44,7 @@ class Authenticator:
     """Checks every request: the host it names, the page it comes from, its user, and the user's session.
 
     Behind a unix socket the kernel knows the proxy's user, not the browser's. There the session alone
-    decides, and whoever may open the socket may ask.
+    decides, or the proxy says in a header who asks, and whoever may open the socket may ask.
 
     Attributes:
         base: what stands before the paths of all pages.
@@ -56,6 +56,8 @@ class Authenticator:
         self.base = http.base
         self._uid = uid
         self._sessions = sessions
+        # any program of this machine may send headers to a port
+        self._user_header = http.user_header.lower() if isinstance(address, UnixAddress) else ""
         # behind a unix socket, the name that the browser uses is not known here
         self._origin = f"http://{address if isinstance(address, TcpAddress) else 'localhost'}"
         # browsers send a cookie to every port of a host, so each daemon needs a name of its own
@@ -126,15 +128,15 @@ class Authenticator:
         if site in {"cross-site", "same-site"} and not is_visit:
             raise RequestRefused(HTTPStatus.FORBIDDEN, "These pages are not for other sites.")
         is_logged_in = site != "cross-site" and any(map(self._is_valid, request.cookies(self._cookie)))
-        if self._auth is Auth.TOKEN and not is_logged_in:
+        if self._auth is Auth.TOKEN and not is_logged_in and self._user_of_proxy(request) is None:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
-    def check_write(self, request: HttpRequest) -> Actor:
-        """Return the user who asks for a change, and refuse one that a page of another origin asks for.
+    def check_write(self, request: HttpRequest) -> str:
+        """Return who asks for a change, and refuse one that a page of another origin asks for.
 
         Browsers treat all ports of a host as one site: despite SameSite they send the cookie with a form that
         a program on another port serves, and to that program, too. The token is kept by the browser for
-        pages of this origin alone.
+        pages of this origin alone. A user whom the proxy names has no cookie that could be collected.
 
         Raises:
             RequestRefused: the browser names another origin or none, or the token is not the session's.
@@ -144,14 +146,33 @@ class Authenticator:
         is_own = request.headers.get("origin") in {f"http://{host}", f"https://{host}"}
         if site != "same-origin" and (site is not None or not is_own):
             raise RequestRefused(HTTPStatus.FORBIDDEN, "Only these pages themselves may change anything.")
+        if (user := self._user_of_proxy(request)) is not None:
+            return f"{user}, through the proxy"
         token, now = request.headers.get("x-bgd-token", ""), time.time()
         for secret in request.cookies(self._cookie):
             uid = self._sessions.uid_of(secret, now)
             if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
-                return Actor(uid)
+                return f"{Actor(uid).name}, on the page"
         raise RequestRefused(
             HTTPStatus.FORBIDDEN, "This browser may only read: open a new link of `bgctl dashboard`."
         )
+
+    def _user_of_proxy(self, request: HttpRequest) -> str | None:
+        """Return the user whom the proxy names; None if it names none, or may not.
+
+        Raises:
+            RequestRefused: the name cannot be shown, or there are two; the browser may have sent one of them.
+        """
+        value = request.headers.get(self._user_header, "")
+        if not value:
+            return None
+        name = value.encode("latin-1").decode(errors="replace")
+        if len(name) > MAX_USER or "," in name or "\ufffd" in name or not name.isprintable():
+            raise RequestRefused(
+                HTTPStatus.BAD_REQUEST,
+                f"The header {self._user_header} must name one user, in at most {MAX_USER} characters.",
+            )
+        return name
 
     def _is_valid(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, time.time())
@@ -166,6 +187,7 @@ class LoggedIn(Struct, frozen=True):
 
 
 NOT_LOGGED_IN = "You are not logged in."
+MAX_USER = 100  # characters of a name that a proxy sends
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 

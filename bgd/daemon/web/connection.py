@@ -27,7 +27,7 @@ from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
-from bgd.daemon.web.responses import PageResponse, set_base
+from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import Router
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
@@ -80,7 +80,7 @@ async def start_web_server(
         sessions.port = address.port
         await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
-    set_base(config.http.base)
+    set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
     views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
     router = Router(
         authenticator,

@@ -13,13 +13,16 @@ from bgd.daemon.web.terminal import as_markup
 from bgd.escape import one_line
 
 
-def render(template: str, values: dict[str, object], base: str) -> str:
-    """Return a page or a part of one, with `base` before all addresses. Takes milliseconds: use a thread."""
-    return _environment(base).get_template(template).render(values)
+def render(template: str, values: dict[str, object], base: str, *, has_proxy_users: bool) -> str:
+    """Return a page or a part of one, with `base` before all addresses. Takes milliseconds: use a thread.
+
+    `has_proxy_users`: a proxy may name the user, so the buttons are there without a login.
+    """
+    return _environment(base, has_proxy_users=has_proxy_users).get_template(template).render(values)
 
 
 @cache
-def _environment(base: str) -> Environment:
+def _environment(base: str, *, has_proxy_users: bool) -> Environment:
     """Compile all templates at once: when the next page is due, their files may be of another version."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -32,6 +35,7 @@ def _environment(base: str) -> Environment:
     )
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base
+    environment.globals["has_proxy_users"] = has_proxy_users
     environment.globals["static"] = lambda name: base + static_address(name)
     for name in environment.list_templates():
         environment.get_template(name)

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -70,6 +71,13 @@ async def compressed(request: HttpRequest, answer: PageResponse) -> PageResponse
 
 
 def _accepts_gzip(request: HttpRequest) -> bool:
+    """Tell whether an answer may be compressed.
+
+    Not for a visit from another site: that may choose what is searched for, and learn from the length of the
+    answer on the network what else is on the page (BREACH).
+    """
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        return False
     offers = request.headers.get("accept-encoding", "").lower().split(",")
     return "gzip" in [offer.strip() for offer in offers]  # what has a weight is left alone
 
@@ -94,12 +102,12 @@ def render_part(template: str, values: dict[str, object]) -> str:
     # imported late: a daemon whose pages nobody looks at saves some megabytes
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 
-    return render(template, values, _base[0])
+    return render(template, values, **_site)
 
 
-def set_base(base: str) -> None:
-    """Put this before all addresses in what is rendered from now on; see [http] base."""
-    _base[0] = base
+def set_site(base: str, *, has_proxy_users: bool) -> None:
+    """Say what all pages from now on have in common; see [http] base and user_header."""
+    _site.update(base=base, has_proxy_users=has_proxy_users)
 
 
-_base = [""]
+_site: dict[str, Any] = {"base": "", "has_proxy_users": False}  # one process serves one site

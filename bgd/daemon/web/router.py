@@ -114,10 +114,10 @@ class Router:
 
     async def _change(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
         await self._check(_Access.SESSION, request, endpoints)
-        actor = self._authenticator.check_write(request)
+        asked_by = self._authenticator.check_write(request)
         for path, change in self._changes:
             if found := path.fullmatch(self._below_base(request.path)):
-                return await change(request, actor, *found.groups())
+                return await change(request, asked_by, *found.groups())
         allowed = ("Allow", ", ".join(SAFE_METHODS))
         raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "This can only be read: GET and HEAD.", allowed)
 

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from bgd import timezones
 from bgd.core.schedule_spec import Result
-from bgd.daemon.access import Actor
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
@@ -120,14 +119,12 @@ class SchedulePages:
         live = await self._views.values(None, self._store.position)
         return await html_response("schedule.html", values | live)
 
-    async def act(self, request: HttpRequest, actor: Actor, name: str, verb: str) -> PageResponse:
+    async def act(self, request: HttpRequest, asked_by: str, name: str, verb: str) -> PageResponse:
         """Run a schedule now, pause it or resume it; the answer is JSON."""
         del request
         try:
             if verb == "run":
-                answer: dict[str, object] = {
-                    "id": self._schedules.run_now(name, f"{actor.name}, on the page")
-                }
+                answer: dict[str, object] = {"id": self._schedules.run_now(name, asked_by)}
             else:
                 self._schedules.set_paused(name, paused=verb == "pause")
                 answer = {"name": name, "paused": verb == "pause"}

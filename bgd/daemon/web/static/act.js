@@ -6,7 +6,7 @@ const token = localStorage.getItem(`bgd-token${base}`);
 const notice = document.getElementById("notice");
 const many = document.getElementById("many");
 
-document.documentElement.classList.toggle("can-act", Boolean(token));
+document.documentElement.classList.toggle("can-act", token || "proxy" in document.body.dataset);
 
 function say(text, share) {
   const bar = notice.querySelector("progress");
