@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         message = _read_message()
         target = _target(options.target, options.config)
-        deliver(Notification(message, socket.gethostname(), last_lines(message.log)), options.target, target)
+        log = None if message.event is NotifyEvent.STARTED else message.log
+        deliver(Notification(message, socket.gethostname(), last_lines(log)), options.target, target)
     except ConfigError as error:
         return _failed(error, EX_CONFIG)
     except NotDelivered as error:
@@ -182,8 +183,8 @@ def facts(message: Message) -> Iterator[tuple[str, str]]:
         "queue": message.queue,
         "ended": outcome_in_words(message) or None,
         "attempts": message.attempts and f"{message.attempts}",
-        "failures": message.failures and f"{message.failures} in a row",
-        "missed": message.count and f"{message.count} times",
+        "failures": f"{message.failures} in a row" if (message.failures or 0) > 1 else None,
+        "missed": f"{message.count} times" if (message.count or 0) > 1 else None,
         "reason": message.reason,
     }
     for label, value in found.items():

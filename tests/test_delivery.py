@@ -117,6 +117,16 @@ def test_a_program_gets_all_as_variables_and_as_json(delivered):
     assert json.loads(document) == expected | lacking | {"summary": None, "output": output}
 
 
+def test_a_start_has_no_output_yet(delivered):
+    log = delivered.folder / "12.2.log"
+    log.write_bytes(b"already there\n")
+    delivered.script("cat")
+
+    done = delivered.run(FAILED | {"event": "started", "log": str(log)})
+
+    assert json.loads(done.stdout)["output"] == []
+
+
 def test_the_page_lists_the_variables():
     cells = first_cells(page("docs/notifications.md"), "variable")
 
@@ -240,8 +250,8 @@ def test_a_headline_says_what_happened_and_where(fields, line):
 def test_a_text_says_what_happened_and_how_to_look(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
 
-    assert as_text(notification(reason="it\nbroke")) == (
-        "nightly failed (exit code 3) on db1.\n\n"
+    assert as_text(notification(reason="it\nbroke", failures=3)) == (
+        "nightly failed 3 times in a row (exit code 3) on db1.\n\n"
         "when:      2026-11-27 03:00:12 UTC\n"
         "schedule:  nightly\n"
         "job:       12\n"
@@ -249,7 +259,7 @@ def test_a_text_says_what_happened_and_how_to_look(monkeypatch):
         "queue:     default\n"
         "ended:     exit code 3\n"
         "attempts:  2\n"
-        "failures:  1 in a row\n"
+        "failures:  3 in a row\n"
         "reason:    it␊broke\n\n"
         "To look at it:\n\n"
         "  bgctl show 12\n"
