@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import sys
+from contextlib import closing
 
 import click
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, is_terminal, print_json, say
-from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
+from bgctl.options import FINISHED, JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
 from bgd import Client, Outcome, Refused
 from bgd.escape import one_line
 from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
+
+MAX_OFFSET = 2**62
+MAX_PIECE = 16 << 20  # bytes
 
 
 @verb(
@@ -36,6 +42,12 @@ from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 @click.option("--all", "all_attempts", is_flag=True, help="Show all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time.")
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
+@click.option(
+    "--after-byte", type=whole_number(0, MAX_OFFSET), metavar="N", help="Leave out the first N bytes."
+)
+@click.option(
+    "--max-bytes", type=whole_number(1, MAX_PIECE), metavar="M", help="Print at most M bytes, for programs."
+)
 @click.option("--path", is_flag=True, help="Print the path of the log instead.")
 @click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
 def logs_command(  # noqa: PLR0913 - one parameter per option
@@ -47,17 +59,29 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
     all_attempts: bool,
     timestamps: bool,
     raw: bool,
+    after_byte: int | None,
+    max_bytes: int | None,
     path: bool,
 ) -> int:
     """Show the output of jobs.
 
     The default is your latest job. A line that carriage returns rewrite is shown as it last was. On a
     terminal, control characters are made visible, except colors.
+
+    With --after-byte or --max-bytes print a piece of one attempt, unchanged; with --json as one document with
+    next_byte, to go on from, and at_end, which says that there is and will be no more.
     """
     if attempt is not None and all_attempts:
         raise click.UsageError("--attempt and --all exclude each other")
+    is_piece = after_byte is not None or max_bytes is not None
+    if is_piece and (follow or lines is not None or all_attempts or timestamps or path):
+        raise click.UsageError("--after-byte and --max-bytes go with --attempt and --json only")
     with client() as daemon:
         job_ids = chosen_ids(daemon, ids)
+        if is_piece:
+            if len(job_ids) > 1:
+                raise click.UsageError("--after-byte and --max-bytes take one job")
+            return _print_piece(daemon, job_ids[0], attempt, after_byte or 0, max_bytes or MAX_PIECE)
         if path:
             return max([_print_path(daemon, job_id, attempt) for job_id in job_ids])
         for job_id in job_ids:
@@ -78,6 +102,78 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
             if printer.is_empty and lines != 0 and not global_options().json:
                 say(_why_empty(daemon, job_id, attempt))
     return 0
+
+
+def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, limit: int) -> int:
+    """Print some bytes of an attempt, and where the next ones begin."""
+    job = daemon.job(job_id)
+    number = attempt or max(job.attempt, 1)
+    if not job.attempt and number == 1:
+        piece = _Piece(begin)  # it has not started: there is nothing yet
+    else:
+        is_over = job.state in FINISHED or number < job.attempt  # before the log is read
+        piece = _read_piece(daemon, job_id, number, begin, limit)
+        piece.at_end = is_over and piece.at_end
+    if global_options().json:
+        text = bytes(piece.data).decode(errors="replace")
+        print_json(
+            {
+                "job": job_id,
+                "attempt": number,
+                "data": text,
+                "next_byte": piece.next_byte,
+                "left_out": piece.left_out,
+                "at_end": piece.at_end or (job.state in FINISHED and not job.attempt),
+            }
+        )
+    else:
+        sys.stdout.buffer.write(piece.data)
+        sys.stdout.buffer.flush()
+        say(f"next byte: {piece.next_byte}")
+    return 0
+
+
+class _Piece:
+    """Some bytes of an attempt's output.
+
+    `left_out`: how many bytes are missing among them; `at_end`: there were no more when they were read.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self.data = bytearray()
+        self.next_byte = begin
+        self.left_out = 0
+        self.at_end = False
+
+
+def _read_piece(daemon: Client, job_id: int, attempt: int, begin: int, limit: int) -> _Piece:
+    piece = _Piece(begin)
+    with closing(daemon.logs(job_id, attempt=attempt, offset=begin)) as parts:
+        for part in parts:
+            piece.left_out += part.left_out
+            data = part.data[: limit - len(piece.data)]
+            piece.data += data
+            piece.next_byte = part.offset + len(data)
+            if len(piece.data) >= limit:
+                piece.at_end = False
+                break
+        else:
+            piece.at_end = True
+    if global_options().json and (cut := _incomplete_at_end(piece.data)) and cut < len(piece.data):
+        del piece.data[-cut:]  # the rest of the character comes with the next piece
+        piece.next_byte -= cut
+        piece.at_end = False
+    return piece
+
+
+def _incomplete_at_end(data: bytearray) -> int:
+    """Return how many bytes at the end are the beginning of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-_LONGEST_CHARACTER:])
+    return len(decoder.getstate()[0])
+
+
+_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:

@@ -33,20 +33,32 @@ if TYPE_CHECKING:
     "bgctl wait --any 4 5",
     "bgctl wait --queue mail",
     "bgctl wait --progress 12",
+    "bgctl wait --match 'listening on port [0-9]+' 12",
 )
 @with_selection(UNFINISHED, may_be_empty=True)
 @click.option("--any", "any_of_them", is_flag=True, help="Wait only for the first job that finishes.")
 @click.option("--progress", "shows_progress", is_flag=True, help="Show the progress of the jobs meanwhile.")
+@click.option("--match", metavar="REGEX", help="Wait for a line of output that matches; print it.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Give up after D and exit with 75.")
 def wait_command(
-    selection: Selection, *, any_of_them: bool, shows_progress: bool, timeout: float | None
+    selection: Selection, *, any_of_them: bool, shows_progress: bool, match: str | None, timeout: float | None
 ) -> int:
     """Wait until jobs have finished, and print how they ended.
 
     The default is your latest job. Filters select jobs that are unfinished now. For one job, exit with its
     code; for several, exit with 0 if all succeeded, else 1.
+
+    --match REGEX waits for a line in the output of one job, from its first attempt on, and exits with 0 when
+    it is there, or with 1 when the job has finished without it. REGEX is one of Python and may match anywhere
+    in the line. A line that takes longer than a second to compare ends the wait.
     """
+    if match is not None and (any_of_them or shows_progress or selection.is_by_filter):
+        raise click.UsageError("--match takes one job, and excludes --any, --progress and filters")
     with client() as daemon:
+        if match is not None:
+            from bgctl.matching import wait_for_line  # noqa: PLC0415 - few waits need it
+
+            return wait_for_line(daemon, chosen_ids(daemon, selection.ids), match, timeout)
         if selection.is_by_filter:
             job_ids = [job.id for job in selection.jobs_in(daemon, UNFINISHED)]
         else:

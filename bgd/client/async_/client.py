@@ -422,6 +422,8 @@ class AsyncClient:
         follow: bool = False,
         tail: int | None = None,
         timestamps: bool = False,
+        offset: int | None = None,
+        timeout: Duration | None = None,
     ) -> AsyncGenerator[LogPart, None]:
         """Yield a job's output in pieces; continues when the daemon was restarted, every byte once.
 
@@ -431,13 +433,26 @@ class AsyncClient:
             follow: go on until the job has finished, across attempts.
             tail: only this many last lines of the output so far.
             timestamps: tell in `LogPart.times` when the bytes came.
+            offset: begin with this byte of the attempt, whose number is then needed.
+            timeout: how long it may take in all.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout`.
         """
         [job_id] = ids_of([job])
         request = requests.Logs(
-            id=UNNUMBERED, job=job_id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps
+            id=UNNUMBERED,
+            job=job_id,
+            attempt=attempt,
+            follow=follow,
+            tail=tail,
+            timestamps=timestamps,
+            offset=offset,
         )
         rest = ResumableLogs(checked(request))
-        async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
+        seconds = seconds_of(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        async with aclosing(self._channel.follow(rest.request, deadline, alone=True)) as parts:
             async for part in parts:
                 if (piece := rest.take(part)) is not None:
                     yield piece
