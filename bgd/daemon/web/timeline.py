@@ -25,11 +25,14 @@ class Bar(Struct, frozen=True):
 
 
 class Timeline(Struct, frozen=True):
-    """The bars of a job from left to right, the times at both ends, and all of it in words."""
+    """The bars of a job from left to right, the times at both ends, and all of it in words.
+
+    `end` None: it goes on.
+    """
 
     bars: list[Bar]
     begin: DisplayTime
-    end: DisplayTime
+    end: DisplayTime | None
     text: str
 
 
@@ -49,7 +52,8 @@ def timeline_of(view: JobView, attempts: list[AttemptView], now: float) -> Timel
     scale = WIDTH / (end - begin or 1.0)
     bars = [_bar(span, begin, scale) for span in spans]
     text = "; ".join(span.words for span in spans)
-    return Timeline(bars, display_time(begin, now), display_time(end, now), text)
+    goes_on = end == now and view.state not in FINAL
+    return Timeline(bars, display_time(begin, now), None if goes_on else display_time(end, now), text)
 
 
 def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_Span]:

@@ -47,11 +47,14 @@ def test_a_job_that_runs_or_waits_goes_on_until_now():
     running = replace(JOB, state=State.RUNNING)
     queued = replace(JOB, state=State.QUEUED)
 
-    assert looks(timeline_of(running, [first, attempt(2, 150, None, None)], 200.0)) == [
-        ("failed", 0, 500),
-        ("running", 500, 500),
-    ]
-    assert looks(timeline_of(queued, [first], 200.0)) == [("failed", 0, 500), ("wait", 500, 500)]
+    runs = timeline_of(running, [first, attempt(2, 150, None, None)], 200.0)
+    waits = timeline_of(queued, [first], 200.0)
+    assert looks(runs) == [("failed", 0, 500), ("running", 500, 500)]
+    assert looks(waits) == [("failed", 0, 500), ("wait", 500, 500)]
+    assert [timeline and timeline.end for timeline in (runs, waits)] == [None, None]
+    ended = timeline_of(JOB, [first], 200.0)
+    assert ended is not None
+    assert ended.end is not None
 
 
 def test_a_short_run_is_still_seen_and_what_is_due_is_part_of_the_scale():
