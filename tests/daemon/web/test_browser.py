@@ -160,3 +160,34 @@ def test_a_progress_bar_shows_what_a_job_reports(jobs_page, daemon, client):
     job.wait(DEADLINE)
     jobs_page.goto(f"{jobs_page.url.partition('/job-logs')[0]}/job-logs")
     assert jobs_page.locator("main progress").count() == 0
+
+
+@pytest.mark.parametrize(("late", "skew"), [(1500, 0), (60_000, 60), (-60_000, -60)])
+def test_a_page_that_took_a_moment_to_come_does_not_show_what_happened_as_in_the_future(
+    jobs_page, late, skew
+):
+    """Only a larger difference, or one that cannot be a delay, is that between two clocks."""
+    jobs_page.add_init_script(f"Date.now = () => 1000 * document.body.dataset.now + {late}")
+    jobs_page.reload()
+
+    assert round(jobs_page.evaluate("skew"), 3) == skew
+
+
+def test_the_command_of_a_job_is_copied(jobs_page, client):
+    job = client.submit(["/bin/echo", "two words", "ünïcödé"])
+    jobs_page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    jobs_page.goto(f"{jobs_page.url}/{job.id}")
+    jobs_page.click("text=Copy")
+    jobs_page.wait_for_selector("#notice:has-text('Copied.')")
+
+    assert jobs_page.evaluate("navigator.clipboard.readText()") == "/bin/echo 'two words' ünïcödé"
+
+
+def test_a_command_that_may_not_be_copied_is_selected(jobs_page, client):
+    job = client.submit(["/bin/true", "unusual"])
+    jobs_page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    jobs_page.goto(f"{jobs_page.url}/{job.id}")
+    jobs_page.click("text=Copy")
+    jobs_page.wait_for_selector("#notice:has-text('Press Ctrl-C')")
+
+    assert jobs_page.evaluate("String(getSelection())") == "/bin/true unusual"

@@ -110,9 +110,17 @@ async function showProgress(answer, label) {
 
 // ---
 
+async function copy(button) {
+  const text = button.previousElementSibling;
+  getSelection().selectAllChildren(text); // browsers let only pages over TLS or of this machine copy
+  const isCopied = await navigator.clipboard?.writeText(text.textContent).then(() => true, () => false);
+  say(isCopied ? "Copied." : "Press Ctrl-C to copy.");
+}
+
 document.addEventListener("click", (click) => {
-  const button = click.target.closest("button[data-verb], button[data-path]");
-  if (button) (button.dataset.path ? actOn : many ? actOnMany : actOnJob)(button);
+  const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
+  const { path, copy: isCopy } = button?.dataset ?? {};
+  if (button) (isCopy === "" ? copy : path ? actOn : many ? actOnMany : actOnJob)(button);
 });
 
 document.addEventListener("change", (picked) => {
