@@ -16,7 +16,7 @@ import click
 
 from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
-from bgctl.crontab import MAX_CRONTAB, has_user_column, parse_crontab
+from bgctl.crontab import MAX_CRONTAB, Definition, has_user_column, parse_crontab
 from bgctl.options import DURATION, FILE, TIME_LIMIT, whole_number, with_schedule_options
 from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
@@ -319,23 +319,27 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
             raise Refused(
                 f"there is a schedule {taken[0]} already: --replace replaces it; nothing was stored"
             )
+        daemon.schedules.add_many(
+            {each.name: _as_schedule(each) for each in read.definitions}, replace=replace
+        )
         for each in read.definitions:
-            daemon.schedules.add(
-                each.name,
-                each.argv,
-                cron=each.cron,
-                overlap=each.overlap,
-                env=each.env,
-                env_pass=(),
-                cwd=each.cwd,
-                input=each.input,
-                check=False,
-                replace=replace,
-            )
             click.echo(each.name)
         if read.definitions:
             say_once_what_a_reboot_does(daemon)
     return 0
+
+
+def _as_schedule(each: Definition) -> dict[str, object]:
+    return {
+        "argv": each.argv,
+        "cron": each.cron,
+        "overlap": each.overlap,
+        "env": each.env,
+        "env_pass": (),
+        "cwd": each.cwd,
+        "input": each.input,
+        "check": False,
+    }
 
 
 def _crontab_text(path: str) -> str:

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import socket
+import sqlite3
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.check:
             check_python(config)
+            _check_stored_names(config)
             print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
             return 0
         _serve(config, options, report, sockets)
@@ -67,6 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a bug: crash loudly
         return report.fail(causes)
     return 0
+
+
+def _check_stored_names(config: configuration.Config) -> None:
+    """Check that no schedule is configured that is also stored, if the database can be read.
+
+    Raises:
+        ConfigError: one is.
+    """
+    from bgd.daemon.schedules import check_names  # noqa: PLC0415 - only --check needs them before it serves
+    from bgd.daemon.storage.schedules import stored_names  # noqa: PLC0415
+
+    path = f"{config.daemon.state_dir}/bgd.db"
+    if config.schedules and os.path.exists(path):  # noqa: PTH110 - a plain string here
+        try:
+            check_names(config, stored_names(path))
+        except sqlite3.Error as error:
+            print(  # noqa: T201 - as the verdict
+                f"{path} cannot be read ({error}): names of schedules that were added are not checked",
+                file=sys.stderr,
+            )
 
 
 def set_up_log(level: str, style: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from bgd.client.programs import check_command
 from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
-from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.schedule_spec import SCHEDULE_NAME, ScheduleName, ScheduleSpec
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
 from bgd.errors import Refused
 from bgd.paths import find_program
@@ -44,6 +45,18 @@ def new_schedule(
     return _with_settings(ScheduleSpec(job=job), given)
 
 
+def schedule_of(
+    argv: Sequence[str] | None = None,
+    *,
+    target: str | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
+    **given: Any,
+) -> ScheduleSpec:
+    """Return a new schedule from what `add` takes. Raises as `new_schedule`."""
+    return new_schedule(argv, target, args, kwargs or {}, given)
+
+
 def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mapping[str, Any]) -> ScheduleSpec:
     """Return a schedule with changes; what is not given stays. Raises as `new_schedule`."""
     options = _options(given)
@@ -61,6 +74,43 @@ def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mappi
     return _with_settings(
         replace(old, job=replace(old.job, **{name: getattr(made, name) for name in fields})), given
     )
+
+
+def schedule_of_function(job: JobSpec, settings: Mapping[str, Any]) -> tuple[str, ScheduleSpec]:
+    """Return name and definition of a function's schedule: its own name=, or the target with dots.
+
+    Raises:
+        Refused: it is not a name that a schedule can have, or the definition is not valid.
+    """
+    name = job.name or (job.target or "").replace(":", ".")
+    try:
+        msgspec.convert(name, ScheduleName)
+    except msgspec.ValidationError:
+        raise Refused(
+            f"{name!r} of {job.target} cannot name a schedule, which is {SCHEDULE_NAME}: give it a name="
+        ) from None
+    spec = _with_settings(ScheduleSpec(job=job), settings)
+    _check_definition(spec)
+    return name, spec
+
+
+def check_settings(given: Mapping[str, Any]) -> None:
+    """Refuse settings that no schedule can have, before there is one.
+
+    Raises:
+        TypeError: they do not say when.
+        Refused: a value is out of range or of the wrong type.
+    """
+    if not given.keys() & set(_WHEN):
+        raise TypeError(f"{min(given)} is for schedules: say when, with cron, calendar or every")
+    _check_definition(_with_settings(ScheduleSpec(job=JobSpec(argv=("true",))), given))
+
+
+def _check_definition(spec: ScheduleSpec) -> None:
+    from bgd.core.schedules import problem_with_schedule  # noqa: PLC0415 - reads cron expressions; few need it
+
+    if problem := problem_with_schedule(spec):
+        raise Refused(problem)
 
 
 def _options(given: Mapping[str, Any]) -> JobOptions:

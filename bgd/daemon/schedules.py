@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
@@ -20,7 +16,7 @@ from msgspec.structs import replace
 
 from bgd import clock, timezones
 from bgd.config import Config
-from bgd.core.cron import REBOOT, ExpressionError
+from bgd.core.cron import REBOOT
 from bgd.core.describe import describe
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
@@ -36,11 +32,11 @@ from bgd.core.schedules import (
     pass_time,
     problem_with_schedule,
     starts,
-    timetable_of,
 )
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
+from bgd.daemon.schedule_definitions import ScheduleDefinition, definition_of, job_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
 from bgd.daemon.storage.store import StoreReader
@@ -63,6 +59,14 @@ class Clocks(Struct, frozen=True):
 
 def read_clocks() -> Clocks:
     return Clocks(time.time(), time.monotonic(), clock.elapsed())
+
+
+class StoredNames(Struct, frozen=True):
+    """Schedules that were stored together, by what became of them."""
+
+    added: list[str]
+    changed: list[str]
+    unchanged: list[str]
 
 
 class _Schedule(Struct, kw_only=True):
@@ -102,6 +106,9 @@ class Schedules:
         self._store = store
         self._by_name: dict[str, _Schedule] = {}
         self._due = DueHeap[str](lambda name, at: name in self._by_name and self._by_name[name].next_at == at)
+        self._configured_at = 0.0
+        self._is_outdated = False  # not all schedules of the configuration in force are taken over
+        self._is_configured = asyncio.Event()
         self._rung = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._rung.set, on_wall_clock=True)
         self.late_jobs = LateJobs(supervisor, self._rung.set)
@@ -116,12 +123,16 @@ class Schedules:
             ConfigError: a name is configured and stored.
         """
         stored = await self._store.read(storage.read_schedules)
-        self._check(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
+        check_names(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
         for names in _batched(stored):
             runs = await self._store.read(storage.latest_runs, names)
             for name in names:
-                self._put(name, stored[name], self._restored(runs[name]))
+                each = stored[name]
+                definition = definition_of(name, each.spec, each.seen_at)
+                self._put(name, each, definition, self._restored(runs[name]))
+        self._supervisor.when_configured(self._configure)
         self._configure()
+        await self._take_over()
         at = self._now()
         for names in _batched(self._by_name):
             await asyncio.sleep(0)
@@ -130,7 +141,6 @@ class Schedules:
                 if not schedule.seen <= at < schedule.next_at:
                     self._pass(name, Moment(at, schedule.seen, was_down=True))
                 self._pass_boot(name)
-        self._supervisor.when_configured(self._configure)
 
     async def run(self) -> None:
         """Queue the jobs of schedules when they are due, for ever."""
@@ -147,6 +157,11 @@ class Schedules:
             self._alarm.close()
             self.late_jobs.close()
 
+    async def configured(self) -> None:
+        """Return when the schedules of the configuration in force are taken over."""
+        await self._is_configured.wait()
+        await self._supervisor.saved_unless_stuck()
+
     def check(self, config: Config) -> None:
         """Check that a new configuration fits the stored schedules.
 
@@ -156,7 +171,7 @@ class Schedules:
         stored = {
             name: each.stored.spec for name, each in self._by_name.items() if each.stored.uid is not None
         }
-        self._check(config, stored)
+        check_names(config, stored)
         for name, spec in stored.items():
             if spec.job.notify not in {None, *config.notify}:
                 raise ConfigError(
@@ -174,19 +189,57 @@ class Schedules:
             NotAllowed: the configuration does not allow its job.
             Full: there are too many schedules.
         """
-        old = self._by_name.get(name)
         if replaces:
-            old = self._own(name, "edited")
-        elif old is not None:
-            raise Refused(f"there is a schedule {name} already: `bgctl schedule edit {name}` changes it")
-        elif len(self._by_name) >= MAX_SCHEDULES:
-            raise Full(f"there are {MAX_SCHEDULES} schedules already: `bgctl schedule remove` some")
-        problem = problem_with_schedule(spec)
-        if problem is not None:
+            self._find(name)
+        self._check_names([name], replaces=replaces)
+        self._define(name, self._checked(name, spec), uid)
+        self._changed()
+
+    async def set_many(
+        self, specs: Mapping[str, ScheduleSpec], uid: int, *, replaces: bool, repeated: bool
+    ) -> StoredNames:
+        """Add schedules in one transaction, all of them or none; `replaces`: also in the place of others.
+
+        One that is there already with the same definition stays as it is; otherwise that is an error unless
+        it `replaces` or the request is `repeated`. Raises as `set`.
+        """
+        checked: dict[str, ScheduleDefinition] = {}
+        config = None
+        while config is not self._supervisor.config:  # it may have changed meanwhile
+            config = self._supervisor.config
+            for names in _batched(specs):
+                checked |= {name: self._checked(name, specs[name]) for name in names}
+                await asyncio.sleep(0)
+        same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
+        new = [name for name in specs if name not in same]
+        self._check_names(new, replaces=replaces)
+        known = self._by_name.keys() & new
+        for name in new:
+            self._define(name, checked[name], uid)
+        self._changed()
+        return StoredNames(
+            added=[name for name in new if name not in known],
+            changed=[name for name in new if name in known],
+            unchanged=[name for name in specs if name in same],
+        )
+
+    def _checked(self, name: str, spec: ScheduleSpec) -> ScheduleDefinition:
+        """Return what a definition means; refuse one that is not valid or not allowed."""
+        definition = definition_of(name, spec, self._now())
+        if problem := problem_with_schedule(spec) or definition.problem:
             raise Refused(problem)
-        _timetable(name, spec)
         self._actions.check([job_of(name, spec)])
-        self._define(name, spec, uid)
+        return definition
+
+    def _check_names(self, names: Sequence[str], *, replaces: bool) -> None:
+        """Refuse names that are configured or taken, and too many."""
+        for name in names:
+            if name in self._supervisor.config.schedules:
+                raise self._is_from_the_file(name, "edited")
+            if name in self._by_name and not replaces:
+                raise Refused(f"there is a schedule {name} already: `bgctl schedule edit {name}` changes it")
+        if len(self._by_name.keys() | set(names)) > MAX_SCHEDULES:
+            raise Full(f"at most {MAX_SCHEDULES} schedules fit: `bgctl schedule remove` some")
 
     def has(self, name: str, spec: ScheduleSpec | None = None) -> bool:
         """Tell whether there is a schedule of this name, with this definition if one is given."""
@@ -212,7 +265,9 @@ class Schedules:
         schedule = self._find(name)
         if _is_paused(schedule) is not paused:
             self._end_pause(name, schedule)
-        self._put(name, replace(schedule.stored, paused=paused, seen_at=self._now()), schedule.runs)
+        schedule.seen = self._now()
+        schedule.stored = replace(schedule.stored, paused=paused, seen_at=schedule.seen)
+        self._wait(name, schedule)
         self._save(name)
 
     def run_now(self, name: str, who: str) -> JobId:
@@ -281,6 +336,7 @@ class Schedules:
 
     async def look(self) -> None:
         """Handle everything that is due, some schedules at a time."""
+        await self._take_over()
         moment = self._moment()
         if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
             for name, each in self._by_name.items():
@@ -401,51 +457,65 @@ class Schedules:
     # --- the table ------------------------------------------------------------------------------------------
 
     def _configure(self) -> None:
-        """Take over the schedules of the configuration that is in force now."""
-        configured = self._supervisor.config.schedules
-        for name, schedule in list(self._by_name.items()):
-            if schedule.stored.uid is None and name not in configured:
-                self._end_pause(name, schedule)
-                self._forget(name)
-        for name, spec in configured.items():
-            old = self._by_name.get(name)
-            if old is None or old.stored.spec != spec:
-                self._define(name, spec, None)
-        self._changed()
+        """Note that the configuration has changed: from now on its schedules count, taken over in turns."""
+        self._configured_at = self._now()
+        self._is_outdated = True
+        self._is_configured.clear()
+        self._rung.set()
 
-    def _define(self, name: str, spec: ScheduleSpec, uid: int | None) -> None:
-        """Put a new or changed schedule in force from now on."""
+    async def _take_over(self) -> None:
+        """Take over the schedules of the configuration that is in force now, some at a time."""
+        while self._is_outdated:
+            self._is_outdated = False
+            wanted, at = self._supervisor.config.schedules, self._configured_at
+            gone = [name for name, each in self._by_name.items() if each.stored.uid is None]
+            changed = [name for name, spec in wanted.items() if not self.has(name, spec)]
+            for names in _batched([*(name for name in gone if name not in wanted), *changed]):
+                for name in names:
+                    if name in wanted:
+                        self._define(name, definition_of(name, wanted[name], at), None)
+                    elif name in self._by_name:
+                        self._end_pause(name, self._by_name[name])
+                        self._forget(name)
+                self._changed()
+                await asyncio.sleep(0)
+                if self._is_outdated:  # it has changed again
+                    break
+        self._is_configured.set()
+
+    def _define(self, name: str, definition: ScheduleDefinition, uid: int | None) -> None:
+        """Put a new or changed schedule in force."""
         old = self._by_name.get(name)
         if old is not None:
             self._end_pause(name, old)
-        at = self._now()
         stored = StoredSchedule(
-            spec=spec,
+            spec=definition.spec,
             uid=uid,
             paused=None if old is None else old.stored.paused,
-            seen_at=at,
+            seen_at=definition.seen_at,
             boot_id=clock.boot_id(),
         )
-        self._put(name, stored, {} if old is None else old.runs)
-        self._save(name)
+        self._put(name, stored, definition, {} if old is None else old.runs)
+        self._supervisor.transaction.schedules[name] = stored
 
     def _forget(self, name: str) -> None:
         del self._by_name[name]
         self.late_jobs.forget(name)
         self._supervisor.transaction.schedules[name] = None
 
-    def _put(self, name: str, stored: StoredSchedule, runs: dict[JobId, Run]) -> None:
-        timetable, problem = None, None
-        try:
-            timetable = _timetable(name, stored.spec)
-        except Refused as error:
-            problem = str(error)
-            logger.warning("schedule %s cannot be used: %s", name, error)
-        schedule = _Schedule(
-            stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, runs=runs
+    def _put(
+        self, name: str, stored: StoredSchedule, definition: ScheduleDefinition, runs: dict[JobId, Run]
+    ) -> None:
+        if definition.problem is not None:
+            logger.warning("schedule %s cannot be used: %s", name, definition.problem)
+        self._by_name[name] = schedule = _Schedule(
+            stored=stored,
+            timetable=definition.timetable,
+            problem=definition.problem,
+            seen=stored.seen_at,
+            runs=runs,
         )
-        self._by_name[name] = schedule
-        self._wait(name, schedule)
+        self._wait_until(name, schedule, inf if _is_paused(schedule) else definition.next_at)
         self.late_jobs.watch(name, runs, stored.spec.late_after)
 
     def _wait(self, name: str, schedule: _Schedule) -> None:
@@ -484,57 +554,27 @@ class Schedules:
     def _own(self, name: str, wanted: str) -> _Schedule:
         schedule = self._find(name)
         if schedule.stored.uid is None:
-            raise Refused(
-                f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
-                f" {self._supervisor.config.source}, then `bgctl reload`"
-            )
+            raise self._is_from_the_file(name, wanted)
         return schedule
 
-    def _check(self, config: Config, stored: Collection[str]) -> None:
-        if both := sorted(config.schedules.keys() & stored):
-            raise ConfigError(
-                f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
-                "choose another, or `bgctl schedule remove` that one first"
-            )
+    def _is_from_the_file(self, name: str, wanted: str) -> Refused:
+        return Refused(
+            f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
+            f" {self._supervisor.config.source}, then `bgctl reload`"
+        )
 
 
-def _timetable(name: str, spec: ScheduleSpec) -> Timetable:
-    """Return when a schedule is due; raise Refused if its definition is not valid."""
-    try:
-        zone = timezones.zone(spec.timezone)
-        return timetable_of(spec, zone, f"{_machine_id()}\0{name}")
-    except LookupError as error:
-        remedy = "write" if spec.timezone else "add a timezone, or set the variable TZ of bgd, to"
-        raise Refused(
-            f"timezone {spec.timezone or timezones.machine_zone()!r} is not known on this machine: "
-            f"{remedy} one such as Europe/Paris"
-        ) from error
-    except ExpressionError as error:
-        raise Refused(str(error)) from error
+def check_names(config: Config, stored: Collection[str]) -> None:
+    """Check that no schedule is configured whose name somebody has stored.
 
-
-@cache
-def _machine_id() -> str:
-    """Return what distinguishes this machine from others; empty if it has no id."""
-    with suppress(OSError):
-        return Path("/etc/machine-id").read_text().strip()
-    return platform.node()
-
-
-def job_of(name: str, spec: ScheduleSpec) -> JobSpec:
-    """Return the job of a schedule, which has the schedule's name unless it has one of its own.
-
-    Variables of a command are added to those of the daemon that it gets.
+    Raises:
+        ConfigError: one is.
     """
-    job = spec.job if spec.job.name else replace(spec.job, name=name)
-    if job.target is not None or (job.env is None and spec.env_pass is None):
-        return job
-    passed = os.environ if spec.env_pass is None else _chosen(spec.env_pass)
-    return replace(job, env={**passed, **(job.env or {})})
-
-
-def _chosen(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: os.environ[name] for name in names if name in os.environ}
+    if both := sorted(config.schedules.keys() & set(stored)):
+        raise ConfigError(
+            f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
+            "choose another, or `bgctl schedule remove` that one first"
+        )
 
 
 def _is_paused(schedule: _Schedule) -> bool:

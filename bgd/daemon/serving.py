@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -125,8 +125,15 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         backups = Backups(supervisor, store)
         schedules = Schedules(supervisor, actions, store)
         notifications = Notifications(supervisor, actions, store)
-        reload = partial(_reload, supervisor, schedules, context)
-        _handle_signals(shut_down, reload)
+        reload = partial(_reload, supervisor, schedules, context, asyncio.Lock())
+        background: set[asyncio.Task[object]] = set()
+
+        def reload_soon() -> None:
+            task = tasks.create_task(_reload_if_good(reload))
+            background.add(task)
+            task.add_done_callback(background.discard)
+
+        _handle_signals(shut_down, reload_soon)
         services = (
             supervisor.run(),
             supervisor.log_cleaner.run(),
@@ -135,12 +142,12 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
             link.run(supervisor),
             context.manager.ping_watchdog(),
         )
-        background = [tasks.create_task(service) for service in services]
+        background.update(map(tasks.create_task, services))
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
         await schedules.load()
         await notifications.load()
-        background += [tasks.create_task(each.run()) for each in (schedules, notifications)]
+        background.update(tasks.create_task(each.run()) for each in (schedules, notifications))
         web = await start_web_server(
             config,
             supervisor,
@@ -183,7 +190,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         for part in (watch, control_socket, control, web):
             if part is not None:
                 part.close()
-        for task in background:
+        for task in list(background):
             task.cancel()  # before the goodbye, or the link would look for another launcher
         await link.say_goodbye()
     logger.info("bgd has stopped")
@@ -213,7 +220,7 @@ def _handle_signals(shut_down: Callable[[ShutdownMode | None], None], reload: Ca
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shut_down, None)
-    loop.add_signal_handler(signal.SIGHUP, _reload_if_good, reload)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     if os.getpid() == 1:
         # uvloop keeps add_signal_handler for this one to itself
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap_orphans))
@@ -359,35 +366,41 @@ def _reap_orphans() -> None:
             pass
 
 
-def _reload_if_good(reload: Callable[[], object]) -> None:
+async def _reload_if_good(reload: Callable[[], Awaitable[object]]) -> None:
     with suppress(ConfigError):  # the log and the manager have it already
-        reload()
+        await reload()
 
 
-def _reload(supervisor: Supervisor, schedules: Schedules, context: StartupContext) -> list[str]:
+async def _reload(
+    supervisor: Supervisor, schedules: Schedules, context: StartupContext, lock: asyncio.Lock
+) -> list[str]:
     """Read the configuration again; return the keys that only take effect at the next start.
+
+    It is read on a thread: thousands of schedules take seconds.
 
     Raises:
         ConfigError: the new configuration cannot be used, and the old one stays in effect.
     """
-    context.manager.reloading()
-    old = supervisor.config
-    try:
-        new = context.reload()
-        schedules.check(new)
-    except ConfigError as error:
-        logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
-        context.manager.ready(f"serving with the old configuration: {error}")
-        raise
-    # folders and sockets are in use: these stay until the next start
-    daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
-    supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
-    postponed = _postponed_changes(old, new)
-    for key in postponed:
-        logger.warning("%s has changed: that takes effect at the next start", key)
-    logger.info("configuration reloaded from %s", new.source or "built-in defaults")
-    context.manager.ready(f"serving {old.daemon.socket}")
-    return postponed
+    async with lock:  # what was read last counts
+        context.manager.reloading()
+        old = supervisor.config
+        try:
+            new = await asyncio.to_thread(context.reload)
+            schedules.check(new)
+        except ConfigError as error:
+            logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
+            context.manager.ready(f"serving with the old configuration: {error}")
+            raise
+        # folders and sockets are in use: these stay until the next start
+        daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
+        supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
+        await schedules.configured()
+        postponed = _postponed_changes(old, new)
+        for key in postponed:
+            logger.warning("%s has changed: that takes effect at the next start", key)
+        logger.info("configuration reloaded from %s", new.source or "built-in defaults")
+        context.manager.ready(f"serving {old.daemon.socket}")
+        return postponed
 
 
 def _postponed_changes(old: Config, new: Config) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from bgd.core.schedule_spec import Result, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleName, ScheduleSpec
 from bgd.wire.requests import RequestId
 
 MAX_UPCOMING = 100
@@ -36,6 +36,19 @@ class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_de
     id: RequestId
     name: ScheduleName
     spec: ScheduleSpec
+    replaces: bool = False
+    repeated: bool = False
+
+
+class SetSchedules(Struct, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
+    """-> SchedulesSet. Store schedules in one transaction: all of them, or none.
+
+    `replaces`: they also take the place of those of their names; otherwise there must be none. One that is
+    stored with this definition already stays as it is. `repeated`: as in SetSchedule.
+    """
+
+    id: RequestId
+    schedules: Annotated[dict[ScheduleName, ScheduleSpec], Meta(max_length=MAX_SCHEDULES)]
     replaces: bool = False
     repeated: bool = False
 
@@ -75,7 +88,9 @@ class GetHistory(Struct, frozen=True, tag="history", kw_only=True, omit_defaults
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
 
 
-ScheduleRequest = GetSchedules | SetSchedule | RemoveSchedule | PauseSchedule | RunSchedule | GetHistory
+ScheduleRequest = (
+    GetSchedules | SetSchedule | SetSchedules | RemoveSchedule | PauseSchedule | RunSchedule | GetHistory
+)
 
 # --- replies ----------------------------------------------------------------------------------------------
 
@@ -122,6 +137,15 @@ class SchedulesPart(Struct, frozen=True, tag="schedules"):
     schedules: list[ScheduleView]
 
 
+class SchedulesSet(Struct, frozen=True, tag="schedules_set"):
+    """Names of schedules, by what became of them; what is unchanged was stored like this before."""
+
+    id: RequestId
+    added: list[str]
+    changed: list[str]
+    unchanged: list[str]
+
+
 class HistoryPart(Struct, frozen=True, tag="history"):
     """Some occurrences of a schedule."""
 
@@ -129,4 +153,4 @@ class HistoryPart(Struct, frozen=True, tag="history"):
     occurrences: list[OccurrenceView]
 
 
-ScheduleReply = SchedulesPart | HistoryPart
+ScheduleReply = SchedulesPart | SchedulesSet | HistoryPart

@@ -209,7 +209,7 @@ class ServedHarness(Harness):
             reads,
             ScheduleHandler(self.supervisor, self.schedules),
             self.shutdowns.append,
-            reload=list,
+            reload=_no_reload,
         )
         self.control = ControlServer(handler, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
@@ -274,3 +274,7 @@ async def _running(
     finally:
         await launcher.hang_up_on_all()
         await store.close()
+
+
+async def _no_reload() -> list[str]:
+    return []

@@ -9,13 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from bgd import clock, timezones
+from bgd.config import Config
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, PAUSED
+from bgd.daemon import schedules as daemon
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence
-from bgd.errors import ConfigError, NotAllowed, Refused
+from bgd.errors import ConfigError, Full, NotAllowed, Refused
 from bgd.wire.requests import List, ShutdownMode
 from tests.daemon.harness import SLOTS, UID, command, configure
 from tests.daemon.schedule_lives import DAY, HOUR, HOURLY, MINUTE, NIGHTLY, NOON, Life
@@ -482,6 +484,68 @@ async def test_a_name_that_is_stored_and_configured_is_refused(lives, folder: Pa
         async with lives.begin(configure(folder, rest=CONFIGURED)):
             pass
     assert caught.group_contains(ConfigError, match="nightly")
+
+
+def many(folder: Path, minute: int, count: int = 250) -> Config:
+    return configure(
+        folder,
+        rest="".join(
+            f'[schedules.s{number}]\ncron = "{minute} 3 * * *"\ncommand = ["/bin/true"]\n'
+            for number in range(count)
+        ),
+    )
+
+
+async def test_a_configuration_that_changes_while_its_schedules_are_taken_over_wins(lives, folder: Path):
+    async with lives.begin(old := many(folder, 1)) as life:
+        life.harness.supervisor.configure(new := many(folder, 2))
+        taking_over = asyncio.create_task(life.schedules.look())
+        await asyncio.sleep(0)
+        # in turns: others are served in between
+        assert life.schedules.has("s0", new.schedules["s0"])
+        assert life.schedules.has("s249", old.schedules["s249"])
+        life.harness.supervisor.configure(last := many(folder, 3, 120))
+        await taking_over
+        await soon(life.schedules.configured())
+
+        views = await life.schedules.views(None, 0)
+        assert {view.name: view.spec for view in views} == last.schedules
+        assert (await life.harness.store.read(storage.read_schedules)).keys() == last.schedules.keys()
+
+
+async def test_a_name_is_configured_from_the_reload_on(lives, folder: Path):
+    async with lives.begin() as life:
+        life.harness.supervisor.configure(configure(folder, rest=CONFIGURED))
+        with pytest.raises(Refused, match="configured"):
+            life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+
+
+async def test_many_schedules_are_checked_by_the_configuration_in_force_when_they_are_stored(
+    lives, folder: Path
+):
+    async with lives.begin() as life:
+        storing = asyncio.create_task(
+            life.schedules.set_many({"nightly": NIGHTLY}, UID, replaces=True, repeated=False)
+        )
+        await asyncio.sleep(0)
+        strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
+        life.harness.supervisor.configure(strict)
+        with pytest.raises(NotAllowed):
+            await storing
+
+        assert await life.schedules.views(None, 0) == []
+
+
+async def test_a_repeated_request_for_many_is_no_error_and_a_full_table_is(lives, monkeypatch):
+    monkeypatch.setattr(daemon, "MAX_SCHEDULES", 2)
+    async with lives.begin() as life:
+        both = {"one": NIGHTLY, "two": HOURLY}
+        told = await life.schedules.set_many(both, UID, replaces=False, repeated=False)
+        again = await life.schedules.set_many(both, UID, replaces=False, repeated=True)
+        with pytest.raises(Full):
+            await life.schedules.set_many({"three": NIGHTLY}, UID, replaces=True, repeated=False)
+
+        assert (told.added, again.unchanged) == (["one", "two"], ["one", "two"])
 
 
 # --- history is bounded

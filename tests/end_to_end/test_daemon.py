@@ -168,6 +168,23 @@ def test_check_checks_whether_class_jobs_could_start(machine, key):
     assert "/nope" in checked.stderr
 
 
+def test_check_finds_a_schedule_that_is_configured_and_stored(machine):
+    machine.start()
+    with machine.client() as client:
+        client.schedules.add("nightly", ["true"], cron="@daily")
+    machine.configure('[schedules.nightly]\ncron = "@daily"\ncommand = ["true"]\n')
+
+    while_it_runs = machine.run("--check")
+    machine.stop()
+    checked = machine.run("--check")
+    assert checked.returncode == while_it_runs.returncode == 78
+    assert "schedules.nightly: this name was added with `bgctl schedule add`" in checked.stderr
+    (machine.state_dir / "bgd.db").write_bytes(b"no database")
+    checked = machine.run("--check")
+    assert checked.returncode == 0
+    assert "bgd.db cannot be read (file is not a database): names" in checked.stderr
+
+
 def test_check_without_a_file_says_so(machine):
     done = machine.run("--check")
     assert (done.returncode, done.stdout) == (0, "built-in defaults: good\n")

@@ -194,7 +194,7 @@ class Machine:
         )
         schedules = ScheduleHandler(supervisor, Schedules(supervisor, actions, store))
         life.handler = RequestHandler(
-            supervisor, actions, maintenance, reads, schedules, self.shut_down, reload=list
+            supervisor, actions, maintenance, reads, schedules, self.shut_down, reload=_no_reload
         )
 
     async def _drain(self, life: SupervisorLife, mode: ShutdownMode) -> None:
@@ -243,3 +243,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
     ):
         yield
+
+
+async def _no_reload() -> list[str]:
+    return []

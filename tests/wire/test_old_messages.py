@@ -263,6 +263,7 @@ SENT: dict[str, list[Message]] = {
         requests.Forget(12, 6),
         schedules.GetSchedules(id=40, name="nightly", upcoming=5),
         schedules.SetSchedule(id=41, name="nightly", spec=SCHEDULE, replaces=True),
+        schedules.SetSchedules(id=47, schedules={"nightly": SCHEDULE}, replaces=True),
         schedules.RemoveSchedule(42, "nightly"),
         schedules.PauseSchedule(43, "nightly", paused=True),
         schedules.RunSchedule(44, "nightly"),
@@ -321,6 +322,7 @@ SENT: dict[str, list[Message]] = {
         replies.End(10),
         replies.Failed(11, replies.ErrorCode.FULL, "too many jobs"),
         schedules.SchedulesPart(40, [SCHEDULE_VIEW]),
+        schedules.SchedulesSet(47, ["nightly"], ["hourly"], ["rare"]),
         schedules.HistoryPart(45, [OCCURRENCE]),
     ],
     "to_launcher": [

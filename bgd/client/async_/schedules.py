@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgd.client.async_.job import AsyncJob
-from bgd.client.schedules import changed_schedule, new_schedule
+from bgd.client.schedules import changed_schedule, new_schedule, schedule_of
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.errors import Refused
 from bgd.wire import replies
 from bgd.wire import schedules as wire
-from bgd.wire.schedules import OccurrenceView, ScheduleView
+from bgd.wire.framing import MAX_FRAME
+from bgd.wire.messages import encode
+from bgd.wire.schedules import OccurrenceView, SchedulesSet, ScheduleView
 
 if TYPE_CHECKING:
     from bgd.client.async_.channel import Channel
     from bgd.client.async_.client import AsyncClient
+
+
+_MAX_TOGETHER = MAX_FRAME - 100  # bytes: the number that a request gets when it is sent makes it longer
 
 
 class AsyncSchedules:
@@ -56,6 +61,45 @@ class AsyncSchedules:
         """
         spec = new_schedule(argv, target, args, kwargs or {}, given)
         return await self._set(name, spec, replaces=replace and await self.get(name) is not None)
+
+    async def add_many(
+        self, schedules: Mapping[str, Mapping[str, Any]], *, replace: bool = False
+    ) -> SchedulesSet:
+        """Store schedules in one transaction: all of them, or none.
+
+        Args:
+            schedules: for each name what `add` takes, by name, `argv` included.
+            replace: also take the place of schedules of these names; otherwise that is an error.
+
+        Returns:
+            The names, by what became of them: `added`, `changed`, or `unchanged`.
+
+        Raises:
+            Refused: one is not valid, or there is a schedule of its name.
+        """
+        specs = {name: schedule_of(**given) for name, given in schedules.items()}
+        return await self._set_many(specs, replaces=replace)
+
+    async def register(self, *sources: object) -> SchedulesSet:
+        """Store the schedules of functions under `@bgd.job(cron=...)`; call this when you deploy.
+
+        A schedule that is stored already is changed if its definition has changed, and otherwise stays as it
+        is; those of functions that no longer exist stay too, until you `remove` them. All are stored in one
+        transaction. bgd.testing's `inline` checks and counts them, and never runs them.
+
+        Args:
+            sources: modules, which stand for the functions and methods that they define, and functions.
+
+        Returns:
+            The names, by what became of them: `added`, `changed` or `unchanged`.
+
+        Raises:
+            TypeError: a function has no schedule, or no worker would find it.
+            Refused: one is not valid, or its name is in the configuration.
+        """
+        from bgd.client.registration import schedules_of  # noqa: PLC0415 - most programs register none
+
+        return await self._set_many(schedules_of(sources), replaces=True)
 
     async def edit(self, name: str, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
         """Change a stored schedule; what is not given stays.
@@ -114,6 +158,15 @@ class AsyncSchedules:
         request = checked(wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before))
         reply = await self._channel.ask(request, wire.HistoryPart, repeatable=True)
         return reply.occurrences
+
+    async def _set_many(self, specs: dict[str, ScheduleSpec], *, replaces: bool) -> SchedulesSet:
+        request = checked(wire.SetSchedules(id=UNNUMBERED, schedules=specs, replaces=replaces))
+        if (size := len(encode(request))) > _MAX_TOGETHER:
+            raise Refused(
+                f"these {len(specs)} schedules take {size} bytes: at most {_MAX_TOGETHER} fit into one"
+                " transaction; store some at a time"
+            )
+        return await self._channel.ask(request, wire.SchedulesSet, repeatable=True)
 
     async def _set(self, name: str, spec: ScheduleSpec, *, replaces: bool) -> ScheduleView:
         request = checked(wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces))

@@ -81,7 +81,9 @@ from bgd.wire.schedules import (
     RunSchedule,
     ScheduleRequest,
     SchedulesPart,
+    SchedulesSet,
     SetSchedule,
+    SetSchedules,
 )
 from bgd.wire.views import Finding, JobProgress, Level, Progress
 
@@ -112,7 +114,7 @@ class RequestHandler:
         schedules: ScheduleHandler,
         shut_down: Callable[[ShutdownMode | None], None],
         *,
-        reload: Callable[[], list[str]],
+        reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._supervisor = supervisor
         self._actions = actions
@@ -245,7 +247,7 @@ class RequestHandler:
         return await self._reads.queues(request.id)
 
     async def _reload_configuration(self, request: Reload) -> Reply:
-        postponed = self._reload()
+        postponed = await self._reload()
         await self._supervisor.saved()  # the new configuration may have changed jobs that wait
         source = self._supervisor.config.source
         return Reloaded(request.id, source and as_utf8(source), postponed)
@@ -370,10 +372,8 @@ class ScheduleHandler:
                 for part in parts(views, partial(SchedulesPart, request.id)):
                     await replies.send_and_drain(part)
                 replies.send(End(request.id))
-            case SetSchedule():
-                if not (request.repeated and schedules.has(request.name, request.spec)):
-                    schedules.set(request.name, request.spec, actor.uid, replaces=request.replaces)
-                await self._send_one(request.id, request.name, replies)
+            case SetSchedule() | SetSchedules():
+                await self._store(request, actor, replies)
             case RemoveSchedule():
                 if not request.repeated or schedules.has(request.name):
                     schedules.remove(request.name)
@@ -389,6 +389,19 @@ class ScheduleHandler:
             case GetHistory():
                 rows = await schedules.history(request.name, request.limit, request.before)
                 replies.send(HistoryPart(request.id, rows))
+
+    async def _store(self, request: SetSchedule | SetSchedules, actor: Actor, replies: ReplySender) -> None:
+        schedules = self._schedules
+        if isinstance(request, SetSchedule):
+            if not (request.repeated and schedules.has(request.name, request.spec)):
+                schedules.set(request.name, request.spec, actor.uid, replaces=request.replaces)
+            await self._send_one(request.id, request.name, replies)
+            return
+        stored = await schedules.set_many(
+            request.schedules, actor.uid, replaces=request.replaces, repeated=request.repeated
+        )
+        await self._supervisor.saved()
+        replies.send(SchedulesSet(request.id, stored.added, stored.changed, stored.unchanged))
 
     async def _send_one(self, request_id: int, name: str, replies: ReplySender) -> None:
         await self._supervisor.saved()

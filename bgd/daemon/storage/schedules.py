@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from operator import itemgetter
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from bgd.core.job import FINAL, JobId, State
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
+from bgd.daemon.storage.schema import open_readable
 
 LATEST = 20  # finished jobs of a schedule that are remembered, because somebody may retry one
 KEPT = 1_000  # occurrences of each schedule, the newest ones
@@ -78,6 +80,18 @@ def spec_of(db: sqlite3.Connection, name: str) -> ScheduleSpec | None:
     """Return what a schedule says; None if it was removed."""
     row = db.execute("SELECT spec FROM schedules WHERE name = ?", (name,)).fetchone()
     return None if row is None else _decode(row[0])
+
+
+def stored_names(path: str) -> set[str]:
+    """Return the names of the schedules that people have added to a database, which a daemon may have open.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    with closing(open_readable(path)) as db:
+        (exists,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'schedules'").fetchone()
+        rows = db.execute("SELECT name FROM schedules WHERE uid IS NOT NULL") if exists else ()
+        return {name for (name,) in rows}
 
 
 def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[NewOccurrence]]:
