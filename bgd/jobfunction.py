@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from bgd.client.options import JobOptions
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing import Literal, Unpack
 
     from bgd.client.async_.job import AsyncJob
     from bgd.client.blocking.job import Job
+    from bgd.client.options import Duration
+    from bgd.core.schedule_spec import ScheduleSpec
     from bgd.core.spec import JobSpec
+
+    class FunctionOptions(JobOptions, total=False):
+        """What `bgd.job` takes: options of jobs, and the settings of a schedule."""
+
+        cron: str
+        calendar: str
+        every: str
+        timezone: str
+        overlap: Literal["skip", "allow", "queue", "replace"]
+        missed: Literal["cron", "skip", "latest"]
+        missed_within: Duration
+        late_after: Duration
+        excluded: Sequence[str]
+
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -23,15 +40,27 @@ T = TypeVar("T")
 Arguments = Sequence[object] | Mapping[str, object]
 """The arguments of one call: positional or named ones."""
 
-_ADDED = ("submit", "submit_async", "submit_many", "spec", "options")
+# Of a schedule. `jitter` is not among them: here it is about retries
+_SETTINGS = (
+    "cron",
+    "calendar",
+    "every",
+    "timezone",
+    "overlap",
+    "missed",
+    "missed_within",
+    "late_after",
+    "excluded",
+)
+_ADDED = ("submit", "submit_async", "submit_many", "spec", "options", "schedule_spec")
 
 
 @overload
 def job(function: Callable[P, R_co], /) -> JobFunction[P, R_co]: ...
 @overload
-def job(**options: Unpack[JobOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
+def job(**options: Unpack[FunctionOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
 def job(function: Any = None, /, **options: Any) -> Any:
-    """Give a function `submit`, `submit_many`, `submit_async`, `spec` and `options`.
+    """Give a function `submit`, `submit_many`, `submit_async`, `spec`, `options` and `schedule_spec`.
 
     It stays the same function: a call of it runs here, and a worker finds it by its name if the daemon's
     configuration allows that. Because a worker imports this module for each job, what submitting needs is
@@ -41,16 +70,19 @@ def job(function: Any = None, /, **options: Any) -> Any:
         function: one at the top of a module, or a method of a class there. For each job of a method, the
             class is called without arguments to make the object. `staticmethod` and `classmethod` go above
             this decorator.
-        options: of its jobs, as of `Client.call`.
+        options: of its jobs, as of `Client.call`; and one of `cron`, `calendar` and `every`, with
+            `timezone`, `overlap`, `missed`, `missed_within`, `late_after` and `excluded`, for a schedule.
+            The schedule is stored when you pass the function or its module to `client.schedules.register`.
 
     Raises:
         TypeError: it is not such a function, or an option is unknown.
         Refused: a value of an option is out of range or of the wrong type.
     """
     if function is None:
-        _check(options)
-        return lambda function: _with_background(function, options)
-    return _with_background(function, options)
+        schedule = {name: options.pop(name) for name in _SETTINGS if name in options}
+        _check(options, schedule)
+        return lambda function: _with_background(function, options, schedule)
+    return _with_background(function, options, {})
 
 
 class Background(Generic[P, R_co]):
@@ -64,9 +96,15 @@ class Background(Generic[P, R_co]):
     children and in threads. All methods raise what `Client.call` raises.
     """
 
-    def __init__(self, function: Callable[P, R_co], options: JobOptions) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R_co],
+        options: JobOptions,
+        schedule: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._function = function
         self._options = options
+        self._schedule = schedule  # when `register` makes the function run, and the other settings of that
         self._unchecked: JobOptions = {**options, "check": False}  # for what this has checked itself
 
     @overload
@@ -120,8 +158,21 @@ class Background(Generic[P, R_co]):
             Refused: a value is out of range or of the wrong type.
         """
         options: JobOptions = {**self._options, **changed}
-        _check(options)
-        return Background(self._function, options)
+        _check(options, {})
+        return Background(self._function, options, self._schedule)
+
+    def schedule_spec(self) -> tuple[str, ScheduleSpec] | None:
+        """Return name and definition of the function's schedule, as `register` stores it; None: it has none.
+
+        Raises:
+            TypeError: the function needs arguments, or no worker would find it.
+            Refused: it has no name that a schedule can have.
+        """
+        if not self._schedule:
+            return None
+        from bgd.client.schedules import schedule_of_function  # noqa: PLC0415 - see `job`
+
+        return schedule_of_function(self._spec((), {}), self._schedule)
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
@@ -171,12 +222,12 @@ def background_of(
     return Background(function, options)
 
 
-def _with_background(function: Any, options: Any) -> Any:
+def _with_background(function: Any, options: Any, schedule: Mapping[str, Any]) -> Any:
     if isinstance(function, classmethod | staticmethod):
         raise TypeError(f"put @bgd.job below @{type(function).__name__}, next to the function")
     if isinstance(function, type) or not callable(function) or not hasattr(function, "__qualname__"):
         raise TypeError(f"@bgd.job is for functions and methods, not {function!r}")
-    background: Background[..., Any] = Background(function, options)
+    background: Background[..., Any] = Background(function, options, schedule)
     try:
         for name in _ADDED:
             setattr(function, name, getattr(background, name))
@@ -185,12 +236,18 @@ def _with_background(function: Any, options: Any) -> Any:
     return function
 
 
-def _check(options: Any) -> None:
+def _check(options: Any, schedule: Mapping[str, Any]) -> None:
     """Refuse options that no class job can have, except in a worker, which runs jobs and must start fast."""
-    if options and "bgd_worker" not in sys.modules:
+    if "bgd_worker" in sys.modules:
+        return
+    if options:
         from bgd.client.specs import check_options  # noqa: PLC0415 - see `job`
 
         check_options(options)
+    if schedule:
+        from bgd.client.schedules import check_settings  # noqa: PLC0415 - see `job`
+
+        check_settings(schedule)
 
 
 def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:

@@ -55,7 +55,7 @@ ROOMS = {
     "bgd/inside": f"{STANDARD} ._reporter .Job",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # a worker imports it for each job, so what it calls is imported late
-    "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec",
+    "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.schedule_spec.ScheduleSpec bgd.core.spec.JobSpec",
     "bgd/executor.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # it stands in for daemon and worker, and checks and runs jobs with their code
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import ctypes
 import json
+import logging
 import os
 import pwd
 import signal
@@ -27,6 +28,8 @@ from bgd.client.transport import Pause, install_backend
 from bgd.config import Config, load
 from bgd.core.job import FINAL, Move, Outcome, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
+from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.schedules import problem_with_schedule
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, python_target
 from bgd.daemon.access import check_may_run
@@ -52,10 +55,13 @@ from bgd.wire.replies import (
     code_of,
 )
 from bgd.wire.requests import Request
+from bgd.wire.schedules import SchedulesSet, SetSchedules
 from bgd.wire.views import AttemptView, EventView, JobError, JobView, Progress
 from bgd.worker import process
 from bgd.worker.job import carry_out, provide_bgd_job, read
 from bgd.worker.stopping import NO_REASON, REASONS, StopHandler, raise_for_cancellation
+
+logger = logging.getLogger(__name__)
 
 _NO_HOME = "/nonexistent"  # a home without a configuration
 _INTERRUPTED = "KeyboardInterrupt"
@@ -290,6 +296,7 @@ class InlineBackend:
         self.config = config
         self._allows_all = allows_all
         self._events: list[EventView] = []
+        self._schedules: dict[str, ScheduleSpec] = {}
         self._changed = threading.Condition()  # guards all of these; not held while a job runs
         self._running: dict[int, _InlineResult] = {}
         self._is_over = False
@@ -319,19 +326,16 @@ class InlineBackend:
                 yield Shown(number, self._view(job))
                 yield AttemptsPart(number, [_attempt_of(job)])
                 yield End(number)
-            case requests.Wait(id=number, jobs=job_ids, only_now=only_now):
-                for job in map(self._job, job_ids):
-                    if only_now and not _is_finished(job):
-                        continue
-                    yield self._until(partial(_is_finished, job))
-                    yield JobsPart(number, [self._view(job)])
-                yield End(number)
+            case requests.Wait() as request:
+                yield from self._stream_finished(request)
             case requests.GetResult(id=number, job=job_id):
                 job = self._job(job_id)
                 self.jobs_with_known_result.add(job_id)
                 yield Result(number, self._view(job), job.result_text, job.error)
             case requests.GetEvents() as request:
                 yield from self._stream_events(request)
+            case SetSchedules() as request:
+                yield self._set_schedules(request)
             case request if isinstance(request, _ACTIONS):
                 act = self._cancel if isinstance(request, requests.Cancel) else _too_late
                 yield Acted(request.id, [act(job_id) for job_id in request.jobs])
@@ -347,6 +351,14 @@ class InlineBackend:
         else:
             batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
             yield self._submit(number, [spec for part in batch for spec in part.specs])
+
+    def _stream_finished(self, request: requests.Wait) -> Replies:
+        for job in map(self._job, request.jobs):
+            if request.only_now and not _is_finished(job):
+                continue
+            yield self._until(partial(_is_finished, job))
+            yield JobsPart(request.id, [self._view(job)])
+        yield End(request.id)
 
     def _stream_events(self, request: requests.GetEvents) -> Replies:
         latest = len(self._events) if request.follow else 0
@@ -390,6 +402,22 @@ class InlineBackend:
         for job in jobs:
             self._run(job)
         return Submitted(number, [job.id for job in jobs])
+
+    def _set_schedules(self, request: SetSchedules) -> Reply:
+        """Answer as a daemon would; no schedule is ever due here."""
+        for name, spec in request.schedules.items():
+            self._check(spec.job)
+            if (problem := problem_with_schedule(spec)) is not None:
+                raise Refused(problem)
+            if name in self._schedules and not request.replaces:
+                raise Refused(f"there is a schedule {name} already")
+        logger.info("inline() checks schedules and never runs them: %s", ", ".join(request.schedules))
+        with self._changed:
+            known, self._schedules = self._schedules, {**self._schedules, **request.schedules}
+        added = [name for name in request.schedules if name not in known]
+        unchanged = [name for name, spec in request.schedules.items() if known.get(name) == spec]
+        changed = [name for name in request.schedules if name not in added and name not in unchanged]
+        return SchedulesSet(request.id, added, changed, unchanged)
 
     def _check(self, spec: JobSpec) -> None:
         if spec.target is None:

@@ -1,5 +1,7 @@
 """Functions as jobs: each names its own options, and can still be called directly."""
 
+from pathlib import Path
+
 import bgd
 
 
@@ -12,3 +14,8 @@ def send_letter(address: str, *, copies: int = 1) -> str:
 @bgd.job
 def area(width: float, height: float) -> float:
     return width * height
+
+
+@bgd.job(cron="30 2 * * *", timezone="Europe/Paris", late_after="10m")
+def count_letters(folder: str = "/var/mail") -> int:
+    return sum(1 for _ in Path(folder).glob("*"))

@@ -17,6 +17,7 @@ async def length(text: str) -> int:
 
 def misuse_of_functions(client: Client) -> None:
     bgd.job(quue="mail")  # E: call-overload
+    bgd.job(cron="@daily", overlap="sometimes")  # E: call-overload
     add.submit("one")  # E: arg-type
     add.submit(1, third=3)  # E: call-arg
     add("one")  # E: arg-type

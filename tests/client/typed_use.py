@@ -31,6 +31,11 @@ async def send(address: str, *, copies: int = 1) -> list[str]:
     return [address] * copies
 
 
+@bgd.job(cron="0 3 * * *", timezone="Europe/Paris", overlap="queue", late_after="10m", retries=2)
+def clean_up(limit: int = 10) -> int:
+    return limit
+
+
 class Report:
     @bgd.job(priority=5)
     def text(self, pages: int) -> str:
@@ -52,8 +57,10 @@ def use_functions(client: Client) -> None:
     mixed: list[Job] = client.submit_many([add.spec(1), send.spec("ada", copies=3)])
     any_job: Job = add.submit(1)
     function: JobFunction[[int], str] = Report().text
+    added: list[str] = client.schedules.register(clean_up, clean_up.options(priority=3)).added
+    scheduled: Job[int] = clean_up.submit(3)
     with bgd.using(client):
-        print(number, address, letters, text, name, many, mixed, any_job, function)
+        print(added, scheduled, number, address, letters, text, name, many, mixed, any_job, function)
 
 
 def use_maps(client: Client, paths: Iterator[Path]) -> None:

@@ -13,7 +13,7 @@ from tests.support import ROOT, Daemon
 
 CONFIGURATION = f"""\
 [security]
-allowed_classes = ["tests.functions.tasks.*"]
+allowed_classes = ["tests.functions.tasks.*", "tests.functions.scheduled.*"]
 
 [python]
 path = ["{ROOT}"]

@@ -57,6 +57,11 @@ def next_one(number: int) -> int:
     return number + 1
 
 
+@bgd.job(every="1h")
+def needs(argument: str) -> str:
+    return argument
+
+
 class Report:
     def __init__(self) -> None:
         self.title = "made anew"

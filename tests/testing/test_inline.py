@@ -25,7 +25,7 @@ from bgd import (
 from bgd.executor import Executor
 from bgd.testing import inline
 from bgd.wire.views import Progress
-from tests.functions import tasks
+from tests.functions import scheduled, tasks
 from tests.support import DEADLINE, wait_until
 
 TASKS = "tests.functions.tasks"
@@ -214,6 +214,22 @@ def test_all_or_none_of_a_batch_run():
         with pytest.raises(NotAllowed):
             Client().submit_many([{"target": f"{TASKS}:square", "args": [3]}, tasks.add.spec(1)])
         assert jobs.submitted == []
+
+
+def test_schedules_are_checked_and_counted_but_never_due(caplog):
+    with inline() as jobs, caplog.at_level("INFO"), Client() as client:
+        assert len(client.schedules.register(scheduled).added) == 3
+        assert len(client.schedules.register(scheduled).unchanged) == 3
+        told = client.schedules.register(scheduled.clean_up.options(retries=7))
+        assert told.changed == ["tests.functions.scheduled.clean_up"]
+        with pytest.raises(Refused, match="a schedule every-day already"):
+            client.schedules.add_many(
+                {"every-day": {"target": "tests.functions.tasks:add", "args": [1], "every": "1d"}}
+            )
+        assert jobs.submitted == []
+    assert "never runs them: tests.functions.scheduled.clean_up, every-day" in caplog.text
+    with inline(allowed=[f"{TASKS}.*"]), Client() as client, pytest.raises(NotAllowed):
+        client.schedules.register(scheduled)
 
 
 @pytest.mark.usefixtures("jobs")
