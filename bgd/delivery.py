@@ -200,10 +200,17 @@ def as_text(notification: Notification) -> str:
     lines = [f"{headline(notification)}.", ""]
     if message.event is NotifyEvent.TEST:
         lines += ["This is a test: somebody asked for it, and nothing has failed.", ""]
+    if message.event is NotifyEvent.SUMMARY:
+        lines += [
+            f"They are more than [notify.{one_line(message.target)}] per_minute lets through one by one.",
+            "",
+        ]
     lines += [f"{label + ':':10} {value}" for label, value in facts(message)]
     commands = []
     if message.job is not None:
         commands += [f"bgctl show {message.job}", f"bgctl logs {message.job}"]
+    if message.event is NotifyEvent.SUMMARY:
+        commands.append("bgctl list --state failed")
     if message.schedule is not None:
         commands.append(f"bgctl schedule history {one_line(message.schedule)}")
     if commands:

@@ -276,7 +276,9 @@ def test_a_summary_names_what_it_sums_up():
 
     text = as_text(notification(TEST, event="summary", summary=summary))
 
+    assert "more than [notify.t] per_minute lets through" in text
     assert "failed:    12: nightly, po␊ll\nrecovered: 1\n" in text
+    assert text.endswith("\n\n  bgctl list --state failed\n")
 
 
 def test_a_test_says_that_it_is_one():
