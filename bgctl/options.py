@@ -27,8 +27,10 @@ from bgd.core.spec import (
     MAX_PROCESSES,
     MAX_RETRIES,
     MAX_SLOTS,
+    MAX_TOKENS,
     NOT_SCHEDULED,
     OPTIONS,
+    RESOURCE_NAME,
     Backoff,
     Duration,
     ExecutorName,
@@ -46,11 +48,13 @@ from bgd.core.spec import (
     Priority,
     ProcessCount,
     QueueName,
+    ResourceName,
     Retries,
     Share,
     SlotCount,
     Tags,
     Timeout,
+    TokenCount,
     kind_of,
 )
 from bgd.escape import one_line
@@ -472,6 +476,24 @@ class WordType(click.Choice[str]):
             return super().convert(value, param, ctx)
 
 
+class ResourceType(click.ParamType[tuple[str, int]]):
+    """A resource and how many of its tokens, for example gpu=2."""
+
+    name = "resource"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return the name and the number."""
+        name, _, count = str(value).partition("=")
+        try:
+            return msgspec.convert((name, int(count)), tuple[ResourceName, TokenCount])
+        except (ValueError, msgspec.ValidationError):
+            self.fail(
+                f"{value!r} is not NAME=N, such as gpu=1: {RESOURCE_NAME}, and 1 to {MAX_TOKENS}", param, ctx
+            )
+
+
 class PathType(click.ParamType[str]):
     """The path of a file ("file") or a folder ("dir"); the shell itself completes it."""
 
@@ -539,6 +561,13 @@ def _parse_assignments(
     return {name: value for name, _, value in pairs} or None
 
 
+def _parse_resources(
+    context: click.Context, parameter: click.Parameter, values: tuple[tuple[str, int], ...]
+) -> dict[str, int] | None:
+    del context, parameter
+    return dict(values) or None
+
+
 def _parse_env_pass(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> str | list[str] | None:
@@ -590,6 +619,7 @@ _SPELLINGS = {
     "name": ["-n", "--name"],
     "tags": ["-t", "--tag", "tags"],
     "env": ["-e", "--env"],
+    "resources": ["--resource", "resources"],
 }
 
 # Further settings of click.option
@@ -600,6 +630,12 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "after": _UNFINISHED_IDS,
     "after_any": _UNFINISHED_IDS,
     "env": {"multiple": True, "callback": _parse_assignments, "metavar": "K=V"},
+    "resources": {
+        "type": ResourceType(),
+        "multiple": True,
+        "callback": _parse_resources,
+        "metavar": "NAME=N",
+    },
     "stdin": {"type": FILE, "metavar": "FILE|-"},
     "stop_signal": {"metavar": "SIG"},  # a list of the signals would take a line of its own
 }

@@ -34,6 +34,7 @@ from bgd.formatting import (
     short_duration,
     signal_name,
     state_in_words,
+    tokens_line,
 )
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
@@ -183,6 +184,7 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
         ("took" if attempt.outcome else "runs for", short_duration(attempt.run_seconds)),
         ("runs on" if attempt.outcome is None else "ran on", executor_line(attempt)),
+        ("holds" if attempt.outcome is None else "held", tokens_line(attempt)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _describe_usage(attempt)),
         ("log", _describe_log(attempt)),

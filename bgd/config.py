@@ -26,11 +26,13 @@ from bgd.core.spec import (
     EXECUTOR_NAME,
     LOCAL,
     MAX_DURATION,
+    MAX_TOKENS,
     NOT_SCHEDULED,
     NOTIFICATION_QUEUE,
     NOTIFY_NAME,
     OPTIONS,
     QUEUE_NAME,
+    RESOURCE_NAME,
     Backoff,
     Duration,
     ExecutorKind,
@@ -41,6 +43,7 @@ from bgd.core.spec import (
     MemoryBytes,
     NotifyName,
     QueueName,
+    ResourceName,
     Retries,
     Share,
     SlotCount,
@@ -114,6 +117,7 @@ class Config(Struct, frozen=True, kw_only=True):
     python: PythonConfig
     runners: dict[str, RunnerConfig]
     executors: dict[str, ExecutorConfig]  # besides "local"
+    resources: dict[str, tuple[str, ...]]  # the tokens of each
     logs: LogsConfig
     retention: RetentionConfig
     backup: BackupConfig
@@ -297,6 +301,31 @@ _URL = re.compile(
     r"(/[\w.~%!$&'()*+,;=:@/-]*(\?[\w.~%!$&'()*+,;=:@/?-]*)?)?",
     re.ASCII,
 )
+
+
+def _tokens(setting: Setting) -> tuple[str, ...]:
+    """Read the tokens of a resource: their names, or how many there are."""
+    value = setting.value
+    if isinstance(value, str) and value.isdecimal():  # from the environment
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= MAX_TOKENS:
+            raise ValueError(f"must be a list of names, or how many there are: 0 to {MAX_TOKENS}")
+        return tuple(str(number) for number in range(1, value + 1))
+    if not isinstance(value, str | list):
+        raise ValueError(  # noqa: TRY004 - what readers raise
+            'must be a list of names such as ["0", "1"], or how many there are, such as 3'
+        )
+    names = texts(setting)
+    for name in names:
+        if not _TOKEN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name of 1 to 64 letters, digits and '.', '_', ':', '-', '/'")
+    if len(set(names)) < len(names) or len(names) > MAX_TOKENS:
+        raise ValueError(f"must be different names, at most {MAX_TOKENS}")
+    return names
+
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated by commas
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:
@@ -606,6 +635,7 @@ SCHEMA: Schema = {
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
     "executors": {ANY: keys_of(ExecutorConfig)},
+    "resources": {ANY: Key(_tokens)},
     "schedules": {ANY: _SCHEDULES},
     "notify": {ANY: keys_of(NotifyTarget)},
 }
@@ -649,6 +679,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         retention=_section(found, "retention", RetentionConfig),
         backup=_section(found, "backup", BackupConfig, folder=f"{daemon.state_dir}/backups"),
         executors=executors,
+        resources=dict(_resources(found)),
         queues=dict(_queues(found, executors)),
         classes=dict(_class_policies(found)),
         schedules=dict(_schedules(found)),
@@ -702,6 +733,19 @@ def _executors(found: Mapping[str, Setting]) -> Iterator[tuple[str, ExecutorConf
         if executor.kind is ExecutorKind.LOCAL and executor.argv:
             raise ConfigError(f'{setting.origin}: argv is for an executor of kind = "{ExecutorKind.PREFIX}"')
         yield name, executor
+
+
+def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    section = "resources."
+    for path in [path for path in found if path.startswith(section)]:
+        name, setting = path.removeprefix(section), found[path]
+        try:
+            msgspec.convert(name, ResourceName)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{setting.origin}: not the name of a resource, which is {RESOURCE_NAME}"
+            ) from error
+        yield name, read_section(found, "resources", {name: Key(_tokens)})[name]
 
 
 def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPolicy]]:

@@ -168,7 +168,7 @@ def test_documented_file_equals_the_built_in_defaults():
 
 def test_documented_file_has_every_key_and_right_defaults(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
-    without_defaults = ("classes.", "runners.", "executors.", "schedules.", "notify.")
+    without_defaults = ("classes.", "runners.", "executors.", "resources.", "schedules.", "notify.")
     keys = {  # which load refuses to exceed
         name for name in names_of(SCHEMA) if not name.startswith(without_defaults)
     }
@@ -246,6 +246,14 @@ def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
         "php": RunnerConfig(argv=("php", "artisan", "bgd:run"), cwd="/home/ada/shop"),
         "node_20": RunnerConfig(argv=(f"{tmp_path}/bin/run", ""), cwd=None),
     }
+
+
+def test_tokens_of_resources_are_names_or_a_number(written):
+    config = written('resources.gpu = ["0", "GPU-7f:1"]\nresources.license = 3\nresources.none = 0')
+
+    assert config.resources == {"gpu": ("0", "GPU-7f:1"), "license": ("1", "2", "3"), "none": ()}
+    environ = {"BGD_RESOURCES_GPU": "2", "BGD_RESOURCES_DISK": "a,b", **HOME}
+    assert load(environ=environ).resources == {"gpu": ("1", "2"), "disk": ("a", "b")}
 
 
 def test_executors_are_named_and_queues_are_bound_to_them(written):
@@ -619,6 +627,11 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ('executors.x.kind = "cloud"', ["executors.x.kind", "'cloud'", "local, prefix"]),
         ('executors.x.kind = "prefix"', ["[executors.x] has no argv", '["nice", "-n", "7"]']),
         ('executors.x.argv = ["nice"]', ['argv is for an executor of kind = "prefix"']),
+        ("resources.gpu = -1", ["resources.gpu = -1", "0 to 1000"]),
+        ("resources.gpu = true", ["resources.gpu", "a list of names"]),
+        ('resources.gpu = ["0", "0"]', ["resources.gpu", "different names"]),
+        ('resources.gpu = ["0,1"]', ["'0,1' is not a name"]),
+        ("resources.GPU = 2", ["resources.GPU", "small letters"]),
         ('executors.local.kind = "prefix"', ["the executor local is always there"]),
         ('executors.Big.kind = "local"', ["executors.Big.kind", "small letters"]),
         ('queues.big.executor = "x y"', ["queues.big.executor", "small letters"]),

@@ -63,6 +63,7 @@ class FurtherOptions(TypedDict, total=False):
     * `after_any`: start after these jobs have ended, in any way.
     * `key`: queue only one unfinished job with this key.
     * `slots`: number of slots to occupy while running.
+    * `resources`: tokens of a resource to hold while running: gpu=1.
     * `hold`: wait until the job is released.
     * `cwd`: run in this folder.
     * `umask`: file mode creation mask.
@@ -103,6 +104,7 @@ class FurtherOptions(TypedDict, total=False):
     after_any: Sequence[JobReference]
     key: str | None
     slots: int
+    resources: Mapping[str, int] | None
     hold: bool
     cwd: str | os.PathLike[str] | None
     umask: int | None
@@ -175,6 +177,7 @@ class EditOptions(TypedDict, total=False):
     after: Sequence[JobReference]
     after_any: Sequence[JobReference]
     slots: int
+    resources: Mapping[str, int] | None
     cwd: str | os.PathLike[str]
     env: Mapping[str, str]
     stdin: str | os.PathLike[str] | None
@@ -253,3 +256,4 @@ class JobAttributes:
     problem: str | None
     executor: str | None
     notify: str | None
+    resources: dict[str, int] | None

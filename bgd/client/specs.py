@@ -429,7 +429,7 @@ def _problem(message: str, values: dict[str, Any], kind: type[Struct]) -> str:
     return explanation
 
 
-def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each type
+def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911, PLR0912 - a line for each type
     """Return in words which values a field of this type takes."""
     from msgspec import inspect  # noqa: PLC0415 - as above
 
@@ -453,6 +453,8 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each typ
             | inspect.VarTupleType(item_type=item, max_length=most)
         ):
             return f"a list of at most {most}, each {_requirement(item)}"
+        case inspect.DictType(value_type=inspect.IntType(le=int(count)), max_length=most):
+            return f"at most {most} resources, each with a number from 1 to {count}"
         case inspect.DictType(max_length=most):
             return f"at most {most} names, each with a text"
         case inspect.UnionType(types=kinds):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 
 from msgspec.structs import replace
 
 from bgd.core.heaps import DueHeap
 from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+
+_MAX_CACHED = 1024  # conditions that jobs share
 
 # --- the conditions of one job ----------------------------------------------------------------------------
 
@@ -23,6 +26,7 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
             after_any=_unique(spec.after_any),
             key=spec.key,
             slots=spec.slots,
+            resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
         )
     )
 
@@ -80,8 +84,8 @@ def without_met_conditions(job: Job) -> Job:
     if (job.conditions is NO_CONDITIONS and job.due is None) or job.state in _HAS_CONDITIONS:
         return job
     expires = job.conditions.expires if job.state is State.QUEUED else None
-    conditions = Conditions(expires=expires, key=job.conditions.key, slots=job.conditions.slots)
-    return replace(job, due=None, conditions=_shared(conditions))
+    kept = replace(job.conditions, at=None, expires=expires, after=(), after_any=())
+    return replace(job, due=None, conditions=_shared(kept))
 
 
 _HAS_CONDITIONS = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
@@ -121,8 +125,15 @@ def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
 
 
 def _shared(conditions: Conditions) -> Conditions:
-    """Return the one object for all jobs without conditions."""
-    return NO_CONDITIONS if conditions == NO_CONDITIONS else conditions
+    """Return one object for all jobs without conditions, and mostly one for those with the same demand."""
+    if conditions == NO_CONDITIONS:
+        return NO_CONDITIONS
+    return _same(conditions) if conditions.resources and conditions.expires is None else conditions
+
+
+@lru_cache(_MAX_CACHED)
+def _same(conditions: Conditions) -> Conditions:
+    return conditions
 
 
 # --- the conditions of all jobs ---------------------------------------------------------------------------

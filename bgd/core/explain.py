@@ -27,6 +27,7 @@ class Cause(StrEnum):
     JOBS = "jobs"
     QUEUE_SLOTS = "queue_slots"
     SLOTS = "slots"
+    TOKENS = "tokens"  # of a resource
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
 
@@ -34,10 +35,11 @@ class Cause(StrEnum):
 class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that keeps a job from running.
 
-    `subject`: the name of its queue; of HOLD and SUSPENSION the id of the job. `taken` of `slots` slots are
-    taken, of its queue or of all, and it needs `wanted`. `ahead`: queued jobs that start before it, counted
-    up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher. `at`:
-    until when it waits, epoch time. `jobs`: those that it waits for, up to MAX_NAMED, and `more` besides.
+    `subject`: the name of its queue or of a resource; of HOLD and SUSPENSION the id of the job. `taken` of
+    `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start before it,
+    counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher.
+    `at`: until when it waits, epoch time. `jobs`: those that it waits for, up to MAX_NAMED, and `more`
+    besides.
     """
 
     cause: Cause
@@ -65,6 +67,8 @@ class Place(Struct, frozen=True, kw_only=True):
     queue_taken: int
     has_room: bool  # in its queue
     is_paused: bool  # its queue is
+    resources: tuple[tuple[str, int, int, int], ...]
+    """Of each resource that it asks for: its name; how many tokens it needs, are free, and there are."""
     is_apart: bool  # its queue takes none of the daemon's slots, and no pause of all queues stops it
     ahead: int | None
 
@@ -128,6 +132,11 @@ def _short_of(job: Job, place: Place) -> list[Reason]:
         )
     if not place.is_apart and place.taken + place.size > place.slots:
         reasons.append(Reason(cause=Cause.SLOTS, wanted=place.size, slots=place.slots, taken=place.taken))
+    for name, wanted, free, total in place.resources:
+        if wanted > free:
+            reasons.append(
+                Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
+            )
     return reasons
 
 
@@ -140,7 +149,7 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     return before or explanation.reasons
 
 
-_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TURN})
+_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.TURN})
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -155,7 +164,7 @@ def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
     return " ".join(filter(None, [words_of(reason), jobs, time]))
 
 
-def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911 (a flat list of cases)
+def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat list of cases)
     """Return what a job waits for, without the jobs or the instant that follow."""
     are = "is" if reason.taken == 1 else "are"
     match reason.cause:
@@ -180,6 +189,11 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911 (a flat list of case
         case Cause.SLOTS:
             taken = f"{reason.taken} {are} taken"
             return f"for {reason.wanted} of {reason.slots} slots: {taken}{_ahead(reason, ', and ')}"
+        case Cause.TOKENS if (reason.slots or 0) < reason.wanted:
+            return f"for {reason.wanted} {reason.subject}: bgd has {reason.slots or 'none'}"
+        case Cause.TOKENS:
+            taken = f"{reason.taken} of {reason.slots} {are} taken"
+            return f"for {reason.wanted} {reason.subject}: {taken}{_ahead(reason, ', and ')}"
         case Cause.TURN:
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:
@@ -242,4 +256,4 @@ def likely_start(
     return max(ready_at, sorted(free_at)[slots.wanted - 1])
 
 
-_PASSES_BY_ITSELF = _ONCE_QUEUED | {Cause.TIME}
+_PASSES_BY_ITSELF = frozenset({Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TURN})

@@ -7,7 +7,7 @@ from typing import NewType
 
 from msgspec import Struct, field
 
-from bgd.core.spec import Backoff, Duration, Instant, Retries, Share
+from bgd.core.spec import Backoff, Demand, Duration, Instant, Retries, Share
 
 JobId = NewType("JobId", int)
 
@@ -164,6 +164,7 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     after_any: tuple[JobId, ...] = ()
     key: str | None = None
     slots: int = 1
+    resources: Demand = ()
 
 
 NO_CONDITIONS = Conditions()

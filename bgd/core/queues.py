@@ -10,6 +10,8 @@ from msgspec import Struct
 from bgd.core.explain import MAX_AHEAD, Place
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
+from bgd.core.limits import NO_TOKENS, Resources, TokenPool, Tokens
+from bgd.core.spec import Demand
 
 
 class QueueRule(Struct, frozen=True, kw_only=True):
@@ -25,102 +27,204 @@ class QueueRule(Struct, frozen=True, kw_only=True):
     apart: bool = False
 
 
+Lane = tuple[str | None, Demand]
+"""Queued jobs of one queue, or of all queues without a rule (None), that ask for the same resources."""
+
+Urgency = tuple[int, JobId]
+"""(-priority, id) of a queued job: smaller starts sooner."""
+
+
 class ReadyQueues:
-    """Queued jobs, and the slots of active ones.
+    """Queued jobs, and the slots and tokens of active ones.
 
-    Each queue with a rule has a heap of its own; all others share one heap, named None. So choosing a job
-    looks once at each heap. A heap from which nothing could start is skipped until something in it changes:
-    otherwise each new job would cost a look at every queue that is full or paused.
+    Jobs that can only start in their order share a lane, which has a heap. Choosing a job looks once at each
+    lane. A lane from which nothing could start is skipped until something changes for its queue or its
+    resources: otherwise each new job would cost a look at every lane that is full or paused.
 
-    A rule may change at any time at no cost. Jobs that were in the shared heap before their queue got a rule
-    move to its own heap when they come to the top. Only a pause of what is first in the shared heap moves all
+    A rule may change at any time at no cost. Jobs that were in the shared lane before their queue got a rule
+    move to its own lane when they come to the top. Only a pause of what is first in a shared lane moves all
     of it at once.
+
+    Nothing starves. The first job of a lane that waits only for tokens keeps later jobs from taking any of
+    these resources; one that has its tokens and waits only for slots of its queue keeps later jobs of the
+    queue from taking those; one that waits only for slots of all keeps all later jobs waiting. A job whose
+    queue is full claims no tokens, which others can use meanwhile, unless a later job of its queue runs.
 
     Args:
         slots: how many slots active jobs may take together.
         rules: of each queue that has one.
         job_of: returns the unfinished job with an id, None if there is none.
+        resources: all tokens of each resource.
 
     Attributes:
         taken: how many of the slots active jobs take.
     """
 
     def __init__(
-        self, slots: int, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]
+        self,
+        slots: int,
+        rules: Mapping[str, QueueRule],
+        job_of: Callable[[JobId], Job | None],
+        resources: Resources = NO_TOKENS,
     ) -> None:
         self.taken = 0
         self._job_of = job_of
-        self._heaps: dict[str | None, ReadyHeap] = {None: ReadyHeap(partial(self._is_live, None))}
-        self._promising: set[str | None] = set()  # heaps from which a job might start
+        self._heaps: dict[Lane, ReadyHeap] = {}
+        self._lanes: dict[str | None, set[Lane]] = {None: set()}  # of each queue with lanes of its own
+        self._wanting: dict[str, set[Lane]] = {}  # lanes that ask for each resource
+        self._promising: set[Lane] = set()  # lanes from which a job might start
         self._taken_in: dict[str, int] = {}  # slots that active jobs take, by queue
         self._numbers = SlotPool()
-        self._active: dict[JobId, tuple[int, int]] = {}  # slot number, and how many slots the job takes
-        self.resize(slots, rules)
+        self._tokens = TokenPool(resources)
+        self._active: dict[JobId, ActiveJob] = {}
+        self.resize(slots, rules, resources)
 
-    def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        """Take another number of slots and other rules. Active jobs beyond them stay active."""
+    def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
+        """Take other numbers of slots, rules and tokens. Active jobs beyond them stay active."""
         self._slots = slots
         self._rules = dict(rules)
+        self._tokens.resize(resources)
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
-        for queue in self._heaps.keys() - rules.keys() - {None}:
-            if self._top(queue) is None:
-                del self._heaps[queue]
-        for queue in rules.keys() - self._heaps.keys():
-            self._heaps[queue] = ReadyHeap(partial(self._is_live, queue))
+        for lane in list(self._heaps):
+            if self._top(lane) is None:
+                self._drop(lane)
+        for queue in self._lanes.keys() - rules.keys() - {None}:
+            if not self._lanes[queue]:
+                del self._lanes[queue]
+        for queue in rules.keys() - self._lanes.keys():
+            self._lanes[queue] = set()
         self._promising = set(self._heaps)
 
     def push(self, job: Job) -> None:
         """Add a queued job."""
-        name = self._heap_name(job.queue)
-        self._heaps[name].push(job.id, job.priority)
-        self._promising.add(name)
+        lane = self._lane_of(job)
+        heap = self._heaps.get(lane)
+        if heap is None:
+            heap = self._heaps[lane] = ReadyHeap(partial(self._is_live, lane))
+            self._lanes[lane[0]].add(lane)
+            for name, _ in lane[1]:
+                self._wanting.setdefault(name, set()).add(lane)
+        heap.push(job.id, job.priority)
+        self._promising.add(lane)
 
     def forget(self, job: Job) -> None:
         """Note that a job stopped being queued without having been taken."""
-        for name in {None, job.queue} & self._heaps.keys():  # it may be older than its queue's own heap
-            self._heaps[name].forget()
-            self._promising.add(name)  # a smaller job may have been behind it
+        demand = job.conditions.resources
+        for lane in {
+            (None, demand),
+            (job.queue, demand),
+        } & self._heaps.keys():  # it may be older than its lane
+            self._heaps[lane].forget()
+            self._promising.add(lane)  # a smaller job may have been behind it
+        self._reconsider(job)
 
     def take_next(self, *, is_paused: bool = False) -> Job | None:
-        """Take the most urgent queued job whose queue has room for it; None if there is none.
+        """Take the most urgent queued job that may start; None if there is none.
 
         Jobs of queues that are apart come first; with `is_paused` no others come.
 
         A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
         are free, it is waited for, not overtaken: otherwise it might wait for ever.
         """
-        if self._apart & self._promising and (job := self._take_apart()) is not None:
-            return job
+        for lane in [lane for lane in self._promising if lane[0] is None]:
+            self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
+        if self._apart and (job := self._best(is_apart=True)) is not None:
+            return self._take(job)
         free = self._slots - self.taken
         if free <= 0 or is_paused:
             return None
-        best: tuple[int, JobId] | None = None
+        job = self._best(is_apart=False)
+        return None if job is None or self._size_of(job) > free else self._take(job)
+
+    def _best(self, *, is_apart: bool) -> Job | None:
+        """Return the most urgent job that may start as soon as there are slots for it, or None."""
+        best: Urgency | None = None
         chosen: Job | None = None
-        self._top(None)  # moves jobs to other heaps, which makes those promising
-        for name in self._promising - self._apart:
-            top = self._top(name)
+        for lane in list(self._promising):
+            if (lane[0] in self._apart) is not is_apart:
+                continue
+            top = self._top(lane)
             if top is not None and best is not None and top >= best:
                 continue
             job = None if top is None else self._job_of(top[1])
-            if job is not None and self._has_room(job):
+            if top is not None and job is not None and self._may_start(lane, top, job):
                 best, chosen = top, job
-            else:
-                self._promising.remove(name)
-        if chosen is None or self._size_of(chosen) > free:
-            return None
-        self._heaps[self._heap_name(chosen.queue)].pop()
+                continue
+            self._promising.discard(lane)
+            if top is None and lane[1]:  # there may be very many demands, one after the other
+                self._drop(lane)
         return chosen
 
-    def _take_apart(self) -> Job | None:
-        """Take a job of a queue that is apart and has room for it; None if there is none."""
-        for name in self._apart & self._promising:
-            top = self._top(name)
-            job = None if top is None else self._job_of(top[1])
-            if job is not None and self._has_room(job):
-                self._heaps[name].pop()
-                return job
-            self._promising.remove(name)
-        return None
+    def _take(self, job: Job) -> Job:
+        self._heaps[self._lane_of(job)].pop()
+        if self._wanting:
+            self._reconsider(job)
+        return job
+
+    # --- who waits for whom ---------------------------------------------------------------------------
+
+    def _may_start(self, lane: Lane, top: Urgency, job: Job) -> bool:
+        """Tell whether the first job of a lane may start as soon as there are slots for it."""
+        if not self._has_room(job) or not self._has_tokens(lane, top):
+            return False
+        mates = () if lane[0] is None else tuple(self._lanes[lane[0]])
+        return not any(self._waits_for_room(mate, top) for mate in mates if mate != lane)
+
+    def _has_tokens(self, lane: Lane, top: Urgency) -> bool:
+        """Tell whether there are tokens for the first job of a lane, and no more urgent one claims them."""
+        if not self._are_free(lane[1]):
+            return False
+        rivals = {other for name, _ in lane[1] for other in self._wanting[name]} - {lane}
+        return not any(self._claims(other, top) for other in rivals)
+
+    def _are_free(self, demand: Demand) -> bool:
+        return all(self._tokens.free(name) >= count for name, count in demand)
+
+    def _claims(self, lane: Lane, top: Urgency) -> bool:
+        """Tell whether a lane begins with a job that is more urgent than `top` and claims its tokens."""
+        first = self._first_before(lane, top)
+        if first is None or not self._tokens.can_ever_have(lane[1]):
+            return False
+        rule = self._rules.get(first.queue)
+        return rule is None or (
+            not rule.paused and (self._has_slots(first, rule) or self._is_overtaken(first))
+        )
+
+    def _waits_for_room(self, lane: Lane, top: Urgency) -> bool:
+        """Tell whether a lane begins with a job more urgent than `top` that lacks only slots of its queue."""
+        first = self._first_before(lane, top)
+        return (
+            first is not None
+            and not self._has_room(first)
+            and self._has_tokens(lane, (-first.priority, first.id))
+        )
+
+    def _first_before(self, lane: Lane, top: Urgency) -> Job | None:
+        first = self._top(lane)
+        return None if first is None or first >= top else self._job_of(first[1])
+
+    def _is_overtaken(self, job: Job) -> bool:
+        """Tell whether a less urgent job of its queue is active."""
+        urgency = (-job.priority, job.id)
+        return any(held.queue == job.queue and held.urgency > urgency for held in self._active.values())
+
+    def _reconsider(self, job: Job) -> None:
+        """Look again at all lanes for which a change of this job's queue or of its resources may matter."""
+        self._promising |= self._lanes[self._lane_name(job.queue)]
+        if not self._wanting:
+            return
+        found: set[Lane] = set()
+        ahead = [*self._lanes[self._lane_name(job.queue)]]
+        ahead += [lane for name, _ in job.conditions.resources for lane in self._wanting.get(name, ())]
+        while ahead:  # a lane that may take tokens again may keep others of its queue waiting, and so on
+            lane = ahead.pop()
+            if lane not in found:
+                found.add(lane)
+                ahead += () if lane[0] is None else self._lanes[lane[0]]
+                ahead += [other for name, _ in lane[1] for other in self._wanting[name]]
+        self._promising |= found
+
+    # --- why one waits --------------------------------------------------------------------------------
 
     def place_of(self, job: Job) -> Place:
         """Return where a waiting job stands, or would stand if it were queued."""
@@ -134,23 +238,26 @@ class ReadyQueues:
             has_room=self._has_slots(job, rule),
             is_paused=rule.paused,
             is_apart=rule.apart,
+            resources=tuple(
+                (name, count, self._tokens.free(name), self._tokens.totals.get(name, 0))
+                for name, count in job.conditions.resources
+            ),
             ahead=self._count_before(job),
         )
 
     def _count_before(self, job: Job) -> int | None:
         """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to look at.
 
-        Those of another queue count if it has room for its first one, which takes the next slots.
+        Those of another lane count if its first one may start when there are slots, or keeps this one from
+        its tokens or from the slots of its queue.
         """
-        self._top(None)  # moves jobs to other heaps
-        own = self._heap_name(job.queue)
+        for lane in list(self._heaps):
+            self._top(lane)  # moves jobs to other lanes
+        own, urgency = self._lane_of(job), (-job.priority, job.id)
         before: set[JobId] = set()  # a job may have an entry in two heaps
-        for name, heap in self._heaps.items():
-            top = self._top(name)
-            first = None if top is None or top >= (-job.priority, job.id) else self._job_of(top[1])
-            is_rival = own not in self._apart and name not in self._apart
-            if first is not None and (name == own or (is_rival and self._has_room(first))):
-                found = heap.first_before(job.id, job.priority, MAX_AHEAD)
+        for lane in list(self._heaps):
+            if lane == own or self._is_before(lane, own, urgency):
+                found = self._heaps[lane].first_before(job.id, job.priority, MAX_AHEAD)
                 if found is None:
                     return None
                 before |= found
@@ -158,30 +265,51 @@ class ReadyQueues:
                     return MAX_AHEAD
         return len(before)
 
-    def occupy(self, job: Job) -> int:
-        """Give an active job the smallest free slot number, or 0 if its queue is apart, and return it."""
-        number = 0 if job.queue in self._apart else self._numbers.take_smallest()
-        self._occupy(job, number)
-        return number
+    def _is_before(self, lane: Lane, own: Lane, urgency: Urgency) -> bool:
+        first = self._first_before(lane, urgency)
+        if first is None:
+            return False
+        shares = bool({name for name, _ in own[1]} & {name for name, _ in lane[1]})
+        if lane[0] == own[0]:  # if the queue is paused, they start once it is not
+            return self._are_free(lane[1]) or (shares and self._tokens.can_ever_have(lane[1]))
+        are_rivals = not {lane[0], own[0]} & self._apart and self._has_room(first)
+        return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
-    def reoccupy(self, job: Job, number: int) -> None:
-        """Give an active job the slot number that it had before."""
+    # --- active jobs ----------------------------------------------------------------------------------
+
+    def occupy(self, job: Job) -> tuple[int, Tokens]:
+        """Give a job that was taken its slot and tokens, and return them.
+
+        It is the smallest free slot number, or 0 if its queue is apart.
+        """
+        number = 0 if job.queue in self._apart else self._numbers.take_smallest()
+        demand = job.conditions.resources
+        tokens = self._tokens.take(demand) if demand else NO_TOKENS
+        self._occupy(job, number, tokens)
+        return number, tokens
+
+    def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
+        """Give an active job the slot number and tokens that it had before."""
         if number:
             self._numbers.take(number)
-        self._occupy(job, number)
+        if tokens:
+            self._tokens.restore(tokens)
+        self._occupy(job, number, tokens)
 
     def vacate(self, job: Job) -> None:
-        """Take back the slots of a job that is no longer active."""
-        number, size = self._active.pop(job.id)
-        if number:
-            self._numbers.give_back(number)
-            self.taken -= size
-        left = self._taken_in[job.queue] - size
+        """Take back the slots and tokens of a job that is no longer active."""
+        held = self._active.pop(job.id)
+        if held.number:
+            self._numbers.give_back(held.number)
+            self.taken -= held.size
+        left = self._taken_in[job.queue] - held.size
         if left:
             self._taken_in[job.queue] = left
         else:
             del self._taken_in[job.queue]
-        self._promising.add(self._heap_name(job.queue))
+        if held.tokens:
+            self._tokens.give_back(held.tokens)
+        self._reconsider(job)
 
     @property
     def active(self) -> Iterable[JobId]:
@@ -197,23 +325,33 @@ class ReadyQueues:
         """Return how many entries the heaps hold, including dead ones that are not swept yet."""
         return sum(map(len, self._heaps.values()))
 
-    def _occupy(self, job: Job, number: int) -> None:
+    def _occupy(self, job: Job, number: int, tokens: Tokens) -> None:
         size = self._size_of(job)
-        self._active[job.id] = number, size
+        self._active[job.id] = ActiveJob(number, size, tokens, job.queue, (-job.priority, job.id))
         self._taken_in[job.queue] = self._taken_in.get(job.queue, 0) + size
         if number:
             self.taken += size
 
-    def _top(self, name: str | None) -> tuple[int, JobId] | None:
-        """Return the top of a heap, after moving jobs from the shared heap to their queue's own."""
-        heap = self._heaps[name]
-        while (top := heap.top()) is not None and name is None:
+    # --- lanes ----------------------------------------------------------------------------------------
+
+    def _top(self, lane: Lane) -> Urgency | None:
+        """Return the top of a lane, after moving jobs from a shared lane to their queue's own."""
+        heap = self._heaps[lane]
+        while (top := heap.top()) is not None and lane[0] is None:
             job = self._job_of(top[1])
-            if job is None or job.queue not in self._heaps:
+            if job is None or job.queue not in self._lanes:
                 break
             heap.pop()
             self.push(job)
         return top
+
+    def _drop(self, lane: Lane) -> None:
+        del self._heaps[lane]
+        self._lanes[lane[0]].discard(lane)
+        for name, _ in lane[1]:
+            self._wanting[name].discard(lane)
+            if not self._wanting[name]:
+                del self._wanting[name]
 
     def _has_room(self, job: Job) -> bool:
         rule = self._rules.get(job.queue)
@@ -227,15 +365,29 @@ class ReadyQueues:
         """Return how many slots a job takes: all there are, if it asks for more."""
         return min(job.conditions.slots, self._slots)
 
-    def _heap_name(self, queue: str) -> str | None:
-        return queue if queue in self._heaps else None
+    def _lane_of(self, job: Job) -> Lane:
+        return self._lane_name(job.queue), job.conditions.resources
 
-    def _is_live(self, heap: str | None, job_id: JobId, priority: int) -> bool:
-        """Tell whether an entry still stands for a queued job; a job that changed queues is elsewhere."""
+    def _lane_name(self, queue: str) -> str | None:
+        return queue if queue in self._lanes else None
+
+    def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
+        """Tell whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
         job = self._job_of(job_id)
         return (
             job is not None
             and job.state is State.QUEUED
             and job.priority == priority
-            and heap in {None, job.queue}
+            and lane[0] in {None, job.queue}
+            and job.conditions.resources == lane[1]
         )
+
+
+class ActiveJob(Struct, frozen=True):
+    """What an active job holds: the number of its slot, how many slots it takes, and tokens."""
+
+    number: int
+    size: int
+    tokens: Tokens
+    queue: str
+    urgency: Urgency

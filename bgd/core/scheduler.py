@@ -28,6 +28,7 @@ from bgd.core.job import (
     RetryPolicy,
     State,
 )
+from bgd.core.limits import NO_TOKENS, Resources, Tokens
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.retry import move_after_end, wait_after
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
@@ -57,10 +58,11 @@ class SaveJob(Struct, frozen=True, gc=False):
 
 
 class StartAttempt(Struct, frozen=True, gc=False):
-    """Launch attempt number `job.attempt` of the job in this slot."""
+    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources."""
 
     job: Job
     slot: int
+    tokens: Tokens = NO_TOKENS
 
 
 class StopAttempt(Struct, frozen=True):
@@ -111,12 +113,18 @@ class Scheduler:
         rules: of each queue that has one.
         last_id: the highest job id that was ever given out.
         roll: returns a random number in [0, 1).
+        resources: all tokens of each resource.
     """
 
     def __init__(
-        self, slots: int, rules: Mapping[str, QueueRule], last_id: int, roll: Callable[[], float]
+        self,
+        slots: int,
+        rules: Mapping[str, QueueRule],
+        last_id: int,
+        roll: Callable[[], float],
+        resources: Resources = NO_TOKENS,
     ) -> None:
-        self._table = JobTable(slots, rules)
+        self._table = JobTable(slots, rules, resources)
         self._last_id = last_id
         self._roll = roll
         self._effects: list[Effect] = []
@@ -197,8 +205,8 @@ class Scheduler:
 
     # --- facts: jobs come and wait --------------------------------------------------------------------
 
-    def restore(self, job: Job, slot: int | None = None) -> None:
-        """Take an unfinished job from the database; `slot` is the number it holds if it is active."""
+    def restore(self, job: Job, slot: int | None = None, tokens: Tokens = NO_TOKENS) -> None:
+        """Take an unfinished job from the database, with the slot and the tokens it holds if it is active."""
         policy = self._table.shared(job.policy)
         if policy is not job.policy:  # else each of a million jobs would keep a policy of its own
             job = replace(job, policy=policy)
@@ -207,7 +215,7 @@ class Scheduler:
         if job.state in ACTIVE:
             if slot is None:
                 raise ValueError(f"job {job.id} is {job.state} and holds no slot")
-            self._table.queues.reoccupy(job, slot)
+            self._table.queues.reoccupy(job, slot, tokens)
 
     def submit(
         self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
@@ -394,9 +402,11 @@ class Scheduler:
         self._pauses.discard(why)
         self._settle(now)
 
-    def resize(self, slots: int, rules: Mapping[str, QueueRule], now: Now) -> None:
-        """Take another number of slots and other rules. Active jobs beyond them stay active."""
-        self._table.queues.resize(slots, rules)
+    def resize(
+        self, slots: int, rules: Mapping[str, QueueRule], now: Now, resources: Resources = NO_TOKENS
+    ) -> None:
+        """Take other numbers of slots, rules and tokens. Active jobs beyond them stay active."""
+        self._table.queues.resize(slots, rules, resources)
         self._settle(now)
 
     # --- the one place that changes a state -----------------------------------------------------------
@@ -453,7 +463,7 @@ class Scheduler:
             and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
         ):
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, self._table.queues.occupy(job)))
+            self._effects.append(StartAttempt(job, *self._table.queues.occupy(job)))
 
     def _notify_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
         for other, state in finished.items():
@@ -497,13 +507,13 @@ class JobTable:
     """Unfinished jobs by id in `jobs`; `keys`, `queues`, `waiting` and `counts` are kept in step with them.
 
     Args:
-        slots, rules: as in ReadyQueues.
+        slots, rules, resources: as in ReadyQueues.
     """
 
-    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources) -> None:
         self.jobs: dict[JobId, Job] = {}
         self.keys: dict[str, JobId] = {}  # the job that has each key
-        self.queues = ReadyQueues(slots, rules, self.jobs.get)
+        self.queues = ReadyQueues(slots, rules, self.jobs.get, resources)
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
         self._policies: dict[RetryPolicy, RetryPolicy] = {}

@@ -24,6 +24,8 @@ MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
 MAX_SLOTS = 10_000
+MAX_RESOURCES = 8  # resources that one job asks for
+MAX_TOKENS = 1_000  # of one resource
 MIN_MEMORY = 1_000_000  # bytes; hardly any program starts with less
 MIN_OPEN_FILES = 16  # likewise
 MAX_BYTES = 2**62
@@ -50,6 +52,12 @@ JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 JobNumbers = Annotated[tuple[JobNumber, ...], Meta(max_length=MAX_WAITS)]
 ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
 SlotCount = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+ResourceName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
+RESOURCE_NAME = "a name of at most 32 small letters, digits and '_', a letter first"
+TokenCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+Resources = Annotated[dict[ResourceName, TokenCount], Meta(max_length=MAX_RESOURCES)]
+Demand = tuple[tuple[str, int], ...]
+"""What a job asks for: tokens of resources, sorted by name."""
 Nice = Annotated[int, Meta(ge=-20, le=19)]
 MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES)]
 Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
@@ -195,6 +203,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     ] = None
     """While an unfinished job has this key, no other one is taken with it."""
     slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
+    resources: Annotated[
+        Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
+    ] = None
+    """How many tokens of which resources of the configuration."""
     hold: Annotated[bool, Option("Wait until the job is released", can_edit=False, in_schedule=False)] = False
     cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
     umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None

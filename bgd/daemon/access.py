@@ -96,6 +96,20 @@ def executor_of(spec: JobSpec, queue: str | None, config: Config) -> str:
     return spec.executor
 
 
+def check_resources(spec: JobSpec, config: Config) -> None:
+    """Refuse a job that asks for more tokens of a resource than the configuration has.
+
+    Raises:
+        Refused: there is no such resource, or there are fewer tokens.
+    """
+    for name, wanted in (spec.resources or {}).items():
+        if name not in config.resources:
+            known = nearest(name, config.resources) if config.resources else "no resource is configured"
+            raise Refused(f"there is no resource {name} in [resources] of {_file(config)}; {known}")
+        if wanted > (total := len(config.resources[name])):
+            raise Refused(f"the job asks for {wanted} {name}: [resources] of {_file(config)} has {total}")
+
+
 def check_variables(spec: JobSpec, config: Config) -> None:
     """Refuse environment variables that somebody set for the job, but that it may not have.
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from bgd.clock import now
 from bgd.config import Config, PythonConfig
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
+from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import LOCAL, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Isolation, JobSpec
@@ -100,8 +101,8 @@ class Dispatcher:
             self._report_missing(missing)
             if missing is not None:
                 return postponed_end(job, now().wall, missing)
-        slot = self._attempts.slot_of(job.id)
-        launch = build_launch(key, job, stored.spec, slot, config, position, place=place)
+        slot, tokens = self._attempts.slot_of(job.id), self._attempts.tokens_of(job.id)
+        launch = build_launch(key, job, stored.spec, slot, config, position, place=place, tokens=tokens)
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
@@ -224,17 +225,22 @@ class AttemptTable:
     def __init__(self) -> None:
         self._launcher: dict[JobId, str] = {}  # the instance it was saved for
         self._slot: dict[JobId, int] = {}
+        self._tokens: dict[JobId, Tokens] = {}  # of attempts that hold any
         self._unsent: set[JobId] = set()
         self.to_reassign: set[JobId] = set()
 
-    def restore(self, job_id: JobId, slot: int, launcher: str) -> None:
+    def restore(self, job_id: JobId, slot: int, launcher: str, tokens: Tokens = NO_TOKENS) -> None:
         """Add an attempt as the database has it."""
         self._slot[job_id] = slot
+        if tokens:
+            self._tokens[job_id] = tokens
         self._launcher[job_id] = launcher
 
-    def start(self, job: Job, slot: int, launcher: str, at: float) -> NewAttempt:
+    def start(self, job: Job, slot: int, launcher: str, at: float, tokens: Tokens = NO_TOKENS) -> NewAttempt:
         """Add a new attempt; return the row for the next transaction."""
         self._slot[job.id] = slot
+        if tokens:
+            self._tokens[job.id] = tokens
         self._unsent.add(job.id)
         return self._saved_for(job, launcher, at)
 
@@ -257,12 +263,17 @@ class AttemptTable:
         """Forget an attempt that is over."""
         self._launcher.pop(job_id, None)
         self._slot.pop(job_id, None)
+        self._tokens.pop(job_id, None)
         self._unsent.discard(job_id)
         self.to_reassign.discard(job_id)
 
     def slot_of(self, job_id: JobId) -> int:
         """Return the slot that the attempt occupies."""
         return self._slot[job_id]
+
+    def tokens_of(self, job_id: JobId) -> Tokens:
+        """Return the tokens that the attempt holds."""
+        return self._tokens.get(job_id, NO_TOKENS)
 
     def reconcile(
         self, jobs: Iterable[Job], snapshot: LauncherSnapshot, store_id: str, boot_id: str
@@ -304,7 +315,7 @@ class AttemptTable:
 
     def _saved_for(self, job: Job, launcher: str, at: float) -> NewAttempt:
         self._launcher[job.id] = launcher
-        return NewAttempt(job.id, job.attempt, self._slot[job.id], launcher, at)
+        return NewAttempt(job.id, job.attempt, self._slot[job.id], launcher, at, self.tokens_of(job.id))
 
 
 class Reconciliation(Struct, frozen=True):
@@ -326,7 +337,7 @@ class Reconciliation(Struct, frozen=True):
 DEFAULT_UMASK = 0o022
 
 
-def build_launch(
+def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     key: AttemptKey,
     job: Job,
     spec: JobSpec,
@@ -335,10 +346,11 @@ def build_launch(
     position: int = 0,
     *,
     place: Place | None = None,
+    tokens: Tokens = NO_TOKENS,
 ) -> Launch:
     """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it.
 
-    `place`: what runs it; None: this machine, as it is.
+    `place`: what runs it; None: this machine, as it is. `tokens`: those that it holds.
     """
     variables = {
         "BGD_JOB_ID": str(job.id),
@@ -346,6 +358,7 @@ def build_launch(
         "BGD_QUEUE": job.queue,
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
+        **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
     }
     if spec.target is not None:
         own = _class_job_environment()  # the job adds to it

@@ -29,7 +29,7 @@ from bgd.core.job import (
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import parse_target
-from bgd.daemon.access import check_may_run, check_target, check_variables, executor_of
+from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables, executor_of
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import pruning, read, write
@@ -104,6 +104,8 @@ class JobActions:
             check_target(spec.notify, self._supervisor.config)
         if spec.queue == NOTIFICATION_QUEUE:
             check_queue_name(spec.queue)
+        if spec.resources:
+            check_resources(spec, self._supervisor.config)
         self._supervisor.dispatcher.check_limits(spec)
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:

@@ -128,11 +128,11 @@ class Supervisor:
         async for page in self._store.unfinished():
             for restored in page:
                 try:
-                    self._scheduler.restore(restored.job, restored.slot)
+                    self._scheduler.restore(restored.job, restored.slot, restored.tokens)
                 except ValueError as error:  # each row is sound, but they contradict each other
                     raise self._store.damaged(error) from error
                 if restored.slot is not None and restored.launcher is not None:
-                    self._attempts.restore(restored.job.id, restored.slot, restored.launcher)
+                    self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()
         self._changed.set()
@@ -431,8 +431,9 @@ class Supervisor:
                 transaction.new.append(NewJob(job, stored.spec, stored.uid, at))
             case SaveJob(job, at, _, reason):
                 transaction.saves[job.id] = SavedJob(job, at, reason)
-            case StartAttempt(job, slot):
-                row = self._attempts.start(job, slot, self._link.instance, transaction.now.wall)
+            case StartAttempt(job, slot, tokens):
+                at = transaction.now.wall
+                row = self._attempts.start(job, slot, self._link.instance, at, tokens)
                 transaction.attempts.append(row)
                 current = self.get(job.id)
                 if current is not None:
@@ -465,7 +466,7 @@ class Supervisor:
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
-        scheduler = Scheduler(slots, rules, last_id, random.random)
+        scheduler = Scheduler(slots, rules, last_id, random.random, self.config.resources)
         scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
@@ -474,7 +475,7 @@ class Supervisor:
     def _apply_controls(self) -> None:
         """Tell the Scheduler the slots, queue rules and pause that are now in force."""
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
-        self._scheduler.resize(slots, rules, now())
+        self._scheduler.resize(slots, rules, now(), self.config.resources)
         if self.controls.paused:
             self._scheduler.pause(PauseReason.ASKED)
         else:

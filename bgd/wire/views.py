@@ -80,6 +80,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     problem: str | None = None  # why the latest attempt failed, if it left a message
     executor: str | None = None  # that it was asked to run on; None: as its queue says
     notify: str | None = None  # the target that the job itself names
+    resources: dict[str, int] | None = None  # tokens that it asks for
 
 
 class JobProgress(Struct, frozen=True):
@@ -97,6 +98,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
     `leftovers`: the processes that it left behind and that bgd ended, in words.
     `executor`, `executor_kind`: what runs it; None: this machine, as it is.
+    `tokens`: those that it holds or held, by resource.
     """
 
     attempt: int
@@ -118,6 +120,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     leftovers: str | None = None
     executor: str | None = None
     executor_kind: ExecutorKind | None = None
+    tokens: dict[str, list[str]] = {}
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

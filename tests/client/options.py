@@ -26,6 +26,7 @@ WRITTEN: dict[Any, str] = {
     spec.Folder: "str | os.PathLike[str]",
     spec.Instant: "float | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
+    spec.Resources: "Mapping[str, int]",
     spec.Tags: "Sequence[str]",
     spec.Timeout: "Duration",
 }

@@ -22,6 +22,7 @@ from bgd.core.job import (
     Outcome,
     State,
 )
+from bgd.core.limits import NO_TOKENS, Resources
 from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import (
@@ -69,8 +70,8 @@ class Request(Struct, frozen=True, kw_only=True):
 class EffectChecker:
     """Knows every job there ever was, from effects alone, and compares the Scheduler's memory with that."""
 
-    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        self.slots = SlotModel(slots, rules)
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
+        self.slots = SlotModel(slots, rules, resources)
         self.pauses: set[PauseReason] = set()
         self.settled: Now | None = None  # the last instant at which everything due was dealt with
         self.jobs: dict[JobId, Job] = {}
@@ -171,6 +172,7 @@ class EffectChecker:
         spec = self.specs[new.id]
         assert (new.queue, new.priority) == (spec.queue, spec.priority)
         assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
+        assert dict(new.conditions.resources) == (spec.resources or {})
         if old is not None and old.state in ACTIVE and new.state not in ACTIVE:
             (last, _, _) = self.ends[new.id][-1]
             was_killed_unasked = old.state is State.RUNNING and last is Outcome.CANCELLED
@@ -215,7 +217,7 @@ class EffectChecker:
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
         before = self.slots.next_up([job, *queued], is_paused=bool(self.pauses))
         assert before == job, f"job {job.id} started, but it was the turn of {before}"
-        self.slots.take(job, start.slot)
+        self.slots.take(job, start.slot, start.tokens)
 
     # --- what always holds --------------------------------------------------------------------------------
 

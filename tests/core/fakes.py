@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from bgd.core.job import FINAL, Decision, Job, JobId, Now, Outcome
+from bgd.core.limits import Tokens
 from bgd.core.scheduler import Effect, SaveJob, StartAttempt
 
 Key = tuple[JobId, int]  # job and number of the attempt
@@ -22,6 +23,7 @@ class FakeDisk:
         self.due_at: dict[JobId, float] = {}
         self.expires_at: dict[JobId, float] = {}
         self.slot: dict[Key, int] = {}
+        self.tokens: dict[Key, Tokens] = {}
         self.given_to: dict[Key, int] = {}  # the launcher instance for which an attempt was saved
         self.end: dict[Key, End] = {}
 
@@ -38,6 +40,7 @@ class FakeDisk:
                 key = effect.job.id, effect.job.attempt
                 assert key not in self.slot, "an attempt is started once"
                 self.slot[key] = effect.slot
+                self.tokens[key] = effect.tokens
                 self.given_to[key] = launcher
         assert self.end.keys().isdisjoint(ends), "an end is written once"
         self.end.update(ends)

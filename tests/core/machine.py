@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.limits import NO_TOKENS, Resources
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
@@ -21,18 +22,25 @@ class SimulatedMachine:
     Each fact is decided at once. A crash may prevent the later steps, `write` and `act`.
     """
 
-    def __init__(self, slots: int, rules: Mapping[str, QueueRule], roll: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        slots: int,
+        rules: Mapping[str, QueueRule],
+        roll: Callable[[], float],
+        resources: Resources = NO_TOKENS,
+    ) -> None:
         self.now = Now(elapsed=100.0, wall=1e9)
         self.disk = FakeDisk()
         self.launcher = FakeLauncher()
-        self.checker = EffectChecker(slots, rules)
+        self.checker = EffectChecker(slots, rules, resources)
         self._roll = roll
         self._on_disk = self.checker.copy()
         self._start_empty()
 
     def _start_empty(self) -> None:
+        model = self.checker.slots
         self.scheduler = Scheduler(
-            self.checker.slots.slots, self.checker.slots.rules, max(self.disk.jobs, default=0), self._roll
+            model.slots, model.rules, max(self.disk.jobs, default=0), self._roll, model.resources
         )
         self._unwritten: list[Effect] = []
         self._unwritten_ends: dict[Key, End] = {}
@@ -102,9 +110,10 @@ class SimulatedMachine:
         self.scheduler.revive(job, self.now)
         self._decided(Request(job_id=job_id, what="revive"))
 
-    def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        self.checker.slots.slots, self.checker.slots.rules = slots, dict(rules)
-        self.scheduler.resize(slots, rules, self.now)
+    def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
+        model = self.checker.slots
+        model.slots, model.rules, model.resources = slots, dict(rules), dict(resources)
+        self.scheduler.resize(slots, rules, self.now, resources)
         self._decided()
 
     def pause(self, why: PauseReason) -> None:
@@ -199,9 +208,10 @@ class SimulatedMachine:
 
     def _restore(self, job: Job) -> None:
         slot = self.disk.slot[job.id, job.attempt] if job.state in ACTIVE else None
-        self.scheduler.restore(job, slot)
+        tokens = self.disk.tokens[job.id, job.attempt] if job.state in ACTIVE else {}
+        self.scheduler.restore(job, slot, tokens)
         if slot is not None:
-            self.checker.slots.restore(job, slot)
+            self.checker.slots.restore(job, slot, tokens)
         assert self.scheduler.get(job.id) == job
         assert self.scheduler.take_effects() == []
 

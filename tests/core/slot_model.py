@@ -1,4 +1,4 @@
-"""Which job has which slot and which job is next, in the simplest way: look at every job, every time."""
+"""Which job has which slot and tokens, and which is next: look at every job, every time."""
 
 from __future__ import annotations
 
@@ -8,45 +8,51 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from bgd.core.job import Job, JobId
+from bgd.core.limits import NO_TOKENS, Resources, Tokens
 from bgd.core.queues import QueueRule
 
 
 class TakenSlot(Struct, frozen=True):
-    """What an active job holds: a slot number, and `size` slots of its queue."""
+    """What an active job holds: a slot number, `size` slots of its queue, and tokens."""
 
     number: int
     size: int
     queue: str
+    tokens: Tokens
+    urgency: tuple[int, JobId]
 
 
 class SlotModel:
-    """The slots that active jobs hold, in `taken`."""
+    """The slots and tokens that active jobs hold, in `taken`."""
 
-    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         self.slots = slots
         self.rules = dict(rules)
+        self.resources = dict(resources)
         self.taken: dict[JobId, TakenSlot] = {}
 
     def __copy__(self) -> SlotModel:
-        twin = SlotModel(self.slots, self.rules)
+        twin = SlotModel(self.slots, self.rules, self.resources)
         twin.taken |= self.taken
         return twin
 
-    def take(self, job: Job, number: int) -> None:
-        """Let a job start in this slot."""
+    def take(self, job: Job, number: int, tokens: Tokens) -> None:
+        """Let a job start in this slot with these tokens."""
         assert job.id not in self.taken, "one attempt of a job at a time"
         if self._is_apart(job.queue):
             assert number == 0
-            self.restore(job, number)
-            return
-        numbers = {seat.number for seat in self.taken.values()}
-        assert number == next(free for free in itertools.count(1) if free not in numbers), "not the smallest"
-        assert number <= self.slots
-        self.restore(job, number)
+        else:
+            numbers = {seat.number for seat in self.taken.values()}
+            smallest = next(free for free in itertools.count(1) if free not in numbers)
+            assert number == smallest <= self.slots
+        assert {name: len(held) for name, held in tokens.items()} == dict(job.conditions.resources)
+        for name, held in tokens.items():
+            assert set(held) <= self._free(name), "a token is held twice, or there is none of this name"
+        self.restore(job, number, tokens)
 
-    def restore(self, job: Job, number: int) -> None:
-        """Give a job that was active before a restart its number again."""
-        self.taken[job.id] = TakenSlot(number, self._size(job), job.queue)
+    def restore(self, job: Job, number: int, tokens: Tokens) -> None:
+        """Give a job that was active before a restart its number and tokens again."""
+        self.taken[job.id] = TakenSlot(number, self._size(job), job.queue, tokens, _urgency(job))
 
     def leave(self, job_id: JobId) -> None:
         self.taken.pop(job_id, None)
@@ -60,27 +66,64 @@ class SlotModel:
 
         With `is_paused` only queues that are apart have a turn.
         """
-        first = {job.queue: job for job in sorted(queued, key=_urgency, reverse=True)}
-        with_room = list(filter(self._has_room_in_queue, first.values()))
-        apart = [job for job in with_room if self._is_apart(job.queue)]
+        ready = self._ready(queued)
+        apart = [job for job in ready if self._is_apart(job.queue)]
         if apart or is_paused:
             return min(apart, key=_urgency, default=None)
-        job = min(with_room, key=_urgency, default=None)
+        job = min(ready, key=_urgency, default=None)
         if job is None or self._size(job) + self.taken_slots > self.slots:
             return None  # no less urgent job takes the slots for which a large one waits
         return job
 
-    def _has_room_in_queue(self, job: Job) -> bool:
-        rule = self.rules.get(job.queue, QueueRule())
+    def _ready(self, queued: Iterable[Job]) -> list[Job]:
+        """Return the jobs that wait for nothing but slots of the daemon."""
+        ready: list[Job] = []
+        claimed: set[str] = set()  # resources for which a more urgent job waits
+        full: set[str] = set()  # queues for whose slots a more urgent job waits
+        for job in sorted(_first_of_each_kind(queued), key=_urgency):
+            demand = dict(job.conditions.resources)
+            rule = self.rules.get(job.queue, QueueRule())
+            if rule.paused or any(
+                count > len(self.resources.get(name, ())) for name, count in demand.items()
+            ):
+                continue
+            has_tokens = not demand.keys() & claimed and all(
+                count <= len(self._free(name)) for name, count in demand.items()
+            )
+            has_room = self._has_room_in_queue(job, rule)
+            if has_room or self._is_overtaken(job):
+                claimed |= demand.keys()
+            if has_tokens and has_room and job.queue not in full:
+                ready.append(job)
+            if has_tokens and not has_room:
+                full.add(job.queue)
+        return ready
+
+    def _is_overtaken(self, job: Job) -> bool:
+        return any(seat.queue == job.queue and seat.urgency > _urgency(job) for seat in self.taken.values())
+
+    def _free(self, name: str) -> set[str]:
+        held = {token for seat in self.taken.values() for token in seat.tokens.get(name, ())}
+        return {token for token in self.resources.get(name, ()) if token not in held}
+
+    def _has_room_in_queue(self, job: Job, rule: QueueRule) -> bool:
         taken = sum(seat.size for seat in self.taken.values() if seat.queue == job.queue)
-        has_room = rule.slots is None or taken == 0 or taken + self._size(job) <= rule.slots
-        return has_room and not rule.paused
+        return rule.slots is None or taken == 0 or taken + self._size(job) <= rule.slots
 
     def _is_apart(self, queue: str) -> bool:
         return queue in self.rules and self.rules[queue].apart
 
     def _size(self, job: Job) -> int:
         return min(job.conditions.slots, self.slots)
+
+
+def _first_of_each_kind(queued: Iterable[Job]) -> list[Job]:
+    """Return the most urgent job of each queue and demand: the others wait for it."""
+    return list(
+        {
+            (job.queue, job.conditions.resources): job for job in sorted(queued, key=_urgency, reverse=True)
+        }.values()
+    )
 
 
 def _urgency(job: Job) -> tuple[int, JobId]:

@@ -49,8 +49,9 @@ class Situation:
         self.dice = random.Random(seed)
         self.now = at(float(self.dice.randrange(100)))
         self.slots, self.rules = self.dice.randint(1, 4), self.random_rules()
+        self.resources = self.random_resources()
         self.scheduler = make_scheduler(self.slots)
-        self.scheduler.resize(self.slots, self.rules, self.now)
+        self.resize()
         for _ in range(self.dice.randint(1, 25)):
             self.happen()
         waiting = self.scheduler.waiting_jobs()
@@ -65,6 +66,16 @@ class Situation:
             for queue in chosen
         }
 
+    def random_resources(self):
+        """Return what the machine has, and perhaps less than some jobs ask for."""
+        return {
+            "gpu": tuple("0123"[: self.dice.choice([1, 2, 2, 3])]),
+            "disk": tuple("ab"[: self.dice.choice([0, 1, 2])]),
+        }
+
+    def resize(self):
+        self.scheduler.resize(self.slots, self.rules, self.now, self.resources)
+
     def submit(self, **options):
         dice, known = self.dice, list(self.scheduler._table.jobs)
         others = dice.sample(known, min(len(known), dice.choice([0, 0, 0, 1, 2])))
@@ -72,6 +83,7 @@ class Situation:
             "queue": dice.choice([*QUEUES, "apart"]),
             "priority": dice.choice([0, 0, 0, 1, -1]),
             "slots": dice.choice([1, 1, 1, 2, 9]),
+            "resources": dice.choice([None, None, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "disk": 1}]),
             "delay": dice.choice([0.0, 0.0, 0.0, 50.0]),
             "hold": dice.random() < 0.1,
             dice.choice(["after", "after_any"]): tuple(others),
@@ -89,7 +101,8 @@ class Situation:
                 scheduler.ended(job.id, job.attempt, Outcome.SUCCEEDED, self.now)
             case 1:
                 self.slots, self.rules = dice.randint(1, 4), self.random_rules()
-                scheduler.resize(self.slots, self.rules, self.now)
+                self.resources = self.random_resources()
+                self.resize()
             case 2:
                 scheduler.pause(dice.choice(list(PauseReason)))
             case 3:
@@ -107,8 +120,9 @@ class Situation:
         was_paused = set(self.scheduler._pauses)
         self.scheduler.pause(PauseReason.DRAINING)
         self.hold(lambda job: job.state in {State.BLOCKED, State.SCHEDULED})  # nothing else comes due
-        if ahead := next((reason.ahead for reason in reasons if reason.ahead is not None), 0):
-            self.hold_all_before(ahead)
+        ahead = next((reason.ahead for reason in reasons if reason.ahead is not None), 0)
+        if ahead or named & {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS}:
+            self.hold_all_before(ahead)  # also those that could not use what is granted until now
         for reason in reversed(reasons):
             self.grant_one(reason)
         for why in PauseReason:
@@ -129,7 +143,7 @@ class Situation:
             self.scheduler.hold(job.id, self.now)
         return len(jobs)
 
-    def grant_one(self, reason):
+    def grant_one(self, reason):  # noqa: C901 - a flat list of cases
         scheduler = self.scheduler
         job = scheduler.get(self.job)
         cause: Cause = reason.cause
@@ -141,6 +155,10 @@ class Situation:
             case Cause.SLOTS:  # more slots would make a job larger that takes all there are
                 while scheduler.taken + reason.wanted > reason.slots:
                     self.make_way(scheduler.active_jobs()[0])
+            case Cause.TOKENS:
+                more = tuple(f"new{number}" for number in range(reason.wanted - reason.slots + reason.taken))
+                self.resources[reason.subject] += more
+                self.resize()
             case Cause.HOLD:
                 scheduler.release(self.job, self.now)
             case Cause.TIME:
@@ -157,19 +175,14 @@ class Situation:
                 pass  # `grant` ends the pauses last, and holds the jobs before it first
 
     def make_way(self, active):
-        """Take an active job off its slots, without the end for which others may wait.
-
-        Its queue may have been full until now; then the next job of that queue does not take its place.
-        """
-        mine = self.scheduler.get(self.job).queue
-        self.hold(lambda job: job.state is State.QUEUED and job.queue == active.queue != mine)
+        """Take an active job off its slots, without the end for which others may wait."""
         self.scheduler.requeue(active.id, self.now)
         self.scheduler.ended(active.id, active.attempt, Outcome.CANCELLED, self.now)
         self.scheduler.hold(active.id, self.now)
 
     def set_rule(self, queue, **changes):
         self.rules[queue] = replace(self.rules[queue], **changes)
-        self.scheduler.resize(self.slots, self.rules, self.now)
+        self.resize()
 
     def has_started(self):
         return self.scheduler.get(self.job).state is State.RUNNING
@@ -194,8 +207,10 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
         index = seed % len(reasons)
         reason = reasons[index]
         named = {each.cause for each in reasons}
-        if reason.cause is Cause.TURN or (reason.cause is Cause.QUEUE_SLOTS and Cause.SLOTS in named):
-            continue  # there may be room for two jobs; those that make way may be of its queue
+        if reason.cause is Cause.TURN or (
+            reason.cause in {Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named
+        ):
+            continue  # there may be room for two jobs; those that make way may be of its queue or have tokens
         situation.grant([*reasons[:index], *reasons[index + 1 :]])
 
         assert not situation.has_started(), (seed, reason)
@@ -306,6 +321,12 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
             Reason(cause=Cause.SLOTS, slots=4, taken=4, ahead=100),
             "for 1 of 4 slots: 4 are taken, and 100 or more jobs are before it",
         ),
+        (
+            Reason(cause=Cause.TOKENS, subject="gpu", wanted=2, slots=2, taken=1, ahead=1),
+            "for 2 gpu: 1 of 2 is taken, and 1 job is before it",
+        ),
+        (Reason(cause=Cause.TOKENS, subject="gpu", wanted=2, slots=1), "for 2 gpu: bgd has 1"),
+        (Reason(cause=Cause.TOKENS, subject="gpu", wanted=2, slots=0), "for 2 gpu: bgd has none"),
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),

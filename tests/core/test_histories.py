@@ -24,6 +24,9 @@ ruled_queues = st.dictionaries(
     st.builds(QueueRule, slots=st.none() | st.integers(1, 3), paused=st.sampled_from([False, False, True])),
 )
 rules_of_queues = ruled_queues.map(lambda rules: rules | {"apart": QueueRule(slots=1, apart=True)})
+resources_of_machine = st.fixed_dictionaries(
+    {"gpu": st.sampled_from([("0", "1"), ("0", "1", "2"), ("1",), ()])}, optional={"license": st.just(("1",))}
+)
 seconds = st.one_of(st.integers(0, 10), st.floats(0, 100))
 jumps = st.sampled_from([0.0, 0.0, 0.0, 20.0, -20.0])  # of the wall clock
 code_lists = st.sampled_from([(1,), (1, 124, 143)])
@@ -54,6 +57,7 @@ fields = {
     "priority": st.integers(-2, 2),
     "expires": st.sampled_from([None, None, 3.0, 30.0]),
     "slots": st.sampled_from([1, 1, 1, 2, 9]),
+    "resources": st.sampled_from([None, None, None, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "license": 1}]),
     "delay": st.sampled_from([0.0, 0.0, 0.0, 1.0, 7.0]),
     "at": st.sampled_from([None, None, -5.0, 6.0]),
 }
@@ -67,7 +71,12 @@ pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING])
 disturbances = st.one_of(
     st.builds(lambda why: lambda machine: machine.pause(why), pauses),
     st.builds(lambda why: lambda machine: machine.resume(why), pauses),
-    st.builds(lambda *limits: lambda machine: machine.resize(*limits), slot_counts, rules_of_queues),
+    st.builds(
+        lambda *limits: lambda machine: machine.resize(*limits),
+        slot_counts,
+        rules_of_queues,
+        resources_of_machine,
+    ),
     st.sampled_from(
         [
             SimulatedMachine.lose_supervisor,
@@ -89,10 +98,11 @@ class Histories(RuleBasedStateMachine):
     @initialize(
         slots=slot_counts,
         rules=rules_of_queues,
+        resources=resources_of_machine,
         rolls=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5),
     )
-    def begin(self, slots, rules, rolls):
-        self.machine = SimulatedMachine(slots, rules, itertools.cycle(rolls).__next__)
+    def begin(self, slots, rules, resources, rolls):
+        self.machine = SimulatedMachine(slots, rules, itertools.cycle(rolls).__next__, resources)
 
     @rule(
         data=st.data(),

@@ -32,6 +32,7 @@ def test_sample_and_page_have_every_key():
         *(f"classes.{ANY}.{name}" for name in policy),
         *(f"runners.{ANY}.{row[0].strip('`')}" for row in rows_of(PAGE, "key of a runner")),
         *(f"executors.{ANY}.{row[0].strip('`')}" for row in rows_of(PAGE, "key of an executor")),
+        *(f"resources.{ANY}" for _ in rows_of(PAGE, "key of [resources]")),
         *(f"schedules.{ANY}.{row[0].strip('`')}" for row in rows_of(SCHEDULES, "key of a schedule")),
         *(f"notify.{ANY}.{row[0].strip('`')}" for row in rows_of(NOTIFICATIONS, "key of a target")),
         *(f"schedules.{ANY}.{name}" for name in OPTIONS.keys() - NOT_SCHEDULED),  # docs/jobs.md has them

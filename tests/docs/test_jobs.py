@@ -7,7 +7,7 @@ import re
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from tests.docs.pages import first_cells, page, rows_of
-from tests.support import DEADLINE
+from tests.support import DEADLINE, serving
 
 JOBS = page("docs/jobs.md")
 
@@ -17,9 +17,9 @@ def test_jobs_page_names_every_state_and_outcome():
     assert first_cells(JOBS, "outcome") == [outcome.value for outcome in Outcome]
 
 
-def test_jobs_page_names_every_variable_that_a_job_is_given(daemon):
-    with daemon.client() as client:
-        output = client.submit(["env"], env_pass="none").wait(DEADLINE).logs()
+def test_jobs_page_names_every_variable_that_a_job_is_given():
+    with serving("resources.gpu = 1", {}) as daemon, daemon.client() as client:
+        output = client.submit(["env"], env_pass="none", resources={"gpu": 1}).wait(DEADLINE).logs()
         given = {line.partition("=")[0] for line in b"".join(part.data for part in output).decode().split()}
 
     assert {name for name in given if name.startswith("BGD_")} == set(first_cells(JOBS, "variable"))
@@ -36,6 +36,7 @@ def test_jobs_page_says_what_the_limits_are():
         spec.MAX_INPUT,
         spec.MAX_NAME,
         spec.MAX_TAGS,
+        *(spec.MAX_RESOURCES, spec.MAX_TOKENS),
         spec.MAX_WAITS,
         spec.MAX_RETRIES,
         spec.MAX_DURATION / 86_400,

@@ -338,6 +338,36 @@ def test_a_queue_is_paused_and_resumed_at_its_times(window):
     assert paused == [["database"], []]
 
 
+# --- graphics cards -----------------------------------------------------------------------------------------
+
+
+def test_cards_go_to_those_who_asked_first():
+    recipe = section(RECIPES, "## Graphics cards of a shared machine")
+    [configuration] = blocks(recipe, "toml")
+    [commands] = blocks(recipe, "sh")
+    with serving(configuration + "[daemon]\nslots = 4\n", {}) as daemon:
+        program = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+        for name, rest in (("train", "open('go').read()"), ("sweep", ""), ("report", "")):
+            (daemon.folder / f"{name}.py").write_text(f"{program}\n{rest}")
+        os.mkfifo(daemon.folder / "go")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        train, sweep, report, *said = subprocess.run(
+            ["/bin/sh", "-ec", commands],
+            env=daemon.env | {"PATH": path},
+            cwd=daemon.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+        ).stdout.splitlines()
+        assert said[0].startswith(f"Job {report}: ")
+        assert daemon.bgctl("wait", report).returncode == 0
+        assert "for 2 gpu: 1 of 2 is taken" in daemon.bgctl("explain", sweep).stdout
+        (daemon.folder / "go").write_text("")
+        assert daemon.bgctl("wait", train, sweep).returncode == 0
+        assert [daemon.bgctl("logs", job).stdout for job in (train, sweep)] == ["0\n", "0,1\n"]
+
+
 # --- the web ------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,8 @@ from bgd.daemon.storage.records import (
     RecentStats,
     UnfinishedJob,
     unpack_policy,
+    unpack_resources,
+    unpack_tokens,
     unpack_waits,
 )
 from bgd.daemon.storage.write import unpack_spec
@@ -215,6 +217,7 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         leftovers=row["leftovers"],
         run_seconds=_run_seconds(row),
         executor=row["executor"],
+        tokens={name: list(held) for name, held in unpack_tokens(row["tokens"]).items()},
         executor_kind=None if row["executor_kind"] is None else ExecutorKind(row["executor_kind"]),
     )
 
@@ -291,7 +294,10 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
     cursor.row_factory = None
     rows = cursor.execute(_ACTIVE if state in ACTIVE else _WAITING, (state.value, after, _PAGE))
     if state in ACTIVE:
-        return [UnfinishedJob(_job(state, *row), slot, launcher) for slot, launcher, *row in rows]
+        return [
+            UnfinishedJob(_job(state, *row), slot, launcher, unpack_tokens(tokens))
+            for slot, launcher, tokens, *row in rows
+        ]
     return [UnfinishedJob(_job(state, *row)) for row in rows]
 
 
@@ -343,6 +349,7 @@ def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a t
     due: float | None,
     slots: int,
     key: str | None,
+    resources: bytes | None,
     at: float | None = None,
     expires: float | None = None,
     waits: bytes | None = None,
@@ -360,7 +367,7 @@ def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a t
         unseen=unseen,
         due=due,
         making_way=bool(making_way),
-        conditions=_job_conditions(slots, key, at, expires, waits),
+        conditions=_job_conditions(slots, key, resources, at, expires, waits),
         suspended=bool(suspended),
     )
 
@@ -374,13 +381,26 @@ def _known_state(number: int, state: str) -> State:
 
 @lru_cache(_MAX_CACHED)
 def _job_conditions(
-    slots: int, key: str | None, at: float | None, expires: float | None, waits: bytes | None
+    slots: int,
+    key: str | None,
+    resources: bytes | None,
+    at: float | None,
+    expires: float | None,
+    waits: bytes | None,
 ) -> Conditions:
     after, after_any = unpack_waits(waits)
-    return Conditions(at=at, expires=expires, after=after, after_any=after_any, key=key, slots=slots)
+    return Conditions(
+        at=at,
+        expires=expires,
+        after=after,
+        after_any=after_any,
+        key=key,
+        slots=slots,
+        resources=unpack_resources(resources),
+    )
 
 
-_COLUMNS = "id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key"
+_COLUMNS = "id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key, resources"
 _AWAITED = "wall_due, expires_elapsed, waits"
 
 _FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (constants)
@@ -388,7 +408,7 @@ _FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (co
 _PAGE_OF = "WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
 _WAITING = f"SELECT {_COLUMNS}, {_AWAITED} FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)
 _ACTIVE = f"""
-    SELECT slot, launcher, {_COLUMNS}, {_AWAITED}, making_way, suspended
+    SELECT slot, launcher, tokens, {_COLUMNS}, {_AWAITED}, making_way, suspended
     FROM jobs LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt {_PAGE_OF}
 """  # noqa: S608 (constants)
 

@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Fact, NotifyRule, Streak, StreakKey, Waiting
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.views import JobError, JobProgress
 
@@ -75,6 +76,7 @@ class NewAttempt(Struct, frozen=True):
     slot: int
     launcher: str
     at: float
+    tokens: Tokens = NO_TOKENS
 
 
 class AttemptPid(Struct, frozen=True):
@@ -280,11 +282,12 @@ _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name n
 
 
 class UnfinishedJob(Struct, frozen=True, gc=False):
-    """An unfinished job; if it is active, with the slot of its attempt and the launcher's instance id."""
+    """An unfinished job; if it is active, with what its attempt holds and the launcher's instance id."""
 
     job: Job
     slot: int | None = None
     launcher: str | None = None
+    tokens: Tokens = NO_TOKENS
 
 
 class RecentStats(Struct, frozen=True, kw_only=True):
@@ -306,6 +309,8 @@ _MAX_CACHED = 1024  # policies
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
+_decode_demand = msgspec.msgpack.Decoder(Demand).decode
+_decode_tokens = msgspec.msgpack.Decoder(Tokens).decode
 _decode_waits = msgspec.msgpack.Decoder(Waits).decode
 
 
@@ -319,6 +324,26 @@ def pack_policy(policy: RetryPolicy) -> bytes:
 def unpack_policy(packed: bytes) -> RetryPolicy:
     """Return a stored retry policy; equal ones are the same object, which a million jobs may share."""
     return _decode_policy(packed)
+
+
+def pack_resources(demand: Demand) -> bytes | None:
+    """Return the tokens that a job asks for as the database stores them; None if it asks for none."""
+    return _encode(demand) if demand else None
+
+
+def unpack_resources(packed: bytes | None) -> Demand:
+    """Return the tokens that a job asks for."""
+    return () if packed is None else _decode_demand(packed)
+
+
+def pack_tokens(tokens: Tokens) -> bytes | None:
+    """Return the tokens that an attempt holds as the database stores them; None if it holds none."""
+    return _encode(tokens) if tokens else None
+
+
+def unpack_tokens(packed: bytes | None) -> Tokens:
+    """Return the tokens that an attempt holds."""
+    return NO_TOKENS if packed is None else _decode_tokens(packed)
 
 
 def pack_waits(conditions: Conditions) -> bytes | None:

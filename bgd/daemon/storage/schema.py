@@ -267,6 +267,12 @@ MIGRATIONS: tuple[str, ...] = (
     -- Messages that wait until their target may get another one: MessagePack of a Waiting.
     CREATE TABLE postponed (target TEXT PRIMARY KEY, waiting BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- MessagePack, NULL for nothing: what a job asks for, as in Conditions.resources, and the tokens that an
+    -- attempt holds or held, by resource.
+    ALTER TABLE jobs ADD COLUMN resources BLOB;
+    ALTER TABLE attempts ADD COLUMN tokens BLOB;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -29,6 +29,8 @@ from bgd.daemon.storage.records import (
     Submission,
     Transaction,
     pack_policy,
+    pack_resources,
+    pack_tokens,
     pack_waits,
 )
 from bgd.wire.views import EventView, JobProgress, ScheduleEvent
@@ -191,6 +193,7 @@ def _columns(job: Job) -> tuple[object, ...]:
         pack_waits(conditions),
         conditions.key,
         conditions.slots,
+        pack_resources(conditions.resources),
         job.suspended,
     )
 
@@ -200,7 +203,7 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
     if transaction.attempts:
         since = transaction.now.elapsed
         rows = [
-            (item.job, item.attempt, item.slot, item.launcher, item.at, since)
+            (item.job, item.attempt, item.slot, pack_tokens(item.tokens), item.launcher, item.at, since)
             for item in transaction.attempts
         ]
         db.executemany(_INSERT_ATTEMPT, rows)
@@ -281,9 +284,9 @@ _INSERT_PLAIN_JOB = """
 
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
-                      making_way, wall_due, expires_elapsed, waits, key, slots, suspended,
+                      making_way, wall_due, expires_elapsed, waits, key, slots, resources, suspended,
                       uid, name, notify, created_at, created_aged, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
 _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
@@ -291,8 +294,8 @@ _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs
 _UPDATE_JOB = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
                     due_elapsed = ?, making_way = ?, wall_due = ?, expires_elapsed = ?, waits = ?, key = ?,
-                    slots = ?, suspended = ?, finished_at = ?, aged_from = ? + (SELECT age_ahead FROM meta),
-                    reason = ?
+                    slots = ?, resources = ?, suspended = ?, finished_at = ?,
+                    aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
 """
 _SAVE_JOB = f"{_UPDATE_JOB} WHERE id = ?"
 _END_JOB = f"""
@@ -302,8 +305,8 @@ _END_JOB = f"""
 _START_JOB = f"{_UPDATE_JOB}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
 
 _INSERT_ATTEMPT = """
-    INSERT INTO attempts (job, attempt, slot, launcher, launched_at, started_aged)
-    VALUES (?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))
+    INSERT INTO attempts (job, attempt, slot, tokens, launcher, launched_at, started_aged)
+    VALUES (?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))
 """
 
 _SAVE_PROGRESS = "UPDATE jobs SET progress = ?, progress_message = ? WHERE id = ? AND attempt = ?"

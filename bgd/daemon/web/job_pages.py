@@ -67,6 +67,7 @@ from bgd.formatting import (
     rules_line,
     run_time,
     short_duration,
+    tokens_line,
 )
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
@@ -343,6 +344,7 @@ def attempt_details(
     facts: list[Fact] = [
         ("Started", display_time(attempt.started_at, now) if attempt.started_at else ""),
         ("Runs on" if attempt.outcome is None else "Ran on", executor_line(attempt)),
+        ("Holds" if attempt.outcome is None else "Held", tokens_line(attempt)),
         ("Processor", _processor_time(attempt)),
         ("Memory", size_text(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),

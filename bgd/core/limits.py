@@ -1,0 +1,75 @@
+"""Limits on what runs at the same time besides slots: named resources, whose tokens jobs hold."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+from bgd.core.spec import Demand
+
+Tokens = dict[str, tuple[str, ...]]
+"""The tokens that a job holds, by resource."""
+
+Resources = Mapping[str, tuple[str, ...]]
+"""All tokens of each resource, in the order in which they are given out."""
+
+NO_TOKENS: Tokens = {}
+
+
+class TokenPool:
+    """Tokens of resources: which are free. One that was removed stays held until its job gives it back.
+
+    Attributes:
+        totals: how many tokens each resource has.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._held: set[tuple[str, str]] = set()
+        self.resize(resources)
+
+    def resize(self, resources: Resources) -> None:
+        """Take other tokens; those that are held stay held."""
+        self.totals = {name: len(tokens) for name, tokens in resources.items()}
+        self._places = {
+            name: {each: n for n, each in enumerate(tokens)} for name, tokens in resources.items()
+        }
+        self._free = {
+            name: [(n, each) for n, each in enumerate(tokens) if (name, each) not in self._held]
+            for name, tokens in resources.items()
+        }  # sorted lists, which are heaps
+
+    def free(self, name: str) -> int:
+        """Return how many tokens of a resource are free."""
+        return len(self._free.get(name, ()))
+
+    def can_ever_have(self, demand: Demand) -> bool:
+        """Tell whether there are as many tokens, free or not."""
+        return all(self.totals.get(name, 0) >= count for name, count in demand)
+
+    def take(self, demand: Demand) -> Tokens:
+        """Take the first free tokens and return them. There must be enough."""
+        taken = {
+            name: tuple(heapq.heappop(self._free[name])[1] for _ in range(count)) for name, count in demand
+        }
+        self.hold(taken)
+        return taken
+
+    def hold(self, tokens: Tokens) -> None:
+        """Note that an active job holds these, which may be gone from the configuration."""
+        for name, held in tokens.items():
+            self._held.update((name, each) for each in held)
+
+    def restore(self, tokens: Tokens) -> None:
+        """Take the tokens that a job held before a restart."""
+        self.hold(tokens)
+        for name in tokens.keys() & self._free.keys():
+            self._free[name] = [(n, each) for n, each in self._free[name] if (name, each) not in self._held]
+
+    def give_back(self, tokens: Tokens) -> None:
+        """Take back the tokens of a job that is no longer active."""
+        for name, held in tokens.items():
+            places = self._places.get(name, {})
+            for each in held:
+                self._held.discard((name, each))
+                if each in places:
+                    heapq.heappush(self._free[name], (places[each], each))

@@ -1,0 +1,96 @@
+"""Resources: which tokens jobs get, and that they keep them, under a real daemon."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bgd import Refused
+from tests.support import DEADLINE, serving, wait_until
+
+CONFIGURATION = """
+[daemon]
+slots = 8
+[resources]
+gpu = ["0", "GPU-b"]
+license = 2
+"""
+SHOW = "echo gpu=$BGD_RESOURCE_GPU license=$BGD_RESOURCE_LICENSE"
+
+
+@pytest.fixture
+def daemon():
+    with serving(CONFIGURATION, {}) as running:
+        yield running
+
+
+@pytest.fixture
+def client(daemon):
+    with daemon.client() as connected:
+        yield connected
+
+
+def running(client, **options):
+    job = client.submit(["/bin/sleep", "600"], **options)
+    wait_until(lambda: client.job(job.id).state == "running")
+    return job
+
+
+def tokens_of(job):
+    return job.attempts()[-1].tokens
+
+
+def test_jobs_get_tokens_that_nobody_else_has_and_are_told_their_names(daemon, client):
+    first = running(client, resources={"gpu": 1, "license": 1})
+    second = client.submit(["/bin/sh", "-c", SHOW], resources={"gpu": 1}).wait(DEADLINE)
+
+    assert tokens_of(first) == {"gpu": ["0"], "license": ["1"]}
+    assert second.output() == "gpu=GPU-b license=\n"
+    wide = client.submit(["/bin/sh", "-c", SHOW], resources={"gpu": 2})
+    behind = client.submit(["/bin/true"], resources={"gpu": 1})
+    assert client.submit(["/bin/true"], resources={"license": 1}).wait(DEADLINE).state == "succeeded"
+    assert daemon.bgctl("explain", str(wide.id)).stdout.splitlines()[1] == "  for 2 gpu: 1 of 2 is taken"
+    assert (
+        daemon.bgctl("explain", str(behind.id)).stdout.splitlines()[1] == "  for its turn: 1 job is before it"
+    )
+    assert "\n  holds      gpu 0; license 1\n" in daemon.bgctl("show", str(first.id)).stdout
+    assert "\n  resources  2 gpu\n" in daemon.bgctl("show", str(wide.id)).stdout
+
+    first.cancel()
+    assert wide.wait(DEADLINE).output() == "gpu=0,GPU-b license=\n"
+    assert behind.wait(DEADLINE).state == "succeeded"
+
+
+def test_too_many_tokens_and_unknown_resources_are_refused(daemon, client):
+    for resources, message in (
+        ({"gpu": 3}, r"the job asks for 3 gpu: \[resources\] of .* has 2"),
+        ({"gpus": 1}, r"there is no resource gpus .*did you mean gpu\?"),
+        ({"gpu": 0}, "at most 8 resources, each with a number from 1 to 1000"),
+    ):
+        with pytest.raises(Refused, match=message):
+            client.submit(["/bin/true"], resources=resources)
+    usage = daemon.bgctl("submit", "--resource", "gpu", "true")
+    assert (usage.returncode, "'gpu' is not NAME=N, such as gpu=1" in usage.stderr) == (2, True)
+
+
+def test_tokens_are_kept_over_a_kill_of_bgd_and_after_they_were_removed(daemon, client):
+    holder = running(client, resources={"gpu": 1})
+    waiting = client.submit(["/bin/sh", "-c", SHOW], resources={"gpu": 2})
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+    assert tokens_of(holder) == {"gpu": ["0"]}
+    other = client.submit(["/bin/sh", "-c", SHOW], resources={"gpu": 1}, priority=1).wait(DEADLINE)
+    assert other.output() == "gpu=GPU-b license=\n"
+
+    daemon.configure(CONFIGURATION.replace('"0", "GPU-b"', '"GPU-b"'))
+    daemon.bgctl("reload")
+    reason = json.loads(daemon.bgctl("explain", "--json", str(waiting.id)).stdout)["reasons"][0]
+    assert (reason["cause"], reason["words"]) == ("tokens", "for 2 gpu: bgd has 1")
+    assert client.submit(["/bin/true"], resources={"gpu": 1}).wait(DEADLINE).state == "succeeded"
+    assert holder.refresh().state == "running"
+    holder.cancel()
+    daemon.configure(CONFIGURATION)
+    daemon.bgctl("reload")
+    assert waiting.wait(DEADLINE).output() == "gpu=0,GPU-b license=\n"
