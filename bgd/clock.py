@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from bgd.core.job import Now
 
@@ -20,6 +21,18 @@ from bgd.core.job import Now
 def now() -> Now:
     """Return the present on both clocks."""
     return Now(elapsed(), time.time())
+
+
+class Clocks(NamedTuple):
+    """The wall clock, and two that nobody can set; `awake` stands still while the machine is suspended."""
+
+    wall: float
+    awake: float
+    elapsed: float
+
+
+def read_all() -> Clocks:
+    return Clocks(time.time(), time.monotonic(), elapsed())
 
 
 def elapsed() -> float:

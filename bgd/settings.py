@@ -31,7 +31,7 @@ ANY = "*"  # in a schema: any name, for example of a queue
 Reader = Callable[["Setting"], T]  # raises ValueError, whose text says what is allowed
 
 
-class Setting(Struct, frozen=True):
+class Setting(Struct, frozen=True, gc=False):
     """One value as somebody wrote it.
 
     `origin` names it in messages. A relative path in it starts at `folder`, and ~ stands for `home`. A value

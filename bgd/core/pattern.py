@@ -21,7 +21,7 @@ _THURSDAY = 3  # the weekday of 1970-01-01
 _DAYS_IN_MONTH = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
-class Pattern(Struct, frozen=True, kw_only=True):
+class Pattern(Struct, frozen=True, kw_only=True, gc=False):
     """What cron expressions and systemd's calendar specs come down to. Every part is sorted.
 
     * `days`: days of the month; -1 is the last day, -2 the one before.

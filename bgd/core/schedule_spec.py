@@ -44,7 +44,7 @@ class Result(StrEnum):
     MISSED = "missed"
 
 
-class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A schedule as somebody defined it. One of `cron`, `calendar` and `every` says when it is due.
 
     * `every`: a duration such as "15m"; due at its multiples, counted from 1970.

@@ -60,7 +60,7 @@ class Moment(Struct, frozen=True):
     was_down: bool = False
 
 
-class Timetable(Struct, frozen=True, kw_only=True):
+class Timetable(Struct, frozen=True, kw_only=True, gc=False):
     """When a schedule is due, in a time zone, and on which days it is not."""
 
     when: When
@@ -85,6 +85,14 @@ def timetable_of(spec: ScheduleSpec, zone: tzinfo, key: str) -> Timetable:
 def next_at(timetable: Timetable, after: float) -> float | None:
     """Return when a schedule is due next after an instant, excluded days included; None: never."""
     return next_due(timetable.when, timetable.zone, after)
+
+
+def upcoming_times(timetable: Timetable, after: float, most: int) -> list[float]:
+    """Return when a schedule is due next, at most so often."""
+    found: list[float] = []
+    while len(found) < most and (at := next_at(timetable, found[-1] if found else after)) is not None:
+        found.append(at)
+    return found
 
 
 def pass_time(

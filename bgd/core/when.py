@@ -28,17 +28,17 @@ class Kind(StrEnum):
     EVERY = "every"
 
 
-class Every(Struct, frozen=True):
+class Every(Struct, frozen=True, gc=False):
     """At all multiples of some seconds since 1970-01-01 00:00 UTC, so that a restart moves nothing."""
 
     seconds: int
 
 
-class AtBoot(Struct, frozen=True):
+class AtBoot(Struct, frozen=True, gc=False):
     """Once for each boot of the machine: `@reboot`. No instant is ever due."""
 
 
-class When(Struct, frozen=True, kw_only=True):
+class When(Struct, frozen=True, kw_only=True, gc=False):
     """When a schedule runs.
 
     `delay` is added to each instant: this machine's and schedule's share of the jitter, in whole seconds.
@@ -143,7 +143,7 @@ _REPEATED = ("*", "0/", "00/")
 # --- days left out -----------------------------------------------------------------------------------------
 
 
-class Day(Struct, frozen=True):
+class Day(Struct, frozen=True, gc=False):
     """A day on which a schedule does not run; `year` None: every year."""
 
     year: int | None

@@ -18,7 +18,7 @@ from bgd.daemon.supervisor import Supervisor
 AT_ONCE = 100  # schedules handled in one turn of the loop
 
 
-class Run(Struct):
+class Run(Struct, gc=False):
     """A job of a schedule, due at `due_at` on the wall clock.
 
     `due`: the same on the elapsed clock; None: whether it is late is settled.
@@ -29,7 +29,7 @@ class Run(Struct):
     is_late: bool = False
 
 
-class _Watched(Struct):
+class _Watched(Struct, gc=False):
     """A schedule: its runs, how long after it is due each may take, and when the next one may be late."""
 
     runs: dict[JobId, Run]

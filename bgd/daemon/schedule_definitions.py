@@ -19,7 +19,7 @@ from bgd.core.schedules import Timetable, next_at, timetable_of
 from bgd.core.spec import JobSpec
 
 
-class ScheduleDefinition(Struct, frozen=True):
+class ScheduleDefinition(Struct, frozen=True, gc=False):
     """A definition and what follows from it.
 
     * `problem`: why it cannot be used; then `timetable` is None.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
@@ -15,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import clock, timezones
+from bgd.clock import Clocks
 from bgd.config import Config
 from bgd.core.cron import REBOOT
 from bgd.core.describe import describe
@@ -32,6 +32,7 @@ from bgd.core.schedules import (
     pass_time,
     problem_with_schedule,
     starts,
+    upcoming_times,
 )
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
@@ -49,18 +50,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Clocks(Struct, frozen=True):
-    """The wall clock, and two that nobody can set; `awake` stands still while the machine is suspended."""
-
-    wall: float
-    awake: float
-    elapsed: float
-
-
-def read_clocks() -> Clocks:
-    return Clocks(time.time(), time.monotonic(), clock.elapsed())
-
-
 class StoredNames(Struct, frozen=True):
     """Schedules that were stored together, by what became of them."""
 
@@ -69,7 +58,7 @@ class StoredNames(Struct, frozen=True):
     unchanged: list[str]
 
 
-class _Schedule(Struct, kw_only=True):
+class _Schedule(Struct, kw_only=True, gc=False):
     """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself.
 
     `runs`: its latest jobs, and all that have not finished, oldest first.
@@ -97,7 +86,7 @@ class Schedules:
         supervisor: Supervisor,
         actions: JobActions,
         store: StoreReader,
-        read_clocks: Callable[[], Clocks] = read_clocks,
+        read_clocks: Callable[[], Clocks] = clock.read_all,
     ) -> None:
         self.changes = 0
         self._read_clocks = read_clocks
@@ -106,6 +95,7 @@ class Schedules:
         self._store = store
         self._by_name: dict[str, _Schedule] = {}
         self._due = DueHeap[str](lambda name, at: name in self._by_name and self._by_name[name].next_at == at)
+        self._boot = clock.boot_id()
         self._configured_at = 0.0
         self._is_outdated = False  # not all schedules of the configuration in force are taken over
         self._is_configured = asyncio.Event()
@@ -124,7 +114,7 @@ class Schedules:
         """
         stored = await self._store.read(storage.read_schedules)
         check_names(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
-        for names in _batched(stored):
+        for names in _batched(stored, _DEFINED_AT_ONCE):
             runs = await self._store.read(storage.latest_runs, names)
             for name in names:
                 each = stored[name]
@@ -207,7 +197,7 @@ class Schedules:
         config = None
         while config is not self._supervisor.config:  # it may have changed meanwhile
             config = self._supervisor.config
-            for names in _batched(specs):
+            for names in _batched(specs, _DEFINED_AT_ONCE):
                 checked |= {name: self._checked(name, specs[name]) for name in names}
                 await asyncio.sleep(0)
         same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
@@ -324,9 +314,9 @@ class Schedules:
             spec=spec,
             is_configured=schedule.stored.uid is None,
             is_paused=is_paused,
-            words=spec.cron or spec.calendar or "" if timetable is None else describe(timetable.when, zone),
+            words=_as_written(spec) if timetable is None else describe(timetable.when, zone),
             timezone=zone,
-            upcoming=list(_upcoming(timetable, self._now(), upcoming)) if timetable and not is_paused else [],
+            upcoming=upcoming_times(timetable, self._now(), upcoming) if timetable and not is_paused else [],
             latest=None if latest is None else _occurrence_view(*latest),
             problem=schedule.problem,
             is_late=self.late_jobs.is_late(name),
@@ -375,8 +365,8 @@ class Schedules:
     def _pass_boot(self, name: str) -> None:
         """Run what is due once after each boot."""
         schedule = self._by_name[name]
-        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != (boot := clock.boot_id()):
-            schedule.stored = replace(schedule.stored, boot_id=boot)
+        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != self._boot:
+            schedule.stored = replace(schedule.stored, boot_id=self._boot)
             self._save(name)
             if not _is_paused(schedule):
                 self._add(name, *self._start(name, schedule, Occurrence(self._now(), Result.RAN)))
@@ -468,15 +458,14 @@ class Schedules:
         while self._is_outdated:
             self._is_outdated = False
             wanted, at = self._supervisor.config.schedules, self._configured_at
-            gone = [name for name, each in self._by_name.items() if each.stored.uid is None]
-            changed = [name for name, spec in wanted.items() if not self.has(name, spec)]
-            for names in _batched([*(name for name in gone if name not in wanted), *changed]):
+            for names in _batched({**self._by_name, **wanted}, _DEFINED_AT_ONCE):
                 for name in names:
-                    if name in wanted:
-                        self._define(name, definition_of(name, wanted[name], at), None)
-                    elif name in self._by_name:
-                        self._end_pause(name, self._by_name[name])
+                    old = self._by_name.get(name)
+                    if name not in wanted and old is not None and old.stored.uid is None:
+                        self._end_pause(name, old)
                         self._forget(name)
+                    elif name in wanted and not self.has(name, wanted[name]):
+                        self._define(name, definition_of(name, wanted[name], at), None)
                 self._changed()
                 await asyncio.sleep(0)
                 if self._is_outdated:  # it has changed again
@@ -493,7 +482,7 @@ class Schedules:
             uid=uid,
             paused=None if old is None else old.stored.paused,
             seen_at=definition.seen_at,
-            boot_id=clock.boot_id(),
+            boot_id=self._boot,
         )
         self._put(name, stored, definition, {} if old is None else old.runs)
         self._supervisor.transaction.schedules[name] = stored
@@ -582,13 +571,8 @@ def _is_paused(schedule: _Schedule) -> bool:
     return stored.spec.paused if stored.paused is None else stored.paused
 
 
-def _upcoming(timetable: Timetable, after: float, most: int) -> Iterator[float]:
-    at = next_at(timetable, after)
-    for _ in range(most):
-        if at is None:
-            return
-        yield at
-        at = next_at(timetable, at)
+def _as_written(spec: ScheduleSpec) -> str:
+    return spec.cron or spec.calendar or f"every {spec.every}"
 
 
 def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
@@ -606,8 +590,11 @@ def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
 _MAX_REASON = 300  # characters
 
 
-def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+_DEFINED_AT_ONCE = 20  # definitions handled in one turn of the loop; each takes a tenth of a millisecond
+
+
+def _batched(items: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:
     """Yield the items some at a time."""
     rest = iter(list(items))
-    while batch := list(islice(rest, AT_ONCE)):
+    while batch := list(islice(rest, size)):
         yield batch

@@ -25,6 +25,7 @@ from bgd.core.schedules import (
     problem_with_schedule,
     starts,
     timetable_of,
+    upcoming_times,
 )
 from bgd.core.spec import JobSpec
 
@@ -239,6 +240,14 @@ def test_overlap_decides_beside_unfinished_jobs(overlap, unfinished, expected):
 def test_the_next_occurrence_is_after_the_instant():
     assert next_at(timetable_of(NIGHTLY, UTC, "key"), NOON) == NOON + 15 * HOUR
     assert next_at(timetable_of(replace(NIGHTLY, cron="@reboot"), UTC, "key"), NOON) is None
+
+
+def test_upcoming_times_are_as_many_as_asked_for_or_as_there_are():
+    nightly = timetable_of(NIGHTLY, UTC, "key")
+    assert upcoming_times(nightly, NOON, 2) == [NOON + 15 * HOUR, NOON + 39 * HOUR]
+    assert upcoming_times(nightly, NOON, 0) == []
+    last = timetable_of(replace(NIGHTLY, calendar="2027-01-01 00:00", cron=None), UTC, "key")
+    assert len(upcoming_times(last, NOON, 5)) == 1
 
 
 @pytest.mark.parametrize(

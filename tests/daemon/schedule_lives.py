@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from bgd.clock import Clocks
 from bgd.config import Config
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import ScheduleSpec
-from bgd.daemon.schedules import Clocks, Schedules
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence

@@ -417,6 +417,21 @@ async def test_a_machine_whose_zone_is_not_known_is_told_by_its_name(lives, monk
             life.schedules.set("x", ScheduleSpec(job=command(), cron="@daily"), UID, replaces=False)
 
 
+async def test_a_stored_schedule_that_cannot_be_used_any_more_says_why_and_when_it_was_due(
+    lives, monkeypatch
+):
+    async with lives.begin() as life:
+        life.schedules.set("often", ScheduleSpec(job=command(), every="15m"), UID, replaces=False)
+        await soon(life.harness.supervisor.saved())
+    monkeypatch.setenv("TZ", "CET-1CEST")
+    timezones.zone.cache_clear()
+    async with lives.begin() as life:
+        [view] = await life.schedules.views("often", 3)
+
+        assert view.words == "every 15m"
+        assert (view.upcoming, "'CET-1CEST' is not known" in (view.problem or "")) == ([], True)
+
+
 async def test_a_job_that_is_not_allowed_is_refused_at_once(lives, folder: Path):
     strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
     async with lives.begin(strict) as life:

@@ -145,7 +145,7 @@ class BatchRun(Struct, frozen=True):
     count: int
 
 
-class StoredSchedule(Struct, frozen=True, kw_only=True):
+class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
     """A schedule on disk.
 
     * `uid`: the user who added it; None: it is from the configuration.
