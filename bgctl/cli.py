@@ -38,6 +38,7 @@ _MODULES = {
     "show": "showing",
     "explain": "showing",
     "logs": "logs",
+    "search": "searching",
     "wait": "waiting",
     "progress": "waiting",
     "cancel": "acting",

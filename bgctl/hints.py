@@ -55,6 +55,9 @@ VERBS = {
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
     **dict.fromkeys(("beat", "cron", "crontab", "schedules"), _SCHEDULE),
+    **dict.fromkeys(
+        ("find", "grep"), "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs"
+    ),
     **dict.fromkeys(("map", "parallel", "xargs"), "`bgctl batch FILE` queues a job for each line of a file"),
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",

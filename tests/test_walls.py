@@ -39,13 +39,14 @@ ROOMS = {
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.timezones bgd.wire bgd.formatting",
+    " bgd.daemon bgd.errors bgd.escape bgd.logfiles bgd.logsearch bgd.timezones bgd.wire bgd.formatting",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
     " bgd.formatting.command_line",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.startup bgd.systemd bgd.wire bgd.worker.WORKER",
+    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.logfiles bgd.startup bgd.systemd bgd.wire"
+    " bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
     " bgd.units bgd.wire",
@@ -67,6 +68,8 @@ ROOMS = {
     " bgd.escape bgd.formatting bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
+    "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
+    "bgd/logsearch.py": f"{STANDARD} msgspec bgd.logfiles",
     "bgd/systemd.py": STANDARD,
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
@@ -89,6 +92,9 @@ ROOMS = {
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
+    # it reads logs itself, so that the daemon serves others meanwhile
+    "bgctl/searching.py": f"{STANDARD} click bgctl bgd.Client bgd.Refused bgd.State bgd.escape bgd.logfiles"
+    " bgd.logsearch",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.formatting bgd.units bgd.wire.views",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"

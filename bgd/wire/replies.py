@@ -234,6 +234,7 @@ class Info(Struct, frozen=True, tag="info", kw_only=True):
     store_id: str
     http: str | None = None  # where the pages are; None: there are none
     obstacle: str | None = None  # as in Submitted
+    log_dir: str = ""  # where the logs are
     autostarted: bool = False  # a client started it; so after a reboot it runs once a client does so again
 
 

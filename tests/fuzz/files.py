@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bgd.config import load
 from bgd.core.job import Outcome
-from bgd.daemon.logs import LogReader
 from bgd.errors import ConfigError
 from bgd.launcher.journal import (
     Began,
@@ -21,6 +20,7 @@ from bgd.launcher.journal import (
     Record,
     read,
 )
+from bgd.logfiles import LogReader
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 _MEMORY = Path("/dev/shm")  # the cheapest place for files

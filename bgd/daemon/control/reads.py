@@ -18,7 +18,7 @@ from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.access import Actor
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.logs import LogReader, expected_log_bytes
+from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import StoreReader
@@ -26,6 +26,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.errors import NoSuchJob, Refused
 from bgd.escape import as_utf8
+from bgd.logfiles import LogReader
 from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
@@ -306,6 +307,7 @@ class ReadHandler:
             store_id=self._store.store_id,
             http=None if self._authenticator is None else self._authenticator.url,
             obstacle=self._link.obstacle,
+            log_dir=as_utf8(self._supervisor.config.log_dir),
             autostarted=self._autostarted,
         )
 

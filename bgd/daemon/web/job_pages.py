@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from bgd.core.explain import Explanation, Reason, next_reasons, words_of
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
-from bgd.daemon.logs import LogReader
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
@@ -69,6 +68,7 @@ from bgd.formatting import (
     short_duration,
     tokens_line,
 )
+from bgd.logfiles import LogReader
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import AttemptView, EventView, JobView

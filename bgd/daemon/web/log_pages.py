@@ -15,14 +15,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId
-from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader, expected_log_bytes
+from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.storage import read
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.job_pages import attempt_details
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, event, follow_log
-from bgd.daemon.web.log_search import SearchProgress, search_log
+from bgd.daemon.web.log_search import search_log
 from bgd.daemon.web.log_text import (
     OVER_LIMIT,
     LogLine,
@@ -58,6 +58,8 @@ from bgd.daemon.web.responses import (
 )
 from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
+from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
+from bgd.logsearch import SearchProgress
 from bgd.wire.http import TEXT, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.views import AttemptView, JobView
 

@@ -15,8 +15,8 @@ from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.web.terminal import Line, Terminal, line_markup
+from bgd.logfiles import MAX_CHUNK, LogReader
 
 MAX_PART = MAX_CHUNK  # bytes of a part
 MAX_LINES = 500  # of a part

@@ -7,10 +7,7 @@ loop is not delayed; the start of a process would delay it more. A search ends w
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import re
-import stat
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
@@ -23,18 +20,18 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 from msgspec import Struct
 
-from bgd.daemon.logs import BLOCK, LogReader
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web.live import LiveViews
-from bgd.daemon.web.log_search import LogSearch, Needle
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
 from bgd.daemon.web.terminal import Terminal
 from bgd.daemon.web.views import display_time, size_text
 from bgd.escape import one_line
 from bgd.formatting import iso_time, outcome_in_words
+from bgd.logfiles import LogReader
+from bgd.logsearch import LogSearch, Needle, logs_in, read_small_log
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import log_name
 
@@ -219,12 +216,12 @@ class LogsSearch:
         """Read a log in one go if it is small; tell whether it has to be looked at further."""
         path = Path(self._log_dir, log_name(attempt.job, attempt.attempt))
         if self._folder is None or self._folder[0] != path.parent:
-            self._folder = path.parent, _logs_in(path.parent)
+            self._folder = path.parent, logs_in(path.parent)
         has_parts = self._folder[1].get(path.name)
         if has_parts is None:
             return False
         self.logs += 1
-        data = None if has_parts else _read_small(path)
+        data = None if has_parts else read_small_log(path)
         if data is None:
             return True
         if self.needle.data in self.needle.comparable(data):
@@ -258,35 +255,6 @@ class _CurrentLog(Struct):
     at: int = 0
     count: int = 0
     hits: list[int] = []
-
-
-def _logs_in(folder: Path) -> dict[str, bool]:
-    """Return the logs in a folder, and whether they have parts behind a gap."""
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - faster, and only the names are needed
-    except FileNotFoundError:
-        return {}
-    logs = dict.fromkeys((name for name in names if name.endswith(".log")), False)
-    for name in names:
-        log, dot, offset = name.rpartition(".")
-        if dot and offset.isdecimal() and log.endswith(".log"):
-            logs[log] = True
-    return logs
-
-
-def _read_small(path: Path) -> bytes | None:
-    """Return a log of at most BLOCK bytes; None if it is larger."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:  # removed meanwhile
-        return b""
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "the log is not a regular file", str(path))
-        return None if status.st_size > BLOCK else os.read(descriptor, status.st_size)
-    finally:
-        os.close(descriptor)
 
 
 def _places(log: LogReader, hits: list[int], needle: Needle) -> list[list[FoundLine]]:

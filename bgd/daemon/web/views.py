@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.logs import LogReader
 from bgd.daemon.web.log_text import LogText, plain_line, plain_lines
 from bgd.formatting import (
     command_line,
@@ -21,6 +20,7 @@ from bgd.formatting import (
     run_time,
     short_duration,
 )
+from bgd.logfiles import LogReader
 from bgd.wire.views import AttemptView, JobView
 
 

@@ -14,9 +14,9 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from playwright.sync_api import Page, expect
 
-from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.web.live import Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain_lines
+from bgd.logfiles import MAX_CHUNK, LogReader
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import PROGRAM, chromium
 from tests.support import DEADLINE, Daemon, wait_until

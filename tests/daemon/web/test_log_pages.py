@@ -12,9 +12,9 @@ from unittest import mock
 
 import pytest
 
-from bgd.daemon.logs import LogReader
-from bgd.daemon.web import log_search
+from bgd import logsearch as log_search
 from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES, LogPages
+from bgd.logfiles import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
 from tests.support import Daemon

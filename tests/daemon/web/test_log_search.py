@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon import logs
-from bgd.daemon.logs import LogReader
-from bgd.daemon.web import log_search
-from bgd.daemon.web.log_search import LogSearch, Needle
+from bgd import logfiles as logs
+from bgd import logsearch as log_search
+from bgd.logfiles import LogReader
+from bgd.logsearch import LogSearch, Needle
 
 OUTPUT = st.text("ab\nA", max_size=60).map(str.encode)
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon.logs import LogReader
 from bgd.daemon.web import log_text
 from bgd.daemon.web.log_text import (
     LogLine,
@@ -22,6 +21,7 @@ from bgd.daemon.web.log_text import (
     part_from,
     shown_line,
 )
+from bgd.logfiles import LogReader
 
 PIECES = st.lists(
     st.sampled_from([b"a", b"bc", b"\n", b"\n\n", b"\r", b"\r\n", "é".encode(), "\N{HOURGLASS}".encode()]),

@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import expect
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.logs import BLOCK, LogReader
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web import search as web_search
-from bgd.daemon.web.log_search import Needle
 from bgd.daemon.web.search import LogsSearch, SearchPages
+from bgd.logfiles import BLOCK, LogReader
+from bgd.logsearch import Needle
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, new, put, saves

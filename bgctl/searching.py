@@ -1,0 +1,149 @@
+"""The verb search: lines of all kept logs, read by bgctl, while the daemon serves others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from bgctl.common import client, global_options, is_terminal, print_json, say
+from bgctl.exit_codes import FAILED
+from bgctl.options import chosen_ids, whole_number
+from bgctl.selecting import Selection, with_selection
+from bgctl.verbs import verb
+from bgd import Client, Refused, State
+from bgd.escape import one_line
+from bgd.logfiles import LogReader
+from bgd.logsearch import Needle, lines_with, logs_in, read_small_log, small_lines_with
+
+MAX_TEXT = 1000  # characters
+MAX_SHOWN = 500  # characters of a line on a terminal
+MAX_LINES = 2**31
+
+
+@verb(
+    "search",
+    "bgctl search 'disk full'",
+    "bgctl search --ids Traceback --since 1d",
+    "bgctl search -n 1 'connection refused' 12 14-20",
+)
+@click.argument("text")
+@with_selection(tuple(State), may_be_empty=True)
+@click.option("-n", "most", type=whole_number(1, MAX_LINES), metavar="N", help="Stop after N lines.")
+@click.option("--ids", "only_ids", is_flag=True, help="Print only the ids of the jobs.")
+def search_command(text: str, selection: Selection, *, most: int | None, only_ids: bool) -> int:
+    """Print the lines of all kept logs that contain TEXT.
+
+    The newest job comes first; each line begins with job and attempt. Upper and lower case differ only if
+    TEXT has a capital. Without ids and filters all logs are searched. Exit with 0 if a line is found, else 1.
+    """
+    if not text or "\n" in text or len(text) > MAX_TEXT:
+        raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")
+    with client() as daemon:
+        log_dir = daemon.info().log_dir
+        jobs = _selected_jobs(daemon, selection)
+    if not log_dir:
+        raise Refused("this daemon is of an earlier bgd, which does not tell where its logs are: restart it")
+    search = _Search(log_dir, Needle.of(text), jobs)
+    found = 0
+    lines = search.first_lines() if only_ids else search.lines()
+    for job, attempt, offset, line in islice(lines, most):
+        found += 1
+        _print(job, attempt, offset, line, only_ids=only_ids)
+    if search.unreadable:
+        say(f"{search.unreadable} logs could not be read: {search.problem}")
+    if not found:
+        say(f"no line of {search.logs} logs contains {text!r}")
+    return 0 if found else FAILED
+
+
+def _selected_jobs(daemon: Client, selection: Selection) -> Collection[int] | None:
+    """Return the ids of the jobs whose logs to search; None: of all."""
+    if selection.is_empty:
+        return None
+    if selection.is_by_filter:
+        return {job.id for job in selection.jobs_in(daemon, tuple(State))}
+    return set(chosen_ids(daemon, selection.ids))
+
+
+def _print(job: int, attempt: int, offset: int, line: bytes, *, only_ids: bool) -> None:
+    text = line.decode(errors="replace").rstrip("\r")
+    if global_options().json:
+        print_json({"job": job, "attempt": attempt, "offset": offset, "line": text})
+    elif only_ids:
+        print(job)
+    else:
+        text = one_line(text)
+        if is_terminal() and len(text) > MAX_SHOWN:
+            text = f"{text[:MAX_SHOWN]}\N{HORIZONTAL ELLIPSIS}"
+        print(f"{job}.{attempt}: {text}")
+    sys.stdout.flush()
+
+
+class _Search:
+    """Searches logs, newest first.
+
+    Attributes:
+        logs: how many were searched.
+        unreadable: how many could not be, and `problem` the latest reason.
+    """
+
+    def __init__(self, folder: str, needle: Needle, jobs: Collection[int] | None) -> None:
+        self._folder = Path(folder)
+        self._needle = needle
+        self._jobs = jobs
+        self.logs = self.unreadable = 0
+        self.problem = ""
+
+    def lines(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield job, attempt, offset and text of each line."""
+        for folder in self._folders():
+            logs = logs_in(folder)
+            for job, attempt, name in sorted(self._wanted(logs), reverse=True):
+                self.logs += 1
+                try:
+                    for offset, line in self._lines_of(folder, name, job, attempt, has_parts=logs[name]):
+                        yield job, attempt, offset, line
+                except OSError as error:
+                    self.unreadable += 1
+                    self.problem = f"{error.filename}: {error.strerror}"
+
+    def first_lines(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield the first line of each job."""
+        told = 0
+        for job, attempt, offset, line in self.lines():
+            if job != told:
+                told = job
+                yield job, attempt, offset, line
+
+    def _lines_of(
+        self, folder: Path, name: str, job: int, attempt: int, *, has_parts: bool
+    ) -> Iterator[tuple[int, bytes]]:
+        data = None if has_parts else read_small_log(folder / name)
+        if data is not None:
+            return iter(small_lines_with(data, self._needle))
+        return lines_with(LogReader(str(self._folder), job, attempt), self._needle)
+
+    def _folders(self) -> list[Path]:
+        """Return the folders with logs, that of the newest jobs first."""
+        try:
+            names = [name for name in os.listdir(self._folder) if name.isdecimal()]  # noqa: PTH208 - names only
+        except FileNotFoundError:
+            return []
+        except PermissionError as error:
+            raise Refused(
+                f"you may not read the logs in {self._folder}: search them on the page (`bgctl dashboard`)"
+            ) from error
+        return [self._folder / name for name in sorted(names, key=int, reverse=True)]
+
+    def _wanted(self, names: Collection[str]) -> Iterator[tuple[int, int, str]]:
+        """Yield job, attempt and name of those logs that are to be searched."""
+        for name in names:
+            job, _, rest = name.partition(".")
+            attempt = rest.removesuffix(".log")
+            if job.isdecimal() and attempt.isdecimal() and (self._jobs is None or int(job) in self._jobs):
+                yield int(job), int(attempt), name

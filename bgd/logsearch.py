@@ -1,0 +1,184 @@
+"""Search logs of attempts for a text, a step at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgd.logfiles import BLOCK, LogReader
+
+MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
+STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second
+
+
+class SearchProgress(Struct, frozen=True):
+    """What a search has found so far: how often the text occurs, and the offsets that are new.
+
+    `at` and `size`: the bytes of the log that are searched, and all of them.
+    """
+
+    count: int
+    hits: list[int]
+    at: int
+    size: int
+
+
+class Needle(Struct, frozen=True):
+    """A text to search for, which has no newline.
+
+    Upper and lower case differ only if the text has a capital; of letters beyond A to Z they always do.
+    """
+
+    text: str
+    data: bytes
+    ignores_case: bool
+
+    @classmethod
+    def of(cls, text: str) -> Needle:
+        return cls(text, text.encode(errors="replace"), text == text.lower())
+
+    def comparable(self, data: bytes) -> bytes:
+        """Return data in which `self.data` stands wherever the text occurs."""
+        return data.lower() if self.ignores_case else data
+
+    def find_in(self, text: str) -> list[tuple[int, int]]:
+        """Return where the text begins and ends in a decoded line."""
+        found: list[tuple[int, int]] = []
+        compared = text.translate(_LOWER) if self.ignores_case else text
+        end = 0
+        while (begin := compared.find(self.text, end)) >= 0:
+            end = begin + len(self.text)
+            found.append((begin, end))
+        return found
+
+
+_LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does
+
+
+class LogSearch:
+    """Counts a text and notes where it occurs."""
+
+    def __init__(self, log: LogReader, needle: Needle, most: int) -> None:
+        self._log = log
+        self._needle = needle
+        self._text = needle.data
+        self._most = most
+        self._found = 0  # offsets returned
+        self._count = 0
+        self._at = 0
+        self._size: int | None = None
+        self._rest = b""  # the bytes before `_at` that may belong to an occurrence
+
+    def step(self) -> SearchProgress | None:
+        """Search the next STEP bytes; return None after the end. Blocks: call it on a thread."""
+        if self._size is None:
+            self._size = self._log.size()
+        elif self._at >= self._size:
+            return None
+        hits: list[int] = []
+        stop = min(self._at + STEP, self._size)
+        for offset, block in self._log.blocks(self._at, stop):
+            if offset != self._at:  # behind a gap
+                self._go_on_at(offset, hits)
+            self._add(block, hits)
+        if self._at < stop or stop == self._size:
+            self._go_on_at(stop, hits)
+        return SearchProgress(self._count, hits, self._at, self._size)
+
+    def _go_on_at(self, offset: int, hits: list[int]) -> None:
+        hits += self._search(self._rest, len(self._rest))
+        self._rest, self._at = b"", offset
+
+    def _add(self, block: bytes, hits: list[int]) -> None:
+        """Search a block up to its last newline; an occurrence ends before that, or begins behind it."""
+        data = self._rest + self._needle.comparable(block)
+        self._at += len(block)
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            # the line is longer than a block: search all, and keep what may begin an occurrence
+            behind_last = len(data.split(self._text)[-1])
+            cut = len(data) - min(behind_last, len(self._text) - 1)
+        self._rest = data[cut:]
+        hits += self._search(data[:cut], len(data))
+
+    def _search(self, data: bytes, length: int) -> list[int]:
+        """Count occurrences; return the offsets of the first. `data` begins `length` bytes before `_at`."""
+        self._count += data.count(self._text)
+        hits: list[int] = []
+        index = 0
+        while self._found < self._most and (index := data.find(self._text, index)) >= 0:
+            hits.append(self._at - length + index)
+            index += len(self._text)
+            self._found += 1
+        return hits
+
+
+def lines_with(log: LogReader, needle: Needle) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a log that contain a text, each with its offset; of a very long line, parts."""
+    begin, rest = 0, b""
+    for offset, block in log.blocks(0, log.size()):
+        if offset != begin + len(rest):  # behind a gap
+            yield from _lines_in(rest, begin, needle)
+            begin, rest = offset, b""
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > MAX_LINE:
+            cut = len(data) - len(needle.data)
+        yield from _lines_in(data[:cut], begin, needle)
+        begin, rest = begin + cut, data[cut:]
+    yield from _lines_in(rest, begin, needle)
+
+
+def _lines_in(data: bytes, begin: int, needle: Needle) -> Iterator[tuple[int, bytes]]:
+    comparable = needle.comparable(data)
+    at = comparable.find(needle.data)
+    while at >= 0:
+        first = data.rfind(b"\n", 0, at) + 1
+        end = data.find(b"\n", at)
+        end = len(data) if end < 0 else end
+        yield begin + first, data[first:end]
+        at = comparable.find(needle.data, end)
+
+
+# --- many small logs
+
+
+def logs_in(folder: Path) -> dict[str, bool]:
+    """Return the logs in a folder, and whether they have parts behind a gap."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - faster, and only the names are needed
+    except FileNotFoundError:
+        return {}
+    logs = dict.fromkeys((name for name in names if name.endswith(".log")), False)
+    for name in names:
+        log, dot, offset = name.rpartition(".")
+        if dot and offset.isdecimal() and log.endswith(".log"):
+            logs[log] = True
+    return logs
+
+
+def small_lines_with(data: bytes, needle: Needle) -> list[tuple[int, bytes]]:
+    """Return what `lines_with` yields, of a log that was read in one go."""
+    # most logs do not contain it
+    return list(_lines_in(data, 0, needle)) if needle.data in needle.comparable(data) else []
+
+
+def read_small_log(path: Path) -> bytes | None:
+    """Return a log of at most BLOCK bytes; None if it is larger."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:  # removed meanwhile
+        return b""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "the log is not a regular file", str(path))
+        return None if status.st_size > BLOCK else os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)

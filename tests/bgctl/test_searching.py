@@ -1,0 +1,133 @@
+"""The verb search."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bgctl.searching import _Search
+from bgd.errors import Refused
+from bgd.logfiles import BLOCK, LogReader
+from bgd.logsearch import MAX_LINE, Needle, lines_with, small_lines_with
+
+ESCAPE = "\N{SYMBOL FOR ESCAPE}"
+
+
+@pytest.fixture(scope="module")
+def jobs(daemon):
+    """Three jobs with output, the last of two attempts."""
+    first = daemon.finished_job("printf", "Disk full\\nfine\\n")
+    second = daemon.finished_job("-t", "second", "printf", "nothing\\n\\033[31mdisk FULL\\033[0m of \\001")
+    third = daemon.finished_job(
+        "--retries", "1", "--retry-delay", "0s", "sh", "-c", "echo disk full again; exit 1"
+    )
+    return first, second, third
+
+
+def search(daemon, *arguments):
+    return daemon.bgctl("search", *arguments)
+
+
+def test_lines_of_all_logs_are_found_newest_first(daemon, jobs):
+    first, second, third = jobs
+    done = search(daemon, "disk full")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{third}.2: disk full again",
+        f"{third}.1: disk full again",
+        f"{second}.1: {ESCAPE}[31mdisk FULL{ESCAPE}[0m of \N{SYMBOL FOR START OF HEADING}",
+        f"{first}.1: Disk full",
+    ]
+
+
+def test_a_capital_makes_case_count(daemon, jobs):
+    assert search(daemon, "Disk").stdout == f"{jobs[0]}.1: Disk full\n"
+
+
+def test_jobs_can_be_selected_and_lines_be_few(daemon, jobs):
+    first, second, third = jobs
+
+    assert search(daemon, "disk", first, second).stdout.count("\n") == 2
+    assert search(daemon, "disk", "--tag", "second").stdout.startswith(f"{second}.1: ")
+    assert search(daemon, "disk", "-n", "1").stdout == f"{third}.2: disk full again\n"
+    assert search(daemon, "disk", "--ids").stdout == f"{third}\n{second}\n{first}\n"
+
+
+def test_json_tells_where_a_line_is(daemon, jobs):
+    found = json.loads(search(daemon, "fine", "--json").stdout)
+
+    assert found == {"job": int(jobs[0]), "attempt": 1, "offset": 10, "line": "fine"}
+
+
+def test_nothing_found_is_told(daemon, jobs):
+    del jobs
+    done = search(daemon, "no such words")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("bgctl: no line of ")
+    assert "logs contains 'no such words'" in done.stderr
+    assert search(daemon, "").returncode == 2
+    assert search(daemon, "a\nb").returncode == 2
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(tmp_path):
+    (tmp_path / "0").mkdir()
+    return LogReader(str(tmp_path), 1, 1)
+
+
+def test_lines_are_found_whole_wherever_blocks_end(log):
+    line = b"x" * 1000 + b"needle" + b"y" * 1000 + b"\n"
+    text = line * (3 * BLOCK // len(line)) + b"the needle"
+    log.path.write_bytes(text)
+    needle = Needle.of("needle")
+
+    found = list(lines_with(log, needle))
+
+    assert found == small_lines_with(text, needle)
+    assert {text[offset : offset + len(data)] for offset, data in found} == {line[:-1], b"the needle"}
+    assert len(found) == text.count(b"needle")
+
+
+def test_a_very_long_line_is_searched_in_parts(log):
+    log.path.write_bytes(b"z" * (MAX_LINE + BLOCK - 3) + b"needle" + b"z" * BLOCK)
+
+    [(offset, part)] = lines_with(log, Needle.of("needle"))
+
+    assert b"needle" in part
+    assert len(part) < 3 * MAX_LINE
+    assert offset + part.index(b"needle") == MAX_LINE + BLOCK - 3
+
+
+def test_lines_on_both_sides_of_a_gap_are_not_joined(log):
+    log.path.write_bytes(b"a\nnee")
+    log.path.with_name("1.1.log.100").write_bytes(b"dle\nneedle\n")
+
+    assert list(lines_with(log, Needle.of("needle"))) == [(104, b"needle")]
+    assert list(lines_with(log, Needle.of("nee"))) == [(2, b"nee"), (104, b"needle")]
+
+
+def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/1.1.log").write_text("needle\n")
+    (tmp_path / "0/2.1.log").mkdir()
+    (tmp_path / "other").mkdir()
+    searching = _Search(str(tmp_path), Needle.of("needle"), None)
+
+    assert list(searching.lines()) == [(1, 1, 0, b"needle")]
+    assert (searching.logs, searching.unreadable) == (2, 1)
+    assert list(_Search(str(tmp_path / "missing"), Needle.of("x"), None).lines()) == []
+
+
+def test_a_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", forbidden)
+    with pytest.raises(Refused, match="you may not read the logs in"):
+        list(_Search(str(tmp_path), Needle.of("x"), None).lines())
