@@ -43,6 +43,7 @@ from bgd.core.spec import (
     MemoryBytes,
     NotifyName,
     QueueName,
+    Rate,
     ResourceName,
     Retries,
     Share,
@@ -95,6 +96,7 @@ MIN_LOG = 1_000  # bytes; less would keep no line whole
 MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
 MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
 MAX_TARGETS = 100  # of notifications
+MAX_RATE = 10_000  # starts, of which the daemon remembers the times
 MAX_URL = 2_000  # characters
 MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
@@ -328,6 +330,16 @@ def _tokens(setting: Setting) -> tuple[str, ...]:
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated by commas
 
 
+def _rate(setting: Setting) -> Rate:
+    written = text(setting)
+    count, slash, seconds = written.partition("/")
+    if not slash or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
+        raise ValueError(
+            f'must be like "10/1m": 1 to {MAX_RATE} starts, and the time in which they may happen'
+        )
+    return Rate(int(count), checked_duration(seconds, Timeout), written)
+
+
 def exception_rules(setting: Setting) -> ExceptionRules:
     """Read a table of exceptions and what follows each."""
     table = setting.value
@@ -550,6 +562,8 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     slots: int | None = key(whole_number(SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
     executor: str = key(executor_name, LOCAL)  # of jobs that name none themselves
+    rate: Rate | None = key(_rate, None, none=UNLIMITED)
+    """Starts of its jobs within some time, retries included; None: any number."""
 
 
 class RunnerConfig(Struct, frozen=True, kw_only=True):

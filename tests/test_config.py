@@ -27,7 +27,7 @@ from bgd.config import (
 )
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import Decision, NextStep, RetryPolicy
-from bgd.core.spec import ExecutorKind
+from bgd.core.spec import ExecutorKind, Rate
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of
@@ -246,6 +246,11 @@ def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
         "php": RunnerConfig(argv=("php", "artisan", "bgd:run"), cwd="/home/ada/shop"),
         "node_20": RunnerConfig(argv=(f"{tmp_path}/bin/run", ""), cwd=None),
     }
+
+
+def test_a_rate_is_a_number_of_starts_and_a_time(written):
+    assert written('queues.api.rate = "10/1m30s"').queues["api"].rate == Rate(10, 90.0, "10/1m30s")
+    assert written('queues.api.rate = "unlimited"').queues["api"].rate is None
 
 
 def test_tokens_of_resources_are_names_or_a_number(written):
@@ -627,6 +632,9 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ('executors.x.kind = "cloud"', ["executors.x.kind", "'cloud'", "local, prefix"]),
         ('executors.x.kind = "prefix"', ["[executors.x] has no argv", '["nice", "-n", "7"]']),
         ('executors.x.argv = ["nice"]', ['argv is for an executor of kind = "prefix"']),
+        ('queues.api.rate = "10"', ["queues.api.rate", 'must be like "10/1m"']),
+        ('queues.api.rate = "0/1m"', ["1 to 10000 starts"]),
+        ('queues.api.rate = "10/0s"', ["queues.api.rate"]),
         ("resources.gpu = -1", ["resources.gpu = -1", "0 to 1000"]),
         ("resources.gpu = true", ["resources.gpu", "a list of names"]),
         ('resources.gpu = ["0", "0"]', ["resources.gpu", "different names"]),

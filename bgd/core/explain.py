@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from math import ceil
 from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import WAITING, Job, Now, State
+from bgd.core.spec import Rate
 
 MAX_AHEAD = 100  # queued jobs before another one that are counted; there may be a million
 MAX_NAMED = 20  # jobs that one waits for and that are named
@@ -28,6 +30,7 @@ class Cause(StrEnum):
     QUEUE_SLOTS = "queue_slots"
     SLOTS = "slots"
     TOKENS = "tokens"  # of a resource
+    RATE = "rate"  # of its queue
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
 
@@ -38,8 +41,8 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `subject`: the name of its queue or of a resource; of HOLD and SUSPENSION the id of the job. `taken` of
     `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start before it,
     counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher.
-    `at`: until when it waits, epoch time. `jobs`: those that it waits for, up to MAX_NAMED, and `more`
-    besides.
+    `limit`: the rate of its queue, as it is written. `at`: until when it waits, epoch time. `jobs`: those
+    that it waits for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
@@ -49,6 +52,7 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken: int = 0
     ahead: int | None = None
     problem: str | None = None
+    limit: str | None = None
     at: float | None = None
     jobs: tuple[int, ...] = ()
     more: int = 0
@@ -69,6 +73,8 @@ class Place(Struct, frozen=True, kw_only=True):
     is_paused: bool  # its queue is
     resources: tuple[tuple[str, int, int, int], ...]
     """Of each resource that it asks for: its name; how many tokens it needs, are free, and there are."""
+    rate: Rate | None  # of its queue
+    opens_at: float | None  # when this lets another job start, on the elapsed clock; None: at any time
     is_apart: bool  # its queue takes none of the daemon's slots, and no pause of all queues stops it
     ahead: int | None
 
@@ -97,7 +103,7 @@ def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tup
     ignored = Cause.PAUSE if place.is_apart else None
     reasons = [Reason(cause=cause) for cause in obstacles if cause is not ignored]
     reasons += _before_it_is_queued(job, place, now)
-    short = _short_of(job, place)
+    short = _short_of(job, place, now)
     if short:
         short[0] = replace(short[0], ahead=place.ahead)
     elif place.ahead != 0 or not reasons:
@@ -118,7 +124,7 @@ def _before_it_is_queued(job: Job, place: Place, now: Now) -> Iterator[Reason]:
         yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
 
 
-def _short_of(job: Job, place: Place) -> list[Reason]:
+def _short_of(job: Job, place: Place, now: Now) -> list[Reason]:
     reasons: list[Reason] = []
     if not place.has_room:
         reasons.append(
@@ -137,6 +143,10 @@ def _short_of(job: Job, place: Place) -> list[Reason]:
             reasons.append(
                 Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
             )
+    if place.rate is not None and place.opens_at is not None and place.opens_at > now.elapsed:
+        # whole seconds: otherwise it would differ a little whenever somebody asks
+        at = float(ceil(now.wall + place.opens_at - now.elapsed))
+        reasons.append(Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at))
     return reasons
 
 
@@ -149,7 +159,7 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     return before or explanation.reasons
 
 
-_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.TURN})
+_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.TURN})
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -194,6 +204,8 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
         case Cause.TOKENS:
             taken = f"{reason.taken} of {reason.slots} {are} taken"
             return f"for {reason.wanted} {reason.subject}: {taken}{_ahead(reason, ', and ')}"
+        case Cause.RATE:
+            return f"for the rate of queue {reason.subject}, {reason.limit}{_ahead(reason, ', ')}, until"
         case Cause.TURN:
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:
@@ -222,7 +234,7 @@ class RunningJob(Struct, frozen=True):
     likely_end_at: float | None
 
 
-def likely_start(
+def likely_start(  # noqa: PLR0911 (each for another reason why nobody can tell)
     reasons: Sequence[Reason], running: Iterable[RunningJob], seconds: float | None, now: float
 ) -> float | None:
     """Return when a job will likely start, epoch time; None: nobody can tell.
@@ -238,6 +250,8 @@ def likely_start(
     if not reasons or any(reason.cause not in _PASSES_BY_ITSELF for reason in reasons):
         return None
     ready_at = max((reason.at or now for reason in reasons), default=now)
+    if any(reason.cause is Cause.RATE and reason.ahead for reason in reasons):
+        return None
     slots = next((reason for reason in reasons if reason.slots is not None), None)
     if slots is None or slots.slots is None:
         return max(ready_at, now)
@@ -256,4 +270,4 @@ def likely_start(
     return max(ready_at, sorted(free_at)[slots.wanted - 1])
 
 
-_PASSES_BY_ITSELF = frozenset({Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TURN})
+_PASSES_BY_ITSELF = frozenset({Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.RATE, Cause.TURN})

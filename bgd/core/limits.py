@@ -1,11 +1,12 @@
-"""Limits on what runs at the same time besides slots: named resources, whose tokens jobs hold."""
+"""Limits on what starts besides slots: named resources, whose tokens jobs hold, and rates of queues."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 
-from bgd.core.spec import Demand
+from bgd.core.spec import Demand, Rate
 
 Tokens = dict[str, tuple[str, ...]]
 """The tokens that a job holds, by resource."""
@@ -73,3 +74,40 @@ class TokenPool:
                 self._held.discard((name, each))
                 if each in places:
                     heapq.heappush(self._free[name], (places[each], each))
+
+
+class StartTimes:
+    """When the latest jobs of queues with a rate have started, on the elapsed clock.
+
+    Attributes:
+        rates: by queue.
+    """
+
+    def __init__(self) -> None:
+        self._starts: dict[str, deque[float]] = {}
+        self.rates: Mapping[str, Rate] = {}
+
+    def configure(self, rates: Mapping[str, Rate]) -> None:
+        """Take other rates. The starts of a queue count if its rate has not changed."""
+        self._starts = {
+            queue: self._starts[queue] if self.rates.get(queue) == rate else deque(maxlen=rate.count)
+            for queue, rate in rates.items()
+        }
+        self.rates = dict(rates)
+
+    def restore(self, starts: Iterable[tuple[str, float]]) -> None:
+        """Take the starts before a restart, by queue, the earliest first."""
+        for queue, at in starts:
+            self.note(queue, at)
+
+    def note(self, queue: str, at: float) -> None:
+        """Note a start; queues without a rate are left out."""
+        if queue in self._starts:
+            self._starts[queue].append(at)
+
+    def opens_at(self, queue: str) -> float | None:
+        """Return when the queue may start another job; None: at any time."""
+        starts = self._starts.get(queue)
+        if not starts or len(starts) < self.rates[queue].count:
+            return None
+        return starts[0] + self.rates[queue].seconds

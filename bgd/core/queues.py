@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from math import inf
 
 from msgspec import Struct
 
 from bgd.core.explain import MAX_AHEAD, Place
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
-from bgd.core.limits import NO_TOKENS, Resources, TokenPool, Tokens
-from bgd.core.spec import Demand
+from bgd.core.limits import NO_TOKENS, Resources, StartTimes, TokenPool, Tokens
+from bgd.core.spec import Demand, Rate
 
 
 class QueueRule(Struct, frozen=True, kw_only=True):
@@ -19,12 +20,13 @@ class QueueRule(Struct, frozen=True, kw_only=True):
 
     `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start. `apart`:
     its jobs take none of the daemon's slots, and start while all queues are paused; their slot has number 0.
-    A queue never changes from one to the other.
+    A queue never changes from one to the other. `rate`: how many of its jobs may start within some time.
     """
 
     slots: int | None = None
     paused: bool = False
     apart: bool = False
+    rate: Rate | None = None
 
 
 Lane = tuple[str | None, Demand]
@@ -58,6 +60,7 @@ class ReadyQueues:
 
     Attributes:
         taken: how many of the slots active jobs take.
+        now: the time on the elapsed clock, for rates; who lets time pass sets it.
     """
 
     def __init__(
@@ -76,6 +79,9 @@ class ReadyQueues:
         self._taken_in: dict[str, int] = {}  # slots that active jobs take, by queue
         self._numbers = SlotPool()
         self._tokens = TokenPool(resources)
+        self._starts = StartTimes()
+        self.now = -inf
+        self._closed: set[str] = set()  # queues that were found to have started enough jobs for now
         self._active: dict[JobId, ActiveJob] = {}
         self.resize(slots, rules, resources)
 
@@ -84,6 +90,7 @@ class ReadyQueues:
         self._slots = slots
         self._rules = dict(rules)
         self._tokens.resize(resources)
+        self._starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
         for lane in list(self._heaps):
             if self._top(lane) is None:
@@ -97,7 +104,7 @@ class ReadyQueues:
 
     def push(self, job: Job) -> None:
         """Add a queued job."""
-        lane = self._lane_of(job)
+        lane = (job.queue if job.queue in self._lanes else None), job.conditions.resources
         heap = self._heaps.get(lane)
         if heap is None:
             heap = self._heaps[lane] = ReadyHeap(partial(self._is_live, lane))
@@ -126,8 +133,11 @@ class ReadyQueues:
         A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
         are free, it is waited for, not overtaken: otherwise it might wait for ever.
         """
-        for lane in [lane for lane in self._promising if lane[0] is None]:
-            self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
+        if self._closed:
+            self._open()
+        for lane in tuple(self._promising):
+            if lane[0] is None:
+                self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
         if self._apart and (job := self._best(is_apart=True)) is not None:
             return self._take(job)
         free = self._slots - self.taken
@@ -161,14 +171,38 @@ class ReadyQueues:
             self._reconsider(job)
         return job
 
+    def _open(self) -> None:
+        """Look again at queues whose rate lets another job start now."""
+        for queue in [queue for queue in self._closed if self._is_open(queue)]:
+            self._closed.remove(queue)
+            self._promising |= self._lanes.get(queue, set())
+
+    def openings(self) -> Iterator[tuple[str, float]]:
+        """Yield the queues that have started enough jobs for now, and until when, on the elapsed clock."""
+        for queue in self._starts.rates:
+            at = self._starts.opens_at(queue)
+            if at is not None and at > self.now and not self._rules[queue].paused:
+                yield queue, at
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether any queue has a rate."""
+        return bool(self._starts.rates)
+
+    def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
+        """Take the starts before a restart, by queue, the earliest first, on the elapsed clock."""
+        self._starts.restore(starts)
+
     # --- who waits for whom ---------------------------------------------------------------------------
 
     def _may_start(self, lane: Lane, top: Urgency, job: Job) -> bool:
         """Tell whether the first job of a lane may start as soon as there are slots for it."""
-        if not self._has_room(job) or not self._has_tokens(lane, top):
+        if not self._has_room(job) or (lane[1] and not self._has_tokens(lane, top)):
             return False
-        mates = () if lane[0] is None else tuple(self._lanes[lane[0]])
-        return not any(self._waits_for_room(mate, top) for mate in mates if mate != lane)
+        mates = () if lane[0] is None else self._lanes[lane[0]]
+        return len(mates) <= 1 or not any(
+            self._waits_for_room(mate, top) for mate in tuple(mates) if mate != lane
+        )
 
     def _has_tokens(self, lane: Lane, top: Urgency) -> bool:
         """Tell whether there are tokens for the first job of a lane, and no more urgent one claims them."""
@@ -186,9 +220,7 @@ class ReadyQueues:
         if first is None or not self._tokens.can_ever_have(lane[1]):
             return False
         rule = self._rules.get(first.queue)
-        return rule is None or (
-            not rule.paused and (self._has_slots(first, rule) or self._is_overtaken(first))
-        )
+        return self._has_room(first) or (rule is not None and not rule.paused and self._is_overtaken(first))
 
     def _waits_for_room(self, lane: Lane, top: Urgency) -> bool:
         """Tell whether a lane begins with a job more urgent than `top` that lacks only slots of its queue."""
@@ -210,11 +242,11 @@ class ReadyQueues:
 
     def _reconsider(self, job: Job) -> None:
         """Look again at all lanes for which a change of this job's queue or of its resources may matter."""
-        self._promising |= self._lanes[self._lane_name(job.queue)]
+        self._promising |= self._lanes[job.queue if job.queue in self._lanes else None]
         if not self._wanting:
             return
         found: set[Lane] = set()
-        ahead = [*self._lanes[self._lane_name(job.queue)]]
+        ahead = [*self._lanes[job.queue if job.queue in self._lanes else None]]
         ahead += [lane for name, _ in job.conditions.resources for lane in self._wanting.get(name, ())]
         while ahead:  # a lane that may take tokens again may keep others of its queue waiting, and so on
             lane = ahead.pop()
@@ -236,6 +268,8 @@ class ReadyQueues:
             queue_slots=rule.slots,
             queue_taken=self._taken_in.get(job.queue, 0),
             has_room=self._has_slots(job, rule),
+            rate=rule.rate,
+            opens_at=self._starts.opens_at(job.queue),
             is_paused=rule.paused,
             is_apart=rule.apart,
             resources=tuple(
@@ -283,6 +317,8 @@ class ReadyQueues:
         It is the smallest free slot number, or 0 if its queue is apart.
         """
         number = 0 if job.queue in self._apart else self._numbers.take_smallest()
+        if job.queue in self._starts.rates:
+            self._starts.note(job.queue, self.now)
         demand = job.conditions.resources
         tokens = self._tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
@@ -355,7 +391,17 @@ class ReadyQueues:
 
     def _has_room(self, job: Job) -> bool:
         rule = self._rules.get(job.queue)
-        return rule is None or (not rule.paused and self._has_slots(job, rule))
+        if rule is None:
+            return True
+        if rule.rate is not None and not self._is_open(job.queue):
+            self._closed.add(job.queue)
+            return False
+        return not rule.paused and self._has_slots(job, rule)
+
+    def _is_open(self, queue: str) -> bool:
+        """Tell whether the rate of a queue lets another job start."""
+        at = self._starts.opens_at(queue)
+        return at is None or at <= self.now
 
     def _has_slots(self, job: Job, rule: QueueRule) -> bool:
         taken = self._taken_in.get(job.queue, 0)
@@ -366,10 +412,7 @@ class ReadyQueues:
         return min(job.conditions.slots, self._slots)
 
     def _lane_of(self, job: Job) -> Lane:
-        return self._lane_name(job.queue), job.conditions.resources
-
-    def _lane_name(self, queue: str) -> str | None:
-        return queue if queue in self._lanes else None
+        return (job.queue if job.queue in self._lanes else None), job.conditions.resources
 
     def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
         """Tell whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -145,7 +145,12 @@ class Scheduler:
 
     def next_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the elapsed clock; None: nothing waits for it."""
-        return self._table.waiting.next_at()
+        at = self._table.waiting.next_at()
+        if self._table.queues.has_rates:
+            for queue, opens_at in self._table.queues.openings():
+                if (queue, State.QUEUED) in self._table.counts and (at is None or opens_at < at):
+                    at = opens_at
+        return at
 
     def next_wall_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the wall clock; None: nothing waits for it."""
@@ -216,6 +221,10 @@ class Scheduler:
             if slot is None:
                 raise ValueError(f"job {job.id} is {job.state} and holds no slot")
             self._table.queues.reoccupy(job, slot, tokens)
+
+    def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
+        """Take the starts before a restart, of queues with a rate, the earliest first; elapsed clock."""
+        self._table.queues.restore_starts(starts)
 
     def submit(
         self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
@@ -445,7 +454,7 @@ class Scheduler:
 
     def _settle(self, now: Now) -> None:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
-        waiting = self._table.waiting
+        waiting, self._table.queues.now = self._table.waiting, now.elapsed
         while True:
             if self._finished:
                 other, state = self._finished.popleft()

@@ -82,6 +82,14 @@ class ExecutorKind(StrEnum):
     PREFIX = "prefix"  # with another program and its arguments in front
 
 
+class Rate(Struct, frozen=True):
+    """At most `count` starts within any `seconds`; `text` is how people write it, for example "10/1m"."""
+
+    count: int
+    seconds: float
+    text: str = ""
+
+
 class Isolation(StrEnum):
     """Where the process of a class job comes from."""
 

@@ -121,7 +121,8 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
         return QueueRule(slots=1, apart=True)
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
-    return QueueRule(slots=slots, paused=setting.paused)
+    rate = config.queues[queue].rate if queue in config.queues else None
+    return QueueRule(slots=slots, paused=setting.paused, rate=rate)
 
 
 def _configured_slots(queue: str, config: Config) -> int | None:

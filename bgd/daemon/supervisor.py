@@ -125,14 +125,21 @@ class Supervisor:
         self.controls = await self._store.read(read.controls)
         self.newest_id = await self._store.read(read.last_id)
         self._scheduler = self._new_scheduler(self.newest_id)
+        rates = {name: queue.rate for name, queue in self.config.queues.items() if queue.rate is not None}
+        have_run: list[JobId] = []  # of queues with a rate
         async for page in self._store.unfinished():
             for restored in page:
                 try:
                     self._scheduler.restore(restored.job, restored.slot, restored.tokens)
                 except ValueError as error:  # each row is sound, but they contradict each other
                     raise self._store.damaged(error) from error
+                if restored.job.attempt and restored.job.queue in rates:
+                    have_run.append(restored.job.id)
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
+        if rates:
+            starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
+            self._scheduler.restore_starts(starts)
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()
         self._changed.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -108,7 +108,7 @@ class EffectChecker:
             assert effect.job == self.jobs[effect.job.id]
             ordered[effect.job.id, type(effect)] += 1
             if isinstance(effect, StartAttempt):
-                self._saw_start(effect)
+                self._saw_start(effect, now)
         assert ordered == wanted, "one effect for each move that needs one"
 
     def _saw_save(
@@ -209,15 +209,15 @@ class EffectChecker:
         if new.state in FINAL:
             self.dependencies.saw_finish(new.id, new.state)
 
-    def _saw_start(self, start: StartAttempt) -> None:
+    def _saw_start(self, start: StartAttempt, now: Now) -> None:
         job = start.job
         assert job.state is State.RUNNING
         assert self.pauses <= {PauseReason.ASKED}
         assert not self.dependencies.of(job.id), "started before the jobs it waits for"
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
-        before = self.slots.next_up([job, *queued], is_paused=bool(self.pauses))
+        before = self.slots.next_up([job, *queued], now.elapsed, is_paused=bool(self.pauses))
         assert before == job, f"job {job.id} started, but it was the turn of {before}"
-        self.slots.take(job, start.slot, start.tokens)
+        self.slots.take(job, start.slot, start.tokens, now.elapsed)
 
     # --- what always holds --------------------------------------------------------------------------------
 
@@ -243,8 +243,8 @@ class EffectChecker:
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]
-        if self.pauses <= {PauseReason.ASKED}:
-            next_up = self.slots.next_up(queued, is_paused=bool(self.pauses))
+        if self.pauses <= {PauseReason.ASKED} and self.settled is not None:
+            next_up = self.slots.next_up(queued, self.settled.elapsed, is_paused=bool(self.pauses))
             assert next_up is None, "a job waits although its slots are free"
 
     def _check_waiting(self, scheduler: Scheduler) -> None:
@@ -253,7 +253,8 @@ class EffectChecker:
         times = [job.due for job in scheduled if job.due is not None]
         times += [job.conditions.expires for job in waiting if job.conditions.expires is not None]
         dates = [job.conditions.at for job in scheduled if job.conditions.at is not None]
-        assert scheduler.next_timer_at() == min(times, default=None)
+        openings = list(self._openings())
+        assert scheduler.next_timer_at() == min([*times, *openings], default=None)
         assert scheduler.next_wall_timer_at() == min(dates, default=None)
         if self.settled is not None:
             assert all(time > self.settled.elapsed for time in times), "a time has come and was not noticed"
@@ -263,6 +264,16 @@ class EffectChecker:
             assert {*job.conditions.after, *job.conditions.after_any} == self.dependencies.of(job.id)
             assert not self.dependencies.of(job.id) or job.state in {State.HELD, State.BLOCKED}
             assert self.dependencies.of(job.id) or job.state is not State.BLOCKED
+
+    def _openings(self) -> Iterator[float]:
+        """Yield when the rates of queues let jobs start that wait for that."""
+        waiting = {job.queue for job in self.jobs.values() if job.state is State.QUEUED}
+        if self.settled is None:
+            return
+        for queue in waiting:
+            at = self.slots.opens_at(queue, self.settled.elapsed)
+            if at is not None and not self.slots.rules[queue].paused:
+                yield at
 
     def _time_after_end(self, job: Job, now: Now) -> tuple[float | None, float | None]:
         """Return when a job that has just run is due, on either clock, and check how that was chosen."""

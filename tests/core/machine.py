@@ -112,6 +112,11 @@ class SimulatedMachine:
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         model = self.checker.slots
+        model.starts = [
+            (queue, at)
+            for queue, at in model.starts
+            if queue in rules and queue in model.rules and rules[queue].rate == model.rules[queue].rate
+        ]
         model.slots, model.rules, model.resources = slots, dict(rules), dict(resources)
         self.scheduler.resize(slots, rules, self.now, resources)
         self._decided()
@@ -192,7 +197,9 @@ class SimulatedMachine:
     def lose_power(self) -> None:
         """Lose everything except the disk; the elapsed clock starts again."""
         self.launcher.die(Outcome.INTERRUPTED)
-        self.now = Now(elapsed=0.0, wall=self.now.wall + 30.0)
+        was, self.now = self.now, Now(elapsed=0.0, wall=self.now.wall + 30.0)
+        starts = self._on_disk.slots.starts
+        self._on_disk.slots.starts = [(queue, at - was.elapsed - 30.0) for queue, at in starts]
         self._restart()
         for written in self.disk.unfinished():
             job = self.disk.on_another_boot(written, self.now)
@@ -205,6 +212,7 @@ class SimulatedMachine:
         self.checker.pauses.clear()
         self.checker.settled = None
         self._start_empty()
+        self.scheduler.restore_starts(sorted(self.checker.slots.starts, key=lambda start: start[1]))
 
     def _restore(self, job: Job) -> None:
         slot = self.disk.slot[job.id, job.attempt] if job.state in ACTIVE else None

@@ -30,13 +30,15 @@ class SlotModel:
         self.rules = dict(rules)
         self.resources = dict(resources)
         self.taken: dict[JobId, TakenSlot] = {}
+        self.starts: list[tuple[str, float]] = []  # of all queues, on the elapsed clock
 
     def __copy__(self) -> SlotModel:
         twin = SlotModel(self.slots, self.rules, self.resources)
         twin.taken |= self.taken
+        twin.starts += self.starts
         return twin
 
-    def take(self, job: Job, number: int, tokens: Tokens) -> None:
+    def take(self, job: Job, number: int, tokens: Tokens, now: float) -> None:
         """Let a job start in this slot with these tokens."""
         assert job.id not in self.taken, "one attempt of a job at a time"
         if self._is_apart(job.queue):
@@ -48,7 +50,17 @@ class SlotModel:
         assert {name: len(held) for name, held in tokens.items()} == dict(job.conditions.resources)
         for name, held in tokens.items():
             assert set(held) <= self._free(name), "a token is held twice, or there is none of this name"
+        assert self.opens_at(job.queue, now) is None, "the rate of its queue is exceeded"
+        self.starts.append((job.queue, now))
         self.restore(job, number, tokens)
+
+    def opens_at(self, queue: str, now: float) -> float | None:
+        """Return when the rate of a queue lets another job start; None: now."""
+        rate = self.rules.get(queue, QueueRule()).rate
+        if rate is None:
+            return None
+        latest = sorted(at for other, at in self.starts if other == queue and at + rate.seconds > now)
+        return latest[-rate.count] + rate.seconds if len(latest) >= rate.count else None
 
     def restore(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give a job that was active before a restart its number and tokens again."""
@@ -61,12 +73,12 @@ class SlotModel:
     def taken_slots(self) -> int:
         return sum(seat.size for seat in self.taken.values() if not self._is_apart(seat.queue))
 
-    def next_up(self, queued: Iterable[Job], *, is_paused: bool = False) -> Job | None:
+    def next_up(self, queued: Iterable[Job], now: float, *, is_paused: bool = False) -> Job | None:
         """Return the queued job whose turn it is; None if there is no room for it.
 
         With `is_paused` only queues that are apart have a turn.
         """
-        ready = self._ready(queued)
+        ready = self._ready(queued, now)
         apart = [job for job in ready if self._is_apart(job.queue)]
         if apart or is_paused:
             return min(apart, key=_urgency, default=None)
@@ -75,7 +87,7 @@ class SlotModel:
             return None  # no less urgent job takes the slots for which a large one waits
         return job
 
-    def _ready(self, queued: Iterable[Job]) -> list[Job]:
+    def _ready(self, queued: Iterable[Job], now: float) -> list[Job]:
         """Return the jobs that wait for nothing but slots of the daemon."""
         ready: list[Job] = []
         claimed: set[str] = set()  # resources for which a more urgent job waits
@@ -90,7 +102,7 @@ class SlotModel:
             has_tokens = not demand.keys() & claimed and all(
                 count <= len(self._free(name)) for name, count in demand.items()
             )
-            has_room = self._has_room_in_queue(job, rule)
+            has_room = self._has_room_in_queue(job, rule) and self.opens_at(job.queue, now) is None
             if has_room or self._is_overtaken(job):
                 claimed |= demand.keys()
             if has_tokens and has_room and job.queue not in full:

@@ -22,6 +22,7 @@ from bgd.core.explain import (
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import PauseReason
+from bgd.core.spec import Rate
 from tests.core.scheduling import NO_RETRIES, NOW, at, make_scheduler, spec, submit
 
 STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "300"))  # by hand: 100000
@@ -61,7 +62,9 @@ class Situation:
         chosen = self.dice.sample(QUEUES, self.dice.randint(0, len(QUEUES)))
         return APART | {
             queue: QueueRule(
-                slots=self.dice.choice([None, 1, 2, 3]), paused=self.dice.choice([False, False, True])
+                slots=self.dice.choice([None, 1, 2, 3]),
+                paused=self.dice.choice([False, False, True]),
+                rate=self.dice.choice([None, None, Rate(1, 50.0, "1/50s"), Rate(2, 90.0, "2/90s")]),
             )
             for queue in chosen
         }
@@ -121,7 +124,7 @@ class Situation:
         self.scheduler.pause(PauseReason.DRAINING)
         self.hold(lambda job: job.state in {State.BLOCKED, State.SCHEDULED})  # nothing else comes due
         ahead = next((reason.ahead for reason in reasons if reason.ahead is not None), 0)
-        if ahead or named & {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS}:
+        if ahead or named & {Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE}:
             self.hold_all_before(ahead)  # also those that could not use what is granted until now
         for reason in reversed(reasons):
             self.grant_one(reason)
@@ -155,6 +158,9 @@ class Situation:
             case Cause.SLOTS:  # more slots would make a job larger that takes all there are
                 while scheduler.taken + reason.wanted > reason.slots:
                     self.make_way(scheduler.active_jobs()[0])
+            case Cause.RATE:
+                assert reason.at > self.now.wall
+                self.set_rule(job.queue, rate=None)
             case Cause.TOKENS:
                 more = tuple(f"new{number}" for number in range(reason.wanted - reason.slots + reason.taken))
                 self.resources[reason.subject] += more
@@ -207,10 +213,12 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
         index = seed % len(reasons)
         reason = reasons[index]
         named = {each.cause for each in reasons}
-        if reason.cause is Cause.TURN or (
-            reason.cause in {Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named
+        if (
+            reason.cause is Cause.TURN
+            or (reason.cause in {Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named)
+            or (reason.cause is Cause.RATE and Cause.TIME in named)
         ):
-            continue  # there may be room for two jobs; those that make way may be of its queue or have tokens
+            continue  # one grant may grant another: those that make way may be of its queue or have tokens
         situation.grant([*reasons[:index], *reasons[index + 1 :]])
 
         assert not situation.has_started(), (seed, reason)
@@ -327,6 +335,10 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
         ),
         (Reason(cause=Cause.TOKENS, subject="gpu", wanted=2, slots=1), "for 2 gpu: bgd has 1"),
         (Reason(cause=Cause.TOKENS, subject="gpu", wanted=2, slots=0), "for 2 gpu: bgd has none"),
+        (
+            Reason(cause=Cause.RATE, subject="api", limit="10/1m", ahead=2, at=5.0),
+            "for the rate of queue api, 10/1m, 2 jobs are before it, until 5.0",
+        ),
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),

@@ -12,7 +12,7 @@ from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolic
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, Rate
 from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL
@@ -21,7 +21,12 @@ slot_counts = st.integers(1, 4)
 queue_names = st.sampled_from(["default", "narrow", "wide", "apart"])
 ruled_queues = st.dictionaries(
     st.sampled_from(["default", "narrow", "wide"]),
-    st.builds(QueueRule, slots=st.none() | st.integers(1, 3), paused=st.sampled_from([False, False, True])),
+    st.builds(
+        QueueRule,
+        slots=st.none() | st.integers(1, 3),
+        paused=st.sampled_from([False, False, True]),
+        rate=st.sampled_from([None, None, Rate(1, 5.0), Rate(2, 20.0)]),
+    ),
 )
 rules_of_queues = ruled_queues.map(lambda rules: rules | {"apart": QueueRule(slots=1, apart=True)})
 resources_of_machine = st.fixed_dictionaries(

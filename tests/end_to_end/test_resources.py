@@ -1,4 +1,4 @@
-"""Resources: which tokens jobs get, and that they keep them, under a real daemon."""
+"""Resources and rates: what jobs get and when they start, also over restarts, under a real daemon."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ slots = 8
 [resources]
 gpu = ["0", "GPU-b"]
 license = 2
+[queues.api]
+rate = "2/1h"
 """
 SHOW = "echo gpu=$BGD_RESOURCE_GPU license=$BGD_RESOURCE_LICENSE"
 
@@ -94,3 +96,31 @@ def test_tokens_are_kept_over_a_kill_of_bgd_and_after_they_were_removed(daemon, 
     daemon.configure(CONFIGURATION)
     daemon.bgctl("reload")
     assert waiting.wait(DEADLINE).output() == "gpu=0,GPU-b license=\n"
+
+
+def test_a_rate_counts_retries_and_is_kept_over_a_kill_of_bgd(daemon, client):
+    retried = client.submit(["/bin/false"], queue="api", retries=5, retry_delay=0.0)
+    wait_until(lambda: client.job(retried.id).attempt == 2)
+    wait_until(lambda: client.job(retried.id).state == "queued")  # both starts of this hour are used up
+    waiting = client.submit(["/bin/true"], queue="api", priority=1)
+
+    def why(job):
+        return json.loads(daemon.bgctl("explain", "--json", str(job.id)).stdout)
+
+    before = why(waiting)
+    assert before["why_waiting"].startswith("for the rate of queue api, 2/1h, until 20")
+    assert before["likely_start_at"] == before["reasons"][0]["at"]
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+    client.job(waiting.id)
+    assert [reason["cause"] for reason in why(waiting)["reasons"]] == ["rate"]
+
+    client.cancel([retried.id])  # a finished job counts, too
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+    assert [reason["cause"] for reason in why(waiting)["reasons"]] == ["rate"]
+    daemon.configure(CONFIGURATION.replace('"2/1h"', '"3/1h"'))
+    daemon.bgctl("reload")
+    assert waiting.wait(DEADLINE).state == "succeeded"

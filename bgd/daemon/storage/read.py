@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
@@ -14,7 +15,7 @@ import msgspec
 from bgd import clock
 from bgd.config import rule_text
 from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
-from bgd.core.spec import DEFAULT_QUEUE, OPTIONS, ExecutorKind
+from bgd.core.spec import DEFAULT_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists, write
 from bgd.daemon.storage.database import transaction
@@ -301,6 +302,28 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
     return [UnfinishedJob(_job(state, *row)) for row in rows]
 
 
+def recent_starts(
+    db: sqlite3.Connection, rates: Mapping[str, Rate], unfinished: list[JobId], elapsed: float
+) -> list[tuple[str, float]]:
+    """Return the starts that count for the rates of queues, on the elapsed clock, the earliest first.
+
+    `unfinished`: the jobs of these queues that are not finished and have run. Those that have finished are
+    found by when they ended, which was after they started.
+    """
+    starts: list[tuple[str, float]] = []
+    with transaction(db, "DEFERRED"):
+        (ahead,) = db.execute("SELECT age_ahead FROM meta").fetchone()
+        for queue, rate in rates.items():
+            since = elapsed - rate.seconds + ahead
+            for state in FINAL:
+                rows = db.execute(_STARTS_OF_FINISHED, (state.value, since, queue, since))
+                starts += ((queue, at - ahead) for (at,) in rows)
+        for job_id in unfinished:
+            for queue, at in db.execute(_STARTS_OF, (job_id,)):
+                starts.append((queue, at - ahead))
+    return sorted(starts, key=lambda start: start[1])
+
+
 def last_id(db: sqlite3.Connection) -> int:
     """Return the highest job id ever given out."""
     (number,) = db.execute("SELECT max(last_id, (SELECT ifnull(max(id), 0) FROM jobs)) FROM meta").fetchone()
@@ -411,6 +434,15 @@ _ACTIVE = f"""
     SELECT slot, launcher, tokens, {_COLUMNS}, {_AWAITED}, making_way, suspended
     FROM jobs LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt {_PAGE_OF}
 """  # noqa: S608 (constants)
+
+_STARTS_OF_FINISHED = """
+    SELECT started_aged FROM jobs INDEXED BY jobs_by_end JOIN attempts ON attempts.job = jobs.id
+    WHERE jobs.state = ? AND aged_from > ? AND jobs.queue = ? AND started_aged > ?
+"""
+_STARTS_OF = """
+    SELECT queue, started_aged FROM attempts JOIN jobs ON jobs.id = attempts.job
+    WHERE attempts.job = ? AND started_aged IS NOT NULL
+"""
 
 _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"
 
