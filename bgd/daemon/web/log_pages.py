@@ -139,11 +139,8 @@ class LogPages:
         """
         query = search_query(request.query)
         log = await self._log(job, attempt)
-        if self._searches >= MAX_SEARCHES:
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
-            )
         found = self._search(log, query)
+        await anext(found)  # it counts from now on, and until it is closed
         if "text/event-stream" in request.headers.get("accept", ""):
             return event_stream(_search_events(found))
         hits: list[int] = []
@@ -188,8 +185,18 @@ class LogPages:
         return AttemptLog(view, found[0], LogReader(self._log_dir, view.id, number))
 
     async def _search(self, log: AttemptLog, query: SearchQuery) -> AsyncGenerator[SearchProgress, None]:
+        """Yield that nothing is found yet, at once, and then what is found.
+
+        Raises:
+            RequestRefused: too many others search now.
+        """
+        if self._searches >= MAX_SEARCHES:
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
+            )
         self._searches += 1
         try:
+            yield SearchProgress(0, [], 0, 0)
             async with aclosing(search_log(log.reader, query.text, query.limit)) as found:
                 async for progress in found:
                     yield progress

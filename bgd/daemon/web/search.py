@@ -79,6 +79,7 @@ class SearchPages:
         browser = request.headers.get("cookie", "")
         self._make_room(browser)
         found = self._found(search, browser, query.position)
+        await anext(found)  # it counts from now on, and until it is closed
         if is_json:
             return PageResponse(HttpResponse(content_type=NDJSON, body=None), _as_ndjson(found, search))
         return PageResponse(HttpResponse(content_type=HTML, body=None), _as_html(page, found, search))
@@ -100,11 +101,12 @@ class SearchPages:
     async def _found(
         self, search: LogsSearch, browser: str, before: tuple[int, int]
     ) -> AsyncGenerator[FoundInLog | None, None]:
-        """Yield what is found in each log, and None as a sign of life."""
+        """Yield what is found in each log, and None as a sign of life, for the first time at once."""
         self._going[search] = browser
         began = heard = time.monotonic()
         position: tuple[int, int] | None = before
         try:
+            yield None
             while search.ended is None:
                 if search.is_idle:
                     if position is None:

@@ -248,6 +248,11 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
         searches.append(await begun())
         for search in searches:
             await search.aclose()
+        # answers that are not sent yet count, too; these end with the loop
+        answers = [await pages.search(request, "1", "1") for _ in range(MAX_SEARCHES)]
+        with pytest.raises(RequestRefused, match="4 searches go on already"):
+            await pages.search(request, "1", "1")
+        answers.clear()
 
     asyncio.run(run())
     assert pages._searches == 0

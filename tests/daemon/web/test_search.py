@@ -296,6 +296,19 @@ async def test_a_browser_has_one_search_and_all_together_a_few(stored):
     assert not stored._going
 
 
+async def test_a_search_counts_before_its_answer_is_sent(stored):
+    answers = [
+        await stored.search(asking("text=error", f"session={number}"))
+        for number in range(web_search.MAX_SEARCHES)
+    ]
+    with pytest.raises(RequestRefused, match="searches go on already"):
+        await stored.search(asking("text=error", "session=new"))
+    for answer in answers:
+        async for _ in answer.chunks:
+            pass
+    assert not stored._going
+
+
 # --- on the page of a daemon
 
 
