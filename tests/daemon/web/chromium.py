@@ -7,9 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 PROGRAM = shutil.which("chromium")
+
+needs_chromium = pytest.mark.skipif(
+    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
+)
 
 
 @contextmanager

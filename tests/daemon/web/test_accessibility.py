@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # it has no types
 
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.every_page import PAGES
 from tests.support import Daemon, wait_until
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+pytestmark = needs_chromium
 
 STARTED_NEVER = ("blocked", "scheduled", "held")  # they have no attempt 1
 VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")]

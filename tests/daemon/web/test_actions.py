@@ -10,7 +10,7 @@ from playwright.sync_api import Dialog, expect
 
 from bgd.daemon.web import actions
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.support import DEADLINE, wait_until
 
 
@@ -177,7 +177,7 @@ def test_every_verb_of_a_page_is_offered_in_its_states():
 # --- in a browser
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+@needs_chromium
 def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client):
     failed = client.submit_many([{"argv": ["/bin/false"], "queue": "browser"}] * 3)
     client.wait(failed, timeout=DEADLINE)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.daemon.web.browsing import Browser, configure_pages
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.support import DEADLINE, Daemon
 
 BASE = "/jobs"
@@ -105,7 +105,7 @@ def links_of(tab, proxy):
     return [link.partition("#")[0] for link in found]
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+@needs_chromium
 def test_every_link_script_stream_and_button_of_every_page_is_below_the_base(behind_proxy, proxy):
     with behind_proxy.client() as client, chromium() as browser:
         login = re.sub("^http://[^/]*", proxy.origin, client.login_link())

@@ -9,32 +9,20 @@ import threading
 
 import pytest
 
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, wait_until
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+pytestmark = needs_chromium
 
 BGCTL = f"{sys.executable} -m bgctl"
 
 MARKUP = "<script>alert(1)</script>"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
 @pytest.fixture
-def tab(browser):
+def tab(chrome):
     """A tab without cookies; any error, console message or dialog in it fails the test."""
-    context = browser.new_context()
+    context = chrome.new_context()
     tab = context.new_page()
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
@@ -83,8 +71,8 @@ def test_a_link_on_another_sites_page_logs_in(tab, other_site):
     assert tab.title() == "Jobs · bgd"
 
 
-def test_no_page_is_shown_in_a_frame(browser, client):
-    context = browser.new_context()
+def test_no_page_is_shown_in_a_frame(chrome, client):
+    context = chrome.new_context()
     tab = context.new_page()
     tab.goto(client.login_link())
     tab.wait_for_url("**/job-logs")

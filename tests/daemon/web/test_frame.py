@@ -15,8 +15,8 @@ from playwright.sync_api import expect
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.streams import LOOK_FACTOR, Subscriptions
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import chromium
-from tests.daemon.web.test_live import MILLISECONDS, events_in, needs_chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.test_live import MILLISECONDS, events_in
 from tests.support import Daemon, wait_until
 
 ADDRESSES = ("/job-logs", "/job-logs/{job}")
@@ -48,7 +48,7 @@ def test_a_pause_shows_on_open_pages_and_ends_by_their_button(daemon):
             expect(tab.locator("#banner")).to_contain_text("All queues are paused: no job starts.")
             expect(tab.locator("#banner")).to_be_in_viewport()
         assert [places_of_buttons(tab) for tab in tabs] == places  # nothing moves under a pointer
-        tabs[1].click("text=Resume")
+        tabs[1].click("button:text-is('Resume')")
         for tab in tabs:
             expect(tab.locator("#banner")).to_have_text("")
         assert not client.queues().paused

@@ -13,11 +13,12 @@ from bgd import JobSpec
 from bgd.core.explain import words_of
 from bgd.formatting import iso_time
 from tests.daemon.web.browsing import Browser
+from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post
-from tests.daemon.web.test_live import chrome, needs_chromium, open_pages, tab
+from tests.daemon.web.test_live import open_pages, tab
 from tests.support import Daemon, wait_until
 
-__all__ = ["chrome", "tab"]  # fixtures
+__all__ = ["tab"]  # a fixture
 
 SERVICES = "rates.service"
 

@@ -9,20 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, wait_until
 
 MILLISECONDS = 1000 * DEADLINE
-
-needs_chromium = pytest.mark.skipif(
-    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +152,6 @@ def test_a_search_that_takes_too_long_shows_how_far_it_came(page, client):
 
 
 # --- in a browser
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -18,20 +18,10 @@ from bgd.daemon.web.live import Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain_lines
 from bgd.logfiles import MAX_CHUNK, LogReader
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, Daemon, wait_until
 
 MILLISECONDS = 1000 * DEADLINE
-
-needs_chromium = pytest.mark.skipif(
-    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

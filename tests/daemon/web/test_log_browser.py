@@ -8,25 +8,13 @@ import re
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, Daemon, wait_until
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+pytestmark = needs_chromium
 
 MILLISECONDS = 1000 * DEADLINE
 expect.set_options(timeout=MILLISECONDS)
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
 
 
 @pytest.fixture

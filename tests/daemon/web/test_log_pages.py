@@ -21,17 +21,6 @@ from tests.support import Daemon
 
 
 @pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser(daemon):
-    return Browser(daemon).log_in()
-
-
-@pytest.fixture(scope="module")
 def path(client):
     """The path of a log of 30,000 lines."""
     job = client.submit(["/bin/sh", "-c", "seq -f 'line %.0f of all' 30000; printf 'the End'"])

@@ -9,25 +9,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.daemon.web.test_live import events_of
 from tests.support import DEADLINE
-
-needs_chromium = pytest.mark.skipif(
-    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser(daemon):
-    return Browser(daemon).log_in()
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd import JobSpec
-from tests.daemon.web.browsing import Browser
 from tests.support import wait_until
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser(daemon):
-    return Browser(daemon).log_in()
 
 
 @pytest.fixture(scope="module")

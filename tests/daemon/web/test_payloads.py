@@ -10,10 +10,10 @@ import pytest
 
 from bgd import Refused
 from tests.daemon.web import every_page
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import Daemon
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+pytestmark = needs_chromium
 
 PRINTABLE = [
     "<script>alert(1)</script>",
@@ -90,22 +90,10 @@ def daemon():
         running.stop()
 
 
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
-def tab(browser, client):
+def tab(chrome, client):
     """A tab that has logged in. Whatever its pages load, run, ask or complain about fails the test."""
-    context = browser.new_context()
+    context = chrome.new_context()
     tab = context.new_page()
     complaints: list[str] = []
     tab.add_init_script(

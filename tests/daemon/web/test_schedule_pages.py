@@ -7,14 +7,9 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.support import DEADLINE
-
-needs_chromium = pytest.mark.skipif(
-    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
-)
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +20,6 @@ def client(daemon):
         )
         client.schedules.add("rare", ["true"], cron="0 0 29 2 *", replace=True)
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser(daemon):
-    return Browser(daemon).log_in()
 
 
 def test_the_page_lists_schedules_with_their_next_times(browser, client):

@@ -23,7 +23,7 @@ from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, new, put, saves
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.support import DEADLINE
 
 
@@ -313,22 +313,11 @@ async def test_a_search_counts_before_its_answer_is_sent(stored):
 
 
 @pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def job(client):
     script = "echo before; echo 'the <b>Needle</b> is here'; echo after; exit 3"
     job = client.submit(["/bin/sh", "-c", script], name="hay <i>stack</i>")
     client.wait([job.id], timeout=DEADLINE)
     return job
-
-
-@pytest.fixture(scope="module")
-def browser(daemon):
-    return Browser(daemon).log_in()
 
 
 def test_a_place_links_to_the_log(browser, job):
@@ -383,7 +372,7 @@ def test_only_those_who_are_logged_in_may_search(daemon):
     assert Browser(daemon).get("/job-logs/search?text=needle").status == 401
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+@needs_chromium
 def test_a_person_searches(client, job):
     with chromium() as chrome:
         tab = chrome.new_page()
