@@ -7,8 +7,10 @@ from collections.abc import Callable
 from signal import SIGCONT
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.core.job import Outcome
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     Acknowledge,
@@ -175,6 +177,8 @@ class SimulatedLauncher:
         return self._journal.position
 
     def _launch(self, launch: Launch) -> None:
+        if launch.env["BGD_QUEUE"] == NOTIFICATION_QUEUE:
+            launch = replace(launch, argv=["/delivery", "0.1", "0"])
         key, runs = launch.key, self._journal.runs
         if key in runs:
             self._say(AttemptStarted(key, 1, runs[key].started_at, runs[key].suspended))

@@ -18,7 +18,7 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.config import Config, QueueConfig, load
+from bgd.config import Config, NotifyTarget, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
 from bgd.daemon.control.reads import ReadHandler
@@ -40,6 +40,8 @@ from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, S
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
 
 GRACE = 0.5  # seconds
+TELLS = 3  # of each so many histories one has notifications
+TARGET = NotifyTarget(mail="root", on=("failed", "succeeded", "recovered"), per_minute=1000)
 CONFIG = load(environ={"HOME": "/nowhere"})
 
 
@@ -79,7 +81,7 @@ class Machine:
         self.disk = new_disk()
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
-        self.config = _config(self.dice)
+        self.config = _config(self.dice, tells=seed % TELLS == 1)
         self.launcher: SimulatedLauncher | None = None
         self._connection: SimulatedConnection | None = None
         self._launchers = 0
@@ -185,12 +187,12 @@ class Machine:
         reads = ReadHandler(supervisor, store, link)
         actions = JobActions(supervisor, store)
         retention = Retention(supervisor, actions, store)
+        notifications = Notifications(supervisor, actions, store)
+        if self.config.notify:
+            await notifications.load()
+            life.tasks.append(life.loop.create_task(notifications.run()))
         maintenance = MaintenanceHandler(
-            supervisor,
-            link,
-            retention,
-            Backups(supervisor, store),
-            Notifications(supervisor, actions, store),
+            supervisor, link, retention, Backups(supervisor, store), notifications
         )
         schedules = ScheduleHandler(supervisor, Schedules(supervisor, actions, store))
         life.handler = RequestHandler(
@@ -215,11 +217,13 @@ class Machine:
         return self._connection
 
 
-def _config(dice: random.Random) -> Config:
-    daemon = replace(CONFIG.daemon, slots=SLOTS, grace=GRACE)
+def _config(dice: random.Random, *, tells: bool) -> Config:
+    daemon = replace(CONFIG.daemon, slots=SLOTS, grace=GRACE, notify="ops" if tells else None)
     retry = replace(CONFIG.retry_commands, delay=dice.choice([0.0, 1.0, 5.0]), max_delay=60.0)
     queues = dict.fromkeys(QUEUES, QueueConfig(slots=MAX_QUEUE_SLOTS))
-    return replace(CONFIG, daemon=daemon, retry_commands=retry, queues=queues)
+    return replace(
+        CONFIG, daemon=daemon, retry_commands=retry, queues=queues, notify={"ops": TARGET} if tells else {}
+    )
 
 
 @contextmanager
@@ -239,7 +243,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.clock.elapsed", elapsed),
         mock.patch("bgd.clock.boot_id", boot_id),
         mock.patch("bgd.clock.Alarm", SimulatedAlarm),
-        mock.patch("bgd.clock.time", SimpleNamespace(time=wall)),
+        mock.patch("bgd.clock.time", SimpleNamespace(time=wall, monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
     ):
         yield

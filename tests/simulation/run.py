@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
@@ -10,9 +10,12 @@ from itertools import pairwise
 import msgspec
 
 from bgd.core.job import FINAL, JobId, State
+from bgd.core.notifications import Message, NotifyEvent
+from bgd.core.scheduler import CANCELLED_BEFORE_START
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read, write
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
-from bgd.wire.views import EventView
+from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
@@ -157,22 +160,53 @@ class SimulationRun:
             self._tell(f"{event}")
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
+        self._check_told(stream, views)
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
         assert not stuck, f"nothing happens any more, but these have not finished: {stuck}"
         journal = self._machine.journal
         assert not journal.runs, f"these still run, unknown to anybody: {journal.runs.keys()}"
         assert not journal.ended, f"these ends were never acknowledged: {journal.ended.keys()}"
         assert not any(client.is_waiting for client in self._clients), "a client got no answer"
+        counted = {state: count for state, count in read.counts(disk).items() if count}
+        assert counted == Counter(view.state.value for view in views.values()), "counts by state are wrong"
+        self._check_attempts()
         actions = [action for client in self._clients for action in client.actions]
+        tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
+        stream = [event for event in stream if event.job not in tellers]
+        views = {job: view for job, view in views.items() if job not in tellers}
+        records = self._machine.records
+        for key in [key for key in records.starts if key[0] in tellers]:
+            del records.starts[key]
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(self._machine.records)
+        found = history.check(records)
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
-        self._check_attempts()
-        counted = {state: count for state, count in read.counts(disk).items() if count}
-        assert counted == Counter(view.state.value for view in views.values()), "counts by state are wrong"
         return found
+
+    def _check_told(self, stream: list[EventView], views: dict[int, JobView]) -> None:
+        """Check that the ends of all jobs are told as they must be: nothing is lost or told twice."""
+        query = "SELECT job, spec FROM specs JOIN jobs ON id = job WHERE queue = ?"
+        rows = dict(self._machine.disk.execute(query, (NOTIFICATION_QUEUE,)).fetchall())
+        inputs = [write.unpack_spec(packed).input or b"" for packed in rows.values()]
+        messages = [msgspec.json.decode(each, type=Message) for each in inputs]
+        assert bool(messages) <= bool(self._machine.config.notify)
+        assert len({message.id for message in messages}) == len(messages), "two jobs tell the same"
+        if not self._machine.config.notify:
+            return
+        ends: defaultdict[int, list[State]] = defaultdict(list)
+        for event in stream:
+            is_known = event.reason in {None, CANCELLED_BEFORE_START} and event.state is State.CANCELLED
+            if event.state in FINAL and event.what != "remove" and not is_known:
+                ends[event.job].append(event.state)
+        told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in messages)
+        assert {job for job, _ in told} <= ends.keys() - rows.keys(), "what did not happen is told"
+        for job in ends.keys() - rows.keys():
+            succeeded, failed = ends[job].count(State.SUCCEEDED), _first_failures(ends[job])
+            assert told[job, False] == succeeded, f"job {job} succeeded {succeeded} times: {told[job, False]}"
+            has_one_name = job in views and views[job].name is None  # else it may have had several
+            most = failed if has_one_name else len(ends[job]) - succeeded
+            assert failed <= told[job, True] <= most, f"job {job} failed {ends[job]}: {told[job, True]}"
 
     def _check_suspended(self) -> None:
         """Check that nothing runs any more except what is suspended, by the launcher's word and by bgd's."""
@@ -189,6 +223,15 @@ class SimulationRun:
         for before, after in pairwise(rows):
             is_first = after["job"] != before["job"]
             assert after["attempt"] == (1 if is_first else before["attempt"] + 1), "attempts are missing"
+
+
+def _first_failures(ends: list[State]) -> int:
+    """Return how many failures follow a success, or nothing: the others in a row are not told."""
+    before = [State.SUCCEEDED, *ends]
+    return sum(
+        last is State.SUCCEEDED and end is not State.SUCCEEDED
+        for last, end in zip(before, ends, strict=False)
+    )
 
 
 def _check_turns(history: History, stream: list[EventView]) -> None:

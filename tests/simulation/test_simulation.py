@@ -10,9 +10,12 @@ from msgspec.structs import replace
 from bgd.core.job import Move, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
+from bgd.daemon import supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.notifications import RETRIES, Notifications
+from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
@@ -136,9 +139,39 @@ def let_the_urgent_wait(monkeypatch):
     submit = Scheduler.submit
 
     def upside_down(self, spec, *rest):
-        return submit(self, replace(spec, priority=-spec.priority), *rest)
+        return submit(self, replace(spec, priority=-(spec.priority or 0)), *rest)
 
     monkeypatch.setattr(Scheduler, "submit", upside_down)
+
+
+def forget_what_happens(monkeypatch):
+    monkeypatch.setattr(storage, "save", lambda *_: None)
+
+
+def settle_after_telling(monkeypatch):
+    """Store only after the jobs that tell what is settled: a kill between the two tells it again."""
+    told = []
+
+    def send(self, message, retries=RETRIES):
+        transaction = self._supervisor.transaction
+        told.extend(transaction.told)
+        transaction.told.clear()
+        return _send(self, message, retries)
+
+    async def saved(self):
+        await _saved(self)
+        if told:
+            self.transaction.told.extend(told)
+            told.clear()
+            await _saved(self)
+
+    _send, _saved = Notifications._send, Supervisor.saved
+    monkeypatch.setattr(Notifications, "_send", send)
+    monkeypatch.setattr(Supervisor, "saved", saved)
+
+
+def tell_whoever_cancels(monkeypatch):
+    monkeypatch.setattr(supervisor, "CANCELLED_BEFORE_START", "")
 
 
 def let_late_continues_through(monkeypatch):
@@ -164,7 +197,7 @@ def resend_nothing(monkeypatch):
         (forget_to_save_a_start, "supervisor died"),
         (forget_to_save_a_retry, "supervisor died"),
         (start_again_what_a_dead_launcher_ran, "started twice"),
-        (crowd_queues, "too much for|in the paused"),
+        (crowd_queues, "too much for|in the paused|slot 0 is taken"),
         (let_the_urgent_wait, "it was the turn of"),
         (forget_requests, "nobody asked for these"),
         (forget_requests_at_a_restart, "nobody asked for these"),
@@ -175,6 +208,9 @@ def resend_nothing(monkeypatch):
         (set_no_timer, "have not finished"),
         (let_late_continues_through, "is suspended, and its processes were continued"),
         (resend_nothing, "by bgd's word"),
+        (forget_what_happens, "(succeeded|failed) .*: 0"),
+        (settle_after_telling, "(succeeded|failed) .*: 2"),
+        (tell_whoever_cancels, "what did not happen is told|failed .*: [12]"),
     ],
 )
 def test_a_fault_is_found(monkeypatch, fault, found):

@@ -11,11 +11,12 @@ from operator import attrgetter
 from sys import intern
 
 import msgspec
+from msgspec.structs import replace
 
 from bgd import clock
 from bgd.config import rule_text
 from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
-from bgd.core.spec import DEFAULT_QUEUE, OPTIONS, ExecutorKind, Rate
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists, write
 from bgd.daemon.storage.database import transaction
@@ -95,8 +96,21 @@ def progress_of(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobProgres
 
 
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:
-    """Return the id of the user's newest job; None if there is none. It takes as long as a list."""
-    return next(iter(lists.select_ids(db, List(id=0, mine=True, states=list(State), limit=1), uid)), None)
+    """Return the id of the user's newest job; None if there is none. It takes as long as a list.
+
+    Jobs that tell about others do not count: people mean what they have started.
+    """
+    query = List(id=0, mine=True, states=list(State), limit=1)
+    while ids := lists.select_ids(db, query, uid):
+        for job_id in ids:
+            if db.execute(_IS_OWN, (job_id, NOTIFICATION_QUEUE)).fetchone() is not None:
+                return job_id
+        query = replace(query, before=ids[-1], limit=_MOST_PASSED_OVER)
+    return None
+
+
+_IS_OWN = "SELECT 1 FROM jobs WHERE id = ? AND queue <> ?"
+_MOST_PASSED_OVER = 100  # jobs at a time
 
 
 def attempts_of(db: sqlite3.Connection, job_id: JobId, after: int, limit: int) -> list[AttemptView]:

@@ -11,6 +11,7 @@ import pytest
 
 from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, Transaction, UnfinishedJob
@@ -260,6 +261,13 @@ async def test_latest_job_is_the_users_own(store):
     assert await store.read(read.latest, UID) == 2
     assert await store.read(read.latest, UID + 1) == 3
     assert await store.read(read.latest, UID + 2) is None
+
+
+async def test_latest_job_is_none_that_tells_about_another(store):
+    await put(store, new(1), *(new(number, queue=NOTIFICATION_QUEUE) for number in range(2, 250)))
+    assert await store.read(read.latest, UID) == 1
+    await put(store, *(new(number, queue=NOTIFICATION_QUEUE, uid=UID + 1) for number in range(250, 252)))
+    assert await store.read(read.latest, UID + 1) is None
 
 
 async def test_counts_follow_every_change_of_state(store):
