@@ -471,6 +471,7 @@ ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62)]
 JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
 BackupCount = Annotated[int, Meta(ge=1, le=1000)]
+Weight = Annotated[int, Meta(ge=1, le=1000)]
 FailureCount = Annotated[int, Meta(ge=1, le=1000)]
 MessageCount = Annotated[int, Meta(ge=1, le=1000)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
@@ -564,6 +565,8 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     executor: str = key(executor_name, LOCAL)  # of jobs that name none themselves
     rate: Rate | None = key(_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
+    weight: int | None = key(whole_number(Weight), None, none="none")
+    """Its share of the slots among queues with jobs of equal priority; if none has one, they do not share."""
 
 
 class RunnerConfig(Struct, frozen=True, kw_only=True):

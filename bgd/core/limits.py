@@ -111,3 +111,38 @@ class StartTimes:
         if not starts or len(starts) < self.rates[queue].count:
             return None
         return starts[0] + self.rates[queue].seconds
+
+
+class Shares:
+    """How much of the slots each queue has had, by its weight: start-time fair queueing.
+
+    Of queues with jobs of equal priority, the one that has used least comes next. A queue that had no jobs,
+    or could start none, does not save up its share. Queues without a rule share like one of weight 1.
+
+    Attributes:
+        are_set: whether any queue has a weight.
+    """
+
+    def __init__(self) -> None:
+        self.are_set = False
+        self._weights: dict[str, int] = {}
+        self._used: dict[str | None, float] = {}
+        self._latest = 0.0  # what the queue had used whose job started last, before that
+
+    def configure(self, weights: Mapping[str, int | None]) -> None:
+        """Take other weights, by queue with a rule; what they have used is forgotten."""
+        self.are_set = any(weight is not None for weight in weights.values())
+        self._weights = {queue: 1 if weight is None else weight for queue, weight in weights.items()}
+        self._used, self._latest = {}, 0.0
+
+    def used(self, queue: str | None) -> float:
+        """Return how much a queue has used, at least as much as the one whose job started last had."""
+        return max(self._used.get(self._share_of(queue), 0.0), self._latest)
+
+    def use(self, queue: str, slots: int) -> None:
+        """Note that a job of a queue starts on some slots."""
+        self._latest = self.used(queue)
+        self._used[self._share_of(queue)] = self._latest + slots / self._weights.get(queue, 1)
+
+    def _share_of(self, queue: str | None) -> str | None:
+        return queue if queue in self._weights else None

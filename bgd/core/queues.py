@@ -11,7 +11,7 @@ from msgspec import Struct
 from bgd.core.explain import MAX_AHEAD, Place
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
-from bgd.core.limits import NO_TOKENS, Resources, StartTimes, TokenPool, Tokens
+from bgd.core.limits import NO_TOKENS, Resources, Shares, StartTimes, TokenPool, Tokens
 from bgd.core.spec import Demand, Rate
 
 
@@ -21,12 +21,14 @@ class QueueRule(Struct, frozen=True, kw_only=True):
     `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start. `apart`:
     its jobs take none of the daemon's slots, and start while all queues are paused; their slot has number 0.
     A queue never changes from one to the other. `rate`: how many of its jobs may start within some time.
+    `weight`: its share of the slots; None: as if it were 1, if any queue has a weight.
     """
 
     slots: int | None = None
     paused: bool = False
     apart: bool = False
     rate: Rate | None = None
+    weight: int | None = None
 
 
 Lane = tuple[str | None, Demand]
@@ -80,6 +82,7 @@ class ReadyQueues:
         self._numbers = SlotPool()
         self._tokens = TokenPool(resources)
         self._starts = StartTimes()
+        self._shares = Shares()
         self.now = -inf
         self._closed: set[str] = set()  # queues that were found to have started enough jobs for now
         self._active: dict[JobId, ActiveJob] = {}
@@ -91,6 +94,7 @@ class ReadyQueues:
         self._rules = dict(rules)
         self._tokens.resize(resources)
         self._starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
+        self._shares.configure({queue: rule.weight for queue, rule in rules.items()})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
         for lane in list(self._heaps):
             if self._top(lane) is None:
@@ -148,17 +152,19 @@ class ReadyQueues:
 
     def _best(self, *, is_apart: bool) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None."""
-        best: Urgency | None = None
+        best: tuple[int, float, JobId] | None = None
+        shares = self._shares.are_set
         chosen: Job | None = None
         for lane in list(self._promising):
             if (lane[0] in self._apart) is not is_apart:
                 continue
             top = self._top(lane)
-            if top is not None and best is not None and top >= best:
+            place = None if top is None else (top[0], self._shares.used(lane[0]) if shares else 0.0, top[1])
+            if place is not None and best is not None and place >= best:
                 continue
             job = None if top is None else self._job_of(top[1])
             if top is not None and job is not None and self._may_start(lane, top, job):
-                best, chosen = top, job
+                best, chosen = place, job
                 continue
             self._promising.discard(lane)
             if top is None and lane[1]:  # there may be very many demands, one after the other
@@ -288,10 +294,12 @@ class ReadyQueues:
         for lane in list(self._heaps):
             self._top(lane)  # moves jobs to other lanes
         own, urgency = self._lane_of(job), (-job.priority, job.id)
+        others = (-job.priority, JobId(0)) if self._shares.are_set else urgency  # they take turns
         before: set[JobId] = set()  # a job may have an entry in two heaps
         for lane in list(self._heaps):
-            if lane == own or self._is_before(lane, own, urgency):
-                found = self._heaps[lane].first_before(job.id, job.priority, MAX_AHEAD)
+            limit = urgency if lane[0] == own[0] else others
+            if lane == own or self._is_before(lane, own, limit):
+                found = self._heaps[lane].first_before(limit[1], job.priority, MAX_AHEAD)
                 if found is None:
                     return None
                 before |= found
@@ -317,6 +325,8 @@ class ReadyQueues:
         It is the smallest free slot number, or 0 if its queue is apart.
         """
         number = 0 if job.queue in self._apart else self._numbers.take_smallest()
+        if self._shares.are_set and number:
+            self._shares.use(job.queue, self._size_of(job))
         if job.queue in self._starts.rates:
             self._starts.note(job.queue, self.now)
         demand = job.conditions.resources

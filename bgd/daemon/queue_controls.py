@@ -121,8 +121,10 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
         return QueueRule(slots=1, apart=True)
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
-    rate = config.queues[queue].rate if queue in config.queues else None
-    return QueueRule(slots=slots, paused=setting.paused, rate=rate)
+    if queue not in config.queues:
+        return QueueRule(slots=slots, paused=setting.paused)
+    configured = config.queues[queue]
+    return QueueRule(slots=slots, paused=setting.paused, rate=configured.rate, weight=configured.weight)
 
 
 def _configured_slots(queue: str, config: Config) -> int | None:

@@ -118,6 +118,7 @@ class SimulatedMachine:
             if queue in rules and queue in model.rules and rules[queue].rate == model.rules[queue].rate
         ]
         model.slots, model.rules, model.resources = slots, dict(rules), dict(resources)
+        model.forget_shares()
         self.scheduler.resize(slots, rules, self.now, resources)
         self._decided()
 
@@ -211,6 +212,7 @@ class SimulatedMachine:
         self.checker = self._on_disk.copy()
         self.checker.pauses.clear()
         self.checker.settled = None
+        self.checker.slots.forget_shares()
         self._start_empty()
         self.scheduler.restore_starts(sorted(self.checker.slots.starts, key=lambda start: start[1]))
 

@@ -30,12 +30,16 @@ class SlotModel:
         self.rules = dict(rules)
         self.resources = dict(resources)
         self.taken: dict[JobId, TakenSlot] = {}
+        self.used: dict[str | None, float] = {}  # of the slots, by weight
+        self.latest = 0.0
         self.starts: list[tuple[str, float]] = []  # of all queues, on the elapsed clock
 
     def __copy__(self) -> SlotModel:
         twin = SlotModel(self.slots, self.rules, self.resources)
         twin.taken |= self.taken
         twin.starts += self.starts
+        twin.used |= self.used
+        twin.latest = self.latest
         return twin
 
     def take(self, job: Job, number: int, tokens: Tokens, now: float) -> None:
@@ -52,6 +56,10 @@ class SlotModel:
             assert set(held) <= self._free(name), "a token is held twice, or there is none of this name"
         assert self.opens_at(job.queue, now) is None, "the rate of its queue is exceeded"
         self.starts.append((job.queue, now))
+        if not self._is_apart(job.queue):
+            self.latest = self._used(job)
+            weight = self.rules.get(job.queue, QueueRule()).weight or 1
+            self.used[self._share(job)] = self.latest + self._size(job) / weight
         self.restore(job, number, tokens)
 
     def opens_at(self, queue: str, now: float) -> float | None:
@@ -82,7 +90,8 @@ class SlotModel:
         apart = [job for job in ready if self._is_apart(job.queue)]
         if apart or is_paused:
             return min(apart, key=_urgency, default=None)
-        job = min(ready, key=_urgency, default=None)
+        has_weights = any(rule.weight is not None for rule in self.rules.values())
+        job = min(ready, key=self._turn if has_weights else _urgency, default=None)
         if job is None or self._size(job) + self.taken_slots > self.slots:
             return None  # no less urgent job takes the slots for which a large one waits
         return job
@@ -110,6 +119,18 @@ class SlotModel:
             if has_tokens and not has_room:
                 full.add(job.queue)
         return ready
+
+    def _turn(self, job: Job) -> tuple[int, float, JobId]:
+        return -job.priority, self._used(job), job.id
+
+    def _used(self, job: Job) -> float:
+        return max(self.used.get(self._share(job), 0.0), self.latest)
+
+    def _share(self, job: Job) -> str | None:
+        return job.queue if job.queue in self.rules else None
+
+    def forget_shares(self) -> None:
+        self.used, self.latest = {}, 0.0
 
     def _is_overtaken(self, job: Job) -> bool:
         return any(seat.queue == job.queue and seat.urgency > _urgency(job) for seat in self.taken.values())

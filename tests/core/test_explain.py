@@ -389,6 +389,8 @@ RUNNING = [RunningJob(1, 110.0), RunningJob(1, 130.0)]
         ([turn(ahead=MAX_AHEAD)], RUNNING, 15.0, None),
         ([turn(ahead=None)], RUNNING, 15.0, None),
         ([Reason(cause=Cause.TIME, at=200.0)], [], None, 200.0),
+        ([Reason(cause=Cause.RATE, at=200.0, ahead=0)], [], None, 200.0),
+        ([Reason(cause=Cause.RATE, at=200.0, ahead=2)], [], 15.0, None),
         ([Reason(cause=Cause.TIME, at=200.0), turn()], RUNNING, None, 200.0),
         ([Reason(cause=Cause.HOLD), turn()], RUNNING, None, None),
         ([], RUNNING, 15.0, None),

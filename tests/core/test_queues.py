@@ -5,10 +5,12 @@ import pytest
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
-from bgd.core.scheduler import PauseReason, Scheduler
+from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
+from bgd.core.spec import Rate
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
+    at,
     dead_weight,
     limits,
     make_scheduler,
@@ -313,3 +315,181 @@ def test_a_job_of_a_queue_that_is_apart_holds_its_slot_after_a_restart():
     assert started(scheduler) == [(usual, 1, 1)]
     finish(scheduler, running.id)
     assert started(scheduler) == [(second, 1, 0)]
+
+
+# --- resources, rates and weights ------------------------------------------------------------------------
+
+GPUS = {"gpu": ("0", "1")}
+
+
+def tokens_of(scheduler):
+    """Take the effects; return the tokens of the jobs that start."""
+    return {
+        effect.job.id: effect.tokens
+        for effect in scheduler.take_effects()
+        if isinstance(effect, StartAttempt)
+    }
+
+
+def test_a_job_that_waits_for_two_tokens_holds_back_only_later_jobs_that_want_one():
+    scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS | {"disk": ("a",)})
+    first = submit(scheduler, resources={"gpu": 1})
+    both = submit(scheduler, resources={"gpu": 2})
+    later = submit(scheduler, resources={"gpu": 1})
+    other, plain = submit(scheduler, resources={"disk": 1}), submit(scheduler)
+
+    assert tokens_of(scheduler) == {first: {"gpu": ("0",)}, other: {"disk": ("a",)}, plain: {}}
+    assert scheduler.explain(later, NOW) == (Reason(cause=Cause.TURN, slots=8, taken=3, ahead=1),)
+    finish(scheduler, first)
+    assert tokens_of(scheduler) == {both: {"gpu": ("0", "1")}}
+    finish(scheduler, both)
+    assert tokens_of(scheduler) == {later: {"gpu": ("0",)}}
+
+
+def test_a_job_that_asks_for_more_than_there_is_holds_back_nobody():
+    scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS)
+    scheduler.pause(PauseReason.ASKED)
+    impossible, usual = submit(scheduler, resources={"gpu": 3}), submit(scheduler, resources={"gpu": 1})
+    scheduler.resume(PauseReason.ASKED, NOW)
+
+    assert tokens_of(scheduler) == {usual: {"gpu": ("0",)}}
+    assert scheduler.explain(impossible, NOW)[0] == Reason(
+        cause=Cause.TOKENS, subject="gpu", wanted=3, slots=2, taken=1, ahead=0
+    )
+    scheduler.resize(8, {}, NOW, {"gpu": ("1", "2", "3")})
+    assert tokens_of(scheduler) == {impossible: {"gpu": ("1", "2", "3")}}
+
+
+def test_a_token_that_was_removed_stays_held_and_is_not_given_out_again():
+    scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS)
+    first = submit(scheduler, resources={"gpu": 1})
+    scheduler.resize(8, {}, NOW, {})
+    scheduler.resize(8, {}, NOW, GPUS)
+    second, third = submit(scheduler, resources={"gpu": 1}), submit(scheduler, resources={"gpu": 1})
+    assert tokens_of(scheduler) == {first: {"gpu": ("0",)}, second: {"gpu": ("1",)}}
+
+    scheduler.resize(8, {}, NOW, {})
+    finish(scheduler, first)
+    scheduler.resize(8, {}, NOW, GPUS)
+    assert tokens_of(scheduler) == {third: {"gpu": ("0",)}}
+
+
+def test_a_restored_job_holds_the_tokens_that_it_held():
+    scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS)
+    conditions = Conditions(resources=(("gpu", 1),))
+    active = Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1, conditions=conditions)
+    scheduler.restore(active, slot=1, tokens={"gpu": ("0",), "gone": ("x",)})
+
+    assert tokens_of(scheduler) == {}
+    later = submit(scheduler, resources={"gpu": 1})
+    assert tokens_of(scheduler) == {later: {"gpu": ("1",)}}
+
+
+def test_a_full_queue_claims_no_token_unless_a_later_job_of_it_runs():
+    scheduler = Scheduler(8, {"train": QueueRule(slots=1)}, 0, lambda: 0.5, {"gpu": ("0",)})
+    running = submit(scheduler, queue="train")
+    waits = submit(scheduler, queue="train", resources={"gpu": 1})
+    other = submit(scheduler, resources={"gpu": 1})
+    assert started_ids(scheduler) == [running, other]  # `waits` could not use it meanwhile
+
+    finish(scheduler, running)
+    overtakes = submit(scheduler, queue="train")
+    assert started_ids(scheduler) == [overtakes]
+    another = submit(scheduler, resources={"gpu": 1})
+    finish(scheduler, other)
+    assert started_ids(scheduler) == []  # the token is kept for `waits`
+    finish(scheduler, overtakes)
+    assert started_ids(scheduler) == [waits]
+    finish(scheduler, waits)
+    assert started_ids(scheduler) == [another]
+
+
+def test_waiting_for_a_token_costs_a_submit_no_look_at_those_that_wait():
+    looks = 0
+
+    def look(job_id):
+        nonlocal looks
+        looks += 1
+        return jobs.get(job_id)
+
+    conditions = Conditions(resources=(("gpu", 1),))
+    jobs = {
+        JobId(number): Job(JobId(number), State.QUEUED, "default", 0, NO_RETRIES, conditions=conditions)
+        for number in range(1, MANY + 1)
+    }
+    queues = ReadyQueues(8, {}, look, {"gpu": ("0",)})
+    queues.push(jobs[JobId(1)])
+    taken = queues.take_next()
+    assert taken is not None
+    queues.occupy(taken)
+    for number in range(2, MANY):
+        queues.push(jobs[JobId(number)])
+        assert queues.take_next() is None
+    looks = 0
+    queues.push(jobs[JobId(MANY)])
+    assert queues.take_next() is None
+    assert looks < 10
+
+
+def test_a_rate_counts_starts_within_any_such_time_and_rings_one_timer():
+    scheduler = Scheduler(8, {"api": QueueRule(rate=Rate(2, 60.0, "2/1m"))}, 0, lambda: 0.5)
+    first = submit(scheduler, queue="api")
+    second = submit(scheduler, queue="api", now=at(10.0))
+    assert scheduler.next_timer_at() is None  # nothing waits
+    third, fourth = (submit(scheduler, queue="api", now=at(20.0)) for _ in range(2))
+    other = submit(scheduler, now=at(20.0))
+
+    assert started_ids(scheduler) == [first, second, other]
+    assert scheduler.next_timer_at() == 60.0
+    assert scheduler.explain(third, at(20.0)) == (
+        Reason(cause=Cause.RATE, subject="api", limit="2/1m", at=1060.0, ahead=0),
+    )
+    scheduler.advance(at(60.0))
+    assert (started_ids(scheduler), scheduler.next_timer_at()) == ([third], 70.0)
+    scheduler.resize(8, {"api": QueueRule(rate=Rate(2, 60.0, "2/1m"), paused=True)}, at(65.0))
+    assert scheduler.next_timer_at() is None
+    scheduler.resize(8, {"api": QueueRule(rate=Rate(2, 60.0, "2/1m"))}, at(75.0))
+    assert (started_ids(scheduler), scheduler.next_timer_at()) == ([fourth], None)
+    scheduler.cancel(fourth, at(75.0))
+
+
+def test_starts_before_a_restart_count_for_a_rate():
+    scheduler = Scheduler(8, {"api": QueueRule(rate=Rate(2, 60.0))}, 0, lambda: 0.5)
+    scheduler.restore_starts([("api", -59.0), ("gone", -5.0), ("api", -1.0)])
+    job = submit(scheduler, queue="api", delay=100.0)
+    soon = submit(scheduler, queue="api")
+
+    assert (started_ids(scheduler), scheduler.next_timer_at()) == ([], 1.0)
+    scheduler.advance(at(1.0))
+    assert (started_ids(scheduler), scheduler.next_timer_at()) == ([soon], 100.0)
+    scheduler.advance(at(100.0))
+    assert started_ids(scheduler) == [job]
+
+
+def test_queues_with_weights_take_turns_and_a_batch_delays_nobody():
+    rules = {"batch": QueueRule(weight=1), "mail": QueueRule(weight=2)}
+    scheduler = Scheduler(1, rules, 0, lambda: 0.5)
+    batch = [submit(scheduler, queue="batch") for _ in range(10_000)]
+    [running] = started_ids(scheduler)
+    mail = [submit(scheduler, queue="mail") for _ in range(4)]
+    other = submit(scheduler)
+
+    assert scheduler.explain(mail[0], NOW)[0].ahead == 0
+    order = []
+    for _ in range(8):
+        finish(scheduler, running)
+        [running] = started_ids(scheduler)
+        order.append(running)
+    assert order == [mail[0], other, mail[1], batch[1], mail[2], mail[3], batch[2], batch[3]]
+
+
+def test_without_weights_jobs_start_in_the_order_of_submission_whatever_their_queue():
+    scheduler = Scheduler(1, {"mail": QueueRule(slots=5)}, 0, lambda: 0.5)
+    batch = [submit(scheduler) for _ in range(3)]
+    mail = submit(scheduler, queue="mail")
+
+    order = started_ids(scheduler)
+    for _ in range(3):
+        finish(scheduler, order[-1])
+        order += started_ids(scheduler)
+    assert order == [*batch, mail]
