@@ -88,16 +88,19 @@ class Notifications:
         """Settle all facts there are, some at a time, and send what waits as far as there is room."""
         self._send_waiting()
         while True:
+            rules = self._supervisor.notify_rules
             judgement = await self._store.read(
                 storage.judge_page,
-                self._supervisor.notify_rules,
-                {target: self._room(target) for target in self._supervisor.notify_rules},
+                rules,
+                {target: self._room(target) for target in rules},
                 self._waiting,
                 self._supervisor.config.log_dir,
                 _new_id,
             )
             if judgement is None:
                 return
+            if self._supervisor.notify_rules is not rules:  # by others: judge again
+                continue
             self._supervisor.transaction.told.append(judgement.told)
             self._waiting |= {target: each for target, each in judgement.told.waiting.items() if each}
             for message in judgement.messages:

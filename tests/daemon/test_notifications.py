@@ -20,7 +20,7 @@ from bgd.core.scheduler import EXPIRED
 from bgd.core.schedules import BGD_WAS_DOWN
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import write
-from bgd.daemon.storage.notifications import AT_ONCE
+from bgd.daemon.storage.notifications import AT_ONCE, judge_page
 from bgd.errors import ConfigError, Refused
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, ToLauncher, log_name
 from bgd.wire.replies import Failed, Queues, Submitted
@@ -465,6 +465,29 @@ async def test_a_target_that_was_removed_while_bgd_was_down_is_forgotten(folder,
     async with telling(configure(folder), launcher) as told:
         await told.settled()
 
+        for table in ("untold", "streaks", "postponed"):
+            assert await told.store.read(_count, table) == 0
+
+
+async def test_a_target_that_is_removed_while_facts_are_judged_is_told_nothing(folder, launcher, monkeypatch):
+    async with telling(with_targets(folder, f"{OPS}per_minute = 1\n"), launcher) as told:
+        await told.run(name="a")
+        await told.settled()
+        read, is_judged = told.store.read, asyncio.Event()
+
+        async def read_and_reload(function, *args):
+            found = await read(function, *args)
+            if function is judge_page and found is not None and not is_judged.is_set():
+                told.life.supervisor.configure(configure(folder))
+                is_judged.set()
+            return found
+
+        monkeypatch.setattr(told.store, "read", read_and_reload)
+        for name in ("b", "c"):
+            await told.run(name=name)
+        await soon(is_judged.wait())
+
+        assert await told.events() == [(FAILED, "a")]
         for table in ("untold", "streaks", "postponed"):
             assert await told.store.read(_count, table) == 0
 
