@@ -360,10 +360,15 @@ def problem_with_environment(env: Mapping[str, str]) -> str | None:
         if not key or "=" in key or "\0" in key:
             return f"env has a variable named {key!r}: a name is not empty and holds no '=' or NUL"
         if "\0" in value:
-            return f"env {key} contains a NUL character"
+            return f"env {_word(key)} contains a NUL character"
         if _is_too_long(f"{key}={value}"):
-            return f"env {key} is longer than {MAX_WORD} bytes, the kernel's limit"
+            return f"env {_word(key)} is longer than {MAX_WORD} bytes, the kernel's limit"
     return None
+
+
+def _word(name: str) -> str:
+    """Return a name for a message of one line."""
+    return name if name.isprintable() else repr(name)
 
 
 def _is_obviously_right(env: Mapping[str, str]) -> bool:

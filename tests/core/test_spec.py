@@ -64,6 +64,7 @@ def test_a_valid_spec_has_no_problem(spec):
         (command(env={"A=B": "x"}), "env has a variable named 'A=B'"),
         (command(env={"A\0": "x"}), "env has a variable named"),
         (command(env={"A": "x\0y"}), "env A contains a NUL"),
+        (command(env={"A\nB": "x\0y"}), r"env 'A\\nB' contains a NUL"),
         (command(env={"A": "x" * (LONGEST_VARIABLE + 1)}), f"env A is longer than {MAX_WORD} bytes"),
         (command(env={"A": "€" * (LONGEST_VARIABLE // 3 + 1)}), f"env A is longer than {MAX_WORD} bytes"),
         (JobSpec(target="a:b", cwd="relative"), "cwd must be an absolute path"),

@@ -317,15 +317,28 @@ class EndCounter:
         steps = range(newest, newest - HOURS * _STEPS_AN_HOUR, -1)
         counted: dict[int, Counter[tuple[str, str]]] = {}
         has_counted = False
+        latest = newest + 1  # step of the latest end that is not counted yet: there are none between
         for step in steps:
             known = self._steps.get(step)
-            if known is None and has_counted and time.monotonic() > until:
-                break
-            has_counted |= known is None
-            counted[step] = _count_step(cursor, step) if known is None else known
+            if known is None:
+                latest = _latest_step(cursor, step) if latest > step else latest
+                if latest < step:
+                    known = Counter()
+                elif has_counted and time.monotonic() > until:
+                    break
+                else:
+                    known = _count_step(cursor, step)
+                    has_counted = True
+            counted[step] = known
         # an end of the step before the newest one may not be on disk yet
         self._steps = {step: counts for step, counts in counted.items() if step < newest - 1}
         return _sum_up(counted, newest, is_complete=len(counted) == len(steps))
+
+
+def _latest_step(cursor: sqlite3.Cursor, step: int) -> int:
+    """Return the step of the latest end in or before a step; -1: there is none."""
+    found = (cursor.execute(_LATEST_END, (state, (step + 1) * STEP)).fetchone()[0] for state in _ENDS)
+    return max(-1 if each is None else int(each // STEP) for each in found)
 
 
 def _count_step(cursor: sqlite3.Cursor, step: int) -> Counter[tuple[str, str]]:
@@ -354,6 +367,10 @@ def _sum_up(counted: dict[int, Counter[tuple[str, str]]], newest: int, *, is_com
     return Ends(hours, dict(queues), is_complete)
 
 
+_LATEST_END = """
+    SELECT max(aged_from) FROM jobs INDEXED BY jobs_by_end
+    WHERE aged_from IS NOT NULL AND state = ? AND aged_from < ?
+"""
 _ENDED = """
     SELECT queue, count(*) FROM jobs INDEXED BY jobs_by_end
     WHERE aged_from IS NOT NULL AND state = ? AND aged_from >= ? AND aged_from < ? GROUP BY queue

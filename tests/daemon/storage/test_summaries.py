@@ -167,6 +167,16 @@ async def test_the_newest_ends_are_counted_first_and_the_rest_later(store, monke
     assert (rest.hours[-1], rest.is_complete) == ((2, 0), True)
 
 
+async def test_minutes_without_ends_take_no_time(store, monkeypatch):
+    await started_store(store, monkeypatch)
+    await put(store, new(1))
+    await finish(store, 1, ago=3_700.0)
+
+    ends = await store.search(EndCounter().count, -1.0)
+
+    assert (ends.hours[-2], ends.is_complete) == ((1, 0), True)
+
+
 async def test_what_was_counted_is_not_read_again_but_what_is_new_is(store, monkeypatch):
     await started_store(store, monkeypatch)
     await put(store, new(1), new(2), new(3))
