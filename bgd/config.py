@@ -472,6 +472,7 @@ JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
 BackupCount = Annotated[int, Meta(ge=1, le=1000)]
 Weight = Annotated[int, Meta(ge=1, le=1000)]
+LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
 FailureCount = Annotated[int, Meta(ge=1, le=1000)]
 MessageCount = Annotated[int, Meta(ge=1, le=1000)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
@@ -486,6 +487,10 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     grace: float = key(duration, 10.0)  # seconds between TERM and KILL
     min_free: int | None = key(size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
+    max_load: float | None = key(number(LoadAverage), None, none="none")
+    """Start nothing while the load average of the last minute is not below this; None: at any load."""
+    min_memory: int | None = key(size(Bytes), None, none="none")
+    """Bytes of memory that must be available for anything to start; None: any number."""
     on_stop: ShutdownMode = key(
         one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
     )

@@ -602,7 +602,10 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
         (
             "[daemon]\nxyzzy = 1",
-            ["daemon.xyzzy is not a key", "known are cgroups, grace, min_free, notify, on_stop, slots"],
+            [
+                "daemon.xyzzy is not a key",
+                "known are cgroups, grace, max_load, min_free, min_memory, notify, on_stop, slots",
+            ],
         ),
         ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),
         ("[retry.comands]\nretries = 1", ["retry.comands is not a key", "did you mean commands?"]),

@@ -31,6 +31,8 @@ class Cause(StrEnum):
     SLOTS = "slots"
     TOKENS = "tokens"  # of a resource
     RATE = "rate"  # of its queue
+    LOAD = "load"  # of the machine
+    MEMORY = "memory"  # that the machine has left
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
 
@@ -40,9 +42,9 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `subject`: the name of its queue or of a resource; of HOLD and SUSPENSION the id of the job. `taken` of
     `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start before it,
-    counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher.
-    `limit`: the rate of its queue, as it is written. `at`: until when it waits, epoch time. `jobs`: those
-    that it waits for, up to MAX_NAMED, and `more` besides.
+    counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher, or
+    what the machine lacks. `limit`: the rate of its queue, as it is written. `at`: until when it waits, epoch
+    time. `jobs`: those that it waits for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
@@ -100,15 +102,19 @@ def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tup
     if job.state not in WAITING:
         is_stopped = job.state is State.RUNNING and job.suspended
         return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
-    ignored = Cause.PAUSE if place.is_apart else None
-    reasons = [Reason(cause=cause) for cause in obstacles if cause is not ignored]
+    ignored = {Cause.PAUSE, *_OF_MACHINE} if place.is_apart else set()
+    named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
+    reasons = [reason for reason in named if reason.cause not in _OF_MACHINE]
     reasons += _before_it_is_queued(job, place, now)
     short = _short_of(job, place, now)
     if short:
         short[0] = replace(short[0], ahead=place.ahead)
-    elif place.ahead != 0 or not reasons:
+    elif place.ahead != 0 or not named + reasons:
         short = [Reason(cause=Cause.TURN, slots=place.slots, taken=place.taken, ahead=place.ahead)]
-    return (*reasons, *short)
+    return (*reasons, *short, *(reason for reason in named if reason.cause in _OF_MACHINE))
+
+
+_OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
 
 
 def _before_it_is_queued(job: Job, place: Place, now: Now) -> Iterator[Reason]:
@@ -159,7 +165,7 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     return before or explanation.reasons
 
 
-_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.TURN})
+_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.TURN, *_OF_MACHINE})
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -206,6 +212,10 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return f"for {reason.wanted} {reason.subject}: {taken}{_ahead(reason, ', and ')}"
         case Cause.RATE:
             return f"for the rate of queue {reason.subject}, {reason.limit}{_ahead(reason, ', ')}, until"
+        case Cause.LOAD:
+            return f"for the load of the machine: {reason.problem or 'it is too high'}"
+        case Cause.MEMORY:
+            return f"for memory of the machine: {reason.problem or 'too little is available'}"
         case Cause.TURN:
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:

@@ -95,13 +95,21 @@ class PauseReason(StrEnum):
     NO_LAUNCHER = "no launcher"
     ASKED = "asked"
     DRAINING = "draining"
+    LOAD = "load"  # of the machine
+    MEMORY = "memory"  # that the machine has left
 
 
-_SOME_START = {PauseReason.ASKED}  # while this is the only reason, jobs of queues that are apart start
+_SOME_START = {  # while there is no other reason, jobs of queues that are apart start
+    PauseReason.ASKED,
+    PauseReason.LOAD,
+    PauseReason.MEMORY,
+}
 _OBSTACLES = {
     PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
     PauseReason.DRAINING: Cause.SHUTDOWN,
     PauseReason.ASKED: Cause.PAUSE,
+    PauseReason.LOAD: Cause.LOAD,
+    PauseReason.MEMORY: Cause.MEMORY,
 }
 
 
@@ -466,7 +474,7 @@ class Scheduler:
                 self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
                 break
-        is_paused = PauseReason.ASKED in self._pauses
+        is_paused = bool(self._pauses)
         while (
             self._pauses <= _SOME_START
             and (job := self._table.queues.take_next(is_paused=is_paused)) is not None

@@ -36,6 +36,7 @@ from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
+from bgd.daemon.machine import MachineLimits
 from bgd.daemon.measurements import Measurements
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import DiskSpace
@@ -62,6 +63,7 @@ R = TypeVar("R")
 
 HELD_AT_ONCE = 5_000  # jobs of a restored database in one transaction: a million may wait
 CLOCK_TOLERANCE = 0.01  # seconds: the two clocks are not read at the same moment
+LOOK_SECONDS = 5.0  # between two looks at how busy the machine is, while a job is queued
 PID_DELAY = 0.05  # seconds until the pid of a new process is saved, if nothing else is saved before
 
 
@@ -104,6 +106,9 @@ class Supervisor:
         self._timer = clock.Alarm(self._loop, self._advance)
         self._wall_timer = clock.Alarm(self._loop, self._advance, on_wall_clock=True)
         self._pid_timer: asyncio.TimerHandle | None = None
+        self._machine = MachineLimits(config.daemon.max_load, config.daemon.min_memory)
+        self._machine_timer: asyncio.TimerHandle | None = None
+        self._exceeded: tuple[PauseReason, str] | None = None  # as last seen
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
         self._on_untold: Callable[[], None] = lambda: None
@@ -163,6 +168,8 @@ class Supervisor:
         finally:
             self._timer.close()
             self._wall_timer.close()
+            if self._machine_timer is not None:
+                self._machine_timer.cancel()
             self.progress.close()
 
     async def drain(self, mode: ShutdownMode) -> None:
@@ -187,6 +194,7 @@ class Supervisor:
         if self._link.supports(renew := RenewWorkers()):
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
+        self._limit_machine()
         self._apply_controls()
         for callback in self._on_configured:
             callback()
@@ -246,6 +254,11 @@ class Supervisor:
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
         reasons = self._scheduler.explain(job_id, now())
+        if self._exceeded is not None:
+            why, problem = self._exceeded
+            reasons = tuple(
+                replace(each, problem=problem) if each.cause == why.value else each for each in reasons
+            )
         if not reasons or reasons[0].cause is Cause.SUSPENSION or self.obstacle is None:
             return reasons
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
@@ -367,6 +380,8 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """Decide, save, act, answer: write everything decided in one transaction, then carry it out."""
+        if self._machine.are_set:
+            self._look_at_machine()
         transaction = self._close_transaction()
         specs = transaction.specs
         if not transaction.is_empty:
@@ -477,6 +492,8 @@ class Supervisor:
         scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
+        if MachineLimits(self.config.daemon.max_load, self.config.daemon.min_memory).are_set:
+            scheduler.pause(PauseReason.LOAD)  # until somebody has looked
         return scheduler
 
     def _apply_controls(self) -> None:
@@ -498,6 +515,46 @@ class Supervisor:
                     self._scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+
+    def _limit_machine(self) -> None:
+        """Apply the limits on load and memory that are configured now."""
+        self._machine = MachineLimits(self.config.daemon.max_load, self.config.daemon.min_memory)
+        self._forget_machine()
+        if not self._machine.are_set:
+            for why in (PauseReason.LOAD, PauseReason.MEMORY):
+                self._scheduler.resume(why, now())
+
+    def _look_at_machine(self) -> None:
+        """Let jobs start if the machine is not too busy, and look again later while any job is queued."""
+        if self._machine_timer is not None:
+            return
+        if self._has_queued():
+            self._exceeded = self._machine.exceeded()
+            found = None if self._exceeded is None else self._exceeded[0]
+            if found is not None:
+                self._scheduler.pause(found)
+            for why in {PauseReason.LOAD, PauseReason.MEMORY} - {found}:
+                self._scheduler.resume(why, now())
+        if self._has_queued():
+            self._machine_timer = self._loop.call_later(LOOK_SECONDS, self._look_again)
+        else:
+            self._forget_machine()
+
+    def _look_again(self) -> None:
+        self._machine_timer = None
+        self._changed.set()
+        self.subscriptions.look_soon()
+
+    def _forget_machine(self) -> None:
+        """Start nothing before the machine was looked at, which the next queued job brings about."""
+        if self._machine_timer is not None:
+            self._machine_timer.cancel()
+        self._machine_timer = self._exceeded = None
+        self._scheduler.pause(PauseReason.LOAD)
+
+    def _has_queued(self) -> bool:
+        """Tell whether a job is queued that a person lets start."""
+        return not self.controls.paused and any(state is State.QUEUED for _, state in self.counts)
 
     def _save_pids(self) -> None:
         self._pid_timer = None

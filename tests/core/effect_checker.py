@@ -212,7 +212,7 @@ class EffectChecker:
     def _saw_start(self, start: StartAttempt, now: Now) -> None:
         job = start.job
         assert job.state is State.RUNNING
-        assert self.pauses <= {PauseReason.ASKED}
+        assert self.pauses <= {PauseReason.ASKED, PauseReason.LOAD}
         assert not self.dependencies.of(job.id), "started before the jobs it waits for"
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
         before = self.slots.next_up([job, *queued], now.elapsed, is_paused=bool(self.pauses))
@@ -243,7 +243,7 @@ class EffectChecker:
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]
-        if self.pauses <= {PauseReason.ASKED} and self.settled is not None:
+        if self.pauses <= {PauseReason.ASKED, PauseReason.LOAD} and self.settled is not None:
             next_up = self.slots.next_up(queued, self.settled.elapsed, is_paused=bool(self.pauses))
             assert next_up is None, "a job waits although its slots are free"
 

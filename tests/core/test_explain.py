@@ -31,6 +31,8 @@ OBSTACLES = {
     PauseReason.ASKED: Cause.PAUSE,
     PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
     PauseReason.DRAINING: Cause.SHUTDOWN,
+    PauseReason.LOAD: Cause.LOAD,
+    PauseReason.MEMORY: Cause.MEMORY,
 }
 QUEUES = ("default", "mail", "film")
 APART = {"apart": QueueRule(slots=1, apart=True)}
@@ -177,7 +179,14 @@ class Situation:
                 for other in others:
                     scheduler._notify(self.job, other, State.SUCCEEDED, self.now)
                 scheduler.advance(self.now)
-            case Cause.LAUNCHER | Cause.SHUTDOWN | Cause.PAUSE | Cause.TURN | Cause.SUSPENSION:
+            case (
+                Cause.LAUNCHER
+                | Cause.SHUTDOWN
+                | Cause.PAUSE
+                | Cause.TURN
+                | Cause.SUSPENSION
+                | (Cause.LOAD | Cause.MEMORY)
+            ):
                 pass  # `grant` ends the pauses last, and holds the jobs before it first
 
     def make_way(self, active):
@@ -339,6 +348,9 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
             Reason(cause=Cause.RATE, subject="api", limit="10/1m", ahead=2, at=5.0),
             "for the rate of queue api, 10/1m, 2 jobs are before it, until 5.0",
         ),
+        (Reason(cause=Cause.LOAD, problem="it is 9"), "for the load of the machine: it is 9"),
+        (Reason(cause=Cause.LOAD), "for the load of the machine: it is too high"),
+        (Reason(cause=Cause.MEMORY), "for memory of the machine: too little is available"),
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),

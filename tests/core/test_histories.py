@@ -73,7 +73,7 @@ jobs = st.fixed_dictionaries(
 changes_of_fields = st.fixed_dictionaries({}, optional=fields)
 names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)
 # One rule for all of these: a daemon that is disturbed at every other step does not get far
-pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING])
+pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING, PauseReason.LOAD])
 disturbances = st.one_of(
     st.builds(lambda why: lambda machine: machine.pause(why), pauses),
     st.builds(lambda why: lambda machine: machine.resume(why), pauses),
