@@ -123,6 +123,8 @@ class Schedules:
         self._supervisor.when_configured(self._configure)
         self._configure()
         await self._take_over()
+        self._looked = self._read_clocks()
+        await self._note_late()
         at = self._now()
         for names in _batched(self._by_name):
             await asyncio.sleep(0)
@@ -148,7 +150,7 @@ class Schedules:
             self.late_jobs.close()
 
     async def configured(self) -> None:
-        """Return when the schedules of the configuration in force are taken over."""
+        """Return when those of the configuration in force are taken over."""
         await self._is_configured.wait()
         await self._supervisor.saved_unless_stuck()
 
@@ -242,7 +244,7 @@ class Schedules:
         Raises:
             Refused: there is no such schedule, or it is configured.
         """
-        self._end_pause(name, self._own(name, "removed"))
+        self._finish(name, self._own(name, "removed"), self._now())
         self._forget(name)
         self._changed()
 
@@ -254,8 +256,7 @@ class Schedules:
         """
         schedule = self._find(name)
         if _is_paused(schedule) is not paused:
-            self._end_pause(name, schedule)
-        schedule.seen = self._now()
+            self._finish(name, schedule, self._now())
         schedule.stored = replace(schedule.stored, paused=paused, seen_at=schedule.seen)
         self._wait(name, schedule)
         self._save(name)
@@ -328,6 +329,8 @@ class Schedules:
         """Handle everything that is due, some schedules at a time."""
         await self._take_over()
         moment = self._moment()
+        self._looked = self._read_clocks()
+        await self._note_late()  # first: what is due may replace it
         if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
             for name, each in self._by_name.items():
                 self._wait_until(name, each, moment.at)
@@ -336,6 +339,8 @@ class Schedules:
                 if (due := self._due.pop_due(moment.at)) is not None:
                     self._pass(due, moment)
             await asyncio.sleep(0)
+
+    async def _note_late(self) -> None:
         if await self.late_jobs.look(self._looked.elapsed):
             self._changed()
 
@@ -343,7 +348,6 @@ class Schedules:
         """Look at the clock, and find out whether it jumped, or nobody could look when something was due."""
         clocks = self._read_clocks()
         expected = self._looked.wall + clocks.awake - self._looked.awake
-        self._looked = clocks
         began = expected
         if clocks.wall >= expected:
             began = min(expected, self._next_at() - 1)  # by then nobody looked any more
@@ -419,13 +423,18 @@ class Schedules:
         transaction.seen[name] = self._by_name[name].seen
         self._changed()
 
-    def _end_pause(self, name: str, schedule: _Schedule) -> None:
-        """Store the occurrences that were skipped while a schedule was paused, if it is."""
-        if schedule.timetable is None or not _is_paused(schedule):
+    def _finish(self, name: str, schedule: _Schedule, at: float) -> None:
+        """Store what becomes of all occurrences until `at`, when a schedule changes."""
+        if schedule.timetable is None:
             return
-        skipped = count(schedule.timetable, schedule.seen, self._now())
+        if not _is_paused(schedule):
+            if schedule.next_at <= at:  # nobody has looked yet
+                self._pass(name, replace(self._moment(), at=at))
+            schedule.seen = max(schedule.seen, at)
+            return
+        skipped = count(schedule.timetable, schedule.seen, at)
         first = next_at(schedule.timetable, schedule.seen)
-        schedule.seen = self._now()
+        schedule.seen = at
         if skipped and first is not None:
             self._add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
 
@@ -462,7 +471,7 @@ class Schedules:
                 for name in names:
                     old = self._by_name.get(name)
                     if name not in wanted and old is not None and old.stored.uid is None:
-                        self._end_pause(name, old)
+                        self._finish(name, old, at)
                         self._forget(name)
                     elif name in wanted and not self.has(name, wanted[name]):
                         self._define(name, definition_of(name, wanted[name], at), None)
@@ -476,7 +485,7 @@ class Schedules:
         """Put a new or changed schedule in force."""
         old = self._by_name.get(name)
         if old is not None:
-            self._end_pause(name, old)
+            self._finish(name, old, definition.seen_at)
         stored = StoredSchedule(
             spec=definition.spec,
             uid=uid,

@@ -312,6 +312,40 @@ async def test_occurrences_of_a_paused_schedule_are_one_row(lives):
         assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
 
 
+async def test_pausing_twice_forgets_nothing(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        for _ in range(2):
+            life.schedules.set_paused("hourly", paused=True)
+            await life.pass_time(2 * HOUR)
+        life.schedules.set_paused("hourly", paused=False)
+
+        assert [(row.reason, row.count) for row in await life.rows("hourly")] == [(PAUSED, 4)]
+
+
+async def edit(life: Life) -> None:
+    life.schedules.set("hourly", replace(HOURLY, cron="30 * * * *"), UID, replaces=True)
+
+
+async def pause(life: Life) -> None:
+    life.schedules.set_paused("hourly", paused=True)
+
+
+async def remove(life: Life) -> None:
+    life.schedules.remove("hourly")
+
+
+@pytest.mark.parametrize("change", [edit, pause, remove])
+async def test_what_is_due_when_a_schedule_changes_runs_first(lives, change):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        life.clocks.go_on(HOUR)
+        await change(life)  # before anybody has looked at the clock
+        await life.schedules.look()
+
+        assert [(row.due_at, row.result) for row in await life.rows("hourly")] == [(NOON + HOUR, Result.RAN)]
+
+
 async def test_a_pause_outlives_the_daemon(lives):
     async with lives.begin() as life:
         life.schedules.set("hourly", HOURLY, UID, replaces=False)

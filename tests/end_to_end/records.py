@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Self
@@ -28,6 +28,13 @@ class AttemptRecords:
     def __init__(self) -> None:
         self.starts: Counter[tuple[int, int]] = Counter()
         self.codes: dict[tuple[int, int], int] = {}
+
+    def without(self, jobs: Collection[int]) -> AttemptRecords:
+        """Return these records without those of some jobs."""
+        rest = AttemptRecords()
+        rest.starts = Counter({key: count for key, count in self.starts.items() if key[0] not in jobs})
+        rest.codes = {key: code for key, code in self.codes.items() if key[0] not in jobs}
+        return rest
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -20,6 +20,7 @@ from bgd.wire.requests import Changes, Request
 from tests.end_to_end.clients import Action
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
+from tests.simulation.schedules import ScheduleAsker, is_about_schedules
 
 CLIENTS = 4
 KEYS = ("red", "green", "blue")
@@ -39,6 +40,7 @@ SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
     State.STOPPING: [requests.Cancel],
 }
 UNSUITABLE_SHARE = 0.1  # of all requests about jobs
+SCHEDULING_SHARE = 0.2  # of all requests in histories with schedules
 SUSPENDING_SHARE = 0.2  # of all requests while jobs run: to suspend or continue all, whoever's they are
 
 
@@ -54,6 +56,7 @@ class SimulatedClient:
         self._asked: tuple[Request, float, SupervisorLife] | None = None
         self._numbers = itertools.count(1)
         self.actions: list[Action] = []
+        self.schedules = ScheduleAsker(number)
 
     @property
     def is_waiting(self) -> bool:
@@ -94,6 +97,8 @@ class SimulatedClient:
     def next_request(self) -> Request:
         """Draw the next request: a new job, or an action on a job or a queue."""
         dice = self._machine.dice
+        if self._machine.has_schedules and dice.random() < SCHEDULING_SHARE:
+            return self.schedules.next_request(dice)
         if len(self.own) < RECENT // 2 or dice.random() < 0.3:
             if dice.random() < 0.2:
                 return requests.SubmitMany(id=UNSENT, specs=[self._spec() for _ in range(dice.randint(1, 4))])
@@ -220,10 +225,9 @@ class SimulatedClient:
         assert self._asked is not None
         request, asked_at, _ = self._asked
         self._asked = None
-        self.actions.append(
-            Action(self.number, request, asked_at, self._machine.event_queue.now().wall, reply)
-        )
-        if isinstance(reply, Submitted):
+        actions = self.schedules.actions if is_about_schedules(request) else self.actions
+        actions.append(Action(self.number, request, asked_at, self._machine.event_queue.now().wall, reply))
+        if isinstance(reply, Submitted) and isinstance(request, MAKES_JOBS):
             new = [job for job in reply.jobs if job not in reply.found]
             self.own += new
             self._submitted += new

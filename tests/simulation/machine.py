@@ -18,6 +18,7 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.clock import Clocks
 from bgd.config import Config, NotifyTarget, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
@@ -38,6 +39,7 @@ from tests.simulation.disk import SimulatedDatabase, new_disk
 from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
+from tests.simulation.schedules import SHARE
 
 GRACE = 0.5  # seconds
 TELLS = 3  # of each so many histories one has notifications
@@ -72,9 +74,10 @@ class Machine:
     Attributes:
         records: what the attempts report of themselves.
         life: the current supervisor.
+        has_schedules: whether there are schedules in this history; None leaves that to the seed.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, has_schedules: bool | None = None) -> None:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
         self.records = AttemptRecords()
@@ -82,6 +85,7 @@ class Machine:
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
         self.config = _config(self.dice, tells=seed % TELLS == 1)
+        self.has_schedules = random.Random(seed).random() < SHARE if has_schedules is None else has_schedules
         self.launcher: SimulatedLauncher | None = None
         self._connection: SimulatedConnection | None = None
         self._launchers = 0
@@ -194,10 +198,23 @@ class Machine:
         maintenance = MaintenanceHandler(
             supervisor, link, retention, Backups(supervisor, store), notifications
         )
-        schedules = ScheduleHandler(supervisor, Schedules(supervisor, actions, store))
+        schedules = Schedules(supervisor, actions, store, self._clocks)
+        if self.has_schedules:
+            await schedules.load()
+            life.tasks.append(life.loop.create_task(schedules.run()))
         life.handler = RequestHandler(
-            supervisor, actions, maintenance, reads, schedules, self.shut_down, reload=_no_reload
+            supervisor,
+            actions,
+            maintenance,
+            reads,
+            ScheduleHandler(supervisor, schedules),
+            self.shut_down,
+            reload=_no_reload,
         )
+
+    def _clocks(self) -> Clocks:
+        now = self.event_queue.now()
+        return Clocks(now.wall, self.event_queue.time, now.elapsed)
 
     async def _drain(self, life: SupervisorLife, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from itertools import pairwise
 
@@ -15,11 +15,13 @@ from bgd.core.scheduler import CANCELLED_BEFORE_START
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read, write
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
+from bgd.wire.schedules import RemoveSchedule
 from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.machine import Machine, simulated
+from tests.simulation.schedules import ScheduleLaws
 
 STEPS = (5, 45)  # requests and faults of a history, at least and at most
 PAUSES = (0.0, 0.0, 0.001, 0.02, 0.3, 3.0, 12.0)  # seconds between them
@@ -35,14 +37,20 @@ FAULTS: dict[Callable[[Machine], None], int] = {
 }
 FAULT = 0.12  # share of all steps
 JUMP = 0.2  # share of histories in which the wall clock is set
+MAX_REMOVALS = 100  # requests that remove schedules, and waits for those that are being stored
 ALL = 10**9  # more events than any history has
 
 
 class SimulationRun:
-    """Runs one history; `tell` is called with a line for each step."""
+    """Runs one history; `tell` is called with a line for each step.
 
-    def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> None:
-        self._machine = Machine(seed)
+    `has_schedules`: whether there are schedules in it; None leaves that to the seed.
+    """
+
+    def __init__(
+        self, seed: int, tell: Callable[[str], None] = lambda _: None, *, has_schedules: bool | None = None
+    ) -> None:
+        self._machine = Machine(seed, has_schedules=has_schedules)
         self._submitted: list[int] = []
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
         self._is_set = self._machine.dice.random() < JUMP
@@ -120,6 +128,7 @@ class SimulationRun:
     def _come_to_rest(self) -> float:
         """Cause no more faults, release all jobs, and run until nothing happens any more."""
         self._say("rest")
+        self._remove_schedules()
         self._run_out()
         self._check_suspended()
         rest_at = self._machine.event_queue.now().wall
@@ -136,6 +145,18 @@ class SimulationRun:
                 releaser.ask(verb(UNSENT, ids))
                 self._run_out()
         return rest_at
+
+    def _remove_schedules(self) -> None:
+        """Remove all schedules, which would never come to rest."""
+        client = SimulatedClient(CLIENTS + 1, self._machine, self._submitted)
+        self._clients.append(client)
+        for _ in range(MAX_REMOVALS):
+            self._pass(1.0)  # one may be about to be stored
+            if names := self._machine.disk.execute("SELECT name FROM schedules").fetchall():
+                client.ask(RemoveSchedule(UNSENT, names[0]["name"]))
+            elif not any(client.is_waiting for client in self._clients):
+                return
+        raise AssertionError("schedules cannot be removed")
 
     def _run_out(self) -> None:
         is_over = False
@@ -155,12 +176,16 @@ class SimulationRun:
 
     def _verify(self, rest_at: float) -> Counter[str]:
         disk = self._machine.disk
-        stream = [event for event in write.read_events(disk, 0, ALL) if isinstance(event, EventView)]
-        for event in stream:
+        told = write.read_events(disk, 0, ALL)
+        for event in told:
             self._tell(f"{event}")
+        askers = [client.schedules for client in self._clients]
+        laws = ScheduleLaws(disk, told, askers, has_times=not self._is_set)
+        of_schedules = laws.check()
+        stream = [event for event in told if isinstance(event, EventView)]
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
-        self._check_told(stream, views)
+        self._check_told(stream, views, laws.jobs.keys())
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
         assert not stuck, f"nothing happens any more, but these have not finished: {stuck}"
         journal = self._machine.journal
@@ -172,20 +197,23 @@ class SimulationRun:
         self._check_attempts()
         actions = [action for client in self._clients for action in client.actions]
         tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
-        stream = [event for event in stream if event.job not in tellers]
-        views = {job: view for job, view in views.items() if job not in tellers}
-        records = self._machine.records
-        for key in [key for key in records.starts if key[0] in tellers]:
-            del records.starts[key]
+        apart = laws.jobs.keys() | tellers  # nobody asked for these
+        stream = [event for event in stream if event.job not in apart]
+        views = {job: view for job, view in views.items() if job not in apart}
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(records)
+        found = history.check(self._machine.records.without(apart)) + of_schedules
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
         return found
 
-    def _check_told(self, stream: list[EventView], views: dict[int, JobView]) -> None:
-        """Check that the ends of all jobs are told as they must be: nothing is lost or told twice."""
+    def _check_told(
+        self, stream: list[EventView], views: dict[int, JobView], together: Collection[int]
+    ) -> None:
+        """Check that the ends of all jobs are told as they must be: nothing is lost or told twice.
+
+        `together`: jobs of schedules, whose failures count in a row, so that not each of them is told.
+        """
         query = "SELECT job, spec FROM specs JOIN jobs ON id = job WHERE queue = ?"
         rows = dict(self._machine.disk.execute(query, (NOTIFICATION_QUEUE,)).fetchall())
         inputs = [write.unpack_spec(packed).input or b"" for packed in rows.values()]
@@ -201,7 +229,7 @@ class SimulationRun:
                 ends[event.job].append(event.state)
         told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in messages)
         assert {job for job, _ in told} <= ends.keys() - rows.keys(), "what did not happen is told"
-        for job in ends.keys() - rows.keys():
+        for job in ends.keys() - rows.keys() - set(together):
             succeeded, failed = ends[job].count(State.SUCCEEDED), _first_failures(ends[job])
             assert told[job, False] == succeeded, f"job {job} succeeded {succeeded} times: {told[job, False]}"
             has_one_name = job in views and views[job].name is None  # else it may have had several

@@ -10,13 +10,17 @@ from msgspec.structs import replace
 from bgd.core.job import Move, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.daemon import supervisor
+from bgd.core.schedules import Start
+from bgd.daemon import schedules, supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.late_jobs import LateJobs
 from bgd.daemon.notifications import RETRIES, Notifications
+from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage import read, write
+from bgd.daemon.storage import schedules as schedule_storage
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
@@ -216,9 +220,82 @@ def resend_nothing(monkeypatch):
 def test_a_fault_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
-        run_all(range(ENOUGH))
+        run_all(range(ENOUGH), has_schedules=False)
 
 
-def run_all(seeds):
+def lose_rows_of_jobs(monkeypatch):
+    add = Schedules._add
+
+    def lose(self, name, each, job):
+        if job is None or job % 5:
+            add(self, name, each, job)
+
+    monkeypatch.setattr(Schedules, "_add", lose)
+
+
+def store_nothing_of_what_was_seen(monkeypatch):
+    monkeypatch.setattr(
+        schedule_storage, "_SEE", "UPDATE schedules SET seen_at = min(seen_at, ?) WHERE name = ?"
+    )
+
+
+def pass_over_what_is_due_when_a_schedule_changes(monkeypatch):
+    def finish(self, name, schedule, at):
+        del self, name
+        schedule.seen = at
+
+    monkeypatch.setattr(Schedules, "_finish", finish)
+
+
+def allow_every_overlap(monkeypatch):
+    monkeypatch.setattr(schedules, "starts", lambda *_: Start())
+
+
+def forget_jobs_of_schedules_at_a_restart(monkeypatch):
+    monkeypatch.setattr(schedule_storage, "latest_runs", lambda _, names: {name: [] for name in names})
+
+
+def note_no_late_job(monkeypatch):
+    monkeypatch.setattr(LateJobs, "_note", lambda *_: False)
+
+
+def watch_no_job_after_a_restart(monkeypatch):
+    restored = Schedules._restored
+
+    def settle(self, rows):
+        runs = restored(self, rows)
+        for run in runs.values():
+            run.due = None
+        return runs
+
+    monkeypatch.setattr(Schedules, "_restored", settle)
+
+
+def tell_of_late_jobs_without_storing_it(monkeypatch):
+    monkeypatch.setattr(
+        schedule_storage, "_NOTE_LATE", "UPDATE occurrences SET late = 0 WHERE schedule = ? AND job = ?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (lose_rows_of_jobs, "has 0 rows"),
+        (store_nothing_of_what_was_seen, "have two rows"),
+        (pass_over_what_is_due_when_a_schedule_changes, "have no row"),
+        (allow_every_overlap, "of schedule .* beside"),
+        (forget_jobs_of_schedules_at_a_restart, "of schedule .* beside|was not in time"),
+        (note_no_late_job, "is not late, and was not in time"),
+        (watch_no_job_after_a_restart, "is not late, and was not in time"),
+        (tell_of_late_jobs_without_storing_it, "events and rows differ"),
+    ],
+)
+def test_a_fault_of_schedules_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        run_all(range(ENOUGH), has_schedules=True)
+
+
+def run_all(seeds, **options):
     for seed in seeds:
-        SimulationRun(seed).run()
+        SimulationRun(seed, **options).run()
