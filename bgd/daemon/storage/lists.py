@@ -146,6 +146,20 @@ def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> l
     return sorted(values, key=lambda job_id: (-values[job_id], job_id))
 
 
+def last_finished(db: sqlite3.Connection, states: Sequence[State], limit: int) -> list[JobId]:
+    """Return the jobs in these final states that finished last, the last one first."""
+    found = [
+        row
+        for state in states
+        for row in db.execute(
+            "SELECT aged_from, id FROM jobs INDEXED BY jobs_by_end WHERE aged_from IS NOT NULL AND state = ?"
+            " ORDER BY aged_from DESC, id DESC LIMIT ?",
+            (state, limit),
+        )
+    ]
+    return [JobId(job) for _, job in sorted(map(tuple, found), reverse=True)[:limit]]
+
+
 def distinct(db: sqlite3.Connection, what: str, beginning: str, limit: int) -> list[str]:
     """Return the first few names, tags or queues that begin so, in order, without the default queue.
 

@@ -115,21 +115,22 @@ async def _find_sorted(
 ) -> Found:
     """Return up to `limit` wanted jobs after the first `skip` of an order.
 
-    What the order is for comes first: if there are more than MAX_SORTED of it, only the newest, or of those
-    that wait the oldest. The other jobs follow, the newest first.
+    What the order is for comes first. An index gives those that finished last, if nothing but the state is
+    asked for. Otherwise, if there are more than MAX_SORTED, they are only the newest, or of those that wait
+    the oldest. The other jobs follow, the newest first.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     states, column = ORDERS[order]
     needed = skip + limit
-    first = await find(
-        store,
-        replace(wanted, states=tuple(state for state in wanted.states if state in states)),
-        limit=MAX_SORTED if column else needed,
-        seconds=seconds,
-        ascending=states is WAITING,
-    )
-    ids = first.ids if column is None else await store.search(lists.in_order, first.ids, column)
+    of_order = replace(wanted, states=tuple(state for state in wanted.states if state in states))
+    if order == "finished" and replace(wanted, states=ALL_STATES) == Filter():
+        ids = await store.search(lists.last_finished, of_order.states, needed)
+    else:
+        most = MAX_SORTED if column else needed
+        ids = (await find(store, of_order, limit=most, seconds=seconds, ascending=states is WAITING)).ids
+        if column is not None:
+            ids = await store.search(lists.in_order, ids, column)
     if len(ids) < needed:
         others = replace(wanted, states=tuple(state for state in wanted.states if state not in states))
         ids += (await find(store, others, limit=needed - len(ids), seconds=end - loop.time())).ids

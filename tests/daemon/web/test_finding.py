@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.core.job import State
 from bgd.daemon.storage import lists
@@ -86,9 +87,35 @@ async def test_jobs_that_wait_are_sorted_as_they_start_and_finished_ones_by_thei
 
     for number in (9, 4):
         await move(hundred, number, State.FAILED)
-    await hundred.write(lambda db: db.execute("UPDATE jobs SET finished_at = 2 * id WHERE id IN (9, 4)"))
+    await set_ends(hundred, {9: 18, 4: 8})
     page = await find_page(hundred, ListQuery(sort="finished", limit=3), Filter(), math.inf)
     assert page.ids == [9, 4, 100]
+    page = await find_page(hundred, ListQuery(sort="finished", limit=3), Filter(tags=("all",)), math.inf)
+    assert page.ids == [9, 4, 100]
+
+
+async def set_ends(store, ends):
+    """Let jobs have finished at these times, on both clocks."""
+    rows = [(at, at, job) for job, at in ends.items()]
+    await store.write(
+        lambda db: db.executemany("UPDATE jobs SET finished_at = ?, aged_from = ? WHERE id = ?", rows)
+    )
+
+
+async def test_those_that_finished_last_are_found_among_all_however_many_there_are(hundred, monkeypatch):
+    monkeypatch.setattr(finding, "MAX_SORTED", 2)
+    ends = {1: 50.0, 2: 90.0, 3: 90.0, 4: 20.0, 5: 70.0}
+    for number in ends:
+        await move(hundred, number, State.FAILED if number % 2 else State.SUCCEEDED)
+    await set_ends(hundred, ends)
+
+    query = ListQuery(sort="finished", limit=2)
+    page = await find_page(hundred, query, Filter(), math.inf)
+    assert (page.ids, page.older) == ([3, 2], {"from": 2})
+    assert (await find_page(hundred, replace(query, skip=2), Filter(), math.inf)).ids == [5, 1]
+    assert (await find_page(hundred, replace(query, skip=4), Filter(), math.inf)).ids == [4, 100]
+    failed = Filter(states=(State.FAILED,))
+    assert (await find_page(hundred, replace(query, limit=4), failed, math.inf)).ids == [3, 5, 1]
 
 
 async def test_counts_follow_the_filter_and_say_where_they_are_not_complete(hundred, monkeypatch):
