@@ -254,8 +254,10 @@ class _Search:
             tagged = f"tags WHERE tags.tag = :tag{number}"
             if self._are_few(tagged):
                 return [_Source(_BY_TAG.format(number=number), states, has_few=True)]
-        if self._values["from_name"] and self._are_few(_BY_NAME):
-            return [_Source(_BY_NAME, states, has_few=True)]
+        if self._values["from_name"]:
+            named = _BY_ONE_NAME if self._values["from_name"] == self._values["to_name"] else _BY_NAME
+            if self._are_few(named):
+                return [_Source(named, states, has_few=True)]
         if self._wanted.queue in {None, DEFAULT_QUEUE}:
             return [_Source(_BY_STATE, (state,), has_few=False) for state in states]
         return [
@@ -432,5 +434,8 @@ _SPEC = "(SELECT spec FROM specs WHERE job = jobs.id)"
 # CROSS keeps SQLite from changing the order
 _BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tag{number}"
 _BY_NAME = "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name BETWEEN :from_name AND :to_name"
+_BY_ONE_NAME = (  # in the order of their ids
+    "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name = :from_name"
+)
 _BY_QUEUE = f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue"
 _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE TRUE"

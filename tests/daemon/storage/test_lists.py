@@ -313,3 +313,23 @@ async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
         assert not asked_later.done()
         continue_.set()
     assert [view.id for view in asked_later.result()] == [1]
+
+
+@pytest.mark.parametrize(("name", "sorts"), [("backup", False), ("back*", True)])
+async def test_jobs_of_one_name_are_read_in_their_order(store, name, sorts):
+    """The newest ones are found without reading all others and sorting them."""
+    await put(store, new(1, name="backup"), new(2, name="backup"))
+    asked: list[str] = []
+
+    def plans(db):
+        db.set_trace_callback(asked.append)
+        found = lists.next_slice(db, Filter(name=name), None, 1, 1000)
+        db.set_trace_callback(None)
+        steps = [
+            step for sql in asked if "ORDER BY id" in sql for step in db.execute(f"EXPLAIN QUERY PLAN {sql}")
+        ]
+        return found.ids, [step["detail"] for step in steps]
+
+    found, details = await store.search(plans)
+    assert found == [2]
+    assert any("TEMP B-TREE" in detail for detail in details) is sorts
