@@ -40,7 +40,7 @@ def test_a_held_job_waits_until_it_is_released(daemon):
     job_id = daemon.submit(*LATER)
 
     assert daemon.bgctl("hold", job_id).stdout == f"{job_id} held\n"
-    assert f"  waits      until `bgctl release {job_id}`\n" in daemon.bgctl("show", job_id).stdout
+    assert f"  waits      until `bgctl release {job_id}`, then until 2" in daemon.bgctl("show", job_id).stdout
     assert daemon.bgctl("release", job_id).stdout == f"{job_id} scheduled\n"
 
 
