@@ -229,7 +229,7 @@ class TemplateLines:
             raise WrongUsage(f"--template: {error}") from error
         if not (words and words[0].strip()):
             raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
-        if not any(match[1] != "#" for word in words for match in _PLACE.finditer(word)):
+        if not any(map(_PLACE.search, words)):
             words = [f"{template} {{}}"] if shell else [*words, "{}"]
         if check is not None and not shell and not _PLACE.search(words[0]):
             check(words[0])

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import click
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from bgctl.common import (
     client,
@@ -22,6 +22,7 @@ from bgctl.common import (
     print_columns,
     print_json,
     print_labelled,
+    print_table,
     say,
     state_color,
 )
@@ -33,6 +34,7 @@ from bgd import Client, Job, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (
     command_line,
+    is_slow,
     iso_time,
     job_as_json,
     progress_as_json,
@@ -45,7 +47,7 @@ from bgd.formatting import (
 from bgd.units import format_duration
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
-from bgd.wire.views import EventView, ScheduleEvent
+from bgd.wire.views import EventView, GroupStats, ScheduleEvent
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -361,8 +363,12 @@ def _time_in_words(job: Job, now: float | None) -> str:
     if job.state in _RUNNING:
         if now is None:
             return f"since {_clock_time(job.started_at)}" if job.started_at else ""
-        return f"runs for {run_time(job.view)}"
-    return f"took {took}" if (took := run_time(job.view)) else ""
+        return f"runs for {run_time(job.view)}{_slow_mark(job)}"
+    return f"took {took}{_slow_mark(job)}" if (took := run_time(job.view)) else ""
+
+
+def _slow_mark(job: Job) -> str:
+    return " (slow)" if is_slow(job.view) else ""
 
 
 def _clock_time(at: float) -> str:
@@ -425,21 +431,41 @@ _DEFAULT_WINDOW = 3600.0  # seconds
     "--window", type=TIME_LIMIT, default=_DEFAULT_WINDOW, metavar="D", help="Look back this far; default: 1h."
 )
 def stats_command(*, window: float) -> int:
-    """Show the number of jobs, and recent outcomes and times."""
+    """Show the number of jobs, and recent outcomes and times.
+
+    Then for each queue and each name, those with the most first: how many attempts have ended and failed, how
+    long the middle one waited and took, and within which time 95 of 100 were done.
+    """
     with client() as daemon:
         stats = daemon.stats(window=window)
     if global_options().json:
         print_json(_stats_as_json(stats))
     else:
         print_labelled(_stats_lines(stats))
+        for heading, groups in (("QUEUE", stats.queues), ("NAME", stats.names)):
+            if groups:
+                print()
+                print_table((*_GROUP_HEADINGS, heading), [_group_row(group) for group in groups])
     return 0
+
+
+_GROUP_HEADINGS = ("ENDED", "FAILED", "WAITED", "TOOK", "MOST-WITHIN")
+
+
+def _group_row(group: GroupStats) -> tuple[str, ...]:
+    times = [short_duration(each) or "-" for each in (group.wait_median, group.run_median, group.run_p95)]
+    return (str(group.ended), str(group.failed), *times, one_line(group.name))
 
 
 def _stats_as_json(stats: Stats) -> dict[str, object]:
     fields: dict[str, object] = {
         name: getattr(stats, name) for name in stats.__struct_fields__ if name != "id"
     }
-    return fields | {"oldest_queued_at": iso_time(stats.oldest_queued_at)}
+    return fields | {
+        "oldest_queued_at": iso_time(stats.oldest_queued_at),
+        "queues": [to_builtins(group) for group in stats.queues],
+        "names": [to_builtins(group) for group in stats.names],
+    }
 
 
 def _stats_lines(stats: Stats) -> list[tuple[str, str]]:

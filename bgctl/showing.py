@@ -33,6 +33,7 @@ from bgd.formatting import (
     rules_line,
     short_duration,
     signal_name,
+    slowness,
     state_in_words,
     tokens_line,
 )
@@ -158,6 +159,7 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
         ("waits", one_line(_why_waiting(_explanation(daemon, job)))),
         ("progress", progress_line(progress_of(job.view))),
+        ("speed", slowness(job.view)),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))

@@ -142,6 +142,18 @@ def run_time(view: JobView) -> str:
     return "" if view.state in WAITING else short_duration(view.run_seconds)
 
 
+def is_slow(view: JobView) -> bool:
+    """Return whether a job has run longer than jobs of its name usually do."""
+    if view.usual_seconds is None or view.run_seconds is None or view.state in WAITING:
+        return False
+    return view.run_seconds > view.usual_seconds
+
+
+def slowness(view: JobView) -> str:
+    """Return in words that a job is slower than usual; empty if it is not."""
+    return f"slower than usual, which is up to {short_duration(view.usual_seconds)}" if is_slow(view) else ""
+
+
 def state_in_words(view: JobView) -> str:
     """Return the state of a job and, in a word or two, why: "suspended", "failed (1)", "timeout"."""
     if view.state is State.RUNNING and view.suspended:

@@ -254,6 +254,7 @@ class JobAttributes:
     run_seconds: float | None
     stop_signal: StopSignal | None
     problem: str | None
+    usual_seconds: float | None
     executor: str | None
     notify: str | None
     resources: dict[str, int] | None

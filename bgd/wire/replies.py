@@ -15,6 +15,7 @@ from bgd.wire.views import (
     AttemptView,
     EventView,
     Finding,
+    GroupStats,
     JobError,
     JobProgress,
     JobView,
@@ -203,6 +204,9 @@ class Stats(Struct, frozen=True, tag="stats", kw_only=True):
       those that ended within the window: the median and the 95th percentile of the newest 10,000.
     * `oldest_queued_at`: when the queued job with the lowest id was submitted.
 
+    * `queues`, `names`: those of the newest 10,000, by queue and by the names of jobs; those with the most
+      first, at most 100.
+
     Figures of the window reach back only as far as events are kept: the newest 100,000.
     """
 
@@ -215,6 +219,8 @@ class Stats(Struct, frozen=True, tag="stats", kw_only=True):
     run_median: float | None
     run_p95: float | None
     oldest_queued_at: float | None
+    queues: list[GroupStats] = []
+    names: list[GroupStats] = []
 
 
 class Info(Struct, frozen=True, tag="info", kw_only=True):

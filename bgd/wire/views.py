@@ -78,6 +78,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None  # of the latest attempt, as in AttemptView
     stop_signal: StopSignal | None = None
     problem: str | None = None  # why the latest attempt failed, if it left a message
+    # within which 95 of 100 of the latest 50 runs of its name succeeded; None: not known
+    usual_seconds: float | None = None
     executor: str | None = None  # that it was asked to run on; None: as its queue says
     notify: str | None = None  # the target that the job itself names
     resources: dict[str, int] | None = None  # tokens that it asks for
@@ -131,6 +133,20 @@ class QueueView(Struct, frozen=True, kw_only=True):
     configured_slots: int | None
     paused: bool
     counts: dict[str, int]  # unfinished jobs by state
+
+
+class GroupStats(Struct, frozen=True, kw_only=True):
+    """Figures of the attempts of one queue, or of the jobs of one name; times as in Stats.
+
+    `failed`: those whose outcome is neither success nor a cancellation or a snooze.
+    """
+
+    name: str
+    ended: int
+    failed: int
+    wait_median: float | None
+    run_median: float | None
+    run_p95: float | None
 
 
 class EventView(Struct, frozen=True, kw_only=True):

@@ -117,7 +117,8 @@ def test_a_missing_program_is_refused(maker):
     [
         ("convert {} {.}.png", ["convert", "/a b/c.d.tif", "/a b/c.d.png"]),
         ("x {/} {//} {/.} {#}", ["x", "c.d.tif", "/a b", "c.d", "7"]),
-        ("x {#}", ["x", "7", "/a b/c.d.tif"]),
+        ("x {#}", ["x", "7"]),
+        ("x", ["x", "/a b/c.d.tif"]),
         ("x -i{} '{} {}'", ["x", "-i/a b/c.d.tif", "/a b/c.d.tif /a b/c.d.tif"]),
         ("x {other}", ["x", "{other}", "/a b/c.d.tif"]),
     ],

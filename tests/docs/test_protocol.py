@@ -42,6 +42,7 @@ VALUES = [
     views.QueueView,
     Explanation,
     Reason,
+    views.GroupStats,
     views.EventView,
     views.ScheduleEvent,
     views.Finding,

@@ -22,6 +22,7 @@ from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.errors import NoSuchJob, Refused
@@ -114,6 +115,7 @@ class ReadHandler:
         self._authenticator = authenticator
         self._autostarted = autostarted
         self._started_at = time.time()
+        self._usual_times = UsualTimes()
 
     async def answer(  # noqa: C901 (a flat list of cases)
         self, request: ReadRequest, actor: Actor, replies: ReplySender
@@ -183,14 +185,19 @@ class ReadHandler:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         async with replies.in_turn():
             views, rest = await self._store.search(read.first_views, request, actor.uid)
-            await self._send_jobs(request.id, views, replies)
+            await self._send_jobs(request.id, await self._with_usual_times(views), replies)
         while rest:
             async with replies.in_turn():
                 views, rest = await self._store.search(read.next_views, rest)
                 if request.states is not None:  # some jobs may have left these states meanwhile
                     views = [view for view in views if view.state in request.states]
-                await self._send_jobs(request.id, views, replies)
+                await self._send_jobs(request.id, await self._with_usual_times(views), replies)
         replies.send(End(request.id))
+
+    async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:
+        if all(view.name is None for view in views):  # most lists of most people
+            return views
+        return await self._store.search(self._usual_times.add_to, views)
 
     async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
         for part in parts(views, partial(JobsPart, request_id)):
@@ -203,7 +210,7 @@ class ReadHandler:
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
-            view = await self._view(job_id)
+            [view] = await self._with_usual_times([await self._view(job_id)])
             replies.send(Shown(request.id, view))
         log_dir = self._supervisor.config.log_dir
         after = 0
@@ -288,6 +295,8 @@ class ReadHandler:
             run_median=recent.run_median,
             run_p95=recent.run_p95,
             oldest_queued_at=recent.oldest_queued_at,
+            queues=recent.queues,
+            names=recent.names,
         )
 
     async def _info(self, request: GetInfo) -> Info:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
@@ -33,7 +33,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.write import unpack_spec
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
+from bgd.wire.views import AttemptView, GroupStats, JobError, JobProgress, JobView, Progress
 
 _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
@@ -504,14 +504,14 @@ def recent_stats(db: sqlite3.Connection, since: float) -> RecentStats:
         ended = [
             event for event in write.latest_events(db) if event.outcome is not None and event.at >= since
         ]
-        times = [
-            row
+        timed = [
+            (event.outcome, *row)
             for event in ended[:_MAX_TIMED]
             for row in db.execute(_WAITS_AND_RUNS, (event.job, event.attempt))  # none if the job was removed
         ]
         oldest = db.execute(_OLDEST_QUEUED, (State.QUEUED.value,)).fetchone()
-    waits = sorted(wait for wait, _ in times if wait is not None)
-    runs = sorted(run for _, run in times if run is not None)
+    waits = sorted(wait for _, wait, *_ in timed if wait is not None)
+    runs = sorted(run for _, _, run, *_ in timed if run is not None)
     return RecentStats(
         outcomes=Counter(event.outcome.value for event in ended if event.outcome is not None),
         wait_median=_percentile(waits, 0.5),
@@ -519,6 +519,29 @@ def recent_stats(db: sqlite3.Connection, since: float) -> RecentStats:
         run_median=_percentile(runs, 0.5),
         run_p95=_percentile(runs, 0.95),
         oldest_queued_at=None if oldest is None else oldest["created_at"],
+        queues=_group_stats((queue, *times) for *times, queue, _ in timed),
+        names=_group_stats((name, *times) for *times, _, name in timed if name is not None),
+    )
+
+
+def _group_stats(timed: Iterable[tuple[str, Outcome, float | None, float | None]]) -> list[GroupStats]:
+    """Return figures of each group of attempts: their outcomes, and how long they waited and ran."""
+    groups: defaultdict[str, list[tuple[Outcome, float | None, float | None]]] = defaultdict(list)
+    for name, outcome, wait, run in timed:
+        groups[name].append((outcome, wait, run))
+    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MAX_GROUPS]
+    return [_stats_of(name, attempts) for name, attempts in largest]
+
+
+def _stats_of(name: str, attempts: list[tuple[Outcome, float | None, float | None]]) -> GroupStats:
+    runs = sorted(run for _, _, run in attempts if run is not None)
+    return GroupStats(
+        name=name,
+        ended=len(attempts),
+        failed=sum(outcome not in _NO_FAILURES for outcome, _, _ in attempts),
+        wait_median=_percentile(sorted(wait for _, wait, _ in attempts if wait is not None), 0.5),
+        run_median=_percentile(runs, 0.5),
+        run_p95=_percentile(runs, 0.95),
     )
 
 
@@ -526,6 +549,9 @@ def _percentile(sorted_values: list[float], share: float) -> float | None:
     """Return the lowest value that at least this share of all values does not exceed."""
     return sorted_values[ceil(share * len(sorted_values)) - 1] if sorted_values else None
 
+
+_MAX_GROUPS = 100
+_NO_FAILURES = {Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SNOOZED}
 
 _COUNT_UNFINISHED = ", ".join(f"'{state.value}'" for state in State if state not in FINAL)
 
@@ -561,7 +587,7 @@ _QUEUE_COUNTS = f"""
 
 _WAITS_AND_RUNS = """
     SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_aged - jobs.created_aged, 0) END,
-           attempts.run_seconds
+           attempts.run_seconds, jobs.queue, jobs.name
     FROM attempts JOIN jobs ON jobs.id = attempts.job
     WHERE attempts.job = ? AND attempts.attempt = ?
 """

@@ -16,7 +16,7 @@ from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
-from bgd.wire.views import JobError, JobProgress
+from bgd.wire.views import GroupStats, JobError, JobProgress
 
 
 class NewJob(Struct, frozen=True, gc=False):
@@ -299,6 +299,8 @@ class RecentStats(Struct, frozen=True, kw_only=True):
     run_median: float | None
     run_p95: float | None
     oldest_queued_at: float | None
+    queues: list[GroupStats] = []
+    names: list[GroupStats] = []
 
 
 # --- columns that hold a structured value

@@ -6,9 +6,11 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from math import ceil
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.explain import RunningJob
@@ -16,6 +18,7 @@ from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import transaction
+from bgd.wire.views import JobView
 
 MAX_NAMES = 200  # summed up; those that were submitted last
 RUNS = 50  # of a name, the latest that have finished
@@ -265,6 +268,46 @@ _SECONDS_OF_LATEST = """
     ) AS latest JOIN attempts ON attempts.job = latest.id AND attempts.attempt = latest.attempt
     WHERE latest.name = ?1 AND run_seconds IS NOT NULL
 """
+
+
+# --- what is slower than usual ------------------------------------------------------------------------------
+
+LEAST_RUNS = 10  # of a name, below which nothing is usual
+USUAL_SHARE = 0.95
+USUAL_SECONDS = 10.0  # for which a figure stays as it was computed
+MAX_USUAL = 4096  # names whose figures are kept
+MAX_COMPUTED = 100  # figures that one list computes, a millisecond each at most
+
+
+class UsualTimes:
+    """How long jobs of each name usually take at most. It belongs to one connection."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, float | None]] = {}  # until when, and the figure
+
+    def add_to(self, db: sqlite3.Connection, views: list[JobView]) -> list[JobView]:
+        """Return the views, with `usual_seconds` for those that run or ran and have a name."""
+        cursor, now = _plain(db), clock.elapsed()
+        left = MAX_COMPUTED
+        found: list[JobView] = []
+        for view in views:
+            usual = None
+            if view.name is not None and view.run_seconds is not None and view.state not in WAITING:
+                until, usual = self._known.get(view.name, (0.0, None))
+                if until < now and left:
+                    left -= 1
+                    usual = self._computed(cursor, view.name, now)
+            found.append(view if usual is None else replace(view, usual_seconds=usual))
+        return found
+
+    def _computed(self, cursor: sqlite3.Cursor, name: str, now: float) -> float | None:
+        rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()[:RUNS]
+        times = sorted(seconds for (seconds,) in rows)
+        usual = times[ceil(USUAL_SHARE * len(times)) - 1] if len(times) >= LEAST_RUNS else None
+        if len(self._known) >= MAX_USUAL:
+            self._known.clear()
+        self._known[name] = now + USUAL_SECONDS, usual
+        return usual
 
 
 # --- by when they ended -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import offered
@@ -66,6 +67,7 @@ from bgd.formatting import (
     rules_line,
     run_time,
     short_duration,
+    slowness,
     tokens_line,
 )
 from bgd.logfiles import LogReader
@@ -88,6 +90,7 @@ class JobPages:
         self._store = store
         self._log_dir = supervisor.config.log_dir
         self._views = views
+        self._usual_times = UsualTimes()
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
@@ -133,7 +136,7 @@ class JobPages:
 
     async def _find(self, job: str, before: int | None) -> _FoundJob:
         """Return a job with its attempts before a number, and without its events."""
-        view = await find_job(self._store, job)
+        [view] = await self._store.search(self._usual_times.add_to, [await find_job(self._store, job)])
         job_id = JobId(view.id)
         end = before or view.attempt + 1
         after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
@@ -306,6 +309,7 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         ("Waits for", Links([]) if view.state is State.BLOCKED else _job_links(view.waits_for)),
         ("Waited", "" if view.state is State.SCHEDULED else waited_text(view, now)),
         ("Ran", RunningTime(run_time(view), runs_since(view))),
+        ("Speed", slowness(view)),
         ("Finished", display_time(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),

@@ -20,7 +20,7 @@ from bgd.daemon.storage.records import (
 )
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.storage.write import EVENTS_KEPT
-from bgd.wire.views import EventView, ScheduleEvent
+from bgd.wire.views import EventView, GroupStats, ScheduleEvent
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
 
@@ -193,7 +193,32 @@ async def test_stats_are_of_attempts_that_ended_within_the_window(store):
         run_median=100.0,
         run_p95=190.0,
         oldest_queued_at=NOW.wall,
+        queues=[
+            GroupStats(name="default", ended=21, failed=1, wait_median=10.0, run_median=100.0, run_p95=190.0)
+        ],
     )
+
+
+async def test_stats_are_told_by_queue_and_by_name(store):
+    await store.write(adopt_boot, NOW, BOOT)
+    specs = [{"name": "a"}, {"name": "a", "queue": "mail"}, {}, {"queue": "mail"}]
+    await put(store, *(new(number, **fields) for number, fields in enumerate(specs, start=1)))
+    await run(store, 1, waited=1, took=10)
+    await run(store, 2, waited=2, took=20, outcome=Outcome.EXIT)
+    await run(store, 3, waited=3, took=30, outcome=Outcome.CANCELLED)
+    await run(store, 4, waited=4, took=40)
+    for number in (2, 4):
+        await move(store, number, State.FAILED, attempt=1, queue="mail")
+
+    found = await store.search(read.recent_stats, NOW.wall)
+
+    assert [(each.name, each.ended, each.failed, each.run_p95) for each in found.queues] == [
+        ("default", 2, 0, 30.0),
+        ("mail", 2, 1, 40.0),
+    ]
+    assert found.names == [
+        GroupStats(name="a", ended=2, failed=1, wait_median=1.0, run_median=10.0, run_p95=20.0)
+    ]
 
 
 async def test_stats_of_an_empty_store_are_none(store):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bgd import clock
 from bgd.core.explain import RunningJob
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage import summaries
+from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
-from bgd.daemon.storage.summaries import STEP, EndCounter, Ends, QueueEnds, Run
+from bgd.daemon.storage.summaries import STEP, EndCounter, Ends, QueueEnds, Run, UsualTimes
+from bgd.formatting import is_slow, slowness
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
 FOREVER = 1e9
@@ -62,6 +63,61 @@ async def test_names_that_fail_come_first_and_cancelled_jobs_are_no_results(stor
 
     names = (await board_of(store)).names
     assert [(each.name, each.streak, each.runs) for each in names] == [("c", 1, 1), ("a", 0, 0), ("b", 0, 1)]
+
+
+async def usual_of(store, usual, number):
+    """Return the usual time that a job is shown with, and whether it is slow."""
+    view = await with_usual(store, usual, number)
+    return view.usual_seconds, is_slow(view)
+
+
+async def test_a_job_is_slow_that_takes_longer_than_95_of_100_of_its_name(store):
+    await store.write(adopt_boot, NOW, BOOT)
+    await put(
+        store, *(new(number, name="nightly") for number in range(1, 31)), new(31, name="other"), new(32)
+    )
+    for number in range(1, 10):
+        await finish(store, number, took=float(number))
+    assert await usual_of(store, UsualTimes(), 9) == (None, False)  # too few
+    for number in range(10, 21):
+        await finish(store, number, took=float(number))
+    await finish(store, 21, took=0.5, failed=True)  # what fails soon is not usual
+    for number in (31, 32):
+        await finish(store, number, took=1000.0)
+    usual = UsualTimes()
+
+    assert await usual_of(store, usual, 19) == (19.0, False)
+    assert await usual_of(store, usual, 20) == (19.0, True)
+    assert await usual_of(store, usual, 22) == (None, False)  # it waits
+    assert await usual_of(store, usual, 31) == (None, False)
+    assert await usual_of(store, usual, 32) == (None, False)
+    assert slowness(await with_usual(store, usual, 20)) == "slower than usual, which is up to 19s"
+
+
+async def test_a_usual_time_is_computed_once_for_a_while_and_for_a_few_names_at_a_time(store, monkeypatch):
+    await store.write(adopt_boot, NOW, BOOT)
+    await put(store, *(new(number, name="nightly") for number in range(1, 21)))
+    for number in range(1, 11):
+        await finish(store, number, took=1.0)
+    usual, at = UsualTimes(), clock.elapsed()
+    monkeypatch.setattr(clock, "elapsed", lambda: at)
+    assert await usual_of(store, usual, 1) == (1.0, False)
+    for number in range(11, 21):
+        await finish(store, number, took=5.0)
+
+    assert await usual_of(store, usual, 1) == (1.0, False)
+    monkeypatch.setattr(clock, "elapsed", lambda: at + summaries.USUAL_SECONDS + 1)
+    monkeypatch.setattr(summaries, "MAX_COMPUTED", 0)
+    assert await usual_of(store, usual, 1) == (1.0, False)
+    monkeypatch.setattr(summaries, "MAX_COMPUTED", 1)
+    assert await usual_of(store, usual, 1) == (5.0, False)
+    monkeypatch.setattr(summaries, "MAX_USUAL", 1)
+    assert await usual_of(store, UsualTimes(), 1) == (5.0, False)
+
+
+async def with_usual(store, usual, number):
+    [view] = await store.search(usual.add_to, [await store.read(read.view, number)])
+    return view
 
 
 async def test_class_jobs_without_a_name_are_known_by_their_target(store):
