@@ -118,7 +118,7 @@ def _view(
 
 def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
     if queue == NOTIFICATION_QUEUE:
-        return QueueRule(slots=1, apart=True)
+        return QueueRule(slots=_configured_slots(queue, config), apart=True)
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
     if queue not in config.queues:
@@ -128,6 +128,8 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
 
 
 def _configured_slots(queue: str, config: Config) -> int | None:
+    if queue == NOTIFICATION_QUEUE:
+        return 1
     return config.queues[queue].slots if queue in config.queues else None
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import queue_views
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
@@ -361,11 +362,12 @@ class Number(Struct, frozen=True):
 
 
 class QueueRow(Struct, frozen=True, kw_only=True):
-    """A queue on its page. `states`: of the jobs that wait, by state."""
+    """A queue on its page. `can_change`: people may. `states`: of the jobs that wait, by state."""
 
     id: str
     name: str
     url: str
+    can_change: bool
     paused: bool
     slots: int | None
     configured: str
@@ -392,6 +394,7 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) ->
         id=f"queue-{view.name}",
         name=view.name,
         url=list_url(_ANY, queue=view.name),
+        can_change=view.name != NOTIFICATION_QUEUE,
         paused=view.paused,
         slots=view.slots,
         configured=f"configured: {view.configured_slots or 'no limit'}" if is_set else "",

@@ -8,6 +8,13 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from bgd.config import load
+from bgd.core.spec import NOTIFICATION_QUEUE
+from bgd.daemon.queue_controls import queue_views
+from bgd.daemon.storage.records import QueueControls
+from bgd.daemon.storage.summaries import Ends
+from bgd.daemon.web import overview
+from bgd.daemon.web.rendering import render
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.test_actions import post
@@ -238,6 +245,17 @@ def test_a_person_pauses_a_queue_and_sets_slots(client):
         expect(tab.locator("#banner")).not_to_contain_text("no job starts")
 
     assert complaints == []
+
+
+@pytest.mark.parametrize(("name", "buttons"), [("mail", 2), (NOTIFICATION_QUEUE, 0)])
+def test_nobody_can_change_the_queue_of_notifications(name, buttons):
+    views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {name: {}})
+    [view] = [each for each in views if each.name == name]
+    row = overview._queue_row(view, None, Ends([], {}, is_complete=True), 0.0)
+
+    html = render("queue_row.html", {"row": row}, "", has_proxy_users=False)
+    assert html.count("<button") == buttons
+    assert "configured:" not in html
 
 
 @needs_chromium
