@@ -11,7 +11,17 @@ from typing import Any, Protocol
 
 from bgd.core.explain import Explanation, Reason, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
-from bgd.core.spec import OPTIONS, ExecutorKind, FileBytes, JobSpec, MemoryBytes, Percent, Resources, kind_of
+from bgd.core.spec import (
+    OPTIONS,
+    ExecutorKind,
+    FileBytes,
+    JobSpec,
+    MemoryBytes,
+    Percent,
+    Resources,
+    Timeout,
+    kind_of,
+)
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -102,6 +112,8 @@ def _option_text(name: str, value: Any) -> str:
     kind = kind_of(name)
     if kind in (MemoryBytes, FileBytes):
         return format_size(value)
+    if kind is Timeout:
+        return format_duration(value)
     if kind is Resources:
         return ", ".join(f"{count} {resource}" for resource, count in value.items())
     return f"{value}%" if kind is Percent else str(value)

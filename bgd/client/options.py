@@ -62,6 +62,7 @@ class FurtherOptions(TypedDict, total=False):
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs have ended, in any way.
     * `key`: queue only one unfinished job with this key.
+    * `debounce`: wait this long for a newer job with its key.
     * `slots`: number of slots to occupy while running.
     * `resources`: tokens of a resource to hold while running: gpu=1.
     * `hold`: wait until the job is released.
@@ -103,6 +104,7 @@ class FurtherOptions(TypedDict, total=False):
     after: Sequence[JobReference]
     after_any: Sequence[JobReference]
     key: str | None
+    debounce: Duration | None
     slots: int
     resources: Mapping[str, int] | None
     hold: bool
@@ -258,3 +260,4 @@ class JobAttributes:
     executor: str | None
     notify: str | None
     resources: dict[str, int] | None
+    debounce: float | None

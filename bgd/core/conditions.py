@@ -32,8 +32,9 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
 
 
 def due_of(spec: JobSpec, now: Now) -> float | None:
-    """Return when the delay of a new job is over, on the elapsed clock; None: it has none."""
-    return now.elapsed + spec.delay if spec.delay > 0 else None
+    """Return when the delay or debounce of a new job is over, on the elapsed clock; None: it has none."""
+    delay = spec.delay if spec.debounce is None else spec.debounce
+    return now.elapsed + delay if delay > 0 else None
 
 
 def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:

@@ -24,6 +24,7 @@ MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
 MAX_SLOTS = 10_000
+MAX_DEBOUNCES = 10  # times the debounce that a job is put off at most
 MAX_RESOURCES = 8  # resources that one job asks for
 MAX_TOKENS = 1_000  # of one resource
 MIN_MEMORY = 1_000_000  # bytes; hardly any program starts with less
@@ -210,6 +211,17 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Name | None, Option("Queue only one unfinished job with this key", can_edit=False, in_schedule=False)
     ] = None
     """While an unfinished job has this key, no other one is taken with it."""
+    debounce: Annotated[
+        Timeout | None,
+        Option(
+            "Wait this long for a newer job with its key",
+            can_edit=False,
+            in_schedule=False,
+            label="debounce",
+        ),
+    ] = None
+    """A job with this key that waits and has never run takes the place of another submit: it gets all its
+    options, and waits so many seconds more, up to MAX_DEBOUNCES times as long as that in all."""
     slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
     resources: Annotated[
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
@@ -321,6 +333,10 @@ def problem_with(spec: JobSpec) -> str | None:
 def _problem_with_choices(spec: JobSpec) -> str | None:
     if spec.delay and spec.at is not None:
         return "delay and at exclude each other: both say when the job may start"
+    if spec.debounce is not None and spec.key is None:
+        return "debounce needs a key: it is about later jobs with the same key"
+    if spec.debounce is not None and (spec.delay or spec.at is not None or spec.after or spec.after_any):
+        return "debounce excludes delay, at, after and after_any: it says when the job may start"
     if spec.retry_on is not None and spec.no_retry_on is not None:
         return "retry_on and no_retry_on exclude each other"
     if spec.stdin is not None and spec.input is not None:

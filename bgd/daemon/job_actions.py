@@ -41,6 +41,8 @@ from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import SignalProcesses, SuspendProcesses
 from bgd.wire.requests import Changes
 
+MAX_DEBOUNCED = 10_000  # jobs after which those that have ended are forgotten
+
 
 class JobActions:
     """Does to jobs what people ask for; `Supervisor.saved` tells when it is on disk.
@@ -56,6 +58,7 @@ class JobActions:
         self.batches = OpenBatches(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
         self._by: str | None = None
+        self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
 
     def asked_by(self, who: str) -> JobActions:
         """Return the same actions, whose events say who asked for them."""
@@ -139,10 +142,14 @@ class JobActions:
         for spec in specs:
             job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
             if job_id is not None:
+                if spec.debounce is not None:
+                    self._debounce(job_id, spec, at)
                 found.append(job_id)
             else:
                 job_id = self._submit(spec, uid, at, _of(spec, finished) if finished else None)
                 first = first or job_id
+                if spec.debounce is not None:
+                    self._debounced[job_id] = at.elapsed
             jobs.append(job_id)
         return SubmittedJobs(jobs, found, first)
 
@@ -155,6 +162,28 @@ class JobActions:
         )
         self._supervisor.transaction.specs[job_id] = StoredSpec(with_policy(spec, policy), uid, at.wall)
         return job_id
+
+    def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
+        """Give a job that has never run the spec of another submit, and put it off, but not for ever.
+
+        For how long it was put off is known since it was submitted, or since bgd was started.
+        """
+        job = self._supervisor.get(job_id)
+        if job is None or job.state not in WAITING or job.attempt > 0 or spec.debounce is None:
+            return
+        since = self._debounced.setdefault(job_id, at.elapsed)
+        left = since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed
+        of_class = self._class_policy(spec)
+        spec = under_policy(spec, of_class)
+        policy = self._policy_of(spec, of_class.on_exceptions or ())
+        self._supervisor.transaction.edited[job_id] = with_policy(spec, policy)
+        put_off = replace(spec, debounce=max(min(spec.debounce or 0.0, left), 0.0))
+        self._supervisor.decide(
+            lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
+        )
+        if len(self._debounced) > MAX_DEBOUNCED:
+            is_unfinished = self._supervisor.is_unfinished
+            self._debounced = {each: at for each, at in self._debounced.items() if is_unfinished(each)}
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` returns, and an instant at which all due expiries have happened.

@@ -83,6 +83,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     executor: str | None = None  # that it was asked to run on; None: as its queue says
     notify: str | None = None  # the target that the job itself names
     resources: dict[str, int] | None = None  # tokens that it asks for
+    debounce: float | None = None
 
 
 class JobProgress(Struct, frozen=True):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core import spec as limits
-from bgd.core.job import JobId, Outcome, State
+from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import read
 from bgd.errors import NoSuchJob, Refused
@@ -31,7 +31,7 @@ from bgd.wire.requests import (
     SubmitMany,
     Suspend,
 )
-from tests.daemon.harness import command, configure, served, write_log
+from tests.daemon.harness import UID, command, configure, served, write_log
 from tests.daemon.scripted_launcher import SECOND, end
 from tests.daemon.waiting import soon, until
 
@@ -49,6 +49,64 @@ async def act(caller, request):
     """Return the new state of the one job in the request, or why it was refused."""
     (result,) = (await caller.ask(request, Acted)).results
     return result.state or result.message
+
+
+# --- jobs that wait for a newer one ---------------------------------------------------------------------
+
+
+async def test_a_job_waits_for_a_newer_one_and_takes_its_options(config, launcher, monkeypatch):
+    began, later = clock.now(), 0.0
+    monkeypatch.setattr("bgd.daemon.job_actions.now", lambda: Now(began.elapsed + later, began.wall + later))
+    async with served(config, launcher) as life:
+
+        async def submit(*argv, **fields):
+            submitted = life.actions.submit([command(*argv, key="site", **fields)], UID)
+            await soon(life.supervisor.saved())
+            return submitted
+
+        def due():
+            waiting = life.supervisor.get(job)
+            assert waiting is not None
+            assert waiting.due is not None
+            return waiting.due - began.elapsed
+
+        first = await submit("old", debounce=500.0)
+        [job] = first.jobs
+        assert (first.found, due()) == ([], pytest.approx(500.0))
+        later = 300.0
+        again = await submit("new", debounce=500.0, priority=7, tags=("late",))
+        assert (again.jobs, again.found, again.first) == ([job], [job], None)
+        assert due() == pytest.approx(800.0)
+        view = await life.view(job)
+        assert (view.priority, view.argv, view.tags, view.debounce, view.key) == (
+            7,
+            ["new"],
+            ["late"],
+            500.0,
+            "site",
+        )
+        later = 4800.0
+        await submit("newest", debounce=500.0)
+        assert due() == pytest.approx(5000.0)  # ten times as long after the first, at most
+
+        plain = await submit("ignored")  # without a debounce, the key only finds the job
+        assert (plain.found, due()) == ([job], pytest.approx(5000.0))
+        later = 5001.0
+        late = await submit("last", debounce=500.0)
+        launch = await launcher.hear(Launch)
+        assert (late.jobs, launch.argv) == ([job], ["last"])
+        await submit("too late", debounce=500.0)
+        assert (await life.view(job)).argv == ["last"]
+
+
+async def test_jobs_that_have_ended_are_forgotten_by_those_that_wait(config, launcher, monkeypatch):
+    monkeypatch.setattr("bgd.daemon.job_actions.MAX_DEBOUNCED", 1)
+    async with served(config, launcher) as life:
+        kept = life.take(command(key="kept", debounce=100.0))
+        gone = life.take(command(key="gone", debounce=100.0))
+        await life.actions.cancel(gone)
+        life.actions.submit([command(key="kept", debounce=100.0)], UID)
+        assert life.actions._debounced.keys() == {kept}
 
 
 # --- jobs that wait -----------------------------------------------------------------------------------
