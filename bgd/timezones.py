@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import tzinfo
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from struct import pack
 
 _LOCALTIME = Path("/etc/localtime")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,3}")
+_POSIX = re.compile(r"[A-Za-z<][A-Za-z0-9<>+,./:-]{3,80}")
 
 
 def is_zone(name: str) -> bool:
@@ -23,7 +27,10 @@ def is_zone(name: str) -> bool:
 
 @cache
 def zone(name: str | None) -> tzinfo:
-    """Return a time zone by its name; None: the machine's.
+    """Return a time zone by its name or POSIX rule; None: the machine's.
+
+    A rule such as CET-1CEST,M3.5.0,M10.5.0/3 says when clocks change. What the C library takes for one that
+    does not say so depends on the machine, so such a rule is refused.
 
     Raises:
         LookupError: there is no such zone.
@@ -31,21 +38,35 @@ def zone(name: str | None) -> tzinfo:
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - clients never need it
 
     name = machine_zone() if name is None else name
-    try:
+    with suppress(
+        ValueError, OSError, LookupError
+    ):  # the tz database also has files and folders of other kinds
         if name == "localtime":
             with _LOCALTIME.open("rb") as file:
                 return ZoneInfo.from_file(file, key=name)
         if _ZONE.fullmatch(name):  # it becomes part of a path
             return ZoneInfo(name)
-    except (ValueError, OSError) as error:  # the tz database also has files and folders that are no zones
-        raise LookupError(f"no time zone {name!r}") from error
+    with suppress(ValueError):
+        if _POSIX.fullmatch(name):
+            return ZoneInfo.from_file(BytesIO(_file_with_rule(name)), key=name)
     raise LookupError(f"no time zone {name!r}")
 
 
+def _file_with_rule(rule: str) -> bytes:
+    """Return a file of the tz database (RFC 9636) without any change of clocks except by a POSIX rule."""
+    block = b"TZif2" + bytes(15) + pack(">6l", 0, 0, 0, 0, 1, 4) + pack(">lbb", 0, 0, 0) + b"UTC\0"
+    return block + block + b"\n" + rule.encode("ascii") + b"\n"
+
+
 def machine_zone() -> str:
-    """Return the name of the machine's time zone; "localtime" if it has a file without a name."""
+    """Return the machine's time zone as `zone` takes it; "localtime" if it has a file without a name.
+
+    As for the C library, and so for cron, the variable TZ comes first.
+    """
     named = os.environ.get("TZ", "").removeprefix(":")
-    if _ZONE.fullmatch(named):
+    if named.startswith("/"):  # a file
+        named = named.partition("zoneinfo/")[2]
+    if named:
         return named
     try:
         target = str(_LOCALTIME.readlink())

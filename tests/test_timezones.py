@@ -1,0 +1,73 @@
+"""Time zones by name, and by POSIX rules as the C library reads them."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from bgd import timezones
+
+RULES = [
+    "CET-1CEST,M3.5.0,M10.5.0/3",
+    "EST5EDT4,M3.2.0/2,M11.1.0/2",
+    "AEST-10AEDT,M10.1.0,M4.1.0/3",
+    "<-03>3<-02>,M3.5.0/-2,M10.5.0/-1",
+    "<+0330>-3:30",
+    "UTC0",
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    timezones.zone.cache_clear()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+    timezones.zone.cache_clear()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_in_the_variable_tz_is_read_as_by_the_c_library(monkeypatch, rule):
+    monkeypatch.setenv("TZ", rule)
+    time.tzset()
+    zone = timezones.zone(None)
+
+    assert timezones.machine_zone() == rule
+    for at in range(1_767_225_600, 1_830_000_000, 1800):  # two years of half hours
+        offset = datetime.fromtimestamp(at, zone).utcoffset()
+        assert offset is not None
+        assert offset.total_seconds() == time.localtime(at).tm_gmtoff, time.gmtime(at)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("Europe/Paris", "Europe/Paris"),
+        (":Europe/Paris", "Europe/Paris"),
+        ("/usr/share/zoneinfo/Europe/Paris", "Europe/Paris"),
+        (":/usr/share/zoneinfo/Europe/Paris", "Europe/Paris"),
+    ],
+)
+def test_the_variable_tz_names_a_zone_or_its_file(monkeypatch, value, name):
+    monkeypatch.setenv("TZ", value)
+
+    assert timezones.machine_zone() == name
+    assert str(timezones.zone(None)) == name
+
+
+@pytest.mark.parametrize("value", ["", ":", ":/etc/localtime"])
+def test_otherwise_the_zone_is_that_of_the_machine(monkeypatch, value):
+    monkeypatch.delenv("TZ", raising=False)
+    of_machine = timezones.machine_zone()
+    monkeypatch.setenv("TZ", value)
+
+    assert timezones.machine_zone() == of_machine
+
+
+@pytest.mark.parametrize(
+    "name", ["CET-1CEST", "Mars/Phobos", "Europe", "leapseconds", "../../etc/passwd", "A" * 200]
+)
+def test_what_is_no_zone_is_refused(name):
+    assert not timezones.is_zone(name)
