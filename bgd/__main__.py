@@ -77,7 +77,7 @@ def _check_stored_names(config: configuration.Config) -> None:
     Raises:
         ConfigError: one is.
     """
-    from bgd.daemon.schedules import check_names  # noqa: PLC0415 - only --check needs them before it serves
+    from bgd.daemon.schedule_definitions import check_names  # noqa: PLC0415 - only --check needs them before it serves
     from bgd.daemon.storage.schedules import stored_names  # noqa: PLC0415
 
     path = f"{config.daemon.state_dir}/bgd.db"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from math import inf
@@ -13,10 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import timezones
+from bgd.config import Config
 from bgd.core.cron import ExpressionError
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import Timetable, next_at, timetable_of
 from bgd.core.spec import JobSpec
+from bgd.errors import ConfigError
 
 
 class ScheduleDefinition(Struct, frozen=True, gc=False):
@@ -49,6 +52,19 @@ def definition_of(name: str, spec: ScheduleSpec, seen_at: float) -> ScheduleDefi
         return ScheduleDefinition(spec, seen_at, problem=str(error))
     due_at = next_at(timetable, seen_at)
     return ScheduleDefinition(spec, seen_at, timetable, next_at=inf if due_at is None else due_at)
+
+
+def check_names(config: Config, stored: Collection[str]) -> None:
+    """Check that no schedule is configured whose name somebody has stored.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if both := sorted(config.schedules.keys() & set(stored)):
+        raise ConfigError(
+            f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
+            "choose another, or `bgctl schedule remove` that one first"
+        )
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import TypeVar
@@ -37,7 +37,7 @@ from bgd.core.schedules import (
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
-from bgd.daemon.schedule_definitions import ScheduleDefinition, definition_of, job_of
+from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, job_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
 from bgd.daemon.storage.store import StoreReader
@@ -559,19 +559,6 @@ class Schedules:
         return Refused(
             f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
             f" {self._supervisor.config.source}, then `bgctl reload`"
-        )
-
-
-def check_names(config: Config, stored: Collection[str]) -> None:
-    """Check that no schedule is configured whose name somebody has stored.
-
-    Raises:
-        ConfigError: one is.
-    """
-    if both := sorted(config.schedules.keys() & set(stored)):
-        raise ConfigError(
-            f"{config.source}: schedules.{both[0]}: this name was added with `bgctl schedule add`: "
-            "choose another, or `bgctl schedule remove` that one first"
         )
 
 

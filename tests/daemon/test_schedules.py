@@ -12,7 +12,7 @@ from bgd import clock, timezones
 from bgd.config import Config
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, PAUSED
+from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, EXCLUDED, PAUSED
 from bgd.daemon import schedules as daemon
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
@@ -189,6 +189,17 @@ async def test_a_daemon_that_is_ending_leaves_occurrences_to_the_next(lives):
         assert await life.rows("hourly") == []
     async with lives.begin() as life:
         assert [row.result for row in await life.rows("hourly")] == [Result.RAN]
+
+
+async def test_an_excluded_day_leaves_a_row_and_no_job(lives):
+    async with lives.begin() as life:
+        life.schedules.set("nightly", replace(NIGHTLY, excluded=("11-28",)), UID, replaces=False)
+        await life.pass_time(15 * HOUR)
+        await life.pass_time(DAY)
+
+        first, second = await life.rows("nightly")
+        assert (first.result, first.job, first.reason) == (Result.SKIPPED, None, EXCLUDED)
+        assert second.result is Result.RAN
 
 
 # --- overlap, with jobs that retry
