@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from operator import itemgetter
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from msgspec import Struct
@@ -22,9 +22,11 @@ from bgctl.options import FINISHED
 from bgd import Client, Job, NoSuchJob, State
 from bgd.client.blocking.batch import Taken
 from bgd.client.portions import Run, lines_and_jobs
-from bgd.errors import BgdError, Refused
+from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.requests import MAX_IDS
 from bgd.wire.views import EventView
+
+R = TypeVar("R")
 
 LEAST_FAILURES = 3  # before a share of them halts a batch: one of two is half
 NAMED_LINES = 5  # that failed
@@ -127,18 +129,20 @@ class Ends:
     # --- the thread that reads events -------------------------------------------------------------------
 
     def _read_events(self, since: int) -> None:
-        while True:
-            try:
-                for event in self._daemon.events(since):
-                    since = event.id
-                    if isinstance(event, EventView) and event.state in FINISHED:
-                        self._news.put(event.job)
-            except Refused:  # the events after that one are no longer kept
-                since = self._daemon.last_event()
-                self._news.put(Note.LOST)
-            except BgdError as error:
-                self._news.put(error)
-                return
+        try:
+            while True:
+                try:
+                    for event in self._daemon.events(since):
+                        since = event.id
+                        if isinstance(event, EventView) and event.state in FINISHED:
+                            self._news.put(event.job)
+                except Refused:  # the events after that one are no longer kept
+                    since = self._daemon.last_event()
+                    self._news.put(Note.LOST)
+                except DaemonUnreachable:
+                    self._daemon.last_event()  # waits for a daemon
+        except BgdError as error:
+            self._news.put(error)
 
     # --- the thread that looks at jobs ------------------------------------------------------------------
 
@@ -207,13 +211,18 @@ class Ends:
         """Count those of these jobs that have ended."""
         unstarted: list[int] = []
         for chunk in _chunks(job_ids):
-            for job in _ended_of(self._daemon, chunk, self._count_removed):
+            look = partial(_ended_of, self._daemon, chunk)
+            jobs, removed = self._patiently(look)
+            for job_id in removed:
+                self._count_removed(job_id)
+            for job in jobs:
                 if self._is_resuming and _is_unstarted(job):
                     unstarted.append(job.id)
                 else:
                     self._count(job)
         for chunk in _chunks(unstarted):
-            self._daemon.retry(chunk)  # which tells each job why not; then its end counts when it is seen
+            # it tells each job why not; then its end counts when it is seen
+            self._patiently(partial(self._daemon.retry, chunk))
 
     def _count(self, job: Job) -> None:
         for line in self._lines.of(job.id):
@@ -246,27 +255,42 @@ class Ends:
         """Cancel the jobs that wait, and with `now` those that run."""
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
         for chunk in _chunks(list(self._unseen_jobs())):
-            cancel(chunk)
+            self._patiently(partial(cancel, chunk))
+
+    def _patiently(self, ask: Callable[[], R]) -> R:
+        """Call `ask`, which may be repeated, and again whenever the daemon was restarted meanwhile.
+
+        Raises:
+            DaemonUnreachable: no daemon came back.
+        """
+        while True:
+            try:
+                return ask()
+            except DaemonUnreachable:
+                self._daemon.last_event()  # waits for a daemon
 
 
 def _is_unstarted(job: Job) -> bool:
     return job.state is State.CANCELLED and job.attempt == 0
 
 
-def _ended_of(daemon: Client, job_ids: list[int], removed: Callable[[int], object]) -> Iterator[Job]:
-    """Yield those of these jobs that have ended; call `removed` for those that are gone."""
+def _ended_of(daemon: Client, job_ids: list[int]) -> tuple[list[Job], list[int]]:
+    """Return those of these jobs that have ended, and the ids of those that are gone."""
+    ended: list[Job] = []
+    removed: list[int] = []
     try:
         with suppress(TimeoutError):  # some have not
-            yield from daemon.as_finished(job_ids, timeout=0)
+            ended.extend(daemon.as_finished(job_ids, timeout=0))
     except NoSuchJob:
+        ended.clear()
         for job_id in job_ids:
             try:
                 job = daemon.job(job_id)
             except NoSuchJob:
-                removed(job_id)
+                removed.append(job_id)
             else:
-                if job.state in FINISHED:
-                    yield job
+                ended += [job] if job.state in FINISHED else []
+    return ended, removed
 
 
 def _chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:

@@ -40,6 +40,7 @@ R = TypeVar("R")
 _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause is twice the one before
 _MAX_PAUSE = 1.0
 _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
+_PATIENCE = 10  # times that the daemon may go away before a question is answered
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
 
 
@@ -181,16 +182,17 @@ class Channel:
         await self._connected_again(self.connection, _growing_pauses(), None)
 
     async def ask_patiently(self, ask: Callable[[], Awaitable[R]]) -> R:
-        """Call `ask`, which may be repeated; if the daemon goes away, once more when it is back.
+        """Call `ask`, which may be repeated; whenever the daemon goes away, again when it is back.
 
         Raises:
-            DaemonUnreachable: as `reconnect`, or the daemon went away a second time.
+            DaemonUnreachable: as `reconnect`, or the daemon went away some times more.
         """
-        try:
-            return await ask()
-        except DaemonUnreachable:
-            await self.reconnect()
-            return await ask()
+        for _ in range(_PATIENCE):
+            try:
+                return await ask()
+            except DaemonUnreachable:
+                await self.reconnect()
+        return await ask()
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
