@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -203,6 +204,11 @@ class WaitingJobs:
         """Return the jobs that wait for this one, in the order of their ids."""
         dependents = self._dependents.get(job_id)
         return [] if dependents is None else sorted(dependents)
+
+    def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
+        """Return how many jobs wait for this one, and up to `limit` of them, in the order of their ids."""
+        dependents = self._dependents.get(job_id, ())
+        return len(dependents), sorted(islice(dependents, limit))
 
     def end_wait(self, job_id: JobId, other: JobId) -> None:
         """Forget that a job waits for another one."""

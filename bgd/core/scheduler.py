@@ -176,6 +176,10 @@ class Scheduler:
         obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
         return explain(job, self._table.queues.place_of(job), obstacles, now)
 
+    def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
+        """Return how many jobs wait for this one, and up to `limit` of them; the cost depends only on it."""
+        return self._table.waiting.some_dependents_of(job_id, limit)
+
     def holder_of(self, key: str) -> JobId | None:
         """Return the unfinished job that has this key."""
         return self._table.keys.get(key)

@@ -251,6 +251,10 @@ class Supervisor:
     def is_unfinished(self, job_id: JobId) -> bool:
         return self._scheduler.get(job_id) is not None
 
+    def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
+        """Return how many jobs wait for this one, and up to `limit` of them."""
+        return self._scheduler.some_dependents_of(job_id, limit)
+
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
         reasons = self._scheduler.explain(job_id, now())

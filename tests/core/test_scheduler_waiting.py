@@ -52,6 +52,18 @@ def test_a_diamond_of_jobs_runs_from_top_to_bottom():
     assert scheduler.get(bottom).conditions == Conditions()
 
 
+def test_the_jobs_that_wait_for_another_are_counted_and_some_of_them_are_named():
+    scheduler = make_scheduler(slots=1)
+    first = submit(scheduler)
+    waiting = [submit(scheduler, after=(first,)) for _ in range(3)]
+
+    assert scheduler.some_dependents_of(first, 10) == (3, waiting)
+    count, named = scheduler.some_dependents_of(first, 2)
+    assert (count, len(named), set(named) <= set(waiting)) == (3, 2, True)
+    scheduler.ended(first, 1, Outcome.SUCCEEDED, NOW)
+    assert scheduler.some_dependents_of(first, 10) == (0, [])
+
+
 def test_a_failure_cancels_all_jobs_that_depend_on_it_however_indirectly():
     scheduler = make_scheduler(slots=2)
     first = submit(scheduler)

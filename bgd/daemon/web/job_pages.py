@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -125,6 +125,7 @@ class JobPages:
             with (
                 subscriptions.subscribe([job_id], progress=True) as subscription,
                 subscriptions.watch(subscription, partial(self._supervisor.explain, job_id)),
+                subscriptions.watch(subscription, partial(self._supervisor.some_dependents_of, job_id, 0)),
             ):
                 yield subscription
 
@@ -145,7 +146,13 @@ class JobPages:
         if view.state is State.SUCCEEDED:
             result, _ = await self._store.read(read.result_of, job_id)
         explanation = await explanation_of(view, self._supervisor, self._store)
-        return _FoundJob(view=view, explanation=explanation, attempts=attempts, result=result)
+        return _FoundJob(
+            view=view,
+            explanation=explanation,
+            dependents=self._supervisor.some_dependents_of(job_id, MAX_LINKS),
+            attempts=attempts,
+            result=result,
+        )
 
     async def _events(self, view: JobView, after: int) -> list[EventView]:
         return await self._store.search(write.events_of, JobId(view.id), after)
@@ -193,6 +200,7 @@ class JobPages:
             "summary": Part(
                 (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
             ),
+            "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
             "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
             "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
             "history": Part(found.events[-1].id if found.events else 0, history),
@@ -207,10 +215,14 @@ class JobPages:
 
 
 class _FoundJob(Struct, frozen=True, kw_only=True):
-    """What the page of a job is made from; its attempts and events are oldest first."""
+    """What the page of a job is made from; its attempts and events are oldest first.
+
+    `dependents`: how many jobs wait for it, and some of them.
+    """
 
     view: JobView
     explanation: Explanation
+    dependents: tuple[int, list[JobId]]
     attempts: list[AttemptView]
     result: str | None
     events: list[EventView] = []
@@ -221,6 +233,7 @@ def _summary(found: _FoundJob) -> dict[str, object]:
     actions = dict(offered(view))
     return {
         "job": job_details(view, found.result, now),
+        "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
         "reasons": [_shown_reason(each, now) for each in next_reasons(found.explanation)],
         "likely_start": _likely_start(found.explanation, now),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
@@ -390,7 +403,7 @@ def _links(field: str, values: list[str]) -> Links:
     return Links([(value, list_url(ListQuery(), **{field: value})) for value in values[:MAX_LINKS]])
 
 
-def _job_links(job_ids: list[int]) -> Links:
+def _job_links(job_ids: Sequence[int]) -> Links:
     return Links([(f"job {job}", f"/job-logs/{job}") for job in job_ids[:MAX_LINKS]])
 
 

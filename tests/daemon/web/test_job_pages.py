@@ -171,6 +171,22 @@ def test_an_open_page_follows_the_reason_and_its_place_in_the_queue(tab, client)
 
 
 @needs_chromium
+def test_an_open_page_names_the_jobs_that_need_its_job(tab, client):
+    first = client.submit(["/bin/true"], hold=True)
+    tab.goto(f"{open_pages(tab, client)}/{first.id}")
+    needed = tab.locator("#needed")
+    expect(needed).to_be_hidden()
+    [second] = client.submit_many([JobSpec(argv=("/bin/true",), after=(first.id,))])
+    expect(needed).to_have_text(f"Needed by job {second.id}, which waits for its end.")
+    third = client.submit_many([JobSpec(argv=("/bin/true",), after_any=(first.id,))])[0]
+    expect(needed).to_have_text(f"Needed by job {second.id}, job {third.id}, which wait for its end.")
+    needed.locator("a").first.click()
+    expect(tab.locator("h1")).to_contain_text(f"Job {second.id}")
+    expect(needed).to_be_hidden()
+    client.release([first.id])
+    client.wait([first.id, second.id, third.id])
+
+
 def test_a_click_skips_the_countdown(tab, client):
     job = client.submit(["/bin/true"], delay=3600)
     tab.goto(f"{open_pages(tab, client)}/{job.id}")
