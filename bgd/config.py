@@ -248,6 +248,16 @@ _A_RUNNER = '["php", "artisan", "bgd:run"]'
 _A_PREFIX = '["nice", "-n", "7"]'
 
 
+def _node_python(setting: Setting) -> str:
+    if not (name := program(setting)):
+        raise ValueError('must be a program on the nodes, for example "python3"')
+    return name
+
+
+def _path_or_nothing(setting: Setting) -> str:
+    return absolute_path(setting) if text(setting) else ""
+
+
 def _mail(setting: Setting) -> str:
     address = text(setting)
     if not _MAIL.fullmatch(address):
@@ -475,6 +485,7 @@ Weight = Annotated[int, Meta(ge=1, le=1000)]
 LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
 FailureCount = Annotated[int, Meta(ge=1, le=1000)]
 MessageCount = Annotated[int, Meta(ge=1, le=1000)]
+RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
 
 
@@ -605,6 +616,17 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     kind: ExecutorKind = key(one_of(*ExecutorKind), ExecutorKind.LOCAL)
     argv: tuple[str, ...] = key(partial(_program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
+    # of Slurm
+    folder: str = key(absolute_path)  # which the nodes share
+    python: str = key(_node_python, "python3")  # on the nodes
+    conf: str = key(_path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
+    partition: str = key(text, "")
+    account: str = key(text, "")
+    qos: str = key(text, "")
+    constraint: str = key(text, "")
+    memory: int = key(size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
+    options: tuple[str, ...] = key(texts, ())  # further ones of srun
+    requests_per_second: float = key(number(RequestRate), 4.0)  # to Slurm's controller
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
@@ -682,7 +704,7 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         raise found["http.user_header"].problem(
             'needs [http] listen = "unix:/path": to a port, every program of this machine can send headers'
         )
-    executors = dict(_executors(found))
+    executors = dict(_executors(found, daemon.state_dir))
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
     notify = dict(_notify_targets(found))
@@ -738,7 +760,7 @@ def _queues(
         yield name, queue
 
 
-def _executors(found: Mapping[str, Setting]) -> Iterator[tuple[str, ExecutorConfig]]:
+def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[str, ExecutorConfig]]:
     for name, setting in names_in(found, "executors").items():
         section = f"executors.{name}"
         try:
@@ -749,12 +771,22 @@ def _executors(found: Mapping[str, Setting]) -> Iterator[tuple[str, ExecutorConf
             ) from error
         if name == LOCAL:
             raise ConfigError(f"{setting.origin}: the executor {LOCAL} is always there and cannot be changed")
-        executor = _section(found, section, ExecutorConfig)
+        executor = _section(found, section, ExecutorConfig, folder=f"{state_dir}/executors/{name}")
+        own = {"kind", *_KEYS_OF_EXECUTORS[executor.kind]}
+        for other in keys_of(ExecutorConfig).keys() - own:
+            if f"{section}.{other}" in found:
+                origin = found[f"{section}.{other}"].origin
+                raise ConfigError(f"{origin}: {other} is not for an executor of kind {executor.kind}")
         if executor.kind is ExecutorKind.PREFIX and not executor.argv:
             raise ConfigError(f"{setting.origin}: [{section}] has no argv: write one such as {_A_PREFIX}")
-        if executor.kind is ExecutorKind.LOCAL and executor.argv:
-            raise ConfigError(f'{setting.origin}: argv is for an executor of kind = "{ExecutorKind.PREFIX}"')
         yield name, executor
+
+
+_KEYS_OF_EXECUTORS: dict[ExecutorKind, set[str]] = {
+    ExecutorKind.LOCAL: set(),
+    ExecutorKind.PREFIX: {"argv"},
+    ExecutorKind.SLURM: keys_of(ExecutorConfig).keys() - {"kind", "argv"},
+}
 
 
 def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -59,6 +59,11 @@ def executor_line(attempt: AttemptView) -> str:
             return ""
         case ExecutorKind.PREFIX:
             return f"{attempt.executor}, a prefix: bgd promises nothing about what it runs on other machines"
+        case ExecutorKind.SLURM if attempt.node is not None:
+            return f"{attempt.executor}, node {one_line(attempt.node)}"
+        case ExecutorKind.SLURM:
+            waits = ": it waits there for a node" if attempt.outcome is None else ""
+            return f"{attempt.executor}{waits}"
 
 
 def progress_as_json(progress: Progress | None) -> dict[str, object] | None:

@@ -27,7 +27,12 @@ WIDTH = 80  # columns of a terminal, by default
 
 
 class Home:
-    """The home folder of a user, which holds only files of bgd."""
+    """The home folder of a user, which holds only files of bgd.
+
+    `prefix`: what is put before each command, for example to make it another user's.
+    """
+
+    prefix: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +52,7 @@ class Home:
     ) -> subprocess.CompletedProcess[str]:
         """Run bgctl to its end, with pipes for its streams and `read` as its stdin."""
         return subprocess.run(
-            [sys.executable, "-m", "bgctl", *arguments],
+            [*self.prefix, sys.executable, "-m", "bgctl", *arguments],
             env=self.env | (env or {}),
             cwd=cwd or self.folder,
             input=read,
@@ -96,7 +101,7 @@ class Daemon(Home):
         reading, writing = os.pipe()
         with (self.folder / "bgd.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", *self.program, "--ready-fd", str(writing), *options],
+                [*self.prefix, sys.executable, "-P", *self.program, "--ready-fd", str(writing), *options],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

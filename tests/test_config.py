@@ -269,14 +269,26 @@ def test_executors_are_named_and_queues_are_bound_to_them(written):
         argv = ["nice", "-n", "7"]
         [executors.plain]
         kind = "local"
+        [executors.cluster]
+        kind = "slurm"
+        folder = "~/shared"
+        partition = "short"
+        requests_per_second = 1.5
         [queues.render]
         executor = "gentle"
         """
     )
 
     assert config.executors == {
-        "gentle": ExecutorConfig(kind=ExecutorKind.PREFIX, argv=("nice", "-n", "7")),
-        "plain": ExecutorConfig(kind=ExecutorKind.LOCAL),
+        "gentle": ExecutorConfig(
+            kind=ExecutorKind.PREFIX,
+            argv=("nice", "-n", "7"),
+            folder="/home/ada/.local/state/bgd/executors/gentle",
+        ),
+        "plain": ExecutorConfig(kind=ExecutorKind.LOCAL, folder="/home/ada/.local/state/bgd/executors/plain"),
+        "cluster": ExecutorConfig(
+            kind=ExecutorKind.SLURM, folder="/home/ada/shared", partition="short", requests_per_second=1.5
+        ),
     }
     assert config.queues["render"].executor == "gentle"
     assert QueueConfig().executor == "local"
@@ -632,9 +644,17 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("security.allowed_commands = ['echo']", ["security.allowed_commands", "'echo' must be", "absolute"]),
         ("python.path = [3]", ["python.path = [3]", "text"]),
         ("security.allowed_classes = ['php::App*']", ["security.allowed_classes", "'php::App*' must be"]),
-        ('executors.x.kind = "cloud"', ["executors.x.kind", "'cloud'", "local, prefix"]),
+        ('executors.x.kind = "cloud"', ["executors.x.kind", "'cloud'", "local, prefix, slurm"]),
         ('executors.x.kind = "prefix"', ["[executors.x] has no argv", '["nice", "-n", "7"]']),
-        ('executors.x.argv = ["nice"]', ['argv is for an executor of kind = "prefix"']),
+        ('executors.x.argv = ["nice"]', ["executors.x.argv", "argv is not for an executor of kind local"]),
+        (
+            '[executors.x]\nkind = "prefix"\nargv = ["nice"]\nfolder = "/x"',
+            ["executors.x.folder: folder is not for an executor of kind prefix"],
+        ),
+        (
+            '[executors.x]\nkind = "slurm"\nrequests_per_second = 0',
+            ["requests_per_second", "at least 0.1"],
+        ),
         ('queues.api.rate = "10"', ["queues.api.rate", 'must be like "10/1m"']),
         ('queues.api.rate = "0/1m"', ["1 to 10000 starts"]),
         ('queues.api.rate = "10/0s"', ["queues.api.rate"]),

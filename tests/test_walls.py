@@ -49,7 +49,7 @@ ROOMS = {
     " bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
-    " bgd.units bgd.wire",
+    " bgd.units bgd.wire bgd.worker.NODE",
     # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/worker/stopping.py": f"{STANDARD} bgd_job",  # raises what a job may catch

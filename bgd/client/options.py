@@ -74,6 +74,9 @@ class FurtherOptions(TypedDict, total=False):
     * `pty`: give the job a terminal of its own.
     * `isolation`: fork, spawn or reuse an interpreter.
     * `executor`: the executor that runs it.
+    * `cpus`: number of processors on a cluster.
+    * `memory`: memory on a cluster.
+    * `gpus`: number of GPUs on a cluster.
     * `keep_leftovers`: keep processes the job leaves when it ends by itself.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory of all its processes.
@@ -116,6 +119,9 @@ class FurtherOptions(TypedDict, total=False):
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
     executor: str | None
+    cpus: int | None
+    memory: int | None
+    gpus: int | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -186,6 +192,9 @@ class EditOptions(TypedDict, total=False):
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
     executor: str | None
+    cpus: int | None
+    memory: int | None
+    gpus: int | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -261,3 +270,6 @@ class JobAttributes:
     notify: str | None
     resources: dict[str, int] | None
     debounce: float | None
+    cpus: int | None
+    memory: int | None
+    gpus: int | None

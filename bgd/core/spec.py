@@ -33,6 +33,8 @@ MAX_BYTES = 2**62
 MAX_PERCENT = 1_000_000  # of one processor: ten thousand of them
 MAX_PROCESSES = 4_194_304  # PID_MAX_LIMIT of linux/threads.h
 MAX_OPEN_FILES = 1 << 30
+MAX_CPUS = 100_000  # of one job on a cluster
+MAX_GPUS = 1_000
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -64,6 +66,8 @@ MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES)]
 Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
 ProcessCount = Annotated[int, Meta(ge=1, le=MAX_PROCESSES)]
 OpenFiles = Annotated[int, Meta(ge=MIN_OPEN_FILES, le=MAX_OPEN_FILES)]
+CpuCount = Annotated[int, Meta(ge=1, le=MAX_CPUS)]
+GpuCount = Annotated[int, Meta(ge=1, le=MAX_GPUS)]
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
@@ -81,6 +85,7 @@ class ExecutorKind(StrEnum):
 
     LOCAL = "local"  # on this machine, as it is
     PREFIX = "prefix"  # with another program and its arguments in front
+    SLURM = "slurm"  # on a node of a cluster
 
 
 class Rate(Struct, frozen=True):
@@ -246,6 +251,18 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         ExecutorName | None, Option("The executor that runs it", in_policy=True, label="executor")
     ] = None
     """An entry of `[executors]`, or "local". None: as its queue says."""
+    cpus: Annotated[
+        CpuCount | None, Option("Number of processors on a cluster", in_policy=True, label="cpus")
+    ] = None
+    """None: one."""
+    memory: Annotated[
+        MemoryBytes | None,
+        Option("Memory on a cluster, for example 4GB", in_policy=True, label="memory"),
+    ] = None
+    """Bytes; None: as the executor says."""
+    gpus: Annotated[GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, label="gpus")] = (
+        None
+    )
     keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
     """Leave running what the first process leaves running when it ends by itself."""
     nice: Annotated[

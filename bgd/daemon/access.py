@@ -12,7 +12,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from bgd.config import ANY_COMMAND, Config, no_target
-from bgd.core.spec import DEFAULT_QUEUE, LOCAL, NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused, nearest
 from bgd.wire.class_jobs import problem_with_arguments
@@ -76,24 +76,9 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         allowed = config.security.allowed_commands
         if restricts_commands(config) and spec.argv[0] not in allowed:
             raise NotAllowed(
-                f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
+                f"{spec.argv[0]!r} is not in [security] allowed_commands of {config_file(config)}: "
                 "list programs there by absolute path, and submit them by that path"
             )
-
-
-def executor_of(spec: JobSpec, queue: str | None, config: Config) -> str:
-    """Return the name of the executor that runs a job in this queue; None: the default queue.
-
-    Raises:
-        Refused: the job names one that does not exist.
-    """
-    if spec.executor is None:
-        bound = config.queues.get(queue or DEFAULT_QUEUE)
-        return LOCAL if bound is None else bound.executor
-    if spec.executor != LOCAL and spec.executor not in config.executors:
-        known = nearest(spec.executor, [LOCAL, *config.executors])
-        raise Refused(f"there is no [executors.{spec.executor}] in {_file(config)}; {known}")
-    return spec.executor
 
 
 def check_resources(spec: JobSpec, config: Config) -> None:
@@ -105,9 +90,11 @@ def check_resources(spec: JobSpec, config: Config) -> None:
     for name, wanted in (spec.resources or {}).items():
         if name not in config.resources:
             known = nearest(name, config.resources) if config.resources else "no resource is configured"
-            raise Refused(f"there is no resource {name} in [resources] of {_file(config)}; {known}")
+            raise Refused(f"there is no resource {name} in [resources] of {config_file(config)}; {known}")
         if wanted > (total := len(config.resources[name])):
-            raise Refused(f"the job asks for {wanted} {name}: [resources] of {_file(config)} has {total}")
+            raise Refused(
+                f"the job asks for {wanted} {name}: [resources] of {config_file(config)} has {total}"
+            )
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:
@@ -129,7 +116,7 @@ def check_variables(spec: JobSpec, config: Config) -> None:
     if foreign:
         raise NotAllowed(
             f"a {kind} takes no {min(foreign)} from outside: "
-            f"name it in {key} of {_file(config)}, then `bgctl reload`"
+            f"name it in {key} of {config_file(config)}, then `bgctl reload`"
         )
 
 
@@ -170,7 +157,7 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
     if not is_allowed(target, config.security.allowed_classes):
         entry = _in_toml(patterns_for(target)[0])
         raise NotAllowed(
-            f"{text} is not in [security] allowed_classes of {_file(config)}: "
+            f"{text} is not in [security] allowed_classes of {config_file(config)}: "
             f"add {entry} there, then `bgctl reload`"
         )
     problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
@@ -181,7 +168,7 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
 def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
     if target.runner not in config.runners:
         known = nearest(target.runner, config.runners) if config.runners else "it names no runner"
-        raise NotAllowed(f"{target}: there is no [runners.{target.runner}] in {_file(config)}; {known}")
+        raise NotAllowed(f"{target}: there is no [runners.{target.runner}] in {config_file(config)}; {known}")
     if spec.isolation is not None:
         raise Refused(f"{target}: isolation is for Python class jobs, and this is a runner's job")
     given = "cwd" if spec.cwd is not None else next(iter(spec.env or ()), None)
@@ -197,5 +184,6 @@ def _in_toml(entry: str) -> str:
     return f"'{entry}'" if "\\" in entry else f'"{entry}"'
 
 
-def _file(config: Config) -> str:
+def config_file(config: Config) -> str:
+    """Return how messages name the configuration."""
     return config.source or "the configuration (no file yet: make ~/.config/bgd/bgd.toml)"

@@ -19,9 +19,10 @@ from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryP
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
-from bgd.core.spec import LOCAL, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Isolation, JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, OPTIONS, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.daemon.access import allowed_environment, check_may_run, executor_of, restricts_commands
+from bgd.daemon.access import allowed_environment, check_may_run, restricts_commands
+from bgd.daemon.executors import check_executor, on_executor, place_of
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
@@ -92,8 +93,9 @@ class Dispatcher:
         try:
             check_may_run(stored.spec, config)
             place = None
-            if stored.spec.executor is not None or config.executors:
-                place = _place_of(stored.spec, job.queue, config)
+            if config.executors or stored.spec.executor:
+                check_executor(stored.spec, job.queue, config)
+                place = place_of(stored.spec, job.queue, config)
         except Refused as refusal:
             return unreported_end(job, Outcome.REFUSED, now().wall, str(refusal))
         if stored.spec.target is not None and not isinstance(parse_target(stored.spec.target), RunnerTarget):
@@ -370,9 +372,9 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         own = {} if spec.env is not None else _own_environment()
     added = {**allowed_environment(spec, config), **variables}
     program = _program_of(job, spec, config)
-    return Launch(
+    launch = Launch(
         key=key,
-        argv=[*(config.executors[place.executor].argv if place else ()), *program.argv],
+        argv=program.argv,
         env={**own, **added},
         cwd=program.cwd or spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
@@ -383,21 +385,14 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        # a process that a warm worker forks has nothing in front
-        warm=_warm(program.isolation, own, added, config.python) if place is None else None,
+        warm=_warm(program.isolation, own, added, config.python),
         limits=limits_of(spec),
         own_group=config.daemon.cgroups == "all",
         position=position,
         place=place,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
-
-
-def _place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
-    """Return the executor of a job unless it is this machine, as it is."""
-    name = executor_of(spec, queue, config)
-    kind = ExecutorKind.LOCAL if name == LOCAL else config.executors[name].kind
-    return None if kind is ExecutorKind.LOCAL else Place(executor=name, kind=kind)
+    return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
 
 
 def limits_of(spec: JobSpec) -> Limits:

@@ -29,7 +29,8 @@ from bgd.core.job import (
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import parse_target
-from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables, executor_of
+from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
+from bgd.daemon.executors import check_executor
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import pruning, read, write
@@ -101,8 +102,10 @@ class JobActions:
         check_may_run(spec, self._supervisor.config)
         check_variables(spec, self._supervisor.config)
         spec = under_policy(spec, self._class_policy(spec))
-        if spec.executor is not None:
-            executor_of(spec, spec.queue, self._supervisor.config)
+        config = self._supervisor.config
+        # most daemons know no executor, and a submit is too frequent to ask in vain
+        if config.executors or spec.executor or spec.cpus or spec.memory or spec.gpus:
+            check_executor(spec, spec.queue, config)
         if spec.notify is not None:
             check_target(spec.notify, self._supervisor.config)
         if spec.queue == NOTIFICATION_QUEUE:

@@ -358,7 +358,7 @@ class Supervisor:
     def attempt_started(self, started: AttemptStarted) -> None:
         """Record the pid of an attempt's process."""
         job = self.dispatcher.active_job(started.key)
-        if job is not None and started.pid is not None:
+        if job is not None and (started.pid is not None or started.place is not None):
             # only people read it, so it causes no transaction of its own for a moment
             if self._pid_timer is None:
                 self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)

@@ -132,13 +132,16 @@ async def _serve(
         server = await loop.create_unix_server(
             lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
         )
-        attempts.remember(await sweep(left, context))
+        ends, running = await sweep(left, context)
+        attempts.remember(ends)
+        attempts.adopt(running)
         supervisors.open()
         manager.ready("starting jobs for bgd")
         idle_exit.check()
         await idle_exit.wait()
         supervisors.close()
         workers.end()
+        attempts.end()
         server.close()
         informing.cancel()
         context.delegation.give_up()

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from bgd.errors import ProtocolError
 from bgd.launcher.process import Process
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptEnded, AttemptKey
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptEnded, AttemptKey, Launch
 
 # --- The records of the journal, and what they mean when they are read together.
 
@@ -56,6 +56,9 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
 
     `pipe`: inode of its output. `tag`: the tag of its processes. `group`: path of their control group; None:
     they have none. `position`: the highest position that a supervisor of its store has named.
+
+    Of an attempt on a cluster, which outlives the launcher: its `launch`, the number of its `submission`, and
+    since when its program runs, on the elapsed clock. None: it has not been seen to run.
     """
 
     key: AttemptKey
@@ -65,6 +68,9 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     tag: int | None = field(default=None, name="stamp")
     group: str | None = None
     position: int = 0
+    launch: Launch | None = None
+    submission: int = 1
+    ran_since: float | None = None
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):
@@ -258,15 +264,18 @@ class Journal:
         self.instance = replace(self.instance, unsearched=False)
         self._append(self.instance)
 
-    def add_step(self, record: Began | FirstProcess) -> None:
-        """Record a step of an attempt.
+    def add_step(self, record: Began | FirstProcess, *, durable: bool = False) -> None:
+        """Record a step of an attempt; `durable`: so that it survives a power failure from now on.
 
         Raises:
-            OSError: the disk is full; the file is unchanged.
+            OSError: the disk is full, and the file is unchanged; or the disk failed.
         """
         if isinstance(record, Began):
             record = replace(record, position=self.position(record.key.store))
         self._keep(record)
+        if durable:
+            self._unsynced.add(record.key)
+            self.sync()
 
     def add_end(self, ended: AttemptEnded, *, durable: bool) -> None:
         """Record an end until it is forgotten; `durable`: so that it survives a power failure from now on.

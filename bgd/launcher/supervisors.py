@@ -11,14 +11,17 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
+from bgd.launcher.controller import Controller
 from bgd.launcher.deadlines import Deadline, Deadlines
-from bgd.launcher.journal import Journal
+from bgd.launcher.journal import Began, Journal
+from bgd.launcher.slurm import SlurmAttempt, job_name, release_leftovers
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
@@ -368,6 +371,16 @@ def encoded_frame(message: FromLauncher) -> bytes:
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
+LiveAttempt = Attempt | SlurmAttempt
+
+
+async def _logged(work: Coroutine[None, None, None]) -> None:
+    try:
+        await work
+    except Exception:  # raised further, it would cancel the task group, and so end every job
+        log.exception("the launcher could not tidy up after a job")
+
+
 # --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
 
 
@@ -381,7 +394,9 @@ class KnownAttempts:
         self.workers = workers
         self._channel = channel
         self._idle = idle
-        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
+        self._known: dict[AttemptKey, LiveAttempt | AttemptEnded] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._controllers: dict[str, Controller] = {}  # of Slurm, by its configuration
         self._running = 0
         self._is_closing = False
         self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
@@ -397,6 +412,13 @@ class KnownAttempts:
         """Take over ends that a predecessor left unacknowledged."""
         self._known.update((ended.key, ended) for ended in ends)
 
+    def adopt(self, records: Iterable[Began]) -> None:
+        """Take over attempts that outlived a predecessor."""
+        for began in records:
+            if began.launch is not None:
+                attempt = self._known[began.key] = self._new_attempt(began.launch, began)
+                self._begin(attempt)
+
     def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
         """Yield the state or the end of every known attempt."""
         for known in self._known.values():
@@ -408,13 +430,7 @@ class KnownAttempts:
         if known is not None:
             self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
             return
-        attempt = Attempt(
-            launch,
-            self._context,
-            self.workers,
-            self._channel.send_soon,
-            lambda: self._note_growth(launch.key),
-        )
+        attempt = self._new_attempt(launch)
         self._known[launch.key] = attempt
         if self._is_closing:
             # the journal has nothing of it, so it counts as never started and the next launcher gets it;
@@ -449,7 +465,7 @@ class KnownAttempts:
         """Stop all attempts, and begin no more."""
         self._is_closing = True
         for known in self._known.values():
-            if isinstance(known, Attempt):
+            if not isinstance(known, AttemptEnded):
                 known.stop(Outcome.INTERRUPTED, known.launch.grace)
 
     def acknowledge(self, key: AttemptKey) -> None:
@@ -472,6 +488,11 @@ class KnownAttempts:
             self._watched.add(key)
             self._note_growth(key)
 
+    def end(self) -> None:
+        """Leave to the next launcher what no attempt waits for."""
+        for task in self._tidying:
+            task.cancel()
+
     def unwatch_all(self) -> None:
         """Stop reporting the growth of all logs."""
         self._watched.clear()
@@ -486,18 +507,42 @@ class KnownAttempts:
                 self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> LiveAttempt:
+        started, key = self._channel.send_soon, launch.key
+        grew = partial(self._note_growth, key)
+        if launch.slurm is None:
+            return Attempt(launch, self._context, self.workers, started, grew)
+        controller = self._controllers.get(launch.slurm.conf)
+        if controller is None:
+            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
+            known = {job_name(key) for key in self._known}
+            self._tidy(release_leftovers(self._context, controller, launch, {*known, job_name(key)}))
+        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
+        return SlurmAttempt(launch, self._context, controller, started, grew, adopted)
+
+    def _tidy(self, work: Coroutine[None, None, None]) -> None:
+        """Do what no attempt waits for, and what the next launcher does if this one ends before."""
+        task = self._context.group.create_task(_logged(work))
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+    def _begin(self, attempt: LiveAttempt) -> None:
         self._running += 1
         self._context.group.create_task(self._see_to_its_end(attempt))
 
-    async def _see_to_its_end(self, attempt: Attempt) -> None:
+    async def _see_to_its_end(self, attempt: LiveAttempt) -> None:
         try:
             ended = await attempt.live()
         except Exception as error:  # one job's trouble must not end the others with the launcher
             log.exception("job %d: an error in the launcher", attempt.launch.key.job)
             ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
         try:
-            self._context.journal.add_end(ended, durable=self._is_closing or not self._channel.is_connected)
+            is_unheard = self._is_closing or not self._channel.is_connected
+            if isinstance(attempt, SlurmAttempt):
+                self._context.journal.add_end(ended, durable=True)
+                self._tidy(attempt.clean_up())  # which removes the only other proof of how it ended
+            else:
+                self._context.journal.add_end(ended, durable=is_unheard)
         except OSError as error:  # report it rather than wait for space: the supervisor stores it
             log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended
@@ -506,9 +551,9 @@ class KnownAttempts:
         if not self._running:
             self._idle()
 
-    def _unended(self, key: AttemptKey) -> Attempt | None:
+    def _unended(self, key: AttemptKey) -> LiveAttempt | None:
         known = self._known.get(key)
-        return known if isinstance(known, Attempt) else None
+        return None if isinstance(known, AttemptEnded) else known
 
     def _note_growth(self, key: AttemptKey) -> None:
         known = self._known[key]

@@ -13,11 +13,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
-from bgd.launcher.journal import AttemptRecords, Instance, JournalContents, boot_of
+from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of
 from bgd.launcher.output import bytes_logged
 from bgd.launcher.process import open_pidfd, read_process
 from bgd.launcher.scan import Scan
@@ -28,10 +30,16 @@ from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 log = logging.getLogger(__name__)
 
 
-async def sweep(left: JournalContents, context: Context) -> list[AttemptEnded]:
-    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did."""
+async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEnded], list[Began]]:
+    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did.
+
+    Attempts on a cluster are not ended: they are returned, and run on. Slurm need not answer for that.
+    """
     ends = [records.finished.ended for records in left.attempts.values() if records.finished]
     unfinished = {key: records for key, records in left.attempts.items() if not records.finished}
+    remote = [each.began for each in unfinished.values() if each.began and each.began.launch]
+    for began in remote:
+        del unfinished[began.key]
     # without a boot id, in a damaged journal, only marks are reliable: pids and pipes may be reused by now
     has_boot = left.instance is not None
     is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(context.journal.instance.id)
@@ -49,7 +57,7 @@ async def sweep(left: JournalContents, context: Context) -> list[AttemptEnded]:
         context.journal.add_end(ended, durable=False)
         ends.append(ended)
     context.journal.sync()
-    return ends
+    return ends, remote if is_same_boot else [replace(each, ran_since=None) for each in remote]
 
 
 async def end_strays(store: str, context: Context) -> None:

@@ -19,7 +19,7 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 3
+LAUNCHING_PROTOCOL = 4
 OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
@@ -93,10 +93,28 @@ CONTROLLERS = {"memory_max": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 
 
 class Place(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The executor of an attempt: its name in the configuration, and its kind."""
+    """The executor of an attempt: its name in the configuration, its kind, and the node that it uses."""
 
     executor: str
     kind: ExecutorKind
+    node: str | None = None
+
+
+class SlurmStart(Struct, frozen=True, kw_only=True):
+    """How to submit an attempt to Slurm.
+
+    * `folder`: the nodes share it.
+    * `python`: what runs bgd/worker/node.py there.
+    * `options`: arguments of srun.
+    * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
+    * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
+    """
+
+    folder: str
+    python: str
+    options: list[str]
+    conf: str = ""
+    requests_per_second: float = 4.0
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
@@ -116,6 +134,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `position`: as in Greeting.
     * `stop_signal`: sent first to end the attempt. None: TERM.
     * `place`: what runs it, to be repeated in AttemptStarted; None: this machine, as it is.
+    * `slurm`: run it on a cluster; None: on this machine.
     """
 
     key: AttemptKey
@@ -139,6 +158,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     position: int = 0
     stop_signal: StopSignal | None = None
     place: Place | None = None
+    slurm: SlurmStart | None = None
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
@@ -221,6 +241,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 2
         case RenewWorkers():
             return 3
+        case Launch() if message.slurm is not None:
+            return 4
         case Launch() if message.usual_result or message.limits != NO_LIMITS or message.keep_leftovers:
             return 3
         case Launch():
@@ -271,7 +293,7 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock; None: the launcher is too old to say. `place`: that of its
-    Launch.
+    Launch, with the node if it has one.
     """
 
     key: AttemptKey

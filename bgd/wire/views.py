@@ -84,6 +84,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     notify: str | None = None  # the target that the job itself names
     resources: dict[str, int] | None = None  # tokens that it asks for
     debounce: float | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    gpus: int | None = None
 
 
 class JobProgress(Struct, frozen=True):
@@ -100,7 +103,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     `run_seconds` is measured on a clock that nobody can set, so it may differ from the difference of its
     instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
     `leftovers`: the processes that it left behind and that bgd ended, in words.
-    `executor`, `executor_kind`: what runs it; None: this machine, as it is.
+    `executor`, `executor_kind`: what runs it; None: this machine, as it is. `node`: where a cluster runs it.
     `tokens`: those that it holds or held, by resource.
     """
 
@@ -124,6 +127,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     executor: str | None = None
     executor_kind: ExecutorKind | None = None
     tokens: dict[str, list[str]] = {}
+    node: str | None = None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

@@ -441,6 +441,21 @@ GROWN |= {
     "launch_with_stop_signal": ("to_launcher", replace(LAUNCH, stop_signal=StopSignal.INT)),
 }
 PLACE = launching.Place(executor="gentle", kind=ExecutorKind.PREFIX)
+ON_SLURM = launching.Place(executor="cluster", kind=ExecutorKind.SLURM, node="n1")
+SLURM = launching.SlurmStart(
+    folder="/shared", python="python3", options=["--mem=4K"], conf="/etc/slurm.conf", requests_per_second=2.5
+)
+GROWN |= {
+    "submit_on_cluster": ("request", requests.Submit(1, replace(SPEC, cpus=2, memory=10**9, gpus=1))),
+    "edit_on_cluster": ("request", requests.Edit(13, [17], requests.Changes(cpus=2, memory=10**9, gpus=1))),
+    "jobs_on_cluster": ("reply", replies.JobsPart(2, [replace(VIEW, cpus=2, memory=10**9, gpus=1)])),
+    "attempts_on_node": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, node="n1")])),
+    "launch_on_slurm": ("to_launcher", replace(LAUNCH, place=ON_SLURM, slurm=SLURM)),
+    "started_on_node": (
+        "from_launcher",
+        launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, place=ON_SLURM),
+    ),
+}
 GROWN |= {
     "submit_with_executor": ("request", requests.Submit(1, replace(SPEC, executor="gentle"))),
     "edit_with_executor": ("request", requests.Edit(13, [17], requests.Changes(executor="gentle"))),

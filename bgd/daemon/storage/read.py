@@ -234,6 +234,7 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         executor=row["executor"],
         tokens={name: list(held) for name, held in unpack_tokens(row["tokens"]).items()},
         executor_kind=None if row["executor_kind"] is None else ExecutorKind(row["executor_kind"]),
+        node=row["node"],
     )
 
 

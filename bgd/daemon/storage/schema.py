@@ -273,6 +273,10 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN resources BLOB;
     ALTER TABLE attempts ADD COLUMN tokens BLOB;
     """,
+    """
+    -- Where a cluster runs an attempt.
+    ALTER TABLE attempts ADD COLUMN node TEXT;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -223,8 +223,10 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
 
 def _pid_row(item: AttemptPid) -> tuple[object, ...]:
     place = item.place
-    executor, kind = (None, None) if place is None else (place.executor, place.kind)
-    return (item.pid, item.started_at, item.since, executor, kind, item.job, item.attempt)
+    if place is None:
+        return (item.pid, item.started_at, item.since, None, None, None, item.job, item.attempt)
+    where = place.executor, place.kind, place.node
+    return (item.pid, item.started_at, item.since, *where, item.job, item.attempt)
 
 
 def _end_row(end: AttemptEnd) -> tuple[object, ...]:
@@ -245,6 +247,7 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
         end.run_seconds,
         None if place is None else place.executor,
         None if place is None else place.kind,
+        None if place is None else place.node,
         end.job,
         end.attempt,
     )
@@ -316,7 +319,7 @@ _RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
 _SAVE_PID = """
     UPDATE attempts SET pid = ?, started_at = ?,
                         started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged),
-                        executor = ?, executor_kind = ?
+                        executor = ?, executor_kind = ?, node = ?
     WHERE job = ? AND attempt = ?
 """
 
@@ -325,7 +328,8 @@ _END_ATTEMPT = """
                         pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
                         max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
                         run_seconds = ?, executor = coalesce(?, executor),
-                        executor_kind = coalesce(?, executor_kind), launcher = NULL
+                        executor_kind = coalesce(?, executor_kind), node = coalesce(?, node),
+                        launcher = NULL
     WHERE job = ? AND attempt = ?
 """
 

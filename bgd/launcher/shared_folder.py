@@ -1,0 +1,209 @@
+"""The folder that the launcher shares with the nodes of a cluster: it tells what became of an attempt there.
+
+Its file system may hang, so only forks of the launcher touch it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from bgd.launcher.children import Child, fork, read_all
+from bgd.launcher.context import Context
+from bgd.launcher.problems import CannotStart, one_line
+from bgd.wire.class_jobs import MAX_DOCUMENT
+from bgd.wire.launching import NotStarted
+from bgd.worker import NODE
+
+log = logging.getLogger(__name__)
+
+
+class Node(Struct, frozen=True):
+    """Where a program runs: the node's name, the program's pid there, and the step in Slurm."""
+
+    node: str
+    pid: int
+    step: str  # JOB.STEP, empty if Slurm did not say
+
+
+class NodeOutcome(Struct, frozen=True):
+    """How a program ended; `code` is negative for a signal. `problem`: it did not start."""
+
+    code: int
+    finished_at: float
+    problem: str = ""
+    leftovers: str = ""
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+
+
+class Found(Struct, frozen=True):
+    """What an attempt's folder holds.
+
+    `is_ours`: the launcher has the claim, so the program never runs. `is_lost`: there is no such folder.
+    `problem`: nobody knows what it holds.
+    """
+
+    is_ours: bool = False
+    is_lost: bool = False
+    problem: str = ""
+    node: Node | None = None
+    outcome: NodeOutcome | None = None
+    is_locked: bool = False
+
+
+class SharedFolder:
+    """The folder of one attempt, below `shared`; bgd/worker/node.py has what is in it."""
+
+    def __init__(self, context: Context, shared: str, name: str) -> None:
+        self._context = context
+        self._shared = shared
+        self.path = f"{shared}/{name}"
+        self.program = f"{shared}/{_PROGRAM}"
+
+    async def prepare(self) -> None:
+        """Make it, and the node's program beside it.
+
+        Raises:
+            CannotStart: that is not possible.
+        """
+        await self._in_fork(partial(_prepare, self.path, self.program))
+
+    async def look(self, submission: int) -> Found:
+        """Return what it holds, and claim this submission unless it has begun."""
+        try:
+            found = await self._in_fork(partial(_look, self.path, submission))
+        except CannotStart as error:
+            return Found(problem=str(error))
+        return msgspec.json.decode(found, type=Found)
+
+    async def result(self) -> bytes:
+        """Return what a class job has written as its result; b"" if that cannot be read."""
+        try:
+            return await self._in_fork(partial(_result, self.path))
+        except CannotStart as error:
+            log.warning("a result cannot be read: %s", error)
+            return b""
+
+    async def remove(self) -> None:
+        """Remove it; if that is not possible, leave it."""
+        with suppress(CannotStart):
+            await self._in_fork(partial(_remove, self.path))
+
+    async def ended(self, prefix: str) -> list[str]:
+        """Return the names of all folders beside it whose attempts have told how they ended."""
+        try:
+            return msgspec.json.decode(
+                await self._in_fork(partial(_ended, self._shared, prefix)), type=list[str]
+            )
+        except CannotStart:
+            return []
+
+    async def _in_fork(self, do: Callable[[], bytes]) -> bytes:
+        """Return what a fork returns, which may hang on the shared folder.
+
+        Raises:
+            CannotStart: the folder cannot be used.
+        """
+        while True:
+            try:
+                pid, reader = fork(partial(_answer, do))
+                break
+            except OSError as error:  # of the machine
+                log.warning("%s: %s; next try in %g s", self.path, error.strerror, _PAUSE)
+                await self._context.deadlines.timer(_PAUSE)
+        child = Child(pid, self._context.children)
+        text = await read_all(reader)
+        await child.wait()
+        self._context.children.take_usage(pid)
+        problem, _, answer = text.partition(b"\n")
+        if problem or not text:
+            words = problem.decode(errors="replace") or "it did not answer"
+            raise CannotStart(one_line(NotStarted.OTHER, f"the shared folder {self._shared}: {words}"))
+        return answer
+
+
+# --- What forks do in the shared folder. They write a problem on one line, or an answer below it.
+
+
+def _answer(do: Callable[[], bytes], writer: int) -> None:
+    try:
+        text = b"\n" + do()
+    except OSError as error:
+        text = f"{error.strerror}\n".encode()
+    while text:
+        text = text[os.write(writer, text) :]
+
+
+def _prepare(folder: str, program: str) -> bytes:
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  plain strings here
+    if not Path(program).exists():
+        _put(Path(program), _SOURCE, Path(folder, "program"))
+    return b""
+
+
+def _look(folder: str, submission: int) -> bytes:
+    """Return what the folder holds, and make the claim of this submission unless the node has."""
+    path = Path(folder)
+    claim = path / f"claim.{submission}"
+    try:
+        _put(claim, _OURS, path / f"claim.{submission}.launcher")
+    except FileNotFoundError:
+        return msgspec.json.encode(Found(is_lost=True))
+    # after that write, so that a network file system has no older state of the folder in its cache
+    text, outcome = claim.read_bytes(), None
+    if text == _OURS:
+        return msgspec.json.encode(Found(is_ours=True))
+    with suppress(FileNotFoundError):
+        outcome = msgspec.json.decode((path / "outcome").read_bytes(), type=NodeOutcome, strict=False)
+    node = msgspec.json.decode(text, type=Node)
+    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=_is_locked(path / "lock")))
+
+
+def _put(path: Path, content: bytes, new: Path) -> None:
+    """Make a file that is there as a whole or not at all, unless it is there."""
+    new.write_bytes(content)
+    with suppress(FileExistsError):
+        os.link(new, path)
+
+
+def _is_locked(path: Path) -> bool:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _result(folder: str) -> bytes:
+    with Path(folder, "result").open("rb") as file:
+        return file.read(MAX_DOCUMENT + 1)
+
+
+def _remove(folder: str) -> bytes:
+    for file in Path(folder).iterdir():
+        file.unlink()
+    Path(folder).rmdir()
+    return b""
+
+
+def _ended(shared: str, prefix: str) -> bytes:
+    names = [each.name for each in Path(shared).iterdir() if each.name.startswith(prefix)]
+    return msgspec.json.encode([name for name in names if Path(shared, name, "outcome").exists()])
+
+
+_PAUSE = 1.0  # seconds until the next try if the machine has no room for a process
+_OURS = b"launcher"
+_SOURCE = NODE.read_bytes()  # now, because an upgrade may replace it (R7)
+_PROGRAM = f"node-{zlib.crc32(_SOURCE):08x}.py"

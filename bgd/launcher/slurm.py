@@ -1,0 +1,595 @@
+"""Attempts on a Slurm cluster: each is one srun, and bgd/worker/node.py runs its program on the node.
+
+srun's exit code proves nothing, and srun may die while the program runs on. So an attempt has only ended once
+its node has reported how, or when Slurm's controller no longer has its job and nothing in its folder is
+locked. Until then nothing runs again. `claim.N` in the attempt's folder decides whether the N-th submission
+runs: if the launcher makes it first, that submission never will, whatever Slurm still does with it.
+
+Nothing here blocks the event loop: srun, squeue and scancel are processes, and the shared folder, whose file
+system may hang, is only touched by forks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import closing, suppress
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.clock import elapsed
+from bgd.core.job import Outcome
+from bgd.core.spec import StopSignal
+from bgd.launcher.children import Child, start_program
+from bgd.launcher.context import Context
+from bgd.launcher.controller import SRUN_COST, Controller
+from bgd.launcher.deadlines import Countdown
+from bgd.launcher.journal import Began
+from bgd.launcher.output import AttemptOutput, LogFile, bytes_logged
+from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.process import new_tag, set_tag
+from bgd.launcher.shared_folder import Found, Node, NodeOutcome, SharedFolder
+from bgd.launcher.spawn import StandardInput
+from bgd.launcher.tree import StopReason
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    Launch,
+    NotStarted,
+    SlurmStart,
+    log_name,
+)
+
+log = logging.getLogger(__name__)
+
+
+class _Report(Struct, frozen=True):
+    """One line of the node's program on srun's stderr."""
+
+    started: Node | None = None
+    ended: NodeOutcome | None = None
+
+
+class SlurmAttempt:
+    """One attempt on a cluster, with the interface of an Attempt.
+
+    `adopted`: the record of a launcher that has died; what it submitted may still run.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        context: Context,
+        controller: Controller,
+        started: Callable[[AttemptStarted], None],
+        grew: Callable[[], None],
+        adopted: Began | None = None,
+    ) -> None:
+        assert launch.slurm is not None  # noqa: S101  who makes one has looked
+        self.launch = launch
+        self._settings: SlurmStart = launch.slurm
+        self._context = context
+        self._report_start = started
+        self._grew = grew
+        self._adopted = adopted
+        self._controller = controller
+        self._name = job_name(launch.key)
+        self._folder = SharedFolder(context, self._settings.folder, self._name)
+        self._submission = adopted.submission if adopted else 1
+        self._started_at, self._since = time.time(), elapsed()
+        self._output: AttemptOutput | None = None
+        self._log_bytes, self._log_problem = 0, None if adopted is None else _UNLOGGED
+        self._said = bytearray()  # the end of what srun and Slurm wrote to stderr
+        self._line = bytearray()  # the beginning of its next line
+        self._node: Node | None = None
+        self._outcome: NodeOutcome | None = None
+        self._outcome_at = 0.0  # when srun passed it on, on the elapsed clock
+        self._result: bytes | None = None
+        self._limit: Countdown | None = None
+        # what is asked of it
+        self._reason: Outcome | None = None
+        self._grace = math.inf
+        self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_submitted = adopted is not None
+        self._may_hold = adopted is not None  # an allocation, which its srun may have been unable to release
+        self._is_lost = False  # its folder was removed, and with it the proof that it did not run
+        self._is_suspended = False
+        self._was_signalled = False
+        self._signals: list[int] = []  # for its start
+        self._sending = asyncio.Lock()
+
+    @property
+    def state(self) -> AttemptStarted:
+        """What a supervisor is told of it while it has not ended; it has no pid before it has a node."""
+        place = self.launch.place
+        if place is not None and self._node is not None:
+            place = replace(place, node=self._node.node)
+        pid = self._node.pid if self._node else None
+        return AttemptStarted(self.launch.key, pid, self._started_at, self._is_suspended, self._since, place)
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of its output so far."""
+        return self._output.log.total if self._output else self._log_bytes
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why output is missing from its log; None: no output is missing."""
+        return (self._output.log.problem if self._output else None) or self._log_problem
+
+    # --- what may be asked of it
+
+    def stop(self, reason: Outcome, grace: float, told: StopReason = StopReason.OTHER) -> None:  # noqa: ARG002
+        """Stop it. May be called again: the first reason and the shortest grace count."""
+        if self._reason is None:
+            self._reason = reason
+        was_suspended, self._is_suspended = self._is_suspended, False
+        if grace <= 0:
+            _settle_future(self._grace_over)
+        elif grace < self._grace:
+            self._grace = grace
+            self._context.deadlines.after(grace, partial(_settle_future, self._grace_over))
+        if not self._stop_asked.done():
+            self._stop_asked.set_result(None)
+            self._begin(self._bring_down(was_suspended=was_suspended))
+
+    def signal(self, signum: int, *, whole_tree: bool) -> None:  # noqa: ARG002  Slurm signals whole steps
+        """Signal its processes on the node, or as soon as they run."""
+        if self._node is None:
+            self._signals.append(signum)
+        elif self._outcome is None:
+            self._begin(self._send(signum))
+
+    def suspend(self) -> None:
+        """Stop its processes and its time limit, unless it is to end."""
+        if self._reason is not None or self._outcome is not None:
+            return
+        self._is_suspended = True
+        if self._limit is not None:
+            self._limit.pause()
+        self.signal(signal.SIGSTOP, whole_tree=True)
+
+    def resume(self) -> None:
+        """Undo `suspend`, and nothing else."""
+        if not self._is_suspended:
+            return
+        self._is_suspended = False
+        if self._limit is not None:
+            self._limit.resume()
+        self.signal(signal.SIGCONT, whole_tree=True)
+
+    def _begin(self, action: Coroutine[None, None, None]) -> None:
+        self._context.group.create_task(self._logged(action))
+
+    async def _logged(self, action: Coroutine[None, None, None]) -> None:
+        try:
+            await action
+        except Exception:  # raised further, it would cancel the task group, and so end every job
+            log.exception("job %d: the launcher could not do what was asked", self.launch.key.job)
+
+    async def _send(self, signum: int) -> None:
+        async with self._sending:  # in the order in which they were asked for
+            await self._controller.signal(self._name, self._node.step if self._node else "", signum)
+
+    async def _bring_down(self, *, was_suspended: bool) -> None:
+        """Keep it from starting; if it runs, send its stop signal, and KILL when the grace is over."""
+        if not self._is_submitted:
+            return  # and it never will be
+        if self._node is None and (await self._folder.look(self._submission)).is_ours:
+            await self._cancel_until_over()
+            return
+        first = signal.Signals[f"SIG{self.launch.stop_signal or StopSignal.TERM}"]
+        self._was_signalled = True
+        if not self._grace_over.done():
+            await self._send(first)
+            if was_suspended:
+                await self._send(signal.SIGCONT)
+            await asyncio.wait({self._grace_over, self._over}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._over.done():
+            await self._send(signal.SIGKILL)
+            await self._wait(_KILL_PATIENCE, self._over)
+        await self._cancel_until_over()
+
+    async def _cancel_until_over(self) -> None:
+        """Cancel its job in Slurm until that is gone."""
+        pause = _FIRST_PAUSE
+        while not self._over.done():
+            await self._controller.cancel(self._name)
+            await self._wait(pause, self._over)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    # --- its life
+
+    async def live(self) -> AttemptEnded:
+        """Run it; return how it ended when nothing of it is left in Slurm or on a node."""
+        try:
+            if self._adopted is None:
+                await self._folder.prepare()
+                await self._submit()
+            else:
+                await self._continue(self._adopted)
+            if self.launch.result and self._outcome is not None:
+                self._result = await self._folder.result()
+        except CannotStart as error:
+            return self._never_ran(Outcome.NOT_STARTED, str(error))
+        finally:
+            if self._limit is not None:
+                self._limit.pause()
+            self._close_output()
+            _settle_future(self._over)
+        return self._ended()
+
+    def abandon(self, problem: str) -> AttemptEnded:
+        """Return an end with outcome `unknown` after an error in the launcher."""
+        return self._end(Outcome.UNKNOWN, problem=problem)
+
+    async def clean_up(self) -> None:
+        """Release what it may still hold in Slurm, and remove its folder; call it once its end is on disk."""
+        if self._may_hold:
+            await self._controller.release(self._name)
+        await self._folder.remove()
+
+    async def _continue(self, began: Began) -> None:
+        """Find out what became of a dead launcher's attempt; submit it again if it never started."""
+        self._started_at = began.started_at
+        self._log_bytes = bytes_logged(self._log_path)
+        if began.ran_since is not None:
+            self._since = began.ran_since
+        await self._settle(is_gone=True)
+        if self._never_started and self._reason is None:
+            self._submission += 1
+            self._log_problem = None
+            await self._submit()
+
+    async def _submit(self) -> None:
+        """Submit it until Slurm takes it; return when nothing of it is left there.
+
+        Raises:
+            CannotStart: Slurm refuses it.
+        """
+        pause = _FIRST_PAUSE
+        while self._reason is None:
+            if not await self._controller.admit(SRUN_COST, self._stop_asked):
+                return
+            self._said.clear()
+            code = await self._run_srun()
+            if self._outcome is not None:
+                # else srun has released the allocation
+                self._may_hold = code < 0 or elapsed() - self._outcome_at > _RELEASE_PATIENCE
+                return
+            await self._settle(is_gone=code < 0)
+            if not self._never_started or self._reason is not None:
+                return
+            self._submission += 1
+            words = self._said.decode(errors="replace")
+            if code >= 0 and not any(each in words for each in _AWAY):
+                raise CannotStart(
+                    one_line(NotStarted.OTHER, f"Slurm says: {_last_line(words) or f'code {code}'}")
+                )
+            log.warning(
+                "job %d: Slurm is away (%s); next try in %g s", self.launch.key.job, _last_line(words), pause
+            )
+            await self._wait(pause, self._stop_asked)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    @property
+    def _never_started(self) -> bool:
+        return self._node is None and self._outcome is None and not self._is_lost
+
+    async def _run_srun(self) -> int:
+        """Run srun to its end; return its exit code, or the negated number of the signal that ended it."""
+        launch, context = self.launch, self._context
+        self._output, tag = self._new_output(), new_tag()
+        self._began(self._output.inode, tag)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reader, False)
+        context.readers.add(reader, partial(self._read_messages, reader))
+        try:
+            with closing(StandardInput(replace(launch, stdin_path=None), context.state)) as given:
+                standard_input = context.null if given.fd is None else given.fd
+                standard = (standard_input, self._output.job_end, writer)
+                self._is_submitted = True
+                srun = self._start(standard, tag)
+        finally:
+            os.close(writer)
+        self._report_start(self.state)
+        try:
+            code = await srun.wait()
+            context.children.take_usage(srun.pid)
+            self._read_messages(reader)
+        finally:
+            context.readers.remove(reader)
+            os.close(reader)
+        if self._node is not None and not self._output.drain():
+            over = context.deadlines.timer(_OUTPUT_PATIENCE)
+            await self._output.ended(over)
+            over.cancel()
+        self._close_output()
+        return code
+
+    def _start(self, standard: tuple[int, int, int], tag: int | None) -> Child:
+        argv = self._srun()
+        path = self._controller.program("srun")
+        try:
+            set_tag(tag)
+            pid = start_program(path, argv, self._environment(), standard)
+        except (OSError, ValueError) as error:
+            raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
+        finally:
+            set_tag(None)
+        return Child(pid, self._context.children)
+
+    def _srun(self) -> list[str]:
+        launch = self.launch
+        has_input = launch.stdin is not None
+        stdin = launch.stdin_path or ("-" if has_input else os.devnull)
+        # one task; its output as it comes; nothing of srun's own but errors
+        return [
+            "srun",
+            *self._settings.options,
+            *("--nodes=1", "--ntasks=1", "--unbuffered", "--quiet", "--chdir=/"),
+            f"--job-name={self._name}",
+            *([] if has_input else ["--input=none"]),
+            *(self._settings.python, "-I", "-S", self._folder.program),
+            *(self._folder.path, str(self._submission)),
+            *(
+                f"{launch.grace:g}",
+                launch.cwd,
+                f"{launch.umask:o}",
+                stdin,
+                "1" if launch.result else "0",
+                *launch.argv,
+            ),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """Return the job's environment without what would change the meaning of srun's arguments.
+
+        It has no mark of the attempt: a node may be this machine, where the sweep ends marked processes.
+        """
+        kept = {
+            name: value for name, value in self.launch.env.items() if not name.startswith(("SLURM_", "SRUN_"))
+        }
+        return {"PYTHONUNBUFFERED": "1", **kept, **self._controller.environment}
+
+    def _began(self, pipe: int, tag: int | None) -> None:
+        """Note in the journal that it is submitted, for a later launcher, even one after a reset."""
+        ran_since = None if self._node is None else self._since
+        began = Began(
+            *(self.launch.key, pipe, self._since, self._started_at, tag),
+            launch=self.launch,
+            submission=self._submission,
+            ran_since=ran_since,
+        )
+        self._context.journal.add_step(began, durable=True)
+
+    # --- what srun and the node say
+
+    def _read_messages(self, reader: int) -> None:
+        """Take what is there now on srun's stderr: reports of the node, and words for people."""
+        with suppress(BlockingIOError):
+            while part := os.read(reader, _PART):
+                *lines, rest = bytes(self._line + part).split(b"\n")
+                self._line[:] = rest[-_PART:]
+                for line in lines:
+                    self._read_line(line)
+            self._context.readers.remove(reader)  # at its end it would be readable for ever
+
+    def _read_line(self, line: bytes) -> None:
+        _, mark, text = line.partition(_MARK)
+        if not mark:
+            self._said += line + b"\n"
+            del self._said[:-_PART]
+            return
+        try:
+            report = _decode_report(text)
+        except msgspec.MsgspecError:
+            log.warning("job %d: its node reports what cannot be read", self.launch.key.job)
+            return
+        if report.started is not None:
+            self._runs_on(report.started)
+        if report.ended is not None:
+            self._outcome, self._outcome_at = report.ended, elapsed()
+
+    def _runs_on(self, node: Node) -> None:
+        """Report that it runs, and do what was asked of it before."""
+        launch = self.launch
+        self._node = node
+        if self._adopted is None or self._adopted.ran_since is None:
+            self._started_at, self._since = time.time(), elapsed()
+        if self._output is not None:
+            self._began(self._output.inode, None)
+            self._output.begin(partial(self._output_moved, self._output.log))
+        time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
+        seconds = None if not launch.timeout else max(self._since + launch.timeout - elapsed(), 0.0)
+        self._limit = Countdown(self._context.deadlines, seconds, time_out)
+        if self._is_suspended:
+            self._limit.pause()
+        self._report_start(self.state)
+        for signum in self._signals:
+            self._begin(self._send(signum))
+
+    def _output_moved(self, written: LogFile) -> None:
+        if self.launch.log_kill and written.is_over_cap and self._reason is None:
+            self.stop(Outcome.LOG_LIMIT, 0.0)
+        self._grew()
+
+    async def _settle(self, *, is_gone: bool) -> None:
+        """Return once its node has told how it ended, or nothing of it can be left, or it never started.
+
+        `is_gone`: srun may have died before the controller had heard all of it, so one answer is too little.
+        """
+        absent, pause, has_warned = 0, _FIRST_PAUSE, False
+        while True:
+            found = await self._folder.look(self._submission)
+            self._outcome = self._outcome or found.outcome
+            self._is_lost = found.is_lost
+            if found.node is not None and self._node is None:
+                self._runs_on(found.node)
+            if self._outcome is not None:
+                self._may_hold = True
+                return
+            if found.is_locked and not found.problem:
+                absent, pause = 0, min(pause, _LOCKED_PAUSE)  # it runs, so Slurm need not be asked
+                await self._wait(pause)
+                pause *= 2
+                continue
+            jobs = await self._controller.jobs()
+            is_listed = jobs is not None and self._name in jobs
+            absent = absent + 1 if jobs is not None and not is_listed else 0
+            if absent > (is_gone and not found.is_ours) and not found.problem:
+                return
+            if is_listed and found.is_ours:
+                await self._controller.cancel(self._name)
+                pause = min(pause, _LOCKED_PAUSE)
+            if not has_warned and pause > _LONG:
+                has_warned = True
+                log.warning(
+                    "job %d: nobody knows yet how it ended: %s", self.launch.key.job, _why(jobs, found)
+                )
+            await self._wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _wait(self, seconds: float, *until: asyncio.Future[None]) -> None:
+        """Return after this many seconds, or once something is done."""
+        over = self._context.deadlines.timer(seconds)
+        await asyncio.wait({over, *until}, return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+
+    # --- its output and its end
+
+    @property
+    def _log_path(self) -> str:
+        return f"{self._context.logs}/{log_name(self.launch.key.job, self.launch.key.attempt)}"
+
+    def _new_output(self) -> AttemptOutput:
+        launch, context = self.launch, self._context
+        keeps_tail, null, folder = not launch.log_kill, context.null, context.log_folder
+        log_file = LogFile(self._log_path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder)
+        return AttemptOutput(log_file, context.readers, with_terminal=False)
+
+    def _close_output(self) -> None:
+        if self._output is not None:
+            self._log_bytes, self._log_problem = self._output.log.total, self._output.log.problem
+            self._output.close()
+            self._output = None
+
+    def _never_ran(self, outcome: Outcome, problem: str | None) -> AttemptEnded:
+        key = self.launch.key
+        return AttemptEnded(key=key, outcome=outcome, finished_at=time.time(), problem=problem)
+
+    def _ended(self) -> AttemptEnded:
+        reason, seen = self._reason, self._outcome
+        if seen is None and self._node is None and not self._is_lost:
+            return self._never_ran(reason or Outcome.CANCELLED, None)
+        if seen is None and reason is not None:
+            return self._end(reason, signum=signal.SIGKILL)
+        if seen is None:
+            return self._end(
+                Outcome.UNKNOWN, problem=f"it is gone from {self._where}, and nobody saw how it ended"
+            )
+        if seen.problem:
+            return self._never_ran(Outcome.NOT_STARTED, one_line_of(seen.problem))
+        code = seen.code
+        if reason is not None and self._was_signalled and not (reason is Outcome.INTERRUPTED and code == 0):
+            outcome = reason
+        elif code < 0:
+            outcome = Outcome.SIGNAL
+        else:
+            outcome = Outcome.EXIT if code else Outcome.SUCCEEDED
+        return self._end(outcome, code=code if code >= 0 else None, signum=-code if code < 0 else None)
+
+    @property
+    def _where(self) -> str:
+        return f"node {self._node.node}" if self._node else "Slurm"
+
+    def _end(
+        self, outcome: Outcome, code: int | None = None, signum: int | None = None, problem: str | None = None
+    ) -> AttemptEnded:
+        seen, result = self._outcome, self._result
+        return AttemptEnded(
+            key=self.launch.key,
+            outcome=outcome,
+            exit_code=code,
+            signal=signum,
+            started_at=self._started_at,
+            finished_at=time.time(),  # the node's clock may be another
+            user_seconds=seen.user_seconds if seen else None,
+            system_seconds=seen.system_seconds if seen else None,
+            max_rss_bytes=seen.max_rss_bytes if seen else None,
+            log_bytes=self.log_bytes,
+            problem=problem or self.log_problem,
+            result=None if result is None else result or self.launch.usual_result,
+            log_problem=self.log_problem,
+            run_seconds=elapsed() - self._since if self._node else None,
+            leftovers=(seen.leftovers or None) if seen else None,
+        )
+
+
+async def release_leftovers(
+    context: Context, controller: Controller, launch: Launch, known: set[str]
+) -> None:
+    """Release what attempts of earlier launchers may hold in Slurm that had ended while it was away.
+
+    `known`: the names of the attempts that this launcher sees to.
+    """
+    assert launch.slurm is not None  # noqa: S101  as above
+    prefix = f"bgd-{launch.key.store}-"
+    for name in await SharedFolder(context, launch.slurm.folder, "").ended(prefix):
+        if name not in known:
+            await controller.release(name)
+            await SharedFolder(context, launch.slurm.folder, name).remove()
+
+
+def job_name(key: AttemptKey) -> str:
+    """Return the name of an attempt's job in Slurm, which no other attempt ever has."""
+    return f"bgd-{key.store}-{key.job}-{key.attempt}"
+
+
+def one_line_of(text: str) -> str:
+    """Return foreign text on one line."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _why(jobs: dict[str, str] | None, found: Found) -> str:
+    if found.problem:
+        return found.problem
+    return "Slurm's controller does not answer" if jobs is None else "Slurm still has its job"
+
+
+def _last_line(words: str) -> str:
+    lines = [
+        line.removeprefix("srun: ").removeprefix("error: ") for line in words.splitlines() if line.strip()
+    ]
+    return lines[-1] if lines else ""
+
+
+def _settle_future(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_MARK = b"bgd-node: "
+_PART = 1 << 12  # bytes of srun's stderr that are kept
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
+_RELEASE_PATIENCE = 2.0  # seconds; srun takes longer, and then gives up silently, if the controller is away
+_LOCKED_PAUSE = 2.0  # seconds until the lock of a program without srun is looked at again
+_LONG = 4.0  # seconds between two questions from which on a warning is logged
+_KILL_PATIENCE = 5.0  # seconds for a killed step to be gone
+_OUTPUT_PATIENCE = 5.0  # seconds for srun's second process to end after the first
+_UNLOGGED = "its launcher died: what it wrote since then is missing"
+# what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c
+_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
+
+_decode_report = msgspec.json.Decoder(_Report, strict=False).decode

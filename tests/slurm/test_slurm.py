@@ -1,0 +1,188 @@
+"""Jobs on a real Slurm of two nodes: output, ends, stops, and what the daemon says of them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from bgd import Outcome, Refused, State
+from tests.support import DEADLINE, wait_until
+
+
+def on_cluster(client, script: str, **options):
+    return client.submit(["sh", "-c", script], executor="cluster", **options)
+
+
+def started(job, text: str = "ready\n"):
+    """Return the job once it has written this."""
+    wait_until(lambda: text in written(job))
+    return job
+
+
+def written(job) -> str:
+    """Return what a job has written so far; its output() would wait for its end."""
+    [*_, latest] = job.attempts() or [None]
+    path = Path(latest.log_path) if latest else None
+    return path.read_text() if path and path.exists() else ""
+
+
+def test_a_job_runs_on_a_node_with_its_output_in_order_and_its_code(daemon, client):
+    script = "i=0; while [ $i -lt 50 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf end; exit 7"
+
+    job = on_cluster(client, script).wait(DEADLINE)
+
+    assert (job.state, job.outcome, job.exit_code) == (State.FAILED, Outcome.EXIT, 7)
+    lines = [f"{stream} {number}\n" for number in range(50) for stream in ("out", "err")]
+    assert job.output() == "".join(lines) + "end"
+    [attempt] = job.attempts()
+    assert (attempt.executor, attempt.executor_kind) == ("cluster", "slurm")
+    assert attempt.node in {"n1", "n2"}
+    assert attempt.max_rss_bytes > 1_000_000
+    assert f"ran on     cluster, node {attempt.node}\n" in daemon.bgctl("show", str(job.id)).stdout
+
+
+def test_a_job_of_a_bound_queue_gets_folder_umask_input_and_environment(daemon, client):
+    script = "pwd; umask; cat; echo $COLOUR $BGD_ATTEMPT $SLURM_CPUS_PER_TASK; env | grep -c ^BGD_RUN="
+    options = {"cwd": "/usr", "umask": 0o027, "input": "given\n", "env": {"COLOUR": "red"}, "cpus": 2}
+
+    job = client.submit(["sh", "-c", script], queue="big", retries=0, **options).wait(DEADLINE)
+
+    assert job.output() == "/usr\n0027\ngiven\nred 1 2\n0\n"
+    source = daemon.folder / "input"
+    source.write_text("from a file")
+    assert on_cluster(client, "cat", stdin=str(source)).wait(DEADLINE).output() == "from a file"
+    assert on_cluster(client, "cat; echo nothing").wait(DEADLINE).output() == "nothing\n"
+
+
+def test_output_is_live_and_a_running_job_names_its_node(daemon, client):
+    job = started(on_cluster(client, "echo ready; while [ ! -e go ]; do sleep 0.05; done", cwd=daemon.folder))
+
+    wait_until(lambda: job.attempts()[0].node in {"n1", "n2"})
+    [attempt] = job.attempts()
+    assert attempt.pid > 0
+    assert f"runs on    cluster, node {attempt.node}\n" in daemon.bgctl("show", str(job.id)).stdout
+    (daemon.folder / "go").touch()
+    assert job.wait(DEADLINE).state is State.SUCCEEDED
+
+
+def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
+    hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2)) for _ in "12"]
+    job = on_cluster(client, "echo ran")
+
+    wait_until(lambda: job.attempts() and job.attempts()[0].executor == "cluster")
+
+    assert "runs on    cluster: it waits there for a node\n" in daemon.bgctl("show", str(job.id)).stdout
+    job.cancel()
+    assert job.wait(DEADLINE).state is State.CANCELLED
+    assert job.output() == ""
+    for hog in hogs:
+        hog.cancel()
+        assert hog.wait(DEADLINE).state is State.CANCELLED
+
+
+def test_cancel_sends_the_stop_signal_and_kill_after_the_grace_time(client):
+    polite = started(
+        on_cluster(client, "trap 'echo bye; exit 3' INT; echo ready; sleep 1000 & wait", stop_signal="INT")
+    )
+    deaf = started(on_cluster(client, "trap '' TERM; echo ready; while :; do sleep 0.1; done"))
+
+    polite.cancel()
+    deaf.cancel()
+
+    assert polite.wait(DEADLINE).outcome is Outcome.CANCELLED
+    assert polite.output() == "ready\nbye\n"
+    assert polite.exit_code == 3
+    assert "sleep (pid " in polite.attempts()[0].leftovers  # a background process of a shell ignores INT
+    assert deaf.wait(DEADLINE).outcome is Outcome.CANCELLED
+    assert deaf.signal == signal.SIGKILL
+
+
+def test_a_time_limit_counts_from_the_start_on_the_node(client):
+    job = on_cluster(client, "echo ready; sleep 1000", timeout=0.5, rerun=False).wait(DEADLINE)
+
+    assert (job.state, job.outcome) == (State.FAILED, Outcome.TIMEOUT)
+    assert job.output().startswith("ready\n")  # the shell may say that its program was terminated
+
+
+def test_signals_and_suspension_reach_the_node(client):
+    job = started(on_cluster(client, "trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"))
+
+    client.signal([job], signal.SIGUSR1)
+    wait_until(lambda: written(job).count("got\n") == 1)
+    client.suspend([job])
+    client.signal([job], signal.SIGUSR1)
+    client.continue_([job])
+    wait_until(lambda: written(job).count("got\n") == 2)
+    client.signal([job], signal.SIGKILL)
+    ended = job.wait(DEADLINE)
+
+    assert ended.state is State.FAILED
+    assert ended.outcome is Outcome.UNKNOWN  # the program on the node that would have told died with it
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "problem"),
+    [
+        (["no-such-program"], {}, "program not found: no-such-program on node n"),
+        (["/etc/passwd"], {}, "not executable: /etc/passwd on node n"),
+        (["true"], {"cwd": "/nowhere", "check": False}, "no such directory: /nowhere on node n"),
+        (
+            ["true"],
+            {"cpus": 64},
+            "cannot start: Slurm says: Unable to allocate resources: Requested node config",
+        ),
+        (
+            ["true"],
+            {"memory": 10**13},
+            "cannot start: Slurm says: Unable to allocate resources: Requested node",
+        ),
+    ],
+    ids=["program", "permission", "folder", "cpus", "memory"],
+)
+def test_what_prevents_a_start_is_said(client, argv, options, problem):
+    job = client.submit(argv, executor="cluster", **options).wait(DEADLINE)
+
+    assert (job.state, job.outcome) == (State.FAILED, Outcome.NOT_STARTED)
+    assert job.problem.startswith(problem)
+
+
+def test_a_class_job_returns_its_result_from_the_node(client):
+    job = client.call("work:where", args=[41], executor="cluster").wait(DEADLINE)
+    failing = client.call("work:fail", executor="cluster", retries=0).wait(DEADLINE)
+
+    node, number = job.result()
+    assert node == job.attempts()[0].node
+    assert number == 42
+    assert job.output() == f"on {node}\n"
+    assert (failing.outcome, failing.problem) == (Outcome.ERROR, "ValueError: as asked")
+
+
+def test_a_job_gets_a_gpu_of_the_node(client):
+    assert on_cluster(client, "echo $SLURM_GPUS_ON_NODE", gpus=1).wait(DEADLINE).output() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"executor": "cluster", "pty": True}, "pty is for jobs of this machine"),
+        (
+            {"executor": "cluster", "memory_max": 10**8},
+            "memory_max is for jobs of this machine.*memory is for Slurm",
+        ),
+        ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for jobs of this machine"),
+        ({"cpus": 2}, "cpus is for jobs on Slurm, and executor local"),
+        ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on Slurm"),
+    ],
+)
+def test_what_an_executor_cannot_do_is_refused(client, options, words):
+    with pytest.raises(Refused, match=words):
+        client.submit(["true"], **options)
+
+
+def test_nothing_is_left_in_slurm_or_on_the_shared_folder(slurm, daemon, client):
+    started(on_cluster(client, "echo ready; sleep 1000")).cancel()
+
+    wait_until(lambda: slurm.jobs() == [])
+    wait_until(lambda: not [path for path in (daemon.folder / "shared").iterdir() if path.is_dir()])

@@ -1,0 +1,184 @@
+"""What dies while jobs are on a real Slurm: none starts twice, and each end is the true one or unknown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bgd import Outcome, State
+from tests.slurm.test_slurm import on_cluster, started, written
+from tests.support import DEADLINE, wait_until
+
+
+@pytest.fixture
+def gate():
+    """A file that jobs wait for, and a file in which each start of one leaves a line."""
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:  # pytest's own folders are root's alone
+        Path(folder).chmod(0o777)
+        yield Gate(Path(folder))
+
+
+class Gate:
+    def __init__(self, folder) -> None:
+        self._folder = folder
+
+    def script(self, then: str) -> str:
+        """Return a script that notes its start and waits until the gate is open."""
+        gate = f"while [ ! -e {self._folder}/open ]; do sleep 0.02; done"
+        return f"echo start >>{self._folder}/starts; echo ready; {gate}; {then}"
+
+    def open(self) -> None:
+        (self._folder / "open").touch()
+
+    @property
+    def starts(self) -> int:
+        path = self._folder / "starts"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def pids_of(name: str, job) -> list[int]:
+    """Return the processes of this program that work for a job."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"{name}.*bgd-[0-9a-f]*-{job.id}-"], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def name_of(job) -> str:
+    """Return the end of the job's name in Slurm."""
+    return f"-{job.id}-{job.refresh().attempt}"
+
+
+def kill(*pids: int) -> None:
+    for signum in (signal.SIGSTOP, signal.SIGKILL):  # none of them reacts to the end of another
+        for pid in pids:
+            os.kill(pid, signum)
+
+
+def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, client, gate):
+    job = started(on_cluster(client, gate.script("echo after; exit 5")))
+
+    daemon.process.kill()
+    daemon.process.wait()
+    gate.open()
+    daemon.start()
+
+    ended = job.wait(DEADLINE)
+    assert (ended.exit_code, gate.starts) == (5, 1)
+    assert ended.output() == "ready\nafter\n"
+
+
+def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, gate):
+    job = started(on_cluster(client, gate.script("exit 6"), rerun=True))
+    local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"]))
+
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+
+    assert local.wait(DEADLINE).outcome is Outcome.UNKNOWN
+    assert client.submit(["echo", "local"]).wait(DEADLINE).output() == "local\n"
+    assert job.refresh().state is State.RUNNING
+    gate.open()
+    ended = job.wait(DEADLINE)
+    assert ended.attempts()[0].exit_code == 6
+    assert ended.attempts()[0].node in {"n1", "n2"}
+
+
+def test_a_cancel_reaches_a_job_whose_launcher_was_killed(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 6")))
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
+
+    job.cancel()
+
+    assert job.wait(DEADLINE).state is State.CANCELLED
+    wait_until(lambda: slurm.jobs() == [])
+    assert gate.starts == 1
+
+
+def test_srun_is_killed_and_the_end_is_read_from_the_shared_folder(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 4")))
+
+    kill(*pids_of("^srun", job))
+    gate.open()
+
+    assert job.wait(DEADLINE).exit_code == 4
+    assert gate.starts == 1
+    wait_until(lambda: slurm.jobs() == [])
+
+
+def test_a_job_that_nobody_saw_end_is_unknown_and_runs_again_only_if_it_may(client, gate):
+    once = started(on_cluster(client, gate.script("exit 0")))
+    again = started(on_cluster(client, gate.script("echo after"), rerun=True))
+
+    for job in (once, again):
+        kill(*pids_of("^/usr/bin/python3", job))
+
+    assert once.wait(DEADLINE).outcome is Outcome.UNKNOWN
+    wait_until(lambda: len(again.attempts()) == 2)
+    started(again)
+    assert again.attempts()[0].outcome is Outcome.UNKNOWN
+    gate.open()
+    assert again.wait(DEADLINE).state is State.SUCCEEDED
+    assert gate.starts == 3
+
+
+def test_a_job_that_waits_is_cancelled_while_the_controller_is_away(slurm, client):
+    waiting = client.submit(["echo", "never"], executor="later")
+    wait_until(lambda: slurm.jobs() == [f"bgd-{client.info().store_id}-{waiting.id}-1"])
+
+    slurm.kill_controller(name_of(waiting))
+    waiting.cancel()
+    slurm.start_controller()
+
+    assert waiting.wait(2 * DEADLINE).state is State.CANCELLED
+    assert waiting.output() == ""
+    wait_until(lambda: slurm.jobs() == [])
+
+
+def test_a_lost_node_does_not_make_a_job_run_twice(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 9"), rerun=True))
+    wait_until(lambda: job.attempts()[0].node)
+    node = job.attempts()[0].node
+
+    slurm.lose_node(node)
+    wait_until(lambda: not pids_of("^srun", job))
+    assert job.refresh().state is State.RUNNING  # its program still runs
+    gate.open()
+
+    job.wait(DEADLINE)
+    assert (job.attempts()[0].exit_code, gate.starts) == (9, 1)
+    slurm.return_node(node)
+
+
+def test_a_preempted_job_is_no_success(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 0"), cpus=2))
+    urgent = subprocess.Popen(
+        ["srun", "-p", "high", "-N2", "-c2", "--mem=100M", "true"],
+        env=os.environ | {"SLURM_CONF": str(slurm.configuration)},
+    )
+
+    assert job.wait(DEADLINE).state is State.FAILED
+    assert job.outcome in {Outcome.SIGNAL, Outcome.UNKNOWN}
+    assert urgent.wait(DEADLINE) == 0
+    assert written(job) == "ready\n"
+
+
+def test_without_a_controller_jobs_end_truly_and_new_ones_wait(slurm, client, gate):
+    # the last one: a controller that comes back may take a minute to release a node
+    running = started(on_cluster(client, gate.script("exit 3")))
+
+    slurm.kill_controller(name_of(running))
+    waiting = on_cluster(client, gate.script("exit 2"))
+    wait_until(lambda: pids_of("^srun", waiting))
+    assert client.submit(["echo", "local"]).wait(DEADLINE).output() == "local\n"
+    gate.open()
+    assert running.wait(DEADLINE).exit_code == 3
+    slurm.start_controller()
+
+    assert waiting.wait(2 * DEADLINE).exit_code == 2
+    assert gate.starts == 2

@@ -1,0 +1,196 @@
+"""A Slurm of two nodes on this machine, of Debian's slurmctld and slurmd, without systemd and munge.
+
+It needs root. Jobs are for another user, because root is exempt from the request limit.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.support import wait_until
+
+USER = "nobody"
+# with the right to read what root has: the interpreter may be in root's home
+AS_USER = (
+    *("setpriv", f"--reuid={USER}", "--regid=nogroup", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+NODES = ("n1", "n2")
+CPUS = 2  # of each node
+
+CONFIGURATION = """
+ClusterName=two
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/slurm
+CredType=auth/slurm
+AuthInfo=use_client_ids
+SlurmctldPort={port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_interval=1
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=2
+MinJobAge=60
+SlurmctldParameters=rl_enable,rl_bucket_size=100,rl_refill_rate=40
+SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+GresTypes=gpu
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs={cpus} \\
+    RealMemory=8000 Gres=gpu:1
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=1 State=UP
+PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+
+def what_is_missing() -> str | None:
+    """Return why there can be no Slurm here; None: there can be one."""
+    if os.geteuid() != 0:
+        return "NOT TESTED: only root can start slurmd for another user"
+    missing = [
+        name for name in ("slurmctld", "slurmd", "srun", "squeue", "scancel") if not shutil.which(name)
+    ]
+    if missing:
+        return f"NOT TESTED: there is no {missing[0]}: apt-get install slurmctld slurmd slurm-client"
+    can_become = subprocess.run([*AS_USER, "true"], capture_output=True, text=True, check=False)
+    if can_become.returncode:
+        return f"NOT TESTED: nobody can be {USER} here: {can_become.stderr}"
+    return None
+
+
+class TwoNodes:
+    """The two nodes and their controller; its files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.configuration = folder / "slurm.conf"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Write the configuration, start everything, and wait until both nodes are idle."""
+        self.folder.chmod(0o755)
+        (self.folder / "state").mkdir()
+        key = self.folder / "slurm.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o600)
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        (self.folder / "gres.conf").write_text("Name=gpu Count=1 File=/dev/null\n")
+        ports = free_ports(3)
+        host = socket.gethostname().partition(".")[0]
+        self.configuration.write_text(
+            CONFIGURATION.format(
+                folder=self.folder, host=host, port=ports[0], first=ports[1], second=ports[2], cpus=CPUS
+            )
+        )
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self.wait_until_idle()
+
+    def stop(self) -> None:
+        """Stop everything, also what jobs left."""
+        try:
+            if "controller" in self._processes:
+                self.run("scancel", f"--user={USER}", "--signal=KILL")
+                wait_until(lambda: not self.run("squeue", "-h", "--states=running,pending"))
+        finally:
+            self._end_processes()
+
+    def _end_processes(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start_controller(self) -> None:
+        self._start("controller", "slurmctld", "-D")
+
+    def kill_controller(self, *names: str) -> None:
+        """Kill slurmctld once it has saved the jobs of these names: it kills running ones that it forgets."""
+        saved = self.folder / "state/job_state"
+        wait_until(lambda: all(saved.exists() and each.encode() in saved.read_bytes() for each in names))
+        self._kill("controller")
+
+    def start_node(self, node: str) -> None:
+        self._start(node, "slurmd", "-D", "-N", node)
+
+    def lose_node(self, node: str) -> None:
+        """Kill the node's slurmd and tell the controller; its jobs run on, as without a network."""
+        self._kill(node)
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
+    def return_node(self, node: str) -> None:
+        """Undo `lose_node`; return when all nodes are idle."""
+        self.start_node(node)
+        self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        self.wait_until_idle()
+
+    def wait_until_idle(self) -> None:
+        """Wait until no job is on any node, and both can take one."""
+        wait_until(lambda: self.run("sinfo", "-h", "-N", "-o", "%N %T", "-p", "main") == "n1 idle\nn2 idle\n")
+
+    def jobs(self) -> list[str]:
+        """Return the names of all jobs in Slurm."""
+        return self.run("squeue", "-h", "-o", "%j").split()
+
+    def run(self, *argv: str) -> str:
+        """Return what one of Slurm's programs prints, run by root."""
+        environment = os.environ | {"SLURM_CONF": str(self.configuration)}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        return done.stdout
+
+    def _start(self, name: str, *argv: str) -> None:
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._processes[name] = subprocess.Popen(
+                [*argv, "-f", str(self.configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def _kill(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports in a row that nobody listens on now."""
+    for first in range(17_100 + os.getpid() % 1000, 60_000, count):
+        ports = list(range(first, first + count))
+        if all(map(_is_free, ports)):
+            return ports
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
