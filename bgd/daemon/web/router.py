@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -19,7 +20,6 @@ from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
-from bgd.daemon.web.static_files import static_response
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
 
@@ -133,7 +133,10 @@ class Router:
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
 
     async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
-        if (response := static_response(request, name)) is None:
+        # imported late, like the templates: a daemon whose pages nobody looks at does not read them
+        from bgd.daemon.web.static_files import static_response  # noqa: PLC0415
+
+        if (response := await asyncio.to_thread(static_response, request, name)) is None:
             raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
         return PageResponse(response)
 
