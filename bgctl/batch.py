@@ -26,7 +26,7 @@ from bgctl.batch_lines import (
     documents,
     portions_of_lines,
 )
-from bgctl.commands import say_once_what_a_reboot_does
+from bgctl.commands import say_once_what_a_reboot_does, say_what_is_not_passed_on
 from bgctl.common import client, global_options, print_json, say
 from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.joblog import JobLog
@@ -100,6 +100,7 @@ def batch_command(
         raise click.UsageError("--resume needs --joblog FILE, which says what has run")
     with client(autostart=True) as daemon, _opened(path) as source:
         options, caller = job_options(daemon, given), Caller()
+        say_what_is_not_passed_on(options)
         maker = SpecMaker(options, caller)
         spec_of = kind.spec_of(maker, None if kind.no_check else ProgramCheck(options, caller))
         log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)

@@ -181,7 +181,7 @@ class Ends:
     def _note_end(self, job_id: int, ended: set[int]) -> None:
         if self._lines.of(job_id):
             ended.add(job_id)
-        elif job_id > self._lines.newest_job:
+        elif job_id > self._lines.newest_job and not self._is_all_known:
             self._early.add(job_id)
 
     def _add_run(self, run: Run) -> set[int]:

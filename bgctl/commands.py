@@ -69,9 +69,7 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
         )
     if shell:
         argv = ("/bin/sh", "-c", *argv)
-    if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
-        say(f"not passed on, because not UTF-8: {', '.join(names)}")
-        warnings.simplefilter("ignore", UserWarning)  # the client would warn again
+    say_what_is_not_passed_on(options)
     if options.get("stdin") == "-":
         options["input"] = _read_stdin()
         del options["stdin"]
@@ -94,6 +92,12 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
             say(note)
     say_once_what_a_reboot_does(daemon, options)
     return job
+
+
+def say_what_is_not_passed_on(options: JobOptions) -> None:
+    if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
+        say(f"not passed on, because not UTF-8: {', '.join(names)}")
+        warnings.simplefilter("ignore", UserWarning)  # the client would warn again
 
 
 def _say_if_input_waits(argv: Sequence[str]) -> None:

@@ -117,7 +117,8 @@ def hand_over(client: Client) -> list[Job]:
     reading: Job = client.submit(["cat"], input="text", at=1.5)
     call: Job = client.call("app:run", [1, "two"], {"three": 3.0}, retries=None, tags=["a"], input=b"bytes")
     many: list[Job] = client.submit_many([["true"], JobSpec(argv=("true",)), {"argv": ["true"], "slots": 2}])
-    return [first, make, line, later, reading, call, *many]
+    streamed: list[Job] = list(client.batch((["true"] for _ in range(3)), queue="mail", tags=["a"]))
+    return [first, make, line, later, reading, call, *many, *streamed]
 
 
 def ask(client: Client, job: Job) -> None:
@@ -183,6 +184,7 @@ def look_after(client: Client) -> None:
 async def hand_over_and_ask(client: AsyncClient) -> None:
     make: AsyncJob = await client.submit(["make"], priority=5, after=[3], key="nightly")
     call: AsyncJob = await client.call("app:run", args=["a"], kwargs={"x": 1}, after_any=[make])
+    streamed: list[AsyncJob] = [job async for job in client.batch([["true"]], retries=2)]
     many: list[AsyncJob] = await client.submit_many([["true"], {"target": "app:run", "args": [1]}])
     state: State = (await make.refresh()).state
     outcome: Outcome | None = (await make.wait(timeout=3)).outcome
@@ -190,7 +192,7 @@ async def hand_over_and_ask(client: AsyncClient) -> None:
     name: str | None = (await client.job()).name
     jobs: list[AsyncJob] = await client.jobs(states=["failed"], limit=3)
     done: list[AsyncJob] = await client.wait(jobs, timeout=3)
-    finished: AsyncIterator[AsyncJob] = client.as_finished(many)
+    finished: AsyncIterator[AsyncJob] = client.as_finished([*many, *streamed])
     data: list[bytes] = [part.data async for part in make.logs(follow=True)]
     async for event in client.events():
         what: str = event.what

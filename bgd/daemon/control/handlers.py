@@ -140,7 +140,7 @@ class RequestHandler:
             Refused: it cannot be a job.
         """
         self._actions.check([request.spec])
-        self._submit(request, [request.spec], actor, reply)
+        self._idempotency.remember(request, self._submit(request.id, [request.spec], actor, reply))
 
     def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
         """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
@@ -148,18 +148,14 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job.
         """
-        self._submit(parts[0], self._checked(parts), actor, reply)
+        self._remember(parts[0], self._submit(parts[0].id, self._checked(parts), actor, reply))
 
     def _submit(
-        self,
-        request: Submit | SubmitMany,
-        specs: list[JobSpec],
-        actor: Actor,
-        reply: Callable[[Reply], None],
-    ) -> None:
+        self, request_id: int, specs: list[JobSpec], actor: Actor, reply: Callable[[Reply], None]
+    ) -> SubmittedJobs:
         submitted = self._actions.submit(specs, actor.uid)
-        self._remember(request, submitted)
-        self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
+        self._supervisor.when_saved(lambda: reply(self._submitted(request_id, submitted)))
+        return submitted
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
@@ -185,7 +181,7 @@ class RequestHandler:
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
                 self._actions.check_dependency_limit(specs)  # all together, with those submitted meanwhile
-                self._check_place(parts, len(specs))  # other lines may have been taken meanwhile
+                self._check_place(parts)  # other lines may have been taken meanwhile
                 submitted = self._actions.submit(specs, actor.uid, finished, at)
                 self._remember(parts[0], submitted)
         await self._supervisor.saved()
@@ -262,20 +258,20 @@ class RequestHandler:
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
-        specs = [spec for part in parts for spec in part.specs]
-        self._check_place(parts, len(specs))
+        self._check_place(parts)
         place = parts[0].place
-        self._actions.check(specs, () if place is UNSET else list(lines_of(place)))
+        lines = () if place is UNSET else list(lines_of(place))
+        self._actions.check([spec for part in parts for spec in part.specs], lines)
         return [_with_environment(spec, part.env) for part in parts for spec in part.specs]
 
-    def _check_place(self, parts: list[SubmitMany], jobs: int) -> None:
+    def _check_place(self, parts: list[SubmitMany]) -> None:
         place = parts[0].place
         if place is not UNSET:
-            self._batches.check(place, jobs)
+            self._batches.check(place, sum(len(part.specs) for part in parts))
 
-    def _remember(self, request: Submit | SubmitMany, submitted: SubmittedJobs) -> None:
+    def _remember(self, request: SubmitMany, submitted: SubmittedJobs) -> None:
         """Note on disk, in the same transaction, which request made these jobs."""
-        if isinstance(request, SubmitMany) and request.place is not UNSET:
+        if request.place is not UNSET:
             self._batches.take(request.place, submitted.jobs)
         else:
             self._idempotency.remember(request, submitted)

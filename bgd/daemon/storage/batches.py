@@ -16,8 +16,6 @@ def save(db: sqlite3.Connection, runs: list[BatchRun], elapsed: float) -> None:
 
     `elapsed` is the present on the elapsed clock.
     """
-    if not runs:
-        return
     db.executemany(_INSERT, [(run.batch, run.line, run.job, run.count, elapsed) for run in runs])
     db.execute(_DELETE_OLD, (elapsed - KEPT_SECONDS,))
 

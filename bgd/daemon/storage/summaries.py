@@ -283,7 +283,7 @@ class UsualTimes:
     """How long jobs of each name usually take at most. It belongs to one connection."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, float | None]] = {}  # until when, and the figure
+        self._known: dict[str, tuple[float, list[float]]] = {}  # until when, and the times in order
 
     def add_to(self, db: sqlite3.Connection, views: list[JobView]) -> list[JobView]:
         """Return the views, with `usual_seconds` for those that run or ran and have a name."""
@@ -293,21 +293,29 @@ class UsualTimes:
         for view in views:
             usual = None
             if view.name is not None and view.run_seconds is not None and view.state not in WAITING:
-                until, usual = self._known.get(view.name, (0.0, None))
+                until, times = self._known.get(view.name, (0.0, []))
                 if until < now and left:
                     left -= 1
-                    usual = self._computed(cursor, view.name, now)
+                    times = self._looked_up(cursor, view.name, now)
+                usual = _usual_beside(times, view)
             found.append(view if usual is None else replace(view, usual_seconds=usual))
         return found
 
-    def _computed(self, cursor: sqlite3.Cursor, name: str, now: float) -> float | None:
+    def _looked_up(self, cursor: sqlite3.Cursor, name: str, now: float) -> list[float]:
         rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()[:RUNS]
         times = sorted(seconds for (seconds,) in rows)
-        usual = times[ceil(USUAL_SHARE * len(times)) - 1] if len(times) >= LEAST_RUNS else None
         if len(self._known) >= MAX_USUAL:
             self._known.clear()
-        self._known[name] = now + USUAL_SECONDS, usual
-        return usual
+        self._known[name] = now + USUAL_SECONDS, times
+        return times
+
+
+def _usual_beside(times: list[float], view: JobView) -> float | None:
+    """Return how long the others took at most, but for one in twenty; None if they are few."""
+    others = list(times)
+    if view.state is State.SUCCEEDED and view.run_seconds in others:
+        others.remove(view.run_seconds)
+    return others[ceil(USUAL_SHARE * len(others)) - 1] if len(others) >= LEAST_RUNS else None
 
 
 # --- by when they ended -------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class TransactionWriter:
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
-        if transaction.new:
+        if transaction.new or transaction.batches:
             self._insert(db, transaction)
         if transaction.saves or transaction.ends:
             _save_jobs(db, transaction)
@@ -83,7 +83,6 @@ class TransactionWriter:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        batches.save(db, transaction.batches, transaction.now.elapsed)
         wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
@@ -99,6 +98,8 @@ class TransactionWriter:
         specs = {item.job.id: item.spec for item in transaction.new}
         environments = self._specs.insert(db, specs, transaction.submissions)
         _count(db, environments + Counter(item.job.state.value for item in transaction.new))
+        if transaction.batches:
+            batches.save(db, transaction.batches, transaction.now.elapsed)
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
         removed = [job.id for job in transaction.removed]

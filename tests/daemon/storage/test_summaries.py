@@ -76,17 +76,17 @@ async def test_a_job_is_slow_that_takes_longer_than_95_of_100_of_its_name(store)
     await put(
         store, *(new(number, name="nightly") for number in range(1, 31)), new(31, name="other"), new(32)
     )
-    for number in range(1, 10):
+    for number in range(1, 11):
         await finish(store, number, took=float(number))
-    assert await usual_of(store, UsualTimes(), 9) == (None, False)  # too few
-    for number in range(10, 21):
+    assert await usual_of(store, UsualTimes(), 10) == (None, False)  # the others are too few
+    for number in range(11, 21):
         await finish(store, number, took=float(number))
     await finish(store, 21, took=0.5, failed=True)  # what fails soon is not usual
     for number in (31, 32):
         await finish(store, number, took=1000.0)
     usual = UsualTimes()
 
-    assert await usual_of(store, usual, 19) == (19.0, False)
+    assert await usual_of(store, usual, 19) == (20.0, False)
     assert await usual_of(store, usual, 20) == (19.0, True)
     assert await usual_of(store, usual, 22) == (None, False)  # it waits
     assert await usual_of(store, usual, 31) == (None, False)
@@ -97,12 +97,12 @@ async def test_a_job_is_slow_that_takes_longer_than_95_of_100_of_its_name(store)
 async def test_a_usual_time_is_computed_once_for_a_while_and_for_a_few_names_at_a_time(store, monkeypatch):
     await store.write(adopt_boot, NOW, BOOT)
     await put(store, *(new(number, name="nightly") for number in range(1, 21)))
-    for number in range(1, 11):
+    for number in range(1, 12):
         await finish(store, number, took=1.0)
     usual, at = UsualTimes(), clock.elapsed()
     monkeypatch.setattr(clock, "elapsed", lambda: at)
     assert await usual_of(store, usual, 1) == (1.0, False)
-    for number in range(11, 21):
+    for number in range(12, 21):
         await finish(store, number, took=5.0)
 
     assert await usual_of(store, usual, 1) == (1.0, False)
