@@ -21,6 +21,7 @@ from bgd.daemon.storage.records import Told
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
+from bgd.wire.views import Finding, Level
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,17 @@ class Notifications:
         at = instant(clock.now().wall)
         message = Message(id=_new_id(), event=NotifyEvent.TEST, at=at, target=target, subject="test")
         return self._send(message, retries=0)
+
+    async def findings(self) -> list[Finding]:
+        """Return whether everything could be delivered; nothing if nobody is told anything."""
+        if not self._supervisor.notify_rules:
+            return []
+        count, newest = await self._store.read(storage.undelivered)
+        if not count:
+            return [Finding("notifications", Level.OK, "all could be delivered")]
+        problem = f"{count} could not be delivered, the latest by job {newest}"
+        remedy = f"`bgctl logs {newest}` says why; `bgctl retry {newest}` tries again"
+        return [Finding("notifications", Level.WARNING, problem, remedy)]
 
     # --- what is told -----------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from bgd.daemon.storage import write
 from bgd.daemon.storage.notifications import AT_ONCE, judge_page
 from bgd.errors import ConfigError, Refused
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, ToLauncher, log_name
-from bgd.wire.replies import Failed, Queues, Submitted
-from bgd.wire.requests import Pause, SendTest, Submit
+from bgd.wire.replies import Checkup, Failed, Queues, Submitted
+from bgd.wire.requests import GetCheckup, Pause, SendTest, Submit
+from bgd.wire.views import Level
 from tests.daemon.harness import UID, ServedHarness, command, configure, served
 from tests.daemon.schedule_lives import DAY, HOUR, HOURLY, FakeClocks, LifeContext
 from tests.daemon.scripted_launcher import ScriptedLauncher, end
@@ -521,6 +522,24 @@ async def test_a_test_is_sent_once_at_once_and_while_everything_is_paused(folder
         _, test = await told.messages()
         assert (test.event, test.target) == (NotifyEvent.TEST, "ops")
         assert (await told.life.view(job)).retries == 0
+
+
+async def test_doctor_warns_of_notifications_that_could_not_be_delivered(folder, launcher):
+    async with telling(with_targets(folder), launcher) as told:
+        await told.run()
+        await told.settled()
+        [(teller, _)] = await told.jobs()
+        [finding] = await told.life.notifications.findings()
+        assert (finding.level, finding.message) == (Level.OK, "all could be delivered")
+        await told.say(end(told.life.key(teller), Outcome.REFUSED, None))
+        await soon(told.life.supervisor.saved())
+
+        found = (await (await told.life.call()).ask(GetCheckup(1), Checkup)).findings
+        [finding] = [each for each in found if each.subject == "notifications"]
+        assert finding.level is Level.WARNING
+        assert finding.message == f"1 could not be delivered, the latest by job {teller}"
+        told.life.supervisor.configure(configure(folder))
+        assert await told.life.notifications.findings() == []
 
 
 async def test_a_message_is_delivered_where_only_listed_programs_may_run(folder, launcher):

@@ -461,7 +461,8 @@ class MaintenanceHandler:
         async with self._checking:
             found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
         lost = self._supervisor.lost_output.findings()
-        return [*found, *lost, *_backup_findings(self._backups), _launcher_finding(self._link)]
+        told = await self._notifications.findings()
+        return [*found, *lost, *told, *_backup_findings(self._backups), _launcher_finding(self._link)]
 
 
 def _backup_findings(backups: Backups) -> list[Finding]:

@@ -22,7 +22,7 @@ from bgd.core.notifications import (
     judge,
 )
 from bgd.core.schedule_spec import Result
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import schedules
 from bgd.daemon.storage.records import NewOccurrence, Told, Transaction
 from bgd.formatting import command_line
@@ -217,6 +217,12 @@ def stored(db: sqlite3.Connection, targets: tuple[str, ...], elapsed: float) -> 
     )
 
 
+def undelivered(db: sqlite3.Connection) -> tuple[int, int | None]:
+    """Return how many jobs could not tell what they had to, and the newest of them."""
+    count, newest = db.execute(_UNDELIVERED, (NOTIFICATION_QUEUE, State.FAILED.value)).fetchone()
+    return count, newest
+
+
 def job_name(target: str) -> str:
     """Return the name of the jobs that tell a target."""
     return f"notify {target}"
@@ -288,6 +294,10 @@ _SENT = """
     FROM (SELECT created_aged, queue FROM jobs WHERE name = ? ORDER BY id DESC LIMIT ?)
     WHERE queue = ? AND at > ?
 """
+_UNDELIVERED = f"""
+    SELECT count(*), max(id) FROM jobs INDEXED BY jobs_by_queue
+    WHERE queue = ? AND queue <> '{DEFAULT_QUEUE}' AND state = ?
+"""  # noqa: S608 (constants)
 _DETAILS = """
     SELECT spec, attempt, (SELECT error FROM results WHERE job = jobs.id AND attempt = jobs.attempt)
     FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?
