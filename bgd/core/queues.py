@@ -62,6 +62,7 @@ class ReadyQueues:
 
     Attributes:
         taken: how many of the slots active jobs take.
+        has_rates: whether any queue has a rate.
         now: the time on the elapsed clock, for rates; who lets time pass sets it.
     """
 
@@ -94,6 +95,7 @@ class ReadyQueues:
         self._rules = dict(rules)
         self._tokens.resize(resources)
         self._starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
+        self.has_rates = bool(self._starts.rates)
         self._shares.configure({queue: rule.weight for queue, rule in rules.items()})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
         for lane in list(self._heaps):
@@ -142,13 +144,16 @@ class ReadyQueues:
         for lane in tuple(self._promising):
             if lane[0] is None:
                 self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
-        if self._apart and (job := self._best(is_apart=True)) is not None:
-            return self._take(job)
-        free = self._slots - self.taken
-        if free <= 0 or is_paused:
-            return None
-        job = self._best(is_apart=False)
-        return None if job is None or self._size_of(job) > free else self._take(job)
+        job = self._best(is_apart=True) if self._apart else None
+        if job is None:
+            free = self._slots - self.taken
+            job = None if free <= 0 or is_paused else self._best(is_apart=False)
+            if job is None or self._size_of(job) > free:
+                return None
+        self._heaps[job.queue if job.queue in self._lanes else None, job.conditions.resources].pop()
+        if self._wanting:
+            self._reconsider(job)
+        return job
 
     def _best(self, *, is_apart: bool) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None."""
@@ -171,12 +176,6 @@ class ReadyQueues:
                 self._drop(lane)
         return chosen
 
-    def _take(self, job: Job) -> Job:
-        self._heaps[self._lane_of(job)].pop()
-        if self._wanting:
-            self._reconsider(job)
-        return job
-
     def _open(self) -> None:
         """Look again at queues whose rate lets another job start now."""
         for queue in [queue for queue in self._closed if self._is_open(queue)]:
@@ -189,11 +188,6 @@ class ReadyQueues:
             at = self._starts.opens_at(queue)
             if at is not None and at > self.now and not self._rules[queue].paused:
                 yield queue, at
-
-    @property
-    def has_rates(self) -> bool:
-        """Whether any queue has a rate."""
-        return bool(self._starts.rates)
 
     def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
         """Take the starts before a restart, by queue, the earliest first, on the elapsed clock."""
@@ -327,7 +321,7 @@ class ReadyQueues:
         number = 0 if job.queue in self._apart else self._numbers.take_smallest()
         if self._shares.are_set and number:
             self._shares.use(job.queue, self._size_of(job))
-        if job.queue in self._starts.rates:
+        if self.has_rates:
             self._starts.note(job.queue, self.now)
         demand = job.conditions.resources
         tokens = self._tokens.take(demand) if demand else NO_TOKENS

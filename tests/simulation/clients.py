@@ -154,7 +154,7 @@ class SimulatedClient:
         codes = [dice.choice([0, 0, 0, 3, KILLED]), dice.choice([0, 0, 3])]
         program = NO_PROGRAM if dice.random() < 0.02 else "/job"
         delay = dice.choice([0.3, 5.0]) if dice.random() < 0.15 else 0.0
-        return JobSpec(
+        spec = JobSpec(
             argv=(program, str(dice.choice([0.0, 0.01, 0.5, 3.0, 20.0, 20.0])), *map(str, codes)),
             env={},
             cwd="/",
@@ -172,6 +172,8 @@ class SimulatedClient:
             delay=delay,
             at=now.wall + 4.0 if dice.random() < 0.05 and not delay else None,
         )
+        wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
+        return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 
     def _changes(self, job: int) -> Changes:
         dice = self._machine.dice

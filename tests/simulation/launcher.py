@@ -38,6 +38,7 @@ from tests.simulation.event_queue import EventQueue, QueuedEvent
 SLOTS = 3  # at most, at any time
 QUEUES = ("queue-0", "queue-1")  # the queues with a limit
 MAX_QUEUE_SLOTS = 2
+GPUS = ("0", "1")
 NO_PROGRAM = "/missing"
 KILLED = 255  # in place of an exit code: the job ends by a signal
 
@@ -195,6 +196,9 @@ class SimulatedLauncher:
         assert slot not in {run.launch.env["BGD_SLOT"] for run in runs.values()}, f"slot {slot} is taken"
         beside = sum(run.launch.env["BGD_QUEUE"] == queue for run in runs.values())
         assert queue not in QUEUES or beside < MAX_QUEUE_SLOTS, f"attempt {attempt} is too much for {queue}"
+        tokens, held = _tokens_of(launch), [_tokens_of(run.launch) for run in runs.values()]
+        assert tokens <= set(GPUS), f"attempt {attempt} has tokens that do not exist: {tokens}"
+        assert all(tokens.isdisjoint(each) for each in held), f"a token of {attempt} is held twice"
         program, seconds, *_ = launch.argv
         if program == NO_PROGRAM:
             self._finish(key, Outcome.NOT_STARTED, None, None)
@@ -274,3 +278,7 @@ class SimulatedLauncher:
     def _say(self, message: FromLauncher) -> None:
         if self._supervisor is not None:
             self._supervisor(message)
+
+
+def _tokens_of(launch: Launch) -> set[str]:
+    return set(filter(None, launch.env.get("BGD_RESOURCE_GPU", "").split(",")))

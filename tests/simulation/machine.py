@@ -37,7 +37,7 @@ from tests.end_to_end.records import AttemptRecords
 from tests.simulation.connection import SimulatedConnection
 from tests.simulation.disk import SimulatedDatabase, new_disk
 from tests.simulation.event_queue import EventQueue
-from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
+from tests.simulation.launcher import GPUS, MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
 from tests.simulation.schedules import SHARE
 
@@ -239,7 +239,12 @@ def _config(dice: random.Random, *, tells: bool) -> Config:
     retry = replace(CONFIG.retry_commands, delay=dice.choice([0.0, 1.0, 5.0]), max_delay=60.0)
     queues = dict.fromkeys(QUEUES, QueueConfig(slots=MAX_QUEUE_SLOTS))
     return replace(
-        CONFIG, daemon=daemon, retry_commands=retry, queues=queues, notify={"ops": TARGET} if tells else {}
+        CONFIG,
+        resources={"gpu": GPUS},
+        daemon=daemon,
+        retry_commands=retry,
+        queues=queues,
+        notify={"ops": TARGET} if tells else {},
     )
 
 

@@ -263,23 +263,26 @@ def _first_failures(ends: list[State]) -> int:
 
 
 def _check_turns(history: History, stream: list[EventView]) -> None:
-    """Check that no job starts while one of its queue waits that is more urgent, or older and as urgent."""
+    """Check that no job starts while a more urgent one, or an older one as urgent, waits in the same lane.
+
+    Such a job is in the same queue and asks for the same tokens.
+    """
     edited = history.edited_jobs()
-    queued: dict[int, tuple[str, int]] = {}
+    queued: dict[int, tuple[object, int]] = {}
     for event in stream:
         spec = history.specs.get(event.job)
         if spec is None or event.job in edited:
             continue
         rank = -(spec.priority or 0)
         if event.what == "start":
-            own = spec.queue or "default"
+            own = (spec.queue or "default", spec.resources)
             ahead = [
                 job
-                for job, (queue, other) in queued.items()
-                if queue == own and (other, job) < (rank, event.job)
+                for job, (lane, other) in queued.items()
+                if lane == own and (other, job) < (rank, event.job)
             ]
             assert not ahead, f"job {event.job} started, but it was the turn of {ahead}"
         if event.state is State.QUEUED:
-            queued[event.job] = spec.queue or "default", rank
+            queued[event.job] = (spec.queue or "default", spec.resources), rank
         else:
             queued.pop(event.job, None)

@@ -27,7 +27,7 @@ from bgd.wire.launching import Acknowledge
 from tests.simulation.run import SimulationRun
 
 HISTORIES = 300
-ENOUGH = 400  # histories in which each of the faults below shows up
+ENOUGH = 450  # histories in which each of the faults below shows up
 
 
 @pytest.fixture(autouse=True)
@@ -192,9 +192,25 @@ def resend_nothing(monkeypatch):
     monkeypatch.setattr(Dispatcher, "resend_commands", lambda *_: None)
 
 
+def forget_tokens_at_a_restart(monkeypatch):
+    monkeypatch.setattr(read, "unpack_tokens", lambda _: {})
+
+
+def give_tokens_back_too_early(monkeypatch):
+    stop = Scheduler._stop
+
+    def give_back(self, job, *arguments, **options):
+        self._table.queues._tokens.give_back(self._table.queues._active[job.id].tokens)
+        return stop(self, job, *arguments, **options)
+
+    monkeypatch.setattr(Scheduler, "_stop", give_back)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (forget_tokens_at_a_restart, "is held twice"),
+        (give_tokens_back_too_early, "is held twice"),
         (answer_too_early, ".*"),  # in many ways, soon
         (acknowledge_too_early, "started twice"),
         (acknowledge_nothing_known, "never acknowledged"),
