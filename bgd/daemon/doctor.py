@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.daemon.backups import backups_in
+from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.dispatch import missing_installation
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, room_on, shortage
 from bgd.daemon.storage import recovery
@@ -36,7 +37,7 @@ def check_all(config: Config) -> list[Finding]:
     """Return a finding for everything that can be checked without a daemon.
 
     Reads files, the database and a backup among them. That takes some milliseconds, or up to twice PATIENCE
-    if those two are very large.
+    if those two are very large; and up to some seconds for each Slurm cluster.
     """
     checks: list[Callable[[], Finding]] = [
         _check_sqlite,
@@ -57,7 +58,7 @@ def check_all(config: Config) -> list[Finding]:
         partial(check_database, config),
         partial(check_backups, config),
     ]
-    return [_finding_of(check) for check in checks]
+    return [*map(_finding_of, checks), *check_clusters(config)]
 
 
 def findings_as_json(config: Config) -> str:

@@ -51,14 +51,14 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
             slurm = SlurmStart(
                 folder=executor.folder,
                 python=executor.python,
-                options=_options(spec, executor),
+                options=srun_options(spec, executor),
                 conf=executor.conf,
                 requests_per_second=executor.requests_per_second,
             )
             return replace(launch, slurm=slurm, warm=None, own_group=False)
 
 
-def _options(spec: JobSpec, executor: ExecutorConfig) -> list[str]:
+def srun_options(spec: JobSpec, executor: ExecutorConfig) -> list[str]:
     """Return what tells srun where and with how much to run a job."""
     named = {
         "partition": executor.partition,

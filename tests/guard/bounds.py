@@ -23,7 +23,7 @@ BOUNDS = {
     "modules, bgctl list": (119, 119),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7)
     "modules, launcher": (156, 156),
-    "modules, daemon": (280, 280),
+    "modules, daemon": (281, 281),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bgd import Outcome, Refused, State
+from bgd.config import ExecutorConfig, load
+from bgd.core.spec import ExecutorKind
+from bgd.daemon.cluster_doctor import check_clusters
+from bgd.wire.views import Finding
 from tests.support import DEADLINE, wait_until
 
 
@@ -186,3 +192,45 @@ def test_nothing_is_left_in_slurm_or_on_the_shared_folder(slurm, daemon, client)
 
     wait_until(lambda: slurm.jobs() == [])
     wait_until(lambda: not [path for path in (daemon.folder / "shared").iterdir() if path.is_dir()])
+
+
+def test_the_doctor_says_that_the_cluster_works(daemon):
+    findings = json.loads(daemon.bgctl("doctor", "--json").stdout)
+
+    [found] = [each for each in findings if each["subject"] == "executor cluster"]
+    assert (found["level"], found["message"][:6]) == ("ok", "node n"), found
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "remedy"),
+    [
+        ({"conf": "/nowhere/slurm.conf"}, "Slurm's controller does not answer", "slurmctld"),
+        ({"folder": "/dev/null/x"}, "its folder /dev/null/x cannot be written", "share"),
+        ({"partition": "nowhere"}, "no node runs a job of user", "user exists on the nodes"),
+        ({"options": ["--begin=now+1hour"]}, "no node is free now", "again"),
+    ],
+)
+def test_the_doctor_names_what_is_missing(slurm, tmp_path, options, message, remedy):
+    [finding] = findings(slurm, tmp_path, options)
+
+    assert finding.message.startswith(message)
+    assert remedy in (finding.remedy or "")
+
+
+def test_the_doctor_misses_slurm_and_a_shared_folder(slurm, tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\nshift 3; exec /usr/bin/python3 -I -S -c "$1" /nowhere\n')
+    script.chmod(0o755)
+
+    [unshared] = findings(slurm, tmp_path, {"python": str(script)})
+    monkeypatch.setenv("PATH", "/nowhere")
+    [absent] = findings(slurm, tmp_path, {})
+
+    assert "does not see" in unshared.message
+    assert absent.message == "there is no srun"
+
+
+def findings(slurm, folder, options) -> list[Finding]:
+    usual = {"kind": ExecutorKind.SLURM, "folder": str(folder), "conf": str(slurm.configuration)}
+    executor = ExecutorConfig(**(usual | options))
+    return check_clusters(replace(load(environ={"HOME": "/"}), executors={"x": executor}))
