@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
 DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console \
-	cron gcc libc6-dev msmtp
+	cron gcc libc6-dev msmtp slurmctld slurmd slurm-client
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
@@ -35,7 +35,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults cron-oracle debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -139,6 +139,9 @@ pins: $(INSTALLED)  ## update the versions that `make install` installs
 
 uninstall:  ## remove what `make install` installed; keep configuration, jobs and logs
 	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
+
+cluster-demo: $(INSTALLED) debian-packages  ## start a Slurm of two nodes, run jobs on it, and leave nothing behind (as root)
+	$(BIN)/python -m tests.slurm.demo
 
 pictures: $(INSTALLED) debian-packages  ## take the screenshots in docs again
 	$(BIN)/python -m tests.daemon.web.pictures

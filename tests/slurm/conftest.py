@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.two_nodes import AS_USER, USER, TwoNodes, what_is_missing
-from tests.support import Daemon
-
-MODULE = """
-import os, pathlib
-
-def where(number):
-    print("on", os.environ["SLURMD_NODENAME"])
-    return [os.environ["SLURMD_NODENAME"], number + 1]
-
-def fail():
-    raise ValueError("as asked")
-"""
-CONFIGURATION = """
-[daemon]
-slots = 8
-grace = "1s"
-[security]
-allowed_classes = ["work.*"]
-[python]
-interpreter = "/usr/bin/python3"  # that of the tests may be in root's home
-path = ["{folder}"]
-[executors.cluster]
-kind = "slurm"
-folder = "{folder}/shared"
-conf = "{conf}"
-memory = "100MB"
-requests_per_second = 30
-[executors.later]
-kind = "slurm"
-folder = "{folder}/shared"
-conf = "{conf}"
-options = ["--begin=now+1hour"]
-requests_per_second = 30
-[queues.big]
-executor = "cluster"
-"""
+from tests.slurm.two_nodes import USER, TwoNodes, serving_as_user, what_is_missing
 
 
 @pytest.fixture(scope="session")
@@ -63,19 +26,7 @@ def slurm():
 
 @pytest.fixture(scope="session")
 def daemon(slurm):
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        running.prefix = AS_USER
-        running.env |= {"BGD_SOCKET": str(running.socket)}
-        (running.folder / "work.py").write_text(MODULE)
-        texts = {"{folder}": folder, "{conf}": str(slurm.configuration)}
-        text = CONFIGURATION
-        for mark, value in texts.items():
-            text = text.replace(mark, value)
-        running.configure(text)
-        for path in [running.folder, *running.folder.rglob("*")]:
-            shutil.chown(path, USER)
-        running.start()
+    with serving_as_user(slurm) as running:
         yield running
         # shown if the last test failed
         print(
@@ -85,7 +36,6 @@ def daemon(slurm):
         )
         print(running.bgctl("show", "last").stdout, (running.folder / "bgd.log").read_text())
         print(slurm.run("ps", "-U", USER, "-o", "pid,ppid,stat,wchan:20,args"))
-        running.stop()
 
 
 @pytest.fixture(scope="session")

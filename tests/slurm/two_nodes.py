@@ -11,9 +11,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support import wait_until
+from tests.support import Daemon, wait_until
 
 USER = "nobody"
 # with the right to read what root has: the interpreter may be in root's home
@@ -59,6 +62,42 @@ NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] C
     RealMemory=8000 Gres=gpu:1
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=1 State=UP
 PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+
+MODULE = """
+import os, pathlib
+
+def where(number: int):
+    print("on", os.environ["SLURMD_NODENAME"])
+    return [os.environ["SLURMD_NODENAME"], number + 1]
+
+def fail():
+    raise ValueError("as asked")
+"""
+BGD_CONFIGURATION = """
+[daemon]
+slots = 8
+grace = "1s"
+[security]
+allowed_classes = ["work.*"]
+[python]
+interpreter = "/usr/bin/python3"  # that of the tests may be in root's home
+path = ["{folder}"]
+[executors.cluster]
+kind = "slurm"
+folder = "{folder}/shared"
+conf = "{conf}"
+memory = "100MB"
+requests_per_second = 30
+[executors.later]
+kind = "slurm"
+folder = "{folder}/shared"
+conf = "{conf}"
+options = ["--begin=now+1hour"]
+requests_per_second = 30
+[queues.big]
+executor = "cluster"
 """
 
 
@@ -176,6 +215,23 @@ class TwoNodes:
         process = self._processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def serving_as_user(cluster: TwoNodes) -> Iterator[Daemon]:
+    """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster"."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        running.prefix = AS_USER
+        running.env |= {"BGD_SOCKET": str(running.socket)}
+        (running.folder / "work.py").write_text(MODULE)
+        text = BGD_CONFIGURATION.replace("{folder}", folder)
+        running.configure(text.replace("{conf}", str(cluster.configuration)))
+        for path in [running.folder, *running.folder.rglob("*")]:
+            shutil.chown(path, USER)
+        running.start()
+        yield running
+        running.stop()
 
 
 def free_ports(count: int) -> list[int]:
