@@ -221,8 +221,22 @@ class Ends:
                 else:
                     self._count(job)
         for chunk in _chunks(unstarted):
-            # it tells each job why not; then its end counts when it is seen
-            self._patiently(partial(self._daemon.retry, chunk))
+            self._run_again(chunk)
+
+    def _run_again(self, job_ids: list[int]) -> None:
+        """Run jobs that were cancelled before they started. Their ends count when they are seen.
+
+        If the answer is lost they may have run: only those that still have not are asked for again.
+        """
+        while job_ids:
+            try:
+                self._daemon.retry(job_ids)
+            except DaemonUnreachable:
+                self._daemon.last_event()  # waits for a daemon
+                jobs, _ = self._patiently(partial(_ended_of, self._daemon, job_ids))
+                job_ids = [job.id for job in jobs if _is_unstarted(job)]
+            else:
+                return
 
     def _count(self, job: Job) -> None:
         for line in self._lines.of(job.id):
