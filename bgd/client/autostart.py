@@ -97,7 +97,7 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
             stdout=output,
             stderr=output,
             cwd=log.parent,  # it outlives the caller and must not keep a file system of the caller's busy
-            env={name: value for name, value in public_environment().items() if name not in _JOB_VARIABLES},
+            env={name: value for name, value in public_environment().items() if not _is_of_job(name)},
             pass_fds=[ready_fd],
             start_new_session=True,
         )
@@ -150,6 +150,10 @@ def _lock_and_close(fd: int) -> None:
 
 def _appending(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")
+
+
+def _is_of_job(name: str) -> bool:
+    return name in _JOB_VARIABLES or name.startswith("BGD_RESOURCE_")
 
 
 # variables that tell a job about itself; a daemon started from inside a job is not part of that job
