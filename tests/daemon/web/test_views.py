@@ -5,9 +5,11 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
+from bgd.core.spec import ExecutorKind
 from bgd.daemon.web.job_pages import attempt_details, job_details
 from bgd.daemon.web.views import NO_OUTPUT, ProgressBar, job_row
 from bgd.wire.views import AttemptView, JobError, Progress
@@ -46,6 +48,7 @@ def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
         "outcome": Outcome.ERROR,
         "error": error,
         "log_path": "1.1",
+        "tokens": {},
     }
 
     details = attempt_details(AttemptView(**ended), NO_OUTPUT, now=2.0)
@@ -66,3 +69,35 @@ def test_lists_show_progress_of_running_jobs_and_pages_that_of_all_but_succeeded
         assert job_row(job, now=2.0).bar == (bar if state in {State.RUNNING, State.STOPPING} else None)
         assert job_details(job, None, now=2.0).bar == (None if state is State.SUCCEEDED else bar)
     assert job_details(view_of(1), None, now=2.0).bar is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "node", "outcome", "fact"),
+    [
+        (None, None, None, None),
+        (
+            "prefix",
+            None,
+            None,
+            ("Runs on", "far, a prefix: bgd promises nothing about what it runs on other machines"),
+        ),
+        ("slurm", None, None, ("Runs on", "far: it waits there for a node")),
+        ("slurm", "n1", None, ("Runs on", "far, node n1")),
+        ("slurm", "n1\n", Outcome.EXIT, ("Ran on", "far, node n1\N{SYMBOL FOR LINE FEED}")),
+        ("slurm", None, Outcome.CANCELLED, ("Ran on", "far")),
+    ],
+)
+def test_an_attempt_shows_what_runs_it_and_where(kind, node, outcome, fact):
+    fields: dict[str, Any] = dict.fromkeys(AttemptView.__struct_fields__) | {
+        "attempt": 1,
+        "outcome": outcome,
+        "log_path": "1.1",
+        "tokens": {},
+        "executor": kind and "far",
+        "executor_kind": kind and ExecutorKind(kind),
+        "node": node,
+    }
+
+    facts = attempt_details(AttemptView(**fields), NO_OUTPUT, now=2.0).facts
+
+    assert [each for each in facts if each[0] in {"Runs on", "Ran on"}] == ([fact] if fact else [])
