@@ -259,7 +259,10 @@ class Batch:
             say(f"halted: no line after {self._sender.last} was queued{rest}")
         if ends.failed:
             more = ", ..." if ends.failed > len(ends.failed_lines) else ""
-            word, lines = "lines" if ends.failed > 1 else "line", ", ".join(map(str, ends.failed_lines))
+            word, lines = (
+                "lines" if ends.failed > 1 else "line",
+                ", ".join(map(str, sorted(ends.failed_lines))),
+            )
             say(f"{ends.failed} of {ends.jobs} jobs failed: {word} {lines}{more}")
         if ends.unstarted:
             say(f"{ends.unstarted} of {ends.jobs} jobs were cancelled before they started")

@@ -272,7 +272,7 @@ def test_now_cancels_what_runs_and_ends_a_batch_that_waits_for_lines(daemon):
         said = running.stderr.read()  # although stdin stays open
 
     assert running.wait(DEADLINE) == 1
-    assert said == "bgctl: halted: no line after 2 was queued\nbgctl: 2 of 2 jobs failed: lines 2, 1\n"
+    assert said == "bgctl: halted: no line after 2 was queued\nbgctl: 2 of 2 jobs failed: lines 1, 2\n"
 
 
 def test_resume_needs_a_log(daemon):
