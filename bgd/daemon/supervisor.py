@@ -258,11 +258,8 @@ class Supervisor:
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
         reasons = self._scheduler.explain(job_id, now())
-        if self._exceeded is not None:
-            why, problem = self._exceeded
-            reasons = tuple(
-                replace(each, problem=problem) if each.cause == why.value else each for each in reasons
-            )
+        if self._machine.are_set:
+            reasons = self._with_machine(reasons)
         if not reasons or reasons[0].cause is Cause.SUSPENSION or self.obstacle is None:
             return reasons
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
@@ -519,6 +516,16 @@ class Supervisor:
                     self._scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+
+    def _with_machine(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """Return reasons that say how busy the machine is; without it if nobody has looked yet."""
+        known: list[Reason] = []
+        for each in reasons:
+            if each.cause not in {Cause.LOAD, Cause.MEMORY}:
+                known.append(each)
+            elif self._exceeded is not None and each.cause == self._exceeded[0].value:
+                known.append(replace(each, problem=self._exceeded[1]))
+        return tuple(known) if known or not reasons else (Reason(cause=Cause.TURN, ahead=0),)
 
     def _limit_machine(self) -> None:
         """Apply the limits on load and memory that are configured now."""

@@ -58,6 +58,11 @@ def test_no_job_starts_on_a_busy_machine_until_the_limit_is_gone():
         daemon.configure("daemon.max_load = 1000000")
         daemon.bgctl("reload")
         assert job.wait(DEADLINE).state == "succeeded"
+        client.pause()
+        paused = client.submit(["/bin/true"])
+        assert [reason.cause for reason in paused.explain().reasons] == ["pause"]  # nobody looks meanwhile
+        client.resume()
+        assert paused.wait(DEADLINE).state == "succeeded"
         # the next job has the daemon look again
         assert client.submit(["/bin/true"]).wait(DEADLINE).state == "succeeded"
 
