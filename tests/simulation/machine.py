@@ -74,6 +74,7 @@ class Machine:
     Attributes:
         records: what the attempts report of themselves.
         life: the current supervisor.
+        starts: when each supervisor started, by the wall clock.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
     """
 
@@ -90,6 +91,7 @@ class Machine:
         self._connection: SimulatedConnection | None = None
         self._launchers = 0
         self._loops: list[SimulatedLoop] = []
+        self.starts: list[float] = []
         self.life = self._begin_life()
 
     # --- what may happen to it -----------------------------------------------------------------------------
@@ -170,6 +172,7 @@ class Machine:
     # --- lives ----------------------------------------------------------------------------------------------
 
     def _begin_life(self) -> SupervisorLife:
+        self.starts.append(self.event_queue.now().wall)
         loop = SimulatedLoop(self.event_queue, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
         self._loops.append(loop)
         life = SupervisorLife(loop)

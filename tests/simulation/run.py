@@ -180,7 +180,7 @@ class SimulationRun:
         for event in told:
             self._tell(f"{event}")
         askers = [client.schedules for client in self._clients]
-        laws = ScheduleLaws(disk, told, askers, has_times=not self._is_set)
+        laws = ScheduleLaws(disk, told, askers, self._machine.starts, has_times=not self._is_set)
         of_schedules = laws.check()
         stream = [event for event in told if isinstance(event, EventView)]
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
