@@ -54,7 +54,8 @@ VERBS = {
     **dict.fromkeys(("concurrency", "multi", "scale", "workers"), _SLOTS),
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
-    **dict.fromkeys(("beat", "cron", "crontab", "schedules"), _SCHEDULE),
+    **dict.fromkeys(("beat", "cron", "crontab"), _SCHEDULE),
+    **dict.fromkeys(("list-timers", "schedules", "timers"), "`bgctl schedule` lists schedules"),
     **dict.fromkeys(
         ("find", "grep"), "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs"
     ),
@@ -78,9 +79,18 @@ VERBS_OF_GROUPS = {
         ("add", "create", "edit", "new"), "`bgctl queue set NAME --slots N` makes or changes a queue"
     )
     | dict.fromkeys(("pause", "resume"), "`bgctl pause NAME` and `bgctl resume NAME` do it"),
-    "config": dict.fromkeys(("edit", "set"), "edit the file that `bgctl info` names, then `bgctl reload`"),
+    "config": dict.fromkeys(("edit", "set"), "edit the file that `bgctl info` names, then `bgctl reload`")
+    | dict.fromkeys(("check", "test", "validate"), "`bgd --check` checks the configuration"),
     "service": dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` removes it")
     | dict.fromkeys(("enable", "start"), "`bgctl service install` starts it, now and with the machine"),
+    "schedule": dict.fromkeys(("create", "new", "set"), "`bgctl schedule add` adds one, `edit` changes one")
+    | dict.fromkeys(("delete", "rm"), "`bgctl schedule remove NAME` removes one")
+    | dict.fromkeys(("disable", "stop", "suspend"), "`bgctl schedule pause NAME` skips its times")
+    | dict.fromkeys(("enable", "unpause"), "`bgctl schedule resume NAME` undoes `bgctl schedule pause`")
+    | dict.fromkeys(("now", "start", "trigger"), "`bgctl schedule run NAME` queues its job now")
+    | dict.fromkeys(("get", "info", "show", "status"), "`bgctl schedule list NAME --json` shows all of it")
+    | {"rename": "add it again under the other name, then `bgctl schedule remove NAME`"}
+    | dict.fromkeys(("log", "logs"), "`bgctl logs NAME` shows its last output, `history` its times"),
 }
 """What to type in place of a verb that a group of verbs does not have."""
 
@@ -121,7 +131,12 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "-9": "`bgctl signal ID -s KILL` kills at once",
     "--lines": "-n N shows the last lines",
     "--tail": ("-n N shows the last lines", "--since ID begins after an event"),
-    **dict.fromkeys(("--cron", "--every", "--schedule"), _SCHEDULE),
+    **dict.fromkeys(
+        ("--cron", "--every", "--schedule", "--when"),
+        ("write '0 3 * * *' or 'every 15m' after the name, or use --calendar SPEC", _SCHEDULE),
+    ),
+    **dict.fromkeys(("--tz", "--zone"), "--timezone ZONE sets the zone of its times"),
+    **dict.fromkeys(("--grace", "--late"), "--late-after D says when a job is late"),
     "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
     "--print-task-id": "leave it out: submit prints the id",

@@ -381,8 +381,10 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if "calendar" in values:
         raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
     kind, _, rest = when.strip().partition(" ")
-    if len(when.split()) == 1 and kind != "every" and not kind.startswith("@"):
-        raise click.UsageError(f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *'")
+    if len(when.split()) == 1 and not kind.startswith("@"):
+        raise click.UsageError(
+            f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *' or 'every 15m'"
+        )
     return values | ({"every": rest.strip()} if kind == "every" else {"cron": when})
 
 

@@ -106,6 +106,8 @@ def _words_of(text: str) -> list[str]:
     words = re.findall(r"[^ \t]+", text)
     if words and words[0].startswith("@"):
         name = " ".join(words)
+        if words[0] == "@every":
+            raise ExpressionError(f"cron does not know {text!r}: write {name[1:]!r}")
         if name not in NAMED:
             known = ", ".join([*NAMED, REBOOT])
             raise ExpressionError(f"{text!r} is not a name that cron knows: known are {known}")

@@ -137,6 +137,16 @@ def test_an_edit_changes_what_it_names(own_daemon):
     assert schedule["argv"][1:] == ["y"]
 
 
+def test_the_jobs_of_a_schedule_may_have_a_name_of_their_own(own_daemon):
+    own_daemon.bgctl("schedule", "add", "nightly", "@daily", "--name", "backup", "--", "true")
+    first = own_daemon.bgctl("schedule", "run", "nightly", "--wait").stdout.strip()
+    own_daemon.bgctl("schedule", "edit", "nightly", "--name", "copy")
+    second = own_daemon.bgctl("schedule", "run", "nightly", "--wait").stdout.strip()
+
+    with own_daemon.client() as client:
+        assert [client.job(int(each)).name for each in (first, second)] == ["backup", "copy"]
+
+
 def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_daemon):
     own_daemon.bgctl("schedule", "add", "show", "@daily", "-e", "OWN=1", "--", "env")
     job = own_daemon.bgctl("schedule", "run", "show", "--wait", env={"OF_THE_CALLER": "1"}).stdout.strip()
@@ -155,6 +165,8 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "@daily"], "after --"),
         (["add", "x", "--", "true"], "say when, after the name: a cron expression"),
         (["add", "x", "0", "3", "*", "*", "*", "--", "true"], "write all of it in quotes"),
+        (["add", "x", "every", "15m", "--", "true"], "such as '0 3 * * *' or 'every 15m'"),
+        (["add", "x", "--every", "15m", "--", "true"], "or 'every 15m' after the name"),
         (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
         (["add", "x y", "@daily", "--", "true"], "name"),
         (["add", "x", "@daily", "--", "no-such-program"], "on its PATH; --no-check stores it anyway"),

@@ -40,6 +40,8 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["wait", "-n", "10"], "no option -n: --any waits for the first of several jobs"),
         (["-f", "script.sh"], "no option -f: `bgctl submit ./script.sh` queues a script"),
         (["queue", "add", "mail"], "no verb 'queue add': `bgctl queue set NAME --slots N` makes"),
+        (["schedule", "rm", "x"], "no verb 'schedule rm': `bgctl schedule remove NAME` removes one"),
+        (["config", "check"], "no verb 'config check': `bgd --check` checks the configuration"),
         (["list", "--state", "pending"], "--state: no state 'pending': jobs that wait are held, blocked"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),
         (["list", "failed"], "unexpected argument 'failed': --state, --queue, --name and --tag select jobs"),

@@ -138,6 +138,7 @@ def test_random_values_spread_evenly_over_keys_fields_and_items():
         ("0 0 1\n * *", ["day of month '1\\n'"]),
         ("0\xa00 * * * *", ["minute '0\\xa00'"]),
         ("٣ 0 * * *", ["minute '٣'"]),
+        ("@every 5m", ["cron does not know '@every 5m': write 'every 5m'"]),
         ("@Daily", ["'@Daily' is not a name that cron knows", "@daily", "@reboot"]),
         ("@daily x", ["'@daily x'"]),
     ],

@@ -35,6 +35,7 @@ class AsyncSchedules:
     async def add(
         self,
         name: str,
+        /,
         argv: Sequence[str] | None = None,
         *,
         target: str | None = None,
@@ -46,7 +47,8 @@ class AsyncSchedules:
         """Store a schedule that runs a command or, with `target`, a class job.
 
         Args:
-            name: letters, digits, ".", "_" and "-"; its jobs get it as their name.
+            name: letters, digits, ".", "_" and "-"; its jobs get it as their name, unless the option `name`
+                gives them another one.
             argv: the command. It gets the daemon's environment and the variables in `env`.
             target: as of `call`.
             args: of the target.
@@ -101,7 +103,7 @@ class AsyncSchedules:
 
         return await self._set_many(schedules_of(sources), replaces=True)
 
-    async def edit(self, name: str, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
+    async def edit(self, name: str, /, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
         """Change a stored schedule; what is not given stays.
 
         Raises:

@@ -36,6 +36,7 @@ class Schedules:
     def add(
         self,
         name: str,
+        /,
         argv: Sequence[str] | None = None,
         *,
         target: str | None = None,
@@ -47,7 +48,8 @@ class Schedules:
         """Store a schedule that runs a command or, with `target`, a class job.
 
         Args:
-            name: letters, digits, ".", "_" and "-"; its jobs get it as their name.
+            name: letters, digits, ".", "_" and "-"; its jobs get it as their name, unless the option `name`
+                gives them another one.
             argv: the command. It gets the daemon's environment and the variables in `env`.
             target: as of `call`.
             args: of the target.
@@ -100,7 +102,7 @@ class Schedules:
 
         return self._set_many(schedules_of(sources), replaces=True)
 
-    def edit(self, name: str, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
+    def edit(self, name: str, /, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
         """Change a stored schedule; what is not given stays.
 
         Raises:
