@@ -48,7 +48,10 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["list", "--failed"], "no option --failed: --state STATE selects jobs by state"),
         (["list", "-o", "json"], "no option -o: `bgctl logs ID` shows the output of a job; --json is"),
         (["submit", "-it", "true"], "-i is for run: --stdin - passes the input of submit to the job"),
-        (["submit", "--cpu-limit", "2", "true"], "no option --cpu-limit: --cpu-max PERCENT limits processor time"),
+        (
+            ["submit", "--cpu-limit", "2", "true"],
+            "no option --cpu-limit: --cpu-max PERCENT limits processor time",
+        ),
         (["-ls"], "no option -l: `bgctl list` shows jobs"),
         (
             ["-r", "12"],
