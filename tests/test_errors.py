@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pickle
 import traceback
 
@@ -9,7 +10,7 @@ import pytest
 
 from bgctl.program import run
 from bgd.config import load
-from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, shorten
+from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, nearest, shorten
 
 LONG = "x" * 100_000
 CUT = "x" * 80 + "…"
@@ -80,3 +81,25 @@ def test_file_that_cannot_be_written_is_named_in_short(daemon):
     assert done.returncode == 1
     assert done.stderr.endswith("…: File name too long\n")
     assert len(done.stderr) < 200
+
+
+def test_a_mistyped_name_is_compared_with_names_that_begin_alike(monkeypatch):
+    compared = []
+
+    def get_close_matches(word, possibilities, **given):
+        compared.extend(possibilities)
+        return real(word, possibilities, **given)
+
+    real = difflib.get_close_matches
+    monkeypatch.setattr(difflib, "get_close_matches", get_close_matches)
+
+    assert nearest("nightlu", [*(f"s{number}" for number in range(10_000)), "nightly"]) == (
+        "did you mean nightly?"
+    )
+    assert len(compared) == 200
+
+
+def test_of_many_names_only_some_are_told():
+    names = [f"s{number:04}" for number in range(1000)]
+
+    assert nearest("report", names) == f"known are {', '.join(names[:50])} and 950 more"
