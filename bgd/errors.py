@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterable, Iterator
-from os.path import commonprefix
 
 from bgd.escape import one_line, visible
 
@@ -120,13 +120,14 @@ _LONG_WORD = rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a mistyped name: the most similar known name, or else the first known names.
 
-    Of many names only those that begin alike are compared, because the daemon answers nobody meanwhile.
+    Of many names only its neighbours in the alphabet are compared, because the daemon answers nobody meanwhile.
     """
     import difflib  # noqa: PLC0415 - needed only to word an error
 
     known = sorted(word for word in known if word != "*")  # which stands for any name
-    alike_at_first = sorted(known, key=lambda word: -len(commonprefix((word, name))))[:_MAX_COMPARED]
-    if alike := difflib.get_close_matches(name, alike_at_first, n=1, cutoff=0.6):
+    here = bisect(known, name)
+    neighbours = known[max(0, here - _MAX_COMPARED // 2) : here + _MAX_COMPARED // 2]
+    if alike := difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6):
         return f"did you mean {alike[0]}?"
     more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
     return f"known are {', '.join(known[:_MAX_NAMED])}{more}"

@@ -83,7 +83,7 @@ def test_file_that_cannot_be_written_is_named_in_short(daemon):
     assert len(done.stderr) < 200
 
 
-def test_a_mistyped_name_is_compared_with_names_that_begin_alike(monkeypatch):
+def test_a_mistyped_name_is_compared_with_its_neighbours_only(monkeypatch):
     compared = []
 
     def get_close_matches(word, possibilities, **given):
@@ -96,7 +96,7 @@ def test_a_mistyped_name_is_compared_with_names_that_begin_alike(monkeypatch):
     assert nearest("nightlu", [*(f"s{number}" for number in range(10_000)), "nightly"]) == (
         "did you mean nightly?"
     )
-    assert len(compared) == 200
+    assert len(compared) <= 200
 
 
 def test_of_many_names_only_some_are_told():
