@@ -120,7 +120,7 @@ _LONG_WORD = rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a mistyped name: the most similar known name, or else the first known names.
 
-    Of many names only its neighbours in the alphabet are compared, because the daemon answers nobody meanwhile.
+    Of many names only its neighbours in the alphabet are compared: the daemon answers nobody meanwhile.
     """
     import difflib  # noqa: PLC0415 - needed only to word an error
 
