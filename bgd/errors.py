@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect
 from collections.abc import Iterable, Iterator
 
 from bgd.escape import one_line, visible
@@ -125,7 +124,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     import difflib  # noqa: PLC0415 - needed only to word an error
 
     known = sorted(word for word in known if word != "*")  # which stands for any name
-    here = bisect(known, name)
+    here = sum(word < name for word in known)
     neighbours = known[max(0, here - _MAX_COMPARED // 2) : here + _MAX_COMPARED // 2]
     if alike := difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6):
         return f"did you mean {alike[0]}?"
