@@ -118,6 +118,25 @@ def test_nothing_overflows_a_narrow_page(jobs_page, client, width, scheme):
         assert jobs_page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_a_schedule_that_takes_many_words_leaves_room_for_commands(jobs_page, client):
+    client.schedules.add(
+        "wordy",
+        ["/bin/echo", "one two three four"],
+        cron="*/5 8-18 1-5,15-20 jan-mar,jul mon-fri",
+        replace=True,
+    )
+    base = jobs_page.url.partition("/job-logs")[0]
+    for width in (360, 1280):
+        jobs_page.set_viewport_size({"width": width, "height": 700})
+        jobs_page.goto(f"{base}/job-logs/schedules")
+
+        command = jobs_page.locator("#schedule-wordy .runs").evaluate(
+            "element => element.getClientRects().length"
+        )
+        assert command <= 2  # lines
+        assert jobs_page.evaluate("document.documentElement.scrollWidth") == width
+
+
 def test_a_card_on_a_narrow_page_has_box_id_and_state_on_its_first_line(jobs_page, client):
     job = client.submit(["/bin/true"], hold=True)
     jobs_page.set_viewport_size({"width": 390, "height": 700})
