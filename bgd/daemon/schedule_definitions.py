@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Collection
@@ -10,6 +11,7 @@ from functools import cache
 from math import inf
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -73,6 +75,11 @@ def _machine_id() -> str:
     with suppress(OSError):
         return Path("/etc/machine-id").read_text().strip()
     return platform.node()
+
+
+def digest_of(spec: ScheduleSpec) -> str:
+    """Return what distinguishes a definition from others."""
+    return hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=16).hexdigest()
 
 
 def job_of(name: str, spec: ScheduleSpec) -> JobSpec:

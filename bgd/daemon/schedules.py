@@ -37,7 +37,7 @@ from bgd.core.schedules import (
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
-from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, job_of
+from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, digest_of, job_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
 from bgd.daemon.storage.store import StoreReader
@@ -173,16 +173,19 @@ class Schedules:
 
     # --- what people do -------------------------------------------------------------------------------------
 
-    def set(self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool) -> None:
-        """Add a schedule, or put it in the place of another one.
+    def set(
+        self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool, digest: str | None = None
+    ) -> None:
+        """Add a schedule, or put it in the place of another one, which has this digest if one is given.
 
         Raises:
-            Refused: the definition is not valid, or the name is taken or, to be replaced, unknown.
+            Refused: the definition is not valid, or the name is taken or, to be replaced, unknown, or
+                somebody has changed it.
             NotAllowed: the configuration does not allow its job.
             Full: there are too many schedules.
         """
-        if replaces:
-            self._find(name)
+        if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
+            raise Refused(f"schedule {name} was changed meanwhile, and is not changed now: try again")
         self._check_names([name], replaces=replaces)
         self._define(name, self._checked(name, spec), uid)
         self._changed()
@@ -292,6 +295,8 @@ class Schedules:
         for some in _batched(names):
             views += [self._view(each, latest.get(each), upcoming) for each in some if each in self._by_name]
             await asyncio.sleep(0)
+        if name is not None:
+            views = [replace(each, digest=digest_of(each.spec)) for each in views]
         return views
 
     async def history(self, name: str, limit: int, before: int | None) -> list[OccurrenceView]:

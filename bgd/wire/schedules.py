@@ -29,8 +29,9 @@ class GetSchedules(Struct, frozen=True, tag="schedules", kw_only=True, omit_defa
 class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
     """-> SchedulesPart. Store a schedule.
 
-    `replaces`: it takes the place of the one of this name; otherwise there must be none. `repeated`: the
-    answer to the same request was lost; it is no error if it is stored already.
+    `replaces`: it takes the place of the one of this name; otherwise there must be none. `digest`: that one
+    still has to have this digest, see ScheduleView; None: any. `repeated`: the answer to the same request was
+    lost; it is no error if it is stored already.
     """
 
     id: RequestId
@@ -38,6 +39,7 @@ class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_de
     spec: ScheduleSpec
     replaces: bool = False
     repeated: bool = False
+    digest: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class SetSchedules(Struct, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
@@ -116,6 +118,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     * `upcoming`: its next occurrences; none while it is paused.
     * `problem`: why it cannot be used; None: it can.
     * `is_late`: a job of it is late and has not finished.
+    * `digest`: distinguishes this definition from others, if only one schedule was asked for.
     """
 
     name: str
@@ -128,6 +131,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     latest: OccurrenceView | None = None
     problem: str | None = None
     is_late: bool = False
+    digest: str | None = None
 
 
 class SchedulesPart(Struct, frozen=True, tag="schedules"):

@@ -384,6 +384,20 @@ async def test_an_edit_counts_from_now_and_leaves_a_running_job_alone(lives):
         assert (last.due_at, last.reason) == (NOON + 90 * MINUTE, f"job {first.job} has not finished")
 
 
+async def test_of_two_edits_at_once_the_second_is_refused(lives):
+    async with lives.begin() as life:
+        life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        [seen] = await life.schedules.views("hourly", 1)
+        first, second = replace(HOURLY, cron="30 * * * *"), replace(HOURLY, paused=True)
+        life.schedules.set("hourly", first, UID, replaces=True, digest=seen.digest)
+
+        with pytest.raises(Refused, match="hourly was changed meanwhile"):
+            life.schedules.set("hourly", second, UID, replaces=True, digest=seen.digest)
+        [seen] = await life.schedules.views("hourly", 1)
+        assert seen.spec == first
+        life.schedules.set("hourly", second, UID, replaces=True, digest=seen.digest)
+
+
 async def test_a_removed_schedule_keeps_its_history_and_lets_its_job_end(lives):
     async with lives.begin() as life:
         life.schedules.set("hourly", HOURLY, UID, replaces=False)

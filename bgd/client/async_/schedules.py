@@ -107,10 +107,12 @@ class AsyncSchedules:
         """Change a stored schedule; what is not given stays.
 
         Raises:
-            Refused: there is no such schedule, it is configured, or it would not be valid.
+            Refused: there is no such schedule, it is configured, somebody has changed it meanwhile, or it
+                would not be valid.
         """
         [old] = await self.list(name)
-        return await self._set(name, changed_schedule(old.spec, argv, given), replaces=True)
+        spec = changed_schedule(old.spec, argv, given)
+        return await self._set(name, spec, replaces=True, digest=old.digest)
 
     async def list(self, name: str | None = None, *, upcoming: int = 1) -> Sequence[ScheduleView]:
         """Return all schedules by name, or one, each with its next occurrences.
@@ -170,8 +172,12 @@ class AsyncSchedules:
             )
         return await self._channel.ask(request, wire.SchedulesSet, repeatable=True)
 
-    async def _set(self, name: str, spec: ScheduleSpec, *, replaces: bool) -> ScheduleView:
-        request = checked(wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces))
+    async def _set(
+        self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
+    ) -> ScheduleView:
+        request = checked(
+            wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
+        )
         reply = await self._channel.ask(request, wire.SchedulesPart, repeatable=True)
         return reply.schedules[0]
 

@@ -106,10 +106,12 @@ class Schedules:
         """Change a stored schedule; what is not given stays.
 
         Raises:
-            Refused: there is no such schedule, it is configured, or it would not be valid.
+            Refused: there is no such schedule, it is configured, somebody has changed it meanwhile, or it
+                would not be valid.
         """
         [old] = self.list(name)
-        return self._set(name, changed_schedule(old.spec, argv, given), replaces=True)
+        spec = changed_schedule(old.spec, argv, given)
+        return self._set(name, spec, replaces=True, digest=old.digest)
 
     def list(self, name: str | None = None, *, upcoming: int = 1) -> Sequence[ScheduleView]:
         """Return all schedules by name, or one, each with its next occurrences.
@@ -167,8 +169,12 @@ class Schedules:
             )
         return self._channel.ask(request, wire.SchedulesSet, repeatable=True)
 
-    def _set(self, name: str, spec: ScheduleSpec, *, replaces: bool) -> ScheduleView:
-        request = checked(wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces))
+    def _set(
+        self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
+    ) -> ScheduleView:
+        request = checked(
+            wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
+        )
         reply = self._channel.ask(request, wire.SchedulesPart, repeatable=True)
         return reply.schedules[0]
 

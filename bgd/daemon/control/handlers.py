@@ -390,7 +390,13 @@ class ScheduleHandler:
         schedules = self._schedules
         if isinstance(request, SetSchedule):
             if not (request.repeated and schedules.has(request.name, request.spec)):
-                schedules.set(request.name, request.spec, actor.uid, replaces=request.replaces)
+                schedules.set(
+                    request.name,
+                    request.spec,
+                    actor.uid,
+                    replaces=request.replaces,
+                    digest=request.digest,
+                )
             await self._send_one(request.id, request.name, replies)
             return
         stored = await schedules.set_many(
