@@ -119,7 +119,7 @@ def _words_of(text: str) -> list[str]:
         )
     if len(words) != len(_FIELDS):
         raise ExpressionError(
-            f"{text!r} has {len(words)} fields, not 5: write minute, hour, day of month, month and "
+            f"{text!r} needs five fields, not {len(words)}: write minute, hour, day of month, month and "
             "day of week, for example '30 3 * * mon'"
         )
     return words

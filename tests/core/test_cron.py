@@ -112,7 +112,7 @@ def test_random_values_spread_evenly_over_keys_fields_and_items():
     ("text", "words"),
     [
         ("0 0 3 * * *", ["six fields", "no seconds", "`calendar`"]),
-        ("0 3 * *", ["has 4 fields, not 5", "'30 3 * * mon'"]),
+        ("0 3 * *", ["needs five fields, not 4", "'30 3 * * mon'"]),
         ("", ["has 0 fields"]),
         ("60 3 * * *", ["minute '60' is out of range", "0 to 59"]),
         ("0 24 * * *", ["hour '24' is out of range", "0 to 23"]),
