@@ -160,7 +160,7 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["add", "x", "0 3 * *", "--", "true"], "has 4 fields"),
+        (["add", "x", "0 3 * *", "--", "true"], "five fields, not 4"),
         (["add", "x", "* * * * * *", "--", "true"], "six fields"),
         (["add", "x", "@daily"], "after --"),
         (["add", "x", "--", "true"], "say when, after the name: a cron expression"),
