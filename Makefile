@@ -12,14 +12,14 @@ DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fi
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
-# Long tests of whole daemons
-SERIES := tests/end_to_end tests/faults
+# Long tests of whole daemons, and of a cluster
+SERIES := tests/end_to_end tests/faults tests/slurm tests/testing
 
 # The daemon, its pages and the documentation
 DAEMON := tests/daemon tests/cron tests/docs
 
-# Real launchers, workers and interpreters
-LAUNCHER := tests/launcher tests/worker tests/testing tests/functions
+# Real launchers, workers and service managers
+LAUNCHER := tests/launcher tests/worker tests/systemd
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
