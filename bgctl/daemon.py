@@ -235,6 +235,13 @@ def _sections(loaded: config.Config) -> Iterator[tuple[KeyPath, dict[str, tuple[
         if path[-1] == ANY:
             for name, section in getattr(loaded, path[0]).items():
                 yield (*path[:-1], name), _plain_values(section, keys)
+        elif ANY in keys:  # the user chooses the names of the keys
+            given = getattr(loaded, path[0])
+            if given:
+                yield (
+                    path,
+                    {name: (keys[ANY], _plain_value(keys[ANY], value)) for name, value in given.items()},
+                )
         elif keys:
             section = getattr(loaded, "_".join(path))
             yield path, _plain_values(section, keys)

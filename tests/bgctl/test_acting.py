@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from tests.support import Daemon, seen, wait_until
@@ -240,6 +241,9 @@ def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
     job_ids, selection = waiting_jobs
     child = terminal("cancel", *selection)
     child.expect_exact("[y/N]: ")
+    wait_until(
+        lambda: psutil.Process(child.pid).status() == psutil.STATUS_SLEEPING
+    )  # it waits for the answer
 
     child.sendintr()
 

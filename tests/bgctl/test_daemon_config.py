@@ -89,6 +89,22 @@ def test_every_key_is_shown(home):
     assert as_json["retry"]["commands"]["retries"] == 0
 
 
+def test_resources_and_executors_are_shown(home):
+    text = """
+        [resources]
+        gpu = ["0", "1"]
+        license = 3
+        [executors.gentle]
+        kind = "prefix"
+        argv = ["nice", "-n", "7"]
+    """
+    home.configure(text)
+    shown = tomllib.loads(home.bgctl("config").stdout)
+
+    assert shown["resources"] == {"gpu": ["0", "1"], "license": 3}
+    assert shown["executors"]["gentle"].items() >= {"kind": "prefix", "argv": ["nice", "-n", "7"]}.items()
+
+
 def test_unlimited_values_are_shown_as_words(home):
     text = """
         [daemon]

@@ -187,7 +187,7 @@ def first_with_jobs(events):
 
     The list may have been read once more before there were any, with the counts of a moment later.
     """
-    parts = {}
+    parts: dict[str, str] = {}
     for news in filter(None, events):
         parts |= news["parts"]
         if news.get("order"):
