@@ -14,7 +14,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from bgd import timezones
-from bgd.core.schedule_spec import Result
+from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
@@ -32,6 +32,7 @@ from bgd.daemon.web.responses import (
 from bgd.daemon.web.views import DisplayTime, display_time
 from bgd.errors import BgdError, Refused
 from bgd.formatting import command_line
+from bgd.units import format_duration
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.schedules import OccurrenceView, ScheduleView
 
@@ -113,6 +114,7 @@ class SchedulePages:
         values: dict[str, object] = {
             "name": name,
             "row": _row(views[0], now) if views else None,
+            "facts": list(_facts(views[0].spec)) if views else [],
             "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
             "history": [_occurrence(each, now) for each in history],
         }
@@ -181,6 +183,41 @@ def _row(view: ScheduleView, now: float) -> ScheduleRow:
         next_in_zone=_in_zone(view.upcoming[0], view) if view.upcoming else "",
         latest=None if view.latest is None else _occurrence(view.latest, now),
     )
+
+
+def _facts(spec: ScheduleSpec) -> Iterator[tuple[str, str]]:
+    """Yield what else the definition says, each with a label."""
+    yield "If the last job still runs", _OVERLAPS[spec.overlap]
+    if spec.missed is not Missed.CRON:
+        age = f", if not older than {format_duration(spec.missed_within)}"
+        yield "If missed", f"{_MISSED[spec.missed]}{age if spec.missed is Missed.LATEST else ''}"
+    if spec.late_after is not None:
+        yield "Late after", format_duration(spec.late_after)
+    if spec.jitter:
+        yield "Jitter", format_duration(spec.jitter)
+    if spec.excluded:
+        yield "Not on", ", ".join(spec.excluded)
+    job = spec.job
+    if job.timeout is not None:
+        yield "Time limit", format_duration(job.timeout)
+    for label, value in {
+        "Queue": job.queue,
+        "Priority": job.priority,
+        "Retries": job.retries,
+        "Notifies": job.notify,
+        "Tags": ", ".join(job.tags) or None,
+    }.items():
+        if value is not None:
+            yield label, str(value)
+
+
+_OVERLAPS = {
+    Overlap.ALLOW: "start beside it",
+    Overlap.SKIP: "skip this time",
+    Overlap.QUEUE: "wait for it",
+    Overlap.REPLACE: "cancel it",
+}
+_MISSED = {Missed.SKIP: "do not run", Missed.LATEST: "run the latest"}
 
 
 def _in_zone(at: float, view: ScheduleView) -> str:

@@ -51,6 +51,36 @@ def test_the_page_of_a_schedule_shows_its_history(browser, client):
     assert page.text.count(" 00:00:00 ") == 5
 
 
+def test_the_page_of_a_schedule_shows_how_it_runs(browser, client):
+    client.schedules.add(
+        "careful",
+        ["true"],
+        every="1h",
+        overlap="replace",
+        missed="latest",
+        missed_within="2h",
+        late_after="10m",
+        excluded=["12-25"],
+        timeout="5m",
+        queue="mail",
+        tags=["<i>"],
+    )
+    page = browser.get("/job-logs/schedules/careful").text
+
+    assert (
+        dict(re.findall("<dt>([^<]*)</dt><dd>([^<]*)</dd>", page)).items()
+        >= {
+            "If the last job still runs": "cancel it",
+            "If missed": "run the latest, if not older than 2h",
+            "Late after": "10m",
+            "Not on": "12-25",
+            "Time limit": "5m",
+            "Queue": "mail",
+            "Tags": "&lt;i&gt;",
+        }.items()
+    )
+
+
 def test_the_history_does_not_name_a_job_that_was_removed(browser, client):
     job = client.schedules.run("rare")
     job.wait(timeout=DEADLINE)
