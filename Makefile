@@ -60,20 +60,22 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 man: $(INSTALLED)  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
-# Four processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
+# Five processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
 BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
-	@$(BESIDE) test-pure-rooms test-series >$(VENV)/series.log 2>&1 & series=$$!; \
+	@$(BESIDE) test-series >$(VENV)/series.log 2>&1 & series=$$!; \
+	$(BESIDE) test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
 	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
 	$(BESIDE) test-launcher >$(VENV)/launcher.log 2>&1 & launcher=$$!; \
-	trap 'kill $$series $$daemon $$launcher; exit 130' INT TERM; \
+	trap 'kill $$series $$pure $$daemon $$launcher; exit 130' INT TERM; \
 	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(DAEMON) $(LAUNCHER)) tests; others=$$?; \
+	wait $$pure; pure=$$?; \
 	wait $$launcher; launcher=$$?; \
 	wait $$daemon; daemon=$$?; \
 	wait $$series; series=$$?; \
-	cat $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
-	test $$others$$launcher$$daemon$$series = 0000
+	cat $(VENV)/pure-rooms.log $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
+	test $$others$$pure$$launcher$$daemon$$series = 00000
 
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
