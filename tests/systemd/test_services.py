@@ -196,7 +196,8 @@ def test_watchdog_replaces_a_service_that_hangs(machine, unit):
     machine.run("rm", drop_in)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", unit)
-    assert machine.run("bgctl", "run", "echo", "back") == "back"
+    # on a busy machine bgctl may add that there is no launcher yet
+    assert "back" in machine.run("bgctl", "run", "echo", "back").splitlines()
 
 
 def test_with_a_socket_unit_nobody_is_refused_while_bgd_is_killed(machine):
