@@ -45,7 +45,8 @@ BOUNDS = {
     "bytes written by the launcher, 200 submits": (0, 0),
     "system calls of the daemon, 200 submits": (5_118, 5_240),
     "waits for events of the daemon, 200 submits": (600, 620),
-    "futex calls of the daemon, 200 submits": (896, 1_500),
+    # threads wait for each other twice as often on a busy machine
+    "futex calls of the daemon, 200 submits": (896, 4_000),
     "system calls of the launcher for an attempt, 200 submits": (0, 0),
     "waits for events of the launcher, 200 submits": (0, 0),
     # no-op commands, one by one, from the request to the end
@@ -58,7 +59,7 @@ BOUNDS = {
     "bytes written by the launcher, 100 jobs": (56_459, 56_600),
     "system calls of the daemon, 100 jobs": (7_767, 8_150),
     "waits for events of the daemon, 100 jobs": (1_091, 1_240),
-    "futex calls of the daemon, 100 jobs": (1_375, 2_600),
+    "futex calls of the daemon, 100 jobs": (1_375, 6_000),
     "system calls of the launcher for an attempt, 100 jobs": (59, 59),
     "waits for events of the launcher, 100 jobs": (771, 860),
     # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
