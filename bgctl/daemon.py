@@ -28,6 +28,7 @@ from bgd.formatting import iso_time, outcome_in_words
 from bgd.paths import make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, format_size, parse_duration, parse_size
+from bgd.values import exception_rules, rule_text, secret_url, token
 from bgd.wire.replies import Info
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Finding, Level
@@ -261,8 +262,8 @@ def _plain_values(section: Struct, keys: Mapping[str, Key[object]]) -> dict[str,
 def _plain_value(key: Key[object], value: object) -> object:
     if value is None:
         return key.none
-    if key.reader is config.exception_rules and isinstance(value, tuple):
-        return {name: config.rule_text(decision) for name, decision in value}
+    if key.reader is exception_rules and isinstance(value, tuple):
+        return {name: rule_text(decision) for name, decision in value}
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Struct) else value  # for example an address
@@ -278,7 +279,7 @@ def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
 
 def _is_secret(key: Key[object], value: object) -> bool:
     """Tell whether a value is left out: what this prints may end up in a bug report."""
-    return key.reader in {config.token, config.secret_url} and bool(value)
+    return key.reader in {token, secret_url} and bool(value)
 
 
 _SECRET = "***"  # noqa: S105 - stands for one

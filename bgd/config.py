@@ -7,10 +7,9 @@ ipaddress and others are imported only where a value needs them.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from enum import EnumType, StrEnum
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,13 +19,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from bgd.core.classes import POLICY_KEYS, ClassPolicy
-from bgd.core.job import Decision, ExceptionRules, NextStep, RetryPolicy
+from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import (
     EXECUTOR_NAME,
     LOCAL,
     MAX_DURATION,
-    MAX_TOKENS,
     NOT_SCHEDULED,
     NOTIFICATION_QUEUE,
     NOTIFY_NAME,
@@ -34,10 +32,8 @@ from bgd.core.spec import (
     QUEUE_NAME,
     RESOURCE_NAME,
     Backoff,
-    Duration,
     ExecutorKind,
     ExecutorName,
-    FileBytes,
     Isolation,
     JobSpec,
     MemoryBytes,
@@ -49,63 +45,72 @@ from bgd.core.spec import (
     Share,
     SlotCount,
     Timeout,
-    kind_of,
 )
-from bgd.core.target import is_dotted_name, is_module, is_runner_name, problem_with_entry
+from bgd.core.target import is_runner_name, problem_with_entry
 from bgd.errors import ConfigError, nearest
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (
     ANY,
-    MAX_PORT,
-    Address,
     Key,
-    Reader,
     Schema,
     Setting,
-    TcpAddress,
-    absolute_path,
-    absolute_paths,
-    address,
-    as_program,
-    checked_duration,
-    duration,
-    duration_within,
-    executor_name,
     from_environment,
     from_file,
     key,
     keys_of,
     names_in,
+    or_word,
+    read_section,
+)
+from bgd.values import (
+    ANY_COMMAND,
+    Address,
+    TcpAddress,
+    absolute_path,
+    absolute_paths,
+    address,
+    duration,
+    duration_within,
+    events,
+    exception_rules,
+    executor_name,
+    header_name,
+    job_option,
+    mail_address,
+    node_python,
+    notify_name,
     number,
     one_of,
-    or_word,
-    program,
-    queue_name,
-    read_section,
+    page_base,
+    passed_variables,
+    path_or_nothing,
+    problem_with_command,
+    problem_with_module,
+    problem_with_variable,
+    program_with_arguments,
+    python_interpreter,
+    resource_tokens,
+    secret_url,
     size,
+    start_rate,
+    table_or_list,
     text,
     texts,
     texts_without,
+    time_zone,
+    token,
     whole_number,
+    yes_or_no,
 )
-from bgd.units import format_duration
 from bgd.wire.requests import ShutdownMode
 
-ANY_COMMAND = "*"
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
-MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
 MAX_TARGETS = 100  # of notifications
-MAX_RATE = 10_000  # starts, of which the daemon remembers the times
-MAX_URL = 2_000  # characters
-MAX_BASE = 200  # characters of a path in front of all pages
-MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
-MAX_EXCEPTION_NAME = 200  # characters
 PORTS = 20  # that a user's daemon tries, from the one in http.listen on
 DAY = 86_400.0  # seconds
 
 S = TypeVar("S", bound=Struct)
-T = TypeVar("T")
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -171,303 +176,9 @@ def value_of(section: Struct, key: str) -> object:
     return value
 
 
-def rule_text(decision: Decision) -> str:
-    """Return what follows an exception, in the words of `on_exceptions`."""
-    return decision.step if decision.after is None else f"{decision.step} {format_duration(decision.after)}"
-
-
 def no_target(name: str, known: Collection[str]) -> str:
     """Return in one sentence that there is no [notify] target with this name."""
     return f"there is no [notify.{name}]; {nearest(name, known) if known else 'no target is configured'}"
-
-
-# --- values that only one key has -------------------------------------------------------------------------
-
-
-class Auth(StrEnum):
-    """How readers of the pages show who they are."""
-
-    TOKEN = "token"  # noqa: S105 - a word of the configuration
-    NONE = "none"
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _interpreter(setting: Setting) -> str:
-    return program(setting) or sys.executable
-
-
-def _base(setting: Setting) -> str:
-    base = text(setting)
-    if base and (len(base) > MAX_BASE or not _BASE.fullmatch(base)):
-        raise ValueError(
-            'must be empty or a path such as "/jobs": it begins with "/", does not end with one, '
-            f"has only letters, digits, '-', '_' and '.', and at most {MAX_BASE} characters"
-        )
-    return base
-
-
-def _header(setting: Setting) -> str:
-    name = text(setting)
-    if name and (not _HEADER.fullmatch(name) or name.lower() in _OTHER_HEADERS):
-        raise ValueError('must be empty or the name of a header such as "X-Remote-User"')
-    return name
-
-
-_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-_OTHER_HEADERS = {"authorization", "cookie", "host", "origin", "x-bgd-token"}  # they say something else
-
-_BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
-
-
-def token(setting: Setting) -> str:
-    """Read a secret that programs send; `bgctl config show` does not print it."""
-    secret = text(setting)
-    if secret and not _TOKEN.fullmatch(secret):
-        raise ValueError(
-            "must be 16 to 200 letters, digits and -._~+/=, for example of `openssl rand -hex 16`"
-        )
-    return secret
-
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}")  # b64token of RFC 6750, and not to be guessed
-
-
-def _program_with_arguments(setting: Setting, example: str) -> tuple[str, ...]:
-    words = texts(setting)
-    if not words or not words[0]:
-        raise ValueError(f"name a program and its arguments, for example {example}")
-    if len(words) > MAX_PROGRAM_WORDS:
-        raise ValueError(f"has {len(words)} words, the limit is {MAX_PROGRAM_WORDS}")
-    return (as_program(words[0], setting), *words[1:])
-
-
-_A_RUNNER = '["php", "artisan", "bgd:run"]'
-_A_PREFIX = '["nice", "-n", "7"]'
-
-
-def _node_python(setting: Setting) -> str:
-    if not (name := program(setting)):
-        raise ValueError('must be a program on the nodes, for example "python3"')
-    return name
-
-
-def _path_or_nothing(setting: Setting) -> str:
-    return absolute_path(setting) if text(setting) else ""
-
-
-def _mail(setting: Setting) -> str:
-    address = text(setting)
-    if not _MAIL.fullmatch(address):
-        raise ValueError('must be one address, such as "ops@example.org", or a user of this machine')
-    return address
-
-
-# Less than mail allows: some programs take a recipient that begins with - | or / as something else
-_MAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?")
-
-
-def _notify_name(setting: Setting) -> str:
-    try:
-        return str(msgspec.convert(setting.value, NotifyName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be the name of a [notify] target: {NOTIFY_NAME}") from error
-
-
-def _events(setting: Setting) -> tuple[str, ...]:
-    from bgd.core.notifications import CHOSEN  # noqa: PLC0415 - a client that has targets does not need it
-
-    words = texts(setting)
-    for word in words:
-        if word not in CHOSEN:
-            raise ValueError(f"{word!r} is not one of {', '.join(CHOSEN)}")
-    return tuple(event.value for event in CHOSEN if event in words)
-
-
-def secret_url(setting: Setting) -> str:
-    """Read an address whose path is a secret; neither errors nor `bgctl config show` print it."""
-    url = setting.value
-    found = _URL.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
-    if (
-        found is None
-        or int(found["port"] or 0) > MAX_PORT
-        or (found["scheme"] == "http" and not is_loopback(found["host"]))
-    ):
-        raise ConfigError(  # not a ValueError, in whose message the value would stand
-            f"{setting.origin} must be an address such as https://hc-ping.com/UUID, with at most {MAX_URL} "
-            "ASCII characters, without user, password or fragment; http only for this machine"
-        )
-    return found.string
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, as it stands in a URL, is this machine."""
-    return host.lower() in {"localhost", "[::1]"} or bool(_LOOPBACK.fullmatch(host))
-
-
-_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
-    r"(/[\w.~%!$&'()*+,;=:@/-]*(\?[\w.~%!$&'()*+,;=:@/?-]*)?)?",
-    re.ASCII,
-)
-
-
-def _tokens(setting: Setting) -> tuple[str, ...]:
-    """Read the tokens of a resource: their names, or how many there are."""
-    value = setting.value
-    if isinstance(value, str) and value.isdecimal():  # from the environment
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= MAX_TOKENS:
-            raise ValueError(f"must be a list of names, or how many there are: 0 to {MAX_TOKENS}")
-        return tuple(str(number) for number in range(1, value + 1))
-    if not isinstance(value, str | list):
-        raise ValueError(  # noqa: TRY004 - what readers raise
-            'must be a list of names such as ["0", "1"], or how many there are, such as 3'
-        )
-    names = texts(setting)
-    for name in names:
-        if not _TOKEN_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a name of 1 to 64 letters, digits and '.', '_', ':', '-', '/'")
-    if len(set(names)) < len(names) or len(names) > MAX_TOKENS:
-        raise ValueError(f"must be different names, at most {MAX_TOKENS}")
-    return names
-
-
-_TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated by commas
-
-
-def _rate(setting: Setting) -> Rate:
-    written = text(setting)
-    count, slash, seconds = written.partition("/")
-    if not slash or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
-        raise ValueError(
-            f'must be like "10/1m": 1 to {MAX_RATE} starts, and the time in which they may happen'
-        )
-    return Rate(int(count), checked_duration(seconds, Timeout), written)
-
-
-def exception_rules(setting: Setting) -> ExceptionRules:
-    """Read a table of exceptions and what follows each."""
-    table = setting.value
-    if not isinstance(table, dict):
-        raise ValueError(  # noqa: TRY004 - what readers raise
-            f'must be a table, for example {{ "app.errors.Busy" = "snooze 5m" }}; {_SAY_WHAT_FOLLOWS}'
-        )
-    if len(table) > MAX_RULES:
-        raise ValueError(f"has {len(table)} exceptions, the limit is {MAX_RULES}")
-    for name in table:
-        if len(name) > MAX_EXCEPTION_NAME or not is_dotted_name(name):
-            raise ValueError(
-                f"{name!r} is not the name of an exception: write ValueError or package.module.Class, quoted"
-            )
-    return tuple((name, _rule(text)) for name, text in table.items())
-
-
-def _rule(text: object) -> Decision:
-    step, _, after = str(text).partition(" ")
-    if (
-        step not in set(NextStep)
-        or (step == NextStep.FAIL and after)
-        or (step == NextStep.SNOOZE and not after)
-    ):
-        raise ValueError(f"{text!r} does not say what follows: {_SAY_WHAT_FOLLOWS}")
-    return Decision(NextStep(step), checked_duration(after) if after else None)
-
-
-_SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'
-
-
-def _option(name: str, setting: Setting) -> object:
-    """Read an option of a job, as its field in a JobSpec is typed."""
-    kind = kind_of(name)  # not before it is needed: it would make each client start later
-    readers: dict[Any, Reader[Any]] = {
-        QueueName: queue_name,
-        ExecutorName: executor_name,
-        NotifyName: _notify_name,
-        Duration: duration,
-        Timeout: duration_within(Timeout),
-        MemoryBytes: size(MemoryBytes),
-        FileBytes: size(FileBytes),
-    }
-    if isinstance(kind, EnumType):
-        return _word(kind, text(setting))
-    if kind in readers:
-        return readers[kind](setting)
-    bare = getattr(kind, "__origin__", kind)
-    if bare in {int, float}:
-        return (whole_number(kind) if bare is int else number(kind))(setting)
-    try:
-        return msgspec.convert(setting.value, kind)
-    except msgspec.ValidationError as error:
-        if name == "env":
-            raise ValueError('must be a table of texts, for example { LANG = "C" }') from error
-        raise ValueError(str(error)) from error
-
-
-def _timezone(setting: Setting) -> str:
-    from bgd.timezones import is_zone  # noqa: PLC0415 - most configurations name no zone
-
-    name = text(setting)
-    if not is_zone(name):
-        raise ValueError("is not a time zone of this machine: write one such as Europe/Paris")
-    return name
-
-
-def _env_pass(setting: Setting) -> tuple[str, ...] | None:
-    match setting.value:
-        case "all":
-            return None
-        case "none":
-            return ()
-        case str():
-            raise ValueError('must be "all", "none" or a list of names, for example ["PATH", "HOME"]')
-        case _:
-            return texts(setting)
-
-
-def _yes_or_no(setting: Setting) -> bool:
-    if not isinstance(setting.value, bool):
-        raise ValueError("must be true or false")  # noqa: TRY004 - what readers raise
-    return setting.value
-
-
-def _table_or_list(kind: type[T], example: str) -> Reader[T]:
-    """Return a reader of arguments of a class job, which are a list or a table."""
-
-    def reader(setting: Setting) -> T:
-        if not isinstance(setting.value, kind):
-            raise ValueError(f"must be written like {example}")  # noqa: TRY004 - what readers raise
-        return setting.value
-
-    return reader
-
-
-def _word(kind: EnumType, word: str) -> object:
-    """Return a member of a StrEnum, also for another spelling that the enum accepts."""
-    try:
-        return kind(word)
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(map(str, kind))}") from None
-
-
-def _problem_with_command(entry: str) -> str | None:
-    if entry == ANY_COMMAND or entry.startswith("/"):
-        return None
-    return f'{entry!r} must be "{ANY_COMMAND}" or the absolute path of a program'
-
-
-def _problem_with_variable(name: str) -> str | None:
-    if name and "=" not in name and "\0" not in name:
-        return None
-    return f"{name!r} is not the name of a variable: it is not empty and holds no '=' or NUL"
-
-
-def _problem_with_module(name: str) -> str | None:
-    return None if is_module(name) else f"{name!r} must be a module, for example package.module"
 
 
 # --- the keys ---------------------------------------------------------------------------------------------
@@ -489,6 +200,21 @@ RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
 
 
+_A_RUNNER = '["php", "artisan", "bgd:run"]'
+_A_PREFIX = '["nice", "-n", "7"]'
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Auth(StrEnum):
+    """How readers of the pages show who they are."""
+
+    TOKEN = "token"  # noqa: S105 - a word of the configuration
+    NONE = "none"
+
+
 class DaemonConfig(Struct, frozen=True, kw_only=True):
     """[daemon]."""
 
@@ -508,7 +234,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     """What SIGTERM does to running jobs."""
     cgroups: Literal["limits", "all"] = key(one_of("limits", "all"), "limits")
     """Which attempts get a control group of their own, where the system allows that."""
-    notify: str | None = key(_notify_name, None, none="")
+    notify: str | None = key(notify_name, None, none="")
     """The [notify] target of every job and schedule that names none."""
 
 
@@ -518,11 +244,11 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     ports: int
     listen: Address | None = key(address, TcpAddress("127.0.0.1", 8643), none="")  # None: no pages
     auth: Auth = key(one_of(*Auth), Auth.TOKEN)
-    base: str = key(_base, "")
+    base: str = key(page_base, "")
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
     metrics_token: str = key(token, "")
     """The bearer token of /metrics; if it is empty, /metrics is not served."""
-    user_header: str = key(_header, "")
+    user_header: str = key(header_name, "")
     """The header in which a proxy names its user; empty: no header says who asks."""
 
 
@@ -530,18 +256,18 @@ class SecurityConfig(Struct, frozen=True, kw_only=True):
     """[security]."""
 
     allowed_classes: tuple[str, ...] = key(texts_without(problem_with_entry), ())
-    allowed_commands: tuple[str, ...] = key(texts_without(_problem_with_command), (ANY_COMMAND,))
-    allowed_env: tuple[str, ...] = key(texts_without(_problem_with_variable), ())
+    allowed_commands: tuple[str, ...] = key(texts_without(problem_with_command), (ANY_COMMAND,))
+    allowed_env: tuple[str, ...] = key(texts_without(problem_with_variable), ())
     """Variables that commands may bring where allowed_commands is not "*"."""
 
 
 class PythonConfig(Struct, frozen=True, kw_only=True):
     """[python]: the interpreters that class jobs run in."""
 
-    interpreter: str = key(_interpreter, word="")
+    interpreter: str = key(python_interpreter, word="")
     path: tuple[str, ...] = key(absolute_paths, ())  # in front of sys.path of class jobs
-    preload: tuple[str, ...] = key(texts_without(_problem_with_module), ())
-    env: tuple[str, ...] = key(texts_without(_problem_with_variable), ())  # variables a class job may bring
+    preload: tuple[str, ...] = key(texts_without(problem_with_module), ())
+    env: tuple[str, ...] = key(texts_without(problem_with_variable), ())  # variables a class job may bring
     isolation: Isolation = key(one_of(*Isolation), Isolation.FORK)  # where a job does not say
     recycle_jobs: int = key(whole_number(JobCount), 10_000)
     """After this many jobs a reused worker gives way to a new one."""
@@ -579,7 +305,7 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     slots: int | None = key(whole_number(SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
     executor: str = key(executor_name, LOCAL)  # of jobs that name none themselves
-    rate: Rate | None = key(_rate, None, none=UNLIMITED)
+    rate: Rate | None = key(start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
     weight: int | None = key(whole_number(Weight), None, none="none")
     """Its share of the slots among queues with jobs of equal priority; if none has one, they do not share."""
@@ -589,7 +315,7 @@ class RunnerConfig(Struct, frozen=True, kw_only=True):
     """[runners.NAME]: a program that runs class jobs of another language."""
 
     argv: tuple[str, ...] = key(
-        partial(_program_with_arguments, example=_A_RUNNER)
+        partial(program_with_arguments, example=_A_RUNNER)
     )  # the program, a path or a name on PATH, and its arguments
     cwd: str | None = key(absolute_path, None)  # the folder it starts in; None: the daemon's
 
@@ -598,11 +324,11 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     """[notify.NAME]: somebody who is told. One of `program`, `mail` and `url` says how."""
 
     program: tuple[str, ...] | None = key(
-        partial(_program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
+        partial(program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
     )
-    mail: str | None = key(_mail, None)
+    mail: str | None = key(mail_address, None)
     url: str | None = key(secret_url, None)
-    on: tuple[str, ...] = key(_events, ("failed",))
+    on: tuple[str, ...] = key(events, ("failed",))
     """Events of bgd.core.notifications that are told."""
     failures: int = key(whole_number(FailureCount), 1)
     """Tell a failure only once a job or schedule has failed so often in a row."""
@@ -614,12 +340,12 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     """[executors.NAME]: what runs jobs."""
 
     kind: ExecutorKind = key(one_of(*ExecutorKind), ExecutorKind.LOCAL)
-    argv: tuple[str, ...] = key(partial(_program_with_arguments, example=_A_PREFIX), ())
+    argv: tuple[str, ...] = key(partial(program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
     # of Slurm
     folder: str = key(absolute_path)  # which the nodes share
-    python: str = key(_node_python, "python3")  # on the nodes
-    conf: str = key(_path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
+    python: str = key(node_python, "python3")  # on the nodes
+    conf: str = key(path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
     partition: str = key(text, "")
     account: str = key(text, "")
     qos: str = key(text, "")
@@ -638,32 +364,32 @@ _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from 
 }
 
 _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
-    **{key: Key(partial(_option, name), None) for key, name in POLICY_KEYS.items()},
+    **{key: Key(partial(job_option, name), None) for key, name in POLICY_KEYS.items()},
     "on_exceptions": Key(exception_rules, None),
 }
 
 _NOT_SCHEDULED = NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
 
 _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
-    **{name: Key(partial(_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
+    **{name: Key(partial(job_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
     "cwd": Key(absolute_path, None),
     "stdin": Key(absolute_path, None),
     "command": Key(texts, None),
     "target": Key(text, None),
-    "args": Key(_table_or_list(list, '["one", 2]'), None),
-    "kwargs": Key(_table_or_list(dict, "{ copies = 2 }"), None),
+    "args": Key(table_or_list(list, '["one", 2]'), None),
+    "kwargs": Key(table_or_list(dict, "{ copies = 2 }"), None),
     "cron": Key(text, None),
     "calendar": Key(text, None),
     "every": Key(text, None),
-    "timezone": Key(_timezone, None),
+    "timezone": Key(time_zone, None),
     "overlap": Key(one_of(*Overlap), Overlap.SKIP),
     "missed": Key(one_of(*Missed), Missed.CRON),
     "missed_within": Key(duration_within(Timeout), DAY),
     "jitter": Key(duration, 0.0),
     "late_after": Key(duration_within(Timeout), None),
     "except": Key(texts, ()),
-    "env_pass": Key(_env_pass, None),
-    "paused": Key(_yes_or_no, False),
+    "env_pass": Key(passed_variables, None),
+    "paused": Key(yes_or_no, False),
 }
 
 SCHEMA: Schema = {
@@ -679,7 +405,7 @@ SCHEMA: Schema = {
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
     "executors": {ANY: keys_of(ExecutorConfig)},
-    "resources": {ANY: Key(_tokens)},
+    "resources": {ANY: Key(resource_tokens)},
     "schedules": {ANY: _SCHEDULES},
     "notify": {ANY: keys_of(NotifyTarget)},
 }
@@ -799,7 +525,7 @@ def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, .
             raise ConfigError(
                 f"{setting.origin}: not the name of a resource, which is {RESOURCE_NAME}"
             ) from error
-        yield name, read_section(found, "resources", {name: Key(_tokens)})[name]
+        yield name, read_section(found, "resources", {name: Key(resource_tokens)})[name]
 
 
 def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPolicy]]:

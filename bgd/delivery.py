@@ -382,7 +382,7 @@ def ping(notification: Notification, name: str, url: str) -> None:
     Raises:
         NotDelivered: the server did not take it. The message does not quote the address, which is a secret.
     """
-    request = Request(  # noqa: S310 - bgd.config.secret_url allows only https, and http to this machine
+    request = Request(  # noqa: S310 - bgd.values.secret_url allows only https, and http to this machine
         ping_url(notification, url),
         _ping_text(notification),
         {"User-Agent": f"bgd/{bgd.__version__}", "Content-Type": "text/plain; charset=utf-8"},

@@ -1,6 +1,6 @@
-"""Settings: values as the configuration file and the environment give them, and how each kind is read.
+"""Settings: values as the configuration file and the environment give them, and where each came from.
 
-bgd.config has the keys.
+bgd.values reads them; bgd.config has the keys.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
-from bgd.core.spec import EXECUTOR_NAME, QUEUE_NAME, Duration, ExecutorName, QueueName
 from bgd.errors import ConfigError, nearest, shorten
-from bgd.paths import MAX_SOCKET_PATH
-from bgd.units import format_duration, format_size, parse_duration, parse_size
 
 T = TypeVar("T")
 M = TypeVar("M")
 
 MAX_FILE = 1 << 20  # bytes; a larger file is something else
-MAX_PORT = 65_535
 ANY = "*"  # in a schema: any name, for example of a queue
 
 Reader = Callable[["Setting"], T]  # raises ValueError, whose text says what is allowed
@@ -92,6 +87,20 @@ def keys_of(kind: type[Struct]) -> dict[str, Key[object]]:
         (name, getattr(default, "factory", None)) for name, default in zip(names, defaults, strict=True)
     )
     return {name: factory for name, factory in factories if isinstance(factory, Key)}
+
+
+def or_word(word: str, meaning: Callable[[], M], reader: Reader[T]) -> Reader[T | M]:
+    """Return a reader that also takes a word, which stands for what `meaning` returns."""
+
+    def either(setting: Setting) -> T | M:
+        if setting.value == word:
+            return meaning()
+        try:
+            return reader(setting)
+        except ValueError as error:
+            raise ValueError(f'{error}; or write "{word}"') from error
+
+    return either
 
 
 # Sections and keys by name; ANY stands for any name
@@ -165,169 +174,6 @@ def names_in(found: Mapping[str, Setting], section: str) -> dict[str, Setting]:
         if first == section:
             names.setdefault(rest.rpartition(".")[0], setting)  # a name may have dots, a key has none
     return names
-
-
-# --- kinds of values --------------------------------------------------------------------------------------
-
-
-def whole_number(kind: object) -> Reader[int]:
-    """Return a reader of whole numbers within the bounds of an annotated type, such as Retries."""
-    return lambda setting: int(_converted(setting.value, kind, is_text=setting.is_text))
-
-
-def number(kind: object) -> Reader[float]:
-    """Return a reader of numbers within the bounds of an annotated type."""
-    return lambda setting: float(_converted(setting.value, kind, is_text=setting.is_text))
-
-
-def duration(setting: Setting) -> float:
-    """Read a duration, in seconds, within the usual bounds."""
-    return checked_duration(setting.value, Duration)
-
-
-def duration_within(kind: object) -> Reader[float]:
-    """Return a reader of durations within the bounds of an annotated type."""
-    return lambda setting: checked_duration(setting.value, kind)
-
-
-def checked_duration(value: object, kind: object = Duration) -> float:
-    """Return the seconds of a duration; ValueError if it is none, or out of bounds."""
-    seconds = parse_duration(value) if isinstance(value, str) else value
-    return float(_converted(seconds, kind, written=format_duration))
-
-
-def size(kind: object) -> Reader[int]:
-    """Return a reader of sizes, in bytes, within the bounds of an annotated type."""
-
-    def reader(setting: Setting) -> int:
-        value = parse_size(setting.value) if isinstance(setting.value, str) else setting.value
-        return int(_converted(value, kind, written=lambda count: format_size(int(count))))
-
-    return reader
-
-
-def or_word(word: str, meaning: Callable[[], M], reader: Reader[T]) -> Reader[T | M]:
-    """Return a reader that also takes a word, which stands for what `meaning` returns."""
-
-    def either(setting: Setting) -> T | M:
-        if setting.value == word:
-            return meaning()
-        try:
-            return reader(setting)
-        except ValueError as error:
-            raise ValueError(f'{error}; or write "{word}"') from error
-
-    return either
-
-
-def one_of(*words: T) -> Reader[T]:
-    """Return a reader of one of a few words, for example the members of a StrEnum."""
-    meanings = {str(word): word for word in words}
-
-    def reader(setting: Setting) -> T:
-        word = text(setting)
-        if word not in meanings:
-            raise ValueError(f"must be one of {', '.join(meanings)}")
-        return meanings[word]
-
-    return reader
-
-
-def text(setting: Setting) -> str:
-    """Read a printable text."""
-    return _text(setting.value)
-
-
-def texts(setting: Setting) -> tuple[str, ...]:
-    """Read a list of texts; in the environment it is separated by commas, or written as in TOML."""
-    value = _listed(setting.value) if setting.is_text else setting.value
-    if not isinstance(value, list):
-        raise ValueError('must be a list of texts, for example ["one", "two"]')  # noqa: TRY004 - what readers raise
-    return tuple(_text(entry) for entry in value)
-
-
-def texts_without(problem_with: Callable[[str], str | None]) -> Reader[tuple[str, ...]]:
-    """Return a reader of lists in whose entries `problem_with` finds no problem."""
-
-    def reader(setting: Setting) -> tuple[str, ...]:
-        entries = texts(setting)
-        for problem in filter(None, map(problem_with, entries)):
-            raise ValueError(problem)
-        return entries
-
-    return reader
-
-
-def queue_name(setting: Setting) -> str:
-    """Read the name of a queue."""
-    try:
-        return str(msgspec.convert(setting.value, QueueName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be {QUEUE_NAME}") from error
-
-
-def executor_name(setting: Setting) -> str:
-    """Read the name of an executor."""
-    try:
-        return str(msgspec.convert(setting.value, ExecutorName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be {EXECUTOR_NAME}") from error
-
-
-def absolute_path(setting: Setting) -> str:
-    """Read a path and make it absolute."""
-    return _absolute(text(setting), setting)
-
-
-def absolute_paths(setting: Setting) -> tuple[str, ...]:
-    """Read a list of paths and make them absolute."""
-    return tuple(_absolute(entry, setting) for entry in texts(setting))
-
-
-def program(setting: Setting) -> str:
-    """Read a program: a path, a bare name that is looked for on PATH later, or an empty text."""
-    return as_program(text(setting), setting)
-
-
-def as_program(word: str, setting: Setting) -> str:
-    """Return a program with its path made absolute, if it has one."""
-    return _absolute(word, setting) if "/" in word else word
-
-
-class TcpAddress(Struct, frozen=True):
-    """A port of this machine, which only this machine reaches. Port 0: any free one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class UnixAddress(Struct, frozen=True):
-    """A Unix socket."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"{_UNIX}{self.path}"
-
-
-Address = TcpAddress | UnixAddress
-
-_UNIX = "unix:"
-_ADDRESSES = 'write "127.0.0.1:8643", "[::1]:8643" or "unix:/path"'
-
-
-def address(setting: Setting) -> Address:
-    """Read an address: a port of this machine, or a Unix socket."""
-    written = text(setting)
-    if written.startswith(_UNIX):
-        return _unix_address(written.removeprefix(_UNIX))
-    host, _, port = written.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
-        raise ValueError(_ADDRESSES)
-    return TcpAddress(_loopback(host), int(port))
 
 
 # --- how settings are found -------------------------------------------------------------------------------
@@ -418,77 +264,3 @@ def _shortened(text: str) -> str:
 
 
 _MOST_SHOWN = 100  # characters; more do not fit a line of a terminal
-
-
-# --- how values are checked -------------------------------------------------------------------------------
-
-# msgspec's words for a bound, and those of people
-_BOUND = re.compile(r"Expected `\w+` ([<>]=?) (-?[\d.]+)$")
-_COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_KINDS = {"int": "whole number", "float": "number"}
-
-
-def _converted(
-    value: object, kind: object, *, is_text: bool = False, written: Callable[[float], str] = "{:g}".format
-) -> int | float:
-    """Return the value as the annotated type has it; an error shows the bound as `written` writes it."""
-    try:
-        converted: int | float = msgspec.convert(value, kind, strict=not is_text)
-    except msgspec.ValidationError as error:
-        raise ValueError(_in_words(str(error), written)) from error
-    return converted
-
-
-def _in_words(problem: str, written: Callable[[float], str]) -> str:
-    if (bound := _BOUND.match(problem)) is not None:
-        return f"must be {_COMPARED[bound[1]]} {written(float(bound[2]))}"
-    for kind, name in _KINDS.items():
-        if problem.startswith(f"Expected `{kind}`"):
-            return f"must be a {name}"
-    return problem
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable():
-        raise ValueError("must be printable text")
-    return value
-
-
-def _listed(text: object) -> object:
-    if not isinstance(text, str) or not text.lstrip().startswith("["):
-        return [word.strip() for word in str(text).split(",") if word.strip()]
-    import tomllib  # noqa: PLC0415 - clients start often and hardly ever come here
-
-    return tomllib.loads(f"list = {text}")["list"]
-
-
-def _absolute(text: str, setting: Setting) -> str:
-    if not text:
-        raise ValueError("must be a path")
-    if text == "~" or text.startswith("~/"):
-        text = setting.home.rstrip("/") + text[1:] or "/"
-    return os.path.normpath(Path(setting.folder, text))
-
-
-def _unix_address(path: str) -> UnixAddress:
-    if not path.startswith("/") or len(path.encode()) > MAX_SOCKET_PATH:
-        raise ValueError(f"a socket has an absolute path of at most {MAX_SOCKET_PATH} bytes: {_ADDRESSES}")
-    return UnixAddress(path)
-
-
-def _loopback(host: str) -> str:
-    import ipaddress  # noqa: PLC0415 - clients start often, and most have no address to read
-
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        found = ipaddress.ip_address(host[1:-1] if is_bracketed else host)
-    except ValueError:
-        raise ValueError(_ADDRESSES) from None
-    if is_bracketed != (found.version == 6):  # noqa: PLR2004 - of the Internet Protocol
-        raise ValueError(_ADDRESSES)
-    if not found.is_loopback:
-        raise ValueError(
-            "pages are served to this machine only: "
-            "for others put a proxy that speaks TLS in front of a unix socket"
-        )
-    return str(found)

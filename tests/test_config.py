@@ -30,7 +30,8 @@ from bgd.core.job import Decision, NextStep, RetryPolicy
 from bgd.core.spec import ExecutorKind, Rate
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
-from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of
+from bgd.settings import MAX_FILE, names_of
+from bgd.values import TcpAddress, UnixAddress
 from bgd.wire.requests import ShutdownMode
 
 DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"

@@ -19,7 +19,7 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 STANDARD = " ".join(sys.stdlib_module_names)
 # Modules of the standard library that deal in values only, not in the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
-CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units"
+CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units bgd.values"
 VERSION = "bgd bgd.__version__"
 
 WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
@@ -78,7 +78,7 @@ ROOMS = {
     " bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
-        ["bgd/config.py", "bgd/paths.py", "bgd/settings.py", "bgd/units.py"],
+        [f"bgd/{name}.py" for name in ("config", "paths", "settings", "units", "values")],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.timezones"
         " bgd.wire.requests.ShutdownMode",
     ),

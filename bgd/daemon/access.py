@@ -11,10 +11,11 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from bgd.config import ANY_COMMAND, Config, no_target
+from bgd.config import Config, no_target
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused, nearest
+from bgd.values import ANY_COMMAND
 from bgd.wire.class_jobs import problem_with_arguments
 
 logger = logging.getLogger(__name__)

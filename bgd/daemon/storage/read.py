@@ -14,7 +14,6 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.config import rule_text
 from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
@@ -31,6 +30,7 @@ from bgd.daemon.storage.records import (
     unpack_waits,
 )
 from bgd.daemon.storage.write import unpack_spec
+from bgd.values import rule_text
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, GroupStats, JobError, JobProgress, JobView, Progress

@@ -27,7 +27,7 @@ from bgd import clock
 from bgd.config import Auth, HttpConfig
 from bgd.daemon.access import Actor, may_connect
 from bgd.daemon.folder import replace_file
-from bgd.settings import Address, TcpAddress, UnixAddress
+from bgd.values import Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpRequest, RequestRefused
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from bgd.daemon.web.router import Router
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
 from bgd.errors import BgdError
-from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
+from bgd.values import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
 
 logger = logging.getLogger(__name__)

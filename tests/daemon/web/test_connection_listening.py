@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from bgd.daemon.web.connection import CannotListen, listen
-from bgd.settings import MAX_PORT, TcpAddress, UnixAddress
+from bgd.values import MAX_PORT, TcpAddress, UnixAddress
 
 
 @pytest.fixture
