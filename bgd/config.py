@@ -464,24 +464,27 @@ def _section(found: Mapping[str, Setting], name: str, kind: type[S], **given: ob
     return kind(**{**given, **read_section(found, name, keys_of(kind), **given)})
 
 
+def _check_name(name: str, setting: Setting, kind: object, what: str) -> None:
+    """Check the name of a table against its annotated type; `setting` is the first one in the table."""
+    try:
+        msgspec.convert(name, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{setting.origin}: not the name of {what}") from error
+
+
 def _queues(
     found: Mapping[str, Setting], executors: Mapping[str, ExecutorConfig]
 ) -> Iterator[tuple[str, QueueConfig]]:
     for name, setting in names_in(found, "queues").items():
-        try:
-            msgspec.convert(name, QueueName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{setting.origin}: not the name of a queue, which is {QUEUE_NAME}") from error
+        _check_name(name, setting, QueueName, f"a queue, which is {QUEUE_NAME}")
         if name == NOTIFICATION_QUEUE:
             raise ConfigError(
                 f"{setting.origin}: queue {name} is for bgd's own notifications: choose another name"
             )
         queue = _section(found, f"queues.{name}", QueueConfig)
         if queue.executor not in {LOCAL, *executors}:
-            origin, known = (
-                found[f"queues.{name}.executor"].origin,
-                nearest(queue.executor, [LOCAL, *executors]),
-            )
+            origin = found[f"queues.{name}.executor"].origin
+            known = nearest(queue.executor, [LOCAL, *executors])
             raise ConfigError(f"{origin}: there is no [executors.{queue.executor}]; {known}")
         yield name, queue
 
@@ -489,12 +492,7 @@ def _queues(
 def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[str, ExecutorConfig]]:
     for name, setting in names_in(found, "executors").items():
         section = f"executors.{name}"
-        try:
-            msgspec.convert(name, ExecutorName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"{setting.origin}: not the name of an executor, which is {EXECUTOR_NAME}"
-            ) from error
+        _check_name(name, setting, ExecutorName, f"an executor, which is {EXECUTOR_NAME}")
         if name == LOCAL:
             raise ConfigError(f"{setting.origin}: the executor {LOCAL} is always there and cannot be changed")
         executor = _section(found, section, ExecutorConfig, folder=f"{state_dir}/executors/{name}")
@@ -519,12 +517,7 @@ def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, .
     section = "resources."
     for path in [path for path in found if path.startswith(section)]:
         name, setting = path.removeprefix(section), found[path]
-        try:
-            msgspec.convert(name, ResourceName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"{setting.origin}: not the name of a resource, which is {RESOURCE_NAME}"
-            ) from error
+        _check_name(name, setting, ResourceName, f"a resource, which is {RESOURCE_NAME}")
         yield name, read_section(found, "resources", {name: Key(resource_tokens)})[name]
 
 
@@ -557,12 +550,7 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
 def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyTarget]]:
     targets = names_in(found, "notify")
     for name, setting in targets.items():
-        try:
-            msgspec.convert(name, NotifyName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"{setting.origin}: not the name of a target of notifications, which is {NOTIFY_NAME}"
-            ) from error
+        _check_name(name, setting, NotifyName, f"a target of notifications, which is {NOTIFY_NAME}")
         if len(targets) > MAX_TARGETS:
             raise ConfigError(f"{setting.origin}: {len(targets)} targets are over the limit of {MAX_TARGETS}")
         target = _section(found, f"notify.{name}", NotifyTarget)
@@ -575,12 +563,7 @@ def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyT
 
 def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:
     for name, setting in names_in(found, "schedules").items():
-        try:
-            msgspec.convert(name, ScheduleName)
-        except msgspec.ValidationError as error:
-            raise ConfigError(
-                f"{setting.origin}: not the name of a schedule, which is {SCHEDULE_NAME}"
-            ) from error
+        _check_name(name, setting, ScheduleName, f"a schedule, which is {SCHEDULE_NAME}")
         values = read_section(found, f"schedules.{name}", _SCHEDULES)
         try:
             yield name, _schedule(values)
