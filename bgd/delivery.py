@@ -13,14 +13,13 @@ import shutil
 import signal
 import socket
 import ssl
-import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from email import policy
 from email.message import EmailMessage
 from http.client import HTTPException
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 from urllib.error import HTTPError
@@ -45,6 +44,7 @@ from bgd.core.notifications import Message, NotifyEvent
 from bgd.errors import BgdError, ConfigError, nearest
 from bgd.escape import one_line
 from bgd.formatting import outcome_in_words
+from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.streams import open_closed_streams, use_utf_8
 
 EX_CONFIG = 78  # sysexits.h
@@ -53,7 +53,7 @@ CANNOT_RUN, NOT_FOUND = 126, 127  # as a shell says it
 MAX_MESSAGE = 4_000_000  # bytes of JSON
 MAX_LINES = 20  # of output
 MAX_LINE = 2_000  # characters of a line of output
-MAX_READ = 64 * 1024  # bytes of a log
+MAX_READ = MAX_CHUNK  # bytes of a log
 MAX_FACT = 2_000  # characters of a value in a text or a variable
 MAX_SUBJECT = 200  # characters of a name in a headline
 MAX_PING = 10_000  # bytes, which is what a ping may carry
@@ -254,7 +254,7 @@ def last_lines(log: str | None) -> tuple[str, ...]:
 
     Of a long line the end is kept: where it begins may be a gigabyte away.
     """
-    data = b"" if log is None else _last_bytes(Path(log))
+    data = b"" if log is None else _last_bytes(log)
     is_cut = len(data) == MAX_READ
     lines = data.decode(errors="replace").removesuffix("\n").split("\n")
     shown = [_shown(line) for line in lines]
@@ -275,43 +275,12 @@ def _shown(line: str) -> str:
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 
 
-def _last_bytes(log: Path) -> bytes:
-    """Return the end of a log, whose later parts bgd.wire.launching.log_name describes."""
-    data = b""
-    expected = None  # where the part before has to end, if nothing is missing between them
-    for offset, path in _parts(log):
-        size, piece = _end_of(path, MAX_READ - len(data))
-        if expected not in {None, offset + size}:
-            break
-        data, expected = piece + data, offset
-        if len(data) == MAX_READ:
-            break
-    return data
-
-
-def _parts(log: Path) -> list[tuple[int, Path]]:
-    """Return the files of a log, each with the offset of its first byte, the last one first."""
-    try:
-        ends = [path.suffix[1:] for path in log.parent.iterdir() if path.stem == log.name]
-    except OSError:
-        ends = []
-    later = sorted((int(end) for end in ends if end.isdecimal()), reverse=True)
-    return [*((offset, log.with_name(f"{log.name}.{offset}")) for offset in later), (0, log)]
-
-
-def _end_of(path: Path, most: int) -> tuple[int, bytes]:
-    """Return the size of a file and its last bytes; none if it cannot be read."""
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-            return size, os.pread(file.fileno(), min(most, size), size - min(most, size))
-    except OSError:
-        return 0, b""
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer
+def _last_bytes(log: str) -> bytes:
+    """Return the end of a log; nothing if it cannot be read."""
+    reader = LogReader.at(log)
+    with suppress(OSError):
+        return reader.read_before(reader.size(), MAX_READ)[1]
+    return b""
 
 
 # --- a program --------------------------------------------------------------------------------------------

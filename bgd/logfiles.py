@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct as Packing
+from typing import Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -49,6 +50,13 @@ class LogReader:
 
     def __init__(self, folder: str, job: int, attempt: int) -> None:
         self.path = Path(folder, log_name(job, attempt))
+
+    @classmethod
+    def at(cls, path: str) -> Self:
+        """Return a reader of the log whose head is this file."""
+        reader = cls("", 0, 0)
+        reader.path = Path(path)
+        return reader
 
     def read(self, offset: int, limit: int) -> LogChunk:
         """Return at most min(limit, MAX_CHUNK) bytes from `offset` on, or from the end of the gap on."""
