@@ -110,7 +110,7 @@ class ReadyQueues:
 
     def push(self, job: Job) -> None:
         """Add a queued job."""
-        lane = (job.queue if job.queue in self._lanes else None), job.conditions.resources
+        lane = self._lane_of(job)
         heap = self._heaps.get(lane)
         if heap is None:
             heap = self._heaps[lane] = ReadyHeap(partial(self._is_live, lane))
@@ -150,7 +150,7 @@ class ReadyQueues:
             job = None if free <= 0 or is_paused else self._best(is_apart=False)
             if job is None or self._size_of(job) > free:
                 return None
-        self._heaps[job.queue if job.queue in self._lanes else None, job.conditions.resources].pop()
+        self._heaps[self._lane_of(job)].pop()
         if self._wanting:
             self._reconsider(job)
         return job
@@ -242,12 +242,13 @@ class ReadyQueues:
 
     def _reconsider(self, job: Job) -> None:
         """Look again at all lanes for which a change of this job's queue or of its resources may matter."""
-        self._promising |= self._lanes[job.queue if job.queue in self._lanes else None]
+        queue, demand = self._lane_of(job)
+        self._promising |= self._lanes[queue]
         if not self._wanting:
             return
         found: set[Lane] = set()
-        ahead = [*self._lanes[job.queue if job.queue in self._lanes else None]]
-        ahead += [lane for name, _ in job.conditions.resources for lane in self._wanting.get(name, ())]
+        ahead = [*self._lanes[queue]]
+        ahead += [lane for name, _ in demand for lane in self._wanting.get(name, ())]
         while ahead:  # a lane that may take tokens again may keep others of its queue waiting, and so on
             lane = ahead.pop()
             if lane not in found:
