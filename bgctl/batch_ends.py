@@ -21,8 +21,9 @@ from bgctl.joblog import JobLog, LineSet
 from bgctl.options import FINISHED
 from bgd import Client, Job, NoSuchJob, State
 from bgd.client.blocking.batch import Taken
-from bgd.client.portions import Run, lines_and_jobs
+from bgd.client.portions import lines_and_jobs
 from bgd.errors import BgdError, DaemonUnreachable, Refused
+from bgd.wire.replies import Run
 from bgd.wire.requests import MAX_IDS
 from bgd.wire.views import EventView
 

@@ -15,6 +15,7 @@ from bgd.client.session import SubmitToken
 from bgd.client.specs import Caller, Item, batch_frames, command_spec, spec_of
 from bgd.core.spec import JobSpec, problem_with
 from bgd.errors import BgdError, Refused
+from bgd.wire.replies import Run
 from bgd.wire.requests import BatchPlace
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 PORTION = 2_000  # jobs: a transaction of some 20 ms
 PORTION_BYTES = 4 << 20  # of their arguments
 PATIENCE = 0.1  # seconds that a job waits for those that come after it
-
-Run = tuple[int, int, int]
-"""A first line, its job, and how many lines and jobs follow each other from there on."""
 
 
 class Portion(Struct, frozen=True):
@@ -50,18 +48,8 @@ class Portion(Struct, frozen=True):
 
     def frames(self, request_id: int, batch: bytes, after: int) -> bytes:
         """Return its request; raises as `batch_frames` does."""
-        place = BatchPlace(batch, after, runs_of(self.lines))
+        place = BatchPlace(batch, after, ranges_of(self.lines))
         return batch_frames(request_id, specs=self.specs, env=self.env, token=SubmitToken(), place=place)
-
-    def jobs_as_runs(self, jobs: list[int]) -> list[Run]:
-        """Pair its lines with their jobs."""
-        runs: list[Run] = []
-        for line, job in zip(self.lines, jobs, strict=True):
-            if runs and line - job == runs[-1][0] - runs[-1][1] and line == runs[-1][0] + runs[-1][2]:
-                runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
-            else:
-                runs.append((line, job, 1))
-        return runs
 
     def found_lines(self, jobs: list[int], found: list[int]) -> frozenset[int]:
         """Return its lines that made no job; `found`: the jobs that had their keys, as often as they had."""
@@ -78,17 +66,17 @@ class Portion(Struct, frozen=True):
         return frozenset(lines)
 
 
-def runs_of(lines: list[int]) -> list[tuple[int, int]]:
+def ranges_of(lines: list[int]) -> list[tuple[int, int]]:
     """Return ascending numbers as pairs of a first number and how many follow each other from it."""
     if lines[-1] - lines[0] == len(lines) - 1:
         return [(lines[0], len(lines))]
-    runs: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for line in lines:
-        if runs and line == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        if ranges and line == sum(ranges[-1]):
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + 1)
         else:
-            runs.append((line, 1))
-    return runs
+            ranges.append((line, 1))
+    return ranges
 
 
 class SpecMaker:

@@ -12,10 +12,11 @@ from msgspec import UNSET, Struct
 
 from bgd.core.job import JobId
 from bgd.daemon.storage import batches, write
-from bgd.daemon.storage.records import Submission
+from bgd.daemon.storage.records import Submission, TakenLines
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
+from bgd.wire.replies import Run, runs_of
 from bgd.wire.requests import BatchPlace, GetBatch, Submit, SubmitMany
 
 
@@ -151,7 +152,7 @@ class OpenBatches:
                 self._last.popitem(last=False)
         return last
 
-    async def runs(self, batch: bytes, after: int, last: int) -> list[tuple[int, int, int]]:
+    async def runs(self, batch: bytes, after: int, last: int) -> list[Run]:
         """Return some of the lines `after` one, up to the `last`, with their jobs; none: that was all."""
         found = await self._store.search(batches.read_runs, batch, after)
         return [run for run in found if run[0] <= last]
@@ -181,7 +182,8 @@ class OpenBatches:
         if jobs:
             first, count = place.runs[-1]
             self._last[place.batch] = first + count - 1
-        self._supervisor.transaction.batches += batches.runs_of(place.batch, lines_of(place), jobs)
+            taken = TakenLines(place.batch, runs_of(lines_of(place), jobs))
+            self._supervisor.transaction.batches.append(taken)
 
 
 def lines_of(place: BatchPlace) -> Iterator[int]:

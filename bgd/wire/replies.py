@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,15 +50,29 @@ class Submitted(Struct, frozen=True, tag="submitted"):
     obstacle: str | None = None
 
 
+Run = tuple[int, int, int]
+"""A first line of a batch, its job, and how many lines and jobs follow each other from there on."""
+
+
+def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
+    """Pair the lines of a batch with their jobs, in as few runs as that takes."""
+    runs: list[Run] = []
+    for line, job in zip(lines, jobs, strict=True):
+        if runs and (line, job) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        else:
+            runs.append((line, job, 1))
+    return runs
+
+
 class BatchRuns(Struct, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
-    `runs`: a first line, the job of that line, and how many lines and jobs follow each other from there on.
     `last`: the last line of the whole batch that has been taken; 0: none.
     """
 
     id: RequestId
-    runs: list[tuple[int, int, int]]
+    runs: list[Run]
     last: int
 
 

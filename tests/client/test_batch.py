@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bgd import AsyncClient
-from bgd.client.portions import Portion, SpecMaker, portions_of, runs_of
+from bgd.client.portions import Portion, SpecMaker, portions_of, ranges_of
 from bgd.client.specs import Caller
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
@@ -179,13 +179,9 @@ def test_a_daemon_that_does_not_answer_in_time_is_unreachable(client_at, play):
 # --- the cutting ------------------------------------------------------------------------------------------
 
 
-def test_lines_are_told_as_runs():
-    assert runs_of([3, 4, 5]) == [(3, 3)]
-    assert runs_of([1, 2, 4, 6, 7]) == [(1, 2), (4, 1), (6, 2)]
-
-
-def test_jobs_that_were_found_break_a_run():
-    assert portion(1, 2, 3, 5).jobs_as_runs([10, 11, 4, 5]) == [(1, 10, 2), (3, 4, 1), (5, 5, 1)]
+def test_lines_are_told_as_ranges():
+    assert ranges_of([3, 4, 5]) == [(3, 3)]
+    assert ranges_of([1, 2, 4, 6, 7]) == [(1, 2), (4, 1), (6, 2)]
 
 
 def test_lines_whose_job_was_found_are_told_from_the_line_that_made_it():

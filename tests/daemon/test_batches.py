@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from bgd.daemon import idempotency
 from bgd.daemon.storage import batches, read
-from bgd.daemon.storage.batches import KEPT_SECONDS, runs_of
-from bgd.daemon.storage.records import BatchRun, Transaction
+from bgd.daemon.storage.batches import KEPT_SECONDS
+from bgd.daemon.storage.records import TakenLines, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.wire.replies import BatchRuns, Failed, Submitted
 from bgd.wire.requests import BatchPlace, GetBatch, SubmitMany
@@ -166,21 +166,12 @@ async def test_batches_that_nobody_will_resume_are_deleted_with_the_next_one(tmp
     try:
         await store.write(adopt_boot, NOW, BOOT)
         later = replace(NOW, elapsed=NOW.elapsed + KEPT_SECONDS + 1)
-        await store.commit(Transaction(now=NOW, batches=[BatchRun(BATCH, 1, 1, 5)]))
+        await store.commit(Transaction(now=NOW, batches=[TakenLines(BATCH, [(1, 1, 5)])]))
         assert await store.read(batches.last_line, BATCH) == 5
 
-        await store.commit(Transaction(now=later, batches=[BatchRun(OTHER, 1, 6, 5)]))
+        await store.commit(Transaction(now=later, batches=[TakenLines(OTHER, [(1, 6, 5)])]))
 
         assert await store.read(batches.last_line, BATCH) == 0
         assert await store.read(batches.last_line, OTHER) == 5
     finally:
         await store.close()
-
-
-def test_lines_and_jobs_that_follow_each_other_make_one_run():
-    assert list(runs_of(BATCH, [1, 2, 3, 5], [10, 11, 7, 8])) == [
-        BatchRun(BATCH, 1, 10, 2),
-        BatchRun(BATCH, 3, 7, 1),
-        BatchRun(BATCH, 5, 8, 1),
-    ]
-    assert list(runs_of(BATCH, [], [])) == []

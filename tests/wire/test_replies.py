@@ -1,11 +1,16 @@
-"""Refusals cross the wire and become the same exceptions on the other side."""
+"""Refusals become the same exceptions on the other side, and jobs of a batch are told as runs."""
 
 from __future__ import annotations
 
 import pytest
 
 from bgd.errors import BgdError, Full, JobFailed, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.wire.replies import ErrorCode, code_of, error_of
+from bgd.wire.replies import ErrorCode, code_of, error_of, runs_of
+
+
+def test_lines_and_jobs_that_follow_each_other_make_one_run():
+    assert runs_of([1, 2, 3, 5], [10, 11, 4, 5]) == [(1, 10, 2), (3, 4, 1), (5, 5, 1)]
+    assert runs_of([], []) == []
 
 
 @pytest.mark.parametrize("kind", [Refused, NotAllowed, NoSuchJob, Full, ProtocolError])

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from bgd.client.blocking.channel import Channel, InlineConnection
 from bgd.client.blocking.connection import Connection, Inbox
-from bgd.client.portions import Portion, Run
+from bgd.client.portions import Portion
 from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
 from bgd.errors import BgdError, DaemonUnreachable, Refused
-from bgd.wire.replies import BatchRuns, Submitted
+from bgd.wire.replies import BatchRuns, Run, Submitted, runs_of
 from bgd.wire.requests import GetBatch
 
 IN_FLIGHT = 4  # portions: one that is written, one that is decided, and one on the way each way
@@ -151,7 +151,7 @@ class BatchSender:
         self.last = portion.last
         self._drop_pending(portion.last)
         return Taken(
-            portion.jobs_as_runs(reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle
+            runs_of(portion.lines, reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle
         )
 
     def _drop_pending(self, last: int) -> None:

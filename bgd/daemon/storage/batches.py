@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
 
-from bgd.daemon.storage.records import BatchRun
+from bgd.daemon.storage.records import TakenLines
+from bgd.wire.replies import Run
 
 KEPT_SECONDS = 90 * 86_400.0  # after its last line, a batch can be resumed for so long
 RUNS_AT_ONCE = 10_000  # in one answer: some 100 KB
 
 
-def save(db: sqlite3.Connection, runs: list[BatchRun], elapsed: float) -> None:
+def save(db: sqlite3.Connection, taken: list[TakenLines], elapsed: float) -> None:
     """Write what was taken, in the transaction of its jobs; delete batches that nobody will resume.
 
     `elapsed` is the present on the elapsed clock.
     """
-    db.executemany(_INSERT, [(run.batch, run.line, run.job, run.count, elapsed) for run in runs])
+    db.executemany(_INSERT, [(each.batch, *run, elapsed) for each in taken for run in each.runs])
     db.execute(_DELETE_OLD, (elapsed - KEPT_SECONDS,))
 
 
-def read_runs(db: sqlite3.Connection, batch: bytes, after: int) -> list[tuple[int, int, int]]:
+def read_runs(db: sqlite3.Connection, batch: bytes, after: int) -> list[Run]:
     """Return some lines of a batch with their jobs, all after one line; none: there are no more."""
     return [tuple(row) for row in db.execute(_READ, (batch, after, RUNS_AT_ONCE))]
 
@@ -29,20 +29,6 @@ def last_line(db: sqlite3.Connection, batch: bytes) -> int:
     """Return the last line that was taken of a batch; 0: none."""
     row = db.execute(_LAST, (batch,)).fetchone()
     return 0 if row is None else int(row[0])
-
-
-def runs_of(batch: bytes, lines: Iterable[int], jobs: Sequence[int]) -> Iterator[BatchRun]:
-    """Pair lines with their jobs, and yield as few runs as that takes."""
-    first_line = first_job = count = 0
-    for line, job in zip(lines, jobs, strict=True):
-        if count and line == first_line + count and job == first_job + count:
-            count += 1
-            continue
-        if count:
-            yield BatchRun(batch, first_line, first_job, count)
-        first_line, first_job, count = line, job, 1
-    if count:
-        yield BatchRun(batch, first_line, first_job, count)
 
 
 _INSERT = "INSERT INTO batches VALUES (?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))"

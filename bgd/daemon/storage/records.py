@@ -16,6 +16,7 @@ from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
+from bgd.wire.replies import Run
 from bgd.wire.views import GroupStats, JobError, JobProgress
 
 
@@ -136,13 +137,11 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
-class BatchRun(Struct, frozen=True):
-    """`count` lines of a batch from `line` on, which became as many jobs from `job` on."""
+class TakenLines(Struct, frozen=True):
+    """Lines of a batch that became jobs."""
 
     batch: bytes
-    line: int
-    job: int
-    count: int
+    runs: list[Run]
 
 
 class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
@@ -252,7 +251,7 @@ class Transaction(Struct, kw_only=True):
     wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
-    batches: list[BatchRun] = []
+    batches: list[TakenLines] = []
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}
