@@ -36,7 +36,7 @@ from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
-from bgd.daemon.machine import MachineLimits
+from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import Measurements
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import DiskSpace
@@ -63,7 +63,6 @@ R = TypeVar("R")
 
 HELD_AT_ONCE = 5_000  # jobs of a restored database in one transaction: a million may wait
 CLOCK_TOLERANCE = 0.01  # seconds: the two clocks are not read at the same moment
-LOOK_SECONDS = 5.0  # between two looks at how busy the machine is, while a job is queued
 PID_DELAY = 0.05  # seconds until the pid of a new process is saved, if nothing else is saved before
 
 
@@ -92,6 +91,13 @@ class Supervisor:
         self._is_idle = asyncio.Event()
         self._store = store
         self._link = link
+        self._machine = MachineWatch(
+            config,
+            pause=lambda why: self._scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
+            resume=lambda why: self._scheduler.resume(why, now()),
+            has_queued=self._has_queued,
+            ring=self._look_again,
+        )
         self._scheduler = self._new_scheduler(last_id=0)
         self._attempts = AttemptTable()
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
@@ -106,9 +112,6 @@ class Supervisor:
         self._timer = clock.Alarm(self._loop, self._advance)
         self._wall_timer = clock.Alarm(self._loop, self._advance, on_wall_clock=True)
         self._pid_timer: asyncio.TimerHandle | None = None
-        self._machine = MachineLimits(config.daemon.max_load, config.daemon.min_memory)
-        self._machine_timer: asyncio.TimerHandle | None = None
-        self._exceeded: tuple[PauseReason, str] | None = None  # as last seen
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
         self._on_untold: Callable[[], None] = lambda: None
@@ -168,8 +171,7 @@ class Supervisor:
         finally:
             self._timer.close()
             self._wall_timer.close()
-            if self._machine_timer is not None:
-                self._machine_timer.cancel()
+            self._machine.close()
             self.progress.close()
 
     async def drain(self, mode: ShutdownMode) -> None:
@@ -194,7 +196,7 @@ class Supervisor:
         if self._link.supports(renew := RenewWorkers()):
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
-        self._limit_machine()
+        self._machine.configure(config)
         self._apply_controls()
         for callback in self._on_configured:
             callback()
@@ -258,8 +260,8 @@ class Supervisor:
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
         reasons = self._scheduler.explain(job_id, now())
-        if self._machine.are_set:
-            reasons = self._with_machine(reasons)
+        if self._machine.is_on:
+            reasons = self._machine.in_words(reasons)
         if not reasons or reasons[0].cause is Cause.SUSPENSION or self.obstacle is None:
             return reasons
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
@@ -381,8 +383,8 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """Decide, save, act, answer: write everything decided in one transaction, then carry it out."""
-        if self._machine.are_set:
-            self._look_at_machine()
+        if self._machine.is_on:
+            self._machine.look()
         transaction = self._close_transaction()
         specs = transaction.specs
         if not transaction.is_empty:
@@ -493,7 +495,7 @@ class Supervisor:
         scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
-        if MachineLimits(self.config.daemon.max_load, self.config.daemon.min_memory).are_set:
+        if self._machine.is_on:
             scheduler.pause(PauseReason.LOAD)  # until somebody has looked
         return scheduler
 
@@ -517,51 +519,10 @@ class Supervisor:
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
 
-    def _with_machine(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-        """Return reasons that say how busy the machine is; without it if nobody has looked yet."""
-        known: list[Reason] = []
-        for each in reasons:
-            if each.cause not in {Cause.LOAD, Cause.MEMORY}:
-                known.append(each)
-            elif self._exceeded is not None and each.cause == self._exceeded[0].value:
-                known.append(replace(each, problem=self._exceeded[1]))
-        return tuple(known) if known or not reasons else (Reason(cause=Cause.TURN, ahead=0),)
-
-    def _limit_machine(self) -> None:
-        """Apply the limits on load and memory that are configured now."""
-        self._machine = MachineLimits(self.config.daemon.max_load, self.config.daemon.min_memory)
-        self._forget_machine()
-        if not self._machine.are_set:
-            for why in (PauseReason.LOAD, PauseReason.MEMORY):
-                self._scheduler.resume(why, now())
-
-    def _look_at_machine(self) -> None:
-        """Let jobs start if the machine is not too busy, and look again later while any job is queued."""
-        if self._machine_timer is not None:
-            return
-        if self._has_queued():
-            self._exceeded = self._machine.exceeded()
-            found = None if self._exceeded is None else self._exceeded[0]
-            if found is not None:
-                self._scheduler.pause(found)
-            for why in {PauseReason.LOAD, PauseReason.MEMORY} - {found}:
-                self._scheduler.resume(why, now())
-        if self._has_queued():
-            self._machine_timer = self._loop.call_later(LOOK_SECONDS, self._look_again)
-        else:
-            self._forget_machine()
-
     def _look_again(self) -> None:
-        self._machine_timer = None
+        """Look at the machine in the next turn, and tell those who watch."""
         self._changed.set()
         self.subscriptions.look_soon()
-
-    def _forget_machine(self) -> None:
-        """Start nothing before the machine was looked at, which the next queued job brings about."""
-        if self._machine_timer is not None:
-            self._machine_timer.cancel()
-        self._machine_timer = self._exceeded = None
-        self._scheduler.pause(PauseReason.LOAD)
 
     def _has_queued(self) -> bool:
         """Tell whether a job is queued that a person lets start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.scheduler import PauseReason
-from bgd.daemon import supervisor
+from bgd.daemon import machine
 from bgd.daemon.machine import MachineLimits
 from bgd.wire.launching import Acknowledge, Launch
 from tests.daemon.harness import command, configure, served
@@ -75,7 +75,7 @@ async def test_the_machine_is_looked_at_only_while_a_job_is_queued(folder, launc
         looks.append(busy)
         return (PauseReason.LOAD, "it is too high") if busy else None
 
-    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(MachineLimits, "exceeded", exceeded)
     async with served(configure(folder, "slots = 1\nmax_load = 4"), launcher) as life:
         await life.submit(command(hold=True))
