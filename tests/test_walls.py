@@ -65,7 +65,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.formatting bgd.streams",
+    " bgd.escape bgd.formatting bgd.logfiles bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgd.client.async_.job import AsyncJob
-from bgd.client.schedules import changed_schedule, new_schedule, schedule_of
+from bgd.client.schedules import changed_schedule, new_schedule, schedule_of, schedules_of
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
 from bgd.core.schedule_spec import ScheduleSpec
@@ -99,8 +99,6 @@ class AsyncSchedules:
             TypeError: a function has no schedule, or no worker would find it.
             Refused: one is not valid, or its name is in the configuration.
         """
-        from bgd.client.registration import schedules_of  # noqa: PLC0415 - most programs register none
-
         return await self._set_many(schedules_of(sources), replaces=True)
 
     async def edit(self, name: str, /, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:

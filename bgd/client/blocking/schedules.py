@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgd.client.blocking.job import Job
-from bgd.client.schedules import changed_schedule, new_schedule, schedule_of
+from bgd.client.schedules import changed_schedule, new_schedule, schedule_of, schedules_of
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
 from bgd.core.schedule_spec import ScheduleSpec
@@ -98,8 +98,6 @@ class Schedules:
             TypeError: a function has no schedule, or no worker would find it.
             Refused: one is not valid, or its name is in the configuration.
         """
-        from bgd.client.registration import schedules_of  # noqa: PLC0415 - most programs register none
-
         return self._set_many(schedules_of(sources), replaces=True)
 
     def edit(self, name: str, /, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:

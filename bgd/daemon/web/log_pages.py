@@ -22,7 +22,6 @@ from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.job_pages import attempt_details
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, event, follow_log
-from bgd.daemon.web.log_search import search_log
 from bgd.daemon.web.log_text import (
     OVER_LIMIT,
     LogLine,
@@ -59,7 +58,7 @@ from bgd.daemon.web.responses import (
 from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
-from bgd.logsearch import SearchProgress
+from bgd.logsearch import LogSearch, Needle, SearchProgress
 from bgd.wire.http import TEXT, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.views import AttemptView, JobView
 
@@ -197,9 +196,9 @@ class LogPages:
         self._searches += 1
         try:
             yield SearchProgress(0, [], 0, 0)
-            async with aclosing(search_log(log.reader, query.text, query.limit)) as found:
-                async for progress in found:
-                    yield progress
+            search = LogSearch(log.reader, Needle.of(query.text), query.limit)
+            while progress := await asyncio.to_thread(search.step):
+                yield progress
         finally:
             self._searches -= 1
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd import logfiles as logs
-from bgd import logsearch as log_search
+from bgd import logfiles, logsearch
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogSearch, Needle
 
@@ -38,8 +37,8 @@ def found_in(data: bytes, text: bytes) -> list[int]:
 @given(head=OUTPUT, gap=st.integers(0, 9), tail=OUTPUT, text=st.text("abA", min_size=1, max_size=4))
 def test_all_places_are_found(head, gap, tail, text):
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logs, "BLOCK", 7)
-        patch.setattr(log_search, "STEP", 20)
+        patch.setattr(logfiles, "BLOCK", 7)
+        patch.setattr(logsearch, "STEP", 20)
         log = LogReader(folder, 1, 1)
         log.path.parent.mkdir()
         log.path.write_bytes(head)
@@ -59,7 +58,7 @@ def test_an_empty_log_is_searched_once(tmp_path):
 
 
 def test_a_log_that_grows_is_searched_to_the_end_that_it_had(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_search, "STEP", 4)
+    monkeypatch.setattr(logsearch, "STEP", 4)
     log = LogReader(str(tmp_path), 1, 1)
     log.path.parent.mkdir()
     log.path.write_bytes(b"xxxxxxxx")
