@@ -104,8 +104,9 @@ def batch_command(
         maker = SpecMaker(options, caller)
         spec_of = kind.spec_of(maker, None if kind.no_check else ProgramCheck(options, caller))
         log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
-        follows = wait or halt is not None or log is not None
-        batch = Batch(daemon, source, log, Follow(halt) if follows else None, skip or 0)
+        batch = Batch(daemon, source, log, skip or 0)
+        if wait or halt is not None or log is not None:
+            batch.follow(daemon, halt)
         if resume:
             batch.resume()
         groups = documents(source.groups()) if kind.ndjson else source.groups()
@@ -161,21 +162,14 @@ def _opened(path: str) -> Iterator[Source]:
         os.close(descriptor)
 
 
-class Follow(Struct, frozen=True):
-    """Wait for the jobs, and perhaps `halt`."""
-
-    halt: Halt | None
-
-
 class Batch:
-    """Queues lines, prints ids, waits if asked to, and says how far it came if something ends it early.
+    """Queues lines, prints ids, and says how far it came if something ends it early.
 
     `skipped`: how many lines at the beginning are left out.
     """
 
-    def __init__(
-        self, daemon: Client, source: Source, log: JobLog | None, follow: Follow | None, skipped: int
-    ) -> None:
+    def __init__(self, daemon: Client, source: Source, log: JobLog | None, skipped: int) -> None:
+        self._source = source
         self._sender = daemon.batch_sender(new_batch() if log is None else log.batch)
         self._log = log
         self._skipped = skipped
@@ -183,7 +177,11 @@ class Batch:
         self._bar = Bar(source)
         self._jobs = self._found = self._before = 0
         self._obstacle: str | None = None
-        self._ends = None if follow is None else Ends(daemon, log, follow.halt, source.stop, self._report_end)
+        self._ends: Ends | None = None
+
+    def follow(self, daemon: Client, halt: Halt | None) -> None:
+        """Have `run` wait for the jobs as well, and halt them if that is asked for."""
+        self._ends = Ends(daemon, self._log, halt, self._source.stop, self._report_end)
 
     def resume(self) -> None:
         """Find out what was queued before."""
