@@ -34,7 +34,7 @@ NAMED_LINES = 5  # that failed
 
 
 class Halt(Struct, frozen=True):
-    """When to halt a batch: after so many failures, or this share of the jobs that have ended.
+    """When to halt a batch: after a number of failures, or once this percentage of the ended jobs has failed.
 
     `now`: cancel running jobs too.
     """
@@ -65,7 +65,7 @@ class HaltType(click.ParamType[Halt]):
 
 
 class Note(Enum):
-    """What the thread that looks at jobs is told besides lines and ends."""
+    """What the thread that looks at jobs gets besides lines and ends."""
 
     RESUME = auto()
     LOST = auto()
@@ -137,7 +137,7 @@ class Ends:
                         since = event.id
                         if isinstance(event, EventView) and event.state in FINISHED:
                             self._news.put(event.job)
-                except Refused:  # the events after that one are no longer kept
+                except Refused:  # the events that followed were deleted meanwhile
                     since = self._daemon.last_event()
                     self._news.put(Note.LOST)
                 except DaemonUnreachable:

@@ -67,7 +67,7 @@ class TokenPool:
             self._free[name] = [(n, each) for n, each in self._free[name] if (name, each) not in self._held]
 
     def give_back(self, tokens: Tokens) -> None:
-        """Take back the tokens of a job that is no longer active."""
+        """Release the tokens of a job whose attempt has ended."""
         for name, held in tokens.items():
             places = self._places.get(name, {})
             for each in held:

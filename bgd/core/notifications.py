@@ -1,4 +1,4 @@
-"""Notifications: what somebody is told when jobs end, or when schedules miss a time."""
+"""Notifications: which message a target gets when jobs end, or when schedules miss a time."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ class Message(Struct, frozen=True, kw_only=True):
     summary: tuple[Counted, ...] | None = None
 
 
-# --- what has happened, and what is told ------------------------------------------------------------------
+# --- from facts to messages -----------------------------------------------------------------------------
 
 
 class NotifyRule(Struct, frozen=True, kw_only=True):
-    """What a target is told.
+    """What a target gets notifications about.
 
     `on`: these events. `failures`: a failure only once there are this many in a row. `per_minute`: this many
     messages at most, of which one may be a summary.
@@ -125,13 +125,13 @@ class Fact(Struct, frozen=True, kw_only=True):
 
 
 class Streak(Struct, frozen=True):
-    """How many times a subject has failed in a row, and whether that was told.
+    """How many times a subject has failed in a row, and whether the target was notified of it.
 
     `job`: the only job of the subject; None if it has a name, so that others may follow.
     """
 
     failures: int = 0
-    is_told: bool = False
+    is_notified: bool = False
     job: int | None = None
 
 
@@ -140,7 +140,7 @@ StreakKey = tuple[str, str]  # target and subject
 
 
 class Waiting(Struct, frozen=True):
-    """Messages to one target that wait until there is room for them, which is then told in one message."""
+    """Messages to one target that wait for its limit of messages; later they are sent as one."""
 
     first: Message
     counts: tuple[Counted, ...]
@@ -160,7 +160,7 @@ class Waiting(Struct, frozen=True):
         )
 
 
-class Verdict(Struct, kw_only=True):
+class Decisions(Struct, kw_only=True):
     """What follows from some facts.
 
     `streaks`: those that have changed; one without failures is forgotten. `waiting`: by target, where it has
@@ -173,56 +173,56 @@ class Verdict(Struct, kw_only=True):
     unknown: set[str]
 
 
-def judge(
+def decide(
     facts: Iterable[Fact],
     streaks: Mapping[StreakKey, Streak],
     rules: Mapping[str, NotifyRule],
     room: Mapping[str, int],
     waiting: Mapping[str, Waiting],
     new_id: Callable[[], str],
-) -> Verdict:
-    """Return what is told about some facts, in their order.
+) -> Decisions:
+    """Return the messages about some facts, in their order.
 
     `streaks`: at least those of the subjects of these facts. `rules`: by target. `room`: how many messages
     each target may get now. `waiting`: what waits already. `new_id`: returns a random id for each message.
     """
-    verdict = Verdict(messages=[], streaks={}, waiting={}, unknown=set())
+    decisions = Decisions(messages=[], streaks={}, waiting={}, unknown=set())
     left = dict(room)
     for fact in facts:
         target = fact.target
         if target is None or target not in rules:
-            verdict.unknown.add(target or "")
+            decisions.unknown.add(target or "")
             continue
         key = target, fact.subject
-        before = verdict.streaks.get(key) or streaks.get(key, NO_STREAK)
-        event, after = told(fact.event, before, rules[target])
+        before = decisions.streaks.get(key) or streaks.get(key, NO_STREAK)
+        event, after = event_to_send(fact.event, before, rules[target])
         if after != before:
-            verdict.streaks[key] = replace(after, job=None if fact.schedule or fact.name else fact.job)
+            decisions.streaks[key] = replace(after, job=None if fact.schedule or fact.name else fact.job)
         if event is None:
             continue
         message = _message(new_id(), event, fact, max(before.failures, after.failures))
-        already = verdict.waiting.get(target) or waiting.get(target)
+        already = decisions.waiting.get(target) or waiting.get(target)
         if already is None and left.get(target, 0) > 0:
             left[target] -= 1
-            verdict.messages.append(message)
+            decisions.messages.append(message)
         else:
-            verdict.waiting[target] = _added(already, message)
-    return verdict
+            decisions.waiting[target] = _added(already, message)
+    return decisions
 
 
-def told(event: NotifyEvent, streak: Streak, rule: NotifyRule) -> tuple[NotifyEvent | None, Streak]:
-    """Return what to tell about a fact, and the streak after it; None: nothing.
+def event_to_send(event: NotifyEvent, streak: Streak, rule: NotifyRule) -> tuple[NotifyEvent | None, Streak]:
+    """Return the event to send about a fact, and the streak after it; None: send nothing.
 
-    A success after a failure that was told is a recovery. It is told as such if the target wants that, or as
+    A success after a failure that was sent is a recovery. It is sent as such if the target wants that, or as
     a success.
     """
     if event is NotifyEvent.FAILED:
         failures = streak.failures + 1
-        is_time = not streak.is_told and failures >= rule.failures
-        after = Streak(failures, is_told=streak.is_told or is_time)
+        is_time = not streak.is_notified and failures >= rule.failures
+        after = Streak(failures, is_notified=streak.is_notified or is_time)
         return (event if is_time and event in rule.on else None), after
     if event is NotifyEvent.SUCCEEDED:
-        if streak.is_told and NotifyEvent.RECOVERED in rule.on:
+        if streak.is_notified and NotifyEvent.RECOVERED in rule.on:
             return NotifyEvent.RECOVERED, NO_STREAK
         return (event if event in rule.on else None), NO_STREAK
     return (event if event in rule.on else None), streak

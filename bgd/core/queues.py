@@ -338,7 +338,7 @@ class ReadyQueues:
         self._occupy(job, number, tokens)
 
     def vacate(self, job: Job) -> None:
-        """Take back the slots and tokens of a job that is no longer active."""
+        """Release the slots and tokens of a job whose attempt has ended."""
         held = self._active.pop(job.id)
         if held.number:
             self._numbers.give_back(held.number)

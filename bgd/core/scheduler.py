@@ -99,7 +99,7 @@ class PauseReason(StrEnum):
     MEMORY = "memory"  # that the machine has left
 
 
-_SOME_START = {  # while there is no other reason, jobs of queues that are apart start
+_SOME_START = {  # pauses that do not stop the queue of notifications
     PauseReason.ASKED,
     PauseReason.LOAD,
     PauseReason.MEMORY,

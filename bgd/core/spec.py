@@ -225,13 +225,13 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             label="debounce",
         ),
     ] = None
-    """A job with this key that waits and has never run takes the place of another submit: it gets all its
-    options, and waits so many seconds more, up to MAX_DEBOUNCES times as long as that in all."""
+    """Seconds. A later submit with this key changes a job that waits and has never run: the job takes the new
+    options and waits this long again, at most MAX_DEBOUNCES times as long in all."""
     slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
     resources: Annotated[
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
     ] = None
-    """How many tokens of which resources of the configuration."""
+    """The number of tokens of each resource, by its name in [resources]."""
     hold: Annotated[bool, Option("Wait until the job is released", can_edit=False, in_schedule=False)] = False
     cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
     umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None

@@ -51,7 +51,7 @@ class LateJobs:
         self._heap = DueHeap[str](
             lambda name, at: name in self._watched and self._watched[name].late_at == at
         )
-        self._late: set[str] = set()  # schedules of which a job was late when somebody last looked
+        self._late: set[str] = set()  # schedules with a late job, as of the last look
         self._alarm = clock.Alarm(asyncio.get_running_loop(), ring)
 
     def watch(self, name: str, runs: dict[JobId, Run], late_after: float | None) -> None:
@@ -75,7 +75,7 @@ class LateJobs:
 
     @property
     def count(self) -> int:
-        """The number of schedules of which a job is late and has not finished."""
+        """The number of schedules with a late job that has not finished."""
         self._late = {name for name in self._late if self.is_late(name)}
         return len(self._late)
 

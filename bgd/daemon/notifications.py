@@ -1,4 +1,4 @@
-"""Notifications: tells targets about jobs and schedules, by jobs of a queue of their own."""
+"""Notifications: sends targets messages about jobs and schedules, by jobs of a queue of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bgd.core.notifications import Message, NotifyEvent, SentMessages, Waiting, 
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import notifications as storage
-from bgd.daemon.storage.records import Told
+from bgd.daemon.storage.records import Settled
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -33,10 +33,10 @@ TIMEOUT = 60.0
 
 
 class Notifications:
-    """Settles what has happened: whether it is told, and to whom.
+    """Decides about each fact whether a target gets a message.
 
-    What has happened is stored together with it, and settled together with the job that tells it. So each
-    notification is one job, whenever bgd is killed.
+    A fact is stored in the transaction of what has happened, and deleted in the transaction of the job that
+    sends the message. So each notification is one job, whenever bgd is killed.
     """
 
     def __init__(self, supervisor: Supervisor, actions: JobActions, store: StoreReader) -> None:
@@ -56,12 +56,12 @@ class Notifications:
         self._waiting = found.waiting
         self._sent = {target: SentMessages(instants) for target, instants in found.sent.items()}
         self._forget(found.forgotten)
-        self._supervisor.when_untold(self._woken.set)
+        self._supervisor.when_facts_saved(self._woken.set)
         self._supervisor.when_configured(self._configure)
         self._woken.set()
 
     async def run(self) -> None:
-        """Tell targets what has happened, for ever."""
+        """Send notifications, for ever."""
         try:
             while True:
                 await self._woken.wait()
@@ -84,7 +84,7 @@ class Notifications:
         return self._send(message, retries=0)
 
     async def findings(self) -> list[Finding]:
-        """Return whether everything could be delivered; nothing if nobody is told anything."""
+        """Return whether everything could be delivered; nothing if no target is configured."""
         if not self._supervisor.notify_rules:
             return []
         count, newest = await self._store.read(storage.undelivered)
@@ -94,30 +94,30 @@ class Notifications:
         remedy = f"`bgctl logs {newest}` says why; `bgctl retry {newest}` tries again"
         return [Finding("notifications", Level.WARNING, problem, remedy)]
 
-    # --- what is told -----------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Settle all facts there are, some at a time, and send what waits as far as there is room."""
+        """Decide about all facts there are, some at a time, and send what waits as far as there is room."""
         self._send_waiting()
         while True:
             rules = self._supervisor.notify_rules
-            judgement = await self._store.read(
-                storage.judge_page,
+            decided = await self._store.read(
+                storage.decide_page,
                 rules,
                 {target: self._room(target) for target in rules},
                 self._waiting,
                 self._supervisor.config.log_dir,
                 _new_id,
             )
-            if judgement is None:
+            if decided is None:
                 return
-            if self._supervisor.notify_rules is not rules:  # by others: judge again
+            if self._supervisor.notify_rules is not rules:  # by others: decide again
                 continue
-            self._supervisor.transaction.told.append(judgement.told)
-            self._waiting |= {target: each for target, each in judgement.told.waiting.items() if each}
-            for message in judgement.messages:
+            self._supervisor.transaction.settled.append(decided.settled)
+            self._waiting |= {target: each for target, each in decided.settled.waiting.items() if each}
+            for message in decided.messages:
                 self._send(message)
-            self._warn(judgement.unknown)
+            self._warn(decided.unknown)
             await self._supervisor.saved()
 
     def _send_waiting(self) -> None:
@@ -126,7 +126,7 @@ class Notifications:
         for target in sent:
             self._send(self._waiting.pop(target).message(clock.now().wall, _new_id()))
         if sent:
-            self._supervisor.transaction.told.append(Told(waiting=dict.fromkeys(sent)))
+            self._supervisor.transaction.settled.append(Settled(waiting=dict.fromkeys(sent)))
 
     def _send(self, message: Message, retries: int = RETRIES) -> JobId:
         self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())
@@ -154,18 +154,20 @@ class Notifications:
         self._woken.set()
 
     def _forget(self, targets: tuple[str, ...]) -> None:
-        """Forget everything about targets that are no longer configured."""
+        """Drop the state of targets that were removed from the configuration."""
         self._warn(set(targets))
         for target in targets:
             self._sent.pop(target, None)
             self._waiting.pop(target, None)
         if targets:
-            self._supervisor.transaction.told.append(Told(forgotten=targets))
+            self._supervisor.transaction.settled.append(Settled(forgotten=targets))
             self._supervisor.when_saved(lambda: None)
 
     def _warn(self, unknown: set[str]) -> None:
         for target in sorted(unknown - self._warned):
-            logger.warning("[notify.%s] is not configured any more: nobody is told what was for it", target)
+            logger.warning(
+                "[notify.%s] was removed from the configuration: its notifications are dropped", target
+            )
         self._warned |= unknown
 
 

@@ -77,7 +77,7 @@ class Supervisor:
         transaction: the next one; whoever adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
-        notify_rules: what each target of notifications is told.
+        notify_rules: what each [notify] target gets messages about.
     """
 
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
@@ -114,7 +114,7 @@ class Supervisor:
         self._pid_timer: asyncio.TimerHandle | None = None
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
-        self._on_untold: Callable[[], None] = lambda: None
+        self._on_facts_saved: Callable[[], None] = lambda: None
         self.notify_rules = _notify_rules(config)
 
     # --- start, run, stop -----------------------------------------------------------------------------
@@ -283,9 +283,9 @@ class Supervisor:
         """Call `callback`, which must be cheap, whenever jobs have finished."""
         self._on_finished = callback
 
-    def when_untold(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, which must be cheap, whenever there is something that may have to be told."""
-        self._on_untold = callback
+    def when_facts_saved(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must be cheap, whenever facts for notifications were saved."""
+        self._on_facts_saved = callback
 
     def when_configured(self, callback: Callable[[], None]) -> None:
         """Call `callback`, which must be cheap, whenever the configuration has changed."""
@@ -400,8 +400,8 @@ class Supervisor:
         self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             self._on_finished()
-        if transaction.has_untold:
-            self._on_untold()
+        if transaction.has_notify_facts:
+            self._on_facts_saved()
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
         if self.subscriptions.watches:
@@ -433,7 +433,7 @@ class Supervisor:
         for place, effect in enumerate(self._scheduler.take_effects()):
             self._add_effect(transaction, effect)
             if self.notify_rules and (event := _notable(effect)) is not None:
-                transaction.untold.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
+                transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
             if isinstance(effect, SaveJob):
                 transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
         for job in transaction.removed:
@@ -543,9 +543,10 @@ def _notify_rules(config: Config) -> dict[str, NotifyRule]:
 
 
 def _notable(effect: Effect) -> NotifyEvent | None:
-    """Return what somebody may have to be told about an effect; None: nothing.
+    """Return what a target may get a message about; None: nothing.
 
-    Whoever cancels a job knows that. A job that runs is cancelled by nobody else, and its end has no reason.
+    A job that a person has cancelled is left out. The reason of such an end is None, or
+    CANCELLED_BEFORE_START.
     """
     job = effect.job
     if job.queue == NOTIFICATION_QUEUE:

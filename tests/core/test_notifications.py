@@ -17,6 +17,7 @@ from bgd.core.notifications import (
     NO_STREAK,
     WINDOW,
     Counted,
+    Decisions,
     Fact,
     Message,
     NotifyEvent,
@@ -24,11 +25,10 @@ from bgd.core.notifications import (
     SentMessages,
     Streak,
     StreakKey,
-    Verdict,
     Waiting,
+    decide,
+    event_to_send,
     instant,
-    judge,
-    told,
 )
 
 EVERYTHING = NotifyRule(on=tuple(NotifyEvent), per_minute=1000)
@@ -49,17 +49,17 @@ def fact(event=FAILED, **fields):
     return Fact(**{"event": event, "at": 5.0, "target": "ops", "job": 7, "name": "backup", **fields})
 
 
-def judged(facts, rules=None, streaks=None, room=None, waiting=None) -> Verdict:
+def judged(facts, rules=None, streaks=None, room=None, waiting=None) -> Decisions:
     rules = {"ops": EVERYTHING, "pager": EVERYTHING} if rules is None else rules
     room = ROOM if room is None else room
-    return judge(facts, streaks or {}, rules, room, waiting or {}, lambda: SAME_ID)
+    return decide(facts, streaks or {}, rules, room, waiting or {}, lambda: SAME_ID)
 
 
 def events(history: str, rule: NotifyRule) -> list[NotifyEvent | None]:
     """Return what is told about failures (f) and successes (s) of one subject."""
     streak, found = NO_STREAK, []
     for letter in history:
-        event, streak = told(FAILED if letter == "f" else SUCCEEDED, streak, rule)
+        event, streak = event_to_send(FAILED if letter == "f" else SUCCEEDED, streak, rule)
         found.append(event)
     return found
 
@@ -116,15 +116,15 @@ def test_a_failure_and_a_recovery_are_told_in_turns(history, failures):
 
 
 def test_a_lower_limit_of_failures_holds_for_a_streak_that_has_begun():
-    assert told(FAILED, Streak(4), NotifyRule(failures=3)) == (FAILED, Streak(5, is_told=True))
+    assert event_to_send(FAILED, Streak(4), NotifyRule(failures=3)) == (FAILED, Streak(5, is_notified=True))
 
 
 @pytest.mark.parametrize("event", [NotifyEvent.MISSED, NotifyEvent.LATE, NotifyEvent.STARTED])
 def test_other_facts_are_told_each_time_and_change_no_streak(event):
-    streak = Streak(2, is_told=True)
+    streak = Streak(2, is_notified=True)
 
-    assert told(event, streak, NotifyRule(on=(event,))) == (event, streak)
-    assert told(event, streak, NotifyRule()) == (None, streak)
+    assert event_to_send(event, streak, NotifyRule(on=(event,))) == (event, streak)
+    assert event_to_send(event, streak, NotifyRule()) == (None, streak)
 
 
 # --- facts become messages --------------------------------------------------------------------------------
@@ -163,33 +163,33 @@ def test_the_subject_is_the_schedule_or_the_name_or_the_job():
 def test_streaks_are_kept_apart_by_target_and_subject_and_end_with_a_success():
     facts = [fact(), fact(target="pager"), fact(name="other"), fact(), fact(SUCCEEDED, target="pager")]
 
-    verdict = judged(facts)
+    decisions = judged(facts)
 
-    assert [(each.target, each.subject, each.event) for each in verdict.messages] == [
+    assert [(each.target, each.subject, each.event) for each in decisions.messages] == [
         ("ops", "backup", FAILED),
         ("pager", "backup", FAILED),
         ("ops", "other", FAILED),
         ("pager", "backup", RECOVERED),
     ]
-    assert verdict.messages[-1].failures == 1
-    assert verdict.streaks == {
-        ("ops", "backup"): Streak(2, is_told=True),
+    assert decisions.messages[-1].failures == 1
+    assert decisions.streaks == {
+        ("ops", "backup"): Streak(2, is_notified=True),
         ("pager", "backup"): NO_STREAK,
-        ("ops", "other"): Streak(1, is_told=True),
+        ("ops", "other"): Streak(1, is_notified=True),
     }
 
 
 def test_a_streak_without_a_name_belongs_to_its_job():
-    verdict = judged([fact(name=None), fact(SUCCEEDED, name="fine")])
+    decisions = judged([fact(name=None), fact(SUCCEEDED, name="fine")])
 
-    assert verdict.streaks == {("ops", "job 7"): Streak(1, is_told=True, job=7)}
+    assert decisions.streaks == {("ops", "job 7"): Streak(1, is_notified=True, job=7)}
 
 
 def test_facts_of_unknown_targets_are_told_to_nobody():
-    verdict = judged([fact(target="gone"), fact(target=None), fact()])
+    decisions = judged([fact(target="gone"), fact(target=None), fact()])
 
-    assert [message.target for message in verdict.messages] == ["ops"]
-    assert verdict.unknown == {"gone", ""}
+    assert [message.target for message in decisions.messages] == ["ops"]
+    assert decisions.unknown == {"gone", ""}
 
 
 # --- limits -----------------------------------------------------------------------------------------------
@@ -199,12 +199,12 @@ def test_messages_beyond_the_limit_wait_for_one_summary():
     facts = [fact(name=f"job {number % 50}", job=number) for number in range(100)]
     facts += [fact(NotifyEvent.MISSED), fact(target="pager")]
 
-    verdict = judged(facts, room={"ops": 3, "pager": 1})
+    decisions = judged(facts, room={"ops": 3, "pager": 1})
 
-    assert Counter(message.target for message in verdict.messages) == {"ops": 3, "pager": 1}
-    assert [message.subject for message in verdict.messages[:3]] == ["job 0", "job 1", "job 2"]
-    assert len(verdict.streaks) == 51, "also of those that wait"
-    summary = verdict.waiting["ops"].message(99.0, "abcdef01")
+    assert Counter(message.target for message in decisions.messages) == {"ops": 3, "pager": 1}
+    assert [message.subject for message in decisions.messages[:3]] == ["job 0", "job 1", "job 2"]
+    assert len(decisions.streaks) == 51, "also of those that wait"
+    summary = decisions.waiting["ops"].message(99.0, "abcdef01")
     assert (summary.id, summary.event, summary.target) == ("abcdef01", NotifyEvent.SUMMARY, "ops")
     assert summary.at.timestamp() == 99.0
     assert summary.subject == "48 notifications"
@@ -216,20 +216,20 @@ def test_messages_beyond_the_limit_wait_for_one_summary():
 
 
 def test_the_only_message_that_waits_is_told_as_it_is():
-    verdict = judged([fact()], room={})
+    decisions = judged([fact()], room={})
 
-    assert verdict.messages == []
-    message = verdict.waiting["ops"].message(99.0, "abcdef01")
+    assert decisions.messages == []
+    message = decisions.waiting["ops"].message(99.0, "abcdef01")
     assert (message.id, message.event, message.at.timestamp(), message.job) == (SAME_ID, FAILED, 5.0, 7)
 
 
 def test_what_comes_later_waits_behind_what_waits_already():
     waiting = judged([fact()], room={}).waiting
 
-    verdict = judged([fact(NotifyEvent.LATE), fact(NotifyEvent.LATE)], waiting=waiting)
+    decisions = judged([fact(NotifyEvent.LATE), fact(NotifyEvent.LATE)], waiting=waiting)
 
-    assert verdict.messages == []
-    assert verdict.waiting["ops"].counts == (
+    assert decisions.messages == []
+    assert decisions.waiting["ops"].counts == (
         Counted(event=FAILED, count=1, subjects=("backup",)),
         Counted(event=NotifyEvent.LATE, count=2, subjects=("backup",)),
     )

@@ -20,7 +20,7 @@ from bgd.core.scheduler import EXPIRED
 from bgd.core.schedules import BGD_WAS_DOWN
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import write
-from bgd.daemon.storage.notifications import AT_ONCE, judge_page
+from bgd.daemon.storage.notifications import AT_ONCE, decide_page
 from bgd.errors import ConfigError, Refused
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, ToLauncher, log_name
 from bgd.wire.replies import Checkup, Failed, Queues, Submitted
@@ -36,7 +36,7 @@ FAILED, SUCCEEDED, RECOVERED = NotifyEvent.FAILED, NotifyEvent.SUCCEEDED, Notify
 OPS = "[notify.ops]\nmail = 'root'\n"
 
 
-class Told:
+class Telling:
     """A daemon that tells, and whose jobs end as a test says."""
 
     def __init__(self, life: ServedHarness) -> None:
@@ -90,7 +90,7 @@ class Told:
     async def settled(self) -> None:
         async with asyncio.timeout(DEADLINE):
             await self.life.supervisor.saved()
-            while await self.store.read(_count, "untold"):
+            while await self.store.read(_count, "notify_facts"):
                 await self.life.supervisor.saved()
 
     async def jobs(self) -> list[tuple[JobId, JobSpec]]:
@@ -117,11 +117,11 @@ def _jobs(db) -> list[tuple[JobId, JobSpec]]:
 
 
 @asynccontextmanager
-async def telling(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Told]:
+async def telling(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Telling]:
     async with served(config, launcher) as life:
         await life.notifications.load()
         task = life.tasks.create_task(life.notifications.run())
-        yield Told(life)
+        yield Telling(life)
         task.cancel()
 
 
@@ -193,7 +193,7 @@ async def test_a_success_that_nobody_is_told_about_costs_nothing(folder, launche
         await told.settled()
 
         assert told.life.commits.commits <= commits + 1  # that of `settled`
-        assert await told.store.read(_count, "untold") == 0
+        assert await told.store.read(_count, "notify_facts") == 0
 
 
 async def test_start_and_success_are_told_if_they_are_wanted(folder, launcher):
@@ -401,7 +401,7 @@ async def test_a_storm_is_told_in_a_few_messages_and_a_summary(folder, launcher,
         assert (summary.event, summary.subject) == (NotifyEvent.SUMMARY, f"{count - 3} notifications")
         assert [(each.event, each.count) for each in summary.summary or ()] == [(FAILED, count - 3)]
         assert len((summary.summary or [])[0].subjects) == core.MAX_SUBJECTS
-        assert await told.store.read(_count, "postponed") == 0
+        assert await told.store.read(_count, "notify_waiting") == 0
 
 
 async def test_what_waits_is_told_when_the_minute_is_over(folder, launcher, monkeypatch):
@@ -445,16 +445,16 @@ async def test_a_target_that_is_removed_is_forgotten_with_one_warning(folder, la
         await told.run(name="b")
         waiting = [await told.life.submit(command(name=name, notify="ops")) for name in ("c", "d")]
         await told.settled()
-        assert await told.store.read(_count, "postponed") == 1
+        assert await told.store.read(_count, "notify_waiting") == 1
         told.life.supervisor.configure(configure(folder, rest="[notify.pager]\nmail = 'root'\n"))
         for job in waiting:
             await told.end(job)
         await told.settled()
 
-        for table in ("untold", "streaks", "postponed"):
+        for table in ("notify_facts", "streaks", "notify_waiting"):
             assert await told.store.read(_count, table) == 0
         assert [name for name in caplog.messages if "notify" in name] == [
-            "[notify.ops] is not configured any more: nobody is told what was for it"
+            "[notify.ops] was removed from the configuration: its notifications are dropped"
         ]
 
 
@@ -466,7 +466,7 @@ async def test_a_target_that_was_removed_while_bgd_was_down_is_forgotten(folder,
     async with telling(configure(folder), launcher) as told:
         await told.settled()
 
-        for table in ("untold", "streaks", "postponed"):
+        for table in ("notify_facts", "streaks", "notify_waiting"):
             assert await told.store.read(_count, table) == 0
 
 
@@ -478,7 +478,7 @@ async def test_a_target_that_is_removed_while_facts_are_judged_is_told_nothing(f
 
         async def read_and_reload(function, *args):
             found = await read(function, *args)
-            if function is judge_page and found is not None and not is_judged.is_set():
+            if function is decide_page and found is not None and not is_judged.is_set():
                 told.life.supervisor.configure(configure(folder))
                 is_judged.set()
             return found
@@ -489,7 +489,7 @@ async def test_a_target_that_is_removed_while_facts_are_judged_is_told_nothing(f
         await soon(is_judged.wait())
 
         assert await told.events() == [(FAILED, "a")]
-        for table in ("untold", "streaks", "postponed"):
+        for table in ("notify_facts", "streaks", "notify_waiting"):
             assert await told.store.read(_count, table) == 0
 
 
@@ -497,7 +497,7 @@ async def test_without_targets_nothing_is_stored(folder, launcher):
     async with telling(configure(folder), launcher) as told:
         await told.run()
 
-        assert await told.store.read(_count, "untold") == 0
+        assert await told.store.read(_count, "notify_facts") == 0
         assert await told.store.read(_count, "streaks") == 0
 
 

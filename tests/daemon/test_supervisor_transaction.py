@@ -40,7 +40,7 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
 
     # each spec comes with a new job, and who asked with an event
     assert followers == [
-        *("now", "rules", "default_target", "has_untold"),
+        *("now", "rules", "default_target", "has_notify_facts"),
         *("specs", "answers", "launches", "commands", "acknowledge"),
         *("actors", "removers"),
     ]

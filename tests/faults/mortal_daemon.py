@@ -36,7 +36,7 @@ def saved(measurements: Measurements, transaction: Transaction, seconds: float, 
 
 
 def _die_at(of_failure: str, of_notification: str, transaction: Transaction) -> None:
-    points = {of_failure: transaction.has_untold, of_notification: bool(transaction.told)}
+    points = {of_failure: transaction.has_notify_facts, of_notification: bool(transaction.settled)}
     if points.get(os.environ[POINT]) and Path(os.environ[ARMED]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -158,14 +158,14 @@ def settle_after_telling(monkeypatch):
 
     def send(self, message, retries=RETRIES):
         transaction = self._supervisor.transaction
-        told.extend(transaction.told)
-        transaction.told.clear()
+        told.extend(transaction.settled)
+        transaction.settled.clear()
         return _send(self, message, retries)
 
     async def saved(self):
         await _saved(self)
         if told:
-            self.transaction.told.extend(told)
+            self.transaction.settled.extend(told)
             told.clear()
             await _saved(self)
 

@@ -1,4 +1,4 @@
-"""Notifications in the database: what may have to be told, and what follows from what was told."""
+"""Notifications in the database: facts to decide about, streaks of failures, and messages that wait."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bgd.core.notifications import (
     Streak,
     StreakKey,
     Waiting,
-    judge,
+    decide,
 )
 from bgd.core.schedule_spec import Result
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import schedules
-from bgd.daemon.storage.records import NewOccurrence, Told, Transaction
+from bgd.daemon.storage.records import NewOccurrence, Settled, Transaction
 from bgd.formatting import command_line
 from bgd.wire.launching import log_name
 from bgd.wire.views import JobError
@@ -41,10 +41,10 @@ _decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
-class Judgement(Struct, frozen=True, kw_only=True):
+class PageDecisions(Struct, frozen=True, kw_only=True):
     """What follows from some facts: what to store and to send, and targets that are not configured."""
 
-    told: Told
+    settled: Settled
     messages: list[Message]
     unknown: set[str]
 
@@ -65,15 +65,15 @@ class Stored(Struct, frozen=True, kw_only=True):
 
 def save(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write what a transaction holds of notifications, after its jobs and schedules; most hold nothing."""
-    for told in transaction.told:
-        _save_told(db, told)
+    for settled in transaction.settled:
+        _save_settled(db, settled)
     if not transaction.rules:
         return
-    for fact in (*transaction.untold, *_of_occurrences(transaction)):
+    for fact in (*transaction.notify_facts, *_of_occurrences(transaction)):
         whole = _completed(db, fact, transaction.default_target)
         if whole is not None and _is_wanted(db, whole, transaction.rules):
             db.execute(_INSERT, _row(whole))
-            transaction.has_untold = True
+            transaction.has_notify_facts = True
 
 
 def _of_occurrences(transaction: Transaction) -> Iterator[Fact]:
@@ -125,9 +125,9 @@ def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact 
 
 
 def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRule]) -> bool:
-    """Tell whether a fact may have to be told, or changes a streak.
+    """Tell whether a fact may cause a message, or changes a streak.
 
-    A success that nobody is told about matters only after a failure, which may not be settled yet.
+    A success that causes no message matters only after a failure, which may still be among the facts.
     """
     rule = rules.get(fact.target or "")
     if rule is None or fact.event is NotifyEvent.FAILED or fact.event in rule.on:
@@ -138,26 +138,26 @@ def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRul
     return row is not None
 
 
-def _save_told(db: sqlite3.Connection, told: Told) -> None:
-    db.execute("DELETE FROM untold WHERE id <= ?", (told.until,))
-    gone = [key for key, streak in told.streaks.items() if not streak.failures]
+def _save_settled(db: sqlite3.Connection, settled: Settled) -> None:
+    db.execute("DELETE FROM notify_facts WHERE id <= ?", (settled.until,))
+    gone = [key for key, streak in settled.streaks.items() if not streak.failures]
     db.executemany("DELETE FROM streaks WHERE target = ? AND subject = ?", gone)
     rows = [
-        (*key, each.failures, each.is_told, each.job, each.job, each.job)
-        for key, each in told.streaks.items()
+        (*key, each.failures, each.is_notified, each.job, each.job, each.job)
+        for key, each in settled.streaks.items()
         if each.failures
     ]
     if rows:
         db.executemany(_SAVE_STREAK, rows)
         db.execute("DELETE FROM streaks WHERE id <= (SELECT max(id) FROM streaks) - ?", (MAX_STREAKS,))
-    for target, waiting in told.waiting.items():
+    for target, waiting in settled.waiting.items():
         if waiting is None:
-            db.execute("DELETE FROM postponed WHERE target = ?", (target,))
+            db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
         else:
-            db.execute("INSERT OR REPLACE INTO postponed VALUES (?, ?)", (target, _encode(waiting)))
-    for target in told.forgotten:
+            db.execute("INSERT OR REPLACE INTO notify_waiting VALUES (?, ?)", (target, _encode(waiting)))
+    for target in settled.forgotten:
         db.execute("DELETE FROM streaks WHERE target = ?", (target,))
-        db.execute("DELETE FROM postponed WHERE target = ?", (target,))
+        db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
 
 
 def _row(fact: Fact) -> tuple[object, ...]:
@@ -182,34 +182,34 @@ def _row(fact: Fact) -> tuple[object, ...]:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def judge_page(
+def decide_page(
     db: sqlite3.Connection,
     rules: Mapping[str, NotifyRule],
     room: Mapping[str, int],
     waiting: Mapping[str, Waiting],
     log_dir: str,
     new_id: Callable[[], str],
-) -> Judgement | None:
-    """Return what follows from the oldest facts; None if there are none. Arguments as of `judge`."""
+) -> PageDecisions | None:
+    """Return what follows from the oldest facts; None if there are none. Arguments as of `decide`."""
     rows = db.execute(_PAGE, (AT_ONCE,)).fetchall()
     if not rows:
         return None
     facts = [_fact(row) for row in rows]
-    verdict = judge(facts, _streaks_of(db, facts), rules, room, waiting, new_id)
-    for target, each in verdict.waiting.items():
+    decisions = decide(facts, _streaks_of(db, facts), rules, room, waiting, new_id)
+    for target, each in decisions.waiting.items():
         if target not in waiting:
-            verdict.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
-    return Judgement(
-        told=Told(until=rows[-1][0], streaks=verdict.streaks, waiting={**verdict.waiting}),
-        messages=[_in_full(db, each, log_dir) for each in verdict.messages],
-        unknown=verdict.unknown,
+            decisions.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
+    return PageDecisions(
+        settled=Settled(until=rows[-1][0], streaks=decisions.streaks, waiting={**decisions.waiting}),
+        messages=[_in_full(db, each, log_dir) for each in decisions.messages],
+        unknown=decisions.unknown,
     )
 
 
 def stored(db: sqlite3.Connection, targets: tuple[str, ...], elapsed: float) -> Stored:
     """Return what a daemon with these targets finds when it starts."""
     known = {target for (target,) in db.execute(_TARGETS)}
-    rows = db.execute("SELECT target, waiting FROM postponed")
+    rows = db.execute("SELECT target, waiting FROM notify_waiting")
     return Stored(
         waiting={target: _decode_waiting(packed) for target, packed in rows if target in targets},
         sent={target: _sent(db, target, elapsed) for target in targets},
@@ -218,13 +218,13 @@ def stored(db: sqlite3.Connection, targets: tuple[str, ...], elapsed: float) -> 
 
 
 def undelivered(db: sqlite3.Connection) -> tuple[int, int | None]:
-    """Return how many jobs could not tell what they had to, and the newest of them."""
+    """Return how many notifications could not be delivered, and the newest of their jobs."""
     count, newest = db.execute(_UNDELIVERED, (NOTIFICATION_QUEUE, State.FAILED.value)).fetchone()
     return count, newest
 
 
 def job_name(target: str) -> str:
-    """Return the name of the jobs that tell a target."""
+    """Return the name of the jobs that notify a target."""
     return f"notify {target}"
 
 
@@ -243,8 +243,8 @@ def _streaks_of(db: sqlite3.Connection, facts: list[Fact]) -> dict[StreakKey, St
     for target, subject in {(fact.target or "", fact.subject) for fact in facts}:
         row = db.execute(_STREAK, (target, subject)).fetchone()
         if row is not None:
-            failures, is_told, job = row
-            found[target, subject] = Streak(failures, bool(is_told), job)
+            failures, is_notified, job = row
+            found[target, subject] = Streak(failures, bool(is_notified), job)
     return found
 
 
@@ -271,24 +271,25 @@ _COLUMNS = (
 )
 _FACT_FIELDS = _COLUMNS.split(", ")
 
-_INSERT = f"INSERT INTO untold ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
-_PAGE = f"SELECT id, {_COLUMNS} FROM untold ORDER BY id LIMIT ?"  # noqa: S608 (constants)
+_INSERT = f"INSERT INTO notify_facts ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
+_PAGE = f"SELECT id, {_COLUMNS} FROM notify_facts ORDER BY id LIMIT ?"  # noqa: S608 (constants)
 _JOB = """
     SELECT notify, name, schedule, queue, state, outcome, exit_code, signal, attempt, reason, finished_at
     FROM jobs WHERE id = ?
 """
 _HAS_FAILED = """
-    SELECT 1 FROM streaks WHERE target = ? AND subject = ? UNION ALL SELECT 1 FROM untold WHERE target = ?
-    LIMIT 1
+    SELECT 1 FROM streaks WHERE target = ? AND subject = ?
+    UNION ALL SELECT 1 FROM notify_facts WHERE target = ? LIMIT 1
 """
 # A job that was removed meanwhile has no streak of its own
 _SAVE_STREAK = """
-    INSERT INTO streaks (target, subject, failures, is_told, job)
+    INSERT INTO streaks (target, subject, failures, is_notified, job)
     SELECT ?, ?, ?, ?, ? WHERE ? IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id = ?)
-    ON CONFLICT (target, subject) DO UPDATE SET failures = excluded.failures, is_told = excluded.is_told
+    ON CONFLICT (target, subject)
+    DO UPDATE SET failures = excluded.failures, is_notified = excluded.is_notified
 """
-_STREAK = "SELECT failures, is_told, job FROM streaks WHERE target = ? AND subject = ?"
-_TARGETS = "SELECT DISTINCT target FROM streaks UNION SELECT target FROM postponed"
+_STREAK = "SELECT failures, is_notified, job FROM streaks WHERE target = ? AND subject = ?"
+_TARGETS = "SELECT DISTINCT target FROM streaks UNION SELECT target FROM notify_waiting"
 _SENT = """
     SELECT created_aged - (SELECT age_ahead FROM meta) AS at
     FROM (SELECT created_aged, queue FROM jobs WHERE name = ? ORDER BY id DESC LIMIT ?)

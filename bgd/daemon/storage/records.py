@@ -175,10 +175,10 @@ class NewOccurrence(Struct, frozen=True):
     late: bool = False
 
 
-class Told(Struct, frozen=True, kw_only=True):
-    """What was settled about facts, in one transaction with the jobs that tell them.
+class Settled(Struct, frozen=True, kw_only=True):
+    """What was decided about facts, in one transaction with the jobs that send the messages.
 
-    * `until`: the id of the last fact that is settled.
+    * `until`: the id of the last fact that was decided about.
     * `streaks`: those that have changed; one without failures is deleted.
     * `waiting`: what waits for room at targets where that has changed; None: nothing.
     * `forgotten`: targets that are no longer configured.
@@ -221,11 +221,11 @@ class Transaction(Struct, kw_only=True):
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
         late: occurrences, stored earlier, whose jobs have not finished in time.
-        untold: what may have to be told; stored if a target is told about it.
-        told: what was settled about facts stored earlier.
-        rules: those of all targets; none: nobody is told anything.
+        notify_facts: what a target may get a message about; stored if one does.
+        settled: what was decided about facts that were stored earlier.
+        rules: those of all targets; none: there are no notifications.
         default_target: the target of jobs and schedules that name none.
-        has_untold: whether facts were stored; known after the commit.
+        has_notify_facts: whether facts were stored; known after the commit.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -256,11 +256,11 @@ class Transaction(Struct, kw_only=True):
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}
     late: list[NewOccurrence] = []
-    untold: list[Fact] = []
-    told: list[Told] = []
+    notify_facts: list[Fact] = []
+    settled: list[Settled] = []
     rules: dict[str, NotifyRule] = {}
     default_target: str | None = None
-    has_untold: bool = False
+    has_notify_facts: bool = False
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []
@@ -276,7 +276,7 @@ class Transaction(Struct, kw_only=True):
 
 
 _NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge", "actors", "removers"}
-_NOT_WRITTEN |= {"rules", "default_target", "has_untold"}
+_NOT_WRITTEN |= {"rules", "default_target", "has_notify_facts"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 

@@ -249,23 +249,23 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN notify TEXT;
     ALTER TABLE jobs ADD COLUMN schedule TEXT;
 
-    -- What has happened and may have to be told, oldest first; a row goes in the transaction that settles it.
-    CREATE TABLE untold (
+    -- What a target may get a message about, oldest first. The transaction of the decision deletes the row.
+    CREATE TABLE notify_facts (
         id INTEGER PRIMARY KEY, target TEXT NOT NULL, event TEXT NOT NULL, at REAL NOT NULL, job INTEGER,
         name TEXT, schedule TEXT, queue TEXT, outcome TEXT, exit_code INTEGER, signal INTEGER,
         attempts INTEGER, reason TEXT, due_at REAL, count INTEGER
     );
-    CREATE INDEX untold_by_target ON untold (target);
+    CREATE INDEX notify_facts_by_target ON notify_facts (target);
 
     -- Failures in a row. A job without a name has a streak of its own, which goes with the job.
     CREATE TABLE streaks (
         id INTEGER PRIMARY KEY, target TEXT NOT NULL, subject TEXT NOT NULL, failures INTEGER NOT NULL,
-        is_told INTEGER NOT NULL, job INTEGER, UNIQUE (target, subject)
+        is_notified INTEGER NOT NULL, job INTEGER, UNIQUE (target, subject)
     );
     CREATE INDEX streaks_by_job ON streaks (job) WHERE job IS NOT NULL;
 
     -- Messages that wait until their target may get another one: MessagePack of a Waiting.
-    CREATE TABLE postponed (target TEXT PRIMARY KEY, waiting BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE notify_waiting (target TEXT PRIMARY KEY, waiting BLOB NOT NULL) WITHOUT ROWID;
     """,
     """
     -- MessagePack, NULL for nothing: what a job asks for, as in Conditions.resources, and the tokens that an
@@ -348,9 +348,9 @@ def check(db: sqlite3.Connection, path: str, version: int) -> None:
     Raises:
         StoreBroken: it is damaged, or its tables are not those of this version.
     """
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        on_one_line = " ".join(verdict.split())
+    (decisions,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if decisions != "ok":
+        on_one_line = " ".join(decisions.split())
         raise StoreBroken(f"database {path} is damaged ({on_one_line})", DAMAGED)
     if not has_sound_tables(db, version):
         raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES})", DAMAGED)

@@ -77,7 +77,7 @@ class TransactionWriter:
         events: list[JobEvent | dict[str, object]] = [*transaction.events, *schedules.save(db, transaction)]
         if events:
             self.newest_event = append_events(db, events, self.newest_event)
-        if transaction.told or transaction.rules:
+        if transaction.settled or transaction.rules:
             notifications.save(db, transaction)
         if transaction.wall_ahead is not None:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))

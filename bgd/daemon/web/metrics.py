@@ -47,7 +47,7 @@ def collect(
         GaugeMetricFamily("bgd_log_bytes", "Size of the logs of attempts that have ended.", log_bytes),
         GaugeMetricFamily(
             "bgd_schedules_late",
-            "Schedules of which a job is late and has not finished.",
+            "Schedules with a late job that has not finished.",
             schedules.late_jobs.count,
         ),
     ]
