@@ -95,6 +95,9 @@ class Rate(Struct, frozen=True):
     seconds: float
     text: str = ""
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Isolation(StrEnum):
     """Where the process of a class job comes from."""

@@ -89,8 +89,10 @@ def test_every_key_is_shown(home):
     assert as_json["retry"]["commands"]["retries"] == 0
 
 
-def test_resources_and_executors_are_shown(home):
+def test_resources_executors_and_rates_are_shown(home):
     text = """
+        [queues.api]
+        rate = "10/1m"
         [resources]
         gpu = ["0", "1"]
         license = 3
@@ -101,6 +103,9 @@ def test_resources_and_executors_are_shown(home):
     home.configure(text)
     shown = tomllib.loads(home.bgctl("config").stdout)
 
+    assert shown["queues"]["api"]["rate"] == "10/1m"
+    assert "means" not in home.bgctl("config", "show").stdout.partition("rate = ")[2].partition("\n")[0]
+    assert json.loads(home.bgctl("config", "show", "--json").stdout)["queues"]["api"]["rate"] == "10/1m"
     assert shown["resources"] == {"gpu": ["0", "1"], "license": 3}
     assert shown["executors"]["gentle"].items() >= {"kind": "prefix", "argv": ["nice", "-n", "7"]}.items()
 
