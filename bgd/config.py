@@ -225,9 +225,9 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     min_free: int | None = key(size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
     max_load: float | None = key(number(LoadAverage), None, none="none")
-    """Start nothing while the load average of the last minute is not below this; None: at any load."""
+    """Start no job while the load average of the last minute is this high or higher; None: no limit."""
     min_memory: int | None = key(size(Bytes), None, none="none")
-    """Bytes of memory that must be available for anything to start; None: any number."""
+    """Start no job while fewer bytes of memory are available; None: no limit."""
     on_stop: ShutdownMode = key(
         one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
     )
@@ -308,7 +308,7 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     rate: Rate | None = key(start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
     weight: int | None = key(whole_number(Weight), None, none="none")
-    """Its share of the slots among queues with jobs of equal priority; if none has one, they do not share."""
+    """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""
 
 
 class RunnerConfig(Struct, frozen=True, kw_only=True):
@@ -321,7 +321,7 @@ class RunnerConfig(Struct, frozen=True, kw_only=True):
 
 
 class NotifyTarget(Struct, frozen=True, kw_only=True):
-    """[notify.NAME]: somebody who is told. One of `program`, `mail` and `url` says how."""
+    """[notify.NAME]: a target of notifications. It has one of `program`, `mail` and `url`."""
 
     program: tuple[str, ...] | None = key(
         partial(program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
@@ -329,11 +329,11 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     mail: str | None = key(mail_address, None)
     url: str | None = key(secret_url, None)
     on: tuple[str, ...] = key(events, ("failed",))
-    """Events of bgd.core.notifications that are told."""
+    """Events that it gets, by their names in bgd.core.notifications."""
     failures: int = key(whole_number(FailureCount), 1)
-    """Tell a failure only once a job or schedule has failed so often in a row."""
+    """Report a failure after this many in a row of the same job name or schedule."""
     per_minute: int = key(whole_number(MessageCount), 10)
-    """Of messages at most; what happens beyond that is told in one summary."""
+    """The most messages in a minute; what happens beyond that goes into one summary."""
 
 
 class ExecutorConfig(Struct, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 ANY_COMMAND = "*"
 MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
-MAX_RATE = 10_000  # starts, of which the daemon remembers the times
+MAX_RATE = 10_000  # starts; the daemon keeps the time of each in memory
 MAX_URL = 2_000  # characters
 MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
