@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bgd.config import Config, ExecutorConfig
 from bgd.core.spec import ExecutorKind, JobSpec
-from bgd.daemon.executors import srun_options
+from bgd.daemon.launches import srun_options
 from bgd.wire.views import Finding, Level
 
 

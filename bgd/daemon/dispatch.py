@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterable
-from functools import cache
-from operator import attrgetter
-from pathlib import Path
 
-from msgspec import Struct, convert
+from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.clock import now
-from bgd.config import Config, PythonConfig
+from bgd.config import Config
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
-from bgd.core.spec import NOTIFICATION_QUEUE, OPTIONS, Isolation, JobSpec
+from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.daemon.access import allowed_environment, check_may_run, restricts_commands
-from bgd.daemon.executors import check_executor, on_executor, place_of
+from bgd.daemon.access import check_may_run
+from bgd.daemon.launches import build_launch, check_executor, limits_of, missing_installation, place_of
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
@@ -33,16 +28,11 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
-    Launch,
-    Limits,
-    Place,
     ToLauncher,
-    WarmStart,
     WatchLog,
     problem_with_limits,
 )
 from bgd.wire.views import JobError
-from bgd.worker import WORKER
 
 logger = logging.getLogger(__name__)
 
@@ -333,83 +323,7 @@ class Reconciliation(Struct, frozen=True):
     why: str = ""
 
 
-# --- Messages and rows: from a stored spec to a Launch, and from the launcher's report to an AttemptEnd.
-
-
-DEFAULT_UMASK = 0o022
-
-
-def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
-    key: AttemptKey,
-    job: Job,
-    spec: JobSpec,
-    slot: int,
-    config: Config,
-    position: int = 0,
-    *,
-    place: Place | None = None,
-    tokens: Tokens = NO_TOKENS,
-) -> Launch:
-    """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it.
-
-    `place`: what runs it; None: this machine, as it is. `tokens`: those that it holds.
-    """
-    variables = {
-        "BGD_JOB_ID": str(job.id),
-        "BGD_ATTEMPT": str(job.attempt),
-        "BGD_QUEUE": job.queue,
-        "BGD_SLOT": str(slot),
-        "BGD_SOCKET": config.daemon.socket,
-        **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
-    }
-    if spec.target is not None:
-        own = _class_job_environment()  # the job adds to it
-    elif job.queue == NOTIFICATION_QUEUE:
-        own = _own_environment() | _own_settings()
-    elif restricts_commands(config):
-        own = _minimal_environment()
-    else:  # a command gets exactly the environment it was sent with
-        own = {} if spec.env is not None else _own_environment()
-    added = {**allowed_environment(spec, config), **variables}
-    program = _program_of(job, spec, config)
-    launch = Launch(
-        key=key,
-        argv=program.argv,
-        env={**own, **added},
-        cwd=program.cwd or spec.cwd or _own_folder(),
-        umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
-        stdin=program.stdin,
-        stdin_path=spec.stdin,
-        result=spec.target is not None,
-        usual_result=program.usual_result,
-        grace=config.daemon.grace,
-        log_cap=config.logs.max_bytes,
-        log_kill=config.logs.on_limit == "kill",
-        warm=_warm(program.isolation, own, added, config.python),
-        limits=limits_of(spec),
-        own_group=config.daemon.cgroups == "all",
-        position=position,
-        place=place,
-        **{name: getattr(spec, name) for name in _PASSED_ON},
-    )
-    return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
-
-
-def limits_of(spec: JobSpec) -> Limits:
-    """Return the limits of every attempt of a job."""
-    return NO_LIMITS if _limits(spec) == _NONE else convert(spec, Limits, from_attributes=True)
-
-
-_limits = attrgetter(*Limits.__struct_fields__)
-_NONE = _limits(NO_LIMITS)
-
-
-# Options that mean the same in a Launch as in a JobSpec
-_PASSED_ON = [
-    name
-    for name in OPTIONS
-    if name in Launch.__struct_fields__ and name not in {"env", "cwd", "umask", "stdin", "key"}
-]
+# --- Ends of attempts: from the launcher's report, or from what is known without one.
 
 
 def reported_end(ended: AttemptEnded) -> AttemptEnd:
@@ -466,20 +380,6 @@ def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
     )
 
 
-def missing_installation(python: PythonConfig) -> str | None:
-    """Return what class jobs miss of bgd's own installation, which was whole at the start; None: nothing.
-
-    The launcher checks an interpreter that the configuration names, because its file system may hang.
-    """
-    needed = [str(WORKER), *([sys.executable] if python.interpreter == sys.executable else [])]
-    missing = next((each for each in needed if not os.access(each, os.R_OK)), None)
-    if missing is None:
-        return None
-    return (
-        f"{missing} is gone: the virtual environment of bgd was moved or rebuilt while bgd ran; restart bgd"
-    )
-
-
 def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
     """Return the end of an attempt that cannot start now through no fault of its job: it costs no retry."""
     decision = Decision(NextStep.SNOOZE, after=_RETRY_INTERVAL)
@@ -504,121 +404,4 @@ def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEn
     )
 
 
-class _Program(Struct):
-    """What the launcher runs, and its stdin; `cwd` None: the job's own folder."""
-
-    argv: list[str]
-    stdin: bytes | None
-    cwd: str | None = None
-    usual_result: bytes = b""
-    isolation: Isolation = Isolation.SPAWN
-
-
-def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
-    if spec.target is None:
-        return _Program(list(spec.argv or ()), spec.input)
-    target = parse_target(spec.target)
-    if isinstance(target, RunnerTarget):
-        runner = config.runners[target.runner]
-        document = class_jobs.runner_request(target, job.id, job.attempt, spec.arguments)
-        return _Program(list(runner.argv), document, runner.cwd, class_jobs.NULL_RESULT)
-    document = class_jobs.worker_request(
-        target, spec.arguments, config.python.path, config.security.allowed_classes, spec.stop_signal
-    )
-    isolation = spec.isolation or config.python.isolation
-    return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
-
-
-def _warm(
-    isolation: Isolation, own: dict[str, str], added: Iterable[str], python: PythonConfig
-) -> WarmStart | None:
-    """Return the kind of warm worker that a job needs, or None for a fresh interpreter.
-
-    `own`: the environment of the worker. `added`: the variables that the job sets.
-    """
-    if isolation is Isolation.SPAWN:
-        return None
-    is_reused = isolation is Isolation.REUSE
-    return WarmStart(
-        isolation=isolation,
-        path=list(python.path),
-        preload=list(python.preload),
-        base={name: own.get(name) for name in added},
-        recycle_jobs=python.recycle_jobs if is_reused else None,
-        recycle_memory=python.recycle_memory if is_reused else None,
-    )
-
-
-@cache
-def _own_environment() -> dict[str, str]:
-    """Return the daemon's environment without what belongs to the daemon alone, or is not UTF-8.
-
-    Cached: it never changes, and filtering it takes a tenth of a millisecond.
-    """
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_"))
-        and name not in _DAEMON_ONLY
-        and _is_text(name + value)
-    }
-
-
-@cache
-def _own_settings() -> dict[str, str]:
-    """Return the variables that configure the daemon, for a program of bgd's own that reads them too."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("BGD_") and _is_text(name + value)
-    }
-
-
-@cache
-def _class_job_environment() -> dict[str, str]:
-    """Return the daemon's environment with absolute search paths.
-
-    An empty entry, as in `PYTHONPATH=:/opt/app`, means the working directory. Whoever chooses the working
-    directory of a class job would otherwise choose the code that it runs.
-    """
-    found = _own_environment()
-    absolute = {name: _absolute(found[name]) for name in _SEARCH_PATHS if found.get(name)}
-    return {**found, **absolute}
-
-
-@cache
-def _minimal_environment() -> dict[str, str]:
-    """Return the part of the daemon's environment that commands get where only some programs are allowed."""
-    found = _class_job_environment()
-    return {"PATH": os.defpath, **{name: found[name] for name in _MINIMAL if name in found}}
-
-
-def _absolute(paths: str) -> str:
-    """Return a list of paths with relative ones resolved against the daemon's working directory."""
-    folder = _own_folder()
-    # $ORIGIN, which the dynamic linker expands, is not a relative path
-    return ":".join(each if each.startswith("$") else str(Path(folder, each)) for each in paths.split(":"))
-
-
-def _own_folder() -> str:
-    """Return the daemon's working directory, or / if it was removed or is not UTF-8."""
-    try:
-        folder = os.getcwd()  # noqa: PTH109 - runs at every launch, and Path.cwd takes four times as long
-    except FileNotFoundError:  # removed since the daemon started in it
-        return "/"
-    return folder if _is_text(folder) else "/"
-
-
-def _is_text(word: str) -> bool:
-    """Return whether UTF-8 can encode a string: names and values of Linux are bytes, not always text."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_MINIMAL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 _RETRY_INTERVAL = 60.0  # seconds between two tries of a class job while the installation is incomplete
-_SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-_DAEMON_ONLY = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

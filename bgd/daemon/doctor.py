@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from bgd.config import Config
 from bgd.daemon.backups import backups_in
 from bgd.daemon.cluster_doctor import check_clusters
-from bgd.daemon.dispatch import missing_installation
+from bgd.daemon.launches import missing_installation
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, room_on, shortage
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken

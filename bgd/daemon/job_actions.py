@@ -30,8 +30,8 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
-from bgd.daemon.executors import check_executor
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
+from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob

@@ -1,3 +1,5 @@
+"""What the launcher is asked to start: programs, folders, variables, warm workers."""
+
 from __future__ import annotations
 
 import json
@@ -8,10 +10,10 @@ from msgspec.structs import replace
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon import dispatch
-from bgd.daemon.dispatch import build_launch, reported_end, unreported_end
+from bgd.daemon import launches
+from bgd.daemon.dispatch import reported_end
+from bgd.daemon.launches import build_launch
 from bgd.wire.launching import AttemptEnded, AttemptKey, encode
-from bgd.wire.views import JobError
 from bgd.worker import WORKER
 from tests.daemon.harness import configure
 
@@ -21,32 +23,12 @@ KEY = AttemptKey("store", 7, 2)
 
 @pytest.fixture(autouse=True)
 def _no_cached_environment():
-    dispatch._own_environment.cache_clear()
-    dispatch._class_job_environment.cache_clear()
+    launches._own_environment.cache_clear()
+    launches._class_job_environment.cache_clear()
 
 
 def launch(folder, spec, **configured):
     return build_launch(KEY, JOB, spec, 3, configure(folder, **configured))
-
-
-def ended(outcome=Outcome.SUCCEEDED, **fields):
-    return reported_end(AttemptEnded(key=KEY, outcome=outcome, finished_at=2.0, **fields))
-
-
-@pytest.mark.parametrize(
-    ("said", "run_seconds"),
-    [
-        ({"started_at": 1.0, "run_seconds": 7.0}, 7.0),
-        ({"started_at": 1.0}, 1.0),
-        ({"started_at": 3.0}, None),
-        ({"started_at": 1.0, "outcome": Outcome.UNKNOWN}, None),
-        ({"started_at": 1.0, "outcome": Outcome.INTERRUPTED}, None),
-        ({}, None),
-    ],
-    ids=["measured", "by the wall clock", "clock set back", "unseen", "machine went down", "not started"],
-)
-def test_run_time_is_the_measured_one_or_else_that_of_the_wall_clock(said, run_seconds):
-    assert ended(**said).run_seconds == run_seconds
 
 
 def test_command_is_launched_as_it_stands(folder):
@@ -197,37 +179,3 @@ def test_jobs_run_in_the_root_if_the_folder_of_the_daemon_is_not_utf_8(folder, m
     odd.mkdir()
     monkeypatch.chdir(odd)
     assert launch(folder, JobSpec(target="app:f")).cwd == "/"
-
-
-def test_report_of_a_command_is_saved_unchanged():
-    got = ended(Outcome.EXIT, exit_code=3, started_at=1.0, user_seconds=0.5, max_rss_bytes=9, log_bytes=4)
-    assert (got.job, got.attempt, got.outcome, got.exit_code) == (7, 2, Outcome.EXIT, 3)
-    assert (got.started_at, got.finished_at, got.user_seconds, got.log_bytes) == (1.0, 2.0, 0.5, 4)
-    assert (got.error, got.result) == (None, None)
-
-
-def test_value_that_a_class_job_returned_is_saved_as_json_text():
-    assert ended(exit_code=0, result=b'{"ok": [1e400, "\xc3\xa9"]}').result == '[1e400, "é"]'
-
-
-def test_exception_of_a_class_job_makes_its_outcome_an_error():
-    raised = b'{"error": {"type": "app.Broken", "message": "no", "traceback": "..."}}'
-    got = ended(Outcome.EXIT, exit_code=1, result=raised)
-    assert got.outcome is Outcome.ERROR
-    assert got.error == JobError("app.Broken", "no", "...")
-
-
-def test_class_job_that_was_stopped_keeps_the_outcome_of_the_launcher():
-    got = ended(Outcome.TIMEOUT, result=b'{"ok": 1}')
-    assert (got.outcome, got.result) == (Outcome.TIMEOUT, None)
-
-
-def test_reason_for_not_starting_becomes_the_error_of_the_attempt():
-    got = ended(Outcome.NOT_STARTED, problem="program not found: nope")
-    assert got.error == JobError("not_started", "program not found: nope")
-
-
-def test_unreported_end_says_why():
-    got = unreported_end(JOB, Outcome.UNKNOWN, 9.0, "gone")
-    assert (got.job, got.attempt, got.finished_at) == (7, 2, 9.0)
-    assert got.error == JobError("unknown", "gone")

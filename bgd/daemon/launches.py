@@ -1,0 +1,317 @@
+"""Launches: what the launcher is asked to start for a job, on which executor, and whether it can be.
+
+A command is launched as it stands, a class job as the program that runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+
+from msgspec import Struct, convert
+from msgspec.structs import replace
+
+from bgd.config import Config, ExecutorConfig, PythonConfig
+from bgd.core.job import Job
+from bgd.core.limits import NO_TOKENS, Tokens
+from bgd.core.spec import DEFAULT_QUEUE, LOCAL, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Isolation, JobSpec
+from bgd.core.target import RunnerTarget, parse_target
+from bgd.daemon.access import allowed_environment, config_file, restricts_commands
+from bgd.errors import Refused, nearest
+from bgd.wire import class_jobs
+from bgd.wire.launching import NO_LIMITS, AttemptKey, Launch, Limits, Place, SlurmStart, WarmStart
+from bgd.worker import WORKER
+
+DEFAULT_UMASK = 0o022
+
+
+def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
+    key: AttemptKey,
+    job: Job,
+    spec: JobSpec,
+    slot: int,
+    config: Config,
+    position: int = 0,
+    *,
+    place: Place | None = None,
+    tokens: Tokens = NO_TOKENS,
+) -> Launch:
+    """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it.
+
+    `place`: what runs it; None: this machine, as it is. `tokens`: those that it holds.
+    """
+    variables = {
+        "BGD_JOB_ID": str(job.id),
+        "BGD_ATTEMPT": str(job.attempt),
+        "BGD_QUEUE": job.queue,
+        "BGD_SLOT": str(slot),
+        "BGD_SOCKET": config.daemon.socket,
+        **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
+    }
+    if spec.target is not None:
+        own = _class_job_environment()  # the job adds to it
+    elif job.queue == NOTIFICATION_QUEUE:
+        own = _own_environment() | _own_settings()
+    elif restricts_commands(config):
+        own = _minimal_environment()
+    else:  # a command gets exactly the environment it was sent with
+        own = {} if spec.env is not None else _own_environment()
+    added = {**allowed_environment(spec, config), **variables}
+    program = _program_of(job, spec, config)
+    launch = Launch(
+        key=key,
+        argv=program.argv,
+        env={**own, **added},
+        cwd=program.cwd or spec.cwd or _own_folder(),
+        umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
+        stdin=program.stdin,
+        stdin_path=spec.stdin,
+        result=spec.target is not None,
+        usual_result=program.usual_result,
+        grace=config.daemon.grace,
+        log_cap=config.logs.max_bytes,
+        log_kill=config.logs.on_limit == "kill",
+        warm=_warm(program.isolation, own, added, config.python),
+        limits=limits_of(spec),
+        own_group=config.daemon.cgroups == "all",
+        position=position,
+        place=place,
+        **{name: getattr(spec, name) for name in _PASSED_ON},
+    )
+    return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
+
+
+def limits_of(spec: JobSpec) -> Limits:
+    """Return the limits of every attempt of a job."""
+    return NO_LIMITS if _limits(spec) == _NONE else convert(spec, Limits, from_attributes=True)
+
+
+_limits = attrgetter(*Limits.__struct_fields__)
+_NONE = _limits(NO_LIMITS)
+
+
+# Options that mean the same in a Launch as in a JobSpec
+_PASSED_ON = [
+    name
+    for name in OPTIONS
+    if name in Launch.__struct_fields__ and name not in {"env", "cwd", "umask", "stdin", "key"}
+]
+
+
+def missing_installation(python: PythonConfig) -> str | None:
+    """Return what class jobs miss of bgd's own installation, which was whole at the start; None: nothing.
+
+    The launcher checks an interpreter that the configuration names, because its file system may hang.
+    """
+    needed = [str(WORKER), *([sys.executable] if python.interpreter == sys.executable else [])]
+    missing = next((each for each in needed if not os.access(each, os.R_OK)), None)
+    if missing is None:
+        return None
+    return (
+        f"{missing} is gone: the virtual environment of bgd was moved or rebuilt while bgd ran; restart bgd"
+    )
+
+
+# --- What runs a job: the program, its environment, a warm worker.
+
+
+class _Program(Struct):
+    """What the launcher runs, and its stdin; `cwd` None: the job's own folder."""
+
+    argv: list[str]
+    stdin: bytes | None
+    cwd: str | None = None
+    usual_result: bytes = b""
+    isolation: Isolation = Isolation.SPAWN
+
+
+def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
+    if spec.target is None:
+        return _Program(list(spec.argv or ()), spec.input)
+    target = parse_target(spec.target)
+    if isinstance(target, RunnerTarget):
+        runner = config.runners[target.runner]
+        document = class_jobs.runner_request(target, job.id, job.attempt, spec.arguments)
+        return _Program(list(runner.argv), document, runner.cwd, class_jobs.NULL_RESULT)
+    document = class_jobs.worker_request(
+        target, spec.arguments, config.python.path, config.security.allowed_classes, spec.stop_signal
+    )
+    isolation = spec.isolation or config.python.isolation
+    return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
+
+
+def _warm(
+    isolation: Isolation, own: dict[str, str], added: Iterable[str], python: PythonConfig
+) -> WarmStart | None:
+    """Return the kind of warm worker that a job needs, or None for a fresh interpreter.
+
+    `own`: the environment of the worker. `added`: the variables that the job sets.
+    """
+    if isolation is Isolation.SPAWN:
+        return None
+    is_reused = isolation is Isolation.REUSE
+    return WarmStart(
+        isolation=isolation,
+        path=list(python.path),
+        preload=list(python.preload),
+        base={name: own.get(name) for name in added},
+        recycle_jobs=python.recycle_jobs if is_reused else None,
+        recycle_memory=python.recycle_memory if is_reused else None,
+    )
+
+
+@cache
+def _own_environment() -> dict[str, str]:
+    """Return the daemon's environment without what belongs to the daemon alone, or is not UTF-8.
+
+    Cached: it never changes, and filtering it takes a tenth of a millisecond.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_"))
+        and name not in _DAEMON_ONLY
+        and _is_text(name + value)
+    }
+
+
+@cache
+def _own_settings() -> dict[str, str]:
+    """Return the variables that configure the daemon, for a program of bgd's own that reads them too."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("BGD_") and _is_text(name + value)
+    }
+
+
+@cache
+def _class_job_environment() -> dict[str, str]:
+    """Return the daemon's environment with absolute search paths.
+
+    An empty entry, as in `PYTHONPATH=:/opt/app`, means the working directory. Whoever chooses the working
+    directory of a class job would otherwise choose the code that it runs.
+    """
+    found = _own_environment()
+    absolute = {name: _absolute(found[name]) for name in _SEARCH_PATHS if found.get(name)}
+    return {**found, **absolute}
+
+
+@cache
+def _minimal_environment() -> dict[str, str]:
+    """Return the part of the daemon's environment that commands get where only some programs are allowed."""
+    found = _class_job_environment()
+    return {"PATH": os.defpath, **{name: found[name] for name in _MINIMAL if name in found}}
+
+
+def _absolute(paths: str) -> str:
+    """Return a list of paths with relative ones resolved against the daemon's working directory."""
+    folder = _own_folder()
+    # $ORIGIN, which the dynamic linker expands, is not a relative path
+    return ":".join(each if each.startswith("$") else str(Path(folder, each)) for each in paths.split(":"))
+
+
+def _own_folder() -> str:
+    """Return the daemon's working directory, or / if it was removed or is not UTF-8."""
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - runs at every launch, and Path.cwd takes four times as long
+    except FileNotFoundError:  # removed since the daemon started in it
+        return "/"
+    return folder if _is_text(folder) else "/"
+
+
+def _is_text(word: str) -> bool:
+    """Return whether UTF-8 can encode a string: names and values of Linux are bytes, not always text."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_MINIMAL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+_SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+_DAEMON_ONLY = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
+
+
+# --- Executors: which one runs a job, whether it can, and what the launcher must know of it.
+
+
+def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
+    """Check that there is an executor for a job in this queue (None: the default one) that can run it.
+
+    Raises:
+        Refused: there is none, or it cannot do what the job asks for.
+    """
+    name = _name_of(spec, queue, config)
+    kind = ExecutorKind.LOCAL if name == LOCAL else config.executors[name].kind
+    if kind is ExecutorKind.SLURM:
+        found = next((each for each in _NOT_ON_SLURM if getattr(spec, each) not in {None, False}), None)
+        if found is not None:
+            hint = f": {instead} is for Slurm" if (instead := _INSTEAD.get(found)) else ""
+            raise Refused(
+                f"{found} is for jobs of this machine, and executor {name} runs them on Slurm{hint}"
+            )
+    else:
+        found = next((each for each in _ONLY_ON_SLURM if getattr(spec, each) is not None), None)
+        if found is not None:
+            raise Refused(f"{found} is for jobs on Slurm, and executor {name} runs them on this machine")
+
+
+def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
+    """Return the executor of a job that was checked, unless it is this machine, as it is."""
+    name = _name_of(spec, queue, config)
+    if name == LOCAL or (kind := config.executors[name].kind) is ExecutorKind.LOCAL:
+        return None
+    return Place(executor=name, kind=kind)
+
+
+def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Launch:
+    """Return the launch as this executor needs it."""
+    match executor.kind:
+        case ExecutorKind.LOCAL:
+            return launch
+        case ExecutorKind.PREFIX:  # a process that a warm worker forks has nothing in front
+            return replace(launch, argv=[*executor.argv, *launch.argv], warm=None)
+        case ExecutorKind.SLURM:
+            slurm = SlurmStart(
+                folder=executor.folder,
+                python=executor.python,
+                options=srun_options(spec, executor),
+                conf=executor.conf,
+                requests_per_second=executor.requests_per_second,
+            )
+            return replace(launch, slurm=slurm, warm=None, own_group=False)
+
+
+def srun_options(spec: JobSpec, executor: ExecutorConfig) -> list[str]:
+    """Return what tells srun where and with how much to run a job."""
+    named = {
+        "partition": executor.partition,
+        "account": executor.account,
+        "qos": executor.qos,
+        "constraint": executor.constraint,
+        "cpus-per-task": spec.cpus or 1,
+        "mem": f"{-(-(spec.memory or executor.memory) // 1024)}K",  # without it a job may take the whole node
+        "gpus": spec.gpus,
+    }
+    return [*executor.options, *(f"--{name}={value}" for name, value in named.items() if value)]
+
+
+def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
+    if spec.executor is None:
+        bound = config.queues.get(queue or DEFAULT_QUEUE)
+        return LOCAL if bound is None else bound.executor
+    if spec.executor != LOCAL and spec.executor not in config.executors:
+        known = nearest(spec.executor, [LOCAL, *config.executors])
+        raise Refused(f"there is no [executors.{spec.executor}] in {config_file(config)}; {known}")
+    return spec.executor
+
+
+_ONLY_ON_SLURM = ("cpus", "memory", "gpus")
+_NOT_ON_SLURM = ("pty", "keep_leftovers", *Limits.__struct_fields__)
+_INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}
