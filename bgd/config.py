@@ -18,7 +18,6 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from bgd.core.classes import POLICY_KEYS, ClassPolicy
 from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import (
@@ -46,7 +45,7 @@ from bgd.core.spec import (
     SlotCount,
     Timeout,
 )
-from bgd.core.target import is_runner_name, problem_with_entry
+from bgd.core.target import POLICY_KEYS, ClassPolicy, is_runner_name, problem_with_entry
 from bgd.errors import ConfigError, nearest
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (

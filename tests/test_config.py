@@ -25,9 +25,9 @@ from bgd.config import (
     RunnerConfig,
     load,
 )
-from bgd.core.classes import ClassPolicy
 from bgd.core.job import Decision, NextStep, RetryPolicy
 from bgd.core.spec import ExecutorKind, Rate
+from bgd.core.target import ClassPolicy
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, names_of

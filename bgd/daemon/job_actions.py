@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
-from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -28,7 +27,7 @@ from bgd.core.job import (
 )
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
-from bgd.core.target import parse_target
+from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.launches import check_executor

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
 from bgd.core.job import Decision, NextStep
 from bgd.core.retry import decision_for
 from bgd.core.spec import JobSpec
-from bgd.core.target import parse_target
+from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 
 REPORT = parse_target("app.services:Report.build")
 RULES = (("ValueError", Decision(NextStep.FAIL)), ("app.Busy", Decision(NextStep.SNOOZE, 5.0)))

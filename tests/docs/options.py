@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from bgd.core.classes import POLICY_KEYS
 from bgd.core.spec import OPTIONS
+from bgd.core.target import POLICY_KEYS
 from tests.support import ROOT
 
 PAGE = ROOT / "docs/jobs.md"
