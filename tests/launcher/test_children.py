@@ -35,7 +35,7 @@ def descriptors(host):
 
 def resident(host):
     status = proc(host, "status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 def run_many(supervisor, count, *argv, at_once=8, **options):
@@ -109,7 +109,7 @@ def test_the_launcher_stays_small(host, supervisor):
     after_500 = resident(host)
     run_many(supervisor, 1000, "sh", "-c", "echo x", timeout=1000.0)
 
-    assert after_500 < 25 * MEGABYTE
+    assert after_500 < 18 * MEGABYTE
     assert resident(host) - after_500 < MEGABYTE
 
 
