@@ -88,31 +88,7 @@ class Controller:
             await self._context.deadlines.timer(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def program(self, name: str) -> str:
-        """Return the path of one of Slurm's programs.
-
-        Raises:
-            CannotStart: it is not on the PATH of this process.
-        """
-        for folder in os.get_exec_path():
-            if os.access(path := f"{folder}/{name}", os.X_OK):
-                return path
-        problem = f"{name} is not on the PATH of the launcher: install Slurm's client programs"
-        raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
-
-    async def _ask(self) -> None:
-        await self.admit(_SQUEUE_COST)
-        question, self._question = self._question, None
-        code, text = await self._run("squeue", "--me", "--noheader", "--format=%j|%T")
-        assert question is not None  # noqa: S101  only this sets it to None
-        lines = (line.partition("|") for line in text.decode(errors="replace").splitlines())
-        question.set_result({name: state for name, _, state in lines} if code == 0 else None)
-
-    async def _scancel(self, *arguments: str) -> None:
-        await self.admit(_SCANCEL_COST)
-        await self._run("scancel", "--quiet", *arguments)
-
-    async def _run(self, name: str, *arguments: str) -> tuple[int, bytes]:
+    async def run(self, name: str, *arguments: str) -> tuple[int, bytes]:
         """Return the exit code and the output of a program of Slurm; one that takes too long is killed."""
         context = self._context
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -132,3 +108,27 @@ class Controller:
         over.cancel()
         context.children.take_usage(pid)
         return code, await text
+
+    def program(self, name: str) -> str:
+        """Return the path of one of Slurm's programs.
+
+        Raises:
+            CannotStart: it is not on the PATH of this process.
+        """
+        for folder in os.get_exec_path():
+            if os.access(path := f"{folder}/{name}", os.X_OK):
+                return path
+        problem = f"{name} is not on the PATH of the launcher: install Slurm's client programs"
+        raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
+
+    async def _ask(self) -> None:
+        await self.admit(_SQUEUE_COST)
+        question, self._question = self._question, None
+        code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T")
+        assert question is not None  # noqa: S101  only this sets it to None
+        lines = (line.partition("|") for line in text.decode(errors="replace").splitlines())
+        question.set_result({name: state for name, _, state in lines} if code == 0 else None)
+
+    async def _scancel(self, *arguments: str) -> None:
+        await self.admit(_SCANCEL_COST)
+        await self.run("scancel", "--quiet", *arguments)
