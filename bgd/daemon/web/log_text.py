@@ -215,8 +215,9 @@ def part_before(log: LogReader, end: int, number: int | None = None, *, lines: i
         end = line_begin(log, end)
         offset, data = log.read_before(end, MAX_PART)
     start = begin = offset + _begin_of_lines(data, lines) if data else 0
-    if len(data) == MAX_PART and b"\n" not in data[:-1] and b"\r" in data[:-1]:
-        begin = _line_begin(log, offset)
+    if len(data) == MAX_PART and b"\n" not in data[:-1]:
+        is_overwritten = b"\r" in data[:-1] or log.read_before(offset, 1)[1] == b"\r"
+        begin = _line_begin(log, offset) if is_overwritten else begin
     if offset + len(data) < end:
         number = None
     elif number is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bgd.daemon.web import log_text
@@ -102,6 +102,7 @@ def test_parts_of_short_lines_are_the_whole_log_in_both_directions(lines, is_ope
 
 
 @given(head=PIECES, gap=st.integers(0, 40), tail=PIECES)
+@example(head=b"before\r" + b"a" * 16, gap=0, tail=b"")  # a part's first byte follows a carriage return
 def test_parts_join_whatever_the_log_contains(head, gap, tail):
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         make_small(patch)
