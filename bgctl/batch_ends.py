@@ -141,7 +141,7 @@ class Ends:
                     since = self._daemon.last_event()
                     self._news.put(Note.LOST)
                 except DaemonUnreachable:
-                    self._daemon.last_event()  # waits for a daemon
+                    self._daemon.reconnect()
         except BgdError as error:
             self._news.put(error)
 
@@ -233,7 +233,7 @@ class Ends:
             try:
                 self._daemon.retry(job_ids)
             except DaemonUnreachable:
-                self._daemon.last_event()  # waits for a daemon
+                self._daemon.reconnect()
                 jobs, _ = self._patiently(partial(_ended_of, self._daemon, job_ids))
                 job_ids = [job.id for job in jobs if _is_unstarted(job)]
             else:
@@ -282,7 +282,7 @@ class Ends:
             try:
                 return ask()
             except DaemonUnreachable:
-                self._daemon.last_event()  # waits for a daemon
+                self._daemon.reconnect()
 
 
 def _is_unstarted(job: Job) -> bool:

@@ -29,9 +29,11 @@ class FakeDaemon:
         self._calls = 0
 
     def last_event(self) -> int:
+        return 7
+
+    def reconnect(self) -> None:
         if self.is_gone:
             raise DaemonUnreachable("no daemon answers")
-        return 7
 
     def events(self, since: int) -> Any:
         assert since == 7

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from bgd import DaemonUnreachable, NoSuchJob, Refused, State
@@ -269,3 +271,25 @@ def test_many_jobs_are_sent_again_only_if_each_has_a_key(client_at, play, talk):
     assert [(job.id, job.is_new) for job in jobs] == [(7, True), (8, False)]
     with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
         client.submit_many([{"argv": ["true"], "key": "a"}, ["true"]])
+
+
+# --- a daemon that is away -------------------------------------------------------------------------------
+
+
+def test_reconnecting_waits_for_a_daemon_that_is_not_there(client_at, play, tmp_path):
+    def script(peer):
+        peer.greet()
+        peer.wait_for_end()
+
+    client = client_at(str(tmp_path / "0.sock"))
+    starts_later = threading.Timer(0.1, play, [script])
+    starts_later.start()
+
+    client.reconnect()
+
+    starts_later.join()
+
+
+def test_reconnecting_ends_if_no_daemon_comes(client_at, tmp_path):
+    with pytest.raises(DaemonUnreachable, match="no daemon answers at"):
+        client_at(str(tmp_path / "0.sock"), timeout=0.1).reconnect()

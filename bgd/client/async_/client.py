@@ -505,6 +505,14 @@ class AsyncClient:
                 for event in rest.take(part):
                     yield event
 
+    async def reconnect(self) -> None:
+        """Return as soon as there is a daemon, which may be restarting.
+
+        Raises:
+            DaemonUnreachable: none came back within the client's timeout.
+        """
+        await self._channel.reconnect()
+
     async def last_event(self) -> int:
         """Return the id of the latest event: pass it to `events` to get all that happens from now on."""
         request = requests.GetEvents(id=UNNUMBERED, follow=True)

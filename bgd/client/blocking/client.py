@@ -503,6 +503,14 @@ class Client:
                 for event in rest.take(part):
                     yield event
 
+    def reconnect(self) -> None:
+        """Return as soon as there is a daemon, which may be restarting.
+
+        Raises:
+            DaemonUnreachable: none came back within the client's timeout.
+        """
+        self._channel.reconnect()
+
     def last_event(self) -> int:
         """Return the id of the latest event: pass it to `events` to get all that happens from now on."""
         request = requests.GetEvents(id=UNNUMBERED, follow=True)
