@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import click
+from msgspec.structs import asdict
 
-from bgctl.common import client, global_options, print_columns, print_json, say
+from bgctl.common import client, global_options, print_json, print_table, say
 from bgctl.options import QUEUE_NAME, SlotsType
 from bgctl.verbs import verb, verb_group
 from bgd import State
+from bgd.formatting import iso_time, short_duration
 from bgd.wire.replies import Queues
+from bgd.wire.views import QueueView
 
 _ALL_PAUSED = "all queues are paused together: `bgctl resume` starts jobs again"
 
@@ -92,13 +96,24 @@ def resume_command(queue: str | None) -> int:
 def list_command() -> int:
     """List queues.
 
-    The list contains queues that are configured, set or paused, and queues with unfinished jobs.
+    The list contains queues that are configured, set or paused, and queues with unfinished jobs. A second
+    list contains the rate of queues that have one, when it lets the next job start, and weights. A third list
+    says of each named resource how many tokens there are, how many of them jobs hold, and how many queued
+    jobs ask for it.
     """
     with client() as daemon:
         queues = daemon.queues()
     if global_options().json:
         return _report(queues, "")
-    print_columns(_HEADINGS, list(_rows(queues)))
+    print_table(_HEADINGS, list(_rows(queues)))
+    limited = list(_rows_of_limited(queues))
+    if limited:
+        print()
+        print_table(("QUEUE", "RATE", "NEXT", "WEIGHT"), limited)
+    if queues.resources:
+        print()
+        resources = [(each.name, each.tokens, each.taken, each.waiting) for each in queues.resources]
+        print_table(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), [tuple(map(str, row)) for row in resources])
     if queues.paused:
         say(_ALL_PAUSED)
     return 0
@@ -151,9 +166,8 @@ def _report(queues: Queues, message: str) -> int:
     """Print all queues as JSON if requested, else a message."""
     if global_options().json:
         fields = {name: getattr(queues, name) for name in queues.__struct_fields__ if name != "id"}
-        fields["queues"] = [
-            {name: getattr(queue, name) for name in queue.__struct_fields__} for queue in queues.queues
-        ]
+        fields["queues"] = [asdict(queue) | {"opens_at": iso_time(queue.opens_at)} for queue in queues.queues]
+        fields["resources"] = [asdict(each) for each in queues.resources]
         print_json(fields)
     else:
         say(message)
@@ -176,3 +190,17 @@ def _rows(queues: Queues) -> Iterator[tuple[str, ...]]:
             "paused" if queue.paused or queues.paused else "yes",
             *(str(queue.counts.get(state, 0)) for state in _COUNTED_STATES),
         )
+
+
+def _rows_of_limited(queues: Queues) -> Iterator[tuple[str, ...]]:
+    for queue in queues.queues:
+        if queue.rate is not None or queue.weight is not None:
+            weight = "-" if queue.weight is None else str(queue.weight)
+            yield queue.name, queue.rate or "-", _next_start(queue), weight
+
+
+def _next_start(queue: QueueView) -> str:
+    if queue.rate is None:
+        return "-"
+    left = 0.0 if queue.opens_at is None else queue.opens_at - time.time()
+    return f"in {short_duration(left)}" if left > 0 else "now"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from bgd.core.spec import Demand, Rate
@@ -42,6 +42,10 @@ class TokenPool:
     def free(self, name: str) -> int:
         """Return how many tokens of a resource are free."""
         return len(self._free.get(name, ()))
+
+    def held(self) -> Counter[str]:
+        """Return how many tokens of each resource jobs hold, also those that were removed."""
+        return Counter(name for name, _ in self._held)
 
     def can_ever_have(self, demand: Demand) -> bool:
         """Tell whether there are as many tokens, free or not."""

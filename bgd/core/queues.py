@@ -312,6 +312,12 @@ class ReadyQueues:
         are_rivals = not {lane[0], own[0]} & self._apart and self._has_room(first)
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
+    def resources(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each resource: its name, how many tokens there are, and how many jobs hold."""
+        held = self._tokens.held()
+        for name in sorted(self._tokens.totals.keys() | held.keys()):
+            yield name, self._tokens.totals.get(name, 0), held[name]
+
     # --- active jobs ----------------------------------------------------------------------------------
 
     def occupy(self, job: Job) -> tuple[int, Tokens]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
+from math import ceil
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -175,6 +176,19 @@ class Scheduler:
             return ()
         obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
         return explain(job, self._table.queues.place_of(job), obstacles, now)
+
+    def resources(self) -> Iterator[tuple[str, int, int, int]]:
+        """Yield of each resource: its name; how many tokens there are, are taken, and queued jobs want it."""
+        for name, total, taken in self._table.queues.resources():
+            yield name, total, taken, self._table.wanting.get(name, 0)
+
+    def openings(self, now: Now) -> dict[str, float]:
+        """Return the queues whose rate lets no job start now, and from when on it does, epoch time."""
+        return {
+            queue: float(ceil(now.wall + at - now.elapsed))  # as in `explain`
+            for queue, at in self._table.queues.openings()
+            if at > now.elapsed
+        }
 
     def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
         """Return how many jobs wait for this one, and up to `limit` of them; the cost depends only on it."""
@@ -525,7 +539,7 @@ _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: 
 
 
 class JobTable:
-    """Unfinished jobs by id in `jobs`; `keys`, `queues`, `waiting` and `counts` are kept in step with them.
+    """Unfinished jobs by id in `jobs`; all else is kept in step with them.
 
     Args:
         slots, rules, resources: as in ReadyQueues.
@@ -537,6 +551,7 @@ class JobTable:
         self.queues = ReadyQueues(slots, rules, self.jobs.get, resources)
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
+        self.wanting: dict[str, int] = {}  # queued jobs that ask for each resource, where there are any
         self._policies: dict[RetryPolicy, RetryPolicy] = {}
 
     def put(self, job: Job, *, was_taken: bool = False) -> None:
@@ -556,6 +571,8 @@ class JobTable:
             self.waiting.begin(job)
         if job.state is State.QUEUED:
             self.queues.push(job)
+            if job.conditions.resources:
+                self._count_wanting(job, 1)
         elif job.state is State.SCHEDULED:
             self.waiting.schedule(job)
 
@@ -579,7 +596,16 @@ class JobTable:
             del self.counts[place]
         if job.conditions is not NO_CONDITIONS:
             self.waiting.end(job)
-        if job.state is State.QUEUED and not was_taken:
-            self.queues.forget(job)
+        if job.state is State.QUEUED:
+            if job.conditions.resources:
+                self._count_wanting(job, -1)
+            if not was_taken:
+                self.queues.forget(job)
         elif job.state is State.SCHEDULED and not was_taken:
             self.waiting.unschedule(job)
+
+    def _count_wanting(self, job: Job, change: int) -> None:
+        for name, _ in job.conditions.resources:
+            self.wanting[name] = self.wanting.get(name, 0) + change
+            if not self.wanting[name]:
+                del self.wanting[name]

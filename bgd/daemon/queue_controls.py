@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -93,27 +93,31 @@ def unknown_queue(name: str, known: Iterable[str]) -> Refused:
 
 
 def queue_views(
-    config: Config, controls: QueueControls, counts: dict[str, dict[str, int]]
+    config: Config,
+    controls: QueueControls,
+    counts: Mapping[str, dict[str, int]],
+    openings: Mapping[str, float],
 ) -> list[QueueView]:
     """Return what clients see of every queue: the known ones and those in use, sorted by name.
 
-    `counts`: number of unfinished jobs by queue and state.
+    `counts`: number of unfinished jobs by queue and state. `openings`: of queues whose rate lets no job
+    start now, from when on it does, epoch time.
     """
-    queues = known_queues(config, controls) | counts.keys()
-    return [_view(queue, config, controls, counts) for queue in sorted(queues)]
-
-
-def _view(
-    queue: str, config: Config, controls: QueueControls, counts: dict[str, dict[str, int]]
-) -> QueueView:
-    rule = _rule(queue, config, controls)
-    return QueueView(
-        name=queue,
-        slots=rule.slots,
-        configured_slots=_configured_slots(queue, config),
-        paused=rule.paused,
-        counts=counts.get(queue, {}),
-    )
+    views = []
+    for queue in sorted(known_queues(config, controls) | counts.keys()):
+        rule = _rule(queue, config, controls)
+        view = QueueView(
+            name=queue,
+            slots=rule.slots,
+            configured_slots=_configured_slots(queue, config),
+            paused=rule.paused,
+            counts=counts.get(queue, {}),
+            rate=None if rule.rate is None else str(rule.rate),
+            weight=rule.weight,
+            opens_at=openings.get(queue),
+        )
+        views.append(view)
+    return views
 
 
 def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:

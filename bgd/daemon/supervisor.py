@@ -38,7 +38,7 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import Measurements
-from bgd.daemon.queue_controls import queue_rules, total_slots
+from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage import read, recovery
 from bgd.daemon.storage.records import (
@@ -56,6 +56,7 @@ from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
+from bgd.wire.views import QueueView, ResourceView
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +231,17 @@ class Supervisor:
     def taken(self) -> int:
         """The number of slots that attempts occupy."""
         return self._scheduler.taken
+
+    def queue_views(self, counts: Mapping[str, dict[str, int]]) -> list[QueueView]:
+        """Return what people see of the queues; `counts` as for `bgd.daemon.queue_controls.queue_views`."""
+        return queue_views(self.config, self.controls, counts, self._scheduler.openings(now()))
+
+    def resource_views(self) -> list[ResourceView]:
+        """Return what people see of the named resources, by name."""
+        return [
+            ResourceView(name=name, tokens=tokens, taken=taken, waiting=waiting)
+            for name, tokens, taken, waiting in self._scheduler.resources()
+        ]
 
     # --- decisions and answers ------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from bgd.wire.views import (
     JobProgress,
     JobView,
     QueueView,
+    ResourceView,
     ScheduleEvent,
 )
 
@@ -194,6 +195,7 @@ class Queues(Struct, frozen=True, tag="queues", kw_only=True):
     paused: bool
     queues: list[QueueView]
     obstacle: str | None = None
+    resources: list[ResourceView] = []
 
 
 class EventsPart(Struct, frozen=True, tag="events"):

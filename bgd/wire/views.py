@@ -131,13 +131,33 @@ class AttemptView(Struct, frozen=True, kw_only=True):
 
 
 class QueueView(Struct, frozen=True, kw_only=True):
-    """A queue that is the default, configured, set, paused or in use. `slots` None: no limit."""
+    """A queue that is the default, configured, set, paused or in use. `slots` None: no limit.
+
+    `rate`: how many of its jobs may start within some time, as people write it; `weight`: its share of the
+    slots. None: the configuration gives it none. `opens_at`: from when on its rate lets another job start;
+    None: now.
+    """
 
     name: str
     slots: int | None
     configured_slots: int | None
     paused: bool
     counts: dict[str, int]  # unfinished jobs by state
+    rate: str | None = None
+    weight: int | None = None
+    opens_at: float | None = None
+
+
+class ResourceView(Struct, frozen=True, kw_only=True):
+    """A named resource that is configured, or whose tokens a job still holds.
+
+    It has `tokens`; `taken` may be more, if some were removed. `waiting`: queued jobs that ask for it.
+    """
+
+    name: str
+    tokens: int
+    taken: int
+    waiting: int
 
 
 class GroupStats(Struct, frozen=True, kw_only=True):

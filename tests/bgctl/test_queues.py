@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
-from tests.support import seen
+from tests.support import seen, serving, wait_until
 
 
 def test_slots_are_shown_set_and_reset_to_the_configuration(own_daemon):
@@ -85,6 +86,51 @@ def test_queues_are_listed_with_their_slots_and_jobs(own_daemon):
     ]
     _, queue = json.loads(own_daemon.bgctl("queue", "--json").stdout)["queues"]
     assert (queue["name"], queue["slots"], queue["paused"]) == ("mail", 3, False)
+
+
+LIMITED = """
+[daemon]
+slots = 8
+[queues.api]
+rate = "2/1h"
+[queues.mail]
+weight = 3
+[resources]
+gpu = ["a", "b"]
+"""
+
+
+def test_the_list_shows_rates_weights_and_what_waits_for_resources():
+    with serving(LIMITED, {}) as daemon:
+        for _ in range(3):
+            daemon.submit("-q", "api", "true")
+        for _ in range(3):
+            daemon.submit("--resource", "gpu=1", "sleep", "600")
+        wait_until(lambda: _queues(daemon)["taken"] == 2)
+        queues = _queues(daemon)
+        lines = [line.split() for line in daemon.bgctl("queue").stdout.splitlines()]
+
+    api, default, mail = queues["queues"]
+    assert [api[key] for key in ("rate", "weight")] == ["2/1h", None]
+    assert datetime.fromisoformat(api["opens_at"]) > datetime.now(UTC)
+    assert [default[key] for key in ("rate", "weight", "opens_at")] == [None, None, None]
+    assert [mail[key] for key in ("rate", "weight", "opens_at")] == [None, 3, None]
+    assert queues["resources"] == [{"name": "gpu", "tokens": 2, "taken": 2, "waiting": 1}]
+    assert [line[:2] for line in lines[4:]] == [
+        [],
+        ["QUEUE", "RATE"],
+        ["api", "2/1h"],
+        ["mail", "-"],
+        [],
+        ["RESOURCE", "TOKENS"],
+        ["gpu", "2"],
+    ]
+    assert lines[6][2].startswith("in\N{OPEN BOX}")  # some minutes
+    assert (lines[6][3], lines[7][2:], lines[10][2:]) == ("-", ["-", "3"], ["2", "1"])
+
+
+def _queues(daemon):
+    return json.loads(daemon.bgctl("queue", "--json").stdout)
 
 
 def test_show_names_a_full_queue_as_the_reason_to_wait(own_daemon):

@@ -247,6 +247,23 @@ class EffectChecker:
             next_up = self.slots.next_up(queued, self.settled.elapsed, is_paused=bool(self.pauses))
             assert next_up is None, "a job waits although its slots are free"
 
+    def resources(self) -> dict[str, list[int]]:
+        """Return of each resource how many tokens there are and are held, and how many queued jobs ask."""
+        there = self.slots.resources
+        held = [
+            name for seat in self.slots.taken.values() for name, each in seat.tokens.items() for _ in each
+        ]
+        wanting = [
+            name
+            for job in self.jobs.values()
+            if job.state is State.QUEUED
+            for name, _ in job.conditions.resources
+        ]
+        return {
+            name: [len(there.get(name, ())), held.count(name), wanting.count(name)]
+            for name in {*there, *held}
+        }
+
     def _check_waiting(self, scheduler: Scheduler) -> None:
         waiting = [job for job in self.jobs.values() if job.state in WAITING]
         scheduled = [job for job in waiting if job.state is State.SCHEDULED]

@@ -260,4 +260,5 @@ class SimulatedMachine:
             self.checker.settled = self.now
         self.checker.follow(effects, self.now, asked)
         assert self.scheduler.counts == self._recount()
+        assert {name: numbers for name, *numbers in self.scheduler.resources()} == self.checker.resources()
         self._unwritten += effects

@@ -374,6 +374,22 @@ def test_a_token_that_was_removed_stays_held_and_is_not_given_out_again():
     assert tokens_of(scheduler) == {third: {"gpu": ("0",)}}
 
 
+def test_resources_say_how_many_tokens_are_taken_and_how_many_queued_jobs_ask_for_them():
+    scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS | {"disk": ("a",)})
+    first = submit(scheduler, resources={"gpu": 2})
+    waits = submit(scheduler, resources={"gpu": 1, "disk": 1})
+    submit(scheduler, resources={"gpu": 1}, hold=True)
+    assert list(scheduler.resources()) == [("disk", 1, 0, 1), ("gpu", 2, 2, 1)]
+
+    scheduler.resize(8, {}, NOW, {"gpu": ("1",)})
+    scheduler.cancel(waits, NOW)
+    assert list(scheduler.resources()) == [("gpu", 1, 2, 0)]  # "0" was removed and is held
+    scheduler.resize(8, {}, NOW, {})
+    assert list(scheduler.resources()) == [("gpu", 0, 2, 0)]
+    finish(scheduler, first)
+    assert list(scheduler.resources()) == []
+
+
 def test_a_restored_job_holds_the_tokens_that_it_held():
     scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS)
     conditions = Conditions(resources=(("gpu", 1),))
@@ -444,6 +460,8 @@ def test_a_rate_counts_starts_within_any_such_time_and_rings_one_timer():
     assert scheduler.explain(third, at(20.0)) == (
         Reason(cause=Cause.RATE, subject="api", limit="2/1m", at=1060.0, ahead=0),
     )
+    assert scheduler.openings(at(20.5)) == {"api": 1060.0}
+    assert scheduler.openings(at(60.0)) == {}
     scheduler.advance(at(60.0))
     assert (started_ids(scheduler), scheduler.next_timer_at()) == ([third], 70.0)
     scheduler.resize(8, {"api": QueueRule(rate=Rate(2, 60.0, "2/1m"), paused=True)}, at(65.0))

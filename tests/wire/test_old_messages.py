@@ -480,6 +480,18 @@ GROWN |= {
     "attempts_with_durations": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, run_seconds=1.25)])),
 }
 GROWN |= {
+    "queues_with_resources": (
+        "reply",
+        replies.Queues(
+            id=12,
+            slots=4,
+            configured_slots=2,
+            taken=3,
+            paused=True,
+            queues=[replace(QUEUE, rate="10/1m", weight=2, opens_at=1_790_000_060.0)],
+            resources=[views.ResourceView(name="gpu", tokens=2, taken=1, waiting=3)],
+        ),
+    ),
     "set_schedule_with_late_after": (
         "request",
         schedules.SetSchedule(id=41, name="nightly", spec=replace(SCHEDULE, late_after=600.0)),

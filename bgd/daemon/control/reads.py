@@ -19,7 +19,7 @@ from bgd.daemon.access import Actor
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import expected_log_bytes
-from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
+from bgd.daemon.queue_controls import known_queues, unknown_queue
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import UsualTimes
@@ -163,8 +163,9 @@ class ReadHandler:
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.taken,
             paused=supervisor.controls.paused,
-            queues=queue_views(supervisor.config, supervisor.controls, counts),
+            queues=supervisor.queue_views(counts),
             obstacle=self._link.obstacle,
+            resources=supervisor.resource_views(),
         )
 
     async def check_queue(self, name: str) -> None:

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.queue_controls import queue_views
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueCounts, QueueEnds, Run
@@ -140,18 +139,16 @@ class Overview:
 
     # --- queues, as people see them -------------------------------------------------------------------------
 
-    def _queue_views(self, counts: QueueCounts) -> list[QueueView]:
-        return queue_views(self._supervisor.config, self._supervisor.controls, counts.counts)
-
     def _queue_values(self, counts: QueueCounts, ends: Ends) -> dict[str, object]:
         """Return the values for the page of the queues."""
-        now, views = time.time(), self._queue_views(counts)
+        now, views = time.time(), self._supervisor.queue_views(counts.counts)
         return {
             "rows": [
                 _queue_row(view, counts.oldest_queued_at.get(view.name), ends, now)
                 for view in views[:MAX_QUEUES]
             ],
             "left_out": max(len(views) - MAX_QUEUES, 0),
+            "resources": self._supervisor.resource_views(),
             "slots": self._supervisor.slots,
             "taken": self._supervisor.taken,
             "paused": self._supervisor.controls.paused,
@@ -167,10 +164,14 @@ class Overview:
             "is_complete": ends.is_complete,
             "queues": [
                 to_builtins(view)
-                | {"oldest_queued_at": iso_time(counts.oldest_queued_at.get(view.name))}
+                | {
+                    "opens_at": iso_time(view.opens_at),
+                    "oldest_queued_at": iso_time(counts.oldest_queued_at.get(view.name)),
+                }
                 | to_builtins(ends.queues.get(view.name, QueueEnds()))
-                for view in self._queue_views(counts)
+                for view in supervisor.queue_views(counts.counts)
             ],
+            "resources": to_builtins(supervisor.resource_views()),
         }
 
 
@@ -362,7 +363,11 @@ class Number(Struct, frozen=True):
 
 
 class QueueRow(Struct, frozen=True, kw_only=True):
-    """A queue on its page. `can_change`: people may. `states`: of the jobs that wait, by state."""
+    """A queue on its page. `can_change`: people may. `states`: of the jobs that wait, by state.
+
+    `rate`, `weight`: empty where the configuration gives it none. `opens`: when the rate lets the next job
+    start, if one waits for that.
+    """
 
     id: str
     name: str
@@ -374,6 +379,9 @@ class QueueRow(Struct, frozen=True, kw_only=True):
     running: Number
     waiting: Number
     states: str
+    rate: str
+    opens: DisplayTime | None
+    weight: str
     oldest: RunningTime
     hour: Number
     hour_failed: Number
@@ -390,6 +398,7 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) ->
     waiting = {state: view.counts[state] for state in _IN_ORDER if view.counts.get(state)}
     ended = (State.SUCCEEDED, State.FAILED)
     is_set = view.slots != view.configured_slots
+    opens_at = view.opens_at if waiting.get(State.QUEUED) else None
     return QueueRow(
         id=f"queue-{view.name}",
         name=view.name,
@@ -401,6 +410,9 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) ->
         running=number(sum(view.counts.get(state, 0) for state in ACTIVE), State.RUNNING, State.STOPPING),
         waiting=number(sum(waiting.values()), *_IN_ORDER),
         states=", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
+        rate=view.rate or "",
+        opens=None if opens_at is None else display_time(opens_at, now),
+        weight="" if view.weight is None else str(view.weight),
         oldest=_wait(oldest, now),
         hour=number(of_queue.hour, *ended),
         hour_failed=number(of_queue.hour_failed, State.FAILED),
@@ -414,9 +426,12 @@ _IN_ORDER = (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
 
 def _queues_snapshot(version: int, values: dict[str, Any]) -> Snapshot:
     rows: list[QueueRow] = values["rows"]
-    slots = {name: value for name, value in values.items() if name != "rows"}
-    parts = {"slots": Part(slots, partial(render_part, "slots.html", values))}
+    slots = {name: value for name, value in values.items() if name not in {"rows", "resources"}}
+    parts = {
+        "slots": Part(slots, partial(render_part, "slots.html", values)),
+        "resources": Part(values["resources"], partial(render_part, "resources.html", values)),
+    }
     for row in rows:
-        lasting = replace(row, oldest=replace(row.oldest, text=""))
+        lasting = replace(row, oldest=replace(row.oldest, text=""), opens=_lasting(row.opens))
         parts[row.id] = Part(lasting, partial(render_part, "queue_row.html", {"row": row}))
     return Snapshot(version, parts, [row.id for row in rows])

@@ -19,7 +19,7 @@ from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.daemon.web.test_live import events_of
-from tests.support import DEADLINE
+from tests.support import DEADLINE, serving
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,33 @@ def test_the_queues_tell_that_one_was_paused(daemon, client):
 # --- in a browser
 
 
+LIMITED = """
+[daemon]
+slots = 8
+[queues.api]
+rate = "1/1h"
+weight = 3
+[resources]
+gpu = ["a"]
+"""
+
+
+def test_the_queues_show_rates_weights_and_resources():
+    with serving(LIMITED, {}) as daemon, daemon.client() as client:
+        client.submit(["/bin/true"], queue="api").wait(timeout=DEADLINE)
+        client.submit(["/bin/true"], queue="api", resources={"gpu": 1})
+        browser = Browser(daemon).log_in()
+        found, page = browser.json("/job-logs/queues"), browser.get("/job-logs/queues").text
+
+    api, default = found["queues"]
+    assert [api[key] for key in ("rate", "weight")] == ["1/1h", 3]
+    assert [default[key] for key in ("rate", "weight", "opens_at")] == [None, None, None]
+    assert found["resources"] == [{"name": "gpu", "tokens": 1, "taken": 0, "waiting": 1}]
+    assert re.search(rf'>1/1h <span class="next">next <time datetime="{api["opens_at"]}"', page)
+    [row] = re.findall('<th role="rowheader" scope="row">gpu</th>.*?</tr>', page, re.DOTALL)
+    assert re.findall(r'class="number">(\d+)<', row) == ["1", "0", "1"]
+
+
 @needs_chromium
 @pytest.mark.usefixtures("jobs")
 def test_a_person_pauses_a_queue_and_sets_slots(client):
@@ -249,7 +276,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(client):
 
 @pytest.mark.parametrize(("name", "buttons"), [("mail", 2), (NOTIFICATION_QUEUE, 0)])
 def test_nobody_can_change_the_queue_of_notifications(name, buttons):
-    views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {name: {}})
+    views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {name: {}}, {})
     [view] = [each for each in views if each.name == name]
     row = overview._queue_row(view, None, Ends([], {}, is_complete=True), 0.0)
 
