@@ -363,7 +363,8 @@ def _time_in_words(job: Job, now: float | None) -> str:
     if job.state in _RUNNING:
         if now is None:
             return f"since {_clock_time(job.started_at)}" if job.started_at else ""
-        return f"runs for {run_time(job.view)}{_slow_mark(job)}"
+        does = "waits" if job.view.needs_node else "runs"
+        return f"{does} for {run_time(job.view)}{_slow_mark(job)}"
     return f"took {took}{_slow_mark(job)}" if (took := run_time(job.view)) else ""
 
 

@@ -19,6 +19,7 @@ from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.formatting import (
     attempt_as_json,
+    attempt_in_words,
     command_line,
     executor_line,
     explanation_as_json,
@@ -26,7 +27,7 @@ from bgd.formatting import (
     labelled_options,
     limits_of,
     memory_of,
-    outcome_in_words,
+    needs_node,
     progress_line,
     progress_of,
     retries_line,
@@ -184,7 +185,7 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
     yield from _labelled_lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("took" if attempt.outcome else "runs for", short_duration(attempt.run_seconds)),
+        (_time_label(attempt), short_duration(attempt.run_seconds)),
         ("runs on" if attempt.outcome is None else "ran on", executor_line(attempt)),
         ("holds" if attempt.outcome is None else "held", tokens_line(attempt)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
@@ -203,8 +204,14 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
                 yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
 
 
+def _time_label(attempt: AttemptView) -> str:
+    if attempt.outcome is not None:
+        return "took"
+    return "waits for" if needs_node(attempt) else "runs for"
+
+
 def _describe_outcome(attempt: AttemptView) -> str:
-    words = outcome_in_words(attempt) or "running"
+    words = attempt_in_words(attempt)
     if attempt.outcome is Outcome.SIGNAL:
         return f"ended by {words}"
     return f"{words} ({signal_name(attempt.signal)})" if attempt.signal else words
@@ -248,5 +255,6 @@ def _why_waiting(explanation: Explanation) -> str:
 
 
 def _explanation(daemon: Client, job: Job) -> Explanation:
-    waits = job.state in WAITING or (job.state is State.RUNNING and job.suspended)
+    view = job.view
+    waits = view.state in WAITING or (view.state is State.RUNNING and (view.suspended or view.needs_node))
     return daemon.explain(job.id) if waits else Explanation()

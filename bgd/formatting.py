@@ -62,8 +62,20 @@ def executor_line(attempt: AttemptView) -> str:
         case ExecutorKind.SLURM if attempt.node is not None:
             return f"{attempt.executor}, node {one_line(attempt.node)}"
         case ExecutorKind.SLURM:
-            waits = ": it waits there for a node" if attempt.outcome is None else ""
-            return f"{attempt.executor}{waits}"
+            return attempt.executor or ""
+
+
+def needs_node(attempt: AttemptView) -> bool:
+    """Return whether an attempt is with a cluster that has no node for it yet."""
+    return attempt.executor_kind is ExecutorKind.SLURM and attempt.node is None and attempt.outcome is None
+
+
+def attempt_in_words(attempt: AttemptView) -> str:
+    """Return how an attempt ended, or that it has not."""
+    return outcome_in_words(attempt) or (_NEEDS_NODE if needs_node(attempt) else State.RUNNING)
+
+
+_NEEDS_NODE = "waits for node"
 
 
 def progress_as_json(progress: Progress | None) -> dict[str, object] | None:
@@ -175,6 +187,8 @@ def state_in_words(view: JobView) -> str:
     """Return the state of a job and, in a word or two, why: "suspended", "failed (1)", "timeout"."""
     if view.state is State.RUNNING and view.suspended:
         return "suspended"
+    if view.state is State.RUNNING and view.needs_node:
+        return _NEEDS_NODE
     if view.state is State.CANCELLED and (view.reason or "").startswith(_EXPIRED):
         return _EXPIRED
     return _failure_in_words(view) if view.state is State.FAILED else view.state

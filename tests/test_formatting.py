@@ -175,6 +175,8 @@ def test_a_shell_reads_a_quoted_word_as_it_was(word):
         ("log limit", {"outcome": Outcome.LOG_LIMIT}),
         ("out of memory", {"outcome": Outcome.OOM}),
         ("end not seen", {"outcome": Outcome.UNKNOWN}),
+        ("waits for node", {"state": State.RUNNING, "needs_node": True}),
+        ("suspended", {"state": State.RUNNING, "needs_node": True, "suspended": True}),
     ],
 )
 def test_a_state_says_why(words, changes):

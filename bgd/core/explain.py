@@ -35,16 +35,21 @@ class Cause(StrEnum):
     MEMORY = "memory"  # that the machine has left
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
+    # an attempt that has started on a cluster, and that has no node yet
+    REQUESTS = "requests"  # bgd's own limit on requests to the cluster
+    CONTROLLER = "controller"  # of the cluster, which does not answer
+    NODE = "node"
 
 
 class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that keeps a job from running.
 
-    `subject`: the name of its queue or of a resource; of HOLD and SUSPENSION the id of the job. `taken` of
-    `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start before it,
-    counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher, or
-    what the machine lacks. `limit`: the rate of its queue, as it is written. `at`: until when it waits, epoch
-    time. `jobs`: those that it waits for, up to MAX_NAMED, and `more` besides.
+    `subject`: the name of its queue, of a resource or of its executor; of HOLD and SUSPENSION the id of the
+    job. `taken` of `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start
+    before it, counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no
+    launcher, what the machine lacks, or why it has no node, in Slurm's own word. `limit`: the rate of its
+    queue, as it is written. `at`: until when it waits, epoch time; of CONTROLLER since when. `jobs`: those
+    that it waits for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
@@ -220,8 +225,37 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:
             return f"until `bgctl continue {reason.subject}`: it is suspended"
+        case Cause.REQUESTS:
+            return "for bgd's own limit on requests to Slurm (requests_per_second)"
+        case Cause.CONTROLLER:
+            return "for Slurm's controller, which bgd asks again and again: no answer since"
+        case Cause.NODE:
+            return _wait_for_node(reason.problem)
         case _:
             assert_never(reason.cause)
+
+
+def _wait_for_node(code: str | None) -> str:
+    """Return what a job in Slurm waits for; `code`: the reason in Slurm's own word, None: not known yet."""
+    if code is None:
+        return "in Slurm for a node"
+    if (words := _SLURM_WORDS.get(code)) is None:
+        return f"in Slurm: {code}"
+    return f"in Slurm {words} ({code})"
+
+
+# Those that most jobs meet; squeue(1) names all of them
+_SLURM_WORDS = {
+    "Resources": "for resources",
+    "Priority": "for jobs of higher priority",
+    "BeginTime": "until it may begin",
+    "ReqNodeNotAvail": "for a node that is not available",
+    "PartitionDown": "for its partition, which is down",
+    "PartitionNodeLimit": "for more nodes than its partition allows",
+    "PartitionTimeLimit": "for more time than its partition allows",
+    "Licenses": "for a licence",
+    "Reservation": "for its reservation",
+}
 
 
 def _ahead(reason: Reason, before: str) -> str:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from bgd.clock import now
 from bgd.config import Config
+from bgd.core.explain import Reason
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
@@ -218,6 +219,7 @@ class AttemptTable:
         self._launcher: dict[JobId, str] = {}  # the instance it was saved for
         self._slot: dict[JobId, int] = {}
         self._tokens: dict[JobId, Tokens] = {}  # of attempts that hold any
+        self._waits: dict[JobId, Reason] = {}  # of attempts that have no node yet, while there is a launcher
         self._unsent: set[JobId] = set()
         self.to_reassign: set[JobId] = set()
 
@@ -256,8 +258,25 @@ class AttemptTable:
         self._launcher.pop(job_id, None)
         self._slot.pop(job_id, None)
         self._tokens.pop(job_id, None)
+        if job_id in self._waits:
+            del self._waits[job_id]
         self._unsent.discard(job_id)
         self.to_reassign.discard(job_id)
+
+    def note_wait(self, job_id: JobId, reason: Reason | None) -> bool:
+        """Note why the attempt has no node yet, None: it has or needs none; return whether that is new."""
+        before = self._waits.pop(job_id, None)
+        if reason is not None:
+            self._waits[job_id] = reason
+        return before != reason
+
+    def forget_waits(self) -> None:
+        """Forget why attempts have no node: without a launcher nobody knows."""
+        self._waits.clear()
+
+    def wait_of(self, job_id: JobId) -> Reason | None:
+        """Return why the attempt has no node yet, as far as that is known."""
+        return self._waits.get(job_id)
 
     def slot_of(self, job_id: JobId) -> int:
         """Return the slot that the attempt occupies."""

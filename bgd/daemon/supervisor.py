@@ -270,11 +270,18 @@ class Supervisor:
         return self._scheduler.some_dependents_of(job_id, limit)
 
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
-        """Return everything that keeps a job from running; nothing if it runs or has finished."""
+        """Return everything that keeps a job from running; nothing if it runs or has finished.
+
+        An attempt that is handed to a cluster runs for the Scheduler, and may wait there for a node.
+        """
         reasons = self._scheduler.explain(job_id, now())
+        job = self.get(job_id)
+        if job is not None and job.state is State.RUNNING:
+            wait = self._attempts.wait_of(job_id)
+            return reasons if wait is None else (*reasons, wait)
         if self._machine.is_on:
             reasons = self._machine.in_words(reasons)
-        if not reasons or reasons[0].cause is Cause.SUSPENSION or self.obstacle is None:
+        if not reasons or self.obstacle is None:
             return reasons
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
         is_said = {Cause.LAUNCHER, Cause.TURN} if reasons[-1].ahead == 0 else {Cause.LAUNCHER}
@@ -359,6 +366,7 @@ class Supervisor:
 
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
+        self._attempts.forget_waits()
         self._scheduler.pause(PauseReason.NO_LAUNCHER)
         self.subscriptions.look_soon()
 
@@ -367,9 +375,13 @@ class Supervisor:
         self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
-        """Record the pid of an attempt's process."""
+        """Record the pid of an attempt's process, or why it has no node yet."""
         job = self.dispatcher.active_job(started.key)
-        if job is not None and (started.pid is not None or started.place is not None):
+        if job is None:
+            return
+        if started.place is not None and self._attempts.note_wait(job.id, started.waits):
+            self.subscriptions.look_soon()
+        if started.pid is not None or started.place is not None:
             # only people read it, so it causes no transaction of its own for a moment
             if self._pid_timer is None:
                 self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+from msgspec import Struct
 
 from bgd.clock import elapsed
 from bgd.launcher.children import Child, read_all, start_program
@@ -17,8 +21,19 @@ SRUN_COST = 4  # requests, measured with Slurm 24.11
 _SQUEUE_COST = 2
 _SCANCEL_COST = 2
 _BURST = 20  # requests at once
+_SHARE = 0.05  # of the requests may ask why jobs wait
+_SHORT_WAIT = 2.0  # seconds that are not worth a word
+_LONGEST_UNSEEN = 30.0  # seconds between two such questions
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until it is asked again, doubled each time
 _PATIENCE = 20.0  # seconds for an answer
+_COLUMNS = 3  # of what squeue prints
+
+
+class SlurmJob(Struct, frozen=True):
+    """A job as the controller sees it, in Slurm's own words: its state, and the reason if it is PENDING."""
+
+    state: str
+    reason: str
 
 
 class RequestLimit:
@@ -45,22 +60,36 @@ class Controller:
         # what srun needs to know besides its arguments; others of its variables would change their meaning
         conf = settings.conf or os.environ.get("SLURM_CONF", "")
         self.environment = {"SLURM_CONF": conf} if conf else {}
-        self._question: asyncio.Future[dict[str, str] | None] | None = None
+        self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
+        self._watched: dict[str, Callable[[SlurmJob | None], None]] = {}
+        self._is_watching = False
+        self._pause: asyncio.Future[None] | None = None  # until those who wait are told again
+        self.silent_since: float | None = None  # epoch time; None: it has answered
 
     def set_rate(self, requests_per_second: float) -> None:
         """Change how many requests it is sent."""
         self._limit.rate = requests_per_second
 
-    async def admit(self, cost: int, until: asyncio.Future[None] | None = None) -> bool:
-        """Return when this many requests may be sent; False if `until` was done before."""
+    async def admit(
+        self,
+        cost: int,
+        until: asyncio.Future[None] | None = None,
+        delayed: Callable[[], None] | None = None,
+    ) -> bool:
+        """Return when this many requests may be sent; False if `until` was done before.
+
+        `delayed` is called if that takes longer than a moment.
+        """
         seconds = self._limit.take(cost, elapsed())
+        if delayed is not None and seconds > _SHORT_WAIT:
+            delayed()
         over = self._context.deadlines.timer(seconds)
         await asyncio.wait({over, *([until] if until else [])}, return_when=asyncio.FIRST_COMPLETED)
         over.cancel()
         return until is None or not until.done()
 
-    async def jobs(self) -> dict[str, str] | None:
-        """Return the state of each of this user's jobs in Slurm by its name; None: no answer.
+    async def jobs(self) -> dict[str, SlurmJob] | None:
+        """Return each of this user's jobs in Slurm by its name; None: no answer.
 
         All who ask before the question is sent share its answer.
         """
@@ -68,6 +97,47 @@ class Controller:
             self._question = asyncio.get_running_loop().create_future()
             self._context.group.create_task(self._ask())
         return await self._question
+
+    def watch(self, name: str, tell: Callable[[SlurmJob | None], None]) -> None:
+        """Tell again and again what the controller says of the job of this name, None: it does not answer.
+
+        All that wait share the questions, and a job that starts in a moment causes none.
+        """
+        self._watched[name] = tell
+        if not self._is_watching:
+            self._is_watching = True
+            self._context.group.create_task(self._watch())
+
+    def unwatch(self, name: str) -> None:
+        """Tell nothing more of the job of this name."""
+        self._watched.pop(name, None)
+        if not self._watched and self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
+
+    def answers(self) -> None:
+        """Note that the controller answers."""
+        self.silent_since = None
+
+    def is_silent(self) -> None:
+        """Note that the controller does not answer."""
+        self.silent_since = self.silent_since or time.time()
+
+    async def _watch(self) -> None:
+        """Ask while somebody waits, with a small share of the requests."""
+        pause = _SHORT_WAIT
+        while self._watched:
+            before = set(self._watched)
+            self._pause = self._context.deadlines.timer(pause)
+            await self._pause
+            pause = _SHORT_WAIT
+            if before.isdisjoint(self._watched):
+                continue  # nobody has waited all the time
+            jobs = await self.jobs()
+            for name, tell in list(self._watched.items()):
+                if jobs is None or name in jobs:
+                    tell(None if jobs is None else jobs[name])
+            pause = min(max(_SQUEUE_COST / (_SHARE * self._limit.rate), _SHORT_WAIT), _LONGEST_UNSEEN)
+        self._is_watching = False
 
     async def cancel(self, name: str) -> None:
         """Cancel the job of this name, whatever becomes of it."""
@@ -124,10 +194,15 @@ class Controller:
     async def _ask(self) -> None:
         await self.admit(_SQUEUE_COST)
         question, self._question = self._question, None
-        code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T")
+        code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T|%r")
         assert question is not None  # noqa: S101  only this sets it to None
-        lines = (line.partition("|") for line in text.decode(errors="replace").splitlines())
-        question.set_result({name: state for name, _, state in lines} if code == 0 else None)
+        if code:
+            self.is_silent()
+            question.set_result(None)
+            return
+        self.answers()
+        lines = (line.split("|", 2) for line in text.decode(errors="replace").splitlines())
+        question.set_result({each[0]: SlurmJob(*each[1:]) for each in lines if len(each) == _COLUMNS})
 
     async def _scancel(self, *arguments: str) -> None:
         await self.admit(_SCANCEL_COST)

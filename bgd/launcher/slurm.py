@@ -26,11 +26,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher.children import Child, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.controller import SRUN_COST, Controller
+from bgd.launcher.controller import SRUN_COST, Controller, SlurmJob
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, LogFile, bytes_logged
@@ -90,6 +91,7 @@ class SlurmAttempt:
         self._log_bytes, self._log_problem = 0, None if adopted is None else _UNLOGGED
         self._said = bytearray()  # the end of what srun and Slurm wrote to stderr
         self._line = bytearray()  # the beginning of its next line
+        self._waits: Reason | None = None  # why it has no node yet
         self._node: Node | None = None
         self._outcome: NodeOutcome | None = None
         self._outcome_at = 0.0  # when srun passed it on, on the elapsed clock
@@ -115,8 +117,15 @@ class SlurmAttempt:
         place = self.launch.place
         if place is not None and self._node is not None:
             place = replace(place, node=self._node.node)
-        pid = self._node.pid if self._node else None
-        return AttemptStarted(self.launch.key, pid, self._started_at, self._is_suspended, self._since, place)
+        return AttemptStarted(
+            key=self.launch.key,
+            pid=self._node.pid if self._node else None,
+            started_at=self._started_at,
+            suspended=self._is_suspended,
+            since=self._since,
+            place=place,
+            waits=self._waits,
+        )
 
     @property
     def log_bytes(self) -> int:
@@ -260,7 +269,8 @@ class SlurmAttempt:
         """
         pause = _FIRST_PAUSE
         while self._reason is None:
-            if not await self._controller.admit(SRUN_COST, self._stop_asked):
+            delayed = partial(self._wait_for, Cause.REQUESTS)
+            if not await self._controller.admit(SRUN_COST, self._stop_asked, delayed):
                 return
             self._said.clear()
             code = await self._run_srun()
@@ -280,6 +290,8 @@ class SlurmAttempt:
             log.warning(
                 "job %d: Slurm is away (%s); next try in %g s", self.launch.key.job, _last_line(words), pause
             )
+            self._controller.is_silent()
+            self._told(None)
             await self._wait(pause, self._stop_asked)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -303,12 +315,14 @@ class SlurmAttempt:
                 srun = self._start(standard, tag)
         finally:
             os.close(writer)
-        self._report_start(self.state)
+        self._wait_for(Cause.NODE)
+        self._controller.watch(self._name, self._told)
         try:
             code = await srun.wait()
             context.children.take_usage(srun.pid)
             self._read_messages(reader)
         finally:
+            self._controller.unwatch(self._name)
             context.readers.remove(reader)
             os.close(reader)
         if self._node is not None and not self._output.drain():
@@ -374,6 +388,25 @@ class SlurmAttempt:
         )
         self._context.journal.add_step(began, durable=True)
 
+    # --- what it waits for
+
+    def _wait_for(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
+        """Report why it has no node yet, unless that was reported; `code`: Slurm's own word."""
+        place = self.launch.place
+        waits = Reason(cause=cause, subject=place.executor if place else "", problem=code, at=at)
+        if waits != self._waits:
+            self._waits = waits
+            self._report_start(self.state)
+
+    def _told(self, job: SlurmJob | None) -> None:
+        """Take what the controller says of its job, None: it does not answer."""
+        if job is None:
+            self._wait_for(Cause.CONTROLLER, at=self._controller.silent_since)
+        elif job.state == _PENDING:
+            self._wait_for(Cause.NODE, None if job.reason == _NO_REASON else one_line_of(job.reason))
+        else:
+            self._wait_for(Cause.NODE, one_line_of(job.state))
+
     # --- what srun and the node say
 
     def _read_messages(self, reader: int) -> None:
@@ -405,7 +438,9 @@ class SlurmAttempt:
     def _runs_on(self, node: Node) -> None:
         """Report that it runs, and do what was asked of it before."""
         launch = self.launch
-        self._node = node
+        self._node, self._waits = node, None
+        self._controller.unwatch(self._name)
+        self._controller.answers()
         if self._adopted is None or self._adopted.ran_since is None:
             self._started_at, self._since = time.time(), elapsed()
         if self._output is not None:
@@ -446,6 +481,8 @@ class SlurmAttempt:
                 pause *= 2
                 continue
             jobs = await self._controller.jobs()
+            if jobs is None and self._node is None:
+                self._told(None)
             is_listed = jobs is not None and self._name in jobs
             absent = absent + 1 if jobs is not None and not is_listed else 0
             if absent > (is_gone and not found.is_ours) and not found.problem:
@@ -562,7 +599,7 @@ def one_line_of(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def _why(jobs: dict[str, str] | None, found: Found) -> str:
+def _why(jobs: dict[str, SlurmJob] | None, found: Found) -> str:
     if found.problem:
         return found.problem
     return "Slurm's controller does not answer" if jobs is None else "Slurm still has its job"
@@ -581,6 +618,7 @@ def _settle_future(future: asyncio.Future[None]) -> None:
 
 
 _MARK = b"bgd-node: "
+_PENDING, _NO_REASON = "PENDING", "None"  # in squeue's words
 _PART = 1 << 12  # bytes of srun's stderr that are kept
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _RELEASE_PATIENCE = 2.0  # seconds; srun takes longer, and then gives up silently, if the controller is away

@@ -15,6 +15,7 @@ from typing import TypeVar, assert_never
 import msgspec
 from msgspec import Struct
 
+from bgd.core.explain import Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
@@ -293,7 +294,8 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock; None: the launcher is too old to say. `place`: that of its
-    Launch, with the node if it has one.
+    Launch, with the node if it has one. `waits`: why it has no node yet; None: it has one, or needs none, or
+    the launcher is too old to say. An AttemptStarted is sent again when this changes.
     """
 
     key: AttemptKey
@@ -302,6 +304,7 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     suspended: bool = False
     since: float | None = None
     place: Place | None = None
+    waits: Reason | None = None
 
 
 class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):

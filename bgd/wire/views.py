@@ -87,6 +87,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     cpus: int | None = None
     memory: int | None = None
     gpus: int | None = None
+    needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
 
 
 class JobProgress(Struct, frozen=True):

@@ -34,6 +34,7 @@ OBSTACLES = {
     PauseReason.LOAD: Cause.LOAD,
     PauseReason.MEMORY: Cause.MEMORY,
 }
+OF_CLUSTER = {Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE}  # of attempts that have started
 QUEUES = ("default", "mail", "film")
 APART = {"apart": QueueRule(slots=1, apart=True)}
 
@@ -185,6 +186,7 @@ class Situation:
                 | Cause.PAUSE
                 | Cause.TURN
                 | Cause.SUSPENSION
+                | (Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE)
                 | (Cause.LOAD | Cause.MEMORY)
             ):
                 pass  # `grant` ends the pauses last, and holds the jobs before it first
@@ -232,7 +234,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
 
         assert not situation.has_started(), (seed, reason)
         left_out.add(reason.cause)
-    assert left_out >= set(Cause) - {Cause.TURN, Cause.SUSPENSION}
+    assert left_out >= set(Cause) - {Cause.TURN, Cause.SUSPENSION, *OF_CLUSTER}
 
 
 # --- what it names ----------------------------------------------------------------------------------------
@@ -354,6 +356,17 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),
+        (
+            Reason(cause=Cause.REQUESTS),
+            "for bgd's own limit on requests to Slurm (requests_per_second)",
+        ),
+        (
+            Reason(cause=Cause.CONTROLLER, at=1.5),
+            "for Slurm's controller, which bgd asks again and again: no answer since 1.5",
+        ),
+        (Reason(cause=Cause.NODE), "in Slurm for a node"),
+        (Reason(cause=Cause.NODE, problem="Resources"), "in Slurm for resources (Resources)"),
+        (Reason(cause=Cause.NODE, problem="QOSMaxJobsPerUserLimit"), "in Slurm: QOSMaxJobsPerUserLimit"),
     ],
 )
 def test_each_reason_has_words(reason, words):

@@ -4,10 +4,13 @@ import asyncio
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from bgd import clock
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import NOT_RERUN
+from bgd.core.spec import ExecutorKind
 from bgd.daemon import supervisor
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
@@ -18,6 +21,7 @@ from bgd.wire.launching import (
     AttemptStarted,
     Launch,
     LogGrew,
+    Place,
     StopProcesses,
     WatchLog,
 )
@@ -720,3 +724,45 @@ async def test_adopted_attempt_is_watched_again_for_its_follower(config, launche
             launcher.hang_up()
             await launcher.greet(runs(key))
             assert await life.told() == [WatchLog(key)]
+
+
+# --- a cluster ----------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_without_a_node_says_what_it_waits_for_until_it_has_one(config, launcher):
+    far = Place(executor="far", kind=ExecutorKind.SLURM)
+    wait = Reason(cause=Cause.NODE, subject="far", problem="Resources")
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        job = JobId(key.job)
+
+        launcher.say(AttemptStarted(key, None, 1.0, place=far, waits=wait))
+        await life.heard()
+        assert life.supervisor.explain(job) == (wait,)
+        assert (await life.view(job)).needs_node
+        await life.actions.suspend(job)
+        assert [each.cause for each in life.supervisor.explain(job)] == [Cause.SUSPENSION, Cause.NODE]
+
+        launcher.say(AttemptStarted(key, PID, 1.0, suspended=True, place=replace(far, node="n1")))
+        await life.heard()
+        assert [each.cause for each in life.supervisor.explain(job)] == [Cause.SUSPENSION]
+        assert not (await life.view(job)).needs_node
+
+
+async def test_what_an_attempt_waits_for_is_known_only_while_there_is_a_launcher(config, launcher):
+    far = Place(executor="far", kind=ExecutorKind.SLURM)
+    wait = Reason(cause=Cause.REQUESTS, subject="far")
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        waiting = AttemptStarted(key, None, 1.0, place=far, waits=wait)
+        launcher.say(waiting)
+        await life.heard()
+
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+        assert life.supervisor.explain(JobId(key.job)) == ()
+        await launcher.greet(waiting)
+        await soon(life.is_met.wait())
+        assert life.supervisor.explain(JobId(key.job)) == (wait,)

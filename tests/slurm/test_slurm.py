@@ -7,10 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bgd import Outcome, Refused, State
 from bgd.config import ExecutorConfig, load
+from bgd.core.explain import Cause, in_words
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.wire.views import Finding
@@ -76,16 +77,49 @@ def test_output_is_live_and_a_running_job_names_its_node(daemon, client):
 def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2)) for _ in "12"]
     job = on_cluster(client, "echo ran")
+    later = client.submit(["true"], executor="later")
 
-    wait_until(lambda: job.attempts() and job.attempts()[0].executor == "cluster")
+    assert why(job, problem="Resources") == "in Slurm for resources (Resources)"
+    assert why(later, problem="BeginTime") == "in Slurm until it may begin (BeginTime)"
 
-    assert "runs on    cluster: it waits there for a node\n" in daemon.bgctl("show", str(job.id)).stdout
-    job.cancel()
-    assert job.wait(DEADLINE).state is State.CANCELLED
-    assert job.output() == ""
+    shown = daemon.bgctl("show", str(job.id)).stdout
+    assert "waits      in Slurm for resources (Resources)\n" in shown
+    assert "Attempt 1: waits for node\n" in shown
+    explained = daemon.bgctl("explain", str(job.id)).stdout
+    assert explained.startswith(f"Job {job.id}: waits for node, and waits\n  in Slurm for resources (Res")
+    assert json.loads(daemon.bgctl("list", "--json").stdout)[1]["needs_node"]
+    hogs.pop().cancel()
+    assert job.wait(DEADLINE).output() == "ran\n"
+    assert not job.view.needs_node
+    later.cancel()
+    assert later.wait(DEADLINE).state is State.CANCELLED
+    assert later.output() == ""
     for hog in hogs:
         hog.cancel()
         assert hog.wait(DEADLINE).state is State.CANCELLED
+
+
+def why(job, **fields) -> str:
+    """Return what a job waits for, in words, once its reason has these fields."""
+
+    def reasons():
+        return [each for each in job.explain().reasons if asdict(each).items() >= fields.items()]
+
+    wait_until(reasons)
+    return in_words(reasons()[0], str)
+
+
+def test_a_job_says_that_it_waits_for_the_limit_on_requests(client):
+    jobs = [client.submit(["true"], executor="slow") for _ in range(6)]  # a burst allows five
+
+    wait_until(lambda: any(each.cause is Cause.REQUESTS for job in jobs for each in job.explain().reasons))
+
+    [last] = [job for job in jobs if Cause.REQUESTS in {each.cause for each in job.explain().reasons}]
+    assert why(last).startswith("for bgd's own limit on requests to Slurm")
+    last.cancel()
+    assert last.wait(DEADLINE).state is State.CANCELLED
+    jobs.remove(last)
+    assert all(job.wait(DEADLINE).state is State.SUCCEEDED for job in jobs)
 
 
 def test_cancel_sends_the_stop_signal_and_kill_after_the_grace_time(client):

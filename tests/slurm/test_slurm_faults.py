@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bgd import Outcome, State
-from tests.slurm.test_slurm import on_cluster, started, written
+from bgd.core.explain import Cause
+from tests.slurm.test_slurm import on_cluster, started, why, written
 from tests.support import DEADLINE, wait_until
 
 
@@ -178,6 +179,7 @@ def test_without_a_controller_jobs_end_truly_and_new_ones_wait(slurm, client, ga
     assert client.submit(["echo", "local"]).wait(DEADLINE).output() == "local\n"
     gate.open()
     assert running.wait(DEADLINE).exit_code == 3
+    assert why(waiting, cause=Cause.CONTROLLER).startswith("for Slurm's controller, which bgd asks again")
     slurm.start_controller()
 
     assert waiting.wait(2 * DEADLINE).exit_code == 2

@@ -6,6 +6,7 @@ It needs root. Jobs are for another user, because root is exempt from the reques
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -96,6 +97,12 @@ folder = "{folder}/shared"
 conf = "{conf}"
 options = ["--begin=now+1hour"]
 requests_per_second = 30
+[executors.slow]
+kind = "slurm"
+folder = "{folder}/shared"
+conf = "{folder}/slow.conf"  # the same Slurm by another name, and so with another limit
+memory = "100MB"
+requests_per_second = 0.1
 [queues.big]
 executor = "cluster"
 """
@@ -225,10 +232,11 @@ def serving_as_user(cluster: TwoNodes) -> Iterator[Daemon]:
         running.prefix = AS_USER
         running.env |= {"BGD_SOCKET": str(running.socket)}
         (running.folder / "work.py").write_text(MODULE)
+        (running.folder / "slow.conf").symlink_to(cluster.configuration)
         text = BGD_CONFIGURATION.replace("{folder}", folder)
         running.configure(text.replace("{conf}", str(cluster.configuration)))
         for path in [running.folder, *running.folder.rglob("*")]:
-            shutil.chown(path, USER)
+            os.chown(path, pwd.getpwnam(USER).pw_uid, -1, follow_symlinks=False)
         running.start()
         yield running
         running.stop()

@@ -457,6 +457,19 @@ GROWN |= {
     ),
 }
 GROWN |= {
+    "started_waiting": (
+        "from_launcher",
+        launching.AttemptStarted(
+            KEY,
+            None,
+            1_790_000_001.5,
+            place=replace(ON_SLURM, node=None),
+            waits=Reason(cause=Cause.NODE, subject="cluster", problem="Resources"),
+        ),
+    ),
+    "jobs_without_node": ("reply", replies.JobsPart(2, [replace(VIEW, needs_node=True)])),
+}
+GROWN |= {
     "submit_with_executor": ("request", requests.Submit(1, replace(SPEC, executor="gentle"))),
     "edit_with_executor": ("request", requests.Edit(13, [17], requests.Changes(executor="gentle"))),
     "jobs_with_executor": ("reply", replies.JobsPart(2, [replace(VIEW, executor="gentle")])),

@@ -169,6 +169,7 @@ def _view(row: sqlite3.Row) -> JobView:
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),
         problem=_problem(row),
+        needs_node=_needs_node(row),
         **dict(zip(_COPIED_OPTIONS, _copied_options(spec), strict=True)),
     )
 
@@ -183,6 +184,11 @@ _COPIED_OPTIONS = [
     not in {"retries", "retry_delay", "backoff", "max_delay", "jitter", "rerun", "retry_on", "no_retry_on"}
 ]
 _copied_options = attrgetter(*_COPIED_OPTIONS)
+
+
+def _needs_node(row: sqlite3.Row) -> bool:
+    is_on_cluster = row["executor_kind"] == ExecutorKind.SLURM
+    return is_on_cluster and row["node"] is None and row["ended_as"] is None
 
 
 def _progress(row: sqlite3.Row) -> Progress | None:
@@ -272,7 +278,7 @@ def _error(text: str | None) -> JobError | None:
 _TIMES = "started_aged, run_seconds, attempts.outcome AS ended_as, (SELECT age_ahead FROM meta) AS age_ahead"
 
 _VIEW = f"""
-    SELECT jobs.*, spec, {_TIMES}, (SELECT wall_ahead FROM meta) AS wall_ahead,
+    SELECT jobs.*, spec, {_TIMES}, executor_kind, node, (SELECT wall_ahead FROM meta) AS wall_ahead,
            CASE WHEN jobs.state = 'failed' THEN (
                SELECT error FROM results WHERE job = jobs.id AND attempt = jobs.attempt
            ) END AS error

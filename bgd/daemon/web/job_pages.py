@@ -56,13 +56,13 @@ from bgd.daemon.web.views import (
 )
 from bgd.formatting import (
     attempt_as_json,
+    attempt_in_words,
     executor_line,
     explanation_as_json,
     job_as_json,
     labelled_options,
     limits_of,
     memory_of,
-    outcome_in_words,
     retries_line,
     rules_line,
     run_time,
@@ -375,7 +375,7 @@ def attempt_details(
     return AttemptDetails(
         number=attempt.attempt,
         state=attempt_badge(attempt),
-        outcome=outcome_in_words(attempt) or "running",
+        outcome=attempt_in_words(attempt),
         took=RunningTime(
             short_duration(attempt.run_seconds), None if attempt.outcome else attempt.started_at
         ),

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from bgd.core.job import FINAL, State
 from bgd.daemon.web.views import DisplayTime, attempt_badge, display_time
-from bgd.formatting import outcome_in_words, short_duration
+from bgd.formatting import needs_node, outcome_in_words, short_duration
 from bgd.wire.views import AttemptView, JobView
 
 WIDTH = 1000.0  # units of the picture
@@ -65,8 +65,9 @@ def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_
         if begin > at:
             yield _pause(each, at, begin)
         took = "" if each.run_seconds is None else f" after {short_duration(each.run_seconds)}"
+        does = "waits for a node for" if needs_node(each) else "runs for"
         outcome = (
-            f"{outcome_in_words(each)}{took}" if each.outcome else f"runs for {short_duration(end - begin)}"
+            f"{outcome_in_words(each)}{took}" if each.outcome else f"{does} {short_duration(end - begin)}"
         )
         yield _Span(attempt_badge(each), begin, end, f"attempt {each.attempt}: {outcome}")
         at = end

@@ -81,7 +81,7 @@ def test_lists_show_progress_of_running_jobs_and_pages_that_of_all_but_succeeded
             None,
             ("Runs on", "far, a prefix: bgd promises nothing about what it runs on other machines"),
         ),
-        ("slurm", None, None, ("Runs on", "far: it waits there for a node")),
+        ("slurm", None, None, ("Runs on", "far")),
         ("slurm", "n1", None, ("Runs on", "far, node n1")),
         ("slurm", "n1\n", Outcome.EXIT, ("Ran on", "far, node n1\N{SYMBOL FOR LINE FEED}")),
         ("slurm", None, Outcome.CANCELLED, ("Ran on", "far")),
