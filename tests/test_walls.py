@@ -47,7 +47,8 @@ ROOMS = {
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.logfiles bgd.startup bgd.systemd bgd.wire"
     " bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
+    " bgd.core.explain.Cause bgd.core.explain.Reason"
     " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
     " bgd.units bgd.wire bgd.worker.NODE",
     # it runs in interpreters that have nothing else, where its package has another name
