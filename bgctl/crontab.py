@@ -51,10 +51,14 @@ class Definition(Struct, frozen=True, kw_only=True):
 
 
 class Note(Struct, frozen=True):
-    """What is not as it was in cron, and why; `line` 0 means the whole file."""
+    """What is not as it was in cron, and why; `line` 0 means the whole file.
+
+    `is_left_out`: the line was to start something, and no definition stands for it.
+    """
 
     line: int
     text: str
+    is_left_out: bool = False
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.text}" if self.line else self.text
@@ -124,7 +128,7 @@ class _Reader:
             else:
                 self._add(number, line)
         except ExpressionError as error:
-            self._note(number, f"not taken over: {error}")
+            self._leave_out(number, str(error))
 
     def note_mail(self) -> None:
         """Say what becomes of the mail that cron sends to the user, if it sends any."""
@@ -137,10 +141,13 @@ class _Reader:
     def _note(self, number: int, text: str) -> None:
         self.notes.append(Note(number, shorten(one_line(text))))
 
+    def _leave_out(self, number: int, why: str) -> None:
+        self.notes.append(Note(number, shorten(one_line(f"not taken over: {why}")), is_left_out=True))
+
     def _set(self, number: int, name: str, value: str) -> None:
         """Set a variable for the lines below."""
         if name == "LOGNAME":
-            self._note(number, f"not taken over: cron ignores LOGNAME={value} and sets it to {self._user}")
+            self._note(number, f"LOGNAME={value} has no effect: it stays {self._user}, as in cron")
             return
         self._env[name] = value
         if name in _WITHOUT_EFFECT:
@@ -162,7 +169,7 @@ class _Reader:
         if self._has_users:
             owner, rest = _first_word(rest)
             if owner != self._user:
-                self._note(number, f"not taken over: it runs as {owner or 'nobody'}; import it as that user")
+                self._leave_out(number, f"it runs as {owner or 'nobody'}; import it as that user")
                 return
         if not rest.strip():
             raise ExpressionError(

@@ -9,6 +9,7 @@ from bgd.errors import ConfigError, DaemonUnreachable, Full, NoSuchJob, NotAllow
 # bgctl's own, from sysexits.h where it has a code for the case
 REFUSED = 1
 USAGE = 2
+LEFT_OUT = 65  # EX_DATAERR: some of the input was left out
 NO_SUCH_JOB = 66
 UNREACHABLE = 69
 BUG = 70

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bgctl import exit_codes
 from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
 from bgctl.crontab import MAX_CRONTAB, Definition, has_user_column, parse_crontab
@@ -294,7 +295,8 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
     """Store a schedule for each line of a crontab.
 
     The crontab itself stays as it is: remove its lines once you have looked at `bgctl schedule`, or both run.
-    Whatever is not exactly as it was in cron is told in a line of its own.
+    Whatever is not exactly as it was in cron is told in a line of its own. If a line was not taken over, the
+    others are stored all the same and the exit code is 65.
     """
     user = pwd.getpwuid(os.getuid())
     try:
@@ -311,22 +313,29 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
     if dry_run:
         for each in read.definitions:
             click.echo(f"{each.name}  {each.cron}  {shlex.join(each.argv)}")
+    else:
+        _store(read.definitions, replace=replace)
+    left_out = sum(note.is_left_out for note in read.notes)
+    if not left_out:
         return 0
+    say(f"{crontab}: not taken over: {left_out} of {left_out + len(read.definitions)} lines")
+    return exit_codes.LEFT_OUT
+
+
+def _store(definitions: tuple[Definition, ...], *, replace: bool) -> None:
+    """Store schedules, all or none, and print their names."""
     with client(autostart=True) as daemon:
         names = {view.name for view in daemon.schedules.list(upcoming=0)}
-        taken = [each.name for each in read.definitions if each.name in names and not replace]
+        taken = [each.name for each in definitions if each.name in names and not replace]
         if taken:
             raise Refused(
                 f"there is a schedule {taken[0]} already: --replace replaces it; nothing was stored"
             )
-        daemon.schedules.add_many(
-            {each.name: _as_schedule(each) for each in read.definitions}, replace=replace
-        )
-        for each in read.definitions:
+        daemon.schedules.add_many({each.name: _as_schedule(each) for each in definitions}, replace=replace)
+        for each in definitions:
             click.echo(each.name)
-        if read.definitions:
+        if definitions:
             say_once_what_a_reboot_does(daemon)
-    return 0
 
 
 def _as_schedule(each: Definition) -> dict[str, object]:

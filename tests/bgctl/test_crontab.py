@@ -252,11 +252,12 @@ def test_each_mistake_is_named_and_the_rest_is_taken_over():
         4: "minute '*5' goes on after '*', which cron ignores: write *",
         5: "hour '22-2' ends before it begins",
         6: "day of month 'L' is out of range",
-        7: "cron ignores LOGNAME=bob and sets it to ann",
     }.items():
         assert any(note.startswith(f"line {number}: not taken over: ") and words in note for note in found), (
             number
         )
+    assert "line 7: LOGNAME=bob has no effect: it stays ann, as in cron" in found
+    assert [note.line for note in crontab.notes if note.is_left_out] == [1, 3, 4, 5, 6]
 
 
 def test_a_file_that_cron_ignores_is_read_all_the_same():

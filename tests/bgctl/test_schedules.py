@@ -217,6 +217,9 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     first, second = done.stdout.split()
     assert [line.split()[0] for line in shown.stdout.splitlines()] == [first, second]
     assert "line 6: not taken over: minute" in done.stderr
+    assert shown.stderr.splitlines()[-1] == f"bgctl: {file}: not taken over: 1 of 3 lines"
+    assert done.stderr.splitlines()[-1] == "bgctl: -: not taken over: 1 of 3 lines"
+    assert (shown.returncode, done.returncode) == (65, 65)
     assert "line 3: MAILTO=ann@example.org: bgd keeps what commands print" in done.stderr
     job = own_daemon.bgctl("schedule", "run", first, "--wait").stdout.strip()
     lines = own_daemon.bgctl("logs", job).stdout.splitlines()
@@ -226,6 +229,7 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     again = own_daemon.bgctl("schedule", "import", str(file))
     assert again.returncode == 1
     assert "--replace" in again.stderr
+    file.write_text(CRONTAB.replace("61 ", "59 "))
     assert own_daemon.bgctl("schedule", "import", str(file), "--replace").returncode == 0
     [schedule] = json.loads(own_daemon.bgctl("schedule", "list", second, "--json").stdout)
     assert (schedule["overlap"], schedule["cron"]) == ("allow", "*/5 * * * *")
