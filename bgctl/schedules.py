@@ -21,7 +21,7 @@ from bgctl.crontab import MAX_CRONTAB, Definition, has_user_column, parse_cronta
 from bgctl.options import DURATION, FILE, TIME_LIMIT, whole_number, with_schedule_options
 from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
-from bgd import Refused, timezones
+from bgd import Client, Refused, timezones
 from bgd.client.programs import CannotStart
 from bgd.core.schedule_spec import Missed, Overlap
 from bgd.formatting import command_line, iso_time, short_duration
@@ -33,6 +33,7 @@ _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
 _NO_WHEN = "say when, after the name: a cron expression such as '0 3 * * *', 'every 15m', or --calendar SPEC"
 _name = click.argument("name")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _schedule = click.argument("schedule", metavar="NAME")  # beside an option --name
 _when = click.argument("when", required=False)
 _program = click.argument("argv", nargs=-1, metavar="[-- PROGRAM [ARGS]...]")
@@ -187,38 +188,64 @@ def edit_command(
     return _report(view, f"schedule {schedule} is changed{_next_in_words(view)}")
 
 
-@verb("remove", "bgctl schedule remove nightly")
-@_name
-def remove_command(name: str) -> int:
-    """Remove a schedule.
+@verb("remove", "bgctl schedule remove nightly", "bgctl schedule remove nightly weekly")
+@_names
+def remove_command(names: tuple[str, ...]) -> int:
+    """Remove schedules.
 
-    Its history stays, and a job of it that runs goes on.
+    Their history stays, and jobs of them that run go on.
     """
-    with client() as daemon:
+
+    def remove(daemon: Client, name: str) -> tuple[dict[str, object], str]:
         daemon.schedules.remove(name)
-    if global_options().json:
-        print_json({"name": name, "removed": True})
-    else:
-        say(f"schedule {name} is removed")
-    return 0
+        return {"name": name, "removed": True}, f"schedule {name} is removed"
+
+    return _act_on_each(names, remove)
 
 
-@verb("pause", "bgctl schedule pause nightly")
-@_name
-def pause_command(name: str) -> int:
-    """Skip the times of a schedule until it is resumed."""
-    with client() as daemon:
+@verb("pause", "bgctl schedule pause nightly", "bgctl schedule pause nightly weekly")
+@_names
+def pause_command(names: tuple[str, ...]) -> int:
+    """Skip the times of schedules until they are resumed."""
+
+    def pause(daemon: Client, name: str) -> tuple[dict[str, object], str]:
         view = daemon.schedules.pause(name)
-    return _report(view, f"schedule {name} is paused: `bgctl schedule resume {name}` undoes that")
+        return _as_json(view), f"schedule {name} is paused: `bgctl schedule resume {name}` undoes that"
+
+    return _act_on_each(names, pause)
 
 
-@verb("resume", "bgctl schedule resume nightly")
-@_name
-def resume_command(name: str) -> int:
+@verb("resume", "bgctl schedule resume nightly", "bgctl schedule resume nightly weekly")
+@_names
+def resume_command(names: tuple[str, ...]) -> int:
     """Undo `bgctl schedule pause`."""
-    with client() as daemon:
+
+    def resume(daemon: Client, name: str) -> tuple[dict[str, object], str]:
         view = daemon.schedules.resume(name)
-    return _report(view, f"schedule {name} is resumed{_next_in_words(view)}")
+        return _as_json(view), f"schedule {name} is resumed{_next_in_words(view)}"
+
+    return _act_on_each(names, resume)
+
+
+def _act_on_each(names: tuple[str, ...], act: Callable[[Client, str], tuple[dict[str, object], str]]) -> int:
+    """Act on each schedule and say what became of it; return 0, or the exit code of the first error."""
+    errors: list[Refused] = []
+    results: list[dict[str, object]] = []
+    with client() as daemon:
+        for name in dict.fromkeys(names):
+            try:
+                fields, message = act(daemon, name)
+            except Refused as error:
+                errors.append(error)
+                results.append({"name": name, "error": str(error)})
+                say(str(error))
+            else:
+                results.append({**fields, "error": None})
+                if not global_options().json:
+                    say(message)
+    if global_options().json:
+        print_json(results)
+    return exit_codes.exit_code_of_error(errors[0]) if errors else 0
 
 
 @verb("run", "bgctl schedule run nightly", "bgctl schedule run nightly --follow")

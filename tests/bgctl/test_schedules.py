@@ -33,6 +33,33 @@ def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
     assert f"  ran      {job}  " in own_daemon.bgctl("schedule", "history", "nightly").stdout
 
 
+def test_several_schedules_are_paused_resumed_and_removed_and_each_failure_is_told(own_daemon):
+    for name in ("first", "second"):
+        own_daemon.bgctl("schedule", "add", name, "@daily", "--", "true")
+
+    paused = own_daemon.bgctl("schedule", "pause", "first", "gone", "second", "first")
+    assert [line.split(": ")[1] for line in paused.stderr.splitlines()] == [
+        "schedule first is paused",
+        "there is no schedule gone; known are first, second",
+        "schedule second is paused",
+    ]
+    assert paused.returncode == 1
+    resumed = own_daemon.bgctl("schedule", "resume", "gone", "first", "second", "--json")
+    assert [
+        (each["name"], each.get("paused"), bool(each["error"])) for each in json.loads(resumed.stdout)
+    ] == [
+        ("gone", None, True),
+        ("first", False, False),
+        ("second", False, False),
+    ]
+    removed = own_daemon.bgctl("schedule", "remove", "first", "second", "--json")
+    assert (removed.returncode, json.loads(removed.stdout)) == (
+        0,
+        [{"name": name, "removed": True, "error": None} for name in ("first", "second")],
+    )
+    assert own_daemon.bgctl("schedule", "list", "--json").stdout == "[]\n"
+
+
 def test_json_has_the_keys_of_the_contract(own_daemon):
     own_daemon.bgctl(
         "schedule", "add", "tick", "every 1h", "--overlap", "queue", "--except", "12-25", "--", "true"
