@@ -98,10 +98,8 @@ def with_changeable_options(function: F) -> F:
 
 def with_schedule_options(function: F) -> F:
     """Add the options of a schedule's job to a verb."""
-    # in a schedule, jitter is about its own time, and the command line has no file to read from
-    wanted = [name for name in _COMMAND_LINE_OPTIONS if name not in NOT_SCHEDULED | {"jitter"}]
     function = _ENV_PASS(function)
-    for name in reversed(wanted):
+    for name in reversed(_in_schedules()):
         function = _click_option(name)(function)
     return function
 
@@ -109,10 +107,26 @@ def with_schedule_options(function: F) -> F:
 def unset_options() -> dict[str, str]:
     """Return the options that `edit --unset` accepts, each with the name of its field in JobSpec."""
     return {
-        _SPELLINGS.get(name, [_flag(name)])[:2][-1].removeprefix("--"): name
+        _word(name): name
         for name in _COMMAND_LINE_OPTIONS
         if OPTIONS[name].can_edit and OPTIONS[name].can_unset
     }
+
+
+def unset_options_of_schedules() -> dict[str, str]:
+    """Return the options of jobs that `schedule edit --unset` accepts, each with the name of its field."""
+    return {_word(name): name for name in _in_schedules() if name != "cwd"}  # a command has a folder
+
+
+def _in_schedules() -> list[str]:
+    # in a schedule, jitter is about its own time, and the command line has no file to read from
+    return [name for name in _COMMAND_LINE_OPTIONS if name not in NOT_SCHEDULED | {"jitter"}]
+
+
+def _word(name: str) -> str:
+    """Return the name of an option without dashes."""
+    [flag] = [each for each in _SPELLINGS.get(name, [_flag(name)]) if each.startswith("--")]
+    return flag.removeprefix("--")
 
 
 def _add_options(function: F, is_wanted: Callable[[Option], bool], *others: Callable[[F], F]) -> F:

@@ -18,12 +18,20 @@ from bgctl import exit_codes
 from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
 from bgctl.crontab import MAX_CRONTAB, Definition, has_user_column, parse_crontab
-from bgctl.options import DURATION, FILE, TIME_LIMIT, whole_number, with_schedule_options
+from bgctl.options import (
+    DURATION,
+    FILE,
+    TIME_LIMIT,
+    unset_options_of_schedules,
+    whole_number,
+    with_schedule_options,
+)
 from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
 from bgd import Client, Refused, timezones
 from bgd.client.programs import CannotStart
-from bgd.core.schedule_spec import Missed, Overlap
+from bgd.core.schedule_spec import Missed, Overlap, ScheduleSpec
+from bgd.core.spec import JobSpec
 from bgd.formatting import command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
 
@@ -156,27 +164,60 @@ def add_command(
     return _report(view, f"schedule {schedule} is stored{_next_in_words(view)}")
 
 
+def _unset_values() -> dict[str, tuple[str, object]]:
+    """Return what `edit --unset` accepts, each with the name that the client takes and the default."""
+    job = JobSpec()
+    schedule = ScheduleSpec(job=job)
+    names = ("timezone", "overlap", "missed", "missed_within", "jitter", "late_after", "env_pass")
+    settings = {name.replace("_", "-"): name for name in names} | {"except": "excluded"}
+    return {option: (name, getattr(schedule, name)) for option, name in settings.items()} | {
+        option: (name, getattr(job, name)) for option, name in unset_options_of_schedules().items()
+    }
+
+
+_UNSET = _unset_values()
+
+
 @verb(
     "edit",
     "bgctl schedule edit nightly '30 4 * * *'",
+    "bgctl schedule edit nightly --unset late-after",
     "bgctl schedule edit nightly --retries 2 -- /usr/local/bin/backup --fast",
     cls=ProgramVerb,
 )
 @_settings
 @with_schedule_options
+@click.option(
+    "--unset",
+    type=click.Choice(list(_UNSET)),
+    multiple=True,
+    metavar="OPTION",
+    help="Reset an option, for example late-after; may be repeated.",
+)
 @click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
 @_schedule
 @_when
 @_program
 def edit_command(
-    schedule: str, when: str | None, *, argv: tuple[str, ...], no_check: bool, **given: Any
+    schedule: str,
+    when: str | None,
+    *,
+    argv: tuple[str, ...],
+    unset: tuple[str, ...],
+    no_check: bool,
+    **given: Any,
 ) -> int:
     """Change a schedule; what is not given stays.
 
-    Its running job goes on as it is. Use `bgd.toml` to change a schedule that is configured there.
+    --unset takes the name of an option without dashes and puts its default back. Its running job goes on as
+    it is. Use `bgd.toml` to change a schedule that is configured there.
     """
     with client() as daemon:
         values = _given(when, given)
+        for option in unset:
+            name, default = _UNSET[option]
+            if values.setdefault(name, default) is not default:
+                raise click.UsageError(f"--{option} and --unset {option} exclude each other")
         if no_check:
             values["check"] = False
         if not values and not argv:

@@ -88,8 +88,8 @@ ROOMS = {
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
-    "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Refused bgd.client.programs"
-    " bgd.core.schedule_spec bgd.formatting bgd.timezones bgd.wire.schedules",
+    "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
+    " bgd.core.schedule_spec bgd.core.spec bgd.formatting bgd.timezones bgd.wire.schedules",
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",

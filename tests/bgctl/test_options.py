@@ -8,6 +8,8 @@ from datetime import datetime
 
 import pytest
 
+from bgctl import acting, schedules
+from bgctl.options import unset_options
 from tests.support import seen, wait_until
 
 
@@ -72,6 +74,14 @@ def test_the_stop_signal_of_a_waiting_job_can_change(daemon):
     assert daemon.shown(job_id)["stop_signal"] is None
     refused = daemon.bgctl("submit", "--stop-signal", "STOP", "true")
     assert "'STOP' is not one of TERM, INT" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [(acting.edit_command, unset_options()), (schedules.edit_command, schedules._UNSET)]
+)
+def test_unset_takes_the_names_that_options_have(command, names):
+    flags = {flag for each in command.params for flag in each.opts}
+    assert {f"--{name}" for name in names} <= flags
 
 
 def test_an_option_cannot_be_set_and_unset_at_once(daemon):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 
+from bgctl.schedules import _UNSET
 from bgd import Refused
+from bgd.client.schedules import changed_schedule
+from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.spec import OPTIONS, JobSpec
 from tests.support import wait_until
 
 
@@ -162,6 +167,35 @@ def test_an_edit_changes_what_it_names(own_daemon):
     assert "every" not in schedule
     assert (schedule["retries"], schedule["timeout"], schedule["env"]) == (2, 5.0, {"A": "1"})
     assert schedule["argv"][1:] == ["y"]
+
+
+def test_an_edit_takes_options_away_again(own_daemon):
+    options = ["--late-after", "5m", "--except", "12-25", "--resource", "gpu=1", "--retries", "2"]
+    own_daemon.configure("[resources]\ngpu = 1\n")
+    own_daemon.bgctl("reload")
+    own_daemon.bgctl("schedule", "add", "tick", "@daily", *options, "--", "true")
+    unset = [word for name in ("late-after", "except", "resource") for word in ("--unset", name)]
+    own_daemon.bgctl("schedule", "edit", "tick", *unset)
+
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "tick", "--json").stdout)
+    assert schedule["retries"] == 2
+    assert not schedule.keys() & {"late_after", "except", "resources"}
+    done = own_daemon.bgctl("schedule", "edit", "tick", "--unset", "jitter", "--jitter", "5s")
+    assert done.returncode == 2
+    assert "--jitter and --unset jitter exclude each other" in done.stderr
+
+
+@pytest.mark.parametrize("job", [JobSpec(argv=("/bin/true",)), JobSpec(target="app.reports:build")])
+def test_each_option_of_a_schedule_can_be_taken_away(job):
+    plain = ScheduleSpec(job=job, cron="@daily")
+    in_job = {name for name, _ in _UNSET.values()} & OPTIONS.keys() - {"jitter", "env_pass"}
+    in_schedule = {name for name, _ in _UNSET.values()} - in_job
+    full = replace(
+        plain, job=replace(job, **dict.fromkeys(in_job, "set")), **dict.fromkeys(in_schedule, "set")
+    )
+
+    assert full != plain
+    assert changed_schedule(full, None, dict(_UNSET.values())) == plain
 
 
 def test_the_jobs_of_a_schedule_may_have_a_name_of_their_own(own_daemon):
