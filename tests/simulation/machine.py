@@ -38,6 +38,7 @@ from tests.simulation.connection import SimulatedConnection
 from tests.simulation.disk import SimulatedDatabase, new_disk
 from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import GPUS, MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
+from tests.simulation.limits import LIMITED, with_limits
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
 from tests.simulation.schedules import SHARE
 
@@ -76,9 +77,12 @@ class Machine:
         life: the current supervisor.
         starts: when each supervisor started, by the wall clock.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
+        has_limits: whether queues have rates and weights; None leaves that to the seed.
     """
 
-    def __init__(self, seed: int, *, has_schedules: bool | None = None) -> None:
+    def __init__(
+        self, seed: int, *, has_schedules: bool | None = None, has_limits: bool | None = None
+    ) -> None:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
         self.records = AttemptRecords()
@@ -86,6 +90,8 @@ class Machine:
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
         self.config = _config(self.dice, tells=seed % TELLS == 1)
+        if random.Random(~seed).random() < LIMITED if has_limits is None else has_limits:
+            self.config = with_limits(self.config, seed)
         self.has_schedules = random.Random(seed).random() < SHARE if has_schedules is None else has_schedules
         self.launcher: SimulatedLauncher | None = None
         self._connection: SimulatedConnection | None = None

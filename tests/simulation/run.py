@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import pairwise
 
 import msgspec
@@ -20,6 +20,7 @@ from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
+from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
 from tests.simulation.schedules import ScheduleLaws
 
@@ -44,13 +45,20 @@ ALL = 10**9  # more events than any history has
 class SimulationRun:
     """Runs one history; `tell` is called with a line for each step.
 
-    `has_schedules`: whether there are schedules in it; None leaves that to the seed.
+    `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
+    queues have rates and weights.
     """
 
     def __init__(
-        self, seed: int, tell: Callable[[str], None] = lambda _: None, *, has_schedules: bool | None = None
+        self,
+        seed: int,
+        tell: Callable[[str], None] = lambda _: None,
+        *,
+        has_schedules: bool | None = None,
+        has_limits: bool | None = None,
     ) -> None:
-        self._machine = Machine(seed, has_schedules=has_schedules)
+        self._machine = Machine(seed, has_schedules=has_schedules, has_limits=has_limits)
+        self._has_weights = any(each.weight for each in self._machine.config.queues.values())
         self._submitted: list[int] = []
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
         self._is_set = self._machine.dice.random() < JUMP
@@ -63,14 +71,16 @@ class SimulationRun:
             AssertionError: something happened that must not happen.
         """
         with closing(self._machine.disk):
-            with simulated(self._machine):
+            watched = watched_shares() if self._has_weights else nullcontext(ShareWatch())
+            with simulated(self._machine), watched as shares:
                 try:
                     for _ in range(self._machine.dice.randint(*STEPS)):
                         self._step()
                     rest_at = self._come_to_rest()
                 finally:
                     self._machine.clear_away()
-            return self._verify(rest_at)
+            assert not shares.problems, shares.problems[0]
+            return self._verify(rest_at) + Counter({"passed over": shares.passed})
 
     # --- run ------------------------------------------------------------------------------------------------
 
@@ -205,6 +215,8 @@ class SimulationRun:
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
+        if not self._is_set:
+            found += check_rates(history, self._machine.config.queues, self._machine.starts)
         return found
 
     def _check_told(

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Move, State
+from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.schedules import Start
@@ -24,6 +25,7 @@ from bgd.daemon.storage import schedules as schedule_storage
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
+from tests.simulation.launcher import QUEUES
 from tests.simulation.run import SimulationRun
 
 HISTORIES = 300
@@ -236,7 +238,7 @@ def give_tokens_back_too_early(monkeypatch):
 def test_a_fault_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
-        run_all(range(ENOUGH), has_schedules=False)
+        run_all(range(ENOUGH), has_schedules=False, has_limits=False)
 
 
 def lose_rows_of_jobs(monkeypatch):
@@ -310,6 +312,51 @@ def test_a_fault_of_schedules_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
         run_all(range(ENOUGH), has_schedules=True)
+
+
+def forget_starts_at_a_restart(monkeypatch):
+    monkeypatch.setattr(StartTimes, "restore", lambda *_: None)
+
+
+def forget_retries_at_a_restart(monkeypatch):
+    monkeypatch.setattr(read, "_STARTS_OF", f"{read._STARTS_OF} AND attempts.attempt = 1")
+
+
+def note_no_start_of_a_retry(monkeypatch):
+    occupy = ReadyQueues.occupy
+
+    def note_first_only(self, job):
+        self.has_rates = job.attempt == 1
+        taken = occupy(self, job)
+        self.has_rates = True
+        return taken
+
+    monkeypatch.setattr(ReadyQueues, "occupy", note_first_only)
+
+
+def count_nothing_that_queues_use(monkeypatch):
+    monkeypatch.setattr(Shares, "use", lambda *_: None)
+
+
+def let_one_queue_go_first(monkeypatch):
+    used = Shares.used
+    monkeypatch.setattr(Shares, "used", lambda self, queue: used(self, queue) - 100 * (queue == QUEUES[1]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (forget_starts_at_a_restart, "the rate of"),
+        (forget_retries_at_a_restart, "the rate of"),
+        (note_no_start_of_a_retry, "the rate of"),
+        (count_nothing_that_queues_use, "it is the turn of"),
+        (let_one_queue_go_first, "it is the turn of"),
+    ],
+)
+def test_a_fault_of_rates_and_weights_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        run_all(range(ENOUGH), has_schedules=False, has_limits=True)
 
 
 def run_all(seeds, **options):
