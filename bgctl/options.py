@@ -23,6 +23,7 @@ from bgd.core.spec import (
     MAX_DURATION,
     MAX_GPUS,
     MAX_NAME,
+    MAX_NODES,
     MAX_OPEN_FILES,
     MAX_PERCENT,
     MAX_PRIORITY,
@@ -45,6 +46,7 @@ from bgd.core.spec import (
     MemoryBytes,
     Name,
     Nice,
+    NodeCount,
     NotifyName,
     OpenFiles,
     Option,
@@ -609,6 +611,7 @@ def _click_option(name: str) -> Callable[[F], F]:
 # Parameter type and metavar for each type of a field
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     Backoff: (BACKOFF, "F"),
+    NodeCount: (whole_number(1, MAX_NODES), "N"),
     CpuCount: (whole_number(1, MAX_CPUS), "N"),
     Duration: (DURATION, "D"),
     ExecutorName: (EXECUTOR, "NAME"),

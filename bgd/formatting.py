@@ -60,7 +60,8 @@ def executor_line(attempt: AttemptView) -> str:
         case ExecutorKind.PREFIX:
             return f"{attempt.executor}, a prefix: bgd promises nothing about what it runs on other machines"
         case ExecutorKind.SLURM if attempt.node is not None:
-            return f"{attempt.executor}, node {one_line(attempt.node)}"
+            nodes = "nodes" if "[" in attempt.node or "," in attempt.node else "node"
+            return f"{attempt.executor}, {nodes} {one_line(attempt.node)}"
         case ExecutorKind.SLURM:
             return attempt.executor or ""
 

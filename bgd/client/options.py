@@ -76,6 +76,7 @@ class FurtherOptions(TypedDict, total=False):
     * `executor`: the executor that runs it.
     * `cpus`: number of processors on a cluster.
     * `memory`: memory on a cluster.
+    * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
     * `keep_leftovers`: keep processes the job leaves when it ends by itself.
     * `nice`: niceness, -20 to 19; higher yields to others.
@@ -121,6 +122,7 @@ class FurtherOptions(TypedDict, total=False):
     executor: str | None
     cpus: int | None
     memory: int | None
+    nodes: int | None
     gpus: int | None
     keep_leftovers: bool
     nice: int | None
@@ -194,6 +196,7 @@ class EditOptions(TypedDict, total=False):
     executor: str | None
     cpus: int | None
     memory: int | None
+    nodes: int | None
     gpus: int | None
     keep_leftovers: bool
     nice: int | None
@@ -272,4 +275,6 @@ class JobAttributes:
     debounce: float | None
     cpus: int | None
     memory: int | None
+    nodes: int | None
     gpus: int | None
+    needs_node: bool

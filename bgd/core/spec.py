@@ -34,6 +34,7 @@ MAX_PERCENT = 1_000_000  # of one processor: ten thousand of them
 MAX_PROCESSES = 4_194_304  # PID_MAX_LIMIT of linux/threads.h
 MAX_OPEN_FILES = 1 << 30
 MAX_CPUS = 100_000  # of one job on a cluster
+MAX_NODES = 10_000
 MAX_GPUS = 1_000
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
@@ -67,6 +68,7 @@ Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
 ProcessCount = Annotated[int, Meta(ge=1, le=MAX_PROCESSES)]
 OpenFiles = Annotated[int, Meta(ge=MIN_OPEN_FILES, le=MAX_OPEN_FILES)]
 CpuCount = Annotated[int, Meta(ge=1, le=MAX_CPUS)]
+NodeCount = Annotated[int, Meta(ge=1, le=MAX_NODES)]
 GpuCount = Annotated[int, Meta(ge=1, le=MAX_GPUS)]
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
@@ -263,6 +265,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Option("Memory on a cluster, for example 4GB", in_policy=True, label="memory"),
     ] = None
     """Bytes; None: as the executor says."""
+    nodes: Annotated[
+        NodeCount | None, Option("Number of nodes on a cluster", in_policy=True, label="nodes")
+    ] = None
+    """It gets `cpus` and `memory` on each, runs on the first, and may run srun. None: one, without srun."""
     gpus: Annotated[GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, label="gpus")] = (
         None
     )

@@ -103,7 +103,7 @@ class JobActions:
         spec = under_policy(spec, self._class_policy(spec))
         config = self._supervisor.config
         # most daemons know no executor, and a submit is too frequent to ask in vain
-        if config.executors or spec.executor or spec.cpus or spec.memory or spec.gpus:
+        if config.executors or spec.executor or spec.cpus or spec.memory or spec.nodes or spec.gpus:
             check_executor(spec, spec.queue, config)
         if spec.notify is not None:
             check_target(spec.notify, self._supervisor.config)

@@ -284,6 +284,7 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
                 options=srun_options(spec, executor),
                 conf=executor.conf,
                 requests_per_second=executor.requests_per_second,
+                nodes=spec.nodes,
             )
             return replace(launch, slurm=slurm, warm=None, own_group=False)
 
@@ -312,6 +313,6 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
     return spec.executor
 
 
-_ONLY_ON_SLURM = ("cpus", "memory", "gpus")
+_ONLY_ON_SLURM = ("cpus", "memory", "nodes", "gpus")
 _NOT_ON_SLURM = ("pty", "keep_leftovers", *Limits.__struct_fields__)
 _INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}

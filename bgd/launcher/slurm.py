@@ -188,8 +188,11 @@ class SlurmAttempt:
             log.exception("job %d: the launcher could not do what was asked", self.launch.key.job)
 
     async def _send(self, signum: int) -> None:
+        step = self._node.step if self._node else ""
+        if self._settings.nodes is not None and signum in _NOT_PASSED_ON:
+            step = ""  # all steps of its job, as srun inside cannot pass these on
         async with self._sending:  # in the order in which they were asked for
-            await self._controller.signal(self._name, self._node.step if self._node else "", signum)
+            await self._controller.signal(self._name, step, signum)
 
     async def _bring_down(self, *, was_suspended: bool) -> None:
         """Keep it from starting; if it runs, send its stop signal, and KILL when the grace is over."""
@@ -348,13 +351,16 @@ class SlurmAttempt:
         launch = self.launch
         has_input = launch.stdin is not None
         stdin = launch.stdin_path or ("-" if has_input else os.devnull)
-        # one task; its output as it comes; nothing of srun's own but errors
+        nodes = self._settings.nodes
+        # one task a node; its output as it comes; nothing of srun's own but errors
         return [
             "srun",
             *self._settings.options,
-            *("--nodes=1", "--ntasks=1", "--unbuffered", "--quiet", "--chdir=/"),
+            *(f"--nodes={nodes or 1}", f"--ntasks={nodes or 1}", "--unbuffered", "--quiet", "--chdir=/"),
+            # only the first task stays, and what it runs may run srun on all that the job has
+            *([] if nodes is None else ["--wait=0", "--overlap"]),
             f"--job-name={self._name}",
-            *([] if has_input else ["--input=none"]),
+            "--input=0" if has_input else "--input=none",
             *(self._settings.python, "-I", "-S", self._folder.program),
             *(self._folder.path, str(self._submission)),
             *(
@@ -618,6 +624,7 @@ def _settle_future(future: asyncio.Future[None]) -> None:
 
 
 _MARK = b"bgd-node: "
+_NOT_PASSED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
 _PENDING, _NO_REASON = "PENDING", "None"  # in squeue's words
 _PART = 1 << 12  # bytes of srun's stderr that are kept
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time

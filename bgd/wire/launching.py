@@ -20,7 +20,7 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 4
+LAUNCHING_PROTOCOL = 5
 OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
@@ -109,6 +109,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     * `options`: arguments of srun.
     * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
     * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
+    * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, without that.
     """
 
     folder: str
@@ -116,6 +117,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     options: list[str]
     conf: str = ""
     requests_per_second: float = 4.0
+    nodes: int | None = None
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
@@ -243,7 +245,7 @@ def protocol_of(message: ToLauncher) -> int:
         case RenewWorkers():
             return 3
         case Launch() if message.slurm is not None:
-            return 4
+            return 4 if message.slurm.nodes is None else 5
         case Launch() if message.usual_result or message.limits != NO_LIMITS or message.keep_leftovers:
             return 3
         case Launch():

@@ -86,6 +86,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     debounce: float | None = None
     cpus: int | None = None
     memory: int | None = None
+    nodes: int | None = None
     gpus: int | None = None
     needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
 

@@ -26,6 +26,7 @@ from contextlib import suppress
 
 MARK = "bgd-node: "
 _MAX_NAMED = 5  # leftover processes
+_MAX_NODES = 200  # characters of their names
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _SURVIVED = ("HUP", "INT", "QUIT", "USR1", "USR2", "PIPE", "ALRM", "TERM", "XCPU", "XFSZ", "WINCH")
@@ -33,6 +34,8 @@ _SURVIVED = ("HUP", "INT", "QUIT", "USR1", "USR2", "PIPE", "ALRM", "TERM", "XCPU
 
 def main() -> int:
     """Run the attempt that the arguments name; return its exit code, as a shell counts it."""
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return 0  # a job of several nodes runs on the first
     folder, number, grace, cwd, umask, stdin, with_result, *argv = sys.argv[1:]
     for name in _SURVIVED:  # a signal is for the program; a handler is not inherited, as SIG_IGN would be
         signal.signal(getattr(signal, f"SIG{name}"), lambda *_: None)
@@ -84,7 +87,7 @@ def _claim(folder: str, number: str) -> bool:
 
 def _whereabouts(pid: int) -> dict[str, object]:
     job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID")
-    return {"node": _node(), "pid": pid, "step": f"{job}.{step}" if job and step else ""}
+    return {"node": _nodes(), "pid": pid, "step": f"{job}.{step}" if job and step else ""}
 
 
 def _result_file(folder: str) -> int:
@@ -205,6 +208,13 @@ def _write_outcome(folder: str, outcome: dict[str, object]) -> None:
 
 def _report(what: str, details: dict[str, object]) -> None:
     os.write(2, f"{MARK}{json.dumps({what: details})}\n".encode())
+
+
+def _nodes() -> str:
+    """Return the name of the node, or of all that the job has, as Slurm writes them: n[1-4]."""
+    if os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1":
+        return _node()
+    return os.environ.get("SLURM_JOB_NODELIST", _node())[:_MAX_NODES]
 
 
 def _node() -> str:

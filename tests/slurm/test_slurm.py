@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from bgd.core.explain import Cause, in_words
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.wire.views import Finding
+from tests.slurm.two_nodes import USER
 from tests.support import DEADLINE, wait_until
 
 
@@ -197,6 +200,73 @@ def test_a_class_job_returns_its_result_from_the_node(client):
     assert number == 42
     assert job.output() == f"on {node}\n"
     assert (failing.outcome, failing.problem) == (Outcome.ERROR, "ValueError: as asked")
+
+
+def test_a_job_of_two_nodes_runs_on_the_first_and_starts_tasks_on_both(daemon, client):
+    script = "cat; echo $SLURMD_NODENAME of $SLURM_JOB_NODELIST; srun sh -c 'echo task on $SLURMD_NODENAME'"
+    ranks = "srun --quiet --ntasks=4 --cpus-per-task=1 --label sh -c 'echo $SLURM_PROCID of $SLURM_NTASKS'"
+
+    job = on_cluster(client, f"{script}; {ranks}", input="given\n", nodes=2, cpus=2).wait(DEADLINE)
+
+    first, *tasks = job.output().splitlines()[1:]
+    assert (job.output()[:6], first) == ("given\n", "n1 of n[1-2]")
+    assert sorted(tasks) == [
+        *(f"{rank}: {rank} of 4" for rank in range(4)),
+        "task on n1",
+        "task on n2",
+    ]
+    assert job.attempts()[0].node == "n[1-2]"
+    assert "ran on     cluster, nodes n[1-2]\n" in daemon.bgctl("show", str(job.id)).stdout
+    assert on_cluster(client, "exit 3", nodes=2).wait(DEADLINE).exit_code == 3
+    alone = on_cluster(client, "srun sh -c 'echo $SLURM_JOB_NUM_NODES'", nodes=1)
+    assert alone.wait(DEADLINE).output() == "1\n"
+
+
+def test_signals_and_suspension_reach_tasks_on_all_nodes_of_a_job(client):
+    inside = f": {os.getpid()}; echo ready; trap 'echo got; exit 4' USR1; while :; do sleep 0.05; done"
+    job = on_cluster(client, f'exec srun sh -c "{inside}"', nodes=2)
+    wait_until(lambda: written(job).count("ready\n") == 2)
+
+    client.suspend([job])
+    wait_until(lambda: states_of(inside) == "TT")
+    client.continue_([job])
+    wait_until(lambda: states_of(inside) == "SS")
+    client.signal([job], signal.SIGUSR1)  # one that srun passes on
+
+    assert job.wait(DEADLINE).exit_code == 4
+    assert job.output().count("got\n") == 2
+
+
+def test_a_job_that_ignores_its_stop_signal_is_killed_on_all_its_nodes(slurm, client):
+    inside = f": {os.getpid()}; trap : TERM; echo ready; while :; do sleep 0.05; done"
+    job = started(on_cluster(client, f"exec srun sh -c '{inside}'", nodes=2))
+
+    job.cancel()
+
+    assert job.wait(DEADLINE).outcome is Outcome.CANCELLED
+    wait_until(lambda: slurm.jobs() == [] and not states_of(inside))
+
+
+def test_tasks_that_a_job_leaves_on_other_nodes_are_ended(slurm, daemon, client):
+    task = f": {os.getpid()}; touch here-$SLURM_PROCID; while :; do sleep 0.05; done"
+    both = "[ -e here-0 ] && [ -e here-1 ]"
+
+    job = on_cluster(
+        client,
+        f"srun sh -c '{task}' & until {both}; do sleep 0.02; done; exit 5",
+        nodes=2,
+        cwd=str(daemon.folder),
+    )
+
+    assert job.wait(DEADLINE).exit_code == 5
+    wait_until(lambda: slurm.jobs() == [] and not states_of(task))
+
+
+def states_of(script: str) -> str:
+    """Return the states of the shells that run this script, a letter each."""
+    argv = ["ps", "-ww", "-U", USER, "-o", "stat=", "-o", "args="]
+    lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    return "".join(line[0] for line in lines if line.endswith(f"sh -c {script}") and "srun" not in line)
 
 
 def test_a_job_gets_a_gpu_of_the_node(client):

@@ -156,6 +156,16 @@ def test_a_lost_node_does_not_make_a_job_run_twice(slurm, client, gate):
     slurm.return_node(node)
 
 
+def test_a_lost_node_ends_a_job_that_also_runs_on_another(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 0"), nodes=2))
+
+    slurm.lose_node("n2")
+
+    assert job.wait(DEADLINE).outcome in {Outcome.SIGNAL, Outcome.UNKNOWN}
+    assert gate.starts == 1
+    slurm.return_node("n2")
+
+
 def test_a_preempted_job_is_no_success(slurm, client, gate):
     job = started(on_cluster(client, gate.script("exit 0"), cpus=2))
     urgent = subprocess.Popen(

@@ -17,6 +17,7 @@ from bgd.wire.launching import (
     Limits,
     RenewWorkers,
     SignalProcesses,
+    SlurmStart,
     StopProcesses,
     SuspendProcesses,
     WarmStart,
@@ -75,6 +76,7 @@ def test_the_longest_launch_fits_into_a_frame():
 
 
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
+ON_SLURM = SlurmStart(folder="/shared", python="python3", options=[])
 OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # launchers may ignore this field
 
 
@@ -99,10 +101,18 @@ def test_the_oldest_launcher_understands_what_it_always_did(message):
         msgspec.structs.replace(LAUNCH, usual_result=b"{}"),
         msgspec.structs.replace(LAUNCH, limits=Limits(nice=0)),
         msgspec.structs.replace(LAUNCH, keep_leftovers=True),
+        msgspec.structs.replace(LAUNCH, slurm=ON_SLURM),
     ],
 )
 def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
     assert protocol_of(message) > OLDEST_LAUNCHING_PROTOCOL
+
+
+def test_an_older_launcher_would_give_a_job_only_one_node():
+    on_two_nodes = msgspec.structs.replace(ON_SLURM, nodes=2)
+
+    older = protocol_of(msgspec.structs.replace(LAUNCH, slurm=ON_SLURM))
+    assert protocol_of(msgspec.structs.replace(LAUNCH, slurm=on_two_nodes)) > older
 
 
 @pytest.mark.parametrize(

@@ -467,6 +467,10 @@ GROWN |= {
             waits=Reason(cause=Cause.NODE, subject="cluster", problem="Resources"),
         ),
     ),
+    "submit_on_nodes": ("request", requests.Submit(1, replace(SPEC, nodes=4))),
+    "edit_on_nodes": ("request", requests.Edit(13, [17], requests.Changes(nodes=4))),
+    "jobs_on_nodes": ("reply", replies.JobsPart(2, [replace(VIEW, nodes=4)])),
+    "launch_on_nodes": ("to_launcher", replace(LAUNCH, place=ON_SLURM, slurm=replace(SLURM, nodes=4))),
     "jobs_without_node": ("reply", replies.JobsPart(2, [replace(VIEW, needs_node=True)])),
 }
 GROWN |= {
