@@ -38,7 +38,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -106,6 +106,9 @@ fuzz: $(INSTALLED)  ## fuzz everything that reads bytes, for TIME=600 seconds (T
 
 faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
+
+slurm-faults: $(INSTALLED) debian-packages  ## kill everything while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
+	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py
 
 cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
 	CRON_LINES=$(or $(LINES),1000) $(BIN)/pytest tests/cron

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -50,6 +51,10 @@ class RequestLimit:
         self._at = now
         return max(-self._tokens / self.rate, 0.0)
 
+    def give_back(self, cost: int) -> None:
+        """Let others have this many requests that will not be sent."""
+        self._tokens += cost
+
 
 class Controller:
     """One controller, for all attempts of its executors. Nothing here blocks the event loop."""
@@ -65,10 +70,19 @@ class Controller:
         self._is_watching = False
         self._pause: asyncio.Future[None] | None = None  # until those who wait are told again
         self.silent_since: float | None = None  # epoch time; None: it has answered
+        self._answer: tuple[float, dict[str, SlurmJob] | None] = (
+            -math.inf,
+            None,
+        )  # the latest, and when it came
 
     def set_rate(self, requests_per_second: float) -> None:
         """Change how many requests it is sent."""
         self._limit.rate = requests_per_second
+
+    @property
+    def seldom(self) -> float:
+        """So many seconds between two questions take a small share of the requests."""
+        return min(max(_SQUEUE_COST / (_SHARE * self._limit.rate), _SHORT_WAIT), _LONGEST_UNSEEN)
 
     async def admit(
         self,
@@ -86,7 +100,10 @@ class Controller:
         over = self._context.deadlines.timer(seconds)
         await asyncio.wait({over, *([until] if until else [])}, return_when=asyncio.FIRST_COMPLETED)
         over.cancel()
-        return until is None or not until.done()
+        if until is None or not until.done():
+            return True
+        self._limit.give_back(cost)
+        return False
 
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.
@@ -97,6 +114,11 @@ class Controller:
             self._question = asyncio.get_running_loop().create_future()
             self._context.group.create_task(self._ask())
         return await self._question
+
+    async def recent_jobs(self) -> dict[str, SlurmJob] | None:
+        """Return what `jobs` returned last, if that is not long ago: for many who ask every now and then."""
+        answered_at, answer = self._answer
+        return answer if elapsed() - answered_at < self.seldom / 2 else await self.jobs()
 
     def watch(self, name: str, tell: Callable[[SlurmJob | None], None]) -> None:
         """Tell again and again what the controller says of the job of this name, None: it does not answer.
@@ -136,7 +158,7 @@ class Controller:
             for name, tell in list(self._watched.items()):
                 if jobs is None or name in jobs:
                     tell(None if jobs is None else jobs[name])
-            pause = min(max(_SQUEUE_COST / (_SHARE * self._limit.rate), _SHORT_WAIT), _LONGEST_UNSEEN)
+            pause = self.seldom
         self._is_watching = False
 
     async def cancel(self, name: str) -> None:
@@ -196,13 +218,15 @@ class Controller:
         question, self._question = self._question, None
         code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T|%r")
         assert question is not None  # noqa: S101  only this sets it to None
+        answer = None
         if code:
             self.is_silent()
-            question.set_result(None)
-            return
-        self.answers()
-        lines = (line.split("|", 2) for line in text.decode(errors="replace").splitlines())
-        question.set_result({each[0]: SlurmJob(*each[1:]) for each in lines if len(each) == _COLUMNS})
+        else:
+            self.answers()
+            lines = (line.split("|", 2) for line in text.decode(errors="replace").splitlines())
+            answer = {each[0]: SlurmJob(*each[1:]) for each in lines if len(each) == _COLUMNS}
+        self._answer = elapsed(), answer
+        question.set_result(answer)
 
     async def _scancel(self, *arguments: str) -> None:
         await self.admit(_SCANCEL_COST)

@@ -17,9 +17,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import closing, suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -39,7 +40,8 @@ from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import new_tag, set_tag
 from bgd.launcher.shared_folder import Found, Node, NodeOutcome, SharedFolder
 from bgd.launcher.spawn import StandardInput
-from bgd.launcher.tree import StopReason
+from bgd.launcher.sweep import kill_tree
+from bgd.launcher.tree import StopReason, Tree
 from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
@@ -87,6 +89,8 @@ class SlurmAttempt:
         self._folder = SharedFolder(context, self._settings.folder, self._name)
         self._submission = adopted.submission if adopted else 1
         self._started_at, self._since = time.time(), elapsed()
+        self._submitted_at = self._since
+        self._tag: int | None = None  # of its srun
         self._output: AttemptOutput | None = None
         self._log_bytes, self._log_problem = 0, None if adopted is None else _UNLOGGED
         self._said = bytearray()  # the end of what srun and Slurm wrote to stderr
@@ -259,6 +263,8 @@ class SlurmAttempt:
         if began.ran_since is not None:
             self._since = began.ran_since
         await self._settle(is_gone=True)
+        # its srun may wait for a job that Slurm has forgotten, and would do so for ever
+        await kill_tree(Tree(began.key, began.pipe, began.since, pid=None, tag=began.tag), self._context)
         if self._never_started and self._reason is None:
             self._submission += 1
             self._log_problem = None
@@ -290,11 +296,11 @@ class SlurmAttempt:
                 raise CannotStart(
                     one_line(NotStarted.OTHER, f"Slurm says: {_last_line(words) or f'code {code}'}")
                 )
-            log.warning(
-                "job %d: Slurm is away (%s); next try in %g s", self.launch.key.job, _last_line(words), pause
-            )
-            self._controller.is_silent()
-            self._told(None)
+            problem = "srun was killed" if code < 0 else f"Slurm is away ({_last_line(words)})"
+            if code >= 0:
+                self._controller.is_silent()
+                self._told(None)
+            log.warning("job %d: %s; next try in %g s", self.launch.key.job, problem, pause)
             await self._wait(pause, self._stop_asked)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -305,8 +311,9 @@ class SlurmAttempt:
     async def _run_srun(self) -> int:
         """Run srun to its end; return its exit code, or the negated number of the signal that ended it."""
         launch, context = self.launch, self._context
-        self._output, tag = self._new_output(), new_tag()
-        self._began(self._output.inode, tag)
+        self._output, self._tag = self._new_output(), new_tag()
+        self._submitted_at = elapsed()
+        self._began()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
         context.readers.add(reader, partial(self._read_messages, reader))
@@ -315,13 +322,13 @@ class SlurmAttempt:
                 standard_input = context.null if given.fd is None else given.fd
                 standard = (standard_input, self._output.job_end, writer)
                 self._is_submitted = True
-                srun = self._start(standard, tag)
+                srun = self._start(standard)
         finally:
             os.close(writer)
         self._wait_for(Cause.NODE)
         self._controller.watch(self._name, self._told)
         try:
-            code = await srun.wait()
+            code = await self._end_of(srun)
             context.children.take_usage(srun.pid)
             self._read_messages(reader)
         finally:
@@ -335,11 +342,31 @@ class SlurmAttempt:
         self._close_output()
         return code
 
-    def _start(self, standard: tuple[int, int, int], tag: int | None) -> Child:
+    async def _end_of(self, srun: Child) -> int:
+        """Return srun's exit code; kill it if it waits in vain.
+
+        A controller that is killed forgets the jobs of its last seconds, and no srun ever notices that.
+        """
+        ended, absent = self._context.group.create_task(srun.wait()), 0
+        while not ended.done():
+            await self._wait(max(self._controller.seldom, _SRUN_PATIENCE), ended)
+            jobs = None if ended.done() else await self._controller.recent_jobs()
+            absent = absent + 1 if jobs is not None and self._name not in jobs else 0
+            if absent > 1 and not ended.done():
+                found = await self._folder.look(self._submission)
+                if not found.is_locked and not found.problem:
+                    log.warning("job %d: srun waits for a job that Slurm does not have", self.launch.key.job)
+                    if srun.returncode is None:  # else its number may be another's
+                        os.killpg(srun.pid, signal.SIGKILL)
+                    await ended
+                    return -signal.SIGKILL
+        return ended.result()
+
+    def _start(self, standard: tuple[int, int, int]) -> Child:
         argv = self._srun()
         path = self._controller.program("srun")
         try:
-            set_tag(tag)
+            set_tag(self._tag)
             pid = start_program(path, argv, self._environment(), standard)
         except (OSError, ValueError) as error:
             raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
@@ -383,11 +410,12 @@ class SlurmAttempt:
         }
         return {"PYTHONUNBUFFERED": "1", **kept, **self._controller.environment}
 
-    def _began(self, pipe: int, tag: int | None) -> None:
+    def _began(self) -> None:
         """Note in the journal that it is submitted, for a later launcher, even one after a reset."""
+        assert self._output is not None  # noqa: S101  srun writes to it
         ran_since = None if self._node is None else self._since
         began = Began(
-            *(self.launch.key, pipe, self._since, self._started_at, tag),
+            *(self.launch.key, self._output.inode, self._submitted_at, self._started_at, self._tag),
             launch=self.launch,
             submission=self._submission,
             ran_since=ran_since,
@@ -450,7 +478,7 @@ class SlurmAttempt:
         if self._adopted is None or self._adopted.ran_since is None:
             self._started_at, self._since = time.time(), elapsed()
         if self._output is not None:
-            self._began(self._output.inode, None)
+            self._began()
             self._output.begin(partial(self._output_moved, self._output.log))
         time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
         seconds = None if not launch.timeout else max(self._since + launch.timeout - elapsed(), 0.0)
@@ -504,7 +532,7 @@ class SlurmAttempt:
             await self._wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _wait(self, seconds: float, *until: asyncio.Future[None]) -> None:
+    async def _wait(self, seconds: float, *until: asyncio.Future[Any]) -> None:
         """Return after this many seconds, or once something is done."""
         over = self._context.deadlines.timer(seconds)
         await asyncio.wait({over, *until}, return_when=asyncio.FIRST_COMPLETED)
@@ -581,18 +609,24 @@ class SlurmAttempt:
 
 
 async def release_leftovers(
-    context: Context, controller: Controller, launch: Launch, known: set[str]
+    context: Context, controller: Controller, launch: Launch, live: Callable[[], Collection[str]]
 ) -> None:
-    """Release what attempts of earlier launchers may hold in Slurm that had ended while it was away.
+    """Release what attempts of earlier launchers may hold in Slurm, and remove their folders.
 
-    `known`: the names of the attempts that this launcher sees to.
+    They had ended while no launcher was there, or it died before it had tidied up. `live` returns the names
+    of the attempts that have not ended.
     """
     assert launch.slurm is not None  # noqa: S101  as above
-    prefix = f"bgd-{launch.key.store}-"
-    for name in await SharedFolder(context, launch.slurm.folder, "").ended(prefix):
-        if name not in known:
-            await controller.release(name)
-            await SharedFolder(context, launch.slurm.folder, name).remove()
+    shared = launch.slurm.folder
+
+    async def release(name: str) -> None:
+        await controller.release(name)
+        await SharedFolder(context, shared, name).remove()
+
+    ended = await SharedFolder(context, shared, "").ended(f"bgd-{launch.key.store}-")
+    async with asyncio.TaskGroup() as group:  # at once, so that all share the controller's answers
+        for name in set(ended).difference(live()):
+            group.create_task(release(name))
 
 
 def job_name(key: AttemptKey) -> str:
@@ -629,6 +663,7 @@ _PENDING, _NO_REASON = "PENDING", "None"  # in squeue's words
 _PART = 1 << 12  # bytes of srun's stderr that are kept
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _RELEASE_PATIENCE = 2.0  # seconds; srun takes longer, and then gives up silently, if the controller is away
+_SRUN_PATIENCE = 5.0  # seconds, twice, for the job that srun waits for to be listed
 _LOCKED_PAUSE = 2.0  # seconds until the lock of a program without srun is looked at again
 _LONG = 4.0  # seconds between two questions from which on a warning is logged
 _KILL_PATIENCE = 5.0  # seconds for a killed step to be gone

@@ -515,10 +515,12 @@ class KnownAttempts:
         controller = self._controllers.get(launch.slurm.conf)
         if controller is None:
             controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
-            known = {job_name(key) for key in self._known}
-            self._tidy(release_leftovers(self._context, controller, launch, {*known, job_name(key)}))
+            self._tidy(release_leftovers(self._context, controller, launch, self._live_in_slurm))
         controller.set_rate(launch.slurm.requests_per_second)  # as configured last
         return SlurmAttempt(launch, self._context, controller, started, grew, adopted)
+
+    def _live_in_slurm(self) -> set[str]:
+        return {job_name(key) for key, each in self._known.items() if isinstance(each, SlurmAttempt)}
 
     def _tidy(self, work: Coroutine[None, None, None]) -> None:
         """Do what no attempt waits for, and what the next launcher does if this one ends before."""

@@ -49,7 +49,7 @@ async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEn
             for key, records in unfinished.items():
                 tree = _tree_of(key, records) if has_boot else _marked_tree(key)
                 if tree is not None:
-                    group.create_task(_end(tree, context))
+                    group.create_task(kill_tree(tree, context))
     if is_same_boot and left.instance is not None and left.instance.groups is not None:
         Group(left.instance.groups).remove()
     for key, records in unfinished.items():
@@ -57,7 +57,12 @@ async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEn
         context.journal.add_end(ended, durable=False)
         ends.append(ended)
     context.journal.sync()
-    return ends, remote if is_same_boot else [replace(each, ran_since=None) for each in remote]
+    return ends, remote if is_same_boot else [_of_another_boot(each) for each in remote]
+
+
+def _of_another_boot(began: Began) -> Began:
+    """Return a record without what means something else by now."""
+    return replace(began, ran_since=None, pipe=0, tag=None)
 
 
 async def end_strays(store: str, context: Context) -> None:
@@ -83,7 +88,7 @@ async def end_strays(store: str, context: Context) -> None:
         log.warning("ending attempts that are in no journal: %d", len(keys))
         async with asyncio.TaskGroup() as group:
             for key in keys:
-                group.create_task(_end(_marked_tree(key), context))
+                group.create_task(kill_tree(_marked_tree(key), context))
     try:
         context.journal.record_search_done()
     except OSError as error:  # the next launcher will search again
@@ -101,7 +106,7 @@ def _above(marked: Collection[int], scan: Scan) -> set[int]:
     return above - set(marked)
 
 
-async def _end(tree: Tree, context: Context) -> None:
+async def kill_tree(tree: Tree, context: Context) -> None:
     """Kill a tree at once: its output can no longer be logged, and its end can no longer be seen."""
     try:
         await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()

@@ -141,6 +141,20 @@ def test_a_job_that_waits_is_cancelled_while_the_controller_is_away(slurm, clien
     wait_until(lambda: slurm.jobs() == [])
 
 
+def test_a_job_that_the_controller_has_forgotten_is_submitted_again(slurm, client):
+    with slurm.forgetting():
+        waiting = client.submit(["echo", "never"], executor="later")
+        name = f"bgd-{client.info().store_id}-{waiting.id}-1"
+        wait_until(lambda: name in slurm.jobs())
+    assert name not in slurm.jobs()
+
+    wait_until(lambda: name in slurm.jobs())
+
+    waiting.cancel()
+    assert waiting.wait(DEADLINE).state is State.CANCELLED
+    wait_until(lambda: name not in slurm.jobs())
+
+
 def test_a_lost_node_does_not_make_a_job_run_twice(slurm, client, gate):
     job = started(on_cluster(client, gate.script("exit 9"), rerun=True))
     wait_until(lambda: job.attempts()[0].node)

@@ -180,6 +180,20 @@ class TwoNodes:
         wait_until(lambda: all(saved.exists() and each.encode() in saved.read_bytes() for each in names))
         self._kill("controller")
 
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Let slurmctld forget what it is told meanwhile, as it does if it is killed within some seconds."""
+        state, saved = self.folder / "state", self.folder / "saved"
+        self._kill("controller")
+        shutil.copytree(state, saved)
+        self.start_controller()
+        yield
+        self._kill("controller")
+        shutil.rmtree(state)
+        saved.rename(state)
+        self.start_controller()
+        wait_until(lambda: "n1" in self.run("sinfo", "-h", "-N"))
+
     def start_node(self, node: str) -> None:
         self._start(node, "slurmd", "-D", "-N", node)
 
@@ -190,9 +204,13 @@ class TwoNodes:
 
     def return_node(self, node: str) -> None:
         """Undo `lose_node`; return when all nodes are idle."""
+        self.restart_node(node)
+        self.wait_until_idle()
+
+    def restart_node(self, node: str) -> None:
+        """Undo `lose_node`."""
         self.start_node(node)
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
         """Wait until no job is on any node, and both can take one."""
