@@ -216,10 +216,17 @@ class ScheduleLaws:
             if row["late"]:  # it may have ended while bgd was down
                 assert told[row["job"]] > late_at - SLACK, f"job {row['job']} is late, and was in time"
             elif late_at < removed_at and row["job"] not in exempt:
-                # it may have ended before a supervisor that has just started could look
-                looked_at = [late_at, *(start for start in self._starts if start >= late_at)]
-                in_time = any(self._ended[row["job"]] < at + SLACK for at in looked_at[:2])
+                in_time = self._ended[row["job"]] < self._looked_at(late_at) + SLACK
                 assert in_time, f"job {row['job']} is not late, and was not in time"
+
+    def _looked_at(self, late_at: float) -> float:
+        """Return when the last supervisor started that may have died before it could look."""
+        at, *later = [start for start in self._starts if start >= late_at] or [late_at]
+        for start in later:
+            if start > at + SLACK:
+                break
+            at = start
+        return at
 
 
 def _active(jobs: dict[int, State]) -> set[int]:
