@@ -33,6 +33,7 @@ class Cause(StrEnum):
     RATE = "rate"  # of its queue
     LOAD = "load"  # of the machine
     MEMORY = "memory"  # that the machine has left
+    SHARE = "share"  # of its queue: others have had less for their weights
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
     # an attempt that has started on a cluster, and that has no node yet
@@ -48,8 +49,8 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     job. `taken` of `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start
     before it, counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no
     launcher, what the machine lacks, or why it has no node, in Slurm's own word. `limit`: the rate of its
-    queue, as it is written. `at`: until when it waits, epoch time; of CONTROLLER since when. `jobs`: those
-    that it waits for, up to MAX_NAMED, and `more` besides.
+    queue, as it is written; of SHARE its weight, for example "1 of 3". `at`: until when it waits, epoch time;
+    of CONTROLLER since when. `jobs`, `queues`: those that it waits for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
@@ -63,12 +64,14 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float | None = None
     jobs: tuple[int, ...] = ()
     more: int = 0
+    queues: tuple[str, ...] = ()
 
 
 class Place(Struct, frozen=True, kw_only=True):
     """Where a job stands among those that are queued, or would stand.
 
-    It takes `size` slots. `queue_slots` None: its queue has no limit. `ahead` as in a Reason.
+    It takes `size` slots. `queue_slots` None: its queue has no limit. `ahead` as in a Reason. `turn` None: no
+    queue takes its turn before its own.
     """
 
     size: int
@@ -84,6 +87,15 @@ class Place(Struct, frozen=True, kw_only=True):
     opens_at: float | None  # when this lets another job start, on the elapsed clock; None: at any time
     is_apart: bool  # its queue takes none of the daemon's slots, and no pause of all queues stops it
     ahead: int | None
+    turn: Turn | None
+
+
+class Turn(Struct, frozen=True):
+    """Queues with weights take turns: a job's has `weight` of `weights`, and `before` have theirs first."""
+
+    weight: int
+    weights: int  # of all queues that take turns with it now
+    before: tuple[str, ...]
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,8 +126,10 @@ def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tup
     short = _short_of(job, place, now)
     if short:
         short[0] = replace(short[0], ahead=place.ahead)
-    elif place.ahead != 0 or not named + reasons:
+    elif place.ahead != 0 or not (named or reasons or place.turn):
         short = [Reason(cause=Cause.TURN, slots=place.slots, taken=place.taken, ahead=place.ahead)]
+    if place.turn is not None:
+        short.append(_for_its_share(job.queue, place.turn))
     return (*reasons, *short, *(reason for reason in named if reason.cause in _OF_MACHINE))
 
 
@@ -161,6 +175,16 @@ def _short_of(job: Job, place: Place, now: Now) -> list[Reason]:
     return reasons
 
 
+def _for_its_share(queue: str, turn: Turn) -> Reason:
+    return Reason(
+        cause=Cause.SHARE,
+        subject=queue,
+        limit=f"{turn.weight} of {turn.weights}",
+        queues=turn.before[:MAX_NAMED],
+        more=len(turn.before[MAX_NAMED:]),
+    )
+
+
 # --- in words -----------------------------------------------------------------------------------------------
 
 
@@ -170,7 +194,9 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     return before or explanation.reasons
 
 
-_ONCE_QUEUED = frozenset({Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.TURN, *_OF_MACHINE})
+_ONCE_QUEUED = frozenset(
+    {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN, *_OF_MACHINE}
+)
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -180,13 +206,13 @@ def waiting_line(explanation: Explanation, time_text: Callable[[float], str | No
 
 def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
     """Return what a job waits for: "for ..." or "until ..."; `time_text` writes an instant."""
-    jobs = ", ".join(map(str, reason.jobs)) + (f" and {reason.more} more" if reason.more else "")
+    jobs = f"{', '.join(map(str, reason.jobs))}{f' and {reason.more} more' if reason.more else ''}".strip()
     time = None if reason.at is None else time_text(reason.at)
     return " ".join(filter(None, [words_of(reason), jobs, time]))
 
 
 def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat list of cases)
-    """Return what a job waits for, without the jobs or the instant that follow."""
+    """Return what a job waits for, without the jobs, how many more there are, or the instant that follow."""
     are = "is" if reason.taken == 1 else "are"
     match reason.cause:
         case Cause.LAUNCHER:
@@ -221,6 +247,9 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return f"for the load of the machine: {reason.problem or 'it is too high'}"
         case Cause.MEMORY:
             return f"for memory of the machine: {reason.problem or 'too little is available'}"
+        case Cause.SHARE:
+            weight = f"queue {reason.subject} has weight {reason.limit}"
+            return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
         case Cause.TURN:
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:

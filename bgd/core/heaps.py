@@ -57,6 +57,14 @@ class ReadyHeap:
         heapq.heappop(self._ids[-self._priorities[0]])
         self._entries -= 1
 
+    def first_of(self, priority: int) -> JobId | None:
+        """Return the first job of this priority; None if there is none."""
+        ids = self._ids.get(priority, [])
+        while ids and not self._is_live(ids[0], priority):
+            heapq.heappop(ids)
+            self._entries -= 1
+        return ids[0] if ids else None
+
     def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
         """Return up to `most` jobs that come before this one.
 

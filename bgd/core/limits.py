@@ -134,19 +134,26 @@ class Shares:
         self._latest = 0.0  # what the queue had used whose job started last, before that
 
     def configure(self, weights: Mapping[str, int | None]) -> None:
-        """Take other weights, by queue with a rule; what they have used is forgotten."""
+        """Take other weights, by queue with a rule. What queues have used counts if none has changed."""
         self.are_set = any(weight is not None for weight in weights.values())
-        self._weights = {queue: 1 if weight is None else weight for queue, weight in weights.items()}
-        self._used, self._latest = {}, 0.0
+        others = {queue: 1 if weight is None else weight for queue, weight in weights.items()}
+        if others != self._weights:
+            self._weights = others
+            self._used, self._latest = {}, 0.0
 
     def used(self, queue: str | None) -> float:
         """Return how much a queue has used, at least as much as the one whose job started last had."""
-        return max(self._used.get(self._share_of(queue), 0.0), self._latest)
+        return max(self._used.get(self.share_of(queue), 0.0), self._latest)
 
     def use(self, queue: str, slots: int) -> None:
         """Note that a job of a queue starts on some slots."""
         self._latest = self.used(queue)
-        self._used[self._share_of(queue)] = self._latest + slots / self._weights.get(queue, 1)
+        self._used[self.share_of(queue)] = self._latest + slots / self.weight_of(queue)
 
-    def _share_of(self, queue: str | None) -> str | None:
+    def share_of(self, queue: str | None) -> str | None:
+        """Return whose share the jobs of a queue use: its own, or that of all without a rule (None)."""
         return queue if queue in self._weights else None
+
+    def weight_of(self, queue: str) -> int:
+        """Return the weight of the share that the jobs of a queue use."""
+        return self._weights.get(queue, 1)

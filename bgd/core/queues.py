@@ -8,7 +8,7 @@ from math import inf
 
 from msgspec import Struct
 
-from bgd.core.explain import MAX_AHEAD, Place
+from bgd.core.explain import MAX_AHEAD, Place, Turn
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
 from bgd.core.limits import NO_TOKENS, Resources, Shares, StartTimes, TokenPool, Tokens
@@ -30,6 +30,8 @@ class QueueRule(Struct, frozen=True, kw_only=True):
     rate: Rate | None = None
     weight: int | None = None
 
+
+LAST_ID = JobId(2**63 - 1)
 
 Lane = tuple[str | None, Demand]
 """Queued jobs of one queue, or of all queues without a rule (None), that ask for the same resources."""
@@ -278,6 +280,7 @@ class ReadyQueues:
                 for name, count in job.conditions.resources
             ),
             ahead=self._count_before(job),
+            turn=self._turn_of(job),
         )
 
     def _count_before(self, job: Job) -> int | None:
@@ -289,28 +292,78 @@ class ReadyQueues:
         for lane in list(self._heaps):
             self._top(lane)  # moves jobs to other lanes
         own, urgency = self._lane_of(job), (-job.priority, job.id)
-        others = (-job.priority, JobId(0)) if self._shares.are_set else urgency  # they take turns
         before: set[JobId] = set()  # a job may have an entry in two heaps
         for lane in list(self._heaps):
-            limit = urgency if lane[0] == own[0] else others
+            limit = (-job.priority, JobId(0)) if self._take_turns(own, lane) else urgency
             if lane == own or self._is_before(lane, own, limit):
                 found = self._heaps[lane].first_before(limit[1], job.priority, MAX_AHEAD)
                 if found is None:
                     return None
-                before |= found
+                before |= {each for each in found if not self._is_in_turn(each, job)}
                 if len(before) >= MAX_AHEAD:
                     return MAX_AHEAD
         return len(before)
+
+    def _take_turns(self, one: Lane, other: Lane) -> bool:
+        """Tell whether weights decide between jobs of two lanes that have the same priority."""
+        is_shared = self._shares.share_of(one[0]) == self._shares.share_of(other[0])
+        return self._shares.are_set and not is_shared and not _names(one) & _names(other)
+
+    def _is_in_turn(self, other_id: JobId, job: Job) -> bool:
+        """Tell whether weights decide between two jobs; the other one may still be in a lane of before."""
+        other = self._job_of(other_id)
+        return (
+            other is not None
+            and other.priority == job.priority
+            and self._take_turns(self._lane_of(other), self._lane_of(job))
+        )
 
     def _is_before(self, lane: Lane, own: Lane, urgency: Urgency) -> bool:
         first = self._first_before(lane, urgency)
         if first is None:
             return False
-        shares = bool({name for name, _ in own[1]} & {name for name, _ in lane[1]})
+        shares = bool(_names(own) & _names(lane))
         if lane[0] == own[0]:  # if the queue is paused, they start once it is not
             return self._are_free(lane[1]) or (shares and self._tokens.can_ever_have(lane[1]))
         are_rivals = not {lane[0], own[0]} & self._apart and self._has_room(first)
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
+
+    def _turn_of(self, job: Job) -> Turn | None:
+        """Return whose turn comes before that of a job's queue; None: nobody's, or they do not take turns.
+
+        Those of other priorities and those that could not start now do not count.
+        """
+        if not self._shares.are_set or job.queue in self._apart:
+            return None
+        own = self._shares.share_of(job.queue)
+        mine = self._shares.used(job.queue), job.id
+        weights = {own: self._shares.weight_of(job.queue)}
+        before: list[tuple[float, JobId, str]] = []
+        for lane, other in self._first_of_lanes(job.priority).items():
+            share = self._shares.share_of(other.queue)
+            if share != own and self._may_start(lane, (-other.priority, other.id), other):
+                weights[share] = self._shares.weight_of(other.queue)
+                before.append((self._shares.used(other.queue), other.id, other.queue))
+        queues = tuple(dict.fromkeys(queue for *turn, queue in sorted(before) if tuple(turn) < mine))
+        return Turn(weights[own], sum(weights.values()), queues) if queues else None
+
+    def _first_of_lanes(self, priority: int) -> dict[Lane, Job]:
+        """Return the first job of this priority in each lane that takes turns.
+
+        Of jobs that are still in the shared lane although their queue has its own, only some are looked at.
+        """
+        found: dict[Lane, Job] = {}
+        for lane, heap in list(self._heaps.items()):
+            first = heap.first_of(priority)
+            ids = set() if first is None else {first}
+            if lane[0] is None:
+                ids |= heap.first_before(LAST_ID, priority, MAX_AHEAD) or set()
+            for other in filter(None, map(self._job_of, ids)):
+                its_lane = self._lane_of(other)
+                is_first = its_lane not in found or other.id < found[its_lane].id
+                if is_first and other.priority == priority and other.queue not in self._apart:
+                    found[its_lane] = other
+        return found
 
     def resources(self) -> Iterator[tuple[str, int, int]]:
         """Yield each resource: its name, how many tokens there are, and how many jobs hold."""
@@ -435,6 +488,10 @@ class ReadyQueues:
             and lane[0] in {None, job.queue}
             and job.conditions.resources == lane[1]
         )
+
+
+def _names(lane: Lane) -> set[str]:
+    return {name for name, _ in lane[1]}
 
 
 class ActiveJob(Struct, frozen=True):

@@ -117,8 +117,9 @@ class SimulatedMachine:
             for queue, at in model.starts
             if queue in rules and queue in model.rules and rules[queue].rate == model.rules[queue].rate
         ]
+        if _weights(rules) != _weights(model.rules):
+            model.forget_shares()
         model.slots, model.rules, model.resources = slots, dict(rules), dict(resources)
-        model.forget_shares()
         self.scheduler.resize(slots, rules, self.now, resources)
         self._decided()
 
@@ -262,3 +263,7 @@ class SimulatedMachine:
         assert self.scheduler.counts == self._recount()
         assert {name: numbers for name, *numbers in self.scheduler.resources()} == self.checker.resources()
         self._unwritten += effects
+
+
+def _weights(rules: Mapping[str, QueueRule]) -> dict[str, int]:
+    return {queue: rule.weight or 1 for queue, rule in rules.items()}

@@ -21,11 +21,11 @@ from bgd.core.explain import (
 )
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import PauseReason
+from bgd.core.scheduler import PauseReason, Scheduler
 from bgd.core.spec import Rate
-from tests.core.scheduling import NO_RETRIES, NOW, at, make_scheduler, spec, submit
+from tests.core.scheduling import NO_RETRIES, NOW, at, end, make_scheduler, spec, submit
 
-STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "300"))  # by hand: 100000
+STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "800"))  # by hand: 100000
 PAUSED = QueueRule(paused=True)
 OBSTACLES = {
     PauseReason.ASKED: Cause.PAUSE,
@@ -51,6 +51,7 @@ class Situation:
 
     def __init__(self, seed):
         self.dice = random.Random(seed)
+        self.has_weights = seed % 2 == 1
         self.now = at(float(self.dice.randrange(100)))
         self.slots, self.rules = self.dice.randint(1, 4), self.random_rules()
         self.resources = self.random_resources()
@@ -68,6 +69,7 @@ class Situation:
                 slots=self.dice.choice([None, 1, 2, 3]),
                 paused=self.dice.choice([False, False, True]),
                 rate=self.dice.choice([None, None, Rate(1, 50.0, "1/50s"), Rate(2, 90.0, "2/90s")]),
+                weight=self.dice.choice([None, 1, 3]) if self.has_weights else None,
             )
             for queue in chosen
         }
@@ -126,22 +128,65 @@ class Situation:
         was_paused = set(self.scheduler._pauses)
         self.scheduler.pause(PauseReason.DRAINING)
         self.hold(lambda job: job.state in {State.BLOCKED, State.SCHEDULED})  # nothing else comes due
+        before = self.jobs_before()
         ahead = next((reason.ahead for reason in reasons if reason.ahead is not None), 0)
+        assert len(before) >= ahead, "more jobs are said to be before it than there are"
+        if self.has_weights:
+            self.hold_those_with_another_turn(reasons)
         if ahead or named & {Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE}:
-            self.hold_all_before(ahead)  # also those that could not use what is granted until now
+            self.hold(lambda job: job.id in before)  # also who could not use what is granted until now
         for reason in reversed(reasons):
             self.grant_one(reason)
         for why in PauseReason:
             if why not in was_paused or OBSTACLES[why] in named:
                 self.scheduler.resume(why, self.now)
 
-    def hold_all_before(self, most):
-        """Hold the jobs that are more urgent than this one."""
+    def jobs_before(self):
+        """Return the queued jobs that are more urgent than this one."""
         mine = self.scheduler.get(self.job)
-        held = self.hold(
-            lambda job: job.state is State.QUEUED and (-job.priority, job.id) < (-mine.priority, mine.id)
+        return {
+            job.id
+            for job in self.scheduler._table.jobs.values()
+            if job.state is State.QUEUED
+            and (-job.priority, job.id) < (-mine.priority, mine.id)
+            and (not self.takes_turns(job) or self.wants_the_same(job))
+        }
+
+    def hold_those_with_another_turn(self, reasons):
+        """Hold those whose turn is said to come before, and those that could not start until now.
+
+        Who is left has to wait for the turn of this job.
+        """
+        before = {self.share(queue) for reason in reasons for queue in reason.queues}
+        ready = {Cause.SLOTS, Cause.SHARE, Cause.TURN, *OBSTACLES.values()}
+        others = [job for job in self.scheduler._table.jobs.values() if self.takes_turns(job)]
+        held = {
+            job.id
+            for job in others
+            if self.share(job.queue) in before
+            or self.scheduler._table.queues.place_of(job).ahead != 0
+            or not ready.issuperset(causes(self.scheduler, job.id, self.now))
+        }
+        self.hold(lambda job: job.id in held)
+
+    def takes_turns(self, job):
+        """Tell whether the weights of queues decide which one starts first, this job or another one."""
+        mine = self.scheduler.get(self.job)
+        is_apart = "apart" in {job.queue, mine.queue}
+        is_equal = job.state is State.QUEUED and job.priority == mine.priority
+        return (
+            self.scheduler._table.queues._shares.are_set
+            and not is_apart
+            and is_equal
+            and self.share(job.queue) != self.share(mine.queue)
         )
-        assert held >= most, "more jobs are said to be before it than there are"
+
+    def share(self, queue):
+        return queue if queue in self.rules else None
+
+    def wants_the_same(self, job):
+        mine = self.scheduler.get(self.job)
+        return bool(dict(job.conditions.resources).keys() & dict(mine.conditions.resources).keys())
 
     def hold(self, is_meant):
         jobs = [job for job in self.scheduler._table.jobs.values() if job.id != self.job and is_meant(job)]
@@ -184,6 +229,7 @@ class Situation:
                 Cause.LAUNCHER
                 | Cause.SHUTDOWN
                 | Cause.PAUSE
+                | Cause.SHARE
                 | Cause.TURN
                 | Cause.SUSPENSION
                 | (Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE)
@@ -206,14 +252,17 @@ class Situation:
 
 
 def test_a_job_starts_once_all_that_explain_names_is_granted():
+    named = set()
     for seed in range(STATES):
         situation = Situation(seed)
         reasons = situation.scheduler.explain(situation.job, situation.now)
         assert reasons, seed
+        named |= {reason.cause for reason in reasons}
 
         situation.grant(reasons)
 
         assert situation.has_started(), (seed, reasons)
+    assert named >= set(Cause) - {Cause.SUSPENSION, *OF_CLUSTER}
 
 
 def test_a_job_does_not_start_while_one_of_the_reasons_remains():
@@ -225,7 +274,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
         reason = reasons[index]
         named = {each.cause for each in reasons}
         if (
-            reason.cause is Cause.TURN
+            reason.cause in {Cause.SHARE, Cause.TURN}
             or (reason.cause in {Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named)
             or (reason.cause is Cause.RATE and Cause.TIME in named)
         ):
@@ -234,7 +283,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
 
         assert not situation.has_started(), (seed, reason)
         left_out.add(reason.cause)
-    assert left_out >= set(Cause) - {Cause.TURN, Cause.SUSPENSION, *OF_CLUSTER}
+    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, *OF_CLUSTER}
 
 
 # --- what it names ----------------------------------------------------------------------------------------
@@ -277,6 +326,36 @@ def test_a_job_that_runs_waits_for_nothing_unless_it_is_suspended():
 
     scheduler.set_suspended(job, NOW, suspended=True)
     assert scheduler.explain(job, NOW) == (Reason(cause=Cause.SUSPENSION, subject="1"),)
+
+
+def test_a_job_whose_queue_has_had_its_share_waits_for_the_turn_of_others():
+    rules = {"batch": QueueRule(weight=1), "mail": QueueRule(weight=3), "night": QueueRule(paused=True)}
+    scheduler = Scheduler(1, rules, 0, lambda: 0.5)
+    running, waits = (submit(scheduler, queue="batch") for _ in range(2))
+    mail = submit(scheduler, queue="mail")
+    submit(scheduler, queue="night")
+    submit(scheduler, queue="mail", priority=-1)
+
+    reasons = scheduler.explain(waits, NOW)
+    assert [reason.cause for reason in reasons] == [Cause.SLOTS, Cause.SHARE]
+    assert reasons[1] == Reason(cause=Cause.SHARE, subject="batch", limit="1 of 4", queues=("mail",))
+    assert causes(scheduler, mail) == [Cause.SLOTS]
+    assert likely_start(reasons, [RunningJob(1, 110.0)], 15.0, 100.0) is None  # others start before it
+    scheduler.resize(1, rules | {"night": QueueRule(slots=5, paused=True)}, NOW)
+    assert scheduler.explain(waits, NOW) == reasons  # as much was used before
+    end(scheduler, running)
+    assert [job.id for job in scheduler.active_jobs()] == [mail]
+    assert causes(scheduler, waits) == [Cause.SLOTS]
+
+
+def test_jobs_that_wait_for_tokens_take_no_turns():
+    rules = {"batch": QueueRule(weight=1), "mail": QueueRule(weight=1)}
+    scheduler = Scheduler(8, rules, 0, lambda: 0.5, {"gpu": ("0", "1")})
+    submit(scheduler, queue="mail", resources={"gpu": 1})
+    submit(scheduler, queue="mail", resources={"gpu": 2})
+    waits = submit(scheduler, queue="batch", resources={"gpu": 1})
+
+    assert scheduler.explain(waits, NOW) == (Reason(cause=Cause.TURN, slots=8, taken=1, ahead=1),)
 
 
 def test_of_many_jobs_that_one_waits_for_the_first_are_named():
@@ -353,6 +432,14 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
         (Reason(cause=Cause.LOAD, problem="it is 9"), "for the load of the machine: it is 9"),
         (Reason(cause=Cause.LOAD), "for the load of the machine: it is too high"),
         (Reason(cause=Cause.MEMORY), "for memory of the machine: too little is available"),
+        (
+            Reason(cause=Cause.SHARE, subject="batch", limit="1 of 4", queues=("mail",)),
+            "for its share of the slots: queue batch has weight 1 of 4, and it is the turn of mail",
+        ),
+        (
+            Reason(cause=Cause.SHARE, subject="a", limit="1 of 9", queues=("b", "c"), more=2),
+            "for its share of the slots: queue a has weight 1 of 9, and it is the turn of b, c and 2 more",
+        ),
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),

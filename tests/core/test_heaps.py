@@ -61,6 +61,11 @@ class ReadyHeaps(RuleBasedStateMachine):
             assert found <= before
             assert len(found) == min(len(before), most)
 
+    @rule(priority=st.integers(-2, 2))
+    def look_at_one_priority(self, priority):
+        of_priority = [job_id for job_id, other in self.queued.items() if other == priority]
+        assert self.heap.first_of(priority) == min(of_priority, default=None)
+
     @precondition(lambda self: self.queued)
     @rule()
     def take(self):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, StopSignal, problem_with
+from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, Rate, StopSignal, problem_with
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 
@@ -124,3 +124,7 @@ def test_a_stop_signal_is_known_by_each_of_its_spellings(text):
 def test_other_signals_are_not_stop_signals(text):
     with pytest.raises(ValueError, match="is not a valid StopSignal"):
         StopSignal(text)
+
+
+def test_a_rate_is_shown_as_people_write_it():
+    assert str(Rate(10, 60.0, "10/1m")) == "10/1m"

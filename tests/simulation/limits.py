@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig
 from bgd.core.job import Job, Move, Now, State
-from bgd.core.queues import QueueRule, ReadyQueues
+from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import Scheduler
 from bgd.core.spec import Rate
 from bgd.wire.views import EventView
@@ -92,15 +92,17 @@ class ShareWatch:
     def __init__(self) -> None:
         self.passed = 0
         self.problems: list[str] = []
-        self._rules: Mapping[str, QueueRule] = {}
+        self._queues: ReadyQueues | None = None
+        self._weights: dict[str, int] = {}
         self._latest: dict[str | None, float] = {}  # slots of the latest job, by the weight of its queue
         self._given: defaultdict[str | None, Counter[str | None]] = defaultdict(Counter)  # while it waits
 
     def saw_start(self, scheduler: Scheduler, job: Job, now: Now) -> None:
         """Check a start that the Scheduler has decided on, and that does not count yet."""
         queues = scheduler._table.queues
-        if queues._rules is not self._rules:  # a restart, or other rules: what everybody had is forgotten
-            self._rules = queues._rules
+        weights = {queue: rule.weight or 1 for queue, rule in queues._rules.items()}
+        if queues is not self._queues or weights != self._weights:  # what everybody had is forgotten
+            self._queues, self._weights = queues, weights
             self._latest.clear()
             self._given.clear()
         model = _model_of(queues)
@@ -124,7 +126,7 @@ class ShareWatch:
         self._given.pop(share, None)
 
     def _weight_of(self, share: str | None) -> int:
-        return (share is not None and self._rules[share].weight) or 1
+        return 1 if share is None else self._weights[share]
 
 
 def _model_of(queues: ReadyQueues) -> SlotModel:

@@ -497,6 +497,18 @@ GROWN |= {
     "attempts_with_durations": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, run_seconds=1.25)])),
 }
 GROWN |= {
+    "explained_with_share": (
+        "reply",
+        replies.Explained(
+            46,
+            VIEW,
+            Explanation(
+                reasons=(
+                    Reason(cause=Cause.SHARE, subject="narrow", limit="1 of 3", queues=("mail",), more=1),
+                )
+            ),
+        ),
+    ),
     "queues_with_resources": (
         "reply",
         replies.Queues(
