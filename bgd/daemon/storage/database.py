@@ -6,9 +6,10 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from itertools import chain, islice, repeat
 from threading import Thread, current_thread
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -161,6 +162,21 @@ def time_limit(db: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
         db.set_progress_handler(None, 0)
 
 
+def insert_rows(db: sqlite3.Connection, sql: str, values: str, rows: Iterable[Sequence[object]]) -> None:
+    """Run an INSERT with many rows in each statement, which takes half the time of one row in each.
+
+    `sql` ends in VALUES, and `values` is what follows it for one row.
+    """
+    rest = iter(rows)
+    while some := list(islice(rest, _ROWS_AT_ONCE)):
+        db.execute(_with_rows(sql, values, len(some)), list(chain.from_iterable(some)))
+
+
+@cache
+def _with_rows(sql: str, values: str, count: int) -> str:
+    return f"{sql} {', '.join(repeat(values, count))}"
+
+
 def update_rows(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Run an UPDATE once for each tuple of values.
 
@@ -215,6 +231,7 @@ def _on_one_line(error: Exception) -> str:
 
 
 _MAX_QUOTED = 200  # characters
+_ROWS_AT_ONCE = 32  # with more, the time no longer shrinks; SQLite takes at most 32,766 values in all
 _STEPS = 1000  # of SQLite's virtual machine, some 10 microseconds between two looks at the clock
 _MAKE_ROOM = "make room on that disk"
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import batches, notifications, schedules
-from bgd.daemon.storage.database import update_rows
+from bgd.daemon.storage.database import insert_rows, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -116,7 +116,7 @@ def _count(db: sqlite3.Connection, jobs: Counter[str]) -> None:
 
 
 def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], elapsed: float) -> None:
-    """Write new jobs, with one row in memory at a time.
+    """Write new jobs, with few rows in memory at a time.
 
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
     """
@@ -125,12 +125,11 @@ def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], elapsed: float) -> N
         for item in new
         if item.job.due is None and item.job.conditions is NO_CONDITIONS and item.spec.notify is None
     ]
-    if plain:
-        db.executemany(_INSERT_PLAIN_JOB, map(_plain_row, plain, repeat(elapsed)))
+    insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, map(_plain_row, plain, repeat(elapsed)))
     if len(plain) < len(new):
         known = {item.job.id for item in plain}
         rest = (item for item in new if item.job.id not in known)
-        db.executemany(_INSERT_JOB, map(_new_row, rest, repeat(elapsed)))
+        insert_rows(db, _INSERT_JOB, _JOB, map(_new_row, rest, repeat(elapsed)))
 
 
 def _plain_row(item: NewJob, elapsed: float) -> tuple[object, ...]:
@@ -283,15 +282,17 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
 _INSERT_PLAIN_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, uid, name, created_at, created_aged, id,
                       attempt, failures, unseen, making_way)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?, 0, 0, 0, 0)
+    VALUES
 """
+_PLAIN_JOB = "(?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?, 0, 0, 0, 0)"
 
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
                       making_way, wall_due, expires_elapsed, waits, key, slots, resources, suspended,
                       uid, name, notify, created_at, created_aged, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
+    VALUES
 """
+_JOB = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)"
 
 _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
 
@@ -361,10 +362,9 @@ class SpecWriter:
         rows = self._rows(db, specs)
         made = {each.first: (each.token, _answer(each)) for each in submissions}
         first = [(*row, *made[row[2]]) for row in rows if row[2] in made]
-        if first:
-            db.executemany(_INSERT_FIRST_SPEC, first)
-        if len(first) < len(rows):
-            db.executemany(_INSERT_SPEC, (row for row in rows if row[2] not in made))
+        insert_rows(db, f"{_INSERT_SPEC}, token, answer) VALUES", "(?, ?, ?, ?, ?)", first)
+        others = rows if not first else [row for row in rows if row[2] not in made]
+        insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
         _insert_tags(db, specs)
         return _environments(rows)
 
@@ -467,8 +467,7 @@ def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counte
 
 def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
     tags = [(tag, job_id) for job_id, spec in specs.items() for tag in dict.fromkeys(spec.tags)]
-    if tags:
-        db.executemany("INSERT INTO tags VALUES (?, ?)", tags)
+    insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
 
 
 def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
@@ -480,8 +479,7 @@ def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
             db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
 
 
-_INSERT_SPEC = "INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)"
-_INSERT_FIRST_SPEC = "INSERT INTO specs (spec, environment, job, token, answer) VALUES (?, ?, ?, ?, ?)"
+_INSERT_SPEC = "INSERT INTO specs (spec, environment, job"
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
 _READ = """
