@@ -23,8 +23,8 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
         Conditions(
             at=spec.at,
             expires=None if spec.expires is None else now.elapsed + spec.expires,
-            after=_unique(spec.after),
-            after_any=_unique(spec.after_any),
+            after=_unique(spec.after) if spec.after else (),
+            after_any=_unique(spec.after_any) if spec.after_any else (),
             key=spec.key,
             slots=spec.slots,
             resources=tuple(sorted(spec.resources.items())) if spec.resources else (),

@@ -147,6 +147,9 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
 
     A spec says nothing about exceptions; the configuration does.
     """
+    delays = spec.retry_delay, spec.backoff, spec.max_delay, spec.jitter
+    if (spec.retries, *delays, spec.rerun, spec.retry_on, spec.no_retry_on, on_exceptions) == _NOTHING:
+        return default  # as for most jobs
     return RetryPolicy(
         retries=default.retries if spec.retries is None else spec.retries,
         delay=default.delay if spec.retry_delay is None else spec.retry_delay,
@@ -158,6 +161,9 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
         no_retry_on=spec.no_retry_on,
         on_exceptions=on_exceptions,
     )
+
+
+_NOTHING = (None,) * 8 + ((),)
 
 
 def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:

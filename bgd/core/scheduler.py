@@ -55,7 +55,6 @@ class SaveJob(Struct, frozen=True, gc=False):
     at: float
     what: str
     reason: str | None = None
-    spec: JobSpec | None = None  # of a new job
 
 
 class StartAttempt(Struct, frozen=True, gc=False):
@@ -257,6 +256,8 @@ class Scheduler:
     ) -> JobId:
         """Take a new job and return its id. The caller has checked the spec, and that nobody has its key.
 
+        Whether it starts is decided by `advance`, so that a batch can be taken as a whole.
+
         `finished`: those of the jobs it should wait for that have finished already.
         """
         self._last_id += 1
@@ -273,10 +274,9 @@ class Scheduler:
             )
         )
         self._table.put(job)
-        self._effects.append(SaveJob(job, now.wall, SUBMIT, spec=spec))
+        self._effects.append(SaveJob(job, now.wall, SUBMIT))
         if finished:
             self._notify_all(job.id, finished, now)
-        self._settle(now)
         return job.id
 
     def edit(

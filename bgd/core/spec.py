@@ -373,12 +373,15 @@ def _problem_with_choices(spec: JobSpec) -> str | None:
 def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
     if not argv or not argv[0]:
         return "argv is empty: name a program"
+    together = "".join(argv)
+    if "\0" not in together and len(together) * 4 <= MAX_WORD:  # so each word is right as well
+        return None
     for index, word in enumerate(argv):
         if "\0" in word:
             return f"argv[{index}] contains a NUL character"
         if _is_too_long(word):
             return f"argv[{index}] is longer than {MAX_WORD} bytes, the kernel's limit"
-    if _is_too_long("".join(argv), MAX_WORK):
+    if _is_too_long(together, MAX_WORK):
         return f"argv is longer than {MAX_WORK} bytes in all"
     return None
 
@@ -388,10 +391,10 @@ def _problem_with_place(spec: JobSpec) -> str | None:
         return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     if spec.stdin is not None and _is_not_a_path(spec.stdin):
         return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    for text in (spec.name or "", spec.key or "", *spec.tags):
-        if not text.isprintable():
+    for text in (spec.name, spec.key, *spec.tags):
+        if text is not None and not text.isprintable():
             return f"name, key and tags must be printable text on one line, not {text!r}"
-    return problem_with_environment(spec.env or {})
+    return problem_with_environment(spec.env) if spec.env else None
 
 
 def problem_with_environment(env: Mapping[str, str]) -> str | None:

@@ -80,22 +80,22 @@ class Dispatcher:
             return None  # it is over, or the next snapshot finds it absent and unsent, and reassigns it
         if current.state is State.STOPPING:  # somebody asked while the start was being saved
             return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
-        stored = specs[job.id]
+        spec = specs[job.id].whole()
         try:
-            check_may_run(stored.spec, config)
+            check_may_run(spec, config)
             place = None
-            if config.executors or stored.spec.executor:
-                check_executor(stored.spec, job.queue, config)
-                place = place_of(stored.spec, job.queue, config)
+            if config.executors or spec.executor:
+                check_executor(spec, job.queue, config)
+                place = place_of(spec, job.queue, config)
         except Refused as refusal:
             return unreported_end(job, Outcome.REFUSED, now().wall, str(refusal))
-        if stored.spec.target is not None and not isinstance(parse_target(stored.spec.target), RunnerTarget):
+        if spec.target is not None and not isinstance(parse_target(spec.target), RunnerTarget):
             missing = missing_installation(config.python)
             self._report_missing(missing)
             if missing is not None:
                 return postponed_end(job, now().wall, missing)
         slot, tokens = self._attempts.slot_of(job.id), self._attempts.tokens_of(job.id)
-        launch = build_launch(key, job, stored.spec, slot, config, position, place=place, tokens=tokens)
+        launch = build_launch(key, job, spec, slot, config, position, place=place, tokens=tokens)
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):

@@ -31,6 +31,15 @@ class SubmittedJobs(Struct, frozen=True):
     found: list[int]
     first: JobId | None
 
+    @classmethod
+    def joined(cls, parts: list[SubmittedJobs]) -> SubmittedJobs:
+        """Return the jobs of a request that came in several parts."""
+        if len(parts) == 1:
+            return parts[0]
+        jobs = [job for part in parts for job in part.jobs]
+        found = [job for part in parts for job in part.found]
+        return cls(jobs, found, next((part.first for part in parts if part.first is not None), None))
+
 
 MAX_REMEMBERED = 4096  # latest requests in memory, about 250 bytes each
 

@@ -25,7 +25,7 @@ from bgd.core.job import (
     RetryPolicy,
     State,
 )
-from bgd.core.retry import policy_of, with_policy
+from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
@@ -71,14 +71,14 @@ class JobActions:
     def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> None:
         """Check the specs of new jobs; of several, the message says which one cannot be a job.
 
-        `lines`: their numbers in a batch, for the message.
+        If they wait for others, `check_dependency_limit` is for that. `lines`: their numbers in a batch, for
+        the message.
 
         Raises:
             Refused: a spec is not valid, or the configuration does not allow it.
             Full: the disk or a limit is.
         """
         self._supervisor.space.check(specs)
-        self.check_dependency_limit(specs)
         for index, spec in enumerate(specs):
             try:
                 self._check_spec(spec)
@@ -130,12 +130,14 @@ class JobActions:
         self,
         specs: Iterable[JobSpec],
         uid: int,
+        env: dict[str, str] | None = None,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
     ) -> SubmittedJobs:
-        """Make jobs of checked specs, except where an unfinished job has the key.
+        """Make jobs of checked specs, except where an unfinished job has the key; then start what can.
 
-        `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
+        * `env`: the environment of those commands that have none of their own.
+        * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
         """
         at = at or now()
         jobs: list[int] = []
@@ -144,26 +146,37 @@ class JobActions:
         for spec in specs:
             job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
             if job_id is not None:
-                if spec.debounce is not None:
-                    self._debounce(job_id, spec, at)
+                self._debounce(job_id, spec, at)
                 found.append(job_id)
             else:
-                job_id = self._submit(spec, uid, at, _of(spec, finished) if finished else None)
+                job_id = self._submit(spec, at, _of(spec, finished) if finished else None, uid, env)
                 first = first or job_id
-                if spec.debounce is not None:
-                    self._debounced[job_id] = at.elapsed
             jobs.append(job_id)
+        self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
         return SubmittedJobs(jobs, found, first)
 
-    def _submit(self, spec: JobSpec, uid: int, at: Now, finished: Mapping[JobId, State] | None) -> JobId:
-        of_class = self._class_policy(spec)
-        spec = under_policy(spec, of_class)
-        policy = self._policy_of(spec, of_class.on_exceptions or ())
+    def _submit(
+        self,
+        spec: JobSpec,
+        at: Now,
+        finished: Mapping[JobId, State] | None,
+        uid: int,
+        env: dict[str, str] | None,
+    ) -> JobId:
+        spec, policy = self._with_policies(spec)
         job_id = self._supervisor.decide(
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
-        self._supervisor.transaction.specs[job_id] = StoredSpec(with_policy(spec, policy), uid, at.wall)
+        self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
+        if spec.debounce is not None:
+            self._debounced[job_id] = at.elapsed
         return job_id
+
+    def _with_policies(self, spec: JobSpec) -> tuple[JobSpec, RetryPolicy]:
+        """Return a spec with what the configuration sets for its class, and its retry policy."""
+        of_class = self._class_policy(spec)
+        spec = under_policy(spec, of_class)
+        return spec, self._policy_of(spec, of_class.on_exceptions or ())
 
     def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
         """Give a job that has never run the spec of another submit, and put it off, but not for ever.
@@ -175,10 +188,8 @@ class JobActions:
             return
         since = self._debounced.setdefault(job_id, at.elapsed)
         left = since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed
-        of_class = self._class_policy(spec)
-        spec = under_policy(spec, of_class)
-        policy = self._policy_of(spec, of_class.on_exceptions or ())
-        self._supervisor.transaction.edited[job_id] = with_policy(spec, policy)
+        spec, policy = self._with_policies(spec)
+        self._supervisor.transaction.edited[job_id] = spec
         put_off = replace(spec, debounce=max(min(spec.debounce or 0.0, left), 0.0))
         self._supervisor.decide(
             lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
@@ -250,7 +261,7 @@ class JobActions:
             stored = await self._store.read(write.read_spec, job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
-            spec, changed = edited(stored.spec, changes), changes_in(changes)
+            spec, changed = edited(stored.whole(), changes), changes_in(changes)
             self._check_spec(spec)
             self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
@@ -317,7 +328,7 @@ class JobActions:
             stored = await self._store.read(write.read_spec, job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
-            check_may_run(stored.spec, self._supervisor.config)
+            check_may_run(stored.whole(), self._supervisor.config)
             holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
             if holder is not None:
                 raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")
@@ -394,7 +405,7 @@ class JobActions:
     def _edit(self, job: Job, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]) -> State:
         spec = under_policy(spec, self._class_policy(spec), among=changed)
         policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
-        self._supervisor.transaction.edited[job.id] = with_policy(spec, policy)
+        self._supervisor.transaction.edited[job.id] = spec
         return self._supervisor.decide(
             lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished), by=self._by
         )

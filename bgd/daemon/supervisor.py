@@ -23,6 +23,7 @@ from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
     CANCELLED_BEFORE_START,
+    SUBMIT,
     ContinueAttempt,
     Effect,
     PauseReason,
@@ -32,7 +33,7 @@ from bgd.core.scheduler import (
     StopAttempt,
     SuspendAttempt,
 )
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -45,7 +46,6 @@ from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     JobEvent,
-    NewJob,
     QueueControls,
     SavedJob,
     StoredSpec,
@@ -415,7 +415,7 @@ class Supervisor:
             specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
             self.measurements.saved(transaction, self._store.commit_seconds, self._store.committed_at)
         if transaction.new:
-            self.newest_id = transaction.new[-1].job.id
+            self.newest_id = transaction.new[-1].id
         if transaction.launches or transaction.commands or transaction.acknowledge:
             self._tell_launcher(transaction, specs)
         for answer in transaction.answers:
@@ -475,9 +475,8 @@ class Supervisor:
 
     def _add_effect(self, transaction: Transaction, effect: Effect) -> None:
         match effect:
-            case SaveJob(job, at, spec=JobSpec()):
-                stored = transaction.specs[job.id]
-                transaction.new.append(NewJob(job, stored.spec, stored.uid, at))
+            case SaveJob(job, _, what) if what == SUBMIT:
+                transaction.new.append(job)
             case SaveJob(job, at, _, reason):
                 transaction.saves[job.id] = SavedJob(job, at, reason)
             case StartAttempt(job, slot, tokens):

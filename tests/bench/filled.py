@@ -16,9 +16,9 @@ from bgd.daemon.storage.records import (
     AttemptPid,
     JobEvent,
     NewAttempt,
-    NewJob,
     QueueControls,
     SavedJob,
+    StoredSpec,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -41,13 +41,18 @@ async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
     began_at = time.time() - jobs * SPACING
     taking = 0.0
     for numbers in _portions(jobs):
-        new = [_new(number, began_at + number * SPACING, uid) for number in numbers]
-        told = [JobEvent(item.at, item.job.id, "submit", item.job.state, 0, None, None) for item in new]
+        specs: dict[JobId, StoredSpec] = {}
+        new: list[Job] = []
+        for number in numbers:
+            job, stored = _new(number, began_at + number * SPACING, uid)
+            specs[job.id] = stored
+            new.append(job)
+        told = [JobEvent(specs[job.id].created_at, job.id, "submit", job.state, 0, None, None) for job in new]
         began = time.perf_counter()
-        await store.commit(Transaction(now=clock_now(), new=new, events=told))
+        await store.commit(Transaction(now=clock_now(), new=new, specs=specs, events=told))
         taking += time.perf_counter() - began
         if finished:
-            for transaction in _ran([item.job for item in new], new[-1].at):
+            for transaction in _ran(new, specs[new[-1].id].created_at):
                 await store.commit(transaction)
     await store.close()
     return jobs / taking
@@ -62,7 +67,7 @@ def _portions(jobs: int) -> Iterator[range]:
         yield range(start, min(start + AT_ONCE, jobs + 1))
 
 
-def _new(number: int, at: float, uid: int) -> NewJob:
+def _new(number: int, at: float, uid: int) -> tuple[Job, StoredSpec]:
     """Return a spec: one in `RARE` stands out; the names of the others begin alike and differ."""
     is_rare = number % RARE == RARE // 2
     queue = "rare" if is_rare else DEFAULT_QUEUE
@@ -76,7 +81,7 @@ def _new(number: int, at: float, uid: int) -> NewJob:
         tags=("rare",) if is_rare else (),
     )
     job = Job(id=JobId(number), state=State.QUEUED, queue=queue, priority=0, policy=_POLICY)
-    return NewJob(job, spec, uid, at)
+    return job, StoredSpec.of(spec, uid, at)
 
 
 def _ran(jobs: list[Job], at: float) -> Iterator[Transaction]:

@@ -59,7 +59,7 @@ WAITS_FOR_MORE_THAN_A_SLOT = WAITING - {State.QUEUED}
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a person asked for a job: `what` names the method; an edit has a spec and its changed fields."""
+    """What a person asked for a job: `what` names the method; a submit and an edit have a spec."""
 
     job_id: JobId
     what: str
@@ -117,8 +117,6 @@ class EffectChecker:
         """Return the effects that have to come with it."""
         old, new = self.jobs.get(save.job.id), save.job
         self._check_step(save, old, asked)
-        if save.spec is not None:
-            self.specs[new.id] = save.spec
         if asked is not None and asked.spec is not None:
             self.specs[new.id] = asked.spec
         self._check_time(old, new, now, asked)
@@ -134,7 +132,7 @@ class EffectChecker:
 
     def _check_step(self, save: SaveJob, old: Job | None, asked: Request | None) -> None:
         new = save.job
-        assert (save.what == SUBMIT) is (save.spec is not None) is (old is None)
+        assert (save.what == SUBMIT) is (old is None)
         if old is None:
             assert new.id > max(self.jobs, default=0), "ids grow"
             assert (new.state in WAITING, new.attempt) == (True, 0)

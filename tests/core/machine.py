@@ -52,8 +52,9 @@ class SimulatedMachine:
     def submit(self, spec: JobSpec, policy: RetryPolicy) -> None:
         if spec.key is not None and self.scheduler.holder_of(spec.key) is not None:
             return
-        self.scheduler.submit(spec, policy, self.now, self._finished_of(spec))
-        self._decided()
+        job_id = self.scheduler.submit(spec, policy, self.now, self._finished_of(spec))
+        self.scheduler.advance(self.now)
+        self._decided(Request(job_id=job_id, what="submit", spec=spec))
 
     def hold(self, job_id: JobId) -> None:
         was_held = self.checker.jobs[job_id].state is State.HELD

@@ -31,7 +31,9 @@ def make_scheduler(slots=1, **queue_slots):
 
 
 def submit(scheduler, policy=NO_RETRIES, now=NOW, **options):
-    return scheduler.submit(spec(**options), policy, now)
+    job_id = scheduler.submit(spec(**options), policy, now)
+    scheduler.advance(now)
+    return job_id
 
 
 def started(scheduler):

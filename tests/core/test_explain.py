@@ -23,7 +23,7 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import PauseReason, Scheduler
 from bgd.core.spec import Rate
-from tests.core.scheduling import NO_RETRIES, NOW, at, end, make_scheduler, spec, submit
+from tests.core.scheduling import NOW, at, end, make_scheduler, submit
 
 STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "800"))  # by hand: 100000
 PAUSED = QueueRule(paused=True)
@@ -383,7 +383,7 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
     assert scheduler.explain(jobs[-1], NOW)[0].ahead == MAX_AHEAD
 
     scheduler.resize(1, {"mail": QueueRule()}, NOW)
-    scheduler.submit(spec(queue="mail"), NO_RETRIES, NOW)
+    submit(scheduler, queue="mail")
     for _ in range(2_000):
         scheduler.cancel(submit(scheduler, queue="mail", priority=1), NOW)
     later = [submit(scheduler, queue="mail", priority=1) for _ in range(3_000)]

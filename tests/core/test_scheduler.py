@@ -19,15 +19,24 @@ from tests.core.scheduling import (
 
 def test_a_job_is_saved_before_it_starts():
     scheduler = make_scheduler()
-    wanted = spec()
 
-    job_id = scheduler.submit(wanted, NO_RETRIES, at(7.0))
+    job_id = submit(scheduler, now=at(7.0))
 
     first, second, start = scheduler.take_effects()
-    assert first == SaveJob(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT, spec=wanted)
+    assert first == SaveJob(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT)
     assert (second.job.state, second.job.attempt) == (State.RUNNING, 1)
-    assert (second.what, second.spec) == (Move.START, None)
+    assert second.what == Move.START
     assert start == StartAttempt(second.job, slot=1)
+
+
+def test_the_most_urgent_job_of_a_batch_starts_first():
+    scheduler = make_scheduler(slots=1)
+    scheduler.submit(spec(), NO_RETRIES, NOW)
+    urgent = scheduler.submit(spec(priority=5), NO_RETRIES, NOW)
+
+    assert started(scheduler) == []
+    scheduler.advance(NOW)
+    assert started(scheduler) == [(urgent, 1, 1)]
 
 
 def test_effects_are_returned_once():
@@ -40,9 +49,9 @@ def test_effects_are_returned_once():
 
 def test_effects_are_counted_until_they_are_taken():
     scheduler = make_scheduler(slots=1)
-    scheduler.submit(spec(), NO_RETRIES, at(7.0))
+    submit(scheduler, now=at(7.0))
     before = scheduler.effect_count
-    scheduler.submit(spec(), NO_RETRIES, at(8.0))
+    submit(scheduler, now=at(8.0))
 
     effects = scheduler.take_effects()
     assert [type(effect) for effect in effects[before:]] == [SaveJob]  # no slot is free for the second

@@ -90,6 +90,7 @@ def test_a_job_does_not_wait_for_jobs_that_have_finished():
 
     lucky = scheduler.submit(spec(after=(1,), after_any=(2,)), NO_RETRIES, NOW, ended)
     doomed = scheduler.submit(spec(after=(2,), after_any=(1,)), NO_RETRIES, NOW, ended)
+    scheduler.advance(NOW)
 
     told = saves(scheduler)
     assert told[lucky].job.state is State.RUNNING

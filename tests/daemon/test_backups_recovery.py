@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from bgd.__main__ import main
 from bgd.core.job import Conditions, JobId, State
@@ -51,8 +50,8 @@ async def fill(config):
     blocked = Conditions(after=(JobId(2),))
     await put(store, new(1), new(2), new(5))
     dated = Conditions(at=DATE)
-    await put(store, replace(new(3), job=a_job(3, State.SCHEDULED, conditions=dated)))
-    await put(store, replace(new(4), job=a_job(4, State.BLOCKED, conditions=blocked)))
+    await put(store, new(3)._replace(job=a_job(3, State.SCHEDULED, conditions=dated)))
+    await put(store, new(4)._replace(job=a_job(4, State.BLOCKED, conditions=blocked)))
     await store.commit(
         Transaction(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )

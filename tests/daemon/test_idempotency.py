@@ -18,7 +18,7 @@ from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.storage.builders import BOOT, NOW, a_job, new
+from tests.daemon.storage.builders import BOOT, NOW, a_job, new, submitted
 from tests.daemon.waiting import soon
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
@@ -157,7 +157,7 @@ async def store(tmp_path):
     """Open a store with two jobs, each of a request of its own."""
     store = await Store.open(str(tmp_path / "bgd.db"))
     await store.write(adopt_boot, NOW, BOOT)
-    await store.commit(Transaction(now=NOW, new=[new(1), new(2)], submissions=[a_request(1), a_request(2)]))
+    await store.commit(submitted(new(1), new(2), submissions=[a_request(1), a_request(2)]))
     yield store
     await store.close()
 
@@ -171,7 +171,7 @@ async def test_requests_of_removed_jobs_are_deleted_from_the_disk_after_some_min
     assert await is_known(store, 1)
 
     later = Now(NOW.elapsed + SUBMISSION_SECONDS + 1, NOW.wall)
-    await store.commit(Transaction(now=later, new=[new(3)], submissions=[a_request(3)]))
+    await store.commit(submitted(new(3), now=later, submissions=[a_request(3)]))
     await store.commit(Transaction(now=later, removed=[a_job(2), a_job(3)]))
 
     assert [await is_known(store, number) for number in (1, 2, 3)] == [False, False, True]

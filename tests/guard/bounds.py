@@ -29,12 +29,11 @@ BOUNDS = {
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
     # 13 and 29 more than at first: metrics, schedules in a commit, lanes of queues, tokens, rates, targets
-    "function calls, a submit": (275, 275),
-    "function calls, a job": (672, 675),
+    "function calls, a submit": (273, 273),
+    "function calls, a job": (674, 675),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
-    # some 25 bytes a job more for each of five more fields of JobSpec
-    "peak of memory, batch of 2000": (3_736_000, 3_754_000),
+    "peak of memory, batch of 2000": (2_255_000, 2_273_000),
     # nothing polls
     "system calls, idle for 2 s": (0, 0),
     "system calls, idle for 2 s with 100 open pages": (0, 0),
@@ -42,9 +41,9 @@ BOUNDS = {
     "commits, 200 submits": (200, 203),
     "SQL statements, 200 submits": (1_405, 1_418),
     "syncs to disk, 200 submits": (203, 207),
-    "bytes written by the daemon, 200 submits": (2_642_559, 2_700_000),
+    "bytes written by the daemon, 200 submits": (2_493_375, 2_551_000),
     "bytes written by the launcher, 200 submits": (0, 0),
-    "system calls of the daemon, 200 submits": (5_118, 5_240),
+    "system calls of the daemon, 200 submits": (4_994, 5_120),
     "waits for events of the daemon, 200 submits": (600, 620),
     "futex calls of the daemon, 200 submits": (896, 1_500),
     "system calls of the launcher for an attempt, 200 submits": (0, 0),
@@ -53,19 +52,19 @@ BOUNDS = {
     "commits, 100 jobs": (200, 204),
     "SQL statements, 100 jobs": (1_800, 1_815),
     "syncs to disk, 100 jobs": (206, 213),
-    "bytes written by the daemon, 100 jobs": (4_123_170, 4_160_000),
+    "bytes written by the daemon, 100 jobs": (3_983_146, 4_020_000),
     # a pid above 65,535 takes two bytes more in MessagePack, in eight places for each job; each start says in
     # seven bytes that it has no executor
     "bytes written by the launcher, 100 jobs": (56_459, 56_600),
-    "system calls of the daemon, 100 jobs": (7_767, 8_150),
+    "system calls of the daemon, 100 jobs": (7_691, 8_075),
     "waits for events of the daemon, 100 jobs": (1_091, 1_240),
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
     "system calls of the launcher for an attempt, 100 jobs": (59, 59),
     "waits for events of the launcher, 100 jobs": (771, 860),
     # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
     "commits, batch of 2000": (1_919, 2_005),
-    "SQL statements, batch of 2000": (28_400, 29_100),
-    "bytes written by the daemon, batch of 2000": (57_500_000, 60_000_000),
+    "SQL statements, batch of 2000": (24_550, 25_250),
+    "bytes written by the daemon, batch of 2000": (54_600_000, 57_100_000),
     "bytes written by the launcher, batch of 2000": (1_110_000, 1_113_000),
     "wake-ups of the daemon, batch of 2000": (14_444, 20_000),
     "wake-ups of the launcher, batch of 2000": (4_865, 7_000),

@@ -140,7 +140,9 @@ class RequestHandler:
             Refused: it cannot be a job.
         """
         self._actions.check([request.spec])
-        self._idempotency.remember(request, self._submit(request.id, [request.spec], actor, reply))
+        submitted = self._actions.submit([request.spec], actor.uid)
+        self._idempotency.remember(request, submitted)
+        self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
     def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
         """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
@@ -148,14 +150,12 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job.
         """
-        self._remember(parts[0], self._submit(parts[0].id, self._checked(parts), actor, reply))
-
-    def _submit(
-        self, request_id: int, specs: list[JobSpec], actor: Actor, reply: Callable[[Reply], None]
-    ) -> SubmittedJobs:
-        submitted = self._actions.submit(specs, actor.uid)
-        self._supervisor.when_saved(lambda: reply(self._submitted(request_id, submitted)))
-        return submitted
+        self._check(parts)
+        submitted = SubmittedJobs.joined(
+            [self._actions.submit(part.specs, actor.uid, part.env) for part in parts]
+        )
+        self._remember(parts[0], submitted)
+        self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
@@ -177,12 +177,16 @@ class RequestHandler:
         async with self._idempotency.exclusive(parts[0]):
             submitted = await self._idempotency.recall(parts[0])
             if submitted is None:
-                specs = self._checked(parts)
+                specs = self._check(parts)
+                self._actions.check_dependency_limit(specs)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
-                self._actions.check_dependency_limit(specs)  # all together, with those submitted meanwhile
-                self._check_place(parts)  # other lines may have been taken meanwhile
-                submitted = self._actions.submit(specs, actor.uid, finished, at)
+                # others may have been submitted meanwhile
+                self._actions.check_dependency_limit(specs)
+                self._check_place(parts)
+                submitted = SubmittedJobs.joined(
+                    [self._actions.submit(part.specs, actor.uid, part.env, finished, at) for part in parts]
+                )
                 self._remember(parts[0], submitted)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
@@ -248,8 +252,8 @@ class RequestHandler:
         source = self._supervisor.config.source
         return Reloaded(request.id, source and as_utf8(source), postponed)
 
-    def _checked(self, parts: list[SubmitMany]) -> list[JobSpec]:
-        """Return the specs of a batch.
+    def _check(self, parts: list[SubmitMany]) -> list[JobSpec]:
+        """Check a batch, and return all its specs.
 
         Raises:
             Refused: one of them cannot be a job; the message says which.
@@ -261,8 +265,9 @@ class RequestHandler:
         self._check_place(parts)
         place = parts[0].place
         lines = () if place is UNSET else list(lines_of(place))
-        self._actions.check([spec for part in parts for spec in part.specs], lines)
-        return [_with_environment(spec, part.env) for part in parts for spec in part.specs]
+        specs = [spec for part in parts for spec in part.specs]
+        self._actions.check(specs, lines)
+        return specs
 
     def _check_place(self, parts: list[SubmitMany]) -> None:
         place = parts[0].place
@@ -341,11 +346,6 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
 
 def _as_batch(request: Submit) -> SubmitMany:
     return SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
-
-
-def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:
-    """Give a command the environment of its batch if it has none of its own."""
-    return spec if env is None or spec.env is not None or spec.target is not None else replace(spec, env=env)
 
 
 class ScheduleHandler:

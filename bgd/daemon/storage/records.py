@@ -8,6 +8,7 @@ from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
@@ -18,15 +19,6 @@ from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
 from bgd.wire.views import GroupStats, JobError, JobProgress
-
-
-class NewJob(Struct, frozen=True, gc=False):
-    """A job that was just submitted, at the epoch time `at` by the user `uid`."""
-
-    job: Job
-    spec: JobSpec
-    uid: int
-    at: float
 
 
 class SavedJob(Struct, frozen=True, gc=False):
@@ -191,11 +183,26 @@ class Settled(Struct, frozen=True, kw_only=True):
 
 
 class StoredSpec(Struct, frozen=True, gc=False):
-    """A job's spec as it was submitted, with its environment (None if it had none)."""
+    """A job's spec as the user `uid` submitted it, and apart from it the environment, which jobs share.
+
+    `env` None: it had none.
+    """
 
     spec: JobSpec
     uid: int
     created_at: float
+    env: dict[str, str] | None = None
+
+    @classmethod
+    def of(cls, spec: JobSpec, uid: int, created_at: float, env: dict[str, str] | None = None) -> StoredSpec:
+        """Take the environment out of a spec; `env`: of a command that has none of its own."""
+        if spec.env is not None:
+            return cls(replace(spec, env=None), uid, created_at, spec.env)
+        return cls(spec, uid, created_at, None if spec.target is not None else env)
+
+    def whole(self) -> JobSpec:
+        """Return the spec with the environment."""
+        return self.spec if self.env is None else replace(self.spec, env=self.env)
 
 
 class Transaction(Struct, kw_only=True):
@@ -205,7 +212,7 @@ class Transaction(Struct, kw_only=True):
 
     Attributes:
         now: when it was closed.
-        new: jobs that were just submitted.
+        new: jobs that were just submitted; their specs are in `specs`.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
         wanted: jobs whose specs are read back in the same transaction.
@@ -236,7 +243,7 @@ class Transaction(Struct, kw_only=True):
     """
 
     now: Now
-    new: list[NewJob] = []
+    new: list[Job] = []
     saves: dict[JobId, SavedJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []

@@ -9,13 +9,13 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
-from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome
+from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
+from bgd.core.retry import with_policy
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import batches, notifications, schedules
 from bgd.daemon.storage.database import insert_rows, update_rows
@@ -23,7 +23,6 @@ from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     JobEvent,
-    NewJob,
     QueueControls,
     StoredSpec,
     Submission,
@@ -32,6 +31,7 @@ from bgd.daemon.storage.records import (
     pack_resources,
     pack_tokens,
     pack_waits,
+    unpack_policy,
 )
 from bgd.wire.views import EventView, JobProgress, ScheduleEvent
 
@@ -50,6 +50,9 @@ _decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 
+Counted = State | int | None
+"""What jobs are counted by: their state, or the id of their environment; None: they have no environment."""
+
 NO_EVENTS = _encode([])  # packed: such a row only says which id was the last
 
 
@@ -64,8 +67,10 @@ class TransactionWriter:
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
-        if transaction.new or transaction.batches:
+        if transaction.new:
             self._insert(db, transaction)
+        if transaction.batches:
+            batches.save(db, transaction.batches, transaction.now.elapsed)
         if transaction.saves or transaction.ends:
             _save_jobs(db, transaction)
         if transaction.edited:
@@ -94,12 +99,10 @@ class TransactionWriter:
         self.newest_event = None
 
     def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> None:
-        _insert_jobs(db, transaction.new, transaction.now.elapsed)
-        specs = {item.job.id: item.spec for item in transaction.new}
-        environments = self._specs.insert(db, specs, transaction.submissions)
-        _count(db, environments + Counter(item.job.state.value for item in transaction.new))
-        if transaction.batches:
-            batches.save(db, transaction.batches, transaction.now.elapsed)
+        _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed)
+        jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
+        jobs.update(map(attrgetter("state"), transaction.new))
+        _count(db, jobs)
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
         removed = [job.id for job in transaction.removed]
@@ -110,38 +113,40 @@ class TransactionWriter:
         db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
 
 
-def _count(db: sqlite3.Connection, jobs: Counter[str]) -> None:
+def _count(db: sqlite3.Connection, jobs: Counter[Counted]) -> None:
     """Add to the number of jobs that have these states and environments; triggers count the other changes."""
-    db.executemany(_COUNT, jobs.items())
+    db.executemany(_COUNT, [(str(key), number) for key, number in jobs.items() if key is not None])
 
 
-def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], elapsed: float) -> None:
+def _insert_jobs(
+    db: sqlite3.Connection, new: list[Job], specs: dict[JobId, StoredSpec], elapsed: float
+) -> None:
     """Write new jobs, with few rows in memory at a time.
 
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
     """
     plain = [
-        item
-        for item in new
-        if item.job.due is None and item.job.conditions is NO_CONDITIONS and item.spec.notify is None
+        job
+        for job in new
+        if job.due is None and job.conditions is NO_CONDITIONS and specs[job.id].spec.notify is None
     ]
-    insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, map(_plain_row, plain, repeat(elapsed)))
+    rows = (_plain_row(job, specs[job.id], elapsed) for job in plain)
+    insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, rows)
     if len(plain) < len(new):
-        known = {item.job.id for item in plain}
-        rest = (item for item in new if item.job.id not in known)
-        insert_rows(db, _INSERT_JOB, _JOB, map(_new_row, rest, repeat(elapsed)))
+        known = {job.id for job in plain}
+        others = (_new_row(job, specs[job.id], elapsed) for job in new if job.id not in known)
+        insert_rows(db, _INSERT_JOB, _JOB, others)
 
 
-def _plain_row(item: NewJob, elapsed: float) -> tuple[object, ...]:
-    job, name = item.job, item.spec.name
-    state, policy = job.state.value, pack_policy(job.policy)
-    return (state, job.queue, job.priority, policy, item.uid, name, item.at, elapsed, job.id)
+def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ...]:
+    submitted = stored.uid, stored.spec.name, stored.created_at, elapsed, job.id
+    return (job.state.value, job.queue, job.priority, pack_policy(job.policy), *submitted)
 
 
-def _new_row(item: NewJob, elapsed: float) -> list[object]:
+def _new_row(job: Job, stored: StoredSpec, elapsed: float) -> list[object]:
     # a list, because Python 3.11 keeps thousands of freed tuples of just this length
-    spec = item.spec
-    return [*_columns(item.job), item.uid, spec.name, spec.notify, item.at, elapsed, item.job.id]
+    spec = stored.spec
+    return [*_columns(job), stored.uid, spec.name, spec.notify, stored.created_at, elapsed, job.id]
 
 
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -353,32 +358,35 @@ class SpecWriter:
         self._latest: tuple[dict[str, str] | None, int] = None, 0  # one of them, and its id
 
     def insert(
-        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec], submissions: Sequence[Submission]
-    ) -> Counter[str]:
+        self, db: sqlite3.Connection, specs: dict[JobId, StoredSpec], submissions: Sequence[Submission]
+    ) -> Counter[Counted]:
         """Write the specs of new jobs and the requests that made them.
 
         Return how many of the jobs have each environment.
         """
         rows = self._rows(db, specs)
         made = {each.first: (each.token, _answer(each)) for each in submissions}
-        first = [(*row, *made[row[2]]) for row in rows if row[2] in made]
-        insert_rows(db, f"{_INSERT_SPEC}, token, answer) VALUES", "(?, ?, ?, ?, ?)", first)
-        others = rows if not first else [row for row in rows if row[2] not in made]
-        insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
+        first = [(*row, *made[row[2]]) for row in rows if row[2] in made] if made else []
+        if first:
+            insert_rows(db, f"{_INSERT_SPEC}, token, answer) VALUES", "(?, ?, ?, ?, ?)", first)
+        if len(first) < len(rows):
+            others = [row for row in rows if row[2] not in made]
+            insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
         _insert_tags(db, specs)
         return _environments(rows)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
         """Replace the specs of jobs, and the names and tags by which lists select."""
         _remove_tags(db, specs)
-        rows = self._rows(db, specs)
+        stored = {job: StoredSpec.of(spec, 0, 0.0) for job, spec in specs.items()}
+        rows = self._rows(db, stored)
         before = _environments_of(db, specs)
         update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
         _count(db, _environments(rows))
         self._unshare(db, before)
         names = [(spec.name, spec.notify, job) for job, spec in specs.items()]
         update_rows(db, "UPDATE jobs SET name = ?, notify = ? WHERE id = ?", names)
-        _insert_tags(db, specs)
+        _insert_tags(db, stored)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
         """Delete specs and tags, and the environments that no other job has."""
@@ -392,28 +400,22 @@ class SpecWriter:
         self._environments.clear()
         self._latest = None, 0
 
-    def _unshare(self, db: sqlite3.Connection, before: Counter[str]) -> None:
+    def _unshare(self, db: sqlite3.Connection, before: Counter[Counted]) -> None:
         """Count the jobs that no longer have each of these environments; delete those that nobody has."""
         _count(db, Counter({environment: -jobs for environment, jobs in before.items()}))
-        marks = [(environment,) for environment in before]
+        marks = [(str(environment),) for environment in before]
         if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
             db.executemany("DELETE FROM counts WHERE key = ? AND jobs = 0", marks)
             self.forget()
 
     def _rows(
-        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]
+        self, db: sqlite3.Connection, specs: dict[JobId, StoredSpec]
     ) -> list[tuple[bytes, int | None, JobId]]:
-        rows: list[tuple[bytes, int | None, JobId]] = []
-        seen: dict[int, int] = {}  # jobs of one request share one dict, which is hashed once
-        for job_id, spec in specs.items():
-            if spec.env is None:
-                rows.append((_encode(spec), None, job_id))
-                continue
-            environment = seen.get(id(spec.env))
-            if environment is None:
-                environment = seen[id(spec.env)] = self._environment_id(db, spec.env)
-            rows.append((_encode(replace(spec, env=None)), environment, job_id))
-        return rows
+        known: dict[int, int | None] = {id(None): None}  # jobs of one request share a dict: hash it once
+        for stored in specs.values():
+            if id(stored.env) not in known and stored.env is not None:
+                known[id(stored.env)] = self._environment_id(db, stored.env)
+        return [(_encode(stored.spec), known[id(stored.env)], job) for job, stored in specs.items()]
 
     def _environment_id(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
         latest, known = self._latest
@@ -443,31 +445,35 @@ def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
     row = db.execute(_READ, (job_id,)).fetchone()
     if row is None:
         return None
-    packed, variables, uid, created_at = row
-    spec = unpack_spec(packed)
-    if variables is not None:
-        spec = replace(spec, env=_decode_variables(variables))
-    return StoredSpec(spec, uid, created_at)
+    packed, variables, policy, uid, created_at = row
+    spec = with_policy(unpack_spec(packed), unpack_policy(policy))
+    return StoredSpec(spec, uid, created_at, None if variables is None else _decode_variables(variables))
 
 
-def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[str]:
-    """Return how many of these rows have each environment, by its key in the table of counts."""
-    return Counter(str(environment) for _, environment, _ in rows if environment is not None)
+def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[Counted]:
+    """Return how many of these rows have each environment."""
+    return Counter(map(itemgetter(1), rows))
 
 
-def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[str]:
+def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[Counted]:
     """Return the same for stored jobs."""
-    found: Counter[str] = Counter()
+    found: Counter[Counted] = Counter()
     for job_id in dict.fromkeys(job_ids):  # a request may name a job twice
         row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
         if row is not None and row[0] is not None:
-            found[str(row[0])] += 1
+            found[row[0]] += 1
     return found
 
 
-def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-    tags = [(tag, job_id) for job_id, spec in specs.items() for tag in dict.fromkeys(spec.tags)]
-    insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
+def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
+    tags = [
+        (tag, job)
+        for job, stored in specs.items()
+        if stored.spec.tags
+        for tag in dict.fromkeys(stored.spec.tags)
+    ]
+    if tags:
+        insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
 
 
 def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
@@ -483,7 +489,7 @@ _INSERT_SPEC = "INSERT INTO specs (spec, environment, job"
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
 _READ = """
-    SELECT spec, variables, uid, created_at
+    SELECT spec, variables, policy, uid, created_at
     FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
     WHERE specs.job = ?
 """

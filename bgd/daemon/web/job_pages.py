@@ -102,7 +102,7 @@ class JobPages:
         stored = await self._store.read(write.read_spec, JobId(found.view.id))
         found = replace(found, events=await self._events(found.view, 0))
         values = await asyncio.to_thread(self._values, found)
-        values["variables"] = sorted(stored.spec.env or ()) if stored else []
+        values["variables"] = sorted(stored.env or ()) if stored else []
         first = found.attempts[0].attempt if found.attempts else 1
         values["before"] = first if first > 1 else None
         live = f"/job-logs/{found.view.id}/live" if before is None else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage import read
-from bgd.daemon.storage.records import NewAttempt, NewJob, SavedJob, Transaction
+from bgd.daemon.storage.records import NewAttempt, SavedJob, StoredSpec, Transaction
 from bgd.wire.requests import List
 
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
@@ -19,12 +21,20 @@ def a_job(number, state=State.QUEUED, **fields):
     return Job(id=JobId(number), state=state, **known)
 
 
+class New(NamedTuple):
+    job: Job
+    stored: StoredSpec
+
+    @property
+    def spec(self):
+        return self.stored.whole()
+
+
 def new(number, *, uid=UID, at=NOW.wall, due=None, conditions=NO_CONDITIONS, **fields):
     spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
     state = State.QUEUED if due is None else State.SCHEDULED
-    return NewJob(
-        a_job(number, state, due=due, queue=spec.queue or DEFAULT_QUEUE, conditions=conditions), spec, uid, at
-    )
+    job = a_job(number, state, due=due, queue=spec.queue or DEFAULT_QUEUE, conditions=conditions)
+    return New(job, StoredSpec.of(spec, uid, at))
 
 
 def saves(*jobs, at=NOW.wall, reason=None):
@@ -35,8 +45,15 @@ def first_attempt(number, slot=1, launcher="boot:launcher"):
     return NewAttempt(JobId(number), 1, slot, launcher, NOW.wall + 1)
 
 
+def submitted(*jobs, now=NOW, **fields):
+    """Return the transaction of jobs that `new` made."""
+    return Transaction(
+        now=now, new=[job for job, _ in jobs], specs={job.id: stored for job, stored in jobs}, **fields
+    )
+
+
 async def put(store, *jobs):
-    await store.commit(Transaction(now=NOW, wall_ahead=NOW.wall - NOW.elapsed, new=list(jobs)))
+    await store.commit(submitted(*jobs, wall_ahead=NOW.wall - NOW.elapsed))
 
 
 async def move(store, number, state, **fields):

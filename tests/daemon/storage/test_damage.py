@@ -20,7 +20,7 @@ from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
-from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
+from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves, submitted
 from tests.faults.figures import record
 from tests.support import DEADLINE, ROOT
 
@@ -55,9 +55,7 @@ async def fill(path):
         item = new(number, name=f"job-{number}", tags=("t",), env={"A": "x" * 300, "B": str(number % 7)})
         job = a_job(number, state, conditions=conditions)
         event = JobEvent(NOW.wall, job.id, "submit", state, 0, None, None)
-        await store.commit(
-            Transaction(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event])
-        )
+        await store.commit(submitted(item._replace(job=job), events=[event]))
         if number % 5 > 2:
             running = saves(a_job(number, State.RUNNING, attempt=1))
             await store.commit(Transaction(now=NOW, saves=running, attempts=[first_attempt(number)]))

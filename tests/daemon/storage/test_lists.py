@@ -20,7 +20,7 @@ from bgd.daemon.storage import lists, read, schema, write
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import Transaction
 from bgd.wire.requests import List
-from tests.daemon.storage.builders import NOW, UID, a_job, ids, move, new, put, saves
+from tests.daemon.storage.builders import NOW, UID, a_job, ids, move, new, put, saves, submitted
 
 LETTERS = "ab*?[]!^"
 QUEUES = ("default", "builds", "mail")
@@ -91,7 +91,7 @@ def written(db, known):
     db.execute("BEGIN IMMEDIATE")
     try:
         if items:
-            write.TransactionWriter().save(db, Transaction(now=NOW, new=items))
+            write.TransactionWriter().save(db, submitted(*items))
             write.TransactionWriter().save(db, Transaction(now=NOW, saves=moved))
         yield
     finally:

@@ -124,7 +124,8 @@ def stored_now() -> dict[str, bytes]:
         )
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
         specs = {JobId(1): command, JobId(2): CALL, SUBMISSION.first: CALL}
-        write.SpecWriter().insert(db, specs, [SUBMISSION])
+        stored = {job: records.StoredSpec.of(spec, 0, 0.0) for job, spec in specs.items()}
+        write.SpecWriter().insert(db, stored, [SUBMISSION])
         write.append_events(db, EVENTS, None)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
@@ -152,7 +153,7 @@ def test_a_job_still_gets_its_environment():
         stored = write.read_spec(db, JobId(1))
 
     assert stored is not None
-    assert stored.spec.env == VARIABLES
+    assert stored.env == VARIABLES
 
 
 def test_events_are_still_readable():

@@ -149,14 +149,14 @@ async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
     await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(3)]))
     stored = await store.read(write.read_spec, JobId(2))
     assert stored is not None
-    assert stored.spec.env == env
+    assert stored.env == env
 
     await store.commit(Transaction(now=NOW, removed=[a_job(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     await put(store, new(4, env=env))  # the store knew it, and has to store it again
     stored = await store.read(write.read_spec, JobId(4))
     assert stored is not None
-    assert stored.spec.env == env
+    assert stored.env == env
 
 
 async def test_environment_of_an_edited_job_is_deleted_if_no_other_job_has_it(store):

@@ -31,6 +31,7 @@ from tests.daemon.storage.builders import (
     put,
     saves,
     sql,
+    submitted,
     unfinished,
 )
 
@@ -313,7 +314,7 @@ async def test_reading_connection_cannot_write(store):
 async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(store):
     began = elapsed()
     await store.write(adopt_boot, Now(began - 60, NOW.wall), BOOT)
-    await store.commit(Transaction(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
+    await store.commit(submitted(new(1), new(2), now=Now(began - 60, NOW.wall)))
     await store.write(adopt_boot, Now(began - 30, NOW.wall + 30), "second-boot")
     start = NewAttempt(JobId(1), 1, 1, "boot:launcher", 0.0)
     running = saves(a_job(1, State.RUNNING, attempt=1))
@@ -332,7 +333,7 @@ async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(s
 async def test_run_begins_when_the_launcher_says_and_is_unknown_if_nobody_saw_its_end(store):
     now = Now(elapsed(), NOW.wall)
     await store.write(adopt_boot, now, BOOT)
-    await store.commit(Transaction(now=now, new=[new(1)]))
+    await store.commit(submitted(new(1), now=now))
     running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
     await store.commit(Transaction(now=now, saves=running, attempts=[first_attempt(1)]))
     await store.commit(Transaction(now=now, pids={pid.job: pid}))

@@ -38,6 +38,7 @@ from tests.daemon.storage.builders import (
     restored,
     saves,
     sql,
+    submitted,
     unfinished,
 )
 from tests.support import ROOT, wait_until
@@ -135,7 +136,7 @@ async def test_jobs_of_version_1_are_all_there(path):
     assert await ids(store, tag="nightly", queue="slow") == [2]
     stored = await store.read(write.read_spec, JobId(7))
     assert stored is not None
-    assert stored.spec.env == ENV
+    assert stored.env == ENV
     (attempt,) = await store.read(read.attempts_of, JobId(5), 0, 10)
     assert (attempt.outcome, attempt.pid, attempt.log_bytes) == (Outcome.SUCCEEDED, 4005, 17)
     assert attempt.run_seconds == 1.5
@@ -152,9 +153,8 @@ async def test_jobs_of_version_1_run_on(path):
 
     end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
     await store.commit(
-        Transaction(
-            now=NOW,
-            new=[new(8, env=ENV)],
+        submitted(
+            new(8, env=ENV),
             saves=saves(a_job(2, State.RUNNING, attempt=1), a_job(3, State.SUCCEEDED, attempt=1)),
             attempts=[first_attempt(2)],
             ends=[end],

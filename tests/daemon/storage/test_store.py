@@ -17,6 +17,7 @@ import aiosqlite
 import pytest
 
 from bgd.core.job import JobId, Now, State
+from bgd.core.retry import with_policy
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
@@ -25,6 +26,7 @@ from bgd.errors import Full
 from tests.daemon.storage.builders import (
     BOOT,
     NOW,
+    POLICY,
     UID,
     a_job,
     first_attempt,
@@ -34,6 +36,7 @@ from tests.daemon.storage.builders import (
     restored,
     saves,
     sql,
+    submitted,
     unfinished,
 )
 
@@ -116,13 +119,13 @@ async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
 async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
     env = {"A": "1"}
     with pytest.raises(LookupError, match="1 of 1 rows"):
-        await store.commit(Transaction(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
+        await store.commit(submitted(new(1, env=env), saves=saves(a_job(99))))
     assert await restored(store) == []
 
     await put(store, new(2, env=env))
 
     found = await store.commit(Transaction(now=NOW, wanted=[JobId(2)]))
-    assert found[JobId(2)].spec.env == env
+    assert found[JobId(2)].env == env
     assert (await unfinished(store), await store.read(read.last_id)) == (
         [UnfinishedJob(new(2).job, None, None)],
         2,
@@ -232,7 +235,7 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
         Transaction(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)])
     )
 
-    assert found == {1: StoredSpec(item.spec, UID, NOW.wall)}
+    assert found == {1: StoredSpec.of(with_policy(item.spec, POLICY), UID, NOW.wall)}
 
 
 async def test_no_environment_differs_from_an_empty_one(store):
@@ -240,8 +243,8 @@ async def test_no_environment_differs_from_an_empty_one(store):
 
     found = await store.commit(Transaction(now=NOW, wanted=[JobId(1), JobId(2)]))
 
-    assert found[JobId(1)].spec.env is None
-    assert found[JobId(2)].spec.env == {}
+    assert found[JobId(1)].env is None
+    assert found[JobId(2)].env == {}
 
 
 async def test_equal_environments_are_stored_once(path):
@@ -268,7 +271,7 @@ import asyncio, sys
 from bgd.core.job import Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import Transaction, NewJob
+from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 
 async def main():
@@ -276,9 +279,9 @@ async def main():
     number, failures = 1, 0
     while failures < 3:
         jobs = [Job(JobId(number + step), State.QUEUED, "default", 0, RetryPolicy()) for step in range(3)]
-        new = [NewJob(job, JobSpec(argv=("true", "x" * 500)), 0, 0.0) for job in jobs]
+        specs = {job.id: StoredSpec(JobSpec(argv=("true", "x" * 500)), 0, 0.0) for job in jobs}
         try:
-            await store.commit(Transaction(now=Now(0.0, 0.0), new=new))
+            await store.commit(Transaction(now=Now(0.0, 0.0), new=jobs, specs=specs))
         except StoreBroken as broken:
             failures += 1
             print("broken:", broken, flush=True)

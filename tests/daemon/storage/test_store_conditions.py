@@ -85,8 +85,9 @@ async def test_view_has_all_limits(store):
 async def test_view_has_all_conditions(store):
     policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
     asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
-    item = new(9, conditions=EVERYTHING, **asked)
-    await put(store, replace(item, spec=replace(item.spec, at=NOW.wall + 3600)))
+    job, stored = new(9, conditions=EVERYTHING, **asked)
+    spec = replace(stored.spec, at=NOW.wall + 3600)
+    await put(store, (job, replace(stored, spec=spec)))
     left = Conditions(expires=NOW.elapsed + 7200, after=(JobId(2),), after_any=(JobId(2),), key="k", slots=4)
     await move(store, 9, State.BLOCKED, policy=policy, conditions=left)
 

@@ -6,12 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.core.retry import with_policy
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import (
     NOW,
+    POLICY,
     UID,
     a_job,
     first_attempt,
@@ -21,6 +23,7 @@ from tests.daemon.storage.builders import (
     put,
     saves,
     sql,
+    submitted,
     unfinished,
 )
 
@@ -61,8 +64,8 @@ async def test_edited_job_is_read_and_listed_by_its_new_spec(store):
 
     found = await store.commit(Transaction(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
 
-    assert found == {1: StoredSpec(after, UID, NOW.wall)}
-    assert await store.read(write.read_spec, JobId(1)) == StoredSpec(after, UID, NOW.wall)
+    assert found[JobId(1)] == await store.read(write.read_spec, JobId(1))
+    assert found[JobId(1)] == StoredSpec.of(with_policy(after, POLICY), UID, NOW.wall)
     view = await store.read(read.view, JobId(1))
     assert (view.argv, view.name, view.tags) == (["/bin/true"], "fresh", ["b", "c", "c"])
     assert [await ids(store, tag=tag) for tag in "abc"] == [[2], [1], [1]]
@@ -75,9 +78,9 @@ async def test_job_can_be_new_and_edited_in_one_batch(store):
     item = new(1, name="old")
     edited = replace(item.spec, name="fresh")
 
-    await store.commit(Transaction(now=NOW, new=[item], edited={JobId(1): edited}))
+    await store.commit(submitted(item, edited={JobId(1): edited}))
 
-    assert (await store.read(write.read_spec, JobId(1))).spec == edited
+    assert (await store.read(write.read_spec, JobId(1))).spec == with_policy(edited, POLICY)
     assert await store.read(write.read_spec, JobId(2)) is None
 
 
@@ -90,7 +93,7 @@ async def test_batch_that_edits_a_missing_job_changes_nothing(store):
 
     assert (await store.read(read.view, JobId(1))).name == "old"
     await store.commit(Transaction(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
-    assert (await store.read(write.read_spec, JobId(1))).spec == fresh
+    assert (await store.read(write.read_spec, JobId(1))).whole() == with_policy(fresh, POLICY)
 
 
 async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
@@ -105,7 +108,7 @@ async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
     assert await rows_of(store, 2) == set(TABLES)
     assert (await store.read(read.counts))["failed"] == 1
     assert await ids(store, tag="a") == [2]
-    assert (await store.read(write.read_spec, JobId(2))).spec.env == ENV
+    assert (await store.read(write.read_spec, JobId(2))).env == ENV
     assert (await unfinished(store), await store.read(read.last_id)) == ([], 2)
 
 

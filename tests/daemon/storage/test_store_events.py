@@ -21,7 +21,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView, GroupStats, ScheduleEvent
-from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
+from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves, submitted
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
@@ -116,7 +116,7 @@ async def test_events_of_one_job_are_found_among_those_of_all_others(store):
 async def test_events_of_a_failed_batch_do_not_exist(store):
     await append(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
-        await store.commit(Transaction(now=NOW, events=[event(98)], new=[new(7), new(7)]))
+        await store.commit(submitted(new(7), new(7), events=[event(98)]))
 
     await append(store, event(2))
 

@@ -17,7 +17,6 @@ from bgd.daemon.measurements import MAX_QUEUES, OTHER_QUEUES, Histogram, Measure
 from bgd.daemon.storage.records import (
     AttemptEnd,
     JobEvent,
-    NewJob,
     SavedJob,
     StoredSpec,
     Transaction,
@@ -271,9 +270,7 @@ def test_queues_beyond_the_limit_are_counted_together():
 def test_new_jobs_are_counted():
     measured = Measurements()
     new = job(1, State.QUEUED, attempt=0)
-    measured.saved(
-        Transaction(now=Now(0.0, 1.0), new=[NewJob(new, JobSpec(argv=("true",)), 0, 1.0)]), 0.2, 0.0
-    )
+    measured.saved(Transaction(now=Now(0.0, 1.0), new=[new]), 0.2, 0.0)
 
     assert measured.submitted == 1
     assert measured.commits.total == 0.2
