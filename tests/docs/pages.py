@@ -43,7 +43,7 @@ def rows_of(text: str, heading: str | None = None) -> list[list[str]]:
     """Return the rows of the first table, or of the first table whose first column has this heading."""
     for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         first, _, *rows = [
-            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in table.splitlines()
         ]
         if heading in {None, first[0]}:
             return rows

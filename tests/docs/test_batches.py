@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,11 @@ from tests.support import DEADLINE
 
 BATCHES = page("docs/batches.md")
 ROWS = rows_of(section(BATCHES, "## Beside xargs and GNU parallel"))
+OF_HYPERQUEUE = rows_of(section(BATCHES, "## Beside HyperQueue"))
+COUNT = """\
+#!/bin/sh
+echo "counted ${1:-${HQ_ENTRY:-$HQ_TASK_ID}}"
+"""
 NAMES = ["a.txt", "b.txt", "c.txt"]
 HAS_PARALLEL = shutil.which("parallel") is not None
 
@@ -26,6 +33,11 @@ def folder(daemon):
     for name in NAMES:
         (daemon.folder / name).write_text(name * 3)
     (daemon.folder / "names.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    (daemon.folder / "count.sh").write_text(COUNT)
+    (daemon.folder / "count.sh").chmod(0o755)
+    (daemon.folder / "items.json").write_text('["a", "b"]')
+    documents = (f'{{"argv": ["./count.sh", "{each}"]}}\n' for each in ('\\"a\\"', '\\"b\\"'))
+    (daemon.folder / "jobs.ndjson").write_text("".join(documents))
     (daemon.folder / "commands.txt").write_text("echo one | tr o 0\necho 'two three'\n")
     return daemon.folder
 
@@ -69,6 +81,55 @@ def test_each_line_does_what_those_of_xargs_and_gnu_parallel_do(daemon, folder, 
         for line in commands_in(cell):
             theirs = sorted(run(daemon, line).splitlines())
             assert row[0] == "resume" or ours == theirs, line
+
+
+@pytest.mark.parametrize("row", OF_HYPERQUEUE, ids=lambda row: row[0])
+def test_each_line_beside_hyperqueue_runs_for_all_that_it_reads(daemon, folder, row):
+    del folder
+    batch = commands_in(row[2])[0]
+    names = [str(number) for number in range(1, 10)] if "seq" in batch else NAMES
+    names = ['"a"', '"b"'] if "ndjson" in batch else names
+
+    assert output_of_jobs(daemon, f"`{batch}`") == sorted(f"counted {name}" for name in names)
+
+
+@pytest.fixture(scope="module")
+def hyperqueue(folder):
+    """HyperQueue with a worker. Its program is in no package: PyPI has only its library for Python."""
+    if shutil.which("hq") is None:
+        pytest.skip("NOT COMPARED WITH HYPERQUEUE: its program hq is not on the PATH")
+    environment = os.environ | {"HQ_SERVER_DIR": str(folder / "hyperqueue")}
+
+    def hq(*words):
+        return subprocess.run(
+            ["hq", *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+        ).stdout
+
+    with ExitStack() as stack:
+        for what in ("server", "worker"):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    ["hq", what, "start"], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+                )
+            )
+            stack.callback(process.terminate)
+            hq("server", "wait")
+        yield hq
+
+
+@pytest.mark.parametrize("row", OF_HYPERQUEUE, ids=lambda row: row[0])
+def test_each_line_does_what_that_of_hyperqueue_does(daemon, hyperqueue, row):
+    _, *words = shlex.split(commands_in(row[1])[0])
+    hyperqueue(*words, *(() if "--wait" in words else ("--wait",)))
+
+    theirs = sorted(hyperqueue("job", "cat", "last", "stdout").splitlines())
+    assert output_of_jobs(daemon, f"`{commands_in(row[2])[0]}`") == theirs
 
 
 def test_a_bad_line_is_told_as_the_page_shows(daemon, folder):
