@@ -60,6 +60,7 @@ MAX_LINES = 2**53
 @click.option("--ndjson", is_flag=True, help="Read a JSON object from each line.")
 @click.option("--template", metavar="TEXT", help="Put each line in place of {} in this command.")
 @click.option("--shell", is_flag=True, help="Run each line, or the template, with /bin/sh.")
+@click.option("-0", "--null", is_flag=True, help="Lines end with NUL, as from find -print0.")
 @click.option("--no-check", is_flag=True, help="Queue commands whose programs are missing.")
 @click.option("--skip", type=whole_number(0, MAX_LINES), metavar="N", help="Leave out the first N lines.")
 @click.option("--wait", is_flag=True, help="Wait for the jobs; exit with 1 if any failed.")
@@ -70,6 +71,7 @@ MAX_LINES = 2**53
 def batch_command(
     path: str,
     *,
+    null: bool,
     skip: int | None,
     wait: bool,
     halt: Halt | None,
@@ -98,7 +100,7 @@ def batch_command(
     kind.check(given)
     if resume and joblog is None:
         raise click.UsageError("--resume needs --joblog FILE, which says what has run")
-    with client(autostart=True) as daemon, _opened(path) as source:
+    with client(autostart=True) as daemon, _opened(path, b"\0" if null else b"\n") as source:
         options, caller = job_options(daemon, given), Caller()
         say_what_is_not_passed_on(options)
         maker = SpecMaker(options, caller)
@@ -144,15 +146,15 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Source]:
+def _opened(path: str, end: bytes) -> Iterator[Source]:
     if path == STDIN:
         if sys.stdin.isatty():
             say("reading lines from this terminal; Ctrl-D ends them")
-        yield Source(sys.stdin.fileno())
+        yield Source(sys.stdin.fileno(), end)
         return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        source = Source(descriptor)
+        source = Source(descriptor, end)
         os.read(descriptor, 0)  # a folder can be opened, and not read
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from error

@@ -31,13 +31,14 @@ SpecOfLine = Callable[[int, bytes], JobSpec | None]
 
 
 class Source:
-    """The file or pipe that lines come from.
+    """The file or pipe that lines come from, each with `end` behind it.
 
     `size`: its bytes, None if that is not known; `read`: those read so far.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, end: bytes = b"\n") -> None:
         self._descriptor = descriptor
+        self._end = end
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
         status = os.fstat(descriptor)
         self.size = status.st_size or None
@@ -55,7 +56,7 @@ class Source:
         """
         pieces: list[bytes] = []
         while chunk := (yield from self._next_chunk()):
-            first, *others = chunk.split(b"\n")
+            first, *others = chunk.split(self._end)
             pieces.append(first)
             if others:
                 yield [b"".join(pieces), *others[:-1]]

@@ -33,13 +33,17 @@ MAX_LINES = 2**31
 )
 @click.argument("text")
 @with_selection(tuple(State), may_be_empty=True)
+@click.option("-i", "--ignore-case", is_flag=True, help="Find capitals as small letters, too.")
 @click.option("-n", "most", type=whole_number(1, MAX_LINES), metavar="N", help="Stop after N lines.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only the ids of the jobs.")
-def search_command(text: str, selection: Selection, *, most: int | None, only_ids: bool) -> int:
+def search_command(
+    text: str, selection: Selection, *, ignore_case: bool, most: int | None, only_ids: bool
+) -> int:
     """Print the lines of all kept logs that contain TEXT.
 
-    The newest job comes first; each line begins with job and attempt. Upper and lower case differ only if
-    TEXT has a capital. Without ids and filters all logs are searched. Exit with 0 if a line is found, else 1.
+    The newest job comes first; each line begins with job and attempt. Without -i, upper and lower case
+    differ if TEXT has a capital. Without ids and filters all logs are searched. Exit with 0 if a line is
+    found, else 1.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")
@@ -48,7 +52,7 @@ def search_command(text: str, selection: Selection, *, most: int | None, only_id
         jobs = _selected_jobs(daemon, selection)
     if not log_dir:
         raise Refused("this daemon is of an earlier bgd, which does not tell where its logs are: restart it")
-    search = _Search(log_dir, Needle.of(text), jobs)
+    search = _Search(log_dir, Needle.of(text, ignores_case=ignore_case), jobs)
     found = 0
     lines = search.first_lines() if only_ids else search.lines()
     for job, attempt, offset, line in islice(lines, most):

@@ -40,8 +40,11 @@ class Needle(Struct, frozen=True):
     ignores_case: bool
 
     @classmethod
-    def of(cls, text: str) -> Needle:
-        return cls(text, text.encode(errors="replace"), text == text.lower())
+    def of(cls, text: str, *, ignores_case: bool = False) -> Needle:
+        """Return a needle; `ignores_case`: also if the text has a capital."""
+        if ignores_case:
+            text = text.translate(_LOWER)
+        return cls(text, text.encode(errors="replace"), ignores_case or text == text.lower())
 
     def comparable(self, data: bytes) -> bytes:
         """Return data in which `self.data` stands wherever the text occurs."""

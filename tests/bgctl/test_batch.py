@@ -81,6 +81,14 @@ def test_a_template_makes_each_line_an_argument(daemon):
     daemon.bgctl("cancel", done.stdout.strip())
 
 
+def test_lines_that_end_with_nul_may_hold_newlines(daemon):
+    ids = ids_in(batch(daemon, "a b\0two\nlines\0last", "-0", "--template", "printf <%s> {}").stdout)
+
+    daemon.bgctl("wait", *map(str, ids))
+    outputs = [daemon.bgctl("logs", "--raw", str(each)).stdout for each in ids]
+    assert outputs == ["<a b>", "<two\nlines>", "<last>"]
+
+
 def test_a_bad_line_is_named_with_what_is_queued_and_skip_goes_on(daemon):
     text = "true\ntrue\nno-such-program\ntrue\n"
     done = batch(daemon, text)

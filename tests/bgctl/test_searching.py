@@ -44,6 +44,7 @@ def test_lines_of_all_logs_are_found_newest_first(daemon, jobs):
 
 def test_a_capital_makes_case_count(daemon, jobs):
     assert search(daemon, "Disk").stdout == f"{jobs[0]}.1: Disk full\n"
+    assert search(daemon, "-i", "Disk Full").stdout == search(daemon, "disk full").stdout
 
 
 def test_jobs_can_be_selected_and_lines_be_few(daemon, jobs):
