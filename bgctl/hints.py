@@ -159,6 +159,8 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--results": "`bgctl logs ID` shows the output of a job",
     "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f goes on with what follows"),
     "--watch": "-f goes on with what follows",
+    "--match": "`bgctl wait --match REGEX ID` waits for a line of output, `bgctl search TEXT` finds lines",
+    "--grep": "`bgctl search TEXT ID` prints the lines that contain a text",
     "--bar": "`bgctl wait --progress ID` shows how far jobs are",
     "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
     "--interval": "`bgctl watch` shows jobs while they change",

@@ -47,6 +47,16 @@ _when = click.argument("when", required=False)
 _program = click.argument("argv", nargs=-1, metavar="[-- PROGRAM [ARGS]...]")
 
 
+def _one_day_each(
+    context: click.Context, parameter: click.Parameter, days: tuple[str, ...]
+) -> tuple[str, ...]:
+    for day in days:
+        if "," in day:
+            words = " ".join(f"--except {each.strip()}" for each in day.split(","))
+            raise click.BadParameter(f"{day!r} is not one day: write {words}", context, parameter)
+    return days
+
+
 def _settings(function: F) -> F:
     options = [
         click.option("--calendar", metavar="SPEC", help="A calendar spec as for systemd, in place of WHEN."),
@@ -75,6 +85,7 @@ def _settings(function: F) -> F:
             "--except",
             "excluded",
             multiple=True,
+            callback=_one_day_each,
             metavar="DAY",
             help="Leave out this day: 2026-12-24 or 12-25.",
         ),

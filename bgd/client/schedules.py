@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd.client.programs import check_command
 from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
-from bgd.core.schedule_spec import SCHEDULE_NAME, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import MAX_DAY, SCHEDULE_NAME, ScheduleName, ScheduleSpec
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
 from bgd.errors import Refused
 from bgd.paths import find_program
@@ -193,6 +193,9 @@ def _with_settings(spec: ScheduleSpec, given: Mapping[str, Any]) -> ScheduleSpec
         raise Refused(f"excluded is a list of days, such as ['12-24'], not {settings['excluded']!r}")
     if "excluded" in settings:
         settings["excluded"] = tuple(settings["excluded"])
+        for day in settings["excluded"]:
+            if isinstance(day, str) and len(day) > MAX_DAY:
+                raise Refused(f"except {day!r} is not a day: write '2026-12-24', or '12-25' for every year")
     passed = settings.get("env_pass")
     if isinstance(passed, str):
         if passed not in _ALL_OR_NONE:

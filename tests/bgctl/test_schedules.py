@@ -230,6 +230,8 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "--every", "15m", "--", "true"], "or 'every 15m' after the name"),
         (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
         (["add", "x y", "@daily", "--", "true"], "name"),
+        (["add", "x", "@daily", "--except", "12-24,12-25", "--", "true"], "--except 12-24 --except 12-25"),
+        (["add", "x", "@daily", "--except", "Christmas eve", "--", "true"], "'Christmas eve' is not a day"),
         (["add", "x", "@daily", "--", "no-such-program"], "on its PATH; --no-check stores it anyway"),
         (["add", "x", "@daily", "--timezone", "Mars/Phobos", "--", "true"], "Europe/Paris"),
         (["edit", "nope", "@daily"], "there is no schedule nope"),

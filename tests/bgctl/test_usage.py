@@ -150,6 +150,7 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["wait", "9-3"], "'9-3' is not a range of at most"),
         (["cancel", "0"], "'0' is not a job id"),
         (["logs", "--attempt", "1", "--all"], "exclude each other"),
+        (["logs", "--match", "ready", "1"], "no option --match: `bgctl wait --match REGEX ID` waits"),
         (["list", "--state", "done"], "no state 'done': jobs that have ended are succeeded, failed"),
         (["list", "--state", "new"], "'new' is not one of held, blocked, scheduled"),
         (["list", "--since", "yesterday"], "neither an age such as 2h nor a date"),

@@ -141,3 +141,6 @@ def test_too_many_schedules_for_one_transaction_are_refused_before_they_are_sent
     many = {f"s{number}": {"argv": ["true", "x" * 100_000], "cron": "@daily"} for number in range(11)}
     with pytest.raises(Refused, match=r"these 11 schedules take 1\d+ bytes: at most 1048476 fit"):
         client.schedules.add_many(many)
+    most = {f"s{number}": {"argv": ["true"], "cron": "@daily", "check": False} for number in range(10_001)}
+    with pytest.raises(Refused, match=r"these are 10001 schedules: a daemon takes at most 10000"):
+        client.schedules.add_many(most)

@@ -10,7 +10,7 @@ from bgd.client.blocking.job import Job
 from bgd.client.schedules import changed_schedule, new_schedule, schedule_of, schedules_of
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked
-from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.schedule_spec import MAX_SCHEDULES, ScheduleSpec
 from bgd.errors import Refused
 from bgd.wire import replies
 from bgd.wire import schedules as wire
@@ -159,6 +159,8 @@ class Schedules:
         return reply.occurrences
 
     def _set_many(self, specs: dict[str, ScheduleSpec], *, replaces: bool) -> SchedulesSet:
+        if len(specs) > MAX_SCHEDULES:
+            raise Refused(f"these are {len(specs)} schedules: a daemon takes at most {MAX_SCHEDULES}")
         request = checked(wire.SetSchedules(id=UNNUMBERED, schedules=specs, replaces=replaces))
         if (size := len(encode(request))) > _MAX_TOGETHER:
             raise Refused(
