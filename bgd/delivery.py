@@ -1,7 +1,8 @@
 """Deliver a notification: `python -P -m bgd.delivery [--config FILE] TARGET`, which its job runs.
 
 A Message comes on stdin. [notify.TARGET] says at that moment whether a program, sendmail or a server gets it.
-The exit code is that of the program or of sendmail; what bgd itself finds wrong takes one line on stderr.
+The exit code is that of the program or of sendmail; what bgd itself finds wrong takes one line on stderr. The
+job is not tried again after NEVER: there is no such target, or no message.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from msgspec import Struct
 import bgd
 from bgd import config as configuration
 from bgd.config import NotifyTarget
-from bgd.core.notifications import Message, NotifyEvent
+from bgd.core.notifications import NEVER, Message, NotifyEvent
 from bgd.errors import BgdError, ConfigError, nearest
 from bgd.escape import one_line
 from bgd.formatting import outcome_in_words
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.streams import open_closed_streams, use_utf_8
 
-EX_CONFIG = 78  # sysexits.h
+EX_CONFIG = 78  # sysexits.h: as long as the configuration cannot be read
 CANNOT_RUN, NOT_FOUND = 126, 127  # as a shell says it
 
 MAX_MESSAGE = 4_000_000  # bytes of JSON
@@ -127,18 +128,18 @@ def _parser() -> argparse.ArgumentParser:
 def _read_message() -> Message:
     data = sys.stdin.buffer.read(MAX_MESSAGE + 1)
     if len(data) > MAX_MESSAGE:
-        raise NotDelivered(f"the notification is over the limit of {MAX_MESSAGE} bytes", EX_CONFIG)
+        raise NotDelivered(f"the notification is over the limit of {MAX_MESSAGE} bytes", NEVER)
     try:
         return msgspec.json.decode(data, type=Message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise NotDelivered(f"stdin is not a notification: {error}", EX_CONFIG) from error
+        raise NotDelivered(f"stdin is not a notification: {error}", NEVER) from error
 
 
 def _target(name: str, config: str | None) -> NotifyTarget:
     targets = configuration.load(config).notify
     if name not in targets:
         hint = nearest(name, targets) if targets else "it has none"
-        raise ConfigError(f"there is no [notify.{name}] in the configuration; {hint}")
+        raise NotDelivered(f"there is no [notify.{name}] in the configuration; {hint}", NEVER)
     return targets[name]
 
 

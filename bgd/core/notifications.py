@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import Outcome
 
 WINDOW = 60.0  # seconds in which a target gets at most `per_minute` messages
+NEVER = 79  # exit code of a delivery that cannot succeed; sysexits.h, which sendmail uses, ends at 78
 MAX_SUBJECTS = 20  # that a summary names for each event
 
 

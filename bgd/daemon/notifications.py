@@ -13,7 +13,7 @@ import msgspec
 from bgd import clock
 from bgd.config import no_target
 from bgd.core.job import JobId
-from bgd.core.notifications import Message, NotifyEvent, SentMessages, Waiting, instant
+from bgd.core.notifications import NEVER, Message, NotifyEvent, SentMessages, Waiting, instant
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import notifications as storage
@@ -179,6 +179,7 @@ def job_of(message: Message, config: str | None, retries: int = RETRIES) -> JobS
         queue=NOTIFICATION_QUEUE,
         name=storage.job_name(message.target),
         retries=retries,
+        no_retry_on=(NEVER,),
         retry_delay=RETRY_DELAY,
         backoff=BACKOFF,
         max_delay=MAX_DELAY,

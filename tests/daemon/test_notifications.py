@@ -524,6 +524,17 @@ async def test_a_test_is_sent_once_at_once_and_while_everything_is_paused(folder
         assert (await told.life.view(job)).retries == 0
 
 
+@pytest.mark.parametrize(("code", "state"), [(1, State.SCHEDULED), (core.NEVER, State.FAILED)])
+async def test_a_delivery_is_tried_again_unless_it_can_never_succeed(folder, launcher, code, state):
+    async with telling(with_targets(folder), launcher) as told:
+        await told.run()
+        await told.settled()
+        [(teller, _)] = await told.jobs()
+        await told.say(end(told.life.key(teller), Outcome.EXIT, code))
+
+        assert (await told.life.view(teller)).state is state
+
+
 async def test_doctor_warns_of_notifications_that_could_not_be_delivered(folder, launcher):
     async with telling(with_targets(folder), launcher) as told:
         await told.run()
