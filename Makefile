@@ -12,8 +12,11 @@ DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fi
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
-# Long tests of whole daemons, and of a cluster
-SERIES := tests/end_to_end tests/faults tests/slurm tests/testing
+# Long tests of whole daemons
+SERIES := tests/end_to_end tests/faults tests/testing
+
+# A cluster of two nodes
+SLURM := tests/slurm
 
 # The daemon, its pages and the documentation
 DAEMON := tests/daemon tests/cron tests/docs
@@ -38,7 +41,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-slurm test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,11 +73,11 @@ BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(BIN)/pytest $(GUARD); guard=$$?; \
 	$(BESIDE) test-series >$(VENV)/series.log 2>&1 & series=$$!; \
-	$(BESIDE) test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
+	$(BESIDE) test-pure-rooms test-slurm >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
 	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
 	$(BESIDE) test-launcher >$(VENV)/launcher.log 2>&1 & launcher=$$!; \
 	trap 'kill $$series $$pure $$daemon $$launcher; exit 130' INT TERM; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(DAEMON) $(LAUNCHER) $(GUARD)) tests; others=$$?; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(SLURM) $(DAEMON) $(LAUNCHER) $(GUARD)) tests; others=$$?; \
 	wait $$pure; pure=$$?; \
 	wait $$launcher; launcher=$$?; \
 	wait $$daemon; daemon=$$?; \
@@ -85,6 +88,9 @@ test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full br
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
+
+test-slurm: $(INSTALLED)
+	$(BIN)/pytest $(SLURM)
 
 test-series: $(INSTALLED)
 	$(BIN)/pytest $(SERIES)

@@ -196,6 +196,8 @@ LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
 FailureCount = Annotated[int, Meta(ge=1, le=1000)]
 MessageCount = Annotated[int, Meta(ge=1, le=1000)]
 RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
+PilotNodes = Annotated[int, Meta(ge=0, le=1000)]
+NodeCpus = Annotated[int, Meta(ge=0, le=10_000)]
 BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
 
 
@@ -352,6 +354,9 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     memory: int = key(size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
     options: tuple[str, ...] = key(texts, ())  # further ones of srun
     requests_per_second: float = key(number(RequestRate), 4.0)  # to Slurm's controller
+    nodes: int = key(whole_number(PilotNodes), 0)  # the most that pilots keep; 0: each job is submitted
+    node_cpus: int = key(whole_number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
+    keep_idle: float = key(duration, 600.0)  # seconds until a pilot without a job gives its node back
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job

@@ -40,6 +40,7 @@ class Cause(StrEnum):
     REQUESTS = "requests"  # bgd's own limit on requests to the cluster
     CONTROLLER = "controller"  # of the cluster, which does not answer
     NODE = "node"
+    PILOT = "pilot"  # each has no room, or has no node yet
 
 
 class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -260,6 +261,8 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return "for Slurm's controller, which bgd asks again and again: no answer since"
         case Cause.NODE:
             return _wait_for_node(reason.problem)
+        case Cause.PILOT:
+            return f"for room on a pilot of executor {reason.subject}"
         case _:
             assert_never(reason.cause)
 

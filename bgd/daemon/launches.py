@@ -23,7 +23,7 @@ from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, config_file, restricts_commands
 from bgd.errors import Refused, nearest
 from bgd.wire import class_jobs
-from bgd.wire.launching import NO_LIMITS, AttemptKey, Launch, Limits, Place, SlurmStart, WarmStart
+from bgd.wire.launching import NO_LIMITS, AttemptKey, Launch, Limits, PilotStart, Place, SlurmStart, WarmStart
 from bgd.worker import WORKER
 
 DEFAULT_UMASK = 0o022
@@ -285,22 +285,50 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
                 conf=executor.conf,
                 requests_per_second=executor.requests_per_second,
                 nodes=spec.nodes,
+                pilot=_pilot(spec, executor, launch.place.executor if launch.place else ""),
             )
-            return replace(launch, slurm=slurm, warm=None, own_group=False)
+            return replace(launch, slurm=slurm, warm=launch.warm if slurm.pilot else None, own_group=False)
 
 
 def srun_options(spec: JobSpec, executor: ExecutorConfig) -> list[str]:
     """Return what tells srun where and with how much to run a job."""
+    size = {
+        "cpus-per-task": spec.cpus or 1,
+        "mem": _kilobytes(spec.memory or executor.memory),  # without it a job may take the whole node
+        "gpus": spec.gpus,
+    }
+    return [*_site_options(executor), *(f"--{name}={value}" for name, value in size.items() if value)]
+
+
+def _site_options(executor: ExecutorConfig) -> list[str]:
     named = {
         "partition": executor.partition,
         "account": executor.account,
         "qos": executor.qos,
         "constraint": executor.constraint,
-        "cpus-per-task": spec.cpus or 1,
-        "mem": f"{-(-(spec.memory or executor.memory) // 1024)}K",  # without it a job may take the whole node
-        "gpus": spec.gpus,
     }
     return [*executor.options, *(f"--{name}={value}" for name, value in named.items() if value)]
+
+
+def _kilobytes(size: int) -> str:
+    return f"{-(-size // 1024)}K"
+
+
+def _pilot(spec: JobSpec, executor: ExecutorConfig, name: str) -> PilotStart | None:
+    """Return how a pilot runs a job; None: the executor has none, or the job needs more than processors."""
+    if executor.nodes == 0 or spec.gpus is not None or spec.nodes is not None:
+        return None
+    size = ["--exclusive", "--mem=0"]
+    if cpus := executor.node_cpus:
+        size = [f"--cpus-per-task={cpus}", f"--mem={_kilobytes(cpus * executor.memory)}"]
+    return PilotStart(
+        executor=name,
+        nodes=executor.nodes,
+        options=[*_site_options(executor), *size],
+        keep_idle=executor.keep_idle,
+        cpus=spec.cpus or 1,
+        memory=spec.memory or executor.memory,
+    )
 
 
 def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:

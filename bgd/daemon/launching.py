@@ -35,6 +35,7 @@ from bgd.wire.launching import (
     Goodbye,
     Greeting,
     LogGrew,
+    OutputPart,
     Ready,
     ToLauncher,
     Welcome,
@@ -407,6 +408,8 @@ class _Connection(asyncio.Protocol):
                 self._ended.append(message)
             case LogGrew():
                 self._listener.log_grew(message)
+            case OutputPart():
+                raise ProtocolError("it sends output, as only a pilot does")
 
     def _be_ready(self) -> None:
         if self._welcome is None:

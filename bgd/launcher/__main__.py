@@ -24,6 +24,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
 from bgd.launcher.mounts import Mounts
+from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
@@ -49,6 +50,7 @@ from bgd.paths import obstacle_at
 from bgd.startup import LAUNCHER_LIMITS, check_limits, check_system_calls, ignore_stray_signals
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
+from bgd.wire.launching import PilotNode
 
 log = logging.getLogger("bgd.launcher")
 
@@ -73,7 +75,7 @@ def main() -> int:
         listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
         with closing(ServiceManager.from_environment(os.environ)) as manager:
             idle = None if options.stay else options.idle
-            asyncio.run(_serve(listener, state, logs, idle, manager))
+            asyncio.run(_serve(listener, state, logs, idle, manager, lease=options.pilot))
     except (OSError, LauncherBusy, BgdError, ExceptionGroup) as error:
         causes = list(leaf_errors(error))
         if not all(isinstance(cause, OSError | LauncherBusy | BgdError) for cause in causes):
@@ -100,17 +102,19 @@ async def _serve(
     logs: Path,
     idle: float | None,
     manager: ServiceManager,
+    *,
+    lease: float | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     children = Children()
+    channel = SupervisorChannel()
     left = read(state / _JOURNAL)
     check_predecessor_ended(left.instance, state)
     async with asyncio.TaskGroup() as group:
-        context = _context(group, children, state, logs, left)
+        context = _context(group, children, state, logs, left, Outbox(channel.send) if lease else None)
         children.install(loop)
-        channel = SupervisorChannel()
         children.on_reaped = channel.flush_soon  # after the attempts that it wakes have sent their ends
-        idle_exit = IdleExit(context.deadlines, idle)
+        idle_exit = IdleExit(context.deadlines, idle, lease)
         workers = WorkerPool(context)
         attempts = KnownAttempts(context, workers, channel, idle_exit.check)
 
@@ -123,7 +127,8 @@ async def _serve(
 
         supervisors = Supervisors(
             *(attempts, channel, context.journal, idle_exit.check, context.abilities),
-            None if left.is_whole else prepare,
+            None if left.is_whole or lease else prepare,  # a pilot's folder is new
+            node=_node() if lease else None,
         )
         idle_exit.attach(attempts, supervisors)
         _listen_for_signals(loop, leave)
@@ -132,6 +137,8 @@ async def _serve(
         server = await loop.create_unix_server(
             lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
         )
+        if lease:
+            context.journal.record_search_done()
         ends, running = await sweep(left, context)
         attempts.remember(ends)
         attempts.adopt(running)
@@ -141,7 +148,7 @@ async def _serve(
         await idle_exit.wait()
         supervisors.close()
         workers.end()
-        attempts.end()
+        await attempts.end()
         server.close()
         informing.cancel()
         context.delegation.give_up()
@@ -170,7 +177,12 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
 
 
 def _context(
-    group: asyncio.TaskGroup, children: Children, state: Path, logs: Path, left: JournalContents
+    group: asyncio.TaskGroup,
+    children: Children,
+    state: Path,
+    logs: Path,
+    left: JournalContents,
+    outbox: Outbox | None = None,
 ) -> Context:
     loop = asyncio.get_running_loop()
     name = os.urandom(8).hex()
@@ -194,6 +206,18 @@ def _context(
         logs=str(logs),
         log_folder=LogFolder(str(logs)),
         null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
+        outbox=outbox,
+    )
+
+
+def _node() -> PilotNode:
+    """Return what Slurm has given to this pilot."""
+    told = os.environ
+    memory = told.get("SLURM_MEM_PER_NODE")
+    return PilotNode(
+        name=told.get("SLURMD_NODENAME") or os.uname().nodename,
+        cpus=int(told["SLURM_CPUS_ON_NODE"]) if "SLURM_CPUS_ON_NODE" in told else None,
+        memory=int(memory) << 20 if memory else None,
     )
 
 
@@ -233,6 +257,8 @@ def _options() -> argparse.Namespace:
         help="exit after this many seconds without a supervisor and jobs (%(default)g)",
     )
     leaving.add_argument("--stay", action="store_true", help="run until SIGTERM, as a service")
+    pilot = "serve another launcher: send it the output, and end this many seconds after its last word"
+    parser.add_argument("--pilot", type=float, metavar="SECONDS", help=pilot)
     return parser.parse_args()
 
 

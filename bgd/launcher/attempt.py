@@ -21,7 +21,7 @@ from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
-from bgd.launcher.output import AttemptOutput, LogFile
+from bgd.launcher.output import AttemptOutput, Log
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
 from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork, steps_of
@@ -36,7 +36,6 @@ from bgd.wire.launching import (
     Launch,
     NotStarted,
     WarmStart,
-    log_name,
     problem_with_limits,
 )
 
@@ -177,6 +176,11 @@ class Attempt:
         if self._running is not None:
             self._begin(self._stop_or_continue(self._running.tree))
 
+    def go_on(self) -> None:
+        """Read its output again, of which enough was stored."""
+        if self._running is not None:
+            self._running.output.go_on()
+
     def _begin(self, action: Coroutine[None, None, None]) -> None:
         self._context.group.create_task(self._logged(action))
 
@@ -272,9 +276,9 @@ class Attempt:
 
     def _write_log(self, log_text: bytes) -> int:
         """Write text into the log of an attempt that did not start; return the size of the log in bytes."""
-        output = self._output()
+        output = self._context.new_output(self.launch, with_terminal=self.launch.pty)
         try:
-            output.log_first(log_text)
+            output.put(log_text)
         finally:
             output.close()
         return output.log.total
@@ -401,13 +405,6 @@ class Attempt:
             problem = f"no control group in {delegation.path}: {error.strerror}"
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
 
-    def _output(self) -> AttemptOutput:
-        launch, context = self.launch, self._context
-        path = f"{context.logs}/{log_name(launch.key.job, launch.key.attempt)}"
-        keeps_tail, null, folder = not launch.log_kill, context.null, context.log_folder
-        log_file = LogFile(path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder)
-        return AttemptOutput(log_file, context.readers, with_terminal=launch.pty)
-
     async def _start_process(
         self, begin: Begin, log_text: bytes, since: float, group: Group | None = None
     ) -> _Running | None:
@@ -416,11 +413,11 @@ class Attempt:
         No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
         """
         key, context = self.launch.key, self._context
-        output = self._output()
+        output = self._context.new_output(self.launch, with_terminal=self.launch.pty)
         tag = new_tag()
         execution: Execution | None = None
         try:
-            output.log_first(log_text)
+            output.put(log_text)
             self._started_at, self._since = time.time(), elapsed()
             path = group.path if group else None
             context.journal.add_step(Began(key, output.inode, since, self._started_at, tag, path))
@@ -483,7 +480,7 @@ class Attempt:
         if self._reason is not None:
             self._bring_down(running, self._grace)
 
-    def _output_moved(self, written: LogFile) -> None:
+    def _output_moved(self, written: Log) -> None:
         if self.launch.log_kill and written.is_over_cap and self._reason is None:
             self.stop(Outcome.LOG_LIMIT, 0.0)
         self._grew()

@@ -11,14 +11,18 @@ from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal
 from bgd.launcher.mounts import Mounts
-from bgd.launcher.output import LogFolder
+from bgd.launcher.outbox import Outbox
+from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.scan import Scanner
-from bgd.wire.launching import Abilities
+from bgd.wire.launching import Abilities, Launch, log_name
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """One per launcher. `group` owns every task; `state`, `logs` are folders; `null` is open on /dev/null."""
+    """One per launcher. `group` owns every task; `state`, `logs` are folders; `null` is open on /dev/null.
+
+    `outbox`: a pilot's, which has no logs.
+    """
 
     group: asyncio.TaskGroup
     deadlines: Deadlines
@@ -34,3 +38,20 @@ class Context(Struct, frozen=True, kw_only=True):
     logs: str
     log_folder: LogFolder
     null: int
+    outbox: Outbox | None = None
+
+    def log_path(self, launch: Launch) -> str:
+        """Return the path of an attempt's log."""
+        return f"{self.logs}/{log_name(launch.key.job, launch.key.attempt)}"
+
+    def new_output(self, launch: Launch, *, with_terminal: bool = False) -> AttemptOutput:
+        """Return the output of an attempt, which goes to its log, or to the launcher that has the logs.
+
+        Raises:
+            CannotStart, OSError: as AttemptOutput.
+        """
+        if self.outbox is not None:
+            return AttemptOutput(self.outbox.open(launch.key), self.readers, with_terminal=with_terminal)
+        path, keeps_tail = self.log_path(launch), not launch.log_kill
+        log = LogFile(path, launch.log_cap, keeps_tail=keeps_tail, null=self.null, folder=self.log_folder)
+        return AttemptOutput(log, self.readers, with_terminal=with_terminal)

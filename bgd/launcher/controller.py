@@ -180,14 +180,19 @@ class Controller:
             await self._context.deadlines.timer(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def run(self, name: str, *arguments: str) -> tuple[int, bytes]:
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of Slurm's programs."""
+        return {"PATH": os.defpath, "HOME": str(Path.home()), **self.environment}
+
+    async def run(self, name: str, *arguments: str, with_errors: bool = False) -> tuple[int, bytes]:
         """Return the exit code and the output of a program of Slurm; one that takes too long is killed."""
         context = self._context
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             path = self.program(name)
-            environment = {"PATH": os.defpath, "HOME": str(Path.home()), **self.environment}
-            pid = start_program(path, [name, *arguments], environment, (context.null, writer, context.null))
+            standard = (context.null, writer, writer if with_errors else context.null)
+            pid = start_program(path, [name, *arguments], self.variables, standard)
         except (CannotStart, OSError):
             os.close(reader)
             return 1, b""

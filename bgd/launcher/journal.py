@@ -58,7 +58,8 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     they have none. `position`: the highest position that a supervisor of its store has named.
 
     Of an attempt on a cluster, which outlives the launcher: its `launch`, the number of its `submission`, and
-    since when its program runs, on the elapsed clock. None: it has not been seen to run.
+    since when its program runs, on the elapsed clock. None: it has not been seen to run. `pilot`: the name
+    and the number in Slurm of the pilot that has it; None: it was submitted.
     """
 
     key: AttemptKey
@@ -71,6 +72,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     launch: Launch | None = None
     submission: int = 1
     ran_since: float | None = None
+    pilot: tuple[str, int] | None = None
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):

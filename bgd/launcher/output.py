@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from bgd.launcher.children import Child, Children, Readers, start_program
 from bgd.launcher.problems import SHORTAGES, CannotStart
@@ -27,13 +28,42 @@ from bgd.wire.launching import NotStarted, ballast_on
 log = logging.getLogger(__name__)
 
 
+class Log(Protocol):
+    """Where an attempt's output goes, from its pipe.
+
+    `total`: bytes taken from the pipe. `lost`: bytes of them that are missing, except those over the cap.
+    `problem`: why bytes are missing, in one line. `is_over_cap`: whether output was thrown away because the
+    cap was reached and no tail is kept. `is_full`: whether it takes no more for now.
+    """
+
+    total: int
+    lost: int
+    problem: str | None
+
+    @property
+    def is_over_cap(self) -> bool: ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def take(self, pipe: int, most: int) -> int:
+        """Move up to `most` bytes from the pipe; return how many, 0 if the pipe is at its end.
+
+        Raises:
+            BlockingIOError: there is nothing now.
+        """
+
+    def close(self) -> None:
+        """Take no more."""
+
+
 class AttemptOutput:
     """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
 
     `inode` is the number of the pipe in /proc/PID/fd.
     """
 
-    def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
+    def __init__(self, log: Log, readers: Readers, *, with_terminal: bool) -> None:
         """Make the pipe, and the terminal if wanted.
 
         Raises:
@@ -68,8 +98,8 @@ class AttemptOutput:
         """What identifies a process that can write to it."""
         return self.inode if self._terminal is None else self._terminal.stream
 
-    def log_first(self, text: bytes) -> None:
-        """Put text into the log before the job's output; to be called before `begin`."""
+    def put(self, text: bytes) -> None:
+        """Put text into the log that no process writes; to be called before `begin`."""
         for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
             os.write(self._writer, text[start : start + select.PIPE_BUF])
             self._pump()
@@ -147,7 +177,14 @@ class AttemptOutput:
             self._enlarge()
         if self._moved is not None:
             self._moved()
+        if self.log.is_full:
+            self._readers.remove(self._reader)
         return True
+
+    def go_on(self) -> None:
+        """Read on after the log was full. Not to be called from a callback of the readers."""
+        if self._reader >= 0 and not self.log.is_full:
+            self._readers.add(self._reader, self._pump)
 
     def _enlarge(self) -> None:
         self._is_large = True
@@ -298,6 +335,11 @@ class LogFile:
     def is_over_cap(self) -> bool:
         """Whether output was thrown away because the cap was reached and no tail is kept."""
         return self._segment == 0 and self.total > self._head
+
+    @property
+    def is_full(self) -> bool:
+        """Never: what it has no room for is thrown away."""
+        return False
 
     def take(self, pipe: int, most: int) -> int:
         """Move up to `most` bytes from the pipe; return how many, 0 if the pipe is at its end.

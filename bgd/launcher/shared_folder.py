@@ -77,12 +77,12 @@ class SharedFolder:
         Raises:
             CannotStart: that is not possible.
         """
-        await self._in_fork(partial(_prepare, self.path, self.program))
+        await self.in_fork(partial(_prepare, self.path, self.program))
 
     async def look(self, submission: int) -> Found:
         """Return what it holds, and claim this submission unless it has begun."""
         try:
-            found = await self._in_fork(partial(_look, self.path, submission))
+            found = await self.in_fork(partial(_look, self.path, submission))
         except CannotStart as error:
             return Found(problem=str(error))
         return msgspec.json.decode(found, type=Found)
@@ -90,7 +90,7 @@ class SharedFolder:
     async def result(self) -> bytes:
         """Return what a class job has written as its result; b"" if that cannot be read."""
         try:
-            return await self._in_fork(partial(_result, self.path))
+            return await self.in_fork(partial(_result, self.path))
         except CannotStart as error:
             log.warning("a result cannot be read: %s", error)
             return b""
@@ -98,18 +98,26 @@ class SharedFolder:
     async def remove(self) -> None:
         """Remove it; if that is not possible, leave it."""
         with suppress(CannotStart):
-            await self._in_fork(partial(_remove, self.path))
+            await self.in_fork(partial(_remove, self.path))
 
     async def ended(self, prefix: str) -> list[str]:
         """Return the names of all folders beside it whose attempts have told how they ended."""
         try:
             return msgspec.json.decode(
-                await self._in_fork(partial(_ended, self._shared, prefix)), type=list[str]
+                await self.in_fork(partial(_ended, self._shared, prefix)), type=list[str]
             )
         except CannotStart:
             return []
 
-    async def _in_fork(self, do: Callable[[], bytes]) -> bytes:
+    async def names(self, prefix: str) -> list[str]:
+        """Return the names of all folders beside it that begin so."""
+        try:
+            found = await self.in_fork(partial(_names, self._shared, prefix))
+        except CannotStart:
+            return []
+        return msgspec.json.decode(found, type=list[str])
+
+    async def in_fork(self, do: Callable[[], bytes]) -> bytes:
         """Return what a fork returns, which may hang on the shared folder.
 
         Raises:
@@ -167,7 +175,7 @@ def _look(folder: str, submission: int) -> bytes:
     with suppress(FileNotFoundError):
         outcome = msgspec.json.decode((path / "outcome").read_bytes(), type=NodeOutcome, strict=False)
     node = msgspec.json.decode(text, type=Node)
-    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=_is_locked(path / "lock")))
+    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=is_locked(path / "lock")))
 
 
 def _put(path: Path, content: bytes, new: Path) -> None:
@@ -177,7 +185,12 @@ def _put(path: Path, content: bytes, new: Path) -> None:
         os.link(new, path)
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
     fd = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,6 +209,10 @@ def _remove(folder: str) -> bytes:
         file.unlink()
     Path(folder).rmdir()
     return b""
+
+
+def _names(shared: str, prefix: str) -> bytes:
+    return msgspec.json.encode([each.name for each in Path(shared).iterdir() if each.name.startswith(prefix)])
 
 
 def _ended(shared: str, prefix: str) -> bytes:

@@ -35,7 +35,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.controller import SRUN_COST, Controller, SlurmJob
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
-from bgd.launcher.output import AttemptOutput, LogFile, bytes_logged
+from bgd.launcher.output import AttemptOutput, Log, bytes_logged
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import new_tag, set_tag
 from bgd.launcher.shared_folder import Found, Node, NodeOutcome, SharedFolder
@@ -49,7 +49,6 @@ from bgd.wire.launching import (
     Launch,
     NotStarted,
     SlurmStart,
-    log_name,
 )
 
 log = logging.getLogger(__name__)
@@ -259,7 +258,7 @@ class SlurmAttempt:
     async def _continue(self, began: Began) -> None:
         """Find out what became of a dead launcher's attempt; submit it again if it never started."""
         self._started_at = began.started_at
-        self._log_bytes = bytes_logged(self._log_path)
+        self._log_bytes = bytes_logged(self._context.log_path(self.launch))
         if began.ran_since is not None:
             self._since = began.ran_since
         await self._settle(is_gone=True)
@@ -292,11 +291,11 @@ class SlurmAttempt:
                 return
             self._submission += 1
             words = self._said.decode(errors="replace")
-            if code >= 0 and not any(each in words for each in _AWAY):
+            if code >= 0 and not any(each in words for each in IS_AWAY):
                 raise CannotStart(
-                    one_line(NotStarted.OTHER, f"Slurm says: {_last_line(words) or f'code {code}'}")
+                    one_line(NotStarted.OTHER, f"Slurm says: {last_line(words) or f'code {code}'}")
                 )
-            problem = "srun was killed" if code < 0 else f"Slurm is away ({_last_line(words)})"
+            problem = "srun was killed" if code < 0 else f"Slurm is away ({last_line(words)})"
             if code >= 0:
                 self._controller.is_silent()
                 self._told(None)
@@ -311,7 +310,7 @@ class SlurmAttempt:
     async def _run_srun(self) -> int:
         """Run srun to its end; return its exit code, or the negated number of the signal that ended it."""
         launch, context = self.launch, self._context
-        self._output, self._tag = self._new_output(), new_tag()
+        self._output, self._tag = context.new_output(launch), new_tag()
         self._submitted_at = elapsed()
         self._began()
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -405,10 +404,7 @@ class SlurmAttempt:
 
         It has no mark of the attempt: a node may be this machine, where the sweep ends marked processes.
         """
-        kept = {
-            name: value for name, value in self.launch.env.items() if not name.startswith(("SLURM_", "SRUN_"))
-        }
-        return {"PYTHONUNBUFFERED": "1", **kept, **self._controller.environment}
+        return {"PYTHONUNBUFFERED": "1", **without_slurm(self.launch.env), **self._controller.environment}
 
     def _began(self) -> None:
         """Note in the journal that it is submitted, for a later launcher, even one after a reset."""
@@ -437,7 +433,7 @@ class SlurmAttempt:
         if job is None:
             self._wait_for(Cause.CONTROLLER, at=self._controller.silent_since)
         elif job.state == _PENDING:
-            self._wait_for(Cause.NODE, None if job.reason == _NO_REASON else one_line_of(job.reason))
+            self._wait_for(Cause.NODE, None if job.reason == NO_REASON else one_line_of(job.reason))
         else:
             self._wait_for(Cause.NODE, one_line_of(job.state))
 
@@ -489,7 +485,7 @@ class SlurmAttempt:
         for signum in self._signals:
             self._begin(self._send(signum))
 
-    def _output_moved(self, written: LogFile) -> None:
+    def _output_moved(self, written: Log) -> None:
         if self.launch.log_kill and written.is_over_cap and self._reason is None:
             self.stop(Outcome.LOG_LIMIT, 0.0)
         self._grew()
@@ -539,16 +535,6 @@ class SlurmAttempt:
         over.cancel()
 
     # --- its output and its end
-
-    @property
-    def _log_path(self) -> str:
-        return f"{self._context.logs}/{log_name(self.launch.key.job, self.launch.key.attempt)}"
-
-    def _new_output(self) -> AttemptOutput:
-        launch, context = self.launch, self._context
-        keeps_tail, null, folder = not launch.log_kill, context.null, context.log_folder
-        log_file = LogFile(self._log_path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder)
-        return AttemptOutput(log_file, context.readers, with_terminal=False)
 
     def _close_output(self) -> None:
         if self._output is not None:
@@ -634,6 +620,11 @@ def job_name(key: AttemptKey) -> str:
     return f"bgd-{key.store}-{key.job}-{key.attempt}"
 
 
+def without_slurm(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment without what Slurm has told its sender: it would mislead on another node."""
+    return {name: value for name, value in env.items() if not name.startswith(("SLURM_", "SRUN_"))}
+
+
 def one_line_of(text: str) -> str:
     """Return foreign text on one line."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
@@ -645,7 +636,8 @@ def _why(jobs: dict[str, SlurmJob] | None, found: Found) -> str:
     return "Slurm's controller does not answer" if jobs is None else "Slurm still has its job"
 
 
-def _last_line(words: str) -> str:
+def last_line(words: str) -> str:
+    """Return the last of the lines that a program of Slurm has written, without its name."""
     lines = [
         line.removeprefix("srun: ").removeprefix("error: ") for line in words.splitlines() if line.strip()
     ]
@@ -659,7 +651,7 @@ def _settle_future(future: asyncio.Future[None]) -> None:
 
 _MARK = b"bgd-node: "
 _NOT_PASSED_ON = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
-_PENDING, _NO_REASON = "PENDING", "None"  # in squeue's words
+_PENDING, NO_REASON = "PENDING", "None"  # in squeue's words
 _PART = 1 << 12  # bytes of srun's stderr that are kept
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _RELEASE_PATIENCE = 2.0  # seconds; srun takes longer, and then gives up silently, if the controller is away
@@ -670,6 +662,6 @@ _KILL_PATIENCE = 5.0  # seconds for a killed step to be gone
 _OUTPUT_PATIENCE = 5.0  # seconds for srun's second process to end after the first
 _UNLOGGED = "its launcher died: what it wrote since then is missing"
 # what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c
-_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
+IS_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
 
 _decode_report = msgspec.json.Decoder(_Report, strict=False).decode

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
@@ -21,6 +22,8 @@ from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller
 from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.journal import Began, Journal
+from bgd.launcher.pilot_attempt import PilotAttempt
+from bgd.launcher.pilots import PilotPool
 from bgd.launcher.slurm import SlurmAttempt, job_name, release_leftovers
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
@@ -39,8 +42,12 @@ from bgd.wire.launching import (
     FromLauncher,
     Goodbye,
     Greeting,
+    KeepAlive,
     Launch,
     LogGrew,
+    OutputPart,
+    OutputStored,
+    PilotNode,
     Ready,
     RenewWorkers,
     SignalProcesses,
@@ -63,7 +70,7 @@ class Supervisors:
     """Handle no message until `open`; call `changed` when a supervisor becomes active, goes, or says goodbye.
 
     `prepare` is called with the store of the first greeting; that greeting is then handled after the next
-    `open`.
+    `open`. `node`: that of a pilot.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Supervisors:
         changed: Callable[[], None],
         abilities: Abilities,
         prepare: Callable[[str], None] | None = None,
+        *,
+        node: PilotNode | None = None,
     ) -> None:
         self._attempts = attempts
         self._channel = channel
@@ -81,6 +90,8 @@ class Supervisors:
         self._changed = changed
         self._abilities = abilities
         self._prepare = prepare
+        self._node = node
+        self.received = 0  # messages
         self._active: SupervisorConnection | None = None
         self._is_open = False
         self._is_closed = False
@@ -129,6 +140,7 @@ class Supervisors:
         Raises:
             ProtocolError: it is not a greeting, and the connection is not the active supervisor's.
         """
+        self.received += 1
         if self._is_closed:
             return
         if self._is_open and self._prepare and isinstance(message, Greeting):
@@ -178,11 +190,12 @@ class Supervisors:
         self._attempts.unwatch_all()
         instance = self._journal.instance
         position = self._journal.position(greeting.store)
+        covers, abilities, node = instance.covers, self._abilities, self._node
         self._channel.send(
-            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers, self._abilities, position)
+            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), covers, abilities, position, node)
         )
-        for known in self._attempts.snapshot():
-            self._channel.send(known)
+        for each in chain(self._attempts.unstored_output(), self._attempts.snapshot()):
+            self._channel.send(each)
         self._channel.send(Ready())
         self._changed()
 
@@ -215,6 +228,8 @@ class Supervisors:
         | Acknowledge
         | WatchLog
         | RenewWorkers
+        | OutputStored
+        | KeepAlive
         | Goodbye,
     ) -> None:
         match message:
@@ -232,6 +247,10 @@ class Supervisors:
                 self._attempts.watch(message.key, on=message.on)
             case RenewWorkers():
                 self._attempts.workers.renew()
+            case OutputStored():
+                self._attempts.stored(message)
+            case KeepAlive():
+                pass  # that it came is all
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
@@ -371,7 +390,7 @@ def encoded_frame(message: FromLauncher) -> bytes:
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
-LiveAttempt = Attempt | SlurmAttempt
+LiveAttempt = Attempt | SlurmAttempt | PilotAttempt
 
 
 async def _logged(work: Coroutine[None, None, None]) -> None:
@@ -397,6 +416,7 @@ class KnownAttempts:
         self._known: dict[AttemptKey, LiveAttempt | AttemptEnded] = {}
         self._tidying: set[asyncio.Task[None]] = set()
         self._controllers: dict[str, Controller] = {}  # of Slurm, by its configuration
+        self._pools: dict[str, PilotPool] = {}  # by their executors
         self._running = 0
         self._is_closing = False
         self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
@@ -474,6 +494,8 @@ class KnownAttempts:
             return
         del self._known[key]
         self._watched.discard(key)
+        if self._context.outbox is not None:
+            self._context.outbox.forget(key)
         try:
             self._context.journal.forget(key)
         except OSError as error:  # after a restart it is reported and acknowledged again
@@ -488,10 +510,22 @@ class KnownAttempts:
             self._watched.add(key)
             self._note_growth(key)
 
-    def end(self) -> None:
-        """Leave to the next launcher what no attempt waits for."""
+    def unstored_output(self) -> Iterator[OutputPart]:
+        """Yield the output that the supervisor of a pilot has not stored."""
+        return iter(()) if self._context.outbox is None else self._context.outbox.parts()
+
+    def stored(self, message: OutputStored) -> None:
+        """Let an attempt of a pilot go on that waited until its output is stored."""
+        outbox, known = self._context.outbox, self._known.get(message.key)
+        if outbox is not None and outbox.stored(message.key, message.offset) and isinstance(known, Attempt):
+            known.go_on()
+
+    async def end(self) -> None:
+        """Give pilots back, and leave to the next launcher what no attempt waits for."""
         for task in self._tidying:
             task.cancel()
+        for pool in self._pools.values():
+            await pool.end()
 
     def unwatch_all(self) -> None:
         """Stop reporting the growth of all logs."""
@@ -517,7 +551,12 @@ class KnownAttempts:
             controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
             self._tidy(release_leftovers(self._context, controller, launch, self._live_in_slurm))
         controller.set_rate(launch.slurm.requests_per_second)  # as configured last
-        return SlurmAttempt(launch, self._context, controller, started, grew, adopted)
+        if launch.slurm.pilot is None:
+            return SlurmAttempt(launch, self._context, controller, started, grew, adopted)
+        executor = launch.slurm.pilot.executor
+        if executor not in self._pools:
+            self._pools[executor] = PilotPool(self._context, controller, launch)
+        return PilotAttempt(launch, self._context, self._pools[executor], started, grew, adopted)
 
     def _live_in_slurm(self) -> set[str]:
         return {job_name(key) for key, each in self._known.items() if isinstance(each, SlurmAttempt)}
@@ -545,6 +584,8 @@ class KnownAttempts:
                 self._tidy(attempt.clean_up())  # which removes the only other proof of how it ended
             else:
                 self._context.journal.add_end(ended, durable=is_unheard)
+                if isinstance(attempt, PilotAttempt):
+                    attempt.acknowledge()
         except OSError as error:  # report it rather than wait for space: the supervisor stores it
             log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended
@@ -573,14 +614,18 @@ class IdleExit:
 
     Idle means without a supervisor. With `idle` None it exits only on request, as a service does. Ends that
     no supervisor has acknowledged are no reason to stay: the journal keeps them.
+
+    `lease`: a pilot ends its jobs and itself after so many seconds without a message, or up to twice as many.
     """
 
     _attempts: KnownAttempts
     _supervisors: Supervisors
 
-    def __init__(self, deadlines: Deadlines, idle: float | None) -> None:
+    def __init__(self, deadlines: Deadlines, idle: float | None, lease: float | None = None) -> None:
         self._deadlines = deadlines
         self._idle = idle
+        self._lease = lease
+        self._received = 0  # messages, when the lease was looked at last
         self._is_requested = False
         self._idle_deadline: Deadline | None = None
         self._may_exit = asyncio.Event()
@@ -589,6 +634,17 @@ class IdleExit:
         """Set what can keep the launcher; to be called before anything happens to them."""
         self._attempts = attempts
         self._supervisors = supervisors
+        if self._lease is not None:
+            self._deadlines.after(self._lease, self._look_at_lease)
+
+    def _look_at_lease(self) -> None:
+        assert self._lease is not None  # noqa: S101  else nobody calls this
+        if self._supervisors.received == self._received:
+            log.warning("no word from the launcher of this pilot for %g s: ending its jobs", self._lease)
+            self.request()
+            return
+        self._received = self._supervisors.received
+        self._deadlines.after(self._lease, self._look_at_lease)
 
     def request(self) -> None:
         """Stop all attempts, and exit when they have ended."""

@@ -223,23 +223,25 @@ def bind(state: Path) -> socket.socket:
     """Return the listening socket; only the holder of the lock may call this.
 
     Raises:
-        OSError: the path is too long or cannot be bound.
+        OSError: it cannot be bound.
     """
-    path = state / "launcher.sock"
-    path.unlink(missing_ok=True)
+    (state / _SOCKET).unlink(missing_ok=True)
+    folder = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        listener.bind(f"/proc/self/fd/{folder}/{_SOCKET}")  # the kernel takes 107 bytes, and paths are longer
     except OSError:
         listener.close()
         raise
     finally:
+        os.close(folder)
         os.umask(mask)
     listener.listen(_BACKLOG)
     return listener
 
 
 _LOCK = "launcher.lock"
+_SOCKET = "launcher.sock"
 _BACKLOG = 16
 _DEATH_PATIENCE = 2.0  # seconds

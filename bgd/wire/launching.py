@@ -101,6 +101,24 @@ class Place(Struct, frozen=True, kw_only=True, omit_defaults=True):
     node: str | None = None
 
 
+class PilotStart(Struct, frozen=True, kw_only=True):
+    """How to run an attempt by a pilot: a launcher on a node, in an allocation kept for many attempts.
+
+    * `executor`: the pilots of an executor run no attempts of another.
+    * `nodes`: the most pilots at once, each on a node of its own.
+    * `options`: arguments of sbatch.
+    * `keep_idle`: seconds without an attempt until a pilot is given back.
+    * `cpus`, `memory`: what the attempt occupies there; bytes.
+    """
+
+    executor: str
+    nodes: int
+    options: list[str]
+    keep_idle: float
+    cpus: int
+    memory: int
+
+
 class SlurmStart(Struct, frozen=True, kw_only=True):
     """How to submit an attempt to Slurm.
 
@@ -110,6 +128,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
     * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
     * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, without that.
+    * `pilot`: run it by a pilot, for which `python` must have bgd. None: submit it.
     """
 
     folder: str
@@ -118,6 +137,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     conf: str = ""
     requests_per_second: float = 4.0
     nodes: int | None = None
+    pilot: PilotStart | None = None
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
@@ -216,6 +236,17 @@ class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no further attempt; new ones take their place when needed."""
 
 
+class OutputStored(Struct, frozen=True, tag="stored"):
+    """Forget the output of an attempt before this offset. Only pilots get this: they keep no logs."""
+
+    key: AttemptKey
+    offset: int
+
+
+class KeepAlive(Struct, frozen=True, tag="keep_alive"):
+    """Tell a pilot that somebody still needs it: without a word for a minute it ends its jobs and itself."""
+
+
 class Goodbye(Struct, frozen=True, tag="goodbye"):
     """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6)."""
 
@@ -230,6 +261,8 @@ ToLauncher = (
     | Acknowledge
     | WatchLog
     | RenewWorkers
+    | OutputStored
+    | KeepAlive
     | Goodbye
 )
 
@@ -244,16 +277,22 @@ def protocol_of(message: ToLauncher) -> int:
             return 2
         case RenewWorkers():
             return 3
-        case Launch() if message.slurm is not None:
-            return 4 if message.slurm.nodes is None else 5
-        case Launch() if message.usual_result or message.limits != NO_LIMITS or message.keep_leftovers:
-            return 3
+        case OutputStored() | KeepAlive():
+            return 5
         case Launch():
-            return 2 if message.pty or message.stdin_path is not None else 1
+            return _protocol_of_launch(message)
         case Greeting() | StopProcesses() | Acknowledge() | WatchLog() | Goodbye():
             return 1
         case _:
             assert_never(message)
+
+
+def _protocol_of_launch(launch: Launch) -> int:
+    if launch.slurm is not None:
+        return 4 if launch.slurm.nodes is None else 5
+    if launch.usual_result or launch.limits != NO_LIMITS or launch.keep_leftovers:
+        return 3
+    return 2 if launch.pty or launch.stdin_path is not None else 1
 
 
 # --- launcher -> supervisor ----------------------------------------------------------------------------
@@ -268,6 +307,7 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     * `abilities`: what limits it can set; None: none, because it is of an earlier protocol.
     * `position`: the highest that a supervisor of this store named; 0 also if the launcher is too old to
       remember it.
+    * `node`: of a pilot; None: it is no pilot.
     """
 
     protocol: int
@@ -276,6 +316,15 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     covers: list[str] = []
     abilities: Abilities | None = None
     position: int = 0
+    node: PilotNode | None = None
+
+
+class PilotNode(Struct, frozen=True, kw_only=True):
+    """What a pilot has: its node in Slurm, processors, and bytes of memory. None: Slurm did not say."""
+
+    name: str
+    cpus: int | None = None
+    memory: int | None = None
 
 
 class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -373,6 +422,14 @@ class LogGrew(Struct, frozen=True, tag="grew"):
     log_problem: str | None = None
 
 
+class OutputPart(Struct, frozen=True, tag="output"):
+    """What an attempt of a pilot has written, from this offset on. Repeated on each connection."""
+
+    key: AttemptKey
+    offset: int
+    data: bytes
+
+
 class Declined(Struct, frozen=True, tag="declined"):
     """The launcher does not work for this supervisor (older generation, unknown protocol), and disconnects.
 
@@ -385,7 +442,7 @@ class Declined(Struct, frozen=True, tag="declined"):
     position: int = 0
 
 
-FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Declined
+FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | OutputPart | Declined
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ OBSTACLES = {
     PauseReason.LOAD: Cause.LOAD,
     PauseReason.MEMORY: Cause.MEMORY,
 }
-OF_CLUSTER = {Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE}  # of attempts that have started
+OF_CLUSTER = {Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE, Cause.PILOT}  # of attempts that have started
 QUEUES = ("default", "mail", "film")
 APART = {"apart": QueueRule(slots=1, apart=True)}
 
@@ -232,7 +232,7 @@ class Situation:
                 | Cause.SHARE
                 | Cause.TURN
                 | Cause.SUSPENSION
-                | (Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE)
+                | (Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE | Cause.PILOT)
                 | (Cause.LOAD | Cause.MEMORY)
             ):
                 pass  # `grant` ends the pauses last, and holds the jobs before it first
@@ -452,6 +452,7 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
             "for Slurm's controller, which bgd asks again and again: no answer since 1.5",
         ),
         (Reason(cause=Cause.NODE), "in Slurm for a node"),
+        (Reason(cause=Cause.PILOT, subject="far"), "for room on a pilot of executor far"),
         (Reason(cause=Cause.NODE, problem="Resources"), "in Slurm for resources (Resources)"),
         (Reason(cause=Cause.NODE, problem="QOSMaxJobsPerUserLimit"), "in Slurm: QOSMaxJobsPerUserLimit"),
     ],

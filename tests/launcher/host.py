@@ -189,8 +189,12 @@ class Supervisor:
 
     def greet(self, generation: int = 1, store: str = STORE) -> None:
         """Become the active supervisor; keep the welcome and the snapshot."""
-        self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
+        self.say_greeting(generation, store)
         self.be_welcomed()
+
+    def say_greeting(self, generation: int = 1, store: str = STORE) -> None:
+        """Greet, and read no answer."""
+        self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
 
     def be_welcomed(self) -> None:
         """Read the answer to a greeting."""

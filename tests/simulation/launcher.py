@@ -22,7 +22,9 @@ from bgd.wire.launching import (
     FromLauncher,
     Goodbye,
     Greeting,
+    KeepAlive,
     Launch,
+    OutputStored,
     Ready,
     RenewWorkers,
     SignalProcesses,
@@ -168,6 +170,8 @@ class SimulatedLauncher:
                 | ContinueProcesses()
                 | WatchLog()
                 | RenewWorkers()
+                | OutputStored()
+                | KeepAlive()
                 | Goodbye()
                 | Greeting()
             ):

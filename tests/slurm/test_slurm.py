@@ -66,17 +66,6 @@ def test_a_job_of_a_bound_queue_gets_folder_umask_input_and_environment(daemon, 
     assert on_cluster(client, "cat; echo nothing").wait(DEADLINE).output() == "nothing\n"
 
 
-def test_output_is_live_and_a_running_job_names_its_node(daemon, client):
-    job = started(on_cluster(client, "echo ready; while [ ! -e go ]; do sleep 0.05; done", cwd=daemon.folder))
-
-    wait_until(lambda: job.attempts()[0].node in {"n1", "n2"})
-    [attempt] = job.attempts()
-    assert attempt.pid > 0
-    assert f"runs on    cluster, node {attempt.node}\n" in daemon.bgctl("show", str(job.id)).stdout
-    (daemon.folder / "go").touch()
-    assert job.wait(DEADLINE).state is State.SUCCEEDED
-
-
 def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2)) for _ in "12"]
     job = on_cluster(client, "echo ran")
@@ -125,52 +114,9 @@ def test_a_job_says_that_it_waits_for_the_limit_on_requests(client):
     assert all(job.wait(DEADLINE).state is State.SUCCEEDED for job in jobs)
 
 
-def test_cancel_sends_the_stop_signal_and_kill_after_the_grace_time(client):
-    polite = started(
-        on_cluster(client, "trap 'echo bye; exit 3' INT; echo ready; sleep 1000 & wait", stop_signal="INT")
-    )
-    deaf = started(on_cluster(client, "trap '' TERM; echo ready; while :; do sleep 0.1; done"))
-
-    polite.cancel()
-    deaf.cancel()
-
-    assert polite.wait(DEADLINE).outcome is Outcome.CANCELLED
-    assert polite.output() == "ready\nbye\n"
-    assert polite.exit_code == 3
-    assert "sleep (pid " in polite.attempts()[0].leftovers  # a background process of a shell ignores INT
-    assert deaf.wait(DEADLINE).outcome is Outcome.CANCELLED
-    assert deaf.signal == signal.SIGKILL
-
-
-def test_a_time_limit_counts_from_the_start_on_the_node(client):
-    job = on_cluster(client, "echo ready; sleep 1000", timeout=0.5, rerun=False).wait(DEADLINE)
-
-    assert (job.state, job.outcome) == (State.FAILED, Outcome.TIMEOUT)
-    assert job.output().startswith("ready\n")  # the shell may say that its program was terminated
-
-
-def test_signals_and_suspension_reach_the_node(client):
-    job = started(on_cluster(client, "trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"))
-
-    client.signal([job], signal.SIGUSR1)
-    wait_until(lambda: written(job).count("got\n") == 1)
-    client.suspend([job])
-    client.signal([job], signal.SIGUSR1)
-    client.continue_([job])
-    wait_until(lambda: written(job).count("got\n") == 2)
-    client.signal([job], signal.SIGKILL)
-    ended = job.wait(DEADLINE)
-
-    assert ended.state is State.FAILED
-    assert ended.outcome is Outcome.UNKNOWN  # the program on the node that would have told died with it
-
-
 @pytest.mark.parametrize(
     ("argv", "options", "problem"),
     [
-        (["no-such-program"], {}, "program not found: no-such-program on node n"),
-        (["/etc/passwd"], {}, "not executable: /etc/passwd on node n"),
-        (["true"], {"cwd": "/nowhere", "check": False}, "no such directory: /nowhere on node n"),
         (
             ["true"],
             {"cpus": 64},
@@ -182,24 +128,13 @@ def test_signals_and_suspension_reach_the_node(client):
             "cannot start: Slurm says: Unable to allocate resources: Requested node",
         ),
     ],
-    ids=["program", "permission", "folder", "cpus", "memory"],
+    ids=["cpus", "memory"],
 )
-def test_what_prevents_a_start_is_said(client, argv, options, problem):
+def test_what_slurm_has_no_node_for_is_said(client, argv, options, problem):
     job = client.submit(argv, executor="cluster", **options).wait(DEADLINE)
 
     assert (job.state, job.outcome) == (State.FAILED, Outcome.NOT_STARTED)
     assert job.problem.startswith(problem)
-
-
-def test_a_class_job_returns_its_result_from_the_node(client):
-    job = client.call("work:where", args=[41], executor="cluster").wait(DEADLINE)
-    failing = client.call("work:fail", executor="cluster", retries=0).wait(DEADLINE)
-
-    node, number = job.result()
-    assert node == job.attempts()[0].node
-    assert number == 42
-    assert job.output() == f"on {node}\n"
-    assert (failing.outcome, failing.problem) == (Outcome.ERROR, "ValueError: as asked")
 
 
 def test_a_job_of_two_nodes_runs_on_the_first_and_starts_tasks_on_both(daemon, client):

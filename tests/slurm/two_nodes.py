@@ -5,6 +5,7 @@ It needs root. Jobs are for another user, because root is exempt from the reques
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import secrets
@@ -12,11 +13,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
+import bgd
 from tests.support import Daemon, wait_until
 
 USER = "nobody"
@@ -70,8 +76,9 @@ MODULE = """
 import os, pathlib
 
 def where(number: int):
-    print("on", os.environ["SLURMD_NODENAME"])
-    return [os.environ["SLURMD_NODENAME"], number + 1]
+    node = os.environ.get("SLURMD_NODENAME", "here")
+    print("on", node)
+    return [node, number + 1]
 
 def fail():
     raise ValueError("as asked")
@@ -103,6 +110,15 @@ folder = "{folder}/shared"
 conf = "{folder}/slow.conf"  # the same Slurm by another name, and so with another limit
 memory = "100MB"
 requests_per_second = 0.1
+[executors.pilots]
+kind = "slurm"
+folder = "{folder}/shared"
+conf = "{conf}"
+python = "{python}"
+memory = "100MB"
+requests_per_second = 30
+nodes = 2
+keep_idle = "{keep_idle}"
 [queues.big]
 executor = "cluster"
 """
@@ -233,6 +249,7 @@ class TwoNodes:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                cwd=self.folder,  # for core files, which slurmd leaves at times
                 start_new_session=True,
             )
 
@@ -243,15 +260,22 @@ class TwoNodes:
 
 
 @contextmanager
-def serving_as_user(cluster: TwoNodes) -> Iterator[Daemon]:
-    """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster"."""
+def serving_as_user(
+    cluster: TwoNodes, *, keep_idle: str = "2s", python: str = "{folder}/python/python3"
+) -> Iterator[Daemon]:
+    """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster".
+
+    `keep_idle`, `python`: of its executor "pilots".
+    """
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         running.prefix = AS_USER
         running.env |= {"BGD_SOCKET": str(running.socket)}
         (running.folder / "work.py").write_text(MODULE)
         (running.folder / "slow.conf").symlink_to(cluster.configuration)
-        text = BGD_CONFIGURATION.replace("{folder}", folder)
+        copy_interpreter(running.folder / "python")
+        text = BGD_CONFIGURATION.replace("{python}", python).replace("{folder}", folder)
+        text = text.replace("{keep_idle}", keep_idle)
         running.configure(text.replace("{conf}", str(cluster.configuration)))
         for path in [running.folder, *running.folder.rglob("*")]:
             os.chown(path, pwd.getpwnam(USER).pw_uid, -1, follow_symlinks=False)
@@ -260,12 +284,41 @@ def serving_as_user(cluster: TwoNodes) -> Iterator[Daemon]:
         running.stop()
 
 
+def copy_interpreter(folder: Path) -> None:
+    """Make folder/python3: this interpreter with what a pilot needs, also if it is in root's home."""
+    library = Path(sysconfig.get_path("stdlib"))
+    left_out = shutil.ignore_patterns("test", "site-packages", "__pycache__", "config-*", "idlelib")
+    shutil.copytree(library, folder / "lib" / library.name, ignore=left_out)
+    for shared in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
+        shutil.copy(shared, folder / "lib")
+    shutil.copy(Path(sys.executable).resolve(), folder / "real")
+    for package in (bgd, msgspec):
+        [source] = package.__path__
+        shutil.copytree(source, folder / "packages" / package.__name__, ignore=left_out)
+    script = folder / "python3"
+    script.write_text(
+        f"#!/bin/sh\nexport PYTHONHOME={folder} LD_LIBRARY_PATH={folder}/lib PYTHONPATH={folder}/packages\n"
+        f'exec {folder}/real "$@"\n'
+    )
+    script.chmod(0o755)
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports in a row that nobody listens on now."""
-    for first in range(17_100 + os.getpid() % 1000, 60_000, count):
+    """Return ports in a row that no other test takes while this process lives.
+
+    A port that nobody listens on may be that of a controller that another test has killed for a moment.
+    """
+    for first in range(17_100, 60_000, count):
+        lock = os.open(f"{tempfile.gettempdir()}/bgd-test-ports-{first}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
         ports = list(range(first, first + count))
         if all(map(_is_free, ports)):
             return ports
+        os.close(lock)
     raise AssertionError("no free ports")
 
 

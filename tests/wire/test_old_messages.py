@@ -347,6 +347,8 @@ SENT: dict[str, list[Message]] = {
         launching.Acknowledge(KEY),
         launching.WatchLog(KEY, on=False),
         launching.RenewWorkers(),
+        launching.OutputStored(KEY, 4096),
+        launching.KeepAlive(),
         launching.Goodbye(),
     ],
     "from_launcher": [
@@ -368,6 +370,7 @@ SENT: dict[str, list[Message]] = {
         ),
         launching.Ready(),
         launching.LogGrew(KEY, 240),
+        launching.OutputPart(KEY, 4096, b"line\n"),
         launching.Declined("protocol 7 is unknown"),
     ],
 }
@@ -455,6 +458,14 @@ GROWN |= {
         "from_launcher",
         launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, place=ON_SLURM),
     ),
+}
+PILOT = launching.PilotStart(
+    executor="pilots", nodes=2, options=["--exclusive"], keep_idle=600.0, cpus=1, memory=10**9
+)
+NODE = launching.PilotNode(name="n1", cpus=16, memory=64 << 30)
+GROWN |= {
+    "launch_by_pilot": ("to_launcher", replace(LAUNCH, place=ON_SLURM, slurm=replace(SLURM, pilot=PILOT))),
+    "welcome_of_pilot": ("from_launcher", launching.Welcome(5, "boot:random", 4243, node=NODE)),
 }
 GROWN |= {
     "started_waiting": (

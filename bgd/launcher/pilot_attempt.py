@@ -1,0 +1,250 @@
+"""An attempt by a pilot: its life in this launcher, which has its log and its record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from bgd.clock import elapsed
+from bgd.core.job import Outcome
+from bgd.launcher.context import Context
+from bgd.launcher.journal import Began
+from bgd.launcher.output import AttemptOutput, bytes_logged
+from bgd.launcher.slurm import without_slurm
+from bgd.launcher.tree import StopReason
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptStarted,
+    ContinueProcesses,
+    Launch,
+    OutputPart,
+    PilotStart,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
+    ToLauncher,
+)
+
+if TYPE_CHECKING:
+    from bgd.launcher.pilots import Pilot, PilotPool
+
+
+class PilotAttempt:
+    """One attempt by a pilot, with the interface of an Attempt. It waits in the pool until a pilot has room.
+
+    `adopted`: the record of a launcher that has died; the pilot may still run the attempt.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        context: Context,
+        pool: PilotPool,
+        started: Callable[[AttemptStarted], None],
+        grew: Callable[[], None],
+        adopted: Began | None = None,
+    ) -> None:
+        self.launch = launch
+        self._context = context
+        self._pool = pool
+        self._report_start = started
+        self._grew = grew
+        self._adopted = adopted
+        self._started_at, self._since = time.time(), elapsed()
+        self._pid: int | None = None
+        self._pilot: Pilot | None = None
+        self._output: AttemptOutput | None = None
+        self._log_bytes = 0
+        self._log_problem: str | None = None
+        self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
+        # what is asked of it
+        self._reason: Outcome | None = None
+        self._grace = float("inf")
+        self._is_cancel = False
+        self._is_suspended = False
+        self._signals: list[SignalProcesses] = []  # for its start
+
+    @property
+    def start(self) -> PilotStart:
+        """What it needs of a pilot."""
+        return pilot_start(self.launch)
+
+    @property
+    def state(self) -> AttemptStarted:
+        """What a supervisor is told of it while it has not ended; without a pilot it has no node."""
+        place = self.launch.place
+        if place is not None and self._pilot is not None:
+            place = replace(place, node=self._pilot.node)
+        key, began = self.launch.key, self._started_at
+        waits = self._pool.reason if self._pilot is None else None
+        return AttemptStarted(key, self._pid, began, self._is_suspended, self._since, place, waits)
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of its output so far."""
+        return self._output.log.total if self._output else self._log_bytes
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why output is missing from its log; None: no output is missing."""
+        return (self._output.log.problem if self._output else None) or self._log_problem
+
+    # --- what may be asked of it
+
+    def stop(self, reason: Outcome, grace: float, told: StopReason = StopReason.OTHER) -> None:
+        """Stop it. May be called again: the first reason and the shortest grace count."""
+        if self._reason is None:
+            self._reason, self._is_cancel = reason, told is StopReason.CANCELLED
+        self._is_suspended = False
+        self._grace = min(self._grace, grace)
+        if self._pilot is None and self._adopted is None:
+            self._pool.forget(self)
+            self.finish(AttemptEnded(key=self.launch.key, outcome=self._reason, finished_at=time.time()))
+        elif self._pilot is not None:
+            self._pilot.send(StopProcesses(self.launch.key, self._grace, self._is_cancel))
+
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Signal its first process, or its whole tree, or as soon as it runs."""
+        message = SignalProcesses(self.launch.key, signum, whole_tree)
+        if self._pilot is None:
+            self._signals.append(message)
+        else:
+            self._pilot.send(message)
+
+    def suspend(self) -> None:
+        """Stop its processes and its time limit, unless it is to end."""
+        if self._reason is None and not self._end.done():
+            self._is_suspended = True
+            if self._pilot is not None:
+                self._pilot.send(SuspendProcesses(self.launch.key))
+
+    def resume(self) -> None:
+        """Undo `suspend`, and nothing else."""
+        if self._is_suspended:
+            self._is_suspended = False
+            if self._pilot is not None:
+                self._pilot.send(ContinueProcesses(self.launch.key))
+
+    # --- its life
+
+    async def live(self) -> AttemptEnded:
+        """Wait for a pilot and for its end there; return how it ended."""
+        if self._adopted is None:
+            self._pool.add(self)
+        else:
+            self._started_at = self._adopted.started_at
+            self._log_bytes = bytes_logged(self._context.log_path(self.launch))
+            self._pool.adopt(self, self._adopted)
+        ended = await self._end
+        self._close_output()
+        return ended
+
+    def abandon(self, problem: str) -> AttemptEnded:
+        """Return an end with outcome `unknown` after an error in the launcher."""
+        self._close_output()
+        key, now = self.launch.key, time.time()
+        return AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=now, problem=problem)
+
+    def acknowledge(self) -> None:
+        """Let its pilot forget it; call it once its end is in the journal."""
+        if self._pilot is not None:
+            self._pilot.leave(self)
+
+    def report(self) -> None:
+        """Tell its state, and so why it waits."""
+        self._report_start(self.state)
+
+    # --- what its pilot does
+
+    def given_to(self, pilot: Pilot) -> None:
+        """Note which pilot has it."""
+        self._pilot = pilot
+
+    def is_taken_back(self) -> bool:
+        """Return whether it waits for a pilot again, as it does unless it is to end."""
+        self._pilot, self._adopted = None, None
+        if self._reason is not None:
+            self.stop(self._reason, 0.0)
+            return False
+        self._report_start(self.state)
+        return True
+
+    def messages(self, node: str) -> list[ToLauncher]:
+        """Return what its pilot has to know of it on a new connection: R2 makes repeating harmless."""
+        key = self.launch.key
+        env = {**without_slurm(self.launch.env), "SLURMD_NODENAME": node}
+        launch = replace(self.launch, env=env, slurm=None, place=None, position=0)
+        asked: list[ToLauncher] = [launch, *self._signals]
+        self._signals = []
+        if self._is_suspended:
+            asked.append(SuspendProcesses(key))
+        if self._reason is not None:
+            asked.append(StopProcesses(key, self._grace, self._is_cancel))
+        return asked
+
+    def started(self, message: AttemptStarted) -> None:
+        """Take over what its pilot says of its start."""
+        if self._pid is None and message.pid is not None:
+            self._pid = message.pid
+            if self._adopted is None:
+                self._started_at, self._since = time.time(), elapsed()
+        self._report_start(self.state)
+
+    def write(self, part: OutputPart) -> int:
+        """Put output into its log; return up to where the log has it now."""
+        data = part.data[max(self.log_bytes - part.offset, 0) :]
+        if self._adopted is not None and self._output is None:  # its log cannot be opened a second time
+            self._log_problem = _UNLOGGED if data else self._log_problem
+            self._log_bytes += len(data)
+        elif data:
+            if self._output is None:
+                self._output = self._context.new_output(self.launch)
+            self._output.put(data)
+            if self.launch.log_kill and self._output.log.is_over_cap and self._reason is None:
+                self.stop(Outcome.LOG_LIMIT, 0.0)
+            self._grew()
+        return self.log_bytes
+
+    def finish(self, ended: AttemptEnded) -> None:
+        """End with what its pilot says, with the times of this machine's clock."""
+        if self._end.done():
+            return
+        if self._adopted is not None:
+            self._report_start(self.state)  # where it ran
+        outcome = ended.outcome
+        if self._reason is not None and outcome is Outcome.CANCELLED:
+            outcome = self._reason
+        missing = ended.log_bytes - self.log_bytes
+        if missing > 0:
+            self._log_problem = f"{missing} bytes are missing: they were lost with its pilot"
+        self._end.set_result(
+            replace(
+                ended,
+                outcome=outcome,
+                started_at=None if ended.started_at is None else self._started_at,
+                finished_at=time.time(),
+                log_bytes=self.log_bytes,
+                log_problem=self.log_problem,
+                problem=ended.problem or self.log_problem,
+            )
+        )
+
+    def _close_output(self) -> None:
+        if self._output is not None:
+            self._log_bytes, self._log_problem = self.log_bytes, self.log_problem
+            self._output.close()
+            self._output = None
+
+
+def pilot_start(launch: Launch) -> PilotStart:
+    """Return what an attempt needs of a pilot."""
+    assert launch.slurm is not None  # noqa: S101  who has a pilot has looked
+    assert launch.slurm.pilot is not None  # noqa: S101
+    return launch.slurm.pilot
+
+
+_UNLOGGED = "its launcher died: what it wrote since then is missing"

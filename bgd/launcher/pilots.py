@@ -1,0 +1,637 @@
+"""Pilots: launchers on the nodes of a cluster, in allocations that are kept, for many short attempts.
+
+A pilot is a batch job in Slurm that runs this very program on a node, with its journal in the shared folder.
+It knows the rules R1 to R8, so what this launcher says to it is what a supervisor says. It is reached by an
+srun that connects to its socket (bgd/launcher/relay.py); if that dies, another one takes its place, and a new
+launcher adopts the pilots of its predecessor with their attempts. A pilot that hears nothing ends by itself,
+and its allocation with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
+from bgd.core.job import Outcome
+from bgd.errors import ProtocolError
+from bgd.launcher import journal
+from bgd.launcher.children import Child, start_program
+from bgd.launcher.context import Context
+from bgd.launcher.controller import Controller, SlurmJob
+from bgd.launcher.deadlines import Deadline
+from bgd.launcher.journal import Began
+from bgd.launcher.pilot_attempt import PilotAttempt, pilot_start
+from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.shared_folder import SharedFolder, is_locked
+from bgd.launcher.slurm import IS_AWAY, NO_REASON, last_line, one_line_of
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    Acknowledge,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    Declined,
+    FromLauncher,
+    Goodbye,
+    Greeting,
+    KeepAlive,
+    Launch,
+    LogGrew,
+    NotStarted,
+    OutputPart,
+    OutputStored,
+    PilotStart,
+    Ready,
+    SlurmStart,
+    ToLauncher,
+    Welcome,
+    decode_from_launcher,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+
+# --- All pilots of an executor
+
+
+class PilotPool:
+    """Give attempts to pilots in order, and have as many pilots as there is work for.
+
+    Attributes:
+        slurm, start: as configured last.
+        reason: why attempts wait.
+    """
+
+    def __init__(self, context: Context, controller: Controller, launch: Launch) -> None:
+        self.context = context
+        self.controller = controller
+        assert launch.slurm is not None  # noqa: S101  who makes one has looked
+        self.slurm: SlurmStart = launch.slurm
+        self.start = pilot_start(launch)
+        self.store = launch.key.store
+        self._waiting: deque[PilotAttempt] = deque()
+        self._pilots: dict[str, Pilot] = {}
+        self._failures = 0  # pilots that have ended without a word, one after the other
+        self._is_ending = False
+        self.reason = Reason(cause=Cause.PILOT, subject=self.start.executor)
+        self._tidying = context.group.create_task(self._release_leftovers())
+
+    def add(self, attempt: PilotAttempt) -> None:
+        """Give it to a pilot as soon as one has room."""
+        assert attempt.launch.slurm is not None  # noqa: S101  as above
+        self.slurm, self.start = attempt.launch.slurm, attempt.start
+        self._waiting.append(attempt)
+        self.assign()
+        if attempt in self._waiting:
+            attempt.report()
+
+    def give_again(self, attempt: PilotAttempt) -> None:
+        """Give it to another pilot, since its pilot ended before it began with it (R3)."""
+        if attempt.is_taken_back():
+            self._waiting.appendleft(attempt)
+
+    def forget(self, attempt: PilotAttempt) -> None:
+        """Give it to no pilot."""
+        with suppress(ValueError):
+            self._waiting.remove(attempt)
+
+    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
+        """Look for the pilot that a dead launcher gave it to."""
+        assert began.pilot is not None  # noqa: S101  its journal says so
+        name, number = began.pilot
+        pilot = self._pilots.get(name) or self._begin(name, number)
+        pilot.adopt(attempt)
+
+    def assign(self) -> None:
+        """Give attempts to pilots with room; start a pilot for those that are left."""
+        while self._waiting:
+            pilot = next((each for each in self._pilots.values() if each.has_room(self._waiting[0])), None)
+            if pilot is None:
+                break
+            try:
+                pilot.give(self._waiting[0])
+            except OSError as error:
+                log.warning("cannot write to the journal: %s; next try in %g s", error.strerror, _PAUSE)
+                self.context.deadlines.after(_PAUSE, self.assign)
+                return
+            self._waiting.popleft()
+        is_starting = any(each.is_starting for each in self._pilots.values())
+        if self._waiting and len(self._pilots) < self.start.nodes and not is_starting and not self._is_ending:
+            self._begin(f"{self._prefix}{os.urandom(4).hex()}", None)
+
+    def connected(self, pilot: Pilot) -> None:
+        """Note that a pilot works; refuse what is too large for each."""
+        self._failures = 0
+        self.note_reason(Cause.PILOT)
+        self.assign()
+        while self._waiting and len(self._pilots) >= self.start.nodes:
+            first, pilots = self._waiting[0], self._pilots.values()
+            if any(each.is_starting or each.is_large_enough(first) for each in pilots):
+                break
+            self._fail(self._waiting.popleft(), f"{pilot.words_of_size}, less than it asks for")
+            self.assign()
+
+    def ended(self, pilot: Pilot, problem: str | None) -> None:
+        """Note that nothing of a pilot is left; `problem`: why it never worked."""
+        del self._pilots[pilot.name]
+        if problem is not None:
+            self._failures += 1
+            log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
+        if self._failures >= _TRIES and not any(not each.is_starting for each in self._pilots.values()):
+            self._failures = 0
+            while self._waiting:
+                self._fail(self._waiting.popleft(), f"no pilot works: {problem}")
+        self.assign()
+
+    def refuse(self, pilot: Pilot, problem: str) -> None:
+        """Note that Slurm takes no such pilot."""
+        del self._pilots[pilot.name]
+        while self._waiting:
+            self._fail(self._waiting.popleft(), problem)
+
+    def note_reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
+        """Tell those that wait why; `code`: Slurm's word for why it has no node for a pilot."""
+        reason = Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
+        if reason != self.reason:
+            self.reason = reason
+            for attempt in self._waiting:
+                attempt.report()
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether an attempt waits for a pilot."""
+        return bool(self._waiting)
+
+    async def released(self) -> None:
+        """Return once nothing runs that an earlier launcher left and nobody has a record of."""
+        await asyncio.shield(self._tidying)
+
+    async def end(self) -> None:
+        """Give all allocations back; if Slurm does not answer soon, the pilots do it by themselves."""
+        self._is_ending = True
+        self._tidying.cancel()
+        if self._pilots:
+            ends = [self.context.group.create_task(each.give_back()) for each in self._pilots.values()]
+            await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
+            for each in ends:
+                each.cancel()
+        for pilot in self._pilots.values():
+            pilot.task.cancel()
+
+    @property
+    def _prefix(self) -> str:
+        return f"bgd-{self.store}-pilot-{self.start.executor}-"
+
+    def _begin(self, name: str, number: int | None) -> Pilot:
+        pilot = self._pilots[name] = Pilot(self, name, number)
+        pilot.task = self.context.group.create_task(pilot.live())
+        return pilot
+
+    @staticmethod
+    def _fail(attempt: PilotAttempt, problem: str) -> None:
+        key, problem = attempt.launch.key, one_line(NotStarted.OTHER, problem)
+        attempt.finish(
+            AttemptEnded(key=key, outcome=Outcome.NOT_STARTED, finished_at=time.time(), problem=problem)
+        )
+
+    async def _release_leftovers(self) -> None:
+        """End pilots that no record names: after a power failure the latest records may be missing."""
+        for name in await SharedFolder(self.context, self.slurm.folder, "").names(self._prefix):
+            if name not in self._pilots:
+                log.warning("ending pilot %s, which an earlier launcher left", name)
+                await self.controller.release(name)
+                folder = PilotFolder(self.context, self.slurm.folder, name)
+                while (await folder.left()).is_locked:
+                    await self.context.deadlines.timer(_PAUSE)
+                await folder.remove()
+
+
+# --- One pilot
+
+
+class Pilot:
+    """One batch job of Slurm that runs a launcher, and the attempts that were given to it.
+
+    Attributes:
+        number: of its job in Slurm; None: it is not submitted.
+        node: where it runs; None: it is not known yet.
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(self, pool: PilotPool, name: str, number: int | None) -> None:
+        self.name = name
+        self.number = number
+        self.node: str | None = None
+        self.is_starting = True  # until it has greeted
+        self._pool = pool
+        self._context = pool.context
+        self._controller = pool.controller
+        self._folder = PilotFolder(pool.context, pool.slurm.folder, name)
+        self._python = pool.slurm.python
+        self._attempts: dict[AttemptKey, PilotAttempt] = {}
+        self._used: dict[AttemptKey, PilotStart] = {}
+        self._cpus: float = 0
+        self._memory: float = 0
+        self._has_worked = number is not None
+        self._is_closing = False
+        self._connection: _Connection | None = None
+        self._beat: Deadline | None = None
+        self._idle: Deadline | None = None
+        self._watch_idleness()
+
+    def has_room(self, attempt: PilotAttempt) -> bool:
+        """Whether an attempt may be given to it now."""
+        if self._connection is None or not self._connection.is_ready or self._is_closing:
+            return False
+        cpus = sum(each.cpus for each in self._used.values())
+        memory = sum(each.memory for each in self._used.values())
+        return cpus + attempt.start.cpus <= self._cpus and memory + attempt.start.memory <= self._memory
+
+    def is_large_enough(self, attempt: PilotAttempt) -> bool:
+        """Whether an attempt fits if it has nothing else."""
+        return attempt.start.cpus <= self._cpus and attempt.start.memory <= self._memory
+
+    @property
+    def words_of_size(self) -> str:
+        """What it has, in words."""
+        return f"a pilot has {self._cpus:g} processors and {self._memory / 1e6:.0f} MB on node {self.node}"
+
+    def give(self, attempt: PilotAttempt) -> None:
+        """Let it run an attempt.
+
+        Raises:
+            OSError: the journal cannot be written; nothing has begun.
+        """
+        assert self.number is not None  # noqa: S101  it is connected
+        launch, now = attempt.launch, elapsed()
+        began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=(self.name, self.number))
+        self._context.journal.add_step(began)
+        self.adopt(attempt)
+
+    def adopt(self, attempt: PilotAttempt) -> None:
+        """Take over an attempt that it has, may have, or is to have."""
+        key = attempt.launch.key
+        self._attempts[key], self._used[key] = attempt, attempt.start
+        attempt.given_to(self)
+        self._watch_idleness()
+        self._repeat(attempt)
+
+    def leave(self, attempt: PilotAttempt) -> None:
+        """Forget an attempt whose end is recorded."""
+        if self._used.pop(attempt.launch.key, None) is not None:
+            self.send(Acknowledge(attempt.launch.key))
+            self._watch_idleness()
+            self._pool.assign()
+
+    def send(self, message: ToLauncher) -> None:
+        """Send a message if it is connected; otherwise it learns what counts when it is."""
+        if self._connection is not None and self._connection.is_ready:
+            self._connection.send(message)
+
+    def _repeat(self, attempt: PilotAttempt) -> None:
+        if self._connection is not None and self._connection.is_ready and self.node is not None:
+            for message in attempt.messages(self.node):
+                self._connection.send(message)
+
+    # --- its life
+
+    async def live(self) -> None:
+        """Submit it, stay connected while it runs, and see to its attempts when it is gone."""
+        try:
+            await self._live()
+        except Exception:  # raised further, it would cancel the task group, and so end every job
+            log.exception("pilot %s: an error in the launcher", self.name)
+
+    async def _live(self) -> None:
+        if self.number is None:
+            await self._pool.released()
+            try:
+                await self._folder.prepare()
+                self.number = await self._submitted()
+            except CannotStart as problem:
+                self._pool.refuse(self, str(problem))
+                return
+        pause, absent = _FIRST_PAUSE, 0
+        while absent < _ABSENCES:
+            jobs = await self._controller.jobs()
+            found = None if jobs is None else jobs.get(self.name)
+            if found is not None and found.state == "RUNNING" and await self._serve():
+                pause = _FIRST_PAUSE
+            absent = absent + 1 if jobs is not None and found is None else 0
+            if self.is_starting:
+                self._say_why(found, is_silent=jobs is None)
+            await self._wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        await self._bury()
+
+    def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
+        if is_silent:
+            self._pool.note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
+        elif found is not None and found.state == "PENDING":
+            code = None if found.reason == NO_REASON else one_line_of(found.reason)
+            self._pool.note_reason(Cause.NODE, code)
+        else:
+            self._pool.note_reason(Cause.PILOT)
+
+    async def _submitted(self) -> int:
+        """Submit it until Slurm takes it; return its number there.
+
+        Raises:
+            CannotStart: Slurm refuses it.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            options = ["--parsable", f"--job-name={self.name}", "--nodes=1", "--ntasks=1", "--no-requeue"]
+            output = ["--chdir=/", f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"]
+            await self._controller.admit(_SBATCH_COST)
+            code, text = await self._controller.run(
+                *("sbatch", *self._pool.start.options, *options, *output, f"{self._folder.path}/{_SCRIPT}"),
+                *(self._python, self._folder.path),
+                with_errors=True,
+            )
+            words = text.decode(errors="replace")
+            if code == 0:
+                return int(words.split("\n")[0].partition(";")[0])
+            if not any(each in words for each in IS_AWAY):
+                raise CannotStart(f"Slurm takes no pilot: {one_line_of(last_line(words)) or f'code {code}'}")
+            log.warning("no pilot: Slurm is away (%s); next try in %g s", last_line(words), pause)
+            await self._wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _serve(self) -> bool:
+        """Stay connected as long as that is possible; return whether it has greeted."""
+        ours, theirs = socket.socketpair()
+        connection = self._connection = _Connection(self)
+        try:
+            with theirs:
+                relay = await self._relay(theirs.fileno())
+            await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
+            connection.greet(self._pool.store)
+            await connection.lost.wait()
+        except (OSError, CannotStart) as error:
+            ours.close()
+            log.warning("pilot %s: no connection: %s", self.name, error)
+            return False
+        finally:
+            self._connection = None
+            self._stop_beating()
+        self._context.children.kill(relay.pid)  # it may hang, without its node
+        await relay.wait()
+        self._context.children.take_usage(relay.pid)
+        return connection.is_ready
+
+    async def _relay(self, connection: int) -> Child:
+        await self._controller.admit(_STEP_COST)
+        path, null = self._controller.program("srun"), self._context.null
+        relay = (self._python, "-P", "-m", "bgd.launcher.relay", f"{self._folder.path}/launcher.sock")
+        options = ("--overlap", "--nodes=1", "--ntasks=1", "--unbuffered", "--quiet", "--chdir=/")
+        argv = ["srun", f"--jobid={self.number}", *options, *relay]
+        pid = start_program(path, argv, self._controller.variables, (connection, connection, null))
+        return Child(pid, self._context.children)
+
+    async def _bury(self) -> None:
+        """End its attempts: as its journal says, and as unknown where it does not say."""
+        pause = _FIRST_PAUSE
+        while (left := await self._folder.left()).is_locked or left.problem:
+            log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
+            await self._wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        ends = {ended.key: ended for ended in left.ends}
+        for key, attempt in self._attempts.items():
+            if key in ends:
+                attempt.finish(ends[key])
+            elif left.has_all:
+                self._pool.give_again(attempt)
+            else:
+                problem = f"its pilot on node {self.node} is gone, and nobody saw how it ended"
+                attempt.finish(
+                    AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=time.time(), problem=problem)
+                )
+        await self._folder.remove()
+        self._used.clear()
+        is_failure = not (self._has_worked or self._is_closing)
+        self._pool.ended(self, left.last_words or "Slurm ended it before it ran" if is_failure else None)
+
+    async def give_back(self) -> None:
+        """Let it end, and its allocation with it."""
+        self._is_closing = True
+        self.send(Goodbye())
+        await self._controller.cancel(self.name)
+        await self._folder.remove()
+
+    async def _wait(self, seconds: float) -> None:
+        await self._context.deadlines.timer(seconds)
+
+    def _watch_idleness(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self._used and not self._is_closing:
+            self._idle = self._context.deadlines.after(self._pool.start.keep_idle, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle = None
+        if not self._used and not self._pool.has_waiting:
+            self._is_closing = True
+            self.send(Goodbye())
+            if self.is_starting:
+                self._context.group.create_task(self._controller.cancel(self.name))
+
+    # --- what it says
+
+    def receive(self, message: FromLauncher) -> None:
+        """Do what one of its messages asks for.
+
+        Raises:
+            ProtocolError: it declines this launcher.
+        """
+        match message:
+            case Welcome(node=node):
+                if node is not None:
+                    self.node = node.name
+                    self._cpus, self._memory = node.cpus or 1, node.memory or float("inf")
+            case Declined():
+                raise ProtocolError(message.problem)
+            case Ready():
+                self._begin_work()
+            case AttemptStarted():
+                if message.key in self._attempts:
+                    self._attempts[message.key].started(message)
+            case OutputPart():
+                self._store(message)
+            case AttemptEnded():
+                self._note_end(message)
+            case LogGrew():
+                pass  # nobody asks for it: the output itself comes
+
+    def _begin_work(self) -> None:
+        """Repeat what its attempts are asked to do; from now on it gets more."""
+        self.is_starting = False
+        self._has_worked = True
+        if self._connection is not None:
+            self._connection.is_ready = True
+        self._keep_alive()
+        for attempt in self._attempts.values():
+            self._repeat(attempt)
+        self._watch_idleness()
+        self._pool.connected(self)
+
+    def _store(self, part: OutputPart) -> None:
+        attempt = self._attempts.get(part.key)
+        end = part.offset + len(part.data) if attempt is None else attempt.write(part)
+        if self._connection is not None:
+            self._connection.send(OutputStored(part.key, end))
+
+    def _note_end(self, ended: AttemptEnded) -> None:
+        attempt = self._attempts.pop(ended.key, None)
+        if attempt is not None:
+            attempt.finish(ended)
+        elif ended.key not in self._used and self._connection is not None:
+            self._connection.send(Acknowledge(ended.key))  # an earlier launcher has recorded it
+
+    def _keep_alive(self) -> None:
+        self.send(KeepAlive())
+        self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+
+    def _stop_beating(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+
+
+class _Connection(asyncio.Protocol):
+    """The connection to a pilot; messages of one turn of the loop are one write."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pilot: Pilot) -> None:
+        self.is_ready = False  # it has said all that it knows
+        self.lost = asyncio.Event()
+        self._pilot = pilot
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._unsent: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
+        self._transport = transport
+
+    def greet(self, store: str) -> None:
+        self.send(Greeting(LAUNCHING_PROTOCOL, store, generation=1))
+
+    def send(self, message: ToLauncher) -> None:
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame(encode(message), MAX_LAUNCHING_FRAME))
+
+    def _flush(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for payload in self._frames.feed(data):
+                self._pilot.receive(decode_from_launcher(payload))
+        except ProtocolError as error:
+            log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
+            self._transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.set()
+
+
+# --- The folder of a pilot, which only forks touch
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What a pilot has left. `problem`: nobody knows. `is_locked`: it runs. `last_words`: of its log.
+
+    `has_all`: it ended in good order, so an attempt that is not in `ends` was never started.
+    """
+
+    problem: str = ""
+    is_locked: bool = False
+    has_all: bool = False
+    ends: list[AttemptEnded] = []
+    last_words: str = ""
+
+
+class PilotFolder(SharedFolder):
+    """The state folder of a pilot, with the script that starts it."""
+
+    async def prepare(self) -> None:
+        """Make it.
+
+        Raises:
+            CannotStart: that is not possible.
+        """
+        await self.in_fork(partial(_prepare, self.path))
+
+    async def left(self) -> Left:
+        """Return what is in it."""
+        try:
+            return msgspec.msgpack.decode(await self.in_fork(partial(_left, self.path)), type=Left)
+        except CannotStart as error:
+            return Left(problem=str(error))
+
+
+def _prepare(folder: str) -> bytes:
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  plain strings here
+    Path(folder, _SCRIPT).write_text(_START.format(lease=_LEASE, orderly=_ORDERLY), encoding="ascii")
+    return b""
+
+
+def _left(folder: str) -> bytes:
+    logging.disable()  # it is a fork; a record that was cut short is what a killed pilot leaves
+    lock = Path(folder, "launcher.lock")
+    if lock.exists() and is_locked(lock):
+        return msgspec.msgpack.encode(Left(is_locked=True))
+    found = journal.read(Path(folder, "launcher.journal"))
+    ends = [records.finished.ended for records in found.attempts.values() if records.finished]
+    has_all = found.is_whole and Path(folder, _ORDERLY).exists()
+    words = one_line_of(last_line(_log_of(folder)))
+    return msgspec.msgpack.encode(Left(has_all=has_all, ends=ends, last_words=words))
+
+
+def _log_of(folder: str) -> str:
+    with suppress(OSError), Path(folder, "log").open("rb") as file:
+        return file.read(_MOST_LOG).decode(errors="replace")
+    return ""
+
+
+_SCRIPT = "pilot.sh"
+_ORDERLY = "ended"  # a file
+# If the launcher is killed, the next one reads its journal, ends what it left, and says so.
+_START = """#!/bin/sh
+trap '' TERM
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    "$1" -P -m bgd.launcher --pilot {lease:g} --state "$2" --logs "$2"
+    code=$?
+    [ $code -eq 0 ] && : >"$2/{orderly}"
+    [ $code -lt 128 ] && exit $code
+done
+"""
+_TRIES = 3  # pilots that end without a word, until the attempts that wait fail
+_ABSENCES = 2  # answers without its job, since the controller may not have heard all
+_LEASE = 60.0  # seconds without a word until a pilot ends
+_BEAT = 20.0
+_PAUSE = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
+_GIVE_BACK_SECONDS = 5.0
+_SBATCH_COST, _STEP_COST = 2, 2  # requests
+_MOST_LOG = 1 << 16

@@ -1,0 +1,125 @@
+"""A pilot: a launcher without logs, which sends output until it is stored, and ends if nobody says a word."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.launcher import journal
+from bgd.launcher.outbox import Outbox
+from bgd.wire.launching import AttemptEnded, AttemptKey, OutputPart, OutputStored
+from tests.launcher.host import PATIENCE, is_alive
+
+LONG = "600"  # seconds
+
+
+@pytest.fixture
+def pilot(host):
+    host.start("--pilot", LONG)
+    return host.supervise()
+
+
+def heard(supervisor, key, enough=lambda _: False):
+    """Return the output that arrives until there is enough, or its attempt has ended, and that end."""
+    output = bytearray()
+    while not enough(output):
+        message = supervisor.hear()
+        if isinstance(message, AttemptEnded) and message.key == key:
+            return bytes(output), message
+        if isinstance(message, OutputPart) and message.key == key:
+            assert message.offset == len(output)
+            output += message.data
+    return bytes(output), None
+
+
+def test_output_is_sent_before_the_end_and_there_is_no_log(host, pilot):
+    key = pilot.launch("sh", "-c", "echo out; echo err >&2")
+
+    output, ended = heard(pilot, key)
+
+    assert output == b"out\nerr\n"
+    assert (ended.outcome, ended.log_bytes) == (Outcome.SUCCEEDED, 8)
+    assert not host.log(key).exists()
+
+
+def test_a_pilot_names_its_node(host, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2000")
+    host.start("--pilot", LONG)
+
+    node = host.supervise().welcome.node
+
+    assert (node.name, node.cpus, node.memory) == ("n7", 4, 2000 << 20)
+
+
+def test_what_is_not_stored_is_sent_again_before_the_end(host, pilot):
+    key = pilot.launch("printf", "abcdef")
+    heard(pilot, key)
+    pilot.say(OutputStored(key, 2))
+    pilot.close()
+
+    after = host.connect()
+    after.say_greeting()
+    again = [after.hear() for _ in range(3)]
+
+    assert again[1] == OutputPart(key, 2, b"cdef")
+    assert isinstance(again[2], AttemptEnded)
+
+
+def test_a_job_waits_until_its_output_is_stored(pilot):
+    size = 3_000_000
+    key = pilot.launch("sh", "-c", f"head -c {size} /dev/zero; echo end")
+    output, _ = heard(pilot, key, lambda output: len(output) >= 1 << 18)
+    pilot.ended(pilot.launch("true"))  # it goes on with others
+    assert len(output) < 1 << 19
+
+    total, ended = len(output), None
+    while ended is None:
+        pilot.say(OutputStored(key, total))
+        message = pilot.hear()
+        if isinstance(message, OutputPart):
+            assert message.offset == total
+            total += len(message.data)
+        ended = message if isinstance(message, AttemptEnded) and message.key == key else None
+
+    assert total == ended.log_bytes == size + len("end\n")
+
+
+def test_without_a_word_it_ends_its_jobs_and_itself(host):
+    launcher = host.start("--pilot", "0.3")
+    supervisor = host.supervise()
+    key = supervisor.launch("sleep", "1000")
+    pid = supervisor.started(key).pid
+
+    assert launcher.wait(PATIENCE) == 0
+
+    assert not is_alive(pid)
+    [records] = journal.read(host.journal).attempts.values()
+    assert records.finished is not None
+    assert records.finished.ended.outcome is Outcome.INTERRUPTED
+
+
+def test_what_another_pilot_of_the_folder_left_is_ended_and_told(host, pilot):
+    key = pilot.launch("sleep", "1000")
+    pid = pilot.started(key).pid
+    host.kill()
+    host.start("--pilot", LONG)
+
+    after = host.supervise()
+
+    assert after.snapshot[key].outcome is Outcome.UNKNOWN
+    assert not is_alive(pid)
+
+
+def test_an_acknowledged_attempt_is_forgotten(tmp_path):
+    (tmp_path / "output").write_bytes(b"text")
+    outbox, key = Outbox(lambda _: None), AttemptKey("store", 1, 1)
+    with (tmp_path / "output").open("rb") as source:
+        outbox.open(key).take(source.fileno(), 100)
+    assert list(outbox.parts()) == [OutputPart(key, 0, b"text")]
+
+    outbox.forget(key)
+
+    assert list(outbox.parts()) == []
+    assert outbox.stored(key, 4) is False

@@ -1,0 +1,139 @@
+"""What is the same on each executor: this machine, a job in Slurm for each attempt, and pilots."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from bgd import Outcome, State
+from tests.slurm.test_slurm import started, written
+from tests.support import DEADLINE, wait_until
+
+NODES: dict[str, set[str | None]] = {
+    "local": {None},
+    "cluster": {"n1", "n2"},
+    "pilots": {"n1", "n2"},
+}
+
+
+@pytest.fixture(params=NODES)
+def executor(request):
+    return request.param
+
+
+@pytest.fixture
+def run(client, executor):
+    return lambda script, **options: client.submit(["sh", "-c", script], executor=executor, **options)
+
+
+def test_output_is_in_order_and_the_code_is_true(run, executor):
+    script = "i=0; while [ $i -lt 50 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf end; exit 7"
+
+    job = run(script).wait(DEADLINE)
+
+    assert (job.state, job.outcome, job.exit_code) == (State.FAILED, Outcome.EXIT, 7)
+    lines = [f"{stream} {number}\n" for number in range(50) for stream in ("out", "err")]
+    assert job.output() == "".join(lines) + "end"
+    [attempt] = job.attempts()
+    assert attempt.node in NODES[executor]
+    assert attempt.max_rss_bytes is None or attempt.max_rss_bytes > 100_000
+
+
+def test_a_job_gets_its_folder_umask_input_and_environment(daemon, run):
+    script = "pwd; umask; cat; echo $COLOUR $BGD_ATTEMPT"
+    options = {"cwd": "/usr", "umask": 0o027, "input": "given\n", "env": {"COLOUR": "red"}}
+
+    assert run(script, **options).wait(DEADLINE).output() == "/usr\n0027\ngiven\nred 1\n"
+    source = daemon.folder / "input"
+    source.write_text("from a file")
+    assert run("cat", stdin=str(source)).wait(DEADLINE).output() == "from a file"
+    assert run("cat; echo nothing").wait(DEADLINE).output() == "nothing\n"
+
+
+def test_output_is_live_and_a_running_job_names_its_node(daemon, run, executor):
+    job = started(run("echo ready; while [ ! -e go ]; do sleep 0.05; done", cwd=daemon.folder))
+
+    wait_until(lambda: job.attempts()[0].pid)
+    assert job.attempts()[0].node in NODES[executor]
+    (daemon.folder / "go").touch()
+    assert job.wait(DEADLINE).state is State.SUCCEEDED
+    (daemon.folder / "go").unlink()
+
+
+def test_much_output_arrives_whole(run):
+    job = run("seq 300000; echo end").wait(DEADLINE)
+
+    assert job.output() == "".join(f"{number}\n" for number in range(1, 300_001)) + "end\n"
+
+
+def test_cancel_sends_the_stop_signal_and_kill_after_the_grace_time(run):
+    polite = started(run("trap 'echo bye; exit 3' INT; echo ready; sleep 1000 & wait", stop_signal="INT"))
+    deaf = started(run("trap '' TERM; echo ready; while :; do sleep 0.1; done"))
+
+    polite.cancel()
+    deaf.cancel()
+
+    assert polite.wait(DEADLINE).outcome is Outcome.CANCELLED
+    assert polite.output() == "ready\nbye\n"
+    assert polite.exit_code == 3
+    assert deaf.wait(DEADLINE).outcome is Outcome.CANCELLED
+    assert deaf.signal == signal.SIGKILL
+
+
+def test_a_time_limit_ends_a_job(run):
+    job = run("echo ready; sleep 1000", timeout=0.5, rerun=False).wait(DEADLINE)
+
+    assert (job.state, job.outcome) == (State.FAILED, Outcome.TIMEOUT)
+    assert job.output().startswith("ready\n")  # the shell may say that its program was terminated
+
+
+def test_signals_and_suspension_reach_the_job(client, run, executor):
+    job = started(run("trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"))
+
+    client.signal([job], signal.SIGUSR1)
+    wait_until(lambda: written(job).count("got\n") == 1)
+    client.suspend([job])
+    client.signal([job], signal.SIGUSR1)
+    client.continue_([job])
+    wait_until(lambda: written(job).count("got\n") == 2)
+    client.signal([job], signal.SIGKILL)
+    ended = job.wait(DEADLINE)
+
+    assert ended.state is State.FAILED
+    # in a job of its own in Slurm the program on the node that would have told died with it
+    assert ended.outcome is (Outcome.UNKNOWN if executor == "cluster" else Outcome.SIGNAL)
+
+
+def test_what_a_job_leaves_behind_is_ended(run):
+    job = run("setsid sleep 1000 >/dev/null 2>&1 & exit 0").wait(DEADLINE)
+
+    assert job.state is State.SUCCEEDED
+    assert "sleep (pid " in job.attempts()[0].leftovers
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "problem"),
+    [
+        (["no-such-program"], {"env": {"PATH": "/usr/bin"}}, "program not found: no-such-program"),
+        (["/etc/passwd"], {}, "not executable: /etc/passwd"),
+        (["true"], {"cwd": "/nowhere"}, "no such directory: /nowhere"),
+    ],
+    ids=["program", "permission", "folder"],
+)
+def test_what_prevents_a_start_is_said(client, executor, argv, options, problem):
+    job = client.submit(argv, executor=executor, check=False, **options).wait(DEADLINE)
+
+    assert (job.state, job.outcome) == (State.FAILED, Outcome.NOT_STARTED)
+    assert job.problem.startswith(problem)
+
+
+def test_a_class_job_returns_its_result(client, executor):
+    job = client.call("work:where", args=[41], executor=executor).wait(DEADLINE)
+    failing = client.call("work:fail", executor=executor, retries=0).wait(DEADLINE)
+
+    node, number = job.result()
+    assert node == (job.attempts()[0].node or "here")
+    assert number == 42
+    assert job.output() == f"on {node}\n"
+    assert (failing.outcome, failing.problem) == (Outcome.ERROR, "ValueError: as asked")

@@ -1,0 +1,152 @@
+"""Pilots on a real Slurm of two nodes: what dies while they run jobs, and what they leave: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from bgd import JobSpec, Outcome, State
+from tests.slurm.test_slurm import started, written
+from tests.slurm.test_slurm_faults import gate, kill  # noqa: F401  a fixture
+from tests.slurm.two_nodes import serving_as_user
+from tests.support import DEADLINE, wait_until
+
+
+@pytest.fixture
+def run(client):
+    return lambda script, **options: client.submit(["sh", "-c", script], executor="pilots", **options)
+
+
+def pids_of(pattern: str, daemon) -> list[int]:
+    """Return the processes with these words in their command that belong to a daemon's pilots."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"{pattern}.*{daemon.folder}/shared/.*-pilot-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def pilots_of(slurm) -> list[str]:
+    return [name for name in slurm.jobs() if "-pilot-" in name]
+
+
+def test_many_jobs_share_two_allocations(slurm, client):
+    specs = [JobSpec(argv=("sh", "-c", f"exit {n % 3}"), executor="pilots", retries=0) for n in range(100)]
+
+    ended = client.wait(client.submit_many(specs), timeout=DEADLINE)
+
+    assert [job.exit_code for job in ended] == [n % 3 for n in range(100)]
+    assert {job.attempts()[0].node for job in ended} <= {"n1", "n2"}
+    assert 1 <= len(pilots_of(slurm)) <= 2
+
+
+def test_a_job_that_no_pilot_has_room_for_is_refused(run):
+    job = run("true", cpus=64).wait(DEADLINE)
+
+    assert job.outcome is Outcome.NOT_STARTED
+    assert "a pilot has 2 processors" in (job.problem or "")
+
+
+def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, run, gate):  # noqa: F811
+    job = started(run(gate.script("echo after; exit 5")))
+
+    daemon.process.kill()
+    daemon.process.wait()
+    gate.open()
+    daemon.start()
+
+    ended = job.wait(DEADLINE)
+    assert (ended.exit_code, gate.starts) == (5, 1)
+    assert ended.output() == "ready\nafter\n"
+
+
+def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, run, gate):  # noqa: F811
+    job = started(run(gate.script("echo after; exit 6"), rerun=True))
+
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
+    assert job.refresh().state is State.RUNNING
+    gate.open()
+
+    job.wait(DEADLINE)
+    [attempt] = job.attempts()
+    assert (attempt.exit_code, gate.starts) == (6, 1)
+    assert attempt.node in {"n1", "n2"}
+    assert run("echo next").wait(DEADLINE).output() == "next\n"
+
+
+def test_a_cancel_reaches_a_job_whose_launcher_was_killed(client, run, gate):  # noqa: F811
+    job = started(run(gate.script("exit 6")))
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
+
+    job.cancel()
+
+    assert job.wait(DEADLINE).state is State.CANCELLED
+
+
+def test_the_connection_is_lost_and_no_output_with_it(daemon, run, gate):  # noqa: F811
+    job = started(run(gate.script("echo after; exit 4")))
+
+    kill(*pids_of("^srun --jobid", daemon))
+    gate.open()
+
+    ended = job.wait(DEADLINE)
+    assert (ended.exit_code, gate.starts) == (4, 1)
+    assert ended.output() == "ready\nafter\n"
+
+
+def test_the_pilot_is_killed_and_the_next_one_says_so(daemon, run, gate):  # noqa: F811
+    once = started(run(gate.script("exit 0"), rerun=False))
+    again = started(run(gate.script("exit 0"), rerun=True))
+
+    kill(*pids_of("bgd.launcher --pilot", daemon))
+
+    assert once.wait(DEADLINE).outcome is Outcome.UNKNOWN
+    wait_until(lambda: len(again.attempts()) == 2)
+    gate.open()
+    assert again.wait(DEADLINE).state is State.SUCCEEDED
+    assert gate.starts == 3
+
+
+def test_an_allocation_is_taken_away_and_nothing_counts_as_a_success(slurm, run, gate):  # noqa: F811
+    job = started(run(gate.script("exit 0"), rerun=False))
+
+    slurm.run("scancel", *(f"--name={name}" for name in pilots_of(slurm)))
+
+    assert job.wait(DEADLINE).state in {State.FAILED, State.QUEUED}
+    assert job.attempts()[0].outcome in {Outcome.INTERRUPTED, Outcome.UNKNOWN}
+    assert written(job).startswith("ready\n")
+    following = run("echo next", rerun=False).wait(2 * DEADLINE)  # perhaps given to a pilot that was ending
+    assert following.output() == "next\n"
+
+
+def test_idle_pilots_give_their_nodes_back(slurm, daemon, run):
+    run("true").wait(DEADLINE)
+
+    wait_until(lambda: pilots_of(slurm) == [])
+    wait_until(lambda: not [path for path in (daemon.folder / "shared").iterdir() if "pilot" in path.name])
+    assert pids_of("", daemon) == []
+
+
+def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
+    with serving_as_user(slurm, keep_idle="1h") as other, other.client() as client:
+        ended = client.submit(["true"], executor="pilots").wait(DEADLINE)
+        assert ended.state is State.SUCCEEDED
+        assert pilots_of(slurm) != []
+
+    wait_until(lambda: pilots_of(slurm) == [])
+
+
+def test_a_pilot_that_cannot_start_says_why(slurm):
+    with serving_as_user(slurm, python="/usr/bin/python3") as other, other.client() as client:
+        ended = client.submit(["true"], executor="pilots", retries=0).wait(DEADLINE)
+
+    assert ended.outcome is Outcome.NOT_STARTED
+    assert "no pilot works: " in (ended.problem or "")
+    assert "No module named" in (ended.problem or "")
