@@ -23,6 +23,7 @@ from bgd.launcher.children import Children, Readers, close_all_but
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
+from bgd.launcher.leaving import IdleExit
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import LogFolder
@@ -30,7 +31,6 @@ from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner
 from bgd.launcher.supervisors import (
-    IdleExit,
     KnownAttempts,
     SupervisorChannel,
     SupervisorConnection,

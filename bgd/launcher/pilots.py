@@ -16,24 +16,20 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
-
-import msgspec
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
-from bgd.launcher import journal
 from bgd.launcher.children import Child, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller, SlurmJob
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.pilot_attempt import PilotAttempt, pilot_start
+from bgd.launcher.pilot_folder import LEASE, PilotFolder
 from bgd.launcher.problems import CannotStart, one_line
-from bgd.launcher.shared_folder import SharedFolder, is_locked
+from bgd.launcher.shared_folder import SharedFolder
 from bgd.launcher.slurm import IS_AWAY, NO_REASON, last_line, one_line_of
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
@@ -360,7 +356,7 @@ class Pilot:
             output = ["--chdir=/", f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"]
             await self._controller.admit(_SBATCH_COST)
             code, text = await self._controller.run(
-                *("sbatch", *self._pool.start.options, *options, *output, f"{self._folder.path}/{_SCRIPT}"),
+                *("sbatch", *self._pool.start.options, *options, *output, self._folder.script),
                 *(self._python, self._folder.path),
                 with_errors=True,
             )
@@ -555,83 +551,10 @@ class _Connection(asyncio.Protocol):
         self.lost.set()
 
 
-# --- The folder of a pilot, which only forks touch
-
-
-class Left(msgspec.Struct, frozen=True):
-    """What a pilot has left. `problem`: nobody knows. `is_locked`: it runs. `last_words`: of its log.
-
-    `has_all`: it ended in good order, so an attempt that is not in `ends` was never started.
-    """
-
-    problem: str = ""
-    is_locked: bool = False
-    has_all: bool = False
-    ends: list[AttemptEnded] = []
-    last_words: str = ""
-
-
-class PilotFolder(SharedFolder):
-    """The state folder of a pilot, with the script that starts it."""
-
-    async def prepare(self) -> None:
-        """Make it.
-
-        Raises:
-            CannotStart: that is not possible.
-        """
-        await self.in_fork(partial(_prepare, self.path))
-
-    async def left(self) -> Left:
-        """Return what is in it."""
-        try:
-            return msgspec.msgpack.decode(await self.in_fork(partial(_left, self.path)), type=Left)
-        except CannotStart as error:
-            return Left(problem=str(error))
-
-
-def _prepare(folder: str) -> bytes:
-    os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  plain strings here
-    Path(folder, _SCRIPT).write_text(_START.format(lease=_LEASE, orderly=_ORDERLY), encoding="ascii")
-    return b""
-
-
-def _left(folder: str) -> bytes:
-    logging.disable()  # it is a fork; a record that was cut short is what a killed pilot leaves
-    lock = Path(folder, "launcher.lock")
-    if lock.exists() and is_locked(lock):
-        return msgspec.msgpack.encode(Left(is_locked=True))
-    found = journal.read(Path(folder, "launcher.journal"))
-    ends = [records.finished.ended for records in found.attempts.values() if records.finished]
-    has_all = found.is_whole and Path(folder, _ORDERLY).exists()
-    words = one_line_of(last_line(_log_of(folder)))
-    return msgspec.msgpack.encode(Left(has_all=has_all, ends=ends, last_words=words))
-
-
-def _log_of(folder: str) -> str:
-    with suppress(OSError), Path(folder, "log").open("rb") as file:
-        return file.read(_MOST_LOG).decode(errors="replace")
-    return ""
-
-
-_SCRIPT = "pilot.sh"
-_ORDERLY = "ended"  # a file
-# If the launcher is killed, the next one reads its journal, ends what it left, and says so.
-_START = """#!/bin/sh
-trap '' TERM
-for try in 1 2 3 4 5 6 7 8 9 10; do
-    "$1" -P -m bgd.launcher --pilot {lease:g} --state "$2" --logs "$2"
-    code=$?
-    [ $code -eq 0 ] && : >"$2/{orderly}"
-    [ $code -lt 128 ] && exit $code
-done
-"""
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
-_LEASE = 60.0  # seconds without a word until a pilot ends
-_BEAT = 20.0
+_BEAT = LEASE / 3
 _PAUSE = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _GIVE_BACK_SECONDS = 5.0
 _SBATCH_COST, _STEP_COST = 2, 2  # requests
-_MOST_LOG = 1 << 16
