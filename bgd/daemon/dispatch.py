@@ -132,7 +132,7 @@ class Dispatcher:
             Refused: it cannot; the message says why.
         """
         limits, abilities = limits_of(spec), self._link.abilities
-        if limits == NO_LIMITS or abilities is None:
+        if limits is NO_LIMITS or abilities is None:
             return
         problem = problem_with_limits(limits, abilities)
         if problem is not None:

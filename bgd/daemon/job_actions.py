@@ -100,7 +100,8 @@ class JobActions:
             raise Refused("the daemon is shutting down and takes no jobs")
         check_may_run(spec, self._supervisor.config)
         check_variables(spec, self._supervisor.config)
-        spec = under_policy(spec, self._class_policy(spec))
+        if spec.target is not None:
+            spec = under_policy(spec, self._class_policy(spec))
         config = self._supervisor.config
         # most daemons know no executor, and a submit is too frequent to ask in vain
         if config.executors or spec.executor or spec.cpus or spec.memory or spec.nodes or spec.gpus:
@@ -174,6 +175,8 @@ class JobActions:
 
     def _with_policies(self, spec: JobSpec) -> tuple[JobSpec, RetryPolicy]:
         """Return a spec with what the configuration sets for its class, and its retry policy."""
+        if spec.target is None:
+            return spec, self._policy_of(spec, ())
         of_class = self._class_policy(spec)
         spec = under_policy(spec, of_class)
         return spec, self._policy_of(spec, of_class.on_exceptions or ())

@@ -58,12 +58,15 @@ Run = tuple[int, int, int]
 def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
     """Pair the lines of a batch with their jobs, in as few runs as that takes."""
     runs: list[Run] = []
+    first = of = count = 0  # the run that may go on
     for line, job in zip(lines, jobs, strict=True):
-        if runs and (line, job) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
-            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        if count and line == first + count and job == of + count:
+            count += 1
         else:
-            runs.append((line, job, 1))
-    return runs
+            if count:
+                runs.append((first, of, count))
+            first, of, count = line, job, 1
+    return [*runs, (first, of, count)] if count else []
 
 
 class BatchRuns(Struct, frozen=True, tag="batch"):
