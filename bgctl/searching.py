@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from bgctl.verbs import verb
 from bgd import Client, Refused, State
 from bgd.escape import one_line
 from bgd.logfiles import LogReader
-from bgd.logsearch import Needle, lines_with, logs_in, read_small_log, small_lines_with
+from bgd.logsearch import LogFile, Needle, lines_with, logs_in, read_small_logs, small_lines_with
 
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
@@ -105,16 +105,14 @@ class _Search:
 
     def lines(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield job, attempt, offset and text of each line."""
-        for folder in self._folders():
-            logs = logs_in(folder)
-            for job, attempt, name in sorted(self._wanted(logs), reverse=True):
-                self.logs += 1
-                try:
-                    for offset, line in self._lines_of(folder, name, job, attempt, has_parts=logs[name]):
-                        yield job, attempt, offset, line
-                except OSError as error:
-                    self.unreadable += 1
-                    self.problem = f"{error.filename}: {error.strerror}"
+        for log, data in read_small_logs(self._wanted()):
+            self.logs += 1
+            try:
+                for offset, line in self._lines_of(log, data):
+                    yield log.job, log.attempt, offset, line
+            except OSError as error:
+                self.unreadable += 1
+                self.problem = f"{log.path}: {error.strerror}"
 
     def first_lines(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield the first line of each job."""
@@ -124,13 +122,12 @@ class _Search:
                 told = job
                 yield job, attempt, offset, line
 
-    def _lines_of(
-        self, folder: Path, name: str, job: int, attempt: int, *, has_parts: bool
-    ) -> Iterator[tuple[int, bytes]]:
-        data = None if has_parts else read_small_log(folder / name)
-        if data is not None:
-            return iter(small_lines_with(data, self._needle))
-        return lines_with(LogReader(str(self._folder), job, attempt), self._needle)
+    def _lines_of(self, log: LogFile, data: bytes | OSError | None) -> Iterable[tuple[int, bytes]]:
+        if isinstance(data, OSError):
+            raise data
+        if data is None:
+            return lines_with(LogReader.at(log.path), self._needle)
+        return small_lines_with(data, self._needle)
 
     def _folders(self) -> list[Path]:
         """Return the folders with logs, that of the newest jobs first."""
@@ -144,10 +141,14 @@ class _Search:
             ) from error
         return [self._folder / name for name in sorted(names, key=int, reverse=True)]
 
-    def _wanted(self, names: Collection[str]) -> Iterator[tuple[int, int, str]]:
-        """Yield job, attempt and name of those logs that are to be searched."""
-        for name in names:
-            job, _, rest = name.partition(".")
-            attempt = rest.removesuffix(".log")
-            if job.isdecimal() and attempt.isdecimal() and (self._jobs is None or int(job) in self._jobs):
-                yield int(job), int(attempt), name
+    def _wanted(self) -> Iterator[LogFile]:
+        """Yield those logs that are to be searched, newest first."""
+        for folder in self._folders():
+            found: list[tuple[int, int, str, bool]] = []
+            for name, has_parts in logs_in(folder).items():
+                job, _, rest = name.partition(".")
+                attempt = rest.removesuffix(".log")
+                if job.isdecimal() and attempt.isdecimal() and (self._jobs is None or int(job) in self._jobs):
+                    found.append((int(job), int(attempt), f"{folder}/{name}", has_parts))
+            for log in sorted(found, reverse=True):
+                yield LogFile(*log)

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 import string
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,6 +16,8 @@ from bgd.logfiles import BLOCK, LogReader
 
 MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
 STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second
+
+AHEAD = 32  # logs that are opened before it is their turn; with more, a disk is hardly faster
 
 
 class SearchProgress(Struct, frozen=True):
@@ -172,16 +175,79 @@ def small_lines_with(data: bytes, needle: Needle) -> list[tuple[int, bytes]]:
     return list(_lines_in(data, 0, needle)) if needle.data in needle.comparable(data) else []
 
 
+class LogFile(Struct, frozen=True):
+    """The log of an attempt, whose head is the file `path`; `has_parts`: there are others, behind a gap."""
+
+    job: int
+    attempt: int
+    path: str
+    has_parts: bool
+
+
+def read_small_logs(
+    logs: Iterable[LogFile],
+) -> Generator[tuple[LogFile, bytes | OSError | None], None, None]:
+    """Yield logs in their order, each with its bytes; None: it has parts, or more than BLOCK.
+
+    Some of the next logs are open before it is their turn. A disk then reads them at once, which takes a
+    third of the time that it takes to read one after the other.
+    """
+    opened: deque[tuple[LogFile, _Opened | bytes | OSError | None]] = deque()
+    try:
+        for log in logs:
+            opened.append((log, _begun(log)))
+            if len(opened) > AHEAD:
+                yield _read(*opened.popleft())
+        while opened:
+            yield _read(*opened.popleft())
+    finally:
+        for _, begun in opened:
+            if isinstance(begun, _Opened):
+                os.close(begun.descriptor)
+
+
+def _begun(log: LogFile) -> _Opened | bytes | OSError | None:
+    try:
+        return None if log.has_parts else _open(log.path)
+    except FileNotFoundError:  # removed meanwhile
+        return b""
+    except OSError as error:
+        return error
+
+
+def _read(log: LogFile, begun: _Opened | bytes | OSError | None) -> tuple[LogFile, bytes | OSError | None]:
+    try:
+        return log, begun.read() if isinstance(begun, _Opened) else begun
+    except OSError as error:
+        return log, error
+
+
 def read_small_log(path: Path) -> bytes | None:
     """Return a log of at most BLOCK bytes; None if it is larger."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return _open(str(path)).read()
     except FileNotFoundError:  # removed meanwhile
         return b""
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "the log is not a regular file", str(path))
-        return None if status.st_size > BLOCK else os.read(descriptor, status.st_size)
-    finally:
+
+
+class _Opened(Struct, frozen=True):
+    descriptor: int
+    size: int
+
+    def read(self) -> bytes | None:
+        """Read and close it."""
+        try:
+            return None if self.size > BLOCK else os.read(self.descriptor, self.size)
+        finally:
+            os.close(self.descriptor)
+
+
+def _open(path: str) -> _Opened:
+    """Open a log, and let the disk begin to read it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
+        raise OSError(errno.EINVAL, "the log is not a regular file", path)
+    os.posix_fadvise(descriptor, 0, BLOCK, os.POSIX_FADV_WILLNEED)
+    return _Opened(descriptor, status.st_size)

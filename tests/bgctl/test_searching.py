@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from bgctl.searching import _Search
 from bgd.errors import Refused
 from bgd.logfiles import BLOCK, LogReader
-from bgd.logsearch import MAX_LINE, Needle, lines_with, small_lines_with
+from bgd.logsearch import AHEAD, MAX_LINE, LogFile, Needle, lines_with, read_small_logs, small_lines_with
 
 ESCAPE = "\N{SYMBOL FOR ESCAPE}"
 
@@ -123,6 +124,24 @@ def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_pa
     assert list(searching.lines()) == [(1, 1, 0, b"needle")]
     assert (searching.logs, searching.unreadable) == (2, 1)
     assert list(_Search(str(tmp_path / "missing"), Needle.of("x"), None).lines()) == []
+
+
+def test_many_logs_are_searched_in_their_order_and_all_are_closed(tmp_path):
+    (tmp_path / "0").mkdir()
+    wanted = list(range(3 * AHEAD, 0, -1))
+    for job in wanted:
+        (tmp_path / f"0/{job}.1.log").write_text(f"line\nneedle of {job}\n")
+    large = tmp_path / "0" / f"{AHEAD}.1.log"
+    large.write_bytes(b"x\n" * BLOCK + f"needle of {AHEAD}\n".encode())
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+
+    lines = _Search(str(tmp_path), Needle.of("needle"), None).lines()
+    assert next(lines)[3] == f"needle of {3 * AHEAD}".encode()
+    assert [job for job, *_ in lines] == wanted[1:]
+    some = read_small_logs([LogFile(AHEAD, 1, str(large), has_parts=False)] * 9)
+    assert next(some)[1] is None
+    some.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_a_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
