@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from bgd import Client, Outcome, State
 from bgd.core.job import FINAL
 from bgd.wire.views import AttemptView
@@ -52,9 +54,10 @@ FAULTS = (
 class Chaos:
     """A cluster, a daemon, a load of jobs that note their starts and ends, and the faults."""
 
-    def __init__(self, cluster: TwoNodes, daemon: Daemon, prefix: str) -> None:
+    def __init__(self, cluster: TwoNodes, daemon: Daemon, prefix: str, executor: str) -> None:
         """`prefix`: of the names of this daemon's jobs in Slurm."""
         self._cluster = cluster
+        self._executor = executor
         self._daemon = daemon
         self._dice = random.Random(JOBS)
         self._prefix = prefix
@@ -68,6 +71,7 @@ class Chaos:
             "bgd": self._kill_bgd,
             "launcher": self._kill_launcher,
             "srun": self._kill_srun,
+            "pilot": self._kill_pilot,
             "slurmstepd": self._kill_slurmstepd,
             "slurmctld": self._restart_slurmctld,
             "node": self._lose_node,
@@ -77,6 +81,8 @@ class Chaos:
     def run(self, client: Client) -> None:
         """Submit all jobs in portions, with a fault in the middle of each; return when all have finished."""
         faults = [name for name, count in FAULTS.items() for _ in range(count)]
+        if self._executor == "pilots":
+            faults += ["pilot"] * FAULTS["srun"]
         self._dice.shuffle(faults)
         behind = JOBS // len(faults) // 2 + SLOTS
         for number, name in enumerate(faults):
@@ -100,7 +106,7 @@ class Chaos:
             words = ("chaos", str(self._daemon.folder), f"{RUNS:g}", str(code), str(first))
             job = client.submit(
                 ["sh", "-c", SCRIPT, *words],
-                executor="cluster",
+                executor=self._executor,
                 rerun=self._dice.random() < 0.7,
                 retries=1,
                 retry_delay=0.1,
@@ -140,6 +146,11 @@ class Chaos:
         if commands:
             victim = self._dice.choice(commands)[1]
             self._kill([pid for pid, command in commands if command == victim])
+
+    def _kill_pilot(self, _: Client) -> None:
+        pilots = [pid for pid, command in self._processes() if "bgd.launcher\0--pilot" in command]
+        if pilots:
+            self._kill([self._dice.choice(pilots)])
 
     def _kill_slurmstepd(self, _: Client) -> None:
         """Kill what watches one step on a node."""
@@ -224,12 +235,19 @@ def parent_of(pid: int) -> int:
         return 0
 
 
-def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes):
+@pytest.mark.parametrize("executor", ["cluster", "pilots"])
+def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes, executor):
     with serving_as_user(slurm) as daemon, daemon.client() as client:
-        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-")
+        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
         chaos.run(client)
         outcomes = chaos.check(client)
         chaos.wait(client, lambda: not chaos.left())
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "left": 0}
-    record(WHAT, jobs=JOBS, **chaos.done, **ends, **never)
+    record(
+        WHAT if executor == "cluster" else f"{WHAT}; by pilots, which are killed, too",
+        jobs=JOBS,
+        **chaos.done,
+        **ends,
+        **never,
+    )
