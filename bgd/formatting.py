@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -33,7 +32,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 def job_as_json(view: JobView) -> dict[str, object]:
     """Return a job as a dict for JSON; programs rely on its keys."""
-    arguments = json.loads(view.arguments) if view.arguments else {}
+    arguments = _arguments(view)
     fields: dict[str, object] = {}
     for name in view.__struct_fields__:
         if name == "arguments":
@@ -42,6 +41,16 @@ def job_as_json(view: JobView) -> dict[str, object]:
             fields[name] = _for_json(name, getattr(view, name))
     fields["progress"] = progress_as_json(view.progress)
     return fields
+
+
+def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
+    """Return what a class job is called with: a list `args` and a dict `kwargs`, or nothing for a command."""
+    if not view.arguments:
+        return {}
+    import json  # noqa: PLC0415 - most jobs are commands, and bgctl starts often
+
+    found: dict[str, Any] = json.loads(view.arguments)
+    return found
 
 
 def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
@@ -352,7 +361,9 @@ def command_line(view: JobView | JobSpec, enough: int | None = None) -> str:
 def _command(view: JobView | JobSpec, enough: int | None) -> str:
     if view.argv is not None:
         return " ".join(map(quoted, view.argv[:enough]))
-    arguments = json.loads(view.arguments) if view.arguments else {}
+    import json  # noqa: PLC0415 - as above
+
+    arguments = _arguments(view)
     words = [json.dumps(each, ensure_ascii=False) for each in arguments.get("args", [])]
     words += [
         f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()

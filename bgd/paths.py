@@ -7,12 +7,15 @@ import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
 OTHERS_BITS = 0o077  # permissions of group and others, which a private folder does not have
@@ -178,6 +181,8 @@ def lock_error(path: Path, error: OSError) -> ConfigError:
 
 def _check_way_to(path: Path) -> None:
     """Refuse a path with a link or folder of another user, who could make it lead elsewhere."""
+    from pathlib import Path  # noqa: PLC0415 - clients make no folders, and start often
+
     trusted = {0, os.geteuid(), Path("/").stat().st_uid}  # in a user namespace root may have another uid
     here, ahead, links = Path("/"), list(reversed(path.parts[1:])), 0
     while ahead and links <= _MAX_LINKS:

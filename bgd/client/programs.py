@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgd.client.specs import Caller
@@ -13,6 +12,8 @@ from bgd.errors import Refused
 from bgd.paths import find_program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bgd.client.options import EditOptions, JobOptions
 
 
@@ -45,7 +46,7 @@ def is_relative(changes: EditOptions) -> bool:
     """Return whether changes name a program by a path that starts where the job runs."""
     argv = changes.get("argv") or ("",)
     program = os.fspath(argv[0])
-    return "/" in program and not Path(program).is_absolute() and changes.get("cwd") is None
+    return "/" in program and not program.startswith("/") and changes.get("cwd") is None
 
 
 def check_changes(changes: EditOptions, caller: Caller, folder: str | None) -> None:
@@ -82,12 +83,8 @@ def problem_with_program(name: str, path: str | None, folder: str) -> str | None
     """Return why a program cannot be run with this $PATH in this folder; None if it can."""
     try:
         _find(name, path, folder)
-    except FileNotFoundError:
-        if "/" not in name:
-            return f"no program {name!r} on its PATH"
-        return f"{Path(folder, name)} does not exist"
-    except PermissionError as error:
-        return _problem_with_file(Path(error.filename))
+    except OSError as error:
+        return _problem_with_found(error, name, folder)
     return None
 
 
@@ -95,6 +92,14 @@ def problem_with_program(name: str, path: str | None, folder: str) -> str | None
 def _find(name: str, path: str | None, folder: str) -> None:
     """Find a program; only successes are kept, and a program that goes away fails when it is started."""
     find_program(name, {} if path is None else {"PATH": path}, folder)
+
+
+def _problem_with_found(error: OSError, name: str, folder: str) -> str:
+    from pathlib import Path  # noqa: PLC0415 - most programs are there, and bgctl starts often
+
+    if isinstance(error, PermissionError):
+        return _problem_with_file(Path(error.filename))
+    return f"{Path(folder, name)} does not exist" if "/" in name else f"no program {name!r} on its PATH"
 
 
 def _problem_with_file(path: Path) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import msgspec
@@ -28,6 +27,8 @@ from bgd.wire.messages import encode
 from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, BatchPlace, Changes, Submit, SubmitMany
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference
 
 Item = JobSpec | Sequence[str] | Mapping[str, Any]
@@ -533,6 +534,8 @@ class Caller:
 
     def absolute(self, path: str | os.PathLike[str]) -> Path:
         """Return a path that, if it is relative, starts at the working directory."""
+        from pathlib import Path  # noqa: PLC0415 - most callers give no paths, and bgctl starts often
+
         given = Path(path)
         return given if given.is_absolute() else Path(self.folder, given)
 

@@ -20,7 +20,7 @@ BOUNDS = {
     # two more than before: why a queued job waits, and what [schedules.NAME] may say
     "modules, submit of a Client": (85, 85),
     "modules, bgctl submit": (93, 93),
-    "modules, bgctl list": (119, 119),
+    "modules, bgctl list": (114, 114),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; and four for pilots
     "modules, launcher": (162, 162),
