@@ -41,7 +41,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-slurm test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-slurm test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -135,6 +135,9 @@ bench: $(INSTALLED)  ## measure bgd and its peers, for half an hour; writes docs
 
 bench-compare: $(INSTALLED)  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
 	$(BIN)/python -m tests.bench.compare $(BASE) $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-slurm: $(INSTALLED) debian-packages  ## measure ways to hand jobs to Slurm, on one of two nodes (as root; EXECUTORS="cluster", ROUNDS=1)
+	$(BIN)/python -m tests.bench.slurm $(EXECUTORS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
 
 demo: $(INSTALLED)  ## show a private daemon at work, with a kill -9
 	$(BIN)/python examples/demo.py

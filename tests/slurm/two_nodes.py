@@ -60,7 +60,7 @@ ReturnToService=2
 SlurmdTimeout=10
 KillWait=2
 MinJobAge=60
-SlurmctldParameters=rl_enable,rl_bucket_size=100,rl_refill_rate=40
+{limit}
 SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
@@ -85,7 +85,7 @@ def fail():
 """
 BGD_CONFIGURATION = """
 [daemon]
-slots = 8
+slots = {slots}
 grace = "1s"
 [security]
 allowed_classes = ["work.*"]
@@ -97,13 +97,13 @@ kind = "slurm"
 folder = "{folder}/shared"
 conf = "{conf}"
 memory = "100MB"
-requests_per_second = 30
+requests_per_second = {requests}
 [executors.later]
 kind = "slurm"
 folder = "{folder}/shared"
 conf = "{conf}"
 options = ["--begin=now+1hour"]
-requests_per_second = 30
+requests_per_second = {requests}
 [executors.slow]
 kind = "slurm"
 folder = "{folder}/shared"
@@ -140,10 +140,14 @@ def what_is_missing() -> str | None:
 
 
 class TwoNodes:
-    """The two nodes and their controller; its files are in `folder`."""
+    """The two nodes and their controller; its files are in `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    `request_limit`: what it takes from a user other than root: this many requests a second; None: any number.
+    """
+
+    def __init__(self, folder: Path, request_limit: int | None = 40) -> None:
         self.folder = folder
+        self._limit = request_limit
         self.configuration = folder / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -158,9 +162,20 @@ class TwoNodes:
         (self.folder / "gres.conf").write_text("Name=gpu Count=1 File=/dev/null\n")
         ports = free_ports(3)
         host = socket.gethostname().partition(".")[0]
+        limit = (
+            f"SlurmctldParameters=rl_enable,rl_bucket_size=100,rl_refill_rate={self._limit}"
+            if self._limit
+            else ""
+        )
         self.configuration.write_text(
             CONFIGURATION.format(
-                folder=self.folder, host=host, port=ports[0], first=ports[1], second=ports[2], cpus=CPUS
+                folder=self.folder,
+                host=host,
+                port=ports[0],
+                first=ports[1],
+                second=ports[2],
+                cpus=CPUS,
+                limit=limit,
             )
         )
         self.start_controller()
@@ -261,11 +276,17 @@ class TwoNodes:
 
 @contextmanager
 def serving_as_user(
-    cluster: TwoNodes, *, keep_idle: str = "2s", python: str = "{folder}/python/python3"
+    cluster: TwoNodes,
+    *,
+    slots: int = 8,
+    requests: int = 30,
+    keep_idle: str = "2s",
+    python: str = "{folder}/python/python3",
 ) -> Iterator[Daemon]:
     """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster".
 
-    `keep_idle`, `python`: of its executor "pilots".
+    `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
+    "pilots".
     """
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
@@ -274,14 +295,25 @@ def serving_as_user(
         (running.folder / "work.py").write_text(MODULE)
         (running.folder / "slow.conf").symlink_to(cluster.configuration)
         copy_interpreter(running.folder / "python")
-        text = BGD_CONFIGURATION.replace("{python}", python).replace("{folder}", folder)
-        text = text.replace("{keep_idle}", keep_idle)
-        running.configure(text.replace("{conf}", str(cluster.configuration)))
+        values = {
+            "python": python,
+            "folder": folder,
+            "conf": cluster.configuration,
+            "slots": slots,
+            "requests": requests,
+            "keep_idle": keep_idle,
+        }
+        text = BGD_CONFIGURATION
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
+        running.configure(text)
         for path in [running.folder, *running.folder.rglob("*")]:
             os.chown(path, pwd.getpwnam(USER).pw_uid, -1, follow_symlinks=False)
         running.start()
-        yield running
-        running.stop()
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 def copy_interpreter(folder: Path) -> None:

@@ -1,4 +1,6 @@
-"""HyperQueue at commands that do nothing: `commands_of_hyperqueue.py COUNT SLOTS` prints jobs a second.
+"""HyperQueue at commands: `commands_of_hyperqueue.py COUNT SLOTS [PROGRAM ...]` prints jobs a second.
+
+Without a program they do nothing.
 
 With 0 slots it only takes jobs, and that is measured. Run it with the peers' Python. Server and worker are in
 this process and keep nothing on disk.
@@ -13,25 +15,25 @@ from hyperqueue import Job, LocalCluster
 from hyperqueue.cluster import WorkerConfig
 
 
-def job(count: int) -> Job:
+def job(count: int, argv: list[str]) -> Job:
     made = Job()
     for _ in range(count):
-        made.program(["/bin/true"], stdout=None, stderr=None)
+        made.program(argv, stdout=None, stderr=None)
     return made
 
 
-def main(count: int, slots: int) -> None:
+def main(count: int, slots: int, argv: list[str]) -> None:
     with LocalCluster() as cluster:
         client = cluster.client()
         if slots:
             cluster.start_worker(WorkerConfig(cores=slots))
-            client.wait_for_jobs([client.submit(job(slots))])  # the worker is there
+            client.wait_for_jobs([client.submit(job(slots, ["/bin/true"]))])  # the worker is there
         began = time.perf_counter()
-        submitted = client.submit(job(count))
+        submitted = client.submit(job(count, argv))
         if slots:
             client.wait_for_jobs([submitted])
         print(count / (time.perf_counter() - began), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or ["/bin/true"])
