@@ -104,7 +104,8 @@ def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
     if not explanation.reasons:
         yield f"Job {job.id}: {_describe_state(job)}, and waits for nothing"
         return
-    yield f"Job {job.id}: {_describe_state(job)}, and waits"
+    state = State.RUNNING if job.view.needs_node else _describe_state(job)  # the reasons say the rest
+    yield f"Job {job.id}: {state}, and waits"
     for reason in explanation.reasons:
         yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
     yield f"Likely start: {_likely_start(explanation, now)}"

@@ -33,6 +33,7 @@ class _Seen(Struct):
     at: float
     sees_folder: bool
     user: int
+    python: tuple[int, int]
 
 
 def _check(subject: str, executor: ExecutorConfig) -> Finding:
@@ -40,10 +41,13 @@ def _check(subject: str, executor: ExecutorConfig) -> Finding:
         if shutil.which(name) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
             return Finding(subject, Level.PROBLEM, f"there is no {name}", remedy)
-    code, _, words = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
+    if executor.conf and not Path(executor.conf).exists():
+        message = f"its conf {executor.conf} does not exist"
+        return Finding(subject, Level.PROBLEM, message, "set conf to the slurm.conf of this machine")
+    code, _, lines = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
     if code:
         remedy = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
-        return Finding(subject, Level.PROBLEM, f"Slurm's controller does not answer: {words}", remedy)
+        return Finding(subject, Level.PROBLEM, f"Slurm's controller cannot be reached: {lines[-1]}", remedy)
     try:
         Path(executor.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = Path(executor.folder, f"probe-{os.getpid()}")
@@ -61,31 +65,46 @@ def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
     wait = ["srun", *srun_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
     argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-I", "-S", "-c", _PROGRAM, probe]
     began = time.time()
-    code, text, words = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
-    ended = time.time()
-    if code and (words.endswith("busy") or words.startswith("no answer")):
+    code, text, lines = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
+    ended, words = time.time(), lines[-1]
+    if code == 0:
+        said = text.rstrip().rpartition("\n")[2]  # a prolog of the site may write before
+        return _finding_on_node(subject, executor, msgspec.json.decode(said, type=_Seen), (began, ended))
+    if words.endswith("busy") or words.startswith("no answer"):
         message = "no node is free now, so its folder and clocks were not checked"
         return Finding(subject, Level.NOTE, message, "run `bgctl doctor` again when a node is free")
-    if code:
-        remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
-        return Finding(subject, Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
-    seen = msgspec.json.decode(text, type=_Seen)
+    unknown = next((line for line in lines if _NO_PROGRAM in line), None)
+    if unknown is not None:
+        message = f"a node cannot run python of the executor: {unknown.partition(_NO_PROGRAM)[2]}"
+        return Finding(subject, Level.PROBLEM, message, "install Python there, or set python to its path")
+    remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
+    return Finding(subject, Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
+
+
+def _finding_on_node(
+    subject: str, executor: ExecutorConfig, seen: _Seen, between: tuple[float, float]
+) -> Finding:
+    """Return what is wrong on a node that was asked between these instants."""
     if seen.user != os.getuid():
         message = f"node {seen.node} runs jobs as user {seen.user}, and you are {os.getuid()}"
         return Finding(subject, Level.PROBLEM, message, "give your user the same number there")
+    if seen.python < _OLDEST_PYTHON:
+        found, needed = (".".join(map(str, version)) for version in (seen.python, _OLDEST_PYTHON))
+        message = f"node {seen.node} has Python {found}, and bgd's program there needs {needed}"
+        return Finding(subject, Level.PROBLEM, message, "set python of the executor to a newer one")
     if not seen.sees_folder:
         message = f"node {seen.node} does not see {executor.folder}"
-        return Finding(
-            subject, Level.PROBLEM, message, "set folder to one that this machine and the nodes share"
-        )
+        remedy = "set folder to one that this machine and the nodes share"
+        return Finding(subject, Level.PROBLEM, message, remedy)
+    began, ended = between
     if not began - _CLOCK_TOLERANCE <= seen.at <= ended + _CLOCK_TOLERANCE:
         message = f"the clock of node {seen.node} differs by about {abs(seen.at - ended):.0f} s"
         return Finding(subject, Level.WARNING, message, "set the clocks by NTP: files get wrong times")
     return Finding(subject, Level.OK, f"node {seen.node} runs jobs and shares {executor.folder}")
 
 
-def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, str]:
-    """Return the exit code of a program of Slurm, its output, and the last line of what else it says."""
+def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, list[str]]:
+    """Return the exit code of a program of Slurm, its output, and what else it says, at least one line."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_"))}
     conf = executor.conf or os.environ.get("SLURM_CONF")
     environment = kept | ({"SLURM_CONF": conf} if conf else {})
@@ -101,17 +120,20 @@ def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[in
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return 1, "", f"no answer in {patience:g} s"
+        return 1, "", [f"no answer in {patience:g} s"]
     lines = [line.removeprefix("srun: ").removeprefix("error: ") for line in done.stderr.splitlines()]
-    return done.returncode, done.stdout, lines[-1] if lines else ""
+    return done.returncode, done.stdout, lines or [f"code {done.returncode}"]
 
 
 _QUESTION_PATIENCE = 5.0  # seconds
 _START_PATIENCE = 5  # seconds for a node to become free
 _CLOCK_TOLERANCE = 2.0  # seconds
+_NO_PROGRAM = "execve(): "  # how slurmstepd says that it cannot run a program
+_OLDEST_PYTHON = (3, 8)  # of bgd/worker/node.py
 _PROGRAM = """
 import json, os, sys, time
 node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 seen = {"node": node, "at": time.time(), "sees_folder": os.path.exists(sys.argv[1]), "user": os.getuid()}
+seen["python"] = sys.version_info[:2]
 print(json.dumps(seen))
 """

@@ -15,11 +15,17 @@ COMMANDS = (
     "bgctl doctor",
     "bgctl run --executor cluster --cpus 1 hostname",
     "bgctl run --executor cluster --cpus 2 --memory 200MB -- sh -c 'echo on $SLURMD_NODENAME; exit 3'",
+    "bgctl run --executor cluster --nodes 2 -- srun sh -c 'echo a task on $SLURMD_NODENAME'",
     "bgctl call --executor cluster --wait work:where 41",
     "bgctl show last",
     "bgctl submit --executor cluster -n sleeper sleep 1000",
     "bgctl cancel sleeper",
     "bgctl wait sleeper",
+    "bgctl submit --executor later -n waiter true",
+    "bgctl wait --timeout 4s waiter",
+    "bgctl explain waiter",
+    "bgctl cancel waiter",
+    "bgctl wait waiter",
     "bgctl list",
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ from bgd.core.explain import Cause, in_words
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.wire.views import Finding
-from tests.slurm.two_nodes import USER
-from tests.support import DEADLINE, wait_until
+from tests.slurm.two_nodes import AS_USER, USER, free_ports
+from tests.support import DEADLINE, ROOT, wait_until
 
 
 def on_cluster(client, script: str, **options):
@@ -78,7 +80,7 @@ def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     assert "waits      in Slurm for resources (Resources)\n" in shown
     assert "Attempt 1: waits for node\n" in shown
     explained = daemon.bgctl("explain", str(job.id)).stdout
-    assert explained.startswith(f"Job {job.id}: waits for node, and waits\n  in Slurm for resources (Res")
+    assert explained.startswith(f"Job {job.id}: running, and waits\n  in Slurm for resources (Res")
     assert json.loads(daemon.bgctl("list", "--json").stdout)[1]["needs_node"]
     hogs.pop().cancel()
     assert job.wait(DEADLINE).output() == "ran\n"
@@ -243,10 +245,15 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
 @pytest.mark.parametrize(
     ("options", "message", "remedy"),
     [
-        ({"conf": "/nowhere/slurm.conf"}, "Slurm's controller does not answer", "slurmctld"),
+        ({"conf": "/nowhere/slurm.conf"}, "its conf /nowhere/slurm.conf does not exist", "slurm.conf"),
         ({"folder": "/dev/null/x"}, "its folder /dev/null/x cannot be written", "share"),
-        ({"partition": "nowhere"}, "no node runs a job of user", "user exists on the nodes"),
+        ({"partition": "nowhere"}, "no node runs a job of user 0: Unable to allocate resources: Inv", "keys"),
         ({"options": ["--begin=now+1hour"]}, "no node is free now", "again"),
+        (
+            {"python": "/nowhere/python3"},
+            "a node cannot run python of the executor: /nowhere/python3: No such file",
+            "install Python there",
+        ),
     ],
 )
 def test_the_doctor_names_what_is_missing(slurm, tmp_path, options, message, remedy):
@@ -256,17 +263,74 @@ def test_the_doctor_names_what_is_missing(slurm, tmp_path, options, message, rem
     assert remedy in (finding.remedy or "")
 
 
-def test_the_doctor_misses_slurm_and_a_shared_folder(slurm, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("before", "arguments", "message"),
+    [
+        ("", "/nowhere", "node n1 does not see {folder}"),
+        (
+            "import time; real = time.time; time.time = lambda: real() + 3600",
+            "$5",
+            "the clock of node n1 differs by about 3600 s",
+        ),
+        ("import os; os.getuid = lambda: 4711", "$5", "node n1 runs jobs as user 4711, and you are 0"),
+        ("import sys; sys.version_info = (3, 6)", "$5", "node n1 has Python 3.6"),
+    ],
+    ids=["folder", "clock", "user", "Python"],
+)
+def test_the_doctor_looks_at_a_node(slurm, tmp_path, before, arguments, message):
+    """The node's Python is one that sees something else there."""
     script = tmp_path / "python"
-    script.write_text('#!/bin/sh\nshift 3; exec /usr/bin/python3 -I -S -c "$1" /nowhere\n')
+    script.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -I -S -c "{before}$4" {arguments}\n')
     script.chmod(0o755)
 
-    [unshared] = findings(slurm, tmp_path, {"python": str(script)})
-    monkeypatch.setenv("PATH", "/nowhere")
+    [finding] = findings(slurm, tmp_path, {"python": str(script)})
+
+    assert finding.message.startswith(message.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["srun", "squeue", "scancel"])
+def test_the_doctor_misses_a_program_of_slurm(slurm, tmp_path, monkeypatch, missing):
+    for name in {"srun", "squeue", "scancel"} - {missing}:
+        (tmp_path / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
     [absent] = findings(slurm, tmp_path, {})
 
-    assert "does not see" in unshared.message
-    assert absent.message == "there is no srun"
+    assert absent.message == f"there is no {missing}"
+    assert "slurm-client" in (absent.remedy or "")
+
+
+def test_the_doctor_misses_a_controller(slurm, tmp_path):
+    """Its port is one that nobody listens on."""
+    lines = slurm.configuration.read_text().splitlines()
+    others = [line for line in lines if not line.startswith("SlurmctldPort=")]
+    elsewhere = slurm.folder / "nobody-there.conf"
+    elsewhere.write_text("\n".join([*others, f"SlurmctldPort={free_ports(1)[0]}"]) + "\n")
+
+    [finding] = findings(slurm, tmp_path, {"conf": str(elsewhere)})
+
+    assert finding.message.startswith("Slurm's controller cannot be reached: ")
+    assert "slurmctld" in (finding.remedy or "")
+
+
+def test_the_doctor_says_that_nodes_do_not_know_the_user(slurm, tmp_path):
+    program = f"""
+from pathlib import Path
+from types import SimpleNamespace
+from tests.slurm.test_slurm import findings
+[found] = findings(SimpleNamespace(configuration={str(slurm.configuration)!r}), Path({str(tmp_path)!r}), {{}})
+print(found.message)
+"""
+    tmp_path.chmod(0o777)
+    as_unknown = [f"--reuid={UNKNOWN_USER}" if "reuid" in each else each for each in AS_USER]
+    argv = [*as_unknown, sys.executable, "-c", program]
+
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    assert done.stdout.startswith(f"no node runs a job of user {UNKNOWN_USER}: "), done
+
+
+UNKNOWN_USER = 54_321
 
 
 def findings(slurm, folder, options) -> list[Finding]:

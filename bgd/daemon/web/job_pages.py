@@ -63,6 +63,7 @@ from bgd.formatting import (
     labelled_options,
     limits_of,
     memory_of,
+    needs_node,
     retries_line,
     rules_line,
     run_time,
@@ -289,6 +290,7 @@ class AttemptDetails(Struct, frozen=True, kw_only=True):
 
     `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
     beginning is not shown. `is_running`: its log may grow.
+    `needs_node`: it waits for one.
     """
 
     number: int
@@ -303,6 +305,7 @@ class AttemptDetails(Struct, frozen=True, kw_only=True):
     has_output: bool
     omitted: str | None
     is_running: bool
+    needs_node: bool
     is_latest: bool
 
 
@@ -387,6 +390,7 @@ def attempt_details(
         has_output=bool(tail.html or tail.open_html),
         omitted=size_text(tail.omitted) if tail.omitted else None,
         is_running=attempt.outcome is None,
+        needs_node=needs_node(attempt),
         is_latest=is_latest,
     )
 
