@@ -349,7 +349,7 @@ class SlurmAttempt:
         ended, absent = self._context.group.create_task(srun.wait()), 0
         while not ended.done():
             await self._wait(max(self._controller.seldom, _SRUN_PATIENCE), ended)
-            jobs = None if ended.done() else await self._controller.recent_jobs()
+            jobs = await self._recent_jobs(ended)
             absent = absent + 1 if jobs is not None and self._name not in jobs else 0
             if absent > 1 and not ended.done():
                 found = await self._folder.look(self._submission)
@@ -360,6 +360,14 @@ class SlurmAttempt:
                     await ended
                     return -signal.SIGKILL
         return ended.result()
+
+    async def _recent_jobs(self, until: asyncio.Future[Any]) -> dict[str, SlurmJob] | None:
+        """Return what the controller says, which may take long while it is away; None if `until` is done."""
+        if until.done():
+            return None
+        asked = self._context.group.create_task(self._controller.recent_jobs())
+        await asyncio.wait({asked, until}, return_when=asyncio.FIRST_COMPLETED)
+        return asked.result() if asked.done() else None
 
     def _start(self, standard: tuple[int, int, int]) -> Child:
         argv = self._srun()

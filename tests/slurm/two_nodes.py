@@ -116,7 +116,7 @@ folder = "{folder}/shared"
 conf = "{conf}"
 python = "{python}"
 memory = "100MB"
-requests_per_second = 30
+requests_per_second = {requests}
 nodes = 2
 keep_idle = "{keep_idle}"
 [queues.big]
