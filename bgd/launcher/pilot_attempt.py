@@ -216,7 +216,7 @@ class PilotAttempt:
         if self._adopted is not None:
             self._report_start(self.state)  # where it ran
         outcome = ended.outcome
-        if self._reason is not None and outcome is Outcome.CANCELLED:
+        if self._reason is not None and outcome in _OF_A_STOP:
             outcome = self._reason
         missing = ended.log_bytes - self.log_bytes
         if missing > 0:
@@ -247,4 +247,5 @@ def pilot_start(launch: Launch) -> PilotStart:
     return launch.slurm.pilot
 
 
+_OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it may end after a stop
 _UNLOGGED = "its launcher died: what it wrote since then is missing"

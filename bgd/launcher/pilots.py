@@ -14,8 +14,8 @@ import logging
 import os
 import socket
 import time
-from collections import deque
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Coroutine
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
@@ -31,6 +31,7 @@ from bgd.launcher.pilot_folder import LEASE, PilotFolder
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.shared_folder import SharedFolder
 from bgd.launcher.slurm import IS_AWAY, NO_REASON, last_line, one_line_of
+from bgd.units import format_size
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
@@ -79,31 +80,32 @@ class PilotPool:
         self.slurm: SlurmStart = launch.slurm
         self.start = pilot_start(launch)
         self.store = launch.key.store
-        self._waiting: deque[PilotAttempt] = deque()
+        self._waiting: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # the next one first
         self._pilots: dict[str, Pilot] = {}
         self._failures = 0  # pilots that have ended without a word, one after the other
         self._is_ending = False
+        self._is_refused = False  # Slurm takes no more pilots for now
         self.reason = Reason(cause=Cause.PILOT, subject=self.start.executor)
-        self._tidying = context.group.create_task(self._release_leftovers())
+        self._tidying = context.group.create_task(_logged(self._release_leftovers()))
 
     def add(self, attempt: PilotAttempt) -> None:
         """Give it to a pilot as soon as one has room."""
         assert attempt.launch.slurm is not None  # noqa: S101  as above
         self.slurm, self.start = attempt.launch.slurm, attempt.start
-        self._waiting.append(attempt)
+        self._waiting[attempt.launch.key] = attempt
         self.assign()
-        if attempt in self._waiting:
+        if attempt.launch.key in self._waiting:
             attempt.report()
 
     def give_again(self, attempt: PilotAttempt) -> None:
         """Give it to another pilot, since its pilot ended before it began with it (R3)."""
         if attempt.is_taken_back():
-            self._waiting.appendleft(attempt)
+            self._waiting[attempt.launch.key] = attempt
+            self._waiting.move_to_end(attempt.launch.key, last=False)
 
     def forget(self, attempt: PilotAttempt) -> None:
         """Give it to no pilot."""
-        with suppress(ValueError):
-            self._waiting.remove(attempt)
+        self._waiting.pop(attempt.launch.key, None)
 
     def adopt(self, attempt: PilotAttempt, began: Began) -> None:
         """Look for the pilot that a dead launcher gave it to."""
@@ -114,31 +116,35 @@ class PilotPool:
 
     def assign(self) -> None:
         """Give attempts to pilots with room; start a pilot for those that are left."""
-        while self._waiting:
-            pilot = next((each for each in self._pilots.values() if each.has_room(self._waiting[0])), None)
+        while (first := self._first) is not None:
+            pilot = next((each for each in self._pilots.values() if each.has_room(first)), None)
             if pilot is None:
                 break
             try:
-                pilot.give(self._waiting[0])
+                pilot.give(first)
             except OSError as error:
                 log.warning("cannot write to the journal: %s; next try in %g s", error.strerror, _PAUSE)
                 self.context.deadlines.after(_PAUSE, self.assign)
                 return
-            self._waiting.popleft()
+            del self._waiting[first.launch.key]
         is_starting = any(each.is_starting for each in self._pilots.values())
-        if self._waiting and len(self._pilots) < self.start.nodes and not is_starting and not self._is_ending:
+        may_start = not (is_starting or self._is_refused or self._is_ending)
+        if self._waiting and len(self._pilots) < self.start.nodes and may_start:
             self._begin(f"{self._prefix}{os.urandom(4).hex()}", None)
+
+    @property
+    def _first(self) -> PilotAttempt | None:
+        return next(iter(self._waiting.values()), None)
 
     def connected(self, pilot: Pilot) -> None:
         """Note that a pilot works; refuse what is too large for each."""
         self._failures = 0
         self.note_reason(Cause.PILOT)
         self.assign()
-        while self._waiting and len(self._pilots) >= self.start.nodes:
-            first, pilots = self._waiting[0], self._pilots.values()
-            if any(each.is_starting or each.is_large_enough(first) for each in pilots):
+        while (first := self._first) is not None and len(self._pilots) >= self.start.nodes:
+            if any(each.is_starting or each.is_large_enough(first) for each in self._pilots.values()):
                 break
-            self._fail(self._waiting.popleft(), f"{pilot.words_of_size}, less than it asks for")
+            self._fail(first, f"{pilot.words_of_size}, less than it asks for")
             self.assign()
 
     def ended(self, pilot: Pilot, problem: str | None) -> None:
@@ -147,24 +153,35 @@ class PilotPool:
         if problem is not None:
             self._failures += 1
             log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
-        if self._failures >= _TRIES and not any(not each.is_starting for each in self._pilots.values()):
+        if self._failures >= _TRIES and not self._works:
             self._failures = 0
-            while self._waiting:
-                self._fail(self._waiting.popleft(), f"no pilot works: {problem}")
+            self._fail_all(f"no pilot works: {problem}")
         self.assign()
 
     def refuse(self, pilot: Pilot, problem: str) -> None:
-        """Note that Slurm takes no such pilot."""
+        """Note that Slurm takes no such pilot, or none besides those that it has."""
         del self._pilots[pilot.name]
-        while self._waiting:
-            self._fail(self._waiting.popleft(), problem)
+        if self._works:
+            log.warning("executor %s: %s; next try in %g s", self.start.executor, problem, _LONGEST_PAUSE)
+            self._is_refused = True
+            self.context.deadlines.after(_LONGEST_PAUSE, self._try_again)
+        else:
+            self._fail_all(problem)
+
+    def _try_again(self) -> None:
+        self._is_refused = False
+        self.assign()
+
+    @property
+    def _works(self) -> bool:
+        return any(not each.is_starting for each in self._pilots.values())
 
     def note_reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
         """Tell those that wait why; `code`: Slurm's word for why it has no node for a pilot."""
         reason = Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
         if reason != self.reason:
             self.reason = reason
-            for attempt in self._waiting:
+            for attempt in self._waiting.values():
                 attempt.report()
 
     @property
@@ -181,7 +198,9 @@ class PilotPool:
         self._is_ending = True
         self._tidying.cancel()
         if self._pilots:
-            ends = [self.context.group.create_task(each.give_back()) for each in self._pilots.values()]
+            ends = [
+                self.context.group.create_task(_logged(each.give_back())) for each in self._pilots.values()
+            ]
             await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
             for each in ends:
                 each.cancel()
@@ -197,9 +216,13 @@ class PilotPool:
         pilot.task = self.context.group.create_task(pilot.live())
         return pilot
 
-    @staticmethod
-    def _fail(attempt: PilotAttempt, problem: str) -> None:
+    def _fail_all(self, problem: str) -> None:
+        while (first := self._first) is not None:
+            self._fail(first, problem)
+
+    def _fail(self, attempt: PilotAttempt, problem: str) -> None:
         key, problem = attempt.launch.key, one_line(NotStarted.OTHER, problem)
+        del self._waiting[key]
         attempt.finish(
             AttemptEnded(key=key, outcome=Outcome.NOT_STARTED, finished_at=time.time(), problem=problem)
         )
@@ -241,8 +264,8 @@ class Pilot:
         self._python = pool.slurm.python
         self._attempts: dict[AttemptKey, PilotAttempt] = {}
         self._used: dict[AttemptKey, PilotStart] = {}
-        self._cpus: float = 0
-        self._memory: float = 0
+        self._cpus = 0
+        self._memory = 0
         self._has_worked = number is not None
         self._is_closing = False
         self._connection: _Connection | None = None
@@ -265,7 +288,7 @@ class Pilot:
     @property
     def words_of_size(self) -> str:
         """What it has, in words."""
-        return f"a pilot has {self._cpus:g} processors and {self._memory / 1e6:.0f} MB on node {self.node}"
+        return f"a pilot has {self._cpus:g} processors and {format_size(self._memory)} on node {self.node}"
 
     def give(self, attempt: PilotAttempt) -> None:
         """Let it run an attempt.
@@ -308,10 +331,14 @@ class Pilot:
 
     async def live(self) -> None:
         """Submit it, stay connected while it runs, and see to its attempts when it is gone."""
-        try:
-            await self._live()
-        except Exception:  # raised further, it would cancel the task group, and so end every job
-            log.exception("pilot %s: an error in the launcher", self.name)
+        while True:
+            try:
+                await self._live()
+            except Exception:  # raised further, it would cancel the task group, and so end every job
+                log.exception("pilot %s: an error in the launcher", self.name)
+                await self._wait(_LONGEST_PAUSE)
+            else:
+                return
 
     async def _live(self) -> None:
         if self.number is None:
@@ -329,6 +356,8 @@ class Pilot:
             if found is not None and found.state == "RUNNING" and await self._serve():
                 pause = _FIRST_PAUSE
             absent = absent + 1 if jobs is not None and found is None else 0
+            if absent:
+                pause = _FIRST_PAUSE
             if self.is_starting:
                 self._say_why(found, is_silent=jobs is None)
             await self._wait(pause)
@@ -361,9 +390,12 @@ class Pilot:
                 with_errors=True,
             )
             words = text.decode(errors="replace")
-            if code == 0:
-                return int(words.split("\n")[0].partition(";")[0])
-            if not any(each in words for each in IS_AWAY):
+            number = next((line for line in words.splitlines() if line.partition(";")[0].isdecimal()), None)
+            if code == 0 and number is not None:
+                return int(number.partition(";")[0])
+            if code <= 0:  # it was killed, or does not say which: the job may be there
+                await self._controller.cancel(self.name)
+            if code >= 0 and not any(each in words for each in IS_AWAY):
                 raise CannotStart(f"Slurm takes no pilot: {one_line_of(last_line(words)) or f'code {code}'}")
             log.warning("no pilot: Slurm is away (%s); next try in %g s", last_line(words), pause)
             await self._wait(pause)
@@ -442,11 +474,13 @@ class Pilot:
 
     def _close_if_idle(self) -> None:
         self._idle = None
-        if not self._used and not self._pool.has_waiting:
-            self._is_closing = True
-            self.send(Goodbye())
-            if self.is_starting:
-                self._context.group.create_task(self._controller.cancel(self.name))
+        if self._pool.has_waiting:
+            self._watch_idleness()
+            return
+        self._is_closing = True
+        self.send(Goodbye())
+        if self.is_starting:
+            self._context.group.create_task(_logged(self._controller.cancel(self.name)))
 
     # --- what it says
 
@@ -460,7 +494,7 @@ class Pilot:
             case Welcome(node=node):
                 if node is not None:
                     self.node = node.name
-                    self._cpus, self._memory = node.cpus or 1, node.memory or float("inf")
+                    self._cpus, self._memory = node.cpus or 1, node.memory or _ANY
             case Declined():
                 raise ProtocolError(message.problem)
             case Ready():
@@ -551,6 +585,14 @@ class _Connection(asyncio.Protocol):
         self.lost.set()
 
 
+async def _logged(work: Coroutine[None, None, None]) -> None:
+    try:
+        await work
+    except Exception:  # raised further, it would cancel the task group, and so end every job
+        log.exception("an error of the launcher with its pilots")
+
+
+_ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
 _BEAT = LEASE / 3

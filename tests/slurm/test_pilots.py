@@ -145,7 +145,7 @@ def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
 
 def test_a_pilot_that_cannot_start_says_why(slurm):
     with serving_as_user(slurm, python="/usr/bin/python3") as other, other.client() as client:
-        ended = client.submit(["true"], executor="pilots", retries=0).wait(DEADLINE)
+        ended = client.submit(["true"], executor="pilots", retries=0).wait(2 * DEADLINE)  # after three tries
 
     assert ended.outcome is Outcome.NOT_STARTED
     assert "no pilot works: " in (ended.problem or "")
