@@ -66,6 +66,7 @@ class Controller:
         conf = settings.conf or os.environ.get("SLURM_CONF", "")
         self.environment = {"SLURM_CONF": conf} if conf else {}
         self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
+        self._asking = asyncio.Lock()
         self._watched: dict[str, Callable[[SlurmJob | None], None]] = {}
         self._is_watching = False
         self._pause: asyncio.Future[None] | None = None  # until those who wait are told again
@@ -113,7 +114,7 @@ class Controller:
         if self._question is None:
             self._question = asyncio.get_running_loop().create_future()
             self._context.group.create_task(self._ask())
-        return await self._question
+        return await asyncio.shield(self._question)  # who asks may be cancelled, and others wait too
 
     async def recent_jobs(self) -> dict[str, SlurmJob] | None:
         """Return what `jobs` returned last, if that is not long ago: for many who ask every now and then."""
@@ -219,13 +220,18 @@ class Controller:
         raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
 
     async def _ask(self) -> None:
-        await self.admit(_SQUEUE_COST)
-        question, self._question = self._question, None
-        code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T|%r")
-        assert question is not None  # noqa: S101  only this sets it to None
+        async with self._asking:  # without a controller each question takes long: more would pile up
+            await self.admit(_SQUEUE_COST)
+            question, self._question = self._question, None
+            if question is None:
+                return  # it was answered with the one before
+            code, text = await self.run("squeue", "--me", "--noheader", "--format=%j|%T|%r")
         answer = None
         if code:
             self.is_silent()
+            if self._question is not None:
+                self._question.set_result(None)
+                self._question = None
         else:
             self.answers()
             lines = (line.split("|", 2) for line in text.decode(errors="replace").splitlines())

@@ -100,11 +100,16 @@ class SharedFolder:
         with suppress(CannotStart):
             await self.in_fork(partial(_remove, self.path))
 
-    async def ended(self, prefix: str) -> list[str]:
-        """Return the names of all folders beside it whose attempts have told how they ended."""
+    async def close(self) -> None:
+        """Note in it that its attempt has ended, which without an outcome nothing else shows."""
+        with suppress(CannotStart):
+            await self.in_fork(partial(_close, self.path))
+
+    async def over(self, prefix: str) -> list[str]:
+        """Return the names of all folders in the shared one in whose attempts nothing runs any more."""
         try:
             return msgspec.json.decode(
-                await self.in_fork(partial(_ended, self._shared, prefix)), type=list[str]
+                await self.in_fork(partial(_over, self._shared, prefix)), type=list[str]
             )
         except CannotStart:
             return []
@@ -172,10 +177,11 @@ def _look(folder: str, submission: int) -> bytes:
     text, outcome = claim.read_bytes(), None
     if text == _OURS:
         return msgspec.json.encode(Found(is_ours=True))
+    node = msgspec.json.decode(text, type=Node)
+    runs = is_locked(path / "lock")  # first, because an outcome is written while it is locked
     with suppress(FileNotFoundError):
         outcome = msgspec.json.decode((path / "outcome").read_bytes(), type=NodeOutcome, strict=False)
-    node = msgspec.json.decode(text, type=Node)
-    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=is_locked(path / "lock")))
+    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=runs))
 
 
 def _put(path: Path, content: bytes, new: Path) -> None:
@@ -215,12 +221,31 @@ def _names(shared: str, prefix: str) -> bytes:
     return msgspec.json.encode([each.name for each in Path(shared).iterdir() if each.name.startswith(prefix)])
 
 
-def _ended(shared: str, prefix: str) -> bytes:
-    names = [each.name for each in Path(shared).iterdir() if each.name.startswith(prefix)]
-    return msgspec.json.encode([name for name in names if Path(shared, name, "outcome").exists()])
+def _close(folder: str) -> bytes:
+    Path(folder, _OVER).touch()
+    return b""
+
+
+def _over(shared: str, prefix: str) -> bytes:
+    folders = [path for path in Path(shared).iterdir() if path.name.startswith(prefix)]
+    return msgspec.json.encode([path.name for path in folders if _is_over(path)])
+
+
+def _is_over(folder: Path) -> bool:
+    """Return whether an attempt has ended, or has run and nothing of it does any more."""
+    names = os.listdir(folder)  # noqa: PTH208  plain strings here
+    if "outcome" in names or _OVER in names:
+        return True
+    claims = [
+        int(number) for _, _, number in (name.partition("claim.") for name in names) if number.isdecimal()
+    ]
+    if not claims or (folder / f"claim.{max(claims)}").read_bytes() == _OURS:
+        return False
+    return not is_locked(folder / "lock")
 
 
 _PAUSE = 1.0  # seconds until the next try if the machine has no room for a process
 _OURS = b"launcher"
+_OVER = "over"
 _SOURCE = NODE.read_bytes()  # now, because an upgrade may replace it (R7)
 _PROGRAM = f"node-{zlib.crc32(_SOURCE):08x}.py"

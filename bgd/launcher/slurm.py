@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any
@@ -32,8 +32,9 @@ from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher.children import Child, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.controller import SRUN_COST, Controller, SlurmJob
+from bgd.launcher.controller import SRUN_COST, SlurmJob
 from bgd.launcher.deadlines import Countdown
+from bgd.launcher.folder_watch import FolderWatch
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, Log, bytes_logged
 from bgd.launcher.problems import CannotStart, one_line
@@ -71,7 +72,7 @@ class SlurmAttempt:
         self,
         launch: Launch,
         context: Context,
-        controller: Controller,
+        watch: FolderWatch,
         started: Callable[[AttemptStarted], None],
         grew: Callable[[], None],
         adopted: Began | None = None,
@@ -83,7 +84,8 @@ class SlurmAttempt:
         self._report_start = started
         self._grew = grew
         self._adopted = adopted
-        self._controller = controller
+        self._controller = watch.controller
+        self._watch = watch
         self._name = job_name(launch.key)
         self._folder = SharedFolder(context, self._settings.folder, self._name)
         self._submission = adopted.submission if adopted else 1
@@ -106,6 +108,9 @@ class SlurmAttempt:
         self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._srun: Child | None = None
+        self._is_quiet = False  # nothing of it runs any more, though srun has not ended
+        self._is_forgotten = False  # by Slurm
         self._is_submitted = adopted is not None
         self._may_hold = adopted is not None  # an allocation, which its srun may have been unable to release
         self._is_lost = False  # its folder was removed, and with it the proof that it did not run
@@ -236,24 +241,27 @@ class SlurmAttempt:
                 await self._continue(self._adopted)
             if self.launch.result and self._outcome is not None:
                 self._result = await self._folder.result()
+            ended = self._ended()
         except CannotStart as error:
-            return self._never_ran(Outcome.NOT_STARTED, str(error))
+            ended = self._never_ran(Outcome.NOT_STARTED, str(error))
         finally:
             if self._limit is not None:
                 self._limit.pause()
             self._close_output()
             _settle_future(self._over)
-        return self._ended()
+        if self._outcome is None:
+            await self._folder.close()
+        return ended
 
     def abandon(self, problem: str) -> AttemptEnded:
         """Return an end with outcome `unknown` after an error in the launcher."""
         return self._end(Outcome.UNKNOWN, problem=problem)
 
     async def clean_up(self) -> None:
-        """Release what it may still hold in Slurm, and remove its folder; call it once its end is on disk."""
+        """Release what it may still hold in Slurm; call it once its end is on disk."""
+        self._watch.note_end(self._name)
         if self._may_hold:
             await self._controller.release(self._name)
-        await self._folder.remove()
 
     async def _continue(self, began: Began) -> None:
         """Find out what became of a dead launcher's attempt; submit it again if it never started."""
@@ -339,38 +347,50 @@ class SlurmAttempt:
             await self._output.ended(over)
             over.cancel()
         self._close_output()
+        if code < 0 and self._node is not None:
+            self._log_problem = self._log_problem or _CUT_OFF
         return code
 
     async def _end_of(self, srun: Child) -> int:
-        """Return srun's exit code; kill it if it waits in vain.
+        """Return srun's exit code; -9 if it waited in vain."""
+        self._srun, self._is_quiet, self._is_forgotten = srun, False, False
+        checking = self._context.group.create_task(self._logged(self._check_that_slurm_has_it()))
+        code = await srun.wait()
+        checking.cancel()
+        self._srun = None
+        return -signal.SIGKILL if self._is_forgotten else code
 
-        A controller that is killed forgets the jobs of its last seconds, and no srun ever notices that.
+    async def _check_that_slurm_has_it(self) -> None:
+        """Kill srun if Slurm does not have its job, which srun never notices.
+
+        A controller that is killed forgets the jobs of its last seconds.
         """
-        ended, absent = self._context.group.create_task(srun.wait()), 0
-        while not ended.done():
-            await self._wait(max(self._controller.seldom, _SRUN_PATIENCE), ended)
-            jobs = await self._recent_jobs(ended)
+        absent = 0
+        while True:
+            await self._context.deadlines.timer(max(self._controller.seldom, _SRUN_PATIENCE))
+            jobs = await self._controller.recent_jobs()
             absent = absent + 1 if jobs is not None and self._name not in jobs else 0
-            if absent > 1 and not ended.done():
+            if absent > 1:
+                self._is_forgotten = True  # now, as it may end by itself once it has no claim
                 found = await self._folder.look(self._submission)
-                if not found.is_locked and not found.problem:
-                    log.warning("job %d: srun waits for a job that Slurm does not have", self.launch.key.job)
-                    if srun.returncode is None:  # else its number may be another's
-                        os.killpg(srun.pid, signal.SIGKILL)
-                    await ended
-                    return -signal.SIGKILL
-        return ended.result()
+                self._is_forgotten = not found.is_locked and not found.problem
+                if self._is_forgotten:
+                    self._kill_srun("Slurm does not have its job")
+                    return
 
-    async def _recent_jobs(self, until: asyncio.Future[Any]) -> dict[str, SlurmJob] | None:
-        """Return what the controller says, which may take long while it is away; None if `until` is done."""
-        if until.done():
-            return None
-        asked = self._context.group.create_task(self._controller.recent_jobs())
-        await asyncio.wait({asked, until}, return_when=asyncio.FIRST_COMPLETED)
-        return asked.result() if asked.done() else None
+    def seems_over(self) -> None:
+        """Kill srun if this is said twice: nothing runs on the node any more, and srun waits for it."""
+        if self._is_quiet:
+            self._kill_srun("nothing of it runs on its node any more")
+        self._is_quiet = True
+
+    def _kill_srun(self, why: str) -> None:
+        if self._srun is not None and self._srun.returncode is None:  # else its number may be another's
+            log.warning("job %d: its srun waits in vain: %s", self.launch.key.job, why)
+            os.killpg(self._srun.pid, signal.SIGKILL)
 
     def _start(self, standard: tuple[int, int, int]) -> Child:
-        argv = self._srun()
+        argv = self._argv()
         path = self._controller.program("srun")
         try:
             set_tag(self._tag)
@@ -381,7 +401,7 @@ class SlurmAttempt:
             set_tag(None)
         return Child(pid, self._context.children)
 
-    def _srun(self) -> list[str]:
+    def _argv(self) -> list[str]:
         launch = self.launch
         has_input = launch.stdin is not None
         stdin = launch.stdin_path or ("-" if has_input else os.devnull)
@@ -525,7 +545,7 @@ class SlurmAttempt:
             absent = absent + 1 if jobs is not None and not is_listed else 0
             if absent > (is_gone and not found.is_ours) and not found.problem:
                 return
-            if is_listed and found.is_ours:
+            if is_listed and (found.is_ours or found.node is not None) and not found.problem:
                 await self._controller.cancel(self._name)
                 pause = min(pause, _LOCKED_PAUSE)
             if not has_warned and pause > _LONG:
@@ -602,27 +622,6 @@ class SlurmAttempt:
         )
 
 
-async def release_leftovers(
-    context: Context, controller: Controller, launch: Launch, live: Callable[[], Collection[str]]
-) -> None:
-    """Release what attempts of earlier launchers may hold in Slurm, and remove their folders.
-
-    They had ended while no launcher was there, or it died before it had tidied up. `live` returns the names
-    of the attempts that have not ended.
-    """
-    assert launch.slurm is not None  # noqa: S101  as above
-    shared = launch.slurm.folder
-
-    async def release(name: str) -> None:
-        await controller.release(name)
-        await SharedFolder(context, shared, name).remove()
-
-    ended = await SharedFolder(context, shared, "").ended(f"bgd-{launch.key.store}-")
-    async with asyncio.TaskGroup() as group:  # at once, so that all share the controller's answers
-        for name in set(ended).difference(live()):
-            group.create_task(release(name))
-
-
 def job_name(key: AttemptKey) -> str:
     """Return the name of an attempt's job in Slurm, which no other attempt ever has."""
     return f"bgd-{key.store}-{key.job}-{key.attempt}"
@@ -668,6 +667,7 @@ _LOCKED_PAUSE = 2.0  # seconds until the lock of a program without srun is looke
 _LONG = 4.0  # seconds between two questions from which on a warning is logged
 _KILL_PATIENCE = 5.0  # seconds for a killed step to be gone
 _OUTPUT_PATIENCE = 5.0  # seconds for srun's second process to end after the first
+_CUT_OFF = "its srun was killed: what it wrote since then is missing"
 _UNLOGGED = "its launcher died: what it wrote since then is missing"
 # what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c
 IS_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")

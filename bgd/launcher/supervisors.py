@@ -20,10 +20,11 @@ from bgd.errors import ProtocolError
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller
+from bgd.launcher.folder_watch import FolderWatch
 from bgd.launcher.journal import Began, Journal
 from bgd.launcher.pilot_attempt import PilotAttempt
 from bgd.launcher.pilots import PilotPool
-from bgd.launcher.slurm import SlurmAttempt, job_name, release_leftovers
+from bgd.launcher.slurm import SlurmAttempt, job_name
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
@@ -414,7 +415,7 @@ class KnownAttempts:
         self._idle = idle
         self._known: dict[AttemptKey, LiveAttempt | AttemptEnded] = {}
         self._tidying: set[asyncio.Task[None]] = set()
-        self._controllers: dict[str, Controller] = {}  # of Slurm, by its configuration
+        self._folders: dict[str, FolderWatch] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self._running = 0
         self._is_closing = False
@@ -520,7 +521,9 @@ class KnownAttempts:
             known.go_on()
 
     async def end(self) -> None:
-        """Give pilots back, and leave to the next launcher what no attempt waits for."""
+        """Give back what is held in Slurm, if that does not take long; else leave it to the next launcher."""
+        for folders in self._folders.values():
+            await folders.finish()
         for task in self._tidying:
             task.cancel()
         for pool in self._pools.values():
@@ -545,20 +548,24 @@ class KnownAttempts:
         grew = partial(self._note_growth, key)
         if launch.slurm is None:
             return Attempt(launch, self._context, self.workers, started, grew)
-        controller = self._controllers.get(launch.slurm.conf)
-        if controller is None:
-            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
-            self._tidy(release_leftovers(self._context, controller, launch, self._live_in_slurm))
-        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
+        folders = self._folders.get(launch.slurm.conf)
+        if folders is None:
+            controller = Controller(self._context, launch.slurm)
+            folders = FolderWatch(self._context, controller, self._live_in_slurm)
+            self._folders[launch.slurm.conf] = folders
+            folders.watch(launch)  # for what earlier launchers have left
+        folders.controller.set_rate(launch.slurm.requests_per_second)  # as configured last
         if launch.slurm.pilot is None:
-            return SlurmAttempt(launch, self._context, controller, started, grew, adopted)
+            folders.watch(launch)
+            return SlurmAttempt(launch, self._context, folders, started, grew, adopted)
         executor = launch.slurm.pilot.executor
         if executor not in self._pools:
-            self._pools[executor] = PilotPool(self._context, controller, launch)
+            self._pools[executor] = PilotPool(self._context, folders.controller, launch)
         return PilotAttempt(launch, self._context, self._pools[executor], started, grew, adopted)
 
-    def _live_in_slurm(self) -> set[str]:
-        return {job_name(key) for key, each in self._known.items() if isinstance(each, SlurmAttempt)}
+    def _live_in_slurm(self) -> dict[str, Callable[[], None]]:
+        known = self._known.items()
+        return {job_name(key): each.seems_over for key, each in known if isinstance(each, SlurmAttempt)}
 
     def _tidy(self, work: Coroutine[None, None, None]) -> None:
         """Do what no attempt waits for, and what the next launcher does if this one ends before."""

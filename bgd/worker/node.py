@@ -9,6 +9,7 @@ folder, in case srun is gone by then:
 * `claim.N`: who made it first decides whether the N-th submission of the attempt runs: this program, or the
   launcher, which then knows that it never will.
 * `outcome`: how the program ended; it appears as a whole, or not at all.
+* `over`: the attempt has ended without an outcome; the launcher makes it.
 * `result`: what a class job writes.
 """
 
@@ -207,7 +208,8 @@ def _write_outcome(folder: str, outcome: dict[str, object]) -> None:
 
 
 def _report(what: str, details: dict[str, object]) -> None:
-    os.write(2, f"{MARK}{json.dumps({what: details})}\n".encode())
+    with suppress(OSError):  # slurmstepd was killed: what is in the folder counts
+        os.write(2, f"{MARK}{json.dumps({what: details})}\n".encode())
 
 
 def _nodes() -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -28,12 +29,14 @@ from tests.support import SLOWNESS, Daemon
 JOBS = times(1000, 30)
 SLOTS = 8  # of the daemon
 RUNS = seconds(1.0, 0.2)  # seconds that a job runs
+LONGER = 0.05  # of the jobs run four times as long: else none would be preempted
 PATIENCE = 180.0 * SLOWNESS  # seconds in which something must start or end
 AWAY = seconds(5.0, 1.0)  # seconds without a controller, or without a node
 ALLOWED = {Outcome.UNKNOWN, Outcome.SIGNAL, Outcome.INTERRUPTED}  # what a fault may make of an attempt
+T = TypeVar("T")
 WHAT = (
-    "Slurm, two nodes: jobs of a moment while bgd, the launcher, srun, slurmstepd and slurmctld are killed, "
-    "a node is lost and jobs are preempted"
+    "jobs on a Slurm of two nodes, while bgd, the launcher, srun, slurmstepd, slurmctld and what runs the "
+    "programs on nodes are killed, a node is lost, and jobs are preempted"
 )
 # How often each fault is done
 FAULTS = (
@@ -42,12 +45,13 @@ FAULTS = (
         "launcher": 10,
         "srun": 10,
         "slurmstepd": 10,
+        "program": 5,
         "slurmctld": 2,
         "node": 2,
         "preemption": 5,
     }
     if SHARE
-    else {"bgd": 2, "launcher": 2, "srun": 1, "slurmstepd": 1, "preemption": 1}
+    else {"bgd": 2, "launcher": 2, "srun": 1, "slurmstepd": 1, "program": 1, "preemption": 1}
 )
 
 
@@ -73,6 +77,7 @@ class Chaos:
             "srun": self._kill_srun,
             "pilot": self._kill_pilot,
             "slurmstepd": self._kill_slurmstepd,
+            "program": self._kill_program,
             "slurmctld": self._restart_slurmctld,
             "node": self._lose_node,
             "preemption": self._preempt,
@@ -81,29 +86,29 @@ class Chaos:
     def run(self, client: Client) -> None:
         """Submit all jobs in portions, with a fault in the middle of each; return when all have finished."""
         faults = [name for name, count in FAULTS.items() for _ in range(count)]
-        if self._executor == "pilots":
-            faults += ["pilot"] * FAULTS["srun"]
+        if self._executor == "pilots":  # which are what tells how their attempts end
+            faults = ["pilot" if name == "program" else name for name in faults]
         self._dice.shuffle(faults)
         behind = JOBS // len(faults) // 2 + SLOTS
         for number, name in enumerate(faults):
             self._submit(client, JOBS * (number + 1) // len(faults) - len(self.codes))
-            self.wait(client, lambda: self.ends >= len(self.codes) - behind)
-            print(f"after {self.ends} of {len(self.codes)}: {name}", flush=True)
+            self.wait(client, lambda: self._unfinished(client) <= behind)
+            unfinished = self._unfinished(client)
+            print(
+                f"{time.time() % 1000:.2f} {name}, {unfinished} of {len(self.codes)} unfinished", flush=True
+            )
             self._cause[name](client)
             self.done[name] += 1
         self.wait(client, lambda: not self._unfinished(client))
         for urgent in self._urgent:
             assert urgent.wait(PATIENCE) == 0
 
-    @property
-    def ends(self) -> int:
-        return self._truth.read_text().count("end ")
-
     def _submit(self, client: Client, count: int) -> None:
         for _ in range(count):
             code = self._dice.choice((0, 0, 0, self._dice.randint(1, 100)))
             first = self._dice.choice((code, code, code, 7))
-            words = ("chaos", str(self._daemon.folder), f"{RUNS:g}", str(code), str(first))
+            runs = RUNS if self._dice.random() > LONGER else 4 * RUNS
+            words = ("chaos", str(self._daemon.folder), f"{runs:g}", str(code), str(first))
             job = client.submit(
                 ["sh", "-c", SCRIPT, *words],
                 executor=self._executor,
@@ -140,24 +145,34 @@ class Chaos:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    def _kill_srun(self, _: Client) -> None:
+    def _kill_srun(self, client: Client) -> None:
         """Kill both processes of one srun."""
-        commands = [each for each in self._processes() if each[1].startswith("srun\0")]
-        if commands:
-            victim = self._dice.choice(commands)[1]
-            self._kill([pid for pid, command in commands if command == victim])
+        commands = self._some(client, lambda: [each for _, each in self._processes() if is_srun(each)])
+        victim = self._dice.choice(commands)
+        self._kill([pid for pid, command in self._processes() if command == victim])
 
     def _kill_pilot(self, _: Client) -> None:
         pilots = [pid for pid, command in self._processes() if "bgd.launcher\0--pilot" in command]
         if pilots:
             self._kill([self._dice.choice(pilots)])
 
-    def _kill_slurmstepd(self, _: Client) -> None:
+    def _kill_slurmstepd(self, client: Client) -> None:
         """Kill what watches one step on a node."""
+        self._kill([self._dice.choice(self._some(client, self._steps))])
+
+    def _kill_program(self, client: Client) -> None:
+        """Kill what tells how one attempt ends, and with it the attempt."""
+        steps = self._some(client, self._steps)
+        self._kill([pid for pid, _ in self._processes() if parent_of(pid) == self._dice.choice(steps)])
+
+    def _steps(self) -> list[int]:
         parents = {parent_of(pid) for pid, _ in self._processes()}
-        steps = [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
-        if steps:
-            self._kill([self._dice.choice(steps)])
+        return [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
+
+    def _some(self, client: Client, find: Callable[[], list[T]]) -> list[T]:
+        """Return what `find` finds, once that is anything."""
+        self.wait(client, find)
+        return find() or self._some(client, find)  # it may have ended since
 
     def _restart_slurmctld(self, _: Client) -> None:
         self._cluster.kill_controller()
@@ -219,6 +234,10 @@ def check_attempt(attempt: AttemptView, starts: int, code: int | None) -> None:
     else:
         assert attempt.outcome in ALLOWED, attempt
         assert starts <= 1
+
+
+def is_srun(command: str) -> bool:
+    return command.startswith("srun\0")
 
 
 def command_of(pid: int) -> str:

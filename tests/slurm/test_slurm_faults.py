@@ -50,6 +50,10 @@ def pids_of(name: str, job) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def name_of(job) -> str:
     """Return the end of the job's name in Slurm."""
     return f"-{job.id}-{job.refresh().attempt}"
@@ -112,6 +116,18 @@ def test_srun_is_killed_and_the_end_is_read_from_the_shared_folder(slurm, client
     wait_until(lambda: slurm.jobs() == [])
 
 
+def test_slurmstepd_is_killed_and_srun_does_not_wait_for_it_for_ever(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 4")))
+    [program] = pids_of("^/usr/bin/python3", job)
+
+    kill(parent_of(program))
+    gate.open()
+
+    assert job.wait(DEADLINE).exit_code == 4
+    assert job.problem == "its srun was killed: what it wrote since then is missing"
+    wait_until(lambda: slurm.jobs() == [])
+
+
 def test_a_job_that_nobody_saw_end_is_unknown_and_runs_again_only_if_it_may(client, gate):
     once = started(on_cluster(client, gate.script("exit 0")))
     again = started(on_cluster(client, gate.script("echo after"), rerun=True))
@@ -153,6 +169,21 @@ def test_a_job_that_the_controller_has_forgotten_is_submitted_again(slurm, clien
     waiting.cancel()
     assert waiting.wait(DEADLINE).state is State.CANCELLED
     wait_until(lambda: name not in slurm.jobs())
+
+
+def test_an_allocation_that_the_controller_has_back_is_released(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 7")))
+    with slurm.forgetting(name_of(job)):  # that it will have ended
+        launcher = client.info().launcher_pid
+        os.kill(launcher, signal.SIGSTOP)  # else it might look before that is forgotten
+        gate.open()
+        wait_until(lambda: slurm.jobs() == [])
+    assert len(slurm.jobs()) == 1
+
+    os.kill(launcher, signal.SIGCONT)
+
+    assert job.wait(DEADLINE).exit_code == 7
+    wait_until(lambda: slurm.jobs() == [])
 
 
 def test_a_lost_node_does_not_make_a_job_run_twice(slurm, client, gate):

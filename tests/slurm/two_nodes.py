@@ -212,10 +212,13 @@ class TwoNodes:
         self._kill("controller")
 
     @contextmanager
-    def forgetting(self) -> Iterator[None]:
-        """Let slurmctld forget what it is told meanwhile, as it does if it is killed within some seconds."""
+    def forgetting(self, *names: str) -> Iterator[None]:
+        """Let slurmctld forget what it is told meanwhile, but not the jobs of these names.
+
+        It forgets as much if it is killed within some seconds.
+        """
         state, saved = self.folder / "state", self.folder / "saved"
-        self._kill("controller")
+        self.kill_controller(*names)
         shutil.copytree(state, saved)
         self.start_controller()
         yield
