@@ -106,7 +106,8 @@ def test_signals_and_suspension_reach_the_job(client, run, executor):
 
 
 def test_what_a_job_leaves_behind_is_ended(run):
-    job = run("setsid sleep 1000 >/dev/null 2>&1 & exit 0").wait(DEADLINE)
+    is_sleep = '[ "$(cat /proc/$!/comm)" = sleep ]'
+    job = run(f"sleep 1000 >/dev/null 2>&1 & until {is_sleep}; do :; done").wait(DEADLINE)
 
     assert job.state is State.SUCCEEDED
     assert "sleep (pid " in job.attempts()[0].leftovers
