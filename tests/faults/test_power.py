@@ -22,6 +22,7 @@ from tests.end_to_end.chaos import Caller, ClientThreads, Gone, Rig
 from tests.end_to_end.checks import listed
 from tests.faults.figures import record, seconds, times
 from tests.faults.power import Disk, why_not
+from tests.support import wait_until
 
 CUTS = times(100, 4)
 LONGEST = seconds(1.0, 0.5)  # seconds until the next cut
@@ -55,6 +56,7 @@ def test_everything_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path
             [lambda stop: submit(rig, told, stop)] * CLIENTS + [lambda stop: finish(rig, told, stop)]
         )
         with crowd:
+            wait_until(lambda: told.jobs)  # else nothing need survive
             crowd.run_for(dice.uniform(0.2, LONGEST))
             disk.cut()
             rig.kill()
