@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from math import ceil
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -40,7 +41,9 @@ NOTE = "note"
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_START = "cancelled before it started"
 
-_MOST_POLICIES = 1000  # kept for sharing; a stranger may send a new one with each job
+_MOST_SHARED = 1000  # kept for sharing; a stranger may send a new one with each job
+
+T = TypeVar("T", RetryPolicy, str)
 
 # --- effects: what the daemon does next -------------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class Scheduler:
             Job(
                 id=JobId(self._last_id),
                 state=State.HELD if spec.hold else conditions.waiting_state(due, wanted, now),
-                queue=spec.queue or DEFAULT_QUEUE,
+                queue=self._table.shared(spec.queue) if spec.queue else DEFAULT_QUEUE,
                 priority=spec.priority or 0,
                 policy=self._table.shared(policy),
                 due=due,
@@ -552,7 +555,7 @@ class JobTable:
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
         self.wanting: dict[str, int] = {}  # queued jobs that ask for each resource, where there are any
-        self._policies: dict[RetryPolicy, RetryPolicy] = {}
+        self._shared: dict[Any, Any] = {}
 
     def put(self, job: Job, *, was_taken: bool = False) -> None:
         """Store a job that is new or has changed, where its state puts it.
@@ -583,11 +586,12 @@ class JobTable:
             del self.keys[old.conditions.key]
         self._leave_place(old, was_taken=False)
 
-    def shared(self, policy: RetryPolicy) -> RetryPolicy:
-        """Return the object that all jobs with an equal policy share: a million jobs have few policies."""
-        if len(self._policies) > _MOST_POLICIES:
-            self._policies.clear()
-        return self._policies.setdefault(policy, policy)
+    def shared(self, value: T) -> T:
+        """Return the object that jobs with an equal policy, or of one queue, share: a million have few."""
+        if len(self._shared) > _MOST_SHARED:
+            self._shared.clear()
+        known: T = self._shared.setdefault(value, value)
+        return known
 
     def _leave_place(self, job: Job, *, was_taken: bool) -> None:
         place = job.queue, job.state

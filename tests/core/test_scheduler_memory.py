@@ -142,6 +142,14 @@ def test_jobs_of_equal_policies_share_one():
     assert scheduler.get(first).policy is scheduler.get(second).policy
 
 
+def test_jobs_of_a_queue_share_its_name():
+    scheduler = make_scheduler()
+
+    first, second = (submit(scheduler, queue=f"long-{kind}") for kind in ("name", "name"))
+
+    assert scheduler.get(first).queue is scheduler.get(second).queue
+
+
 def test_a_new_policy_each_time_does_not_pile_up():
     scheduler = make_scheduler()
     scheduler.pause(PauseReason.ASKED)
@@ -149,7 +157,7 @@ def test_a_new_policy_each_time_does_not_pile_up():
     for number in range(3_000):
         scheduler.cancel(submit(scheduler, RetryPolicy(delay=float(number))), NOW)
 
-    assert len(scheduler._table._policies) <= 1001
+    assert len(scheduler._table._shared) <= 1001
 
 
 def test_restored_jobs_of_equal_policies_share_one():

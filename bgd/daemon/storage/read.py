@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists, write
@@ -400,20 +400,24 @@ def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a t
     making_way: int = 0,
     suspended: int = 0,
 ) -> Job:
+    wanted = slots, key, resources, at, expires, waits
     return Job(
-        id=JobId(number),
-        state=state,
-        queue=intern(queue),  # a million jobs share a handful of queues
-        priority=priority,
-        policy=unpack_policy(policy),
-        attempt=attempt,
-        failures=failures,
-        unseen=unseen,
-        due=due,
-        making_way=bool(making_way),
-        conditions=_job_conditions(slots, key, resources, at, expires, waits),
-        suspended=bool(suspended),
+        JobId(number),
+        state,
+        intern(queue),  # a million jobs share a handful of queues
+        priority,
+        unpack_policy(policy),
+        attempt,
+        failures,
+        unseen,
+        due,
+        bool(making_way),
+        NO_CONDITIONS if wanted == _NOTHING else _job_conditions(*wanted),
+        bool(suspended),
     )
+
+
+_NOTHING = (1, None, None, None, None, None)
 
 
 def _known_state(number: int, state: str) -> State:
