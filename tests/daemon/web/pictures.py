@@ -31,6 +31,9 @@ allowed_classes = ["{SERVICES}.*"]
 path = ["~"]
 [queues.mail]
 slots = 1
+rate = "100/1h"
+[resources]
+gpu = ["0", "1"]
 [schedules.nightly-archive]
 cron = "30 2 * * *"
 target = "{SERVICES}:Archive.compress"
@@ -115,7 +118,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
     waiting = client.call(f"{SERVICES}:Flaky.fetch", ["orders"], name="orders", priority=10, retry_delay=120)
     wait_until(lambda: client.job(waiting.id).state == "scheduled")
     client.cancel([submit(["make", "--jobs=2", "site"], name="website", delay=3600).id])
-    submit(["sh", "import.sh", "catalogue.csv"], name="catalogue")
+    submit(["sh", "import.sh", "catalogue.csv"], name="catalogue", resources={"gpu": 1})
     started = submit(["sh", "invoices.sh", "--month=10"], name="invoices", queue="mail")
     submit(["sh", "newsletter.sh", "winter"], name="newsletter", queue="mail")
     client.submit_many([JobSpec(argv=("sh", "import.sh", "prices.csv"), name="prices", after=(started.id,))])
