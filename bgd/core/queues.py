@@ -310,7 +310,7 @@ class ReadyQueues:
         return self._shares.are_set and not is_shared and not _names(one) & _names(other)
 
     def _is_in_turn(self, other_id: JobId, job: Job) -> bool:
-        """Tell whether weights decide between two jobs; the other one may still be in a lane of before."""
+        """Tell whether weights decide between two jobs; the other one may still be in its earlier lane."""
         other = self._job_of(other_id)
         return (
             other is not None
@@ -337,32 +337,34 @@ class ReadyQueues:
             return None
         own = self._shares.share_of(job.queue)
         mine = self._shares.used(job.queue), job.id
-        weights = {own: self._shares.weight_of(job.queue)}
+        weight = weights = self._shares.weight_of(job.queue)
         before: list[tuple[float, JobId, str]] = []
-        for lane, other in self._first_of_lanes(job.priority).items():
-            share = self._shares.share_of(other.queue)
-            if share != own and self._may_start(lane, (-other.priority, other.id), other):
-                weights[share] = self._shares.weight_of(other.queue)
-                before.append((self._shares.used(other.queue), other.id, other.queue))
-        queues = tuple(dict.fromkeys(queue for *turn, queue in sorted(before) if tuple(turn) < mine))
-        return Turn(weights[own], sum(weights.values()), queues) if queues else None
+        for share, jobs in self._first_by_share(job.priority).items():
+            ready = (
+                each for each in jobs if self._may_start(self._lane_of(each), (-each.priority, each.id), each)
+            )
+            if share != own and (first := next(ready, None)) is not None:
+                weights += self._shares.weight_of(first.queue)
+                before.append((self._shares.used(first.queue), first.id, first.queue))
+        queues = tuple(queue for *turn, queue in sorted(before) if tuple(turn) < mine)
+        return Turn(weight, weights, queues) if queues else None
 
-    def _first_of_lanes(self, priority: int) -> dict[Lane, Job]:
-        """Return the first job of this priority in each lane that takes turns.
+    def _first_by_share(self, priority: int) -> dict[str | None, list[Job]]:
+        """Return the first job of this priority of each lane, by share and in order; of very many lanes some.
 
-        Of jobs that are still in the shared lane although their queue has its own, only some are looked at.
+        It may still be in the shared lane, because it was there before its queue got lanes of its own.
         """
-        found: dict[Lane, Job] = {}
+        ids: set[JobId] = set()
         for lane, heap in list(self._heaps.items()):
             first = heap.first_of(priority)
-            ids = set() if first is None else {first}
+            ids |= set() if first is None else {first}
             if lane[0] is None:
                 ids |= heap.first_before(LAST_ID, priority, MAX_AHEAD) or set()
-            for other in filter(None, map(self._job_of, ids)):
-                its_lane = self._lane_of(other)
-                is_first = its_lane not in found or other.id < found[its_lane].id
-                if is_first and other.priority == priority and other.queue not in self._apart:
-                    found[its_lane] = other
+        found: dict[str | None, list[Job]] = {}
+        for other in filter(None, map(self._job_of, sorted(ids))):
+            jobs = found.setdefault(self._shares.share_of(other.queue), [])
+            if other.priority == priority and other.queue not in self._apart and len(jobs) < MAX_AHEAD:
+                jobs.append(other)
         return found
 
     def resources(self) -> Iterator[tuple[str, int, int]]:
