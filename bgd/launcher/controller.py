@@ -27,6 +27,7 @@ _SHORT_WAIT = 2.0  # seconds that are not worth a word
 _LONGEST_UNSEEN = 30.0  # seconds between two such questions
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until it is asked again, doubled each time
 _PATIENCE = 20.0  # seconds for an answer
+_COMPLETING, _STATE_PATIENCE = "COMPLETING", 4.0  # seconds for the state that follows
 _COLUMNS = 3  # of what squeue prints
 
 
@@ -161,6 +162,21 @@ class Controller:
                     tell(None if jobs is None else jobs[name])
             pause = self.seldom
         self._is_watching = False
+
+    async def was_preempted(self, name: str, number: str) -> bool:
+        """Return whether Slurm ended the job of this name and number for another one.
+
+        False also if it cannot tell, or no more: it forgets an ended job after a while (MinJobAge).
+        """
+        state, pause = _COMPLETING, _FIRST_PAUSE
+        while state == _COMPLETING and pause < _STATE_PATIENCE:
+            await self.admit(_SQUEUE_COST)
+            one = ("--me", "--noheader", "--states=all", f"--jobs={number}", f"--name={name}", "--format=%T")
+            _, text = await self.run("squeue", *one)
+            state = text.decode(errors="replace").strip()
+            await self._context.deadlines.timer(pause if state == _COMPLETING else 0.0)
+            pause *= 2
+        return state == "PREEMPTED"
 
     async def cancel(self, name: str) -> None:
         """Cancel the job of this name, whatever becomes of it."""

@@ -241,7 +241,7 @@ class SlurmAttempt:
                 await self._continue(self._adopted)
             if self.launch.result and self._outcome is not None:
                 self._result = await self._folder.result()
-            ended = self._ended()
+            ended = self._ended(was_preempted=await self._was_preempted())
         except CannotStart as error:
             ended = self._never_ran(Outcome.NOT_STARTED, str(error))
         finally:
@@ -574,12 +574,22 @@ class SlurmAttempt:
         key = self.launch.key
         return AttemptEnded(key=key, outcome=outcome, finished_at=time.time(), problem=problem)
 
-    def _ended(self) -> AttemptEnded:
+    async def _was_preempted(self) -> bool:
+        """Return whether Slurm says that it ended it for another job; ask only if it may have."""
+        seen, node = self._outcome, self._node
+        if self._reason is not None or node is None or (seen is not None and 0 <= seen.code <= _SIGNALLED):
+            return False
+        number, _, _ = node.step.partition(".")
+        return bool(number) and await self._controller.was_preempted(self._name, number)
+
+    def _ended(self, *, was_preempted: bool) -> AttemptEnded:
         reason, seen = self._reason, self._outcome
         if seen is None and self._node is None and not self._is_lost:
             return self._never_ran(reason or Outcome.CANCELLED, None)
         if seen is None and reason is not None:
             return self._end(reason, signum=signal.SIGKILL)
+        if seen is None and was_preempted:
+            return self._end(Outcome.INTERRUPTED, problem=_PREEMPTED)
         if seen is None:
             return self._end(
                 Outcome.UNKNOWN, problem=f"it is gone from {self._where}, and nobody saw how it ended"
@@ -589,11 +599,14 @@ class SlurmAttempt:
         code = seen.code
         if reason is not None and self._was_signalled and not (reason is Outcome.INTERRUPTED and code == 0):
             outcome = reason
+        elif was_preempted:
+            outcome = Outcome.INTERRUPTED
         elif code < 0:
             outcome = Outcome.SIGNAL
         else:
             outcome = Outcome.EXIT if code else Outcome.SUCCEEDED
-        return self._end(outcome, code=code if code >= 0 else None, signum=-code if code < 0 else None)
+        code_or_none, signum = (code, None) if code >= 0 else (None, -code)
+        return self._end(outcome, code_or_none, signum, _PREEMPTED if was_preempted else None)
 
     @property
     def _where(self) -> str:
@@ -667,6 +680,8 @@ _LOCKED_PAUSE = 2.0  # seconds until the lock of a program without srun is looke
 _LONG = 4.0  # seconds between two questions from which on a warning is logged
 _KILL_PATIENCE = 5.0  # seconds for a killed step to be gone
 _OUTPUT_PATIENCE = 5.0  # seconds for srun's second process to end after the first
+_SIGNALLED = 128  # plus the number of a signal: a shell's code for a program that it ended
+_PREEMPTED = "Slurm gave its node to another job (preemption)"
 _CUT_OFF = "its srun was killed: what it wrote since then is missing"
 _UNLOGGED = "its launcher died: what it wrote since then is missing"
 # what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c

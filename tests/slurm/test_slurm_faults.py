@@ -12,7 +12,7 @@ import pytest
 
 from bgd import Outcome, State
 from bgd.core.explain import Cause
-from tests.slurm.test_slurm import on_cluster, started, why, written
+from tests.slurm.test_slurm import on_cluster, started, why
 from tests.support import DEADLINE, wait_until
 
 
@@ -211,17 +211,21 @@ def test_a_lost_node_ends_a_job_that_also_runs_on_another(slurm, client, gate):
     slurm.return_node("n2")
 
 
-def test_a_preempted_job_is_no_success(slurm, client, gate):
-    job = started(on_cluster(client, gate.script("exit 0"), cpus=2))
+def test_a_preempted_job_is_interrupted_and_runs_again_without_using_a_retry(slurm, client, gate):
+    job = started(on_cluster(client, gate.script("exit 0"), cpus=2, rerun=True, retries=0))
     urgent = subprocess.Popen(
         ["srun", "-p", "high", "-N2", "-c2", "--mem=100M", "true"],
         env=os.environ | {"SLURM_CONF": str(slurm.configuration)},
     )
 
-    assert job.wait(DEADLINE).state is State.FAILED
-    assert job.outcome in {Outcome.SIGNAL, Outcome.UNKNOWN}
+    wait_until(lambda: len(job.attempts()) == 2)
+
     assert urgent.wait(DEADLINE) == 0
-    assert written(job) == "ready\n"
+    gate.open()
+    assert job.wait(DEADLINE).state is State.SUCCEEDED
+    first, second = job.attempts()
+    assert (first.outcome, second.outcome) == (Outcome.INTERRUPTED, Outcome.SUCCEEDED)
+    assert Path(first.log_path).read_text() == "ready\n"
 
 
 def test_without_a_controller_jobs_end_truly_and_new_ones_wait(slurm, client, gate):
