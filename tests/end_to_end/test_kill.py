@@ -215,14 +215,28 @@ def test_acknowledged_changes_of_jobs_and_queues_survive_kills(busy_rig: Rig, vi
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of the load's jobs that are still alive."""
+    """Return the command lines and states of the load's jobs that are still alive."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "cmdline").read_bytes()
+                command, stat = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
+                status = (entry / "status").read_text()
             except OSError:
                 continue
-            if os.fsencode(folder) in command and b"/bin/sh" in command:
-                found.append(command.decode(errors="replace"))
+            is_job = os.fsencode(folder) in command and b"/bin/sh" in command
+            if is_job and not is_dying(stat, status):
+                found.append(f"{command.decode(errors='replace')} {stat}")
     return found
+
+
+def is_dying(stat: str, status: str) -> bool:
+    """Return whether a process runs no program any more: it was killed, and the kernel is removing it."""
+    flags = int(stat.rpartition(")")[2].split()[6])
+    pending = [
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))
+    ]
+    return bool(flags & PF_EXITING) or any(each & 1 << (signal.SIGKILL - 1) for each in pending)
+
+
+PF_EXITING = 4  # linux/sched.h
