@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from bgd import __version__
 from bgd.config import Config, ExecutorConfig
 from bgd.core.spec import ExecutorKind, JobSpec
 from bgd.daemon.launches import srun_options
@@ -34,10 +35,12 @@ class _Seen(Struct):
     sees_folder: bool
     user: int
     python: tuple[int, int]
+    bgd: str = ""  # its version, for pilots
+    problem: str = ""  # why it has none
 
 
 def _check(subject: str, executor: ExecutorConfig) -> Finding:
-    for name in ("srun", "squeue", "scancel"):
+    for name in ("srun", "squeue", "scancel", *(["sbatch"] if executor.nodes else [])):
         if shutil.which(name) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
             return Finding(subject, Level.PROBLEM, f"there is no {name}", remedy)
@@ -64,6 +67,8 @@ def _check(subject: str, executor: ExecutorConfig) -> Finding:
 def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
     wait = ["srun", *srun_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
     argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-I", "-S", "-c", _PROGRAM, probe]
+    if executor.nodes:
+        argv.append("for pilots")
     began = time.time()
     code, text, lines = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
     ended, words = time.time(), lines[-1]
@@ -96,6 +101,10 @@ def _finding_on_node(
         message = f"node {seen.node} does not see {executor.folder}"
         remedy = "set folder to one that this machine and the nodes share"
         return Finding(subject, Level.PROBLEM, message, remedy)
+    if executor.nodes and seen.bgd != __version__:
+        found = f"bgd {seen.bgd}, and this is {__version__}" if seen.bgd else f"no bgd: {seen.problem}"
+        message = f"for pilots, python of the executor on node {seen.node} has {found}"
+        return Finding(subject, Level.PROBLEM, message, "install this version of bgd there")
     began, ended = between
     if not began - _CLOCK_TOLERANCE <= seen.at <= ended + _CLOCK_TOLERANCE:
         message = f"the clock of node {seen.node} differs by about {abs(seen.at - ended):.0f} s"
@@ -135,5 +144,10 @@ import json, os, sys, time
 node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 seen = {"node": node, "at": time.time(), "sees_folder": os.path.exists(sys.argv[1]), "user": os.getuid()}
 seen["python"] = sys.version_info[:2]
+if sys.argv[2:]:
+    import subprocess
+    asked = [sys.executable, "-P", "-c", "import bgd.launcher.__main__; print(bgd.__version__)"]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    seen["bgd"], seen["problem"] = done.stdout.strip(), done.stderr.strip().rpartition("\\n")[2]
 print(json.dumps(seen))
 """

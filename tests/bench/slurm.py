@@ -32,7 +32,7 @@ from tests.support import Daemon, wait_until
 
 SLOTS = 4
 WAITING_SECONDS = 600  # far longer than a round takes
-USUAL = ("cluster",)  # executors
+USUAL = ("cluster", "pilots")  # executors
 LEAST_SECONDS, MOST_JOBS = 3.0, 10_000
 SLEEPERS = 4  # jobs whose memory is measured together
 

@@ -238,8 +238,9 @@ def test_nothing_is_left_in_slurm_or_on_the_shared_folder(slurm, daemon, client)
 def test_the_doctor_says_that_the_cluster_works(daemon):
     findings = json.loads(daemon.bgctl("doctor", "--json").stdout)
 
-    [found] = [each for each in findings if each["subject"] == "executor cluster"]
-    assert (found["level"], found["message"][:6]) == ("ok", "node n"), found
+    for executor in ("cluster", "pilots"):
+        [found] = [each for each in findings if each["subject"] == f"executor {executor}"]
+        assert (found["level"], found["message"][:6]) == ("ok", "node n"), found
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,11 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
             {"python": "/nowhere/python3"},
             "a node cannot run python of the executor: /nowhere/python3: No such file",
             "install Python there",
+        ),
+        (
+            {"python": "/usr/bin/python3", "nodes": 2},
+            "for pilots, python of the executor on node n1 has no bgd: ModuleNotFoundError: No module",
+            "install this version of bgd",
         ),
     ],
 )
