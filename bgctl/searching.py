@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from signal import SIGKILL
 
 import click
+import msgspec
+from msgspec import Struct
 
 from bgctl.common import client, global_options, is_terminal, print_json, say
 from bgctl.exit_codes import FAILED
@@ -23,6 +27,7 @@ from bgd.logsearch import LogFile, Needle, lines_with, logs_in, read_small_logs,
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
 MAX_LINES = 2**31
+_NICE = 10  # of the second process: the daemon gets a processor before it
 
 
 @verb(
@@ -88,8 +93,17 @@ def _print(job: int, attempt: int, offset: int, line: bytes, *, only_ids: bool) 
     sys.stdout.flush()
 
 
+class _Found(Struct):
+    """What another process has found in a folder: the logs that contain the text, and as in _Search."""
+
+    hits: list[LogFile]
+    logs: int
+    unreadable: int
+    problem: str
+
+
 class _Search:
-    """Searches logs, newest first.
+    """Searches logs, newest first. A second process looks at every other folder, if there are two processors.
 
     Attributes:
         logs: how many were searched.
@@ -105,7 +119,21 @@ class _Search:
 
     def lines(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield job, attempt, offset and text of each line."""
-        for log, data in read_small_logs(self._wanted()):
+        folders = self._folders()
+        is_shared = len(folders) > 1 and len(os.sched_getaffinity(0)) > 1
+        with closing(self._found_beside(folders[1::2] if is_shared else [])) as beside:
+            for place, folder in enumerate(folders):
+                found = next(beside, None) if place % 2 else None
+                if found is None:
+                    yield from self._lines_in(self._wanted(folder))
+                else:
+                    self.logs += found.logs - len(found.hits)
+                    self.unreadable += found.unreadable
+                    self.problem = found.problem or self.problem
+                    yield from self._lines_in(found.hits)
+
+    def _lines_in(self, logs: Iterable[LogFile]) -> Iterator[tuple[int, int, int, bytes]]:
+        for log, data in read_small_logs(logs):
             self.logs += 1
             try:
                 for offset, line in self._lines_of(log, data):
@@ -141,14 +169,43 @@ class _Search:
             ) from error
         return [self._folder / name for name in sorted(names, key=int, reverse=True)]
 
-    def _wanted(self) -> Iterator[LogFile]:
-        """Yield those logs that are to be searched, newest first."""
-        for folder in self._folders():
-            found: list[tuple[int, int, str, bool]] = []
-            for name, has_parts in logs_in(folder).items():
-                job, _, rest = name.partition(".")
-                attempt = rest.removesuffix(".log")
-                if job.isdecimal() and attempt.isdecimal() and (self._jobs is None or int(job) in self._jobs):
-                    found.append((int(job), int(attempt), f"{folder}/{name}", has_parts))
-            for log in sorted(found, reverse=True):
-                yield LogFile(*log)
+    def _wanted(self, folder: Path) -> list[LogFile]:
+        """Return those logs of a folder that are to be searched, newest first."""
+        found: list[tuple[int, int, str, bool]] = []
+        for name, has_parts in logs_in(folder).items():
+            job, _, rest = name.partition(".")
+            attempt = rest.removesuffix(".log")
+            if job.isdecimal() and attempt.isdecimal() and (self._jobs is None or int(job) in self._jobs):
+                found.append((int(job), int(attempt), f"{folder}/{name}", has_parts))
+        return [LogFile(*log) for log in sorted(found, reverse=True)]
+
+    # --- in a second process --------------------------------------------------------------------------
+
+    def _found_beside(self, folders: list[Path]) -> Generator[_Found, None, None]:
+        """Search folders in another process, and yield what it finds in each; no more if it dies."""
+        if not folders:
+            return
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if not child:
+            try:
+                os.nice(_NICE)
+                with os.fdopen(writer, "wb", buffering=0) as pipe:
+                    pipe.writelines(msgspec.json.encode(self._found_in(each)) + b"\n" for each in folders)
+            finally:
+                os._exit(0)  # nothing of the parent is for it to clean up
+        os.close(writer)
+        try:
+            with os.fdopen(reader, "rb") as pipe:
+                while (line := pipe.readline()).endswith(b"\n"):
+                    yield msgspec.json.decode(line, type=_Found)
+        finally:
+            os.kill(child, SIGKILL)
+            os.waitpid(child, 0)
+
+    def _found_in(self, folder: Path) -> _Found:
+        search = _Search(str(self._folder), self._needle, self._jobs)
+        logs = search._wanted(folder)
+        with_text = {(job, attempt) for job, attempt, _, _ in search._lines_in(logs)}
+        hits = [log for log in logs if (log.job, log.attempt) in with_text]
+        return _Found(hits, search.logs, search.unreadable, search.problem)

@@ -94,8 +94,8 @@ ROOMS = {
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
     # it reads logs itself, so that the daemon serves others meanwhile
-    "bgctl/searching.py": f"{STANDARD} click bgctl bgd.Client bgd.Refused bgd.State bgd.escape bgd.logfiles"
-    " bgd.logsearch",
+    "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State bgd.escape"
+    " bgd.logfiles bgd.logsearch",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.formatting bgd.units bgd.wire.views",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"

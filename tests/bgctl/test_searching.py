@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 
@@ -142,6 +144,29 @@ def test_many_logs_are_searched_in_their_order_and_all_are_closed(tmp_path):
     assert next(some)[1] is None
     some.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_processes_find_what_one_does(tmp_path, monkeypatch, fails):
+    for job in (1, 2, 1_001, 1_002, 2_001, 3_001, 3_002):
+        log = tmp_path / str(job // 1_000) / f"{job}.1.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"a needle of {job}\nno\n" * (job % 1_000))
+    (tmp_path / "1/1001.2.log").write_bytes(b"x\n" * BLOCK + b"needle\n")
+    (tmp_path / "1/1001.1.log.100000").write_text("needle behind a gap\n")
+    (tmp_path / "1/1003.1.log").mkdir()
+    (tmp_path / "3/3003.1.log").write_text("nothing\n")
+
+    def searched(processors):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
+        search = _Search(str(tmp_path), Needle.of("needle"), None)
+        return list(search.lines()), search.logs, search.unreadable, search.problem
+
+    alone = searched(1)
+    if fails:
+        monkeypatch.setattr(_Search, "_found_in", lambda *_: os.kill(os.getpid(), SIGKILL))
+    assert searched(2) == alone
+    assert (len(alone[0]), *alone[1:3]) == (12, 10, 1)
 
 
 def test_a_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
