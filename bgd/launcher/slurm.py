@@ -111,6 +111,7 @@ class SlurmAttempt:
         self._srun: Child | None = None
         self._is_quiet = False  # nothing of it runs any more, though srun has not ended
         self._is_forgotten = False  # by Slurm
+        self._times_lost = 0
         self._is_submitted = adopted is not None
         self._may_hold = adopted is not None  # an allocation, which its srun may have been unable to release
         self._is_lost = False  # its folder was removed, and with it the proof that it did not run
@@ -299,7 +300,7 @@ class SlurmAttempt:
                 return
             self._submission += 1
             words = self._said.decode(errors="replace")
-            if code >= 0 and not any(each in words for each in IS_AWAY):
+            if code >= 0 and not self._is_slurms_fault(words):
                 raise CannotStart(
                     one_line(NotStarted.OTHER, f"Slurm says: {last_line(words) or f'code {code}'}")
                 )
@@ -310,6 +311,15 @@ class SlurmAttempt:
             log.warning("job %d: %s; next try in %g s", self.launch.key.job, problem, pause)
             await self._wait(pause, self._stop_asked)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _is_slurms_fault(self, words: str) -> bool:
+        """Return whether to submit it again after these words of srun, which are not about the job."""
+        if any(each in words for each in IS_AWAY):
+            return True
+        if not any(each in words for each in _LOST):
+            return False
+        self._times_lost += 1
+        return self._times_lost < _MOST_LOST
 
     @property
     def _never_started(self) -> bool:
@@ -686,5 +696,9 @@ _CUT_OFF = "its srun was killed: what it wrote since then is missing"
 _UNLOGGED = "its launcher died: what it wrote since then is missing"
 # what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c
 IS_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
+
+# what srun says if the allocation that it had got is gone, for example with a controller that was killed
+_LOST = ("nable to create step", "nable to confirm allocation", "has been revoked")
+_MOST_LOST = 5  # times
 
 _decode_report = msgspec.json.Decoder(_Report, strict=False).decode
