@@ -17,14 +17,15 @@ from typing import TypeVar
 
 import pytest
 
-from bgd import Client, Outcome, State
+from bgd import Client, Job, Outcome, State
 from bgd.core.job import FINAL
 from bgd.wire.views import AttemptView
 from tests.end_to_end.load import SCRIPT
 from tests.end_to_end.records import AttemptRecords
 from tests.faults.figures import SHARE, record, seconds, times
-from tests.slurm.two_nodes import NODES, TwoNodes, serving_as_user
-from tests.support import SLOWNESS, Daemon
+from tests.slurm.test_slurm import on_cluster, started
+from tests.slurm.two_nodes import CPUS, NODES, TwoNodes, serving_as_user
+from tests.support import SLOWNESS, Daemon, wait_until
 
 JOBS = times(1000, 30)
 SLOTS = 8  # of the daemon
@@ -72,8 +73,8 @@ class Chaos:
         self.codes: dict[int, tuple[int, int]] = {}  # of acknowledged jobs: of the first attempt, of others
         self.done: Counter[str] = Counter()
         self._cause: dict[str, Callable[[Client], None]] = {
-            "bgd": self._kill_bgd,
-            "launcher": self._kill_launcher,
+            "bgd": self.kill_bgd,
+            "launcher": self.kill_launcher,
             "srun": self._kill_srun,
             "pilot": self._kill_pilot,
             "slurmstepd": self._kill_slurmstepd,
@@ -134,12 +135,12 @@ class Chaos:
 
     # --- the faults
 
-    def _kill_bgd(self, _: Client) -> None:
+    def kill_bgd(self, _: Client) -> None:
         self._daemon.process.kill()
         self._daemon.process.wait()
         self._daemon.start()
 
-    def _kill_launcher(self, client: Client) -> None:
+    def kill_launcher(self, client: Client) -> None:
         while (pid := client.info().launcher_pid) is None:
             select.select([], [], [], 0.02)
         with suppress(ProcessLookupError):
@@ -270,3 +271,27 @@ def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes, executo
         **ends,
         **never,
     )
+
+
+def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes):
+    with serving_as_user(slurm) as daemon, daemon.client() as client:
+        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", "cluster")
+
+        client.cancel(fill_nodes(client))
+        wait_until(lambda: not chaos.left())
+
+        jobs = fill_nodes(client)
+        chaos.kill_launcher(client)
+        chaos.kill_bgd(client)
+        client.cancel(jobs)
+        wait_until(lambda: not chaos.left())
+
+        fill_nodes(client)
+        daemon.stop()
+        wait_until(lambda: not chaos.left())
+
+
+def fill_nodes(client: Client) -> list[Job]:
+    """Return jobs that run on all processors of all nodes, and one that waits for a node."""
+    running = [started(on_cluster(client, "echo ready; sleep 1000")) for _ in range(CPUS * len(NODES))]
+    return [*running, on_cluster(client, "sleep 1000")]

@@ -5,6 +5,7 @@ It needs root. Jobs are for another user, because root is exempt from the reques
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import pwd
@@ -17,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -139,6 +140,22 @@ def what_is_missing() -> str | None:
     return None
 
 
+def hide_other_slurms() -> None:
+    """Give this process and its children folders of their own for the sockets of Slurm's daemons.
+
+    Their path is fixed, so the tests would take those of a Slurm that this machine has.
+    """
+    folders = ("/run/slurm", "/run/slurmctld")
+    if ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0:  # else a container allows no mounts
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        for folder in folders:
+            Path(folder).mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+
+
+_CLONE_NEWNS = 0x20000  # linux/sched.h
+
+
 class TwoNodes:
     """The two nodes and their controller; its files are in `folder`.
 
@@ -153,6 +170,7 @@ class TwoNodes:
 
     def start(self) -> None:
         """Write the configuration, start everything, and wait until both nodes are idle."""
+        hide_other_slurms()
         self.folder.chmod(0o755)
         (self.folder / "state").mkdir()
         key = self.folder / "slurm.key"
@@ -191,6 +209,18 @@ class TwoNodes:
                 wait_until(lambda: not self.run("squeue", "-h", "--states=running,pending"))
         finally:
             self._end_processes()
+            for pid in self._steps():
+                os.kill(pid, signal.SIGKILL)
+
+    def _steps(self) -> list[int]:
+        """Return what watches steps, which tells a controller for ever how they ended, if there is none."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                if (process / "comm").read_text() == "slurmstepd\n":
+                    files = [str(each.readlink()) for each in (process / "fd").iterdir()]
+                    found += [int(process.name)] * any(file.startswith(f"{self.folder}/") for file in files)
+        return found
 
     def _end_processes(self) -> None:
         for process in self._processes.values():
