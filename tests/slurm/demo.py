@@ -18,6 +18,8 @@ COMMANDS = (
     "bgctl run --executor cluster --nodes 2 -- srun sh -c 'echo a task on $SLURMD_NODENAME'",
     "bgctl call --executor cluster --wait work:where 41",
     "bgctl show last",
+    "bgctl batch --executor pilots --wait --template 'echo job {}' numbers",
+    "bgctl show last",
     "bgctl submit --executor cluster -n sleeper sleep 1000",
     "bgctl cancel sleeper",
     "bgctl wait sleeper",
@@ -26,7 +28,7 @@ COMMANDS = (
     "bgctl explain waiter",
     "bgctl cancel waiter",
     "bgctl wait waiter",
-    "bgctl list",
+    "bgctl list -n 8",
 )
 
 
@@ -42,6 +44,9 @@ def main() -> int:
             cluster.start()
             print(cluster.run("sinfo"))
             with serving_as_user(cluster) as daemon:
+                numbers = daemon.folder / "numbers"
+                numbers.write_text("".join(f"{number}\n" for number in range(1, 501)))
+                numbers.chmod(0o644)
                 for command in COMMANDS:
                     show(daemon, command)
             cluster.wait_until_idle()
@@ -55,7 +60,7 @@ def main() -> int:
 def show(daemon: Daemon, command: str) -> None:
     print(f"$ {command}", flush=True)
     argv = [*daemon.prefix, sys.executable, "-m", *shlex.split(command)]
-    subprocess.run(argv, env=daemon.env, cwd="/tmp", check=False)
+    subprocess.run(argv, env=daemon.env, cwd=daemon.folder, check=False)
     print(flush=True)
 
 
