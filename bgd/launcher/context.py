@@ -44,8 +44,12 @@ class Context(Struct, frozen=True, kw_only=True):
         """Return the path of an attempt's log."""
         return f"{self.logs}/{log_name(launch.key.job, launch.key.attempt)}"
 
-    def new_output(self, launch: Launch, *, with_terminal: bool = False) -> AttemptOutput:
+    def new_output(
+        self, launch: Launch, *, with_terminal: bool = False, continues: bool = False
+    ) -> AttemptOutput:
         """Return the output of an attempt, which goes to its log, or to the launcher that has the logs.
+
+        `continues`: go on with the log that a launcher has left that died.
 
         Raises:
             CannotStart, OSError: as AttemptOutput.
@@ -53,5 +57,8 @@ class Context(Struct, frozen=True, kw_only=True):
         if self.outbox is not None:
             return AttemptOutput(self.outbox.open(launch.key), self.readers, with_terminal=with_terminal)
         path, keeps_tail = self.log_path(launch), not launch.log_kill
-        log = LogFile(path, launch.log_cap, keeps_tail=keeps_tail, null=self.null, folder=self.log_folder)
+        null, folder = self.null, self.log_folder
+        log = LogFile(
+            path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder, continues=continues
+        )
         return AttemptOutput(log, self.readers, with_terminal=with_terminal)

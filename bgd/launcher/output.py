@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import select
+import stat
 import struct
 import termios
 import time
@@ -303,8 +304,12 @@ class LogFile:
     those over the cap. `problem`: why bytes are missing, in one line.
     """
 
-    def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int, folder: LogFolder) -> None:
+    def __init__(
+        self, path: str, cap: int, *, keeps_tail: bool, null: int, folder: LogFolder, continues: bool = False
+    ) -> None:
         """Prepare the log at `path` inside the folder; `null` is a descriptor of /dev/null.
+
+        `continues`: go on where a launcher that has died stopped. Otherwise a log that is there is removed.
 
         Raises:
             OSError: too many descriptors are open; may be tried again.
@@ -325,11 +330,26 @@ class LogFile:
         self._allowed = 0  # bytes that may be written before the next check of the disk
         self._fd: int | None = None
         self._times: _Times | None = None
+        self._continues = continues
         self._reserved = os.dup(null)  # so that there is a descriptor when the log needs one
         try:
-            _remove_all(self._real(path))
+            if continues:
+                self._continue(self._real(path))
+            else:
+                _remove_all(self._real(path))
         except OSError as error:
             self._give_up(error)
+
+    def _continue(self, path: str) -> None:
+        if not os.path.exists(path):  # noqa: PTH110  a plain string here
+            return
+        segments = sorted(_segments_of(path))
+        self._segments = [f"{self._path}.{offset}" for offset, _ in segments]
+        self.total = self._piece_end = bytes_logged(path)
+        if not segments and self.total < self._head:
+            self._fd = _opened_again(path)
+            self._piece_end = self._head
+            self._release_reserve()
 
     @property
     def is_over_cap(self) -> bool:
@@ -397,7 +417,8 @@ class LogFile:
         self._moved(count)  # first, because they are in the log even if their time cannot be written
         if count:
             if self._times is None:
-                self._times = _Times(self._real(self._segments[-1] if self._segments else self._path))
+                piece = self._real(self._segments[-1] if self._segments else self._path)
+                self._times = _Times(piece, continues=self._continues)
             self._times.note(offset, count)
         return count
 
@@ -510,13 +531,17 @@ class _Times:
     Its size is bounded, so that slow drops of output do not fill the disk.
     """
 
-    def __init__(self, piece: str) -> None:
+    def __init__(self, piece: str, *, continues: bool) -> None:
+        self._entries = 0
         try:
             self._fd = _opened(piece + _TIMES)
-        except FileExistsError:  # left by an attempt of another history, whose log is gone
-            os.unlink(piece + _TIMES)  # noqa: PTH108  a plain string here
-            self._fd = _opened(piece + _TIMES)
-        self._entries = 0
+        except FileExistsError:
+            if continues:
+                self._fd = _opened_again(piece + _TIMES)
+                self._entries = os.fstat(self._fd).st_size // _ENTRY.size
+            else:  # left by an attempt of another history, whose log is gone
+                os.unlink(piece + _TIMES)  # noqa: PTH108  a plain string here
+                self._fd = _opened(piece + _TIMES)
         self._bytes = 0
         self._latest = 0
 
@@ -606,6 +631,16 @@ def _opened_in_folder(path: str) -> int:
 def _opened(path: str) -> int:
     # not O_APPEND, which splice refuses; O_EXCL: an existing file is another attempt's, or a job made it
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _opened_again(path: str) -> int:
+    """Open a file at its end that a launcher has left, and nothing else that may be there by now."""
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, "it is no file any more")
+    os.lseek(fd, 0, os.SEEK_END)
+    return fd
 
 
 def _segments_of(path: str) -> list[tuple[int, str]]:

@@ -197,12 +197,9 @@ class PilotAttempt:
     def write(self, part: OutputPart) -> int:
         """Put output into its log; return up to where the log has it now."""
         data = part.data[max(self.log_bytes - part.offset, 0) :]
-        if self._adopted is not None and self._output is None:  # its log cannot be opened a second time
-            self._log_problem = _UNLOGGED if data else self._log_problem
-            self._log_bytes += len(data)
-        elif data:
+        if data:
             if self._output is None:
-                self._output = self._context.new_output(self.launch)
+                self._output = self._context.new_output(self.launch, continues=self._adopted is not None)
             self._output.put(data)
             if self.launch.log_kill and self._output.log.is_over_cap and self._reason is None:
                 self.stop(Outcome.LOG_LIMIT, 0.0)
@@ -248,4 +245,3 @@ def pilot_start(launch: Launch) -> PilotStart:
 
 
 _OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it may end after a stop
-_UNLOGGED = "its launcher died: what it wrote since then is missing"

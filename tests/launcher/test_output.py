@@ -11,10 +11,12 @@ import sys
 import time
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from bgd.core.job import Outcome
+from bgd.launcher.output import LogFile, LogFolder
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, Launch, LogGrew, StopProcesses, WatchLog
 from tests.launcher.host import STORE, is_alive, launch_of, needs_root, needs_strace, written
 from tests.support import wait_until
@@ -447,3 +449,65 @@ def test_the_watches_of_an_earlier_supervisor_are_forgotten(host, supervisor, tm
     go.write_text("\n")
 
     assert isinstance(younger.hear(), AttemptEnded)
+
+
+# --- a log that a launcher has left ---------------------------------------------------------------------
+
+
+def write_log(path, data, cap, *, keeps_tail=True, **options):
+    """Write data to a log in one go, as one launcher; return the log."""
+    reader, writer = os.pipe()
+    with Path(os.devnull).open("r+b", buffering=0) as null:
+        log = LogFile(
+            str(path),
+            cap,
+            keeps_tail=keeps_tail,
+            null=null.fileno(),
+            folder=LogFolder(str(path.parent)),
+            **options,
+        )
+        os.write(writer, data)
+        os.close(writer)
+        while log.take(reader, 1000):
+            pass
+        os.close(reader)
+        log.close()
+    return log
+
+
+@pytest.mark.parametrize("cap", [100, 1000, 10_000])
+@pytest.mark.parametrize("first", [0, 1, 49, 50, 51, 400, 999, 4000])
+def test_the_next_launcher_goes_on_with_a_log(tmp_path, cap, first):
+    data, path = b"".join(b"%07d\n" % number for number in range(1000)), tmp_path / "1.1.log"
+    write_log(path, data[:first], cap)
+
+    log = write_log(path, data[first:], cap, continues=True)
+
+    assert (log.total, log.problem, log.lost) == (len(data), None, 0)
+    kept = pieces(path) if path.exists() else {}
+    assert all(data[offset : offset + len(piece)] == piece for offset, piece in kept.items())
+    assert max(offset + len(piece) for offset, piece in kept.items()) == len(data)
+    assert sum(map(len, kept.values())) <= cap
+    if cap >= 2 * len(data):
+        assert path.read_bytes() == data
+        stamps = times(path.with_name(path.name + ".times"))
+        assert [offset for offset, _ in stamps] == sorted({offset for offset, _ in stamps})
+
+
+def test_a_log_without_a_tail_that_was_full_stays_so(tmp_path):
+    path = tmp_path / "1.1.log"
+    write_log(path, b"x" * 100, 100, keeps_tail=False)
+
+    log = write_log(path, b"more", 100, keeps_tail=False, continues=True)
+
+    assert log.is_over_cap
+    assert path.read_bytes() == b"x" * 100
+
+
+def test_what_took_the_place_of_a_log_is_not_written_to(tmp_path):
+    path = tmp_path / "1.1.log"
+    os.mkfifo(path)
+
+    log = write_log(path, b"more", 100, continues=True)
+
+    assert "output is missing from the log" in log.problem

@@ -73,7 +73,7 @@ def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, run,
     assert job.refresh().state is State.RUNNING
     gate.open()
 
-    job.wait(DEADLINE)
+    assert job.wait(DEADLINE).output() == "ready\nafter\n"
     [attempt] = job.attempts()
     assert (attempt.exit_code, gate.starts) == (6, 1)
     assert attempt.node in {"n1", "n2"}
