@@ -88,7 +88,9 @@ class Chaos:
         """Submit all jobs in portions, with a fault in the middle of each; return when all have finished."""
         faults = [name for name, count in FAULTS.items() for _ in range(count)]
         if self._executor == "pilots":  # which are what tells how their attempts end
-            faults = ["pilot" if name == "program" else name for name in faults]
+            # a pilot without slurmstepd is only given up after a minute
+            others = {"program"} if SHARE else {"program", "slurmstepd"}
+            faults = ["pilot" if name in others else name for name in faults]
         self._dice.shuffle(faults)
         behind = JOBS // len(faults) // 2 + SLOTS
         for number, name in enumerate(faults):
