@@ -25,10 +25,6 @@ NEEDED_TO_PARSE = {
     "click": "parses the words",
     "locale": "says in which language click is to speak",
 }
-NEEDED_TO_SHOW_JOBS = {
-    "json": "arguments and results of class jobs, and --json",
-}
-
 SHARED = {"exit_codes", "common", "program"}
 PARSING = SHARED | {"cli", "options", "verbs"}
 OWN = {
@@ -39,9 +35,9 @@ OWN = {
 }
 NEEDED_BY = {
     "submit true": NEEDED,
-    "run true": NEEDED | NEEDED_TO_SHOW_JOBS,
+    "run true": NEEDED,
     "submit --priority 3 true": NEEDED | NEEDED_TO_PARSE,
-    "list": NEEDED | NEEDED_TO_PARSE | NEEDED_TO_SHOW_JOBS,
+    "list": NEEDED | NEEDED_TO_PARSE,
 }
 
 
