@@ -165,11 +165,16 @@ def time_limit(db: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
 def insert_rows(db: sqlite3.Connection, sql: str, values: str, rows: Iterable[Sequence[object]]) -> None:
     """Run an INSERT with many rows in each statement, which takes half the time of one row in each.
 
-    `sql` ends in VALUES, and `values` is what follows it for one row.
+    `sql` ends in VALUES, and `values` is what follows it for one row. The number of rows in a statement is a
+    power of two: there are few such statements, so the connection keeps them prepared.
     """
     rest = iter(rows)
-    while some := list(islice(rest, _ROWS_AT_ONCE)):
-        db.execute(_with_rows(sql, values, len(some)), list(chain.from_iterable(some)))
+    while some := list(islice(rest, _ROW_COUNTS[0])):
+        left = len(some)
+        for count in _ROW_COUNTS:
+            if left & count:
+                db.execute(_with_rows(sql, values, count), list(chain.from_iterable(some[:count])))
+                some = some[count:]
 
 
 @cache
@@ -231,7 +236,7 @@ def _on_one_line(error: Exception) -> str:
 
 
 _MAX_QUOTED = 200  # characters
-_ROWS_AT_ONCE = 32  # with more, the time no longer shrinks; SQLite takes at most 32,766 values in all
+_ROW_COUNTS = (32, 16, 8, 4, 2, 1)  # with more, the time no longer shrinks; SQLite takes 32,766 values in all
 _STEPS = 1000  # of SQLite's virtual machine, some 10 microseconds between two looks at the clock
 _MAKE_ROOM = "make room on that disk"
 

@@ -6,11 +6,13 @@ import ast
 import asyncio
 import inspect
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from contextlib import closing
 from pathlib import Path
 
 import aiosqlite
@@ -20,6 +22,7 @@ from bgd.core.job import JobId, Now, State
 from bgd.core.retry import with_policy
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
+from bgd.daemon.storage.database import insert_rows
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.errors import Full
@@ -247,6 +250,17 @@ async def test_no_environment_differs_from_an_empty_one(store):
     assert found[JobId(2)].env == {}
 
 
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_any_number_of_rows_is_inserted_in_order(count):
+    rows = [(number, f"row {number}") for number in range(count)]
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE TABLE t (n INTEGER, text TEXT)")
+
+        insert_rows(db, "INSERT INTO t VALUES", "(?, ?)", iter(rows))
+
+        assert db.execute("SELECT * FROM t").fetchall() == rows
+
+
 async def test_equal_environments_are_stored_once(path):
     shared = {"A": "1", "B": "2"}
     store = await Store.open(path)
@@ -271,6 +285,7 @@ import asyncio, sys
 from bgd.core.job import Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.database import insert_rows
 from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 
