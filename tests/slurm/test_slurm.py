@@ -265,7 +265,7 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
 def test_the_doctor_names_what_is_missing(slurm, tmp_path, options, message, remedy):
     [finding] = findings(slurm, tmp_path, options)
 
-    assert finding.message.startswith(message)
+    assert on_any_node(finding.message).startswith(message)
     assert remedy in (finding.remedy or "")
 
 
@@ -291,7 +291,12 @@ def test_the_doctor_looks_at_a_node(slurm, tmp_path, before, arguments, message)
 
     [finding] = findings(slurm, tmp_path, {"python": str(script)})
 
-    assert finding.message.startswith(message.format(folder=tmp_path))
+    assert on_any_node(finding.message).startswith(message.format(folder=tmp_path))
+
+
+def on_any_node(message: str) -> str:
+    """Return what was said of a node as if it were the first one: another may have been free."""
+    return message.replace("node n2", "node n1")
 
 
 @pytest.mark.parametrize("missing", ["srun", "squeue", "scancel"])
