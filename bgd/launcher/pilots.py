@@ -16,6 +16,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine
+from operator import attrgetter
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
@@ -81,6 +82,7 @@ class PilotPool:
         self.start = pilot_start(launch)
         self.store = launch.key.store
         self._waiting: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # the next one first
+        self._oversized: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # too large for all there are
         self._pilots: dict[str, Pilot] = {}
         self._failures = 0  # pilots that have ended without a word, one after the other
         self._is_ending = False
@@ -94,7 +96,7 @@ class PilotPool:
         self.slurm, self.start = attempt.launch.slurm, attempt.start
         self._waiting[attempt.launch.key] = attempt
         self.assign()
-        if attempt.launch.key in self._waiting:
+        if self._waits(attempt):
             attempt.report()
 
     def give_again(self, attempt: PilotAttempt) -> None:
@@ -104,8 +106,10 @@ class PilotPool:
             self._waiting.move_to_end(attempt.launch.key, last=False)
 
     def forget(self, attempt: PilotAttempt) -> None:
-        """Give it to no pilot."""
-        self._waiting.pop(attempt.launch.key, None)
+        """Give it to no pilot; those behind it may fit where it did not."""
+        self._oversized.pop(attempt.launch.key, None)
+        if self._waiting.pop(attempt.launch.key, None) is not None:
+            self.assign()
 
     def adopt(self, attempt: PilotAttempt, began: Began) -> None:
         """Look for the pilot that a dead launcher gave it to."""
@@ -118,6 +122,9 @@ class PilotPool:
         """Give attempts to pilots with room; start a pilot for those that are left."""
         while (first := self._first) is not None:
             pilot = next((each for each in self._pilots.values() if each.has_room(first)), None)
+            if pilot is None and self._is_oversized(first):
+                self._oversized[first.launch.key] = self._waiting.pop(first.launch.key)
+                continue
             if pilot is None:
                 break
             try:
@@ -128,24 +135,36 @@ class PilotPool:
                 return
             del self._waiting[first.launch.key]
         is_starting = any(each.is_starting for each in self._pilots.values())
-        may_start = not (is_starting or self._is_refused or self._is_ending)
-        if self._waiting and len(self._pilots) < self.start.nodes and may_start:
+        has_all = len(self._pilots) >= self.start.nodes
+        if self._oversized and has_all and not is_starting:
+            self._fail_oversized()
+        elif self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
             self._begin(f"{self._prefix}{os.urandom(4).hex()}", None)
+
+    def _is_oversized(self, attempt: PilotAttempt) -> bool:
+        pilots = self._pilots.values()
+        return self._works and not any(each.is_large_enough(attempt) for each in pilots)
+
+    def _fail_oversized(self) -> None:
+        """Refuse what is too large for each of all pilots that there may be."""
+        largest = max(self._pilots.values(), key=attrgetter("size"))
+        for attempt in list(self._oversized.values()):
+            self._fail(attempt, f"{largest.words_of_size}, less than it asks for")
+
+    def _waits(self, attempt: PilotAttempt) -> bool:
+        return attempt.launch.key in self._waiting or attempt.launch.key in self._oversized
 
     @property
     def _first(self) -> PilotAttempt | None:
         return next(iter(self._waiting.values()), None)
 
-    def connected(self, pilot: Pilot) -> None:
-        """Note that a pilot works; refuse what is too large for each."""
+    def connected(self) -> None:
+        """Note that a pilot works, and so one that may be large enough."""
         self._failures = 0
         self.note_reason(Cause.PILOT)
+        self._waiting = OrderedDict([*self._oversized.items(), *self._waiting.items()])
+        self._oversized.clear()
         self.assign()
-        while (first := self._first) is not None and len(self._pilots) >= self.start.nodes:
-            if any(each.is_starting or each.is_large_enough(first) for each in self._pilots.values()):
-                break
-            self._fail(first, f"{pilot.words_of_size}, less than it asks for")
-            self.assign()
 
     def ended(self, pilot: Pilot, problem: str | None) -> None:
         """Note that nothing of a pilot is left; `problem`: why it never worked."""
@@ -181,13 +200,13 @@ class PilotPool:
         reason = Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
         if reason != self.reason:
             self.reason = reason
-            for attempt in self._waiting.values():
+            for attempt in [*self._waiting.values(), *self._oversized.values()]:
                 attempt.report()
 
     @property
     def has_waiting(self) -> bool:
         """Whether an attempt waits for a pilot."""
-        return bool(self._waiting)
+        return bool(self._waiting or self._oversized)
 
     async def released(self) -> None:
         """Return once nothing runs that an earlier launcher left and nobody has a record of."""
@@ -217,12 +236,13 @@ class PilotPool:
         return pilot
 
     def _fail_all(self, problem: str) -> None:
-        while (first := self._first) is not None:
-            self._fail(first, problem)
+        for attempt in [*self._waiting.values(), *self._oversized.values()]:
+            self._fail(attempt, problem)
 
     def _fail(self, attempt: PilotAttempt, problem: str) -> None:
         key, problem = attempt.launch.key, one_line(NotStarted.OTHER, problem)
-        del self._waiting[key]
+        self._waiting.pop(key, None)
+        self._oversized.pop(key, None)
         attempt.finish(
             AttemptEnded(key=key, outcome=Outcome.NOT_STARTED, finished_at=time.time(), problem=problem)
         )
@@ -284,6 +304,11 @@ class Pilot:
     def is_large_enough(self, attempt: PilotAttempt) -> bool:
         """Whether an attempt fits if it has nothing else."""
         return attempt.start.cpus <= self._cpus and attempt.start.memory <= self._memory
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many processors and how much memory it has."""
+        return self._cpus, self._memory
 
     @property
     def words_of_size(self) -> str:
@@ -519,7 +544,7 @@ class Pilot:
         for attempt in self._attempts.values():
             self._repeat(attempt)
         self._watch_idleness()
-        self._pool.connected(self)
+        self._pool.connected()
 
     def _store(self, part: OutputPart) -> None:
         attempt = self._attempts.get(part.key)

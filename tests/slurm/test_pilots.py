@@ -52,6 +52,28 @@ def test_a_job_that_no_pilot_has_room_for_is_refused(run):
     assert "a pilot has 2 processors" in (job.problem or "")
 
 
+def test_a_job_too_large_for_each_is_refused_while_all_pilots_are_busy(run, gate):  # noqa: F811
+    busy = [started(run(gate.script("exit 0"), cpus=2)) for _ in range(2)]
+
+    large, small = run("true", cpus=3), run("true")
+
+    assert large.wait(DEADLINE).outcome is Outcome.NOT_STARTED
+    gate.open()
+    assert small.wait(DEADLINE).state is State.SUCCEEDED
+    assert [job.wait(DEADLINE).state for job in busy] == [State.SUCCEEDED] * 2
+
+
+def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):  # noqa: F811
+    busy = [started(run(gate.script("exit 0"), cpus=cpus)) for cpus in (2, 1)]
+    first, behind = run("true", cpus=2), run("true")
+
+    first.cancel()
+
+    assert behind.wait(DEADLINE).state is State.SUCCEEDED
+    gate.open()
+    assert [job.wait(DEADLINE).state for job in busy] == [State.SUCCEEDED] * 2
+
+
 def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, run, gate):  # noqa: F811
     job = started(run(gate.script("echo after; exit 5")))
 
