@@ -44,9 +44,11 @@ class Gate:
 
 def pids_of(name: str, job) -> list[int]:
     """Return the processes of this program that work for a job."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"{name}.*bgd-[0-9a-f]*-{job.id}-"], capture_output=True, text=True, check=False
-    )
+    if not (attempts := job.attempts()):
+        return []
+    home = Path(attempts[0].log_path).parents[5]  # another daemon may have a job of this number
+    pattern = f"{name}.*{home}/shared/bgd-[0-9a-f]*-{job.id}-"
+    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 
