@@ -23,7 +23,7 @@ BOUNDS = {
     "modules, bgctl list": (114, 114),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
-    # and one that notices what a node writes
+    # and one that looks into the shared folder
     "modules, launcher": (163, 163),
     "modules, daemon": (281, 281),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them

@@ -682,10 +682,10 @@ def test_without_a_supervisor_and_jobs_it_exits_after_the_idle_time(host):
 
 
 def test_with_a_job_it_does_not_exit_whatever_the_idle_time(host, tmp_path):
-    host.start("--idle", "0.01")
     go = tmp_path / "go"
     os.mkfifo(go)
-    supervisor = host.supervise()
+    supervisor = start_with_a_visitor(host, "--idle", "0.01")  # else it may have left before anybody comes
+    supervisor.be_welcomed()
     key = supervisor.launch("sh", "-c", f"read x < {go}; exit 7")
     supervisor.started(key)
     supervisor.close()
