@@ -149,7 +149,8 @@ class PilotPool:
         """Refuse what is too large for each of all pilots that there may be."""
         largest = max(self._pilots.values(), key=attrgetter("size"))
         for attempt in list(self._oversized.values()):
-            self._fail(attempt, f"{largest.words_of_size}, less than it asks for")
+            problem = f"{largest.words_of_size}, less than it asks for"
+            self._fail(attempt, one_line(NotStarted.OTHER, problem))
 
     def _waits(self, attempt: PilotAttempt) -> bool:
         return attempt.launch.key in self._waiting or attempt.launch.key in self._oversized
@@ -174,7 +175,7 @@ class PilotPool:
             log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
         if self._failures >= _TRIES and not self._works:
             self._failures = 0
-            self._fail_all(f"no pilot works: {problem}")
+            self._fail_all(one_line(NotStarted.OTHER, f"no pilot works: {problem}"))
         self.assign()
 
     def refuse(self, pilot: Pilot, problem: str) -> None:
@@ -240,7 +241,7 @@ class PilotPool:
             self._fail(attempt, problem)
 
     def _fail(self, attempt: PilotAttempt, problem: str) -> None:
-        key, problem = attempt.launch.key, one_line(NotStarted.OTHER, problem)
+        key = attempt.launch.key
         self._waiting.pop(key, None)
         self._oversized.pop(key, None)
         attempt.finish(
@@ -421,7 +422,8 @@ class Pilot:
             if code <= 0:  # it was killed, or does not say which: the job may be there
                 await self._controller.cancel(self.name)
             if code >= 0 and not any(each in words for each in IS_AWAY):
-                raise CannotStart(f"Slurm takes no pilot: {one_line_of(last_line(words)) or f'code {code}'}")
+                problem = f"Slurm takes no pilot: {last_line(words) or f'code {code}'}"
+                raise CannotStart(one_line(NotStarted.OTHER, problem))
             log.warning("no pilot: Slurm is away (%s); next try in %g s", last_line(words), pause)
             await self._wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

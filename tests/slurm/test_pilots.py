@@ -168,7 +168,13 @@ def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
 def test_a_pilot_that_cannot_start_says_why(slurm):
     with serving_as_user(slurm, python="/usr/bin/python3") as other, other.client() as client:
         ended = client.submit(["true"], executor="pilots", retries=0).wait(2 * DEADLINE)  # after three tries
+        text = (other.folder / ".config/bgd/bgd.toml").read_text()
+        other.configure(text.replace(f"{other.folder}/shared", "/proc/nowhere"))
+        client.reload()
+        without_folder = client.submit(["true"], executor="pilots", retries=0).wait(DEADLINE)
 
     assert ended.outcome is Outcome.NOT_STARTED
     assert "no pilot works: " in (ended.problem or "")
     assert "No module named" in (ended.problem or "")
+    words = "cannot start: the shared folder /proc/nowhere: No such file or directory"
+    assert without_folder.problem == words
