@@ -102,8 +102,9 @@ class AttemptOutput:
     def put(self, text: bytes) -> None:
         """Put text into the log that no process writes; to be called before `begin`."""
         for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
-            os.write(self._writer, text[start : start + select.PIPE_BUF])
-            self._pump()
+            end = self.log.total + os.write(self._writer, text[start : start + select.PIPE_BUF])
+            while self.log.total < end and self._pump():  # a log takes less at once where a piece is full
+                pass
 
     def begin(self, moved: Callable[[], None]) -> None:
         """Begin, once the job has its own copy of its end; call `moved` after each amount."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.output import LogFile, LogFolder
+from bgd.launcher.children import Readers
+from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, Launch, LogGrew, StopProcesses, WatchLog
 from tests.launcher.host import STORE, is_alive, launch_of, needs_root, needs_strace, written
 from tests.support import wait_until
@@ -511,3 +513,20 @@ def test_what_took_the_place_of_a_log_is_not_written_to(tmp_path):
     log = write_log(path, b"more", 100, continues=True)
 
     assert "output is missing from the log" in log.problem
+
+
+def test_text_that_fills_several_pieces_is_in_the_log_at_once(tmp_path):
+    async def put(text, log):
+        output = AttemptOutput(log, Readers(asyncio.get_running_loop()), with_terminal=False)
+        output.put(text)
+        output.close()
+
+    text = bytes(range(90))
+
+    with Path(os.devnull).open("r+b", buffering=0) as null:
+        folder = LogFolder(str(tmp_path))
+        log = LogFile(str(tmp_path / "log"), 100, keeps_tail=True, null=null.fileno(), folder=folder)
+        asyncio.run(put(text, log))
+
+    assert log.total == len(text)
+    assert b"".join(data for _, data in sorted(pieces(tmp_path / "log").items())) == text
