@@ -206,6 +206,7 @@ def _context(
         logs=str(logs),
         log_folder=LogFolder(str(logs)),
         null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
+        forking=asyncio.Lock(),
         outbox=outbox,
     )
 

@@ -21,7 +21,8 @@ from bgd.wire.launching import Abilities, Launch, log_name
 class Context(Struct, frozen=True, kw_only=True):
     """One per launcher. `group` owns every task; `state`, `logs` are folders; `null` is open on /dev/null.
 
-    `outbox`: a pilot's, which has no logs.
+    `outbox`: a pilot's, which has no logs. `forking`: held for a turn of the loop by who forks, because many
+    forks in one turn would hold up local jobs.
     """
 
     group: asyncio.TaskGroup
@@ -38,6 +39,7 @@ class Context(Struct, frozen=True, kw_only=True):
     logs: str
     log_folder: LogFolder
     null: int
+    forking: asyncio.Lock
     outbox: Outbox | None = None
 
     def log_path(self, launch: Launch) -> str:

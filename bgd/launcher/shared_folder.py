@@ -5,6 +5,7 @@ Its file system may hang, so only forks of the launcher touch it.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -51,7 +52,8 @@ class Found(Struct, frozen=True):
     """What an attempt's folder holds.
 
     `is_ours`: the launcher has the claim, so the program never runs. `is_lost`: there is no such folder.
-    `problem`: nobody knows what it holds.
+    `problem`: nobody knows what it holds. `is_locked`: something of it runs. `sees_locks`: a lock of its node
+    was seen here before, so if it is not locked, nothing runs.
     """
 
     is_ours: bool = False
@@ -60,6 +62,7 @@ class Found(Struct, frozen=True):
     node: Node | None = None
     outcome: NodeOutcome | None = None
     is_locked: bool = False
+    sees_locks: bool = False
 
 
 class SharedFolder:
@@ -130,12 +133,14 @@ class SharedFolder:
         """
         while True:
             try:
-                pid, reader = fork(partial(_answer, do))
+                async with self._context.forking:
+                    pid, reader = fork(partial(_answer, do))
+                    child = Child(pid, self._context.children)
+                    await asyncio.sleep(0)
                 break
             except OSError as error:  # of the machine
                 log.warning("%s: %s; next try in %g s", self.path, error.strerror, _PAUSE)
                 await self._context.deadlines.timer(_PAUSE)
-        child = Child(pid, self._context.children)
         text = await read_all(reader)
         await child.wait()
         self._context.children.take_usage(pid)
@@ -178,10 +183,11 @@ def _look(folder: str, submission: int) -> bytes:
     if text == _OURS:
         return msgspec.json.encode(Found(is_ours=True))
     node = msgspec.json.decode(text, type=Node)
-    runs = is_locked(path / "lock")  # first, because an outcome is written while it is locked
+    runs = _runs(path, node)  # first, because an outcome is written while it is locked
     with suppress(FileNotFoundError):
         outcome = msgspec.json.decode((path / "outcome").read_bytes(), type=NodeOutcome, strict=False)
-    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=runs))
+    sees_locks = _seen(path, node).exists()
+    return msgspec.json.encode(Found(node=node, outcome=outcome, is_locked=runs, sees_locks=sees_locks))
 
 
 def _put(path: Path, content: bytes, new: Path) -> None:
@@ -202,6 +208,8 @@ def is_locked(path: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    finally:
+        os.close(fd)
     return False
 
 
@@ -239,9 +247,27 @@ def _is_over(folder: Path) -> bool:
     claims = [
         int(number) for _, _, number in (name.partition("claim.") for name in names) if number.isdecimal()
     ]
-    if not claims or (folder / f"claim.{max(claims)}").read_bytes() == _OURS:
+    claim = (folder / f"claim.{max(claims)}").read_bytes() if claims else _OURS
+    if claim == _OURS:
         return False
-    return not is_locked(folder / "lock")
+    node = msgspec.json.decode(claim, type=Node)
+    return not _runs(folder, node) and _seen(folder, node).exists()
+
+
+def _runs(folder: Path, node: Node) -> bool:
+    """Return whether something holds an attempt's lock; if so, note that its node's locks are seen here.
+
+    Else a free lock proves nothing: on some file systems each machine sees only its own locks.
+    """
+    if not is_locked(folder / "lock"):
+        return False
+    _seen(folder, node).touch()
+    return True
+
+
+def _seen(folder: Path, node: Node) -> Path:
+    """Return the path of the file that says that locks of this node are seen here."""
+    return folder.parent / f"lock-seen-{zlib.crc32(node.node.encode()):08x}"
 
 
 _PAUSE = 1.0  # seconds until the next try if the machine has no room for a process

@@ -555,7 +555,7 @@ class SlurmAttempt:
             absent = absent + 1 if jobs is not None and not is_listed else 0
             if absent > (is_gone and not found.is_ours) and not found.problem:
                 return
-            if is_listed and (found.is_ours or found.node is not None) and not found.problem:
+            if is_listed and (found.is_ours or found.sees_locks):
                 await self._controller.cancel(self._name)
                 pause = min(pause, _LOCKED_PAUSE)
             if not has_warned and pause > _LONG:

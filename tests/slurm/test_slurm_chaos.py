@@ -165,11 +165,13 @@ class Chaos:
 
     def _kill_program(self, client: Client) -> None:
         """Kill what tells how one attempt ends, and with it the attempt."""
-        steps = self._some(client, self._steps)
-        self._kill([pid for pid, _ in self._processes() if parent_of(pid) == self._dice.choice(steps)])
+        step = self._dice.choice(self._some(client, self._steps))
+        self._kill([pid for pid, _ in self._processes() if parent_of(pid) == step])
 
     def _steps(self) -> list[int]:
-        parents = {parent_of(pid) for pid, _ in self._processes()}
+        """Return what watches steps whose programs have begun."""
+        busy = {parent_of(int(each.name)) for each in Path("/proc").glob("[0-9]*")}
+        parents = {parent_of(pid) for pid, _ in self._processes() if pid in busy}
         return [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
 
     def _some(self, client: Client, find: Callable[[], list[T]]) -> list[T]:
@@ -226,9 +228,12 @@ class Chaos:
     def left(self) -> list[str]:
         """Return what is left in Slurm, among the processes and in the shared folder."""
         shared = self._daemon.folder / "shared"
-        folders = [str(path) for path in shared.iterdir() if path.is_dir()]
+        return [*self.held(), *(str(path) for path in shared.iterdir() if path.is_dir())]
+
+    def held(self) -> list[str]:
+        """Return what is left in Slurm and among the processes."""
         jobs = [name for name in self._cluster.jobs() if name.startswith(self._prefix)]
-        return [*jobs, *(command for _, command in self._processes()), *folders]
+        return [*jobs, *(command for _, command in self._processes())]
 
 
 def check_attempt(attempt: AttemptView, starts: int, code: int | None) -> None:
@@ -280,17 +285,17 @@ def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes):
         chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", "cluster")
 
         client.cancel(fill_nodes(client))
-        wait_until(lambda: not chaos.left())
+        chaos.wait(client, lambda: not chaos.left())
 
         jobs = fill_nodes(client)
         chaos.kill_launcher(client)
         chaos.kill_bgd(client)
         client.cancel(jobs)
-        wait_until(lambda: not chaos.left())
+        chaos.wait(client, lambda: not chaos.left())
 
         fill_nodes(client)
         daemon.stop()
-        wait_until(lambda: not chaos.left())
+        wait_until(lambda: not chaos.held())
 
 
 def fill_nodes(client: Client) -> list[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.launcher.shared_folder import _look
+from bgd.launcher.shared_folder import _look, _over
 from bgd.worker import NODE
 
 MARK = "bgd-node: "
@@ -73,8 +74,30 @@ def test_the_launcher_finds_the_node_the_end_and_a_lock_while_it_runs(folder):
     while_it_ran, after = json.loads(done.stdout), json.loads(_look(str(folder), 1))
 
     assert (while_it_ran["is_locked"], while_it_ran["outcome"]) == (True, None)
+    assert (while_it_ran["sees_locks"], after["sees_locks"]) == (True, True)
     assert while_it_ran["node"]["node"] == os.uname().nodename
     assert (after["is_locked"], after["outcome"]["code"]) == (False, 0)
+
+
+def test_a_free_lock_means_something_only_if_it_was_seen_locked(folder):
+    (folder / "lock").touch()
+    (folder / "claim.1").write_text('{"node": "n1", "pid": 7, "step": "1.0"}')
+
+    assert not json.loads(_look(str(folder), 1))["sees_locks"]
+    assert json.loads(_over(str(folder.parent), "attempt")) == []
+    with (folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert json.loads(_over(str(folder.parent), "attempt")) == []
+    assert json.loads(_over(str(folder.parent), "attempt")) == ["attempt"]
+    assert json.loads(_look(str(folder), 1))["sees_locks"]
+
+
+def test_what_waits_for_another_submission_is_not_over(folder):
+    run(folder, "true")
+    (folder / "outcome").unlink()
+    _look(str(folder), 2)
+
+    assert json.loads(_over(str(folder.parent), "attempt")) == []
 
 
 def test_a_folder_that_is_gone_is_no_proof_that_it_did_not_run(folder):
