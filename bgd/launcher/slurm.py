@@ -698,7 +698,10 @@ _UNLOGGED = "its launcher died: what it wrote since then is missing"
 IS_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
 
 # what srun says if the allocation that it had got is gone, for example with a controller that was killed
-_LOST = ("nable to create step", "nable to confirm allocation", "has been revoked")
+_LOST = (
+    *("nable to create step", "nable to confirm allocation", "has been revoked"),
+    *(": Killed", ": Terminated"),  # preempted before the program of the node could begin
+)
 _MOST_LOST = 5  # times
 
 _decode_report = msgspec.json.Decoder(_Report, strict=False).decode
