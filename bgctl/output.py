@@ -78,8 +78,8 @@ def _how_to_return(job: Job) -> str:
 
 
 def _is_cancel_confirmed(job: Job) -> bool:
-    say(f"Ctrl-C again within {_CONFIRM_SECONDS:g} s cancels job {job.id}")
     try:
+        say(f"Ctrl-C again within {_CONFIRM_SECONDS:g} s cancels job {job.id}")
         threading.Event().wait(_CONFIRM_SECONDS)
     except KeyboardInterrupt:
         return True

@@ -56,6 +56,10 @@ def flood():
     for _ in range(10_000):
         print("x" * 99)
 
+def flood_for_ever():
+    while True:
+        print("x" * 99)
+
 def ok():
     return os.getpid()
 """
@@ -139,7 +143,7 @@ def test_its_log_has_a_cap_which_may_end_the_job(every):
     assert (end.outcome, end.log_bytes) == (Outcome.SUCCEEDED, 1_000_000)
     assert len(every.output(end)) == 50_000
 
-    assert every.run("job:flood", log_cap=100_000, log_kill=True).outcome is Outcome.LOG_LIMIT
+    assert every.run("job:flood_for_ever", log_cap=100_000, log_kill=True).outcome is Outcome.LOG_LIMIT
 
 
 def test_it_never_runs_if_it_is_stopped_right_after_the_launch(every, tmp_path):
