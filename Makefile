@@ -66,24 +66,26 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 man: $(INSTALLED)  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
-# The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then five
+# The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then six
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
 BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(BIN)/pytest $(GUARD); guard=$$?; \
 	$(BESIDE) test-series >$(VENV)/series.log 2>&1 & series=$$!; \
-	$(BESIDE) test-pure-rooms test-slurm >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
+	$(BESIDE) test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
+	$(BESIDE) test-slurm >$(VENV)/slurm.log 2>&1 & slurm=$$!; \
 	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
 	$(BESIDE) test-launcher >$(VENV)/launcher.log 2>&1 & launcher=$$!; \
-	trap 'kill $$series $$pure $$daemon $$launcher; exit 130' INT TERM; \
+	trap 'kill $$series $$pure $$slurm $$daemon $$launcher; exit 130' INT TERM; \
 	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(SLURM) $(DAEMON) $(LAUNCHER) $(GUARD)) tests; others=$$?; \
 	wait $$pure; pure=$$?; \
+	wait $$slurm; slurm=$$?; \
 	wait $$launcher; launcher=$$?; \
 	wait $$daemon; daemon=$$?; \
 	wait $$series; series=$$?; \
-	cat $(VENV)/pure-rooms.log $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
-	test $$guard$$others$$pure$$launcher$$daemon$$series = 000000
+	cat $(VENV)/pure-rooms.log $(VENV)/slurm.log $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
+	test $$guard$$others$$pure$$slurm$$launcher$$daemon$$series = 0000000
 
 test-pure-rooms: $(INSTALLED)
 	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
