@@ -227,7 +227,7 @@ def test_a_preempted_job_is_interrupted_and_runs_again_without_using_a_retry(slu
     assert job.wait(DEADLINE).state is State.SUCCEEDED
     first, second = job.attempts()
     assert (first.outcome, second.outcome) == (Outcome.INTERRUPTED, Outcome.SUCCEEDED)
-    assert Path(first.log_path).read_text() == "ready\n"
+    assert Path(first.log_path).read_text().startswith("ready\n")  # the shell may say that it was terminated
 
 
 def test_without_a_controller_jobs_end_truly_and_new_ones_wait(slurm, client, gate):
