@@ -8,11 +8,15 @@ import resource
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from bgd.errors import BgdError
 from bgd.units import format_size
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def check_system_calls() -> None:
@@ -108,6 +112,12 @@ def file_size_limit() -> int | None:
 
 
 # --- Signals
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+    """Have a signal handler call back in an event loop; do nothing once that is closed, at the exit."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback, *args)
 
 
 def ignore_stray_signals(report: Callable[[str], object]) -> None:

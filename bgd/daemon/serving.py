@@ -41,7 +41,7 @@ from bgd.daemon.storage.store import Store, begin_generation, reserve_ids
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
-from bgd.startup import check_system_calls, ignore_stray_signals
+from bgd.startup import call_in_loop, check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Level
@@ -223,8 +223,8 @@ def _handle_signals(shut_down: Callable[[ShutdownMode | None], None], reload: Ca
     loop.add_signal_handler(signal.SIGHUP, reload)
     if os.getpid() == 1:
         # uvloop keeps add_signal_handler for this one to itself
-        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap_orphans))
-    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY_SIGNAL, name))
+        signal.signal(signal.SIGCHLD, lambda *_: call_in_loop(loop, _reap_orphans))
+    ignore_stray_signals(lambda name: call_in_loop(loop, logger.warning, _STRAY_SIGNAL, name))
 
 
 class _ControlSocket:

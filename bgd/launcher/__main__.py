@@ -47,7 +47,13 @@ from bgd.launcher.sweep import (
 )
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.paths import obstacle_at
-from bgd.startup import LAUNCHER_LIMITS, check_limits, check_system_calls, ignore_stray_signals
+from bgd.startup import (
+    LAUNCHER_LIMITS,
+    call_in_loop,
+    check_limits,
+    check_system_calls,
+    ignore_stray_signals,
+)
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
 from bgd.wire.launching import PilotNode
@@ -170,10 +176,10 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
     """Call `leave` on SIGTERM, and ignore all other signals."""
     # the loop's own handlers get signals through a pipe that hundreds of SIGCHLD fill while the loop is busy,
     # and later signals are lost; a handler set with `signal` is always called
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(leave))
+    signal.signal(signal.SIGTERM, lambda *_: call_in_loop(loop, leave))
     for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to bgd and all that it started
         signal.signal(ignored, lambda *_: None)  # not SIG_IGN, which every job would inherit
-    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(log.warning, _STRAY, name))
+    ignore_stray_signals(lambda name: call_in_loop(loop, log.warning, _STRAY, name))
 
 
 def _context(
