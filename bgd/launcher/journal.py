@@ -59,7 +59,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
 
     Of an attempt on a cluster, which outlives the launcher: its `launch`, the number of its `submission`, and
     since when its program runs, on the elapsed clock. None: it has not been seen to run. `pilot`: the name
-    and the number in Slurm of the pilot that has it; None: it was submitted.
+    and the number in Slurm of the pilot that has it; None: it was submitted. `suspended`: it is stopped.
     """
 
     key: AttemptKey
@@ -73,6 +73,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     submission: int = 1
     ran_since: float | None = None
     pilot: tuple[str, int] | None = None
+    suspended: bool = False
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):
@@ -278,6 +279,20 @@ class Journal:
         if durable:
             self._unsynced.add(record.key)
             self.sync()
+
+    def note_suspension(self, record: Began, *, suspended: bool) -> Began:
+        """Record whether an attempt on a cluster is stopped, and return its record.
+
+        If the disk is full, the next launcher takes it for what it was before.
+        """
+        record = replace(record, suspended=suspended)
+        try:
+            self.add_step(record, durable=True)
+        except OSError as error:
+            log.warning(
+                "cannot write to the journal that job %d is stopped: %s", record.key.job, error.strerror
+            )
+        return record
 
     def add_end(self, ended: AttemptEnded, *, durable: bool) -> None:
         """Record an end until it is forgotten; `durable`: so that it survives a power failure from now on.

@@ -54,6 +54,7 @@ class PilotAttempt:
         self._report_start = started
         self._grew = grew
         self._adopted = adopted
+        self._record = adopted  # the latest in the journal
         self._started_at, self._since = time.time(), elapsed()
         self._pid: int | None = None
         self._pilot: Pilot | None = None
@@ -65,8 +66,8 @@ class PilotAttempt:
         self._reason: Outcome | None = None
         self._grace = float("inf")
         self._is_cancel = False
-        self._is_suspended = False
-        self._signals: list[SignalProcesses] = []  # for its start
+        self._is_suspended = adopted is not None and adopted.suspended
+        self._signals: list[SignalProcesses] = []  # that could not be sent yet
 
     @property
     def start(self) -> PilotStart:
@@ -110,24 +111,26 @@ class PilotAttempt:
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process, or its whole tree, or as soon as it runs."""
         message = SignalProcesses(self.launch.key, signum, whole_tree)
-        if self._pilot is None:
+        if self._pilot is None or not self._pilot.send(message):
             self._signals.append(message)
-        else:
-            self._pilot.send(message)
 
     def suspend(self) -> None:
         """Stop its processes and its time limit, unless it is to end."""
         if self._reason is None and not self._end.done():
             self._is_suspended = True
-            if self._pilot is not None:
-                self._pilot.send(SuspendProcesses(self.launch.key))
+            self._steer(SuspendProcesses(self.launch.key))
 
     def resume(self) -> None:
         """Undo `suspend`, and nothing else."""
         if self._is_suspended:
             self._is_suspended = False
-            if self._pilot is not None:
-                self._pilot.send(ContinueProcesses(self.launch.key))
+            self._steer(ContinueProcesses(self.launch.key))
+
+    def _steer(self, message: SuspendProcesses | ContinueProcesses) -> None:
+        if self._pilot is not None:
+            self._pilot.send(message)
+        if self._record is not None:
+            self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
 
     # --- its life
 
@@ -160,9 +163,9 @@ class PilotAttempt:
 
     # --- what its pilot does
 
-    def given_to(self, pilot: Pilot) -> None:
-        """Note which pilot has it."""
-        self._pilot = pilot
+    def given_to(self, pilot: Pilot, record: Began) -> None:
+        """Note which pilot has it, as the journal says."""
+        self._pilot, self._record = pilot, record
 
     def is_taken_back(self) -> bool:
         """Return whether it waits for a pilot again, as it does unless it is to end."""
@@ -192,6 +195,8 @@ class PilotAttempt:
             self._pid = message.pid
             if self._adopted is None:
                 self._started_at, self._since = time.time(), elapsed()
+        if message.suspended and not self._is_suspended and self._pilot is not None:
+            self._pilot.send(ContinueProcesses(self.launch.key))  # it was told while there was no connection
         self._report_start(self.state)
 
     def write(self, part: OutputPart) -> int:

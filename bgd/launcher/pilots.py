@@ -116,7 +116,7 @@ class PilotPool:
         assert began.pilot is not None  # noqa: S101  its journal says so
         name, number = began.pilot
         pilot = self._pilots.get(name) or self._begin(name, number)
-        pilot.adopt(attempt)
+        pilot.adopt(attempt, began)
 
     def assign(self) -> None:
         """Give attempts to pilots with room; start a pilot for those that are left."""
@@ -324,15 +324,17 @@ class Pilot:
         """
         assert self.number is not None  # noqa: S101  it is connected
         launch, now = attempt.launch, elapsed()
-        began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=(self.name, self.number))
+        place = self.name, self.number
+        stopped = attempt.state.suspended
+        began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=place, suspended=stopped)
         self._context.journal.add_step(began)
-        self.adopt(attempt)
+        self.adopt(attempt, began)
 
-    def adopt(self, attempt: PilotAttempt) -> None:
+    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
         """Take over an attempt that it has, may have, or is to have."""
         key = attempt.launch.key
         self._attempts[key], self._used[key] = attempt, attempt.start
-        attempt.given_to(self)
+        attempt.given_to(self, began)
         self._watch_idleness()
         self._repeat(attempt)
 
@@ -343,10 +345,12 @@ class Pilot:
             self._watch_idleness()
             self._pool.assign()
 
-    def send(self, message: ToLauncher) -> None:
-        """Send a message if it is connected; otherwise it learns what counts when it is."""
-        if self._connection is not None and self._connection.is_ready:
-            self._connection.send(message)
+    def send(self, message: ToLauncher) -> bool:
+        """Send a message, and return whether it is connected; if not, it learns what counts when it is."""
+        if self._connection is None or not self._connection.is_ready:
+            return False
+        self._connection.send(message)
+        return True
 
     def _repeat(self, attempt: PilotAttempt) -> None:
         if self._connection is not None and self._connection.is_ready and self.node is not None:

@@ -84,6 +84,7 @@ class SlurmAttempt:
         self._report_start = started
         self._grew = grew
         self._adopted = adopted
+        self._record = adopted  # the latest in the journal
         self._controller = watch.controller
         self._watch = watch
         self._name = job_name(launch.key)
@@ -115,9 +116,9 @@ class SlurmAttempt:
         self._is_submitted = adopted is not None
         self._may_hold = adopted is not None  # an allocation, which its srun may have been unable to release
         self._is_lost = False  # its folder was removed, and with it the proof that it did not run
-        self._is_suspended = False
+        self._is_suspended = adopted is not None and adopted.suspended
         self._was_signalled = False
-        self._signals: list[int] = []  # for its start
+        self._signals: list[int] = [signal.SIGSTOP] if self._is_suspended else []  # for its start
         self._sending = asyncio.Lock()
 
     @property
@@ -177,6 +178,7 @@ class SlurmAttempt:
         if self._limit is not None:
             self._limit.pause()
         self.signal(signal.SIGSTOP, whole_tree=True)
+        self._note_suspension()
 
     def resume(self) -> None:
         """Undo `suspend`, and nothing else."""
@@ -186,6 +188,11 @@ class SlurmAttempt:
         if self._limit is not None:
             self._limit.resume()
         self.signal(signal.SIGCONT, whole_tree=True)
+        self._note_suspension()
+
+    def _note_suspension(self) -> None:
+        if self._record is not None:
+            self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
 
     def _begin(self, action: Coroutine[None, None, None]) -> None:
         self._context.group.create_task(self._logged(action))
@@ -448,13 +455,14 @@ class SlurmAttempt:
         """Note in the journal that it is submitted, for a later launcher, even one after a reset."""
         assert self._output is not None  # noqa: S101  srun writes to it
         ran_since = None if self._node is None else self._since
-        began = Began(
+        self._record = Began(
             *(self.launch.key, self._output.inode, self._submitted_at, self._started_at, self._tag),
             launch=self.launch,
             submission=self._submission,
             ran_since=ran_since,
+            suspended=self._is_suspended,
         )
-        self._context.journal.add_step(began, durable=True)
+        self._context.journal.add_step(self._record, durable=True)
 
     # --- what it waits for
 

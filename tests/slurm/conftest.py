@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.gate import Gate
 from tests.slurm.two_nodes import USER, TwoNodes, serving_as_user, what_is_missing
 
 
@@ -42,3 +43,10 @@ def daemon(slurm):
 def client(daemon):
     with daemon.client() as connected:
         yield connected
+
+
+@pytest.fixture
+def gate():
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:  # pytest's own folders are root's alone
+        Path(folder).chmod(0o777)
+        yield Gate(Path(folder))

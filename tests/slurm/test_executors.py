@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -138,3 +139,69 @@ def test_a_class_job_returns_its_result(client, executor):
     assert number == 42
     assert job.output() == f"on {node}\n"
     assert (failing.outcome, failing.problem) == (Outcome.ERROR, "ValueError: as asked")
+
+
+# --- what dies: only jobs on other machines outlive the launcher
+
+
+@pytest.fixture(params=["cluster", "pilots"])
+def run_far(client, request):
+    return lambda script, **options: client.submit(["sh", "-c", script], executor=request.param, **options)
+
+
+def kill_launcher(client) -> None:
+    """Kill it, and return when the next one works."""
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
+
+
+def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, run, gate):
+    job = started(run(gate.script("echo after; exit 5")))
+
+    daemon.process.kill()
+    daemon.process.wait()
+    gate.open()
+    daemon.start()
+
+    ended = job.wait(DEADLINE)
+    assert (ended.exit_code, gate.starts) == (5, 1)
+    assert ended.output() == "ready\nafter\n"
+
+
+def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, run_far, gate):
+    job = started(run_far(gate.script("exit 6"), rerun=True))
+    local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"]))
+
+    kill_launcher(client)
+
+    assert local.wait(DEADLINE).outcome is Outcome.UNKNOWN
+    assert job.refresh().state is State.RUNNING
+    gate.open()
+    job.wait(DEADLINE)
+    [attempt] = job.attempts()
+    assert (attempt.exit_code, gate.starts) == (6, 1)
+    assert attempt.node in {"n1", "n2"}
+
+
+def test_a_cancel_reaches_a_job_whose_launcher_was_killed(client, run_far, gate):
+    job = started(run_far(gate.script("exit 6")))
+    kill_launcher(client)
+
+    job.cancel()
+
+    assert job.wait(DEADLINE).state is State.CANCELLED
+    assert gate.starts == 1
+
+
+def test_a_suspended_job_stays_so_when_the_launcher_is_killed_and_can_be_continued(client, run_far, gate):
+    job = started(run_far(gate.script("exit 7"), rerun=False))
+    client.suspend([job])
+    wait_until(lambda: job.refresh().suspended)
+
+    kill_launcher(client)
+
+    gate.open()
+    assert job.refresh().suspended
+    assert job.state is State.RUNNING
+    client.continue_([job])
+    assert job.wait(DEADLINE).exit_code == 7

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from bgd import JobSpec, Outcome, State
+from tests.slurm.gate import kill
 from tests.slurm.test_slurm import started, written
-from tests.slurm.test_slurm_faults import gate, kill  # noqa: F401  a fixture
 from tests.slurm.two_nodes import serving_as_user
 from tests.support import DEADLINE, wait_until
 
@@ -52,7 +52,7 @@ def test_a_job_that_no_pilot_has_room_for_is_refused(run):
     assert "a pilot has 2 processors" in (job.problem or "")
 
 
-def test_a_job_too_large_for_each_is_refused_while_all_pilots_are_busy(run, gate):  # noqa: F811
+def test_a_job_too_large_for_each_is_refused_while_all_pilots_are_busy(run, gate):
     busy = [started(run(gate.script("exit 0"), cpus=2)) for _ in range(2)]
 
     large, small = run("true", cpus=3), run("true")
@@ -63,7 +63,7 @@ def test_a_job_too_large_for_each_is_refused_while_all_pilots_are_busy(run, gate
     assert [job.wait(DEADLINE).state for job in busy] == [State.SUCCEEDED] * 2
 
 
-def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):  # noqa: F811
+def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):
     busy = [started(run(gate.script("exit 0"), cpus=cpus)) for cpus in (2, 1)]
     first, behind = run("true", cpus=2), run("true")
 
@@ -74,45 +74,17 @@ def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):  # 
     assert [job.wait(DEADLINE).state for job in busy] == [State.SUCCEEDED] * 2
 
 
-def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, run, gate):  # noqa: F811
-    job = started(run(gate.script("echo after; exit 5")))
-
-    daemon.process.kill()
-    daemon.process.wait()
-    gate.open()
-    daemon.start()
-
-    ended = job.wait(DEADLINE)
-    assert (ended.exit_code, gate.starts) == (5, 1)
-    assert ended.output() == "ready\nafter\n"
-
-
-def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, run, gate):  # noqa: F811
-    job = started(run(gate.script("echo after; exit 6"), rerun=True))
+def test_no_output_is_lost_when_the_launcher_is_killed(client, run, gate):
+    job = started(run(gate.script("echo after")))
 
     os.kill(client.info().launcher_pid, signal.SIGKILL)
-    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
-    assert job.refresh().state is State.RUNNING
     gate.open()
 
     assert job.wait(DEADLINE).output() == "ready\nafter\n"
-    [attempt] = job.attempts()
-    assert (attempt.exit_code, gate.starts) == (6, 1)
-    assert attempt.node in {"n1", "n2"}
     assert run("echo next").wait(DEADLINE).output() == "next\n"
 
 
-def test_a_cancel_reaches_a_job_whose_launcher_was_killed(client, run, gate):  # noqa: F811
-    job = started(run(gate.script("exit 6")))
-    os.kill(client.info().launcher_pid, signal.SIGKILL)
-    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
-
-    job.cancel()
-
-    assert job.wait(DEADLINE).state is State.CANCELLED
-
-
-def test_the_connection_is_lost_and_no_output_with_it(daemon, run, gate):  # noqa: F811
+def test_the_connection_is_lost_and_no_output_with_it(daemon, run, gate):
     job = started(run(gate.script("echo after; exit 4")))
 
     kill(*pids_of("^srun --jobid", daemon))
@@ -123,7 +95,7 @@ def test_the_connection_is_lost_and_no_output_with_it(daemon, run, gate):  # noq
     assert ended.output() == "ready\nafter\n"
 
 
-def test_the_pilot_is_killed_and_the_next_one_says_so(daemon, run, gate):  # noqa: F811
+def test_the_pilot_is_killed_and_the_next_one_says_so(daemon, run, gate):
     once = started(run(gate.script("exit 0"), rerun=False))
     again = started(run(gate.script("exit 0"), rerun=True))
 
@@ -136,7 +108,7 @@ def test_the_pilot_is_killed_and_the_next_one_says_so(daemon, run, gate):  # noq
     assert gate.starts == 3
 
 
-def test_an_allocation_is_taken_away_and_nothing_counts_as_a_success(slurm, run, gate):  # noqa: F811
+def test_an_allocation_is_taken_away_and_nothing_counts_as_a_success(slurm, run, gate):
     job = started(run(gate.script("exit 0"), rerun=False))
 
     slurm.run("scancel", *(f"--name={name}" for name in pilots_of(slurm)))

@@ -5,41 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
-
-import pytest
 
 from bgd import Outcome, State
 from bgd.core.explain import Cause
+from tests.slurm.gate import kill
 from tests.slurm.test_slurm import on_cluster, started, why
 from tests.support import DEADLINE, wait_until
-
-
-@pytest.fixture
-def gate():
-    """A file that jobs wait for, and a file in which each start of one leaves a line."""
-    with tempfile.TemporaryDirectory(prefix="gate-") as folder:  # pytest's own folders are root's alone
-        Path(folder).chmod(0o777)
-        yield Gate(Path(folder))
-
-
-class Gate:
-    def __init__(self, folder) -> None:
-        self._folder = folder
-
-    def script(self, then: str) -> str:
-        """Return a script that notes its start and waits until the gate is open."""
-        gate = f"while [ ! -e {self._folder}/open ]; do sleep 0.02; done"
-        return f"echo start >>{self._folder}/starts; echo ready; {gate}; {then}"
-
-    def open(self) -> None:
-        (self._folder / "open").touch()
-
-    @property
-    def starts(self) -> int:
-        path = self._folder / "starts"
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def pids_of(name: str, job) -> list[int]:
@@ -59,52 +31,6 @@ def parent_of(pid: int) -> int:
 def name_of(job) -> str:
     """Return the end of the job's name in Slurm."""
     return f"-{job.id}-{job.refresh().attempt}"
-
-
-def kill(*pids: int) -> None:
-    for signum in (signal.SIGSTOP, signal.SIGKILL):  # none of them reacts to the end of another
-        for pid in pids:
-            os.kill(pid, signum)
-
-
-def test_the_daemon_is_killed_and_the_next_one_takes_the_job_over(daemon, client, gate):
-    job = started(on_cluster(client, gate.script("echo after; exit 5")))
-
-    daemon.process.kill()
-    daemon.process.wait()
-    gate.open()
-    daemon.start()
-
-    ended = job.wait(DEADLINE)
-    assert (ended.exit_code, gate.starts) == (5, 1)
-    assert ended.output() == "ready\nafter\n"
-
-
-def test_the_launcher_is_killed_and_the_job_runs_on_to_its_true_end(client, gate):
-    job = started(on_cluster(client, gate.script("exit 6"), rerun=True))
-    local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"]))
-
-    os.kill(client.info().launcher_pid, signal.SIGKILL)
-
-    assert local.wait(DEADLINE).outcome is Outcome.UNKNOWN
-    assert client.submit(["echo", "local"]).wait(DEADLINE).output() == "local\n"
-    assert job.refresh().state is State.RUNNING
-    gate.open()
-    ended = job.wait(DEADLINE)
-    assert ended.attempts()[0].exit_code == 6
-    assert ended.attempts()[0].node in {"n1", "n2"}
-
-
-def test_a_cancel_reaches_a_job_whose_launcher_was_killed(slurm, client, gate):
-    job = started(on_cluster(client, gate.script("exit 6")))
-    os.kill(client.info().launcher_pid, signal.SIGKILL)
-    wait_until(lambda: client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED)
-
-    job.cancel()
-
-    assert job.wait(DEADLINE).state is State.CANCELLED
-    wait_until(lambda: slurm.jobs() == [])
-    assert gate.starts == 1
 
 
 def test_srun_is_killed_and_the_end_is_read_from_the_shared_folder(slurm, client, gate):
