@@ -115,7 +115,7 @@ def file_size_limit() -> int | None:
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
-    """Have a signal handler call back in an event loop; do nothing once that is closed, at the exit."""
+    """Call back in an event loop, from a signal handler. Do nothing if the loop is closed, at the exit."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback, *args)
 

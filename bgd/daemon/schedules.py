@@ -403,7 +403,7 @@ class Schedules:
         return due, job
 
     def _job_of(self, name: str, schedule: _Schedule) -> JobSpec:
-        """Return the job of a schedule, without its notify target if that is no longer configured."""
+        """Return the job of a schedule. Leave out a notify target that was removed from the configuration."""
         spec = job_of(name, schedule.stored.spec)
         if spec.notify in {None, *self._supervisor.config.notify}:
             return spec

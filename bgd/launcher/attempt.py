@@ -177,7 +177,7 @@ class Attempt:
             self._begin(self._stop_or_continue(self._running.tree))
 
     def go_on(self) -> None:
-        """Read its output again, of which enough was stored."""
+        """Resume reading its output, now that enough of it is stored."""
         if self._running is not None:
             self._running.output.go_on()
 

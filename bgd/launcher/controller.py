@@ -83,7 +83,7 @@ class Controller:
 
     @property
     def seldom(self) -> float:
-        """So many seconds between two questions take a small share of the requests."""
+        """The seconds between two questions that are a small share of all requests."""
         return min(max(_SQUEUE_COST / (_SHARE * self._limit.rate), _SHORT_WAIT), _LONGEST_UNSEEN)
 
     async def admit(

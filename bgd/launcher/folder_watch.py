@@ -1,4 +1,4 @@
-"""Look into the shared folder every now and then, for what no srun tells.
+"""Look into the shared folder at intervals, to learn what no srun reports.
 
 * An srun whose slurmstepd was killed waits for ever. But nothing holds the lock of its attempt any more.
 * An srun that was killed releases nothing. And a controller that is killed forgets what it was told in its

@@ -12,24 +12,24 @@ _PART = 1 << 16  # bytes of a message
 
 
 class Outbox:
-    """What is not stored yet, of every attempt that is not acknowledged."""
+    """The output of all attempts that the other launcher has not stored yet."""
 
     def __init__(self, send: Callable[[OutputPart], None]) -> None:
         self._send = send
         self._unstored: dict[AttemptKey, UnstoredOutput] = {}
 
     def open(self, key: AttemptKey) -> UnstoredOutput:
-        """Begin with the output of an attempt; an earlier try to start it had none."""
+        """Return an empty output for an attempt. An earlier try to start it wrote nothing."""
         output = self._unstored[key] = UnstoredOutput(key, self._send)
         return output
 
     def parts(self) -> Iterator[OutputPart]:
-        """Yield everything again, for the next connection."""
+        """Yield all of it, to be sent again over a new connection."""
         for output in self._unstored.values():
             yield from output.parts()
 
     def stored(self, key: AttemptKey, offset: int) -> bool:
-        """Forget output before this offset; return whether the attempt may go on with more."""
+        """Forget output before this offset; return whether a job that waits may write again."""
         output = self._unstored.get(key)
         return output is not None and output.stored(offset)
 
@@ -69,7 +69,7 @@ class UnstoredOutput:
         return len(data)
 
     def close(self) -> None:
-        """Do nothing: what is kept is still to be stored."""
+        """Keep what is there: it still has to be stored."""
 
     def parts(self) -> Iterator[OutputPart]:
         """Yield all that is kept."""
@@ -78,7 +78,7 @@ class UnstoredOutput:
             yield OutputPart(self._key, begin + start, bytes(self._kept[start : start + _PART]))
 
     def stored(self, offset: int) -> bool:
-        """Forget what is before this offset; return whether it was full and is no more."""
+        """Forget the output before this offset; return whether that makes room for a job that waits."""
         was_full = self.is_full
         del self._kept[: max(len(self._kept) - (self.total - offset), 0)]
         return was_full and not self.is_full

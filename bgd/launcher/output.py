@@ -100,7 +100,7 @@ class AttemptOutput:
         return self.inode if self._terminal is None else self._terminal.stream
 
     def put(self, text: bytes) -> None:
-        """Put text into the log that no process writes; to be called before `begin`."""
+        """Write text to the log that does not come from the pipe. Call it before `begin`."""
         for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
             end = self.log.total + os.write(self._writer, text[start : start + select.PIPE_BUF])
             while self.log.total < end and self._pump():  # a log takes less at once where a piece is full
@@ -184,7 +184,7 @@ class AttemptOutput:
         return True
 
     def go_on(self) -> None:
-        """Read on after the log was full. Not to be called from a callback of the readers."""
+        """Resume reading once the log has room. Do not call it from a callback of the readers."""
         if self._reader >= 0 and not self.log.is_full:
             self._readers.add(self._reader, self._pump)
 
@@ -359,7 +359,7 @@ class LogFile:
 
     @property
     def is_full(self) -> bool:
-        """Never: what it has no room for is thrown away."""
+        """Always False: a file throws away what it has no room for."""
         return False
 
     def take(self, pipe: int, most: int) -> int:
@@ -635,7 +635,7 @@ def _opened(path: str) -> int:
 
 
 def _opened_again(path: str) -> int:
-    """Open a file at its end that a launcher has left, and nothing else that may be there by now."""
+    """Open a log that an earlier launcher left, at its end. Refuse anything that is not a file."""
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -1,4 +1,4 @@
-"""An attempt by a pilot: its life in this launcher, which has its log and its record."""
+"""An attempt that a pilot runs, as this launcher sees it: it keeps the log and the record."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class PilotAttempt:
         self._pilot, self._record = pilot, record
 
     def is_taken_back(self) -> bool:
-        """Return whether it waits for a pilot again, as it does unless it is to end."""
+        """Let it wait for a pilot again; return False, and end it, if it is to stop."""
         self._pilot, self._adopted = None, None
         if self._reason is not None:
             self.stop(self._reason, 0.0)
@@ -177,7 +177,7 @@ class PilotAttempt:
         return True
 
     def messages(self, node: str) -> list[ToLauncher]:
-        """Return what its pilot has to know of it on a new connection: R2 makes repeating harmless."""
+        """Return what to tell its pilot over a new connection. It may know it already (R2)."""
         key = self.launch.key
         env = {**without_slurm(self.launch.env), "SLURMD_NODENAME": node}
         launch = replace(self.launch, env=env, slurm=None, place=None, position=0)
@@ -200,7 +200,7 @@ class PilotAttempt:
         self._report_start(self.state)
 
     def write(self, part: OutputPart) -> int:
-        """Put output into its log; return up to where the log has it now."""
+        """Append output to its log; return the size of the log."""
         data = part.data[max(self.log_bytes - part.offset, 0) :]
         if data:
             if self._output is None:
@@ -212,7 +212,7 @@ class PilotAttempt:
         return self.log_bytes
 
     def finish(self, ended: AttemptEnded) -> None:
-        """End with what its pilot says, with the times of this machine's clock."""
+        """Take its end from its pilot, with the times of this machine's clock."""
         if self._end.done():
             return
         if self._adopted is not None:

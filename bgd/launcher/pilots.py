@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 
 
 class PilotPool:
-    """Give attempts to pilots in order, and have as many pilots as there is work for.
+    """Gives attempts to pilots in order, and starts pilots while there is work for them.
 
     Attributes:
         slurm, start: as configured last.
@@ -106,7 +106,7 @@ class PilotPool:
             self._waiting.move_to_end(attempt.launch.key, last=False)
 
     def forget(self, attempt: PilotAttempt) -> None:
-        """Give it to no pilot; those behind it may fit where it did not."""
+        """Take it off the list. Those behind it may fit where it did not."""
         self._oversized.pop(attempt.launch.key, None)
         if self._waiting.pop(attempt.launch.key, None) is not None:
             self.assign()
@@ -146,7 +146,7 @@ class PilotPool:
         return self._works and not any(each.is_large_enough(attempt) for each in pilots)
 
     def _fail_oversized(self) -> None:
-        """Refuse what is too large for each of all pilots that there may be."""
+        """Refuse attempts that are too large for every pilot."""
         largest = max(self._pilots.values(), key=attrgetter("size"))
         for attempt in list(self._oversized.values()):
             problem = f"{largest.words_of_size}, less than it asks for"
@@ -160,7 +160,7 @@ class PilotPool:
         return next(iter(self._waiting.values()), None)
 
     def connected(self) -> None:
-        """Note that a pilot works, and so one that may be large enough."""
+        """Note that a pilot works. It may be large enough for what no other one was."""
         self._failures = 0
         self.note_reason(Cause.PILOT)
         self._waiting = OrderedDict([*self._oversized.items(), *self._waiting.items()])
@@ -168,7 +168,7 @@ class PilotPool:
         self.assign()
 
     def ended(self, pilot: Pilot, problem: str | None) -> None:
-        """Note that nothing of a pilot is left; `problem`: why it never worked."""
+        """Note that a pilot is gone; `problem`: why it never worked, None if it did."""
         del self._pilots[pilot.name]
         if problem is not None:
             self._failures += 1
@@ -179,7 +179,7 @@ class PilotPool:
         self.assign()
 
     def refuse(self, pilot: Pilot, problem: str) -> None:
-        """Note that Slurm takes no such pilot, or none besides those that it has."""
+        """Note that Slurm refuses this pilot. Its others, if there are any, go on."""
         del self._pilots[pilot.name]
         if self._works:
             log.warning("executor %s: %s; next try in %g s", self.start.executor, problem, _LONGEST_PAUSE)
@@ -210,7 +210,7 @@ class PilotPool:
         return bool(self._waiting or self._oversized)
 
     async def released(self) -> None:
-        """Return once nothing runs that an earlier launcher left and nobody has a record of."""
+        """Return once the pilots of an earlier launcher that no record names have ended."""
         await asyncio.shield(self._tidying)
 
     async def end(self) -> None:
@@ -249,7 +249,7 @@ class PilotPool:
         )
 
     async def _release_leftovers(self) -> None:
-        """End pilots that no record names: after a power failure the latest records may be missing."""
+        """End pilots that no record names: a power failure may have taken the latest records."""
         for name in await SharedFolder(self.context, self.slurm.folder, "").names(self._prefix):
             if name not in self._pilots:
                 log.warning("ending pilot %s, which an earlier launcher left", name)
@@ -331,7 +331,7 @@ class Pilot:
         self.adopt(attempt, began)
 
     def adopt(self, attempt: PilotAttempt, began: Began) -> None:
-        """Take over an attempt that it has, may have, or is to have."""
+        """Add an attempt, whether or not the pilot has heard of it, and tell it."""
         key = attempt.launch.key
         self._attempts[key], self._used[key] = attempt, attempt.start
         attempt.given_to(self, began)
@@ -346,7 +346,7 @@ class Pilot:
             self._pool.assign()
 
     def send(self, message: ToLauncher) -> bool:
-        """Send a message, and return whether it is connected; if not, it learns what counts when it is."""
+        """Send a message; return False if there is no connection. `_repeat` then tells what still counts."""
         if self._connection is None or not self._connection.is_ready:
             return False
         self._connection.send(message)
@@ -464,7 +464,7 @@ class Pilot:
         return Child(pid, self._context.children)
 
     async def _bury(self) -> None:
-        """End its attempts: as its journal says, and as unknown where it does not say."""
+        """End its attempts as its journal says, or as unknown if the journal does not say."""
         pause = _FIRST_PAUSE
         while (left := await self._folder.left()).is_locked or left.problem:
             log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
@@ -541,7 +541,7 @@ class Pilot:
                 pass  # nobody asks for it: the output itself comes
 
     def _begin_work(self) -> None:
-        """Repeat what its attempts are asked to do; from now on it gets more."""
+        """Repeat what its attempts are asked to do, and take more of them."""
         self.is_starting = False
         self._has_worked = True
         if self._connection is not None:

@@ -1,6 +1,6 @@
-"""Connect stdin and stdout to the socket of a pilot on this node: srun brings them to the launcher.
+"""Connect the launcher to a pilot on this node. srun runs this program and carries its stdin and stdout.
 
-So the launcher reaches a pilot again after any of the programs in between has died.
+If one of the programs in between dies, the launcher starts another srun and reaches the same pilot again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PART = 1 << 16
 
 
 def main() -> int:
-    """Relay until either side is at its end; return 1 if there is no pilot."""
+    """Relay until one side ends. Return 1 if there is no pilot."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # the pilot gets it, too, and still has ends to tell
     os.chdir(Path(sys.argv[1]).parent)
     connection = _connected(Path(sys.argv[1]).name)

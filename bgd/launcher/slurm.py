@@ -659,7 +659,7 @@ def job_name(key: AttemptKey) -> str:
 
 
 def without_slurm(env: dict[str, str]) -> dict[str, str]:
-    """Return an environment without what Slurm has told its sender: it would mislead on another node."""
+    """Return an environment without Slurm's variables, which are about the sender's own job."""
     return {name: value for name, value in env.items() if not name.startswith(("SLURM_", "SRUN_"))}
 
 
@@ -693,7 +693,7 @@ _PENDING, NO_REASON = "PENDING", "None"  # in squeue's words
 _PART = 1 << 12  # bytes of srun's stderr that are kept
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _RELEASE_PATIENCE = 2.0  # seconds; srun takes longer, and then gives up silently, if the controller is away
-_SRUN_PATIENCE = 5.0  # seconds, twice, for the job that srun waits for to be listed
+_SRUN_PATIENCE = 5.0  # seconds between two looks: an srun is killed if both times Slurm lacks its job
 _LOCKED_PAUSE = 2.0  # seconds until the lock of a program without srun is looked at again
 _LONG = 4.0  # seconds between two questions from which on a warning is logged
 _KILL_PATIENCE = 5.0  # seconds for a killed step to be gone

@@ -38,7 +38,7 @@ SLEEPERS = 4  # jobs whose memory is measured together
 
 
 class Work(NamedTuple):
-    """Jobs of one kind: so many of this program, and more where they take too short a time."""
+    """A kind of job: its program, and how many to run at least."""
 
     title: str
     argv: list[str]
@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A Slurm that takes so many requests a second from a user, and what bgd sends; None: any number."""
+    """How many requests a second Slurm takes from a user (None: any number), and how many bgd sends."""
 
     title: str
     limit: int | None
@@ -136,7 +136,7 @@ def bgd_rate(client: Client, executor: str, work: Work) -> float:
 
 
 def srun_rate(cluster: TwoNodes, at_once: int, work: Work) -> float:
-    """Return how many sruns a second end if so many run at once."""
+    """Return how many sruns end in a second if `at_once` of them run at a time."""
     began = time.perf_counter()
     subprocess.run(
         [*AS_USER, "xargs", f"-P{at_once}", "-I{}", *SRUN, *work.argv],  # a line for each, which is not used

@@ -196,7 +196,7 @@ def test_watchdog_replaces_a_service_that_hangs(machine, unit):
     machine.run("rm", drop_in)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", unit)
-    # on a busy machine bgctl may add that there is no launcher yet
+    # bgctl may also say that there is no launcher yet, if the machine is busy
     assert "back" in machine.run("bgctl", "run", "echo", "back").splitlines()
 
 
