@@ -59,7 +59,7 @@ class PilotAttempt:
         self._pid: int | None = None
         self._pilot: Pilot | None = None
         self._output: AttemptOutput | None = None
-        self._log_bytes = 0
+        self._log_bytes = 0  # while it has written nothing to this launcher
         self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
         # what is asked of it
@@ -237,9 +237,7 @@ class PilotAttempt:
 
     def _close_output(self) -> None:
         if self._output is not None:
-            self._log_bytes, self._log_problem = self.log_bytes, self.log_problem
             self._output.close()
-            self._output = None
 
 
 def pilot_start(launch: Launch) -> PilotStart:
