@@ -138,8 +138,9 @@ bench: $(INSTALLED)  ## measure bgd and its peers, for half an hour; writes docs
 bench-compare: $(INSTALLED)  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
 	$(BIN)/python -m tests.bench.compare $(BASE) $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench-slurm: $(INSTALLED) debian-packages  ## measure ways to hand jobs to Slurm, on one of two nodes (as root; EXECUTORS="cluster", ROUNDS=1)
+bench-slurm: $(INSTALLED) debian-packages  ## measure ways to hand jobs to Slurm, and local jobs beside it, on two nodes (as root; EXECUTORS="cluster", ROUNDS=1)
 	$(BIN)/python -m tests.bench.slurm $(EXECUTORS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
+	$(BIN)/python -m tests.bench.local_starts $(ROUNDS)
 
 demo: $(INSTALLED)  ## show a private daemon at work, with a kill -9
 	$(BIN)/python examples/demo.py

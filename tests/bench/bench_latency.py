@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import select
 import subprocess
 import time
 from pathlib import Path
@@ -20,8 +21,10 @@ LOAD_CLIENTS = 8
 STAMP = ("/bin/date", "+%s.%N")
 
 
-def submit_to_start(path: str, logs: Path, samples: int, queue: str = DEFAULT_QUEUE) -> list[float]:
-    """Submit, one at a time, jobs that print the time of their start."""
+def submit_to_start(
+    path: str, logs: Path, samples: int, queue: str = DEFAULT_QUEUE, pause: float = 0.0
+) -> list[float]:
+    """Submit, one at a time, jobs that print the time of their start; pause after each."""
     client = BareClient(path)
     times = []
     for number in range(samples):
@@ -31,6 +34,8 @@ def submit_to_start(path: str, logs: Path, samples: int, queue: str = DEFAULT_QU
         job = submitted(client, request)
         client.wait([job])
         times.append(float((logs / f"{job // 1000}/{job}.1.log").read_text()) - began)
+        if pause:
+            select.select([], [], [], pause)
     return times
 
 
