@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from signal import SIGKILL
@@ -27,7 +27,8 @@ from bgd.logsearch import LogFile, Needle, lines_with, logs_in, read_small_logs,
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
 MAX_LINES = 2**31
-_NICE = 10  # of the second process: the daemon gets a processor before it
+PROCESSES = 4  # that search: more than processors, as each waits for the disk now and then
+_NICE = 10  # of all but the first: the daemon gets a processor before them
 
 
 @verb(
@@ -103,7 +104,7 @@ class _Found(Struct):
 
 
 class _Search:
-    """Searches logs, newest first. A second process looks at every other folder, if there are two processors.
+    """Searches logs, newest first. Other processes search most of the folders, if there are several.
 
     Attributes:
         logs: how many were searched.
@@ -117,13 +118,19 @@ class _Search:
         self.logs = self.unreadable = 0
         self.problem = ""
 
-    def lines(self) -> Iterator[tuple[int, int, int, bytes]]:
+    def lines(self) -> Generator[tuple[int, int, int, bytes], None, None]:
         """Yield job, attempt, offset and text of each line."""
-        folders = self._folders()
-        is_shared = len(folders) > 1 and len(os.sched_getaffinity(0)) > 1
-        with closing(self._found_beside(folders[1::2] if is_shared else [])) as beside:
+        with ExitStack() as processes:
+            beside: list[Iterator[_Found]] = []
+            folders = self._folders()
             for place, folder in enumerate(folders):
-                found = next(beside, None) if place % 2 else None
+                if place == 1:  # the first may have been enough
+                    beside = [
+                        processes.enter_context(self._found_beside(folders[first::PROCESSES]))
+                        for first in range(1, min(PROCESSES, len(folders)))
+                    ]
+                turn = place % PROCESSES
+                found = next(beside[turn - 1], None) if turn else None
                 if found is None:
                     yield from self._lines_in(self._wanted(folder))
                 else:
@@ -132,11 +139,14 @@ class _Search:
                     self.problem = found.problem or self.problem
                     yield from self._lines_in(found.hits)
 
-    def _lines_in(self, logs: Iterable[LogFile]) -> Iterator[tuple[int, int, int, bytes]]:
+    def _lines_in(
+        self, logs: Iterable[LogFile], most: int | None = None
+    ) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield what `lines` does, of some logs, and at most `most` lines of each."""
         for log, data in read_small_logs(logs):
             self.logs += 1
             try:
-                for offset, line in self._lines_of(log, data):
+                for offset, line in islice(self._lines_of(log, data), most):
                     yield log.job, log.attempt, offset, line
             except OSError as error:
                 self.unreadable += 1
@@ -179,12 +189,11 @@ class _Search:
                 found.append((int(job), int(attempt), f"{folder}/{name}", has_parts))
         return [LogFile(*log) for log in sorted(found, reverse=True)]
 
-    # --- in a second process --------------------------------------------------------------------------
+    # --- in another process ---------------------------------------------------------------------------
 
-    def _found_beside(self, folders: list[Path]) -> Generator[_Found, None, None]:
-        """Search folders in another process, and yield what it finds in each; no more if it dies."""
-        if not folders:
-            return
+    @contextmanager
+    def _found_beside(self, folders: list[Path]) -> Generator[Iterator[_Found], None, None]:
+        """Search folders in another process; return what it finds in each, which ends early if it dies."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if not child:
@@ -197,15 +206,18 @@ class _Search:
         os.close(writer)
         try:
             with os.fdopen(reader, "rb") as pipe:
-                while (line := pipe.readline()).endswith(b"\n"):
-                    yield msgspec.json.decode(line, type=_Found)
+                yield (
+                    msgspec.json.decode(line, type=_Found)
+                    for line in iter(pipe.readline, b"")
+                    if line.endswith(b"\n")
+                )
         finally:
             os.kill(child, SIGKILL)
             os.waitpid(child, 0)
 
     def _found_in(self, folder: Path) -> _Found:
         search = _Search(str(self._folder), self._needle, self._jobs)
-        logs = search._wanted(folder)
-        with_text = {(job, attempt) for job, attempt, _, _ in search._lines_in(logs)}
+        logs = self._wanted(folder)
+        with_text = {(job, attempt) for job, attempt, _, _ in search._lines_in(logs, 1)}
         hits = [log for log in logs if (log.job, log.attempt) in with_text]
         return _Found(hits, search.logs, search.unreadable, search.problem)

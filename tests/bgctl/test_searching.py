@@ -9,6 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
+from bgctl import searching
 from bgctl.searching import _Search
 from bgd.errors import Refused
 from bgd.logfiles import BLOCK, LogReader
@@ -121,10 +122,10 @@ def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_pa
     (tmp_path / "0/1.1.log").write_text("needle\n")
     (tmp_path / "0/2.1.log").mkdir()
     (tmp_path / "other").mkdir()
-    searching = _Search(str(tmp_path), Needle.of("needle"), None)
+    search = _Search(str(tmp_path), Needle.of("needle"), None)
 
-    assert list(searching.lines()) == [(1, 1, 0, b"needle")]
-    assert (searching.logs, searching.unreadable) == (2, 1)
+    assert list(search.lines()) == [(1, 1, 0, b"needle")]
+    assert (search.logs, search.unreadable) == (2, 1)
     assert list(_Search(str(tmp_path / "missing"), Needle.of("x"), None).lines()) == []
 
 
@@ -146,9 +147,32 @@ def test_many_logs_are_searched_in_their_order_and_all_are_closed(tmp_path):
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
+def test_other_processes_end_with_the_search(tmp_path):
+    def children():
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    for job in range(1, 6_000, 1_000):
+        log = tmp_path / str(job // 1_000) / f"{job}.1.log"
+        log.parent.mkdir()
+        log.write_text("needle\n")
+    lines = _Search(str(tmp_path), Needle.of("needle"), None).lines()
+    before = children()
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
+
+    next(lines)
+    assert children() == before  # the newest folder was enough
+    next(lines)
+    others = children() - before
+    lines.close()
+
+    assert len(others) == searching.PROCESSES - 1
+    assert children() == before
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_two_processes_find_what_one_does(tmp_path, monkeypatch, fails):
-    for job in (1, 2, 1_001, 1_002, 2_001, 3_001, 3_002):
+def test_several_processes_find_what_one_does(tmp_path, monkeypatch, fails):
+    for job in (1, 2, 1_001, 1_002, 2_001, 3_001, 3_002, 4_001, 5_003):
         log = tmp_path / str(job // 1_000) / f"{job}.1.log"
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"a needle of {job}\nno\n" * (job % 1_000))
@@ -157,16 +181,17 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch, fails):
     (tmp_path / "1/1003.1.log").mkdir()
     (tmp_path / "3/3003.1.log").write_text("nothing\n")
 
-    def searched(processors):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
+    def searched(processes):
+        monkeypatch.setattr(searching, "PROCESSES", processes)
         search = _Search(str(tmp_path), Needle.of("needle"), None)
         return list(search.lines()), search.logs, search.unreadable, search.problem
 
     alone = searched(1)
     if fails:
         monkeypatch.setattr(_Search, "_found_in", lambda *_: os.kill(os.getpid(), SIGKILL))
-    assert searched(2) == alone
-    assert (len(alone[0]), *alone[1:3]) == (12, 10, 1)
+    for processes in (2, 4, 9):
+        assert searched(processes) == alone
+    assert (len(alone[0]), *alone[1:3]) == (16, 12, 1)
 
 
 def test_a_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
