@@ -289,6 +289,7 @@ class Pilot:
         self._memory = 0
         self._has_worked = number is not None
         self._is_closing = False
+        self._is_reached = True  # by the latest connection
         self._connection: _Connection | None = None
         self._beat: Deadline | None = None
         self._idle: Deadline | None = None
@@ -383,8 +384,11 @@ class Pilot:
         while absent < _ABSENCES:
             jobs = await self._controller.jobs()
             found = None if jobs is None else jobs.get(self.name)
-            if found is not None and found.state == "RUNNING" and await self._serve():
-                pause = _FIRST_PAUSE
+            if found is not None and found.state == "RUNNING":
+                if await self._is_over():
+                    await self._controller.cancel(self.name)
+                elif await self._serve():
+                    pause = _FIRST_PAUSE
             absent = absent + 1 if jobs is not None and found is None else 0
             if absent:
                 pause = _FIRST_PAUSE
@@ -432,6 +436,13 @@ class Pilot:
             await self._wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    async def _is_over(self) -> bool:
+        """Return whether it has ended, which Slurm does not notice for minutes if its slurmstepd was killed."""
+        if not self._has_worked:
+            return False
+        left = await self._folder.left()
+        return left.has_all or not (self._is_reached or left.is_locked or left.problem)
+
     async def _serve(self) -> bool:
         """Stay connected as long as that is possible; return whether it has greeted."""
         ours, theirs = socket.socketpair()
@@ -441,6 +452,7 @@ class Pilot:
                 relay = await self._relay(theirs.fileno())
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
             connection.greet(self._pool.store)
+            self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
             await connection.lost.wait()
         except (OSError, CannotStart) as error:
             ours.close()
@@ -452,6 +464,7 @@ class Pilot:
         self._context.children.kill(relay.pid)  # it may hang, without its node
         await relay.wait()
         self._context.children.take_usage(relay.pid)
+        self._is_reached = connection.is_ready
         return connection.is_ready
 
     async def _relay(self, connection: int) -> Child:
@@ -529,7 +542,9 @@ class Pilot:
             case Declined():
                 raise ProtocolError(message.problem)
             case Ready():
-                self._begin_work()
+                if self._connection is not None and not self._connection.is_ready:
+                    self._connection.is_ready = True
+                    self._begin_work()
             case AttemptStarted():
                 if message.key in self._attempts:
                     self._attempts[message.key].started(message)
@@ -544,9 +559,6 @@ class Pilot:
         """Repeat what its attempts are asked to do, and take more of them."""
         self.is_starting = False
         self._has_worked = True
-        if self._connection is not None:
-            self._connection.is_ready = True
-        self._keep_alive()
         for attempt in self._attempts.values():
             self._repeat(attempt)
         self._watch_idleness()
@@ -566,8 +578,18 @@ class Pilot:
             self._connection.send(Acknowledge(ended.key))  # an earlier launcher has recorded it
 
     def _keep_alive(self) -> None:
-        self.send(KeepAlive())
-        self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+        """Say a word; drop the connection if nothing has answered the one before.
+
+        The srun of a step whose slurmstepd was killed stays, and says nothing.
+        """
+        connection = self._connection
+        if connection is not None and connection.has_answered:
+            connection.has_answered = False
+            self.send(KeepAlive())
+            self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+        elif connection is not None:
+            log.warning("pilot %s: no answer for %g s: connecting again", self.name, _BEAT)
+            connection.drop()
 
     def _stop_beating(self) -> None:
         if self._beat is not None:
@@ -582,6 +604,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, pilot: Pilot) -> None:
         self.is_ready = False  # it has said all that it knows
+        self.has_answered = True  # since the latest KeepAlive
         self.lost = asyncio.Event()
         self._pilot = pilot
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
@@ -604,7 +627,11 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
+    def drop(self) -> None:
+        self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
+        self.has_answered = True
         try:
             for payload in self._frames.feed(data):
                 self._pilot.receive(decode_from_launcher(payload))
@@ -626,7 +653,7 @@ async def _logged(work: Coroutine[None, None, None]) -> None:
 _ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
-_BEAT = LEASE / 3
+_BEAT = LEASE / 4  # twice that until a connection is given up, which leaves time for the next one
 _PAUSE = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _GIVE_BACK_SECONDS = 5.0

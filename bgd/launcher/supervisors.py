@@ -250,7 +250,7 @@ class Supervisors:
             case OutputStored():
                 self._attempts.stored(message)
             case KeepAlive():
-                pass  # that it came is all
+                self._channel.send(Ready())
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()

@@ -244,7 +244,10 @@ class OutputStored(Struct, frozen=True, tag="stored"):
 
 
 class KeepAlive(Struct, frozen=True, tag="keep_alive"):
-    """Tell a pilot that somebody still needs it: without a word for a minute it ends its jobs and itself."""
+    """Tell a pilot that somebody still needs it: without a word for a minute it ends its jobs and itself.
+
+    It answers with Ready, which shows that the connection works.
+    """
 
 
 class Goodbye(Struct, frozen=True, tag="goodbye"):
@@ -408,7 +411,7 @@ class NotStarted(StrEnum):
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """The snapshot is complete."""
+    """The snapshot is complete, and everything since then was sent."""
 
 
 class LogGrew(Struct, frozen=True, tag="grew"):

@@ -169,9 +169,10 @@ class Chaos:
         self._kill([pid for pid, _ in self._processes() if parent_of(pid) == step])
 
     def _steps(self) -> list[int]:
-        """Return what watches steps whose programs have begun."""
+        """Return what watches steps; of jobs of their own in Slurm only those whose programs have begun."""
         busy = {parent_of(int(each.name)) for each in Path("/proc").glob("[0-9]*")}
-        parents = {parent_of(pid) for pid, _ in self._processes() if pid in busy}
+        found = [pid for pid, _ in self._processes() if pid in busy or self._executor == "pilots"]
+        parents = {parent_of(pid) for pid in found}
         return [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
 
     def _some(self, client: Client, find: Callable[[], list[T]]) -> list[T]:
