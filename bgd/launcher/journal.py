@@ -107,6 +107,11 @@ class AttemptRecords(Struct):
     first_process: FirstProcess | None = None
     finished: Finished | None = None
 
+    @property
+    def must_last(self) -> bool:
+        """Whether to keep it over a power failure: what runs on a cluster outlives this machine."""
+        return self.finished is not None or (self.began is not None and self.began.launch is not None)
+
     def records(self) -> Iterator[Record]:
         """Yield the records that exist, in the order in which they are written."""
         for record in (self.began, self.first_process, self.finished):
@@ -224,7 +229,7 @@ class Journal:
         ] = {}  # start and end of the records that still count
         self._live_bytes = 0  # bytes of them
         self._unsynced: set[AttemptKey] = set()  # ends that a power failure would lose
-        self._synced = {key for key, records in contents.attempts.items() if records.finished is not None}
+        self._synced = {key for key, records in contents.attempts.items() if records.must_last}
         self._is_moved = True  # the folder on disk may not have this file yet
         self._is_doubtful = False  # the kernel may have dropped some of this file's data
         self._rewrite(

@@ -8,10 +8,11 @@ import os
 import stat
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.core.job import Outcome
 from bgd.launcher.journal import AttemptRecords, Began, Finished, FirstProcess, Journal, JournalContents, read
-from bgd.wire.launching import AttemptEnded, AttemptKey
+from bgd.wire.launching import AttemptEnded, AttemptKey, Launch
 
 KEY = AttemptKey("store", 7, 1)
 BEGAN = Began(KEY, 4711, 12.5, 1_700_000_000.0)
@@ -194,6 +195,21 @@ def test_ends_are_synced_when_no_supervisor_is_there_to_store_them(journal, monk
     assert len(synced) == 1
     journal.add_end(ENDED, durable=True)
     assert len(synced) == 2
+
+
+def test_what_runs_on_a_cluster_is_synced_when_the_next_launcher_takes_over(path, monkeypatch):
+    launch = Launch(key=KEY, argv=["true"], env={}, cwd="/")
+    far = replace(BEGAN, launch=launch)
+    journal = Journal(path, "boot:1", JournalContents())
+    journal.add_step(far, durable=True)
+    journal.close()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+
+    left, _ = reopened(path)
+
+    assert left.attempts == {KEY: AttemptRecords(far)}
+    assert len(synced) == 1
 
 
 def test_after_a_failed_sync_what_counts_is_written_to_a_new_file(path, journal, monkeypatch):
