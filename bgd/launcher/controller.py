@@ -163,10 +163,10 @@ class Controller:
             pause = self.seldom
         self._is_watching = False
 
-    async def was_preempted(self, name: str, number: str) -> bool:
-        """Return whether Slurm ended the job of this name and number for another one.
+    async def end_of(self, name: str, number: str) -> str:
+        """Return Slurm's word for how the job of this name and number ended, for example PREEMPTED.
 
-        False also if it cannot tell, or no more: it forgets an ended job after a while (MinJobAge).
+        Empty if it does not answer, or has forgotten the job (MinJobAge).
         """
         state, pause = _COMPLETING, _FIRST_PAUSE
         while state == _COMPLETING and pause < _STATE_PATIENCE:
@@ -176,7 +176,7 @@ class Controller:
             state = text.decode(errors="replace").strip()
             await self._context.deadlines.timer(pause if state == _COMPLETING else 0.0)
             pause *= 2
-        return state == "PREEMPTED"
+        return state
 
     async def cancel(self, name: str) -> None:
         """Cancel the job of this name, whatever becomes of it."""

@@ -26,12 +26,16 @@ Live = Callable[[], Mapping[str, Callable[[], None]]]
 
 
 class FolderWatch:
-    """The folders of all executors of one Slurm."""
+    """The folders of all executors of one Slurm.
+
+    `nodes`: those whose locks were seen here since this launcher started.
+    """
 
     def __init__(self, context: Context, controller: Controller, live: Live) -> None:
         self._context = context
         self.controller = controller
         self._live = live
+        self.nodes: set[str] = set()
         self._places: set[tuple[str, str]] = set()  # a shared folder, and how the names in it begin
         self._ended: dict[str, float] = {}  # when each was seen to have ended, on the elapsed clock
         self._removed: set[str] = set()  # so far as that was possible

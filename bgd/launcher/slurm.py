@@ -530,6 +530,13 @@ class SlurmAttempt:
         self._report_start(self.state)
         for signum in self._signals:
             self._begin(self._send(signum))
+        if node.node not in self._watch.nodes:
+            self._begin(self._see_lock(node.node))
+
+    async def _see_lock(self, node: str) -> None:
+        """Let it be noted that locks of this node are seen here, before anything on it may die."""
+        if (await self._folder.look(self._submission)).is_locked:
+            self._watch.nodes.add(node)
 
     def _output_moved(self, written: Log) -> None:
         if self.launch.log_kill and written.is_over_cap and self._reason is None:
@@ -598,7 +605,7 @@ class SlurmAttempt:
         if self._reason is not None or node is None or (seen is not None and 0 <= seen.code <= _SIGNALLED):
             return False
         number, _, _ = node.step.partition(".")
-        return bool(number) and await self._controller.was_preempted(self._name, number)
+        return bool(number) and await self._controller.end_of(self._name, number) == "PREEMPTED"
 
     def _ended(self, *, was_preempted: bool) -> AttemptEnded:
         reason, seen = self._reason, self._outcome
