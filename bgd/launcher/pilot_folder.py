@@ -25,7 +25,8 @@ LEASE = 60.0  # seconds without a word until a pilot ends
 class Left(Struct, frozen=True):
     """What a pilot has left. `problem`: nobody knows. `is_locked`: it runs. `last_words`: of its log.
 
-    `has_all`: it ended in good order, so an attempt that is not in `ends` was never started.
+    `has_all`: it ended in good order, so an attempt that is not in `ends` was never started. `node`: where it
+    ran, if it did.
     """
 
     problem: str = ""
@@ -33,6 +34,7 @@ class Left(Struct, frozen=True):
     has_all: bool = False
     ends: list[AttemptEnded] = []
     last_words: str = ""
+    node: str = ""
 
 
 class PilotFolder(SharedFolder):
@@ -61,7 +63,9 @@ class PilotFolder(SharedFolder):
 
 def _prepare(folder: str) -> bytes:
     Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    Path(folder, _SCRIPT).write_text(_START.format(lease=LEASE, orderly=_ORDERLY), encoding="ascii")
+    Path(folder, _SCRIPT).write_text(
+        _START.format(lease=LEASE, orderly=_ORDERLY, node=_NODE), encoding="ascii"
+    )
     return b""
 
 
@@ -73,21 +77,23 @@ def _left(folder: str) -> bytes:
     found = journal.read(Path(folder, "launcher.journal"))
     ends = [records.finished.ended for records in found.attempts.values() if records.finished]
     has_all = found.is_whole and Path(folder, _ORDERLY).exists()
-    words = one_line_of(last_line(_log_of(folder)))
-    return msgspec.msgpack.encode(Left(has_all=has_all, ends=ends, last_words=words))
+    words = one_line_of(last_line(_text_of(folder, "log")))
+    node = _text_of(folder, _NODE).strip()
+    return msgspec.msgpack.encode(Left(has_all=has_all, ends=ends, last_words=words, node=node))
 
 
-def _log_of(folder: str) -> str:
-    with suppress(OSError), Path(folder, "log").open("rb") as file:
-        return file.read(_MOST_LOG).decode(errors="replace")
+def _text_of(folder: str, name: str) -> str:
+    with suppress(OSError), Path(folder, name).open("rb") as file:
+        return file.read(_MOST_TEXT).decode(errors="replace")
     return ""
 
 
 _SCRIPT = "pilot.sh"
-_ORDERLY = "ended"  # a file
+_ORDERLY, _NODE = "ended", "node"  # files
 # If the launcher is killed, the next one reads its journal, ends what it left, and says so.
 _START = """#!/bin/sh
 trap '' TERM
+echo "$SLURMD_NODENAME" >"$2/{node}"
 for try in 1 2 3 4 5 6 7 8 9 10; do
     "$1" -P -m bgd.launcher --pilot {lease:g} --state "$2" --logs "$2"
     code=$?
@@ -95,4 +101,4 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
     [ $code -lt 128 ] && exit $code
 done
 """
-_MOST_LOG = 1 << 16  # bytes that are read of its log
+_MOST_TEXT = 1 << 16  # bytes that are read of its log

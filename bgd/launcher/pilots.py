@@ -28,7 +28,7 @@ from bgd.launcher.controller import Controller, SlurmJob
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.pilot_attempt import PilotAttempt, pilot_start
-from bgd.launcher.pilot_folder import LEASE, PilotFolder
+from bgd.launcher.pilot_folder import LEASE, Left, PilotFolder
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.shared_folder import SharedFolder
 from bgd.launcher.slurm import IS_AWAY, NO_REASON, last_line, one_line_of
@@ -54,6 +54,7 @@ from bgd.wire.launching import (
     PilotStart,
     Ready,
     SlurmStart,
+    StopProcesses,
     ToLauncher,
     Welcome,
     decode_from_launcher,
@@ -87,8 +88,11 @@ class PilotPool:
         self._failures = 0  # pilots that have ended without a word, one after the other
         self._is_ending = False
         self._is_refused = False  # Slurm takes no more pilots for now
+        # a reset may have taken records: attempts that nobody knows may run on pilots
+        self._has_all_records = bool(context.journal.instance.covers)
         self.reason = Reason(cause=Cause.PILOT, subject=self.start.executor)
         self._tidying = context.group.create_task(_logged(self._release_leftovers()))
+        self._tidying.add_done_callback(lambda _: self.assign())
 
     def add(self, attempt: PilotAttempt) -> None:
         """Give it to a pilot as soon as one has room."""
@@ -120,6 +124,8 @@ class PilotPool:
 
     def assign(self) -> None:
         """Give attempts to pilots with room; start a pilot for those that are left."""
+        if self._may_run_unknown_ones:
+            return
         while (first := self._first) is not None:
             pilot = next((each for each in self._pilots.values() if each.has_room(first)), None)
             if pilot is None and self._is_oversized(first):
@@ -140,6 +146,13 @@ class PilotPool:
             self._fail_oversized()
         elif self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
             self._begin(f"{self._prefix}{os.urandom(4).hex()}", None)
+
+    @property
+    def _may_run_unknown_ones(self) -> bool:
+        """Whether pilots of before a reset may still run attempts that no record names."""
+        if not self._has_all_records and self._tidying.done():
+            self._has_all_records = all(each.runs_what_it_should for each in self._pilots.values())
+        return not self._has_all_records
 
     def _is_oversized(self, attempt: PilotAttempt) -> bool:
         pilots = self._pilots.values()
@@ -285,11 +298,13 @@ class Pilot:
         self._python = pool.slurm.python
         self._attempts: dict[AttemptKey, PilotAttempt] = {}
         self._used: dict[AttemptKey, PilotStart] = {}
+        self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
         self._cpus = 0
         self._memory = 0
         self._has_worked = number is not None
         self._is_closing = False
         self._is_reached = True  # by the latest connection
+        self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
         self._connection: _Connection | None = None
         self._beat: Deadline | None = None
         self._idle: Deadline | None = None
@@ -302,6 +317,11 @@ class Pilot:
         cpus = sum(each.cpus for each in self._used.values())
         memory = sum(each.memory for each in self._used.values())
         return cpus + attempt.start.cpus <= self._cpus and memory + attempt.start.memory <= self._memory
+
+    @property
+    def runs_what_it_should(self) -> bool:
+        """Whether it has said what it runs, and nothing else runs there."""
+        return not (self.is_starting or self._strangers)
 
     def is_large_enough(self, attempt: PilotAttempt) -> bool:
         """Whether an attempt fits if it has nothing else."""
@@ -380,12 +400,30 @@ class Pilot:
             except CannotStart as problem:
                 self._pool.refuse(self, str(problem))
                 return
+        await self._attend()
+        left = await self._left()
+        for _ in range(_TRIES):
+            if not await self._may_have_left_processes(left):
+                break
+            log.warning("pilot %s was killed: submitting it again to end what it left", self.name)
+            try:
+                self.number = await self._submitted(f"--nodelist={left.node}")
+            except CannotStart as problem:
+                log.warning("what pilot %s left on node %s is left alone: %s", self.name, left.node, problem)
+                break
+            await self._attend()
+            left = await self._left()
+        await self._bury(left)
+
+    async def _attend(self) -> None:
+        """Stay connected to it while Slurm has it."""
         pause, absent = _FIRST_PAUSE, 0
         while absent < _ABSENCES:
             jobs = await self._controller.jobs()
             found = None if jobs is None else jobs.get(self.name)
             if found is not None and found.state == "RUNNING":
                 if await self._is_over():
+                    self._is_unwatched = True
                     await self._controller.cancel(self.name)
                 elif await self._serve():
                     pause = _FIRST_PAUSE
@@ -396,7 +434,6 @@ class Pilot:
                 self._say_why(found, is_silent=jobs is None)
             await self._wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-        await self._bury()
 
     def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
         if is_silent:
@@ -407,7 +444,15 @@ class Pilot:
         else:
             self._pool.note_reason(Cause.PILOT)
 
-    async def _submitted(self) -> int:
+    async def _may_have_left_processes(self, left: Left) -> bool:
+        """Return whether what it ran may run on, as Slurm without control groups only ends what it sees."""
+        is_settled = self._attempts.keys() <= {ended.key for ended in left.ends}
+        if left.has_all or is_settled or not left.node:
+            return False
+        end = await self._controller.end_of(self.name, str(self.number))
+        return self._is_unwatched or end in _NOT_ENDED_BY_SLURM
+
+    async def _submitted(self, *place: str) -> int:
         """Submit it until Slurm takes it; return its number there.
 
         Raises:
@@ -419,7 +464,7 @@ class Pilot:
             output = ["--chdir=/", f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"]
             await self._controller.admit(_SBATCH_COST)
             code, text = await self._controller.run(
-                *("sbatch", *self._pool.start.options, *options, *output, self._folder.script),
+                *("sbatch", *self._pool.start.options, *place, *options, *output, self._folder.script),
                 *(self._python, self._folder.path),
                 with_errors=True,
             )
@@ -437,7 +482,7 @@ class Pilot:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _is_over(self) -> bool:
-        """Return whether it has ended, which Slurm does not notice for minutes if its slurmstepd was killed."""
+        """Return whether it has ended; Slurm does not notice for minutes if its slurmstepd was killed."""
         if not self._has_worked:
             return False
         left = await self._folder.left()
@@ -476,13 +521,17 @@ class Pilot:
         pid = start_program(path, argv, self._controller.variables, (connection, connection, null))
         return Child(pid, self._context.children)
 
-    async def _bury(self) -> None:
-        """End its attempts as its journal says, or as unknown if the journal does not say."""
+    async def _left(self) -> Left:
+        """Return what it has left, once it has ended."""
         pause = _FIRST_PAUSE
         while (left := await self._folder.left()).is_locked or left.problem:
             log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
             await self._wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+        return left
+
+    async def _bury(self, left: Left) -> None:
+        """End its attempts as its journal says, or as unknown if the journal does not say."""
         ends = {ended.key: ended for ended in left.ends}
         for key, attempt in self._attempts.items():
             if key in ends:
@@ -542,12 +591,9 @@ class Pilot:
             case Declined():
                 raise ProtocolError(message.problem)
             case Ready():
-                if self._connection is not None and not self._connection.is_ready:
-                    self._connection.is_ready = True
-                    self._begin_work()
+                self._begin_work()
             case AttemptStarted():
-                if message.key in self._attempts:
-                    self._attempts[message.key].started(message)
+                self._note_start(message)
             case OutputPart():
                 self._store(message)
             case AttemptEnded():
@@ -556,7 +602,10 @@ class Pilot:
                 pass  # nobody asks for it: the output itself comes
 
     def _begin_work(self) -> None:
-        """Repeat what its attempts are asked to do, and take more of them."""
+        """Repeat what its attempts are asked to do, and take more of them, unless it only answers."""
+        if self._connection is None or self._connection.is_ready:
+            return
+        self._connection.is_ready = True
         self.is_starting = False
         self._has_worked = True
         for attempt in self._attempts.values():
@@ -570,12 +619,24 @@ class Pilot:
         if self._connection is not None:
             self._connection.send(OutputStored(part.key, end))
 
+    def _note_start(self, started: AttemptStarted) -> None:
+        """Tell an attempt; end one whose record was lost: its job may run again, but not beside it."""
+        key = started.key
+        if key in self._attempts:
+            self._attempts[key].started(started)
+        elif self._connection is not None:
+            self._strangers.add(key)
+            self._connection.send(StopProcesses(key, 0.0))
+
     def _note_end(self, ended: AttemptEnded) -> None:
         attempt = self._attempts.pop(ended.key, None)
         if attempt is not None:
             attempt.finish(ended)
         elif ended.key not in self._used and self._connection is not None:
             self._connection.send(Acknowledge(ended.key))  # an earlier launcher has recorded it
+        if ended.key in self._strangers:
+            self._strangers.discard(ended.key)
+            self._pool.assign()
 
     def _keep_alive(self) -> None:
         """Say a word; drop the connection if nothing has answered the one before.
@@ -653,6 +714,7 @@ async def _logged(work: Coroutine[None, None, None]) -> None:
 _ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
+_NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
 _BEAT = LEASE / 4  # twice that until a connection is given up, which leaves time for the next one
 _PAUSE = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time

@@ -7,7 +7,14 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.launcher import journal
 from bgd.launcher.outbox import Outbox
-from bgd.wire.launching import AttemptEnded, AttemptKey, OutputPart, OutputStored
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptKey,
+    KeepAlive,
+    OutputPart,
+    OutputStored,
+    Ready,
+)
 from tests.launcher.host import PATIENCE, is_alive
 
 LONG = "600"  # seconds
@@ -51,6 +58,12 @@ def test_a_pilot_names_its_node(host, monkeypatch):
     node = host.supervise().welcome.node
 
     assert (node.name, node.cpus, node.memory) == ("n7", 4, 2000 << 20)
+
+
+def test_a_pilot_answers_who_wants_to_know_whether_it_is_there(pilot):
+    pilot.say(KeepAlive())
+
+    assert pilot.hear() == Ready()
 
 
 def test_what_is_not_stored_is_sent_again_before_the_end(host, pilot):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 
 class Gate:
@@ -30,4 +31,5 @@ def kill(*pids: int) -> None:
     """Kill processes as if at one instant."""
     for signum in (signal.SIGSTOP, signal.SIGKILL):  # none of them reacts to the end of another
         for pid in pids:
-            os.kill(pid, signum)
+            with suppress(ProcessLookupError):  # it has ended since it was found
+                os.kill(pid, signum)

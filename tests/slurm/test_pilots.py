@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from bgd import JobSpec, Outcome, State
+from tests.launcher.host import is_alive
 from tests.slurm.gate import kill
 from tests.slurm.test_slurm import started, written
+from tests.slurm.test_slurm_faults import parent_of
 from tests.slurm.two_nodes import serving_as_user
 from tests.support import DEADLINE, wait_until
 
@@ -29,6 +32,10 @@ def pids_of(pattern: str, daemon) -> list[int]:
         check=False,
     )
     return [int(pid) for pid in found.stdout.split()]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def pilots_of(slurm) -> list[str]:
@@ -106,6 +113,29 @@ def test_the_pilot_is_killed_and_the_next_one_says_so(daemon, run, gate):
     gate.open()
     assert again.wait(DEADLINE).state is State.SUCCEEDED
     assert gate.starts == 3
+
+
+def test_the_pilot_is_killed_with_its_batch_script_and_what_it_ran_ends_before_it_runs_again(
+    daemon, run, gate
+):
+    job = started(run(gate.script("exit 0"), rerun=False))
+    [pilot] = pids_of("bgd.launcher --pilot", daemon)
+    [process] = children_of(pilot)
+
+    kill(parent_of(pilot), pilot)
+
+    assert job.wait(DEADLINE).outcome is Outcome.UNKNOWN
+    assert not is_alive(process)  # which Slurm without control groups leaves alone
+
+
+def test_a_pilot_whose_slurmstepd_was_killed_gives_its_node_back(slurm, daemon, run):
+    job = started(run("echo ready; sleep 0.1"))
+    [pilot] = pids_of("bgd.launcher --pilot", daemon)
+
+    kill(parent_of(parent_of(pilot)))
+
+    assert job.wait(DEADLINE).state is State.SUCCEEDED
+    wait_until(lambda: pilots_of(slurm) == [])
 
 
 def test_an_allocation_is_taken_away_and_nothing_counts_as_a_success(slurm, run, gate):

@@ -77,6 +77,7 @@ class Chaos:
             "launcher": self.kill_launcher,
             "srun": self._kill_srun,
             "pilot": self._kill_pilot,
+            "script": self._kill_script,
             "slurmstepd": self._kill_slurmstepd,
             "program": self._kill_program,
             "slurmctld": self._restart_slurmctld,
@@ -90,7 +91,7 @@ class Chaos:
         if self._executor == "pilots":  # which are what tells how their attempts end
             # a pilot without slurmstepd is only given up after a minute
             others = {"program"} if SHARE else {"program", "slurmstepd"}
-            faults = ["pilot" if name in others else name for name in faults]
+            faults = ["pilot" if name in others else name for name in faults] + ["script"] * times(5, 0)
         self._dice.shuffle(faults)
         behind = JOBS // len(faults) // 2 + SLOTS
         for number, name in enumerate(faults):
@@ -154,10 +155,16 @@ class Chaos:
         victim = self._dice.choice(commands)
         self._kill([pid for pid, command in self._processes() if command == victim])
 
-    def _kill_pilot(self, _: Client) -> None:
-        pilots = [pid for pid, command in self._processes() if "bgd.launcher\0--pilot" in command]
-        if pilots:
-            self._kill([self._dice.choice(pilots)])
+    def _kill_pilot(self, client: Client) -> None:
+        self._kill([self._dice.choice(self._some(client, self._pilots))])
+
+    def _kill_script(self, client: Client) -> None:
+        """Kill a pilot with the batch script that would start it again."""
+        pilot = self._dice.choice(self._some(client, self._pilots))
+        self._kill([parent_of(pilot), pilot])
+
+    def _pilots(self) -> list[int]:
+        return [pid for pid, command in self._processes() if "bgd.launcher\0--pilot" in command]
 
     def _kill_slurmstepd(self, client: Client) -> None:
         """Kill what watches one step on a node."""
@@ -273,7 +280,7 @@ def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes, executo
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "left": 0}
     record(
-        WHAT if executor == "cluster" else f"{WHAT}; by pilots, which are killed, too",
+        WHAT if executor == "cluster" else f"{WHAT}; by pilots, which are killed with their scripts, too",
         jobs=JOBS,
         **chaos.done,
         **ends,

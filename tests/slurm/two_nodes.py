@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 import bgd
+from tests.slurm.gate import kill
 from tests.support import Daemon, wait_until
 
 USER = "nobody"
@@ -209,17 +210,17 @@ class TwoNodes:
                 wait_until(lambda: not self.run("squeue", "-h", "--states=running,pending"))
         finally:
             self._end_processes()
-            for pid in self._steps():
+            for pid in self._steps(f"{self.folder}/"):  # else they tell for ever how their steps ended
                 os.kill(pid, signal.SIGKILL)
 
-    def _steps(self) -> list[int]:
-        """Return what watches steps, which tells a controller for ever how they ended, if there is none."""
+    def _steps(self, path: str) -> list[int]:
+        """Return what watches steps and has a file open whose path begins so."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
                 if (process / "comm").read_text() == "slurmstepd\n":
                     files = [str(each.readlink()) for each in (process / "fd").iterdir()]
-                    found += [int(process.name)] * any(file.startswith(f"{self.folder}/") for file in files)
+                    found += [int(process.name)] * any(file.startswith(path) for file in files)
         return found
 
     def _end_processes(self) -> None:
@@ -258,8 +259,8 @@ class TwoNodes:
         self.start_controller()
         wait_until(lambda: "n1" in self.run("sinfo", "-h", "-N"))
 
-    def start_node(self, node: str) -> None:
-        self._start(node, "slurmd", "-D", "-N", node)
+    def start_node(self, node: str, *options: str) -> None:
+        self._start(node, "slurmd", "-D", "-N", node, *options)
 
     def lose_node(self, node: str) -> None:
         """Kill the node's slurmd and tell the controller; its jobs run on, as without a network."""
@@ -271,10 +272,17 @@ class TwoNodes:
         self.restart_node(node)
         self.wait_until_idle()
 
-    def restart_node(self, node: str) -> None:
+    def restart_node(self, node: str, *options: str) -> None:
         """Undo `lose_node`."""
-        self.start_node(node)
+        self.start_node(node, *options)
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def reset_node(self, node: str) -> None:
+        """Kill everything on a node at one instant; start it as after a reboot once the controller knows."""
+        steps = self._steps(f"{self.folder}/slurmd-{node}.log")
+        kill(self._processes[node].pid, *(pid for step in steps for pid in tree_of(step)))
+        self.lose_node(node)
+        self.restart_node(node, "-b")
 
     def wait_until_idle(self) -> None:
         """Wait until no job is on any node, and both can take one."""
@@ -305,6 +313,15 @@ class TwoNodes:
         process = self._processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+def tree_of(pid: int) -> list[int]:
+    """Return a process and all that descends from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [pid, *(each for child in children for each in tree_of(int(child)))]
 
 
 @contextmanager

@@ -1,0 +1,152 @@
+"""A machine is reset while jobs are on a real Slurm, bgd's own or a node: no attempt runs beside another."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bgd import Client, Outcome
+from bgd.clock import elapsed
+from tests.slurm.gate import kill
+from tests.slurm.test_slurm import started
+from tests.slurm.test_slurm_chaos import Chaos, command_of, parent_of
+from tests.slurm.two_nodes import AS_USER, serving_as_user, tree_of
+from tests.support import DEADLINE, Daemon, wait_until
+
+# Run a program as after a boot: by another id, on a clock that began some seconds ago
+BOOT = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+UPTIME = 10.0  # seconds
+# Note the start; fail if another attempt of the job runs; wait until a file is there
+SCRIPT = """
+exec 9>>"$0.lock"
+flock -n 9 || exit 99
+echo start >>"$0.starts"
+echo ready
+while [ ! -e "$0.open" ]; do sleep 0.02; done
+exit "$1"
+"""
+
+
+class Load:
+    """Jobs of one executor, each of which notes its starts and waits until it may end."""
+
+    def __init__(self, client: Client, executor: str, folder: str) -> None:
+        self._client = client
+        self._executor = executor
+        self._folder = folder
+
+    def submit(self, name: str, code: int = 0, **options):
+        argv = ["sh", "-c", SCRIPT, f"{self._folder}/{name}", str(code)]
+        return self._client.submit(argv, executor=self._executor, retries=0, **options)
+
+    def let_end(self, name: str) -> None:
+        Path(f"{self._folder}/{name}.open").touch()
+
+    def starts(self, name: str) -> int:
+        path = Path(f"{self._folder}/{name}.starts")
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(prefix="resets-") as path:
+        Path(path).chmod(0o777)
+        yield path
+
+
+@pytest.fixture(params=["cluster", "pilots"])
+def executor(request):
+    return request.param
+
+
+def cut_power(daemon: Daemon, client: Client) -> None:
+    """Kill everything on this machine at one instant, but not Slurm's daemons and what nodes run."""
+    kill(daemon.process.pid, *tree_of(client.info().launcher_pid))
+    daemon.process.wait()
+
+
+def boot(daemon: Daemon) -> None:
+    """Start bgd as after a reboot."""
+    boot_id = daemon.folder / "boot_id"
+    boot_id.write_text("11111111-2222-3333-4444-555555555555\n")
+    ahead = f"--boottime={UPTIME - elapsed():.0f}"
+    daemon.prefix = ("unshare", "--mount", "--time", ahead, "sh", "-c", BOOT, str(boot_id), *AS_USER)
+    daemon.start()
+
+
+def test_bgds_machine_is_reset_and_jobs_on_nodes_keep_their_true_ends(slurm, executor, folder):
+    with serving_as_user(slurm, keep_idle="30s") as daemon:
+        with daemon.client() as client:
+            load = Load(client, executor, folder)
+            lasting = started(load.submit("lasting", 4, rerun=True))
+            ending = started(load.submit("ending", 5, rerun=True))
+            dying = started(load.submit("dying", rerun=False, cpus=2))
+            waiting = load.submit("waiting", 6, rerun=True, cpus=2)
+            local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"], rerun=False))
+            wait_until(lambda: waiting.refresh().needs_node)
+            chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+            cut_power(daemon, client)
+        load.let_end("ending")
+        wait_until(lambda: not runs(f"{folder}/ending"))
+        kill(*[parent_of(pid) for pid in runs(f"{folder}/dying")])
+        boot(daemon)
+        with daemon.client() as client:
+            client.wait([ending.id, dying.id, local.id], timeout=2 * DEADLINE)
+            load.let_end("lasting")
+            load.let_end("waiting")
+            jobs = client.wait(
+                [job.id for job in (lasting, ending, dying, waiting, local)], timeout=2 * DEADLINE
+            )
+            assert [job.exit_code for job in jobs[:2]] == [4, 5]
+            assert [job.outcome for job in jobs[2:]] == [Outcome.UNKNOWN, Outcome.EXIT, Outcome.INTERRUPTED]
+            assert [len(job.attempts()) for job in jobs[:2]] == [1, 1]
+            assert [load.starts(name) for name in ("lasting", "ending", "dying", "waiting")] == [1] * 4
+            chaos.wait(client, lambda: not [each for each in chaos.held() if "-pilot-" not in each])
+    wait_until(lambda: not chaos.held())
+
+
+def runs(script: str) -> list[int]:
+    """Return the shells that run a job of a load."""
+    found = [int(each.name) for each in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in found if command_of(pid).startswith(f"sh\0-c\0{SCRIPT}\0{script}\0")]
+
+
+def test_what_pilots_run_without_a_record_has_ended_before_it_runs_again(slurm, folder):
+    with serving_as_user(slurm, keep_idle="30s") as daemon:
+        journal = daemon.folder / ".local/state/bgd/launcher.journal"
+        with daemon.client() as client:
+            load = Load(client, "pilots", folder)
+            known = started(load.submit("known", 4, rerun=True))
+            on_disk = journal.read_bytes()
+            beside = started(load.submit("beside", 5, rerun=True))
+            elsewhere = started(load.submit("elsewhere", 6, rerun=True, cpus=2))
+            cut_power(daemon, client)
+        journal.write_bytes(on_disk)
+        boot(daemon)
+        with daemon.client() as client:
+            wait_until(lambda: load.starts("beside") == load.starts("elsewhere") == 2)
+            for name in ("known", "beside", "elsewhere"):
+                load.let_end(name)
+            jobs = client.wait([known.id, beside.id, elsewhere.id], timeout=2 * DEADLINE)
+            assert [job.exit_code for job in jobs] == [4, 5, 6]
+            outcomes = [[each.outcome for each in job.attempts()] for job in jobs]
+    again = [Outcome.INTERRUPTED, Outcome.EXIT]
+    assert outcomes == [[Outcome.EXIT], again, again]
+
+
+def test_a_node_is_reset_and_its_jobs_run_again(slurm, client, executor, folder):
+    load = Load(client, executor, folder)
+    again = started(load.submit("again", 7, rerun=True, cpus=2))
+    once = started(load.submit("once", rerun=False, cpus=2))
+
+    for node in ("n1", "n2"):
+        slurm.reset_node(node)
+
+    assert once.wait(2 * DEADLINE).outcome in {Outcome.UNKNOWN, Outcome.INTERRUPTED}
+    wait_until(lambda: load.starts("again") == 2)
+    load.let_end("again")
+    assert again.wait(DEADLINE).exit_code == 7
+    assert load.starts("once") == 1
+    slurm.wait_until_idle()
