@@ -63,7 +63,9 @@ def executor(request):
 
 def cut_power(daemon: Daemon, client: Client) -> None:
     """Kill everything on this machine at one instant, but not Slurm's daemons and what nodes run."""
-    kill(daemon.process.pid, *tree_of(client.info().launcher_pid))
+    launcher = client.info().launcher_pid
+    assert launcher is not None
+    kill(daemon.process.pid, *tree_of(launcher))
     daemon.process.wait()
 
 
