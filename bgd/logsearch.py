@@ -17,7 +17,7 @@ from bgd.logfiles import BLOCK, LogReader
 MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
 STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second
 
-AHEAD = 32  # logs that are opened before it is their turn; with more, a disk is hardly faster
+AHEAD = 32  # logs that are open before it is their turn; with more, a disk is hardly faster
 
 
 class SearchProgress(Struct, frozen=True):
@@ -185,18 +185,18 @@ class LogFile(Struct, frozen=True):
 
 
 def read_small_logs(
-    logs: Iterable[LogFile],
+    logs: Iterable[LogFile], ahead: int = AHEAD
 ) -> Generator[tuple[LogFile, bytes | OSError | None], None, None]:
     """Yield logs in their order, each with its bytes; None: it has parts, or more than BLOCK.
 
-    Some of the next logs are open before it is their turn. A disk then reads them at once, which takes a
-    third of the time that it takes to read one after the other.
+    The next logs, `ahead` of them, are open before it is their turn. A disk then reads them at once, which
+    takes a third of the time that it takes to read one after the other.
     """
     opened: deque[tuple[LogFile, _Opened | bytes | OSError | None]] = deque()
     try:
         for log in logs:
             opened.append((log, _begun(log)))
-            if len(opened) > AHEAD:
+            if len(opened) > ahead:
                 yield _read(*opened.popleft())
         while opened:
             yield _read(*opened.popleft())
@@ -220,14 +220,6 @@ def _read(log: LogFile, begun: _Opened | bytes | OSError | None) -> tuple[LogFil
         return log, begun.read() if isinstance(begun, _Opened) else begun
     except OSError as error:
         return log, error
-
-
-def read_small_log(path: Path) -> bytes | None:
-    """Return a log of at most BLOCK bytes; None if it is larger."""
-    try:
-        return _open(str(path)).read()
-    except FileNotFoundError:  # removed meanwhile
-        return b""
 
 
 class _Opened(Struct, frozen=True):

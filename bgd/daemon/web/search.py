@@ -10,8 +10,8 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, closing
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
@@ -31,12 +31,13 @@ from bgd.daemon.web.views import display_time, size_text
 from bgd.escape import one_line
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
-from bgd.logsearch import LogSearch, Needle, logs_in, read_small_log
+from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import log_name
 
 MAX_SEARCHES = 3  # at once: each keeps a thread of the pool busy
 MAX_SECONDS = 10.0  # of one search; a link goes on with older logs
+AHEAD = 8  # logs that one search opens before it is their turn; more take no less time on one thread
 MAX_BYTES = 4_000_000_000  # that one search reads
 MAX_PLACES = 100  # that one search shows
 MAX_PLACES_OF_LOG = 5  # that it shows of one log
@@ -181,22 +182,55 @@ class LogsSearch:
         """Search for STEP_SECONDS; return the first that is found, if anything is."""
         rested = time.monotonic()
         until = rested + STEP_SECONDS
-        while not self.is_idle and self.ended is None and (now := time.monotonic()) < until:
-            if now - rested > WORK_SECONDS:
-                if self.stopped.wait(REST_SECONDS):
-                    break
-                rested = time.monotonic()
+        found = None
+        opened: deque[LoggedAttempt] = deque()
+        with closing(read_small_logs(self._next_logs(opened), AHEAD)) as logs:
+            while found is None and self.ended is None and (now := time.monotonic()) < until:
+                if now - rested > WORK_SECONDS:
+                    if self.stopped.wait(REST_SECONDS):
+                        break
+                    rested = time.monotonic()
+                if self._current is None:
+                    log = next(logs, None)
+                    if log is None:
+                        break
+                    self._begin(opened.popleft(), *log)
+                if self._current is not None:
+                    found = self._go_on(self._current)
+                self._check_limits()
+        self._waiting.extendleft(reversed(opened))  # they were not searched
+        return found
+
+    def _next_logs(self, opened: deque[LoggedAttempt]) -> Iterator[LogFile]:
+        """Yield the logs of the attempts that wait, and move those to `opened`."""
+        while self._waiting:
+            attempt = self._waiting.popleft()
+            path = Path(self._log_dir, log_name(attempt.job, attempt.attempt))
+            has_parts = self._has_parts(path)
+            if has_parts is not None:
+                opened.append(attempt)
+                yield LogFile(attempt.job, attempt.attempt, str(path), has_parts)
+
+    def _has_parts(self, path: Path) -> bool | None:
+        """Return whether a log has parts behind a gap; None: there is no log."""
+        if self._folder is None or self._folder[0] != path.parent:
             try:
-                found = self._search_next()
-            except OSError as error:
-                self.unreadable += 1
-                self.problem = f"{error.filename}: {error.strerror}"
-                self._current = None
-                continue
-            self._check_limits()
-            if found is not None:
-                return found
-        return None
+                self._folder = path.parent, logs_in(path.parent)
+            except OSError:
+                return True  # to read the log fails, too, and says why
+        return self._folder[1].get(path.name)
+
+    def _begin(self, attempt: LoggedAttempt, log: LogFile, data: bytes | OSError | None) -> None:
+        """Count a log, and let it be the current one if it has to be looked at further."""
+        self.last = attempt
+        self.logs += 1
+        if isinstance(data, OSError):
+            self._note(log.path, data)
+        elif data is None or self.needle.data in self.needle.comparable(data):
+            reader = LogReader.at(log.path)
+            self._current = _CurrentLog(attempt, reader, LogSearch(reader, self.needle, MAX_PLACES_OF_LOG))
+        else:
+            self.read_bytes += len(data)
 
     def _check_limits(self) -> None:
         if self.read_bytes >= MAX_BYTES:
@@ -204,34 +238,20 @@ class LogsSearch:
         elif self.places >= MAX_PLACES:
             self.ended = f"{self.places} places are found"
 
-    def _search_next(self) -> FoundInLog | None:
-        """Search the next log, or the next part of a large one."""
-        if self._current is None:
-            self.last = attempt = self._waiting.popleft()
-            if not self._may_contain(attempt):
-                return None
-            reader = LogReader(self._log_dir, attempt.job, attempt.attempt)
-            self._current = _CurrentLog(attempt, reader, LogSearch(reader, self.needle, MAX_PLACES_OF_LOG))
-        return self._go_on(self._current)
-
-    def _may_contain(self, attempt: LoggedAttempt) -> bool:
-        """Read a log in one go if it is small; tell whether it has to be looked at further."""
-        path = Path(self._log_dir, log_name(attempt.job, attempt.attempt))
-        if self._folder is None or self._folder[0] != path.parent:
-            self._folder = path.parent, logs_in(path.parent)
-        has_parts = self._folder[1].get(path.name)
-        if has_parts is None:
-            return False
-        self.logs += 1
-        data = None if has_parts else read_small_log(path)
-        if data is None:
-            return True
-        if self.needle.data in self.needle.comparable(data):
-            return True
-        self.read_bytes += len(data)
-        return False
-
     def _go_on(self, current: _CurrentLog) -> FoundInLog | None:
+        """Search a log, or the next part of a large one."""
+        try:
+            return self._search_part(current)
+        except OSError as error:
+            self._note(str(current.reader.path), error)
+            self._current = None
+            return None
+
+    def _note(self, path: str, error: OSError) -> None:
+        self.unreadable += 1
+        self.problem = f"{path}: {error.strerror}"
+
+    def _search_part(self, current: _CurrentLog) -> FoundInLog | None:
         progress = current.search.step()
         is_over = progress is None or progress.at >= progress.size
         if progress is not None:

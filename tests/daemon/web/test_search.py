@@ -43,6 +43,9 @@ class Logs:
             self.jobs.append(job)
         return job
 
+    def paths(self) -> list[Path]:
+        return [self.folder / log_name(job, 1) for job in self.jobs]
+
     def search(self, text: str) -> LogsSearch:
         search = LogsSearch(str(self.folder), Needle.of(text))
         search.add(attempt(job) for job in reversed(self.jobs))
@@ -164,6 +167,29 @@ def test_a_log_that_cannot_be_read_is_told_and_does_not_stop_the_search(logs):
 
     assert [found.attempt.job for found in all_of(search)] == [1]
     assert (search.unreadable, search.problem) == (1, f"{path}: the log is not a regular file")
+
+
+def test_logs_that_were_opened_ahead_are_searched_once_in_their_order(logs, monkeypatch):
+    monkeypatch.setattr(web_search, "MAX_PLACES", 1000)
+    jobs = [logs.add(b"an error\n" if number % 3 else b"nothing\n") for number in range(4 * web_search.AHEAD)]
+    large = logs.add(b"x\n" * BLOCK + b"error\n")
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
+    search = logs.search("error")
+
+    found = [found.attempt.job for found in all_of(search)]
+    assert found == [large, *(job for job in reversed(jobs) if (job - 1) % 3)]
+    assert (search.logs, search.read_bytes) == (len(logs.jobs), sum(map(os.path.getsize, logs.paths())))
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
+
+
+def test_logs_are_searched_although_their_folder_cannot_be_listed(logs, monkeypatch):
+    def forbidden(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    logs.add(b"error\n")
+    monkeypatch.setattr(web_search, "logs_in", forbidden)
+
+    assert [found.attempt.job for found in all_of(logs.search("error"))] == [1]
 
 
 def test_attempts_without_a_log_are_skipped(logs):
