@@ -7,7 +7,7 @@ died that a sweep is worth it. So no operation takes time in proportion to the n
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from bgd.core.job import JobId
@@ -24,46 +24,45 @@ class ReadyHeap:
 
     def __init__(self, is_live: Callable[[JobId, int], bool]) -> None:
         self._is_live = is_live
-        self._ids: dict[int, list[JobId]] = {}  # one small heap a priority: an entry costs 8 bytes
-        self._priorities: list[int] = []  # a heap of the negated keys of _ids
+        self._runs: dict[int, _Runs] = {}  # of each priority
+        self._priorities: list[int] = []  # a heap of the negated keys of _runs
         self._entries = 0
         self._dead = 0  # since the last sweep, including those that came to the top by themselves
 
     def push(self, job_id: JobId, priority: int) -> None:
         """Add a queued job."""
-        ids = self._ids.get(priority)
-        if ids is None:
-            ids = self._ids[priority] = []
+        runs = self._runs.get(priority)
+        if runs is None:
+            runs = self._runs[priority] = _Runs()
             heapq.heappush(self._priorities, -priority)
-        heapq.heappush(ids, job_id)
+        runs.push(job_id)
         self._entries += 1
 
     def top(self) -> tuple[int, JobId] | None:
         """Return (-priority, id) of the next job, where smaller means sooner; None if there is none."""
         while self._priorities:
             priority = -self._priorities[0]
-            ids = self._ids[priority]
-            while ids:
-                if self._is_live(ids[0], priority):
-                    return -priority, ids[0]
-                heapq.heappop(ids)
-                self._entries -= 1
+            first = self.first_of(priority)
+            if first is not None:
+                return -priority, first
             heapq.heappop(self._priorities)
-            del self._ids[priority]
+            del self._runs[priority]
         return None
 
     def pop(self) -> None:
         """Remove the top. Call this only after `top` returned one."""
-        heapq.heappop(self._ids[-self._priorities[0]])
-        self._entries -= 1
+        self._entries -= self._runs[-self._priorities[0]].pop()
 
     def first_of(self, priority: int) -> JobId | None:
         """Return the first job of this priority; None if there is none."""
-        ids = self._ids.get(priority, [])
-        while ids and not self._is_live(ids[0], priority):
-            heapq.heappop(ids)
-            self._entries -= 1
-        return ids[0] if ids else None
+        runs = self._runs.get(priority)
+        if runs is None:
+            return None
+        while runs.firsts:
+            if self._is_live(runs.firsts[0], priority):
+                return runs.firsts[0]
+            self._entries -= runs.pop()
+        return None
 
     def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
         """Return up to `most` jobs that come before this one.
@@ -72,20 +71,15 @@ class ReadyHeap:
         """
         before: set[JobId] = set()  # a job may have two entries
         looks = _LOOKS_PER_JOB * most
-        for other, ids in self._ids.items():
-            places = [0] if other >= priority else []
-            while places:
-                place = places.pop()
-                if place >= len(ids) or (other == priority and ids[place] >= job_id):
-                    continue  # in a heap, all below this place come later as well
+        for other, runs in self._runs.items():
+            for each in runs.up_to(None if other > priority else job_id) if other >= priority else ():
                 looks -= 1
-                if self._is_live(ids[place], other):
-                    before.add(ids[place])
+                if self._is_live(each, other):
+                    before.add(each)
                 if len(before) >= most:
                     return before
                 if not looks:
                     return None
-                places += (2 * place + 1, 2 * place + 2)
         return before
 
     def forget(self) -> None:
@@ -98,11 +92,65 @@ class ReadyHeap:
         return self._entries
 
     def _sweep(self) -> None:
-        for priority, ids in list(self._ids.items()):
-            living = sorted({job_id for job_id in ids if self._is_live(job_id, priority)})
-            self._ids[priority] = living  # a sorted list is a heap
-        self._entries = sum(map(len, self._ids.values()))
-        self._dead = 0
+        self._entries = self._dead = 0
+        for priority, runs in self._runs.items():
+            living = sorted({job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority)})
+            self._runs[priority] = swept = _Runs()
+            for job_id in living:
+                swept.push(job_id)
+            self._entries += len(living)
+
+
+class _Runs:
+    """Ids, lowest first. Those that follow one another, as those of a batch do, take the memory of one.
+
+    Attributes:
+        firsts: a heap of the first ids of all runs; runs may overlap.
+    """
+
+    def __init__(self) -> None:
+        self.firsts: list[JobId] = []
+        self._lasts: dict[JobId, JobId] = {}  # of runs longer than one id, by their first
+        self._newest: JobId | None = None  # the first id of the run that was pushed to most recently
+
+    def push(self, job_id: JobId) -> None:
+        """Add an id."""
+        newest = self._newest
+        if newest is not None and self._lasts.get(newest, newest) + 1 == job_id:
+            self._lasts[newest] = job_id
+        else:
+            heapq.heappush(self.firsts, job_id)
+            self._newest = job_id
+
+    def pop(self) -> int:
+        """Remove the lowest id; return how many entries that were: more than one if runs now overlap."""
+        first = self.firsts[0]
+        last = self._lasts.pop(first, first)
+        if last == first:
+            heapq.heappop(self.firsts)
+            if self._newest == first:
+                self._newest = None
+            return 1
+        rest = JobId(first + 1)
+        heapq.heapreplace(self.firsts, rest)
+        if self._newest == first:
+            self._newest = rest
+        other_last = self._lasts.get(rest, rest)
+        if max(last, other_last) > rest:
+            self._lasts[rest] = max(last, other_last)
+        return 1 + min(last, other_last) - rest
+
+    def up_to(self, end: JobId | None) -> Iterator[JobId]:
+        """Yield the ids below `end`, in no order; None: all."""
+        places = [0]
+        while places:
+            place = places.pop()
+            if place >= len(self.firsts) or (end is not None and self.firsts[place] >= end):
+                continue  # in a heap, all below this place come later as well
+            first = self.firsts[place]
+            last = self._lasts.get(first, first)
+            yield from map(JobId, range(first, last + 1 if end is None else min(last + 1, end)))
+            places += (2 * place + 1, 2 * place + 2)
 
 
 K = TypeVar("K", bound=int | str)

@@ -31,6 +31,7 @@ from bgd.core.job import (
     State,
 )
 from bgd.core.limits import NO_TOKENS, Resources, Tokens
+from bgd.core.packed_jobs import PackedJobs
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.retry import move_after_end, wait_after
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
@@ -205,8 +206,8 @@ class Scheduler:
         return [self._table.jobs[job_id] for job_id in self._table.queues.active]
 
     def waiting_jobs(self) -> list[JobId]:
-        """Return the ids of the jobs that hold no slot."""
-        return [job.id for job in self._table.jobs.values() if job.state in WAITING]
+        """Return the ids of the jobs that hold no slot, the lowest first."""
+        return sorted(job.id for job in self._table.jobs if job.state in WAITING)
 
     def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
         """Return one of `others` that itself waits for this job, so that a cycle would form; else None."""
@@ -471,7 +472,7 @@ class Scheduler:
 
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
-        self._table.jobs[job.id] = job  # nothing changed that decides about its place
+        self._table.jobs.put(job)  # nothing changed that decides about its place
         self._effects.append(SaveJob(job, now.wall, NOTE))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
@@ -549,7 +550,7 @@ class JobTable:
     """
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources) -> None:
-        self.jobs: dict[JobId, Job] = {}
+        self.jobs = PackedJobs()
         self.keys: dict[str, JobId] = {}  # the job that has each key
         self.queues = ReadyQueues(slots, rules, self.jobs.get, resources)
         self.waiting = WaitingJobs(self.jobs.get)
@@ -562,8 +563,7 @@ class JobTable:
 
         `was_taken`: it was just taken from `queues` or `waiting`.
         """
-        old = self.jobs.get(job.id)
-        self.jobs[job.id] = job
+        old = self.jobs.put(job)
         place = job.queue, job.state
         self.counts[place] = self.counts.get(place, 0) + 1
         if old is not None:

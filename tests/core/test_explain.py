@@ -85,7 +85,7 @@ class Situation:
         self.scheduler.resize(self.slots, self.rules, self.now, self.resources)
 
     def submit(self, **options):
-        dice, known = self.dice, list(self.scheduler._table.jobs)
+        dice, known = self.dice, sorted(job.id for job in self.scheduler._table.jobs)
         others = dice.sample(known, min(len(known), dice.choice([0, 0, 0, 1, 2])))
         options = {
             "queue": dice.choice([*QUEUES, "apart"]),
@@ -146,7 +146,7 @@ class Situation:
         mine = self.scheduler.get(self.job)
         return {
             job.id
-            for job in self.scheduler._table.jobs.values()
+            for job in self.scheduler._table.jobs
             if job.state is State.QUEUED
             and (-job.priority, job.id) < (-mine.priority, mine.id)
             and (not self.takes_turns(job) or self.wants_the_same(job))
@@ -159,7 +159,7 @@ class Situation:
         """
         before = {self.share(queue) for reason in reasons for queue in reason.queues}
         ready = {Cause.SLOTS, Cause.SHARE, Cause.TURN, *OBSTACLES.values()}
-        others = [job for job in self.scheduler._table.jobs.values() if self.takes_turns(job)]
+        others = [job for job in self.scheduler._table.jobs if self.takes_turns(job)]
         held = {
             job.id
             for job in others
@@ -189,7 +189,7 @@ class Situation:
         return bool(dict(job.conditions.resources).keys() & dict(mine.conditions.resources).keys())
 
     def hold(self, is_meant):
-        jobs = [job for job in self.scheduler._table.jobs.values() if job.id != self.job and is_meant(job)]
+        jobs = [job for job in self.scheduler._table.jobs if job.id != self.job and is_meant(job)]
         for job in jobs:
             self.scheduler.hold(job.id, self.now)
         return len(jobs)

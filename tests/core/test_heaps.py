@@ -234,6 +234,18 @@ def test_few_dead_entries_do_not_cause_a_sweep():
     assert asked == []
 
 
+def test_jobs_that_follow_one_another_take_the_memory_of_one():
+    heap = ReadyHeap(lambda _id, _priority: True)
+    for job_id in map(JobId, range(MANY)):
+        heap.push(job_id, 0)
+    for _ in range(10):
+        heap.pop()
+    heap.push(JobId(MANY), 0)
+
+    assert [runs.firsts for runs in heap._runs.values()] == [[10]]
+    assert heap.top() == (0, 10)
+
+
 @given(st.lists(st.tuples(st.integers(1, 200).map(JobId), st.integers(-3, 3)), unique_by=lambda job: job[0]))
 def test_jobs_come_by_priority_and_then_in_order_of_submission(jobs):
     waiting = dict(jobs)

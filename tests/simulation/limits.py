@@ -109,7 +109,7 @@ class ShareWatch:
         if model._is_apart(job.queue):
             return
         share, size = model._share(job), model._size(job)
-        queued = [each for each in scheduler._table.jobs.values() if each.state is State.QUEUED]
+        queued = [each for each in scheduler._table.jobs if each.state is State.QUEUED]
         ready = [each for each in model._ready([*queued, job], now.elapsed) if each.priority >= job.priority]
         waiting = {model._share(each) for each in ready} - {share}
         for other in self._given.keys() - waiting:
