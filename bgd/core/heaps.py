@@ -29,14 +29,14 @@ class ReadyHeap:
         self._entries = 0
         self._dead = 0  # since the last sweep, including those that came to the top by themselves
 
-    def push(self, job_id: JobId, priority: int) -> None:
-        """Add a queued job."""
+    def push(self, job_id: JobId, priority: int, count: int = 1) -> None:
+        """Add a queued job, or so many new ones with consecutive ids from its own on."""
         runs = self._runs.get(priority)
         if runs is None:
             runs = self._runs[priority] = _Runs()
             heapq.heappush(self._priorities, -priority)
-        runs.push(job_id)
-        self._entries += 1
+        runs.push(job_id, count)
+        self._entries += count
 
     def top(self) -> tuple[int, JobId] | None:
         """Return (-priority, id) of the next job, where smaller means sooner; None if there is none."""
@@ -113,14 +113,14 @@ class _Runs:
         self._lasts: dict[JobId, JobId] = {}  # of runs longer than one id, by their first
         self._newest: JobId | None = None  # the first id of the run that was pushed to most recently
 
-    def push(self, job_id: JobId) -> None:
-        """Add an id."""
+    def push(self, job_id: JobId, count: int = 1) -> None:
+        """Add an id, or so many consecutive ones of which none is there."""
         newest = self._newest
-        if newest is not None and self._lasts.get(newest, newest) + 1 == job_id:
-            self._lasts[newest] = job_id
-        else:
+        if newest is None or self._lasts.get(newest, newest) + 1 != job_id:
             heapq.heappush(self.firsts, job_id)
-            self._newest = job_id
+            self._newest = newest = job_id
+        if count > 1 or newest != job_id:
+            self._lasts[newest] = JobId(job_id + count - 1)
 
     def pop(self) -> int:
         """Remove the lowest id; return how many entries that were: more than one if runs now overlap."""

@@ -1,19 +1,22 @@
 """Unfinished jobs by id. Those that wait and differ by nothing but their ids take almost no memory.
 
 A batch of a million lines makes a million such jobs. Ids are divided into blocks of consecutive ones. A block
-keeps one job of each of a few kinds and, for each kind, a bit for each of its ids. A job of a kind that has no
-place there, or that has run or waits for something of its own, is kept as it is.
+keeps one job of each of a few kinds and, for each kind, a bit for each of its ids. Jobs of other kinds, and
+those that have run or wait for something of their own, are kept as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from bgd.core.job import Job, JobId, State
 
 _BITS = 8  # of an id: its place in its block; a block of 256 takes some 200 bytes for each kind
 _PLACE = (1 << _BITS) - 1
 _MAX_KINDS = 4  # in a block; if all jobs differ, packing them would take more memory than it saves
+_FEW = 64  # jobs kept as they are; to pack so few would save nothing, and cost each job that soon starts
 _PACKED_STATES = frozenset({State.QUEUED, State.HELD})
 
 
@@ -41,12 +44,13 @@ class PackedJobs:
         self._single: dict[JobId, Job] = {}
         self._blocks: dict[int, list[_Alike]] = {}
         self._packed = 0
+        self._highest = JobId(0)  # id that was ever put
 
     def get(self, job_id: JobId) -> Job | None:
         """Return the job with an id, None if there is none."""
         job = self._single.get(job_id)
-        if job is None and (kinds := self._blocks.get(job_id >> _BITS)) is not None:
-            for alike in kinds:
+        if job is None and self._packed:
+            for alike in self._blocks.get(job_id >> _BITS, ()):
                 if alike.places >> (job_id & _PLACE) & 1:
                     return alike.job(job_id)
         return job
@@ -64,15 +68,32 @@ class PackedJobs:
 
     def put(self, job: Job) -> Job | None:
         """Keep a job in place of the one with its id; return that, None if there was none."""
-        old = self._single.get(job.id)
-        if old is None and job.id >> _BITS in self._blocks:
+        if job.id > self._highest:
+            self._highest, old = job.id, None
+        elif (old := self._single.get(job.id)) is None and self._packed:
             old = self._unpack(job.id)
-        if job.state in _PACKED_STATES and not job.attempt and job.due is None and self._pack(job):
-            if old is not None:
-                self._single.pop(job.id, None)
-        else:
+        if len(self._single) < _FEW or (alike := self._alike(job, job.id >> _BITS)) is None:
             self._single[job.id] = job
+            return old
+        if old is not None:
+            self._single.pop(job.id, None)
+        alike.places |= 1 << (job.id & _PLACE)
+        self._packed += 1
         return old
+
+    def add(self, job: Job, count: int) -> None:
+        """Keep so many new jobs with consecutive ids: this one, and others that differ only by their ids."""
+        first, end = job.id, job.id + count
+        while first < end:
+            stop = min(end, (first | _PLACE) + 1)  # of this block
+            alike = self._alike(job, first >> _BITS)
+            if alike is None:
+                self._single.update((JobId(each), replace(job, id=each)) for each in range(first, stop))
+            else:
+                alike.places |= ((1 << (stop - first)) - 1) << (first & _PLACE)
+                self._packed += stop - first
+            first = JobId(stop)
+        self._highest = max(self._highest, JobId(end - 1))
 
     def pop(self, job_id: JobId) -> Job:
         """Remove the job with an id and return it.
@@ -97,11 +118,13 @@ class PackedJobs:
     def __len__(self) -> int:
         return len(self._single) + self._packed
 
-    def _pack(self, job: Job) -> bool:
-        """Keep a job as one bit; return False, and keep nothing, if its block has no place for its kind."""
-        kinds = self._blocks.get(job.id >> _BITS)
+    def _alike(self, job: Job, block: int) -> _Alike | None:
+        """Return those in a block that a job can be packed with; None: it cannot, or there is no place."""
+        if job.state not in _PACKED_STATES or job.attempt or job.due is not None:
+            return None
+        kinds = self._blocks.get(block)
         if kinds is None:
-            kinds = self._blocks[job.id >> _BITS] = []
+            kinds = self._blocks[block] = []
         for alike in kinds:
             sample = alike.sample
             if (
@@ -111,15 +134,11 @@ class PackedJobs:
                 and job.state is sample.state
                 and job.queue == sample.queue
             ):
-                break
-        else:
-            if len(kinds) == _MAX_KINDS:
-                return False
-            alike = _Alike(job)
-            kinds.append(alike)
-        alike.places |= 1 << (job.id & _PLACE)
-        self._packed += 1
-        return True
+                return alike
+        if len(kinds) == _MAX_KINDS:
+            return None
+        kinds.append(_Alike(job))
+        return kinds[-1]
 
     def _unpack(self, job_id: JobId) -> Job | None:
         """Remove a packed job and return it; None if there is none with this id."""

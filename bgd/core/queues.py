@@ -110,8 +110,8 @@ class ReadyQueues:
             self._lanes[queue] = set()
         self._promising = set(self._heaps)
 
-    def push(self, job: Job) -> None:
-        """Add a queued job."""
+    def push(self, job: Job, count: int = 1) -> None:
+        """Add a queued job, or so many new ones with consecutive ids from its own on."""
         lane = self._lane_of(job)
         heap = self._heaps.get(lane)
         if heap is None:
@@ -119,7 +119,7 @@ class ReadyQueues:
             self._lanes[lane[0]].add(lane)
             for name, _ in lane[1]:
                 self._wanting.setdefault(name, set()).add(lane)
-        heap.push(job.id, job.priority)
+        heap.push(job.id, job.priority, count)
         self._promising.add(lane)
 
     def forget(self, job: Job) -> None:

@@ -239,13 +239,20 @@ class Scheduler:
 
     # --- facts: jobs come and wait --------------------------------------------------------------------
 
-    def restore(self, job: Job, slot: int | None = None, tokens: Tokens = NO_TOKENS) -> None:
-        """Take an unfinished job from the database, with the slot and the tokens it holds if it is active."""
+    def restore(self, job: Job, slot: int | None = None, tokens: Tokens = NO_TOKENS, count: int = 1) -> None:
+        """Take an unfinished job from the database, with the slot and the tokens it holds if it is active.
+
+        `count`: there are so many that wait, with consecutive ids from its own on, and differ only by them.
+        """
         policy = self._table.shared(job.policy)
         if policy is not job.policy:  # else each of a million jobs would keep a policy of its own
             job = replace(job, policy=policy)
-        self._last_id = max(self._last_id, job.id)
-        self._table.put(job)
+        self._last_id = max(self._last_id, job.id + count - 1)
+        if count > 1 and job.state is State.QUEUED and job.conditions is NO_CONDITIONS:
+            self._table.add_queued(job, count)
+            return
+        for number in range(job.id, job.id + count):
+            self._table.put(job if number == job.id else replace(job, id=number))
         if job.state in ACTIVE:
             if slot is None:
                 raise ValueError(f"job {job.id} is {job.state} and holds no slot")
@@ -578,6 +585,13 @@ class JobTable:
                 self._count_wanting(job, 1)
         elif job.state is State.SCHEDULED:
             self.waiting.schedule(job)
+
+    def add_queued(self, job: Job, count: int) -> None:
+        """Add new queued jobs without conditions: this one, and those that follow it and are like it."""
+        self.jobs.add(job, count)
+        place = job.queue, job.state
+        self.counts[place] = self.counts.get(place, 0) + count
+        self.queues.push(job, count)
 
     def remove(self, job: Job) -> None:
         """Forget a job that has finished."""

@@ -139,11 +139,11 @@ class Supervisor:
         async for page in self._store.unfinished():
             for restored in page:
                 try:
-                    self._scheduler.restore(restored.job, restored.slot, restored.tokens)
+                    self._scheduler.restore(restored.job, restored.slot, restored.tokens, restored.count)
                 except ValueError as error:  # each row is sound, but they contradict each other
                     raise self._store.damaged(error) from error
                 if restored.job.attempt and restored.job.queue in rates:
-                    have_run.append(restored.job.id)
+                    have_run += map(JobId, range(restored.job.id, restored.job.id + restored.count))
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
         if rates:

@@ -37,6 +37,12 @@ class ReadyHeaps(RuleBasedStateMachine):
             self.queued[job_id] = priority
             self.heap.push(job_id, priority)
 
+    @rule(first=st.integers(1000, 1100), count=st.integers(1, 100), priority=st.integers(-2, 2))
+    def restore(self, first, count, priority):
+        ids = range(max(self.queued, default=0) + first, max(self.queued, default=0) + first + count)
+        self.heap.push(JobId(ids[0]), priority, count)
+        self.queued.update(dict.fromkeys(map(JobId, ids), priority))
+
     @rule(job_ids=crowds)
     def leave(self, job_ids):
         for job_id in job_ids & self.queued.keys():

@@ -17,7 +17,10 @@ POLICIES = [NO_RETRIES, THREE_RETRIES]
 CONDITIONS = [NO_CONDITIONS, Conditions(slots=2)]
 
 # of two blocks and the border between them; many at once: otherwise no block would ever be full of kinds
-crowds = st.builds(range, st.integers(200, 300), st.integers(260, 520))
+crowds = st.one_of(
+    st.builds(range, st.integers(200, 300), st.integers(260, 520)),
+    st.builds(range, st.integers(600, 700), st.integers(660, 1100)),
+)
 kinds = st.builds(
     Job,
     st.just(JobId(0)),
@@ -46,6 +49,13 @@ class Packing(RuleBasedStateMachine):
 
             assert self.packed.put(job) == self.plain.get(job_id)
             self.plain[job_id] = job
+
+    @rule(first=st.integers(600, 800), count=st.integers(1, 300), kind=kinds)
+    def add(self, first, count, kind):
+        if not self.plain.keys() & range(first, first + count):
+            self.packed.add(replace(kind, id=JobId(first)), count)
+            for job_id in map(JobId, range(first, first + count)):
+                self.plain[job_id] = replace(kind, id=job_id)
 
     @precondition(lambda self: self.plain)
     @rule(ids=crowds)

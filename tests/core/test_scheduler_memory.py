@@ -103,6 +103,23 @@ def test_restored_jobs_are_as_they_were_and_are_not_saved_again():
     assert scheduler.take_effects() == []
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.HELD])
+def test_jobs_restored_together_are_as_if_each_was_restored(state):
+    together, apart = make_scheduler(slots=3), make_scheduler(slots=3)
+    together.restore(Job(JobId(250), state, "default", 1, NO_RETRIES), count=10)
+    for number in range(250, 260):
+        apart.restore(Job(JobId(number), state, "default", 1, NO_RETRIES))
+
+    for scheduler in (together, apart):
+        submit(scheduler)
+        submit(scheduler, priority=2)
+
+    assert together.take_effects() == apart.take_effects()
+    assert together.counts == apart.counts
+    assert len(together) == len(apart)
+    assert together.waiting_jobs() == apart.waiting_jobs()
+
+
 def test_a_restored_slot_is_not_given_to_another():
     scheduler = make_scheduler(slots=3)
     scheduler.restore(Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1), slot=2)

@@ -259,7 +259,7 @@ def _config(dice: random.Random, *, tells: bool) -> Config:
 
 @contextmanager
 def simulated(machine: Machine) -> Iterator[None]:
-    """Replace the real clocks, boot id and random numbers by the machine's."""
+    """Replace the real clocks, boot id and random numbers by the machine's, and pack few jobs like many."""
 
     def elapsed() -> float:
         return machine.event_queue.now().elapsed
@@ -276,6 +276,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.clock.Alarm", SimulatedAlarm),
         mock.patch("bgd.clock.time", SimpleNamespace(time=wall, monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
+        mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
     ):
         yield
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
 from sys import intern
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -310,7 +311,8 @@ _RESULT = """
 def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[UnfinishedJob]:
     """Return a page of jobs in this state with ids above `after`, the lowest first; [] after the last.
 
-    A start may read a million. Plain tuples are faster, and SQLite takes a lock for each value that is read.
+    A start may read a million, most of them from batches: those that wait and are alike are returned as one.
+    Plain tuples are faster, and SQLite takes a lock for each value that is read.
     """
     cursor = db.cursor()
     cursor.row_factory = None
@@ -320,7 +322,22 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
             UnfinishedJob(_job(state, *row), slot, launcher, unpack_tokens(tokens))
             for slot, launcher, tokens, *row in rows
         ]
-    return [UnfinishedJob(_job(state, *row)) for row in rows]
+    return list(_alike(state, rows))
+
+
+def _alike(state: State, rows: Iterable[tuple[Any, ...]]) -> Iterator[UnfinishedJob]:
+    first: tuple[Any, ...] = ()
+    kind: tuple[Any, ...] | None = None
+    count = 0
+    for row in rows:
+        if row[1:] == kind and row[0] == first[0] + count:
+            count += 1
+            continue
+        if count:
+            yield UnfinishedJob(_job(state, *first), count=count)
+        first, kind, count = row, row[1:], 1
+    if count:
+        yield UnfinishedJob(_job(state, *first), count=count)
 
 
 def recent_starts(

@@ -288,12 +288,16 @@ _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name n
 
 
 class UnfinishedJob(Struct, frozen=True, gc=False):
-    """An unfinished job; if it is active, with what its attempt holds and the launcher's instance id."""
+    """An unfinished job; if it is active, with what its attempt holds and the launcher's instance id.
+
+    `count`: it stands for so many that wait, with consecutive ids from its own on, and differ only by them.
+    """
 
     job: Job
     slot: int | None = None
     launcher: str | None = None
     tokens: Tokens = NO_TOKENS
+    count: int = 1
 
 
 class RecentStats(Struct, frozen=True, kw_only=True):

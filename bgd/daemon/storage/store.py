@@ -104,7 +104,7 @@ class Store(StoreReader):
             after = 0
             while state not in FINAL and (page := await self.read(read.unfinished_jobs, state, after)):
                 yield page
-                after = page[-1].job.id
+                after = page[-1].job.id + page[-1].count - 1
 
     async def commit(self, transaction: Transaction) -> dict[JobId, StoredSpec]:
         """Write a transaction to the disk as a whole, and return the specs of `transaction.wanted`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage import read
@@ -65,7 +67,11 @@ async def ids(store, uid=UID, **query):
 
 
 async def restored(store):
-    return [item.job for item in await unfinished(store)]
+    return [
+        replace(item.job, id=JobId(item.job.id + number))
+        for item in await unfinished(store)
+        for number in range(item.count)
+    ]
 
 
 async def unfinished(store):

@@ -114,9 +114,18 @@ async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
     await put(store, *(new(number) for number in range(1, 6)))
     await move(store, 2, State.RUNNING)
 
-    pages = [[item.job.id for item in page] async for page in store.unfinished()]
+    pages = [[(item.job.id, item.count) for item in page] async for page in store.unfinished()]
 
-    assert pages == [[1, 3], [4, 5], [2]]
+    assert pages == [[(1, 1), (3, 1)], [(4, 2)], [(2, 1)]]
+
+
+async def test_queued_jobs_that_differ_only_by_their_ids_are_restored_as_one(store):
+    await put(store, *map(new, [1, 2, 3, 5, 6, 7, 8]))
+    await move(store, 6, State.QUEUED, priority=3)
+
+    found = [(item.job.id, item.job.priority, item.count) for item in await unfinished(store)]
+
+    assert found == [(1, 0, 3), (5, 0, 1), (6, 3, 1), (7, 0, 2)]
 
 
 async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
@@ -318,8 +327,8 @@ def start_writer(path, *, most_bytes=None):
 
 async def check_nothing_acknowledged_is_lost(path, acknowledged):
     store = await Store.open(path)
-    jobs, last_id = await unfinished(store), await store.read(read.last_id)
-    assert [item.job.id for item in jobs] == list(range(1, last_id + 1))
+    jobs, last_id = await restored(store), await store.read(read.last_id)
+    assert [job.id for job in jobs] == list(range(1, last_id + 1))
     assert last_id >= acknowledged
     assert last_id % 3 == 0  # no half batch
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
