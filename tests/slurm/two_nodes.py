@@ -141,17 +141,42 @@ def what_is_missing() -> str | None:
     return None
 
 
-def hide_other_slurms() -> None:
-    """Give this process and its children folders of their own for the sockets of Slurm's daemons.
+class OwnFolders:
+    """Folders for the sockets of Slurm's daemons that only this process and its children see.
 
-    Their path is fixed, so the tests would take those of a Slurm that this machine has.
+    Their path is fixed, so the tests would take those of a Slurm that this machine has, or of other tests.
     """
-    folders = ("/run/slurm", "/run/slurmctld")
-    if ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0:  # else a container allows no mounts
-        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-        for folder in folders:
-            Path(folder).mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+
+    def __init__(self) -> None:
+        self._locks: dict[str, int] = {}  # of the folders below, which others may use as well
+        self._made: set[str] = set()
+        if ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0:  # else a container allows no mounts
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+            for folder in ("/run/slurm", "/run/slurmctld"):
+                self._locks[folder] = self._keep(folder)
+                subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+
+    def _keep(self, folder: str) -> int:
+        """Make a folder if there is none; return the lock that keeps others from removing it."""
+        while True:
+            with suppress(FileExistsError):
+                Path(folder).mkdir()
+                self._made.add(folder)
+            with suppress(FileNotFoundError):  # another process removes it just now
+                lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(lock), Path(folder).stat()):
+                    return lock
+
+    def remove(self) -> None:
+        """Undo it; leave what was there before, or is in use."""
+        for folder, lock in self._locks.items():
+            subprocess.run(["umount", "--lazy", folder], check=True)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if folder in self._made:
+                    Path(folder).rmdir()
+            os.close(lock)
 
 
 _CLONE_NEWNS = 0x20000  # linux/sched.h
@@ -168,10 +193,11 @@ class TwoNodes:
         self._limit = request_limit
         self.configuration = folder / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sockets: OwnFolders | None = None
 
     def start(self) -> None:
         """Write the configuration, start everything, and wait until both nodes are idle."""
-        hide_other_slurms()
+        self._sockets = OwnFolders()
         self.folder.chmod(0o755)
         (self.folder / "state").mkdir()
         key = self.folder / "slurm.key"
@@ -212,6 +238,8 @@ class TwoNodes:
             self._end_processes()
             for pid in self._steps(f"{self.folder}/"):  # else they tell for ever how their steps ended
                 os.kill(pid, signal.SIGKILL)
+            if self._sockets is not None:
+                self._sockets.remove()
 
     def _steps(self, path: str) -> list[int]:
         """Return what watches steps and has a file open whose path begins so."""
@@ -391,16 +419,17 @@ def free_ports(count: int) -> list[int]:
     A port that nobody listens on may be that of a controller that another test has killed for a moment.
     """
     for first in range(17_100, 60_000, count):
-        lock = os.open(f"{tempfile.gettempdir()}/bgd-test-ports-{first}", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+            lock.bind(f"\0bgd-test-ports-{first}")  # a name without a file
+        except OSError:
+            lock.close()
             continue
         ports = list(range(first, first + count))
         if all(map(_is_free, ports)):
+            lock.detach()  # which keeps it open
             return ports
-        os.close(lock)
+        lock.close()
     raise AssertionError("no free ports")
 
 
