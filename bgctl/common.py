@@ -86,10 +86,15 @@ def say(message: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
+    """Print a JSON document on one line."""
+    print(json_line(value), flush=True)
+
+
+def json_line(value: object) -> str:
+    """Return a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
     import json  # noqa: PLC0415 - people and most scripts read text
 
-    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from signal import SIGKILL
 
@@ -14,15 +12,16 @@ import click
 import msgspec
 from msgspec import Struct
 
-from bgctl.common import client, global_options, is_terminal, print_json, say
+from bgctl.common import client, global_options, has_colors, is_terminal, json_line, say
 from bgctl.exit_codes import FAILED
 from bgctl.options import chosen_ids, whole_number
 from bgctl.selecting import Selection, with_selection
+from bgctl.terminal import line_on_terminal, without_colors
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
 from bgd.escape import one_line
 from bgd.logfiles import LogReader
-from bgd.logsearch import LogFile, Needle, lines_with, logs_in, read_small_logs, small_lines_with
+from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
 
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
@@ -59,11 +58,15 @@ def search_command(
     if not log_dir:
         raise Refused("this daemon is of an earlier bgd, which does not tell where its logs are: restart it")
     search = _Search(log_dir, Needle.of(text, ignores_case=ignore_case), jobs)
-    found = 0
-    lines = search.first_lines() if only_ids else search.lines()
-    for job, attempt, offset, line in islice(lines, most):
-        found += 1
-        _print(job, attempt, offset, line, only_ids=only_ids)
+    found = told = 0
+    with closing(search.lines()) as all_lines:
+        for log, lines in all_lines:
+            wanted = lines[: log.job != told] if only_ids else lines
+            wanted = wanted[: None if most is None else most - found]
+            _print(log, wanted, search.needle, only_ids=only_ids)
+            found, told = found + len(wanted), log.job
+            if found == most:
+                break
     if search.unreadable:
         say(f"{search.unreadable} logs could not be read: {search.problem}")
     if not found:
@@ -80,18 +83,43 @@ def _selected_jobs(daemon: Client, selection: Selection) -> Collection[int] | No
     return set(chosen_ids(daemon, selection.ids))
 
 
-def _print(job: int, attempt: int, offset: int, line: bytes, *, only_ids: bool) -> None:
-    text = line.decode(errors="replace").rstrip("\r")
-    if global_options().json:
-        print_json({"job": job, "attempt": attempt, "offset": offset, "line": text})
-    elif only_ids:
-        print(job)
+def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, *, only_ids: bool) -> None:
+    if only_ids:
+        texts = [str(log.job) for _ in lines]
+    elif global_options().json:
+        texts = [
+            json_line({"job": log.job, "attempt": log.attempt, "offset": offset, "line": _decoded(line)})
+            for offset, line in lines
+        ]
     else:
-        text = one_line(text)
-        if is_terminal() and len(text) > MAX_SHOWN:
-            text = f"{text[:MAX_SHOWN]}\N{HORIZONTAL ELLIPSIS}"
-        print(f"{job}.{attempt}: {text}")
-    sys.stdout.flush()
+        most, has_marks = MAX_SHOWN if is_terminal() else None, has_colors()
+        shown = [_shown(_decoded(line), needle, most) for _, line in lines]
+        texts = [f"{log.job}.{log.attempt}: {_marked(text, needle) if has_marks else text}" for text in shown]
+    print("".join(f"{text}\n" for text in texts), end="", flush=True)
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
+
+
+def _shown(line: str, needle: Needle, most: int | None) -> str:
+    """Return a line as a terminal shows it or, if the text cannot be seen then, with all its characters."""
+    if line.isprintable():
+        text = line
+    else:
+        text = one_line(without_colors(line_on_terminal(line)).expandtabs())
+        if not needle.find_in(text):
+            text = one_line(line)
+    return text if most is None else needle.shorten(text, most)
+
+
+def _marked(text: str, needle: Needle) -> str:
+    """Return a line in which all that was searched for is marked."""
+    pieces, end = [], 0
+    for begin, next_end in needle.find_in(text):
+        pieces += [text[end:begin], click.style(text[begin:next_end], fg="red", bold=True)]
+        end = next_end
+    return "".join([*pieces, text[end:]])
 
 
 class _Found(Struct):
@@ -113,13 +141,13 @@ class _Search:
 
     def __init__(self, folder: str, needle: Needle, jobs: Collection[int] | None) -> None:
         self._folder = Path(folder)
-        self._needle = needle
+        self.needle = needle
         self._jobs = jobs
         self.logs = self.unreadable = 0
         self.problem = ""
 
-    def lines(self) -> Generator[tuple[int, int, int, bytes], None, None]:
-        """Yield job, attempt, offset and text of each line."""
+    def lines(self) -> Generator[tuple[LogFile, list[tuple[int, bytes]]], None, None]:
+        """Yield lines that contain the text, each with its offset: those of a log, or of a part of it."""
         with ExitStack() as processes:
             beside: list[Iterator[_Found]] = []
             folders = self._folders()
@@ -140,32 +168,26 @@ class _Search:
                     yield from self._lines_in(found.hits)
 
     def _lines_in(
-        self, logs: Iterable[LogFile], most: int | None = None
-    ) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield what `lines` does, of some logs, and at most `most` lines of each."""
+        self, logs: Iterable[LogFile], *, is_first_enough: bool = False
+    ) -> Iterator[tuple[LogFile, list[tuple[int, bytes]]]]:
         for log, data in read_small_logs(logs):
             self.logs += 1
             try:
-                for offset, line in islice(self._lines_of(log, data), most):
-                    yield log.job, log.attempt, offset, line
+                for lines in self._lines_of(log, data):
+                    yield log, lines
+                    if is_first_enough:
+                        break
             except OSError as error:
                 self.unreadable += 1
                 self.problem = f"{log.path}: {error.strerror}"
 
-    def first_lines(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield the first line of each job."""
-        told = 0
-        for job, attempt, offset, line in self.lines():
-            if job != told:
-                told = job
-                yield job, attempt, offset, line
-
-    def _lines_of(self, log: LogFile, data: bytes | OSError | None) -> Iterable[tuple[int, bytes]]:
+    def _lines_of(self, log: LogFile, data: bytes | OSError | None) -> Iterable[list[tuple[int, bytes]]]:
         if isinstance(data, OSError):
             raise data
         if data is None:
-            return lines_with(LogReader.at(log.path), self._needle)
-        return small_lines_with(data, self._needle)
+            return lines_with(LogReader.at(log.path), self.needle)
+        lines = found_lines(data, self.needle)
+        return [lines] if lines else []
 
     def _folders(self) -> list[Path]:
         """Return the folders with logs, that of the newest jobs first."""
@@ -216,8 +238,7 @@ class _Search:
             os.waitpid(child, 0)
 
     def _found_in(self, folder: Path) -> _Found:
-        search = _Search(str(self._folder), self._needle, self._jobs)
+        search = _Search(str(self._folder), self.needle, self._jobs)
         logs = self._wanted(folder)
-        with_text = {(job, attempt) for job, attempt, _, _ in search._lines_in(logs, 1)}
-        hits = [log for log in logs if (log.job, log.attempt) in with_text]
+        hits = [log for log, _ in search._lines_in(logs, is_first_enough=True)]
         return _Found(hits, search.logs, search.unreadable, search.problem)

@@ -47,7 +47,7 @@ class Needle(Struct, frozen=True):
         """Return a needle; `ignores_case`: also if the text has a capital."""
         if ignores_case:
             text = text.translate(_LOWER)
-        return cls(text, text.encode(errors="replace"), ignores_case or text == text.lower())
+        return cls(text, text.encode(errors="surrogateescape"), ignores_case or text == text.lower())
 
     def comparable(self, data: bytes) -> bytes:
         """Return data in which `self.data` stands wherever the text occurs."""
@@ -62,6 +62,16 @@ class Needle(Struct, frozen=True):
             end = begin + len(self.text)
             found.append((begin, end))
         return found
+
+    def shorten(self, text: str, most: int) -> str:
+        """Return at most `most` characters of a decoded line, among them the first place of the text."""
+        places = self.find_in(text)
+        begin = 0
+        if places and places[0][1] > most:
+            begin = max(places[0][0] - most // 3, 0)
+        end = begin + most
+        before = "\N{HORIZONTAL ELLIPSIS}" if begin else ""
+        return before + text[begin:end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "")
 
 
 _LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does
@@ -125,31 +135,41 @@ class LogSearch:
         return hits
 
 
-def lines_with(log: LogReader, needle: Needle) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a log that contain a text, each with its offset; of a very long line, parts."""
+def lines_with(log: LogReader, needle: Needle) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield the lines of a log that contain a text, each with its offset; of a very long line, parts.
+
+    Those that are found in one block are yielded at once.
+    """
     begin, rest = 0, b""
     for offset, block in log.blocks(0, log.size()):
+        found: list[tuple[int, bytes]] = []
         if offset != begin + len(rest):  # behind a gap
-            yield from _lines_in(rest, begin, needle)
+            found += found_lines(rest, needle, begin)
             begin, rest = offset, b""
         data = rest + block
         cut = data.rfind(b"\n") + 1
         if not cut and len(data) > MAX_LINE:
             cut = len(data) - len(needle.data)
-        yield from _lines_in(data[:cut], begin, needle)
+        found += found_lines(data[:cut], needle, begin)
         begin, rest = begin + cut, data[cut:]
-    yield from _lines_in(rest, begin, needle)
+        if found:
+            yield found
+    if found := found_lines(rest, needle, begin):
+        yield found
 
 
-def _lines_in(data: bytes, begin: int, needle: Needle) -> Iterator[tuple[int, bytes]]:
+def found_lines(data: bytes, needle: Needle, begin: int = 0) -> list[tuple[int, bytes]]:
+    """Return the lines that contain a text, each with its offset; `begin`: the offset of the first line."""
+    found: list[tuple[int, bytes]] = []
     comparable = needle.comparable(data)
     at = comparable.find(needle.data)
     while at >= 0:
         first = data.rfind(b"\n", 0, at) + 1
         end = data.find(b"\n", at)
         end = len(data) if end < 0 else end
-        yield begin + first, data[first:end]
+        found.append((begin + first, data[first:end]))
         at = comparable.find(needle.data, end)
+    return found
 
 
 # --- many small logs
@@ -167,12 +187,6 @@ def logs_in(folder: Path) -> dict[str, bool]:
         if dot and offset.isdecimal() and log.endswith(".log"):
             logs[log] = True
     return logs
-
-
-def small_lines_with(data: bytes, needle: Needle) -> list[tuple[int, bytes]]:
-    """Return what `lines_with` yields, of a log that was read in one go."""
-    # most logs do not contain it
-    return list(_lines_in(data, 0, needle)) if needle.data in needle.comparable(data) else []
 
 
 class LogFile(Struct, frozen=True):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 
 from bgctl import searching
-from bgctl.searching import _Search
+from bgctl.searching import _Search, _shown
 from bgd.errors import Refused
 from bgd.logfiles import BLOCK, LogReader
-from bgd.logsearch import AHEAD, MAX_LINE, LogFile, Needle, lines_with, read_small_logs, small_lines_with
+from bgd.logsearch import AHEAD, MAX_LINE, LogFile, Needle, found_lines, lines_with, read_small_logs
 
-ESCAPE = "\N{SYMBOL FOR ESCAPE}"
+RETURN = "\N{SYMBOL FOR CARRIAGE RETURN}"
+MORE = "\N{HORIZONTAL ELLIPSIS}"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_lines_of_all_logs_are_found_newest_first(daemon, jobs):
     assert done.stdout.splitlines() == [
         f"{third}.2: disk full again",
         f"{third}.1: disk full again",
-        f"{second}.1: {ESCAPE}[31mdisk FULL{ESCAPE}[0m of \N{SYMBOL FOR START OF HEADING}",
+        f"{second}.1: disk FULL of \N{SYMBOL FOR START OF HEADING}",
         f"{first}.1: Disk full",
     ]
 
@@ -58,6 +60,33 @@ def test_jobs_can_be_selected_and_lines_be_few(daemon, jobs):
     assert search(daemon, "disk", "--tag", "second").stdout.startswith(f"{second}.1: ")
     assert search(daemon, "disk", "-n", "1").stdout == f"{third}.2: disk full again\n"
     assert search(daemon, "disk", "--ids").stdout == f"{third}\n{second}\n{first}\n"
+
+
+def test_all_that_was_searched_for_is_marked_if_there_are_colors(daemon, jobs):
+    found = search(daemon, "--color", "always", "I", "-i", jobs[0]).stdout
+
+    assert found == f"{jobs[0]}.1: D\033[31m\033[1mi\033[0msk full\n{jobs[0]}.1: f\033[31m\033[1mi\033[0mne\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\033[31mred\033[0m needle\tend", "red needle      end"),
+        ("10 %\r20 %\rthe needle", "the needle"),
+        ("a needle\rhides below this", f"a needle{RETURN}hides below this"),
+        ("bidi \u202e needle", "bidi <U+202E> needle"),
+        ("x" * 3_000 + "needle" + "y" * 3_000, f"{MORE}{'x' * 166}needle{'y' * 328}{MORE}"),
+        ("needle" + "y" * 3_000, f"needle{'y' * 494}{MORE}"),
+    ],
+)
+def test_a_line_is_shown_so_that_the_text_is_seen(line, shown):
+    assert _shown(line, Needle.of("needle"), 500) == shown
+
+
+def test_bytes_that_are_no_text_are_searched_as_they_are():
+    argument = os.fsdecode(b"\xffb")
+
+    assert found_lines(b"a?b\n\xffb\n", Needle.of(argument)) == [(4, b"\xffb")]
 
 
 def test_json_tells_where_a_line_is(daemon, jobs):
@@ -80,6 +109,10 @@ def test_nothing_found_is_told(daemon, jobs):
 # --- reading ----------------------------------------------------------------------------------------------
 
 
+def all_of(search):
+    return [(log.job, log.attempt, *line) for log, lines in search.lines() for line in lines]
+
+
 @pytest.fixture
 def log(tmp_path):
     (tmp_path / "0").mkdir()
@@ -92,9 +125,9 @@ def test_lines_are_found_whole_wherever_blocks_end(log):
     log.path.write_bytes(text)
     needle = Needle.of("needle")
 
-    found = list(lines_with(log, needle))
+    found = list(chain.from_iterable(lines_with(log, needle)))
 
-    assert found == small_lines_with(text, needle)
+    assert found == found_lines(text, needle)
     assert {text[offset : offset + len(data)] for offset, data in found} == {line[:-1], b"the needle"}
     assert len(found) == text.count(b"needle")
 
@@ -102,7 +135,7 @@ def test_lines_are_found_whole_wherever_blocks_end(log):
 def test_a_very_long_line_is_searched_in_parts(log):
     log.path.write_bytes(b"z" * (MAX_LINE + BLOCK - 3) + b"needle" + b"z" * BLOCK)
 
-    [(offset, part)] = lines_with(log, Needle.of("needle"))
+    [[(offset, part)]] = lines_with(log, Needle.of("needle"))
 
     assert b"needle" in part
     assert len(part) < 3 * MAX_LINE
@@ -113,8 +146,8 @@ def test_lines_on_both_sides_of_a_gap_are_not_joined(log):
     log.path.write_bytes(b"a\nnee")
     log.path.with_name("1.1.log.100").write_bytes(b"dle\nneedle\n")
 
-    assert list(lines_with(log, Needle.of("needle"))) == [(104, b"needle")]
-    assert list(lines_with(log, Needle.of("nee"))) == [(2, b"nee"), (104, b"needle")]
+    assert list(lines_with(log, Needle.of("needle"))) == [[(104, b"needle")]]
+    assert list(lines_with(log, Needle.of("nee"))) == [[(2, b"nee"), (104, b"needle")]]
 
 
 def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_path):
@@ -124,9 +157,9 @@ def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_pa
     (tmp_path / "other").mkdir()
     search = _Search(str(tmp_path), Needle.of("needle"), None)
 
-    assert list(search.lines()) == [(1, 1, 0, b"needle")]
+    assert all_of(search) == [(1, 1, 0, b"needle")]
     assert (search.logs, search.unreadable) == (2, 1)
-    assert list(_Search(str(tmp_path / "missing"), Needle.of("x"), None).lines()) == []
+    assert all_of(_Search(str(tmp_path / "missing"), Needle.of("x"), None)) == []
 
 
 def test_many_logs_are_searched_in_their_order_and_all_are_closed(tmp_path):
@@ -139,8 +172,8 @@ def test_many_logs_are_searched_in_their_order_and_all_are_closed(tmp_path):
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
 
     lines = _Search(str(tmp_path), Needle.of("needle"), None).lines()
-    assert next(lines)[3] == f"needle of {3 * AHEAD}".encode()
-    assert [job for job, *_ in lines] == wanted[1:]
+    assert next(lines)[1] == [(5, f"needle of {3 * AHEAD}".encode())]
+    assert [log.job for log, _ in lines] == wanted[1:]
     some = read_small_logs([LogFile(AHEAD, 1, str(large), has_parts=False)] * 9)
     assert next(some)[1] is None
     some.close()
@@ -184,7 +217,7 @@ def test_several_processes_find_what_one_does(tmp_path, monkeypatch, fails):
     def searched(processes):
         monkeypatch.setattr(searching, "PROCESSES", processes)
         search = _Search(str(tmp_path), Needle.of("needle"), None)
-        return list(search.lines()), search.logs, search.unreadable, search.problem
+        return all_of(search), search.logs, search.unreadable, search.problem
 
     alone = searched(1)
     if fails:
@@ -200,4 +233,4 @@ def test_a_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.listdir", forbidden)
     with pytest.raises(Refused, match="you may not read the logs in"):
-        list(_Search(str(tmp_path), Needle.of("x"), None).lines())
+        all_of(_Search(str(tmp_path), Needle.of("x"), None))

@@ -327,18 +327,7 @@ def _found_line(begin: int, data: bytes, needle: Needle) -> FoundLine:
     text = "".join(text for text, _ in terminal.end()).expandtabs()
     if index >= 0 and not needle.find_in(text):
         text = one_line(plain)
-    return FoundLine(begin + max(index, 0), _shortened(text, needle), index >= 0)
-
-
-def _shortened(text: str, needle: Needle) -> str:
-    """Return at most MAX_SHOWN characters of a line, among them the first that was found."""
-    places = needle.find_in(text)
-    begin = 0
-    if places and places[0][1] > MAX_SHOWN:
-        begin = max(places[0][0] - MAX_SHOWN // 3, 0)
-    end = begin + MAX_SHOWN
-    before = "\N{HORIZONTAL ELLIPSIS}" if begin else ""
-    return before + text[begin:end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "")
+    return FoundLine(begin + max(index, 0), needle.shorten(text, MAX_SHOWN), index >= 0)
 
 
 # --- What is sent
