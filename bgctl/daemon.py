@@ -69,7 +69,7 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
         ("state", info.state_dir),
         ("pages", info.http or "none"),
         ("config", info.config or "built-in defaults"),
-        ("slots", f"{info.running} of {info.slots} taken"),
+        ("slots", f"{info.slots}; {info.running} {'job runs' if info.running == 1 else 'jobs run'}"),
         ("jobs", counts or "none"),
     ]
 

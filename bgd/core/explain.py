@@ -86,7 +86,8 @@ class Place(Struct, frozen=True, kw_only=True):
     """Of each resource that it asks for: its name; how many tokens it needs, are free, and there are."""
     rate: Rate | None  # of its queue
     opens_at: float | None  # when this lets another job start, on the elapsed clock; None: at any time
-    is_apart: bool  # its queue takes none of the daemon's slots, and no pause of all queues stops it
+    is_apart: bool  # no pause of all queues stops its queue
+    takes_slots: bool  # of the daemon
     ahead: int | None
     turn: Turn | None
 
@@ -162,7 +163,7 @@ def _short_of(job: Job, place: Place, now: Now) -> list[Reason]:
                 taken=place.queue_taken,
             )
         )
-    if not place.is_apart and place.taken + place.size > place.slots:
+    if place.takes_slots and place.taken + place.size > place.slots:
         reasons.append(Reason(cause=Cause.SLOTS, wanted=place.size, slots=place.slots, taken=place.taken))
     for name, wanted, free, total in place.resources:
         if wanted > free:

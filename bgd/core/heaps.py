@@ -88,6 +88,11 @@ class ReadyHeap:
         if self._dead > _WORTH_SWEEPING and self._dead * 2 > self._entries:
             self._sweep()
 
+    def ids(self) -> Iterator[JobId]:
+        """Yield all queued jobs, in no order; one may come twice."""
+        for priority, runs in self._runs.items():
+            yield from (job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority))
+
     def __len__(self) -> int:
         return self._entries
 

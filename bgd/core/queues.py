@@ -18,14 +18,16 @@ from bgd.core.spec import Demand, Rate
 class QueueRule(Struct, frozen=True, kw_only=True):
     """What holds for one queue.
 
-    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start. `apart`:
-    its jobs take none of the daemon's slots, and start while all queues are paused; their slot has number 0.
-    A queue never changes from one to the other. `rate`: how many of its jobs may start within some time.
-    `weight`: its share of the slots; None: as if it were 1, if any queue has a weight.
+    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start.
+    `elsewhere`: its jobs run on other machines and take none of the daemon's slots; their slot has number 0.
+    `apart`: the same, and they start while all queues are paused; a queue never changes that. `rate`: how
+    many of its jobs may start within some time. `weight`: its share of the slots; None: as if it were 1, if
+    any queue has a weight.
     """
 
     slots: int | None = None
     paused: bool = False
+    elsewhere: bool = False
     apart: bool = False
     rate: Rate | None = None
     weight: int | None = None
@@ -49,7 +51,7 @@ class ReadyQueues:
 
     A rule may change at any time at no cost. Jobs that were in the shared lane before their queue got a rule
     move to its own lane when they come to the top. Only a pause of what is first in a shared lane moves all
-    of it at once.
+    of it at once, and so does a rule that its jobs run elsewhere.
 
     Nothing starves. The first job of a lane that waits only for tokens keeps later jobs from taking any of
     these resources; one that has its tokens and waits only for slots of its queue keeps later jobs of the
@@ -100,14 +102,18 @@ class ReadyQueues:
         self.has_rates = bool(self._starts.rates)
         self._shares.configure({queue: rule.weight for queue, rule in rules.items()})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
+        self._outside = {queue for queue, rule in rules.items() if rule.apart or rule.elsewhere}
         for lane in list(self._heaps):
             if self._top(lane) is None:
                 self._drop(lane)
         for queue in self._lanes.keys() - rules.keys() - {None}:
             if not self._lanes[queue]:
                 del self._lanes[queue]
-        for queue in rules.keys() - self._lanes.keys():
+        new = rules.keys() - self._lanes.keys()
+        for queue in new:
             self._lanes[queue] = set()
+        if new & self._outside:
+            self._leave_shared_lanes(new & self._outside)
         self._promising = set(self._heaps)
 
     def push(self, job: Job, count: int = 1) -> None:
@@ -136,7 +142,8 @@ class ReadyQueues:
     def take_next(self, *, is_paused: bool = False) -> Job | None:
         """Take the most urgent queued job that may start; None if there is none.
 
-        Jobs of queues that are apart come first; with `is_paused` no others come.
+        Jobs that take none of the daemon's slots come first; with `is_paused` only those of queues that are
+        apart come.
 
         A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
         are free, it is waited for, not overtaken: otherwise it might wait for ever.
@@ -146,10 +153,11 @@ class ReadyQueues:
         for lane in tuple(self._promising):
             if lane[0] is None:
                 self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
-        job = self._best(is_apart=True) if self._apart else None
+        outside = self._apart if is_paused else self._outside
+        job = self._best(outside) if outside else None
         if job is None:
             free = self._slots - self.taken
-            job = None if free <= 0 or is_paused else self._best(is_apart=False)
+            job = None if free <= 0 or is_paused else self._best(None)
             if job is None or self._size_of(job) > free:
                 return None
         self._heaps[self._lane_of(job)].pop()
@@ -157,13 +165,16 @@ class ReadyQueues:
             self._reconsider(job)
         return job
 
-    def _best(self, *, is_apart: bool) -> Job | None:
-        """Return the most urgent job that may start as soon as there are slots for it, or None."""
+    def _best(self, queues: set[str] | None) -> Job | None:
+        """Return the most urgent job that may start as soon as there are slots for it, or None.
+
+        Only those of these queues count; None: those that take the daemon's slots.
+        """
         best: tuple[int, float, JobId] | None = None
-        shares = self._shares.are_set
+        shares = self._shares.are_set and queues is None
         chosen: Job | None = None
         for lane in list(self._promising):
-            if (lane[0] in self._apart) is not is_apart:
+            if lane[0] in self._outside if queues is None else lane[0] not in queues:
                 continue
             top = self._top(lane)
             place = None if top is None else (top[0], self._shares.used(lane[0]) if shares else 0.0, top[1])
@@ -275,6 +286,7 @@ class ReadyQueues:
             opens_at=self._starts.opens_at(job.queue),
             is_paused=rule.paused,
             is_apart=rule.apart,
+            takes_slots=job.queue not in self._outside,
             resources=tuple(
                 (name, count, self._tokens.free(name), self._tokens.totals.get(name, 0))
                 for name, count in job.conditions.resources
@@ -325,7 +337,7 @@ class ReadyQueues:
         shares = bool(_names(own) & _names(lane))
         if lane[0] == own[0]:  # if the queue is paused, they start once it is not
             return self._are_free(lane[1]) or (shares and self._tokens.can_ever_have(lane[1]))
-        are_rivals = not {lane[0], own[0]} & self._apart and self._has_room(first)
+        are_rivals = not {lane[0], own[0]} & self._outside and self._has_room(first)
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
     def _turn_of(self, job: Job) -> Turn | None:
@@ -333,7 +345,7 @@ class ReadyQueues:
 
         Those of other priorities and those that could not start now do not count.
         """
-        if not self._shares.are_set or job.queue in self._apart:
+        if not self._shares.are_set or job.queue in self._outside:
             return None
         own = self._shares.share_of(job.queue)
         mine = self._shares.used(job.queue), job.id
@@ -363,7 +375,7 @@ class ReadyQueues:
         found: dict[str | None, list[Job]] = {}
         for other in filter(None, map(self._job_of, sorted(ids))):
             jobs = found.setdefault(self._shares.share_of(other.queue), [])
-            if other.priority == priority and other.queue not in self._apart and len(jobs) < MAX_AHEAD:
+            if other.priority == priority and other.queue not in self._outside and len(jobs) < MAX_AHEAD:
                 jobs.append(other)
         return found
 
@@ -378,9 +390,9 @@ class ReadyQueues:
     def occupy(self, job: Job) -> tuple[int, Tokens]:
         """Give a job that was taken its slot and tokens, and return them.
 
-        It is the smallest free slot number, or 0 if its queue is apart.
+        It is the smallest free slot number, or 0 if it takes none of the daemon's slots.
         """
-        number = 0 if job.queue in self._apart else self._numbers.take_smallest()
+        number = 0 if job.queue in self._outside else self._numbers.take_smallest()
         if self._shares.are_set and number:
             self._shares.use(job.queue, self._size_of(job))
         if self.has_rates:
@@ -447,6 +459,13 @@ class ReadyQueues:
             self.push(job)
         return top
 
+    def _leave_shared_lanes(self, queues: set[str]) -> None:
+        """Give the jobs of these queues an entry in lanes of their own: they wait for none of the others."""
+        for lane in tuple(self._lanes[None]):
+            for job in filter(None, map(self._job_of, self._heaps[lane].ids())):
+                if job.queue in queues:
+                    self.push(job)
+
     def _drop(self, lane: Lane) -> None:
         del self._heaps[lane]
         self._lanes[lane[0]].discard(lane)
@@ -475,7 +494,8 @@ class ReadyQueues:
 
     def _size_of(self, job: Job) -> int:
         """Return how many slots a job takes: all there are, if it asks for more."""
-        return min(job.conditions.slots, self._slots)
+        wanted = job.conditions.slots
+        return wanted if job.queue in self._outside else min(wanted, self._slots)
 
     def _lane_of(self, job: Job) -> Lane:
         return (job.queue if job.queue in self._lanes else None), job.conditions.resources

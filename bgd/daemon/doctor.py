@@ -20,6 +20,7 @@ from bgd.config import Config
 from bgd.daemon.backups import backups_in
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.launches import missing_installation
+from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, room_on, shortage
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
@@ -48,7 +49,7 @@ def check_all(config: Config) -> list[Finding]:
         partial(_check_folder, "log folder", config.log_dir),
         partial(_check_configuration, config.source),
         partial(_check_socket, config.daemon.socket),
-        partial(check_open_files, config.daemon.slots),
+        partial(check_open_files, most_slots(config)),
         check_file_size,
         _check_system_calls,
         _check_control_groups,

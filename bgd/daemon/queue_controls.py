@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.queues import QueueRule
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, ExecutorKind
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
@@ -19,6 +19,12 @@ MAX_SET_QUEUES = 1_000  # the Scheduler looks at each of them whenever it starts
 def total_slots(config: Config, controls: QueueControls) -> int:
     """Return the number of slots in force."""
     return config.daemon.slots if controls.slots is None else controls.slots
+
+
+def most_slots(config: Config) -> int:
+    """Return how many slots jobs may take at once as configured, those of queues on clusters included."""
+    rules = [_rule(queue, config, QueueControls()) for queue in config.queues]
+    return config.daemon.slots + sum(rule.slots or 0 for rule in rules if rule.elsewhere)
 
 
 def queue_rules(config: Config, controls: QueueControls) -> dict[str, QueueRule]:
@@ -128,7 +134,14 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
     if queue not in config.queues:
         return QueueRule(slots=slots, paused=setting.paused)
     configured = config.queues[queue]
-    return QueueRule(slots=slots, paused=setting.paused, rate=configured.rate, weight=configured.weight)
+    executor = config.executors.get(configured.executor)
+    return QueueRule(
+        slots=slots,
+        paused=setting.paused,
+        elsewhere=slots is not None and executor is not None and executor.kind is ExecutorKind.SLURM,
+        rate=configured.rate,
+        weight=configured.weight,
+    )
 
 
 def _configured_slots(queue: str, config: Config) -> int | None:

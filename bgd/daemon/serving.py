@@ -32,6 +32,7 @@ from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.notifications import Notifications
+from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.space import DiskSpace
@@ -79,7 +80,7 @@ async def serve(config: Config, context: StartupContext) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not context.has_launcher_service:  # a launcher that we start is under the same seccomp filter
         check_system_calls()
-    for finding in (doctor.check_open_files(config.daemon.slots), doctor.check_file_size()):
+    for finding in (doctor.check_open_files(most_slots(config)), doctor.check_file_size()):
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)

@@ -45,7 +45,7 @@ class SlotModel:
     def take(self, job: Job, number: int, tokens: Tokens, now: float) -> None:
         """Let a job start in this slot with these tokens."""
         assert job.id not in self.taken, "one attempt of a job at a time"
-        if self._is_apart(job.queue):
+        if self._is_outside(job.queue):
             assert number == 0
         else:
             numbers = {seat.number for seat in self.taken.values()}
@@ -56,7 +56,7 @@ class SlotModel:
             assert set(held) <= self._free(name), "a token is held twice, or there is none of this name"
         assert self.opens_at(job.queue, now) is None, "the rate of its queue is exceeded"
         self.starts.append((job.queue, now))
-        if not self._is_apart(job.queue):
+        if not self._is_outside(job.queue):
             self.latest = self._used(job)
             weight = self.rules.get(job.queue, QueueRule()).weight or 1
             self.used[self._share(job)] = self.latest + self._size(job) / weight
@@ -79,17 +79,18 @@ class SlotModel:
 
     @property
     def taken_slots(self) -> int:
-        return sum(seat.size for seat in self.taken.values() if not self._is_apart(seat.queue))
+        return sum(seat.size for seat in self.taken.values() if seat.number)
 
     def next_up(self, queued: Iterable[Job], now: float, *, is_paused: bool = False) -> Job | None:
         """Return the queued job whose turn it is; None if there is no room for it.
 
-        With `is_paused` only queues that are apart have a turn.
+        Jobs that take none of the slots come first. With `is_paused` only queues that are apart have a turn.
         """
         ready = self._ready(queued, now)
-        apart = [job for job in ready if self._is_apart(job.queue)]
-        if apart or is_paused:
-            return min(apart, key=_urgency, default=None)
+        comes_first = self._is_apart if is_paused else self._is_outside
+        first = [job for job in ready if comes_first(job.queue)]
+        if first or is_paused:
+            return min(first, key=_urgency, default=None)
         has_weights = any(rule.weight is not None for rule in self.rules.values())
         job = min(ready, key=self._turn if has_weights else _urgency, default=None)
         if job is None or self._size(job) + self.taken_slots > self.slots:
@@ -146,8 +147,12 @@ class SlotModel:
     def _is_apart(self, queue: str) -> bool:
         return queue in self.rules and self.rules[queue].apart
 
+    def _is_outside(self, queue: str) -> bool:
+        return self._is_apart(queue) or (queue in self.rules and self.rules[queue].elsewhere)
+
     def _size(self, job: Job) -> int:
-        return min(job.conditions.slots, self.slots)
+        wanted = job.conditions.slots
+        return wanted if self._is_outside(job.queue) else min(wanted, self.slots)
 
 
 def _first_of_each_kind(queued: Iterable[Job]) -> list[Job]:

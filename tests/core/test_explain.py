@@ -68,6 +68,7 @@ class Situation:
             queue: QueueRule(
                 slots=self.dice.choice([None, 1, 2, 3]),
                 paused=self.dice.choice([False, False, True]),
+                elsewhere=self.dice.choice([False, False, False, True]),
                 rate=self.dice.choice([None, None, Rate(1, 50.0, "1/50s"), Rate(2, 90.0, "2/90s")]),
                 weight=self.dice.choice([None, 1, 3]) if self.has_weights else None,
             )

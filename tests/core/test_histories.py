@@ -25,6 +25,7 @@ ruled_queues = st.dictionaries(
         QueueRule,
         slots=st.none() | st.integers(1, 3),
         paused=st.sampled_from([False, False, True]),
+        elsewhere=st.sampled_from([False, False, True]),
         weight=st.sampled_from([None, None, 1, 3]),
         rate=st.sampled_from([None, None, Rate(1, 5.0), Rate(2, 20.0)]),
     ),

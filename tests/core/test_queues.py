@@ -317,6 +317,63 @@ def test_a_job_of_a_queue_that_is_apart_holds_its_slot_after_a_restart():
     assert started(scheduler) == [(second, 1, 0)]
 
 
+# --- a queue whose jobs run elsewhere --------------------------------------------------------------------
+
+CLUSTER = {"cluster": QueueRule(slots=3, elsewhere=True)}
+
+
+def test_jobs_that_run_elsewhere_take_only_slots_of_their_queue():
+    scheduler = Scheduler(1, CLUSTER, last_id=0, roll=lambda: 0.5)
+    large, small, waiting = (submit(scheduler, queue="cluster", slots=slots) for slots in (2, 1, 1))
+    usual = submit(scheduler)
+
+    assert started(scheduler) == [(large, 1, 0), (small, 1, 0), (usual, 1, 1)]
+    assert (scheduler.running, scheduler.taken) == (3, 1)
+    assert scheduler.explain(waiting, NOW) == (
+        Reason(cause=Cause.QUEUE_SLOTS, subject="cluster", slots=3, taken=3, ahead=0),
+    )
+    finish(scheduler, small)
+    assert started(scheduler) == [(waiting, 1, 0)]
+
+
+@pytest.mark.parametrize("why", [PauseReason.ASKED, PauseReason.NO_LAUNCHER])
+def test_jobs_that_run_elsewhere_wait_while_all_queues_are_paused(why):
+    scheduler = Scheduler(1, CLUSTER, last_id=0, roll=lambda: 0.5)
+    scheduler.pause(why)
+    job = submit(scheduler, queue="cluster")
+
+    assert started(scheduler) == []
+    scheduler.resume(why, NOW)
+    assert started(scheduler) == [(job, 1, 0)]
+
+
+def test_a_queue_whose_jobs_run_elsewhere_from_now_on_keeps_the_slots_that_it_has():
+    scheduler = Scheduler(2, {"cluster": QueueRule(slots=3)}, last_id=0, roll=lambda: 0.5)
+    first, second, third = (submit(scheduler, queue="cluster") for _ in range(3))
+    assert started(scheduler) == [(first, 1, 1), (second, 1, 2)]
+
+    scheduler.resize(2, CLUSTER, NOW)
+
+    assert started(scheduler) == [(third, 1, 0)]
+    assert scheduler.taken == 2
+    scheduler.resize(2, {"cluster": QueueRule(slots=3)}, NOW)
+    finish(scheduler, third)
+    finish(scheduler, first)
+    assert scheduler.taken == 1
+
+
+def test_queued_jobs_of_a_queue_whose_jobs_run_elsewhere_from_now_on_wait_for_no_others():
+    scheduler = Scheduler(1, {}, last_id=0, roll=lambda: 0.5)
+    running, before, job = submit(scheduler), submit(scheduler), submit(scheduler, queue="cluster")
+    assert started(scheduler) == [(running, 1, 1)]
+
+    scheduler.resize(1, CLUSTER, NOW)
+
+    assert started(scheduler) == [(job, 1, 0)]
+    finish(scheduler, running)
+    assert started(scheduler) == [(before, 1, 1)]
+
+
 # --- resources, rates and weights ------------------------------------------------------------------------
 
 GPUS = {"gpu": ("0", "1")}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import State
+from bgd.core.queues import QueueRule
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon import queue_controls
+from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.wire.launching import Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues
 from bgd.wire.requests import (
@@ -133,3 +135,37 @@ async def test_a_job_of_the_queue_of_notifications_starts_while_all_slots_are_ta
         assert (await life.view(second)).state is State.QUEUED
         life.launcher.say(end(key))
         assert (await life.launcher.hear(Launch)).key == life.key(second)
+
+
+CLUSTER = '[executors.cluster]\nkind = "slurm"\nfolder = "/shared"\n'
+
+
+@pytest.mark.parametrize(
+    ("queue", "controls", "elsewhere"),
+    [
+        ('executor = "cluster"\nslots = 50', QueueControls(), True),
+        ('executor = "cluster"', QueueControls(), False),  # nothing else limits them
+        ("slots = 50", QueueControls(), False),
+        ('executor = "cluster"', QueueControls(queues={"far": QueueSetting(has_slots=True, slots=3)}), True),
+        (
+            'executor = "cluster"\nslots = 50',
+            QueueControls(queues={"far": QueueSetting(has_slots=True)}),
+            False,
+        ),
+    ],
+)
+def test_jobs_on_a_cluster_take_only_slots_of_their_queue_if_it_has_a_number(
+    folder, queue, controls, elsewhere
+):
+    config = configure(folder, "slots = 2", f"{CLUSTER}[queues.far]\n{queue}\n[queues.near]\nslots = 7")
+
+    rules = queue_controls.queue_rules(config, controls)
+
+    assert rules.get("far", QueueRule()).elsewhere is elsewhere
+    assert not rules["near"].elsewhere
+
+
+def test_jobs_on_a_cluster_count_for_the_files_that_may_be_open(folder):
+    config = configure(folder, "slots = 2", f'{CLUSTER}[queues.far]\nexecutor = "cluster"\nslots = 50')
+
+    assert queue_controls.most_slots(config) == 52

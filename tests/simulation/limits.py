@@ -106,7 +106,7 @@ class ShareWatch:
             self._latest.clear()
             self._given.clear()
         model = _model_of(queues)
-        if model._is_apart(job.queue):
+        if model._is_outside(job.queue):
             return
         share, size = model._share(job), model._size(job)
         queued = [each for each in scheduler._table.jobs if each.state is State.QUEUED]

@@ -71,6 +71,26 @@ def test_a_job_of_a_bound_queue_gets_folder_umask_input_and_environment(daemon, 
     assert on_cluster(client, "cat; echo nothing").wait(DEADLINE).output() == "nothing\n"
 
 
+def test_jobs_of_a_queue_with_slots_on_the_cluster_leave_the_daemons_slots_to_others(daemon, client):
+    client.set_slots(1)
+    try:
+        script = "echo ready in slot $BGD_SLOT; sleep 1000"
+        far = [client.submit(["sh", "-c", script], queue="far") for _ in "123"]
+        for job in far[:2]:
+            started(job, "ready in slot 0\n")
+
+        assert client.submit(["true"]).wait(DEADLINE).state is State.SUCCEEDED
+        assert (
+            "waits      for a slot of queue far: 2 of 2 are taken\n"
+            in daemon.bgctl("show", str(far[2].id)).stdout
+        )
+    finally:
+        client.set_slots(None)
+    for job in far:
+        job.cancel()
+        assert job.wait(DEADLINE).state is State.CANCELLED
+
+
 def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2)) for _ in "12"]
     job = on_cluster(client, "echo ran")

@@ -123,6 +123,9 @@ nodes = 2
 keep_idle = "{keep_idle}"
 [queues.big]
 executor = "cluster"
+[queues.far]
+executor = "cluster"
+slots = 2
 """
 
 
