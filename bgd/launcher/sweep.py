@@ -61,8 +61,10 @@ async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEn
 
 
 def _of_another_boot(began: Began) -> Began:
-    """Return a record without what means something else by now."""
-    return replace(began, ran_since=None, pipe=0, tag=None)
+    """Return a record without what means something else by now, with the clock of this boot."""
+    age = max(time.time() - began.started_at, 0.0)
+    ran_since = None if began.ran_since is None else elapsed() - age
+    return replace(began, ran_since=ran_since, pipe=0, tag=None)
 
 
 async def end_strays(store: str, context: Context) -> None:

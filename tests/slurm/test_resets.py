@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_bgds_machine_is_reset_and_jobs_on_nodes_keep_their_true_ends(slurm, exe
             local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"], rerun=False))
             wait_until(lambda: waiting.refresh().needs_node)
             chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+            cut_at = time.time()
             cut_power(daemon, client)
         load.let_end("ending")
         wait_until(lambda: not runs(f"{folder}/ending"))
@@ -103,7 +105,10 @@ def test_bgds_machine_is_reset_and_jobs_on_nodes_keep_their_true_ends(slurm, exe
             )
             assert [job.exit_code for job in jobs[:2]] == [4, 5]
             assert [job.outcome for job in jobs[2:]] == [Outcome.UNKNOWN, Outcome.EXIT, Outcome.INTERRUPTED]
-            assert [len(job.attempts()) for job in jobs[:2]] == [1, 1]
+            [[attempt], [_]] = [job.attempts() for job in jobs[:2]]
+            assert attempt.started_at is not None
+            assert attempt.started_at < cut_at
+            assert (attempt.run_seconds or 0) > (attempt.finished_at or 0) - cut_at
             assert [load.starts(name) for name in ("lasting", "ending", "dying", "waiting")] == [1] * 4
             chaos.wait(client, lambda: not [each for each in chaos.held() if "-pilot-" not in each])
     wait_until(lambda: not chaos.held())
