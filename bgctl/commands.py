@@ -35,7 +35,7 @@ def submit(
     """Queue a command and print its id; return the exit code."""
     job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
     print_id(job)
-    say_if_exists(job)
+    say_if_exists(job, options)
     return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
@@ -52,7 +52,7 @@ def run(
     job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
     if global_options().json:
         print_id(job)
-    say_if_exists(job)
+    say_if_exists(job, options)
     # with its own terminal the job expects this one to obey its control characters
     code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
     if "stdin" not in options and "input" not in options:
@@ -140,8 +140,12 @@ def print_id(job: Job) -> None:
         print(job.id, flush=True)
 
 
-def say_if_exists(job: Job) -> None:
-    if not job.is_new and not global_options().json:
+def say_if_exists(job: Job, options: JobOptions) -> None:
+    if job.is_new or global_options().json:
+        return
+    if "debounce" in options:
+        say(f"job {job.id} already has this key: unless it has started, it runs this command instead, later")
+    else:
         say(f"job {job.id} already has this key: nothing was queued")
 
 

@@ -78,6 +78,7 @@ VERBS_OF_GROUPS = {
     "queue": dict.fromkeys(
         ("add", "create", "edit", "new"), "`bgctl queue set NAME --slots N` makes or changes a queue"
     )
+    | dict.fromkeys(("get", "info", "show", "status"), "`bgctl queue list` shows all queues")
     | dict.fromkeys(("pause", "resume"), "`bgctl pause NAME` and `bgctl resume NAME` do it"),
     "config": dict.fromkeys(("edit", "set"), "edit the file that `bgctl info` names, then `bgctl reload`")
     | dict.fromkeys(("check", "test", "validate"), "`bgd --check` checks the configuration"),
@@ -140,7 +141,9 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
     "--print-task-id": "leave it out: submit prints the id",
-    "--since": "`bgctl logs -n N ID` shows the last lines",
+    "--since": ("--window D looks back this far", "`bgctl logs -n N ID` shows the last lines"),
+    "--rate": "[queues.NAME] rate in the configuration limits how many jobs start in some time",
+    "--weight": "[queues.NAME] weight in the configuration shares the slots out among queues",
     "-S": "--name TEXT names a job",
     "-a": "--after ID waits for a job",
     **dict.fromkeys(("--failed", "--queued", "--running"), "--state STATE selects jobs by state"),

@@ -329,7 +329,7 @@ class DurationType(click.ParamType[float]):
         if seconds > MAX_DURATION:
             self.fail(f"{value!r} is too long: the limit is {format_duration(MAX_DURATION)}", param, ctx)
         if not (seconds or self._may_be_zero):
-            self.fail("it must be greater than 0; omit the option for no limit", param, ctx)
+            self.fail("it must be greater than 0: leave the option out instead", param, ctx)
         return seconds
 
 

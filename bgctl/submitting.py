@@ -131,7 +131,7 @@ def call_command(
         job = daemon.call(target, positional, keywords, **options)
         print_id(job)
         say_once_what_a_reboot_does(daemon, options)
-        say_if_exists(job)
+        say_if_exists(job, options)
         return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 

@@ -354,8 +354,8 @@ _TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated
 def start_rate(setting: Setting) -> Rate:
     """Read how many starts there may be within some time."""
     written = text(setting)
-    count, slash, seconds = written.partition("/")
-    if not slash or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
+    count, _, seconds = written.partition("/")
+    if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
         raise ValueError(
             f'must be like "10/1m": 1 to {MAX_RATE} starts, and the time in which they may happen'
         )

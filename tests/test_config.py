@@ -658,6 +658,7 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ),
         ('queues.api.rate = "10"', ["queues.api.rate", 'must be like "10/1m"']),
         ('queues.api.rate = "0/1m"', ["1 to 10000 starts"]),
+        ('queues.api.rate = "10/m"', ['must be like "10/1m"']),
         ('queues.api.rate = "10/0s"', ["queues.api.rate"]),
         ("resources.gpu = -1", ["resources.gpu = -1", "0 to 1000"]),
         ("resources.gpu = true", ["resources.gpu", "a list of names"]),

@@ -138,6 +138,10 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
     assert second.stdout == first.stdout
     assert "already has this key: nothing was queued" in second.stderr
 
+    own_daemon.submit("--key", "site", "--debounce", "1h", "true")
+    newer = own_daemon.bgctl("submit", "--key", "site", "--debounce", "1h", "false")
+    assert "already has this key: unless it has started, it runs this command instead" in newer.stderr
+
 
 @pytest.mark.parametrize("verb", ["submit", "call", "run", "batch"])
 def test_help_groups_all_options_and_each_takes_one_line(verb):
