@@ -196,11 +196,13 @@ def _rows_of_limited(queues: Queues) -> Iterator[tuple[str, ...]]:
     for queue in queues.queues:
         if queue.rate is not None or queue.weight is not None:
             weight = "-" if queue.weight is None else str(queue.weight)
-            yield queue.name, queue.rate or "-", _next_start(queue), weight
+            yield queue.name, queue.rate or "-", _next_start(queue, is_paused=queues.paused), weight
 
 
-def _next_start(queue: QueueView) -> str:
+def _next_start(queue: QueueView, *, is_paused: bool) -> str:
     if queue.rate is None:
         return "-"
+    if is_paused or queue.paused:
+        return "paused"
     left = 0.0 if queue.opens_at is None else queue.opens_at - time.time()
     return f"in {short_duration(left)}" if left > 0 else "now"

@@ -109,6 +109,8 @@ def test_the_list_shows_rates_weights_and_what_waits_for_resources():
         wait_until(lambda: _queues(daemon)["taken"] == 2)
         queues = _queues(daemon)
         lines = [line.split() for line in daemon.bgctl("queue").stdout.splitlines()]
+        daemon.bgctl("pause", "api")
+        paused = daemon.bgctl("queue").stdout.splitlines()[6]
 
     api, default, mail = queues["queues"]
     assert [api[key] for key in ("rate", "weight")] == ["2/1h", None]
@@ -126,6 +128,7 @@ def test_the_list_shows_rates_weights_and_what_waits_for_resources():
         ["gpu", "2"],
     ]
     assert lines[6][2].startswith("in\N{OPEN BOX}")  # some minutes
+    assert paused.split() == ["api", "2/1h", "paused", "-"]
     assert (lines[6][3], lines[7][2:], lines[10][2:]) == ("-", ["-", "3"], ["2", "1"])
 
 
