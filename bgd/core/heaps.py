@@ -1,7 +1,7 @@
 """Heaps: which queued job is next, which job is due next, and which slot number is the smallest free one.
 
 Heaps forget lazily. An entry whose job has moved on stays until it comes to the top, or until so many entries
-died that a sweep is worth it. So no operation takes time in proportion to the number of jobs.
+died that a sweep is worth it. So no operation takes time in proportion to the number of jobs, on average.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ReadyHeap:
         self._runs: dict[int, _Runs] = {}  # of each priority
         self._priorities: list[int] = []  # a heap of the negated keys of _runs
         self._entries = 0
-        self._dead = 0  # since the last sweep, including those that came to the top by themselves
+        self._dead = 0  # entries, about
 
     def push(self, job_id: JobId, priority: int, count: int = 1) -> None:
         """Add a queued job, or so many new ones with consecutive ids from its own on."""
@@ -61,7 +61,9 @@ class ReadyHeap:
         while runs.firsts:
             if self._is_live(runs.firsts[0], priority):
                 return runs.firsts[0]
-            self._entries -= runs.pop()
+            entries = runs.pop()
+            self._entries -= entries
+            self._dead = max(self._dead - entries, 0)
         return None
 
     def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
@@ -83,9 +85,13 @@ class ReadyHeap:
         return before
 
     def forget(self) -> None:
-        """Note that an entry died; sweep when half of them may be dead."""
+        """Note that an entry died; sweep when so many may be dead that they take most of the memory."""
         self._dead += 1
-        if self._dead > _WORTH_SWEEPING and self._dead * 2 > self._entries:
+        if (
+            self._dead > _WORTH_SWEEPING
+            and self._dead * 2 > self._entries
+            and len(self) - _WORTH_SWEEPING > 2 * (self._entries - self._dead)
+        ):
             self._sweep()
 
     def ids(self) -> Iterator[JobId]:
@@ -94,7 +100,8 @@ class ReadyHeap:
             yield from (job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority))
 
     def __len__(self) -> int:
-        return self._entries
+        """Return how many entries take memory: consecutive ids take that of one."""
+        return sum(len(runs.firsts) for runs in self._runs.values())
 
     def _sweep(self) -> None:
         self._entries = self._dead = 0
@@ -170,7 +177,7 @@ class DueHeap(Generic[K]):
     def __init__(self, is_live: Callable[[K, float], bool]) -> None:
         self._is_live = is_live
         self._heap: list[tuple[float, K]] = []
-        self._dead = 0  # as in ReadyHeap
+        self._dead = 0  # since the last sweep, including those that came to the top by themselves
 
     def push(self, key: K, due: float) -> None:
         """Add a job or a name."""
