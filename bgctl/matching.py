@@ -48,6 +48,8 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
                 return _tell(job_id, lines.attempt, line)
     except TimeoutError:
         waited = time.monotonic() - began
+        if timeout is not None:
+            waited = min(waited, timeout)
         raise TimeoutError(f"no line of job {job_id} has matched {pattern!r} within {waited:.3g} s") from None
     job = daemon.job(job_id).wait()
     say(f"no line of job {job_id} matches {pattern!r}, and it {describe_end(job)}")

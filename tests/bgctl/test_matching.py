@@ -91,7 +91,7 @@ def test_a_line_is_told_when_it_comes_and_the_job_goes_on(daemon):
     assert daemon.shown(job_id)["state"] == "running"
     late = daemon.bgctl("wait", "--match", "never", "--timeout", "10ms", job_id)
     assert late.returncode == 75
-    assert f"no line of job {job_id} has matched 'never' within" in late.stderr
+    assert f"no line of job {job_id} has matched 'never' within 0.01 s" in late.stderr
     daemon.bgctl("cancel", job_id)
 
 
