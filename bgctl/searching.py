@@ -46,9 +46,9 @@ def search_command(
 ) -> int:
     """Print the lines of all kept logs that contain TEXT.
 
-    The newest job comes first; each line begins with job and attempt. Without -i, upper and lower case
-    differ if TEXT has a capital. Without ids and filters all logs are searched. Exit with 0 if a line is
-    found, else 1.
+    TEXT is not a regular expression. The newest job comes first; each line begins with job and attempt.
+    Without -i, upper and lower case differ if TEXT has a capital. Without ids and filters all logs are
+    searched. Exit with 0 if a line is found, else 1.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")
