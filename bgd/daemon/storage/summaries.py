@@ -218,8 +218,8 @@ def likely_ends(
 ) -> tuple[float | None, list[RunningJob]]:
     """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
 
-    `queue` None: all queues. A running job without a name, or of a new name, takes as long as the first one.
-    Of more than MAX_RUNNING jobs nobody can tell.
+    `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
+    name, takes as long as the first one. Of more than MAX_RUNNING jobs nobody can tell.
     """
     cursor = _plain(db)
     with transaction(db, "DEFERRED"):
@@ -251,7 +251,7 @@ def _likely_end(seconds: float | None, started_at: float, slots: int) -> Running
 _RUNNING = f"""
     SELECT name, coalesce(attempts.started_at, launched_at), slots
     FROM jobs INDEXED BY jobs_by_state {_LATEST_ATTEMPT}
-    WHERE state = ? AND (? IS NULL OR queue = ?) LIMIT ?
+    WHERE state = ? AND iif(? IS NULL, ifnull(slot, 1) > 0, queue = ?) LIMIT ?
 """  # noqa: S608 (constants)
 
 # The newest jobs of a large batch all wait: then those that ended last may have its name

@@ -316,9 +316,19 @@ async def test_of_very_many_running_jobs_nobody_can_tell(store, monkeypatch):
     assert await likely_ends(store, "usual", None) == (None, [RunningJob(1, None)])
 
 
-async def run(store, number, queue):
+async def test_jobs_that_take_no_slot_of_the_daemon_make_none_free(store):
+    await put(store, new(1, name="usual"), new(2, name="usual"), new(3, queue="far", name="usual"))
+    await finish(store, 1, took=2.0)
+    await run(store, 2, "default")
+    await run(store, 3, "far", slot=0)
+
+    assert await likely_ends(store, "usual", None) == (2.0, [RunningJob(1, NOW.wall + 2.0)])
+    assert await likely_ends(store, "usual", "far") == (2.0, [RunningJob(1, NOW.wall + 2.0)])
+
+
+async def run(store, number, queue, slot=1):
     running = a_job(number, State.RUNNING, attempt=1, queue=queue)
-    start = NewAttempt(JobId(number), 1, number, "launcher", NOW.wall)
+    start = NewAttempt(JobId(number), 1, slot, "launcher", NOW.wall)
     await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[start]))
 
 
