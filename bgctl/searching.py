@@ -217,7 +217,13 @@ class _Search:
     def _found_beside(self, folders: list[Path]) -> Generator[Iterator[_Found], None, None]:
         """Search folders in another process; return what it finds in each, which ends early if it dies."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:  # the user has too many processes: this one searches all
+            os.close(reader)
+            os.close(writer)
+            yield iter(())
+            return
         if not child:
             try:
                 os.nice(_NICE)

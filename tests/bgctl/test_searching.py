@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from errno import EAGAIN
 from itertools import chain
 from pathlib import Path
 from signal import SIGKILL
@@ -203,8 +204,8 @@ def test_other_processes_end_with_the_search(tmp_path):
     assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_several_processes_find_what_one_does(tmp_path, monkeypatch, fails):
+@pytest.mark.parametrize("others", ["search", "die", "cannot start"])
+def test_several_processes_find_what_one_does(tmp_path, monkeypatch, others):
     for job in (1, 2, 1_001, 1_002, 2_001, 3_001, 3_002, 4_001, 5_003):
         log = tmp_path / str(job // 1_000) / f"{job}.1.log"
         log.parent.mkdir(exist_ok=True)
@@ -214,14 +215,19 @@ def test_several_processes_find_what_one_does(tmp_path, monkeypatch, fails):
     (tmp_path / "1/1003.1.log").mkdir()
     (tmp_path / "3/3003.1.log").write_text("nothing\n")
 
+    def no_more_processes():
+        raise BlockingIOError(EAGAIN, "Resource temporarily unavailable")
+
     def searched(processes):
         monkeypatch.setattr(searching, "PROCESSES", processes)
         search = _Search(str(tmp_path), Needle.of("needle"), None)
         return all_of(search), search.logs, search.unreadable, search.problem
 
     alone = searched(1)
-    if fails:
+    if others == "die":
         monkeypatch.setattr(_Search, "_found_in", lambda *_: os.kill(os.getpid(), SIGKILL))
+    elif others == "cannot start":
+        monkeypatch.setattr("os.fork", no_more_processes)
     for processes in (2, 4, 9):
         assert searched(processes) == alone
     assert (len(alone[0]), *alone[1:3]) == (16, 12, 1)
