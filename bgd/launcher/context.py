@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from msgspec import Struct
 
@@ -15,7 +16,9 @@ from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.scan import Scanner
-from bgd.wire.launching import Abilities, Launch, log_name
+from bgd.wire.launching import Abilities, AttemptKey, Launch, log_name
+
+log = logging.getLogger(__name__)
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -45,6 +48,16 @@ class Context(Struct, frozen=True, kw_only=True):
     def log_path(self, launch: Launch) -> str:
         """Return the path of an attempt's log."""
         return f"{self.logs}/{log_name(launch.key.job, launch.key.attempt)}"
+
+    def sync_soon(self, key: AttemptKey) -> None:
+        """Let the records of an attempt survive a power failure soon; nobody waits for it."""
+        self.group.create_task(self._sync(key))
+
+    async def _sync(self, key: AttemptKey) -> None:
+        try:
+            await self.journal.make_durable(key)
+        except OSError as error:
+            log.warning("cannot sync what the journal has of job %d: %s", key.job, error.strerror)
 
     def new_output(
         self, launch: Launch, *, with_terminal: bool = False, continues: bool = False

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -106,6 +107,23 @@ class Controller:
             return True
         self._limit.give_back(cost)
         return False
+
+    async def answering(self, until: asyncio.Future[None], silent: Callable[[], None]) -> bool:
+        """Return once it answers, at once unless its silence is known; False if `until` was done before.
+
+        While it is silent, `silent` is called again and again, and all that wait share the questions.
+        """
+        pause = _FIRST_PAUSE
+        while self.silent_since is not None and not until.done():
+            silent()
+            asked: asyncio.Future[Any] = self._context.group.create_task(self.recent_jobs())
+            await asyncio.wait({asked, until}, return_when=asyncio.FIRST_COMPLETED)
+            if not until.done() and self.silent_since is not None:
+                over = self._context.deadlines.timer(pause)
+                await asyncio.wait({over, until}, return_when=asyncio.FIRST_COMPLETED)
+                over.cancel()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return not until.done()
 
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.

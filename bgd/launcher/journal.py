@@ -2,17 +2,22 @@
 
 One append-only file serves as spool, as run records and as list for the sweep (R3, R4, R5). A record is
 appended with a plain write, which survives a kill of the launcher. An end is also synced to the disk if no
-supervisor is connected to store it. Each record is a frame with a CRC-32 and MessagePack. The file is
-rewritten (new file, rename) at every start, and when most of it is obsolete.
+supervisor is connected to store it. Attempts on a cluster outlive this machine, so their records are always
+synced, by a thread: local jobs must not wait for the disk meanwhile. Each record is a frame with a CRC-32 and
+MessagePack. The file is rewritten (new file, rename) at every start, and when most of it is obsolete.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import errno
+import itertools
 import logging
 import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -228,7 +233,12 @@ class Journal:
             AttemptKey, list[tuple[int, int]]
         ] = {}  # start and end of the records that still count
         self._live_bytes = 0  # bytes of them
-        self._unsynced: set[AttemptKey] = set()  # ends that a power failure would lose
+        self._unsynced: dict[
+            AttemptKey, int
+        ] = {}  # whose records a power failure would lose, and when they were added
+        self._numbers = itertools.count()
+        self._syncing = asyncio.Lock()  # held while a thread syncs
+        self._thread: concurrent.futures.Executor | None = None  # if it was needed, which only Slurm does
         self._synced = {key for key, records in contents.attempts.items() if records.must_last}
         self._is_moved = True  # the folder on disk may not have this file yet
         self._is_doubtful = False  # the kernel may have dropped some of this file's data
@@ -272,18 +282,15 @@ class Journal:
         self.instance = replace(self.instance, unsearched=False)
         self._append(self.instance)
 
-    def add_step(self, record: Began | FirstProcess, *, durable: bool = False) -> None:
-        """Record a step of an attempt; `durable`: so that it survives a power failure from now on.
+    def add_step(self, record: Began | FirstProcess) -> None:
+        """Record a step of an attempt.
 
         Raises:
-            OSError: the disk is full, and the file is unchanged; or the disk failed.
+            OSError: the disk is full, and the file is unchanged.
         """
         if isinstance(record, Began):
             record = replace(record, position=self.position(record.key.store))
         self._keep(record)
-        if durable:
-            self._unsynced.add(record.key)
-            self.sync()
 
     def note_suspension(self, record: Began, *, suspended: bool) -> Began:
         """Record whether an attempt on a cluster is stopped, and return its record.
@@ -292,7 +299,7 @@ class Journal:
         """
         record = replace(record, suspended=suspended)
         try:
-            self.add_step(record, durable=True)
+            self.add_step(record)
         except OSError as error:
             log.warning(
                 "cannot write to the journal that job %d is stopped: %s", record.key.job, error.strerror
@@ -306,7 +313,7 @@ class Journal:
             OSError: the disk is full.
         """
         self._keep(Finished(ended))
-        self._unsynced.add(ended.key)
+        self._unsynced[ended.key] = next(self._numbers)
         if durable:
             self.sync()
 
@@ -317,12 +324,51 @@ class Journal:
             OSError: the disk is full; after a restart its end is reported again.
         """
         self._live_bytes -= sum(end - start for start, end in self._extents.pop(key, []))
-        self._unsynced.discard(key)
+        self._unsynced.pop(key, None)
         self._synced.discard(key)
         self._append(Forgotten(key, self.position(key.store)))
         is_worth_it = self._size > _LARGE or (not self._extents and self._size > _SMALL)
         if is_worth_it and self._live_bytes * 2 < self._size:
-            self._rewrite_live(durable=bool(self._synced))
+            self._rewrite_live(durable=bool(self._synced) or self._syncing.locked())
+
+    async def make_durable(self, key: AttemptKey) -> None:
+        """Return once an attempt's records survive a power failure. All that wait at a time share a sync.
+
+        It blocks a thread, which at most opens, syncs and closes, so forks need not mind it.
+
+        Raises:
+            OSError: the disk failed; the next call tries again with a new file.
+        """
+        if key in self._extents:
+            self._unsynced[key] = next(self._numbers)
+        async with self._syncing:
+            if self._is_doubtful:
+                self.sync()
+            elif key in self._unsynced:  # else the sync before this one was shared
+                await self._sync_in_thread()
+
+    async def _sync_in_thread(self) -> None:
+        taken, extents = dict(self._unsynced), self._extents
+        if self._thread is None:  # not the loop's own pool, which needs one more thread to end
+            self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        sync = partial(_sync, self._path, with_folder=self._is_moved)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, sync)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no room for a thread
+            if isinstance(error, OSError):
+                self._doubt(error)
+            self.sync()
+            return
+        for key, number in taken.items():
+            if self._unsynced.get(key) == number:  # nothing was added to it meanwhile
+                del self._unsynced[key]
+                self._synced.add(key)
+        if self._extents is extents:  # the file was not replaced meanwhile
+            self._is_moved = False
+
+    def _doubt(self, error: OSError) -> None:
+        log.warning("%s cannot be synced (%s): writing a new file", self._path, error.strerror)
+        self._is_doubtful = True
 
     def sync(self) -> None:
         """Sync every unacknowledged end to the disk.
@@ -339,11 +385,10 @@ class Journal:
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
-                log.warning("%s cannot be synced (%s): writing a new file", self._path, error.strerror)
-                self._is_doubtful = True
+                self._doubt(error)
         if self._is_doubtful:
             self._rewrite_live(durable=True)
-        self._synced |= self._unsynced
+        self._synced |= self._unsynced.keys()
         self._unsynced.clear()
         if self._is_moved:
             _sync_folder(self._path.parent)
@@ -352,6 +397,8 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def _keep(self, record: Began | FirstProcess | Finished) -> None:
         start, end = self._append(record)
@@ -441,6 +488,18 @@ def _written(path: Path, data: bytes, *, durable: bool) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _sync(path: Path, *, with_folder: bool) -> None:
+    """Sync the file at a path, which may be replaced meanwhile: by one that is synced already."""
+    # opened again, because the kernel reports an error once to each who has opened a file
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    if with_folder:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

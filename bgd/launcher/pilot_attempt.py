@@ -131,6 +131,7 @@ class PilotAttempt:
             self._pilot.send(message)
         if self._record is not None:
             self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
+            self._context.sync_soon(self.launch.key)
 
     # --- its life
 

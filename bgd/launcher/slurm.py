@@ -193,6 +193,7 @@ class SlurmAttempt:
     def _note_suspension(self) -> None:
         if self._record is not None:
             self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
+            self._context.sync_soon(self.launch.key)
 
     def _begin(self, action: Coroutine[None, None, None]) -> None:
         self._context.group.create_task(self._logged(action))
@@ -292,11 +293,7 @@ class SlurmAttempt:
             CannotStart: Slurm refuses it.
         """
         pause = _FIRST_PAUSE
-        while self._reason is None:
-            delayed = partial(self._wait_for, Cause.REQUESTS)
-            if not await self._controller.admit(SRUN_COST, self._stop_asked, delayed):
-                return
-            self._said.clear()
+        while await self._may_submit():
             code = await self._run_srun()
             if self._outcome is not None:
                 # else srun has released the allocation
@@ -319,6 +316,20 @@ class SlurmAttempt:
             await self._wait(pause, self._stop_asked)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    async def _may_submit(self) -> bool:
+        """Return once srun may be started, which the journal on the disk says then; False: it is to end."""
+        controller, journal = self._controller, self._context.journal
+        if not await controller.answering(self._stop_asked, partial(self._told, None)):
+            return False
+        delayed = partial(self._wait_for, Cause.REQUESTS)
+        if not await controller.admit(SRUN_COST, self._stop_asked, delayed):
+            return False
+        self._output, self._tag = self._context.new_output(self.launch), new_tag()
+        self._submitted_at = elapsed()
+        self._began()
+        await journal.make_durable(self.launch.key)
+        return self._reason is None
+
     def _is_slurms_fault(self, words: str) -> bool:
         """Return whether to submit it again after these words of srun, which are not about the job."""
         if any(each in words for each in IS_AWAY):
@@ -334,17 +345,16 @@ class SlurmAttempt:
 
     async def _run_srun(self) -> int:
         """Run srun to its end; return its exit code, or the negated number of the signal that ended it."""
-        launch, context = self.launch, self._context
-        self._output, self._tag = context.new_output(launch), new_tag()
-        self._submitted_at = elapsed()
-        self._began()
+        launch, context, output = self.launch, self._context, self._output
+        assert output is not None  # noqa: S101  `_may_submit` has opened it
+        self._said.clear()
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
         context.readers.add(reader, partial(self._read_messages, reader))
         try:
             with closing(StandardInput(replace(launch, stdin_path=None), context.state)) as given:
                 standard_input = context.null if given.fd is None else given.fd
-                standard = (standard_input, self._output.job_end, writer)
+                standard = (standard_input, output.job_end, writer)
                 self._is_submitted = True
                 srun = self._start(standard)
         finally:
@@ -359,9 +369,9 @@ class SlurmAttempt:
             self._controller.unwatch(self._name)
             context.readers.remove(reader)
             os.close(reader)
-        if self._node is not None and not self._output.drain():
+        if self._node is not None and not output.drain():
             over = context.deadlines.timer(_OUTPUT_PATIENCE)
-            await self._output.ended(over)
+            await output.ended(over)
             over.cancel()
         self._close_output()
         if code < 0 and self._node is not None:
@@ -452,7 +462,7 @@ class SlurmAttempt:
         return {"PYTHONUNBUFFERED": "1", **without_slurm(self.launch.env), **self._controller.environment}
 
     def _began(self) -> None:
-        """Note in the journal that it is submitted, for a later launcher, even one after a reset."""
+        """Note in the journal that it is submitted, for a later launcher; synced, for one after a reset."""
         assert self._output is not None  # noqa: S101  srun writes to it
         ran_since = None if self._node is None else self._since
         self._record = Began(
@@ -462,7 +472,7 @@ class SlurmAttempt:
             ran_since=ran_since,
             suspended=self._is_suspended,
         )
-        self._context.journal.add_step(self._record, durable=True)
+        self._context.journal.add_step(self._record)
 
     # --- what it waits for
 
@@ -521,6 +531,7 @@ class SlurmAttempt:
             self._started_at, self._since = time.time(), elapsed()
         if self._output is not None:
             self._began()
+            self._context.sync_soon(launch.key)
             self._output.begin(partial(self._output_moved, self._output.log))
         time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
         seconds = None if not launch.timeout else max(self._since + launch.timeout - elapsed(), 0.0)
@@ -548,9 +559,10 @@ class SlurmAttempt:
 
         `is_gone`: srun may have died before the controller had heard all of it, so one answer is too little.
         """
-        absent, pause, has_warned = 0, _FIRST_PAUSE, False
+        absent, pause, has_warned, found = 0, _FIRST_PAUSE, False, Found()
         while True:
-            found = await self._folder.look(self._submission)
+            if not found.is_ours:  # else its program never runs, so nothing changes there any more
+                found = await self._folder.look(self._submission)
             self._outcome = self._outcome or found.outcome
             self._is_lost = found.is_lost
             if found.node is not None and self._node is None:

@@ -586,7 +586,8 @@ class KnownAttempts:
         try:
             is_unheard = self._is_closing or not self._channel.is_connected
             if isinstance(attempt, SlurmAttempt):
-                self._context.journal.add_end(ended, durable=True)
+                self._context.journal.add_end(ended, durable=False)
+                await self._context.journal.make_durable(ended.key)
                 self._tidy(attempt.clean_up())  # which removes the only other proof of how it ended
             else:
                 self._context.journal.add_end(ended, durable=is_unheard)

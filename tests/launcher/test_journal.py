@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import os
 import stat
+import threading
 
 import pytest
 from msgspec.structs import replace
@@ -13,6 +15,7 @@ from msgspec.structs import replace
 from bgd.core.job import Outcome
 from bgd.launcher.journal import AttemptRecords, Began, Finished, FirstProcess, Journal, JournalContents, read
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch
+from tests.support import DEADLINE
 
 KEY = AttemptKey("store", 7, 1)
 BEGAN = Began(KEY, 4711, 12.5, 1_700_000_000.0)
@@ -201,7 +204,7 @@ def test_what_runs_on_a_cluster_is_synced_when_the_next_launcher_takes_over(path
     launch = Launch(key=KEY, argv=["true"], env={}, cwd="/")
     far = replace(BEGAN, launch=launch)
     journal = Journal(path, "boot:1", JournalContents())
-    journal.add_step(far, durable=True)
+    journal.add_step(far)
     journal.close()
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
@@ -234,3 +237,134 @@ def test_after_a_failed_sync_what_counts_is_written_to_a_new_file(path, journal,
     assert path.stat().st_ino != before
     assert synced == [path.stat().st_ino]
     assert read(path).attempts == {KEY: AttemptRecords(BEGAN, None, ENDED_RECORD)}
+
+
+class Disk:
+    """A disk whose syncs by a thread wait until they are released; those by the event loop do not."""
+
+    def __init__(self) -> None:
+        self.syncs: list[str] = []  # of files: by "thread" or by "loop"
+        self.begun = threading.Semaphore(0)
+        self._released = threading.Semaphore(0)
+        self.failures: list[OSError] = []
+        self._sync = os.fdatasync
+
+    def fdatasync(self, fd: int) -> None:
+        is_beside = threading.current_thread() is not threading.main_thread()
+        self.syncs.append("thread" if is_beside else "loop")
+        if is_beside:
+            self.begun.release()
+            assert self._released.acquire(timeout=DEADLINE)
+        if self.failures:
+            raise self.failures.pop()
+        self._sync(fd)
+
+    async def has_begun(self) -> None:
+        """Return once a thread has begun one more sync."""
+        assert await asyncio.to_thread(self.begun.acquire, timeout=DEADLINE)
+
+    def release(self, count: int = 1) -> None:
+        self._released.release(count)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk()
+    monkeypatch.setattr(os, "fdatasync", disk.fdatasync)
+    return disk
+
+
+async def test_attempts_that_wait_for_the_disk_at_the_same_time_share_a_sync_by_a_thread(journal, disk):
+    keys = [AttemptKey("store", number, 1) for number in range(4)]
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            journal.add_step(Began(key, 1, 1.0, 1.0))
+            group.create_task(journal.make_durable(key))
+            if key is keys[0]:
+                await disk.has_begun()
+        await asyncio.sleep(0)
+        disk.release(2)
+
+    assert disk.syncs == ["thread", "thread"]
+    journal.sync()
+    assert disk.syncs == ["thread", "thread"]
+
+
+async def test_what_is_added_during_a_sync_waits_for_the_next_one(path, journal, disk):
+    journal.add_step(BEGAN)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(journal.make_durable(KEY))
+        await disk.has_begun()
+        journal.add_end(ENDED, durable=False)
+        second = group.create_task(journal.make_durable(KEY))
+        disk.release()
+        await disk.has_begun()
+        assert (first.done(), second.done()) == (True, False)
+        disk.release()
+
+    assert disk.syncs == ["thread", "thread"]
+    assert read(path).attempts == {KEY: AttemptRecords(BEGAN, None, ENDED_RECORD)}
+
+
+async def test_a_sync_by_the_event_loop_does_not_count_on_one_that_a_thread_has_begun(journal, disk):
+    journal.add_step(BEGAN)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal.make_durable(KEY))
+        await disk.has_begun()
+        journal.sync()
+        assert disk.syncs == ["thread", "loop"]
+        disk.release()
+
+
+async def test_a_file_that_is_replaced_during_a_sync_is_synced_first(path, journal, disk, monkeypatch):
+    monkeypatch.setattr("bgd.launcher.journal._LARGE", 0)
+    other = AttemptKey("store", 8, 1)
+    journal.add_step(BEGAN)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal.make_durable(KEY))
+        await disk.has_begun()
+        before = path.stat().st_ino
+        for _ in range(5):
+            journal.add_step(Began(other, 1, 1.0, 1.0))
+        journal.forget(other)
+        assert path.stat().st_ino != before
+        assert disk.syncs == ["thread", "loop"]
+        disk.release()
+
+    assert read(path).attempts == {KEY: AttemptRecords(BEGAN)}
+
+
+async def test_after_a_failed_sync_by_a_thread_what_counts_is_written_to_a_new_file(path, journal, disk):
+    journal.add_step(BEGAN)
+    before = path.stat().st_ino
+    disk.failures = [OSError(errno.EIO, "Input/output error"), OSError(errno.EIO, "Input/output error")]
+    disk.release()
+
+    with pytest.raises(OSError, match="Input/output error"):  # the new file cannot be synced either
+        await journal.make_durable(KEY)
+    assert path.stat().st_ino == before
+    await journal.make_durable(KEY)
+
+    assert path.stat().st_ino != before
+    assert disk.syncs == ["thread", "loop", "loop"]
+
+
+async def test_without_room_for_a_thread_the_event_loop_syncs(journal, disk, monkeypatch):
+    def no_room(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    journal.add_step(BEGAN)
+
+    await journal.make_durable(KEY)
+
+    assert disk.syncs == ["loop"]
+
+
+async def test_what_is_forgotten_before_its_sync_needs_none(journal, disk):
+    journal.add_step(BEGAN)
+    journal.forget(KEY)
+
+    await journal.make_durable(KEY)
+
+    assert disk.syncs == []
