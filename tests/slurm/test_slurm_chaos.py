@@ -23,7 +23,7 @@ from bgd.wire.views import AttemptView
 from tests.end_to_end.load import SCRIPT
 from tests.end_to_end.records import AttemptRecords
 from tests.faults.figures import SHARE, record, seconds, times
-from tests.slurm.test_slurm import on_cluster, started
+from tests.slurm.test_slurm import started
 from tests.slurm.two_nodes import CPUS, NODES, TwoNodes, serving_as_user
 from tests.support import SLOWNESS, Daemon, wait_until
 
@@ -288,25 +288,27 @@ def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes, executo
     )
 
 
-def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes):
+@pytest.mark.parametrize("executor", ["cluster", "pilots"])
+def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes, executor):
     with serving_as_user(slurm) as daemon, daemon.client() as client:
-        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", "cluster")
+        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
 
-        client.cancel(fill_nodes(client))
+        client.cancel(fill_nodes(client, executor))
         chaos.wait(client, lambda: not chaos.left())
 
-        jobs = fill_nodes(client)
+        jobs = fill_nodes(client, executor)
         chaos.kill_launcher(client)
         chaos.kill_bgd(client)
         client.cancel(jobs)
         chaos.wait(client, lambda: not chaos.left())
 
-        fill_nodes(client)
+        fill_nodes(client, executor)
         daemon.stop()
         wait_until(lambda: not chaos.held())
 
 
-def fill_nodes(client: Client) -> list[Job]:
+def fill_nodes(client: Client, executor: str) -> list[Job]:
     """Return jobs that run on all processors of all nodes, and one that waits for a node."""
-    running = [started(on_cluster(client, "echo ready; sleep 1000")) for _ in range(CPUS * len(NODES))]
-    return [*running, on_cluster(client, "sleep 1000")]
+    argv = ["sh", "-c", "echo ready; sleep 1000"]
+    running = [started(client.submit(argv, executor=executor)) for _ in range(CPUS * len(NODES))]
+    return [*running, client.submit(["sleep", "1000"], executor=executor)]
