@@ -115,8 +115,8 @@ fuzz: $(INSTALLED)  ## fuzz everything that reads bytes, for TIME=600 seconds (T
 faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
 
-slurm-faults: $(INSTALLED) debian-packages  ## kill everything while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
-	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py
+slurm-faults: $(INSTALLED) debian-packages  ## kill everything, and cut the power, while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
+	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py tests/slurm/test_resets.py
 
 cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
 	CRON_LINES=$(or $(LINES),1000) $(BIN)/pytest tests/cron

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import random
+import select
+import signal
+import subprocess
 import tempfile
 import time
+import uuid
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from bgd import Client, Outcome
 from bgd.clock import elapsed
+from bgd.core.job import FINAL
+from tests.end_to_end.load import SCRIPT as TRUTH_SCRIPT
+from tests.end_to_end.records import AttemptRecords
+from tests.faults.figures import record, seconds, times
+from tests.faults.power import Disk, why_not
 from tests.slurm.gate import kill
 from tests.slurm.test_slurm import started
-from tests.slurm.test_slurm_chaos import Chaos, command_of, parent_of
-from tests.slurm.two_nodes import AS_USER, serving_as_user, tree_of
+from tests.slurm.test_slurm_chaos import PATIENCE, Chaos, check_attempt, command_of, parent_of
+from tests.slurm.two_nodes import AS_USER, USER, serving_as_user, tree_of
 from tests.support import DEADLINE, Daemon, wait_until
 
 # Run a program as after a boot: by another id, on a clock that began some seconds ago
 BOOT = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
 UPTIME = 10.0  # seconds
+CUTS = times(20, 1)  # of the power
+JOBS = 12  # before each
+LATEST = seconds(6.0, 1.0)  # from their submission to the cut
+WHAT = "the power of bgd's machine is cut while its jobs are on a Slurm of two nodes"
 # Note the start; fail if another attempt of the job runs; wait until a file is there
 SCRIPT = """
 exec 9>>"$0.lock"
@@ -73,7 +91,7 @@ def cut_power(daemon: Daemon, client: Client) -> None:
 def boot(daemon: Daemon) -> None:
     """Start bgd as after a reboot."""
     boot_id = daemon.folder / "boot_id"
-    boot_id.write_text("11111111-2222-3333-4444-555555555555\n")
+    boot_id.write_text(f"{uuid.uuid4()}\n")
     ahead = f"--boottime={UPTIME - elapsed():.0f}"
     daemon.prefix = ("unshare", "--mount", "--time", ahead, "sh", "-c", BOOT, str(boot_id), *AS_USER)
     daemon.start()
@@ -157,3 +175,119 @@ def test_a_node_is_reset_and_its_jobs_run_again(slurm, client, executor, folder)
     assert again.wait(DEADLINE).exit_code == 7
     assert load.starts("once") == 1
     slurm.wait_until_idle()
+
+
+# --- the power is cut, so that what was not synced is lost, too
+
+
+def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, executor, folder):
+    missing = why_not()
+    if missing is not None:
+        pytest.skip(f"NO POWER WAS CUT: {missing}")
+    Path(folder, "truth").touch()
+    Path(folder, "truth").chmod(0o666)
+    with Disk() as disk:
+        disk.path.parent.chmod(0o755)
+        home = home_on(disk, folder)
+        with serving_as_user(slurm, keep_idle="3s", home=home) as daemon:
+            daemon.stop()
+            boot(daemon)
+            jobs = ShortJobs(executor, folder)
+            with daemon.client() as client:  # whose first files are on the disk then
+                client.submit(["true"], executor=executor).wait(PATIENCE)
+            subprocess.run(["sync", "--file-system", home], check=True)
+            for _ in range(CUTS):
+                with daemon.client() as client:
+                    jobs.submit(client)
+                    jobs.run(client)
+                    cut_power_and_disk(daemon, disk)
+                boot(daemon)
+            with daemon.client() as client:
+                client.wait(jobs.ids, timeout=PATIENCE)
+                outcomes = jobs.check(client)
+                chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+        wait_until(lambda: not chaos.held())
+    ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
+    never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "left": 0}
+    by = "by pilots" if executor == "pilots" else "an srun each"
+    record(f"{WHAT}, {by}", cuts=CUTS, jobs=len(jobs.ids), **ends, **never)
+
+
+def home_on(disk: Disk, folder: str) -> Path:
+    """Return a home on a disk, with what nodes need elsewhere."""
+    home = disk.path / "home"
+    home.mkdir(mode=0o755)
+    for name in ("shared", "python"):
+        elsewhere = Path(folder, name)
+        elsewhere.mkdir()
+        os.chown(elsewhere, pwd.getpwnam(USER).pw_uid, -1)
+        (home / name).symlink_to(elsewhere)
+    return home
+
+
+class ShortJobs:
+    """Jobs that note their starts and ends in a folder."""
+
+    def __init__(self, executor: str, folder: str) -> None:
+        self._executor = executor
+        self._folder = folder
+        self._dice = random.Random(CUTS)
+        self.ids: list[int] = []
+
+    def submit(self, client: Client) -> None:
+        for _ in range(JOBS):
+            code = self._dice.choice((0, 0, 3, 4))
+            runs = LATEST * self._dice.choice((0.05, 0.2, 0.2, 0.4, 1.0))
+            words = ("power", self._folder, f"{runs:g}", str(code), str(code))
+            job = client.submit(
+                ["sh", "-c", TRUTH_SCRIPT, *words],
+                executor=self._executor,
+                rerun=self._dice.random() < 0.8,
+                retries=0,
+            )
+            self.ids.append(job.id)
+
+    def run(self, client: Client) -> None:
+        """Return after a while; perhaps the launcher was killed on the way, so that another one began."""
+        select.select([], [], [], self._dice.uniform(0.05, 1.0) * LATEST)
+        launcher = client.info().launcher_pid
+        if launcher is not None and self._dice.random() < 0.5:
+            with suppress(ProcessLookupError):
+                os.kill(launcher, signal.SIGKILL)
+            select.select([], [], [], self._dice.uniform(0.0, 1.0))
+
+    def check(self, client: Client) -> Counter[str]:
+        """Compare what the daemon says of each attempt with what it noted; count the outcomes."""
+        records, outcomes = AttemptRecords.read(Path(self._folder, "truth")), Counter[str]()
+        for job in self.ids:
+            view, attempts = client.view(job), client.attempts(job)
+            assert view.state in FINAL
+            for each in attempts:
+                key = job, each.attempt
+                check_attempt(each, records.starts[key], records.codes.get(key))
+                outcomes[str(each.outcome)] += 1
+            if view.outcome is Outcome.SUCCEEDED:
+                assert sum(each.outcome is Outcome.SUCCEEDED for each in attempts) == 1
+        return outcomes
+
+
+def cut_power_and_disk(daemon: Daemon, disk: Disk) -> None:
+    """Cut the power of the disk, and of all that runs on bgd's machine: it has a namespace of its own."""
+    namespace = Path(f"/proc/{daemon.process.pid}/ns/mnt").readlink()
+    for pid in processes_in(namespace):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    disk.cut()
+    while pids := processes_in(namespace):  # some may have been forked meanwhile
+        kill(*pids)
+    daemon.process.wait()
+    disk.restore()
+
+
+def processes_in(namespace: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (process / "ns/mnt").readlink() == namespace:
+                found.append(int(process.name))
+    return found

@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -363,13 +363,14 @@ def serving_as_user(
     requests: int = 30,
     keep_idle: str = "2s",
     python: str = "{folder}/python/python3",
+    home: Path | None = None,
 ) -> Iterator[Daemon]:
     """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster".
 
     `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
-    "pilots".
+    "pilots". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
     """
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+    with nullcontext(str(home)) if home else tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         running.prefix = AS_USER
         running.env |= {"BGD_SOCKET": str(running.socket)}
