@@ -340,8 +340,8 @@ async def _as_html(
     page: str, found: AsyncGenerator[FoundInLog | None, None], search: LogsSearch
 ) -> AsyncGenerator[bytes, None]:
     head, _, tail = page.partition(_RESULTS)
-    yield head.encode(errors="replace")
     async with aclosing(found) as results:
+        yield head.encode(errors="replace")
         async for result in results:
             if result is None:
                 yield b"\n"

@@ -268,6 +268,11 @@ async def test_the_page_begins_before_anything_is_found_and_nothing_goes_on_afte
     await answer.chunks.aclose()
     assert not stored._going
 
+    answer = await stored.search(asking("text=error"))
+    await anext(answer.chunks)
+    await answer.chunks.aclose()
+    assert not stored._going
+
 
 async def test_a_search_that_is_cut_goes_on_where_it_was(stored, monkeypatch):
     monkeypatch.setattr(web_search, "MAX_SECONDS", -1.0)  # after each step
