@@ -41,6 +41,8 @@ NOTE = "note"
 
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_START = "cancelled before it started"
+CANCELLED_BEFORE_NEXT_ATTEMPT = "cancelled before it ran again"
+REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NEXT_ATTEMPT})  # of `cancel`
 
 _MOST_SHARED = 1000  # kept for sharing; a stranger may send a new one with each job
 
@@ -377,7 +379,8 @@ class Scheduler:
         if job.state is State.RUNNING:
             job = self._stop(job, now, making_way=False)
         else:
-            job = self._move(job, Move.CANCEL, now, CANCELLED_BEFORE_START)
+            reason = CANCELLED_BEFORE_NEXT_ATTEMPT if job.attempt else CANCELLED_BEFORE_START
+            job = self._move(job, Move.CANCEL, now, reason)
         self._settle(now)
         return job.state
 

@@ -22,7 +22,7 @@ from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
-    CANCELLED_BEFORE_START,
+    REASONS_OF_CANCEL,
     SUBMIT,
     ContinueAttempt,
     Effect,
@@ -568,8 +568,7 @@ def _notify_rules(config: Config) -> dict[str, NotifyRule]:
 def _notable(effect: Effect) -> NotifyEvent | None:
     """Return what a target may get a message about; None: nothing.
 
-    A job that a person has cancelled is left out. The reason of such an end is None, or
-    CANCELLED_BEFORE_START.
+    A job that a person has cancelled is left out.
     """
     job = effect.job
     if job.queue == NOTIFICATION_QUEUE:
@@ -580,7 +579,7 @@ def _notable(effect: Effect) -> NotifyEvent | None:
         case SaveJob(reason=reason):
             if job.state is State.SUCCEEDED:
                 return NotifyEvent.SUCCEEDED
-            is_known = job.state is State.CANCELLED and reason in {None, CANCELLED_BEFORE_START}
+            is_known = job.state is State.CANCELLED and reason in REASONS_OF_CANCEL
             return NotifyEvent.FAILED if job.state in FINAL and not is_known else None
         case StopAttempt() | SuspendAttempt() | ContinueAttempt():
             return None

@@ -26,7 +26,7 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
             for event in await life.store.read(write.read_events, before, 10)
             if isinstance(event, EventView)
         ]
-        assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
+        assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it ran again")]
 
 
 def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():

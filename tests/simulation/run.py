@@ -11,7 +11,7 @@ import msgspec
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.core.notifications import Message, NotifyEvent
-from bgd.core.scheduler import CANCELLED_BEFORE_START
+from bgd.core.scheduler import REASONS_OF_CANCEL
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read, write
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
@@ -236,7 +236,7 @@ class SimulationRun:
             return
         ends: defaultdict[int, list[State]] = defaultdict(list)
         for event in stream:
-            is_known = event.reason in {None, CANCELLED_BEFORE_START} and event.state is State.CANCELLED
+            is_known = event.reason in REASONS_OF_CANCEL and event.state is State.CANCELLED
             if event.state in FINAL and event.what != "remove" and not is_known:
                 ends[event.job].append(event.state)
         told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in messages)

@@ -177,7 +177,7 @@ def settle_after_telling(monkeypatch):
 
 
 def tell_whoever_cancels(monkeypatch):
-    monkeypatch.setattr(supervisor, "CANCELLED_BEFORE_START", "")
+    monkeypatch.setattr(supervisor, "REASONS_OF_CANCEL", frozenset({None}))
 
 
 def let_late_continues_through(monkeypatch):
