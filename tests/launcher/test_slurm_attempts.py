@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_no_sync_for_an_attempt_on_a_cluster_blocks_the_event_loop(host, supervi
     tamper("fsync,fdatasync", "error=EIO")  # on the thread of the event loop only
 
     job = supervisor.launch("sh", "-c", "echo ran; read line <go; exit 3", cwd=str(host.state))
-    until(supervisor, job, lambda said: said.pid is not None)
+    until(supervisor, [job], lambda said: said.pid is not None)
     supervisor.say(SuspendProcesses(job), ContinueProcesses(job))
     (host.state / "go").write_text("go\n")
     ended = supervisor.ended(job)
@@ -83,14 +83,13 @@ def test_no_sync_for_an_attempt_on_a_cluster_blocks_the_event_loop(host, supervi
 def test_one_question_at_a_time_replaces_all_sruns_while_the_controller_is_away(supervisor, slurm):
     (slurm.folder / "away").touch()
     first = supervisor.launch("true")
-    until(supervisor, first, waits_for_controller)
+    until(supervisor, [first], waits_for_controller)
     [folder] = (slurm.folder / "shared").glob("bgd-*")
     wait_until((folder / "claim.1").exists)
     (folder / "claim.1.launcher").unlink()  # each look into the folder makes it
 
     others = [supervisor.launch("true") for _ in range(3)]
-    for job in others:
-        until(supervisor, job, waits_for_controller)
+    until(supervisor, others, waits_for_controller)
     asked = slurm.count("squeue")
     wait_until(lambda: slurm.count("squeue") > asked + 1)
 
@@ -101,10 +100,16 @@ def test_one_question_at_a_time_replaces_all_sruns_while_the_controller_is_away(
     assert slurm.count("srun") == 5
 
 
-def until(supervisor: Supervisor, key: AttemptKey, holds: Callable[[AttemptStarted], bool]) -> None:
-    """Wait until this is said of the attempt."""
-    while not holds(supervisor.started(key)):
-        pass
+def until(
+    supervisor: Supervisor, keys: Iterable[AttemptKey], holds: Callable[[AttemptStarted], bool]
+) -> None:
+    """Wait until this is said of each of these attempts, in any order."""
+    missing = set(keys)
+    while missing:
+        message = supervisor.hear()
+        assert message is not None, "the launcher hung up"
+        if isinstance(message, AttemptStarted) and holds(message):
+            missing.discard(message.key)
 
 
 def waits_for_controller(said: AttemptStarted) -> bool:
