@@ -530,8 +530,7 @@ class SlurmAttempt:
         if self._adopted is None or self._adopted.ran_since is None:
             self._started_at, self._since = time.time(), elapsed()
         if self._output is not None:
-            self._began()
-            self._context.sync_soon(launch.key)
+            self._note_start()
             self._output.begin(partial(self._output_moved, self._output.log))
         time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
         seconds = None if not launch.timeout else max(self._since + launch.timeout - elapsed(), 0.0)
@@ -543,6 +542,15 @@ class SlurmAttempt:
             self._begin(self._send(signum))
         if node.node not in self._watch.nodes:
             self._begin(self._see_lock(node.node))
+
+    def _note_start(self) -> None:
+        try:
+            self._began()
+        except OSError as error:  # that it was submitted stands there, which the next launcher starts from
+            log.warning(
+                "cannot write to the journal that job %d has a node: %s", self.launch.key.job, error.strerror
+            )
+        self._context.sync_soon(self.launch.key)
 
     async def _see_lock(self, node: str) -> None:
         """Let it be noted that locks of this node are seen here, before anything on it may die."""

@@ -15,13 +15,14 @@ from bgd.wire.launching import AttemptKey, AttemptStarted, ContinueProcesses, Sl
 from tests.launcher.host import Host, Supervisor, needs_strace
 from tests.support import wait_until
 
-# runs the program of the node here and at once, unless the controller is away
+# runs the program of the node here and at once, unless the controller is away or the cluster full
 SRUN = """#!/bin/sh
 echo started >>{folder}/sruns
 if [ -e {folder}/away ]; then
     echo "srun: error: Unable to allocate resources: Unable to contact slurm controller (connect failure)" >&2
     exit 1
 fi
+while [ -e {folder}/full ]; do sleep 0.02; done
 while [ "$1" != {python} ]; do shift; done
 exec "$@"
 """
@@ -98,6 +99,20 @@ def test_one_question_at_a_time_replaces_all_sruns_while_the_controller_is_away(
     (slurm.folder / "away").unlink()
     assert {end.outcome for end in supervisor.all_ended([first, *others])} == {Outcome.SUCCEEDED}
     assert slurm.count("srun") == 5
+
+
+@needs_strace
+def test_a_job_on_a_cluster_ends_truly_if_the_disk_is_full_when_it_begins(host, supervisor, slurm, tamper):
+    (slurm.folder / "full").touch()
+    job = supervisor.launch("sh", "-c", "echo ran; exit 3", timeout=60.0)
+    wait_until(lambda: slurm.count("srun") == 1)
+    tamper("write", "error=ENOSPC:when=1", "-P", str(host.journal))
+    (slurm.folder / "full").unlink()
+
+    ended = supervisor.ended(job)
+
+    assert (ended.outcome, ended.exit_code, host.output(job)) == (Outcome.EXIT, 3, b"ran\n")
+    assert f"cannot write to the journal that job {job.job} has a node: No space left" in host.said
 
 
 def until(
