@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 
 
@@ -20,6 +21,11 @@ class Gate:
 
     def open(self) -> None:
         (self._folder / "open").touch()
+
+    def pids(self) -> list[int]:
+        """Return the processes that run the script."""
+        argv = ["pgrep", "-f", f"^sh -c .*{self._folder}/starts"]
+        return [int(pid) for pid in subprocess.run(argv, capture_output=True, check=True).stdout.split()]
 
     @property
     def starts(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -32,10 +31,6 @@ def pids_of(pattern: str, daemon) -> list[int]:
         check=False,
     )
     return [int(pid) for pid in found.stdout.split()]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def pilots_of(slurm) -> list[str]:
@@ -120,7 +115,7 @@ def test_the_pilot_is_killed_with_its_batch_script_and_what_it_ran_ends_before_i
 ):
     job = started(run(gate.script("exit 0"), rerun=False))
     [pilot] = pids_of("bgd.launcher --pilot", daemon)
-    [process] = children_of(pilot)
+    [process] = gate.pids()
 
     kill(parent_of(pilot), pilot)
 
