@@ -610,6 +610,8 @@ class Pilot:
         self._has_worked = True
         for attempt in self._attempts.values():
             self._repeat(attempt)
+        if self._is_closing:  # it was idle while there was no connection
+            self.send(Goodbye())
         self._watch_idleness()
         self._pool.connected()
 

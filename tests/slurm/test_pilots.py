@@ -153,6 +153,15 @@ def test_idle_pilots_give_their_nodes_back(slurm, daemon, run):
     assert pids_of("", daemon) == []
 
 
+def test_a_pilot_that_is_idle_while_its_connection_is_lost_gives_its_node_back(slurm, client, daemon, run):
+    run("true").wait(DEADLINE)
+    with slurm.silent():  # so that no srun connects to it again
+        kill(*pids_of("^srun --jobid", daemon))
+        client.submit(["sleep", "3"]).wait(DEADLINE)  # longer than a pilot is kept
+
+    wait_until(lambda: pilots_of(slurm) == [])
+
+
 def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
     with serving_as_user(slurm, keep_idle="1h") as other, other.client() as client:
         ended = client.submit(["true"], executor="pilots").wait(DEADLINE)

@@ -133,7 +133,7 @@ class Chaos:
         while not condition():
             if (last := client.last_event()) != seen:
                 seen, deadline = last, time.monotonic() + PATIENCE
-            assert time.monotonic() < deadline, f"it stands still: {client.info()}"
+            assert time.monotonic() < deadline, f"it stands still: {client.info()}, {self.left()}"
             select.select([], [], [], 0.1)
 
     # --- the faults

@@ -274,6 +274,13 @@ class TwoNodes:
         self._kill("controller")
 
     @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let slurmctld answer nobody meanwhile."""
+        self._processes["controller"].send_signal(signal.SIGSTOP)
+        yield
+        self._processes["controller"].send_signal(signal.SIGCONT)
+
+    @contextmanager
     def forgetting(self, *names: str) -> Iterator[None]:
         """Let slurmctld forget what it is told meanwhile, but not the jobs of these names.
 
