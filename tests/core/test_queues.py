@@ -293,19 +293,6 @@ def test_a_queue_that_is_apart_takes_no_slot_of_the_others_and_starts_while_they
     assert started(scheduler) == [(other, 1, 1)]
 
 
-@pytest.mark.parametrize("why", [PauseReason.DRAINING, PauseReason.NO_LAUNCHER])
-def test_a_queue_that_is_apart_starts_nothing_without_a_launcher_or_while_the_daemon_ends(why):
-    scheduler = Scheduler(1, APART, last_id=0, roll=lambda: 0.5)
-    scheduler.pause(why)
-    apart = submit(scheduler, queue="apart")
-
-    assert started(scheduler) == []
-    cause = Cause.LAUNCHER if why is PauseReason.NO_LAUNCHER else Cause.SHUTDOWN
-    assert scheduler.explain(apart, NOW) == (Reason(cause=cause),)
-    scheduler.resume(why, NOW)
-    assert started_ids(scheduler) == [apart]
-
-
 def test_a_job_of_a_queue_that_is_apart_holds_its_slot_after_a_restart():
     scheduler = Scheduler(1, APART, last_id=0, roll=lambda: 0.5)
     running = Job(id=JobId(1), state=State.RUNNING, queue="apart", priority=0, policy=NO_RETRIES, attempt=1)
@@ -336,13 +323,22 @@ def test_jobs_that_run_elsewhere_take_only_slots_of_their_queue():
     assert started(scheduler) == [(waiting, 1, 0)]
 
 
-@pytest.mark.parametrize("why", [PauseReason.ASKED, PauseReason.NO_LAUNCHER])
-def test_jobs_that_run_elsewhere_wait_while_all_queues_are_paused(why):
-    scheduler = Scheduler(1, CLUSTER, last_id=0, roll=lambda: 0.5)
+@pytest.mark.parametrize(
+    ("rules", "why", "cause"),
+    [
+        (APART, PauseReason.DRAINING, Cause.SHUTDOWN),
+        (APART, PauseReason.NO_LAUNCHER, Cause.LAUNCHER),
+        (CLUSTER, PauseReason.NO_LAUNCHER, Cause.LAUNCHER),
+        (CLUSTER, PauseReason.ASKED, Cause.PAUSE),
+    ],
+)
+def test_jobs_that_take_no_slot_of_the_daemon_wait_while_nothing_may_start(rules, why, cause):
+    scheduler = Scheduler(1, rules, last_id=0, roll=lambda: 0.5)
     scheduler.pause(why)
-    job = submit(scheduler, queue="cluster")
+    job = submit(scheduler, queue=next(iter(rules)))
 
     assert started(scheduler) == []
+    assert scheduler.explain(job, NOW) == (Reason(cause=cause),)
     scheduler.resume(why, NOW)
     assert started(scheduler) == [(job, 1, 0)]
 
