@@ -176,7 +176,7 @@ def found_lines(data: bytes, needle: Needle, begin: int = 0) -> list[tuple[int, 
 
 
 def logs_in(folder: Path) -> dict[str, bool]:
-    """Return the logs in a folder, and whether they have parts behind a gap."""
+    """Return the logs in a folder, and whether they continue in other files after a gap."""
     try:
         names = os.listdir(folder)  # noqa: PTH208 - faster, and only the names are needed
     except FileNotFoundError:

@@ -30,7 +30,7 @@ class ReadyHeap:
         self._dead = 0  # entries, about
 
     def push(self, job_id: JobId, priority: int, count: int = 1) -> None:
-        """Add a queued job, or so many new ones with consecutive ids from its own on."""
+        """Add a queued job; with `count`, that many new jobs whose ids follow from this one."""
         runs = self._runs.get(priority)
         if runs is None:
             runs = self._runs[priority] = _Runs()
@@ -85,7 +85,7 @@ class ReadyHeap:
         return before
 
     def forget(self) -> None:
-        """Note that an entry died; sweep when so many may be dead that they take most of the memory."""
+        """Note that an entry died. Sweep once dead entries take most of the memory."""
         self._dead += 1
         if (
             self._dead > _WORTH_SWEEPING
@@ -114,7 +114,7 @@ class ReadyHeap:
 
 
 class _Runs:
-    """Ids, lowest first. Those that follow one another, as those of a batch do, take the memory of one.
+    """Ids, lowest first. Consecutive ids, as a batch has, take the memory of one.
 
     Attributes:
         firsts: a heap of the first ids of all runs; runs may overlap.
@@ -126,7 +126,7 @@ class _Runs:
         self._newest: JobId | None = None  # the first id of the run that was pushed to most recently
 
     def push(self, job_id: JobId, count: int = 1) -> None:
-        """Add an id, or so many consecutive ones of which none is there."""
+        """Add an id; with `count`, that many new consecutive ids, of which it is the first."""
         newest = self._newest
         if newest is None or self._lasts.get(newest, newest) + 1 != job_id:
             heapq.heappush(self.firsts, job_id)

@@ -16,7 +16,7 @@ from bgd.core.job import Job, JobId, State
 _BITS = 8  # of an id: its place in its block; a block of 256 takes some 200 bytes for each kind
 _PLACE = (1 << _BITS) - 1
 _MAX_KINDS = 4  # in a block; if all jobs differ, packing them would take more memory than it saves
-_FEW = 64  # jobs kept as they are; to pack so few would save nothing, and cost each job that soon starts
+_FEW = 64  # jobs that are kept as they are: packing them would save little and delay those that start at once
 _PACKED_STATES = frozenset({State.QUEUED, State.HELD})
 
 
@@ -82,7 +82,7 @@ class PackedJobs:
         return old
 
     def add(self, job: Job, count: int) -> None:
-        """Keep so many new jobs with consecutive ids: this one, and others that differ only by their ids."""
+        """Keep `count` new jobs: this one, and the same job with each of the ids that follow."""
         first, end = job.id, job.id + count
         while first < end:
             stop = min(end, (first | _PLACE) + 1)  # of this block
@@ -119,7 +119,7 @@ class PackedJobs:
         return len(self._single) + self._packed
 
     def _alike(self, job: Job, block: int) -> _Alike | None:
-        """Return those in a block that a job can be packed with; None: it cannot, or there is no place."""
+        """Return the jobs of a block that this one can be packed with; None: it has to be kept as it is."""
         if job.state not in _PACKED_STATES or job.attempt or job.due is not None:
             return None
         kinds = self._blocks.get(block)

@@ -117,7 +117,7 @@ class ReadyQueues:
         self._promising = set(self._heaps)
 
     def push(self, job: Job, count: int = 1) -> None:
-        """Add a queued job, or so many new ones with consecutive ids from its own on."""
+        """Add a queued job; `count` as in ReadyHeap."""
         lane = self._lane_of(job)
         heap = self._heaps.get(lane)
         if heap is None:
@@ -460,7 +460,7 @@ class ReadyQueues:
         return top
 
     def _leave_shared_lanes(self, queues: set[str]) -> None:
-        """Give the jobs of these queues an entry in lanes of their own: they wait for none of the others."""
+        """Put the jobs of these queues into lanes of their own, because they wait for no others."""
         for lane in tuple(self._lanes[None]):
             for job in filter(None, map(self._job_of, self._heaps[lane].ids())):
                 if job.queue in queues:

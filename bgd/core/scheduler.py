@@ -244,7 +244,7 @@ class Scheduler:
     def restore(self, job: Job, slot: int | None = None, tokens: Tokens = NO_TOKENS, count: int = 1) -> None:
         """Take an unfinished job from the database, with the slot and the tokens it holds if it is active.
 
-        `count`: there are so many that wait, with consecutive ids from its own on, and differ only by them.
+        `count`: how many jobs it stands for. They wait, have consecutive ids, and are otherwise the same.
         """
         policy = self._table.shared(job.policy)
         if policy is not job.policy:  # else each of a million jobs would keep a policy of its own
@@ -590,7 +590,7 @@ class JobTable:
             self.waiting.schedule(job)
 
     def add_queued(self, job: Job, count: int) -> None:
-        """Add new queued jobs without conditions: this one, and those that follow it and are like it."""
+        """Add new queued jobs without conditions; `count` as in PackedJobs.add."""
         self.jobs.add(job, count)
         place = job.queue, job.state
         self.counts[place] = self.counts.get(place, 0) + count

@@ -367,7 +367,7 @@ class Pilot:
             self._pool.assign()
 
     def send(self, message: ToLauncher) -> bool:
-        """Send a message; return False if there is no connection. `_repeat` then tells what still counts."""
+        """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
         if self._connection is None or not self._connection.is_ready:
             return False
         self._connection.send(message)

@@ -19,7 +19,7 @@ _PART = 1 << 16
 
 
 def main() -> int:
-    """Relay until one side ends. Return 1 if there is no pilot."""
+    """Pass on what both sides send until one of them ends. Return 1 if no pilot listens."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # the pilot gets it, too, and still has ends to tell
     os.chdir(Path(sys.argv[1]).parent)
     connection = _connected(Path(sys.argv[1]).name)

@@ -49,7 +49,7 @@ exit "$1"
 
 
 class Load:
-    """Jobs of one executor, each of which notes its starts and waits until it may end."""
+    """Jobs of one executor. Each notes that it starts, and runs until the test lets it end."""
 
     def __init__(self, client: Client, executor: str, folder: str) -> None:
         self._client = client

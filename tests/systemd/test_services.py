@@ -196,7 +196,7 @@ def test_watchdog_replaces_a_service_that_hangs(machine, unit):
     machine.run("rm", drop_in)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", unit)
-    # bgctl may also say that there is no launcher yet, if the machine is busy
+    # on a busy machine, bgctl also says that no launcher runs yet
     assert "back" in machine.run("bgctl", "run", "echo", "back").splitlines()
 
 

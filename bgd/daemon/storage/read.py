@@ -326,6 +326,7 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
 
 
 def _alike(state: State, rows: Iterable[tuple[Any, ...]]) -> Iterator[UnfinishedJob]:
+    """Yield jobs by their ids; one stands for all that follow it and differ only by their ids."""
     first: tuple[Any, ...] = ()
     kind: tuple[Any, ...] | None = None
     count = 0

@@ -290,7 +290,7 @@ _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name n
 class UnfinishedJob(Struct, frozen=True, gc=False):
     """An unfinished job; if it is active, with what its attempt holds and the launcher's instance id.
 
-    `count`: it stands for so many that wait, with consecutive ids from its own on, and differ only by them.
+    `count`: how many jobs it stands for. They wait, have consecutive ids, and are otherwise the same.
     """
 
     job: Job

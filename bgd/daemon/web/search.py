@@ -212,7 +212,7 @@ class LogsSearch:
                 yield LogFile(attempt.job, attempt.attempt, str(path), has_parts)
 
     def _has_parts(self, path: Path) -> bool | None:
-        """Return whether a log has parts behind a gap; None: there is no log."""
+        """Return whether a log continues in other files after a gap; None: there is no log."""
         if self._folder is None or self._folder[0] != path.parent:
             try:
                 self._folder = path.parent, logs_in(path.parent)
