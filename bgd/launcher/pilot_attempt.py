@@ -138,7 +138,8 @@ class PilotAttempt:
     async def live(self) -> AttemptEnded:
         """Wait for a pilot and for its end there; return how it ended."""
         if self._adopted is None:
-            self._pool.add(self)
+            if not self._end.done():  # else it was stopped at once
+                self._pool.add(self)
         else:
             self._started_at = self._adopted.started_at
             self._log_bytes = bytes_logged(self._context.log_path(self.launch))

@@ -634,8 +634,8 @@ class Pilot:
         attempt = self._attempts.pop(ended.key, None)
         if attempt is not None:
             attempt.finish(ended)
-        elif ended.key not in self._used and self._connection is not None:
-            self._connection.send(Acknowledge(ended.key))  # an earlier launcher has recorded it
+        if ended.key not in self._used and self._connection is not None:
+            self._connection.send(Acknowledge(ended.key))  # its end was recorded before
         if ended.key in self._strangers:
             self._strangers.discard(ended.key)
             self._pool.assign()
