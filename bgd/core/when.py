@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from datetime import date, datetime, tzinfo
 from enum import StrEnum
+from functools import partial
 from typing import assert_never
 
 from msgspec import Struct
@@ -106,7 +107,8 @@ def _calendar(text: str) -> Pattern:
     from oncalendar import BaseIterator, OnCalendarError  # noqa: PLC0415 - only some schedules need it
 
     try:
-        spec = BaseIterator(text, datetime(_LEAP_YEAR, 1, 1))  # noqa: DTZ001 - a wall clock
+        wall = datetime(_LEAP_YEAR, 1, 1)  # noqa: DTZ001 - a wall clock
+        spec = BaseIterator(" ".join(map(_ranges_as_in_systemd, text.split())), wall)
     except OnCalendarError as error:
         raise ExpressionError(
             f"calendar {text!r} is not a calendar spec ({str(error).lower()}): write it as for systemd, "
@@ -124,6 +126,40 @@ def _calendar(text: str) -> Pattern:
     )
 
 
+def _ranges_as_in_systemd(word: str) -> str:
+    """Return a word of a spec whose ranges oncalendar reads as systemd does.
+
+    systemd ends `A..B/N` at the last step, so that `A..A/N` is A, and refuses `A/N` if the first step leaves
+    the field (normalize_chain and chain_valid in calendarspec.c of 257). oncalendar reads `A..A/N` as `A/N`.
+
+    Raises:
+        ExpressionError: systemd refuses a range.
+    """
+    fields = re.split("([-~:])", word)  # every second one is a separator
+    highest = _LAST_TIMES if ":" in word else _LAST_DATES[-(len(fields) // 2 + 1) :]
+    for index, high in zip(range(0, len(fields), 2), highest, strict=False):
+        from_end = index > 0 and fields[index - 1] == "~"
+        fields[index] = re.sub(
+            r"(\d+)(?:\.\.(\d+))?/(\d+)", partial(_range_as_in_systemd, high, from_end), fields[index]
+        )
+    return "".join(fields)
+
+
+def _range_as_in_systemd(high: int, from_end: bool, match: re.Match[str]) -> str:  # noqa: FBT001 - by partial
+    first, step = int(match[1]), int(match[3])
+    if match[2] is None:
+        if step and (first <= step if from_end else first + step > high):
+            raise ExpressionError(
+                f"calendar: the step of {match[0]!r} is too long for its field: write {match[1]}"
+            )
+        return match[0]
+    last = int(match[2])
+    if not step or last < first:
+        return match[0]  # oncalendar refuses it
+    last -= (last - first) % step
+    return match[1] if first == last else f"{first}..{last}/{step}"
+
+
 def _about_zone(text: str) -> str:
     *_, last = text.split() or [""]
     has_zone = re.fullmatch(r"[A-Za-z]+/[A-Za-z_/+-]+|UTC", last)
@@ -138,6 +174,8 @@ def _repeats(text: str) -> bool:
 
 
 _REPEATED = ("*", "0/", "00/")
+_LAST_DATES = (LAST_YEAR, 12, 31)
+_LAST_TIMES = (23, 59, 59)
 
 
 # --- days left out -----------------------------------------------------------------------------------------

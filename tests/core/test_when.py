@@ -86,6 +86,13 @@ def test_a_calendar_spec_is_read_as_by_systemd():
     )
 
 
+def test_a_range_ends_at_its_last_step():
+    assert pattern_of("*:12..12/7").minutes == (12,)
+    assert pattern_of("*:5..9/5").minutes == (5,)
+    assert pattern_of("*:8..61/20").minutes == (8, 28, 48)
+    assert pattern_of("*-*~1..4/2").days == (-3, -1)
+
+
 @pytest.mark.parametrize(
     ("spec", "is_wildcard"),
     [
@@ -113,6 +120,11 @@ def test_a_calendar_spec_that_repeats_is_a_wildcard(spec, is_wildcard):
         ("", ["calendar '' is not a calendar spec (wrong number of fields)", "'Mon..Fri 09:00'"]),
         ("25:00", ["bad hour"]),
         ("*-*-* *:*:*:*", ["bad time"]),
+        ("*:20/40", ["calendar: the step of '20/40' is too long for its field: write 20"]),
+        ("*-*~10/10", ["the step of '10/10' is too long"]),
+        ("*:9..8/2", ["bad minute"]),
+        ("*:0/0", ["bad minute"]),
+        ("*:0..9/0", ["bad minute"]),
         ("daily Europe/Paris", ["a time zone belongs into `timezone = 'Europe/Paris'`"]),
         ("12:00 UTC", ["`timezone = 'UTC'`"]),
         ("x" * (MAX_WHEN + 1), ["calendar has at most 500 characters, not 501"]),
