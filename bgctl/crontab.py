@@ -1,13 +1,15 @@
 r"""Crontabs: what Debian's cron would run, as schedules, and a note about everything that changes.
 
-Nothing here reads a file, asks for a user or changes a crontab.
+Nothing here reads a file, asks for a user or changes a crontab: the caller says what the machine has.
 
 What Debian's cron does (3.0pl1-197):
 
 * `#` starts a comment only where a line begins. `NAME = value` holds for the lines below it. The value is not
-  expanded; quotes around it are removed.
+  expanded; quotes around it and blanks at its end are removed.
 * A command runs as `SHELL -c COMMAND` in HOME, with SHELL=/bin/sh and PATH=/usr/bin:/bin unless the crontab
-  says otherwise. LOGNAME is always the user. The zone is the machine's, whatever TZ or CRON_TZ say.
+  says otherwise. LOGNAME is always the user. The zone is the machine's, whatever TZ or CRON_TZ say. Where PAM
+  has variables for every session, a command gets those that the crontab does not set.
+* HOME is taken from /var/spool/cron on, and where that is no folder the command runs in /var/spool/cron.
 * The first `%` ends the command. What follows is its standard input, in which further ones are newlines.
   `\%` is a `%`, and before the first `%` a double backslash is a single one.
 * One line that it cannot read makes it ignore the whole file, and so does a last line without a newline.
@@ -16,7 +18,7 @@ What Debian's cron does (3.0pl1-197):
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
 from msgspec import Struct
@@ -29,6 +31,8 @@ from bgd.escape import one_line
 MAX_CRONTAB = 1 << 20  # characters; a larger file is something else
 MAX_LINES = 10_000
 MAX_COMMAND = 998  # characters, as in Debian's cron
+SPOOL = "/var/spool/cron"
+PAM_FILES = ("/etc/environment", "/etc/default/locale")  # as Debian's /etc/pam.d/cron names them
 _DEFAULTS = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
 _MAX_NAME = 50
 
@@ -69,12 +73,46 @@ class Crontab(Struct, frozen=True):
     notes: tuple[Note, ...]
 
 
+class Machine(Struct, frozen=True, kw_only=True):
+    """What a crontab means depends on.
+
+    Attributes:
+        user: whose jobs are taken over.
+        home: the user's home.
+        has_users: cron expects a user before each command of the file. Otherwise a line has one if it begins
+            with a user's name.
+        is_user: whether a word is the name of a user, and no program in these folders (a PATH).
+        is_folder: whether there is a folder of this path.
+        pam: the variables that PAM gives every session.
+    """
+
+    user: str
+    home: str
+    has_users: bool
+    is_user: Callable[[str, str], bool]
+    is_folder: Callable[[str], bool]
+    pam: Mapping[str, str] = {}
+
+
 def has_user_column(path: PurePath) -> bool:
     """Tell whether cron expects a user before each command of a file."""
     return path == PurePath("/etc/crontab") or path.parent == PurePath("/etc/cron.d")
 
 
-def parse_crontab(text: str, *, user: str, home: str, has_users: bool) -> Crontab:
+def pam_variables(text: str) -> dict[str, str]:
+    """Return the variables of a file such as /etc/environment, as pam_env reads them.
+
+    `#` begins a comment anywhere. A quote is removed where a value begins, and then one at its very end.
+    """
+    variables = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("#")[0].lstrip().removeprefix("export ").partition("=")
+        if equals and name.replace("_", "a").isalnum():
+            variables[name] = re.sub(r"^[\"'](.*?)[\"']?$", r"\1", value)
+    return variables
+
+
+def parse_crontab(text: str, machine: Machine) -> Crontab:
     """Read the crontab of a user, or one whose lines name their users.
 
     Every line that is not empty and not a comment becomes a definition, is a variable, or gets a note.
@@ -88,10 +126,11 @@ def parse_crontab(text: str, *, user: str, home: str, has_users: bool) -> Cronta
             f"this is no crontab: it has {len(lines)} lines and {len(text)} characters, "
             f"and at most {MAX_LINES} and {MAX_CRONTAB} are read"
         )
-    reader = _Reader(user, home, has_users=has_users)
+    reader = _Reader(machine)
     for number, line in enumerate(lines, 1):
         reader.read(number, line.removesuffix("\r"))
     reader.note_mail()
+    reader.note_pam()
     notes = [*reader.notes, *_notes_on_file(lines)]
     return Crontab(tuple(reader.definitions), tuple(sorted(notes, key=lambda note: note.line)))
 
@@ -109,12 +148,13 @@ def _notes_on_file(lines: list[str]) -> Iterator[Note]:
 class _Reader:
     """Reads line after line, because variables hold for the lines below them."""
 
-    def __init__(self, user: str, home: str, *, has_users: bool) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.definitions: list[Definition] = []
         self.notes: list[Note] = []
-        self._user = user
-        self._has_users = has_users
-        self._env = {**_DEFAULTS, "HOME": home, "LOGNAME": user}
+        self._machine = machine
+        self._user = machine.user
+        self._env = {**_DEFAULTS, "LOGNAME": machine.user}
+        self._set(0, "HOME", machine.home)
         self._names: set[str] = set()
 
     def read(self, number: int, line: str) -> None:
@@ -138,6 +178,20 @@ class _Reader:
                 f"cron mails what commands print to {self._user}; bgd keeps it: `bgctl logs NAME`",
             )
 
+    def note_pam(self) -> None:
+        """Name the variables that PAM would give the commands, which the definitions have from now on."""
+        set_by_pam = {
+            f"{name}={value}"
+            for name, value in self._machine.pam.items()
+            if any(each.env[name] == value for each in self.definitions)
+        }
+        if set_by_pam:
+            self._note(
+                0,
+                f"cron gives commands {', '.join(sorted(set_by_pam))} from {' and '.join(PAM_FILES)}: "
+                "the schedules keep these values",
+            )
+
     def _note(self, number: int, text: str) -> None:
         self.notes.append(Note(number, shorten(one_line(text))))
 
@@ -150,6 +204,14 @@ class _Reader:
             self._note(number, f"LOGNAME={value} has no effect: it stays {self._user}, as in cron")
             return
         self._env[name] = value
+        if name == "HOME":
+            # where the machine has no cron, the commands run in /
+            folders = (str(PurePath(SPOOL, value)), SPOOL)
+            self._cwd = next((each for each in folders if self._machine.is_folder(each)), "/")
+            if self._cwd != value:
+                self._note(
+                    number, f"HOME={value} is no absolute path of a folder: commands run in {self._cwd}"
+                )
         if name in _WITHOUT_EFFECT:
             self._note(
                 number,
@@ -166,10 +228,13 @@ class _Reader:
     def _add(self, number: int, line: str) -> None:
         when, rest = _split_when(line)
         parse_when(when, Kind.CRON, key="")
-        if self._has_users:
-            owner, rest = _first_word(rest)
-            if owner != self._user:
-                self._leave_out(number, f"it runs as {owner or 'nobody'}; import it as that user")
+        word, after = _first_word(rest)
+        if rest.startswith("*") or re.fullmatch(r"[0-9*/,-]+", word):
+            parse_when(f"{when} {word}", Kind.CRON, key="")  # one field too many
+        if self._machine.has_users or self._machine.is_user(word, self._env["PATH"]):
+            rest = after
+            if word != self._user:
+                self._leave_out(number, f"it runs as {word or 'nobody'}; import it as that user")
                 return
         if not rest.strip():
             raise ExpressionError(
@@ -199,8 +264,8 @@ class _Reader:
                 name=name,
                 cron=when,
                 argv=(self._env["SHELL"] or _DEFAULTS["SHELL"], "-c", command),
-                cwd=self._env["HOME"],
-                env=dict(self._env),
+                cwd=self._cwd,
+                env={**self._machine.pam, **self._env},
                 input=read,
                 mail_to=self._env.get("MAILTO", self._user),
             )
@@ -224,7 +289,7 @@ def _variable(line: str) -> tuple[str, str] | None:
     if match is None:
         return None
     name = match["in_double"] or match["in_single"] or match["name"]
-    return name, match["double"] or match["single"] or match["value"] or ""
+    return name, (match["double"] or match["single"] or match["value"] or "").rstrip()
 
 
 def _split_when(line: str) -> tuple[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +19,15 @@ import click
 from bgctl import exit_codes
 from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
-from bgctl.crontab import MAX_CRONTAB, Definition, has_user_column, parse_crontab
+from bgctl.crontab import (
+    MAX_CRONTAB,
+    PAM_FILES,
+    Definition,
+    Machine,
+    has_user_column,
+    pam_variables,
+    parse_crontab,
+)
 from bgctl.options import (
     DURATION,
     FILE,
@@ -369,31 +379,30 @@ def history_command(name: str, *, limit: int, before: int | None) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be stored.")
 @click.option("--replace", is_flag=True, help="Replace schedules of the same names.")
+@click.option("--prefix", default="", metavar="TEXT", help="Begin each name with TEXT.")
 @click.argument("crontab", type=FILE, metavar="CRONTAB|-")
-def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
+def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -> int:
     """Store a schedule for each line of a crontab.
 
     The crontab itself stays as it is: remove its lines once you have looked at `bgctl schedule`, or both run.
     Whatever is not exactly as it was in cron is told in a line of its own. If a line was not taken over, the
     others are stored all the same and the exit code is 65.
     """
-    user = pwd.getpwuid(os.getuid())
     try:
-        read = parse_crontab(
-            _crontab_text(crontab),
-            user=user.pw_name,
-            home=user.pw_dir,
-            has_users=has_user_column(Path(crontab)),
-        )
+        read = parse_crontab(_crontab_text(crontab), machine_of(Path(crontab)))
     except ValueError as error:
         raise Refused(f"{crontab}: {error}") from error
     for note in read.notes:
         say(f"{crontab}: {note}")
-    if dry_run:
-        for each in read.definitions:
-            click.echo(f"{each.name}  {each.cron}  {shlex.join(each.argv)}")
-    else:
-        _store(read.definitions, replace=replace)
+    definitions = {prefix + each.name: each for each in read.definitions}
+    with client(autostart=True) as daemon:
+        if not replace:
+            _refuse_names_in_use(daemon, definitions)
+        if dry_run:
+            for name, each in definitions.items():
+                click.echo(f"{name}  {each.cron}  {shlex.join(each.argv)}")
+        else:
+            _store(daemon, definitions, replace=replace)
     left_out = sum(note.is_left_out for note in read.notes)
     if not left_out:
         return 0
@@ -401,20 +410,48 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool) -> int:
     return exit_codes.LEFT_OUT
 
 
-def _store(definitions: tuple[Definition, ...], *, replace: bool) -> None:
+def machine_of(path: Path) -> Machine:
+    """Return what a crontab of this path means here."""
+    user = pwd.getpwuid(os.getuid())
+    pam: dict[str, str] = {}
+    for file in PAM_FILES:
+        with suppress(FileNotFoundError):
+            pam |= pam_variables(Path(file).read_text(errors="surrogateescape"))
+    return Machine(
+        user=user.pw_name,
+        home=user.pw_dir,
+        has_users=has_user_column(path),
+        is_user=_is_only_a_user,
+        is_folder=os.path.isdir,
+        pam=pam,
+    )
+
+
+def _is_only_a_user(word: str, path: str) -> bool:
+    try:
+        pwd.getpwnam(word)
+    except (KeyError, ValueError):
+        return False
+    return shutil.which(word, path=path) is None
+
+
+def _refuse_names_in_use(daemon: Client, definitions: dict[str, Definition]) -> None:
+    in_use = {view.name for view in daemon.schedules.list(upcoming=0)} & definitions.keys()
+    if in_use:
+        raise Refused(
+            f"there is a schedule {min(in_use)} already: --replace replaces it, --prefix TEXT changes the "
+            "names; nothing was stored"
+        )
+
+
+def _store(daemon: Client, definitions: dict[str, Definition], *, replace: bool) -> None:
     """Store schedules, all or none, and print their names."""
-    with client(autostart=True) as daemon:
-        names = {view.name for view in daemon.schedules.list(upcoming=0)}
-        taken = [each.name for each in definitions if each.name in names and not replace]
-        if taken:
-            raise Refused(
-                f"there is a schedule {taken[0]} already: --replace replaces it; nothing was stored"
-            )
-        daemon.schedules.add_many({each.name: _as_schedule(each) for each in definitions}, replace=replace)
-        for each in definitions:
-            click.echo(each.name)
-        if definitions:
-            say_once_what_a_reboot_does(daemon)
+    schedules = {name: _as_schedule(each) for name, each in definitions.items()}
+    daemon.schedules.add_many(schedules, replace=replace)
+    for name in definitions:
+        click.echo(name)
+    if definitions:
+        say_once_what_a_reboot_does(daemon)
 
 
 def _as_schedule(each: Definition) -> dict[str, object]:

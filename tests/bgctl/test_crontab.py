@@ -1,21 +1,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl.crontab import MAX_COMMAND, MAX_CRONTAB, MAX_LINES, Crontab, has_user_column, parse_crontab
+from bgctl.crontab import (
+    MAX_COMMAND,
+    MAX_CRONTAB,
+    MAX_LINES,
+    SPOOL,
+    Crontab,
+    Machine,
+    has_user_column,
+    pam_variables,
+    parse_crontab,
+)
 
 ENV = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "HOME": "/home/ann", "LOGNAME": "ann"}
 
 
-def read(text: str, *, user: str = "ann", has_users: bool = False) -> Crontab:
-    return parse_crontab(
-        text, user=user, home="/root" if user == "root" else f"/home/{user}", has_users=has_users
+FOLDERS = {"/home/ann", "/home/www-data", "/root", "/srv/data", SPOOL}
+USERS = {"ann", "root", "www-data", "backup"}
+PROGRAMS = {"backup"}
+
+
+def read(
+    text: str, *, user: str = "ann", has_users: bool = False, pam: Mapping[str, str] | None = None
+) -> Crontab:
+    machine = Machine(
+        user=user,
+        home="/root" if user == "root" else f"/home/{user}",
+        has_users=has_users,
+        is_user=lambda word, _path: word in USERS - PROGRAMS,
+        is_folder=FOLDERS.__contains__,
+        pam=pam or {},
     )
+    return parse_crontab(text, machine)
 
 
 def notes(crontab: Crontab) -> list[str]:
@@ -195,6 +219,9 @@ def test_variables_hold_for_the_lines_below():
     [
         ("A=b=c", "A", "b=c"),
         ("A =  b c  ", "A", "b c"),
+        ("A = 'b  '", "A", "b"),
+        ('A = "b \t" ', "A", "b"),
+        ("A = ' '", "A", ""),
         ("'A B'='  c'", "A B", "  c"),
         ('"A"=""', "A", ""),
         ("A=", "A", ""),
@@ -240,14 +267,12 @@ def test_starts_of_the_machine_are_taken_over():
 def test_each_mistake_is_named_and_the_rest_is_taken_over():
     crontab = read(MISTAKES)
 
-    assert schedules(crontab) == [
-        ("line-2", "*/5 * * * *", "*"),
-        ("good", "10 3 * * *", "/usr/bin/good"),
-    ]
+    assert schedules(crontab) == [("good", "10 3 * * *", "/usr/bin/good")]
     assert notes(crontab)[0] == MAIL
     found = notes(crontab)
     for number, words in {
         1: "day of week '/usr/local/bin/four-fields'",
+        2: "'*/5 * * * * *' has six fields: Debian's cron has no seconds and no years",
         3: "minute '61' is out of range",
         4: "minute '*5' goes on after '*', which cron ignores: write *",
         5: "hour '22-2' ends before it begins",
@@ -257,7 +282,7 @@ def test_each_mistake_is_named_and_the_rest_is_taken_over():
             number
         )
     assert "line 7: LOGNAME=bob has no effect: it stays ann, as in cron" in found
-    assert [note.line for note in crontab.notes if note.is_left_out] == [1, 3, 4, 5, 6]
+    assert [note.line for note in crontab.notes if note.is_left_out] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_file_that_cron_ignores_is_read_all_the_same():
@@ -298,6 +323,56 @@ def test_of_a_system_crontab_only_the_lines_of_the_user_are_taken_over():
     ]
     others = read(SYSTEM, user="www-data", has_users=True)
     assert [each[0] for each in schedules(others)] == ["cron.php"]
+
+
+def test_a_line_of_a_system_crontab_is_known_by_its_user_wherever_the_file_is():
+    crontab = read(SYSTEM, user="root")
+
+    assert schedules(crontab) == schedules(read(SYSTEM, user="root", has_users=True))
+    assert notes(crontab) == notes(read(SYSTEM, user="root", has_users=True))
+
+
+def test_a_program_that_has_the_name_of_a_user_is_a_program():
+    assert schedules(read("@daily backup --all\n")) == [("backup", "@daily", "backup --all")]
+
+
+@pytest.mark.parametrize("command", ["*", "*x", "* /bin/true", "1-5 /bin/true", "*/2 ann /bin/true"])
+@pytest.mark.parametrize("has_users", [False, True])
+def test_a_sixth_field_is_no_command(command, has_users):
+    crontab = read(f"0 0 3 * * {command}\n", has_users=has_users)
+
+    assert not crontab.definitions
+    assert f"'0 0 3 * * {command.split()[0]}' has six fields" in notes(crontab)[0]
+
+
+def test_variables_of_pam_are_taken_over_unless_the_crontab_sets_them():
+    crontab = read(
+        "LANG=C\nMAILTO=\n@daily true\n", pam={"LANG": "de_DE.UTF-8", "PATH": "/x", "TZ": "Asia/Tokyo"}
+    )
+
+    (definition,) = crontab.definitions
+    assert definition.env == ENV | {"LANG": "C", "MAILTO": "", "TZ": "Asia/Tokyo"}
+    assert notes(crontab)[0].startswith(
+        "cron gives commands TZ=Asia/Tokyo from /etc/environment and /etc/default/locale: the schedules keep"
+    )
+    assert len(notes(crontab)) == 1
+
+
+def test_a_file_of_pam_is_read_as_by_pam():
+    text = "# c\nLANG=de_DE.UTF-8\nexport FOO=\"bar baz\"\nBAR='q'  # c\nno\n=x\nA B=c\nE=\n"
+
+    assert pam_variables(text) == {"LANG": "de_DE.UTF-8", "FOO": "bar baz", "BAR": "q'  ", "E": ""}
+
+
+@pytest.mark.parametrize("home", ["", "relative", "/nowhere"])
+def test_without_a_home_commands_run_where_cron_runs_them(home):
+    crontab = read(f"MAILTO=\nHOME={home}\n@daily true\n")
+
+    (definition,) = crontab.definitions
+    assert (definition.cwd, definition.env["HOME"]) == (SPOOL, home)
+    assert notes(crontab) == [
+        f"line 2: HOME={home} is no absolute path of a folder: commands run in /var/spool/cron"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,10 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     assert not [line for line in lines if line.startswith("BGD_CONFIG=")]
     again = own_daemon.bgctl("schedule", "import", str(file))
     assert again.returncode == 1
-    assert "--replace" in again.stderr
+    assert f"there is a schedule {min(first, second)} already: --replace" in again.stderr
+    assert own_daemon.bgctl("schedule", "import", str(file), "--dry-run").stderr == again.stderr
+    others = own_daemon.bgctl("schedule", "import", str(file), "--dry-run", "--prefix", "other-")
+    assert [line.split()[0] for line in others.stdout.splitlines()] == [f"other-{first}", f"other-{second}"]
     file.write_text(CRONTAB.replace("61 ", "59 "))
     assert own_daemon.bgctl("schedule", "import", str(file), "--replace").returncode == 0
     [schedule] = json.loads(own_daemon.bgctl("schedule", "list", second, "--json").stdout)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-import pwd
+import re
 import subprocess
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from bgctl.crontab import parse_crontab
+from bgctl.crontab import Machine, parse_crontab
+from bgctl.schedules import machine_of
 from tests.cron.debian import Debian, reason_to_skip
 
 CRONTAB = """\
 MAILTO=""
 A = 'b  c' \t
+B = 'd  '
 "D E"=$HOME # not a comment
 LOGNAME=zoe
 CRON_TZ=Asia/Tokyo
 """
-SHOWN = "HOME SHELL PATH LOGNAME USER MAILTO A CRON_TZ TZ"
+SHOWN = "HOME SHELL PATH LOGNAME USER MAILTO A B CRON_TZ TZ"
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +59,37 @@ def test_a_command_reads_and_writes_the_same(debian, tmp_path, command):
     debian.run(crontab, ZoneInfo("UTC"), 0, 120, with_commands=True)
     theirs = taken(out)
 
-    root = pwd.getpwuid(0)
-    (definition,) = parse_crontab(crontab, user="root", home=root.pw_dir, has_users=False).definitions
+    (definition,) = parse_crontab(crontab, root()).definitions
     subprocess.run(
         definition.argv, input=definition.input or b"", env=definition.env, cwd=definition.cwd, check=False
     )
 
     assert taken(out) == theirs
+
+
+@pytest.mark.parametrize("home", ["", "/nonexistent", "relative", "/tmp"])
+def test_a_command_gets_the_same_environment_and_folder(debian, tmp_path, home):
+    out = tmp_path / "out"
+    crontab = f"HOME={home}\n1 0 * * * (pwd; env -u PWD | sort) >{out}\n"
+    debian.run(crontab, ZoneInfo("UTC"), 0, 120, with_commands=True)
+    theirs = taken(out)
+    assert theirs is not None
+
+    (definition,) = parse_crontab(crontab, root()).definitions
+    subprocess.run(definition.argv, env=definition.env, cwd=definition.cwd, check=False)
+
+    # the spool of this cron is below a folder of its own
+    assert taken(out) == re.sub(rb"(?m)^/.*(?=/var/spool/cron$)", b"", theirs)
+
+
+def test_what_cron_takes_for_a_bad_command_is_not_taken_over(debian):
+    for line in ("1 0 * * * * echo x\n", "@daily * echo\n", "1 0 * * * *x\n"):
+        assert "bad command" in debian.run(line, ZoneInfo("UTC"), 0, 120).complaints[0]
+        assert not parse_crontab(line, root()).definitions
+
+
+def root() -> Machine:
+    return machine_of(Path("crontab"))
 
 
 def taken(out: Path) -> bytes | None:

@@ -10,7 +10,7 @@ from unittest import mock
 
 from click import UsageError
 
-from bgctl.crontab import parse_crontab
+from bgctl.crontab import Machine, pam_variables, parse_crontab
 from bgctl.options import FutureTimeType, PastTimeType
 from bgd.core.cron import ExpressionError
 from bgd.core.describe import describe
@@ -136,7 +136,15 @@ def schedules(data: bytes) -> None:
             assert count_between(when, UTC, 0, due[-1] if due else MONTH) == len(due)
             assert describe(when, "UTC")
     for has_users in (False, True):
-        crontab = parse_crontab(text, user="ann", home="/home/ann", has_users=has_users)
+        machine = Machine(
+            user="ann",
+            home="/home/ann",
+            has_users=has_users,
+            is_user=lambda word, _path: word in {"ann", "bob"},
+            is_folder="/home/ann".__eq__,
+            pam=pam_variables(text),
+        )
+        crontab = parse_crontab(text, machine)
         assert len({each.name for each in crontab.definitions}) == len(crontab.definitions)
         assert not any("\n" in note.text for note in crontab.notes)
 
