@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
 DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console \
-	cron gcc libc6-dev msmtp slurmctld slurmd slurm-client
+	cron gcc libc6-dev msmtp promtool slurmctld slurmd slurm-client
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire

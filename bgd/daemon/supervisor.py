@@ -38,7 +38,7 @@ from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules,
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
-from bgd.daemon.measurements import Measurements
+from bgd.daemon.measurements import MAX_QUEUES, Measurements
 from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage import read, recovery
@@ -149,6 +149,8 @@ class Supervisor:
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
             self._scheduler.restore_starts(starts)
+        for name in await self._store.read(read.queue_names, MAX_QUEUES):
+            self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()
         self._changed.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -434,6 +435,52 @@ def test_metrics_of_the_recipe_exist_and_all_of_them_are_explained(serving_metri
     }
     assert str(MAX_QUEUES) in recipe
     assert f"`{OTHER_QUEUES}`" in recipe
+
+
+FAILED = 'bgd_jobs_finished_total{queue="mail", state="failed"}'
+
+
+@pytest.mark.parametrize(
+    ("values", "minute", "fires"),
+    [
+        ("0x60", 30, False),
+        ("0x20 1x40", 25, True),
+        ("0x20 1x40", 40, False),
+        ("_x20 1x40", 25, True),  # the queue's first job failed before any scrape
+        ("_x20 1x40", 40, False),
+        ("7x20 0x5 1x35", 28, True),  # after a restart
+        ("7x20 1x40", 25, True),
+    ],
+)
+def test_the_alert_on_failures_sees_each_first_one(tmp_path, values, minute, fires):
+    if shutil.which("promtool") is None:
+        pytest.skip("ALERTS NOT TESTED: promtool is not installed")
+    rules = blocks(section(RECIPES, "## Metrics for Prometheus"), "yaml")[1]
+    (tmp_path / "rules.yml").write_text(rules)
+    alert = {"exp_labels": {"queue": "mail", "state": "failed"}}
+    tests = {
+        "rule_files": ["rules.yml"],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": FAILED, "values": values}],
+                "alert_rule_test": [
+                    {
+                        "eval_time": f"{minute}m",
+                        "alertname": "BgdJobsFail",
+                        "exp_alerts": [alert] if fires else [],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps(tests))
+
+    done = subprocess.run(
+        ["promtool", "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

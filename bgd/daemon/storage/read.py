@@ -527,6 +527,12 @@ def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
     return db.execute(sql, (queue,)).fetchone() is not None
 
 
+def queue_names(db: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the queues of all jobs, finished or not, in order of their names, without the default one."""
+    sql = f"WITH RECURSIVE {_NAMES_OF_QUEUES} SELECT queue FROM queues WHERE queue IS NOT NULL LIMIT ?"  # noqa: S608 (a constant)
+    return [name for (name,) in db.execute(sql, (limit,))]
+
+
 def recent_stats(db: sqlite3.Connection, since: float) -> RecentStats:
     """Return statistics of the attempts that ended at or after this epoch time, from the events on disk."""
     with transaction(db, "DEFERRED"):
@@ -591,15 +597,18 @@ _FAILED_SINCE = """
 
 # From one queue to the next, because finished jobs are in the same index. The default queue is not in it: it
 # has all jobs of a state except those in other queues.
-_QUEUE_COUNTS = f"""
-    WITH RECURSIVE queues(queue) AS (
+_NAMES_OF_QUEUES = f"""
+    queues(queue) AS (
         SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'
         UNION ALL
         SELECT (
             SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue
             WHERE queue <> '{DEFAULT_QUEUE}' AND queue > queues.queue
         ) FROM queues WHERE queue IS NOT NULL
-    ),
+    )
+"""  # noqa: S608 (a constant)
+_QUEUE_COUNTS = f"""
+    WITH RECURSIVE {_NAMES_OF_QUEUES},
     elsewhere AS MATERIALIZED (
         SELECT queue, counts.key AS state, (
             SELECT count(*) FROM jobs INDEXED BY jobs_by_queue

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 import bgd
-from bgd.core.job import FINAL, State
+from bgd.core.job import FINAL, Outcome, State
 from bgd.daemon.measurements import Histogram, Measurements
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.supervisor import Supervisor
@@ -104,8 +104,8 @@ def _attempts_of_queues(measured: Measurements) -> Iterator[Metric]:
     for name, queue in measured.queues.items():
         starts.add_metric([name], queue.starts)
         retries.add_metric([name], queue.retries)
-        for outcome, count in queue.outcomes.items():
-            ends.add_metric([name, outcome], count)
+        for outcome in Outcome:
+            ends.add_metric([name, outcome], queue.outcomes[outcome])
         runs.add_metric([name], _buckets(queue.runs), queue.runs.total)
     yield from (starts, ends, retries, runs)
 

@@ -67,6 +67,23 @@ def scrape(browser):
     return list(text_string_to_metric_families(answered.text))
 
 
+def test_series_begin_at_0_also_after_a_restart(tmp_path):
+    daemon = Daemon(tmp_path)
+    configure_pages(daemon, "127.0.0.1:0", f'metrics_token = "{TOKEN}"')
+    daemon.start()
+    with daemon.client() as client:
+        client.wait([client.submit(["/bin/true"], queue=name).id for name in ("default", "b", "a", "mail")])
+    daemon.stop()
+    daemon.start()
+
+    found = samples(scrape(Browser(daemon)))
+    daemon.stop()
+
+    for queue in ("default", "a", "b", "mail"):
+        assert found["bgd_jobs_finished_total", queue, "failed"] == 0
+        assert found["bgd_attempts_ended_total", "exit", queue] == 0
+
+
 @pytest.fixture
 def families(browser):
     return scrape(browser)
