@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import TypeVar
@@ -70,6 +70,9 @@ class _Schedule(Struct, kw_only=True, gc=False):
     seen: float
     runs: dict[JobId, Run]
     next_at: float = inf
+
+
+_RunsByName = dict[str, dict[JobId, Run]]
 
 
 class Schedules:
@@ -173,7 +176,7 @@ class Schedules:
 
     # --- what people do -------------------------------------------------------------------------------------
 
-    def set(
+    async def set(
         self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool, digest: str | None = None
     ) -> None:
         """Add a schedule, or put it in the place of another one, which has this digest if one is given.
@@ -184,10 +187,11 @@ class Schedules:
             NotAllowed: the configuration does not allow its job.
             Full: there are too many schedules.
         """
+        former = await self._former_runs([name])
         if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
             raise Refused(f"schedule {name} was changed meanwhile, and is not changed now: try again")
         self._check_names([name], replaces=replaces)
-        self._define(name, self._checked(name, spec), uid)
+        self._define(name, self._checked(name, spec), uid, former)
         self._changed()
 
     async def set_many(
@@ -199,18 +203,20 @@ class Schedules:
         it `replaces` or the request is `repeated`. Raises as `set`.
         """
         checked: dict[str, ScheduleDefinition] = {}
+        former: _RunsByName = {}
         config = None
         while config is not self._supervisor.config:  # it may have changed meanwhile
             config = self._supervisor.config
             for names in _batched(specs, _DEFINED_AT_ONCE):
                 checked |= {name: self._checked(name, specs[name]) for name in names}
                 await asyncio.sleep(0)
+            former = await self._former_runs(specs)
         same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
         new = [name for name in specs if name not in same]
         self._check_names(new, replaces=replaces)
         known = self._by_name.keys() & new
         for name in new:
-            self._define(name, checked[name], uid)
+            self._define(name, checked[name], uid, former)
         self._changed()
         return StoredNames(
             added=[name for name in new if name not in known],
@@ -242,7 +248,7 @@ class Schedules:
         return found is not None and spec in (None, found.stored.spec)
 
     def remove(self, name: str) -> None:
-        """Remove a schedule that somebody added. Its history stays, and a job of it that runs goes on.
+        """Remove a schedule that somebody added. Its history stays, and a job of it that runs continues.
 
         Raises:
             Refused: there is no such schedule, or it is configured.
@@ -473,21 +479,34 @@ class Schedules:
             self._is_outdated = False
             wanted, at = self._supervisor.config.schedules, self._configured_at
             for names in _batched({**self._by_name, **wanted}, _DEFINED_AT_ONCE):
+                former = await self._former_runs([name for name in names if name in wanted])
+                if self._is_outdated:  # it has changed again
+                    break
                 for name in names:
                     old = self._by_name.get(name)
                     if name not in wanted and old is not None and old.stored.uid is None:
                         self._finish(name, old, at)
                         self._forget(name)
                     elif name in wanted and not self.has(name, wanted[name]):
-                        self._define(name, definition_of(name, wanted[name], at), None)
+                        self._define(name, definition_of(name, wanted[name], at), None, former)
                 self._changed()
                 await asyncio.sleep(0)
-                if self._is_outdated:  # it has changed again
-                    break
         self._is_configured.set()
 
-    def _define(self, name: str, definition: ScheduleDefinition, uid: int | None) -> None:
-        """Put a new or changed schedule in force."""
+    async def _former_runs(self, names: Collection[str]) -> _RunsByName:
+        """Return the jobs of names that have no schedule now: it may have been removed while they ran."""
+        found: _RunsByName = {}
+        while new := [name for name in names if name not in self._by_name and name not in found]:
+            await self._supervisor.saved_unless_stuck()
+            for some in _batched(new, _DEFINED_AT_ONCE):
+                runs = await self._store.read(storage.latest_runs, some)
+                found |= {name: self._restored(runs[name]) for name in some}
+        return found
+
+    def _define(
+        self, name: str, definition: ScheduleDefinition, uid: int | None, former: _RunsByName
+    ) -> None:
+        """Put a new or changed schedule in force; `former`: the jobs that a new one may have already."""
         old = self._by_name.get(name)
         if old is not None:
             self._finish(name, old, definition.seen_at)
@@ -498,7 +517,7 @@ class Schedules:
             seen_at=definition.seen_at,
             boot_id=self._boot,
         )
-        self._put(name, stored, definition, {} if old is None else old.runs)
+        self._put(name, stored, definition, former[name] if old is None else old.runs)
         self._supervisor.transaction.schedules[name] = stored
 
     def _forget(self, name: str) -> None:

@@ -390,7 +390,7 @@ class ScheduleHandler:
         schedules = self._schedules
         if isinstance(request, SetSchedule):
             if not (request.repeated and schedules.has(request.name, request.spec)):
-                schedules.set(
+                await schedules.set(
                     request.name,
                     request.spec,
                     actor.uid,
