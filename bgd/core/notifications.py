@@ -121,14 +121,22 @@ class Fact(Struct, frozen=True, kw_only=True):
 
     @property
     def subject(self) -> str:
-        """What the fact is about: failures of the same subject follow each other."""
+        """What the fact is about, for people."""
         return self.schedule or self.name or f"job {self.job}"
+
+    @property
+    def streak(self) -> str:
+        """What its failures are counted for: its schedule, else its name, else its job alone.
+
+        The name of a schedule has no space, so the three kinds never share a streak.
+        """
+        return self.schedule or (f"name {self.name}" if self.name else f"job {self.job}")
 
 
 class Streak(Struct, frozen=True):
-    """How many times a subject has failed in a row, and whether the target was notified of it.
+    """How many times something has failed in a row, and whether the target was notified of it.
 
-    `job`: the only job of the subject; None if it has a name, so that others may follow.
+    `job`: the only job that can continue it; None for a schedule or a name.
     """
 
     failures: int = 0
@@ -137,7 +145,7 @@ class Streak(Struct, frozen=True):
 
 
 NO_STREAK = Streak()
-StreakKey = tuple[str, str]  # target and subject
+StreakKey = tuple[str, str]  # target and Fact.streak
 
 
 class Waiting(Struct, frozen=True):
@@ -184,7 +192,7 @@ def decide(
 ) -> Decisions:
     """Return the messages about some facts, in their order.
 
-    `streaks`: at least those of the subjects of these facts. `rules`: by target. `room`: how many messages
+    `streaks`: at least those of these facts. `rules`: by target. `room`: how many messages
     each target may get now. `waiting`: what waits already. `new_id`: returns a random id for each message.
     """
     decisions = Decisions(messages=[], streaks={}, waiting={}, unknown=set())
@@ -194,7 +202,7 @@ def decide(
         if target is None or target not in rules:
             decisions.unknown.add(target or "")
             continue
-        key = target, fact.subject
+        key = target, fact.streak
         before = decisions.streaks.get(key) or streaks.get(key, NO_STREAK)
         event, after = event_to_send(fact.event, before, rules[target])
         if after != before:

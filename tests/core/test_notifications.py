@@ -144,7 +144,7 @@ def test_a_message_says_what_is_known_of_the_fact():
         "count": 2,
     }
     what = fact(at=9.0, due_at=8.0, **known)
-    (message,) = judged([what], streaks={("ops", "nightly"): Streak(1)}).messages
+    (message,) = judged([what], streaks={("ops", what.streak): Streak(1)}).messages
 
     assert {name: getattr(message, name) for name in known} == known
     assert (message.event, message.target, message.subject, message.failures) == (FAILED, "ops", "nightly", 2)
@@ -173,10 +173,24 @@ def test_streaks_are_kept_apart_by_target_and_subject_and_end_with_a_success():
     ]
     assert decisions.messages[-1].failures == 1
     assert decisions.streaks == {
-        ("ops", "backup"): Streak(2, is_notified=True),
-        ("pager", "backup"): NO_STREAK,
-        ("ops", "other"): Streak(1, is_notified=True),
+        ("ops", "name backup"): Streak(2, is_notified=True),
+        ("pager", "name backup"): NO_STREAK,
+        ("ops", "name other"): Streak(1, is_notified=True),
     }
+
+
+def test_a_schedule_a_name_and_a_job_without_one_share_no_streak():
+    alike = [fact(schedule="job"), fact(name="job"), fact(name="job 7"), fact(name=None)]
+    alike += [fact(name="name job"), fact(name="schedule job")]
+
+    assert [each.event for each in judged(alike).messages] == [FAILED] * len(alike)
+    assert len(judged(alike).streaks) == len(alike)
+
+
+def test_a_success_of_a_job_with_the_name_of_a_schedule_is_no_recovery_of_the_schedule():
+    facts = [fact(schedule="nightly", name="nightly"), fact(SUCCEEDED, name="nightly")]
+
+    assert [message.event for message in judged(facts).messages] == [FAILED, SUCCEEDED]
 
 
 def test_a_streak_without_a_name_belongs_to_its_job():

@@ -272,6 +272,19 @@ async def test_a_retried_job_continues_its_streak(folder, launcher):
         assert await told.events() == [(FAILED, f"job {job}"), (RECOVERED, f"job {job}")]
 
 
+async def test_a_job_with_the_name_of_a_schedule_has_a_streak_of_its_own(folder, launcher):
+    async with telling(with_targets(folder, f"{OPS}on = ['failed', 'recovered']\n"), launcher) as told:
+        await told.life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await told.end(told.life.schedules.run_now("hourly", "ada"))
+        await told.run(Outcome.SUCCEEDED, name="hourly")
+        await told.run(name="hourly")
+
+        assert [(each.event, each.schedule) for each in await told.messages()] == [
+            (FAILED, "hourly"),
+            (FAILED, None),
+        ]
+
+
 async def test_the_end_of_a_notification_is_not_told(folder, launcher):
     async with telling(with_targets(folder), launcher) as told:
         await told.run()

@@ -134,7 +134,7 @@ def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRul
         return True  # of a target that is not configured, too: whoever settles it warns
     if fact.event is not NotifyEvent.SUCCEEDED:
         return False
-    row = db.execute(_HAS_FAILED, (fact.target, fact.subject, fact.target)).fetchone()
+    row = db.execute(_HAS_FAILED, (fact.target, fact.streak, fact.target)).fetchone()
     return row is not None
 
 
@@ -240,11 +240,11 @@ def _fact(row: tuple[object, ...]) -> Fact:
 
 def _streaks_of(db: sqlite3.Connection, facts: list[Fact]) -> dict[StreakKey, Streak]:
     found: dict[StreakKey, Streak] = {}
-    for target, subject in {(fact.target or "", fact.subject) for fact in facts}:
-        row = db.execute(_STREAK, (target, subject)).fetchone()
+    for key in {(fact.target or "", fact.streak) for fact in facts}:
+        row = db.execute(_STREAK, key).fetchone()
         if row is not None:
             failures, is_notified, job = row
-            found[target, subject] = Streak(failures, bool(is_notified), job)
+            found[key] = Streak(failures, bool(is_notified), job)
     return found
 
 

@@ -277,6 +277,12 @@ MIGRATIONS: tuple[str, ...] = (
     -- Where a cluster runs an attempt.
     ALTER TABLE attempts ADD COLUMN node TEXT;
     """,
+    """
+    -- The subject of a streak is a schedule, 'name NAME' or 'job ID'; a name was as it is before. What is the
+    -- name of a schedule too becomes the schedule's. REPLACE: somebody may have named jobs so.
+    UPDATE OR REPLACE streaks SET subject = 'name ' || subject
+    WHERE job IS NULL AND subject NOT IN (SELECT name FROM schedules);
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -226,6 +226,28 @@ async def test_requests_and_counts_of_version_5_are_all_there(path):
     await store.close()
 
 
+async def test_streaks_of_version_16_belong_to_their_schedules_names_and_jobs(path):
+    version = 16
+    with closing(sqlite3.connect(path)) as db:
+        for script in schema.MIGRATIONS[:version]:
+            db.executescript(script)
+        db.executescript(f"""
+            PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = {version};
+            INSERT INTO schedules VALUES ('nightly', x'', NULL, NULL, 0, '');
+            INSERT INTO streaks VALUES (1, 'ops', 'x', 3, 1, NULL), (2, 'ops', 'nightly', 2, 1, NULL),
+                (3, 'ops', 'job 7', 1, 0, 7), (4, 'ops', 'name x', 9, 0, NULL);
+        """)
+
+    store = await Store.open(path)
+
+    assert await sql(store, "SELECT subject, failures FROM streaks ORDER BY id") == [
+        ("name x", 3),
+        ("nightly", 2),
+        ("job 7", 1),
+    ]
+    await store.close()
+
+
 MIGRATION_WITHOUT_END = """
 import sys
 from bgd.daemon.storage import schema
