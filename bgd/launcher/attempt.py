@@ -237,7 +237,8 @@ class Attempt:
     async def live(self) -> AttemptEnded:
         """Run it; return how it ended when no process of it is left."""
         try:
-            running = await self._start()
+            what = f"job {self.launch.key.job} cannot start yet"
+            running = await self._context.retry(what, self._start, self._stop_asked)
         except CannotStart as error:
             log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
@@ -290,20 +291,6 @@ class Attempt:
     # --- it starts: what it needs first, and how its first process is started
 
     async def _start(self) -> _Running | None:
-        """Start it as soon as the machine has room; return None if it is to end before that."""
-        pause = _FIRST_PAUSE
-        while not self._stop_asked.done():
-            try:
-                return await self._try_to_start()
-            except OSError as error:  # the machine's; a problem of the job would be CannotStart
-                _complain(self.launch, error, pause)
-            over = self._context.deadlines.timer(pause)
-            await asyncio.wait({over, self._stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        return None
-
-    async def _try_to_start(self) -> _Running | None:
         """Start it; return None if it is to end before it ran.
 
         Raises:
@@ -311,6 +298,8 @@ class Attempt:
             OSError: the reason lies in the machine; nothing was started, so it may be tried again.
             LostChild: it was started and had to be killed at once.
         """
+        if self._stop_asked.done():
+            return None
         log_text = b""
         # limits do not apply to a fork
         if self.launch.warm is not None and self.launch.limits == NO_LIMITS:
@@ -589,21 +578,9 @@ class Attempt:
         )
 
 
-# seconds until the next try when the machine has no room; doubled each time, up to the longest
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
 _LONG = 10.0  # seconds without an answer of a file system until a warning is logged
 _OUTPUT_PATIENCE = 0.5  # seconds
 _GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
-
-_complained_at = -_COMPLAINTS_APART
-
-
-def _complain(launch: Launch, error: OSError, pause: float) -> None:
-    global _complained_at  # noqa: PLW0603  one machine has one shortage, whichever jobs it delays
-    if elapsed() - _complained_at >= _COMPLAINTS_APART:
-        _complained_at = elapsed()
-        log.warning("job %d cannot start yet: %s; next try in %g s", launch.key.job, error.strerror, pause)
 
 
 def _out_of_memory(launch: Launch) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from msgspec import Struct
 
+from bgd.clock import elapsed
 from bgd.launcher.cgroup import Delegation
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
@@ -19,6 +22,8 @@ from bgd.launcher.scan import Scanner
 from bgd.wire.launching import Abilities, AttemptKey, Launch, log_name
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -49,6 +54,25 @@ class Context(Struct, frozen=True, kw_only=True):
         """Return the path of an attempt's log."""
         return f"{self.logs}/{log_name(launch.key.job, launch.key.attempt)}"
 
+    async def retry(
+        self, what: str, action: Callable[[], Awaitable[T]], stop_asked: asyncio.Future[None] | None = None
+    ) -> T:
+        """Return what `action` returns; repeat it while the machine is short of what it needs (OSError).
+
+        For descriptors, processes, memory and disk space, which others will give back. Once `stop_asked` is
+        done, it is repeated at once, to notice that.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await action()
+            except OSError as error:
+                _complain(what, error, pause)
+            over = self.deadlines.timer(pause)
+            await asyncio.wait({over, *([stop_asked] if stop_asked else [])}, return_when=_FIRST)
+            over.cancel()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
     def sync_soon(self, key: AttemptKey) -> None:
         """Let the records of an attempt survive a power failure soon; nobody waits for it."""
         self.group.create_task(self._sync(key))
@@ -77,3 +101,18 @@ class Context(Struct, frozen=True, kw_only=True):
             path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder, continues=continues
         )
         return AttemptOutput(log, self.readers, with_terminal=with_terminal)
+
+
+# seconds until the next try when the machine has no room; doubled each time, up to the longest
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
+_FIRST = asyncio.FIRST_COMPLETED
+
+_complained_at = -_COMPLAINTS_APART
+
+
+def _complain(what: str, error: OSError, pause: float) -> None:
+    global _complained_at  # noqa: PLW0603  one machine has one shortage, whatever it delays
+    if elapsed() - _complained_at >= _COMPLAINTS_APART:
+        _complained_at = elapsed()
+        log.warning("%s: %s; next try in %g s", what, error.strerror, pause)

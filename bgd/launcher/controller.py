@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 from bgd.clock import elapsed
 from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
 from bgd.wire.launching import NotStarted, SlurmStart
 
 SRUN_COST = 4  # requests, measured with Slurm 24.11
@@ -223,35 +223,48 @@ class Controller:
     async def run(self, name: str, *arguments: str, with_errors: bool = False) -> tuple[int, bytes]:
         """Return the exit code and the output of a program of Slurm; one that takes too long is killed."""
         context = self._context
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+
+        async def start() -> tuple[Child, int]:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            try:
+                standard = (context.null, writer, writer if with_errors else context.null)
+                return self.start([name, *arguments], self.variables, standard), reader
+            except BaseException:
+                os.close(reader)
+                raise
+            finally:
+                os.close(writer)
+
         try:
-            path = self.program(name)
-            standard = (context.null, writer, writer if with_errors else context.null)
-            pid = start_program(path, [name, *arguments], self.variables, standard)
-        except (CannotStart, OSError):
-            os.close(reader)
+            child, reader = await context.retry(f"{name} cannot be started yet", start)
+        except CannotStart:
             return 1, b""
-        finally:
-            os.close(writer)
         os.set_blocking(reader, False)
-        child, text = Child(pid, context.children), read_all(reader)
-        over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(pid))
+        text = read_all(reader)
+        over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(child.pid))
         code = await child.wait()
         over.cancel()
-        context.children.take_usage(pid)
+        context.children.take_usage(child.pid)
         return code, await text
 
-    def program(self, name: str) -> str:
-        """Return the path of one of Slurm's programs.
+    def start(self, argv: list[str], env: Mapping[str, str], standard: tuple[int, int, int]) -> Child:
+        """Start one of Slurm's programs, with these standard descriptors.
 
         Raises:
-            CannotStart: it is not on the PATH of this process.
+            CannotStart: it is not on the PATH of this process, or cannot be run.
+            OSError: the reason lies in the machine; nothing was started, so it may be tried again.
         """
-        for folder in os.get_exec_path():
-            if os.access(path := f"{folder}/{name}", os.X_OK):
-                return path
-        problem = f"{name} is not on the PATH of the launcher: install Slurm's client programs"
-        raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
+        path = next((p for each in os.get_exec_path() if os.access(p := f"{each}/{argv[0]}", os.X_OK)), None)
+        if path is None:
+            problem = f"{argv[0]} is not on the PATH of the launcher: install Slurm's client programs"
+            raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
+        try:
+            pid = start_program(path, argv, env, standard)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise
+            raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
+        return Child(pid, self._context.children)
 
     async def _ask(self) -> None:
         async with self._asking:  # without a controller each question takes long: more would pile up

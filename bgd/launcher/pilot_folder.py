@@ -50,6 +50,7 @@ class PilotFolder(SharedFolder):
 
         Raises:
             CannotStart: that is not possible.
+            OSError: its disk is full; may be tried again.
         """
         await self.in_fork(partial(_prepare, self.path))
 
@@ -57,7 +58,7 @@ class PilotFolder(SharedFolder):
         """Return what is in it."""
         try:
             return msgspec.msgpack.decode(await self.in_fork(partial(_left, self.path)), type=Left)
-        except CannotStart as error:
+        except (CannotStart, OSError) as error:
             return Left(problem=str(error))
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Coroutine
 from operator import attrgetter
 
@@ -22,7 +22,7 @@ from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
-from bgd.launcher.children import Child, start_program
+from bgd.launcher.children import Child
 from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller, SlurmJob
 from bgd.launcher.deadlines import Deadline
@@ -395,7 +395,7 @@ class Pilot:
         if self.number is None:
             await self._pool.released()
             try:
-                await self._folder.prepare()
+                await self._context.retry(f"pilot {self.name} cannot be submitted yet", self._folder.prepare)
                 self.number = await self._submitted()
             except CannotStart as problem:
                 self._pool.refuse(self, str(problem))
@@ -490,17 +490,14 @@ class Pilot:
 
     async def _serve(self) -> bool:
         """Stay connected as long as that is possible; return whether it has greeted."""
-        ours, theirs = socket.socketpair()
-        connection = self._connection = _Connection(self)
+        connection = self._connection = _Connection(self, self._context)
         try:
-            with theirs:
-                relay = await self._relay(theirs.fileno())
+            relay, ours = await self._relay()
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
             connection.greet(self._pool.store)
             self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
             await connection.lost.wait()
-        except (OSError, CannotStart) as error:
-            ours.close()
+        except CannotStart as error:
             log.warning("pilot %s: no connection: %s", self.name, error)
             return False
         finally:
@@ -512,14 +509,28 @@ class Pilot:
         self._is_reached = connection.is_ready
         return connection.is_ready
 
-    async def _relay(self, connection: int) -> Child:
+    async def _relay(self) -> tuple[Child, socket.socket]:
+        """Start an srun that connects to it; return it, and the socket to talk over.
+
+        Raises:
+            CannotStart: that is not possible.
+        """
         await self._controller.admit(_STEP_COST)
-        path, null = self._controller.program("srun"), self._context.null
         relay = (self._python, "-P", "-m", "bgd.launcher.relay", f"{self._folder.path}/launcher.sock")
         options = ("--overlap", "--nodes=1", "--ntasks=1", "--unbuffered", "--quiet", "--chdir=/")
         argv = ["srun", f"--jobid={self.number}", *options, *relay]
-        pid = start_program(path, argv, self._controller.variables, (connection, connection, null))
-        return Child(pid, self._context.children)
+
+        async def start() -> tuple[Child, socket.socket]:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                standard = (theirs.fileno(), theirs.fileno(), self._context.null)
+                try:
+                    return self._controller.start(argv, self._controller.variables, standard), ours
+                except BaseException:
+                    ours.close()
+                    raise
+
+        return await self._context.retry(f"pilot {self.name} cannot be reached yet", start)
 
     async def _left(self) -> Left:
         """Return what it has left, once it has ended."""
@@ -665,12 +676,14 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, pilot: Pilot) -> None:
+    def __init__(self, pilot: Pilot, context: Context) -> None:
         self.is_ready = False  # it has said all that it knows
         self.has_answered = True  # since the latest KeepAlive
         self.lost = asyncio.Event()
         self._pilot = pilot
+        self._context = context
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._unhandled: deque[bytes] = deque()  # messages
         self._unsent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -696,11 +709,32 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.has_answered = True
         try:
-            for payload in self._frames.feed(data):
-                self._pilot.receive(decode_from_launcher(payload))
+            self._handle(data)
+        except OSError:
+            self._transport.pause_reading()
+            self._context.group.create_task(self._handle_later())
+
+    def _handle(self, data: bytes = b"") -> None:
+        """Handle messages that have come, and those that came before.
+
+        Raises:
+            OSError: there is no descriptor for a log now; may be tried again.
+        """
+        try:
+            self._unhandled.extend(self._frames.feed(data))
+            while self._unhandled and not self.lost.is_set():
+                self._pilot.receive(decode_from_launcher(self._unhandled[0]))
+                self._unhandled.popleft()
         except ProtocolError as error:
             log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
             self._transport.abort()
+
+    async def _handle_later(self) -> None:
+        async def handle() -> None:
+            self._handle()
+
+        await self._context.retry(f"output of pilot {self._pilot.name} cannot be stored yet", handle)
+        self._transport.resume_reading()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.lost.set()

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from bgd.launcher.children import Child, fork, read_all
 from bgd.launcher.context import Context
-from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NotStarted
 from bgd.worker import NODE
@@ -79,6 +79,7 @@ class SharedFolder:
 
         Raises:
             CannotStart: that is not possible.
+            OSError: its disk is full; may be tried again.
         """
         await self.in_fork(partial(_prepare, self.path, self.program))
 
@@ -86,7 +87,7 @@ class SharedFolder:
         """Return what it holds, and claim this submission unless it has begun."""
         try:
             found = await self.in_fork(partial(_look, self.path, submission))
-        except CannotStart as error:
+        except _UNUSABLE as error:
             return Found(problem=str(error))
         return msgspec.json.decode(found, type=Found)
 
@@ -94,18 +95,18 @@ class SharedFolder:
         """Return what a class job has written as its result; b"" if that cannot be read."""
         try:
             return await self.in_fork(partial(_result, self.path))
-        except CannotStart as error:
+        except _UNUSABLE as error:
             log.warning("a result cannot be read: %s", error)
             return b""
 
     async def remove(self) -> None:
         """Remove it; if that is not possible, leave it."""
-        with suppress(CannotStart):
+        with suppress(*_UNUSABLE):
             await self.in_fork(partial(_remove, self.path))
 
     async def close(self) -> None:
         """Note in it that its attempt has ended, which without an outcome nothing else shows."""
-        with suppress(CannotStart):
+        with suppress(*_UNUSABLE):
             await self.in_fork(partial(_close, self.path))
 
     async def over(self, prefix: str) -> list[str]:
@@ -114,14 +115,14 @@ class SharedFolder:
             return msgspec.json.decode(
                 await self.in_fork(partial(_over, self._shared, prefix)), type=list[str]
             )
-        except CannotStart:
+        except _UNUSABLE:
             return []
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names of all folders beside it that begin so."""
         try:
             found = await self.in_fork(partial(_names, self._shared, prefix))
-        except CannotStart:
+        except _UNUSABLE:
             return []
         return msgspec.json.decode(found, type=list[str])
 
@@ -130,35 +131,38 @@ class SharedFolder:
 
         Raises:
             CannotStart: the folder cannot be used.
+            OSError: its disk is full.
         """
-        while True:
-            try:
-                async with self._context.forking:
-                    pid, reader = fork(partial(_answer, do))
-                    child = Child(pid, self._context.children)
-                    await asyncio.sleep(0)
-                break
-            except OSError as error:  # of the machine
-                log.warning("%s: %s; next try in %g s", self.path, error.strerror, _PAUSE)
-                await self._context.deadlines.timer(_PAUSE)
+
+        async def start() -> tuple[Child, int]:
+            async with self._context.forking:
+                pid, reader = fork(partial(_answer, do))
+                child = Child(pid, self._context.children)
+                await asyncio.sleep(0)
+            return child, reader
+
+        child, reader = await self._context.retry(f"{self.path} cannot be looked at yet", start)
         text = await read_all(reader)
         await child.wait()
-        self._context.children.take_usage(pid)
+        self._context.children.take_usage(child.pid)
         problem, _, answer = text.partition(b"\n")
         if problem or not text:
-            words = problem.decode(errors="replace") or "it did not answer"
+            number, _, words = problem.decode(errors="replace").partition(" ")
+            if int(number or 0) in SHORTAGES:
+                raise OSError(int(number), words, self._shared)
+            words = words or "it did not answer"
             raise CannotStart(one_line(NotStarted.OTHER, f"the shared folder {self._shared}: {words}"))
         return answer
 
 
-# --- What forks do in the shared folder. They write a problem on one line, or an answer below it.
+# --- What forks do in the shared folder. They write a problem with its number, or an answer below that line.
 
 
 def _answer(do: Callable[[], bytes], writer: int) -> None:
     try:
         text = b"\n" + do()
     except OSError as error:
-        text = f"{error.strerror}\n".encode()
+        text = f"{error.errno} {error.strerror}\n".encode()
     while text:
         text = text[os.write(writer, text) :]
 
@@ -270,7 +274,7 @@ def _seen(folder: Path, node: Node) -> Path:
     return folder.parent / f"lock-seen-{zlib.crc32(node.node.encode()):08x}"
 
 
-_PAUSE = 1.0  # seconds until the next try if the machine has no room for a process
+_UNUSABLE = (CannotStart, OSError)
 _OURS = b"launcher"
 _OVER = "over"
 _SOURCE = NODE.read_bytes()  # now, because an upgrade may replace it (R7)

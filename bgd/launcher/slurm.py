@@ -30,7 +30,7 @@ from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
-from bgd.launcher.children import Child, start_program
+from bgd.launcher.children import Child
 from bgd.launcher.context import Context
 from bgd.launcher.controller import SRUN_COST, SlurmJob
 from bgd.launcher.deadlines import Countdown
@@ -244,7 +244,6 @@ class SlurmAttempt:
         """Run it; return how it ended when nothing of it is left in Slurm or on a node."""
         try:
             if self._adopted is None:
-                await self._folder.prepare()
                 await self._submit()
             else:
                 await self._continue(self._adopted)
@@ -292,9 +291,9 @@ class SlurmAttempt:
         Raises:
             CannotStart: Slurm refuses it.
         """
-        pause = _FIRST_PAUSE
-        while await self._may_submit():
-            code = await self._run_srun()
+        pause, what = _FIRST_PAUSE, f"job {self.launch.key.job} cannot be submitted yet"
+        while (begun := await self._context.retry(what, self._begin_srun, self._stop_asked)) is not None:
+            code = await self._run_srun(*begun)
             if self._outcome is not None:
                 # else srun has released the allocation
                 self._may_hold = code < 0 or elapsed() - self._outcome_at > _RELEASE_PATIENCE
@@ -316,19 +315,53 @@ class SlurmAttempt:
             await self._wait(pause, self._stop_asked)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _may_submit(self) -> bool:
-        """Return once srun may be started, which the journal on the disk says then; False: it is to end."""
-        controller, journal = self._controller, self._context.journal
+    async def _begin_srun(self) -> tuple[Child, int] | None:
+        """Start srun once the journal on the disk says so; return it, and where its stderr can be read.
+
+        None: it is to end.
+
+        Raises:
+            CannotStart: that is not possible.
+            OSError: the reason lies in the machine; nothing was started, so it may be tried again.
+        """
+        if self._reason is not None:
+            return None
+        await self._folder.prepare()
+        controller, delayed = self._controller, partial(self._wait_for, Cause.REQUESTS)
         if not await controller.answering(self._stop_asked, partial(self._told, None)):
-            return False
-        delayed = partial(self._wait_for, Cause.REQUESTS)
+            return None
         if not await controller.admit(SRUN_COST, self._stop_asked, delayed):
-            return False
+            return None
         self._output, self._tag = self._context.new_output(self.launch), new_tag()
         self._submitted_at = elapsed()
-        self._began()
-        await journal.make_durable(self.launch.key)
-        return self._reason is None
+        try:
+            self._began()
+            await self._context.journal.make_durable(self.launch.key)
+            return None if self._reason is not None else self._start_srun(self._output)
+        except BaseException:
+            self._close_output()
+            raise
+
+    def _start_srun(self, output: AttemptOutput) -> tuple[Child, int]:
+        launch, context = self.launch, self._context
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(reader, False)
+            context.readers.add(reader, partial(self._read_messages, reader))
+            with closing(StandardInput(replace(launch, stdin_path=None), context.state)) as given:
+                standard_input = context.null if given.fd is None else given.fd
+                set_tag(self._tag)
+                standard = (standard_input, output.job_end, writer)
+                srun = self._controller.start(self._argv(), self._environment(), standard)
+        except BaseException:
+            context.readers.remove(reader)
+            os.close(reader)
+            raise
+        finally:
+            set_tag(None)
+            os.close(writer)
+        self._is_submitted = True
+        return srun, reader
 
     def _is_slurms_fault(self, words: str) -> bool:
         """Return whether to submit it again after these words of srun, which are not about the job."""
@@ -343,22 +376,11 @@ class SlurmAttempt:
     def _never_started(self) -> bool:
         return self._node is None and self._outcome is None and not self._is_lost
 
-    async def _run_srun(self) -> int:
-        """Run srun to its end; return its exit code, or the negated number of the signal that ended it."""
-        launch, context, output = self.launch, self._context, self._output
-        assert output is not None  # noqa: S101  `_may_submit` has opened it
+    async def _run_srun(self, srun: Child, reader: int) -> int:
+        """Wait for srun's end; return its exit code, or the negated number of the signal that ended it."""
+        context, output = self._context, self._output
+        assert output is not None  # noqa: S101  `_begin_srun` has opened it
         self._said.clear()
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(reader, False)
-        context.readers.add(reader, partial(self._read_messages, reader))
-        try:
-            with closing(StandardInput(replace(launch, stdin_path=None), context.state)) as given:
-                standard_input = context.null if given.fd is None else given.fd
-                standard = (standard_input, output.job_end, writer)
-                self._is_submitted = True
-                srun = self._start(standard)
-        finally:
-            os.close(writer)
         self._wait_for(Cause.NODE)
         self._controller.watch(self._name, self._told)
         try:
@@ -415,18 +437,6 @@ class SlurmAttempt:
         if self._srun is not None and self._srun.returncode is None:  # else its number may be another's
             log.warning("job %d: its srun waits in vain: %s", self.launch.key.job, why)
             os.killpg(self._srun.pid, signal.SIGKILL)
-
-    def _start(self, standard: tuple[int, int, int]) -> Child:
-        argv = self._argv()
-        path = self._controller.program("srun")
-        try:
-            set_tag(self._tag)
-            pid = start_program(path, argv, self._environment(), standard)
-        except (OSError, ValueError) as error:
-            raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
-        finally:
-            set_tag(None)
-        return Child(pid, self._context.children)
 
     def _argv(self) -> list[str]:
         launch = self.launch
@@ -729,8 +739,12 @@ _SIGNALLED = 128  # plus the number of a signal: a shell's code for a program th
 _PREEMPTED = "Slurm gave its node to another job (preemption)"
 _CUT_OFF = "its srun was killed: what it wrote since then is missing"
 _UNLOGGED = "its launcher died: what it wrote since then is missing"
-# what Slurm's programs say if the controller cannot be reached, which is not the job's fault: slurm_errno.c
-IS_AWAY = ("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication")
+# what Slurm's programs say if the controller cannot be reached (slurm_errno.c), or this machine has no room
+# for a thread, which is not the job's fault
+IS_AWAY = (
+    *("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication"),
+    *("Resource temporarily unavailable", "Cannot allocate memory"),
+)
 
 # what srun says if the allocation that it had got is gone, for example with a controller that was killed
 _LOST = (

@@ -163,7 +163,10 @@ class Supervisors:
             return
         self._active = None
         self._channel.disconnect()
-        self._journal.sync()  # no supervisor is there to store these ends
+        try:
+            self._journal.sync()  # no supervisor is there to store these ends
+        except OSError as error:  # the next one, or a next sync, may still come before a power failure
+            log.warning("cannot sync the journal: %s", error.strerror)
         self._changed()
 
     def set_slow(self, connection: SupervisorConnection, *, is_slow: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.launcher.host import PATIENCE, Host, Supervisor
+from tests.launcher.scripted_slurm import ScriptedSlurm
 
 
 @pytest.fixture
@@ -43,3 +45,14 @@ def tamper(host: Host) -> Iterator[Callable[..., None]]:
     for tracer in tracers:
         tracer.terminate()
         tracer.communicate(timeout=PATIENCE)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSlurm]:
+    """Yield scripts in place of Slurm's programs, which launchers find first."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    slurm = ScriptedSlurm(folder)
+    yield slurm
+    slurm.end()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ def written(path: Path, lines: int = 1) -> str:
     """Return the text of a file that a job writes, once it has this many lines."""
     wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines)
     return path.read_text()
+
+
+def open_files(host: Host) -> int:
+    """Return how many descriptors the latest launcher has open."""
+    return len(list(Path(f"/proc/{host.launchers[-1].pid}/fd").iterdir()))
+
+
+@contextmanager
+def without_descriptors(host: Host) -> Iterator[None]:
+    """Let the latest launcher open no more descriptors meanwhile."""
+    pid = host.launchers[-1].pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def pids_in(words: str) -> list[int]:
@@ -208,7 +226,7 @@ class Supervisor:
 
     def launch(self, *argv: str, **options: Any) -> AttemptKey:
         """Launch an attempt of a new job."""
-        self.say(request := launch_of(*argv, **self.usual, **options))
+        self.say(request := launch_of(*argv, **{**self.usual, **options}))
         return request.key
 
     def started(self, key: AttemptKey) -> AttemptStarted:

@@ -3,63 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
+import subprocess
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import pytest
 
 from bgd.core.explain import Cause
 from bgd.core.job import Outcome
-from bgd.wire.launching import AttemptKey, AttemptStarted, ContinueProcesses, SlurmStart, SuspendProcesses
-from tests.launcher.host import Host, Supervisor, needs_strace
+from bgd.wire.launching import AttemptKey, AttemptStarted, ContinueProcesses, StopProcesses, SuspendProcesses
+from tests.launcher.host import Host, Supervisor, needs_strace, open_files, without_descriptors
+from tests.launcher.scripted_slurm import ScriptedSlurm
 from tests.support import wait_until
 
-# runs the program of the node here and at once, unless the controller is away or the cluster full
-SRUN = """#!/bin/sh
-echo started >>{folder}/sruns
-if [ -e {folder}/away ]; then
-    echo "srun: error: Unable to allocate resources: Unable to contact slurm controller (connect failure)" >&2
-    exit 1
-fi
-while [ -e {folder}/full ]; do sleep 0.02; done
-while [ "$1" != {python} ]; do shift; done
-exec "$@"
-"""
-SQUEUE = """#!/bin/sh
-echo started >>{folder}/squeues
-[ ! -e {folder}/away ]
-"""
-
-
-class Slurm:
-    """Scripts in place of Slurm's programs; `start`: what a launch says of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "shared").mkdir()
-        for name, script in {"srun": SRUN, "squeue": SQUEUE, "scancel": "#!/bin/sh\n"}.items():
-            (folder / name).write_text(script.format(folder=folder, python=sys.executable))
-            (folder / name).chmod(0o700)
-        shared = str(folder / "shared")
-        self.start = SlurmStart(folder=shared, python=sys.executable, options=[], requests_per_second=1000.0)
-
-    def count(self, program: str) -> int:
-        """Return how many of a program have started."""
-        path = self.folder / f"{program}s"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    folder = tmp_path / "slurm"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return Slurm(folder)
-
-
-@pytest.fixture
-def supervisor(host: Host, slurm: Slurm):
+def supervisor(host: Host, slurm: ScriptedSlurm):
     host.start()
     supervisor = host.supervise()
     supervisor.usual = {"slurm": slurm.start}
@@ -113,6 +71,85 @@ def test_a_job_on_a_cluster_ends_truly_if_the_disk_is_full_when_it_begins(host, 
 
     assert (ended.outcome, ended.exit_code, host.output(job)) == (Outcome.EXIT, 3, b"ran\n")
     assert f"cannot write to the journal that job {job.job} has a node: No space left" in host.said
+
+
+def test_without_descriptors_the_launcher_asks_slurm_later_and_loses_no_job(host, supervisor, slurm):
+    (slurm.folder / "full").touch()
+    local = supervisor.launch("sh", "-c", "read line <go; exit 3", cwd=str(host.state), slurm=None)
+    os.mkfifo(host.state / "go")
+    supervisor.started(local)
+    job = supervisor.launch("true")
+    wait_until(lambda: slurm.count("srun") == 1)
+
+    with without_descriptors(host):
+        wait_until(lambda: "squeue cannot be started yet: Too many open files" in host.said)
+    (slurm.folder / "full").unlink()
+    (host.state / "go").write_text("go\n")
+
+    ends = supervisor.all_ended([local, job])
+    assert [(each.outcome, each.exit_code) for each in ends] == [(Outcome.EXIT, 3), (Outcome.SUCCEEDED, 0)]
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("calls", "how"),
+    [
+        ("write", "error=ENOSPC:when=1"),  # to the journal
+        ("clone3,vfork", "error=EAGAIN:when=1"),  # at srun: forks that look at the folder are clones
+    ],
+)
+def test_a_job_is_submitted_as_soon_as_the_machine_has_room(host, supervisor, slurm, tamper, calls, how):
+    supervisor.run("true")  # with which a thread starts
+    tamper(calls, how, *(["-P", str(host.journal)] if calls == "write" else []))
+
+    ended = supervisor.run("sh", "-c", "echo ran; exit 3")
+
+    assert (ended.outcome, ended.exit_code) == (Outcome.EXIT, 3)
+    assert f"job {ended.key.job} cannot be submitted yet: " in host.said
+    assert slurm.count("srun") == 2
+
+
+@pytest.fixture
+def full_folder(slurm):
+    """Make the shared folder one without room for a file; yield a function that gives it room."""
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=700,nr_inodes=1", "tmpfs", slurm.shared]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("NOT RUN: mounts a file system")
+    yield lambda: subprocess.run(["mount", "-o", "remount,nr_inodes=100", slurm.shared], check=True)
+    subprocess.run(["umount", "--lazy", slurm.shared], check=True)
+
+
+def test_a_job_waits_until_the_shared_folder_has_room(host, supervisor, full_folder):
+    job = supervisor.launch("true")
+    wait_until(lambda: "cannot be submitted yet: No space left on device" in host.said)
+    full_folder()
+
+    assert supervisor.ended(job).outcome is Outcome.SUCCEEDED
+
+
+@needs_strace
+def test_a_cancelled_job_does_not_wait_for_room_to_be_submitted(host, supervisor, slurm, tamper):
+    tamper("write", "error=ENOSPC", "-P", str(host.journal))
+    job = supervisor.launch("true")
+    wait_until(lambda: "cannot be submitted yet" in host.said)
+
+    supervisor.say(StopProcesses(job, 1.0))
+
+    assert supervisor.ended(job).outcome is Outcome.CANCELLED
+    assert slurm.count("srun") == 0
+
+
+def test_sruns_that_cannot_be_started_leave_no_descriptor_open(host, supervisor, slurm):
+    supervisor.run("true")
+    before = open_files(host)
+    (slurm.folder / "srun").write_bytes(b"\x7fELF, but no program")
+
+    ends = [supervisor.run("true") for _ in range(3)]
+
+    assert {(each.outcome, "Exec format error" in each.problem) for each in ends} == {
+        (Outcome.NOT_STARTED, True)
+    }
+    assert open_files(host) == before
 
 
 def until(

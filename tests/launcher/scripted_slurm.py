@@ -1,0 +1,98 @@
+"""Slurm's programs as short scripts, with this machine as the only node, and without a controller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from bgd.wire.launching import PilotStart, SlurmStart
+from tests.launcher.host import SOURCE
+from tests.support import wait_until
+
+# runs the program of the node here and at once, unless the controller is away or the cluster full
+SRUN = """#!/bin/sh
+echo started >>{folder}/sruns
+if [ -e {folder}/away ]; then
+    echo "srun: error: Unable to allocate resources: Unable to contact slurm controller (connect failure)" >&2
+    exit 1
+fi
+while [ -e {folder}/full ]; do sleep 0.02; done
+while [ "$1" != {python} ]; do shift; done
+exec "$@"
+"""
+SQUEUE = """#!/bin/sh
+echo started >>{folder}/squeues
+[ ! -e {folder}/away ] || exit 1
+for job in {folder}/jobs/*; do
+    read -r name pid <"$job" && kill -0 "$pid" && echo "$name|RUNNING|None"
+done
+exit 0
+"""
+# the job's session ends with a SIGTERM, as a pilot's script ignores it until its launcher has ended
+SCANCEL = """#!/bin/sh
+for job in {folder}/jobs/*; do
+    read -r name pid <"$job" && case " $* " in *" --name=$name "*) kill -TERM "-$pid";; esac
+done
+exit 0
+"""
+SBATCH = """#!/bin/sh
+echo started >>{folder}/sbatchs
+if cat {folder}/refusal >&2 2>/dev/null; then exit 1; fi
+for word; do
+    case $word in
+    --job-name=*) name=${{word#*=}} ;;
+    --output=*) output=${{word#*=}} ;;
+    esac
+done
+while [ "${{1#--}}" != "$1" ]; do shift; done
+number=$(($(ls {folder}/jobs | wc -l) + 1))
+export PYTHONPATH={source} SLURMD_NODENAME=n1 SLURM_CPUS_ON_NODE=2 SLURM_MEM_PER_NODE=1000
+setsid sh "$@" </dev/null >"$output" 2>&1 &
+echo "$name $!" >{folder}/jobs/$number
+echo $number
+"""
+
+
+class ScriptedSlurm:
+    """The scripts; `start` and `pilot_start`: what a launch says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shared = folder / "shared"
+        self.shared.mkdir(mode=0o700)
+        (folder / "jobs").mkdir()
+        scripts = {"srun": SRUN, "squeue": SQUEUE, "scancel": SCANCEL, "sbatch": SBATCH}
+        for name, script in scripts.items():
+            (folder / name).write_text(script.format(folder=folder, python=sys.executable, source=SOURCE))
+            (folder / name).chmod(0o700)
+        self.start = self._start()
+        self.pilot_start = self._start(
+            PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1 << 20)
+        )
+
+    def _start(self, pilot: PilotStart | None = None) -> SlurmStart:
+        folder = str(self.shared)
+        return SlurmStart(
+            folder=folder, python=sys.executable, options=[], requests_per_second=1000.0, pilot=pilot
+        )
+
+    def count(self, program: str) -> int:
+        """Return how many of a program have started."""
+        path = self.folder / f"{program}s"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def pilots(self) -> list[int]:
+        """The scripts of pilots that run; each leads a session."""
+        pids = [int(each.read_text().split()[1]) for each in sorted((self.folder / "jobs").iterdir())]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+    def end(self) -> None:
+        """End all pilots, and so what they run."""
+        for pid in self.pilots:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
+        wait_until(lambda: not self.pilots)
