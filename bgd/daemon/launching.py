@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -24,7 +24,10 @@ from bgd.paths import lock_error
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     MAX_GENERATION,
+    MAX_HELD_SOCKETS,
     MAX_LAUNCHING_FRAME,
+    MAX_SOCKETS_PACKET,
+    NO_SOCKETS,
     OLDEST_LAUNCHING_PROTOCOL,
     Abilities,
     AttemptEnded,
@@ -38,6 +41,7 @@ from bgd.wire.launching import (
     OutputPart,
     Ready,
     ToLauncher,
+    TradeSockets,
     Welcome,
     decode_from_launcher,
     encode,
@@ -51,6 +55,7 @@ LONGEST_PAUSE = 30.0
 LONGEST_SERVICE_PAUSE = 1.0  # likewise, if a service manager starts the launcher
 LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a problem
 GOODBYE_SECONDS = 5.0  # for the last messages to be read
+TRADE_SECONDS = 5.0  # for a launcher to answer TradeSockets
 _RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
 
@@ -79,6 +84,7 @@ class LauncherLink:
         self._connection: _Connection | None = None
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
+        self._to_hold: Held | None = None
         self._has_tried = asyncio.Event()  # to reach a launcher, with or without success
         self.problem = ""
         self.looking_since = clock.elapsed()
@@ -156,6 +162,44 @@ class LauncherLink:
         A launcher is replaced only when bgd starts while no job runs.
         """
         return protocol_of(message) <= self.protocol
+
+    async def held_sockets(self) -> Held:
+        """Return what an earlier daemon gave the launcher to hold; nothing if no launcher is ready to say."""
+        return await asyncio.to_thread(self._trade) if self.is_connected else NOTHING_HELD
+
+    async def hold_sockets(self, held: Held) -> None:
+        """Have this launcher and any later one hold sockets, so that they outlive this daemon."""
+        self._to_hold = held
+        await asyncio.to_thread(self._give_sockets)
+
+    def hold_again(self) -> None:
+        """Have a launcher that has just connected hold what `hold_sockets` was given."""
+        if self._to_hold is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._give_sockets)
+
+    def _give_sockets(self) -> None:
+        for replaced in self._trade().sockets:
+            replaced.close()
+
+    def _trade(self) -> Held:
+        held, fds = NO_SOCKETS, list[int]()
+        if not (self.is_connected and self.supports(TradeSockets())):
+            return NOTHING_HELD  # without such a launcher the sockets end with this daemon
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(TRADE_SECONDS)
+                connection.connect(str(self._state_dir / "launcher.sock"))
+                connection.sendall(frame(encode(TradeSockets()), MAX_LAUNCHING_FRAME))
+                held, fds, *_ = socket.recv_fds(connection, MAX_SOCKETS_PACKET, MAX_HELD_SOCKETS)
+                if self._to_hold is not None:
+                    numbers = [each.fileno() for each in self._to_hold.sockets]
+                    socket.send_fds(connection, [self._to_hold.packet], numbers)
+        except OSError as error:
+            logger.warning("the launcher does not hold the sockets of the pages: %s", error)
+        sockets = [socket.socket(fileno=fd) for fd in fds]
+        for each in sockets:
+            each.set_inheritable(False)
+        return Held(held, sockets)
 
     async def stop_launcher(self) -> None:
         """Stop the launcher, which first ends all jobs; return once it has reported how they ended."""
@@ -300,6 +344,16 @@ class LauncherLink:
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
 
 
+class Held(NamedTuple):
+    """Listening sockets, and what a later daemon needs to know about them."""
+
+    packet: bytes
+    sockets: list[socket.socket]
+
+
+NOTHING_HELD = Held(NO_SOCKETS, [])
+
+
 class LauncherSnapshot(Struct, frozen=True):
     """What a launcher knows when it is greeted.
 
@@ -423,6 +477,7 @@ class _Connection(asyncio.Protocol):
         self._link.pid = self._welcome.pid
         self._link.protocol = self._welcome.protocol
         self._link.abilities = self._welcome.abilities
+        self._link.hold_again()
         covers = frozenset(self._welcome.covers)
         self._listener.launcher_ready(
             LauncherSnapshot(self._welcome.instance, covers, self._started, self._ended)

@@ -155,7 +155,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
             actions,
             store,
             schedules=schedules,
-            is_ready=lambda: link.is_connected,
+            link=link,
             tasks=tasks,
         )
         authenticator = web.authenticator if web else None

@@ -21,6 +21,7 @@ from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller
 from bgd.launcher.folder_watch import FolderWatch
+from bgd.launcher.held_sockets import HeldSockets
 from bgd.launcher.journal import Began, Journal
 from bgd.launcher.pilot_attempt import PilotAttempt
 from bgd.launcher.pilots import PilotPool
@@ -54,6 +55,7 @@ from bgd.wire.launching import (
     StopProcesses,
     SuspendProcesses,
     ToLauncher,
+    TradeSockets,
     WatchLog,
     Welcome,
     decode_to_launcher,
@@ -91,6 +93,7 @@ class Supervisors:
         self._abilities = abilities
         self._prepare = prepare
         self._node = node
+        self._held = HeldSockets()
         self.received = 0  # messages
         self._active: SupervisorConnection | None = None
         self._is_open = False
@@ -142,6 +145,9 @@ class Supervisors:
         """
         self.received += 1
         if self._is_closed:
+            return
+        if isinstance(message, TradeSockets):
+            self._held.trade(connection.transport)
             return
         if self._is_open and self._prepare and isinstance(message, Greeting):
             prepare, self._prepare = self._prepare, None

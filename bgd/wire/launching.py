@@ -20,12 +20,15 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 5
+LAUNCHING_PROTOCOL = 6
 OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
 JOBS_PER_FOLDER = 1000
 MAX_BALLAST = 8 << 20  # bytes
+MAX_SOCKETS_PACKET = 1024  # bytes; see TradeSockets
+MAX_HELD_SOCKETS = 8
+NO_SOCKETS = b"-"
 
 
 class AttemptKey(Struct, frozen=True, array_like=True):
@@ -250,6 +253,15 @@ class KeepAlive(Struct, frozen=True, tag="keep_alive"):
     """
 
 
+class TradeSockets(Struct, frozen=True, tag="sockets"):
+    """Take the listening sockets that the launcher keeps; sent alone, on a connection without a greeting.
+
+    The launcher answers with one packet, which is no frame: some bytes that mean nothing to it and, as
+    SCM_RIGHTS, the sockets; NO_SOCKETS without any if it keeps none. It keeps them until the supervisor sends
+    such a packet in turn. Without one, the supervisor hangs up.
+    """
+
+
 class Goodbye(Struct, frozen=True, tag="goodbye"):
     """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6)."""
 
@@ -266,6 +278,7 @@ ToLauncher = (
     | RenewWorkers
     | OutputStored
     | KeepAlive
+    | TradeSockets
     | Goodbye
 )
 
@@ -282,6 +295,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 3
         case OutputStored() | KeepAlive():
             return 5
+        case TradeSockets():
+            return 6
         case Launch():
             return _protocol_of_launch(message)
         case Greeting() | StopProcesses() | Acknowledge() | WatchLog() | Goodbye():

@@ -23,8 +23,8 @@ BOUNDS = {
     "modules, bgctl list": (114, 114),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
-    # and one that looks into the shared folder
-    "modules, launcher": (163, 163),
+    # one that looks into the shared folder, and one that holds the sockets of the pages
+    "modules, launcher": (164, 164),
     "modules, daemon": (281, 281),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement

@@ -31,6 +31,7 @@ from bgd.wire.launching import (
     StopProcesses,
     SuspendProcesses,
     ToLauncher,
+    TradeSockets,
     WatchLog,
     Welcome,
 )
@@ -172,6 +173,7 @@ class SimulatedLauncher:
                 | RenewWorkers()
                 | OutputStored()
                 | KeepAlive()
+                | TradeSockets()
                 | Goodbye()
                 | Greeting()
             ):

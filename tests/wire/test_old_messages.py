@@ -349,6 +349,7 @@ SENT: dict[str, list[Message]] = {
         launching.RenewWorkers(),
         launching.OutputStored(KEY, 4096),
         launching.KeepAlive(),
+        launching.TradeSockets(),
         launching.Goodbye(),
     ],
     "from_launcher": [

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
 
 from bgd.config import Config
-from bgd.daemon.folder import BACKLOG, bind_unix_socket, is_listened_on
+from bgd.daemon.folder import BACKLOG
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.launching import LauncherLink
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -22,6 +22,7 @@ from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
 from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.job_pages import JobPages
+from bgd.daemon.web.listening import CannotListen, open_sockets
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.monitoring import Monitoring
@@ -32,7 +33,7 @@ from bgd.daemon.web.router import Router
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.search import SearchPages
 from bgd.errors import BgdError
-from bgd.values import MAX_PORT, Address, TcpAddress, UnixAddress
+from bgd.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ async def start_web_server(
     store: Store,
     *,
     schedules: Schedules,
-    is_ready: Callable[[], bool],
+    link: LauncherLink,
     tasks: asyncio.TaskGroup,
 ) -> WebServer | None:
     """Serve the pages where the configuration says; return None if it says nowhere, or that fails.
@@ -65,17 +66,18 @@ async def start_web_server(
         actions: what pages may ask for.
         store: where the jobs are; it is only read.
         schedules: what pages show and change of them.
-        is_ready: tells whether jobs can be started now.
+        link: holds the sockets for the next daemon, and tells whether jobs can be started now.
         tasks: owns the answers.
     """
     if config.http.listen is None:
         return None
     sessions = Sessions(Path(config.daemon.state_dir, "sessions.json"))
     try:
-        listening, address = listen(config.http.listen, config.http.ports, sessions.port)
+        opened = await open_sockets(config.http.listen, config.http.ports, sessions.port, link)
     except CannotListen as error:
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
+    address = opened.address
     if isinstance(address, TcpAddress) and address.port != sessions.port:
         sessions.port = address.port
         await asyncio.to_thread(sessions.save)
@@ -91,10 +93,10 @@ async def start_web_server(
         schedules=SchedulePages(supervisor, schedules, store, views),
         search=SearchPages(store, config.log_dir, views),
         actions=PageActions(supervisor, actions, store),
-        monitoring=Monitoring(supervisor, store, schedules, is_ready),
+        monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
     )
     server = WebServer(authenticator, router, tasks)
-    await server.start(listening)
+    await server.start(opened.sockets)
     logger.info("pages at %s", authenticator.url)
     return server
 
@@ -106,21 +108,22 @@ class WebServer:
         self.authenticator = authenticator
         self.router = router
         self.tasks = tasks
-        self._server: asyncio.Server
+        self._servers: list[asyncio.Server] = []
         self._answering: set[HttpConnection] = set()
         self._streaming: set[HttpConnection] = set()
         self._idle: dict[HttpConnection, None] = {}  # not yet asked, or already answered; oldest first
 
-    async def start(self, listening: socket.socket) -> None:
+    async def start(self, listening: list[socket.socket]) -> None:
         """Accept connections."""
         loop = asyncio.get_running_loop()
-        is_unix = listening.family == socket.AF_UNIX
-        serve = loop.create_unix_server if is_unix else loop.create_server
-        self._server = await serve(lambda: HttpConnection(self), sock=listening, backlog=BACKLOG)
+        for each in listening:
+            serve = loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await serve(lambda: HttpConnection(self), sock=each, backlog=BACKLOG))
 
     def close(self) -> None:
         """Accept no more connections, and break off those that there are."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in [*self._answering, *self._streaming, *self._idle]:
             connection.close()
 
@@ -312,70 +315,3 @@ class HttpConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-# --- Listening: on a port of the loopback, or the next free one, or on a unix socket
-
-
-_SOCKET_UMASK = 0o117  # a unix socket is for its owner and group, for example that of a proxy
-
-
-class CannotListen(BgdError):
-    """Nothing can be served at this address; the message says which and why."""
-
-
-def listen(address: Address, ports: int, last: int = 0) -> tuple[socket.socket, Address]:
-    """Return a listening socket and its address, on the first free port of `ports` in a row.
-
-    If the port `last` is one of them, it is tried first.
-
-    Raises:
-        CannotListen: the address is taken, or cannot be used.
-    """
-    try:
-        match address:
-            case TcpAddress():
-                listening, address = _listen_on_port(address, ports, last)
-            case UnixAddress():
-                listening = _listen_on_path(Path(address.path))
-    except OSError as error:
-        raise CannotListen(f"cannot serve pages at {address}: {error.strerror}; see [http] listen") from error
-    listening.setblocking(False)
-    return listening, address
-
-
-def _listen_on_port(address: TcpAddress, ports: int, last: int) -> tuple[socket.socket, TcpAddress]:
-    allowed = range(address.port, min(address.port + ports, MAX_PORT + 1))
-    if last and (last in allowed or address.port == 0):
-        with suppress(OSError):
-            return _bind_port(TcpAddress(address.host, last)), TcpAddress(address.host, last)
-    for port in allowed:
-        try:
-            listening = _bind_port(TcpAddress(address.host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or port == allowed[-1]:
-                raise
-        else:
-            return listening, TcpAddress(address.host, listening.getsockname()[1])
-    raise AssertionError  # there is at least one
-
-
-def _bind_port(address: TcpAddress) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-    try:
-        # a port that was ours a moment ago is not taken
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((address.host, address.port))
-        listening.listen(BACKLOG)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _listen_on_path(path: Path) -> socket.socket:
-    if path.exists() and not path.is_socket():
-        raise FileExistsError(errno.EEXIST, "something that is not a socket has this name")
-    if is_listened_on(path):
-        raise OSError(errno.EADDRINUSE, "another process listens there")
-    return bind_unix_socket(path, umask=_SOCKET_UMASK, backlog=BACKLOG)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 
 import pytest
 
-from bgd.daemon.web.connection import CannotListen, listen
+from bgd.daemon.launching import Held
+from bgd.daemon.web.listening import SECRET_BYTES, CannotListen, Listening, listen
 from bgd.values import MAX_PORT, TcpAddress, UnixAddress
 
 
@@ -27,23 +29,128 @@ def taken():
             return
 
 
+def port_of(opened: Listening) -> int:
+    assert isinstance(opened.address, TcpAddress)
+    return opened.address.port
+
+
+def close(opened: Listening) -> None:
+    for each in opened.sockets:
+        each.close()
+
+
+def is_free(host, port):
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_port_0_takes_any_free_port(host):
-    listening, address = listen(TcpAddress(host, 0), 1)
-    with listening:
-        assert address == TcpAddress(host, listening.getsockname()[1])
-        socket.create_connection((host, address.port)).close()
+def test_port_0_takes_any_port_that_is_free_on_both_addresses(host):
+    opened = listen(TcpAddress(host, 0), 1)
+
+    port = port_of(opened)
+    assert opened.address == TcpAddress(host, port)
+    for each in ("127.0.0.1", "::1"):
+        socket.create_connection((each, port)).close()
+        assert not is_free(each, port)
+    close(opened)
+
+
+def test_another_address_of_this_machine_is_listened_on_alone():
+    opened = listen(TcpAddress("127.0.0.2", 0), 1)
+
+    assert [each.getsockname()[0] for each in opened.sockets] == ["127.0.0.2"]
+    close(opened)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_is_skipped_if_the_other_address_is_taken(host):
+    first = listen(TcpAddress("127.0.0.1", 0), 1)
+    port = port_of(first)
+    next(each for each in first.sockets if each.getsockname()[0] == host).close()
+
+    with pytest.raises(CannotListen, match=f":{port}: Address already in use"):
+        listen(TcpAddress(host, port), 1)
+    second = listen(TcpAddress(host, port), 20)
+
+    assert port_of(second) > port
+    assert is_free(host, port)  # nothing is left there
+    close(first)
+    close(second)
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ipv6_only_ipv4_is_listened_on(monkeypatch, number):
+    bind = socket.socket.bind
+
+    def bind_ipv4(self, address):
+        if ":" in address[0]:
+            raise OSError(number, "no IPv6")
+        bind(self, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_ipv4)
+    opened = listen(TcpAddress("127.0.0.1", 0), 1)
+
+    assert [each.family for each in opened.sockets] == [socket.AF_INET]
+    with pytest.raises(CannotListen, match="no IPv6"):
+        listen(TcpAddress("::1", 0), 1)
+    close(opened)
 
 
 def test_the_next_port_is_used_if_the_configuration_allows_it(taken):
-    listening, address = listen(TcpAddress("127.0.0.1", taken), 2)
-    with listening:
-        assert address == TcpAddress("127.0.0.1", taken + 1)
+    opened = listen(TcpAddress("127.0.0.1", taken), 20)
+    assert taken < port_of(opened) < taken + 20
+    close(opened)
 
     with pytest.raises(
         CannotListen, match=f"cannot serve pages at 127.0.0.1:{taken}: Address already in use"
     ):
         listen(TcpAddress("127.0.0.1", taken), 1)
+
+
+def test_held_sockets_are_taken_with_their_secret_if_they_are_of_the_wanted_address():
+    first = listen(TcpAddress("127.0.0.1", 0), 1)
+    port, held = port_of(first), Held(first.secret, first.sockets)
+
+    for wanted in (TcpAddress("127.0.0.1", 0), TcpAddress("::1", port), TcpAddress("127.0.0.1", port - 19)):
+        later = listen(wanted, 20, held=held)
+        assert (later.sockets, later.secret) == (first.sockets, first.secret)
+        assert later.address == TcpAddress(wanted.host, port)
+    other = listen(TcpAddress("127.0.0.1", port + 1), 20, held=held)
+
+    assert other.secret != first.secret
+    assert [each.fileno() for each in first.sockets] == [-1, -1]
+    close(other)
+
+
+@pytest.mark.parametrize("packet", [b"-", b"", b"x" * 31])
+def test_held_sockets_without_a_secret_are_not_used(packet):
+    first = listen(TcpAddress("127.0.0.1", 0), 1)
+
+    later = listen(TcpAddress("127.0.0.1", 0), 1, held=Held(packet, first.sockets))
+
+    assert len(later.secret) == SECRET_BYTES
+    assert later.address != first.address
+    close(later)
+
+
+def test_a_unix_socket_is_new_and_keeps_the_secret(folder):
+    address = UnixAddress(str(folder / "http.sock"))
+    first = listen(address, 1)
+    close(first)
+    later = listen(address, 1, held=Held(first.secret, []))
+    assert later.secret == first.secret
+    close(later)
+
+    on_port = listen(TcpAddress("127.0.0.1", 0), 1)
+    other = listen(address, 1, held=Held(on_port.secret, on_port.sockets))
+    assert other.secret != on_port.secret
+    close(other)
 
 
 def test_no_port_after_the_last_is_tried():
@@ -56,18 +163,18 @@ def test_no_port_after_the_last_is_tried():
 
 def test_a_socket_is_for_its_owner_and_group(folder):
     path = folder / "http.sock"
-    listening, _ = listen(UnixAddress(str(path)), 1)
+    (listening,) = listen(UnixAddress(str(path)), 1).sockets
     with listening:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
 def test_only_a_socket_without_a_listener_is_replaced(folder):
     address = UnixAddress(str(folder / "http.sock"))
-    listening, _ = listen(address, 1)
+    (listening,) = listen(address, 1).sockets
     with pytest.raises(CannotListen, match="another process listens there"):
         listen(address, 1)
     listening.close()
-    listen(address, 1)[0].close()
+    close(listen(address, 1))
 
 
 def test_a_file_that_is_not_a_socket_is_left_alone(folder):
