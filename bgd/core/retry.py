@@ -26,7 +26,7 @@ MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that brings down the mac
 SIGNALLED = 128  # plus the number of the signal
 
 NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
-NO_USE = "the job said that another attempt would not help"
+NO_USE = "not retried: another attempt would not help"
 NO_USE_AFTER = "on_exceptions says that another attempt would not help after {}"
 UNSEEN_TOO_OFTEN = f"given up: nobody saw the end of {MOST_UNSEEN} attempts in a row"
 NOT_RERUN = "nobody saw its end; only a job with retries or with rerun yes runs again then"

@@ -8,7 +8,7 @@ import sys
 import traceback  # imported here, before the job's own folders come first on sys.path
 from types import TracebackType
 
-from .callables import Refusal, call, resolve
+from .callables import Refusal, call, resolve, without_retry
 from .process import exit_if_forked, flush, log, redirect_to_null
 from .stopping import NO_REASON, StopHandler, dump_on_signal
 
@@ -107,7 +107,7 @@ def carry_out(job: Job, result: Result) -> int:
     """
     exit_code = 1
     try:
-        document = b'{"ok":' + encode_result(_run(job, result)) + b"}"
+        document = b'{"ok":' + _encoded(_run(job, result)) + b"}"
         exit_code = 0
     except SystemExit:
         raise
@@ -121,6 +121,14 @@ def carry_out(job: Job, result: Result) -> int:
     exit_if_forked(exit_code)
     result.write(document)
     return exit_code
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return encode_result(value)
+    except (TypeError, ValueError) as error:
+        without_retry(error)  # the job's work is done, and a retry would do it again
+        raise
 
 
 def _run(job: Job, result: Result) -> object:

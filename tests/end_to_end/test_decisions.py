@@ -93,7 +93,7 @@ def test_job_that_decides_to_fail_is_not_retried(daemon):
         assert caught.value.error_type == "bgd_job.Fail"
         assert 'raise bgd_job.Fail("no such customer")' in (caught.value.traceback or "")
         assert job.refresh().attempt == 1
-        assert "the job said that another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
+        assert "not retried: another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
 
 
 @pytest.mark.parametrize(
