@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from bgctl.cli import cli
+from bgd import Client
+from bgd.config import SCHEMA
+from bgd.core.spec import OPTIONS
 from bgd.testing import private_daemon
-from tests.docs.pages import blocks, page
+from tests.docs.pages import blocks, page, section
 from tests.support import ROOT
 
 PAGE = page("docs/coming-from.md")
@@ -57,3 +63,49 @@ def test_every_row_has_a_call_or_says_that_there_is_none(system):
 
     assert len(rows(system)) > 15
     assert silent == []
+
+
+def test_what_the_page_says_is_missing_is_missing():
+    """A row says `no (NAME)`: NAME is what bgd would call it, so that the row fails once bgd has it."""
+    absent = [row for system in SYSTEMS for row in rows(system) if re.match(r"no\b", row)]
+    names = [re.match(r"no \(`(\w+)`\)", row) for row in absent]
+
+    assert len(absent) >= 3
+    assert all(names), absent
+    assert {name[1] for name in names if name} & set(vocabulary()) == set()
+
+
+@pytest.mark.parametrize(
+    ("missing", "names"),
+    [
+        ("A cluster of its own", {"cluster", "workers"}),
+        ("Results as arguments", {"result_of", "ref"}),
+        ("chains", {"chain"}),
+        ("objects for groups", {"group"}),
+        ("Limits by key", {"limit"}),
+        ("Callbacks in your process", {"on_success", "on_failure"}),
+        ("Arguments and results other than JSON.", {"pickle", "serializer"}),
+    ],
+)
+def test_the_list_of_what_bgd_does_not_have_is_true(missing, names):
+    listed = section(PAGE, "## What bgd does not have")
+    bold = re.findall(r"\*\*([^*]+)\*\*", listed)
+
+    assert missing.rstrip(".") in [each.rstrip(".") for each in bold]
+    assert len(bold) == 7
+    assert names & set(vocabulary()) == set()
+
+
+def vocabulary() -> Iterator[str]:
+    """Yield every name that people can write: job options, keys, methods of the client and verbs."""
+    yield from OPTIONS
+    yield from _keys(SCHEMA)
+    yield from (name for name in dir(Client) if not name.startswith("_"))
+    yield from cli.known_words()
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    for name, value in schema.items():
+        yield str(name)
+        if isinstance(value, dict):
+            yield from _keys(value)
