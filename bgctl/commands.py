@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from bgctl.common import WrongUsage, global_options, print_json, say
+from bgctl.common import WrongUsage, global_options, print_json, say, writing_to_stdout
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart
 from bgd.client.specs import undecodable_names
@@ -134,10 +134,11 @@ def _read_stdin() -> bytes:
 
 
 def print_id(job: Job) -> None:
-    if global_options().json:
-        print_json({"id": job.id, "created": job.is_new})
-    else:
-        print(job.id, flush=True)
+    with writing_to_stdout(lambda: f"job {job.id} is queued"):
+        if global_options().json:
+            print_json({"id": job.id, "created": job.is_new})
+        else:
+            print(job.id, flush=True)
 
 
 def say_if_exists(job: Job, options: JobOptions) -> None:

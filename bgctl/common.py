@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from bgd.client.blocking.client import TIMEOUT, Client
-from bgd.errors import BgdError
+from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
@@ -83,6 +84,17 @@ def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:
 def say(message: str) -> None:
     """Print a message, which is not data, to stderr."""
     print(f"bgctl: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
+    """If stdout cannot be written, for example because a disk is full, also say what is done all the same."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refused(f"cannot write to stdout: {error.strerror}; {what_is_done()}") from error
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from bgctl import exit_codes
-from bgctl.common import global_options, is_terminal, print_json, say
+from bgctl.common import global_options, is_terminal, print_json, say, writing_to_stdout
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
@@ -31,7 +31,8 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
     """
     printer = LogPrinter(job.id, raw=raw)
     try:
-        return _follow(daemon, job, printer)
+        with writing_to_stdout(lambda: f"job {job.id} is queued: {_how_to_return(job)}"):
+            return _follow(daemon, job, printer)
     except DaemonUnreachable as error:
         printer.end_line()
         raise DaemonUnreachable(f"{error}; job {job.id} keeps running: {_how_to_return(job)}") from error
