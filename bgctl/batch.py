@@ -26,23 +26,24 @@ from bgctl.batch_lines import (
     documents,
     portions_of_lines,
 )
+from bgctl.batch_resume import Decision, Standing, decide, look_up, runs_where
 from bgctl.commands import say_once_what_a_reboot_does, say_what_is_not_passed_on
-from bgctl.common import client, global_options, print_json, say
+from bgctl.common import client, global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.joblog import JobLog
 from bgctl.options import FILE, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
 from bgctl.verbs import verb
 from bgd import Client, Job
+from bgd.client.blocking.batch import Taken
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.specs import Caller
-from bgd.errors import BgdError
-from bgd.wire.requests import MAX_IDS
+from bgd.core.spec import JobSpec
+from bgd.errors import BgdError, Refused
+from bgd.wire.requests import MAX_IDS, ROUND
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
-
-    from bgd.client.blocking.batch import Taken
 
 STDIN = "-"
 MAX_LINES = 2**53
@@ -67,16 +68,17 @@ MAX_LINES = 2**53
 @click.option("--halt", type=HaltType(), metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
 @click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log ends in the format of GNU parallel.")
 @click.option("--resume", is_flag=True, help="Run only lines that the joblog and bgd have not.")
+@click.option("--retry-failed", "--resume-failed", is_flag=True, help="Resume; also run what failed again.")
 @click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
 def batch_command(
     path: str,
     *,
     null: bool,
-    skip: int | None,
     wait: bool,
     halt: Halt | None,
     joblog: str | None,
     resume: bool,
+    retry_failed: bool,
     **given: Any,
 ) -> int:
     """Queue a job for each line of a file or of stdin.
@@ -93,33 +95,36 @@ def batch_command(
     the message says what is queued, and --skip continues from there.
 
     With --joblog a batch can be continued with --resume by the same command with the same lines, wherever it
-    was ended, even if bgctl or bgd were killed: each line runs once. --halt soon,fail=1 queues and starts
-    nothing more after the first failure, --halt now,fail=10% also cancels what runs.
+    was ended, even if bgctl or bgd were killed: each line runs once. --retry-failed also runs lines again
+    that failed. --halt soon,fail=1 queues and starts nothing more after the first failure, --halt
+    now,fail=10% also cancels what runs.
     """
     kind = KindOfLines(**{name: given.pop(name) for name in KindOfLines.__struct_fields__})
     kind.check(given)
+    resume = resume or retry_failed
     if resume and joblog is None:
-        raise click.UsageError("--resume needs --joblog FILE, which says what has run")
+        raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
     with client(autostart=True) as daemon, _opened(path, b"\0" if null else b"\n") as source:
         options, caller = job_options(daemon, given), Caller()
         say_what_is_not_passed_on(options)
         maker = SpecMaker(options, caller)
-        spec_of = kind.spec_of(maker, None if kind.no_check else ProgramCheck(options, caller))
+        spec_of, skipped = kind.spec_of(maker), kind.skip or 0
+        check = None if kind.no_check else ProgramCheck(options, caller, maker.folder)
         log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
-        batch = Batch(daemon, source, log, skip or 0)
-        if wait or halt is not None or log is not None:
-            batch.follow(daemon, halt)
-        if resume:
-            batch.resume()
+        batch = Batch(daemon, source, log, check, skipped)
         groups = documents(source.groups()) if kind.ndjson else source.groups()
-        code = batch.run(portions_of_lines(groups, maker, spec_of, batch.is_done))
+        with writing_to_stdout(batch.how_far):
+            if wait or halt is not None or log is not None:
+                batch.follow(daemon, halt, retry_failed=retry_failed)
+            code = batch.run(portions_of_lines(groups, maker, spec_of, batch.place_of, skipped))
         say_once_what_a_reboot_does(daemon, options)
         return code
 
 
 class KindOfLines(Struct, frozen=True, kw_only=True):
-    """What the lines are: the options of these names."""
+    """What the lines are, and which: the options of these names."""
 
+    skip: int | None
     ndjson: bool
     template: str | None
     shell: bool
@@ -136,13 +141,13 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
                 "--key would make one job of all lines: with --ndjson each can have its own"
             )
 
-    def spec_of(self, maker: SpecMaker, check: Callable[[str], None] | None) -> SpecOfLine:
+    def spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return what makes a job of a line."""
         if self.ndjson:
-            return DocumentLines(maker, check)
+            return DocumentLines(maker)
         if self.template is not None:
-            return TemplateLines(maker, self.template, check, shell=self.shell)
-        return ShellLines(maker) if self.shell else WordLines(maker, check)
+            return TemplateLines(maker, self.template, shell=self.shell)
+        return ShellLines(maker) if self.shell else WordLines(maker)
 
 
 @contextmanager
@@ -167,38 +172,83 @@ def _opened(path: str, end: bytes) -> Iterator[Source]:
 class Batch:
     """Queues lines, prints ids, and says how far it came if something ends it early.
 
-    `skipped`: how many lines at the beginning are left out.
+    `check`: refuses lines to queue. `skipped`: how many lines at the beginning are left out.
     """
 
-    def __init__(self, daemon: Client, source: Source, log: JobLog | None, skipped: int) -> None:
+    def __init__(
+        self,
+        daemon: Client,
+        source: Source,
+        log: JobLog | None,
+        check: Callable[[JobSpec], None] | None,
+        skipped: int,
+    ) -> None:
         self._source = source
+        self._check = check
         self._sender = daemon.batch_sender(new_batch() if log is None else log.batch)
         self._log = log
         self._skipped = skipped
         self._ids = IdPrinter()
         self._bar = Bar(source)
-        self._jobs = self._found = self._before = 0
+        self._jobs = self._found = 0
         self._obstacle: str | None = None
         self._ends: Ends | None = None
+        self._retry_failed = False
+        self._placed = 0
 
-    def follow(self, daemon: Client, halt: Halt | None) -> None:
+    def follow(self, daemon: Client, halt: Halt | None, *, retry_failed: bool) -> None:
         """Have `run` wait for the jobs as well, and halt them if that is asked for."""
-        self._ends = Ends(daemon, self._log, halt, self._source.stop, self._report_end)
+        self._retry_failed = retry_failed
+        self._ends = ends = Ends(daemon, self._log, halt, self._source.stop, self._report_end)
+        if self._log is not None:
+            self._resume(daemon, self._log, ends)
+        ends.start()
 
-    def resume(self) -> None:
-        """Find out what was queued before."""
-        for taken in self._sender.known():
-            self._take(taken)
-        if self._ends is not None:
-            self._ends.add(Note.RESUME)
+    def _resume(self, daemon: Client, log: JobLog, ends: Ends) -> None:
+        """Find out how each line stands that this batch had before: the daemon knows, else the log."""
+        known = log.known
 
-    def is_done(self, line: int) -> bool:
-        """Tell whether a line has been queued before, has run, or is not wanted."""
-        return line <= max(self._skipped, self._before) or (self._log is not None and line in self._log.done)
+        def note_end(line: int, job: Job) -> None:
+            log.add(line, job)
+            self._report_end(line, job)
+
+        def is_kept(line: int, _: int) -> bool:
+            return decide(known[line], is_same=True, retry_failed=self._retry_failed) is Decision.KEEP
+
+        runs = [run for taken in self._sender.known() for run in _without_rounds(taken).runs]
+        self._placed = self._sender.last
+        kept = list(runs_where(look_up(daemon, runs, known, note_end), is_kept))
+        self._ids.add(Taken(kept))
+        for line, standing in known:
+            ends.count(line, standing)
+        ends.add(Taken(list(runs_where(kept, lambda line, _: known[line] is Standing.UNFINISHED))))
+
+    def place_of(self, line: int, spec: JobSpec) -> int | None:
+        """Return the number with which to queue a line; None: there is no need to.
+
+        Raises:
+            Refused: the line had another command when it was queued, or fails the check.
+        """
+        if self._log is not None:
+            match self._log.known.decide(line, spec, retry_failed=self._retry_failed):
+                case Decision.KEEP:
+                    return None
+                case Decision.REFUSE:
+                    raise Refused(
+                        "this is not the command that was queued as this line: a batch is resumed with the"
+                        " same lines, and more behind them; with another --joblog a new one begins"
+                    )
+                case Decision.RUN:
+                    pass
+        if self._check is not None:
+            self._check(spec)
+        if self._placed % ROUND >= line:  # the daemon takes lines in ascending order
+            self._placed += ROUND - self._placed % ROUND
+        self._placed += line - self._placed % ROUND
+        return self._placed
 
     def run(self, portions: Iterator[Portion | None]) -> int:
         """Queue and follow all; return the exit code."""
-        self._before = self._sender.last
         try:
             with self._bar:
                 for taken in self._sender.send(takewhile(lambda _: not self._is_halted, portions)):
@@ -215,18 +265,19 @@ class Batch:
                 for taken in self._sender.known(close=True):
                     self._take(taken)
             self._ids.end()
-            say(f"interrupted: {self._how_far()}{self._what_runs()}")
+            say(f"interrupted: {self.how_far()}{self._what_runs()}")
             return INTERRUPTED
         except BgdError as error:
             self._ids.end()
-            raise type(error)(f"{error}; {self._how_far()}") from error
+            raise type(error)(f"{error}; {self.how_far()}") from error
         return 0 if self._ends is None else self._code_of(self._ends)
 
     @property
     def _is_halted(self) -> bool:
-        return self._ends is not None and self._ends.is_halted
+        return self._ends is not None and (self._ends.is_halted or self._ends.error is not None)
 
     def _take(self, taken: Taken) -> None:
+        taken = _without_rounds(taken)
         if self._ends is not None:
             self._ends.add(taken)
         self._ids.add(taken)
@@ -242,7 +293,7 @@ class Batch:
             end = {"state": view.state, "outcome": view.outcome, "exit_code": view.exit_code}
             self._ids.print_json({"line": line, "id": job.id, **end, "signal": view.signal})
         if ends is not None:
-            self._bar.ended(ends.ended, ends.jobs, ends.failed)
+            self._bar.ended(ends.ended, ends.jobs, ends.counts[Standing.FAILED])
 
     def _say_what_is_odd(self) -> None:
         if self._found and not global_options().json:
@@ -253,25 +304,29 @@ class Batch:
     def _code_of(self, ends: Ends) -> int:
         """Say what failed; return the exit code."""
         if ends.error is not None:
-            raise type(ends.error)(f"{ends.error}; {self._how_far()}")
+            raise type(ends.error)(f"{ends.error}; {self.how_far()}")
         if ends.is_halted:
             rest = "" if self._log is None else "; --resume runs what has not"
-            say(f"halted: no line after {self._sender.last} was queued{rest}")
-        if ends.failed:
-            more = ", ..." if ends.failed > len(ends.failed_lines) else ""
-            word, lines = (
-                "lines" if ends.failed > 1 else "line",
-                ", ".join(map(str, sorted(ends.failed_lines))),
-            )
-            say(f"{ends.failed} of {ends.jobs} jobs failed: {word} {lines}{more}")
-        if ends.unstarted:
-            say(f"{ends.unstarted} of {ends.jobs} jobs were cancelled before they started")
-        if ends.removed:
-            say(f"{ends.removed} of {ends.jobs} jobs were deleted before it was seen how they ended")
-        return FAILED if ends.failed or ends.unstarted or ends.removed else 0
+            say(f"halted: no line after {self._sender.last % ROUND} was queued{rest}")
+        failed, unstarted, lost = (
+            ends.counts[each] for each in (Standing.FAILED, Standing.UNSTARTED, Standing.LOST)
+        )
+        if failed:
+            named = ends.first_failed()
+            word, lines = "lines" if failed > 1 else "line", ", ".join(map(str, named))
+            more = ", ..." if failed > len(named) else ""
+            again = "" if self._log is None else "; --retry-failed runs what failed again"
+            say(f"{failed} of {ends.jobs} jobs failed: {word} {lines}{more}{again}")
+        if unstarted:
+            say(f"{unstarted} of {ends.jobs} jobs were cancelled before they started")
+        if lost:
+            say(f"{lost} of {ends.jobs} jobs were deleted before it was seen how they ended")
+        has_problem = self._log is not None and self._log.finish() is not None
+        return FAILED if failed or unstarted or lost or has_problem else 0
 
-    def _how_far(self) -> str:
-        last = max(self._sender.last, self._skipped)
+    def how_far(self) -> str:
+        """Say which lines are queued, and how to go on."""
+        last = max(self._sender.last % ROUND, self._skipped)
         if not self._sender.last:
             return f"nothing after line {last} is queued" if last else "nothing is queued"
         option = f"--skip {last}" if self._log is None else "--resume"
@@ -280,6 +335,15 @@ class Batch:
     def _what_runs(self) -> str:
         ends = self._ends
         return "" if ends is None else f"; {ends.jobs - ends.ended} of their jobs have not ended, and go on"
+
+
+def _without_rounds(taken: Taken) -> Taken:
+    """Return lines that were taken by their numbers in the input."""
+    return Taken(
+        [(line % ROUND, job, count) for line, job, count in taken.runs],
+        frozenset(line % ROUND for line in taken.found),
+        taken.obstacle,
+    )
 
 
 class IdPrinter:

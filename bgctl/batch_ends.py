@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from itertools import islice
-from operator import itemgetter
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import click
 from msgspec import Struct
 
-from bgctl.joblog import JobLog, LineSet
+from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, standing_of
+from bgctl.joblog import JobLog
 from bgctl.options import FINISHED
-from bgd import Client, Job, NoSuchJob, State
+from bgd import Client, Job, NoSuchJob
 from bgd.client.blocking.batch import Taken
-from bgd.client.portions import lines_and_jobs
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import Run
 from bgd.wire.requests import MAX_IDS
@@ -67,15 +65,15 @@ class HaltType(click.ParamType[Halt]):
 class Note(Enum):
     """What the thread that looks at jobs gets besides lines and ends."""
 
-    RESUME = auto()
     LOST = auto()
     ALL = auto()
 
 
 class Ends:
-    """The ends of the jobs of one batch, with a bit in memory for each line.
+    """The ends of the jobs of one batch, with a few bytes in memory for each line.
 
-    Two threads find them: one reads the daemon's events, the other looks at jobs that have ended.
+    Two threads find them: one reads the daemon's events, the other looks at jobs that have ended. Before they
+    are started, `count` takes what a resumed batch knows.
 
     Args:
         daemon: the client, which threads may share.
@@ -86,12 +84,9 @@ class Ends:
 
     Attributes:
         is_done: set when all jobs have ended, or there is an `error`.
-        error: why no more ends can be found, or be written to the log.
-        jobs: lines that became jobs, without those that the log had.
-        ended, failed, unstarted, removed: of these jobs, those that have ended; that ran and did not succeed;
-            that were cancelled before they started; that were deleted before anybody saw how they ended.
-        failed_lines: the first lines whose jobs failed.
-        is_halted: whether enough of them failed.
+        error: why no more ends can be found.
+        counts: how many lines have each standing.
+        is_halted: whether enough of them failed, those aside that had when the batch was resumed.
     """
 
     def __init__(
@@ -108,28 +103,55 @@ class Ends:
         self._stop_reading = stop_reading
         self._report = report
         self._news: SimpleQueue[Taken | int | Note | BgdError] = SimpleQueue()
-        self._lines = _LinesOfJobs()
+        self._lines = LinesOfJobs()
         self._early: set[int] = set()  # jobs that have ended, perhaps of lines whose answer is to come
-        self._seen = LineSet() if log is None else log.done
-        self._is_resuming = self._is_all_known = False
+        self._standings = LineTable()
+        self._is_all_known = False
         self.is_done = threading.Event()
         self.error: BgdError | None = None
-        self.jobs = self.ended = self.failed = self.unstarted = self.removed = 0
-        self.failed_lines: list[int] = []
+        self.counts = dict.fromkeys(Standing, 0)
         self.is_halted = False
-        since = daemon.last_event()  # before the first job
-        for work in (partial(self._read_events, since), self._work):
+        self._known_failed = self._known_ended = 0
+        self._since = daemon.last_event()  # before the first job
+
+    def start(self) -> None:
+        """Start to find ends."""
+        self._known_failed, self._known_ended = self.counts[Standing.FAILED], self.ended
+        for work in (self._read_events, self._work):
             threading.Thread(target=work, daemon=True).start()
 
     def add(self, news: Taken | Note) -> None:
-        """Follow the jobs of some lines. Or, RESUME: look which of those so far have ended, and run those
-        again that were cancelled before they started. ALL: there are no more lines.
-        """  # noqa: D205 - a sentence for each kind
+        """Follow the jobs of some lines. Or, ALL: there are no more lines."""
         self._news.put(news)
+
+    @property
+    def jobs(self) -> int:
+        """How many lines are or were jobs."""
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> int:
+        return self.jobs - self.counts[Standing.UNFINISHED]
+
+    def first_failed(self) -> list[int]:
+        """Return the first lines whose jobs failed."""
+        failed = (line for line, standing in self._standings if standing == Standing.FAILED)
+        return list(islice(failed, NAMED_LINES))
+
+    def count(self, line: int, standing: Standing) -> None:
+        """Count a line as one of this standing, and no longer as what it was."""
+        if before := self._standings[line]:
+            self.counts[Standing(before)] -= 1
+        self._standings[line] = standing
+        self.counts[standing] += 1
+
+    def _is_unfinished(self, line: int) -> bool:
+        return self._standings[line] == Standing.UNFINISHED
 
     # --- the thread that reads events -------------------------------------------------------------------
 
-    def _read_events(self, since: int) -> None:
+    def _read_events(self) -> None:
+        since = self._since
         try:
             while True:
                 try:
@@ -153,9 +175,10 @@ class Ends:
                 self._take_news()
         except BgdError as error:
             self.error = error
-        except OSError as error:
-            self.error = Refused(f"the log cannot be written: {error.strerror}")
+        except OSError as error:  # of `report`
+            self.error = Refused(f"cannot write to stdout: {error.strerror}")
         finally:
+            self._stop_reading()
             self.is_done.set()
 
     def _take_news(self) -> None:
@@ -189,7 +212,8 @@ class Ends:
         """Follow the jobs of a run; return those that have ended already."""
         line, job, count = run
         self._lines.add(run)
-        self.jobs += sum(number not in self._seen for number in range(line, line + count))
+        for number in range(line, line + count):
+            self.count(number, Standing.UNFINISHED)
         ended = {each for each in self._early if job <= each < job + count}
         self._early = {each for each in self._early if each > self._lines.newest_job}
         return ended
@@ -200,60 +224,33 @@ class Ends:
             if self.is_halted:
                 self._cancel_rest()
             return
-        self._is_resuming = note is Note.RESUME
-        for chunk in _chunks(self._unseen_jobs()):
+        for chunk in _chunks(self._unfinished_jobs()):
             self._look_at(chunk)
-        self._is_resuming = False
 
-    def _unseen_jobs(self) -> Iterator[int]:
-        return (job for line, job in self._lines if line not in self._seen)
+    def _unfinished_jobs(self) -> Iterator[int]:
+        return (job for line, job in self._lines if self._is_unfinished(line))
 
     def _look_at(self, job_ids: list[int]) -> None:
         """Count those of these jobs that have ended."""
-        unstarted: list[int] = []
         for chunk in _chunks(job_ids):
             look = partial(_ended_of, self._daemon, chunk)
             jobs, removed = self._patiently(look)
             for job_id in removed:
                 self._count_removed(job_id)
             for job in jobs:
-                if self._is_resuming and _is_unstarted(job):
-                    unstarted.append(job.id)
-                else:
-                    self._count(job)
-        for chunk in _chunks(unstarted):
-            self._run_again(chunk)
-
-    def _run_again(self, job_ids: list[int]) -> None:
-        """Run jobs that were cancelled before they started. Their ends count when they are seen.
-
-        If the answer is lost they may have run: only those that still have not are asked for again.
-        """
-        while job_ids:
-            try:
-                self._daemon.retry(job_ids)
-            except DaemonUnreachable:
-                self._daemon.reconnect()
-                jobs, _ = self._patiently(partial(_ended_of, self._daemon, job_ids))
-                job_ids = [job.id for job in jobs if _is_unstarted(job)]
-            else:
-                return
+                self._count(job)
 
     def _count(self, job: Job) -> None:
+        standing = standing_of(job)
         for line in self._lines.of(job.id):
-            if line in self._seen:  # a person has retried it meanwhile
+            if not self._is_unfinished(line):  # a person has retried it meanwhile
                 continue
-            self._seen.add(line)
-            self.ended += 1
-            if _is_unstarted(job):
-                self.unstarted += 1
-            elif job.state is not State.SUCCEEDED:
-                self.failed += 1
-                self.failed_lines += [line] if len(self.failed_lines) < NAMED_LINES else []
-            if self._log is not None and not _is_unstarted(job):
+            self.count(line, standing)
+            if self._log is not None and standing is not Standing.UNSTARTED:
                 self._log.add(line, job)
             self._report(line, job)
-        if self._halt and not self.is_halted and self._halt.is_reached(self.failed, self.ended):
+        failed, ended = self.counts[Standing.FAILED] - self._known_failed, self.ended - self._known_ended
+        if self._halt and not self.is_halted and self._halt.is_reached(failed, ended):
             self.is_halted = True
             self._stop_reading()
             if self._is_all_known:
@@ -261,15 +258,13 @@ class Ends:
 
     def _count_removed(self, job_id: int) -> None:
         for line in self._lines.of(job_id):
-            if line not in self._seen:
-                self._seen.add(line)
-                self.ended += 1
-                self.removed += 1
+            if self._is_unfinished(line):
+                self.count(line, Standing.LOST)
 
     def _cancel_rest(self) -> None:
         """Cancel the jobs that wait, and with `now` those that run."""
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
-        for chunk in _chunks(list(self._unseen_jobs())):
+        for chunk in _chunks(list(self._unfinished_jobs())):
             self._patiently(partial(cancel, chunk))
 
     def _patiently(self, ask: Callable[[], R]) -> R:
@@ -283,10 +278,6 @@ class Ends:
                 return ask()
             except DaemonUnreachable:
                 self._daemon.reconnect()
-
-
-def _is_unstarted(job: Job) -> bool:
-    return job.state is State.CANCELLED and job.attempt == 0
 
 
 def _ended_of(daemon: Client, job_ids: list[int]) -> tuple[list[Job], list[int]]:
@@ -312,37 +303,3 @@ def _chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
     rest = iter(job_ids)
     while chunk := list(islice(rest, MAX_IDS)):
         yield chunk
-
-
-class _LinesOfJobs:
-    """Which line a job is of. Lines that follow each other, and their jobs, take one entry."""
-
-    def __init__(self) -> None:
-        self._runs: list[Run] = []
-        self._others: dict[int, list[int]] = {}  # lines with the key of an earlier job
-        self.newest_job = 0
-
-    def add(self, run: Run) -> None:
-        line, job, count = run
-        if job <= self.newest_job:
-            for index in range(count):
-                self._others.setdefault(job + index, []).append(line + index)
-            return
-        if self._runs and (last := self._runs[-1])[0] + last[2] == line and last[1] + last[2] == job:
-            self._runs[-1] = (last[0], last[1], last[2] + count)
-        else:
-            self._runs.append(run)
-        self.newest_job = job + count - 1
-
-    def of(self, job_id: int) -> list[int]:
-        """Return the lines of a job; none: it is of no line."""
-        index = bisect_right(self._runs, job_id, key=itemgetter(1)) - 1
-        lines = list(self._others.get(job_id, ()))
-        if index >= 0 and job_id < self._runs[index][1] + self._runs[index][2]:
-            lines.insert(0, self._runs[index][0] + job_id - self._runs[index][1])
-        return lines
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        yield from lines_and_jobs(self._runs)
-        for job, lines in self._others.items():
-            yield from ((line, job) for line in lines)

@@ -76,17 +76,29 @@ class Source:
             ready = poller.poll()
         if any(descriptor == self._stopped for descriptor, _ in ready):
             return b""
-        chunk = os.read(self._descriptor, READ_BYTES)
+        try:
+            chunk = os.read(self._descriptor, READ_BYTES)
+        except OSError as error:
+            raise Refused(f"cannot read the lines: {error.strerror}") from error
         self.read += len(chunk)
         return chunk
 
 
 def portions_of_lines(
-    groups: Iterable[list[bytes]], maker: SpecMaker, spec_of: SpecOfLine, is_done: Callable[[int], bool]
+    groups: Iterable[list[bytes]],
+    maker: SpecMaker,
+    spec_of: SpecOfLine,
+    place_of: Callable[[int, JobSpec], int | None],
+    skipped: int,
 ) -> Iterator[Portion | None]:
     """Make jobs of lines; a portion for each group, or several for a large one; None for an empty one.
 
-    `is_done`: tells which lines to pass over.
+    Args:
+        groups: the lines.
+        maker: what `spec_of` makes specs with.
+        spec_of: makes a spec of a line.
+        place_of: returns the number that a line has in its batch, or refuses it; None: pass over it.
+        skipped: how many lines at the beginning are left out.
 
     Raises:
         Refused: a line cannot be a job; the message names it. The lines before it were yielded.
@@ -98,18 +110,17 @@ def portions_of_lines(
         size = 0
         for line in group:
             number += 1
-            if is_done(number):
+            if number <= skipped:
                 continue
             try:
-                spec = spec_of(number, line)
+                if (spec := spec_of(number, line)) is None or (place := place_of(number, spec)) is None:
+                    continue
             except (ValueError, TypeError, BgdError) as error:
                 if specs:
                     yield Portion(specs, maker.env, lines)
                 raise _named(error, number) from error
-            if spec is None:
-                continue
             specs.append(spec)
-            lines.append(number)
+            lines.append(place)
             size += len(line)
             if len(specs) >= PORTION or size > PORTION_BYTES:
                 yield Portion(specs, maker.env, lines)
@@ -142,16 +153,21 @@ def _items(line: bytes) -> list[bytes]:
 
 
 class ProgramCheck:
-    """Refuses commands whose programs are missing; each program is looked for once."""
+    """Refuses commands whose programs are missing; each program is looked for once.
 
-    def __init__(self, options: JobOptions, caller: Caller) -> None:
-        folder = options.get("cwd")
-        self._folder = caller.folder if folder is None else str(caller.absolute(folder))
+    Documents that have a folder or variables of their own are not looked at: there it may be another program.
+    """
+
+    def __init__(self, options: JobOptions, caller: Caller, folder: str) -> None:
+        self._folder = folder
         own = caller.chosen_environment(options.get("env_pass") or "all")
         self._path = (options.get("env") or {}).get("PATH", own.get("PATH"))
         self._found: set[str] = set()
 
-    def __call__(self, program: str) -> None:
+    def __call__(self, spec: JobSpec) -> None:
+        if spec.argv is None or spec.env is not None or spec.cwd != self._folder:
+            return
+        program = spec.argv[0]
         if program not in self._found:
             if problem := problem_with_program(program, self._path, self._folder):
                 raise Refused(f"{problem}; --no-check queues it anyway")
@@ -178,17 +194,14 @@ _NEEDS_SHLEX = re.compile(r"""["'\\]|[^\S \t\r]""").search
 class WordLines:
     """Each line is a command, in words as a shell splits them; one that begins with # is a comment."""
 
-    def __init__(self, maker: SpecMaker, check: Callable[[str], None] | None) -> None:
+    def __init__(self, maker: SpecMaker) -> None:
         self._maker = maker
-        self._check = check
         self._is_warned = False
 
     def __call__(self, number: int, line: bytes) -> JobSpec | None:
         words = words_of(_text(line))
         if not words or words[0].startswith("#"):
             return None
-        if self._check is not None:
-            self._check(words[0])
         if not self._is_warned and not OPERATORS.isdisjoint(words):
             self._warn(number, words)
         return _checked(self._maker.of_words(words), len(line))
@@ -221,9 +234,7 @@ class TemplateLines:
         WrongUsage: the template is not a command.
     """
 
-    def __init__(
-        self, maker: SpecMaker, template: str, check: Callable[[str], None] | None, *, shell: bool
-    ) -> None:
+    def __init__(self, maker: SpecMaker, template: str, *, shell: bool) -> None:
         try:
             words = [template] if shell else words_of(template)
         except ValueError as error:
@@ -232,8 +243,6 @@ class TemplateLines:
             raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
         if not any(map(_PLACE.search, words)):
             words = [f"{template} {{}}"] if shell else [*words, "{}"]
-        if check is not None and not shell and not _PLACE.search(words[0]):
-            check(words[0])
         self._maker = maker
         self._words = [*_SHELL, *words] if shell else words
         self._shell = shell
@@ -273,9 +282,8 @@ def _part_of(argument: str, what: str, number: int) -> str:
 class DocumentLines:
     """Each line is a JSON object with the options of a job; what only the daemon sets is ignored."""
 
-    def __init__(self, maker: SpecMaker, check: Callable[[str], None] | None) -> None:
+    def __init__(self, maker: SpecMaker) -> None:
         self._maker = maker
-        self._check = check
 
     def __call__(self, number: int, line: bytes) -> JobSpec | None:
         del number
@@ -290,35 +298,29 @@ class DocumentLines:
         given = {key: value for key, value in item.items() if value is not None and key not in READ_ONLY}
         if "argv" not in given and "target" not in given:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
-        spec = self._maker.of_item(given)
-        if self._check is not None and spec.argv is not None and given.keys().isdisjoint(_PLACES):
-            self._check(spec.argv[0])
-        return spec
+        return self._maker.of_item(given)
 
 
-_PLACES = frozenset({"cwd", "env", "env_pass"})  # where the program of a job may be another one
 READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "target", "args", "kwargs"}
 """Keys that `list` and `show` print and that no submit takes."""
 
 
 def _text(line: bytes) -> str:
     try:
-        return line.decode()
+        text = line.decode()
     except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
+        text = "\0"
+    if "\0" in text:  # as UTF-16 has
+        raise ValueError("it is not UTF-8 text without NUL: if it is UTF-16, `iconv -f UTF-16` converts it")
+    return text
 
 
 def _checked(spec: JobSpec, size: int) -> JobSpec:
     """Return a command; look closer at one that may be over a limit."""
     argv: Any = spec.argv
-    if (size * 4 > MAX_WORD or len(argv) > MAX_ARGV or _HAS_NUL("".join(argv))) and (
-        problem := _problem_with(spec, len(argv))
-    ):
+    if (size * 4 > MAX_WORD or len(argv) > MAX_ARGV) and (problem := _problem_with(spec, len(argv))):
         raise ValueError(problem)
     return spec
-
-
-_HAS_NUL = re.compile("\0").search
 
 
 def _problem_with(spec: JobSpec, words: int) -> str | None:

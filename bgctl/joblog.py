@@ -6,36 +6,20 @@ import fcntl
 import json
 import os
 import re
-import shlex
+import stat
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
-from bgctl.common import WrongUsage
+from bgctl.batch_resume import Known, Standing, command_of, fingerprint
+from bgctl.common import WrongUsage, say
 from bgctl.exit_codes import exit_code_of_job
 from bgd import Job, Outcome
 from bgd.client.portions import new_batch
 from bgd.errors import Refused
 
 HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
-_SHELL = ["/bin/sh", "-c"]
-
-
-class LineSet:
-    """Numbers of lines, a bit each."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray()
-
-    def add(self, line: int) -> None:
-        index = line >> 3
-        if index >= len(self._bits):
-            self._bits.extend(bytes(index + 1 - len(self._bits) + len(self._bits) // 2))
-        self._bits[index] |= 1 << (line & 7)
-
-    def __contains__(self, line: int) -> bool:
-        index = line >> 3
-        return index < len(self._bits) and bool(self._bits[index] >> (line & 7) & 1)
+SYNC_EVERY = 1.0  # seconds: what is not on the disk after a power cut, the daemon still knows
 
 
 class JobLog:
@@ -43,7 +27,8 @@ class JobLog:
 
     Attributes:
         batch: the identity.
-        done: lines whose jobs the log has.
+        known: what the log says of each line; of several rows the last counts.
+        problem: why no more can be written; None: nothing.
     """
 
     def __init__(self, path: str, *, resume: bool, store: str) -> None:
@@ -51,87 +36,115 @@ class JobLog:
 
         Args:
             path: of the log.
-            resume: go on with a log that exists.
+            resume: go on with a log that exists, or whose identity does.
             store: the database of the daemon.
 
         Raises:
             WrongUsage: it cannot be opened or resumed. The message says why.
+            Refused: the identity is that of another daemon's batch.
         """
-        self.done = LineSet()
+        self.known = Known()
+        self.problem: str | None = None
         self._path = path
+        self._identity = Path(f"{os.path.realpath(path)}.batch")
+        self._synced = time.monotonic()
         self._file = self._opened()
         try:
             self.batch = self._begun(resume=resume, store=store)
+        except OSError as error:
+            self.close()
+            raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _begun(self, *, resume: bool, store: str) -> bytes:
         """Begin the log, or read what it has; return the identity of the batch."""
-        path = self._path
-        size = os.fstat(self._file.fileno()).st_size
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise WrongUsage(f"{self._path} is not a regular file: a joblog is read again by --resume")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise WrongUsage(f"another bgctl writes {self._path}: wait until it has ended") from error
+        size = os.fstat(self._file).st_size
         if size and not resume:
-            raise WrongUsage(f"{path} exists: --resume goes on with it; delete it to begin again")
-        identity = self._identity(store) if size else None
-        if size:
-            self._read()
-        else:
-            self._file.write(HEADER.encode())
+            raise WrongUsage(f"{self._path} exists: --resume goes on with it; delete it to begin again")
+        complete = self._read()
+        identity = self._read_identity(store) if resume else None
+        os.ftruncate(self._file, complete)
+        if not complete:
+            self._write(_HEADER)
         if identity is None:
+            if complete:
+                say(f"there is no {self._identity}: lines that {self._path} does not have are run")
             identity = new_batch()
             self._save_identity(identity, store)
-        self._file.flush()
         return identity
 
     def add(self, line: int, job: Job) -> None:
-        """Write how a job has ended."""
+        """Write how a job has ended, unless there was a `problem`."""
         code = exit_code_of_job(job)
         signal = job.signal if job.outcome is Outcome.SIGNAL else None
         began, took = job.started_at or job.finished_at or 0.0, job.run_seconds or 0.0
-        row = f"{line}\t:\t{began:.3f}\t{took:10.3f}\t0\t0\t{code}\t{signal or 0}\t{_command_of(job)}\n"
-        self._file.write(row.encode(errors="backslashreplace"))
-        self._file.flush()  # from now on the line counts as done, even if this process is killed
-        self.done.add(line)
+        row = f"{line}\t:\t{began:.3f}\t{took:10.3f}\t0\t0\t{code}\t{signal or 0}\t{command_of(job)}\n"
+        self._save(row.encode(), sync=time.monotonic() > self._synced + SYNC_EVERY)
+
+    def finish(self) -> str | None:
+        """Sync the log; return why it lacks rows, None if it is complete."""
+        self._save(b"", sync=True)
+        return self.problem
+
+    def _save(self, rows: bytes, *, sync: bool) -> None:
+        if self.problem is not None:
+            return
+        try:
+            self._write(rows)
+            if sync:
+                os.fsync(self._file)
+                self._synced = time.monotonic()
+        except OSError as error:
+            self.problem = f"cannot write {self._path}: {error.strerror}"
+            say(f"{self.problem}; the batch goes on, and --resume writes what is missing")
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
-    def _opened(self) -> IO[bytes]:
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _opened(self) -> int:
         try:
-            file = Path(self._path).open("a+b")  # noqa: SIM115 - `close` closes it
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise WrongUsage(f"cannot write {self._path}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise WrongUsage(f"another bgctl writes {self._path}: wait until it has ended") from error
         return file
 
-    def _read(self) -> None:
-        """Note which lines have run. The last one may be incomplete, if the machine lost power."""
-        self._file.seek(0)
+    def _read(self) -> int:
+        """Note what it says of each line; return its bytes without a row that a power cut left incomplete."""
         complete = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            complete += len(line)
-            found = _ROW.match(line)
-            if found is not None:
-                self.done.add(int(found[1]))
-            elif number > 1:
-                raise WrongUsage(f"line {number} of {self._path} is not one of a joblog: is it this file?")
-        self._file.truncate(complete)
+        with open(self._file, "rb", closefd=False) as file:
+            for number, row in enumerate(file, start=1):
+                found = _ROW.fullmatch(row)
+                if found is not None:
+                    has_succeeded = int(found["code"]) == int(found["signal"]) == 0
+                    standing = Standing.SUCCEEDED if has_succeeded else Standing.FAILED
+                    command = found["command"].decode(errors="backslashreplace")
+                    self.known.set(int(found["line"]), standing, fingerprint(command))
+                elif row.endswith(b"\n") if number > 1 else not _HEADER.startswith(row.rstrip(b"\0")):
+                    raise WrongUsage(f"line {number} of {self._path} is not one of a joblog: another file?")
+                complete += len(row) if row.endswith(b"\n") else 0
+        return complete
 
-    def _identity(self, store: str) -> bytes | None:
+    def _read_identity(self, store: str) -> bytes | None:
         """Return the identity of the batch; None: another program, such as GNU parallel, began the log."""
         try:
-            known = json.loads(Path(f"{self._path}.batch").read_text())
+            known = json.loads(self._identity.read_text())
             batch, database = bytes.fromhex(known["batch"]), known["store"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WrongUsage(f"{self._path}.batch cannot be read: {error}") from error
+            raise WrongUsage(f"{self._identity} cannot be read: {error}") from error
         if database != store:
             raise Refused(
                 f"{self._path} is about jobs of another daemon, or of a database that was replaced: only that"
@@ -141,29 +154,21 @@ class JobLog:
 
     def _save_identity(self, batch: bytes, store: str) -> None:
         """Write the identity to the disk, before the daemon takes a line."""
-        path = Path(f"{self._path}.batch")
-        new = Path(f"{path}.new")
-        try:
-            with new.open("w") as file:
-                json.dump({"batch": batch.hex(), "store": store}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            with suppress(OSError):  # some file systems cannot
-                os.fsync(folder)
-            os.close(folder)
-        except OSError as error:
-            raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
+        new = Path(f"{self._identity}.new")
+        with new.open("w") as file:
+            json.dump({"batch": batch.hex(), "store": store}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._identity)
+        folder = os.open(new.parent, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):  # some file systems cannot
+            os.fsync(folder)
+        os.close(folder)
 
 
-_ROW = re.compile(rb"([1-9][0-9]{0,15})\t[^\t]*(?:\t *[-0-9.]+){6}\t")
-
-
-def _command_of(job: Job) -> str:
-    """Return what a shell would run for the same, on one line as GNU parallel writes it."""
-    if job.argv is None:
-        return f"{job.target} {job.view.arguments or ''}".rstrip()
-    argv = list(job.argv)
-    text = argv[2] if argv[:2] == _SHELL and len(argv) == len(_SHELL) + 1 else shlex.join(argv)
-    return text.replace("\n", "\0")
+_HEADER = HEADER.encode()
+_ROW = re.compile(
+    rb"(?P<line>[1-9][0-9]{0,15})\t[^\t]*(?:\t *[-0-9.]+){4}\t *(?P<code>-?[0-9]+)\t *(?P<signal>[0-9]+)"
+    rb"\t(?P<command>.*)\n",
+    re.DOTALL,
+)

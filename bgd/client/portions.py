@@ -83,7 +83,7 @@ class SpecMaker:
     """Makes the specs of a batch, whose jobs share options and mostly differ in little.
 
     `env` is the environment of those commands whose spec has none: it is sent once for a portion and stored
-    once for all.
+    once for all. `folder` is that of those commands that name none.
     """
 
     def __init__(self, options: JobOptions, caller: Caller) -> None:
@@ -92,6 +92,7 @@ class SpecMaker:
         self._options: dict[str, Any] = {name: each for name, each in options.items() if name != "shell"}
         base = command_spec(("true",), cast("JobOptions", self._options), caller)
         self.env = caller.environment if base.env is None else base.env
+        self.folder: str = base.cwd or "/"
         self._base = replace(base, env=None)
         self._plain = {name: each for name, each in self._options.items() if name not in _ENVIRONMENT}
 

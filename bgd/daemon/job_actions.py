@@ -39,7 +39,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import SignalProcesses, SuspendProcesses
-from bgd.wire.requests import Changes
+from bgd.wire.requests import ROUND, Changes
 
 MAX_DEBOUNCED = 10_000  # jobs after which those that have ended are forgotten
 
@@ -87,7 +87,7 @@ class JobActions:
                     _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
             except Refused as error:
                 if lines:
-                    raise type(error)(f"line {lines[index]}: {error}") from error
+                    raise type(error)(f"line {lines[index] % ROUND}: {error}") from error
                 if len(specs) == 1:
                     raise
                 raise type(error)(f"job {index} of the batch: {error}") from error

@@ -42,6 +42,7 @@ RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id; 0: there has been no job
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LineNumber = Annotated[int, Meta(ge=0, le=2**53)]
+ROUND = 2**36  # what a line that runs again adds to its number, for each time that the batch was read again
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
 
 # --- about jobs -------------------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ class BatchPlace(Struct, frozen=True):
     * `batch`: random bytes of this batch alone.
     * `after`: the last line that was taken before these, 0 for none. If it is another one, all are refused.
     * `runs`: the numbers of the lines, as pairs of a first line and how many lines follow each other from it.
+      A line that runs again has another number, higher by a multiple of ROUND.
     """
 
     batch: Token

@@ -255,11 +255,15 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
     assert running.returncode == 1
     assert said == (
         "bgctl: halted: no line after 3 was queued; --resume runs what has not\n"
-        "bgctl: 1 of 3 jobs failed: line 1\nbgctl: 1 of 3 jobs were cancelled before they started\n"
+        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed runs what failed again\n"
+        "bgctl: 1 of 3 jobs were cancelled before they started\n"
     )
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
     resumed = daemon.bgctl(*command, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert (resumed.returncode, resumed.stderr) == (
+        1,
+        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed runs what failed again\n",
+    )
     assert (daemon.folder / "tries").read_text() == "1\n2\n3\n"
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2", "3"]
 
@@ -288,7 +292,7 @@ def test_resume_needs_a_log(daemon):
 
     assert (done.returncode, done.stderr) == (
         2,
-        "bgctl: --resume needs --joblog FILE, which says what has run\n",
+        "bgctl: --resume and --retry-failed need --joblog FILE, which says what has run\n",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from msgspec.structs import replace
 
 from bgctl.batch_ends import Ends, Note
+from bgctl.batch_resume import Standing
 from bgd import Client, Job, NoSuchJob, State
 from bgd.client.blocking.batch import Taken
 from bgd.errors import DaemonUnreachable, Refused
@@ -21,10 +22,8 @@ class FakeDaemon:
 
     def __init__(self, **states: State | None) -> None:
         self.states = {int(name.removeprefix("job")): state for name, state in states.items()}
-        self.retried: list[int] = []
         self.go_on = threading.Event()
         self.is_gone = False
-        self.loses_answers = False
         self.then: BaseException | list[int] = []
         self._calls = 0
 
@@ -62,24 +61,19 @@ class FakeDaemon:
         attempt = 0 if state is State.CANCELLED else 1
         return Job(cast("Client", None), job_id, replace(view_of(job_id, state), attempt=attempt))
 
-    def retry(self, job_ids: list[int]) -> None:
-        self.retried += job_ids
-        for job_id in job_ids:
-            self.states[job_id] = State.SUCCEEDED
-        if self.loses_answers:
-            raise DaemonUnreachable("the daemon went away before it answered")
-
 
 def ends_of(daemon, *runs):
     told: list[int] = []
     ends = Ends(cast("Client", daemon), None, None, lambda: None, lambda line, _: told.append(line))
+    ends.start()
     ends.add(Taken(list(runs)))
     return ends, told
 
 
 def wait_for(ends):
     assert ends.is_done.wait(DEADLINE)
-    return (ends.jobs, ends.ended, ends.failed, ends.unstarted, ends.removed)
+    counts = (ends.counts[each] for each in (Standing.FAILED, Standing.UNSTARTED, Standing.LOST))
+    return (ends.jobs, ends.ended, *counts)
 
 
 def test_jobs_are_looked_at_when_events_are_no_longer_kept():
@@ -113,31 +107,6 @@ def test_jobs_that_were_deleted_are_counted_apart():
 
     assert wait_for(ends) == (2, 2, 0, 0, 1)
     assert told == [1]
-
-
-def test_resuming_runs_what_was_cancelled_before_it_started():
-    daemon = FakeDaemon(job1=State.SUCCEEDED, job2=State.CANCELLED)
-    ends, _ = ends_of(daemon, (1, 1, 2))
-    ends.add(Note.RESUME)
-    ends.add(Note.ALL)
-    daemon.then = [2]
-    daemon.go_on.set()
-
-    assert wait_for(ends) == (2, 2, 0, 0, 0)
-    assert daemon.retried == [2]
-
-
-def test_what_may_have_been_run_again_is_not_run_a_third_time():
-    daemon = FakeDaemon(job1=State.CANCELLED)
-    daemon.loses_answers = True
-    ends, _ = ends_of(daemon, (1, 1, 1))
-    ends.add(Note.RESUME)
-    ends.add(Note.ALL)
-    daemon.then = [1]
-    daemon.go_on.set()
-
-    assert wait_for(ends) == (1, 1, 0, 0, 0)
-    assert daemon.retried == [1]
 
 
 def test_a_daemon_that_stays_away_ends_the_waiting():

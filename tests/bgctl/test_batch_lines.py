@@ -13,6 +13,7 @@ from bgctl.batch_lines import (
     ProgramCheck,
     ShellLines,
     Source,
+    SpecOfLine,
     TemplateLines,
     WordLines,
     documents,
@@ -22,7 +23,7 @@ from bgctl.batch_lines import (
 from bgctl.common import WrongUsage
 from bgd.client.portions import SpecMaker
 from bgd.client.specs import Caller
-from bgd.core.spec import MAX_ARGV, MAX_WORD
+from bgd.core.spec import MAX_ARGV, MAX_WORD, JobSpec
 from bgd.errors import Refused
 
 
@@ -55,12 +56,12 @@ def test_an_open_quote_is_refused(line):
 
 
 def test_comments_and_blank_lines_say_nothing(maker):
-    for lines in (WordLines(maker, None), ShellLines(maker)):
+    for lines in (WordLines(maker), ShellLines(maker)):
         assert [lines(1, line) for line in (b"", b"  \t", b"# echo", b"  # echo")] == [None] * 4
 
 
 def test_a_line_has_the_shared_options(maker):
-    spec = WordLines(maker, None)(1, b"echo a")
+    spec = WordLines(maker)(1, b"echo a")
 
     assert spec is not None
     assert (spec.argv, spec.tags, spec.cwd, spec.env) == (("echo", "a"), ("t",), str(Path.cwd()), None)
@@ -77,18 +78,18 @@ def test_a_shell_gets_the_line_as_it_is(maker):
     ("line", "why"),
     [
         (b"echo \xff", "it is not UTF-8 text"),
-        (b"echo nul\0", r"argv\[1\] contains a NUL"),
+        (b"e\0c\0h\0o\0", "if it is UTF-16, `iconv -f UTF-16` converts it"),
         (b"echo " + b"x" * (MAX_WORD + 1), "longer than"),
         (b"x " * (MAX_ARGV + 1), f"{MAX_ARGV + 1} words are too many"),
     ],
 )
 def test_lines_that_no_job_can_be_are_refused(maker, line, why):
     with pytest.raises(ValueError, match=why):
-        WordLines(maker, None)(1, line)
+        WordLines(maker)(1, line)
 
 
 def test_an_operator_of_a_shell_is_noted_once(maker, capsys):
-    lines = WordLines(maker, None)
+    lines = WordLines(maker)
     for number, line in enumerate([b"echo a", b"| b", b"echo a | cat", b"echo b > c"], start=1):
         lines(number, line)
 
@@ -97,19 +98,30 @@ def test_an_operator_of_a_shell_is_noted_once(maker, capsys):
     )
 
 
-def test_each_program_is_looked_for_once(maker, monkeypatch):
+def test_each_program_is_looked_for_once_where_the_shared_options_say(monkeypatch):
     asked = []
     monkeypatch.setattr(batch_lines, "problem_with_program", lambda *args: asked.append(args))
-    lines = WordLines(maker, ProgramCheck({"cwd": "/", "env": {"PATH": "/p"}}, Caller()))
-    for _ in range(3):
-        lines(1, b"tool a")
+    check = ProgramCheck({"env": {"PATH": "/p"}}, Caller(), "/")
+    for folder in ("/", "/", "/other"):
+        check(JobSpec(argv=("tool", "a"), cwd=folder))
+    check(JobSpec(argv=("tool", "a"), cwd="/", env={}))
+    check(JobSpec(target="app:tool"))
 
     assert asked == [("tool", "/p", "/")]
 
 
 def test_a_missing_program_is_refused(maker):
-    with pytest.raises(Refused, match="no program 'no-such-program' on its PATH; --no-check queues it"):
-        WordLines(maker, ProgramCheck({}, Caller()))(1, b"no-such-program")
+    check = ProgramCheck({}, Caller(), maker.folder)
+    lines: list[SpecOfLine] = [
+        WordLines(maker),
+        TemplateLines(maker, "no-such-program {}", shell=False),
+        TemplateLines(maker, "{}", shell=False),
+    ]
+    for spec_of in lines:
+        spec = spec_of(1, b"no-such-program")
+        assert spec is not None
+        with pytest.raises(Refused, match="no program 'no-such-program' on its PATH; --no-check queues it"):
+            check(spec)
 
 
 @pytest.mark.parametrize(
@@ -124,22 +136,22 @@ def test_a_missing_program_is_refused(maker):
     ],
 )
 def test_a_template_takes_the_line_in_its_places(maker, template, argv):
-    spec = TemplateLines(maker, template, None, shell=False)(7, b"/a b/c.d.tif")
+    spec = TemplateLines(maker, template, shell=False)(7, b"/a b/c.d.tif")
 
     assert spec is not None
     assert list(spec.argv or ()) == argv
 
 
 def test_parts_of_a_plain_name(maker):
-    spec = TemplateLines(maker, "x {.} {/} {//} {/.}", None, shell=False)(1, b"name")
+    spec = TemplateLines(maker, "x {.} {/} {//} {/.}", shell=False)(1, b"name")
 
     assert spec is not None
     assert spec.argv == ("x", "name", "name", ".", "name")
 
 
 def test_in_a_shell_template_the_line_is_quoted(maker):
-    spec = TemplateLines(maker, "wc {} > {.}.txt", None, shell=True)(1, b"a; rm -rf $HOME.c")
-    bare = TemplateLines(maker, "wc <", None, shell=True)(1, b"a b")
+    spec = TemplateLines(maker, "wc {} > {.}.txt", shell=True)(1, b"a; rm -rf $HOME.c")
+    bare = TemplateLines(maker, "wc <", shell=True)(1, b"a b")
 
     assert spec is not None
     assert spec.argv == ("/bin/sh", "-c", "wc 'a; rm -rf $HOME.c' > 'a; rm -rf $HOME'.txt")
@@ -150,20 +162,15 @@ def test_in_a_shell_template_the_line_is_quoted(maker):
 def test_a_template_must_be_a_command(maker):
     for template in ("", "  ", "'x"):
         with pytest.raises(WrongUsage, match="--template"):
-            TemplateLines(maker, template, None, shell=False)
+            TemplateLines(maker, template, shell=False)
 
 
 def test_a_blank_line_makes_no_job_of_a_template(maker):
-    assert TemplateLines(maker, "x", None, shell=False)(1, b"") is None
-
-
-def test_the_program_of_a_template_is_looked_for(maker):
-    with pytest.raises(Refused, match="no program 'no-such-program'"):
-        TemplateLines(maker, "no-such-program {}", ProgramCheck({}, Caller()), shell=False)
+    assert TemplateLines(maker, "x", shell=False)(1, b"") is None
 
 
 def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):
-    lines = DocumentLines(maker, None)
+    lines = DocumentLines(maker)
     spec = lines(1, b'{"argv": ["x"], "priority": 3, "id": 7, "state": "failed", "due_at": 1, "tags": null}')
 
     assert spec is not None
@@ -180,12 +187,11 @@ def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):
         (b"[1", "it is not one JSON document"),
         (b"7", "it is not a JSON object"),
         (b"[" * 100_000, "it is not one JSON document"),
-        (b'{"argv": ["no-such-program"]}', "no program"),
     ],
 )
 def test_a_document_that_cannot_be_a_job_is_refused(maker, line, why):
     with pytest.raises((ValueError, Refused), match=why):
-        DocumentLines(maker, ProgramCheck({}, Caller()))(1, line)
+        DocumentLines(maker)(1, line)
 
 
 def test_an_array_counts_as_its_items():
@@ -228,15 +234,18 @@ def test_a_line_without_end_is_refused(pipe, monkeypatch):
 
 def test_a_portion_is_cut_by_number_and_after_what_there_is_to_read(maker, monkeypatch):
     monkeypatch.setattr(batch_lines, "PORTION", 2)
-    groups = [[b"a", b"", b"b", b"c"], [], [b"d"], [b""]]
+    groups = [[b"a", b"", b"b", b"c"], [], [b"d", b"e"], [b""]]
 
-    cut = list(portions_of_lines(groups, maker, WordLines(maker, None), lambda number: number == 1))
+    def place_of(line, spec):
+        return None if spec.argv == ("e",) else line
+
+    cut = list(portions_of_lines(groups, maker, WordLines(maker), place_of, 1))
 
     assert [each and each.lines for each in cut] == [[3, 4], None, [5]]
 
 
 def test_a_bad_line_is_named_after_those_before_it(maker):
-    cut = portions_of_lines([[b"a", b"'", b"c"]], maker, WordLines(maker, None), lambda _: False)
+    cut = portions_of_lines([[b"a", b"'", b"c"]], maker, WordLines(maker), lambda line, _: line, 0)
 
     first = next(cut)
     assert first is not None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgctl.batch_ends import Halt, HaltType, _LinesOfJobs
+from bgctl.batch_ends import Halt, HaltType
+from bgctl.batch_resume import Decision, LinesOfJobs, LineTable, Standing, decide
 from bgctl.common import WrongUsage
-from bgctl.joblog import HEADER, JobLog, LineSet
+from bgctl.joblog import HEADER, JobLog
 from bgd import Client, Job, Outcome, State
 from bgd.errors import Refused
 from tests.client.scripted import view_of
@@ -62,7 +66,7 @@ def test_a_log_is_resumed_with_its_identity_and_without_a_torn_row(path):
     again = JobLog(path, resume=True, store="s")
 
     assert again.batch == first.batch
-    assert [line for line in range(20) if line in again.done] == [9]
+    assert list(again.known) == [(9, Standing.SUCCEEDED)]
     assert Path(path).read_text() == whole
     again.close()
 
@@ -72,7 +76,7 @@ def test_a_log_of_gnu_parallel_begins_a_new_batch(path):
 
     log = JobLog(path, resume=True, store="s")
 
-    assert 2 in log.done
+    assert log.known[2] is Standing.FAILED
     assert json.loads(Path(f"{path}.batch").read_text()) == {"batch": log.batch.hex(), "store": "s"}
     log.close()
 
@@ -87,6 +91,77 @@ def test_a_log_that_exists_is_neither_overwritten_nor_shared(path):
         JobLog(path, resume=False, store="s")
 
 
+@pytest.mark.parametrize("text", ["hello", "hello\n", "1\n2\n", f"{HEADER}not a row\n"])
+def test_a_file_that_is_no_joblog_is_refused_and_stays_as_it_is(path, text):
+    Path(path).write_text(text)
+
+    with pytest.raises(WrongUsage, match=r"line [12] of .* is not one of a joblog"):
+        JobLog(path, resume=True, store="s")
+    assert Path(path).read_text() == text
+    assert not Path(f"{path}.batch").exists()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"Seq\tHo", bytes(100)])
+def test_a_log_that_a_power_cut_emptied_still_belongs_to_its_batch(path, left):
+    first = JobLog(path, resume=False, store="s")
+    first.close()
+    Path(path).unlink()
+    if left is not None:
+        Path(path).write_bytes(left)
+
+    again = JobLog(path, resume=True, store="s")
+
+    assert again.batch == first.batch
+    assert Path(path).read_text() == HEADER
+    again.close()
+
+
+def test_a_link_to_a_log_belongs_to_the_same_batch(path, tmp_path):
+    first = JobLog(path, resume=False, store="s")
+    first.close()
+    (tmp_path / "link").symlink_to(path)
+
+    again = JobLog(str(tmp_path / "link"), resume=True, store="s")
+
+    assert again.batch == first.batch
+    again.close()
+
+
+def test_the_last_row_of_a_line_counts(path):
+    log = JobLog(path, resume=False, store="s")
+    log.add(2, a_job(state=State.FAILED, outcome=Outcome.EXIT, exit_code=3))
+    log.add(2, a_job())
+    log.close()
+
+    again = JobLog(path, resume=True, store="s")
+    assert again.known[2] is Standing.SUCCEEDED
+    again.close()
+
+
+def test_only_a_regular_file_can_be_a_joblog(path):
+    os.mkfifo(path)
+
+    for name in (path, "/dev/full"):
+        with pytest.raises(WrongUsage, match="is not a regular file: a joblog is read again by --resume"):
+            JobLog(name, resume=False, store="s")
+
+
+def test_what_cannot_be_written_is_told_once(path, capsys, monkeypatch):
+    log = JobLog(path, resume=False, store="s")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        log.add(1, a_job())
+    log.add(2, a_job())
+
+    problem = f"cannot write {path}: No space left on device"
+    assert log.finish() == problem
+    assert capsys.readouterr().err == (
+        f"bgctl: {problem}; the batch goes on, and --resume writes what is missing\n"
+    )
+    assert Path(path).read_text() == HEADER
+    log.close()
+
+
 def test_a_log_that_cannot_be_resumed_is_refused(path, tmp_path):
     JobLog(path, resume=False, store="s").close()
 
@@ -95,26 +170,42 @@ def test_a_log_that_cannot_be_resumed_is_refused(path, tmp_path):
     Path(f"{path}.batch").write_text("[]")
     with pytest.raises(WrongUsage, match=r"\.batch cannot be read"):
         JobLog(path, resume=True, store="s")
-    Path(f"{path}.batch").unlink()
-    Path(path).write_text(f"{HEADER}not a row\n")
-    with pytest.raises(WrongUsage, match=r"line 2 of .* is not one of a joblog"):
-        JobLog(path, resume=True, store="s")
     with pytest.raises(WrongUsage, match="cannot write"):
         JobLog(str(tmp_path / "no" / "log"), resume=False, store="s")
 
 
-@given(st.sets(st.integers(0, 5000), max_size=50), st.integers(0, 5000))
-def test_a_set_of_lines_holds_what_was_added(lines, other):
-    held = LineSet()
-    for line in lines:
-        held.add(line)
+@given(st.dictionaries(st.integers(0, 2**53), st.integers(1, 2**63 - 1), max_size=50), st.integers(0, 5000))
+def test_a_table_of_lines_holds_what_was_set(values, other):
+    table = LineTable()
+    for line, value in values.items():
+        table[line] = value
 
-    assert all(line in held for line in lines)
-    assert (other in held) == (other in lines)
+    assert all(table[line] == value for line, value in values.items())
+    assert table[other] == values.get(other, 0)
+    assert list(table) == sorted(values.items())
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+@pytest.mark.parametrize(
+    ("standing", "same", "changed"),
+    [
+        (Standing.NEW, Decision.RUN, Decision.RUN),
+        (Standing.UNFINISHED, Decision.KEEP, Decision.REFUSE),
+        (Standing.SUCCEEDED, Decision.KEEP, Decision.REFUSE),
+        (Standing.FAILED, None, Decision.REFUSE),
+        (Standing.UNSTARTED, Decision.RUN, Decision.REFUSE),
+        (Standing.LOST, None, Decision.REFUSE),
+    ],
+)
+def test_what_becomes_of_a_line_when_a_batch_is_resumed(standing, same, changed, retry_failed):
+    failed = Decision.RUN if retry_failed else Decision.KEEP
+
+    assert decide(standing, is_same=True, retry_failed=retry_failed) is (same or failed)
+    assert decide(standing, is_same=False, retry_failed=retry_failed) is changed
 
 
 def test_lines_are_found_by_their_jobs():
-    lines = _LinesOfJobs()
+    lines = LinesOfJobs()
     for run in [(1, 10, 2), (3, 12, 1), (5, 20, 2), (7, 11, 2)]:
         lines.add(run)
 

@@ -1,0 +1,217 @@
+"""What a resumed batch does with each line: the rule, and what it is decided from."""
+
+from __future__ import annotations
+
+import shlex
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, IntEnum, auto
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from bgctl.batch_lines import words_of
+from bgd import Client, Job, State
+from bgd.client.portions import lines_and_jobs
+from bgd.wire.replies import Run, runs_of
+from bgd.wire.requests import MAX_LIST
+
+if TYPE_CHECKING:
+    from bgd.core.spec import JobSpec
+
+_SHELL = ["/bin/sh", "-c"]
+_FINGERPRINT = (1 << 60) - 1
+
+
+class Standing(IntEnum):
+    """How a line stands: as its job says, or as the joblog says if the daemon has deleted the job."""
+
+    NEW = 0  # it never became a job
+    UNFINISHED = 1
+    SUCCEEDED = 2
+    FAILED = 3  # it ran, and did not succeed
+    UNSTARTED = 4  # it was cancelled before it started
+    LOST = 5  # its job was deleted, and the joblog does not have it
+
+
+class Decision(Enum):
+    """What to do with a line."""
+
+    RUN = auto()
+    KEEP = auto()  # what there is counts
+    REFUSE = auto()
+
+
+def decide(standing: Standing, *, is_same: bool, retry_failed: bool) -> Decision:
+    """Decide about a line of a batch that is resumed.
+
+    `is_same`: its command is the one that it had, as far as that is known.
+    """
+    if standing is Standing.NEW:
+        return Decision.RUN
+    if not is_same:
+        return Decision.REFUSE
+    if standing is Standing.UNSTARTED or (retry_failed and standing in (Standing.FAILED, Standing.LOST)):
+        return Decision.RUN
+    return Decision.KEEP
+
+
+def standing_of(job: Job) -> Standing:
+    match job.state:
+        case State.SUCCEEDED:
+            return Standing.SUCCEEDED
+        case State.CANCELLED if job.attempt == 0:
+            return Standing.UNSTARTED
+        case State.FAILED | State.CANCELLED:
+            return Standing.FAILED
+        case State.HELD | State.BLOCKED | State.SCHEDULED | State.QUEUED | State.RUNNING | State.STOPPING:
+            return Standing.UNFINISHED
+
+
+class LineTable:
+    """A number below 2**63 for each line, 0 where none was set: 8 bytes for each line."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, array[int]] = {}
+
+    def __getitem__(self, line: int) -> int:
+        block = self._blocks.get(line >> _BLOCK_BITS)
+        return 0 if block is None else block[line & _BLOCK - 1]
+
+    def __setitem__(self, line: int, value: int) -> None:
+        block = self._blocks.get(line >> _BLOCK_BITS)
+        if block is None:
+            block = self._blocks[line >> _BLOCK_BITS] = array("q", bytes(8 * _BLOCK))
+        block[line & _BLOCK - 1] = value
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield each line that has a number, with it, in order."""
+        for index in sorted(self._blocks):
+            for line, value in enumerate(self._blocks[index], start=index << _BLOCK_BITS):
+                if value:
+                    yield line, value
+
+
+_BLOCK_BITS = 10
+_BLOCK = 1 << _BLOCK_BITS
+
+
+class Known:
+    """How each line stood when the batch was resumed, and a fingerprint of its command; 0: not known."""
+
+    def __init__(self) -> None:
+        self._lines = LineTable()
+
+    def __getitem__(self, line: int) -> Standing:
+        return Standing(self._lines[line] & 7)
+
+    def __iter__(self) -> Iterator[tuple[int, Standing]]:
+        return ((line, Standing(value & 7)) for line, value in self._lines)
+
+    def set(self, line: int, standing: Standing, fingerprint: int = 0) -> None:
+        self._lines[line] = fingerprint << 3 | standing
+
+    def decide(self, line: int, spec: JobSpec, *, retry_failed: bool) -> Decision:
+        """Decide about a line that was read. Jobs that share a key have the command of one of their lines."""
+        standing, known = self[line], self._lines[line] >> 3
+        is_same = not known or spec.key is not None or fingerprint(command_of(spec)) == known
+        return decide(standing, is_same=is_same, retry_failed=retry_failed)
+
+
+def command_of(job: Job | JobSpec) -> str:
+    """Return what a shell would run for the same, on one line as GNU parallel writes it."""
+    if job.argv is None:
+        arguments = job.view.arguments if isinstance(job, Job) else job.arguments
+        return f"{job.target} {arguments or ''}".rstrip()
+    argv = list(job.argv)
+    text = argv[2] if argv[:2] == _SHELL and len(argv) == len(_SHELL) + 1 else shlex.join(argv)
+    return text.encode(errors="backslashreplace").decode().replace("\n", "\0")
+
+
+def fingerprint(command: str) -> int:
+    """Return a number that differs if commands do; how words are quoted makes no difference."""
+    try:
+        return hash(tuple(words_of(command))) & _FINGERPRINT or 1
+    except ValueError:  # a shell may understand it
+        return hash(command) & _FINGERPRINT or 1
+
+
+class LinesOfJobs:
+    """Which line a job is of. Lines that follow each other, and their jobs, take one entry."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._others: dict[int, list[int]] = {}  # lines with the key of an earlier job
+        self.newest_job = 0
+
+    def add(self, run: Run) -> None:
+        line, job, count = run
+        if job <= self.newest_job:
+            for index in range(count):
+                self._others.setdefault(job + index, []).append(line + index)
+            return
+        if self._runs and (last := self._runs[-1])[0] + last[2] == line and last[1] + last[2] == job:
+            self._runs[-1] = (last[0], last[1], last[2] + count)
+        else:
+            self._runs.append(run)
+        self.newest_job = job + count - 1
+
+    def of(self, job_id: int) -> list[int]:
+        """Return the lines of a job; none: it is of no line."""
+        index = bisect_right(self._runs, job_id, key=itemgetter(1)) - 1
+        lines = list(self._others.get(job_id, ()))
+        if index >= 0 and job_id < self._runs[index][1] + self._runs[index][2]:
+            lines.insert(0, self._runs[index][0] + job_id - self._runs[index][1])
+        return lines
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield from lines_and_jobs(self._runs)
+        for job, lines in self._others.items():
+            yield from ((line, job) for line in lines)
+
+
+def runs_where(runs: Iterable[Run], wanted: Callable[[int, int], bool]) -> Iterator[Run]:
+    """Yield those parts of runs whose lines and jobs are wanted."""
+    for run in runs:
+        pairs = [pair for pair in lines_and_jobs([run]) if wanted(*pair)]
+        yield from runs_of([line for line, _ in pairs], [job for _, job in pairs])
+
+
+def look_up(daemon: Client, runs: list[Run], known: Known, on_end: Callable[[int, Job], object]) -> list[Run]:
+    """Find out how those lines stand that became jobs. What the daemon says replaces what is known.
+
+    Args:
+        daemon: to ask.
+        runs: the lines and their jobs; of several jobs of a line the last counts.
+        known: what the joblog says.
+        on_end: called with each line whose job ran and ended in another way than the log says, and the job.
+
+    Returns: the lines and jobs that count, without those jobs that were deleted.
+    """
+    latest, there, lines = LineTable(), LineTable(), LinesOfJobs()
+    for line, job_id in lines_and_jobs(runs):
+        latest[line] = job_id
+    for run in runs_where(runs, lambda line, job_id: latest[line] == job_id):
+        lines.add(run)
+    for line, _ in latest:
+        if known[line] is Standing.NEW:
+            known.set(line, Standing.LOST)
+    for job in _jobs_between(daemon, min((job for _, job, _ in runs), default=0), lines.newest_job):
+        for line in lines.of(job.id):
+            standing = standing_of(job)
+            if standing is not known[line] and standing in (Standing.SUCCEEDED, Standing.FAILED):
+                on_end(line, job)
+            known.set(line, standing, fingerprint(command_of(job)))
+            there[line] = job.id
+    return list(runs_where(runs, lambda line, job_id: there[line] == job_id))
+
+
+def _jobs_between(daemon: Client, oldest: int, newest: int) -> Iterator[Job]:
+    """Yield all jobs that exist of those with these ids, and perhaps some older ones."""
+    before = newest + 1
+    while before > max(oldest, 1):
+        page = daemon.jobs(states=tuple(State), before=before, limit=MAX_LIST)
+        yield from reversed(page)
+        if len(page) < MAX_LIST:
+            return
+        before = page[-1].id
