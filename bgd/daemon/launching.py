@@ -23,6 +23,7 @@ from bgd.errors import BgdError, ProtocolError
 from bgd.paths import lock_error
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
     MAX_GENERATION,
     MAX_HELD_SOCKETS,
     MAX_LAUNCHING_FRAME,
@@ -265,8 +266,8 @@ class LauncherLink:
         return connection.is_ready
 
     def _greeting(self) -> Greeting:
-        protocol = OLDEST_LAUNCHING_PROTOCOL
-        return Greeting(protocol, self._store.store_id, self._generation, self._position)
+        oldest, newest = OLDEST_LAUNCHING_PROTOCOL, LAUNCHING_PROTOCOL
+        return Greeting(oldest, self._store.store_id, self._generation, self._position, newest)
 
     @property
     def _position(self) -> int:
@@ -466,6 +467,8 @@ class _Connection(asyncio.Protocol):
                 raise ProtocolError("it sends output, as only a pilot does")
 
     def _be_ready(self) -> None:
+        if self.is_ready:
+            return  # the snapshot was handled, and is out of date by now
         if self._welcome is None:
             raise ProtocolError("it sent Ready before Welcome")
         if not self._link.accept_position(self._welcome.position):

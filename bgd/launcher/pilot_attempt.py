@@ -183,10 +183,10 @@ class PilotAttempt:
         key = self.launch.key
         env = {**without_slurm(self.launch.env), "SLURMD_NODENAME": node}
         launch = replace(self.launch, env=env, slurm=None, place=None, position=0)
-        asked: list[ToLauncher] = [launch, *self._signals]
+        # it may have been suspended or continued while there was no connection
+        steer = SuspendProcesses(key) if self._is_suspended else ContinueProcesses(key)
+        asked: list[ToLauncher] = [launch, *self._signals, steer]
         self._signals = []
-        if self._is_suspended:
-            asked.append(SuspendProcesses(key))
         if self._reason is not None:
             asked.append(StopProcesses(key, self._grace, self._is_cancel))
         return asked
@@ -197,8 +197,6 @@ class PilotAttempt:
             self._pid = message.pid
             if self._adopted is None:
                 self._started_at, self._since = time.time(), elapsed()
-        if message.suspended and not self._is_suspended and self._pilot is not None:
-            self._pilot.send(ContinueProcesses(self.launch.key))  # it was told while there was no connection
         self._report_start(self.state)
 
     def write(self, part: OutputPart) -> int:

@@ -37,6 +37,7 @@ from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
+    OLDEST_PILOT_PROTOCOL,
     Acknowledge,
     AttemptEnded,
     AttemptKey,
@@ -634,12 +635,12 @@ class Pilot:
 
     def _note_start(self, started: AttemptStarted) -> None:
         """Tell an attempt; end one whose record was lost: its job may run again, but not beside it."""
-        key = started.key
+        key, connection = started.key, self._connection
         if key in self._attempts:
             self._attempts[key].started(started)
-        elif self._connection is not None:
+        elif connection is not None and not (connection.is_ready and key in self._strangers):
             self._strangers.add(key)
-            self._connection.send(StopProcesses(key, 0.0))
+            connection.send(StopProcesses(key, 0.0))
 
     def _note_end(self, ended: AttemptEnded) -> None:
         attempt = self._attempts.pop(ended.key, None)
@@ -652,18 +653,23 @@ class Pilot:
             self._pool.assign()
 
     def _keep_alive(self) -> None:
-        """Say a word; drop the connection if nothing has answered the one before.
+        """Keep the pilot alive; drop the connection if nothing comes from it.
 
         The srun of a step whose slurmstepd was killed stays, and says nothing.
         """
         connection = self._connection
-        if connection is not None and connection.has_answered:
-            connection.has_answered = False
+        if connection is None:
+            return
+        if connection.silent_beats == 0:
             self.send(KeepAlive())
-            self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
-        elif connection is not None:
-            log.warning("pilot %s: no answer for %g s: connecting again", self.name, _BEAT)
+        elif connection.silent_beats == 1:
+            connection.greet(self._pool.store)  # every version answers this; early ones of 5 no KeepAlive
+        else:
+            log.warning("pilot %s: no answer for %g s: connecting again", self.name, 2 * _BEAT)
             connection.drop()
+            return
+        connection.silent_beats += 1
+        self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
 
     def _stop_beating(self) -> None:
         if self._beat is not None:
@@ -678,7 +684,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, pilot: Pilot, context: Context) -> None:
         self.is_ready = False  # it has said all that it knows
-        self.has_answered = True  # since the latest KeepAlive
+        self.silent_beats = 0  # how often it was asked for a sign of life since it said something
         self.lost = asyncio.Event()
         self._pilot = pilot
         self._context = context
@@ -691,7 +697,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def greet(self, store: str) -> None:
-        self.send(Greeting(LAUNCHING_PROTOCOL, store, generation=1))
+        self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
 
     def send(self, message: ToLauncher) -> None:
         if not self._unsent:
@@ -707,7 +713,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self.has_answered = True
+        self.silent_beats = 0
         try:
             self._handle(data)
         except OSError:
@@ -751,7 +757,7 @@ _ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
 _NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
-_BEAT = LEASE / 4  # twice that until a connection is given up, which leaves time for the next one
+_BEAT = LEASE / 6  # three of them until a connection is given up, which leaves time for the next one
 _PAUSE = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until Slurm is asked again, doubled each time
 _GIVE_BACK_SECONDS = 5.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
+from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.attempt import Attempt
@@ -101,6 +103,7 @@ class Supervisors:
         self._waiting: list[tuple[SupervisorConnection, ToLauncher]] = []
         self._finished: list[SupervisorConnection] = []  # sent everything, with messages not yet handled
         self.has_goodbye = False
+        self._alive_at = -math.inf  # elapsed clock: when a KeepAlive was answered last
 
     @property
     def has_active(self) -> bool:
@@ -200,13 +203,20 @@ class Supervisors:
         instance = self._journal.instance
         position = self._journal.position(greeting.store)
         covers, abilities, node = instance.covers, self._abilities, self._node
-        self._channel.send(
-            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), covers, abilities, position, node)
+        self._welcome = Welcome(
+            LAUNCHING_PROTOCOL, instance.id, os.getpid(), covers, abilities, position, node
         )
+        self._channel.send(self._welcome)
         for each in chain(self._attempts.unstored_output(), self._attempts.snapshot()):
             self._channel.send(each)
         self._channel.send(Ready())
         self._changed()
+
+    def _be_alive(self) -> None:
+        """Show that the connection works, at a pace that no peer can make a storm of."""
+        if elapsed() - self._alive_at >= _ALIVE_APART:
+            self._alive_at = elapsed()
+            self._channel.send(self._welcome)
 
     def _problem_with(self, greeting: Greeting) -> str | None:
         if greeting.protocol > LAUNCHING_PROTOCOL:
@@ -259,10 +269,13 @@ class Supervisors:
             case OutputStored():
                 self._attempts.stored(message)
             case KeepAlive():
-                self._channel.send(Ready())
+                self._be_alive()
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
+
+
+_ALIVE_APART = 1.0  # seconds between two answers to KeepAlive; a launcher sends one in 10 seconds
 
 
 # --- One connection to the launcher's socket; the process at its other end may become the active supervisor.

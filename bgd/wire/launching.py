@@ -22,6 +22,7 @@ from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 6
 OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
+OLDEST_PILOT_PROTOCOL = 5  # likewise, of a pilot
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
 JOBS_PER_FOLDER = 1000
@@ -50,12 +51,15 @@ class Greeting(Struct, frozen=True, tag="greeting"):
     * `generation`: grows with every start of a supervisor. The launcher obeys the highest only (R1).
     * `position`: the id of the newest event in the database. The launcher remembers the highest it was told,
       so it recognizes a database that is older than what it was asked to do.
+    * `newest`: the newest protocol that the supervisor speaks. The launcher sends it nothing of a later one.
+      0: it does not say, as before protocol 6.
     """
 
     protocol: int
     store: str
     generation: int
     position: int = 0
+    newest: int = 0
 
 
 class WarmStart(Struct, frozen=True, kw_only=True):
@@ -247,9 +251,11 @@ class OutputStored(Struct, frozen=True, tag="stored"):
 
 
 class KeepAlive(Struct, frozen=True, tag="keep_alive"):
-    """Tell a pilot that somebody still needs it: without a word for a minute it ends its jobs and itself.
+    """Tell a pilot that its launcher still needs it; after a minute without a message it ends with its jobs.
 
-    It answers with Ready, which shows that the connection works.
+    Since protocol 6 it repeats its Welcome, which shows that the connection works. Pilots of protocol 5
+    answer with Ready, or not at all. Of launchers of protocol 5 some need any answer, and others ask again
+    after each Ready: a Welcome suits both.
     """
 
 

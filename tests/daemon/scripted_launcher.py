@@ -66,11 +66,15 @@ class ScriptedLauncher:
         abilities: Abilities | None = None,
     ) -> Greeting:
         """Answer the next supervisor that connects, and report the `known` attempts to it."""
-        self.hang_up()
-        self._reader, self._writer = await soon(self._waiting.get())
+        await self.accept()
         greeting = await self.hear(Greeting)
         self.say(Welcome(protocol, instance, os.getpid(), list(covers), abilities), *known, Ready())
         return greeting
+
+    async def accept(self) -> None:
+        """Talk to the next supervisor that connects, and hang up on the one before."""
+        self.hang_up()
+        self._reader, self._writer = await soon(self._waiting.get())
 
     def say(self, *messages: FromLauncher) -> None:
         assert self._writer is not None

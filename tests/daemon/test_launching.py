@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
+from bgd.core.job import JobId, Outcome
+from bgd.wire.framing import frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     AttemptKey,
+    AttemptStarted,
     ContinueProcesses,
     Launch,
+    Ready,
     SignalProcesses,
     SuspendProcesses,
+    Welcome,
 )
-from tests.daemon.harness import running_supervisor
+from tests.daemon.harness import Harness, command, running_supervisor
+from tests.daemon.scripted_launcher import FIRST
 from tests.daemon.waiting import soon
+from tests.wire.conversations import SUPERVISOR, recorded, says_the_same
 
 KEY = AttemptKey("store", 17, 1)
 ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
@@ -32,6 +43,46 @@ async def test_launcher_of_an_earlier_version_gets_only_known_messages(config, l
         assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
         for message in (SignalProcesses(KEY, 15), SuspendProcesses(KEY), ContinueProcesses(KEY), ON_TERMINAL):
             assert life.link.supports(message) is is_able
+
+
+async def test_a_launcher_of_protocol_5_is_understood(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        for who, message in recorded("launcher_5", life.store.store_id):
+            if who != SUPERVISOR:
+                launcher.say_raw(frame(msgspec.msgpack.encode(message), MAX_LAUNCHING_FRAME))
+            elif message["type"] == "goodbye":
+                break
+            else:
+                await soon(ask_for(message, life))
+                assert says_the_same(await launcher.next(), message)
+
+        assert [(await life.view(job)).outcome for job in (1, 2)] == [Outcome.SUCCEEDED, Outcome.CANCELLED]
+
+
+async def ask_for(message: dict[str, Any], life: Harness) -> None:
+    """Do what makes the daemon send this message."""
+    if message["type"] == "greeting":
+        await life.launcher.accept()
+    elif message["type"] == "launch":
+        await life.submit(command(*message["argv"]))
+    else:
+        actions = life.actions
+        ask = {"suspend": actions.suspend, "continue": actions.continue_, "stop": actions.cancel}
+        await ask[message["type"]](JobId(message["key"][1]))
+
+
+async def test_what_a_launcher_says_again_after_its_snapshot_changes_nothing(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        await soon(life.is_met.wait())
+        key = await life.launched()
+        launcher.say(AttemptStarted(key, 1, 1.0))
+
+        again = [Welcome(LAUNCHING_PROTOCOL, FIRST, 1), Ready()]  # the snapshot was without the job
+        launcher.say(*again * 3)
+
+        assert await life.heard() == []
+        assert len(await life.attempts(key.job)) == 1
 
 
 async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(config, launcher):

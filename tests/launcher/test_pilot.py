@@ -13,7 +13,6 @@ from bgd.wire.launching import (
     KeepAlive,
     OutputPart,
     OutputStored,
-    Ready,
 )
 from tests.launcher.host import PATIENCE, is_alive
 
@@ -63,7 +62,7 @@ def test_a_pilot_names_its_node(host, monkeypatch):
 def test_a_pilot_answers_who_wants_to_know_whether_it_is_there(pilot):
     pilot.say(KeepAlive())
 
-    assert pilot.hear() == Ready()
+    assert pilot.hear() == pilot.welcome
 
 
 def test_what_is_not_stored_is_sent_again_before_the_end(host, pilot):

@@ -397,6 +397,7 @@ GROWN: dict[str, tuple[str, Message]] = {
         "reply",
         replies.EventsPart(13, [replace(EVENT, what="progress", progress=PROGRESS)], last=99),
     ),
+    "greeting_with_newest": ("to_launcher", launching.Greeting(1, "store", 7, 98, newest=6)),
     "launch_warm": ("to_launcher", WARM_LAUNCH),
     "launch_reuse": ("to_launcher", REUSE_LAUNCH),
     "log_from_offset": ("reply", replies.LogPart(6, 4, b"line\n", offset=4096)),
