@@ -72,23 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_stored_names(config: configuration.Config) -> None:
-    """Check that no schedule is configured that is also stored, if the database can be read.
+    """Check that no schedule is configured that is also stored, if the daemon or its database can say.
 
     Raises:
         ConfigError: one is.
     """
-    from bgd.daemon.schedule_definitions import check_names  # noqa: PLC0415 - only --check needs them before it serves
+    from bgd.client.blocking.client import Client  # noqa: PLC0415 - only --check needs them before it serves
+    from bgd.daemon.schedule_definitions import check_names  # noqa: PLC0415
     from bgd.daemon.storage.schedules import stored_names  # noqa: PLC0415
 
     path = f"{config.daemon.state_dir}/bgd.db"
-    if config.schedules and os.path.exists(path):  # noqa: PTH110 - a plain string here
+    if not config.schedules or not os.path.exists(path):  # noqa: PTH110 - a plain string here
+        return
+    try:
+        with Client(config.daemon.socket) as client:  # a daemon that runs has locked its database
+            stored = {each.name for each in client.schedules.list() if not each.is_configured}
+    except BgdError:
         try:
-            check_names(config, stored_names(path))
+            stored = stored_names(path)
         except sqlite3.Error as error:
             print(  # noqa: T201 - as the verdict
                 f"{path} cannot be read ({error}): names of schedules that were added are not checked",
                 file=sys.stderr,
             )
+            return
+    check_names(config, stored)
 
 
 def set_up_log(level: str, style: str) -> None:

@@ -64,7 +64,7 @@ ROOMS = {
     " bgd.jobfunction bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
+    " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
     " bgd.escape bgd.formatting bgd.logfiles bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",

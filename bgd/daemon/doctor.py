@@ -6,7 +6,6 @@ import ctypes
 import os
 import resource
 import shutil
-import sqlite3
 import stat
 import time
 from collections.abc import Callable
@@ -41,7 +40,6 @@ def check_all(config: Config) -> list[Finding]:
     if those two are very large; and up to some seconds for each Slurm cluster.
     """
     checks: list[Callable[[], Finding]] = [
-        _check_sqlite,
         partial(_check_file_system, config.daemon.state_dir),
         partial(_check_disk, config.daemon.state_dir, config.daemon.min_free),
         partial(_check_log_disk, config.log_dir, config.daemon.state_dir),
@@ -96,30 +94,6 @@ def _finding_of(check: Callable[[], Finding]) -> Finding:
 
 
 # --- The machine
-
-
-def _check_sqlite() -> Finding:
-    version = sqlite3.sqlite_version
-    if sqlite_is_fixed(sqlite3.sqlite_version_info):
-        return Finding("SQLite", Level.OK, version)
-    return Finding(
-        "SQLite",
-        Level.NOTE,
-        f"{version} can lose what two connections write at once (WAL reset bug); bgd writes with one",
-        "let no other program write to bgd.db, and update SQLite to 3.51.3, 3.50.7 or 3.44.6 when you can",
-    )
-
-
-def sqlite_is_fixed(version: tuple[int, ...]) -> bool:
-    """Tell whether this SQLite lacks the WAL reset bug, which loses commits of two writing connections."""
-    return version >= _FIXED or version[2:] >= (_BACKPORTS.get(version[:2], 1 << 30),)
-
-
-_FIXED = (3, 51, 3)
-_BACKPORTS: dict[tuple[int, ...], int] = {
-    (3, 44): 6,
-    (3, 50): 7,
-}  # first fixed patch of each line
 
 
 def _check_file_system(folder: str) -> Finding:

@@ -192,7 +192,7 @@ def _control_socket_in(handed: Sequence[socket.socket], config: Config) -> socke
 
 
 CHECK_EVERY = 1.0  # seconds, while jobs come in
-DATABASE_FILES = ("bgd.db", "bgd.db-wal", "bgd.db-shm")
+DATABASE_FILES = ("bgd.db", "bgd.db-wal")
 _GRACE = 1.0  # seconds in which whoever removes a database also removes the rest of the folder
 
 

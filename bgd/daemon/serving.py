@@ -280,7 +280,7 @@ async def _save_unlinked(config: Config, store: Store) -> str:
 def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
     """Give the saved database its name back, unless another file has it; return the error that reports it.
 
-    `is_free` says that the old database still has the name, and only its -wal or -shm file was lost.
+    `is_free` says that the old database still has the name, and only its -wal file was lost.
     """
     path = f"{config.daemon.state_dir}/bgd.db"
     if is_free:
@@ -292,8 +292,7 @@ def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
             f"{path} was replaced while bgd ran, and bgd's own database is in {saved}",
             f"to go on with it, rename it to {path} and remove {path}-wal; then start bgd again",
         )
-    for end in ("-wal", "-shm"):  # of the lost database
-        Path(path + end).unlink(missing_ok=True)
+    Path(f"{path}-wal").unlink(missing_ok=True)  # of the lost database
     Path(saved).unlink()
     fsync_path(config.daemon.state_dir)
     return StoreBroken(f"{path} was removed while bgd ran; bgd has written it again", "start bgd again")

@@ -280,7 +280,7 @@ def test_ids_that_a_damaged_database_still_shows_are_not_reused(config, path):
 def test_new_database_reuses_no_id_that_has_a_log(own_daemon):
     first = own_daemon.submit("--wait", "echo", "one")
     own_daemon.stop()
-    for end in ("", "-wal", "-shm"):
+    for end in ("", "-wal"):
         Path(f"{own_daemon.state_dir}/bgd.db{end}").unlink(missing_ok=True)
     own_daemon.start()
 

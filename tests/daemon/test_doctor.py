@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
-from bgd.daemon.doctor import check_all, sqlite_is_fixed
+from bgd.daemon.doctor import check_all
 from bgd.daemon.space import MAKE_ROOM
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
@@ -30,24 +30,6 @@ def found(config, subject):
     (finding,) = [each for each in check_all(config) if each.subject == subject]
     assert (finding.remedy is None) == (finding.level is Level.OK)
     return finding
-
-
-@pytest.mark.parametrize(
-    ("version", "fixed"),
-    [
-        ((3, 46, 1), False),
-        ((3, 51, 2), False),
-        ((3, 51, 3), True),
-        ((3, 52, 0), True),
-        ((3, 50, 6), False),
-        ((3, 50, 7), True),
-        ((3, 44, 5), False),
-        ((3, 44, 6), True),
-        ((3, 45, 9), False),
-    ],
-)
-def test_fixed_versions_of_sqlite_are_recognized(version, fixed):
-    assert sqlite_is_fixed(version) is fixed
 
 
 @pytest.mark.parametrize(
@@ -229,7 +211,7 @@ def test_launcher_that_was_stopped_is_a_problem(own_daemon):
 def test_every_finding_is_one_line_and_available_as_json(daemon):
     done = daemon.bgctl("doctor", "--json")
     findings = json.loads(done.stdout)
-    assert {"SQLite", "disk", "launcher", "state folder"} <= {each["subject"] for each in findings}
+    assert {"disk", "launcher", "state folder"} <= {each["subject"] for each in findings}
     assert done.returncode == int(any(each["level"] in {"warning", "problem"} for each in findings))
     shown = daemon.bgctl("doctor").stdout
     assert all(f" {each['subject']}: " in shown for each in findings)

@@ -35,8 +35,7 @@ def put_back(home, copy):
     """Stop bgd and replace the database with a backup, as people do by hand."""
     home.process.send_signal(signal.SIGTERM)
     home.process.wait(DEADLINE)
-    for end in ("-wal", "-shm"):
-        (home.state_dir / f"bgd.db{end}").unlink(missing_ok=True)
+    (home.state_dir / "bgd.db-wal").unlink(missing_ok=True)
     shutil.copyfile(copy, home.state_dir / "bgd.db")
 
 

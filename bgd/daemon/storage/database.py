@@ -247,5 +247,5 @@ _REMEDIES = {
     sqlite3.SQLITE_READONLY: FORBIDDEN,
     sqlite3.SQLITE_CANTOPEN: FORBIDDEN,
     sqlite3.SQLITE_PERM: FORBIDDEN,
-    sqlite3.SQLITE_BUSY: "another program holds it: only bgd may write there, close the other one",
+    sqlite3.SQLITE_BUSY: "another program has it open: close that program",
 }

@@ -83,7 +83,7 @@ def spec_of(db: sqlite3.Connection, name: str) -> ScheduleSpec | None:
 
 
 def stored_names(path: str) -> set[str]:
-    """Return the names of the schedules that people have added to a database, which a daemon may have open.
+    """Return the names of the schedules that people have added to a database that no daemon has open.
 
     Raises:
         sqlite3.Error: it cannot be read.

@@ -294,6 +294,7 @@ _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLI
 # writes whole pages, so small ones write less. 1024 would slow down a scan of a million jobs by a quarter.
 _PAGE = 2048
 _CHECKPOINT = 4_096_000  # bytes in the -wal file after which SQLite moves them into the database
+_PATIENCE = 15.0  # seconds until other programs that read the file are done: more than doctor.PATIENCE
 _WAL_SHARE = 32  # on a small disk the -wal file takes about 1/32 of it
 
 
@@ -305,7 +306,7 @@ def open_writable(path: str) -> sqlite3.Connection:
         sqlite3.Error: SQLite cannot use it.
     """
     _create(path)
-    db = sqlite3.connect(path, isolation_level=None)
+    db = sqlite3.connect(_uri(path), uri=True, isolation_level=None, timeout=_PATIENCE)
     try:
         version = version_of(db, path)  # before changing anything: the file may not be ours
         _set_up(db, path)
@@ -319,9 +320,18 @@ def open_writable(path: str) -> sqlite3.Connection:
 
 def open_readable(path: str) -> sqlite3.Connection:
     """Open a connection that can only read, besides the one that writes."""
-    db = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"{_uri(path)}&mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA trusted_schema = OFF")
     return db
+
+
+def _uri(path: str) -> str:
+    """Return the URI of a file that no other process can open while a connection of this one writes to it.
+
+    So the index of the -wal file is in this process's memory. Otherwise it is in a -shm file that is mapped,
+    and SIGBUS ends the process if a copy-on-write file system has no room for a page that changes.
+    """
+    return f"file:{quote(os.fsencode(path))}?vfs=unix-excl"
 
 
 def version_of(db: sqlite3.Connection, path: str) -> int:
@@ -368,7 +378,7 @@ def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
 
 
 def _create(path: str) -> None:
-    """Create the file with mode 0600, which SQLite gives to the -wal and the -shm as well.
+    """Create the file with mode 0600, which SQLite gives to the -wal as well.
 
     Call this only while no connection is open: closing any descriptor of the file drops SQLite's locks on it.
     """
@@ -388,9 +398,7 @@ def _create(path: str) -> None:
 
 
 def _set_up(db: sqlite3.Connection, path: str) -> None:
-    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise StoreBroken(f"database {path}: its file system has no shared memory; choose a local state_dir")
+    db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut loses commits that were answered
     db.execute(f"PRAGMA wal_autocheckpoint = {_pages_between_checkpoints(db, path)}")
     db.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the -wal file keeps after a burst

@@ -40,8 +40,8 @@ class Store(StoreReader):
     """One database file.
 
     A file has exactly one Store, in the process that holds the lock of the state folder: SQLite before 3.51.3
-    may lose commits if two connections write. No other code of this process may open or copy the file, its
-    -wal or its -shm: closing such a descriptor would drop SQLite's locks.
+    may lose commits if two connections write. No other process can open it meanwhile. No other code of this
+    process may open or copy the file or its -wal: closing such a descriptor would drop SQLite's locks.
 
     Attributes:
         write: `await write(function, ...)` runs function(connection, ...), which begins and ends its own
