@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -32,6 +33,9 @@ from bgd.systemd import ServiceManager, take_sockets
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78
+
+# What systemd tries again, unlike EX_CONFIG: errors that pass without a change of the configuration
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -160,6 +164,8 @@ class _StartupReport:
 
 def _exit_code(cause: BaseException) -> int:
     match cause:
+        case ConfigError(__cause__=OSError(errno=number)) if number in _PASSING:
+            return EX_IOERR
         case ConfigError():
             return EX_CONFIG
         case StoreBroken():

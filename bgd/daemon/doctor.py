@@ -20,7 +20,7 @@ from bgd.daemon.backups import backups_in
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.launches import missing_installation
 from bgd.daemon.queue_controls import most_slots
-from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, room_on, shortage
+from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, shortage
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
@@ -256,7 +256,7 @@ def _check_user() -> Finding:
 def _check_disk(folder: str, floor: int | None) -> Finding:
     path = _existing(folder)
     disk = os.statvfs(path)
-    if _lacks_inodes(disk):
+    if lacks_inodes(disk):
         return _no_inodes("disk", folder)
     ballast = Path(folder, BALLAST_NAME)
     size = ballast.stat().st_size if ballast.exists() else 0
@@ -269,7 +269,7 @@ def _check_disk(folder: str, floor: int | None) -> Finding:
 def _check_log_disk(folder: str, state_dir: str) -> Finding:
     path = _existing(folder)
     disk = os.statvfs(path)
-    if _lacks_inodes(disk):
+    if lacks_inodes(disk):
         return _no_inodes("log disk", folder)
     free = disk.f_bavail * disk.f_frsize
     least = ballast_on(disk.f_blocks * disk.f_frsize)
@@ -290,10 +290,6 @@ def _existing(folder: str) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _lacks_inodes(disk: os.statvfs_result) -> bool:
-    return bool(disk.f_files) and not disk.f_favail  # some file systems do not count them
 
 
 def _no_inodes(subject: str, folder: str) -> Finding:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bgd import clock
 from bgd.config import Config
+from bgd.daemon.space import DiskSpace
 from bgd.errors import BgdError, ConfigError, Refused
 from bgd.paths import OTHERS_BITS, lock_error, make_folder, make_private_folder
 
@@ -46,7 +47,7 @@ def prepare(config: Config) -> None:
 
 @contextmanager
 def locked(config: Config) -> Iterator[None]:
-    """Hold the folder's lock for the duration of the block.
+    """Hold the folder's lock for the duration of the block; if the disk is full, release the ballast first.
 
     Raises:
         AlreadyRunning: another daemon holds it; the message names its pid.
@@ -73,9 +74,18 @@ def locked(config: Config) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise lock_error(path, error) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
+        DiskSpace(config.daemon.state_dir, config.daemon.min_free).release_if_full()
+        _write_pid(fd)
         yield
+
+
+def _write_pid(fd: int) -> None:
+    """Write the pid for people to read: the lock is what counts."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        logger.warning("the pid is not noted in bgd.lock: %s", error.strerror)
 
 
 def _lock_folder(fd: int) -> None:

@@ -85,7 +85,7 @@ async def serve(config: Config, context: StartupContext) -> None:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)
     with folder.locked(config), threads.thread_pool(asyncio.get_running_loop()):
-        store = await _open_store(config)
+        store = await _open_store(config, context)
         saved = None
         try:
             if watch := await _serve(config, store, context):
@@ -101,15 +101,16 @@ async def serve(config: Config, context: StartupContext) -> None:
             raise _restore_name(config, saved, is_free=watch.is_own("bgd.db"))
 
 
-async def _open_store(config: Config) -> Store:
-    """Open the store; if the disk is full, release the ballast first."""
-    path = f"{config.daemon.state_dir}/bgd.db"
+async def _open_store(config: Config, context: StartupContext) -> Store:
+    """Open the store; if the disk is full, release the ballast, then wait for room. No client has to wait."""
+    opening = partial(Store.open, f"{config.daemon.state_dir}/bgd.db")
+    space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     try:
-        return await Store.open(path)
+        return await opening()
     except DiskFull:
-        if not DiskSpace(config.daemon.state_dir, config.daemon.min_free).release_ballast():
+        if context.autostarted and not space.release_ballast():
             raise
-        return await Store.open(path)
+    return await space.retry_while_full(opening)
 
 
 async def _serve(config: Config, store: Store, context: StartupContext) -> FolderWatch | None:

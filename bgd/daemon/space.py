@@ -103,6 +103,13 @@ class DiskSpace:
         logger.warning("disk full: %s; new jobs are refused until there is room again", self._folder)
         return True
 
+    def release_if_full(self) -> None:
+        """Release the ballast if the disk has less free than half of it: a start writes to the disk."""
+        disk = os.statvfs(self._folder)
+        whole = ballast_on(disk.f_blocks * disk.f_frsize)
+        if disk.f_bavail * disk.f_frsize < whole // 2 or lacks_inodes(disk):
+            self.release_ballast()
+
     async def retry_while_full(self, write: Callable[[], Awaitable[R]]) -> R:
         """Call `write` until the disk has room for it, and return its result."""
         while True:
@@ -194,6 +201,11 @@ class DiskSpace:
             logger.warning("no ballast is kept for a full disk: %s: %s", self._ballast, error.strerror)
         else:
             self._free -= wanted - size
+
+
+def lacks_inodes(disk: os.statvfs_result) -> bool:
+    """Tell whether no file can be made on a disk."""
+    return bool(disk.f_files) and not disk.f_favail  # some file systems do not count them
 
 
 def room_on(disk: os.statvfs_result, floor: int | None, unused: int, ballast: int) -> tuple[int, int]:

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -23,18 +25,49 @@ RECOVERS = 5.0  # seconds at most
 
 @contextmanager
 def small_disk(folder, size, inodes=0):
-    """Mount a small disk there."""
+    """Mount a small disk in memory there."""
+    with mounted(folder, "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=700", "tmpfs"):
+        yield folder
+
+
+@contextmanager
+def mounted(folder, *arguments):
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: a disk of its own takes root")
     folder.mkdir(mode=0o700, parents=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=700", "tmpfs", folder],
-        check=True,
-    )
+    done = subprocess.run(["mount", *arguments, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOT RUN: no such disk can be mounted: {done.stderr.strip()}")
     try:
-        yield folder
+        yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-m0"),
+    "xfs": ("mkfs.xfs", "-q"),
+    "btrfs": ("mkfs.btrfs", "-q"),
+    "btrfs with a quota": ("mkfs.btrfs", "-q"),
+}
+
+
+@contextmanager
+def disk_of(kind, machine):
+    """Mount a disk with that file system as the state folder."""
+    make, *options = MAKE[kind]
+    if shutil.which(make) is None:
+        pytest.skip(f"NOT RUN: {make} is not installed")
+    image = machine.folder / "image"
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run([make, *options, image], check=True)
+    with mounted(machine.state_dir, "-o", "loop", str(image)):
+        machine.state_dir.chmod(0o700)
+        if kind == "btrfs with a quota":
+            subprocess.run(["btrfs", "quota", "enable", machine.state_dir], check=True)
+            subprocess.run(["btrfs", "qgroup", "limit", "40M", machine.state_dir], check=True)
+        yield
 
 
 @pytest.fixture
@@ -45,9 +78,11 @@ def machine():
 
 def fill(path):
     """Fill the disk of the file to the last byte."""
-    with path.open("ab", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
+    for size in (1 << 20, 4096, 512):
+        with suppress(OSError), path.open("ab", buffering=0) as file:
+            while file.write(bytes(size)) == size:
+                pass
+        os.sync()  # what was reserved and is not needed can be taken then
 
 
 def submit_until_refused(client):
@@ -98,6 +133,64 @@ def test_full_disk_only_refuses_new_jobs_and_recovers_by_itself(machine):
         cancelled_meanwhile=50,
         takes_jobs_again_after_ms=round(1000 * recovered_after),
     )
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_daemon_goes_on_when_the_disk_becomes_full(machine, kind):
+    with disk_of(kind, machine):
+        machine.start()
+        with machine.client() as client:
+            job = client.submit(["true"], hold=True)
+            fill(machine.state_dir / "filler")
+            for priority in range(20):  # this writes again and again to the same pages of the -wal
+                client.edit([job.id], priority=priority)
+        assert machine.process.poll() is None
+        machine.stop()
+        assert "warning: disk full: " in (machine.folder / "bgd.log").read_text()
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_daemon_starts_on_a_full_disk_with_ballast(machine, kind):
+    with disk_of(kind, machine):
+        machine.start()
+        with machine.client() as client:
+            job = client.submit(["true"], hold=True)
+        machine.process.kill()
+        machine.process.wait()
+        fill(machine.state_dir / "filler")
+        with suppress(OSError):
+            for number in range(100):  # XFS has room for some more inodes
+                (machine.state_dir / f"filler{number}").touch()
+        assert (machine.state_dir / "ballast").exists()
+
+        machine.start()
+        with machine.client() as client:
+            assert client.cancel([job.id])[0].state is State.CANCELLED
+        machine.stop()
+        assert "Traceback" not in (machine.folder / "bgd.log").read_text()
+
+
+def test_daemon_without_ballast_waits_until_the_disk_has_room(machine):
+    log = machine.folder / "bgd.log"
+    with small_disk(machine.state_dir, "4m") as disk:
+        fill(disk / "filler")
+        starting = Thread(target=machine.start)
+        starting.start()
+        wait_until(lambda: log.exists() and "nothing is lost, but bgd waits until then" in log.read_text())
+        (disk / "filler").unlink()
+        starting.join()
+        assert machine.finished_job("true")
+        machine.stop()
+
+
+def test_socket_without_room_is_no_error_of_the_configuration(machine):
+    log = machine.folder / "bgd.log"
+    with small_disk(machine.folder / "sockets", "1m", inodes=1) as disk:
+        machine.configure(f'[daemon]\nsocket = "{disk}/bgd.sock"\n')
+        with log.open("wb") as file:
+            done = subprocess.run([sys.executable, "-m", "bgd"], env=machine.env, stderr=file, check=False)
+    assert f"cannot listen on {disk}/bgd.sock: No space left on device" in log.read_text()
+    assert done.returncode == 74  # the unit starts it again
 
 
 def test_logs_leave_room_for_the_database_on_a_full_disk(machine):

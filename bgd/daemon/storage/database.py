@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
+from tempfile import TemporaryFile
 from threading import Thread, current_thread
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -214,7 +216,8 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by Python, which cannot decode a value as text
         return damaged(error, path)
-    if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+    is_full = code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+    if is_full or (code == sqlite3.SQLITE_IOERR_WRITE and _is_over_quota(path)):
         return DiskFull(f"disk full: database {path}: {error}", _MAKE_ROOM)
     remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
     if code == sqlite3.SQLITE_IOERR_WRITE and (limit := file_size_limit()) is not None:
@@ -223,6 +226,15 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
             f" else {remedy}"
         )
     return None if remedy is None else StoreBroken(f"database {path}: {error}", remedy)
+
+
+def _is_over_quota(path: str) -> bool:
+    """Tell whether a quota leaves no room beside the database, which SQLite calls an I/O error."""
+    try:
+        with TemporaryFile(dir=os.path.dirname(path), buffering=0) as probe:  # noqa: PTH120 - a plain string here
+            return probe.write(bytes(_PROBE)) < _PROBE
+    except OSError as error:
+        return error.errno == errno.EDQUOT
 
 
 def damaged(error: Exception, path: str) -> StoreBroken:
@@ -237,6 +249,7 @@ def _on_one_line(error: Exception) -> str:
 
 _MAX_QUOTED = 200  # characters
 _ROW_COUNTS = (32, 16, 8, 4, 2, 1)  # with more, the time no longer shrinks; SQLite takes 32,766 values in all
+_PROBE = 1 << 16  # bytes, more than the write that has failed
 _STEPS = 1000  # of SQLite's virtual machine, some 10 microseconds between two looks at the clock
 _MAKE_ROOM = "make room on that disk"
 
