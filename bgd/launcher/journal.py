@@ -331,20 +331,21 @@ class Journal:
         if is_worth_it and self._live_bytes * 2 < self._size:
             self._rewrite_live(durable=bool(self._synced) or self._syncing.locked())
 
-    async def make_durable(self, key: AttemptKey) -> None:
-        """Return once an attempt's records survive a power failure. All that wait at a time share a sync.
+    async def make_durable(self, key: AttemptKey | None = None) -> None:
+        """Return once an attempt's records survive a power failure; None: all that was recorded so far.
 
-        It blocks a thread, which at most opens, syncs and closes, so forks need not mind it.
+        All that wait for attempts at a time share a sync. It blocks a thread, which at most opens, syncs and
+        closes, so forks need not mind it.
 
         Raises:
             OSError: the disk failed; the next call tries again with a new file.
         """
-        if key in self._extents:
+        if key is not None and key in self._extents:
             self._unsynced[key] = next(self._numbers)
         async with self._syncing:
             if self._is_doubtful:
-                self.sync()
-            elif key in self._unsynced:  # else the sync before this one was shared
+                self._sync_now()
+            elif key is None or key in self._unsynced:  # else the sync before this one was shared
                 await self._sync_in_thread()
 
     async def _sync_in_thread(self) -> None:
@@ -357,7 +358,7 @@ class Journal:
         except (OSError, RuntimeError) as error:  # RuntimeError: no room for a thread
             if isinstance(error, OSError):
                 self._doubt(error)
-            self.sync()
+            self._sync_now()
             return
         for key, number in taken.items():
             if self._unsynced.get(key) == number:  # nothing was added to it meanwhile
@@ -379,8 +380,10 @@ class Journal:
         Raises:
             OSError: the disk failed; the next call tries again with a new file.
         """
-        if not self._unsynced:
-            return
+        if self._unsynced:
+            self._sync_now()
+
+    def _sync_now(self) -> None:
         if not self._is_doubtful:
             try:
                 os.fdatasync(self._fd)

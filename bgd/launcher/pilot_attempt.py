@@ -157,7 +157,7 @@ class PilotAttempt:
     def acknowledge(self) -> None:
         """Let its pilot forget it; call it once its end is in the journal."""
         if self._pilot is not None:
-            self._pilot.leave(self)
+            self._pool.acknowledge(self._pilot, self.launch.key)
 
     def report(self) -> None:
         """Tell its state, and so why it waits."""

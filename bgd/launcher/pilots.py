@@ -86,6 +86,8 @@ class PilotPool:
         self._waiting: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # the next one first
         self._oversized: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # too large for all there are
         self._pilots: dict[str, Pilot] = {}
+        self._unacknowledged: dict[AttemptKey, Pilot] = {}  # ended and recorded
+        self._acknowledging: asyncio.Task[None] | None = None
         self._failures = 0  # pilots that have ended without a word, one after the other
         self._is_ending = False
         self._is_refused = False  # Slurm takes no more pilots for now
@@ -231,6 +233,8 @@ class PilotPool:
         """Give all allocations back; if Slurm does not answer soon, the pilots do it by themselves."""
         self._is_ending = True
         self._tidying.cancel()
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
         if self._pilots:
             ends = [
                 self.context.group.create_task(_logged(each.give_back())) for each in self._pilots.values()
@@ -240,6 +244,22 @@ class PilotPool:
                 each.cancel()
         for pilot in self._pilots.values():
             pilot.task.cancel()
+
+    def acknowledge(self, pilot: Pilot, key: AttemptKey) -> None:
+        """Let a pilot forget an attempt whose end is recorded, once that survives a power failure."""
+        if not self._unacknowledged:
+            self._acknowledging = self.context.group.create_task(_logged(self._acknowledge()))
+        self._unacknowledged[key] = pilot
+
+    async def _acknowledge(self) -> None:
+        """Tell pilots what they may forget. What is on the disk will not be asked of them again."""
+        while self._unacknowledged:
+            await self.context.deadlines.timer(_PAUSE)  # so that many share a sync
+            recorded = dict(self._unacknowledged)
+            await self.context.retry("the journal cannot be synced", self.context.journal.make_durable)
+            for key, pilot in recorded.items():
+                await pilot.let_forget(key)
+                del self._unacknowledged[key]
 
     @property
     def _prefix(self) -> str:
@@ -299,11 +319,13 @@ class Pilot:
         self._python = pool.slurm.python
         self._attempts: dict[AttemptKey, PilotAttempt] = {}
         self._used: dict[AttemptKey, PilotStart] = {}
+        self._ended: set[AttemptKey] = set()  # which it may not forget yet
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
         self._cpus = 0
         self._memory = 0
         self._has_worked = number is not None
         self._is_closing = False
+        self._is_gone = False
         self._is_reached = True  # by the latest connection
         self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
         self._connection: _Connection | None = None
@@ -360,12 +382,12 @@ class Pilot:
         self._watch_idleness()
         self._repeat(attempt)
 
-    def leave(self, attempt: PilotAttempt) -> None:
-        """Forget an attempt whose end is recorded."""
-        if self._used.pop(attempt.launch.key, None) is not None:
-            self.send(Acknowledge(attempt.launch.key))
-            self._watch_idleness()
-            self._pool.assign()
+    async def let_forget(self, key: AttemptKey) -> None:
+        """Let it forget an attempt that has ended."""
+        self._ended.discard(key)
+        self.send(Acknowledge(key))
+        if self._is_gone and not self._ended:
+            await self._folder.remove()
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
@@ -546,17 +568,17 @@ class Pilot:
         """End its attempts as its journal says, or as unknown if the journal does not say."""
         ends = {ended.key: ended for ended in left.ends}
         for key, attempt in self._attempts.items():
-            if key in ends:
-                attempt.finish(ends[key])
-            elif left.has_all:
+            if left.has_all and key not in ends:
                 self._pool.give_again(attempt)
-            else:
-                problem = f"its pilot on node {self.node} is gone, and nobody saw how it ended"
-                attempt.finish(
-                    AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=time.time(), problem=problem)
-                )
-        await self._folder.remove()
+                continue
+            self._ended.add(key)
+            problem = f"its pilot on node {self.node} is gone, and nobody saw how it ended"
+            lost = AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=time.time(), problem=problem)
+            attempt.finish(ends.get(key, lost))
         self._used.clear()
+        self._is_gone = True
+        if not self._ended:  # else its folder is the only proof until the ends are on the disk
+            await self._folder.remove()
         is_failure = not (self._has_worked or self._is_closing)
         self._pool.ended(self, left.last_words or "Slurm ended it before it ran" if is_failure else None)
 
@@ -645,9 +667,13 @@ class Pilot:
     def _note_end(self, ended: AttemptEnded) -> None:
         attempt = self._attempts.pop(ended.key, None)
         if attempt is not None:
+            self._ended.add(ended.key)
             attempt.finish(ended)
-        if ended.key not in self._used and self._connection is not None:
-            self._connection.send(Acknowledge(ended.key))  # its end was recorded before
+            del self._used[ended.key]
+            self._watch_idleness()
+            self._pool.assign()
+        elif ended.key not in self._ended:  # its end was recorded before
+            self._pool.acknowledge(self, ended.key)
         if ended.key in self._strangers:
             self._strangers.discard(ended.key)
             self._pool.assign()

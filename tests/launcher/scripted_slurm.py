@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bgd.wire.launching import PilotStart, SlurmStart
 from tests.launcher.host import SOURCE
 from tests.support import wait_until
@@ -57,7 +59,10 @@ echo $number
 
 
 class ScriptedSlurm:
-    """The scripts; `start` and `pilot_start`: what a launch says of them."""
+    """The scripts, and what a launch says of them.
+
+    `start`: by an srun of its own. `pilot_start`: by a pilot. `full_pilot`: by a pilot that it fills.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,9 +74,9 @@ class ScriptedSlurm:
             (folder / name).write_text(script.format(folder=folder, python=sys.executable, source=SOURCE))
             (folder / name).chmod(0o700)
         self.start = self._start()
-        self.pilot_start = self._start(
-            PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1 << 20)
-        )
+        of_pilots = PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1)
+        self.pilot_start = self._start(of_pilots)
+        self.full_pilot = self._start(replace(of_pilots, cpus=2))
 
     def _start(self, pilot: PilotStart | None = None) -> SlurmStart:
         folder = str(self.shared)

@@ -7,6 +7,8 @@ import os
 import pytest
 
 from bgd.core.job import Outcome
+from bgd.launcher import journal
+from bgd.wire.launching import AttemptEnded
 from tests.launcher.host import needs_strace, without_descriptors
 from tests.support import wait_until
 
@@ -58,3 +60,57 @@ def test_without_descriptors_output_waits_and_the_connection_to_its_pilot_stays(
     ended = supervisor.ended(job)
     assert (ended.exit_code, ended.problem, host.output(job)) == (3, None, b"ran\n")
     assert slurm.count("srun") == 1
+
+
+@needs_strace
+def test_a_full_disk_at_the_end_of_a_job_keeps_no_room_of_its_pilot(host, supervisor, slurm, tamper):
+    os.mkfifo(host.state / "go")
+    job = supervisor.launch("sh", "-c", "read line <go; exit 3", cwd=str(host.state), slurm=slurm.full_pilot)
+    wait_until(lambda: supervisor.started(job).pid)
+
+    tamper("write", "error=ENOSPC:when=1", "-P", str(host.journal))
+    (host.state / "go").write_text("go\n")
+
+    assert supervisor.ended(job).exit_code == 3
+    assert "cannot write the end" in host.said
+    assert supervisor.run("sh", "-c", "exit 4", slurm=slurm.full_pilot).exit_code == 4
+    assert slurm.count("sbatch") == 1
+
+
+@needs_strace
+def test_a_job_that_ended_on_a_pilot_does_not_run_again_after_a_power_failure(
+    host, supervisor, slurm, tamper
+):
+    runs = host.state / "runs"
+    os.mkfifo(host.state / "go")
+    script = f"echo ran >>{runs}; read line <go; exit 3"
+    job = supervisor.launch("sh", "-c", script, cwd=str(host.state))
+    wait_until(lambda: supervisor.started(job).pid)
+    on_disk = host.journal.read_bytes()
+    tamper("fsync,fdatasync", "error=EIO", "-f")  # so nothing of what follows
+    (host.state / "go").write_text("go\n")
+    assert supervisor.ended(job).exit_code == 3
+    supervisor.run("true")  # the pilot has handled what it was told before
+    (host.state / "go").unlink()
+    (host.state / "go").write_text("go\n")
+
+    host.kill()
+    host.journal.write_bytes(on_disk)
+    host.start()
+
+    after = host.supervise(2)
+    ended = after.snapshot[job]
+    if not isinstance(ended, AttemptEnded):
+        ended = after.ended(job)
+    assert (ended.outcome, ended.exit_code) == (Outcome.EXIT, 3)
+    assert runs.read_text() == "ran\n"
+    after.usual = supervisor.usual
+    assert after.run("true").outcome is Outcome.SUCCEEDED
+    assert slurm.count("sbatch") == 1
+
+
+def test_a_pilot_forgets_jobs_once_their_ends_are_on_the_disk(supervisor, slurm):
+    supervisor.all_ended([supervisor.launch("true") for _ in range(3)])
+
+    [its_journal] = slurm.shared.glob("*-pilot-*/launcher.journal")
+    wait_until(lambda: not journal.read(its_journal).attempts)
