@@ -126,11 +126,14 @@ class LineRewriter:
 
     def _update(self) -> str:
         body = self._line.rstrip("\r")  # a line may end in CR LF
-        line = self._line
+        end = self._line[len(body) :]
+        line = body
         if "\r" in body or (self._redraws and _REWRITES.search(body)):
-            line = line_on_terminal(body) + ("" if self._redraws else line[len(body) :])
-        elif self._redraws:
-            line = body
+            line = line_on_terminal(body)
+        if self._redraws:
+            self._line = _without_hidden(body, line) + end
+        else:
+            line += end
         before, self._shown = self._shown, line
         return line[len(before) :] if line.startswith(before) else f"\r{line}\x1b[K"
 
@@ -147,29 +150,49 @@ _REWRITES = re.compile(rf"\r|{_ERASE}")
 _LONGEST_LINE = 64 * 1024  # characters
 
 
+def _without_hidden(line: str, shown: str) -> str:
+    """Return a line, of which a terminal shows `shown`, without what was overwritten before its last part.
+
+    Otherwise each piece of a long progress bar would cost as much as all before it.
+    """
+    before, _, last = line.rpartition("\r")
+    if re.search(_ERASE, last):
+        return shown
+    if "\r" not in before:
+        return line
+    text, style = _overwritten(before)
+    return f"{text}\r{style}{last}"
+
+
 def line_on_terminal(line: str) -> str:
     """Return what a terminal shows of a line: after a carriage return, text overwrites what was there."""
+    return "".join(_overwritten(line))
+
+
+def _overwritten(line: str) -> tuple[str, str]:
+    """Return what a terminal shows of a line, and the sequences that then set the colors at its end."""
     parts = line.split("\r")
     styles = [""]  # in effect at the beginning of each part, and at the end
     for part in parts:
-        styles.append(_style_after(styles[-1] + part))
+        styles.append(_style_after(styles[-1] + part) if "\x1b" in part else styles[-1])
     has_colors = re.search(_COLOR, line) is not None
-    shown, length = [], 0
+    shown: list[str] = []
+    length = 0
     for number, part in reversed(list(enumerate(parts))):
-        *_, rest = re.split(r"\x1b\[2K", part)
+        erased, _, rest = part.rpartition("\x1b[2K")
         text = re.sub(_ERASE, "", rest)
         if (own := len(without_colors(text))) > length or number == len(parts) - 1:
-            style = f"{_RESET}{styles[number]}" if has_colors and number else ""
-            shown.append(style + _without_beginning(text, length))
+            if has_colors and (number or shown or re.search(_COLOR, erased)):
+                shown.append(_RESET + _from_column(text, length, styles[number] + erased))
+            else:
+                shown.append(text[length:])  # without colors, or all of it
             length = own
         if re.search(_ERASE, part):
             break
-    if has_colors and len(shown) > 1:
-        shown.append(_RESET + styles[-1])
-    return "".join(shown)
+    return "".join(shown), f"{_RESET}{styles[-1]}" if has_colors and len(shown) > 1 else ""
 
 
-_RESET = "\x1b[0m"
+_RESET = "\x1b[0m"  # resets colors that a job left on
 
 
 def _style_after(text: str) -> str:
@@ -182,16 +205,15 @@ def _style_after(text: str) -> str:
 _MAX_COLORS = 20  # in effect at a time
 
 
-def _without_beginning(text: str, length: int) -> str:
-    """Return a text without its first characters, but with all colors."""
-    kept = []
-    for piece in re.split(rf"({_COLOR})", text):
-        if piece.startswith("\x1b"):
-            kept.append(piece)
-        else:
-            kept.append(piece[length:])
-            length = max(length - len(piece), 0)
-    return "".join(kept)
+def _from_column(text: str, column: int, before: str) -> str:
+    """Return a text from a column on, after the colors in effect there; `before` stands before the text."""
+    pieces = re.split(rf"({_COLOR})", text)
+    for index in range(0, len(pieces), 2):  # between them stand the colors
+        if len(pieces[index]) > column:
+            colors = "".join(pieces[1:index:2])
+            return _style_after(before + colors) + pieces[index][column:] + "".join(pieces[index + 1 :])
+        column -= len(pieces[index])
+    return _style_after(before + text)
 
 
 def without_colors(text: str) -> str:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgctl import terminal
 from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted, line_on_terminal, without_colors
+from bgd.daemon.web.terminal import as_markup
 from bgd.escape import one_line
 
 
@@ -66,6 +68,30 @@ def test_the_lines_do_not_depend_on_how_output_is_split(pieces):
     assert lines(shown(*pieces)) == lines(shown(b"".join(pieces)))
 
 
+COLORED = [b"\x1b[31m", b"\x1b[32m", b"\x1b[0m", b"\x1b[K", b"\x1b[2K", b"\r", b"x", b"yz"]
+
+
+@given(st.lists(st.sampled_from(COLORED), max_size=12))
+def test_the_colors_of_a_line_do_not_depend_on_how_output_is_split(pieces):
+    assert as_markup(shown(*pieces)) == as_markup(shown(b"".join(pieces)))
+
+
+@pytest.mark.parametrize("unit", ["\rx", "\r\x1b[31mx", "\r\x1b[31mx\x1b[0m", "\x1b[Kx", "\r\x1b[2Kx", "\r"])
+def test_a_piece_of_a_long_progress_bar_costs_no_more_than_one_of_a_short_one(monkeypatch, unit):
+    looked_at = 0  # characters
+
+    def counted(line: str) -> str:
+        nonlocal looked_at
+        looked_at += len(line)
+        return line_on_terminal(line)
+
+    monkeypatch.setattr(terminal, "line_on_terminal", counted)
+    bar = "\x1b[38;5;100;48;5;100m" * 20 + "bar"
+    shown(*([bar.encode()] + [unit.encode()] * 2_000))
+
+    assert looked_at < 2_000 * 4 * len(bar)
+
+
 @given(st.lists(st.sampled_from([b"\x1b[31m", b"\x1b[K", *PIECES[:7], *PIECES[9:]]), max_size=12))
 def test_the_lines_in_a_pipe_do_not_depend_on_how_output_is_split(pieces):
     assert piped(*pieces) == piped(b"".join(pieces))
@@ -83,7 +109,7 @@ def piped(*pieces: bytes) -> bytes:
         (b"1%\r2%\r3%\ndone\n", b"3%\ndone\n"),
         (b"1%\r22%\r", b"22%\r"),
         (b"a\x1b[Kb\n", b"a\x1b[Kb\n"),
-        (b"\x1b[31m10%\r\x1b[0m20%\n", b"\x1b[0m\x1b[31m\x1b[0m20%\n"),
+        (b"\x1b[31m10%\r\x1b[0m20%\n", b"\x1b[0m20%\n"),
         (b"\x89PNG\r\n\x1a\nab\rcd", b"\x89PNG\r\n\x1a\nab\rcd"),
         (b"text\nustar\0ab\rcd\n", b"text\nustar\0ab\rcd\n"),
         (b"cut \xe4\xb8", b"cut \xe4\xb8"),
@@ -120,7 +146,7 @@ def test_an_incomplete_line_is_drawn_again():
 def test_colors_stay_with_the_text_that_is_left():
     line = "\x1b[31mred bar\r\x1b[32mok"
 
-    assert line_on_terminal(line) == "\x1b[0m\x1b[31m\x1b[32mok\x1b[31md bar\x1b[0m\x1b[31m\x1b[32m"
+    assert line_on_terminal(line) == "\x1b[0m\x1b[31m\x1b[32mok\x1b[0m\x1b[31md bar\x1b[0m\x1b[31m\x1b[32m"
 
 
 @pytest.mark.parametrize(
