@@ -119,7 +119,7 @@ class LiveQuery(Struct, frozen=True):
 
     since: Annotated[int, Meta(ge=0, le=2**62)] = 0
     at: Annotated[int, Meta(ge=0, le=2**62)] = 0
-    style: Annotated[str, Meta(max_length=100)] = ""
+    style: Annotated[str, Meta(max_length=100, pattern=r"^[0-9;]*\Z")] = ""
     linked: bool = False
     line: Annotated[int, Meta(ge=1, le=2**62)] | None = None
 
