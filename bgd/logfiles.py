@@ -50,6 +50,7 @@ class LogReader:
 
     def __init__(self, folder: str, job: int, attempt: int) -> None:
         self.path = Path(folder, log_name(job, attempt))
+        self._is_stopped = False
 
     @classmethod
     def at(cls, path: str) -> Self:
@@ -58,8 +59,17 @@ class LogReader:
         reader.path = Path(path)
         return reader
 
+    def stop(self) -> None:
+        """Let a thread that reads this log fail at its next read, because nobody waits for it any more."""
+        self._is_stopped = True
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped:
+            raise InterruptedError(errno.EINTR, "nobody waits for this log any more", str(self.path))
+
     def read(self, offset: int, limit: int) -> LogChunk:
         """Return at most min(limit, MAX_CHUNK) bytes from `offset` on, or from the end of the gap on."""
+        self._check_stopped()
         limit = min(limit, MAX_CHUNK)
         data = _read(self.path, offset, limit)
         if data:  # most logs have only a head: do not list the folder for them
@@ -83,6 +93,7 @@ class LogReader:
         If there is a gap, or nothing, just before `end`, these are the last bytes before that. They have no
         gap between them: if there are fewer than asked for, the log or a gap comes before them.
         """
+        self._check_stopped()
         limit = min(limit, MAX_CHUNK)
         data = b""
         for start, size, path in reversed(self._extents()):
@@ -109,6 +120,7 @@ class LogReader:
                 continue
             try:
                 while data := os.pread(descriptor, max(min(BLOCK, last - position), 0), position):
+                    self._check_stopped()
                     yield start + position, data
                     position += len(data)
             finally:

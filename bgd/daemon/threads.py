@@ -1,4 +1,4 @@
-"""Threads: the pool for blocking calls, whose threads all start with the daemon."""
+"""Threads: pools for blocking calls, whose threads all start with the daemon."""
 
 from __future__ import annotations
 
@@ -22,15 +22,8 @@ THREADS = 8  # for reading and writing files; further calls wait
 
 @contextmanager
 def thread_pool(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[None]:
-    """Give `asyncio.to_thread` a pool whose threads all run already, while the block lasts.
-
-    A pool that starts threads on demand fails in the middle of a request once the user has as many processes
-    as the system allows.
-
-    Raises:
-        Full: the threads cannot be started now.
-    """
-    pool = _start_pool(count)
+    """Give `asyncio.to_thread` a pool while the block lasts; see `start_pool`."""
+    pool = start_pool(count)
     loop.set_default_executor(pool)
     try:
         yield
@@ -69,7 +62,15 @@ def cannot_start_thread(error: Exception) -> Full:
     return Full(f"no thread can be started ({error}): try again later, or {remedy}")
 
 
-def _start_pool(count: int) -> ThreadPoolExecutor:
+def start_pool(count: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads all run already.
+
+    A pool that starts threads on demand fails in the middle of a request once the user has as many processes
+    as the system allows.
+
+    Raises:
+        Full: the threads cannot be started now.
+    """
     pool = ThreadPoolExecutor(count, thread_name_prefix="beside")
     all_started = Barrier(count)  # each thread waits here, so the pool starts another for each call
     try:

@@ -25,6 +25,7 @@ from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.listening import CannotListen, open_sockets
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
+from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
@@ -84,14 +85,15 @@ async def start_web_server(
     authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
     set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
     views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
+    log_threads = LogThreads()
     router = Router(
         authenticator,
         pages=Pages(supervisor, store, views),
-        jobs=JobPages(supervisor, store, views),
-        logs=LogPages(supervisor, store, views),
+        jobs=JobPages(supervisor, store, views, log_threads),
+        logs=LogPages(supervisor, store, views, log_threads),
         overview=Overview(supervisor, store, views),
         schedules=SchedulePages(supervisor, schedules, store, views),
-        search=SearchPages(store, config.log_dir, views),
+        search=SearchPages(store, config.log_dir, views, log_threads),
         actions=PageActions(supervisor, actions, store),
         monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
     )
@@ -260,6 +262,9 @@ class HttpConnection(asyncio.Protocol):
             return
         try:
             await self._send(answer, request)
+        except (BgdError, OSError) as error:
+            logger.error("an answer to a browser breaks off: %s", error)  # noqa: TRY400 - it says all
+            self._transport.abort()
         except Exception:  # likewise; the client sees that the answer is incomplete
             logger.exception("an answer to a browser breaks off")
             self._transport.abort()

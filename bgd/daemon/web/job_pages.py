@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import offered
 from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
+from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import JobQuery, ListQuery, LiveQuery, exact_name, list_url, read_query
 from bgd.daemon.web.responses import (
@@ -86,11 +86,12 @@ MAX_LINKS = 50  # of one kind
 class JobPages:
     """The page of a job, and the stream of what changes on it."""
 
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews) -> None:
+    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews, threads: LogThreads) -> None:
         self._supervisor = supervisor
         self._store = store
         self._log_dir = supervisor.config.log_dir
         self._views = views
+        self._threads = threads
         self._usual_times = UsualTimes()
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
@@ -102,7 +103,7 @@ class JobPages:
             return await json_response(self._as_json(found))
         stored = await self._store.read(write.read_spec, JobId(found.view.id))
         found = replace(found, events=await self._events(found.view, 0))
-        values = await asyncio.to_thread(self._values, found)
+        values = await self._threads.run(None, self._values, found)
         values["variables"] = sorted(stored.env or ()) if stored else []
         first = found.attempts[0].attempt if found.attempts else 1
         values["before"] = first if first > 1 else None

@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.frame import Frame
-from bgd.daemon.web.log_text import LogLines, LogText
+from bgd.daemon.web.log_text import LogLines, LogText, LogThreads
 from bgd.daemon.web.responses import render_part
 from bgd.errors import BgdError
+from bgd.logfiles import LogReader
 from bgd.wire.http import RequestRefused
 
 logger = logging.getLogger(__name__)
@@ -226,6 +227,8 @@ class _Viewer:
 
 
 async def follow_log(
+    threads: LogThreads,
+    log: LogReader,
     shown: LogText,
     render: Callable[[LogLines], dict[str, object]],
     subscription: AbstractContextManager[Subscription],
@@ -240,10 +243,10 @@ async def follow_log(
         while True:
             grown.take_moved()
             is_last = await has_ended()  # before the log is read: it may grow until then
-            while lines := await asyncio.to_thread(shown.read):
-                yield event(await asyncio.to_thread(render, lines))
+            while lines := await threads.run(log, shown.read):
+                yield event(await threads.run(log, render, lines))
                 await _pause(PAUSE)
-                await asyncio.to_thread(shown.skip)
+                await threads.run(log, shown.skip)
             if is_last:
                 yield event({"end": True})
                 return

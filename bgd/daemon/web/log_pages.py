@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing
@@ -28,6 +27,7 @@ from bgd.daemon.web.log_text import (
     LogLines,
     LogPart,
     LogText,
+    LogThreads,
     line_begin,
     linked_line,
     linked_lines,
@@ -82,11 +82,12 @@ class AttemptLog(Struct, frozen=True):
 class LogPages:
     """The pages of a log."""
 
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews) -> None:
+    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews, threads: LogThreads) -> None:
         self._supervisor = supervisor
         self._store = store
         self._log_dir = supervisor.config.log_dir
         self._views = views
+        self._threads = threads
         self._searches = 0  # that go on now
 
     async def view(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
@@ -95,9 +96,9 @@ class LogPages:
         version = self._store.position
         log = await self._log(job, attempt)
         if wants_json(request):
-            shown = await asyncio.to_thread(read_part, log.reader, query)
+            shown = await self._threads.run(log.reader, read_part, log.reader, query)
             return await json_response(_as_json(log, shown))
-        values = await asyncio.to_thread(_values, log, query)
+        values = await self._threads.run(log.reader, _values, log, query)
         return await html_response(
             "log.html", values | await self._views.values(f"{log.path}/view/live", version)
         )
@@ -128,8 +129,8 @@ class LogPages:
         """Return a part of a log for an open page."""
         query = log_part_query(request.query)
         log = await self._log(job, attempt)
-        shown = await asyncio.to_thread(read_part, log.reader, query)
-        return await json_response(await asyncio.to_thread(_linked_part, log, shown, query))
+        shown = await self._threads.run(log.reader, read_part, log.reader, query)
+        return await json_response(await self._threads.run(log.reader, _linked_part, log, shown, query))
 
     async def search(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return where a text occurs in a log, and how often.
@@ -150,7 +151,7 @@ class LogPages:
                 count = progress.count
         if wants_json(request):
             return await json_response({"count": count, "hits": hits})
-        values = await asyncio.to_thread(_search_values, log, query, count, hits)
+        values = await self._threads.run(log.reader, _search_values, log, query, count, hits)
         return await html_response("log_search.html", values)
 
     async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
@@ -159,7 +160,7 @@ class LogPages:
         log = await self._log(job, attempt)
         name = f'attachment; filename="bgd-{log.job.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
-        chunks = stream_log(log.reader, query.tail, expected_log_bytes(log.attempt))
+        chunks = stream_log(self._threads, log.reader, query.tail, expected_log_bytes(log.attempt))
         return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
 
     async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
@@ -174,7 +175,8 @@ class LogPages:
             return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
 
         render = _linked if query.linked else _plain
-        return event_stream(follow_log(text, render, self._supervisor.subscribe_to_log(job_id), has_ended))
+        grown = self._supervisor.subscribe_to_log(job_id)
+        return event_stream(follow_log(self._threads, log.reader, text, render, grown, has_ended))
 
     async def _log(self, job: str, attempt: str) -> AttemptLog:
         view, number = await find_job(self._store, job), int(attempt)
@@ -197,7 +199,7 @@ class LogPages:
         try:
             yield SearchProgress(0, [], 0, 0)
             search = LogSearch(log.reader, Needle.of(query.text), query.limit)
-            while progress := await asyncio.to_thread(search.step):
+            while progress := await self._threads.run(log.reader, search.step):
                 yield progress
         finally:
             self._searches -= 1
@@ -325,7 +327,13 @@ async def _search_events(found: AsyncGenerator[SearchProgress, None]) -> AsyncGe
 
 def _search_values(log: AttemptLog, query: SearchQuery, count: int, hits: list[int]) -> dict[str, object]:
     """Return the values for the page of what a search found."""
-    begins = list(dict.fromkeys(line_begin(log.reader, hit) for hit in hits[:MAX_LISTED]))
+    begins: list[int] = []
+    last = 0
+    for hit in hits[:MAX_LISTED]:
+        begin = line_begin(log.reader, hit, last)
+        if begin > last or not begins:  # it is not in the line of the last one
+            begins.append(begin)
+        last = hit
     lines = linked_lines([shown_line(log.reader, begin) for begin in begins])
     return {
         **_head(log),
@@ -339,22 +347,24 @@ def _search_values(log: AttemptLog, query: SearchQuery, count: int, hits: list[i
 # --- All of it
 
 
-async def stream_log(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
+async def stream_log(
+    threads: LogThreads, log: LogReader, last: int | None, written: int = 0
+) -> AsyncGenerator[bytes, None]:
     """Yield a log, or its `last` bytes, up to its present end.
 
     If the attempt has `written` more bytes than the log holds, a line at the end says how many are missing.
     """
-    end = await asyncio.to_thread(log.size)
+    end = await threads.run(log, log.size)
     offset = 0 if last is None else max(end - last, 0)
     while offset < end:
-        chunk = await asyncio.to_thread(log.read, offset, min(end - offset, MAX_CHUNK))
+        chunk = await threads.run(log, log.read, offset, min(end - offset, MAX_CHUNK))
         if not chunk.data:
             break
         if chunk.left_out:
             yield _gap(chunk)
         yield chunk.data
         offset = chunk.offset + len(chunk.data)
-    missing = await asyncio.to_thread(log.missing, end, written)
+    missing = await threads.run(log, log.missing, end, written)
     if missing is not None:
         yield _gap(missing)
 

@@ -6,17 +6,23 @@ two offsets, so nothing between two places of a log has to be read.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 from bisect import bisect_right
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
+from http import HTTPStatus
+from typing import TypeVar, TypeVarTuple
 
 from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.daemon.threads import start_pool
 from bgd.daemon.web.terminal import Line, Terminal, line_markup
 from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.wire.http import RequestRefused
 
 MAX_PART = MAX_CHUNK  # bytes of a part
 MAX_LINES = 500  # of a part
@@ -24,8 +30,12 @@ MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are
 MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
 COUNTED = 16 * 1024 * 1024  # bytes at the beginning of a log in which lines are counted for their numbers
 MAX_LINE = 64 * 1024 * 1024  # bytes of a line that overwrites itself, of which the end is shown
+WINDOW = 16 * MAX_CHUNK  # bytes in which the beginning of a long line is looked for first
 MAX_LISTED_LINE = 1000  # bytes of a line that a search found
 STYLE_SEARCH = 16 * 1024  # bytes before a part in which its colours may have been set
+
+THREADS = 4  # that read and show logs
+MAX_SECONDS = 10.0  # for one call there, until the page is refused
 
 OVER_LIMIT = "left out, over the log's limit"
 
@@ -72,6 +82,36 @@ class LogPart(Struct, frozen=True, kw_only=True):
     lines: list[LogLine]
     open: LogLine | None = None
     style: str = ""
+
+
+R = TypeVar("R")
+Args = TypeVarTuple("Args")
+
+
+class LogThreads:
+    """Threads that read and show logs. Everything else has others: a log may take long."""
+
+    def __init__(self) -> None:
+        self._pool = start_pool(THREADS)
+
+    async def run(self, log: LogReader | None, function: Callable[[*Args], R], *args: *Args) -> R:
+        """Call a function on a thread. If nobody waits for it any more, let it end at its next read of `log`.
+
+        Raises:
+            RequestRefused: it takes longer than MAX_SECONDS.
+        """
+        try:
+            async with asyncio.timeout(MAX_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if log is not None:
+                log.stop()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"This takes longer than {MAX_SECONDS:g} seconds: try again later, or use `bgctl logs`.",
+            ) from error
 
 
 class LogText:
@@ -163,7 +203,7 @@ class LogText:
             self._begin_time(times, position)
         if returned:
             self._resume = base + returned
-        if sum(len(text) for text, _ in self._terminal.open_line) > MAX_OPEN_LINE:
+        if self._terminal.length > MAX_OPEN_LINE:
             self._end_line(self._terminal.end(), self.offset)
 
     def _begin_time(self, times: list[tuple[int, float]], position: int) -> None:
@@ -176,7 +216,7 @@ class LogText:
         self._time = None
 
     def _break_off(self, why: str, offset: int) -> None:
-        if self._terminal.open_line:
+        if self._terminal.length:
             self._end_line(self._terminal.end(), self.offset)
         self._lines.append(LogLine([(f"==> {why} <==", "")], self.offset, None, None))
         self.offset = self._line_begin = self._resume = offset
@@ -225,10 +265,11 @@ def part_before(log: LogReader, end: int, number: int | None = None, *, lines: i
     return _part(log, begin, start, end, size, number)
 
 
-def line_begin(log: LogReader, offset: int) -> int:
+def line_begin(log: LogReader, offset: int, lowest: int = 0) -> int:
     """Return where the line at an offset begins; of an offset in a gap, the beginning of the gap.
 
-    Of a very long line it is where a part may begin.
+    Of a very long line it is where a part may begin. If the line begins before `lowest`, the result is some
+    offset that is not after `lowest`.
     """
     offset = min(offset, log.size())
     first, data = log.read_before(offset, MAX_PART)
@@ -237,7 +278,7 @@ def line_begin(log: LogReader, offset: int) -> int:
     newline = data.rfind(b"\n") + 1
     if newline or len(data) < MAX_PART:
         return first + newline
-    return _line_begin(log, first) if b"\r" in data else offset
+    return _line_begin(log, max(first, lowest), lowest) if b"\r" in data else offset
 
 
 def shown_line(log: LogReader, begin: int) -> LogLine:
@@ -248,16 +289,23 @@ def shown_line(log: LogReader, begin: int) -> LogLine:
     return LogLine(lines[0], begin, None, chunk.times[0][1] if chunk.times else None)
 
 
-def _line_begin(log: LogReader, offset: int) -> int:
-    """Return where a line that is longer than a part begins, at least MAX_LINE bytes before an offset."""
-    lowest = max(offset - MAX_LINE, 0)
-    while offset > lowest:
-        first, data = log.read_before(offset, MAX_PART)
-        newline = data.rfind(b"\n") + 1
-        if newline or not data or first + len(data) < offset:
-            return first + newline if first + len(data) == offset else offset
-        offset = first
-    return offset
+def _line_begin(log: LogReader, offset: int, lowest: int = 0) -> int:
+    """Return where a line that is longer than a part begins; go back to `lowest`, or by MAX_LINE, at most."""
+    lowest = max(offset - MAX_LINE, lowest)
+    end, window = offset, WINDOW
+    while end > lowest:
+        first = found = at = max(end - window, lowest)
+        for begin, block in log.blocks(first, end):
+            if begin > at:  # behind a gap
+                found = begin
+            found = begin + newline if (newline := block.rfind(b"\n") + 1) else found
+            at = begin + len(block)
+        if at < end:  # there is a gap just before it
+            return end
+        if found > first:
+            return found
+        end, window = first, 4 * window
+    return end
 
 
 def _line_end(log: LogReader, offset: int) -> int:

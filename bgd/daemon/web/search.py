@@ -24,6 +24,7 @@ from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web.live import LiveViews
+from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
 from bgd.daemon.web.terminal import Terminal
@@ -60,10 +61,11 @@ NDJSON = "application/x-ndjson"
 class SearchPages:
     """The page that searches all logs."""
 
-    def __init__(self, store: StoreReader, log_dir: str, views: LiveViews) -> None:
+    def __init__(self, store: StoreReader, log_dir: str, views: LiveViews, threads: LogThreads) -> None:
         self._store = store
         self._log_dir = log_dir
         self._views = views
+        self._threads = threads
         self._going: dict[LogsSearch, str] = {}  # searches, and the cookies of their browsers
 
     async def search(self, request: HttpRequest) -> PageResponse:
@@ -116,7 +118,7 @@ class SearchPages:
                         summaries.logged_attempts, position, ATTEMPTS_AT_ONCE
                     )
                     search.add(attempts)
-                found = await asyncio.to_thread(search.step)
+                found = await self._threads.run(None, search.step)
                 now = time.monotonic()
                 if found is not None or now - heard > SIGN_OF_LIFE:
                     heard = now

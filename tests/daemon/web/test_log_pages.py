@@ -6,14 +6,18 @@ import asyncio
 import html
 import json
 import re
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from bgd import logsearch as log_search
+from bgd.daemon.web import log_pages, log_text
 from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES, LogPages
+from bgd.daemon.web.log_text import LogThreads, line_begin, part_before
+from bgd.daemon.web.queries import SearchQuery
 from bgd.logfiles import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
@@ -140,6 +144,7 @@ def test_a_script_sees_how_far_a_search_is(browser, path):
         *("part?at=-1", "part?line=x", "search?text=x&limit=0", "search?text=x&limit=1001"),
         *("search", "search?text=", "search?text=a%0Ab", f"search?text={'x' * 201}"),
         *("view?at=1&after=1", "view?before=1&after=1", "live?line=x", "live?linked=maybe"),
+        *("live?style=x", "live?style=%C2%B2", "live?style=1%0A", "live?at=%C2%B2", "view?line=%D9%A3"),
     ],
 )
 def test_a_bad_value_is_refused_in_the_words_of_bgd(browser, path, query):
@@ -218,7 +223,7 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
     reader.path.parent.mkdir()
     reader.path.write_bytes(b"x" * 100)
     monkeypatch.setattr(log_search, "STEP", 10)
-    pages = LogPages(mock.Mock(), mock.Mock(), mock.Mock())
+    pages = LogPages(mock.Mock(), mock.Mock(), mock.Mock(), LogThreads())
     monkeypatch.setattr(pages, "_log", mock.AsyncMock(return_value=mock.Mock(reader=reader)))
     headers = {"accept": "text/event-stream"}
     request = HttpRequest(is_head=False, path="", query="text=x", headers=headers)
@@ -245,3 +250,79 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
 
     asyncio.run(run())
     assert pages._searches == 0
+
+
+def test_all_threads_for_logs_may_hang_while_other_pages_are_answered(monkeypatch):
+    monkeypatch.setattr(log_text, "MAX_SECONDS", 0.05)
+    go_on = threading.Event()
+
+    async def run() -> None:
+        threads = LogThreads()
+        calls = [asyncio.create_task(threads.run(None, go_on.wait)) for _ in range(2 * log_text.THREADS)]
+        await asyncio.wait(calls)
+        for call in calls:
+            with pytest.raises(RequestRefused, match="takes longer than"):
+                call.result()
+        assert await asyncio.to_thread(str) == ""
+
+    try:
+        asyncio.run(run())
+    finally:
+        go_on.set()
+
+
+def test_a_log_is_read_no_further_once_its_browser_has_hung_up(tmp_path):
+    reader = LogReader(str(tmp_path), 1, 1)
+    reader.path.parent.mkdir()
+    reader.path.write_bytes(b"x" * 100)
+    ended: list[OSError] = []
+    has_begun, has_ended = threading.Event(), threading.Event()
+
+    def read_for_ever() -> None:
+        try:
+            while True:
+                reader.read(0, 10)
+                has_begun.set()
+        except InterruptedError as error:
+            ended.append(error)
+        has_ended.set()
+
+    async def run() -> None:
+        call = asyncio.create_task(LogThreads().run(reader, read_for_ever))
+        await asyncio.to_thread(has_begun.wait)
+        call.cancel()  # as when a browser hangs up
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.to_thread(has_ended.wait)
+
+    asyncio.run(run())
+    assert "nobody waits" in str(ended[0])
+
+
+def test_a_line_of_many_megabytes_is_read_about_once_for_all_that_a_search_finds_in_it(tmp_path, monkeypatch):
+    reader = LogReader(str(tmp_path), 1, 1)
+    reader.path.parent.mkdir()
+    reader.path.write_bytes(b"first\n" + b"\r50 % and more text" * 500_000)
+    size = reader.size()
+    has_read = 0
+    blocks = LogReader.blocks
+
+    def counted(log: LogReader, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+        nonlocal has_read
+        for begin, block in blocks(log, offset, end):
+            has_read += len(block)
+            yield begin, block
+
+    monkeypatch.setattr(LogReader, "blocks", counted)
+    assert line_begin(reader, size - 1) == 6
+    assert part_before(reader, size).lines == []
+    assert has_read < 3 * size
+    has_read = 0
+    job = mock.Mock(reader=reader, attempt=mock.Mock(outcome=None))
+    hits = [size - 19 * number for number in range(100, 0, -1)]
+    monkeypatch.setattr(log_pages, "_head", mock.Mock(return_value={}))
+
+    values = log_pages._search_values(job, SearchQuery("50 %"), 100, hits)
+
+    assert str(values["lines"]).count("view?at=6") == str(values["lines"]).count("view?at=") == 1
+    assert has_read < 2 * size

@@ -16,6 +16,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web import search as web_search
+from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.search import LogsSearch, SearchPages
 from bgd.logfiles import BLOCK, LogReader
 from bgd.logsearch import Needle
@@ -231,7 +232,7 @@ async def stored(store, logs):
     for number in range(1, 7):
         logs.add(f"error {number}\n".encode())
         await run_once(store, number)
-    return SearchPages(store, str(logs.folder), NoFrame())  # type: ignore[arg-type]  # as far as it is used
+    return SearchPages(store, str(logs.folder), NoFrame(), LogThreads())  # type: ignore[arg-type]  # as far as it is used
 
 
 async def run_once(store, number, *, log_bytes=8):

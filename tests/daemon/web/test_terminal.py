@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+import sys
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
@@ -104,6 +106,43 @@ def test_any_output_becomes_text_and_known_spans_only(output):
 def test_no_text_is_lost(text):
     plain = re.sub(f"[{CONTROL}{BIDI_CONTROL}]", "", text)
     assert Markup(as_markup(plain)).unescape() == plain
+
+
+COSTLY = st.text(st.sampled_from("ax\x1b[];0129?mKGCD1\r\n\b\x00\x07\u202e"), min_size=1, max_size=8)
+LENGTH = 64 * 1024
+
+
+@settings(max_examples=15, phases=[Phase.explicit, Phase.generate])
+@given(COSTLY, COSTLY)
+@example("\r", "x")
+@example("\x1b[31ma\x1b[32mb", "\x1b[Gx")
+@example("x", "\x1b[1K")
+@example("\x1b[31mx", "\b\b\x1b[1K")
+@example("\x1b]x", "\x1b[1;1")
+@example("\x1b[1000G", "x\x1b[1K\r")
+def test_the_time_for_each_byte_of_output_is_bounded(first, second):
+    output = first * (LENGTH // 2 // len(first)) + second * (LENGTH // 2 // len(second))
+
+    began = time.thread_time()
+    as_markup(output)
+    assert time.thread_time() - began < LENGTH * 20e-6  # ten times what the costliest takes on a slow machine
+    assert _calls(output) < 50 * LENGTH
+
+
+def _calls(output: str) -> int:
+    """Return how many functions are called to show output, those of C included."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        as_markup(output)
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 def test_the_palette_has_the_colours_that_the_theme_has_not():
