@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, standing_of
+from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, chunks, ended_of, standing_of
 from bgctl.joblog import JobLog
 from bgctl.options import FINISHED
-from bgd import Client, Job, NoSuchJob
+from bgd import Client, Job
 from bgd.client.blocking.batch import Taken
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import Run
-from bgd.wire.requests import MAX_IDS
 from bgd.wire.views import EventView
 
 R = TypeVar("R")
@@ -224,7 +223,7 @@ class Ends:
             if self.is_halted:
                 self._cancel_rest()
             return
-        for chunk in _chunks(self._unfinished_jobs()):
+        for chunk in chunks(self._unfinished_jobs()):
             self._look_at(chunk)
 
     def _unfinished_jobs(self) -> Iterator[int]:
@@ -232,8 +231,8 @@ class Ends:
 
     def _look_at(self, job_ids: list[int]) -> None:
         """Count those of these jobs that have ended."""
-        for chunk in _chunks(job_ids):
-            look = partial(_ended_of, self._daemon, chunk)
+        for chunk in chunks(job_ids):
+            look = partial(ended_of, self._daemon, chunk)
             jobs, removed = self._patiently(look)
             for job_id in removed:
                 self._count_removed(job_id)
@@ -264,7 +263,7 @@ class Ends:
     def _cancel_rest(self) -> None:
         """Cancel the jobs that wait, and with `now` those that run."""
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
-        for chunk in _chunks(list(self._unfinished_jobs())):
+        for chunk in chunks(list(self._unfinished_jobs())):
             self._patiently(partial(cancel, chunk))
 
     def _patiently(self, ask: Callable[[], R]) -> R:
@@ -278,28 +277,3 @@ class Ends:
                 return ask()
             except DaemonUnreachable:
                 self._daemon.reconnect()
-
-
-def _ended_of(daemon: Client, job_ids: list[int]) -> tuple[list[Job], list[int]]:
-    """Return those of these jobs that have ended, and the ids of those that are gone."""
-    ended: list[Job] = []
-    removed: list[int] = []
-    try:
-        with suppress(TimeoutError):  # some have not
-            ended.extend(daemon.as_finished(job_ids, timeout=0))
-    except NoSuchJob:
-        ended.clear()
-        for job_id in job_ids:
-            try:
-                job = daemon.job(job_id)
-            except NoSuchJob:
-                removed.append(job_id)
-            else:
-                ended += [job] if job.state in FINISHED else []
-    return ended, removed
-
-
-def _chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
-    rest = iter(job_ids)
-    while chunk := list(islice(rest, MAX_IDS)):
-        yield chunk

@@ -6,15 +6,17 @@ import shlex
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from enum import Enum, IntEnum, auto
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from bgctl.batch_lines import words_of
-from bgd import Client, Job, State
+from bgd import Client, Job, NoSuchJob, State
 from bgd.client.portions import lines_and_jobs
 from bgd.wire.replies import Run, runs_of
-from bgd.wire.requests import MAX_LIST
+from bgd.wire.requests import MAX_IDS, MAX_LIST
 
 if TYPE_CHECKING:
     from bgd.core.spec import JobSpec
@@ -186,32 +188,69 @@ def look_up(daemon: Client, runs: list[Run], known: Known, on_end: Callable[[int
         known: what the joblog says.
         on_end: called with each line whose job ran and ended in another way than the log says, and the job.
 
-    Returns: the lines and jobs that count, without those jobs that were deleted.
+    Returns: the lines and jobs that count, without jobs that were deleted before they had succeeded.
     """
-    latest, there, lines = LineTable(), LineTable(), LinesOfJobs()
+    latest, lines = LineTable(), LinesOfJobs()
     for line, job_id in lines_and_jobs(runs):
         latest[line] = job_id
     for run in runs_where(runs, lambda line, job_id: latest[line] == job_id):
         lines.add(run)
-    for line, _ in latest:
-        if known[line] is Standing.NEW:
-            known.set(line, Standing.LOST)
-    for job in _jobs_between(daemon, min((job for _, job, _ in runs), default=0), lines.newest_job):
+    for job in _jobs_of(daemon, lines, known):
         for line in lines.of(job.id):
             standing = standing_of(job)
             if standing is not known[line] and standing in (Standing.SUCCEEDED, Standing.FAILED):
                 on_end(line, job)
             known.set(line, standing, fingerprint(command_of(job)))
-            there[line] = job.id
-    return list(runs_where(runs, lambda line, job_id: there[line] == job_id))
+            latest[line] = -job.id  # negative: it counts
+    for line, job_id in latest:
+        if known[line] is Standing.NEW:
+            known.set(line, Standing.LOST)
+        elif known[line] is Standing.SUCCEEDED:
+            latest[line] = -abs(job_id)
+    return list(runs_where(runs, lambda line, job_id: latest[line] == -job_id))
 
 
-def _jobs_between(daemon: Client, oldest: int, newest: int) -> Iterator[Job]:
-    """Yield all jobs that exist of those with these ids, and perhaps some older ones."""
-    before = newest + 1
-    while before > max(oldest, 1):
-        page = daemon.jobs(states=tuple(State), before=before, limit=MAX_LIST)
-        yield from reversed(page)
-        if len(page) < MAX_LIST:
-            return
-        before = page[-1].id
+def _jobs_of(daemon: Client, lines: LinesOfJobs, known: Known) -> Iterator[Job]:
+    """Yield the jobs of these lines that exist, and some others.
+
+    Left out are jobs that have succeeded as the log says: there may be a million.
+    """
+    oldest = min((job_id for _, job_id in lines), default=0)
+    others, before = LineTable(), lines.newest_job + 1
+    while before > oldest > 0:
+        page = daemon.jobs(states=_NOT_SUCCEEDED, before=before, limit=MAX_LIST)
+        for job in reversed(page):
+            others[job.id] = 1
+            yield job
+        before = page[-1].id if len(page) == MAX_LIST else 0
+    rest = (job_id for line, job_id in lines if known[line] is not Standing.SUCCEEDED and not others[job_id])
+    for chunk in chunks(rest):
+        yield from ended_of(daemon, chunk)[0]
+
+
+_NOT_SUCCEEDED = [state for state in State if state is not State.SUCCEEDED]
+
+
+def ended_of(daemon: Client, job_ids: list[int]) -> tuple[list[Job], list[int]]:
+    """Return those of these jobs that have ended, and the ids of those that are gone."""
+    ended: list[Job] = []
+    removed: list[int] = []
+    try:
+        with suppress(TimeoutError):  # some have not
+            ended.extend(daemon.as_finished(job_ids, timeout=0))
+    except NoSuchJob:
+        ended.clear()
+        for job_id in job_ids:
+            try:
+                job = daemon.job(job_id)
+            except NoSuchJob:
+                removed.append(job_id)
+            else:
+                ended += [job] if standing_of(job) is not Standing.UNFINISHED else []
+    return ended, removed
+
+
+def chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
+    rest = iter(job_ids)
+    while chunk := list(islice(rest, MAX_IDS)):
+        yield chunk
