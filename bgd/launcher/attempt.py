@@ -478,12 +478,17 @@ class Attempt:
         """Return how the first process ended, once all its leftovers have ended or are left to run."""
         code = await running.execution.wait()
         finished_at, run_seconds = time.time(), elapsed() - self._since
-        # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
-        is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         self._context.pid_journal.end(self.launch.key)
         self._is_suspended = False
         if self._limit is not None:
             self._limit.pause()
+        if self._context.outbox is not None and code in _OF_TERM:
+            # Slurm takes an allocation away with a TERM for each process, the pilot's after those of its jobs
+            over = self._context.deadlines.timer(_TERM_PATIENCE)
+            await asyncio.wait({over, self._stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+        # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
+        is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         await self._end_leftovers(running)
         if not running.output.drain() and self._descent is None:
             self._leave_output(running.output)
@@ -580,6 +585,8 @@ class Attempt:
 
 _LONG = 10.0  # seconds without an answer of a file system until a warning is logged
 _OUTPUT_PATIENCE = 0.5  # seconds
+_OF_TERM = {-signal.SIGTERM, 128 + signal.SIGTERM}  # the second is a shell's, of a program that it ended
+_TERM_PATIENCE = 2.0  # seconds between the first and the last of many signals, on a busy node
 _GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
 from bgd.core.job import Outcome
@@ -15,6 +19,7 @@ from bgd.wire.launching import (
     OutputStored,
 )
 from tests.launcher.host import PATIENCE, is_alive
+from tests.support import wait_until
 
 LONG = "600"  # seconds
 
@@ -110,6 +115,33 @@ def test_without_a_word_it_ends_its_jobs_and_itself(host):
     [records] = journal.read(host.journal).attempts.values()
     assert records.finished is not None
     assert records.finished.ended.outcome is Outcome.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    "script", ["exec sleep 1000", "trap 'exit 143' TERM; echo; while :; do sleep 0.01; done"]
+)
+def test_a_job_that_is_ended_before_its_pilot_is_interrupted_with_it(host, pilot, script):
+    """Slurm takes an allocation away with a signal for each process, beginning with the last children."""
+    key = pilot.launch("sh", "-c", script)
+    pid = pilot.started(key).pid
+    if "trap" in script:
+        heard(pilot, key, bool)
+
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())  # so the pilot knows
+    host.launchers[-1].terminate()
+
+    _, ended = heard(pilot, key)
+    assert ended.outcome is Outcome.INTERRUPTED
+
+
+def test_a_job_of_a_pilot_that_somebody_ends_has_ended_by_that_signal(pilot):
+    key = pilot.launch("sleep", "1000")
+
+    os.kill(pilot.started(key).pid, signal.SIGTERM)
+
+    ended = pilot.ended(key)
+    assert (ended.outcome, ended.signal) == (Outcome.SIGNAL, signal.SIGTERM)
 
 
 def test_what_another_pilot_of_the_folder_left_is_ended_and_told(host, pilot):

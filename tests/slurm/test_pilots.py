@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -139,10 +140,30 @@ def test_an_allocation_is_taken_away_and_nothing_counts_as_a_success(slurm, run,
     slurm.run("scancel", *(f"--name={name}" for name in pilots_of(slurm)))
 
     assert job.wait(DEADLINE).state in {State.FAILED, State.QUEUED}
-    assert job.attempts()[0].outcome in {Outcome.INTERRUPTED, Outcome.UNKNOWN}
+    assert job.attempts()[0].outcome is Outcome.INTERRUPTED
     assert written(job).startswith("ready\n")
     following = run("echo next", rerun=False).wait(2 * DEADLINE)  # perhaps given to a pilot that was ending
     assert following.output() == "next\n"
+
+
+def test_a_job_that_may_run_again_does_so_if_slurm_ends_it_before_its_pilot(slurm, daemon, run, gate):
+    job = started(run(gate.script("exit 0"), rerun=True, retries=0))
+    [pilot] = pids_of("bgd.launcher --pilot", daemon)
+    try:
+        for pid in (pilot, *gate.pids()):  # which now go on as soon as a signal comes, and not slurmstepd
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(10))
+            os.sched_setaffinity(pid, {0})
+    except PermissionError:
+        pytest.skip("NOT RUN: needs the right to SCHED_FIFO")
+    for thread in Path(f"/proc/{parent_of(parent_of(pilot))}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {0})
+
+    slurm.run("scancel", *(f"--name={name}" for name in pilots_of(slurm)))
+    wait_until(lambda: len(job.attempts()) == 2)
+    gate.open()
+
+    assert job.wait(2 * DEADLINE).state is State.SUCCEEDED
+    assert [each.outcome for each in job.attempts()] == [Outcome.INTERRUPTED, Outcome.SUCCEEDED]
 
 
 def test_idle_pilots_give_their_nodes_back(slurm, daemon, run):
