@@ -35,7 +35,7 @@ from bgd.core.spec import (
 from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
 from bgd.paths import MAX_SOCKET_PATH
-from bgd.settings import Reader, Setting
+from bgd.settings import Reader, Setting, parse_toml
 from bgd.units import format_duration, format_size, parse_duration, parse_size
 
 T = TypeVar("T")
@@ -531,9 +531,7 @@ def _text(value: object) -> str:
 def _listed(text: object) -> object:
     if not isinstance(text, str) or not text.lstrip().startswith("["):
         return [word.strip() for word in str(text).split(",") if word.strip()]
-    import tomllib  # noqa: PLC0415 - clients start often and hardly ever come here
-
-    return tomllib.loads(f"list = {text}")["list"]
+    return parse_toml(f"list = {text}")["list"]
 
 
 def _absolute(text: str, setting: Setting) -> str:
