@@ -27,7 +27,7 @@ from bgd.daemon.serving import StartupContext, serve
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.escape import one_line
-from bgd.startup import DAEMON_LIMITS, check_limits
+from bgd.startup import DAEMON_LIMITS, LogHandler, check_limits
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager, take_sockets
 
@@ -105,7 +105,7 @@ def _check_stored_names(config: configuration.Config) -> None:
 
 def set_up_log(level: str, style: str) -> None:
     """Write log messages of `level` and above to stderr, one line each, in one of LOG_FORMATS."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler()
     handler.setFormatter(_Json() if style == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

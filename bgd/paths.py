@@ -102,7 +102,8 @@ def check_socket(path: str, remedy: str) -> None:
 
 
 _BGD_FILES = frozenset({"bgd.lock", "bgd.db"})  # a folder that holds these belongs to bgd
-_AUTOSTART_FILES = frozenset({"bgd.log", "autostart.lock"})  # written before bgd could refuse the folder
+AUTOSTART_LOG = "bgd.log"  # what the daemon and its launcher log, if a client started the daemon
+_AUTOSTART_FILES = frozenset({AUTOSTART_LOG, "autostart.lock"})  # written before bgd could refuse the folder
 _MAX_LINKS = 40  # the kernel follows as many
 
 

@@ -1,18 +1,22 @@
-"""What the daemon and the launcher check and set up when they start: system calls, limits and signals."""
+"""What daemon and launcher check and set up when they start: system calls, limits, signals, their log."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import logging
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from msgspec import Struct
 
 from bgd.errors import BgdError
+from bgd.paths import AUTOSTART_LOG
 from bgd.units import format_size
 
 if TYPE_CHECKING:
@@ -150,3 +154,40 @@ def _signal_name(signum: int) -> str:
         return signal.Signals(signum).name
     except ValueError:  # a real-time signal between the first and the last
         return f"signal {signum}"
+
+
+# --- The log
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes messages to stderr. If that is the log of a daemon that a client started, limit its size.
+
+    systemd and containers limit what they keep; nobody else looks after this file.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        try:
+            shorten_log(2)
+        except OSError:
+            self.handleError(record)
+
+
+MAX_LOG = 10_000_000  # bytes
+KEPT_LOG = MAX_LOG // 2
+
+
+def shorten_log(fd: int) -> None:
+    """If a file is named AUTOSTART_LOG and is longer than MAX_LOG, delete its beginning.
+
+    Daemon and launcher append to one file. A line that one writes while the other shortens it may be lost.
+    """
+    path = Path(f"/proc/self/fd/{fd}")
+    if os.fstat(fd).st_size <= MAX_LOG or path.readlink().name != AUTOSTART_LOG:
+        return
+    with path.open("r+b", buffering=0) as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        if (size := os.fstat(fd).st_size) > MAX_LOG:  # the other one has not shortened it meanwhile
+            kept = os.pread(log.fileno(), KEPT_LOG, size - KEPT_LOG)
+            log.truncate(0)
+            os.write(fd, kept.partition(b"\n")[2])  # it appends, like all others

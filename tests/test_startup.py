@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import uvloop
 
-from bgd.startup import call_in_loop
+from bgd.paths import AUTOSTART_LOG
+from bgd.startup import KEPT_LOG, MAX_LOG, call_in_loop, shorten_log
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -34,3 +37,51 @@ def test_a_signal_after_the_end_of_the_loop_does_nothing(loop):
     loop.close()
 
     os.kill(os.getpid(), signal.SIGCHLD)
+
+
+LINE = b"2026-11-30T00:00:00.000Z info: a line\n"
+
+
+@pytest.fixture
+def long_log(tmp_path):
+    """A log over its limit, as two processes append to it."""
+    path = tmp_path / AUTOSTART_LOG
+    path.write_bytes(LINE * (MAX_LOG // len(LINE) + 1))
+    fds = [os.open(path, os.O_WRONLY | os.O_APPEND) for _ in range(2)]
+    yield path, fds
+    for fd in fds:
+        os.close(fd)
+
+
+def test_the_log_of_a_daemon_that_a_client_started_keeps_its_newest_lines(long_log):
+    path, (daemon, launcher) = long_log
+    os.write(daemon, b"the last\n")
+
+    shorten_log(daemon)
+    shorten_log(launcher)
+    os.write(launcher, b"one more\n")
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert KEPT_LOG - len(LINE) < path.stat().st_size <= KEPT_LOG + len(b"one more\n")
+    assert set(lines[:-2]) == {LINE}
+    assert lines[-2:] == [b"the last\n", b"one more\n"]
+
+
+def test_a_message_shortens_the_log_that_is_stderr(long_log):
+    path, (daemon, _) = long_log
+    program = "import logging, bgd.__main__ as b; b.set_up_log('info', 'text'); logging.warning('full')"
+
+    subprocess.run([sys.executable, "-c", program], stderr=daemon, check=True)
+
+    assert path.stat().st_size <= KEPT_LOG
+    assert path.read_bytes().endswith(b" warning: full\n")
+
+
+def test_a_log_that_somebody_else_has_named_is_left_alone(long_log):
+    path, (daemon, _) = long_log
+    size = path.stat().st_size
+    path.rename(path.with_name("mine.log"))
+
+    shorten_log(daemon)
+
+    assert path.with_name("mine.log").stat().st_size == size

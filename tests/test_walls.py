@@ -72,7 +72,7 @@ ROOMS = {
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
     "bgd/logsearch.py": f"{STANDARD} msgspec bgd.logfiles",
     "bgd/systemd.py": STANDARD,
-    "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",
+    "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/escape.py": STANDARD,
     "bgd/formatting.py": f"{STANDARD} bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"

@@ -22,9 +22,8 @@ from bgd.client.blocking.connection import Connection
 from bgd.client.specs import public_environment
 from bgd.client.transport import ClientSocket
 from bgd.errors import DaemonUnreachable
-from bgd.paths import lock_error, make_private_folder, obstacle_at
+from bgd.paths import AUTOSTART_LOG, lock_error, make_private_folder, obstacle_at
 
-LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
 _MAX_STATUS = 4096  # bytes that a daemon writes to the pipe: PIPE_BUF, so they arrive in one piece
 
@@ -54,7 +53,7 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Star
         make_private_folder(state_dir)
         with _locked(state_dir / LOCK_NAME, deadline):
             # after a wait for the lock, its last holder has started a daemon
-            return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
+            return None if is_up() else _start(config, state_dir / AUTOSTART_LOG, is_up, deadline)
     except OSError as error:
         reason = obstacle_at(state_dir) or error.strerror
         raise DaemonUnreachable(f"no daemon could be started for you in {state_dir}: {reason}") from error

@@ -49,6 +49,7 @@ from bgd.launcher.warm.worker import WorkerPool
 from bgd.paths import obstacle_at
 from bgd.startup import (
     LAUNCHER_LIMITS,
+    LogHandler,
     call_in_loop,
     check_limits,
     check_system_calls,
@@ -234,7 +235,8 @@ def _set_up_logging() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s: launcher: %(message)s"
     logging.Formatter.converter = time.gmtime
-    logging.basicConfig(format=form, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.INFO)
+    handlers = [LogHandler()]
+    logging.basicConfig(format=form, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.INFO, handlers=handlers)
 
 
 def _shed_what_was_inherited(kept: set[int | None]) -> None:
