@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
+from msgspec.structs import replace
 
 from bgd.client.transport import ClientSocket, client_sockets
 from bgd.errors import ConfigError
+from bgd.paths import SYSTEM_PATHS
 
 HOME = {"HOME": "/home/ada"}
 OWN = ClientSocket("/home/ada/.local/state/bgd/bgd.sock", is_own=True)
@@ -73,3 +81,29 @@ def test_setting_in_the_environment_moves_the_socket(tmp_path):
 def test_default_path_that_is_too_long_is_refused():
     with pytest.raises(ConfigError, match=r"107: set \[daemon\] socket to a shorter path"):
         sockets(environ={"HOME": "/" + "a" * 107})
+
+
+def test_a_machines_configuration_that_is_closed_to_others_does_not_trouble_them(monkeypatch):
+    with TemporaryDirectory() as folder, without_root(folder):
+        file = Path(folder, "bgd.toml")
+        system = replace(SYSTEM_PATHS, config=str(file))
+        for module in ("bgd.config", "bgd.client.transport"):
+            monkeypatch.setattr(f"{module}.SYSTEM_PATHS", system)
+
+        assert sockets() == [OWN, SHARED]
+        with pytest.raises(ConfigError, match="cannot read the configuration"):
+            sockets(config=str(file), system=True)
+
+
+@contextmanager
+def without_root(folder: str) -> Iterator[None]:
+    """Be another user than root, who can see a folder but not read its configuration."""
+    Path(folder).chmod(0o755)
+    Path(folder, "bgd.toml").write_text("http.metrics_token = 'a secret of 32 characters......'")
+    Path(folder, "bgd.toml").chmod(0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
