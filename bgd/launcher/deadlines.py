@@ -50,9 +50,11 @@ class Deadlines:
     def _expire_due(self) -> None:
         self._armed_for = None
         now = elapsed()
-        while (first := self._first()) is not None and first.at <= now:
-            heapq.heappop(self._heap).expire()
-        self._arm()
+        try:
+            while (first := self._first()) is not None and first.at <= now:
+                heapq.heappop(self._heap).expire()
+        finally:  # the loop logs an error of one callback; the alarm rings again for the others
+            self._arm()
 
     def _arm(self) -> None:
         first = self._first()

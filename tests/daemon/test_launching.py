@@ -65,7 +65,7 @@ async def ask_for(message: dict[str, Any], life: Harness) -> None:
         await life.launcher.accept()
     elif message["type"] == "launch":
         await life.submit(command(*message["argv"]))
-    else:
+    elif message["type"] != "acknowledge":  # which follows by itself
         actions = life.actions
         ask = {"suspend": actions.suspend, "continue": actions.continue_, "stop": actions.cancel}
         await ask[message["type"]](JobId(message["key"][1]))

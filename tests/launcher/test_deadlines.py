@@ -61,6 +61,18 @@ async def test_a_callback_may_set_and_cancel_others(deadlines):
     assert passed == ["child"]
 
 
+async def test_a_callback_that_fails_holds_up_no_other(deadlines):
+    failures = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    due = deadlines.timer(0.0)  # at the same time as the one that fails
+    deadlines.after(0.0, lambda: 1 // 0)
+    later = deadlines.timer(0.02)
+
+    await asyncio.wait_for(asyncio.gather(due, later), 10)
+
+    assert [type(each) for each in failures] == [ZeroDivisionError]
+
+
 async def test_a_future_that_is_no_longer_wanted_leaves_nothing_behind(deadlines):
     for _ in range(10_000):
         deadlines.timer(1000.0).cancel()
