@@ -25,6 +25,7 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """One process. `ticks` is its start time, in ticks since boot; with the pid it identifies the process.
 
+    `state`: the letter that /proc shows: T if it was stopped by SIGSTOP or another stop signal.
     `tag`: the tag of its attempt; None if it has none, or if it was not read.
     """
 
@@ -34,7 +35,7 @@ class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     session: int
     ticks: int
     is_dead: bool  # a zombie: its parent has not yet reaped it
-    is_stopped: bool = False  # by SIGSTOP or another stop signal
+    state: str
     tag: int | None = None
 
 
@@ -57,7 +58,7 @@ def read_process(pid: int) -> Process | None:
         ticks=int(fields[19]),
         # a process whose first thread has ended shows Z too, while its other threads run on
         is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
-        is_stopped=fields[0] == b"T",
+        state=chr(fields[0][0]),
     )
 
 
@@ -82,7 +83,7 @@ def read_silent(pid: int) -> Process | None:
         session=int(fields.get(b"NSsid", [b"0"])[0]),
         ticks=UNKNOWN_TICKS,
         is_dead=fields[b"State"][0] in {b"Z", b"X"},
-        is_stopped=fields[b"State"][0] == b"T",
+        state=chr(fields[b"State"][0][0]),
         tag=tag_of(pid),
     )
 

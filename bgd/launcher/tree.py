@@ -293,18 +293,24 @@ class Tree:
             stopped already, and returns early once `is_wanted` returns False.
         """
         stopped: dict[tuple[int, int], Process] = {}
+        still_scans = 0
         for _ in range(_MAX_SCANS):
             living = self.living(await scanner.scan(self.first_tick))
-            running = [each for each in living if not each.is_stopped and _name(each) not in stopped]
-            if not running or not is_wanted():
+            running = [each for each in living if each.state != "T" and _name(each) not in stopped]
+            # a process in the middle of a fork stops after it, and then no scan may have seen its child yet
+            late = any(each.state in _MAY_FORK for each in living)
+            still_scans = 0 if running or late else still_scans + 1
+            if still_scans == _STILL_SCANS or not is_wanted():
                 break
+            if late and not running:
+                await asyncio.sleep(_LATE_PAUSE)
             for number, each in enumerate(running):
                 if is_wanted() and self.signal(each, signal.SIGSTOP):
                     stopped[_name(each)] = each
                 if number % _BATCH == _BATCH - 1:
                     await asyncio.sleep(0)
         else:
-            log.warning("job %d starts processes faster than they can be stopped", self.key.job)
+            log.warning("job %d: not all of its processes stop", self.key.job)
         return living, [each for each in living if _name(each) in stopped]
 
     def signal(self, process: Process, signum: int) -> bool:
@@ -397,7 +403,10 @@ def _by_age(members: dict[int, Process], scan: Scan) -> list[Process]:
     return sorted(({each.pid: each for each in descending} | members).values(), key=lambda each: each.ticks)
 
 
-_MAX_SCANS = 20  # a scan misses only processes started during it, and a stopped process starts none
+_MAX_SCANS = 100
+_STILL_SCANS = 2  # scans in a row in which nothing runs: the first may have missed the child of a late fork
+_LATE_PAUSE = 0.02  # seconds for a process to stop that was sent SIGSTOP: on a busy machine it takes its time
+_MAY_FORK = frozenset("RS")  # states; with D it waits for the exec of its child, which may be stopped before
 _BATCH = 50  # processes signalled in a row, some milliseconds, before the event loop gets a turn
 _SENT_AGAIN = {signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL}
 

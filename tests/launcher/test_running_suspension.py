@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from typing import cast
+
+import pytest
+from msgspec.structs import replace
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
+from bgd.launcher.process import read_process
+from bgd.launcher.scan import Scan, Scanner
+from bgd.launcher.tree import Tree
+from bgd.wire.launching import (
+    AttemptKey,
+    ContinueProcesses,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
+)
 from tests.launcher.host import PATIENCE, is_alive, is_stopped, launch_of, pids_in, written
 from tests.support import wait_until
 
@@ -108,6 +122,38 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
     assert len(pids_in(word)) < 1000
     supervisor.say(StopProcesses(key, 0.0))
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("states", ["R RR", "R R T TR", "R T TR"])
+async def test_the_child_of_a_fork_that_a_stop_came_into_is_stopped_too(states):
+    parent, child = [await asyncio.create_subprocess_exec("sleep", "100") for _ in range(2)]
+    scanner = ScriptedScanner(states.split(), [parent.pid, child.pid])
+    tree = Tree(AttemptKey("store", 1, 1), None, 0.0, parent.pid)
+    try:
+        living, stopped = await tree.stop_all(cast("Scanner", scanner))
+
+        wait_until(lambda: all_stopped([parent.pid, child.pid]))
+        assert {each.pid for each in living} == {each.pid for each in stopped} == {parent.pid, child.pid}
+    finally:
+        for each in (parent, child):
+            each.kill()
+            await each.wait()
+
+
+class ScriptedScanner:
+    """Show in each scan the first of these processes, in the states that it names; at last, all stopped."""
+
+    def __init__(self, scans: list[str], pids: list[int]) -> None:
+        self._scans = scans
+        self._pids = pids
+
+    async def scan(self, _: int) -> Scan:
+        scan, states = Scan(), self._scans.pop(0) if self._scans else "T" * len(self._pids)
+        for pid, state in zip(self._pids, states, strict=False):
+            process = read_process(pid)
+            assert process is not None
+            scan.processes[pid] = replace(process, group=self._pids[0], state=state)
+        return scan.with_children()
 
 
 def test_a_signal_to_a_suspended_tree_takes_effect_when_it_is_continued(supervisor, tmp_path):
