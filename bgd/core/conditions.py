@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bgd.core.heaps import DueHeap
 from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
-from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
 
 _MAX_CACHED = 1024  # conditions that jobs share
 
@@ -28,6 +28,7 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
             key=spec.key,
             slots=spec.slots,
             resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
+            target=spec.name if spec.queue == NOTIFICATION_QUEUE else None,
         )
     )
 
@@ -127,10 +128,11 @@ def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
 
 
 def _shared(conditions: Conditions) -> Conditions:
-    """Return one object for all jobs without conditions, and mostly one for those with the same demand."""
+    """Return one object for all jobs without conditions, and mostly one for those that want the same."""
     if conditions == NO_CONDITIONS:
         return NO_CONDITIONS
-    return _same(conditions) if conditions.resources and conditions.expires is None else conditions
+    is_common = bool(conditions.resources or conditions.target) and conditions.expires is None
+    return _same(conditions) if is_common else conditions
 
 
 @lru_cache(_MAX_CACHED)

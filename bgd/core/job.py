@@ -155,7 +155,8 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     """What a job waits for besides its turn, and what else only some jobs ask for.
 
     `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
-    elapsed clock. `after`, `after_any`: unfinished jobs that have to succeed first, or to finish.
+    elapsed clock. `after`, `after_any`: unfinished jobs that have to succeed first, or to finish. `target`:
+    what a notification is for; it takes one at a time.
     """
 
     at: float | None = None
@@ -165,6 +166,7 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     key: str | None = None
     slots: int = 1
     resources: Demand = ()
+    target: str | None = None
 
 
 NO_CONDITIONS = Conditions()

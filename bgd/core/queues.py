@@ -18,11 +18,11 @@ from bgd.core.spec import Demand, Rate
 class QueueRule(Struct, frozen=True, kw_only=True):
     """What holds for one queue.
 
-    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start.
-    `elsewhere`: its jobs run on other machines and take none of the daemon's slots; their slot has number 0.
-    `apart`: the same, and they start while all queues are paused; a queue never changes that. `rate`: how
-    many of its jobs may start within some time. `weight`: its share of the slots; None: as if it were 1, if
-    any queue has a weight.
+    `slots`: how many its jobs may take at once, None: no limit; notifications of one target run one at a
+    time in any case. `paused`: none of its jobs start. `elsewhere`: its jobs run on other machines and take
+    none of the daemon's slots; their slot has number 0. `apart`: the same, and they start while all queues
+    are paused; a queue never changes that. `rate`: how many of its jobs may start within some time.
+    `weight`: its share of the slots; None: as if it were 1, if any queue has a weight.
     """
 
     slots: int | None = None
@@ -35,8 +35,8 @@ class QueueRule(Struct, frozen=True, kw_only=True):
 
 LAST_ID = JobId(2**63 - 1)
 
-Lane = tuple[str | None, Demand]
-"""Queued jobs of one queue, or of all queues without a rule (None), that ask for the same resources."""
+Lane = tuple[str | None, Demand, str | None]
+"""Queued jobs of one queue, or of all queues without a rule (None), with the same resources and target."""
 
 Urgency = tuple[int, JobId]
 """(-priority, id) of a queued job: smaller starts sooner."""
@@ -83,7 +83,7 @@ class ReadyQueues:
         self._lanes: dict[str | None, set[Lane]] = {None: set()}  # of each queue with lanes of its own
         self._wanting: dict[str, set[Lane]] = {}  # lanes that ask for each resource
         self._promising: set[Lane] = set()  # lanes from which a job might start
-        self._taken_in: dict[str, int] = {}  # slots that active jobs take, by queue
+        self._taken_in: dict[tuple[str, str | None], int] = {}  # slots of active jobs, by queue and target
         self._numbers = SlotPool()
         self._tokens = TokenPool(resources)
         self._starts = StartTimes()
@@ -130,11 +130,9 @@ class ReadyQueues:
 
     def forget(self, job: Job) -> None:
         """Note that a job stopped being queued without having been taken."""
-        demand = job.conditions.resources
-        for lane in {
-            (None, demand),
-            (job.queue, demand),
-        } & self._heaps.keys():  # it may be older than its lane
+        _, demand, target = self._lane_of(job)
+        lanes = {(None, demand, target), (job.queue, demand, target)}
+        for lane in lanes & self._heaps.keys():  # it may be older than its lane
             self._heaps[lane].forget()
             self._promising.add(lane)  # a smaller job may have been behind it
         self._reconsider(job)
@@ -185,7 +183,7 @@ class ReadyQueues:
                 best, chosen = place, job
                 continue
             self._promising.discard(lane)
-            if top is None and lane[1]:  # there may be very many demands, one after the other
+            if top is None and lane[1:] != ((), None):  # there may be very many, one after the other
                 self._drop(lane)
         return chosen
 
@@ -214,7 +212,7 @@ class ReadyQueues:
             return False
         mates = () if lane[0] is None else self._lanes[lane[0]]
         return len(mates) <= 1 or not any(
-            self._waits_for_room(mate, top) for mate in tuple(mates) if mate != lane
+            self._waits_for_room(mate, top) for mate in tuple(mates) if mate != lane and mate[2] == lane[2]
         )
 
     def _has_tokens(self, lane: Lane, top: Urgency) -> bool:
@@ -255,7 +253,7 @@ class ReadyQueues:
 
     def _reconsider(self, job: Job) -> None:
         """Look again at all lanes for which a change of this job's queue or of its resources may matter."""
-        queue, demand = self._lane_of(job)
+        queue, demand, _ = self._lane_of(job)
         self._promising |= self._lanes[queue]
         if not self._wanting:
             return
@@ -275,12 +273,13 @@ class ReadyQueues:
     def place_of(self, job: Job) -> Place:
         """Return where a waiting job stands, or would stand if it were queued."""
         rule = self._rules.get(job.queue, QueueRule())
+        queue_slots, queue_taken = self._slots_for(job, rule)
         return Place(
             size=self._size_of(job),
             slots=self._slots,
             taken=self.taken,
-            queue_slots=rule.slots,
-            queue_taken=self._taken_in.get(job.queue, 0),
+            queue_slots=queue_slots,
+            queue_taken=queue_taken,
             has_room=self._has_slots(job, rule),
             rate=rule.rate,
             opens_at=self._starts.opens_at(job.queue),
@@ -335,7 +334,7 @@ class ReadyQueues:
         if first is None:
             return False
         shares = bool(_names(own) & _names(lane))
-        if lane[0] == own[0]:  # if the queue is paused, they start once it is not
+        if lane[0] == own[0] and lane[2] == own[2]:  # if the queue is paused, they start once it is not
             return self._are_free(lane[1]) or (shares and self._tokens.can_ever_have(lane[1]))
         are_rivals = not {lane[0], own[0]} & self._outside and self._has_room(first)
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
@@ -416,11 +415,12 @@ class ReadyQueues:
         if held.number:
             self._numbers.give_back(held.number)
             self.taken -= held.size
-        left = self._taken_in[job.queue] - held.size
+        sharers = job.queue, job.conditions.target
+        left = self._taken_in[sharers] - held.size
         if left:
-            self._taken_in[job.queue] = left
+            self._taken_in[sharers] = left
         else:
-            del self._taken_in[job.queue]
+            del self._taken_in[sharers]
         if held.tokens:
             self._tokens.give_back(held.tokens)
         self._reconsider(job)
@@ -442,7 +442,8 @@ class ReadyQueues:
     def _occupy(self, job: Job, number: int, tokens: Tokens) -> None:
         size = self._size_of(job)
         self._active[job.id] = ActiveJob(number, size, tokens, job.queue, (-job.priority, job.id))
-        self._taken_in[job.queue] = self._taken_in.get(job.queue, 0) + size
+        sharers = job.queue, job.conditions.target
+        self._taken_in[sharers] = self._taken_in.get(sharers, 0) + size
         if number:
             self.taken += size
 
@@ -489,8 +490,13 @@ class ReadyQueues:
         return at is None or at <= self.now
 
     def _has_slots(self, job: Job, rule: QueueRule) -> bool:
-        taken = self._taken_in.get(job.queue, 0)
-        return rule.slots is None or taken == 0 or taken + self._size_of(job) <= rule.slots
+        slots, taken = self._slots_for(job, rule)
+        return slots is None or taken == 0 or taken + self._size_of(job) <= slots
+
+    def _slots_for(self, job: Job, rule: QueueRule) -> tuple[int | None, int]:
+        """Return the slots that a job shares with others of its queue or target, and how many are taken."""
+        target = job.conditions.target
+        return rule.slots if target is None else 1, self._taken_in.get((job.queue, target), 0)
 
     def _size_of(self, job: Job) -> int:
         """Return how many slots a job takes: all there are, if it asks for more."""
@@ -498,7 +504,8 @@ class ReadyQueues:
         return wanted if job.queue in self._outside else min(wanted, self._slots)
 
     def _lane_of(self, job: Job) -> Lane:
-        return (job.queue if job.queue in self._lanes else None), job.conditions.resources
+        conditions = job.conditions
+        return (job.queue if job.queue in self._lanes else None), conditions.resources, conditions.target
 
     def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
         """Tell whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
@@ -509,6 +516,7 @@ class ReadyQueues:
             and job.priority == priority
             and lane[0] in {None, job.queue}
             and job.conditions.resources == lane[1]
+            and job.conditions.target == lane[2]
         )
 
 

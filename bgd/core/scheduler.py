@@ -38,6 +38,7 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
 NOTE = "note"
+AFTER_NEW = -1  # priority of a notification that is tried again: what is new for its target comes first
 
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_START = "cancelled before it started"
@@ -429,6 +430,8 @@ class Scheduler:
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self._table.queues.vacate(job)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
+        if move is Move.RETRY and job.conditions.target is not None:
+            job = replace(job, priority=AFTER_NEW)
         due, at = wait_after(move, job, now, self._roll(), decision)
         if at is not None:
             job = replace(job, conditions=replace(job.conditions, at=at))

@@ -81,8 +81,8 @@ def check_queue_name(queue: str | None) -> None:
     """
     if queue == NOTIFICATION_QUEUE:
         raise Refused(
-            f"queue {queue} is for bgd's own notifications: no other job waits in it, and it has one slot, "
-            "which cannot be changed or paused"
+            f"queue {queue} is for bgd's own notifications: no other job waits in it, and it has one slot "
+            "for each target, which cannot be changed or paused"
         )
 
 
@@ -128,7 +128,7 @@ def queue_views(
 
 def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
     if queue == NOTIFICATION_QUEUE:
-        return QueueRule(slots=_configured_slots(queue, config), apart=True)
+        return QueueRule(apart=True)
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
     if queue not in config.queues:
@@ -145,8 +145,6 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
 
 
 def _configured_slots(queue: str, config: Config) -> int | None:
-    if queue == NOTIFICATION_QUEUE:
-        return 1
     return config.queues[queue].slots if queue in config.queues else None
 
 

@@ -26,6 +26,7 @@ from bgd.core.limits import NO_TOKENS, Resources
 from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import (
+    AFTER_NEW,
     EXPIRED,
     NOTE,
     SUBMIT,
@@ -143,7 +144,9 @@ class EffectChecker:
             assert MOVES[old.state][Move(save.what)] is new.state
         assert new.attempt == old.attempt + (save.what == Move.START), "attempts are counted one by one"
         if asked is None or asked.what != "edit":
-            assert (new.queue, new.priority, new.policy) == (old.queue, old.priority, old.policy)
+            makes_way = save.what == Move.RETRY and old.conditions.target is not None
+            priority = AFTER_NEW if makes_way else old.priority
+            assert (new.queue, new.priority, new.policy) == (old.queue, priority, old.policy)
         assert new.state is State.STOPPING or not new.making_way
         assert new.state is State.RUNNING or not new.suspended
 
@@ -168,7 +171,9 @@ class EffectChecker:
 
     def _check_what_it_asks(self, old: Job | None, new: Job, asked: Request | None) -> None:
         spec = self.specs[new.id]
-        assert (new.queue, new.priority) == (spec.queue, spec.priority)
+        assert new.queue == spec.queue
+        if old is None or (asked is not None and asked.spec is not None):
+            assert new.priority == spec.priority
         assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
         assert dict(new.conditions.resources) == (spec.resources or {})
         if old is not None and old.state in ACTIVE and new.state not in ACTIVE:

@@ -13,11 +13,12 @@ from bgd.core.queues import QueueRule
 
 
 class TakenSlot(Struct, frozen=True):
-    """What an active job holds: a slot number, `size` slots of its queue, and tokens."""
+    """What an active job holds: a slot number, `size` slots of its queue or target, and tokens."""
 
     number: int
     size: int
     queue: str
+    target: str | None
     tokens: Tokens
     urgency: tuple[int, JobId]
 
@@ -72,7 +73,9 @@ class SlotModel:
 
     def restore(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give a job that was active before a restart its number and tokens again."""
-        self.taken[job.id] = TakenSlot(number, self._size(job), job.queue, tokens, _urgency(job))
+        self.taken[job.id] = TakenSlot(
+            number, self._size(job), job.queue, job.conditions.target, tokens, _urgency(job)
+        )
 
     def leave(self, job_id: JobId) -> None:
         self.taken.pop(job_id, None)
@@ -101,7 +104,7 @@ class SlotModel:
         """Return the jobs that wait for nothing but slots of the daemon."""
         ready: list[Job] = []
         claimed: set[str] = set()  # resources for which a more urgent job waits
-        full: set[str] = set()  # queues for whose slots a more urgent job waits
+        full: set[tuple[str, str | None]] = set()  # queues for whose slots a more urgent job waits
         for job in sorted(_first_of_each_kind(queued), key=_urgency):
             demand = dict(job.conditions.resources)
             rule = self.rules.get(job.queue, QueueRule())
@@ -115,10 +118,11 @@ class SlotModel:
             has_room = self._has_room_in_queue(job, rule) and self.opens_at(job.queue, now) is None
             if has_room or self._is_overtaken(job):
                 claimed |= demand.keys()
-            if has_tokens and has_room and job.queue not in full:
+            sharers = job.queue, job.conditions.target
+            if has_tokens and has_room and sharers not in full:
                 ready.append(job)
             if has_tokens and not has_room:
-                full.add(job.queue)
+                full.add(sharers)
         return ready
 
     def _turn(self, job: Job) -> tuple[int, float, JobId]:
@@ -141,8 +145,10 @@ class SlotModel:
         return {token for token in self.resources.get(name, ()) if token not in held}
 
     def _has_room_in_queue(self, job: Job, rule: QueueRule) -> bool:
-        taken = sum(seat.size for seat in self.taken.values() if seat.queue == job.queue)
-        return rule.slots is None or taken == 0 or taken + self._size(job) <= rule.slots
+        target = job.conditions.target  # which takes one at a time
+        slots = rule.slots if target is None else 1
+        sharers = [seat for seat in self.taken.values() if (seat.queue, seat.target) == (job.queue, target)]
+        return slots is None or not sharers or sum(each.size for each in sharers) + self._size(job) <= slots
 
     def _is_apart(self, queue: str) -> bool:
         return queue in self.rules and self.rules[queue].apart
@@ -156,10 +162,11 @@ class SlotModel:
 
 
 def _first_of_each_kind(queued: Iterable[Job]) -> list[Job]:
-    """Return the most urgent job of each queue and demand: the others wait for it."""
+    """Return the most urgent job of each queue, target and demand: the others wait for it."""
     return list(
         {
-            (job.queue, job.conditions.resources): job for job in sorted(queued, key=_urgency, reverse=True)
+            (job.queue, job.conditions.target, job.conditions.resources): job
+            for job in sorted(queued, key=_urgency, reverse=True)
         }.values()
     )
 

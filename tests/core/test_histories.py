@@ -12,13 +12,13 @@ from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolic
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
-from bgd.core.spec import JobSpec, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, Rate
 from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL
 
 slot_counts = st.integers(1, 4)
-queue_names = st.sampled_from(["default", "narrow", "wide", "apart"])
+queue_names = st.sampled_from(["default", "narrow", "wide", "apart", NOTIFICATION_QUEUE])
 ruled_queues = st.dictionaries(
     st.sampled_from(["default", "narrow", "wide"]),
     st.builds(
@@ -30,7 +30,9 @@ ruled_queues = st.dictionaries(
         rate=st.sampled_from([None, None, Rate(1, 5.0), Rate(2, 20.0)]),
     ),
 )
-rules_of_queues = ruled_queues.map(lambda rules: rules | {"apart": QueueRule(slots=1, apart=True)})
+rules_of_queues = ruled_queues.map(
+    lambda rules: rules | {"apart": QueueRule(slots=1, apart=True), NOTIFICATION_QUEUE: QueueRule(apart=True)}
+)
 resources_of_machine = st.fixed_dictionaries(
     {"gpu": st.sampled_from([("0", "1"), ("0", "1", "2"), ("1",), ()])}, optional={"license": st.just(("1",))}
 )
@@ -61,6 +63,7 @@ any_policies = policies | choosy_policies
 # What a spec may have and an edit may change; a date is in seconds from now
 fields = {
     "queue": queue_names,
+    "name": st.sampled_from(["ops", "pager"]),
     "priority": st.integers(-2, 2),
     "expires": st.sampled_from([None, None, 3.0, 30.0]),
     "slots": st.sampled_from([1, 1, 1, 2, 9]),

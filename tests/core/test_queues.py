@@ -6,10 +6,11 @@ from bgd.core.explain import Cause, Reason
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
-from bgd.core.spec import Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, Rate
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
+    THREE_RETRIES,
     at,
     dead_weight,
     limits,
@@ -302,6 +303,96 @@ def test_a_job_of_a_queue_that_is_apart_holds_its_slot_after_a_restart():
     assert started(scheduler) == [(usual, 1, 1)]
     finish(scheduler, running.id)
     assert started(scheduler) == [(second, 1, 0)]
+
+
+# --- notifications -------------------------------------------------------------------------------------
+
+
+def make_notifier(slots=1):
+    return Scheduler(slots, {NOTIFICATION_QUEUE: QueueRule(apart=True)}, last_id=0, roll=lambda: 0.5)
+
+
+def notify(scheduler, target, **options):
+    return submit(scheduler, policy=THREE_RETRIES, queue=NOTIFICATION_QUEUE, name=target, **options)
+
+
+def test_a_target_takes_one_notification_at_a_time_and_no_other_target_waits_for_it():
+    scheduler = make_notifier()
+    hanging, behind, further = (notify(scheduler, "ops") for _ in range(3))
+    healthy = notify(scheduler, "pager")
+
+    assert started(scheduler) == [(hanging, 1, 0), (healthy, 1, 0)]
+    assert scheduler.explain(further, NOW) == (
+        Reason(cause=Cause.QUEUE_SLOTS, subject=NOTIFICATION_QUEUE, slots=1, taken=1, ahead=1),
+    )
+    finish(scheduler, healthy)
+    later = notify(scheduler, "pager")
+    assert started(scheduler) == [(later, 1, 0)]
+    finish(scheduler, hanging)
+    assert started(scheduler) == [(behind, 1, 0)]
+
+
+def test_what_is_new_for_a_target_comes_before_what_is_tried_again():
+    scheduler = make_notifier()
+    failed, old = notify(scheduler, "ops"), notify(scheduler, "ops")
+    assert started_ids(scheduler) == [failed]
+    scheduler.ended(failed, 1, Outcome.TIMEOUT, NOW)
+    assert started_ids(scheduler) == [old]
+    new = notify(scheduler, "ops")
+    scheduler.advance(at(10.0))  # the retry is due
+
+    scheduler.ended(old, 1, Outcome.SUCCEEDED, at(10.0))
+    assert started(scheduler) == [(new, 1, 0)]
+    scheduler.ended(new, 1, Outcome.SUCCEEDED, at(10.0))
+    assert started(scheduler) == [(failed, 2, 0)]
+
+
+def test_a_healthy_target_waits_for_none_of_ten_that_hang():
+    scheduler = make_notifier()
+    for number in range(10):
+        for _ in range(10):
+            notify(scheduler, f"hanging {number}")
+    running = dict.fromkeys(started_ids(scheduler), 60.0)
+    assert len(running) == 10
+    while running:
+        now = min(running.values())
+        healthy = notify(scheduler, "healthy", now=at(now))
+        assert healthy in started_ids(scheduler), "at once"
+        scheduler.ended(healthy, 1, Outcome.SUCCEEDED, at(now))
+        for job in [job for job, ends_at in running.items() if ends_at <= now]:
+            del running[job]
+            scheduler.ended(job, scheduler.get(job).attempt, Outcome.TIMEOUT, at(now))
+        running |= dict.fromkeys(started_ids(scheduler), now + 60.0)
+        assert len({scheduler.get(job).conditions.target for job in running}) == len(running)
+
+
+def test_a_target_whose_notification_ran_before_a_restart_takes_no_other():
+    scheduler = make_notifier()
+    running = Job(
+        id=JobId(1),
+        state=State.RUNNING,
+        queue=NOTIFICATION_QUEUE,
+        priority=0,
+        policy=NO_RETRIES,
+        attempt=1,
+        conditions=Conditions(target="ops"),
+    )
+    scheduler.restore(running, slot=0)
+    same, other = notify(scheduler, "ops"), notify(scheduler, "pager")
+
+    assert started_ids(scheduler) == [other]
+    finish(scheduler, running.id)
+    assert started_ids(scheduler) == [same]
+
+
+def test_targets_that_are_gone_leave_no_lane():
+    scheduler = make_notifier()
+    for number in range(100):
+        finish(scheduler, notify(scheduler, f"target {number}"))
+    scheduler.pause(PauseReason.ASKED)
+    notify(scheduler, "last")
+
+    assert len(scheduler._table.queues._heaps) <= 2
 
 
 # --- a queue whose jobs run elsewhere --------------------------------------------------------------------

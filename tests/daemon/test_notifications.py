@@ -285,6 +285,20 @@ async def test_a_job_with_the_name_of_a_schedule_has_a_streak_of_its_own(folder,
         ]
 
 
+async def test_a_target_that_hangs_delays_no_other_one_also_after_a_restart(folder, launcher):
+    config = with_targets(folder, OPS + OPS.replace("ops", "pager"))
+    async with telling(config, launcher) as told:
+        for _ in range(2):
+            await told.run(notify="ops")  # which hangs: its delivery does not end
+        assert len(await told.messages()) == 2
+    async with telling(config, launcher) as told:
+        await told.run(notify="pager")
+        await told.settled()
+
+        states = [(await told.life.view(job)).state for job, _ in await told.jobs()]
+        assert states == [State.RUNNING, State.QUEUED, State.RUNNING]
+
+
 async def test_the_end_of_a_notification_is_not_told(folder, launcher):
     async with telling(with_targets(folder), launcher) as told:
         await told.run()

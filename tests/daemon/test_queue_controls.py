@@ -130,8 +130,8 @@ async def test_a_job_of_the_queue_of_notifications_starts_while_all_slots_are_ta
     async with served(configure(folder, "slots = 1"), launcher) as life:
         await life.launched()
         await (await life.call()).ask(Pause(1), Queues)
-        key = await life.launched(command(queue=NOTIFICATION_QUEUE))
-        second = await life.submit(command(queue=NOTIFICATION_QUEUE))
+        key = await life.launched(command(queue=NOTIFICATION_QUEUE, name="notify ops"))
+        second = await life.submit(command(queue=NOTIFICATION_QUEUE, name="notify ops"))
         assert (await life.view(second)).state is State.QUEUED
         life.launcher.say(end(key))
         assert (await life.launcher.hear(Launch)).key == life.key(second)

@@ -12,7 +12,7 @@ from unittest import mock
 from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig
-from bgd.core.job import Job, Move, Now, State
+from bgd.core.job import Job, JobId, Move, Now, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import Scheduler
 from bgd.core.spec import Rate
@@ -133,11 +133,18 @@ def _model_of(queues: ReadyQueues) -> SlotModel:
     """Return a model of what is taken, which finds out who is ready by looking at all jobs."""
     model = SlotModel(queues._slots, queues._rules, {"gpu": GPUS})
     model.taken = {
-        job_id: TakenSlot(held.number, held.size, held.queue, held.tokens, held.urgency)
+        job_id: TakenSlot(
+            held.number, held.size, held.queue, _target_of(queues, job_id), held.tokens, held.urgency
+        )
         for job_id, held in queues._active.items()
     }
     model.starts = [(queue, at) for queue, starts in queues._starts._starts.items() for at in starts]
     return model
+
+
+def _target_of(queues: ReadyQueues, job_id: JobId) -> str | None:
+    job = queues._job_of(job_id)
+    return None if job is None else job.conditions.target
 
 
 @contextmanager

@@ -412,13 +412,14 @@ def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a t
     slots: int,
     key: str | None,
     resources: bytes | None,
+    target: str | None,
     at: float | None = None,
     expires: float | None = None,
     waits: bytes | None = None,
     making_way: int = 0,
     suspended: int = 0,
 ) -> Job:
-    wanted = slots, key, resources, at, expires, waits
+    wanted = slots, key, resources, target, at, expires, waits
     return Job(
         JobId(number),
         state,
@@ -435,7 +436,7 @@ def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a t
     )
 
 
-_NOTHING = (1, None, None, None, None, None)
+_NOTHING = (1, None, None, None, None, None, None)
 
 
 def _known_state(number: int, state: str) -> State:
@@ -446,10 +447,11 @@ def _known_state(number: int, state: str) -> State:
 
 
 @lru_cache(_MAX_CACHED)
-def _job_conditions(
+def _job_conditions(  # noqa: PLR0917 (columns, as in `_job`)
     slots: int,
     key: str | None,
     resources: bytes | None,
+    target: str | None,
     at: float | None,
     expires: float | None,
     waits: bytes | None,
@@ -463,10 +465,14 @@ def _job_conditions(
         key=key,
         slots=slots,
         resources=unpack_resources(resources),
+        target=target,
     )
 
 
-_COLUMNS = "id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key, resources"
+_COLUMNS = f"""
+    id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key, resources,
+    iif(queue = '{NOTIFICATION_QUEUE}', name, NULL)
+"""
 _AWAITED = "wall_due, expires_elapsed, waits"
 
 _FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (constants)
