@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, print_json, say
+from bgctl.common import client, global_options, print_json, print_json_array, say
 from bgctl.options import (
     DURATION,
     FINISHED,
     SIZE,
-    UNFINISHED,
-    WAITING,
     chosen_ids,
     job_options,
     unset_options,
@@ -27,43 +28,21 @@ from bgctl.options import (
 )
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
-from bgd import Client, Job, Refused, State
+from bgd import BgdError, Client, Job, Refused, State
+from bgd.client.bar import progress_bar
 from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
 from bgd.core.spec import JobSpec
+from bgd.core.verbs import VERBS, Verb
 from bgd.errors import nearest
 from bgd.formatting import number_ranges
 from bgd.units import format_size
+from bgd.wire import requests
 from bgd.wire.replies import ActResult, Pruned
 from bgd.wire.requests import MAX_KEPT, MAX_SIGNAL
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-
-class Action(Struct, frozen=True, kw_only=True):
-    """What a verb does to jobs.
-
-    Args:
-        done: past participle of the action, for example "held".
-        states: states of the jobs to which the action applies.
-        default_states: states to select if the user names none; None means `states`.
-        suspended: whether the action applies to suspended jobs or to others; None means both.
-        tells_state: report the new state of each job instead of `done`.
-        also_lost: what to add to the question to the user, because it cannot be undone.
-        if_none: what to add if no job matches.
-    """
-
-    done: str
-    states: tuple[State, ...]
-    default_states: tuple[State, ...] | None = None
-    suspended: bool | None = None
-    tells_state: bool = True
-    also_lost: str = ""
-    if_none: str = ""
-
-    def applies_to(self, job: Job) -> bool:
-        return job.state in self.states and self.suspended in {None, job.suspended}
 
 
 class ActionOptions(Struct, frozen=True, kw_only=True):
@@ -75,7 +54,7 @@ class ActionOptions(Struct, frozen=True, kw_only=True):
 
 
 def with_action_options(
-    action: Action, *, has_own_options: bool = False
+    verb: str, *, has_own_options: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Add ids, a selection, --dry-run and --yes to a verb, which receives them as `options`."""
 
@@ -88,28 +67,16 @@ def with_action_options(
             "--dry-run", is_flag=True, help="Show which jobs would be affected, change nothing."
         )
         yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-        return with_selection(action.states, has_own_options=has_own_options)(dry_run(yes(acting)))
+        return with_selection(VERBS[verb].states, has_own_options=has_own_options)(dry_run(yes(acting)))
 
     return decorate
 
 
 _AND_LOGS = " and their logs for good"
 _Call = Callable[[Client, list[int]], list[ActResult]]
-_CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
-_RETRY = Action(done="retried", states=FINISHED, default_states=(State.FAILED,))
-_HOLD = Action(done="held", states=WAITING[1:])
-_RELEASE = Action(done="released", states=(State.HELD,))
-_EDIT = Action(done="changed", states=WAITING)
-_SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
-_CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
-_SIGNAL = Action(done="signalled", states=(State.RUNNING, State.STOPPING), tells_state=False)
-_REMOVE = Action(
-    done="removed",
-    states=FINISHED,
-    tells_state=False,
-    also_lost=_AND_LOGS,
-    if_none=": remove takes finished jobs that you name, `bgctl prune` removes old ones",
-)
+_FEW = 1_000  # jobs that are done before a bar is worth looking at
+_MAX_ERRORS = 10  # that are printed, of an action on all jobs that match
+_REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old ones"
 
 
 @verb(
@@ -118,13 +85,13 @@ _REMOVE = Action(
     "bgctl cancel 3-9 last",
     "bgctl cancel --queue mail --dry-run",
 )
-@with_action_options(_CANCEL)
+@with_action_options("cancel")
 def cancel_command(options: ActionOptions) -> int:
     """Cancel jobs.
 
     A waiting job never starts. A running job is asked to end, then killed after the grace time.
     """
-    return _perform(_CANCEL, options, Client.cancel)
+    return _perform("cancel", options, Client.cancel)
 
 
 @verb(
@@ -132,13 +99,13 @@ def cancel_command(options: ActionOptions) -> int:
     "bgctl retry 12",
     "bgctl retry --state failed --since 1d",
 )
-@with_action_options(_RETRY)
+@with_action_options("retry")
 def retry_command(options: ActionOptions) -> int:
     """Run finished jobs again.
 
     They get all their retries again. A selection without --state means failed jobs.
     """
-    return _perform(_RETRY, options, Client.retry)
+    return _perform("retry", options, Client.retry)
 
 
 @verb(
@@ -146,10 +113,10 @@ def retry_command(options: ActionOptions) -> int:
     "bgctl hold 12",
     "bgctl hold --queue mail --yes",
 )
-@with_action_options(_HOLD)
+@with_action_options("hold")
 def hold_command(options: ActionOptions) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return _perform(_HOLD, options, Client.hold)
+    return _perform("hold", options, Client.hold)
 
 
 @verb(
@@ -157,13 +124,13 @@ def hold_command(options: ActionOptions) -> int:
     "bgctl release 12",
     "bgctl release --state held --tag checked",
 )
-@with_action_options(_RELEASE)
+@with_action_options("release")
 def release_command(options: ActionOptions) -> int:
     """Release held jobs.
 
     They then wait for their turn, their start time or the jobs that they depend on.
     """
-    return _perform(_RELEASE, options, Client.release)
+    return _perform("release", options, Client.release)
 
 
 class CommandWithArgv(click.Command):
@@ -190,7 +157,7 @@ _UNSET = unset_options()
     "bgctl edit --state held --tagged import --retries 5 --yes",
     cls=CommandWithArgv,
 )
-@with_action_options(_EDIT, has_own_options=True)
+@with_action_options("edit", has_own_options=True)
 @with_changeable_options
 @click.option(
     "--unset",
@@ -223,7 +190,7 @@ def edit_command(
     if not changes:
         raise click.UsageError("nothing to change: give options or a program after --")
     try:
-        return _perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, check=not no_check, **changes))
+        return _perform("edit", options, lambda daemon, ids: daemon.edit(ids, check=not no_check, **changes))
     except CannotStart as error:
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
@@ -233,13 +200,13 @@ def edit_command(
     "bgctl suspend 12",
     "bgctl suspend --queue render --yes",
 )
-@with_action_options(_SUSPEND)
+@with_action_options("suspend")
 def suspend_command(options: ActionOptions) -> int:
     """Stop the processes of running jobs until `bgctl continue`.
 
     Meanwhile their time limits do not run, and they keep their slots.
     """
-    return _perform(_SUSPEND, options, Client.suspend)
+    return _perform("suspend", options, Client.suspend)
 
 
 @verb(
@@ -247,10 +214,10 @@ def suspend_command(options: ActionOptions) -> int:
     "bgctl continue 12",
     "bgctl continue --queue render --yes",
 )
-@with_action_options(_CONTINUE)
+@with_action_options("continue")
 def continue_command(options: ActionOptions) -> int:
     """Continue jobs that were suspended or that stopped themselves."""
-    return _perform(_CONTINUE, options, Client.continue_)
+    return _perform("continue", options, Client.continue_)
 
 
 class SignalType(click.ParamType[int]):
@@ -292,7 +259,7 @@ _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
     "bgctl signal 12 -s USR1",
     "bgctl signal --tree -s INT 3-9",
 )
-@with_action_options(_SIGNAL)
+@with_action_options("signal")
 @click.option(
     "-s",
     "--signal",
@@ -310,7 +277,13 @@ def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
     A job that ends because of it has failed, and is retried if it has retries left. Use `bgctl cancel` to
     end a job for good.
     """
-    return _perform(_SIGNAL, options, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
+    return _perform(
+        "signal",
+        options,
+        lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree),
+        signal=number,
+        whole_tree=tree,
+    )
 
 
 @verb(
@@ -318,13 +291,13 @@ def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
     "bgctl remove 12",
     "bgctl remove --state succeeded --name 'nightly-*' --dry-run",
 )
-@with_action_options(_REMOVE)
+@with_action_options("remove")
 def remove_command(options: ActionOptions) -> int:
     """Delete finished jobs and their logs.
 
     Their ids are never used again.
     """
-    return _perform(_REMOVE, options, Client.remove)
+    return _perform("remove", options, Client.remove)
 
 
 @verb(
@@ -389,42 +362,74 @@ def prune_command(
 def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     if not pruned.jobs:
         return "no job would be removed" if dry_run else "no job was removed"
-    jobs = "1 job" if pruned.jobs == 1 else f"{pruned.jobs} jobs"
-    return f"{jobs}{' would be' if dry_run else ''} removed, with {format_size(pruned.log_bytes)} of logs"
+    removed = f"{_jobs(pruned.jobs)}{' would be' if dry_run else ''} removed"
+    return f"{removed}, with {format_size(pruned.log_bytes)} of logs"
 
 
-def _perform(action: Action, options: ActionOptions, call: _Call) -> int:
-    """Apply an action to jobs and report each result, or only show the jobs; return the exit code.
+def _perform(name: str, options: ActionOptions, call: _Call, **fields: int) -> int:
+    """Act on jobs and report what became of them, or only show them; return the exit code.
 
-    Args:
-        action: what the verb does.
-        options: what the user gave.
-        call: the method of the client that applies the action.
+    `call`: the method of the client for jobs by their ids. `fields`: what the verb has besides jobs.
     """
     selection = options.selection
     with client() as daemon:
-        if options.dry_run:
-            return _print_dry_run(action, _jobs_for(action, selection, daemon))
-        if selection.is_by_filter:
-            ids = [job.id for job in _jobs_for(action, selection, daemon)]
-            if not (options.yes or _is_confirmed(action.done, len(ids), action.also_lost)):
+        if selection.is_by_filter and name != "edit":
+            return _act_on_all(name, options, lambda where: daemon.act_on_all(name, where, **fields))
+        if options.dry_run or selection.is_by_filter:
+            jobs = _jobs_for(VERBS[name], selection, daemon)
+            if options.dry_run:
+                return _print_dry_run(name, (ActResult(job.id, job.state) for job in jobs))
+            if not (options.yes or _is_confirmed(VERBS[name].done, len(jobs))):
                 return exit_codes.REFUSED
+            ids = [job.id for job in jobs]
         else:
             ids = chosen_ids(daemon, selection.ids)
-        return _report(action, call(daemon, ids) if ids else [])
+        return _report(name, call(daemon, ids) if ids else [])
 
 
-def _jobs_for(action: Action, selection: Selection, daemon: Client) -> list[Job]:
-    """Return the jobs that are meant and to which the action applies; selected ones oldest first.
+def _jobs_for(verb: Verb, selection: Selection, daemon: Client) -> list[Job]:
+    """Return the jobs that are meant and to which the verb applies; selected ones oldest first.
 
     Raises:
         NoSuchJob: an id does not exist.
     """
     if selection.is_by_filter:
-        jobs = selection.jobs_in(daemon, action.default_states or action.states)
+        jobs = selection.jobs_in(daemon, verb.states)
     else:
         jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, selection.ids)]
-    return [job for job in jobs if action.applies_to(job)]
+    return [job for job in jobs if job.state in verb.states and verb.suspended in {None, job.suspended}]
+
+
+def _act_on_all(
+    name: str, options: ActionOptions, act: Callable[[requests.Selection], Iterator[list[ActResult]]]
+) -> int:
+    """Act on all jobs that match, whatever their number: the daemon finds them."""
+    where = options.selection.where()
+    found = chain.from_iterable(act(replace(where, dry_run=True)))
+    if options.dry_run:
+        return _print_dry_run(name, found)
+    wants_bar = sys.stderr.isatty()
+    total = sum(1 for _ in found) if wants_bar or not options.yes else 0
+    also_lost = _AND_LOGS if name == "remove" else ""
+    if not (options.yes or _is_confirmed(VERBS[name].done, total, also_lost)):
+        return exit_codes.REFUSED
+    if global_options().json:
+        return _report(name, chain.from_iterable(act(where)))
+    counted, errors = Counter[State | None](), list[BgdError]()
+    with progress_bar(name, total, wanted=wants_bar and total > _FEW) as advance:
+        for results in act(where):
+            counted.update(result.state for result in results)
+            refused = filter(None, map(error_in, results))
+            errors += islice(refused, _MAX_ERRORS - len(errors))
+            advance(len(results), 0)
+    done = counted.total() - counted[None]
+    if not counted:
+        say(f"no jobs match{_REMEDY if name == 'remove' else ''}")
+    elif done:
+        stopping = counted[State.STOPPING]
+        rest = f", {stopping} of them when their processes have ended" if stopping else ""
+        click.echo(f"{VERBS[name].done} {_jobs(done)}{rest}")
+    return _say_errors(errors, counted[None])
 
 
 def _is_confirmed(
@@ -456,28 +461,43 @@ def _is_confirmed(
     return is_confirmed
 
 
-def _print_dry_run(action: Action, jobs: Sequence[Job]) -> int:
+def _print_dry_run(name: str, found: Iterable[ActResult]) -> int:
     if global_options().json:
-        print_json([{"id": job.id, "state": job.state, "error": None} for job in jobs])
-    elif jobs:
-        noun = "job" if len(jobs) == 1 else "jobs"
-        click.echo(f"{len(jobs)} {noun} would be {action.done}: {number_ranges(job.id for job in jobs)}")
+        return _report(name, found)
+    ids = [result.job for result in found]
+    if ids:
+        click.echo(f"{_jobs(len(ids))} would be {VERBS[name].done}: {number_ranges(ids)}")
     else:
-        say(f"no job would be {action.done}")
+        say(f"no job would be {VERBS[name].done}")
     return 0
 
 
-def _report(action: Action, results: Sequence[ActResult]) -> int:
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def _report(name: str, results: Iterable[ActResult]) -> int:
     """Print the result for each job; return 0, or the exit code of the first error."""
-    errors = [error for result in results if (error := error_in(result))]
-    if global_options().json:
-        print_json([{"id": each.job, "state": each.state, "error": each.message} for each in results])
-    elif not results:
-        say(f"no jobs match{action.if_none}")
-    else:
+    verb, errors = VERBS[name], list[BgdError]()
+
+    def noted() -> Iterator[ActResult]:
         for result in results:
+            errors.extend(filter(None, [error_in(result)]))
+            yield result
+
+    if global_options().json:
+        print_json_array({"id": each.job, "state": each.state, "error": each.message} for each in noted())
+    else:
+        for result in noted():
             if result.state is not None:
-                click.echo(f"{result.job} {result.state if action.tells_state else action.done}")
+                click.echo(f"{result.job} {result.state if verb.tells_state else verb.done}")
+    return _say_errors(errors, len(errors))
+
+
+def _say_errors(errors: list[BgdError], count: int) -> int:
+    """Print the first errors of so many; return 0, or the exit code of the first one."""
     for error in errors:
         say(str(error))
+    if count > len(errors):
+        say(f"{count - len(errors)} more jobs were refused")
     return exit_codes.exit_code_of_error(errors[0]) if errors else 0

@@ -102,6 +102,14 @@ def print_json(value: object) -> None:
     print(json_line(value), flush=True)
 
 
+def print_json_array(values: Iterable[object]) -> None:
+    """Print JSON documents as one array on one line, without holding all of them."""
+    print("[", end="")
+    for number, value in enumerate(values):
+        print(f"{', ' if number else ''}{json_line(value)}", end="")
+    print("]", flush=True)
+
+
 def json_line(value: object) -> str:
     """Return a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
     import json  # noqa: PLC0415 - people and most scripts read text

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from bgctl.options import QUEUE_NAME, JobIdRanges, JobIdsType, PastTimeType
 from bgd import Client, Job, State
+from bgd.wire import requests
 from bgd.wire.requests import MAX_LIST
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,12 @@ class Selection(Struct, frozen=True):
     def is_by_filter(self) -> bool:
         return any(self.filters.values())
 
+    def where(self) -> requests.Selection:
+        """Return the jobs that the filters select, for the daemon."""
+        states, only_suspended = _states_of(self.filters["states"])
+        others: dict[str, Any] = {name: self.filters[name] for name in _FILTERS if name != "states"}
+        return requests.Selection(states=states or None, suspended=only_suspended or None, **others)
+
     def jobs_in(self, daemon: Client, states: Collection[State]) -> list[Job]:
         """Return all selected jobs, oldest first.
 
@@ -55,8 +62,7 @@ def jobs_matching(
     With a limit and without states and `before`, the daemon chooses running jobs first, then waiting ones.
     """
     names: Sequence[str] = filters["states"] or (() if limit else tuple(State))
-    states = [State.RUNNING if name == SUSPENDED else State(name) for name in names]
-    only_suspended = SUSPENDED in names and State.RUNNING not in names
+    states, only_suspended = _states_of(names)
     jobs: list[Job] = []
     while limit is None or len(jobs) < limit:
         wanted = MAX_LIST if limit is None or only_suspended else limit - len(jobs)
@@ -66,6 +72,12 @@ def jobs_matching(
             break
         before = page[-1].id
     return jobs[:limit]
+
+
+def _states_of(names: Sequence[str]) -> tuple[list[State], bool]:
+    """Return the states of these names, and whether only suspended ones of the running jobs are meant."""
+    states = [State.RUNNING if name == SUSPENDED else State(name) for name in names]
+    return states, SUSPENDED in names and State.RUNNING not in names
 
 
 def with_filters(

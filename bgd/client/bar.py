@@ -1,4 +1,4 @@
-"""A progress bar on the terminal that counts finished jobs."""
+"""A progress bar on the terminal that counts jobs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bgd.core.job import State
-
-Advance = Callable[[State], None]
-"""Counts one finished job, given its state."""
+Advance = Callable[[int, int], None]
+"""Counts some jobs, and how many of them failed."""
 
 
 @contextmanager
@@ -30,7 +28,7 @@ def progress_bar(title: str, total: int | None, *, wanted: bool | None) -> Itera
         yield _ignore
 
 
-def _ignore(_: State) -> None: ...
+def _ignore(_: int, __: int) -> None: ...
 
 
 @contextmanager
@@ -57,9 +55,9 @@ def _drawn(title: str, total: int | None) -> Iterator[Advance]:
         task = progress.add_task("", total=total, failed="")
         failed = 0
 
-        def advance(state: State) -> None:
+        def advance(jobs: int, more_failed: int) -> None:
             nonlocal failed
-            failed += state is not State.SUCCEEDED
-            progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
+            failed += more_failed
+            progress.update(task, advance=jobs, failed=f"{failed} failed" if failed else "")
 
         yield advance

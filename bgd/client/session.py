@@ -19,8 +19,9 @@ import bgd
 from bgd.core.job import Outcome, State
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode, tag_of
 from bgd.wire.replies import (
+    Acted,
     ActResult,
     ErrorCode,
     EventsPart,
@@ -32,7 +33,7 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import GetEvents, Logs, Request, Wait
+from bgd.wire.requests import Act, GetEvents, Logs, Request, SendSignal, Wait
 from bgd.wire.views import EventView, JobError, JobProgress, JobView, ScheduleEvent
 
 R = TypeVar("R")
@@ -297,6 +298,36 @@ class ResumableWait:
         for view in views:
             self._waiting.pop(view.id, None)
         return views
+
+
+class ResumableActions:
+    """A request to act on all jobs that match; it is resumed after the last job that the daemon told of."""
+
+    def __init__(self, request: Act | SendSignal) -> None:
+        self._rest = request
+        self._was_asked = False
+
+    def request(self) -> Act | SendSignal:
+        """Return the request for the rest.
+
+        Raises:
+            DaemonUnreachable: the daemon may have done it to more jobs than it told of, and must not twice.
+        """
+        verb = tag_of(self._rest)
+        if self._was_asked and verb in {"retry", "signal"}:
+            raise DaemonUnreachable(
+                f"the daemon went away in the middle of this {verb}: see which jobs are left"
+            )
+        self._was_asked = True
+        return self._rest
+
+    def take(self, reply: Reply) -> list[ActResult]:
+        """Return what became of the jobs that a reply tells of."""
+        results = expected(reply, Acted).results
+        if results and self._rest.where is not None:
+            where = replace(self._rest.where, after=max(result.job for result in results))
+            self._rest = replace(self._rest, where=where)
+        return results
 
 
 class ResumableEvents:

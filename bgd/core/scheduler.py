@@ -395,8 +395,8 @@ class Scheduler:
         if job.state is State.RUNNING:
             self._stop(job, now, making_way=True)
 
-    def set_suspended(self, job_id: JobId, now: Now, *, suspended: bool) -> None:
-        """Suspend a running job, which keeps its slots, or let it go on.
+    def set_suspended(self, job_id: JobId, now: Now, *, suspended: bool) -> State:
+        """Suspend a running job, which keeps its slots, or let it go on; return its state, which stays.
 
         Raises:
             KeyError: no running job has this id.
@@ -408,6 +408,7 @@ class Scheduler:
             job = replace(job, suspended=suspended)
             self._note(job, now)
             self._effects.append(SuspendAttempt(job) if suspended else ContinueAttempt(job))
+        return job.state
 
     def ended(
         self,

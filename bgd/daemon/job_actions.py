@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from copy import copy
 from signal import SIGCONT
+from time import monotonic
+from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from bgd.clock import now
@@ -32,23 +35,29 @@ from bgd.daemon.access import check_may_run, check_resources, check_target, chec
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
-from bgd.daemon.storage import pruning, read, write
+from bgd.daemon.storage import lists, pruning, read, write
+from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import SignalProcesses, SuspendProcesses
+from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
 from bgd.wire.requests import ROUND, Changes
 
 MAX_DEBOUNCED = 10_000  # jobs after which those that have ended are forgotten
+FIRST_ACTS = 50  # jobs in the first transaction of an action on all that match
+MAX_ACTS = 500
+ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
+SLICE = 5_000  # jobs that are looked up at a time
 
 
 class JobActions:
     """Does to jobs what people ask for; `Supervisor.saved` tells when it is on disk.
 
-    Actions that return a State return the job's new one. They raise NoSuchJob for a job that does not exist,
-    and Refused if the job's state or the configuration does not allow the action.
+    `act`, `do` and `act_on_all` carry out the verbs of `bgd.core.verbs`. The methods for single verbs get a
+    job in a state that fits and return its new one. They raise Refused if the configuration forbids it.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
@@ -233,117 +242,208 @@ class JobActions:
             finished |= {job_id: state for job_id, state in states.items() if state in FINAL}
         return finished
 
-    # --- jobs that wait -------------------------------------------------------------------------------
+    # --- verbs --------------------------------------------------------------------------------------------
 
-    async def hold(self, job_id: JobId) -> State:
-        """Keep a waiting job from starting until it is released."""
-        job = await self._unfinished(job_id)
-        if job.state not in WAITING:
-            raise Refused(
-                f"job {job_id} is {job.state}: only a waiting job can be held (suspend stops a running one)"
-            )
-        return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at), by=self._by)
+    async def act_on_all(
+        self, verb: str, wanted: Filter, after: int = 0, ids: list[JobId] | None = None, **given: Any
+    ) -> AsyncGenerator[list[ActResult], None]:
+        """Act on all jobs that match now, the lowest ids first; yield what became of them once it is on disk.
 
-    async def release(self, job_id: JobId) -> State:
-        """Let a held job start when it is its turn."""
-        job = await self._unfinished(job_id)
-        if job.state is not State.HELD:
-            raise Refused(f"job {job_id} is {job.state}: it is not held")
-        return self._supervisor.decide(lambda scheduler, at: scheduler.release(job_id, at), by=self._by)
-
-    async def edit(self, job_id: JobId, changes: Changes) -> State:
-        """Change a waiting job.
-
-        Raises:
-            Refused: it does not wait, or the changed spec is not valid.
-            NoSuchJob: the job, or one it is to wait for, does not exist.
+        Others wait for a transaction, so it has only as many jobs as take ACT_SECONDS. While it is written,
+        the next jobs are decided about. Those that do not match any more when it is their turn are left out.
+        `after`: only higher ids. `ids`: only those of them that are in the wanted states.
         """
-        async with self._lock:
-            self._check_waiting(await self._unfinished(job_id))
-            await self._supervisor.saved()  # its spec may not be on disk yet
-            stored = await self._store.read(write.read_spec, job_id)
-            if stored is None:
-                raise NoSuchJob(f"no job {job_id}")
-            spec, changed = edited(stored.whole(), changes), changes_in(changes)
-            self._check_spec(spec)
-            self.check_dependency_limit([spec])
-            others = {*(changes.after or ()), *(changes.after_any or ())}
-            finished = await self.finished_among(others)
-            job = await self._unfinished(job_id)
-            self._check_waiting(job)  # it may have started meanwhile
-            if changed & _START_OPTIONS:
-                at = now()
-                wanted = conditions.edited(job, spec, changed, at)
-                _check_expiry(wanted.due, wanted.conditions, at)
-            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
-            if circular is not None:
-                raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            return self._edit(job, spec, changed, finished)
+        size, earlier, results = FIRST_ACTS, None, list[ActResult]()
+        async with aclosing(self._matching(wanted, after, ids)) as found:
+            async for job_ids in found:
+                while job_ids:
+                    began, saved = monotonic(), asyncio.Event()
+                    decided = await self.act(verb, job_ids[:size], among=wanted, **given)
+                    del job_ids[:size]
+                    if not decided:
+                        continue
+                    self._supervisor.when_saved(saved.set)
+                    if earlier is not None:
+                        await earlier.wait()
+                        yield results
+                        is_long = monotonic() - began > ACT_SECONDS
+                        size = max(size // 2, 1) if is_long else min(2 * size, MAX_ACTS)
+                    earlier, results = saved, decided
+        if earlier is not None:
+            await earlier.wait()
+            yield results
 
-    # --- jobs that run --------------------------------------------------------------------------------
+    async def states_of_all(
+        self, wanted: Filter, after: int = 0, ids: list[JobId] | None = None
+    ) -> AsyncGenerator[dict[JobId, State], None]:
+        """Yield the states of all jobs that `act_on_all` would act on."""
+        async with aclosing(self._matching(wanted, after, ids)) as found:
+            async for job_ids in found:
+                states = await self._store.search(read.states, job_ids)
+                yield {each: state for each, state in states.items() if state in wanted.states}
 
-    async def suspend(self, job_id: JobId) -> State:
+    async def _matching(
+        self, wanted: Filter, after: int, ids: list[JobId] | None
+    ) -> AsyncGenerator[list[JobId], None]:
+        last = self._supervisor.newest_id
+        rest: int | None = after
+        await self._supervisor.saved()  # what the caller was told before is on disk
+        if ids is not None:
+            yield ids
+            return
+        while rest is not None and rest < last:
+            part = await self._store.search(lists.next_slice, wanted, rest, SLICE, SLICE, ascending=True)
+            yield [each for each in part.ids if each <= last]
+            rest = part.rest
+
+    async def do(self, verb: str, job_id: JobId, **given: Any) -> State:
+        """Act on one job; return its new state."""
+        [result] = await self.act(verb, [job_id], **given)
+        if result.state is None:
+            raise error_of(result.code or ErrorCode.REFUSED, result.message or "")
+        return result.state
+
+    async def act(
+        self,
+        verb: str,
+        job_ids: Iterable[int],
+        *,
+        among: Filter | None = None,
+        repeated: bool = False,
+        **given: Any,
+    ) -> list[ActResult]:
+        """Act on each of a few jobs; a refusal for one does not affect the others.
+
+        * `among`: leave out jobs that it does not select any more.
+        * `repeated`: jobs to which it was done before count as done.
+        """
+        action, at, results = _ACTIONS[verb], now(), list[ActResult]()
+        asked = list(map(JobId, job_ids))
+        async with self._lock if action.states == FINAL else nullcontext():  # from reading until acting
+            finished = await self._finished(asked)
+            if verb == "retry":
+                given["specs"] = await self._store.read(write.read_specs, list(finished))
+            for job_id in asked:
+                job = self._supervisor.get(job_id) or finished.pop(job_id, None)
+                if among is not None and not (job is not None and _is_selected(job, among)):
+                    continue
+                try:
+                    done = self._act(action, job_id, job, at, given, repeated=repeated)
+                    results.append(ActResult(job_id, done if isinstance(done, State) else await done))
+                except Refused as error:
+                    results.append(ActResult(job_id, code=code_of(error), message=str(error)))
+        return results
+
+    def _act(
+        self,
+        action: _Action,
+        job_id: JobId,
+        job: Job | None,
+        at: Now,
+        given: dict[str, Any],
+        *,
+        repeated: bool,
+    ) -> State | Awaitable[State]:
+        if job is None:
+            raise NoSuchJob(f"no job {job_id}")
+        if job.state in action.states:
+            return action.do(self, job, at, **given)
+        if repeated and job.state in action.done_before:
+            return job.state
+        if job.state in FINAL:
+            raise Refused(f"job {job_id} has already finished ({job.state})")
+        is_state = "has not finished" if action.states == FINAL else f"is {job.state}"
+        raise Refused(f"job {job_id} {is_state}: {action.only}")
+
+    async def _finished(self, job_ids: Iterable[JobId]) -> dict[JobId, Job]:
+        """Return those of these jobs that have finished."""
+        others = [each for each in job_ids if not self._supervisor.is_unfinished(each)]
+        if not others:
+            return {}
+        await self._supervisor.saved()  # their ends may not be on disk yet
+        return await self._store.read(read.finished_jobs, others)
+
+    def decide(self, decision: Callable[..., State], job: Job, at: Now) -> State:
+        return self._supervisor.decide(
+            lambda scheduler, then: decision(scheduler, job.id, then), at, self._by
+        )
+
+    def suspend(self, job: Job, at: Now) -> State:
         """Stop the processes of a running job without ending them."""
-        self._supervisor.dispatcher.check_supported(
-            await self._running(job_id, "suspended"), SuspendProcesses
-        )
-        self._supervisor.decide(
-            lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=True), by=self._by
-        )
-        return State.RUNNING
+        self._supervisor.dispatcher.check_supported(job, SuspendProcesses)
+        return self.decide(lambda scheduler, *of: scheduler.set_suspended(*of, suspended=True), job, at)
 
-    async def continue_(self, job_id: JobId) -> State:
+    def continue_(self, job: Job, at: Now) -> State | Awaitable[State]:
         """Let the processes of a suspended job run again."""
-        job = await self._running(job_id, "continued")
         if job.suspended:
-            self._supervisor.decide(
-                lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=False), by=self._by
-            )
-            return State.RUNNING
+            return self.decide(lambda scheduler, *of: scheduler.set_suspended(*of, suspended=False), job, at)
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
-        return await self.signal(job_id, SIGCONT, whole_tree=True, seen=job)
+        return self.signal(job, at, SIGCONT, whole_tree=True, seen=job)
 
-    async def signal(self, job_id: JobId, number: int, *, whole_tree: bool, seen: Job | None = None) -> State:
+    async def signal(
+        self, job: Job, at: Now, signal: int, *, whole_tree: bool, seen: Job | None = None
+    ) -> State:
         """Send a signal to a running job; the launcher has been told when this returns.
 
         `seen`: send nothing if anything was decided about the job since it was this one: that is newer, and
         the launcher may not have been told of it yet.
         """
+        del at
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
-        job = await self._unfinished(job_id)
-        if job.state not in ACTIVE:
-            raise Refused(f"job {job_id} is {job.state}: only a running job can be sent a signal")
-        if seen is None or job is seen:  # each decision replaces it
-            self._supervisor.dispatcher.tell(job, lambda key: SignalProcesses(key, number, whole_tree))
+        current = self._supervisor.get(job.id)
+        if current is None or current.state not in ACTIVE:
+            raise Refused(f"job {job.id} {_has_changed(current)}: {_ACTIONS['signal'].only}")
+        if seen is None or current is seen:  # each decision replaces it
+            self._supervisor.dispatcher.tell(current, lambda key: SignalProcesses(key, signal, whole_tree))
+        return current.state
+
+    def revive(self, job: Job, at: Now, specs: Mapping[JobId, StoredSpec]) -> State:
+        """Queue a finished job again."""
+        check_may_run(specs[job.id].whole(), self._supervisor.config)
+        holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
+        if holder is not None:
+            raise Refused(f"job {job.id} has the key of job {holder}, which has not finished")
+        self._supervisor.decide(lambda scheduler, then: scheduler.revive(job, then), at, self._by)
+        return State.QUEUED
+
+    def remove(self, job: Job, at: Now) -> State:
+        """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
+        del at
+        self._supervisor.remove(job, self._by)
         return job.state
 
-    async def cancel(self, job_id: JobId) -> State:
-        """Cancel an unfinished job; it is then cancelled or, if it runs, stopping."""
-        await self._unfinished(job_id)
-        return self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job_id, at), by=self._by)
-
-    # --- jobs that have finished ----------------------------------------------------------------------
-
-    async def revive(self, job_id: JobId) -> State:
-        """Queue a finished job again."""
-        async with self._lock:  # or two requests could both find it finished
-            job = await self._finished(job_id, "there is nothing to retry")
-            stored = await self._store.read(write.read_spec, job_id)
-            if stored is None:
-                raise NoSuchJob(f"no job {job_id}")
-            check_may_run(stored.whole(), self._supervisor.config)
-            holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
-            if holder is not None:
-                raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")
-            self._supervisor.decide(lambda scheduler, at: scheduler.revive(job, at), by=self._by)
-            return State.QUEUED
-
-    async def remove(self, job_id: JobId) -> State:
-        """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
+    async def edit(self, job: Job, at: Now, changes: Changes) -> State:
+        """Change a waiting job."""
         async with self._lock:
-            job = await self._finished(job_id, "cancel it first")
-            self._supervisor.remove(job, self._by)
-            return job.state
+            await self._supervisor.saved()  # its spec may not be on disk yet
+            specs = await self._store.read(write.read_specs, [job.id])
+            job = self._waiting(job.id)
+            spec, changed = edited(specs[job.id].whole(), changes), changes_in(changes)
+            self._check_spec(spec)
+            self.check_dependency_limit([spec])
+            others = {*(changes.after or ()), *(changes.after_any or ())}
+            finished = await self.finished_among(others)
+            job = self._waiting(job.id)  # it may have started meanwhile
+            if changed & _START_OPTIONS:
+                at = now()
+                wanted = conditions.edited(job, spec, changed, at)
+                _check_expiry(wanted.due, wanted.conditions, at)
+            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job.id, others))
+            if circular is not None:
+                raise Refused(f"job {job.id} cannot wait for job {circular}, which waits for it")
+            spec = under_policy(spec, self._class_policy(spec), among=changed)
+            policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
+            self._supervisor.transaction.edited[job.id] = spec
+            return self._supervisor.decide(
+                lambda scheduler, then: scheduler.edit(job.id, spec, policy, changed, then, finished),
+                by=self._by,
+            )
+
+    def _waiting(self, job_id: JobId) -> Job:
+        job = self._supervisor.get(job_id)
+        if job is None or job.state not in WAITING:
+            raise Refused(f"job {job_id} {_has_changed(job)}: {_ACTIONS['edit'].only}")
+        return job
 
     async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
         """Delete those of these jobs that were not retried meanwhile; return them once that is on disk."""
@@ -355,48 +455,6 @@ class JobActions:
         await self._supervisor.saved()
         return [job.id for job in gone]
 
-    # --- finding them ---------------------------------------------------------------------------------
-
-    async def state(self, job_id: JobId) -> State | None:
-        """Return the state of a job, or None if it does not exist."""
-        job = self._supervisor.get(job_id)
-        if job is not None:
-            return job.state
-        await self._supervisor.saved()  # its end may not be on disk yet
-        return (await self._store.read(read.states, [job_id])).get(job_id)
-
-    async def _unfinished(self, job_id: JobId) -> Job:
-        job = self._supervisor.get(job_id)
-        if job is not None:
-            return job
-        await self._supervisor.saved()
-        states = await self._store.read(read.states, [job_id])
-        job = self._supervisor.get(job_id)  # it may have been retried meanwhile
-        if job is not None:
-            return job
-        if job_id not in states:
-            raise NoSuchJob(f"no job {job_id}")
-        raise Refused(f"job {job_id} has already finished ({states[job_id]})")
-
-    async def _running(self, job_id: JobId, wanted: str) -> Job:
-        job = await self._unfinished(job_id)
-        if job.state is not State.RUNNING:
-            raise Refused(f"job {job_id} is {job.state}: only a running job can be {wanted}")
-        return job
-
-    async def _finished(self, job_id: JobId, remedy: str) -> Job:
-        if self._supervisor.is_unfinished(job_id):
-            raise Refused(f"job {job_id} has not finished: {remedy}")
-        await self._supervisor.saved()  # its end may not be on disk yet
-        job = await self._store.read(read.finished_job, job_id)
-        if job is None:
-            raise NoSuchJob(f"no job {job_id}")
-        return job
-
-    def _check_waiting(self, job: Job) -> None:
-        if job.state not in WAITING:
-            raise Refused(f"job {job.id} is {job.state}: only a waiting job can be edited")
-
     def _policy_of(self, spec: JobSpec, on_exceptions: ExceptionRules) -> RetryPolicy:
         config = self._supervisor.config
         return policy_of(spec, config.retry if spec.target else config.retry_commands, on_exceptions)
@@ -405,13 +463,58 @@ class JobActions:
         policies = self._supervisor.config.classes
         return class_policy(parse_target(spec.target), policies) if spec.target and policies else NOTHING_SAID
 
-    def _edit(self, job: Job, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]) -> State:
-        spec = under_policy(spec, self._class_policy(spec), among=changed)
-        policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
-        self._supervisor.transaction.edited[job.id] = spec
-        return self._supervisor.decide(
-            lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished), by=self._by
-        )
+
+class _Action(Struct, frozen=True):
+    """What a verb does to a job in one of these states; `do` returns its new state.
+
+    `only`: why jobs in other states are refused; `done_before`: their states if it was done already.
+    """
+
+    do: Callable[..., State | Awaitable[State]]
+    states: frozenset[State]
+    only: str = ""
+    done_before: frozenset[State] = frozenset()
+
+
+def _decided(decision: Callable[..., State]) -> Callable[[JobActions, Job, Now], State]:
+    return lambda actions, job, at: actions.decide(decision, job, at)
+
+
+_ACTIONS = {
+    "cancel": _Action(
+        _decided(lambda scheduler, *of: scheduler.cancel(*of)),
+        WAITING | ACTIVE,
+        done_before=frozenset({State.CANCELLED}),
+    ),
+    "retry": _Action(JobActions.revive, FINAL, "there is nothing to retry"),
+    "hold": _Action(
+        _decided(lambda scheduler, *of: scheduler.hold(*of)),
+        WAITING,
+        "only a waiting job can be held (suspend stops a running one)",
+    ),
+    "release": _Action(
+        _decided(lambda scheduler, *of: scheduler.release(*of)),
+        frozenset({State.HELD}),
+        "it is not held",
+        frozenset(State) - {State.HELD},
+    ),
+    "suspend": _Action(JobActions.suspend, frozenset({State.RUNNING}), "only a running job can be suspended"),
+    "continue": _Action(
+        JobActions.continue_, frozenset({State.RUNNING}), "only a running job can be continued"
+    ),
+    "signal": _Action(JobActions.signal, ACTIVE, "only a running job can be sent a signal"),
+    "remove": _Action(JobActions.remove, FINAL, "cancel it first"),
+    "edit": _Action(JobActions.edit, WAITING, "only a waiting job can be edited"),
+}
+
+
+def _is_selected(job: Job, among: Filter) -> bool:
+    is_other = job.state is State.RUNNING and among.suspended not in {None, job.suspended}
+    return job.state in among.states and not is_other
+
+
+def _has_changed(job: Job | None) -> str:
+    return "has finished" if job is None else f"is {job.state}"
 
 
 def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:

@@ -37,7 +37,7 @@ from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refus
 from bgd.wire import requests
 from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.wire.framing import FrameReader
-from bgd.wire.messages import decode_request
+from bgd.wire.messages import decode_request, tag_of
 from bgd.wire.replies import (
     Acted,
     ActResult,
@@ -68,18 +68,6 @@ _INTERRUPTED = "KeyboardInterrupt"
 _NOT_INLINE = "{} is not for jobs that run inline: use a private_daemon()"
 _NO_LOG = "jobs that run inline have no log, their output goes where the test prints: use a private_daemon()"
 _TOO_LATE = "the job has finished: inline() runs it while it is submitted"
-
-_ACTIONS = (
-    requests.Cancel,
-    requests.Retry,
-    requests.Hold,
-    requests.Release,
-    requests.Suspend,
-    requests.Continue,
-    requests.SendSignal,
-    requests.Remove,
-    requests.Edit,
-)
 
 Replies = Iterator[Reply | Pause]
 
@@ -336,8 +324,8 @@ class InlineBackend:
                 yield from self._stream_events(request)
             case SetSchedules() as request:
                 yield self._set_schedules(request)
-            case request if isinstance(request, _ACTIONS):
-                act = self._cancel if isinstance(request, requests.Cancel) else _too_late
+            case request if isinstance(request, requests.Act | requests.SendSignal | requests.Edit):
+                act = self._cancel if tag_of(request) == "cancel" else _too_late
                 yield Acted(request.id, [act(job_id) for job_id in request.jobs])
             case request:
                 no_log = isinstance(request, requests.Logs)

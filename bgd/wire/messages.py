@@ -51,6 +51,11 @@ def encode(message: Hello | Request | Reply) -> bytes:
         raise ProtocolError(f"a number has more than 64 bits: {error}") from error
 
 
+def tag_of(message: Request | Reply) -> str:
+    """Return the type of a message, as its bytes name it."""
+    return str(message.__struct_config__.tag)
+
+
 def decode_hello(payload: bytes) -> Hello:
     """Return a Hello; raise ProtocolError if these bytes are none."""
     return _decoded(_hello_decoder, payload)

@@ -5,8 +5,9 @@ An arrow in a docstring names the replies: one of them, or a stream that ends wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
@@ -44,6 +45,7 @@ Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LineNumber = Annotated[int, Meta(ge=0, le=2**53)]
 ROUND = 2**36  # what a line that runs again adds to its number, for each time that the batch was read again
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
+NamedJobs = Annotated[list[JobNumber], Meta(max_length=MAX_IDS)]
 
 # --- about jobs -------------------------------------------------------------------------------------------
 
@@ -179,73 +181,40 @@ class Wait(Struct, frozen=True, tag="wait"):
     only_now: bool = False
 
 
-class Cancel(Struct, frozen=True, tag="cancel"):
-    """-> Acted: one entry a job, on disk.
+# --- acting on jobs ---------------------------------------------------------------------------------------
 
-    `repeated`: the answer to the same request was lost; jobs that are already cancelled count as done.
+
+class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All jobs to which a verb applies and that have what is given here, now and when it is their turn.
+
+    * `states`: None: those that the verb is usually for. `suspended`: of the running ones, only these.
+    * `queue`, `name`, `tag`, `since`: as in List.
+    * `after`: only higher ids than this one: the rest, if an earlier stream broke off.
+    * `dry_run`: change nothing; only tell the present states of these jobs.
     """
 
-    id: RequestId
-    jobs: Jobs
-    repeated: bool = False
-
-
-class Retry(Struct, frozen=True, tag="retry"):
-    """-> Acted: queue finished jobs again, with all their retries."""
-
-    id: RequestId
-    jobs: Jobs
-
-
-class Hold(Struct, frozen=True, tag="hold"):
-    """-> Acted: keep waiting jobs from starting until they are released."""
-
-    id: RequestId
-    jobs: Jobs
-
-
-class Release(Struct, frozen=True, tag="release"):
-    """-> Acted: let held jobs wait again for what they waited for before, or for their turn.
-
-    `repeated` as in Cancel.
-    """
-
-    id: RequestId
-    jobs: Jobs
-    repeated: bool = False
-
-
-class Suspend(Struct, frozen=True, tag="suspend"):
-    """-> Acted: stop the processes of running jobs. Their time limits stand still; they keep their slots."""
-
-    id: RequestId
-    jobs: Jobs
-
-
-class Continue(Struct, frozen=True, tag="continue"):
-    """-> Acted: let jobs go on that were suspended, or that stopped by themselves."""
-
-    id: RequestId
-    jobs: Jobs
-
-
-class SendSignal(Struct, frozen=True, tag="signal", kw_only=True):
-    """-> Acted: send a signal to the first process of running jobs, or to all of their processes."""
-
-    id: RequestId
-    jobs: Jobs
-    signal: Annotated[int, Meta(ge=1, le=MAX_SIGNAL)]
-    whole_tree: bool = False
-
-
-class Remove(Struct, frozen=True, tag="remove"):
-    """-> Acted: delete finished jobs and their logs. Their ids are never used again."""
-
-    id: RequestId
-    jobs: Jobs
+    states: list[State] | None = None
+    suspended: bool | None = None
+    queue: QueueName | None = None
+    name: Annotated[str, Meta(max_length=200)] | None = None
+    tag: Annotated[str, Meta(max_length=200)] | None = None
+    since: float | None = None
+    after: NewestJob = 0
+    dry_run: bool = False
 
 
 if TYPE_CHECKING:
+
+    class Act(Struct, frozen=True):
+        """-> Acted: one entry a job, on disk. With `where` -> Acted..., End, for the jobs that it selects.
+
+        `repeated`: the answer to the same request was lost; jobs to which it was done already count as done.
+        """
+
+        id: RequestId
+        jobs: NamedJobs = []
+        repeated: bool = False
+        where: Selection | None = None
 
     class Changes(Struct, frozen=True, kw_only=True):
         """Changes of a job that waits: `argv`, and the options that can be edited. What is absent stays.
@@ -256,7 +225,34 @@ if TYPE_CHECKING:
         def __init__(self, **changes: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 
+    Cancel = Act
+    Retry = Act
+    Hold = Act
+    Release = Act
+    Suspend = Act
+    Continue = Act
+    Remove = Act
+
 else:
+    # They differ only by their tags. bgd.core.verbs says what each applies to
+    Cancel, Retry, Hold, Release, Suspend, Continue, Remove = (
+        defstruct(
+            name,
+            [
+                ("id", RequestId),
+                ("jobs", NamedJobs, []),
+                ("repeated", bool, False),
+                ("where", Selection | None, None),
+            ],
+            module=__name__,
+            frozen=True,
+            omit_defaults=True,
+            tag=name.lower(),
+        )
+        for name in ("Cancel", "Retry", "Hold", "Release", "Suspend", "Continue", "Remove")
+    )
+    Act = Cancel | Retry | Hold | Release | Suspend | Continue | Remove
+
     # The types are text, which msgspec reads when it decodes the first Edit: a client never does
     Changes = defstruct(
         "Changes",
@@ -274,6 +270,25 @@ else:
 def _kind_of_change(name: str) -> Any:
     """Return the type of the new value of an option."""
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
+
+
+class SendSignal(Struct, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
+    """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
+
+    id: RequestId
+    jobs: NamedJobs = []
+    where: Selection | None = None
+    signal: Annotated[int, Meta(ge=1, le=MAX_SIGNAL)]
+    whole_tree: bool = False
+
+
+def act_on_all(verb: str, where: Selection, **options: Any) -> Act | SendSignal:
+    """Return the request for a verb and all jobs that match; `options`: its other fields."""
+    kinds: dict[object, Callable[..., Any]] = {
+        kind.__struct_config__.tag: kind for kind in (*get_args(Act), SendSignal)
+    }
+    request: Act | SendSignal = kinds[verb](id=0, where=where, **options)
+    return request
 
 
 class Edit(Struct, frozen=True, tag="edit"):
@@ -459,14 +474,8 @@ _CommonRequest = (
     | GetResult
     | Logs
     | Wait
-    | Cancel
-    | Retry
-    | Hold
-    | Release
-    | Suspend
-    | Continue
+    | Act
     | SendSignal
-    | Remove
     | Prune
     | Edit
     | GetBackup

@@ -65,7 +65,7 @@ def test_a_suspended_job_stops_until_it_is_continued(daemon):
     assert " suspended " in daemon.bgctl("list", "--state", "running").stdout
     assert f"until `bgctl continue {job_id}`" in daemon.bgctl("show", job_id).stdout
     assert daemon.bgctl("suspend", "--state", "running").stderr == "bgctl: no jobs match\n"
-    assert daemon.bgctl("continue", "--state", "running").stdout == f"{job_id} continued\n"
+    assert daemon.bgctl("continue", "--state", "running").stdout == "continued 1 job\n"
     wait_until(lambda: "State:\tT" not in status.read_text())
     daemon.bgctl("cancel", job_id)
 
@@ -178,7 +178,8 @@ def test_a_selection_skips_jobs_to_which_the_verb_does_not_apply(daemon, waiting
     done = daemon.bgctl("hold", *selection, "--yes")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "".join(f"{job_id} held\n" for job_id in job_ids[1:])
+    assert done.stdout == "held 2 jobs\n"
+    assert states(daemon, job_ids) == ["cancelled", "held", "held"]
 
 
 def test_a_dry_run_lists_the_jobs_and_changes_nothing(daemon, waiting_jobs):
@@ -207,9 +208,9 @@ def test_several_selected_jobs_need_yes_without_a_terminal(daemon, waiting_jobs)
 
 
 def test_one_selected_job_needs_no_confirmation(daemon):
-    job_id = daemon.submit("--name", "the-only-one", *LATER)
+    daemon.submit("--name", "the-only-one", *LATER)
 
-    assert daemon.bgctl("cancel", "--name", "the-only-*").stdout == f"{job_id} cancelled\n"
+    assert daemon.bgctl("cancel", "--name", "the-only-*").stdout == "cancelled 1 job\n"
 
 
 @pytest.mark.parametrize(("answer", "state", "code"), [("y", "cancelled", 0), ("n", "scheduled", 1)])
@@ -294,4 +295,39 @@ def test_a_selection_may_exceed_one_page_of_a_list(daemon):
 
     done = daemon.bgctl("cancel", "--tag", "legion", "--yes")
 
-    assert done.stdout.count(" cancelled\n") == 10_001
+    assert done.stdout == "cancelled 10001 jobs\n"
+
+
+def test_a_selection_of_running_jobs_says_that_they_still_end(daemon):
+    running_job(daemon, "trap '' TERM; touch ready; sleep 60", "-q", "stubborn")
+    daemon.submit("-q", "stubborn", *LATER)
+
+    done = daemon.bgctl("cancel", "-q", "stubborn", "--yes")
+
+    assert done.stdout == "cancelled 2 jobs, 1 of them when their processes have ended\n"
+
+
+def test_a_bar_shows_how_far_an_action_on_many_jobs_is(daemon, terminal):
+    with daemon.client() as client:
+        client.submit_many([{"argv": ["true"], "hold": True, "tags": ["many"]}] * 1_500)
+
+    child = terminal("cancel", "--tag", "many", "--yes")
+
+    shown = seen(child)
+    assert "1500/1500" in shown
+    assert "cancelled 1500 jobs" in shown
+
+
+def test_of_many_refusals_only_the_first_are_printed(daemon):
+    with daemon.client() as client:
+        first = client.submit_many(
+            [{"argv": ["true"], "key": f"of-{each}", "hold": True} for each in range(12)]
+        )
+        client.cancel(first)
+        client.submit_many([{"argv": ["true"], "key": f"of-{each}", "hold": True} for each in range(12)])
+
+    done = daemon.bgctl("retry", "--state", "cancelled", "--yes")
+
+    refused = [line for line in done.stderr.splitlines() if "has the key of job" in line]
+    assert (done.returncode, len(refused)) == (1, 10)
+    assert done.stderr.endswith("bgctl: 2 more jobs were refused\n")

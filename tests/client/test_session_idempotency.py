@@ -182,6 +182,34 @@ def test_only_a_repeated_action_says_so(client_at, daemon_that, heard):
     assert [request.repeated for request in heard] == [False, True, True]
 
 
+def tell_one(peer):
+    peer.greet(newest=9)
+    request = peer.receive()
+    job = request.where.after + 1
+    peer.send(replies.Acted(request.id, [replies.ActResult(job, state=State.HELD)]))
+    return request
+
+
+def test_an_action_on_all_that_match_goes_on_after_the_last_job_that_was_told(client_at, play):
+    def finish(peer):
+        request = tell_one(peer)
+        peer.send(replies.End(request.id))
+
+    client = client_at(play(tell_one, tell_one, finish))
+
+    told = [each.job for part in client.act_on_all("hold", requests.Selection(queue="q")) for each in part]
+
+    assert told == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("verb", "options"), [("retry", {}), ("signal", {"signal": 10})])
+def test_an_action_that_must_not_be_done_twice_does_not_go_on(client_at, play, verb, options):
+    client = client_at(play(tell_one))
+
+    with pytest.raises(DaemonUnreachable, match=f"in the middle of this {verb}"):
+        list(client.act_on_all(verb, requests.Selection(), **options))
+
+
 @pytest.mark.parametrize("verb", ["retry", "remove"])
 def test_actions_that_must_not_be_repeated_are_sent_once(client_at, daemon_that, heard, verb):
     client = client_at(daemon_that(1, 1, answer=acted_on))

@@ -13,11 +13,12 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.daemon import job_actions
 from bgd.daemon.storage import read
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
-from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
+from bgd.wire.replies import Acted, End, ErrorCode, Failed, Submitted
 from bgd.wire.requests import (
     Changes,
     Continue,
@@ -25,6 +26,7 @@ from bgd.wire.requests import (
     Hold,
     Release,
     Remove,
+    Selection,
     SendSignal,
     Show,
     Submit,
@@ -104,7 +106,7 @@ async def test_jobs_that_have_ended_are_forgotten_by_those_that_wait(config, lau
     async with served(config, launcher) as life:
         kept = life.take(command(key="kept", debounce=100.0))
         gone = life.take(command(key="gone", debounce=100.0))
-        await life.actions.cancel(gone)
+        await life.actions.do("cancel", gone)
         life.actions.submit([command(key="kept", debounce=100.0)], UID)
         assert life.actions._debounced.keys() == {kept}
 
@@ -142,7 +144,7 @@ async def test_edited_and_held_jobs_stay_so_after_a_restart(config, launcher):
         assert (view.key, view.slots) == ("nightly", 2)
         blocked, _ = await (await life.call()).show(Show(1, other))
         assert (blocked.state, blocked.waits_for) == (State.BLOCKED, [job])
-        await life.actions.cancel(job)
+        await life.actions.do("cancel", job)
         assert (await life.view(other)).state is State.CANCELLED
 
 
@@ -299,7 +301,7 @@ async def test_number_of_all_dependencies_is_limited(config, launcher, monkeypat
 
         assert (await caller.ask(Submit(2, both), Failed)).code is ErrorCode.FULL
 
-        await life.actions.cancel(JobId(waiting))
+        await life.actions.do("cancel", JobId(waiting))
         one = command(after=(first,))
         batch = await caller.ask(SubmitMany(id=3, specs=[one] * 3), Failed)
         assert (batch.code, life.supervisor.waits) == (ErrorCode.FULL, 0)
@@ -327,7 +329,7 @@ async def test_submit_with_the_key_of_an_unfinished_job_returns_that_job(config,
         assert (await caller.ask(Submit(3, command(key="once", hold=True)), Submitted)).created
 
         with pytest.raises(Refused, match="has the key of job"):
-            await life.actions.revive(JobId(key.job))
+            await life.actions.do("retry", JobId(key.job))
 
 
 # --- jobs that run ------------------------------------------------------------------------------------
@@ -364,11 +366,13 @@ async def test_job_that_bgd_did_not_suspend_can_be_continued(config, launcher):
 async def test_continue_does_not_interfere_with_what_was_asked_for_after_it(config, launcher, others):
     async with served(config, launcher) as life:
         key = await life.launched()
-        actions = {"s": life.actions.suspend, "c": life.actions.continue_}
+        verbs = {"s": "suspend", "c": "continue"}
         life.commits.close()
         life.take(command(**SCHEDULED))
         await soon(life.commits.reached.wait())
-        asked = [life.tasks.create_task(actions[each](JobId(key.job))) for each in f"c{others}"]
+        asked = [
+            life.tasks.create_task(life.actions.do(verbs[each], JobId(key.job))) for each in f"c{others}"
+        ]
         life.commits.open()
 
         assert await soon(asyncio.gather(*asked)) == [State.RUNNING] * len(asked)
@@ -381,7 +385,7 @@ async def test_continue_does_not_interfere_with_what_was_asked_for_after_it(conf
 async def test_adopted_attempt_gets_the_commands_it_may_have_missed(config, launcher):
     async with served(config, launcher) as life:
         suspended, going = await life.launched(), await life.launched()
-        await life.actions.suspend(JobId(suspended.job))
+        await life.actions.do("suspend", JobId(suspended.job))
         await soon(life.supervisor.saved())
         runs = [AttemptStarted(suspended, 1, 1.0), AttemptStarted(going, 2, 1.0, suspended=True)]
 
@@ -396,7 +400,7 @@ async def test_adopted_attempt_gets_the_commands_it_may_have_missed(config, laun
 async def test_adopted_attempt_that_is_suspended_already_gets_no_command(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
-        await life.actions.suspend(JobId(key.job))
+        await life.actions.do("suspend", JobId(key.job))
         await soon(life.supervisor.saved())
 
         await launcher.greet(AttemptStarted(key, 1, 1.0, suspended=True), instance=SECOND)
@@ -410,7 +414,7 @@ async def test_attempt_suspended_before_its_launch_is_suspended_after_it(config,
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        await life.actions.suspend(job)
+        await life.actions.do("suspend", job)
         life.commits.open()
 
         assert [type(message) for message in await life.told()] == [
@@ -441,7 +445,9 @@ async def test_signal_waits_for_a_start_that_is_being_saved(config, launcher):
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        signalling = asyncio.ensure_future(life.actions.signal(job, signal.SIGTERM, whole_tree=False))
+        signalling = asyncio.ensure_future(
+            life.actions.do("signal", job, signal=signal.SIGTERM, whole_tree=False)
+        )
         life.commits.open()
 
         await soon(signalling)
@@ -455,7 +461,7 @@ async def test_without_a_launcher_a_signal_is_refused(config, launcher):
         await soon(life.is_lost.wait())
 
         with pytest.raises(Refused, match="no launcher is connected"):
-            await life.actions.signal(JobId(key.job), 15, whole_tree=False)
+            await life.actions.do("signal", JobId(key.job), signal=15, whole_tree=False)
 
 
 async def test_old_launcher_gets_no_message_that_it_does_not_know(config, launcher):
@@ -464,9 +470,9 @@ async def test_old_launcher_gets_no_message_that_it_does_not_know(config, launch
         life.link.protocol = 1
 
         with pytest.raises(Refused, match="from an older bgd"):
-            await life.actions.suspend(JobId(key.job))
+            await life.actions.do("suspend", JobId(key.job))
         with pytest.raises(Refused, match="from an older bgd"):
-            await life.actions.signal(JobId(key.job), 15, whole_tree=False)
+            await life.actions.do("signal", JobId(key.job), signal=15, whole_tree=False)
         terminal = await life.submit(command(pty=True))
         view = await life.view(terminal)
         assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
@@ -482,7 +488,7 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
         with pytest.raises(Refused, match="memory_max needs the memory controller of cgroup v2: no memory"):
             life.actions.check([command(memory_max=2**30)])
         with pytest.raises(Refused, match="memory_max needs"):
-            await life.actions.edit(job, Changes(memory_max=2**30))
+            await life.actions.do("edit", job, changes=Changes(memory_max=2**30))
 
 
 async def test_limits_of_a_class_are_checked_when_its_jobs_are_submitted(folder, launcher):
@@ -518,8 +524,8 @@ async def test_all_jobs_get_a_control_group_if_that_is_configured(folder, launch
 async def test_stopping_ends_a_suspension(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
-        await life.actions.suspend(JobId(key.job))
-        await life.actions.cancel(JobId(key.job))
+        await life.actions.do("suspend", JobId(key.job))
+        await life.actions.do("cancel", JobId(key.job))
 
         assert [type(message) for message in await life.told()] == [launching.SuspendProcesses, StopProcesses]
         assert not (await life.view(key.job)).suspended
@@ -538,6 +544,64 @@ async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_reused(config
 
         assert await life.store.read(read.view, job) is None
         with pytest.raises(NoSuchJob):
-            await life.actions.remove(job)
+            await life.actions.do("remove", job)
         assert await life.submit(command(**SCHEDULED)) == job + 1
         await until(lambda: not list(log.parent.iterdir()))
+
+
+# --- all jobs that match ------------------------------------------------------------------------------
+
+
+async def test_all_that_match_are_acted_on_in_portions_lowest_ids_first(config, launcher, monkeypatch):
+    monkeypatch.setattr(job_actions, "MAX_ACTS", 4)
+    monkeypatch.setattr(job_actions, "FIRST_ACTS", 2)
+    monkeypatch.setattr(job_actions, "SLICE", 5)
+    async with served(config, launcher) as life:
+        jobs = [await life.submit(command(tags=("t",), **SCHEDULED)) for _ in range(12)]
+        other = await life.submit(command(**SCHEDULED))
+        caller = await life.call()
+        commits = life.commits.commits
+
+        rehearsed = await caller.stream(Hold(1, where=Selection(tag="t", dry_run=True)), Acted)
+        assert [(each.job, each.state) for part in rehearsed for each in part.results] == [
+            (job, State.SCHEDULED) for job in jobs
+        ]
+        assert life.commits.commits == commits
+        parts = await caller.stream(Hold(2, where=Selection(tag="t", after=jobs[0])), Acted)
+
+        assert [(each.job, each.state) for part in parts for each in part.results] == [
+            (job, State.HELD) for job in jobs[1:]
+        ]
+        assert 3 <= life.commits.commits - commits <= len(parts)
+        assert [(await life.view(job)).state for job in (jobs[0], other)] == [State.SCHEDULED] * 2
+
+
+async def test_jobs_that_change_before_it_is_their_turn_are_left_out(config, launcher, monkeypatch):
+    monkeypatch.setattr(job_actions, "FIRST_ACTS", 1)
+    async with served(config, launcher) as life:
+        first, second, third = [await finished(life, launcher) for _ in range(3)]
+        caller = await life.call()
+        life.commits.close()
+        caller.send(Remove(1, where=Selection()))
+        await soon(life.commits.reached.wait())
+        life.supervisor.remove(await life.store.read(lambda db: read.finished_jobs(db, [third])[third]))
+        life.commits.open()
+
+        parts = [(await caller.hear(Acted)).results for _ in range(2)]
+
+        await caller.hear(End)
+        assert [[each.job for each in results] for results in parts] == [[first], [second]]
+
+
+@pytest.mark.parametrize(("verb", "count"), [(Suspend, 0), (Continue, 1)])
+async def test_a_verb_for_running_jobs_selects_those_that_it_can_change(config, launcher, verb, count):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        await life.actions.do("suspend", JobId(key.job))
+        await soon(life.supervisor.saved())
+
+        parts = await (await life.call()).stream(verb(1, where=Selection()), Acted)
+
+        assert sum(len(part.results) for part in parts) == count
+        again = await (await life.call()).stream(verb(1, where=Selection(suspended=count == 0)), Acted)
+        assert not any(part.results for part in again)

@@ -49,7 +49,7 @@ async def test_a_job_that_finished_in_time_is_not_late_even_if_somebody_retries_
         job = await start(life)
         await life.finish(job, Outcome.EXIT, 1)
         await life.pass_time(10 * MINUTE)
-        await life.harness.actions.revive(JobId(job))
+        await life.harness.actions.do("retry", JobId(job))
         await life.pass_time(20 * MINUTE)
 
         assert await late(life) == [False]

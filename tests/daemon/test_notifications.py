@@ -214,7 +214,7 @@ async def test_start_and_success_are_told_if_they_are_wanted(folder, launcher):
 async def test_whoever_cancels_a_job_is_not_told(folder, launcher, is_running):
     async with telling(with_targets(folder), launcher) as told:
         job = await told.life.submit(command(hold=not is_running))
-        await told.life.actions.asked_by("ada").cancel(job)
+        await told.life.actions.asked_by("ada").do("cancel", job)
         if is_running:
             await told.end(job, Outcome.CANCELLED)
 
@@ -256,7 +256,7 @@ async def test_a_streak_without_a_name_goes_with_its_job(folder, launcher):
         await told.settled()
         assert await told.store.read(_count, "streaks") == 2
         for each in (job, named):
-            await told.life.actions.remove(each)
+            await told.life.actions.do("remove", each)
         await told.settled()
 
         assert await told.store.read(_count, "streaks") == 1
@@ -266,7 +266,7 @@ async def test_a_retried_job_continues_its_streak(folder, launcher):
     async with telling(with_targets(folder, f"{OPS}on = ['failed', 'recovered']\n"), launcher) as told:
         job = await told.run()
         for outcome in (Outcome.EXIT, Outcome.SUCCEEDED):
-            await told.life.actions.revive(job)
+            await told.life.actions.do("retry", job)
             await told.end(job, outcome)
 
         assert await told.events() == [(FAILED, f"job {job}"), (RECOVERED, f"job {job}")]

@@ -63,7 +63,7 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
         assert (await life.view(jobs[4])).state is State.SUCCEEDED
         assert (await life.store.read(read.counts))["succeeded"] == 1
         with pytest.raises(NoSuchJob):
-            await life.actions.revive(jobs[0])
+            await life.actions.do("retry", jobs[0])
         events = await life.store.read(write.read_events, 0, 1000)
         assert [
             event.job for event in events if isinstance(event, EventView) and event.what == "remove"
@@ -79,7 +79,7 @@ async def test_job_that_is_retried_is_not_pruned(config, launcher):
             pruning.prunable_jobs, RetentionLimits(max_age=ANY_AGE, max_jobs=0), 0.0, 10
         )
         assert [each.job for each in due] == [job]
-        await life.actions.revive(job)
+        await life.actions.do("retry", job)
 
         assert await life.actions.remove_due(due) == []
         assert (await life.view(job)).state in {State.QUEUED, State.RUNNING}
@@ -89,7 +89,7 @@ async def test_logs_that_a_crash_left_are_deleted_at_the_next_start(config, laun
     async with running_supervisor(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
         life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before it deleted them
-        await life.actions.remove(job)
+        await life.actions.do("remove", job)
         await soon(life.supervisor.saved())
     log = Path(config.log_dir, log_name(job, 1))
     assert await asyncio.to_thread(log.exists)

@@ -228,7 +228,7 @@ async def test_skip_leaves_out_an_occurrence_while_a_job_waits_for_its_retry(liv
 async def test_skip_runs_again_when_the_job_has_finished(lives):
     async with lives.begin() as life:
         first, _ = await due_twice(life, Overlap.SKIP)
-        await life.harness.actions.cancel(JobId(first.job or 0))
+        await life.harness.actions.do("cancel", JobId(first.job or 0))
         await life.pass_time(HOUR)
 
         assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
@@ -239,7 +239,7 @@ async def test_skip_sees_a_job_that_is_older_than_many_finished_ones_after_a_res
         await life.schedules.set("hourly", HOURLY, UID, replaces=False)
         jobs = [life.schedules.run_now("hourly", "anna") for _ in range(SLOTS + storage.LATEST)]
         for job in jobs[SLOTS:]:  # they wait for a slot
-            assert await life.harness.actions.cancel(job) is State.CANCELLED
+            assert await life.harness.actions.do("cancel", job) is State.CANCELLED
         assert len(await life.rows("hourly")) == len(jobs)
     async with lives.begin() as life:
         await life.pass_time(HOUR)
@@ -254,7 +254,7 @@ async def test_skip_sees_a_job_that_somebody_retries(lives):
             await life.pass_time(HOUR)
             await life.finish((await life.rows("hourly"))[-1].job or 0, Outcome.EXIT, 0)
         first = JobId((await life.rows("hourly"))[0].job or 0)
-        await life.harness.actions.revive(first)
+        await life.harness.actions.do("retry", first)
         await life.pass_time(HOUR)
 
         assert (await life.rows("hourly"))[-1].reason == f"job {first} has not finished"

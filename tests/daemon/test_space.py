@@ -174,7 +174,7 @@ async def test_while_nothing_can_be_written_only_lists_are_answered(config, laun
     async with running_supervisor(config, launcher) as life:
         held = await life.submit(command(hold=True))
         life.commits.failure = DiskFull("disk full")
-        await life.actions.cancel(held)
+        await life.actions.do("cancel", held)
         saved = asyncio.ensure_future(life.supervisor.saved())
         await soon(life.supervisor.saved_unless_stuck())  # waits until the disk is known to be full
         await soon(life.supervisor.saved_unless_stuck())

@@ -164,7 +164,7 @@ async def test_adopted_attempt_that_should_stop_is_stopped_again(config, launche
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        await life.actions.cancel(JobId(key.job))
+        await life.actions.do("cancel", JobId(key.job))
         assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
@@ -234,7 +234,7 @@ async def test_stopping_attempt_that_never_started_is_cancelled(config, launcher
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        await life.actions.cancel(JobId(key.job))
+        await life.actions.do("cancel", JobId(key.job))
         await launcher.hear(StopProcesses)
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
@@ -499,7 +499,7 @@ async def test_more_slots_start_waiting_jobs_at_once(folder, launcher):
 async def test_waiting_job_is_cancelled_at_once(config, launcher, delay):
     async with running_supervisor(config, launcher) as life:
         job = await life.submit(command(delay=delay))
-        assert await life.actions.cancel(job) is State.CANCELLED
+        assert await life.actions.do("cancel", job) is State.CANCELLED
         assert (await life.view(job)).state is State.CANCELLED
         await launcher.greet()
         assert await life.told() == []
@@ -509,8 +509,8 @@ async def test_running_job_is_stopped_and_then_cancelled(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
-        assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
-        assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.actions.do("cancel", JobId(key.job)) is State.STOPPING
+        assert await life.actions.do("cancel", JobId(key.job)) is State.STOPPING
         assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
@@ -523,7 +523,7 @@ async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config,
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        assert await life.actions.cancel(job) is State.STOPPING
+        assert await life.actions.do("cancel", job) is State.STOPPING
         life.commits.open()
         assert await life.told() == []
         view = await life.view(job)
@@ -536,7 +536,7 @@ async def test_job_cancelled_without_a_launcher_is_stopped_when_one_is_back(conf
         key = await life.launched()
         launcher.hang_up()
         await soon(life.is_lost.wait())
-        await life.actions.cancel(JobId(key.job))
+        await life.actions.do("cancel", JobId(key.job))
         assert (await life.view(key.job)).state is State.STOPPING
         await launcher.greet(runs(key))
         assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
@@ -548,7 +548,7 @@ async def test_retried_job_continues_to_count_its_attempts(config, launcher):
         key = await life.launched()
         launcher.say(end(key, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
-        assert await soon(life.actions.revive(JobId(key.job))) is State.QUEUED
+        assert await soon(life.actions.do("retry", JobId(key.job))) is State.QUEUED
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
@@ -560,7 +560,7 @@ async def test_job_whose_end_is_being_saved_can_be_retried(config, launcher):
         launcher.say(end(key))
         await soon(life.commits.reached.wait())
         async with asyncio.TaskGroup() as tasks:
-            revived = tasks.create_task(life.actions.revive(JobId(key.job)))
+            revived = tasks.create_task(life.actions.do("retry", JobId(key.job)))
             await life.told_so_far()
             life.commits.open()
         assert revived.result() is State.QUEUED
@@ -572,9 +572,10 @@ async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
         key = await life.launched()
         launcher.say(end(key))
         await launcher.hear(Acknowledge)
-        revive = life.actions.revive
         both = await soon(
-            asyncio.gather(revive(JobId(key.job)), revive(JobId(key.job)), return_exceptions=True)
+            asyncio.gather(
+                *(life.actions.do("retry", JobId(key.job)) for _ in range(2)), return_exceptions=True
+            )
         )
         assert both[0] is State.QUEUED
         assert isinstance(both[1], Refused)
@@ -585,9 +586,9 @@ async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
     async with running_supervisor(config, launcher) as life:
         job = await life.submit()
         with pytest.raises(Refused, match="has not finished"):
-            await soon(life.actions.revive(job))
+            await soon(life.actions.do("retry", job))
         with pytest.raises(NoSuchJob, match="no job 99"):
-            await soon(life.actions.revive(JobId(99)))
+            await soon(life.actions.do("retry", JobId(99)))
 
 
 # --- draining -----------------------------------------------------------------------------------------
@@ -741,7 +742,7 @@ async def test_an_attempt_without_a_node_says_what_it_waits_for_until_it_has_one
         await life.heard()
         assert life.supervisor.explain(job) == (wait,)
         assert (await life.view(job)).needs_node
-        await life.actions.suspend(job)
+        await life.actions.do("suspend", job)
         assert [each.cause for each in life.supervisor.explain(job)] == [Cause.SUSPENSION, Cause.NODE]
 
         launcher.say(AttemptStarted(key, PID, 1.0, suspended=True, place=replace(far, node="n1")))

@@ -18,7 +18,7 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
         _, before = await life.store.read(write.event_bounds)
 
         life.supervisor.attempt_ended(end(key, Outcome.EXIT, 1))
-        assert await life.actions.cancel(JobId(key.job)) is State.CANCELLED
+        assert await life.actions.do("cancel", JobId(key.job)) is State.CANCELLED
         await soon(life.supervisor.saved())
 
         saved = [

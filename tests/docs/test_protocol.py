@@ -34,6 +34,7 @@ PROTOCOL = page("docs/protocol.md")
 VALUES = [
     JobSpec,
     requests.BatchPlace,
+    requests.Selection,
     requests.Changes,
     views.JobView,
     views.Progress,

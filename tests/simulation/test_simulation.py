@@ -190,9 +190,9 @@ def tell_whoever_cancels(monkeypatch):
 def let_late_continues_through(monkeypatch):
     send = JobActions.signal
 
-    async def signal(self, job_id, number, *, whole_tree, seen=None):
+    async def signal(self, job, at, signal, *, whole_tree, seen=None):
         del seen
-        return await send(self, job_id, number, whole_tree=whole_tree)
+        return await send(self, job, at, signal, whole_tree=whole_tree)
 
     monkeypatch.setattr(JobActions, "signal", signal)
 

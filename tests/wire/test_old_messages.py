@@ -238,8 +238,8 @@ SENT: dict[str, list[Message]] = {
         requests.Release(14, [17]),
         requests.Suspend(15, [17]),
         requests.Continue(16, [17]),
-        requests.SendSignal(id=17, jobs=[17], signal=10, whole_tree=True),
         requests.Remove(18, [17]),
+        requests.SendSignal(id=17, jobs=[17], signal=10, whole_tree=True),
         requests.Prune(
             id=28, states=[State.FAILED], older_than=60.0, keep=10, logs_total=1_000_000, dry_run=True
         ),
@@ -508,6 +508,27 @@ GROWN |= {
         replies.JobsPart(2, [replace(VIEW, waited_seconds=0.75, run_seconds=1.25)]),
     ),
     "attempts_with_durations": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, run_seconds=1.25)])),
+}
+GROWN |= {
+    "cancel_selected": (
+        "request",
+        requests.Cancel(
+            8,
+            where=requests.Selection(
+                states=[State.QUEUED],
+                queue="narrow",
+                name="b*",
+                tag="nightly",
+                since=1.5,
+                after=16,
+                dry_run=True,
+            ),
+        ),
+    ),
+    "signal_selected": (
+        "request",
+        requests.SendSignal(id=17, where=requests.Selection(suspended=False), signal=10),
+    ),
 }
 GROWN |= {
     "explained_with_share": (

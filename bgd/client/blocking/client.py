@@ -19,6 +19,7 @@ from bgd.client.blocking.job import Job
 from bgd.client.programs import check_changes, check_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
+    ResumableActions,
     ResumableEvents,
     ResumableLogs,
     ResumableWait,
@@ -46,8 +47,9 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
+from bgd.wire.messages import tag_of
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Request, ShutdownMode
+from bgd.wire.requests import Request, Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
@@ -63,10 +65,10 @@ TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full
 STATS_WINDOW = 3600.0  # seconds that figures cover by default
 _EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
 
-# Actions that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
+# Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
 # job that has failed again by then), nor those that are refused once they are done, for a reason that would
 # mislead (remove, edit).
-_REPEATABLE = (requests.Cancel, requests.Hold, requests.Release, requests.Suspend, requests.Continue)
+_REPEATABLE = {"cancel", "hold", "release", "suspend", "continue"}
 
 
 class Client:
@@ -636,9 +638,31 @@ class Client:
         results: list[ActResult] = []
         for portion in portions(ids_of(jobs)):
             request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
-            reply = self._channel.ask(request, replies.Acted, repeatable=kind in _REPEATABLE)
+            is_repeatable = tag_of(request) in _REPEATABLE
+            reply = self._channel.ask(request, replies.Acted, repeatable=is_repeatable)
             results += reply.results
         return results
+
+    def act_on_all(
+        self, verb: str, where: Selection, **options: int
+    ) -> Generator[list[ActResult], None, None]:
+        """Act on all jobs that match, oldest first; yield what became of them, some hundred at a time.
+
+        The daemon finds them, so neither side holds them all. It continues when the daemon was restarted,
+        unless a second time would do more than the first.
+
+        Args:
+            verb: cancel, retry, hold, release, suspend, continue, signal or remove.
+            where: which jobs; with `dry_run`, the entries have their present states.
+            options: of `signal`: `signal`, its number, and `whole_tree`.
+
+        Raises:
+            DaemonUnreachable: no daemon came back within the client's timeout, or it is a retry or signal.
+        """
+        rest = ResumableActions(checked(requests.act_on_all(verb, where, **options)))
+        with closing(self._channel.follow(rest.request, alone=True)) as parts:
+            for part in parts:
+                yield rest.take(part)
 
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 

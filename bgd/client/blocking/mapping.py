@@ -104,7 +104,7 @@ class Mapper:
         while self._buffer[0] not in self._finished:
             job = next(finishing)
             self._finished.add(job.id)
-            advance(job.state)
+            advance(1, job.state != "succeeded")
 
     def _result(self, job_id: int) -> Any:
         """Return what a finished job returned, or the JobFailed of one that did not succeed."""

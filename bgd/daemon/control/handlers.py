@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.core.job import JobId, State
 from bgd.core.spec import JobSpec, problem_with_environment
+from bgd.core.verbs import VERBS
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
@@ -25,11 +26,13 @@ from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
 from bgd.daemon.schedules import Schedules
+from bgd.daemon.storage.lists import selected_by
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
 from bgd.wire.launching import LAUNCHING_PROTOCOL
+from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
     Acted,
     ActResult,
@@ -42,25 +45,20 @@ from bgd.wire.replies import (
     Reloaded,
     Reply,
     Submitted,
-    code_of,
 )
 from bgd.wire.requests import (
-    Cancel,
-    Continue,
+    Act,
     Edit,
     GetBackup,
     GetBatch,
     GetCheckup,
-    Hold,
     Pause,
     Prune,
-    Release,
     Reload,
-    Remove,
     RemoveQueue,
     Request,
     Resume,
-    Retry,
+    Selection,
     SendSignal,
     SendTest,
     SetProgress,
@@ -70,7 +68,6 @@ from bgd.wire.requests import (
     ShutdownMode,
     Submit,
     SubmitMany,
-    Suspend,
 )
 from bgd.wire.schedules import (
     GetHistory,
@@ -90,11 +87,7 @@ from bgd.wire.views import Finding, JobProgress, Level, Progress
 ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the transaction
 
 QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
-JobActionRequest = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
 MaintenanceRequest = Prune | GetBackup | GetCheckup | SendTest
-
-
-JobAction = Callable[[JobId], Awaitable[State]]
 
 
 class RequestHandler:
@@ -201,8 +194,8 @@ class RequestHandler:
         """
         if isinstance(request, ReadRequest):
             await self._reads.answer(request, actor, replies)
-        elif isinstance(request, JobActionRequest):
-            replies.send(Acted(request.id, await self._act(request, actor)))
+        elif isinstance(request, Act | SendSignal | Edit):
+            await self._act(request, actor, replies)
         elif isinstance(request, QueueRequest):
             replies.send(await self._set_queues(request))
         elif isinstance(request, MaintenanceRequest):
@@ -221,23 +214,38 @@ class RequestHandler:
         else:
             raise ProtocolError(f"{type(request).__name__} is not answered here")
 
-    async def _act(self, request: JobActionRequest, actor: Actor) -> list[ActResult]:
+    async def _act(self, request: Act | SendSignal | Edit, actor: Actor, replies: ReplySender) -> None:
         """Do one thing to each of several jobs; a refusal for one does not affect the others."""
-        action = _action_for(request, self._actions.asked_by(actor.name))
+        actions, verb = self._actions.asked_by(actor.name), tag_of(request)
+        given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
+        if not isinstance(request, Edit) and request.where is not None:
+            await self._act_on_all(request.id, actions, verb, request.where, given, replies)
+            return
         results: list[ActResult] = []
-        for job_id in request.jobs:
-            if len(results) % ACTIONS_PER_TRANSACTION == ACTIONS_PER_TRANSACTION - 1:
-                await self._supervisor.saved()
-            try:
-                results.append(ActResult(job_id, state=await action(JobId(job_id))))
-            except Refused as error:
-                state = await self._actions.state(JobId(job_id)) if _is_repeated(request) else None
-                if state in _DONE_BEFORE.get(type(request), ()):
-                    results.append(ActResult(job_id, state=state))
-                else:
-                    results.append(ActResult(job_id, code=code_of(error), message=str(error)))
-        await self._supervisor.saved()
-        return results
+        for start in range(0, len(request.jobs), ACTIONS_PER_TRANSACTION):
+            results += await actions.act(verb, request.jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
+            await self._supervisor.saved()
+        replies.send(Acted(request.id, results))
+
+    async def _act_on_all(
+        self,
+        number: int,
+        actions: JobActions,
+        verb: str,
+        where: Selection,
+        given: dict[str, Any],
+        replies: ReplySender,
+    ) -> None:
+        wanted = selected_by(where, VERBS[verb])
+        if where.dry_run:
+            async with aclosing(actions.states_of_all(wanted, where.after)) as found:
+                async for states in found:
+                    await replies.send_and_drain(Acted(number, [ActResult(*each) for each in states.items()]))
+        else:
+            async with aclosing(actions.act_on_all(verb, wanted, where.after, **given)) as portions:
+                async for results in portions:
+                    await replies.send_and_drain(Acted(number, results))
+        replies.send(End(number))
 
     async def _set_queues(self, request: QueueRequest) -> Reply:
         if isinstance(request, Pause | Resume) and request.queue is not None and not _is_repeated(request):
@@ -299,32 +307,10 @@ class RequestHandler:
         )
 
 
-def _action_for(request: JobActionRequest, actions: JobActions) -> JobAction:
-    if isinstance(request, SendSignal):
-        return partial(actions.signal, number=request.signal, whole_tree=request.whole_tree)
-    if isinstance(request, Edit):
-        return partial(actions.edit, changes=request.changes)
-    return partial(SIMPLE_ACTIONS[type(request)], actions)
+_WHICH = {"id", "jobs", "where"}  # fields of requests that act on jobs; the others say how
 
 
-SIMPLE_ACTIONS: dict[type, Callable[[JobActions, JobId], Awaitable[State]]] = {
-    Cancel: JobActions.cancel,
-    Retry: JobActions.revive,
-    Hold: JobActions.hold,
-    Release: JobActions.release,
-    Suspend: JobActions.suspend,
-    Continue: JobActions.continue_,
-    Remove: JobActions.remove,
-}
-
-# States of jobs to which a request was done before, so that it is refused when it is sent again
-_DONE_BEFORE: dict[type, Collection[State]] = {
-    Cancel: {State.CANCELLED},
-    Release: set(State) - {State.HELD},
-}
-
-
-def _is_repeated(request: JobActionRequest | QueueRequest) -> bool:
+def _is_repeated(request: QueueRequest) -> bool:
     return getattr(request, "repeated", False)
 
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 from itertools import chain, islice, repeat
 from tempfile import TemporaryFile
 from threading import Thread, current_thread
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 import msgspec
@@ -164,6 +164,13 @@ def time_limit(db: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
         db.set_progress_handler(None, 0)
 
 
+def rows_of(db: sqlite3.Connection, sql: str, ids: Sequence[int]) -> Iterator[Any]:
+    """Yield the rows that a SELECT finds for these ids; it ends in `id IN`."""
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        asked = ids[start : start + _IDS_PER_QUERY]
+        yield from db.execute(f"{sql} ({', '.join('?' * len(asked))})", asked)
+
+
 def insert_rows(db: sqlite3.Connection, sql: str, values: str, rows: Iterable[Sequence[object]]) -> None:
     """Run an INSERT with many rows in each statement, which takes half the time of one row in each.
 
@@ -184,19 +191,31 @@ def _with_rows(sql: str, values: str, count: int) -> str:
     return f"{sql} {', '.join(repeat(values, count))}"
 
 
-def update_rows(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Run an UPDATE once for each tuple of values.
+def update_rows(
+    db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]], count: int | None = None
+) -> None:
+    """Run an UPDATE once for each tuple of values; it changes `count` rows, None: one for each tuple.
 
     Raises:
-        LookupError: one of them found no row. That is a bug, and would lose a fact silently.
+        LookupError: a row was not found. That is a bug, and would lose a fact silently.
     """
     if not rows:
         return
+    wanted = len(rows) if count is None else count
     changed = db.executemany(sql, rows).rowcount
-    if changed != len(rows):
-        raise LookupError(
-            f"{len(rows) - changed} of {len(rows)} rows to change are not in the database: {sql}"
-        )
+    if changed != wanted:
+        raise LookupError(f"{wanted - changed} of {wanted} rows to change are not in the database: {sql}")
+
+
+def runs_of(ids: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each run of consecutive ids, which one statement can find."""
+    runs: list[tuple[int, int]] = []
+    for each in sorted(set(ids)):
+        if runs and each == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], each
+        else:
+            runs.append((each, each))
+    return runs
 
 
 def fsync_path(path: str) -> None:
@@ -248,6 +267,7 @@ def _on_one_line(error: Exception) -> str:
 
 
 _MAX_QUOTED = 200  # characters
+_IDS_PER_QUERY = 500  # SQLite takes 999 values even in its oldest form
 _ROW_COUNTS = (32, 16, 8, 4, 2, 1)  # with more, the time no longer shrinks; SQLite takes 32,766 values in all
 _PROBE = 1 << 16  # bytes, more than the write that has failed
 _STEPS = 1000  # of SQLite's virtual machine, some 10 microseconds between two looks at the clock

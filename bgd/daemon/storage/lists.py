@@ -14,14 +14,13 @@ from msgspec import Struct
 from bgd.core.job import FINAL, JobId, Outcome, State
 from bgd.core.retry import SIGNALLED, exit_code_of
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.storage.database import transaction
+from bgd.core.verbs import Verb
+from bgd.daemon.storage.database import rows_of, transaction
 from bgd.daemon.storage.write import unpack_spec
-from bgd.wire.requests import List
+from bgd.wire.requests import List, Selection
 
 _MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _FEW = 10_000  # jobs that are read one by one; 10 ms
-
-IDS_PER_QUERY = 500  # SQLite takes 999 values even in its oldest form
 
 ALL_STATES = tuple(State)
 
@@ -36,7 +35,7 @@ _BY_INTEREST: tuple[tuple[State, ...], ...] = (
 class Filter(Struct, frozen=True, kw_only=True):
     """Which jobs are wanted: those that have all that is not None or empty.
 
-    * `only_suspended`: of the running ones.
+    * `suspended`: of the running ones, only those that are suspended, or only the others.
     * `name`: a shell's pattern for the whole name. `target`: one for the target of a class job, in which `:`
       and `.` are alike; without the method it stands for all of them.
     * `exit_code`: of a finished job, as `exit_code_of` counts.
@@ -44,7 +43,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     """
 
     states: tuple[State, ...] = ALL_STATES
-    only_suspended: bool = False
+    suspended: bool | None = None
     queue: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -54,6 +53,21 @@ class Filter(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     target: str | None = None
     texts: tuple[str, ...] = ()
+
+
+def selected_by(where: Selection, verb: Verb) -> Filter:
+    """Return the filter for those of the selected jobs that a verb applies to."""
+    states = verb.states & set(verb.usual or verb.states if where.states is None else where.states)
+    if verb.suspended is not None and where.suspended is not None and verb.suspended != where.suspended:
+        states -= {State.RUNNING}
+    return Filter(
+        states=tuple(states),
+        suspended=where.suspended if verb.suspended is None else verb.suspended,
+        queue=where.queue,
+        name=where.name,
+        tags=() if where.tag is None else (where.tag,),
+        since=where.since,
+    )
 
 
 class Slice(Struct, frozen=True):
@@ -136,13 +150,9 @@ def count_few(db: sqlite3.Connection, wanted: Filter) -> dict[State, int] | None
 
 def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> list[JobId]:
     """Return those of these jobs that exist, the highest values of a column first, then the lowest ids."""
-    values: dict[JobId, float] = {}
     with transaction(db, "DEFERRED"):
-        for start in range(0, len(job_ids), IDS_PER_QUERY):
-            asked = job_ids[start : start + IDS_PER_QUERY]
-            marks = ", ".join("?" * len(asked))
-            sql = f"SELECT id, ifnull({column}, 0) FROM jobs WHERE id IN ({marks})"  # noqa: S608 (constants)
-            values.update(db.execute(sql, asked))
+        sql = f"SELECT id, ifnull({column}, 0) FROM jobs WHERE id IN"  # noqa: S608 (constants)
+        values: dict[JobId, float] = dict(rows_of(db, sql, job_ids))
     return sorted(values, key=lambda job_id: (-values[job_id], job_id))
 
 
@@ -233,7 +243,7 @@ class _Search:
             "to_name": to_name,
             "name": None if wanted.name is None else _glob(wanted.name),
             "signal": None if wanted.exit_code is None else wanted.exit_code - SIGNALLED,
-            **{name: getattr(wanted, name) for name in ("queue", "uid", "since", "priority", "exit_code")},
+            **{name: getattr(wanted, name) for name in _COMPARED},
             **{f"tag{number}": tag for number, tag in enumerate(wanted.tags)},
             **{f"piece{number}": piece for number, piece in enumerate(pieces)},
         }
@@ -328,10 +338,14 @@ class _Search:
         return bool(found <= _FEW)
 
 
+_COMPARED = ("queue", "uid", "suspended", "since", "priority", "exit_code")
+
+
 def _conditions(wanted: Filter, pieces: int) -> list[str]:
     conditions = {
         "queue": "queue = :queue",
         "uid": "uid = :uid",
+        "suspended": "(state <> 'running' OR suspended = :suspended)",
         "name": "name GLOB :name",
         "since": "created_at >= :since",
         "priority": "priority = :priority",
@@ -339,7 +353,6 @@ def _conditions(wanted: Filter, pieces: int) -> list[str]:
     }
     return [
         *(condition for name, condition in conditions.items() if getattr(wanted, name) is not None),
-        *(["(state <> 'running' OR suspended)"] if wanted.only_suspended else []),
         *(
             f"EXISTS (SELECT 1 FROM tags WHERE tag = :tag{number} AND job = jobs.id)"  # noqa: S608 (constants)
             for number in range(len(wanted.tags))

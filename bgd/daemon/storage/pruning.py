@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import chain, islice
 
 from msgspec import Struct
 
 from bgd.core.job import Job, JobId, State
-from bgd.daemon.storage.database import transaction
-from bgd.daemon.storage.read import finished_job
+from bgd.daemon.storage.database import rows_of, transaction
+from bgd.daemon.storage.read import finished_jobs
 
 
 class RetentionLimits(Struct, frozen=True, kw_only=True):
@@ -66,16 +66,13 @@ def next_prunable_at(db: sqlite3.Connection, limits: RetentionLimits) -> float |
     return min(ends, default=None)
 
 
-def still_finished(db: sqlite3.Connection, wanted: Iterable[PrunableJob]) -> list[Job]:
+def still_finished(db: sqlite3.Connection, wanted: Sequence[PrunableJob]) -> list[Job]:
     """Return those of these jobs that have not been run again since."""
-    jobs: list[Job] = []
+    ids = [each.job for each in wanted]
     with transaction(db, "DEFERRED"):
-        for each in wanted:
-            row = db.execute("SELECT aged_from FROM jobs WHERE id = ?", (each.job,)).fetchone()
-            job = finished_job(db, each.job)
-            if row is not None and job is not None and row[0] == each.aged_from:
-                jobs.append(job)
-    return jobs
+        ends = dict(rows_of(db, "SELECT id, aged_from FROM jobs WHERE id IN", ids))
+        jobs = finished_jobs(db, ids)
+    return [jobs[each.job] for each in wanted if each.job in jobs and ends[each.job] == each.aged_from]
 
 
 def leftovers(db: sqlite3.Connection) -> list[JobId]:

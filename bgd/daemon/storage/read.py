@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
@@ -19,7 +19,7 @@ from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job,
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists, write
-from bgd.daemon.storage.database import transaction
+from bgd.daemon.storage.database import rows_of, transaction
 from bgd.daemon.storage.records import (
     QueueControls,
     QueueSetting,
@@ -380,23 +380,18 @@ def controls(db: sqlite3.Connection) -> QueueControls:
     return QueueControls(slots=slots, paused=bool(paused), queues=queues)
 
 
-def finished_job(db: sqlite3.Connection, job_id: JobId) -> Job | None:
-    """Return a finished job without what it waited for; None if no finished job has this id."""
-    row = db.execute(_FINISHED, (job_id,)).fetchone()
-    state = None if row is None else _known_state(job_id, row["state"])
-    return _job(state, *row[1:]) if state in FINAL else None
+def finished_jobs(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, Job]:
+    """Return those of these jobs that have finished, without what they waited for."""
+    rows = rows_of(db, _FINISHED, job_ids)
+    jobs = [_job(_known_state(row["id"], row["state"]), *row[1:]) for row in rows]
+    return {job.id: job for job in jobs if job.state in FINAL}
 
 
 def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
     """Return the states of those jobs that exist."""
-    found: dict[JobId, State] = {}
     with transaction(db, "DEFERRED"):
-        for start in range(0, len(job_ids), lists.IDS_PER_QUERY):
-            asked = job_ids[start : start + lists.IDS_PER_QUERY]
-            marks = ", ".join("?" * len(asked))
-            rows = db.execute(f"SELECT id, state FROM jobs WHERE id IN ({marks})", asked)  # noqa: S608 (only marks)
-            found.update((JobId(number), _known_state(number, state)) for number, state in rows)
-    return found
+        rows = rows_of(db, "SELECT id, state FROM jobs WHERE id IN", job_ids)
+        return {JobId(number): _known_state(number, state) for number, state in rows}
 
 
 def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a third longer)
@@ -475,7 +470,7 @@ _COLUMNS = f"""
 """
 _AWAITED = "wall_due, expires_elapsed, waits"
 
-_FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (constants)
+_FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id IN"  # noqa: S608 (constants)
 
 _PAGE_OF = "WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
 _WAITING = f"SELECT {_COLUMNS}, {_AWAITED} FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)

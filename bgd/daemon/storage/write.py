@@ -18,7 +18,7 @@ from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.retry import with_policy
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import batches, notifications, schedules
-from bgd.daemon.storage.database import insert_rows, update_rows
+from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -88,10 +88,10 @@ class TransactionWriter:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
+        wanted = read_specs(db, transaction.wanted)
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
-        return {job_id: spec for job_id, spec in wanted if spec is not None}
+        return wanted
 
     def forget(self) -> None:
         """Forget what is stored."""
@@ -152,14 +152,17 @@ def _new_row(job: Job, stored: StoredSpec, elapsed: float) -> list[object]:
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write jobs as they are now, each together with the start or end of its attempt, in one UPDATE.
 
-    Every statement costs a switch between this thread and the loop's, so statements without rows are skipped.
+    Every statement costs a switch between this thread and the loop's, so statements without rows are skipped,
+    and jobs that differ only by consecutive ids share one: someone may cancel a million.
     If a job's attempt ends and another starts in one transaction, the start is written last.
     """
     ends = {end.job: end for end in transaction.ends}
     if not ends.keys() <= transaction.saves.keys():
         raise LookupError("an attempt ended, and its job was not moved")
     starts = {item.job: item.at for item in transaction.attempts}
-    plain, ended, started = [], [], []
+    ended, started = [], []
+    plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
+    count, same, last = 0, None, 0
     for save in transaction.saves.values():
         job, columns = save.job, _columns(save.job)
         end, start = ends.get(job.id), starts.get(job.id)
@@ -171,8 +174,11 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
             started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
             finish = (save.at, transaction.now.elapsed) if job.state in FINAL else (None, None)
-            plain.append((*columns, *finish, save.reason, job.id))
-    update_rows(db, _SAVE_JOB, plain)
+            values = (*columns, *finish, save.reason)
+            first = plain.pop()[-2] if values == same and job.id == last + 1 else job.id
+            plain.append((*values, first, job.id))
+            count, same, last = count + 1, values, job.id
+    update_rows(db, _SAVE_JOBS, plain, count)
     update_rows(db, _END_JOB, ended)
     update_rows(db, _START_JOB, started)
 
@@ -276,12 +282,11 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
 
     Their logs are deleted once this is on disk; a start deletes what was left of them.
     """
-    rows = [(job_id,) for job_id in job_ids]
-    db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", rows)
-    db.executemany("DELETE FROM attempts WHERE job = ?", rows)
-    db.executemany("DELETE FROM results WHERE job = ?", rows)
-    db.executemany("DELETE FROM streaks WHERE job = ?", rows)
-    db.executemany("DELETE FROM jobs WHERE id = ?", rows)
+    runs = runs_of(job_ids)
+    db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
+    for table in ("attempts", "results", "streaks"):
+        db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
+    db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)
 
 
 _INSERT_PLAIN_JOB = """
@@ -307,7 +312,7 @@ _UPDATE_JOB = """
                     slots = ?, resources = ?, suspended = ?, finished_at = ?,
                     aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
 """
-_SAVE_JOB = f"{_UPDATE_JOB} WHERE id = ?"
+_SAVE_JOBS = f"{_UPDATE_JOB} WHERE id BETWEEN ? AND ?"
 _END_JOB = f"""
     {_UPDATE_JOB}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
     WHERE id = ?
@@ -392,7 +397,7 @@ class SpecWriter:
         """Delete specs and tags, and the environments that no other job has."""
         _remove_tags(db, job_ids)
         before = _environments_of(db, job_ids)
-        db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
+        db.executemany("DELETE FROM specs WHERE job BETWEEN ? AND ?", runs_of(job_ids))
         self._unshare(db, before)
 
     def forget(self) -> None:
@@ -450,6 +455,12 @@ def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
     return StoredSpec(spec, uid, created_at, None if variables is None else _decode_variables(variables))
 
 
+def read_specs(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> dict[JobId, StoredSpec]:
+    """Return the specs of those jobs that exist."""
+    found = ((job_id, read_spec(db, job_id)) for job_id in job_ids)
+    return {job_id: spec for job_id, spec in found if spec is not None}
+
+
 def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[Counted]:
     """Return how many of these rows have each environment."""
     return Counter(map(itemgetter(1), rows))
@@ -458,10 +469,8 @@ def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[Counte
 def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[Counted]:
     """Return the same for stored jobs."""
     found: Counter[Counted] = Counter()
-    for job_id in dict.fromkeys(job_ids):  # a request may name a job twice
-        row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
-        if row is not None and row[0] is not None:
-            found[row[0]] += 1
+    for run in runs_of(job_ids):
+        found.update(dict(db.execute(_SHARED, run)))
     return found
 
 
@@ -478,14 +487,17 @@ def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None
 
 def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
     """Delete the tags that the stored specs name: the table finds jobs by tag, not tags by job."""
-    for job_id in job_ids:
-        row = db.execute("SELECT spec FROM specs WHERE job = ?", (job_id,)).fetchone()
-        if row is not None:
-            tags = [(tag, job_id) for tag in unpack_spec(row[0]).tags]
-            db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
+    for run in runs_of(job_ids):
+        specs = db.execute("SELECT job, spec FROM specs WHERE job BETWEEN ? AND ?", run)
+        tags = [(tag, job_id) for job_id, packed in specs for tag in unpack_spec(packed).tags]
+        db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
 
 
 _INSERT_SPEC = "INSERT INTO specs (spec, environment, job"
+_SHARED = """
+    SELECT environment, count(*) FROM specs
+    WHERE job BETWEEN ? AND ? AND environment IS NOT NULL GROUP BY environment
+"""
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
 _READ = """
@@ -616,7 +628,7 @@ def keep_submissions(db: sqlite3.Connection, removed: list[JobId], elapsed: floa
     Delete some of those that are older now. `elapsed` is the present on the elapsed clock.
     """
     since = elapsed - SUBMISSION_SECONDS
-    kept = db.executemany(_KEEP, [(job_id, since) for job_id in removed]).rowcount
+    kept = db.executemany(_KEEP, [(*run, since) for run in runs_of(removed)]).rowcount
     if kept > 0:
         db.execute(_DELETE_OLD, (2 * kept, since))
 
@@ -634,7 +646,7 @@ _FIND = """
 _KEEP = """
     INSERT OR IGNORE INTO submissions (first, token, jobs, at) -- two clients may remove one job
     SELECT job, token, answer, created_aged FROM specs JOIN jobs ON jobs.id = job
-    WHERE job = ? AND token IS NOT NULL AND created_aged > ? + (SELECT age_ahead FROM meta)
+    WHERE job BETWEEN ? AND ? AND token IS NOT NULL AND created_aged > ? + (SELECT age_ahead FROM meta)
 """
 # Of the oldest twice as many as were added, so that none stay and a removal stays quick
 _DELETE_OLD = """

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, WAITING, JobId, State
+from bgd.core.job import JobId, State
 from bgd.core.spec import Priority, SlotCount
+from bgd.core.verbs import VERBS
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
-from bgd.daemon.storage import read
+from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import QueueControls
-from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.finding import find
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import convert_fields, list_query, parse_fields, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
@@ -28,64 +27,69 @@ from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.requests import Changes
 from bgd.wire.views import JobView
 
-AT_ONCE = 100  # jobs of one transaction: everybody else waits for it
 MAX_CHOSEN = 500  # jobs named in an address
 
 
-class Verb(Struct, frozen=True):
-    """What a page can do to a job, and in which states the job must be.
+class Button(Struct, frozen=True):
+    """What a page can do to a job: a verb of `bgd.core.verbs`, with what it is given.
 
     `asks`: a person has to confirm it. `for_many`: the list offers it.
     """
 
     label: str
-    do: Callable[[JobActions, JobId], Awaitable[State]]
+    verb: str
     states: frozenset[State]
+    given: dict[str, Any] = {}
     asks: bool = False
     for_many: bool = True
 
 
-VERBS: dict[str, Verb] = {
-    "retry": Verb("Retry", JobActions.revive, FINAL),
-    "run": Verb(
+def _button(verb: str, *, asks: bool = False, for_many: bool = True) -> Button:
+    return Button(verb.capitalize(), verb, VERBS[verb].states, asks=asks, for_many=for_many)
+
+
+BUTTONS: dict[str, Button] = {
+    "retry": _button("retry"),
+    "run": Button(
         "Run now",
-        partial(JobActions.edit, changes=Changes(delay=0.0, at=None)),
+        "edit",
         frozenset({State.SCHEDULED}),
+        {"changes": Changes(delay=0.0, at=None)},
         for_many=False,
     ),
-    "hold": Verb("Hold", JobActions.hold, WAITING - {State.HELD}),
-    "release": Verb("Release", JobActions.release, frozenset({State.HELD})),
-    "suspend": Verb("Suspend", JobActions.suspend, frozenset({State.RUNNING}), for_many=False),
-    "continue": Verb("Continue", JobActions.continue_, frozenset({State.RUNNING}), for_many=False),
-    "cancel": Verb("Cancel", JobActions.cancel, WAITING | {State.RUNNING}, asks=True),
-    "remove": Verb("Remove", JobActions.remove, FINAL, asks=True),
+    "hold": _button("hold"),
+    "release": _button("release"),
+    "suspend": _button("suspend", for_many=False),
+    "continue": _button("continue", for_many=False),
+    "cancel": _button("cancel", asks=True),
+    "remove": _button("remove", asks=True),
 }
 _FAILED = {State.FAILED, State.CANCELLED}  # that `retry` takes, unless the filter says otherwise
 
 
-def offered(view: JobView) -> list[tuple[str, Verb]]:
-    """Return the names and verbs that the page of a job offers."""
+def offered(view: JobView) -> list[tuple[str, Button]]:
+    """Return the names and buttons that the page of a job offers."""
     idle = "suspend" if view.suspended else "continue"
-    return [(name, verb) for name, verb in VERBS.items() if view.state in verb.states and name != idle]
+    return [(name, each) for name, each in BUTTONS.items() if view.state in each.states and name != idle]
 
 
 class PageActions:
     """What pages may ask for. The history of each job says who did it: `asked_by`."""
 
-    def __init__(self, supervisor: Supervisor, actions: JobActions, store: StoreReader) -> None:
+    def __init__(self, supervisor: Supervisor, actions: JobActions) -> None:
         self._supervisor = supervisor
         self._actions = actions
-        self._store = store
 
     async def act(self, request: HttpRequest, asked_by: str, job: str, name: str) -> PageResponse:
         """Act on one job; return its new state as JSON."""
         actions, job_id = self._actions.asked_by(asked_by), JobId(int(job))
         try:
             if name == "priority":
-                query = read_query(request.query, _PriorityQuery)
-                state = await actions.edit(job_id, Changes(priority=query.value))
+                changes = Changes(priority=read_query(request.query, _PriorityQuery).value)
+                state = await actions.do("edit", job_id, changes=changes)
             else:
-                state = await _verb(name).do(actions, job_id)
+                button = _button_of(name)
+                state = await actions.do(button.verb, job_id, **button.given)
         except NoSuchJob as error:
             raise RequestRefused(HTTPStatus.NOT_FOUND, str(error)) from error
         except Refused as error:
@@ -95,15 +99,15 @@ class PageActions:
 
     async def count(self, request: HttpRequest, name: str) -> PageResponse:
         """Return how many jobs an action on all that match would reach, as JSON."""
-        return await json_response({"count": len(await self._matching(request, name))})
+        return await json_response({"count": await self._count(*self._affected(request, name))})
 
     async def act_on_all(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
         """Act on all jobs that match now; return how far it is, as server-sent events.
 
         It ends when the browser hangs up.
         """
-        job_ids = await self._matching(request, name)
-        return event_stream(self._progress(_verb(name), self._actions.asked_by(asked_by), job_ids))
+        wanted, ids = self._affected(request, name)
+        return event_stream(self._progress(_button_of(name), self._actions.asked_by(asked_by), wanted, ids))
 
     async def pause(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
         """Pause all queues together, or undo that."""
@@ -147,31 +151,30 @@ class PageActions:
         await self._supervisor.saved()
         return await json_response(answer)
 
-    async def _matching(self, request: HttpRequest, name: str) -> list[JobId]:
-        """Return the jobs that an action is for, newest first: those named in `ids`, or all that match."""
-        verb, query = _verb(name), list_query(request.query)
-        if chosen := parse_fields(request.query).get("ids"):
-            found = [JobId(each) for each in convert_fields({"ids": chosen[-1].split(",")}, _ChosenJobs).ids]
-            states = await self._store.read(read.states, found)
-            return [job_id for job_id in found if states.get(job_id) in verb.states]
-        wanted = query.wanted(time.time())
+    def _affected(self, request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | None]:
+        """Return the jobs that an action is for: all that match, or those of them that are named in `ids`."""
+        states, fields = _button_of(name).states, parse_fields(request.query)
+        wanted = list_query(request.query).wanted(time.time())
+        if "ids" in fields:
+            chosen = convert_fields({"ids": fields["ids"][-1].split(",")}, _ChosenJobs)
+            return Filter(states=tuple(states)), list(map(JobId, chosen.ids))
         named = set(wanted.states)
-        affected = (_FAILED if name == "retry" and named == set(State) else verb.states) & named
-        return (await find(self._store, replace(wanted, states=tuple(affected)))).ids
+        affected = (_FAILED if name == "retry" and named == set(State) else states) & named
+        return replace(wanted, states=tuple(affected)), None
+
+    async def _count(self, wanted: Filter, ids: list[JobId] | None) -> int:
+        return sum([len(part) async for part in self._actions.states_of_all(wanted, ids=ids)])
 
     async def _progress(
-        self, verb: Verb, actions: JobActions, job_ids: list[JobId]
+        self, button: Button, actions: JobActions, wanted: Filter, ids: list[JobId] | None
     ) -> AsyncGenerator[bytes, None]:
-        refused: list[str] = []
-        for start in range(0, len(job_ids), AT_ONCE):
-            for job_id in job_ids[start : start + AT_ONCE]:
-                try:
-                    await verb.do(actions, job_id)
-                except Refused as error:  # it has changed meanwhile; the others are not affected
-                    refused.append(str(error))
-            await self._supervisor.saved()
-            done = min(start + AT_ONCE, len(job_ids))
-            yield event({"done": done, "of": len(job_ids), "refused": len(refused), "why": refused[:3]})
+        of, done, refused = await self._count(wanted, ids), 0, list[str | None]()
+        portions = actions.act_on_all(button.verb, wanted, ids=ids, **button.given)
+        async with aclosing(portions):
+            async for results in portions:
+                done += len(results)
+                refused += [result.message for result in results if result.state is None]
+                yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3]})
         yield event({"end": True})
 
 
@@ -187,7 +190,7 @@ class _ChosenJobs(Struct, frozen=True):
     ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]
 
 
-def _verb(name: str) -> Verb:
-    if name not in VERBS:
+def _button_of(name: str) -> Button:
+    if name not in BUTTONS:
         raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no action {name!r}.")
-    return VERBS[name]
+    return BUTTONS[name]

@@ -94,7 +94,7 @@ async def start_web_server(
         overview=Overview(supervisor, store, views),
         schedules=SchedulePages(supervisor, schedules, store, views),
         search=SearchPages(store, config.log_dir, views, log_threads),
-        actions=PageActions(supervisor, actions, store),
+        actions=PageActions(supervisor, actions),
         monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
     )
     server = WebServer(authenticator, router, tasks)

@@ -142,7 +142,7 @@ async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[Stat
 
     States that have few jobs are looked at first. Each gets its share of the time.
     """
-    wanted = replace(wanted, states=ALL_STATES, only_suspended=False)
+    wanted = replace(wanted, states=ALL_STATES, suspended=None)
     totals = await store.read(read.counts)
     if wanted == Filter():
         return {state: Count(totals.get(state, 0)) for state in State}

@@ -19,7 +19,7 @@ from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import Store, StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.actions import VERBS
+from bgd.daemon.web.actions import BUTTONS
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.queries import (
@@ -192,7 +192,7 @@ def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
         "orders": _ORDERS,
         "words": [f"state:{state}" for state in (*State, SUSPENDED)] + ["since:1h", "since:1d"],
         "chosen": chosen,
-        "verbs": [(name, verb) for name, verb in VERBS.items() if verb.for_many],
+        "verbs": [(name, verb) for name, verb in BUTTONS.items() if verb.for_many],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
         "total": Count(sum(each.jobs for each in totals), any(each.is_least for each in totals)),
         "tabs": [

@@ -297,7 +297,7 @@ def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
         raise _refused(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], known)}).")
     only_suspended = SUSPENDED in named and State.RUNNING not in named
     states = tuple(each for each in State if each in named or (only_suspended and each is State.RUNNING))
-    return {"states": states, "only_suspended": only_suspended}
+    return {"states": states, "suspended": True if only_suspended else None}
 
 
 def _name_pattern(word: Word) -> str:

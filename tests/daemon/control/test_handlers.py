@@ -20,7 +20,7 @@ async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
         launcher.say(end(done))
         await launcher.hear(Acknowledge)
         running, stopping = await life.launched(), await life.launched()
-        await life.actions.cancel(JobId(stopping.job))
+        await life.actions.do("cancel", JobId(stopping.job))
         queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
         caller = await life.call()
         jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]

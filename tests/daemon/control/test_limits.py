@@ -256,7 +256,7 @@ async def test_large_jobs_are_read_and_sent_a_few_at_a_time(config, launcher, mo
         caller = await life.call()
         jobs = [await life.submit(LARGE) for _ in range(30)]
         for job in jobs:
-            await life.actions.cancel(job)
+            await life.actions.do("cancel", job)
         await soon(life.supervisor.saved())
         most = 0
 

@@ -28,9 +28,9 @@ async def test_events_report_everything_that_happened_in_order(config, launcher)
         key = await life.launched(command(retries=1, retry_delay=300.0))
         launcher.say(end(key, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
-        await life.actions.hold(JobId(key.job))
-        await life.actions.cancel(JobId(key.job))
-        await life.actions.remove(JobId(key.job))
+        await life.actions.do("hold", JobId(key.job))
+        await life.actions.do("cancel", JobId(key.job))
+        await life.actions.do("remove", JobId(key.job))
 
         events = await happened(await life.call())
 
@@ -53,7 +53,7 @@ async def test_stream_continues_where_it_left_off_even_after_a_restart(config, l
         seen = await happened(await life.call())
         assert [event.job for event in seen] == [first, second, third]
     async with served(config, launcher) as life:
-        await life.actions.cancel(second)
+        await life.actions.do("cancel", second)
 
         events = await happened(await life.call(), since=seen[1].id)
 
@@ -109,7 +109,7 @@ async def test_events_say_who_asked_for_them(config, launcher):
         caller = await life.call()
         held, other = [await life.submit(command(hold=True)) for _ in range(2)]
         await caller.ask(Cancel(id=2, jobs=[held]), Acted)
-        await life.actions.cancel(other)
+        await life.actions.do("cancel", other)
         await caller.ask(Remove(id=3, jobs=[other]), Acted)
 
         events = await happened(caller)

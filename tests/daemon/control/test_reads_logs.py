@@ -220,7 +220,7 @@ async def test_follower_ends_when_the_job_is_cancelled(config, launcher, delay):
         caller.send(Logs(id=1, job=job, follow=True))
         if not delay:
             assert await next_watch(life) == WatchLog(life.key(job))
-        await life.actions.cancel(job)
+        await life.actions.do("cancel", job)
         if not delay:
             launcher.say(end(life.key(job), Outcome.CANCELLED, None))
         assert await rest(caller) == {}
@@ -318,7 +318,7 @@ async def test_follower_of_a_job_that_is_removed_too_early_is_told_so(config, la
 
         life.launcher.say(end(key))
         await life.launcher.hear(Acknowledge)
-        await life.actions.remove(JobId(key.job))
+        await life.actions.do("remove", JobId(key.job))
         await soon(life.supervisor.saved())
 
         while isinstance(reply := await caller.next(), LogPart):

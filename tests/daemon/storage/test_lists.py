@@ -157,7 +157,7 @@ filters = st.fixed_dictionaries(
     {},
     optional={
         "states": st.lists(st.sampled_from(State), min_size=1, max_size=4, unique=True).map(tuple),
-        "only_suspended": st.booleans(),
+        "suspended": st.none() | st.booleans(),
         "queue": st.sampled_from(QUEUES),
         "name": patterns,
         "tags": some_tags.map(tuple),
@@ -182,7 +182,11 @@ def is_wanted(job, wanted):
     code = {State.SUCCEEDED: 0}.get(job["state"], exit_code_of(*job["end"]) if job["end"][0] else None)
     return (
         job["state"] in wanted.states
-        and (not wanted.only_suspended or job["state"] is not State.RUNNING or job["suspended"])
+        and (
+            wanted.suspended is None
+            or job["state"] is not State.RUNNING
+            or job["suspended"] is wanted.suspended
+        )
         and (wanted.queue in {None, job["queue"]})
         and (wanted.name is None or (job["name"] is not None and fnmatchcase(job["name"], wanted.name)))
         and set(wanted.tags) <= set(job["tags"])

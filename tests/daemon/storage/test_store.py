@@ -90,9 +90,11 @@ async def test_finished_jobs_are_not_restored_but_can_be_revived(store):
     await move(store, 1, State.FAILED, attempt=3, failures=2)
 
     assert [job.id for job in await restored(store)] == [2]
-    assert await store.read(read.finished_job, JobId(1)) == a_job(1, State.FAILED, attempt=3, failures=2)
-    assert await store.read(read.finished_job, JobId(2)) is None
-    assert await store.read(read.finished_job, JobId(3)) is None
+    assert (await store.read(read.finished_jobs, [JobId(1)]))[1] == a_job(
+        1, State.FAILED, attempt=3, failures=2
+    )
+    assert await store.read(read.finished_jobs, [JobId(2)]) == {}
+    assert await store.read(read.finished_jobs, [JobId(3)]) == {}
 
 
 async def test_ids_are_never_given_out_again_even_if_the_rows_are_gone(path):

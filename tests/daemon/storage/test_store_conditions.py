@@ -60,7 +60,7 @@ async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(sto
     await put(store, new(9, conditions=EVERYTHING))
     await move(store, 9, State.CANCELLED, conditions=EVERYTHING)
 
-    found = await store.read(read.finished_job, JobId(9))
+    found = (await store.read(read.finished_jobs, [JobId(9)]))[9]
 
     assert found == a_job(9, State.CANCELLED, conditions=Conditions(key="nightly-backup", slots=3))
 

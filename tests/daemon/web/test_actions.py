@@ -161,7 +161,7 @@ def test_nobody_else_may_act(client, page, path, headers):
 
 
 def test_every_verb_of_a_page_is_offered_in_its_states():
-    assert set(actions.VERBS) == {
+    assert set(actions.BUTTONS) == {
         "retry",
         "run",
         "hold",
@@ -171,7 +171,7 @@ def test_every_verb_of_a_page_is_offered_in_its_states():
         "cancel",
         "remove",
     }
-    assert {name for name, verb in actions.VERBS.items() if verb.asks} == {"cancel", "remove"}
+    assert {name for name, verb in actions.BUTTONS.items() if verb.asks} == {"cancel", "remove"}
 
 
 # --- in a browser

@@ -22,7 +22,7 @@ def wanted(address: str) -> Filter:
         ("", Filter()),
         ("q=state:failed", Filter(states=(State.FAILED,))),
         ("q=state:failed,held+state:queued", Filter(states=(State.HELD, State.QUEUED, State.FAILED))),
-        ("q=state:suspended", Filter(states=(State.RUNNING,), only_suspended=True)),
+        ("q=state:suspended", Filter(states=(State.RUNNING,), suspended=True)),
         ("q=state:suspended,running", Filter(states=(State.RUNNING,))),
         ("q=queue:mail", Filter(queue="mail")),
         ("q=name:night", Filter(name="*night*")),

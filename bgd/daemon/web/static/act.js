@@ -104,7 +104,7 @@ async function showProgress(answer, label) {
     say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of)}`, last.done / last.of);
   }
   const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
-  const ended = `${label}: ${jobs(last.of - last.refused)} done${refused}.`;
+  const ended = `${label}: ${jobs(last.done - last.refused)} done${refused}.`;
   say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of)}.`);
 }
 
