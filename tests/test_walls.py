@@ -99,7 +99,7 @@ ROOMS = {
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.formatting bgd.units bgd.wire.views",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.errors bgd.escape bgd.streams"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.core.verbs bgd.errors bgd.escape bgd.streams"
     " bgd.formatting"
     " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }

@@ -18,7 +18,8 @@ from typing import BinaryIO
 from msgspec import Struct
 
 import bgd.config
-from bgd.client.blocking.connection import Connection
+from bgd.client.blocking import concurrency
+from bgd.client.connection import Connection
 from bgd.client.specs import public_environment
 from bgd.client.transport import ClientSocket
 from bgd.errors import DaemonUnreachable
@@ -78,7 +79,8 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
 
 def _answers(own: ClientSocket, deadline: float) -> bool:
     try:
-        Connection.open(own, deadline).close()
+        connection = concurrency.run(Connection.open(own, deadline, concurrency))
+        concurrency.run(connection.close())
     except OSError:
         return False
     return True

@@ -1,6 +1,6 @@
 """The client's side of the protocol without I/O: numbered requests, repeated submits, resumed streams.
 
-`bgd.client.async_.connection` and `bgd.client.blocking.connection` move the bytes.
+`bgd.client.connection` moves the bytes.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
-# concurrency.py is written by hand
-GENERATED = ["batch", "channel", "client", "connection", "job", "mapping", "schedules"]
+# the others are written by hand
+GENERATED = ["client", "job", "mapping", "schedules"]
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 
@@ -32,14 +32,17 @@ PATTERNS = [
     (r"\ban Async", "a Async"),
     (r"Async(Client|Job|Schedules)", r"\1"),
     (r"bgd\.client\.async_", "bgd.client.blocking"),
+    (r"bgd\.client\.batch import", "bgd.client.blocking.batch import"),
+    (
+        r"(from bgd\.client)\.channel import Channel\b,?",
+        r"\1.blocking.concurrency import Channel\n\1.channel import",
+    ),
+    (r"from bgd\.client\.channel import\n", ""),
 ]
 
 # Where the two differ in more than that
 PASSAGES = {
     "The tasks of one event loop may share an AsyncClient; a": "Threads may share a Client; a",
-    "which several tasks may use at once": "which several threads may use at once",
-    "It has no task of its own: of the tasks": "It has no thread of its own: of the threads",
-    "tasks that still wait for it": "threads that still wait for it",
     """
     A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
     `refresh` and `wait` look up the rest; before that, other attributes raise BgdError.

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Self
 
 from bgd import AsyncJob
-from bgd.client.async_.batch import BatchSender
+from bgd.client.batch import BatchSender
 
 
 class Driven:

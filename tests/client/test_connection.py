@@ -117,8 +117,7 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
 
 def test_the_error_at_the_systems_socket_says_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
     path = str(tmp_path / "bgd.sock")
-    for kind in ("async_", "blocking"):
-        monkeypatch.setattr(f"bgd.client.{kind}.channel.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
+    monkeypatch.setattr("bgd.client.channel.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
 
     with pytest.raises(DaemonUnreachable, match="start it with `systemctl restart bgd`"):
         client_at(path).submit(["true"])
@@ -271,5 +270,6 @@ def test_every_error_of_a_client_is_a_bgd_error():
 def wait_until_hung_up(client: Any) -> None:
     """Wait until the kernel knows that the daemon closed the connection."""
     poller = select.poll()
-    poller.register(client._channel._connection._socket, select.POLLIN)
+    channel = getattr(client._channel, "shared", client._channel)
+    poller.register(channel._connection._socket, select.POLLIN)
     assert poller.poll(DEADLINE * 1000)

@@ -66,9 +66,8 @@ async def ask_for(message: dict[str, Any], life: Harness) -> None:
     elif message["type"] == "launch":
         await life.submit(command(*message["argv"]))
     elif message["type"] != "acknowledge":  # which follows by itself
-        actions = life.actions
-        ask = {"suspend": actions.suspend, "continue": actions.continue_, "stop": actions.cancel}
-        await ask[message["type"]](JobId(message["key"][1]))
+        verb = {"stop": "cancel"}.get(message["type"], message["type"])
+        await life.actions.do(verb, JobId(message["key"][1]))
 
 
 async def test_what_a_launcher_says_again_after_its_snapshot_changes_nothing(config, launcher):

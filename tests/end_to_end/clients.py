@@ -13,6 +13,7 @@ from msgspec import Struct
 from bgd.core.spec import JobSpec
 from bgd.wire.replies import Acted, Failed, Reply, Submitted
 from bgd.wire.requests import (
+    Act,
     Cancel,
     Changes,
     Continue,
@@ -41,7 +42,7 @@ EXPIRES = 0.4  # seconds
 RECENT = 8  # number of their latest jobs that clients act on
 
 # Requests for jobs, with their weights
-VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove], int] = {
+VERBS: dict[type[Act], int] = {
     Hold: 4,
     Release: 5,
     Suspend: 2,
@@ -51,7 +52,7 @@ VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove],
     Remove: 2,
 }
 
-ALL_VERBS = (*VERBS, Submit, Edit, SetSlots, SetQueue, Pause, Resume)
+ALL_VERBS: tuple[type, ...] = (*VERBS, Submit, Edit, SetSlots, SetQueue, Pause, Resume)
 
 # Only one attempt at a time may have a slot's number, or one of a queue's places. The kernel releases these
 # locks whenever their holder dies.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from bgd.client.async_.channel import Channel, Connector
-from bgd.client.async_.concurrency import closed_at_exit, wait_readable
+from bgd.client.async_ import concurrency
 from bgd.client.async_.job import AsyncJob
+from bgd.client.channel import Channel, Connector
 from bgd.client.programs import check_changes, check_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
@@ -52,8 +52,8 @@ from bgd.wire.requests import Request, Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
-    from bgd.client.async_.batch import BatchSender
     from bgd.client.async_.schedules import AsyncSchedules
+    from bgd.client.batch import BatchSender
     from bgd.client.calls import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
@@ -62,7 +62,6 @@ R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 STATS_WINDOW = 3600.0  # seconds that figures cover by default
-_EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
 
 # Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
 # job that has failed again by then), nor those that are refused once they are done, for a reason that would
@@ -108,7 +107,7 @@ class AsyncClient:
             autostart=autostart,
             on_autostart=on_autostart,
         )
-        self._channel = Channel(connector, seconds_of(timeout))
+        self._channel = Channel(connector, seconds_of(timeout), concurrency)
 
     async def close(self) -> None:
         """Close the connection; the client opens another when it is used again."""
@@ -212,7 +211,7 @@ class AsyncClient:
 
     def batch_sender(self, batch: bytes, last: int = 0) -> BatchSender:
         """Return what sends a batch whose identity the caller keeps, in order to continue it later."""
-        from bgd.client.async_.batch import BatchSender  # noqa: PLC0415 - as above
+        from bgd.client.batch import BatchSender  # noqa: PLC0415 - as above
 
         return BatchSender(self._channel, batch, last)
 
@@ -295,7 +294,7 @@ class AsyncClient:
 
         calls = Calls(target, items, options)
         mapper = Mapper(self, self._channel, calls, options)
-        return closed_at_exit(mapper.results(return_exceptions=return_exceptions))
+        return concurrency.closed_at_exit(mapper.results(return_exceptions=return_exceptions))
 
     async def _submit(self, spec: JobSpec) -> AsyncJob:
         frames = partial(submit_frames, spec=spec)
@@ -745,14 +744,10 @@ class AsyncClient:
         seconds = seconds_of(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         with process_descriptor((await self.info()).pid) as process:
-            connection = await self._channel.connection()
-            await self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
-                await connection.wait_for_end(deadline)
+                await self._channel.shut_down(requests.Shutdown(UNNUMBERED, chosen), process, deadline)
             except TimeoutError:
                 raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
-            if process is not None:
-                await wait_readable(process, _EXIT_SECONDS)
 
     async def prune(
         self,

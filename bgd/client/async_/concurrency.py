@@ -1,7 +1,6 @@
 """What the client needs of an event loop: locks, reads and writes with deadlines, and the like.
 
-`bgd.client.blocking.concurrency` is the same for threads. Both are written by hand; the other modules of the
-blocking client are generated from those here.
+`bgd.client.blocking.concurrency` is the same for threads, and `bgd.client.concurrency` says what both have.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
-from bgd.client.blocking.concurrency import connected_socket as blocking_connected_socket
+from bgd.client.blocking.concurrency import blocking_socket
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
 from bgd.errors import BgdError
 from bgd.wire.views import JobView
@@ -21,17 +20,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 G = TypeVar("G", bound=AsyncGenerator[Any, None])
 
-Lock = asyncio.Lock
+new_lock = asyncio.Lock
 
 
-async def acquire(lock: Lock, deadline: float | None) -> None:
+async def acquire(lock: asyncio.Lock, deadline: float | None) -> None:
     """Take a lock; raise TimeoutError if it is not free before the deadline."""
     if not await try_acquire(lock):
         async with asyncio.timeout(seconds_left(deadline)):
             await lock.acquire()
 
 
-async def try_acquire(lock: Lock) -> bool:
+async def try_acquire(lock: asyncio.Lock) -> bool:
     """Take a lock if it is free."""
     return not lock.locked() and await lock.acquire()
 
@@ -53,6 +52,9 @@ class Bell:
             self._rung = asyncio.get_running_loop().create_future()
 
 
+new_bell = Bell
+
+
 # --- sockets ----------------------------------------------------------------------------------------------
 
 
@@ -69,7 +71,7 @@ async def connected_socket(path: str, deadline: float | None) -> socket.socket:
     except BlockingIOError:
         connection.close()
         # only the kernel knows when the queue has room
-        connection = await asyncio.to_thread(blocking_connected_socket, path, deadline)
+        connection = await asyncio.to_thread(blocking_socket, path, deadline)
         connection.setblocking(False)
     except BaseException:
         connection.close()
@@ -167,8 +169,8 @@ class Affinity:
             raise BgdError("this AsyncClient belongs to another event loop: make one for each loop")
 
 
-async def sleep(seconds: float) -> None:
-    await asyncio.sleep(seconds)
+new_affinity = Affinity
+sleep = asyncio.sleep
 
 
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

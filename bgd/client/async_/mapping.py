@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from bgd.client.async_.channel import Channel
 from bgd.client.async_.job import AsyncJob
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.calls import Calls
+from bgd.client.channel import Channel
 from bgd.client.options import MapOptions
 from bgd.client.specs import seconds_of
 from bgd.client.transport import seconds_left

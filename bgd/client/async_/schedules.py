@@ -18,8 +18,8 @@ from bgd.wire.messages import encode
 from bgd.wire.schedules import OccurrenceView, SchedulesSet, ScheduleView
 
 if TYPE_CHECKING:
-    from bgd.client.async_.channel import Channel
     from bgd.client.async_.client import AsyncClient
+    from bgd.client.channel import Channel
 
 
 _MAX_TOGETHER = MAX_FRAME - 100  # bytes: the number that a request gets when it is sent makes it longer

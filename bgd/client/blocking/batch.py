@@ -1,164 +1,30 @@
-# Generated from bgd/client/async_/batch.py by `make client`: edit that file.
-"""Sends a batch of any length: in portions, several of them in flight, each line once."""
+"""Sends a batch of any length, without an event loop."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
-from functools import partial
+from collections.abc import Generator, Iterable
 
-from msgspec import Struct
-
-from bgd.client.blocking.channel import Channel, InlineConnection
-from bgd.client.blocking.connection import Connection, Inbox
+from bgd.client import batch
+from bgd.client.batch import Taken
+from bgd.client.blocking.concurrency import Channel, iterate
 from bgd.client.portions import Portion
-from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
-from bgd.errors import BgdError, DaemonUnreachable, Refused
-from bgd.wire.replies import BatchRuns, Run, Submitted, runs_of
-from bgd.wire.requests import GetBatch
 
-IN_FLIGHT = 4  # portions: one that is written, one that is decided, and one on the way each way
-_TRIES = 3  # times that the connection may break while nothing is taken
-
-
-class Taken(Struct, frozen=True):
-    """Lines that are jobs on disk. `found`: those whose key a job had; `obstacle`: see Submitted."""
-
-    runs: list[Run]
-    found: frozenset[int] = frozenset()
-    obstacle: str | None = None
+__all__ = ["BatchSender", "Taken"]
 
 
 class BatchSender:
-    """Sends the lines of one batch, and knows exactly which are jobs.
+    """As `bgd.client.batch.BatchSender`, which it runs."""
 
-    The daemon takes the lines in order, and after one that it refuses it takes no more.
+    def __init__(self, channel: Channel, identity: bytes, last: int = 0) -> None:
+        self._shared = batch.BatchSender(channel.shared, identity, last)
 
-    Args:
-        channel: to the daemon.
-        batch: the identity of the batch.
-        last: the last line whose job is known.
-    """
-
-    def __init__(self, channel: Channel, batch: bytes, last: int = 0) -> None:
-        self._channel = channel
-        self._batch = batch
-        self.last = last
-        self._pending: deque[Portion] = deque()  # read, and not known to be taken
-        self._is_read = False
-        self._failure: BaseException | None = None  # of the source, raised when all before it is taken
+    @property
+    def last(self) -> int:
+        """The last line whose job is known."""
+        return self._shared.last
 
     def send(self, portions: Iterable[Portion | None]) -> Generator[Taken, None, None]:
-        """Queue the jobs of all portions; yield what is taken, in order.
-
-        `portions`: None says that the next one may take a while: what is in flight is waited for first.
-
-        Raises:
-            BgdError: the daemon refuses a line. Those before its portion are taken, none after it.
-            DaemonUnreachable: no daemon came back within the client's timeout.
-        """
-        source = iter(portions)
-        tries, before = 0, self.last
-        while True:
-            try:
-                connection = self._channel.connection()
-                with closing(self._send_over(connection, source)) as parts:
-                    for taken in parts:
-                        yield taken
-            except (NotSent, Broken):
-                tries = tries + 1 if self.last == before else 1
-                if tries > _TRIES:
-                    raise
-                self._channel.reconnect()
-            except DaemonUnreachable:
-                raise
-            except BgdError:  # perhaps because an earlier connection's bytes came late: see how far it is
-                tries = tries + _TRIES if self.last == before else 1
-                if tries > _TRIES:
-                    raise
-            else:
-                break
-            before = self.last
-        if self._failure is not None:
-            raise self._failure
+        return iterate(self._shared.send(portions))
 
     def known(self, *, close: bool = False) -> Generator[Taken, None, None]:
-        """Ask the daemon which lines after the `last` it has taken.
-
-        `close`: from then on it takes no more, not even what is still on its way.
-        """
-        request = GetBatch(id=UNNUMBERED, batch=self._batch, after=self.last, close=close)
-        for part in self._channel.collect(request):
-            reply = expected(part, BatchRuns)
-            self._drop_pending(reply.last)
-            if reply.runs:
-                self.last = reply.runs[-1][0] + reply.runs[-1][2] - 1
-                yield Taken(reply.runs)
-
-    def _send_over(
-        self, connection: Connection | InlineConnection, source: Iterator[Portion | None]
-    ) -> Generator[Taken, None, None]:
-        with closing(self.known()) as known:  # this opens the batch
-            for taken in known:
-                yield taken
-        again = deque(self._pending)
-        in_flight: deque[tuple[Portion, Inbox]] = deque()
-        sent, has_pause = self.last, False
-        try:
-            while in_flight or again or not self._is_read:
-                while not has_pause and len(in_flight) < IN_FLIGHT:
-                    portion = again.popleft() if again else self._next(source)
-                    if portion is not None and not (portion.waits and in_flight):
-                        frames = partial(portion.frames, batch=self._batch, after=sent)
-                        in_flight.append((portion, connection.post(frames, self._deadline())))
-                        sent, has_pause = portion.last, portion.waits
-                    else:
-                        has_pause = True
-                        again.extendleft([portion] if portion else [])
-                if in_flight:
-                    yield self._answer(connection, *in_flight.popleft())
-                has_pause = has_pause and bool(in_flight)
-        finally:
-            for _, inbox in in_flight:
-                connection.drop(inbox)
-
-    def _next(self, source: Iterator[Portion | None]) -> Portion | None:
-        """Return the next portion; None if there is none now, or none any more."""
-        if self._is_read:
-            return None
-        try:
-            portion = next(source)
-        except StopIteration:
-            self._is_read = True
-            return None
-        except Exception as error:  # noqa: BLE001 - `send` raises it
-            self._failure, self._is_read = error, True
-            return None
-        if portion is not None:
-            self._pending.append(portion)
-        return portion
-
-    def _answer(self, connection: Connection | InlineConnection, portion: Portion, inbox: Inbox) -> Taken:
-        try:
-            reply = expected(connection.reply_to(inbox, self._deadline()), Submitted)
-        except TimeoutError as error:
-            raise DaemonUnreachable(
-                f"the daemon did not answer within {self._channel.timeout:g} s: some lines may or may not"
-                " have been taken"
-            ) from error
-        self.last = portion.last
-        self._drop_pending(portion.last)
-        return Taken(
-            runs_of(portion.lines, reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle
-        )
-
-    def _drop_pending(self, last: int) -> None:
-        while self._pending and self._pending[0].last <= last:
-            self._pending.popleft()
-        if self._pending and self._pending[0].lines[0] <= last:
-            raise Refused("another program has continued this batch: only one may do so at a time")
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._channel.timeout
+        return iterate(self._shared.known(close=close))

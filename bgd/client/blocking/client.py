@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from bgd.client.blocking.channel import Channel, Connector
-from bgd.client.blocking.concurrency import closed_at_exit, wait_readable
+from bgd.client.blocking import concurrency
+from bgd.client.blocking.concurrency import Channel
 from bgd.client.blocking.job import Job
+from bgd.client.channel import Connector
 from bgd.client.programs import check_changes, check_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
@@ -63,7 +64,6 @@ R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 STATS_WINDOW = 3600.0  # seconds that figures cover by default
-_EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
 
 # Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
 # job that has failed again by then), nor those that are refused once they are done, for a reason that would
@@ -109,7 +109,7 @@ class Client:
             autostart=autostart,
             on_autostart=on_autostart,
         )
-        self._channel = Channel(connector, seconds_of(timeout))
+        self._channel = Channel(connector, seconds_of(timeout), concurrency)
 
     def close(self) -> None:
         """Close the connection; the client opens another when it is used again."""
@@ -293,7 +293,7 @@ class Client:
 
         calls = Calls(target, items, options)
         mapper = Mapper(self, self._channel, calls, options)
-        return closed_at_exit(mapper.results(return_exceptions=return_exceptions))
+        return concurrency.closed_at_exit(mapper.results(return_exceptions=return_exceptions))
 
     def _submit(self, spec: JobSpec) -> Job:
         frames = partial(submit_frames, spec=spec)
@@ -737,14 +737,10 @@ class Client:
         seconds = seconds_of(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         with process_descriptor((self.info()).pid) as process:
-            connection = self._channel.connection()
-            self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
-                connection.wait_for_end(deadline)
+                self._channel.shut_down(requests.Shutdown(UNNUMBERED, chosen), process, deadline)
             except TimeoutError:
                 raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
-            if process is not None:
-                wait_readable(process, _EXIT_SECONDS)
 
     def prune(
         self,

@@ -1,7 +1,7 @@
 """What the client needs of threads: locks, reads and writes with deadlines, and the like.
 
-`bgd.client.async_.concurrency` is the same for event loops. Both are written by hand; the other modules here
-are generated from `bgd.client.async_`.
+`bgd.client.async_.concurrency` is the same for event loops. None of the coroutines here ever suspends: they
+block their thread. So the channel of AsyncClient runs in it without an event loop.
 """
 
 from __future__ import annotations
@@ -12,31 +12,41 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import GeneratorType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from bgd.client.channel import Channel as AsyncChannel
+from bgd.client.channel import Connector
+from bgd.client.session import SubmitFrames
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
 from bgd.errors import BgdError
+from bgd.wire.replies import Reply, Submitted
+from bgd.wire.requests import Request, Shutdown
 from bgd.wire.views import JobView
+
+if TYPE_CHECKING:
+    from bgd.client.concurrency import Concurrency
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 G = TypeVar("G", bound=Generator[Any, None, None])
 
-Lock = threading.Lock
+new_lock = threading.Lock
 
 _MIN_TIMEOUT = 0.001  # seconds; the kernel takes 0 for no timeout
 
 
-def acquire(lock: threading.Lock, deadline: float | None) -> None:
+async def acquire(lock: threading.Lock, deadline: float | None) -> None:
     """Take a lock; raise TimeoutError if it is not free before the deadline."""
-    seconds = seconds_left(deadline)
-    if not lock.acquire(timeout=-1 if seconds is None else seconds):
-        raise TimeoutError
+    if not lock.acquire(blocking=False):
+        seconds = seconds_left(deadline)
+        if not lock.acquire(timeout=-1 if seconds is None else seconds):
+            raise TimeoutError
 
 
-def try_acquire(lock: threading.Lock) -> bool:
+async def try_acquire(lock: threading.Lock) -> bool:
     """Take a lock if it is free."""
     return lock.acquire(blocking=False)
 
@@ -54,15 +64,22 @@ class Bell:
         except RuntimeError:  # it is ringing
             pass
 
-    def wait(self, deadline: float | None) -> None:
+    async def wait(self, deadline: float | None) -> None:
         """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
-        acquire(self._silence, deadline)
+        await acquire(self._silence, deadline)
+
+
+new_bell = Bell
 
 
 # --- sockets ----------------------------------------------------------------------------------------------
 
 
-def connected_socket(path: str, deadline: float | None) -> Socket:
+async def connected_socket(path: str, deadline: float | None) -> Socket:
+    return blocking_socket(path, deadline)
+
+
+def blocking_socket(path: str, deadline: float | None) -> Socket:
     """Return a connected socket; blocks while the listener's queue is full.
 
     Raises:
@@ -79,7 +96,7 @@ def connected_socket(path: str, deadline: float | None) -> Socket:
     return connection
 
 
-def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
+async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
     """Send as much as there is room for, at least one byte; return how much.
 
     Raises:
@@ -93,7 +110,7 @@ def write_some(connection: socket.socket, data: memoryview, deadline: float | No
             _wait_until(connection, select.POLLOUT, deadline)
 
 
-def read_some(connection: socket.socket, deadline: float | None) -> bytes:
+async def read_some(connection: socket.socket, deadline: float | None) -> bytes:
     """Return what arrives next; empty at the end of the connection.
 
     Raises:
@@ -151,20 +168,23 @@ class Affinity:
 
     def check(self) -> None:
         """Raise BgdError in another process."""
-        if not self.is_same_process:
+        if os.getpid() != self._pid:
             raise BgdError("this Client belongs to the parent process: make a new Client after fork")
 
 
-def sleep(seconds: float) -> None:
+new_affinity = Affinity
+
+
+async def sleep(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function; it may block this thread."""
     return function(*args, **kwargs)
 
 
-def wait_readable(descriptor: int, seconds: float) -> None:
+async def wait_readable(descriptor: int, seconds: float) -> None:
     """Return as soon as a descriptor is readable, or after `seconds`."""
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
@@ -180,6 +200,70 @@ def closed_at_exit(generator: G) -> G:
         atexit.register(_close_all)
         _open_generators.add(generator)
     return generator
+
+
+# --- coroutines without an event loop ---------------------------------------------------------------------
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError(f"{coroutine} waits for an event loop")
+
+
+def iterate(values: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """Yield what a generator yields that never suspends; close it at the end."""
+    step = values.__anext__
+    try:
+        while True:
+            try:
+                value = run(step())
+            except StopAsyncIteration:
+                return
+            yield value
+    finally:
+        run(values.aclose())
+
+
+class Channel:
+    """Each method is that of `shared`."""
+
+    def __init__(self, connector: Connector, timeout: float, io: Concurrency) -> None:
+        self.shared = AsyncChannel(connector, timeout, io)
+        self.timeout = timeout
+
+    def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
+        return run(self.shared.ask(request, kind, repeatable=repeatable))
+
+    def submit(self, frames: SubmitFrames, *, has_keys: bool) -> Submitted:
+        return run(self.shared.submit(frames, has_keys=has_keys))
+
+    def collect(self, request: Request) -> list[Reply]:
+        return run(self.shared.collect(request))
+
+    def follow(
+        self, rest: Callable[[], Request | None], deadline: float | None = None, *, alone: bool = False
+    ) -> Generator[Reply, None, None]:
+        return iterate(self.shared.follow(rest, deadline, alone=alone))
+
+    def reconnect(self) -> None:
+        run(self.shared.reconnect())
+
+    def ask_patiently(self, ask: Callable[[], R]) -> R:
+        async def asked() -> R:
+            return ask()
+
+        return run(self.shared.ask_patiently(asked))
+
+    def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> None:
+        run(self.shared.shut_down(request, process, deadline))
+
+    def close(self) -> None:
+        run(self.shared.close())
 
 
 def first_view(job_id: int, look_up: Callable[[int], JobView]) -> JobView:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from bgd.client.bar import Advance, progress_bar
-from bgd.client.blocking.channel import Channel
+from bgd.client.blocking.concurrency import Channel
 from bgd.client.blocking.job import Job
 from bgd.client.calls import Calls
 from bgd.client.options import MapOptions

@@ -19,8 +19,8 @@ from bgd.wire.messages import encode
 from bgd.wire.schedules import OccurrenceView, SchedulesSet, ScheduleView
 
 if TYPE_CHECKING:
-    from bgd.client.blocking.channel import Channel
     from bgd.client.blocking.client import Client
+    from bgd.client.blocking.concurrency import Channel
 
 
 _MAX_TOGETHER = MAX_FRAME - 100  # bytes: the number that a request gets when it is sent makes it longer

@@ -114,7 +114,9 @@ async def test_jobs_of_version_1_are_all_there(path):
         ],
         7,
     )
-    assert (await store.read(read.finished_jobs, [JobId(6)]))[6] == of(6, State.FAILED, attempt=1, failures=1)
+    assert (await store.read(read.finished_jobs, [JobId(6)]))[JobId(6)] == of(
+        6, State.FAILED, attempt=1, failures=1
+    )
     assert await store.read(read.controls) == QueueControls()
     seven = [State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING, *FINAL]
     assert await store.read(read.counts) == {str(state): int(state in seven) for state in State}

@@ -10,8 +10,8 @@ from functools import partial
 
 from msgspec import Struct
 
-from bgd.client.async_.channel import Channel, InlineConnection
-from bgd.client.async_.connection import Connection, Inbox
+from bgd.client.channel import Channel, InlineConnection
+from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
 from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
 from bgd.errors import BgdError, DaemonUnreachable, Refused

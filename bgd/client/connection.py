@@ -9,48 +9,43 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from bgd.client.async_.concurrency import (
-    Bell,
-    Lock,
-    acquire,
-    connected_socket,
-    read_some,
-    try_acquire,
-    write_some,
-)
 from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
 from bgd.client.transport import NO_WAY_IN, ClientSocket, check_server
 from bgd.errors import BgdError, DaemonUnreachable
 from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
 
+if TYPE_CHECKING:
+    from bgd.client.concurrency import Bell, Concurrency
+
 _FORGET_SECONDS = 1.0  # for telling a busy daemon that the rest of a stream is not wanted
 _CLOSE_SECONDS = 1.0  # for others to leave a connection that is being closed
 
 
 class Connection:
-    """Requests and streams over one socket, which several tasks may use at once.
+    """Requests and streams over one socket, which several threads or tasks may use at once.
 
-    It has no task of its own: of the tasks that wait for a reply, the one that holds `_reading` reads for
+    It has none of its own: of those that wait for a reply, the one that holds `_reading` reads for
     all. What nobody waits for stays in the socket, so that the daemon stops sending a stream that is not
     read. Deadlines are on the monotonic clock; None: no limit.
     """
 
-    def __init__(self, path: str, connection: socket.socket) -> None:
+    def __init__(self, path: str, connection: socket.socket, io: Concurrency) -> None:
         self._path = path
         self._socket = connection
+        self._io = io
         self._session = Session()
         self._ids = itertools.count(1)
-        self._sending = Lock()
-        self._reading = Lock()
+        self._sending = io.new_lock()
+        self._reading = io.new_lock()
         self._inboxes: dict[int, Inbox] = {}  # of all requests, by their ids
         self._waiting: dict[int, Inbox] = {}  # of those whose callers wait for a reply
         self._failure: Callable[[], BgdError] | None = None  # why this connection is broken
 
     @classmethod
-    async def open(cls, place: ClientSocket, deadline: float | None) -> Self:
+    async def open(cls, place: ClientSocket, deadline: float | None, io: Concurrency) -> Self:
         """Connect to a daemon and exchange hellos.
 
         Raises:
@@ -60,7 +55,7 @@ class Connection:
             BgdError: the daemon refuses the connection.
         """
         try:
-            return await cls._open(place, deadline)
+            return await cls._open(place, deadline, io)
         except NO_WAY_IN:
             raise
         except (BlockingIOError, TimeoutError) as error:
@@ -71,8 +66,8 @@ class Connection:
             raise DaemonUnreachable(f"{place.path} is not a daemon's socket: {error.strerror}") from error
 
     @classmethod
-    async def _open(cls, place: ClientSocket, deadline: float | None) -> Self:
-        connection = cls(place.path, await connected_socket(place.path, deadline))
+    async def _open(cls, place: ClientSocket, deadline: float | None, io: Concurrency) -> Self:
+        connection = cls(place.path, await io.connected_socket(place.path, deadline), io)
         try:
             check_server(connection._socket, place)
             await connection._shake_hands(deadline)
@@ -150,10 +145,10 @@ class Connection:
             TimeoutError: it has not done so in time.
         """
         with suppress(BgdError):
-            await self._receive(Inbox(next(self._ids)), deadline)
+            await self._receive(Inbox(next(self._ids), self._io.new_bell()), deadline)
 
     async def close(self) -> None:
-        """Close the connection; tasks that still wait for it get DaemonUnreachable."""
+        """Close the connection; who still waits for it gets DaemonUnreachable."""
         self._break(partial(DaemonUnreachable, "the connection was closed"))
         deadline = time.monotonic() + _CLOSE_SECONDS
         # Others may be about to use the descriptor, whose number could belong to the next connection once it
@@ -162,7 +157,7 @@ class Connection:
         # goes.
         with suppress(TimeoutError):
             for lock in (self._reading, self._sending):
-                await acquire(lock, deadline)
+                await self._io.acquire(lock, deadline)
                 lock.release()
             self._socket.close()
 
@@ -170,7 +165,7 @@ class Connection:
 
     async def _send(self, data: bytes, deadline: float | None) -> None:
         try:
-            await acquire(self._sending, deadline)
+            await self._io.acquire(self._sending, deadline)
         except TimeoutError as error:
             raise NotSent(f"the daemon at {self._path} reads nothing") from error
         rest = memoryview(data)
@@ -178,7 +173,7 @@ class Connection:
             if self._failure is not None:
                 raise NotSent(str(self._failure()))
             while rest:
-                rest = rest[await write_some(self._socket, rest, deadline) :]
+                rest = rest[await self._io.write_some(self._socket, rest, deadline) :]
         except OSError as error:
             self._break(partial(Broken, f"the connection to {self._path} broke: {error}"))
             raise NotSent(f"no request could be sent to {self._path}: {error}") from error
@@ -190,7 +185,7 @@ class Connection:
     # --- receiving ----------------------------------------------------------------------------------
 
     def _new_inbox(self) -> Inbox:
-        inbox = Inbox(next(self._ids))
+        inbox = Inbox(next(self._ids), self._io.new_bell())
         self._inboxes[inbox.id] = inbox
         return inbox
 
@@ -201,11 +196,11 @@ class Connection:
             while not inbox:
                 if self._failure is not None:
                     raise self._failure()
-                if await try_acquire(self._reading):
+                if await self._io.try_acquire(self._reading):
                     try:
                         # the one who read before may have filled this inbox, or found that it is over
                         if not inbox and self._failure is None:
-                            self._sort(await read_some(self._socket, deadline))
+                            self._sort(await self._io.read_some(self._socket, deadline))
                     finally:
                         self._reading.release()
                 else:
@@ -248,7 +243,7 @@ class Connection:
         while not self._session.is_greeted:
             if self._failure is not None:
                 raise self._failure()
-            self._sort(await read_some(self._socket, deadline))
+            self._sort(await self._io.read_some(self._socket, deadline))
 
     def _break(self, failure: Callable[[], BgdError]) -> None:
         if self._failure is None:
@@ -262,7 +257,7 @@ class Connection:
 class Inbox(deque[Reply]):
     """The replies to one request that its caller has not taken. The bell rings when it should have a look."""
 
-    def __init__(self, request_id: int) -> None:
+    def __init__(self, request_id: int, bell: Bell) -> None:
         super().__init__()
         self.id = request_id
-        self.bell = Bell()
+        self.bell = bell

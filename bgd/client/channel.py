@@ -6,13 +6,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.async_.concurrency import Affinity, Lock, run_blocking, sleep
-from bgd.client.async_.connection import Connection, Inbox
+from bgd.client.connection import Connection, Inbox
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
@@ -32,8 +31,11 @@ from bgd.client.transport import (
 )
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
-from bgd.wire.replies import End, Failed, Reply, Submitted, error_of
-from bgd.wire.requests import Request
+from bgd.wire.replies import Done, End, Failed, Reply, Submitted, error_of
+from bgd.wire.requests import Request, Shutdown
+
+if TYPE_CHECKING:
+    from bgd.client.concurrency import Concurrency
 
 R = TypeVar("R")
 
@@ -41,6 +43,7 @@ _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause i
 _MAX_PAUSE = 1.0
 _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
 _PATIENCE = 10  # times that the daemon may go away before a question is answered
+_EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
 
 
@@ -51,11 +54,12 @@ class Channel:
     have been taken is sent again only if that does no harm.
     """
 
-    def __init__(self, connector: Connector, timeout: float) -> None:
+    def __init__(self, connector: Connector, timeout: float, io: Concurrency) -> None:
         self._connector = connector
         self.timeout = timeout
-        self._affinity = Affinity()
-        self._connecting = Lock()
+        self._io = io
+        self._affinity = io.new_affinity()
+        self._connecting = io.new_lock()
         self._connection: Connection | None = None
 
     async def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
@@ -164,14 +168,19 @@ class Channel:
         """Return the connection, a new one if there is none or it broke."""
         self._affinity.check()
         if (backend := installed_backend()) is not None:
-            return InlineConnection(backend)
-        async with self._connecting:
+            return InlineConnection(backend, self._io)
+        if (connection := self._connection) is not None and not connection.is_broken:
+            return connection
+        await self._io.acquire(self._connecting, None)
+        try:
             if self._connection is not None and self._connection.is_broken:
                 await self._connection.close()
                 self._connection = None
             if self._connection is None:
                 self._connection = await self._connect(may_start=may_start)
             return self._connection
+        finally:
+            self._connecting.release()
 
     async def reconnect(self) -> None:
         """Return as soon as there is a connection; waits for a daemon as a stream that broke off does.
@@ -193,6 +202,18 @@ class Channel:
             except DaemonUnreachable:
                 await self.reconnect()
         return await ask()
+
+    async def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> None:
+        """End the daemon; return when the connection has ended, and then its process, a descriptor.
+
+        Raises:
+            TimeoutError: the connection has not ended in time.
+        """
+        connection = await self.connection()
+        await self.ask(request, Done)
+        await connection.wait_for_end(deadline)
+        if process is not None:
+            await self._io.wait_readable(process, _EXIT_SECONDS)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -239,11 +260,11 @@ class Channel:
         """Return a connection for one stream alone."""
         self._affinity.check()
         if (backend := installed_backend()) is not None:
-            return InlineConnection(backend)
+            return InlineConnection(backend, self._io)
         return await self._connect(may_start=may_start)
 
     async def _connect(self, *, may_start: bool) -> Connection:
-        return await self._connector.connect(time.monotonic() + self.timeout, may_start=may_start)
+        return await self._connector.connect(time.monotonic() + self.timeout, self._io, may_start=may_start)
 
     async def _connected_again(
         self,
@@ -264,7 +285,7 @@ class Channel:
             if remaining == 0:
                 raise TimeoutError
             seconds = next(pauses)
-            await sleep(seconds if remaining is None else min(seconds, remaining))
+            await self._io.sleep(seconds if remaining is None else min(seconds, remaining))
             waited = time.monotonic() - began_at
             try:
                 return await connect(may_start=was_away or waited > _OTHERS_FIRST)
@@ -297,7 +318,7 @@ class Connector(Struct, frozen=True, kw_only=True):
     autostart: bool = True
     on_autostart: Callable[[int, str], None] | None = None
 
-    async def connect(self, deadline: float, *, may_start: bool = True) -> Connection:
+    async def connect(self, deadline: float, io: Concurrency, *, may_start: bool = True) -> Connection:
         """Connect to the first daemon that answers. Without `may_start`, do not start one this time.
 
         Raises:
@@ -307,24 +328,24 @@ class Connector(Struct, frozen=True, kw_only=True):
         """
         failed: list[tuple[ClientSocket, OSError]] = []
         places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
-        while (place := await run_blocking(next, places, None)) is not None:
+        while (place := await io.run_blocking(next, places, None)) is not None:
             try:
-                return await Connection.open(place, deadline)
+                return await Connection.open(place, deadline, io)
             except NO_WAY_IN as error:
                 failed.append((place, error))
         own = next((place for place, _ in failed if place.is_own), None)
         if not (self.autostart and may_start) or own is None:
             raise _unreachable(failed)
-        await self._start(own, deadline)
+        await self._start(own, deadline, io)
         try:
-            return await Connection.open(own, deadline)
+            return await Connection.open(own, deadline, io)
         except OSError as error:
             raise _unreachable([(own, error)]) from error
 
-    async def _start(self, own: ClientSocket, deadline: float) -> None:
+    async def _start(self, own: ClientSocket, deadline: float, io: Concurrency) -> None:
         from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
 
-        started = await run_blocking(start_daemon, self.config, own, deadline)
+        started = await io.run_blocking(start_daemon, self.config, own, deadline)
         if started is not None and self.on_autostart is not None:
             self.on_autostart(started.pid, started.log)
 
@@ -352,18 +373,19 @@ class InlineConnection:
     is_broken = False
     newest = None
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, io: Concurrency) -> None:
         self._backend = backend
+        self._io = io
 
     async def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
         """Send a request, and return its only reply."""
         del deadline
-        replies = await run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
+        replies = await self._io.run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
         return _checked_reply(replies[0])
 
     async def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
         """Send a request; `reply_to` returns its only reply."""
-        inbox = Inbox(UNNUMBERED)
+        inbox = Inbox(UNNUMBERED, self._io.new_bell())
         inbox.append(await self.exchange(frames, deadline))
         return inbox
 
@@ -380,7 +402,7 @@ class InlineConnection:
         del deadline
         for reply in self._backend.answer(framed(request, UNNUMBERED)):
             if callable(reply):
-                await run_blocking(reply)
+                await self._io.run_blocking(reply)
             elif isinstance(reply, End):
                 return
             else:

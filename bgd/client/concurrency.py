@@ -1,0 +1,81 @@
+"""What a channel needs of threads or of an event loop.
+
+`bgd.client.blocking.concurrency` and `bgd.client.async_.concurrency` provide it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lock(Protocol):
+    """A lock; `Concurrency.acquire` takes it."""
+
+    def locked(self) -> bool: ...
+    def release(self) -> None: ...
+
+
+class Bell(Protocol):
+    """Wakes who waits for it, or who will wait for it next."""
+
+    def ring(self) -> None: ...
+    async def wait(self, deadline: float | None) -> None:
+        """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
+
+
+class Affinity(Protocol):
+    """The process, and the event loop if there is one, that a client belongs to."""
+
+    @property
+    def is_same_process(self) -> bool: ...
+    def check(self) -> None:
+        """Raise BgdError elsewhere."""
+
+
+class Concurrency(Protocol):
+    """Locks, and reads and writes with deadlines on the monotonic clock; None: no limit."""
+
+    def new_lock(self) -> Lock: ...
+    def new_bell(self) -> Bell: ...
+    def new_affinity(self) -> Affinity: ...
+
+    async def acquire(self, lock: Any, deadline: float | None) -> None:
+        """Take a lock; raise TimeoutError if it is not free before the deadline."""
+
+    async def try_acquire(self, lock: Any) -> bool:
+        """Take a lock if it is free."""
+
+    async def connected_socket(self, path: str, deadline: float | None) -> socket.socket:
+        """Return a connected socket.
+
+        Raises:
+            OSError: nobody listens there, or the listener's queue was full until the deadline.
+        """
+
+    async def write_some(self, connection: socket.socket, data: memoryview, deadline: float | None) -> int:
+        """Send as much as there is room for, at least one byte; return how much.
+
+        Raises:
+            TimeoutError: there was no room before the deadline.
+            OSError: the connection broke.
+        """
+
+    async def read_some(self, connection: socket.socket, deadline: float | None) -> bytes:
+        """Return what arrives next; empty at the end of the connection.
+
+        Raises:
+            TimeoutError: nothing arrived before the deadline.
+        """
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def run_blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that reads files or waits for processes."""
+
+    async def wait_readable(self, descriptor: int, seconds: float) -> None:
+        """Return as soon as a descriptor is readable, or after `seconds`."""
