@@ -61,14 +61,7 @@ def run(
 
 
 def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
-    if not argv[0]:
-        raise WrongUsage("the name of the program is empty")
-    if shell and len(argv) > 1:
-        raise WrongUsage(
-            f"--shell takes one text, not {len(argv)} words: quote the text, and put options before it"
-        )
-    if shell:
-        argv = ("/bin/sh", "-c", *argv)
+    argv = words_of_command(argv, shell=shell)
     say_what_is_not_passed_on(options)
     if options.get("stdin") == "-":
         options["input"] = _read_stdin()
@@ -77,21 +70,41 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
     try:
         job = daemon.submit(argv, **options)
     except CannotStart as error:
-        import shutil  # noqa: PLC0415 - only for an error
+        raise Refused(f"{problem_in_words(error, argv)}; --no-check queues it anyway") from None
+    say_if_it_has_operators(argv)
+    say_once_what_a_reboot_does(daemon, options)
+    return job
 
-        from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
 
-        problem = error.problem
-        if shutil.which(argv[0]) is None and (hint := for_missing_program(argv)):
-            problem = f"no program {argv[0]!r} on its PATH: {hint}"
-        raise Refused(f"{problem}; --no-check queues it anyway") from None
+def words_of_command(argv: Sequence[str], *, shell: bool) -> Sequence[str]:
+    """Return what to run for the words of a command line."""
+    if not argv[0]:
+        raise WrongUsage("the name of the program is empty")
+    if shell and len(argv) > 1:
+        raise WrongUsage(
+            f"--shell takes one text, not {len(argv)} words: quote the text, and put options before it"
+        )
+    return ("/bin/sh", "-c", *argv) if shell else argv
+
+
+def problem_in_words(error: CannotStart, argv: Sequence[str], verb: str = "submit") -> str:
+    """Return why a command cannot start, and what to type instead; `verb`: what goes before its options."""
+    import shutil  # noqa: PLC0415 - only for an error
+
+    from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
+
+    if shutil.which(argv[0]) is None and (hint := for_missing_program(argv, verb)):
+        return f"no program {argv[0]!r} on its PATH: {hint}"
+    return error.problem
+
+
+def say_if_it_has_operators(argv: Sequence[str], verb: str = "submit") -> None:
+    """Tell somebody whose program gets the words of a shell, such as |, as arguments."""
     if OPERATORS & set(argv[1:]):
         from bgctl.hints import for_operators  # noqa: PLC0415 - hardly any command has such a word
 
-        if note := for_operators(argv):
+        if note := for_operators(argv, verb):
             say(note)
-    say_once_what_a_reboot_does(daemon, options)
-    return job
 
 
 def say_what_is_not_passed_on(options: JobOptions) -> None:

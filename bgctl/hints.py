@@ -46,7 +46,8 @@ VERBS = {
     **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset", "system"), _PRUNE),
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
     **dict.fromkeys(("redo", "requeue", "rerun", "restart", "rollout"), _RETRY),
-    **dict.fromkeys(("change", "modify", "rename", "renice", "set", "update"), _EDIT),
+    **dict.fromkeys(("change", "modify", "rename", "set", "update"), _EDIT),
+    **dict.fromkeys(("nice", "renice"), "`bgctl edit ID --nice N` changes the niceness of a job that waits"),
     **dict.fromkeys(("priority", "switch"), "`bgctl edit ID -p N` changes the priority of a waiting job"),
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
@@ -80,7 +81,10 @@ VERBS_OF_GROUPS = {
     )
     | dict.fromkeys(("get", "info", "show", "status"), "`bgctl queue list` shows all queues")
     | dict.fromkeys(("pause", "resume"), "`bgctl pause NAME` and `bgctl resume NAME` do it"),
-    "config": dict.fromkeys(("edit", "set"), "edit the file that `bgctl info` names, then `bgctl reload`")
+    "config": dict.fromkeys(
+        ("edit", "set"),
+        "edit the file that `bgctl config show` names at its top, then `bgctl reload`",
+    )
     | dict.fromkeys(("check", "test", "validate"), "`bgd --check` checks the configuration"),
     "service": dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` removes it")
     | dict.fromkeys(("enable", "start"), "`bgctl service install` starts it, now and with the machine"),
@@ -112,6 +116,7 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
         "--retries N tries again after a failure",
     ),
     **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
+    "--resume-failed": "--retry-failed resumes and runs what failed again",
     "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
     **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
     **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
@@ -247,23 +252,27 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     return f"`bgctl submit {_line(words)}` queues a command" if is_program else "see 'bgctl --help'"
 
 
-def for_missing_program(argv: Sequence[str]) -> str | None:
-    """Return what to type in place of a command whose program does not exist; None if nothing is known."""
+def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
+    """Return what to type in place of a command whose program does not exist; None if nothing is known.
+
+    `verb`: the verb that was typed, with what goes before its options.
+    """
+    before = "" if verb == "submit" else "-- "
     name = argv[0]
     variable, equals, _ = name.partition("=")
     if equals and variable.isidentifier() and len(argv) > 1:
-        return f"`bgctl submit -e {_line(argv[:2])}` sets a variable"
+        return f"`bgctl {verb} -e {quoted(name)} {before}{quoted(argv[1])}` sets a variable"
     if name in _BUILTINS or _SHELL_CHARACTERS & set(name):
         text = name if len(argv) == 1 else _line(argv)
-        return f"it is for a shell: type `bgctl submit --shell {quoted(text)}`"
+        return f"it is for a shell: type `bgctl {verb} --shell {before}{quoted(text)}`"
     if "/" in name:
         return None
     if Path(name).is_file():
-        return f"./{name} is here: type `bgctl submit {_line([f'./{name}', *argv[1:]])}`"
-    return f"if it is an alias of your shell, type `bgctl submit bash -ic {quoted(_line(argv))}`"
+        return f"./{name} is here: type `bgctl {verb} {before}{_line([f'./{name}', *argv[1:]])}`"
+    return f"if it is an alias of your shell, type `bgctl {verb} {before}bash -ic {quoted(_line(argv))}`"
 
 
-def for_operators(argv: Sequence[str]) -> str | None:
+def for_operators(argv: Sequence[str], verb: str) -> str | None:
     """Return a note about a pipe or redirection that the program would get as an argument; None: none."""
     found = next((word for word in argv[1:] if word in OPERATORS), None)
     if found is None or argv[0].rpartition("/")[2] in _TAKES_OPERATORS:
@@ -271,7 +280,8 @@ def for_operators(argv: Sequence[str]) -> str | None:
     if found == _OF_PARALLEL:
         return f"{found!r} is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
     line = " ".join(word if word in OPERATORS else quoted(word) for word in argv)
-    return f"{found!r} is an argument here: for a shell type `bgctl submit --shell {quoted(line)}`"
+    before = "" if verb == "submit" else "-- "
+    return f"{found!r} is an argument here: for a shell type `bgctl {verb} --shell {before}{quoted(line)}`"
 
 
 def _line(words: Iterable[str]) -> str:

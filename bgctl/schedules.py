@@ -8,8 +8,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 import click
 
 from bgctl import exit_codes
-from bgctl.commands import print_id, say_once_what_a_reboot_does, wait_or_follow
+from bgctl.commands import (
+    print_id,
+    problem_in_words,
+    say_if_it_has_operators,
+    say_once_what_a_reboot_does,
+    wait_or_follow,
+    words_of_command,
+)
 from bgctl.common import client, global_options, local_time, print_json, print_table, say
 from bgctl.crontab import (
     MAX_CRONTAB,
@@ -155,12 +162,13 @@ class ProgramVerb(click.Command):
 @click.option("--args", "args_text", metavar="JSON", help="Positional arguments of TARGET, a JSON array.")
 @click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments of TARGET, a JSON object.")
 @click.option("--replace", is_flag=True, help="Replace a schedule of this name.")
+@click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
 @click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
 @_schedule
 @_when
 @_program
 def add_command(
-    schedule: str, when: str | None, *, argv: tuple[str, ...], no_check: bool, **given: Any
+    schedule: str, when: str | None, *, argv: tuple[str, ...], shell: bool, no_check: bool, **given: Any
 ) -> int:
     """Add a schedule.
 
@@ -175,12 +183,10 @@ def add_command(
             raise click.UsageError("a schedule needs a program: put it at the end, after --")
         if not values.keys() & {"cron", "calendar", "every"}:
             raise click.UsageError(_NO_WHEN)
-        try:
+        with _program_of(f"schedule add {schedule} WHEN", argv, shell=shell) as words:
             view = daemon.schedules.add(
-                schedule, argv or None, args=args, kwargs=kwargs, check=not no_check, **values
+                schedule, words, args=args, kwargs=kwargs, check=not no_check, **values
             )
-        except CannotStart as error:
-            raise Refused(f"{error.problem}; --no-check stores it anyway") from None
         say_once_what_a_reboot_does(daemon)
     return _report(view, f"schedule {schedule} is stored{_next_in_words(view)}")
 
@@ -215,6 +221,7 @@ _UNSET = _unset_values()
     metavar="OPTION",
     help="Reset an option, for example late-after; may be repeated.",
 )
+@click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
 @click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
 @_schedule
 @_when
@@ -225,6 +232,7 @@ def edit_command(
     *,
     argv: tuple[str, ...],
     unset: tuple[str, ...],
+    shell: bool,
     no_check: bool,
     **given: Any,
 ) -> int:
@@ -243,10 +251,8 @@ def edit_command(
             values["check"] = False
         if not values and not argv:
             raise click.UsageError("nothing to change: name at least one option")
-        try:
-            view = daemon.schedules.edit(schedule, argv or None, **values)
-        except CannotStart as error:
-            raise Refused(f"{error.problem}; --no-check stores it anyway") from None
+        with _program_of(f"schedule edit {schedule}", argv, shell=shell) as words:
+            view = daemon.schedules.edit(schedule, words, **values)
     return _report(view, f"schedule {schedule} is changed{_next_in_words(view)}")
 
 
@@ -494,6 +500,22 @@ schedule_command = verb_group(
 )
 
 
+@contextmanager
+def _program_of(verb: str, argv: Sequence[str], *, shell: bool) -> Iterator[Sequence[str] | None]:
+    """Give the words of a program to store, None if there are none; say what is probably wrong with them."""
+    if not argv:
+        if shell:
+            raise click.UsageError("--shell takes one text, at the end, after --")
+        yield None
+        return
+    words = words_of_command(argv, shell=shell)
+    try:
+        yield words
+    except CannotStart as error:
+        raise Refused(f"{problem_in_words(error, words, verb)}; --no-check stores it anyway") from None
+    say_if_it_has_operators(words, verb)
+
+
 def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and options that were given, with WHEN as the client takes it."""
     if given.get("stdin") == "-":
@@ -504,7 +526,9 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if when is None:
         return values
     if "calendar" in values:
-        raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
+        raise click.UsageError(
+            f"--calendar and {when!r} both say when: give one of them, and put -- before a program"
+        )
     kind, _, rest = when.strip().partition(" ")
     if len(when.split()) == 1 and not kind.startswith("@"):
         raise click.UsageError(

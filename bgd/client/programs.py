@@ -31,15 +31,15 @@ def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
         raise Refused("argv is empty: it is a program and its arguments, such as ['ls', '-l']")
     folder, extra = options.get("cwd"), options.get("env") or {}
     path = extra.get("PATH", caller.chosen_environment(options.get("env_pass") or "all").get("PATH"))
-    problem = _problem_with_places(options, caller) if options else None
+    problem, advice = _problem_with_places(options, caller) if options else None, ""
     is_elsewhere = options.get("executor") not in {None, LOCAL}  # where the program may be another one
     if problem is None and not is_elsewhere:
         where = caller.folder if folder is None else str(caller.absolute(folder))
         problem = problem_with_program(argv[0], path, where)
         if problem is not None and len(argv) == 1 and " " in argv[0].strip():
-            problem += ": make each word an item of the list, or use shell=True"
+            advice = ": make each word an item of the list, or use shell=True"
     if problem is not None:
-        raise CannotStart(f"{problem}; check=False queues it anyway", problem)
+        raise CannotStart(f"{problem}{advice}; check=False queues it anyway", problem)
 
 
 def is_relative(changes: EditOptions) -> bool:

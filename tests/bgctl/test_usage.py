@@ -40,6 +40,8 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["wait", "-n", "10"], "no option -n: --any waits for the first of several jobs"),
         (["-f", "script.sh"], "no option -f: `bgctl submit ./script.sh` queues a script"),
         (["queue", "add", "mail"], "no verb 'queue add': `bgctl queue set NAME --slots N` makes"),
+        (["config", "edit"], "edit the file that `bgctl config show` names at its top, then `bgctl reload`"),
+        (["nice", "-n", "10", "3"], "no verb 'nice': `bgctl edit ID --nice N` changes the niceness of a job"),
         (["schedule", "rm", "x"], "no verb 'schedule rm': `bgctl schedule remove NAME` removes one"),
         (["config", "check"], "no verb 'config check': `bgd --check` checks the configuration"),
         (["list", "--state", "pending"], "--state: no state 'pending': jobs that wait are held, blocked"),
@@ -279,7 +281,7 @@ def test_no_hint_is_for_a_verb_that_exists():
     ],
 )
 def test_a_command_for_a_shell_is_answered_with_one_that_works(argv, remedy):
-    own = for_missing_program(argv)
+    own = for_missing_program(argv, "submit")
 
     assert own is not None
     assert remedy in own
@@ -289,27 +291,27 @@ def test_a_script_in_the_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script.sh").touch()
 
-    assert for_missing_program(["/no/such"]) is None
-    assert for_missing_program(["script.sh", "a b"]) == (
+    assert for_missing_program(["/no/such"], "submit") is None
+    assert for_missing_program(["script.sh", "a b"], "submit") == (
         "./script.sh is here: type `bgctl submit ./script.sh 'a b'`"
     )
 
 
 def test_a_pipe_among_the_arguments_is_noted():
-    note = for_operators(["ls", "-l", "|", "wc"])
+    note = for_operators(["ls", "-l", "|", "wc"], "submit")
 
     assert note == "'|' is an argument here: for a shell type `bgctl submit --shell 'ls -l | wc'`"
-    assert for_operators(["expr", "1", "<", "2"]) is None
-    assert for_operators(["ls", "a|b"]) is None
-    assert for_operators(["gzip", ":::", "a"]) == (
+    assert for_operators(["expr", "1", "<", "2"], "submit") is None
+    assert for_operators(["ls", "a|b"], "submit") is None
+    assert for_operators(["gzip", ":::", "a"], "submit") == (
         "':::' is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
     )
 
 
 def test_commands_in_hints_have_readable_quotes():
-    assert for_missing_program(["ll", "a b"]) == (
+    assert for_missing_program(["ll", "a b"], "submit") == (
         """if it is an alias of your shell, type `bgctl submit bash -ic "ll 'a b'"`"""
     )
-    assert for_missing_program(["alias", "a b"]) == (
+    assert for_missing_program(["alias", "a b"], "submit") == (
         """it is for a shell: type `bgctl submit --shell "alias 'a b'"`"""
     )
