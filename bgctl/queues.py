@@ -12,7 +12,9 @@ from bgctl.common import client, global_options, print_json, print_table, say
 from bgctl.options import QUEUE_NAME, SlotsType
 from bgctl.verbs import verb, verb_group
 from bgd import State
+from bgd.errors import nearest
 from bgd.formatting import iso_time, short_duration
+from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView
 
@@ -45,7 +47,7 @@ def slots_command(slots: int | str | None) -> int:
         print_json({name: getattr(queues, name) for name in ("slots", "configured_slots", "taken")})
     else:
         usual = "" if queues.slots == queues.configured_slots else f" (configured: {queues.configured_slots})"
-        click.echo(f"{queues.slots} slots{usual}, {queues.taken} taken")
+        click.echo(f"{counted(queues.slots, 'slot')}{usual}, {queues.taken} taken")
         if queues.paused:
             say(_ALL_PAUSED)
     return 0
@@ -65,7 +67,11 @@ def pause_command(queue: str | None) -> int:
     """
     with client() as daemon:
         queues = daemon.pause(queue)
-    return _report(queues, f"{_queue_is(queue)} paused")
+    others = {each.name: each for each in queues.queues}
+    paused = others.pop(queue or "", None)
+    is_new = paused is not None and not paused.counts and paused.slots == paused.configured_slots is None
+    note = f"; no job waits in it yet ({nearest(paused.name, others)})" if paused and is_new else ""
+    return _report(queues, f"{_queue_is(queue)} paused{note}")
 
 
 @verb(
@@ -139,7 +145,7 @@ def set_command(name: str, *, slots: int | str) -> int:
     """
     with client() as daemon:
         queues = daemon.set_queue(name, _slots_or_none(slots))
-    return _report(queues, f"queue {name} has {slots} {'slot' if slots == 1 else 'slots'}")
+    return _report(queues, f"queue {name} has {counted(slots, 'slot')}")
 
 
 @verb(

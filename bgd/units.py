@@ -33,6 +33,11 @@ _WHOLE_DURATION = rf"(?:{_PART})+"
 _WHOLE_SIZE = rf"({_NUMBER}) ?([A-Za-z]*)"
 
 
+def counted(count: object, noun: str) -> str:
+    """Return a number of things in words: "1 job", "2 jobs", "unlimited slots"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds in "500ms", "5s", "10m", "2h", "1d" or "1h30m"; a bare number is seconds.
 

@@ -86,12 +86,16 @@ def check_queue_name(queue: str | None) -> None:
         )
 
 
-def unknown_queue(name: str, known: Iterable[str]) -> Refused:
-    """Return the error for a queue that does not exist; it suggests the name that was probably meant."""
+def unknown_queue(name: str, known: Iterable[str], *, pause: bool) -> Refused:
+    """Return the error for a queue that does not exist; it suggests what was probably meant."""
     if name.isdecimal():
+        of_job = ("hold", "keeps it from starting", "suspend", "stops what runs")
+        if not pause:
+            of_job = ("release", "lets it start", "continue", "lets what is suspended run again")
+        first, does, second, does_too = of_job
         return Refused(
-            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
-            f"`bgctl suspend {name}` stops what runs"
+            f"there is no queue {name}; of job {name}: `bgctl {first} {name}` {does}, "
+            f"`bgctl {second} {name}` {does_too}"
         )
     return Refused(
         f"there is no queue {name} ({nearest(name, known)}): `bgctl queue set {name} --slots N` makes it"

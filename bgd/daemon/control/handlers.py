@@ -249,7 +249,7 @@ class RequestHandler:
 
     async def _set_queues(self, request: QueueRequest) -> Reply:
         if isinstance(request, Pause | Resume) and request.queue is not None and not _is_repeated(request):
-            await self._reads.check_queue(request.queue)
+            await self._reads.check_queue(request.queue, pause=isinstance(request, Pause))
         self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
         await self._supervisor.saved()
         return await self._reads.queues(request.id)

@@ -168,8 +168,10 @@ class ReadHandler:
             resources=supervisor.resource_views(),
         )
 
-    async def check_queue(self, name: str) -> None:
+    async def check_queue(self, name: str, *, pause: bool) -> None:
         """Refuse the name of a queue that nobody configured or set and that has no jobs: it may be mistyped.
+
+        It may be paused before it has any, unless it is a number, which is meant for a job.
 
         Raises:
             Refused: there is no such queue; the message suggests the name that was probably meant.
@@ -177,10 +179,13 @@ class ReadHandler:
         supervisor = self._supervisor
         if name in {NOTIFICATION_QUEUE, *known_queues(supervisor.config, supervisor.controls)}:
             return
+        if pause and not name.isdecimal():
+            return
         await supervisor.saved_unless_stuck()
         if not await self._store.read(read.has_jobs_in, name):
             counts = await self._store.search(read.queue_counts)
-            raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
+            known = known_queues(supervisor.config, supervisor.controls) | counts.keys()
+            raise unknown_queue(name, known, pause=pause)
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
