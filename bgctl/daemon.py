@@ -25,7 +25,7 @@ from bgd import BgdError, State, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
 from bgd.escape import one_line
 from bgd.formatting import iso_time, outcome_in_words
-from bgd.paths import make_private_folder, user_paths
+from bgd.paths import SYSTEM_PATHS, make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, format_size, parse_duration, parse_size
 from bgd.values import exception_rules, rule_text, secret_url, token
@@ -207,7 +207,7 @@ def _config_as_json(loaded: config.Config) -> dict[str, object]:
             below = table.setdefault(name, {})
             assert isinstance(below, dict)  # noqa: S101 - no section has the name of a key
             table = below
-        table |= {name: _SECRET if _is_secret(key, value) else value for name, (key, value) in keys.items()}
+        table |= {name: _without_secrets(name, key, value) for name, (key, value) in keys.items()}
     return document
 
 
@@ -216,7 +216,7 @@ def _toml_lines(loaded: config.Config) -> Iterator[str]:
     yield (
         f"# {one_line(loaded.source)}"
         if loaded.source
-        else "# built-in defaults: no configuration file was found"
+        else f"# built-in defaults: there is no {_usual_file()}"
     )
     for path, keys in _sections(loaded):
         yield ""
@@ -224,6 +224,10 @@ def _toml_lines(loaded: config.Config) -> Iterator[str]:
         for name, (key, value) in keys.items():
             if value is not None:  # TOML has no null; a missing key means the same
                 yield f"{name} = {_value_and_origin(name, key, value, _setting_of(found, (*path, name)))}"
+
+
+def _usual_file() -> str:
+    return one_line((SYSTEM_PATHS if global_options().system else user_paths(os.environ)).config)
 
 
 KeyPath = tuple[str, ...]
@@ -277,17 +281,20 @@ def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
     return setting
 
 
-def _is_secret(key: Key[object], value: object) -> bool:
-    """Tell whether a value is left out: what this prints may end up in a bug report."""
-    return key.reader in {token, secret_url} and bool(value)
+def _without_secrets(name: str, key: Key[object], value: object) -> object:
+    """Return a value, or what stands for it: what this prints may end up in a bug report."""
+    if name == "env" and isinstance(value, dict):
+        return dict.fromkeys(value, _SECRET)
+    return _SECRET if value and key.reader in {token, secret_url} else value
 
 
 _SECRET = "***"  # noqa: S105 - stands for one
 
 
 def _value_and_origin(name: str, key: Key[object], value: object, setting: Setting | None) -> str:
-    written = _SECRET if _is_secret(key, value) else _written(key, value, setting)
-    is_resolved = written is not _SECRET and _is_resolved(key, written, value)
+    shown = _without_secrets(name, key, value)
+    written = _written(key, value, setting) if shown is value else shown
+    is_resolved = shown is value and _is_resolved(key, written, value)
     means = f"means {_toml_value(name, value)}; " if is_resolved else ""
     origin = "default" if setting is None else one_line(setting.origin)
     return f"{_toml_value(name, written)}  # {means}{origin}"

@@ -171,7 +171,17 @@ def value_of(section: Struct, key: str) -> object:
     """Return the value of a key in a section of a Config."""
     if isinstance(section, ClassPolicy) and key in POLICY_KEYS:
         return section.options.get(POLICY_KEYS[key])
+    if isinstance(section, ScheduleSpec):
+        return _value_of_schedule(section, key)
     value: object = getattr(section, key)
+    return value
+
+
+def _value_of_schedule(spec: ScheduleSpec, key: str) -> object:
+    if key in ("args", "kwargs"):
+        return None if spec.job.arguments is None else msgspec.json.decode(spec.job.arguments)[key]
+    name = {"command": "argv", "except": "excluded"}.get(key, key)
+    value: object = getattr(spec if name in ScheduleSpec.__struct_fields__ else spec.job, name)
     return value
 
 

@@ -30,6 +30,19 @@ argv = ["php", "arti san", "bgd:run"]
 cwd = "~/shop"
 [runners.node]
 argv = ["node"]
+[schedules.nightly]
+cron = "0 3 * * *"
+command = ["backup", "--all"]
+queue = "night"
+except = ["12-25"]
+missed_within = "2d"
+[schedules.report]
+every = "15m"
+target = "app.services:report"
+args = [1]
+kwargs = { copies = 2 }
+retries = 2
+timeout = "5m"
 """
 
 
@@ -86,6 +99,8 @@ def test_every_key_is_shown(home):
         assert sample[section].keys() <= shown[section].keys()
         assert shown[section].keys() == as_json[section].keys()
     assert as_json["source"] is None
+    usual = home.folder / ".config/bgd/bgd.toml"
+    assert home.bgctl("config").stdout.startswith(f"# built-in defaults: there is no {usual}\n")
     assert as_json["retry"]["commands"]["retries"] == 0
 
 
@@ -146,6 +161,7 @@ def test_an_invalid_configuration_is_named_in_the_error(home):
 def test_a_secret_is_not_shown(home):
     home.configure(
         '[http]\nmetrics_token = "0123456789abcdef"\n[notify.checks]\nurl = "https://hc-ping.com/c0ffee00"\n'
+        '[schedules.x]\nevery = "1h"\ncommand = ["true"]\nenv = { PASSWORD = "s3cret" }\n'
     )
 
     shown = home.bgctl("config", "show").stdout
@@ -155,3 +171,5 @@ def test_a_secret_is_not_shown(home):
     as_json = home.bgctl("config", "show", "--json").stdout
     assert "0123456789abcdef" not in shown + as_json
     assert "c0ffee00" not in shown + as_json
+    assert "s3cret" not in shown + as_json
+    assert 'env = { "PASSWORD" = "***" }  # ' in shown
