@@ -129,10 +129,7 @@ def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns; on a terminal no line is longer than it is wide, and blanks stay blanks."""
-    if not is_terminal():
-        print_columns(headings, rows)
-        return
+    """Print aligned columns for people; on a terminal no line is longer than it is wide."""
     from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
 
     lines = [headings, *(tuple(map(one_line, row)) for row in rows)]
@@ -140,7 +137,8 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     columns, _ = screen_size()
     for line in lines:
         cells = [cell + " " * (width - cells_of(cell)) for cell, width in zip(line, widths, strict=True)]
-        print(fitted("  ".join(cells).rstrip(), columns))
+        text = "  ".join(cells).rstrip()
+        print(fitted(text, columns) if is_terminal() else text)
 
 
 def print_labelled(lines: Iterable[tuple[str, object]]) -> None:
