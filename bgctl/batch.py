@@ -40,6 +40,7 @@ from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.specs import Caller
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, Refused
+from bgd.units import counted
 from bgd.wire.requests import MAX_IDS, ROUND
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ MAX_LINES = 2**53
 @click.option("--halt", type=HaltType(), metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
 @click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log ends in the format of GNU parallel.")
 @click.option("--resume", is_flag=True, help="Run only lines that the joblog and bgd have not.")
-@click.option("--retry-failed", "--resume-failed", is_flag=True, help="Resume; also run what failed again.")
+@click.option("--retry-failed", is_flag=True, help="Resume, and run what failed again.")
 @click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
 def batch_command(
     path: str,
@@ -299,7 +300,7 @@ class Batch:
         if self._found and not global_options().json:
             say(f"lines that queued nothing, because an unfinished job has their key: {self._found}")
         if self._obstacle is not None:
-            say(f"{self._jobs} jobs are queued, but nothing starts: {self._obstacle}")
+            say(f"{counted(self._jobs, 'job')} queued, but nothing starts: {self._obstacle}")
 
     def _code_of(self, ends: Ends) -> int:
         """Say what failed; return the exit code."""
@@ -311,16 +312,17 @@ class Batch:
         failed, unstarted, lost = (
             ends.counts[each] for each in (Standing.FAILED, Standing.UNSTARTED, Standing.LOST)
         )
+        jobs = counted(ends.jobs, "job")
         if failed:
             named = ends.first_failed()
             word, lines = "lines" if failed > 1 else "line", ", ".join(map(str, named))
             more = ", ..." if failed > len(named) else ""
             again = "" if self._log is None else "; --retry-failed runs what failed again"
-            say(f"{failed} of {ends.jobs} jobs failed: {word} {lines}{more}{again}")
+            say(f"{failed} of {jobs} failed: {word} {lines}{more}{again}")
         if unstarted:
-            say(f"{unstarted} of {ends.jobs} jobs were cancelled before they started")
+            say(f"{unstarted} of {jobs} cancelled before they started")
         if lost:
-            say(f"{lost} of {ends.jobs} jobs were deleted before it was seen how they ended")
+            say(f"{lost} of {jobs} deleted, outcome unknown")
         has_problem = self._log is not None and self._log.finish() is not None
         return FAILED if failed or unstarted or lost or has_problem else 0
 

@@ -64,7 +64,14 @@ from bgd.core.spec import (
     kind_of,
 )
 from bgd.escape import one_line
-from bgd.units import format_duration, parse_duration, parse_past_time, parse_size, problem_with_zone_of
+from bgd.units import (
+    counted,
+    format_duration,
+    parse_duration,
+    parse_past_time,
+    parse_size,
+    problem_with_zone_of,
+)
 from bgd.wire.requests import MAX_IDS
 
 if TYPE_CHECKING:
@@ -420,7 +427,7 @@ class QueueNameType(BoundedType):
 
         with suppress(BgdError, OSError), client(timeout=_TAB_SECONDS) as daemon:
             return [
-                CompletionItem(queue.name, help=f"{sum(queue.counts.values())} jobs")
+                CompletionItem(queue.name, help=counted(sum(queue.counts.values()), "job"))
                 for queue in daemon.queues().queues
                 if queue.name.startswith(incomplete)
             ]

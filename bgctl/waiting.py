@@ -18,6 +18,7 @@ from bgctl.verbs import verb
 from bgd import Job
 from bgd.escape import one_line
 from bgd.formatting import job_as_json, progress_as_json, progress_line
+from bgd.units import counted
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
 from bgd.wire.views import JobProgress, Progress
 
@@ -165,7 +166,7 @@ class _BarReporter:
             self._display.remove_task(self._bar_of.pop(job.id))
 
     def _count(self) -> str:
-        return f"{self._finished} of {self._jobs} jobs"
+        return f"{self._finished} of {counted(self._jobs, 'job')}"
 
 
 def _bar_text(progress: Progress) -> str:

@@ -25,6 +25,7 @@ from bgctl.verbs import verb
 from bgd import BgdError, Client, State
 from bgd.escape import one_line
 from bgd.formatting import job_as_json
+from bgd.units import counted
 
 
 @verb(
@@ -141,7 +142,7 @@ def _picture(daemon: Client, query: Query) -> list[str]:
     info = daemon.info()
     running, waiting, finished = (sum(info.counts.get(state, 0) for state in group) for group in GROUPS)
     failed = f" ({count} failed)" if (count := info.counts.get(State.FAILED, 0)) else ""
-    head = f"{running} running, {waiting} waiting, {finished} finished{failed}; {info.slots} slots"
+    head = f"{running} running, {waiting} waiting, {finished} finished{failed}; {counted(info.slots, 'slot')}"
     note = f"{datetime.now().astimezone():%H:%M:%S}, q quits"
     jobs, notes = listed(daemon, query, lines - 1)  # the last line is that of the prompt
     table = table_lines(jobs, columns, None) if jobs else [no_jobs(query)]

@@ -256,7 +256,7 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
     assert said == (
         "bgctl: halted: no line after 3 was queued; --resume runs what has not\n"
         "bgctl: 1 of 3 jobs failed: line 1; --retry-failed runs what failed again\n"
-        "bgctl: 1 of 3 jobs were cancelled before they started\n"
+        "bgctl: 1 of 3 jobs cancelled before they started\n"
     )
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
     resumed = daemon.bgctl(*command, "--resume")
