@@ -190,18 +190,22 @@ def _check_name(found: Any, module: str, name: str) -> None:
         )
 
 
-def _check_code(function: object, module: str, name: str, home: str) -> None:
-    """Refuse a function that is not from the module `home`, even if its __module__ claims that."""
+def _check_code(function: Any, module: str, name: str, home: str) -> None:
+    """Refuse what is not a function with code of its own from the module `home`, whatever __module__ claims.
+
+    A method of another object, a functools.partial or an object that can be called is there for the class to
+    use, not for strangers to call.
+    """
     function = _unwrapped(function, f"{module}:{name}")
-    # only functions written in Python have globals; others just name their module
-    says = getattr(function, "__module__", None) or home
-    says = getattr(getattr(function, "__objclass__", None), "__module__", says)  # for example dict.pop
-    found = getattr(function, "__globals__", {"__name__": says}).get("__name__", home)
+    if "__code__" not in vars(type(function)):  # not hasattr: a bound method has the code of its function
+        kind = type(function).__name__
+        raise Refusal(f"{module}:{name} is a {kind}, not a function with code of its own: define it with def")
+    found = function.__globals__.get("__name__", home)
     if found != home:
         raise Refusal(f"{module}:{name} is defined in {found}: allow and call that")
 
 
-def _unwrapped(function: object, target: str) -> object:
+def _unwrapped(function: Any, target: str) -> Any:
     """Return the function inside all decorators that used functools.wraps."""
     for _ in range(_MAX_WRAPPERS):
         if "__wrapped__" not in getattr(function, "__dict__", {}):

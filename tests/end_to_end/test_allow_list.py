@@ -241,13 +241,13 @@ def test_queued_command_runs_without_a_variable_that_was_taken_off_the_list(scri
 
 
 @pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
-def test_no_folder_changes_the_code_of_a_listed_class(isolation):
+def test_nothing_but_the_code_of_a_listed_class_runs_whatever_the_folder(isolation):
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         daemon = Daemon(Path(folder))
         (daemon.folder / "elsewhere").mkdir()
         for place, word in (("", "own"), ("elsewhere", "foreign")):
             (daemon.folder / place / "work.py").write_text(
-                f"class Listed:\n def run(self): return '{word}'\n"
+                f"class Listed:\n join = '-'.join\n def run(self): return '{word}'\n"
             )
         daemon.configure(f"[security]\nallowed_classes = {NARROW}\n")
         daemon.env["PYTHONPATH"] = f":{daemon.env['PYTHONPATH']}"  # from an empty entry
@@ -256,6 +256,8 @@ def test_no_folder_changes_the_code_of_a_listed_class(isolation):
             with daemon.client() as client:
                 job = client.call("work:Listed.run", cwd=f"{folder}/elsewhere", isolation=isolation)
                 assert job.result(DEADLINE) == "own"
+                kept = client.call("work:Listed.join", [["a"]], isolation=isolation).wait(DEADLINE)
+                assert kept.outcome is Outcome.REFUSED
         finally:
             daemon.stop()
 

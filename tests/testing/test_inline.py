@@ -203,6 +203,23 @@ def test_an_inherited_method_is_refused_as_by_a_daemon(tmp_path, monkeypatch):
         assert asyncio.run(awaited(target, ["[1]"])) == [1]
 
 
+def test_what_a_class_keeps_is_refused_as_by_a_daemon(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "keeping.py").write_text(
+        "import bgd, functools, sqlite3\n"
+        "class Report:\n"
+        "    execute = sqlite3.connect(':memory:', check_same_thread=False).execute\n"
+        "    @bgd.job\n"
+        "    @functools.cache\n"
+        "    def run(self): return 'own'\n"
+    )
+    with inline(allowed=["keeping.Report"], may_fail=True) as jobs, Client() as client:
+        assert client.call("keeping:Report.run").result() == "own"
+        with pytest.raises(JobFailed, match="not a function with code of its own"):
+            client.call("keeping:Report.execute", ["select 1"]).result()
+        assert jobs.submitted[-1].outcome is Outcome.REFUSED
+
+
 async def awaited(target: str, args: list[str]) -> object:
     async with AsyncClient() as client:
         job = await client.call(target, args)

@@ -7,9 +7,12 @@ import json
 import pytest
 
 SERVICES = """
+import collections
 import functools
 import os
+import sqlite3
 import subprocess
+import weakref
 from subprocess import run
 from lib import Tool, Base, Meta, Shared, helper, borrowed
 
@@ -68,6 +71,35 @@ class Service(Base):
             return os.system
 
     reached = Descriptor()
+
+    # what a class keeps to use it
+    execute = sqlite3.connect(":memory:").execute
+    join = "-".join
+    weak = weakref.ref(subprocess)
+    lookup = {}.get
+    own = functools.partial(method, None)
+    of_another = collections.OrderedDict().pop
+    cached_system = functools.lru_cache(os.system)
+
+    class Called:
+        def __call__(self, *args):
+            return "called"
+
+        def own(self):
+            return "called"
+
+    called = Called()
+    bound = Called().own
+    made = staticmethod(Called())
+
+    @functools.lru_cache
+    def cached(self):
+        return self.prefix
+
+    @classmethod
+    @decorated
+    def decorated_of_class(cls):
+        return cls.__name__
 
 class Shadowed:
     # each of its objects puts something else in the place of its methods
@@ -219,6 +251,8 @@ def _modules(module):
         ("Service.static", [], {"x": 2}, ["static", 2]),
         ("Service.with_decorator", [], {}, ["wrapped", "instance"]),
         ("Service.coroutine", [3], {}, ["async", 3]),
+        ("Service.cached", [], {}, "instance"),
+        ("Service.decorated_of_class", [], {}, ["wrapped", "Service"]),
         ("Service.inherited", [], {}, ["inherited", "Service"]),
         ("Child.method", [], {}, ["instance", [], {}]),
         ("Child.of_class", [4], {}, ["Child", 4]),
@@ -257,16 +291,29 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("helper", "app.services:helper is defined in lib"),
         ("Tool.method", "app.services:Tool.method is defined in lib"),
         ("Service.taken", "app.services:Service.taken is defined in lib"),
-        ("Service.system", "app.services:Service.system is defined in posix"),
-        ("Service.kept", "app.services:Service.kept is defined in posix"),
+        ("Service.system", "app.services:Service.system is a builtin_function_or_method, not a function"),
+        ("Service.kept", "app.services:Service.kept is a builtin_function_or_method, not a function"),
+        ("Service.execute", "app.services:Service.execute is a builtin_function_or_method, not a function"),
+        ("Service.join", "app.services:Service.join is a builtin_function_or_method, not a function"),
+        ("Service.weak", "app.services:Service.weak is a"),
+        ("Service.lookup", "app.services:Service.lookup is a builtin_function_or_method, not a function"),
+        ("Service.own", "app.services:Service.own is a partial, not a function with code of its own"),
+        ("Service.of_another", "app.services:Service.of_another is a builtin_function_or_method, not"),
+        ("Service.cached_system", "app.services:Service.cached_system is a builtin_function_or_method, not"),
+        ("Service.called", "app.services:Service.called is a Called, not a function with code of its own"),
+        ("Service.made", "app.services:Service.made is a Called, not a function with code of its own"),
+        ("Service.bound", "app.services:Service.bound is a method, not a function with code of its own"),
         ("Service.of_class_of_another", "app.services:Service.of_class_of_another is defined in lib"),
-        ("Service.prepared", "app.services:Service.prepared is defined in functools"),
+        (
+            "Service.prepared",
+            "app.services:Service.prepared is a partial, not a function with code of",
+        ),
         ("Service.prepared_method", "app.services:Service.prepared_method is not a method"),
         ("Service.library", "app.services:Service.library is not a method"),
         ("Service.reached", "app.services:Service.reached is not a method"),
-        ("Heir.system", "app.services:Heir.system is defined in posix"),
-        ("Heir.kept", "app.services:Heir.kept is defined in posix"),
-        ("Heir.prepared", "app.services:Heir.prepared is defined in functools"),
+        ("Heir.system", "app.services:Heir.system is a builtin_function_or_method, not a function"),
+        ("Heir.kept", "app.services:Heir.kept is a builtin_function_or_method, not a function"),
+        ("Heir.prepared", "app.services:Heir.prepared is a partial, not a function with code of its own"),
         ("Service.attribute", "app.services:Service.attribute is not a method"),
         ("Service.count", "app.services:Service.count is not a method"),
         ("Service.Inner", "app.services:Service.Inner is not a method"),
@@ -439,4 +486,4 @@ def test_method_taken_from_a_class_in_c_is_not_a_method_of_the_class_that_holds_
 
     told = worker("app.kept:Kept.take", allowed=["app.kept.*"]).told
 
-    assert told["refused"].startswith("app.kept:Kept.take is defined in builtins")
+    assert told["refused"].startswith("app.kept:Kept.take is a method_descriptor, not a function")
