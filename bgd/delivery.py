@@ -103,14 +103,14 @@ def deliver(notification: Notification, name: str, target: NotifyTarget) -> None
     Raises:
         NotDelivered: it was not delivered, and why.
     """
+    settings = tuple(f"BGD_{section.upper()}_" for section in configuration.SCHEMA)  # some are secret
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     if target.url is not None:
         ping(notification, name, target.url)
     elif target.mail is not None:
-        become(
-            (_sendmail(name), "-i", "--", target.mail), as_mail(notification, target.mail), os.environ, name
-        )
+        become((_sendmail(name), "-i", "--", target.mail), as_mail(notification, target.mail), environ, name)
     elif target.program is not None:
-        become(target.program, as_json(notification), os.environ | as_variables(notification), name)
+        become(target.program, as_json(notification), environ | as_variables(notification), name)
 
 
 def _failed(error: BgdError, exit_code: int) -> int:

@@ -117,6 +117,16 @@ def test_a_program_gets_all_as_variables_and_as_json(delivered):
     assert json.loads(document) == expected | lacking | {"summary": None, "output": output}
 
 
+def test_a_program_does_not_get_the_settings_of_the_daemon(delivered):
+    delivered.script("env")
+    delivered.env |= {"BGD_HTTP_METRICS_TOKEN": SECRET * 2, "BGD_JOB_ID": "12", "BGD_CONFIG": "/nowhere"}
+
+    variables = delivered.run().stdout.splitlines()
+
+    assert {"BGD_JOB_ID=12", "BGD_CONFIG=/nowhere"} < set(variables)
+    assert not [line for line in variables if line.startswith("BGD_HTTP") or SECRET in line]
+
+
 def test_a_start_has_no_output_yet(delivered):
     log = delivered.folder / "12.2.log"
     log.write_bytes(b"already there\n")

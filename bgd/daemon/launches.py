@@ -55,11 +55,11 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     if spec.target is not None:
         own = _class_job_environment()  # the job adds to it
     elif job.queue == NOTIFICATION_QUEUE:
-        own = _own_environment() | _own_settings()
+        own = own_environment() | _own_settings()
     elif restricts_commands(config):
         own = _minimal_environment()
     else:  # a command gets exactly the environment it was sent with
-        own = {} if spec.env is not None else _own_environment()
+        own = {} if spec.env is not None else own_environment()
     added = {**allowed_environment(spec, config), **variables}
     program = _program_of(job, spec, config)
     launch = Launch(
@@ -165,7 +165,7 @@ def _warm(
 
 
 @cache
-def _own_environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Return the daemon's environment without what belongs to the daemon alone, or is not UTF-8.
 
     Cached: it never changes, and filtering it takes a tenth of a millisecond.
@@ -196,7 +196,7 @@ def _class_job_environment() -> dict[str, str]:
     An empty entry, as in `PYTHONPATH=:/opt/app`, means the working directory. Whoever chooses the working
     directory of a class job would otherwise choose the code that it runs.
     """
-    found = _own_environment()
+    found = own_environment()
     absolute = {name: _absolute(found[name]) for name in _SEARCH_PATHS if found.get(name)}
     return {**found, **absolute}
 

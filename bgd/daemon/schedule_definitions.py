@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Collection
 from contextlib import suppress
@@ -21,6 +20,7 @@ from bgd.core.cron import ExpressionError
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import Timetable, next_at, timetable_of
 from bgd.core.spec import JobSpec
+from bgd.daemon.launches import own_environment
 from bgd.errors import ConfigError
 
 
@@ -90,9 +90,6 @@ def job_of(name: str, spec: ScheduleSpec) -> JobSpec:
     job = spec.job if spec.job.name else replace(spec.job, name=name)
     if job.target is not None or (job.env is None and spec.env_pass is None):
         return job
-    passed = os.environ if spec.env_pass is None else _chosen(spec.env_pass)
-    return replace(job, env={**passed, **(job.env or {})})
-
-
-def _chosen(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: os.environ[name] for name in names if name in os.environ}
+    own = own_environment()
+    passed = own.keys() if spec.env_pass is None else own.keys() & set(spec.env_pass)
+    return replace(job, env={**{name: own[name] for name in passed}, **(job.env or {})})

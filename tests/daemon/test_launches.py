@@ -23,7 +23,7 @@ KEY = AttemptKey("store", 7, 2)
 
 @pytest.fixture(autouse=True)
 def _no_cached_environment():
-    launches._own_environment.cache_clear()
+    launches.own_environment.cache_clear()
     launches._class_job_environment.cache_clear()
 
 

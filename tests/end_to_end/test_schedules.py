@@ -7,9 +7,10 @@ from functools import partial
 
 from bgd import State
 from bgd.wire.views import ScheduleEvent
-from tests.support import wait_until
+from tests.support import DEADLINE, wait_until
 
 KILLS = 8
+TOKEN = "a-secret-of-the-daemon-alone"
 
 
 def test_killed_daemons_queue_each_occurrence_once(own_daemon):
@@ -42,6 +43,24 @@ def test_killed_daemons_queue_each_occurrence_once(own_daemon):
         client.schedules.remove("hangs")
         client.cancel([row.job])
     assert sorted(due) == [first + number for number in range(int(last - first) + 1)]  # none was lost
+
+
+def test_the_settings_of_the_daemon_are_neither_stored_nor_passed_to_what_a_schedule_runs(own_daemon):
+    own_daemon.stop()
+    own_daemon.env |= {"BGD_HTTP_METRICS_TOKEN": TOKEN, "PASSED": "with the rest"}
+    own_daemon.start()
+    chosen = {"env": {"OWN": "1"}, "every": "1h"}
+    with own_daemon.client() as client:
+        client.schedules.add("all", ["env"], **chosen)
+        client.schedules.add("named", ["env"], env_pass=["BGD_HTTP_METRICS_TOKEN", "PASSED"], **chosen)
+        ran = [client.schedules.run(name) for name in ("all", "named")]
+        logs = [b"".join(part.data for part in job.wait(DEADLINE).logs()).decode() for job in ran]
+    for text in logs:
+        assert {"OWN=1", "PASSED=with the rest"} < set(text.splitlines())
+        assert TOKEN not in text
+    stored = b"".join(path.read_bytes() for path in own_daemon.state_dir.glob("bgd.db*"))
+    assert b"with the rest" in stored
+    assert TOKEN.encode() not in stored
 
 
 def has_more_rows(client, before):
