@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
-from tempfile import TemporaryFile
 from threading import Thread, current_thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -250,8 +249,12 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
 def _is_over_quota(path: str) -> bool:
     """Tell whether a quota leaves no room beside the database, which SQLite calls an I/O error."""
     try:
-        with TemporaryFile(dir=os.path.dirname(path), buffering=0) as probe:  # noqa: PTH120 - a plain string here
-            return probe.write(bytes(_PROBE)) < _PROBE
+        folder = os.path.dirname(path)  # noqa: PTH120 - a plain string here
+        probe = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            return os.write(probe, bytes(_PROBE)) < _PROBE
+        finally:
+            os.close(probe)
     except OSError as error:
         return error.errno == errno.EDQUOT
 

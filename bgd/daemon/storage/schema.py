@@ -286,6 +286,24 @@ MIGRATIONS: tuple[str, ...] = (
 )
 VERSION = len(MIGRATIONS)
 
+# For databases of unreleased versions 10 and 14 to 16, by what only their tables have. Quotes that RENAME puts
+# around a table's name would count as another schema, so tables are made again.
+_REPAIRS = {
+    "changed_at": "ALTER TABLE schedules DROP COLUMN changed_at;",
+    "is_told": f"""
+        ALTER TABLE streaks RENAME TO told;
+        DROP INDEX streaks_by_job;
+        {MIGRATIONS[13].partition(" ADD COLUMN schedule TEXT;")[2]}
+        INSERT INTO notify_facts SELECT * FROM untold;
+        INSERT INTO streaks SELECT * FROM told;
+        INSERT INTO notify_waiting SELECT * FROM postponed;
+        DROP TABLE untold;
+        DROP TABLE told;
+        DROP TABLE postponed;
+    """,
+}
+_HAS_SQL = "SELECT 1 FROM sqlite_master WHERE instr(sql, ?)"
+
 OTHER_TABLES = "its tables are not as bgd made them"
 
 # These are problems with the content, not with the disk
@@ -310,8 +328,7 @@ def open_writable(path: str) -> sqlite3.Connection:
     try:
         version = version_of(db, path)  # before changing anything: the file may not be ours
         _set_up(db, path)
-        _migrate(db, path, version)
-        check(db, path, VERSION)
+        _upgrade(db, path, version)
     except BaseException:
         db.close()
         raise
@@ -413,21 +430,29 @@ def _pages_between_checkpoints(db: sqlite3.Connection, path: str) -> int:
     return int(max(min(_CHECKPOINT, disk.f_blocks * disk.f_frsize // _WAL_SHARE) // page, 16))
 
 
-def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        header = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
-        try:
-            db.executescript(f"BEGIN IMMEDIATE; {script} {header} COMMIT;")
-        except BaseException as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            # other codes mean the disk or the file, and have messages of their own
-            if getattr(error, "sqlite_errorcode", -1) & PRIMARY in _CONTENT_ERRORS:
-                raise StoreBroken(
-                    f"database {path} cannot be upgraded to version {number} of its tables ({error}), and is"
-                    f" unchanged: start the earlier bgd again, or {DAMAGED}"
-                ) from error
-            raise
+def _upgrade(db: sqlite3.Connection, path: str, version: int) -> None:
+    """Upgrade the tables in one transaction, which is undone unless they are then as bgd makes them."""
+    repairs = [repair for sign, repair in _REPAIRS.items() if db.execute(_HAS_SQL, (sign,)).fetchone()]
+    steps = "".join([*repairs, *MIGRATIONS[version:]])
+    try:
+        db.executescript(
+            f"BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        )
+        check(db, path, VERSION)
+        db.execute("COMMIT")
+    except BaseException as error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        # other codes mean the disk or the file, and have messages of their own
+        is_content = getattr(error, "sqlite_errorcode", -1) & PRIMARY in _CONTENT_ERRORS
+        if is_content or isinstance(error, StoreBroken):
+            reason = error.problem if isinstance(error, StoreBroken) else error
+            raise StoreBroken(
+                f"database {path} cannot be upgraded from version {version} of its tables to {VERSION}"
+                f" ({reason}), and is unchanged",
+                f"start the earlier bgd again, or {DAMAGED}",
+            ) from error
+        raise
 
 
 def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
