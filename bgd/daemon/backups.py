@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from bgd import clock
@@ -240,13 +241,17 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
     """
     folder.prepare(config)
     with folder.locked(config):
+        new = f"{config.daemon.state_dir}/bgd.db.new"
         try:
-            return list(_recover(config, wanted))
+            return list(_recover(config, wanted, new))
         except OSError as error:
             raise StoreBroken(f"nothing is restored: {error}") from error
+        finally:
+            Path(new).unlink(missing_ok=True)
 
 
-def _recover(config: Config, wanted: str | None) -> Iterator[str]:
+def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
+    """Restore a backup by way of the file `new`; yield the lines of the report."""
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
         problem = recovery.problem_with(path)
@@ -257,17 +262,32 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         ) from error
     if problem is None:
         raise Refused(f"database {path} is sound, so nothing is restored: move it away to restore a backup")
-    backup, problems = recovery.newest_sound_copy([wanted] if wanted else backups_in(config.backup.folder))
+    if wanted is None and (reason := open_to_others(config.backup.folder)) is not None:
+        raise StoreBroken(
+            f"{problem}; nothing is restored: {reason}, who can make bgd run anything",
+            "close the folder (chmod go-w), or name a file that you trust: bgd --recover FILE",
+        )
+    candidates = backups_in(config.backup.folder) if wanted is None else [wanted]
+    backup, problems = recovery.newest_sound_copy(candidates, check=partial(recovery.take_copy, new))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
         raise StoreBroken(f"{problem}; there is no sound backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = recovery.move_aside(path, stamp)
-    restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery")
+    restored = recovery.restore(new, backup, path, highest, f"{clock.boot_id()}:before-recovery")
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
     yield from (f"skipped: {each}" for each in problems)
     yield from _report(backup, restored, highest)
+
+
+def open_to_others(folder: str) -> str | None:
+    """Return why other users may have written what is in a folder of backups; None if they cannot have."""
+    try:
+        reason = recovery.foreign_writers(os.stat(folder))  # noqa: PTH116 - a plain string here
+    except FileNotFoundError:
+        return None
+    return None if reason is None else f"{folder} {reason}"
 
 
 def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Iterator[str]:
@@ -276,22 +296,27 @@ def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Ite
     lost = f"any job after {backup.last_id}"
     if highest > backup.last_id:
         lost = f"jobs {backup.last_id + 1} to {highest}, and perhaps later ones"
-    yield f"restored from {backup.path}, which is sound: {_jobs(backup.jobs)}"
+    yield f"restored from {backup.path}, which is sound: {_count(backup.jobs)}"
     yield f"lost is what happened since {written} ({age} ago): {lost}, and changes of earlier ones"
     if restored.held:
         yield (
-            f"held when bgd starts: {_jobs(restored.held)} that waited then and may have run since; "
+            f"held when bgd starts: {_count(restored.held)} that waited then and may have run since; "
             "see bgctl list --state held, then bgctl release or bgctl cancel"
+        )
+    if restored.paused:
+        yield (
+            f"paused: {_count(restored.paused, 'schedule')}, because times since then may have run;"
+            " see bgctl schedule list, then bgctl schedule resume NAME"
         )
     if restored.running:
         yield (
-            f"unsure: {_jobs(restored.running)} that ran then; bgd takes over what still runs, nobody saw the"
-            " others end, and none is rerun automatically"
+            f"unsure: {_count(restored.running)} that ran then; bgd takes over what still runs, nobody saw"
+            " the others end, and none is rerun automatically"
         )
     yield f"new jobs get ids from {restored.last_id + 1} on, so that no id is used twice"
 
     yield "start bgd as usual"
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _count(count: int, what: str = "job") -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"

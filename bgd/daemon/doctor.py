@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.daemon.backups import backups_in
+from bgd.daemon.backups import backups_in, open_to_others
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.launches import missing_installation
 from bgd.daemon.queue_controls import most_slots
@@ -432,6 +432,13 @@ def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
         return Finding(subject, Level.NOTE, "none are written", "set [backup] every, or use bgctl backup")
     if (problem := _obstacle_to(config.backup.folder)) is not None:
         return Finding(subject, Level.PROBLEM, f"none can be written: {problem}", "see [backup] folder")
+    if (reason := open_to_others(config.backup.folder)) is not None:
+        return Finding(
+            subject,
+            Level.WARNING,
+            f"{reason}, who can make bgd run anything: `bgd --recover` takes no backup from there",
+            f"chmod go-w {config.backup.folder}, or choose another [backup] folder",
+        )
     paths = backups_in(config.backup.folder)
     if not paths:
         return Finding(

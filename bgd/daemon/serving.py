@@ -305,10 +305,10 @@ async def _mark_outdated(config: Config, store: Store, position: int) -> StoreBr
     marked = await store.write(recovery.mark_as_outdated, position, launcher)
     return StoreBroken(
         f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
-        f" not know. Jobs that may have run since, and are held from now on: {marked.held}. Jobs that ran"
-        f" then, and are not rerun automatically: {marked.running}. New jobs get ids from"
-        f" {marked.last_id + 1} on",
-        "start bgd again, then see bgctl list --state held, and bgctl release or cancel",
+        f" not know. Jobs that may have run since, and are held from now on: {marked.held}. Schedules, which"
+        f" are paused from now on: {marked.paused}. Jobs that ran then, and are not rerun automatically:"
+        f" {marked.running}. New jobs get ids from {marked.last_id + 1} on",
+        "start bgd again, then see bgctl list --state held, and bgctl release or cancel, or schedule resume",
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import stat
@@ -20,7 +23,7 @@ from bgd.core.job import Conditions, JobId, State
 from bgd.daemon import supervisor
 from bgd.daemon.backups import recover
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import copying, read, recovery, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN
@@ -110,6 +113,71 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
     assert last_id == 11 + MARGIN
     assert generation > MARGIN
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def of_another_user(newest):
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: to give a file away takes root")
+    os.chown(newest, 12345, -1)
+
+
+def open_to_others(newest):
+    newest.chmod(0o620)
+
+
+def a_link(newest):
+    newest.rename(newest.with_name("elsewhere.db"))
+    newest.symlink_to("elsewhere.db")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (of_another_user, "belongs to uid 12345, who can make bgd run anything: if you trust it, copy it"),
+        (open_to_others, "can be written by other users (mode 620), who can make bgd run anything"),
+        (a_link, "cannot be read: it is a symbolic link"),
+    ],
+)
+def test_backup_that_another_user_may_have_written_is_not_restored(config, path, change, reason):
+    path.unlink()
+    newest = Path(config.backup.folder, "bgd-20251126T030000Z.db")
+    shutil.copy(newest.with_name("bgd-20251125T030000Z.db"), newest)
+    change(newest)
+
+    with pytest.raises(StoreBroken, match=re.escape(f"{newest} {reason}")):
+        recover(config, str(newest))
+    assert not path.exists()
+    told = recover(config)
+    assert told[1].startswith(f"skipped: {newest} {reason}")
+    assert told[2].startswith(f"restored from {newest.with_name('bgd-20251125T030000Z.db')}, ")
+
+
+def test_backup_from_a_folder_that_others_can_write_to_is_only_restored_by_name(config, path):
+    path.unlink()
+    folder = Path(config.backup.folder)
+    folder.chmod(0o1777)
+
+    with pytest.raises(StoreBroken, match=rf"{folder} can be written by other users \(mode 1777\), .* FILE"):
+        recover(config)
+    assert not path.exists()
+
+    assert recover(config, f"{folder}/bgd-20251125T030000Z.db")
+    assert path.exists()
+
+
+def test_what_was_checked_is_restored_whatever_has_the_name_by_then(config, path, monkeypatch):
+    path.unlink()
+    backup = Path(config.backup.folder, "bgd-20251125T030000Z.db")
+
+    def replaced_meanwhile(new, name):
+        backup.write_bytes(b"of somebody else")
+        return copying.check_copy(new, name=name)
+
+    monkeypatch.setattr(recovery, "check_copy", replaced_meanwhile)
+    (_, restored, *_) = recover(config)
+    assert restored == f"restored from {backup}, which is sound: 5 jobs"
+    jobs, *_ = asyncio.run(look_into(path))
+    assert len(jobs) == 4  # unfinished ones
 
 
 def test_a_sound_database_is_never_replaced(config, path):
@@ -294,6 +362,7 @@ def test_new_database_reuses_no_id_that_has_a_log(own_daemon):
 def test_daemon_starts_after_recovery_from_a_backup_that_bgctl_wrote(own_daemon):
     own_daemon.submit("--wait", "echo", "one")
     own_daemon.submit("--hold", "echo", "two")
+    assert own_daemon.bgctl("schedule", "add", "often", "* * * * *", "--", "true").returncode == 0
     copy = own_daemon.folder / "copy.db"
     done = own_daemon.bgctl("backup", str(copy))
     assert (done.returncode, done.stdout) == (0, "")
@@ -310,7 +379,10 @@ def test_daemon_starts_after_recovery_from_a_backup_that_bgctl_wrote(own_daemon)
         check=False,
     )
     assert (recovered.returncode, recovered.stderr) == (0, "")
+    assert "paused: 1 schedule, because times since then may have run" in recovered.stdout
     own_daemon.start()
+    schedules = own_daemon.bgctl("schedule", "list", "--json").stdout
+    assert [each["paused"] for each in json.loads(schedules)] == [True]
 
     assert own_daemon.bgctl("logs", "1").stdout == "one\n"
     assert own_daemon.shown("2")["state"] == "held"

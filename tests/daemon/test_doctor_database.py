@@ -209,6 +209,17 @@ def test_read_only_backup_folder_is_a_problem(config, monkeypatch):
     assert finding.message.endswith(" may not be written to")
 
 
+def test_backup_folder_that_others_can_write_to_is_warned_about(config, backup):
+    backup.parent.chmod(0o777)
+
+    finding = check_backups(config)
+
+    assert finding.level is Level.WARNING
+    assert finding.message.startswith(
+        f"{backup.parent} can be written by other users (mode 777), who can make"
+    )
+
+
 def test_age_of_the_newest_sound_backup_is_reported_and_a_late_one_warned_about(config, backup):
     assert check_backups(config).message == "1, the newest 0s old and sound"
     os.utime(backup, (1, 1))

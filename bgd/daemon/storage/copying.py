@@ -40,27 +40,30 @@ def write_copy(db: sqlite3.Connection, path: str) -> DatabaseCopy:
     return copy
 
 
-def check_copy(path: str, seconds: float | None = None) -> DatabaseCopy:
+def check_copy(path: str, seconds: float | None = None, *, name: str | None = None) -> DatabaseCopy:
     """Check all of a copy that nobody writes to; `seconds` limits the time, None does not.
+
+    `name` is what errors call it, if that is not its path.
 
     Raises:
         StoreBroken: it cannot be read, is damaged, or was written by a newer bgd or another program.
         TimeoutError: the time was too short.
     """
+    name = name or path
     try:
         if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
-            raise StoreBroken(f"{path} is not a regular file")
+            raise StoreBroken(f"{name} is not a regular file")
         Path(path).open("rb").close()  # for every cause SQLite says "unable to open database file"
     except OSError as error:
-        raise StoreBroken(f"{path} cannot be read: {error.strerror}") from error
+        raise StoreBroken(f"{name} cannot be read: {error.strerror}") from error
     try:
         with closing(open_readable(path)) as db, time_limit(db, seconds):
-            return _checked(db, path)
+            return _checked(db, name, Path(path).stat().st_mtime)
     except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
-        raise StoreBroken(f"{path} is damaged ({error})") from error
+        raise StoreBroken(f"{name} is damaged ({error})") from error
 
 
-def _checked(db: sqlite3.Connection, path: str) -> DatabaseCopy:
+def _checked(db: sqlite3.Connection, path: str, written_at: float) -> DatabaseCopy:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -75,7 +78,7 @@ def _checked(db: sqlite3.Connection, path: str) -> DatabaseCopy:
     read.prepare(db)
     (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
     last_id = read.last_id(db)
-    return DatabaseCopy(path=path, written_at=Path(path).stat().st_mtime, jobs=jobs, last_id=JobId(last_id))
+    return DatabaseCopy(path=path, written_at=written_at, jobs=jobs, last_id=JobId(last_id))
 
 
 def copy_size(db: sqlite3.Connection) -> int:

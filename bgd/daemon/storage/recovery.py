@@ -1,17 +1,18 @@
 """Recovery: put a backup in the place of a lost database, and find out whether a database is sound.
 
 A restored database is marked as outdated. The start that loads it holds the jobs that wait, and then removes
-the mark, so that a crash in between starts none of them.
+the mark, so that a crash in between starts none of them. Its schedules are paused.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -46,11 +47,13 @@ class RecoveryResult(Struct, frozen=True, kw_only=True):
     Attributes:
         held: jobs that waited when the backup was written; they may have run since, so the next start holds
             them.
+        paused: schedules; their times since then may have run.
         running: jobs that ran then; the end of some may stay unknown.
         last_id: new jobs get higher ids.
     """
 
     held: int
+    paused: int
     running: int
     last_id: int
 
@@ -73,11 +76,13 @@ def problem_with(path: str) -> str | None:
 
 
 def newest_sound_copy(
-    paths: Iterable[str], seconds: float | None = None
+    paths: Iterable[str],
+    seconds: float | None = None,
+    check: Callable[[str, float | None], DatabaseCopy] = check_copy,
 ) -> tuple[DatabaseCopy | None, list[str]]:
     """Return the first copy that is sound, and why those before it are not.
 
-    `seconds` limits the time for all of them; None does not.
+    `seconds` limits the time for all of them; None does not. `check` is given one of them and the time left.
 
     Raises:
         TimeoutError: the time was too short.
@@ -87,16 +92,53 @@ def newest_sound_copy(
     for path in paths:
         try:
             left = None if ends_at is None else ends_at - time.monotonic()
-            return check_copy(path, left), problems
+            return check(path, left), problems
         except StoreBroken as error:
             problems.append(str(error))
     return None, problems
 
 
+def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCopy:
+    """Copy a backup to the file `new`, and check it there, where nobody can change it after the check.
+
+    Raises:
+        StoreBroken: it is not sound, or another user may have written it.
+        OSError: it cannot be copied.
+    """
+    for end in ("", "-wal"):
+        Path(f"{new}{end}").unlink(missing_ok=True)
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise StoreBroken(f"{path} cannot be read: {reason}") from error
+    try:
+        found = os.fstat(source)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreBroken(f"{path} is not a regular file")
+        if (who := foreign_writers(found)) is not None:
+            raise StoreBroken(f"{path} {who}, who can make bgd run anything: if you trust it, copy it")
+        private = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(source, "rb", closefd=False) as backup, os.fdopen(private, "wb") as copy:
+            shutil.copyfileobj(backup, copy)
+    finally:
+        os.close(source)
+    return replace(check_copy(new, name=path), written_at=found.st_mtime)
+
+
+def foreign_writers(found: os.stat_result) -> str | None:
+    """Return which users other than this one and root can write to a file or folder; None if none can."""
+    if found.st_uid not in {0, os.geteuid()}:
+        return f"belongs to uid {found.st_uid}"
+    if found.st_mode & 0o022:
+        return f"can be written by other users (mode {stat.S_IMODE(found.st_mode):o})"
+    return None
+
+
 def move_aside(path: str, stamp: str) -> str | None:
     """Rename the database with its -wal and -shm files; return its new name, None if it does not exist."""
     aside = f"{path}.damaged-{stamp}"
-    for end in ("-wal", "-shm", ""):  # the database last: the others mean nothing without it
+    for end in ("-wal", "-shm", ""):  # the database last; only an earlier bgd left a -shm
         with suppress(FileNotFoundError):
             Path(f"{path}{end}").rename(f"{aside}{end}")
     fsync_path(str(Path(path).parent))
@@ -114,21 +156,16 @@ def highest_id_in(path: str) -> int:
     return highest
 
 
-def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str) -> RecoveryResult:
-    """Put a copy of the backup in the database's place, changed so that nothing runs twice.
+def restore(new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: str) -> RecoveryResult:
+    """Put `new`, a copy of the backup, in the database's place, changed so that nothing runs twice.
 
-    Mark it, so that the next start holds the jobs that waited. Assign the attempts that ran to `launcher`,
-    the id of an instance that no longer exists: unless the launcher that runs now knows them, nobody saw them
-    end. Do not rerun those jobs automatically. Continue with event ids that nobody has seen. `last_id`: the
-    highest job id that is known.
+    Mark it, so that the next start holds the jobs that waited, and pause its schedules. Assign the attempts
+    that ran to `launcher`, the id of an instance that no longer exists: unless the launcher that runs now
+    knows them, nobody saw them end. Do not rerun those jobs automatically. Continue with event ids that
+    nobody has seen. `last_id`: the highest job id that is known.
     """
-    new = f"{path}.new"
-    for end in ("", "-wal", "-shm"):
-        Path(f"{new}{end}").unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    shutil.copyfile(backup.path, new)
     with closing(open_writable(new)) as db, transaction(db):
-        held = _mark_outdated(db, last_id + MARGIN - backup.last_id)
+        held, paused = _mark_outdated(db, last_id + MARGIN - backup.last_id)
         running = _disown(db, launcher)
         db.execute(
             "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
@@ -136,7 +173,7 @@ def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str) -> Rec
     fsync_path(new)
     Path(new).rename(path)
     fsync_path(str(Path(path).parent))
-    return RecoveryResult(held=held, running=running, last_id=last_id + MARGIN)
+    return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id + MARGIN)
 
 
 def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> RecoveryResult:
@@ -145,11 +182,11 @@ def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> Re
     `position`: the highest event id that was given out.
     """
     with transaction(db):
-        held = _mark_outdated(db, max(position - newest_event(db), 0) + MARGIN)
+        held, paused = _mark_outdated(db, max(position - newest_event(db), 0) + MARGIN)
         running = _disown(db, launcher)
         last_id = read.last_id(db) + MARGIN
         db.execute("UPDATE meta SET last_id = ?", (last_id,))
-    return RecoveryResult(held=held, running=running, last_id=last_id)
+    return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id)
 
 
 def is_outdated(db: sqlite3.Connection) -> bool:
@@ -211,8 +248,10 @@ def unused_bytes(path: str) -> int:
         return 0
 
 
-def _mark_outdated(db: sqlite3.Connection, skipped: int) -> int:
-    """Have the next start hold the jobs that wait; return how many do. Never give out `skipped` event ids.
+def _mark_outdated(db: sqlite3.Connection, skipped: int) -> tuple[int, int]:
+    """Have the next start hold the jobs that wait, and pause all schedules; return how many of each.
+
+    Never give out `skipped` event ids.
 
     So the events of an earlier recovery, from this backup or another, have other ids as well.
     """
@@ -222,7 +261,7 @@ def _mark_outdated(db: sqlite3.Connection, skipped: int) -> int:
     for state in WAITING - {State.HELD}:
         (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
         held += jobs
-    return held
+    return held, db.execute("UPDATE schedules SET paused = 1").rowcount
 
 
 def _disown(db: sqlite3.Connection, launcher: str) -> int:
