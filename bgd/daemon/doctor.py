@@ -23,7 +23,7 @@ from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, shortage
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.schema import VERSION
+from bgd.daemon.storage.schema import VERSION, copy_name
 from bgd.errors import BgdError, ConfigError
 from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
@@ -419,7 +419,8 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
             subject,
             Level.NOTE,
             f"{path} is sound, and from an earlier bgd ({version}, this bgd makes {VERSION})",
-            "the next start upgrades it; earlier releases cannot read it after that",
+            "the next start upgrades it, and keeps a copy for earlier releases, if there is room:"
+            f" {copy_name(path, found.version)}",
         )
     return Finding(subject, Level.OK, f"{path} is sound, {version}")
 

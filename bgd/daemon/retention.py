@@ -15,6 +15,7 @@ from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import pruning
 from bgd.daemon.storage.pruning import RetentionLimits
+from bgd.daemon.storage.schema import delete_old_copies
 from bgd.daemon.storage.store import Store, save_retention_clock
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -59,6 +60,8 @@ class Retention:
                 self._pass_at = None
                 async for _ in self.prune(configured_limits(self._supervisor.config)):
                     pass
+                path = f"{self._supervisor.config.daemon.state_dir}/bgd.db"
+                await asyncio.to_thread(delete_old_copies, path)
                 next_at = await self._store.read(
                     pruning.next_prunable_at, configured_limits(self._supervisor.config)
                 )

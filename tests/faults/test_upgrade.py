@@ -252,10 +252,12 @@ def finish(rig: Rig, folder: Path, jobs: list[int]) -> None:
 
 
 def version_of(rig: Rig) -> int:
-    """Return the version of the tables in the file."""
-    with contextlib.closing(
-        sqlite3.connect(f"file:{rig.socket.with_name('bgd.db')}?mode=ro", uri=True)
-    ) as db:
+    """Return the version of the tables, whether or not a daemon has the file open."""
+    path = rig.folder / "copy.db"
+    backup = [sys.executable, "-m", "bgctl", "--socket", str(rig.socket), "backup", str(path)]
+    if subprocess.run(backup, capture_output=True, check=False).returncode:
+        path = rig.socket.with_name("bgd.db")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         return int(version)
 

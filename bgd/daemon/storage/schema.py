@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sqlite3
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, fsync_path
+
+logger = logging.getLogger(__name__)
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: distinguishes our files from others
 
@@ -286,8 +291,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 VERSION = len(MIGRATIONS)
 
-# For databases of unreleased versions 10 and 14 to 16, by what only their tables have. Quotes that RENAME puts
-# around a table's name would count as another schema, so tables are made again.
+# For databases of unreleased versions 10 and 14 to 16, by what only their tables have. RENAME quotes the new
+# name, which would be another schema, so tables are made again.
 _REPAIRS = {
     "changed_at": "ALTER TABLE schedules DROP COLUMN changed_at;",
     "is_told": f"""
@@ -300,9 +305,11 @@ _REPAIRS = {
         DROP TABLE untold;
         DROP TABLE told;
         DROP TABLE postponed;
-    """,
+    """,  # noqa: S608 (a constant)
 }
 _HAS_SQL = "SELECT 1 FROM sqlite_master WHERE instr(sql, ?)"
+
+COPY_KEPT = 7 * 86_400.0  # seconds that a copy from before an upgrade is kept
 
 OTHER_TABLES = "its tables are not as bgd made them"
 
@@ -313,11 +320,14 @@ _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLI
 _PAGE = 2048
 _CHECKPOINT = 4_096_000  # bytes in the -wal file after which SQLite moves them into the database
 _PATIENCE = 15.0  # seconds until other programs that read the file are done: more than doctor.PATIENCE
+_ROOM = 3  # times its size that a database takes during an upgrade: itself again, a copy, the -wal file
 _WAL_SHARE = 32  # on a small disk the -wal file takes about 1/32 of it
 
 
-def open_writable(path: str) -> sqlite3.Connection:
+def open_writable(path: str, *, keep_copy: bool = False) -> sqlite3.Connection:
     """Open the one connection that writes; create the file, or upgrade it to this version.
+
+    `keep_copy`: before an upgrade, write a copy for the earlier bgd if there is room.
 
     Raises:
         StoreBroken: the file belongs to another program or a newer bgd, or it is damaged.
@@ -328,6 +338,8 @@ def open_writable(path: str) -> sqlite3.Connection:
     try:
         version = version_of(db, path)  # before changing anything: the file may not be ours
         _set_up(db, path)
+        if keep_copy and 0 < version < VERSION:
+            _keep_copy(db, path, version)
         _upgrade(db, path, version)
     except BaseException:
         db.close()
@@ -370,7 +382,8 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
         raise StoreBroken(
             f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
             f" up to {VERSION})",
-            "install that bgd again; or move it away, and `bgd --recover` puts a backup in its place",
+            "install that bgd again; or move it away with its -wal file, and"
+            f" `bgd --recover{_known_copy(path)}` puts a backup in its place",
         )
     return int(version)
 
@@ -381,12 +394,16 @@ def check(db: sqlite3.Connection, path: str, version: int) -> None:
     Raises:
         StoreBroken: it is damaged, or its tables are not those of this version.
     """
-    (decisions,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if decisions != "ok":
-        on_one_line = " ".join(decisions.split())
-        raise StoreBroken(f"database {path} is damaged ({on_one_line})", DAMAGED)
+    _check_pages(db, path)
     if not has_sound_tables(db, version):
         raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES})", DAMAGED)
+
+
+def _check_pages(db: sqlite3.Connection, path: str) -> None:
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        on_one_line = " ".join(verdict.split())
+        raise StoreBroken(f"database {path} is damaged ({on_one_line})", DAMAGED)
 
 
 def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
@@ -408,6 +425,9 @@ def _create(path: str) -> None:
         # the header has bgd's id from the first moment on, so an empty file in its place is a lost database
         with closing(sqlite3.connect(new)) as db:
             db.executescript(f"PRAGMA page_size = {_PAGE}; PRAGMA application_id = {APPLICATION_ID}")
+        with suppress(FileNotFoundError):  # SQLite would take it for that of the new file
+            Path(f"{path}-wal").rename(f"{path}-wal.old")
+            logger.warning("%s-wal is of a database that is gone: it is kept as %s-wal.old", path, path)
         Path(new).replace(path)
         fsync_path(str(Path(path).parent))  # otherwise a power cut may remove the file, whatever it holds
     except OSError as error:
@@ -430,27 +450,70 @@ def _pages_between_checkpoints(db: sqlite3.Connection, path: str) -> int:
     return int(max(min(_CHECKPOINT, disk.f_blocks * disk.f_frsize // _WAL_SHARE) // page, 16))
 
 
+def copy_name(path: str, version: int) -> str:
+    """Return the name of the copy that is kept when tables of this version are upgraded."""
+    return f"{path}.version-{version}"
+
+
+def _known_copy(path: str) -> str:
+    copy = copy_name(path, VERSION)
+    return f" {copy}" if os.path.exists(copy) else ""  # noqa: PTH110 - a plain string here
+
+
+def _keep_copy(db: sqlite3.Connection, path: str, version: int) -> None:
+    """Copy the database for the earlier bgd, which cannot read it once its tables are upgraded."""
+    copy = copy_name(path, version)
+    (size,) = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
+    disk = os.statvfs(Path(path).parent)
+    try:
+        if disk.f_bavail * disk.f_frsize < _ROOM * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as if it were full
+        new = Path(f"{copy}.new")
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with closing(sqlite3.connect(new)) as target:
+            db.backup(target)
+        fsync_path(str(new))
+        new.replace(copy)
+        fsync_path(str(new.parent))
+    except (OSError, sqlite3.Error) as error:
+        logger.warning("no copy of %s is kept before its tables are upgraded: %s", path, error)
+    else:
+        logger.info("the tables of %s are upgraded; an earlier bgd can read the copy %s", path, copy)
+
+
+def delete_old_copies(path: str) -> None:
+    """Delete the copies that were kept before upgrades, once they are older than COPY_KEPT."""
+    for version in range(VERSION):
+        copy = Path(copy_name(path, version))
+        with suppress(FileNotFoundError):
+            if time.time() - copy.stat().st_mtime > COPY_KEPT:
+                copy.unlink()
+                logger.info("deleted %s, the copy from before an upgrade", copy)
+
+
 def _upgrade(db: sqlite3.Connection, path: str, version: int) -> None:
     """Upgrade the tables in one transaction, which is undone unless they are then as bgd makes them."""
     repairs = [repair for sign, repair in _REPAIRS.items() if db.execute(_HAS_SQL, (sign,)).fetchone()]
     steps = "".join([*repairs, *MIGRATIONS[version:]])
-    try:
-        db.executescript(
-            f"BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-        )
+    if not steps:
         check(db, path, VERSION)
+        return
+    _check_pages(db, path)
+    try:
+        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION};")
+        if not has_sound_tables(db, VERSION):
+            raise sqlite3.DatabaseError(OTHER_TABLES)  # noqa: TRY301 - like an error of the steps
         db.execute("COMMIT")
     except BaseException as error:
         if db.in_transaction:
             db.execute("ROLLBACK")
         # other codes mean the disk or the file, and have messages of their own
-        is_content = getattr(error, "sqlite_errorcode", -1) & PRIMARY in _CONTENT_ERRORS
-        if is_content or isinstance(error, StoreBroken):
-            reason = error.problem if isinstance(error, StoreBroken) else error
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & PRIMARY
+        if isinstance(error, sqlite3.Error) and code in _CONTENT_ERRORS:
             raise StoreBroken(
                 f"database {path} cannot be upgraded from version {version} of its tables to {VERSION}"
-                f" ({reason}), and is unchanged",
-                f"start the earlier bgd again, or {DAMAGED}",
+                f" ({error}), and is unchanged: start the earlier bgd again, or {DAMAGED}"
             ) from error
         raise
 

@@ -76,7 +76,7 @@ class Store(StoreReader):
             StoreBroken: it cannot be written, is damaged, or belongs to a newer bgd or another program.
         """
         async with AsyncExitStack() as opened:
-            writer = await _opened(path, open_writable, opened)
+            writer = await _opened(path, partial(open_writable, keep_copy=True), opened)
             reader = await _opened(path, open_readable, opened)
             searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(read.prepare)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from bgd.core.job import FINAL, Conditions, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.storage import read, schema, write
+from bgd.daemon.storage import notifications, read, schedules, schema, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -25,7 +27,7 @@ from bgd.daemon.storage.records import (
     Transaction,
     UnfinishedJob,
 )
-from bgd.daemon.storage.schema import VERSION
+from bgd.daemon.storage.schema import COPY_KEPT, VERSION, delete_old_copies
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError, JobProgress, Progress
 from tests.daemon.storage.builders import (
@@ -82,12 +84,13 @@ async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
     broken = "ALTER TABLE jobs ADD COLUMN colour TEXT; INSERT INTO nowhere VALUES (1);"
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+        patch.setattr(schema, "VERSION", VERSION + 1)
         with pytest.raises(StoreBroken) as refused:
             await Store.open(path)
     assert str(refused.value) == (
-        f"database {path} cannot be upgraded to version {VERSION + 1} of its tables (no such table: nowhere),"
-        " and is unchanged: start the earlier bgd again, or `bgd --recover` puts the newest backup in its"
-        " place; or move it away to start with an empty one"
+        f"database {path} cannot be upgraded from version {VERSION} of its tables to {VERSION + 1} (no such"
+        " table: nowhere), and is unchanged: start the earlier bgd again, or `bgd --recover` puts the newest"
+        " backup in its place; or move it away to start with an empty one"
     )
 
     store = await Store.open(path)
@@ -95,6 +98,103 @@ async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
     assert await restored(store) == [new(1).job]
     assert "colour" not in {name for _, name, *_ in await sql(store, "PRAGMA table_info(jobs)")}
     await store.close()
+
+
+async def test_migration_that_makes_other_tables_than_a_new_file_has_is_undone(path):
+    lay_down(path, "version-5.sql")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE INDEX of_somebody ON jobs (uid)")
+    before = content_of(path)
+
+    with pytest.raises(
+        StoreBroken, match=rf"upgraded from version 5 of its tables to {VERSION} \(its tables"
+    ):
+        await Store.open(path)
+
+    assert content_of(path) == before
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (5,)
+        db.execute("DROP INDEX of_somebody")
+    await (await Store.open(path)).close()
+
+
+@pytest.mark.parametrize("version", [10, 15])
+async def test_databases_of_unreleased_versions_are_upgraded(path, version):
+    lay_down(path, f"version-{version}-unreleased.sql")
+
+    store = await Store.open(path)
+
+    assert [job.id for job in await restored(store)] == [1]
+    assert list(await store.read(schedules.read_schedules)) == ["nightly"]
+    if version == 15:
+        (fact,) = await sql(store, "SELECT target, event, job, name FROM notify_facts")
+        assert fact == ("ops", "failed", 5, "fails2")
+        assert await sql(store, "SELECT failures, is_notified FROM streaks") == [(1, 1)] * 3
+        stored = await store.read(notifications.stored, ("ops",), NOW.elapsed)
+        assert [each.first.name for each in stored.waiting.values()] == ["fails2"]
+    await store.close()
+
+
+def upgrade(path):
+    schema.open_writable(path, keep_copy=True).close()
+
+
+def test_copy_for_the_earlier_bgd_is_kept_before_an_upgrade(path, caplog):
+    lay_down(path, "version-5.sql")
+    before = content_of(path)
+    caplog.set_level("INFO")
+
+    upgrade(path)
+
+    copy = Path(f"{path}.version-5")
+    assert content_of(copy) == before
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert caplog.messages == [f"the tables of {path} are upgraded; an earlier bgd can read the copy {copy}"]
+
+    upgrade(path)  # there is nothing to do
+    delete_old_copies(path)
+    assert copy.exists()
+    os.utime(copy, (0, time.time() - COPY_KEPT - 60))
+    delete_old_copies(path)
+    assert [each.name for each in copy.parent.iterdir()] == ["bgd.db"]
+
+
+def test_bgd_names_the_copy_that_it_can_read(path):
+    upgrade(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    copy = Path(f"{path}.version-{VERSION}")
+    copy.touch()
+
+    with pytest.raises(StoreBroken, match=f"and `bgd --recover {copy}` puts a backup in its place"):
+        upgrade(path)
+
+
+def test_upgrade_goes_on_without_room_for_a_copy(disk, caplog):
+    path = str(disk / "bgd.db")
+    lay_down(path, "version-5.sql")
+    fill(disk / "ballast", leaving=3 * Path(path).stat().st_size - 4096)
+
+    upgrade(path)
+
+    assert caplog.messages == [
+        f"no copy of {path} is kept before its tables are upgraded: [Errno 28] No space left on device"
+    ]
+    assert sorted(each.name for each in disk.iterdir()) == ["ballast", "bgd.db"]
+
+
+def test_log_of_a_database_that_is_gone_is_not_taken_for_that_of_a_new_one(path):
+    wal = Path(f"{path}-wal")
+    with closing(schema.open_writable(path)) as db:
+        db.execute("UPDATE meta SET generation = 7")
+        left = wal.read_bytes()
+    Path(path).unlink()
+    wal.write_bytes(left)
+
+    with closing(schema.open_writable(path)) as db:
+        assert db.execute("SELECT generation FROM meta").fetchone() == (0,)
+
+    assert Path(f"{path}-wal.old").read_bytes() == left
 
 
 async def test_jobs_of_version_1_are_all_there(path):

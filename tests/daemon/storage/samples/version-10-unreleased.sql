@@ -1,0 +1,69 @@
+PRAGMA application_id = 1650942976;
+PRAGMA user_version = 10;
+BEGIN TRANSACTION;
+CREATE TABLE attempts (
+        job INTEGER NOT NULL, attempt INTEGER NOT NULL, slot INTEGER NOT NULL, launcher TEXT,
+        launched_at REAL NOT NULL, pid INTEGER, started_at REAL, outcome TEXT, exit_code INTEGER,
+        signal INTEGER, finished_at REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER,
+        log_bytes INTEGER, whole_tree INTEGER NOT NULL DEFAULT 0, memory_peak_bytes INTEGER, started_aged REAL, run_seconds REAL, leftovers TEXT, PRIMARY KEY (job, attempt)
+    ) WITHOUT ROWID;
+CREATE TABLE counts (key TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO "counts" VALUES('1',1);
+INSERT INTO "counts" VALUES('blocked',0);
+INSERT INTO "counts" VALUES('cancelled',0);
+INSERT INTO "counts" VALUES('failed',0);
+INSERT INTO "counts" VALUES('held',1);
+INSERT INTO "counts" VALUES('queued',0);
+INSERT INTO "counts" VALUES('running',0);
+INSERT INTO "counts" VALUES('scheduled',0);
+INSERT INTO "counts" VALUES('stopping',0);
+INSERT INTO "counts" VALUES('succeeded',0);
+CREATE TABLE environments (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, variables BLOB NOT NULL);
+INSERT INTO "environments" VALUES(1,X'6628C19552BD75C257E0BDEA61B67F75472C9C624C92B7DB10142C537B0F0C19',X'81A450415448A82F7573722F62696E');
+CREATE TABLE events (last INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY, state TEXT NOT NULL, queue TEXT NOT NULL, priority INTEGER NOT NULL,
+        policy BLOB NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, unseen INTEGER NOT NULL,
+        due_elapsed REAL, making_way INTEGER NOT NULL,
+        uid INTEGER NOT NULL, name TEXT, created_at REAL NOT NULL, started_at REAL,
+        finished_at REAL, outcome TEXT, exit_code INTEGER, signal INTEGER, reason TEXT
+    , wall_due REAL, expires_elapsed REAL, waits BLOB, key TEXT, slots INTEGER NOT NULL DEFAULT 1, suspended INTEGER NOT NULL DEFAULT 0, snoozes INTEGER NOT NULL DEFAULT 0, logged INTEGER NOT NULL DEFAULT 0, progress REAL, progress_message TEXT, aged_from REAL, created_aged REAL);
+INSERT INTO "jobs" VALUES(1,'held','default',0,X'9900CB4014000000000000CB3FF0000000000000CB40AC200000000000CB3FB999999999999AC0C0C090',0,0,0,NULL,0,0,'held',1.79600263694064879e+09,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1,0,0,0,NULL,NULL,NULL,1.79600263694125413e+09);
+CREATE TABLE leftovers (job INTEGER PRIMARY KEY);
+CREATE TABLE meta (
+        store_id TEXT NOT NULL, generation INTEGER NOT NULL, last_id INTEGER NOT NULL, boot_id TEXT NOT NULL
+    , slots INTEGER, paused INTEGER NOT NULL DEFAULT 0, logged INTEGER NOT NULL DEFAULT 0, age_ahead REAL, age_noted REAL, is_outdated INTEGER NOT NULL DEFAULT 0, wall_ahead REAL);
+INSERT INTO "meta" VALUES('8539bc1cd401db827a2b54f025c16b55',1,3,'3982fcb8-c032-4282-a7f8-29e1513df9ff',NULL,0,0,1.79600005257739233e+09,1.79600263445068192e+09,0,1.79600005257739233e+09);
+CREATE TABLE occurrences (
+        id INTEGER PRIMARY KEY, schedule TEXT NOT NULL, due_at REAL NOT NULL, result TEXT NOT NULL,
+        job INTEGER, reason TEXT, count INTEGER NOT NULL
+    );
+CREATE TABLE queues (
+        name TEXT PRIMARY KEY, has_slots INTEGER NOT NULL, slots INTEGER, paused INTEGER NOT NULL
+    ) WITHOUT ROWID;
+CREATE TABLE results (
+        job INTEGER NOT NULL, attempt INTEGER NOT NULL, result TEXT, error TEXT, PRIMARY KEY (job, attempt)
+    );
+CREATE TABLE schedules (
+        name TEXT PRIMARY KEY, spec BLOB NOT NULL, uid INTEGER, paused INTEGER, seen_at REAL NOT NULL,
+        changed_at REAL NOT NULL, boot_id TEXT NOT NULL
+    ) WITHOUT ROWID;
+INSERT INTO "schedules" VALUES('nightly',X'82A36A6F62DE0003A46172677691AD2F7573722F62696E2F74727565A3637764A42F746D70A5756D61736B12A463726F6EA9302033202A202A202A',0,NULL,1.79600264052420282e+09,1.79600264052420282e+09,'3982fcb8-c032-4282-a7f8-29e1513df9ff');
+CREATE TABLE specs (job INTEGER PRIMARY KEY, spec BLOB NOT NULL, environment INTEGER, token BLOB, answer BLOB);
+INSERT INTO "specs" VALUES(1,X'DE000AA46172677692A46563686FA568656C6C6FA46E616D65A468656C64A77265747269657300AB72657472795F64656C6179CB4014000000000000A76261636B6F6666CB3FF0000000000000A96D61785F64656C6179CB40AC200000000000A66A6974746572CB3FB999999999999AA4686F6C64C3A3637764A42F746D70A5756D61736B12',1,X'76B27A7DAF0765765E9E844A69181427',NULL);
+CREATE TABLE submissions (first INTEGER PRIMARY KEY, token BLOB NOT NULL, jobs BLOB, at REAL NOT NULL);
+CREATE TABLE tags (tag TEXT NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (tag, job)) WITHOUT ROWID;
+CREATE INDEX jobs_by_state ON jobs (state, id, name, queue, created_at, uid);
+CREATE INDEX jobs_by_queue ON jobs (queue, state) WHERE queue <> 'default';
+CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;
+CREATE TRIGGER count_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
+        UPDATE counts SET jobs = jobs + iif(key = new.state, 1, -1) WHERE key IN (old.state, new.state);
+    END;
+CREATE TRIGGER count_gone AFTER DELETE ON jobs BEGIN
+        UPDATE counts SET jobs = jobs - 1 WHERE key = old.state;
+        UPDATE meta SET logged = logged - old.logged, last_id = max(last_id, old.id);
+    END;
+CREATE INDEX jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
+CREATE INDEX occurrences_by_schedule ON occurrences (schedule);
+CREATE INDEX occurrences_by_job ON occurrences (schedule, job) WHERE job IS NOT NULL;
+COMMIT;
