@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
 OTHERS_BITS = 0o077  # permissions of group and others, which a private folder does not have
+_WRITE_BITS = 0o022
 
 
 class DaemonPaths(Struct, frozen=True, kw_only=True):
@@ -107,6 +108,9 @@ _AUTOSTART_FILES = frozenset({AUTOSTART_LOG, "autostart.lock"})  # written befor
 _MAX_LINKS = 40  # the kernel follows as many
 
 
+_NAMES_ON_CLUSTER = ("bgd-", "node-", "lock-seen-", "probe-")  # in bgd/launcher/shared_folder.py
+
+
 def make_private_folder(path: Path) -> None:
     """Make a state or log folder, and refuse a shared one before anything is written to it.
 
@@ -114,23 +118,39 @@ def make_private_folder(path: Path) -> None:
         ConfigError: the folder belongs to another user, another user could replace it, or others may read it
             and it holds files that are not bgd's.
     """
-    _check_way_to(path)
-    found = make_folder(path)
+    _make_own_folder(path, "[daemon] state_dir", OTHERS_BITS, ())
+
+
+def make_cluster_folder(path: Path) -> None:
+    """Make the folder that the nodes of a cluster share, and refuse one that others may write to.
+
+    Raises:
+        ConfigError: the folder belongs to another user, another user could replace it or write to it.
+    """
+    _make_own_folder(path, "folder of the executor", _WRITE_BITS, _NAMES_ON_CLUSTER)
+
+
+def _make_own_folder(path: Path, key: str, denied: int, names_of_own: tuple[str, ...]) -> None:
+    """Make a folder; if others have a permission of `denied`, close it, or refuse it if it is shared."""
+    _check_way_to(path, key)
+    found = make_folder(path, key)
     mode = stat.S_IMODE(found.st_mode)
-    if not mode & OTHERS_BITS:
+    if not mode & denied:
         return
     names = set(os.listdir(path))  # noqa: PTH208 - only names are needed
-    foreign = sorted(name for name in names - _AUTOSTART_FILES if not name.isdecimal())
-    if mode & stat.S_ISVTX or (foreign and not names & _BGD_FILES):
+    foreign = sorted(
+        name for name in names - _AUTOSTART_FILES if not (name.isdecimal() or name.startswith(names_of_own))
+    )
+    if found.st_uid != os.geteuid() or mode & stat.S_ISVTX or (foreign and not names & _BGD_FILES):
         holds = f", and holds {foreign[0]!r}, which is not bgd's" if foreign else ""
         raise ConfigError(
             f"the folder {path} has mode {mode:04o}, so it is shared with others{holds}: "
-            f"choose a folder of its own, see [daemon] state_dir (or close this one: chmod 700 {path})"
+            f"choose a folder of its own, see {key} (or close this one: chmod 700 {path})"
         )
     path.chmod(0o700)
 
 
-def make_folder(path: Path) -> os.stat_result:
+def make_folder(path: Path, key: str = "[daemon] state_dir and socket") -> os.stat_result:
     """Make a folder with mode 0700, and its parents with 0755, whatever the umask.
 
     Raises:
@@ -140,7 +160,7 @@ def make_folder(path: Path) -> os.stat_result:
         str(path).encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"the path {str(path)!r} is not UTF-8: set HOME, or [daemon] state_dir and socket, to one that is"
+            f"the path {str(path)!r} is not UTF-8: set HOME, or {key}, to one that is"
         ) from None
     try:
         for each in reversed([path, *path.parents]):
@@ -152,8 +172,7 @@ def make_folder(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         raise ConfigError(
-            f"cannot make the folder {path}: {obstacle_at(path) or error.strerror}; "
-            "see [daemon] state_dir and socket"
+            f"cannot make the folder {path}: {obstacle_at(path) or error.strerror}; see {key}"
         ) from error
 
 
@@ -180,7 +199,7 @@ def lock_error(path: Path, error: OSError) -> ConfigError:
     )
 
 
-def _check_way_to(path: Path) -> None:
+def _check_way_to(path: Path, key: str) -> None:
     """Refuse a path with a link or folder of another user, who could make it lead elsewhere."""
     from pathlib import Path  # noqa: PLC0415 - clients make no folders, and start often
 
@@ -197,7 +216,7 @@ def _check_way_to(path: Path) -> None:
         if found.st_uid not in trusted:
             raise ConfigError(
                 f"the {'folder' if target is None else 'link'} {here} belongs to uid {found.st_uid}, "
-                f"not to the daemon's uid {os.geteuid()}: choose another [daemon] state_dir"
+                f"not to the daemon's uid {os.geteuid()}: choose another {key}"
             )
         if target is not None:
             links += 1
@@ -206,7 +225,7 @@ def _check_way_to(path: Path) -> None:
         elif ahead and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
             raise ConfigError(
                 f"every user can replace what is in the folder {here}: "
-                f"chmod o-w {here}, or choose another [daemon] state_dir"
+                f"chmod o-w {here}, or choose another {key}"
             )
 
 

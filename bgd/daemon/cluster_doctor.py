@@ -15,6 +15,8 @@ from bgd import __version__
 from bgd.config import Config, ExecutorConfig
 from bgd.core.spec import ExecutorKind, JobSpec
 from bgd.daemon.launches import srun_options
+from bgd.errors import ConfigError
+from bgd.paths import make_cluster_folder
 from bgd.wire.views import Finding, Level
 
 
@@ -51,10 +53,13 @@ def _check(subject: str, executor: ExecutorConfig) -> Finding:
     if code:
         remedy = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
         return Finding(subject, Level.PROBLEM, f"Slurm's controller cannot be reached: {lines[-1]}", remedy)
+    probe = Path(executor.folder, f"probe-{os.getpid()}")
     try:
-        Path(executor.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = Path(executor.folder, f"probe-{os.getpid()}")
+        make_cluster_folder(Path(executor.folder))
         probe.touch()
+    except ConfigError as error:
+        message, _, remedy = str(error).partition(": ")
+        return Finding(subject, Level.PROBLEM, message, remedy)
     except OSError as error:
         message = f"its folder {executor.folder} cannot be written: {error.strerror}"
         return Finding(subject, Level.PROBLEM, message, "make it a folder of yours that the nodes share")

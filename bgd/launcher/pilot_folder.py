@@ -63,7 +63,7 @@ class PilotFolder(SharedFolder):
 
 
 def _prepare(folder: str) -> bytes:
-    Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
     Path(folder, _SCRIPT).write_text(
         _START.format(lease=LEASE, orderly=_ORDERLY, node=_NODE), encoding="ascii"
     )

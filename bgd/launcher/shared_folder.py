@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +19,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from bgd.errors import ConfigError
 from bgd.launcher.children import Child, fork, read_all
 from bgd.launcher.context import Context
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
+from bgd.paths import make_cluster_folder
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NotStarted
 from bgd.worker import NODE
@@ -136,7 +139,7 @@ class SharedFolder:
 
         async def start() -> tuple[Child, int]:
             async with self._context.forking:
-                pid, reader = fork(partial(_answer, do))
+                pid, reader = fork(partial(_answer, do, self._shared, self.path))
                 child = Child(pid, self._context.children)
                 await asyncio.sleep(0)
             return child, reader
@@ -149,29 +152,53 @@ class SharedFolder:
         if problem or not text:
             number, _, words = problem.decode(errors="replace").partition(" ")
             if int(number or 0) in SHORTAGES:
-                raise OSError(int(number), words, self._shared)
-            words = words or "it did not answer"
-            raise CannotStart(one_line(NotStarted.OTHER, f"the shared folder {self._shared}: {words}"))
+                raise OSError(int(number), os.strerror(int(number)), self._shared)
+            words = words or f"the shared folder {self._shared}: it did not answer"
+            raise CannotStart(one_line(NotStarted.OTHER, words))
         return answer
 
 
 # --- What forks do in the shared folder. They write a problem with its number, or an answer below that line.
 
 
-def _answer(do: Callable[[], bytes], writer: int) -> None:
+def _answer(do: Callable[[], bytes], shared: str, folder: str, writer: int) -> None:
     try:
+        make_cluster_folder(Path(shared))
+        _check_own(folder)
         text = b"\n" + do()
     except OSError as error:
-        text = f"{error.errno} {error.strerror}\n".encode()
+        text = f"{error.errno} the shared folder {shared}: {error.strerror}\n".encode()
+    except ConfigError as error:
+        text = f"{getattr(error.__cause__, 'errno', 0)} {error}\n".encode()
     while text:
         text = text[os.write(writer, text) :]
 
 
+def _check_own(folder: str) -> None:
+    """Refuse a link, and what another user made while the shared folder was open to him."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise ConfigError(f"{folder} is no folder of user {os.geteuid()}: remove it")
+
+
 def _prepare(folder: str, program: str) -> bytes:
-    os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103  plain strings here
-    if not Path(program).exists():
-        _put(Path(program), _SOURCE, Path(folder, "program"))
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
+    if not _is_program(program):
+        new = Path(folder, "program")
+        new.write_bytes(_SOURCE)
+        new.replace(program)
     return b""
+
+
+def _is_program(path: str) -> bool:
+    """Return whether a file is the program of a node, which runs with all rights of this user."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # there is none, or a link
+        return False
+    with os.fdopen(fd, "rb") as file:
+        return os.fstat(fd).st_uid == os.geteuid() and file.read(len(_SOURCE) + 1) == _SOURCE
 
 
 def _look(folder: str, submission: int) -> bytes:

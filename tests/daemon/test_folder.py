@@ -168,7 +168,7 @@ def test_file_in_place_of_a_folder_is_named_with_what_to_do(folder, config, plac
 
     assert str(refused.value) == (
         f"cannot make the folder {folder / place}: {folder / place} is a file, not a folder: move it away; "
-        "see [daemon] state_dir and socket"
+        "see [daemon] state_dir"
     )
 
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
 from bgd.core.explain import Cause
 from bgd.core.job import Outcome
 from bgd.wire.launching import AttemptKey, AttemptStarted, ContinueProcesses, StopProcesses, SuspendProcesses
-from tests.launcher.host import Host, Supervisor, needs_strace, open_files, without_descriptors
+from bgd.worker import NODE
+from tests.launcher.host import (
+    STORE,
+    Host,
+    Supervisor,
+    launch_of,
+    needs_root,
+    needs_strace,
+    open_files,
+    without_descriptors,
+)
 from tests.launcher.scripted_slurm import ScriptedSlurm
 from tests.support import wait_until
+
+STRANGER = 4_000_000  # a uid that nobody has
 
 
 @pytest.fixture
@@ -150,6 +163,84 @@ def test_sruns_that_cannot_be_started_leave_no_descriptor_open(host, supervisor,
         (Outcome.NOT_STARTED, True)
     }
     assert open_files(host) == before
+
+
+def test_a_folder_that_others_may_write_runs_nothing(supervisor, slurm):
+    slurm.shared.chmod(0o1777)
+
+    for start in (slurm.start, slurm.pilot_start):
+        ended = supervisor.run("true", slurm=start)
+
+        assert ended.outcome is Outcome.NOT_STARTED
+        assert ended.problem.startswith(
+            f"cannot start: the folder {slurm.shared} has mode 1777, so it is sha"
+        )
+    assert slurm.count("srun") == slurm.count("sbatch") == 0
+
+
+def test_a_folder_that_others_could_write_by_mistake_is_closed(supervisor, slurm):
+    slurm.shared.chmod(0o775)
+
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert slurm.shared.stat().st_mode & 0o777 == 0o700
+
+
+@needs_root
+def test_a_folder_of_another_user_runs_nothing(supervisor, slurm):
+    os.chown(slurm.shared, STRANGER, STRANGER)
+
+    ended = supervisor.run("true")
+
+    assert ended.outcome is Outcome.NOT_STARTED
+    assert f"the folder {slurm.shared} belongs to uid {STRANGER}" in ended.problem
+
+
+def plant_program(path: Path) -> None:
+    path.write_text("raise SystemExit(3)")
+
+
+def plant_link(path: Path) -> None:
+    plant_program(path.parents[1] / "elsewhere")
+    path.symlink_to(path.parents[1] / "elsewhere")
+
+
+def plant_copy_of_stranger(path: Path) -> None:
+    path.write_bytes(NODE.read_bytes())
+    os.chown(path, STRANGER, STRANGER)
+
+
+@pytest.mark.parametrize(
+    "plant", [plant_program, plant_link, os.mkfifo, pytest.param(plant_copy_of_stranger, marks=needs_root)]
+)
+def test_a_program_that_was_planted_in_the_folder_does_not_run(supervisor, slurm, plant):
+    supervisor.run("true")
+    [program] = slurm.shared.glob("node-*.py")
+    program.unlink()
+    plant(program)
+
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert program.read_bytes() == NODE.read_bytes()
+    assert program.lstat().st_uid == os.getuid()
+
+
+def test_a_link_in_place_of_an_old_folder_of_a_job_is_not_followed(host, slurm):
+    """What is in the folder of an attempt is removed once Slurm does not have its job."""
+    (host.state / "precious").mkdir()
+    for name in ("over", "file"):
+        (host.state / "precious" / name).touch()
+    job = launch_of("true", slurm=slurm.start)
+    (slurm.shared / f"bgd-{STORE}-999-1").symlink_to(host.state / "precious")
+    host.start()
+    supervisor = host.supervise()
+    supervisor.say(job)
+    supervisor.ended(job.key)
+    [folder] = [
+        each for each in slurm.shared.glob(f"bgd-{STORE}-*") if each.is_dir() and not each.is_symlink()
+    ]
+
+    wait_until(lambda: not folder.exists())
+
+    assert (host.state / "precious/file").exists()
 
 
 def until(

@@ -280,7 +280,7 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
     ("options", "message", "remedy"),
     [
         ({"conf": "/nowhere/slurm.conf"}, "its conf /nowhere/slurm.conf does not exist", "slurm.conf"),
-        ({"folder": "/dev/null/x"}, "its folder /dev/null/x cannot be written", "share"),
+        ({"folder": "/etc/passwd/x"}, "cannot make the folder /etc/passwd/x", "is a file, not a folder"),
         ({"partition": "nowhere"}, "no node runs a job of user 0: Unable to allocate resources: Inv", "keys"),
         ({"options": ["--begin=now+1hour"]}, "no node is free now", "again"),
         (
@@ -300,6 +300,16 @@ def test_the_doctor_names_what_is_missing(slurm, tmp_path, options, message, rem
 
     assert on_any_node(finding.message).startswith(message)
     assert remedy in (finding.remedy or "")
+
+
+def test_the_doctor_names_a_folder_that_others_may_write(slurm, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+
+    [finding] = findings(slurm, tmp_path, {"folder": f"{tmp_path}/open"})
+
+    assert finding.message == f"the folder {tmp_path}/open has mode 1777, so it is shared with others"
+    assert "choose a folder of its own, see folder of the executor" in (finding.remedy or "")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +376,7 @@ from tests.slurm.test_slurm import findings
 [found] = findings(SimpleNamespace(configuration={str(slurm.configuration)!r}), Path({str(tmp_path)!r}), {{}})
 print(found.message)
 """
-    tmp_path.chmod(0o777)
+    os.chown(tmp_path, UNKNOWN_USER, -1)
     as_unknown = [f"--reuid={UNKNOWN_USER}" if "reuid" in each else each for each in AS_USER]
     argv = [*as_unknown, sys.executable, "-c", program]
 
