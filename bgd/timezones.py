@@ -25,7 +25,6 @@ def is_zone(name: str) -> bool:
     return True
 
 
-@cache
 def zone(name: str | None) -> tzinfo:
     """Return a time zone by its name or POSIX rule; None: the machine's.
 
@@ -35,9 +34,13 @@ def zone(name: str | None) -> tzinfo:
     Raises:
         LookupError: there is no such zone.
     """
+    return _named(machine_zone() if name is None else name)  # the machine's may have been set anew
+
+
+@cache
+def _named(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - clients never need it
 
-    name = machine_zone() if name is None else name
     with suppress(
         ValueError, OSError, LookupError
     ):  # the tz database also has files and folders of other kinds

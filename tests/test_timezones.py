@@ -21,11 +21,9 @@ RULES = [
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    timezones.zone.cache_clear()
     yield
     monkeypatch.undo()
     time.tzset()
-    timezones.zone.cache_clear()
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -320,7 +320,8 @@ class Schedules:
     def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
         schedule = self._by_name[name]
         spec, is_paused = schedule.stored.spec, _is_paused(schedule)
-        timetable, zone = schedule.timetable, spec.timezone or timezones.machine_zone()
+        timetable = schedule.timetable
+        zone = str(timetable.zone) if timetable else spec.timezone or timezones.machine_zone()
         return ScheduleView(
             name=name,
             spec=spec,
@@ -489,6 +490,9 @@ class Schedules:
                         self._forget(name)
                     elif name in wanted and not self.has(name, wanted[name]):
                         self._define(name, definition_of(name, wanted[name], at), None, former)
+                    elif old is not None and _is_in_another_zone(old):
+                        spec = old.stored.spec
+                        self._define(name, definition_of(name, spec, at), old.stored.uid, former)
                 self._changed()
                 await asyncio.sleep(0)
         self._is_configured.set()
@@ -584,6 +588,15 @@ class Schedules:
             f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
             f" {self._supervisor.config.source}, then `bgctl reload`"
         )
+
+
+def _is_in_another_zone(schedule: _Schedule) -> bool:
+    """Tell whether the machine's time zone was set since a schedule without one of its own was defined."""
+    try:
+        zone = timezones.zone(schedule.stored.spec.timezone)
+    except LookupError:
+        return False
+    return schedule.timetable is not None and schedule.timetable.zone is not zone
 
 
 def _is_paused(schedule: _Schedule) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock, timezones
+from bgd import clock
 from bgd.config import Config
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
@@ -502,7 +502,6 @@ async def test_a_definition_that_is_not_valid_is_refused(lives, spec, words):
 
 async def test_a_machine_whose_zone_is_not_known_is_told_by_its_name(lives, monkeypatch):
     monkeypatch.setenv("TZ", "CET-1CEST")
-    timezones.zone.cache_clear()
     async with lives.begin() as life:
         with pytest.raises(Refused, match=r"timezone 'CET-1CEST' is not known .* set the variable TZ of bgd"):
             await life.schedules.set("x", ScheduleSpec(job=command(), cron="@daily"), UID, replaces=False)
@@ -515,7 +514,6 @@ async def test_a_stored_schedule_that_cannot_be_used_any_more_says_why_and_when_
         await life.schedules.set("often", ScheduleSpec(job=command(), every="15m"), UID, replaces=False)
         await soon(life.harness.supervisor.saved())
     monkeypatch.setenv("TZ", "CET-1CEST")
-    timezones.zone.cache_clear()
     async with lives.begin() as life:
         [view] = await life.schedules.views("often", 3)
 
@@ -569,6 +567,34 @@ async def test_a_changed_configuration_counts_from_the_reload_on(lives, folder: 
 
         assert len(await life.rows("nightly")) == 1
         assert await life.schedules.views(None, 1) == []
+
+
+async def test_a_reload_takes_over_the_time_zone_of_the_machine(lives, folder: Path, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    configured = configure(folder, rest=CONFIGURED.replace('timezone = "UTC"\n', ""))
+    stored = replace(NIGHTLY, timezone=None)
+    async with lives.begin(configured) as life:
+        await life.schedules.set("stored", stored, UID, replaces=False)
+        await life.schedules.set("fixed", replace(stored, timezone="UTC"), UID, replaces=False)
+        await life.pass_time(1)
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        before = await life.schedules.views(None, 1)
+        life.harness.supervisor.configure(configured)
+        await life.schedules.look()
+        after = await life.schedules.views(None, 1)
+
+    assert [each.timezone for each in before] == ["UTC"] * 3
+    assert {each.name: each.timezone for each in after} == {
+        "fixed": "UTC",
+        "nightly": "Asia/Tokyo",
+        "stored": "Asia/Tokyo",
+    }
+    moved = {each.name: each.upcoming[0] for each in after}
+    assert {each.name: (each.upcoming[0] - moved[each.name]) % DAY for each in before} == {
+        "fixed": 0,
+        "nightly": 9 * HOUR,
+        "stored": 9 * HOUR,
+    }
 
 
 async def test_a_schedule_that_is_put_back_into_the_file_knows_its_unfinished_job(lives, folder: Path):
