@@ -50,7 +50,6 @@ def check_all(config: Config) -> list[Finding]:
         partial(check_open_files, most_slots(config)),
         check_file_size,
         _check_system_calls,
-        _check_control_groups,
         _check_clock,
         _check_user,
         partial(_check_class_jobs, config),
@@ -181,41 +180,6 @@ def check_file_size() -> Finding:
             "ulimit -f unlimited before bgd starts, or LimitFSIZE=infinity in its unit",
         )
     return Finding("file size", Level.OK, "unlimited")
-
-
-def _check_control_groups() -> Finding:
-    subject = "control groups"
-    own = [line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")]
-    roots = [
-        root for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(root, "cgroup.procs").exists()
-    ]
-    if not own or not roots:
-        return Finding(subject, Level.NOTE, "no version 2 here", "limits on memory and processors need it")
-    folder = f"{roots[0]}{own[0].rstrip('/')}"
-    controllers = " ".join(_lines(f"{folder}/cgroup.controllers")).split()
-    missing = [each for each in ("memory", "cpu", "pids") if each not in controllers]
-    if not os.access(folder, os.W_OK):
-        return Finding(
-            subject,
-            Level.NOTE,
-            f"bgd may not manage {folder}",
-            "set Delegate=yes in the launcher's unit, as bgd's own units do",
-        )
-    if missing:
-        return Finding(
-            subject,
-            Level.NOTE,
-            f"{', '.join(missing)} cannot be limited in {folder}",
-            "set Delegate=cpu memory pids in the unit, and use version 2 for these controllers",
-        )
-    return Finding(subject, Level.OK, f"{folder} is delegated, with {', '.join(controllers)}")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def _check_clock() -> Finding:

@@ -80,7 +80,7 @@ def delegation(name: str) -> Delegation:
         Group(str(path)).remove()  # with the group below it that this process may have failed to enter
     missing = [each for each in CONTROLLERS.values() if each not in _read_words(own / _AVAILABLE)]
     if not problem and missing:
-        problem = f"{own} has no {', '.join(missing)}; {_whereabouts(own)}"
+        problem = f"{own} has no {', '.join(missing)}; {_whereabouts(own, missing)}"
     return Delegation(str(path), [each for each in CONTROLLERS.values() if each in controllers], problem)
 
 
@@ -141,10 +141,15 @@ def _move_into(leaf: Path, own: Path, wanted: str) -> None:
         raise
 
 
-def _whereabouts(own: Path) -> str:
-    if any(" - cgroup cgroup " in line for line in _lines("/proc/self/mountinfo")):
+def _whereabouts(own: Path, controllers: list[str]) -> str:
+    """Say why a group has no controllers, and what to do."""
+    highest = [each for each in (own, *own.parents) if (each / _AVAILABLE).exists()][-1]
+    if set(controllers) <= set(_read_words(highest / _AVAILABLE)):
+        return _REMEDY
+    # proc(5), /proc/cgroups: a controller of version 1 has a hierarchy other than 0
+    if any(line.split()[0] in controllers and line.split()[1] != "0" for line in _lines("/proc/cgroups")):
         return "the kernel has them as cgroup v1: start it with systemd.unified_cgroup_hierarchy=1"
-    return _REMEDY if own.parent != own else "the kernel has none"
+    return f"{highest} has none either: the kernel, or the container's host, does not offer them"
 
 
 def _read_words(path: Path) -> list[str]:

@@ -230,3 +230,19 @@ def test_user_with_linger_has_her_own_services(machine):
     machine.run("bgctl", "wait", job, user="ada", code=9)
     machine.run("systemctl", "--user", "stop", "bgd", "bgd-launcher", user="ada")
     assert machine.run("pgrep", "-u", "ada", "-f", "/bin/bgd", code=1) == ""
+
+
+def test_the_doctor_and_a_refusal_say_the_same_about_control_groups(machine):
+    """The launcher's unit has Delegate=yes; what may be missing are the controllers of the kernel."""
+    findings = json.loads(machine.attempt("bgctl", "--json", "doctor").stdout)
+    [finding] = [each for each in findings if each["subject"] == "control groups"]
+    submit = machine.attempt("bgctl", "submit", "--memory-max", "1G", "true")
+
+    assert "Delegate" not in finding["message"] + finding["remedy"]
+    if finding["level"] == "ok":
+        assert submit.returncode == 0
+    else:
+        assert "/system.slice/bgd-launcher.service has no " in finding["message"]
+        assert "systemd.unified_cgroup_hierarchy" in finding["remedy"]
+        assert finding["remedy"] in submit.stderr
+        assert "as a systemd service" not in submit.stderr

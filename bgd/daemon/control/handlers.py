@@ -31,7 +31,7 @@ from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
-from bgd.wire.launching import LAUNCHING_PROTOCOL
+from bgd.wire.launching import LAUNCHING_PROTOCOL, Abilities
 from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
     Acted,
@@ -454,7 +454,8 @@ class MaintenanceHandler:
             found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
         lost = self._supervisor.lost_output.findings()
         told = await self._notifications.findings()
-        return [*found, *lost, *told, *_backup_findings(self._backups), _launcher_finding(self._link)]
+        launcher = [*_control_group_findings(self._link.abilities), _launcher_finding(self._link)]
+        return [*found, *lost, *told, *_backup_findings(self._backups), *launcher]
 
 
 def _backup_findings(backups: Backups) -> list[Finding]:
@@ -468,6 +469,16 @@ def _backup_findings(backups: Backups) -> list[Finding]:
             "remove the cause: bgd tries again within the hour",
         )
     ]
+
+
+def _control_group_findings(abilities: Abilities | None) -> list[Finding]:
+    """Return what the launcher, whose control group the jobs are below, has found out about it."""
+    if abilities is None:
+        return []
+    problem, _, remedy = abilities.problem.partition("; ")
+    if problem:
+        return [Finding("control groups", Level.NOTE, f"no limits on whole jobs: {problem}", remedy)]
+    return [Finding("control groups", Level.OK, f"can limit {', '.join(abilities.controllers)}")]
 
 
 def _launcher_finding(link: LauncherLink) -> Finding:
