@@ -353,6 +353,7 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     kind: ExecutorKind = key(one_of(*ExecutorKind), ExecutorKind.LOCAL)
     argv: tuple[str, ...] = key(partial(program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
+    shell: bool = key(yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
     # of Slurm
     folder: str = key(absolute_path)  # which the nodes share
     python: str = key(node_python, "python3")  # on the nodes
@@ -517,13 +518,17 @@ def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[s
                 raise ConfigError(f"{origin}: {other} is not for an executor of kind {executor.kind}")
         if executor.kind is ExecutorKind.PREFIX and not executor.argv:
             raise ConfigError(f"{setting.origin}: [{section}] has no argv: write one such as {_A_PREFIX}")
+        if f"{section}.shell" not in found:  # ssh may stand behind another program, such as nice
+            executor = replace(
+                executor, shell=any(word.rpartition("/")[2] == "ssh" for word in executor.argv)
+            )
         yield name, executor
 
 
 _KEYS_OF_EXECUTORS: dict[ExecutorKind, set[str]] = {
     ExecutorKind.LOCAL: set(),
-    ExecutorKind.PREFIX: {"argv"},
-    ExecutorKind.SLURM: keys_of(ExecutorConfig).keys() - {"kind", "argv"},
+    ExecutorKind.PREFIX: {"argv", "shell"},
+    ExecutorKind.SLURM: keys_of(ExecutorConfig).keys() - {"kind", "argv", "shell"},
 }
 
 

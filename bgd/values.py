@@ -450,9 +450,10 @@ def passed_variables(setting: Setting) -> tuple[str, ...] | None:
 
 def yes_or_no(setting: Setting) -> bool:
     """Read true or false."""
-    if not isinstance(setting.value, bool):
+    value = {"true": True, "false": False}.get(str(setting.value)) if setting.is_text else setting.value
+    if not isinstance(value, bool):
         raise ValueError("must be true or false")  # noqa: TRY004 - what readers raise
-    return setting.value
+    return value
 
 
 def table_or_list(kind: type[T], example: str) -> Reader[T]:

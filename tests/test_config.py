@@ -299,6 +299,28 @@ def test_executors_are_named_and_queues_are_bound_to_them(written):
     assert QueueConfig().executor == "local"
 
 
+@pytest.mark.parametrize(
+    ("words", "is_shell"),
+    [
+        ('argv = ["ssh", "build1", "--"]', True),
+        ('argv = ["nice", "/usr/bin/ssh", "build1"]', True),
+        ('argv = ["ssh", "build1"]\nshell = false', False),
+        ('argv = ["su", "bob", "-c"]\nshell = true', True),
+        ('argv = ["podman", "exec", "openssh"]', False),
+    ],
+)
+def test_a_prefix_is_read_by_a_shell_if_it_is_ssh_or_says_so(written, words, is_shell):
+    assert written(f'[executors.x]\nkind = "prefix"\n{words}').executors["x"].shell is is_shell
+
+
+def test_yes_or_no_may_come_from_the_environment():
+    environ = HOME | {"BGD_EXECUTORS_X_KIND": "prefix", "BGD_EXECUTORS_X_ARGV": "sh,-c"}
+
+    assert load(environ=environ | {"BGD_EXECUTORS_X_SHELL": "true"}).executors["x"].shell is True
+    with pytest.raises(ConfigError, match="must be true or false"):
+        load(environ=environ | {"BGD_EXECUTORS_X_SHELL": "yes"})
+
+
 def test_runner_may_come_from_the_environment(written):
     config = written("", BGD_RUNNERS_PHP_ARGV="/usr/bin/php, artisan", BGD_RUNNERS_PHP_CWD="/srv/shop")
 

@@ -6,6 +6,7 @@ A command is launched as it stands, a class job as the program that runs it.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -276,7 +277,8 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
         case ExecutorKind.LOCAL:
             return launch
         case ExecutorKind.PREFIX:  # a process that a warm worker forks has nothing in front
-            return replace(launch, argv=[*executor.argv, *launch.argv], warm=None)
+            words = [shlex.join(launch.argv)] if executor.shell else launch.argv
+            return replace(launch, argv=[*executor.argv, *words], warm=None)
         case ExecutorKind.SLURM:
             slurm = SlurmStart(
                 folder=executor.folder,

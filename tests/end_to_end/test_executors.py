@@ -15,12 +15,19 @@ def niceness(): return os.getpriority(os.PRIO_PROCESS, 0)
 CONFIGURATION = """
 [security]
 allowed_classes = ["work.*"]
-allowed_commands = ["/bin/sh", "/usr/bin/env"]
+allowed_commands = ["/bin/sh", "/usr/bin/env", "/usr/bin/printf"]
 [python]
 path = ["{folder}"]
 [executors.gentle]
 kind = "prefix"
 argv = ["nice", "-n", "7"]
+[executors.far]
+kind = "prefix"
+argv = ["nice", "sh", "{folder}/ssh", "build1", "--"]
+[executors.shell]
+kind = "prefix"
+argv = ["sh", "-c"]
+shell = true
 [executors.missing]
 kind = "prefix"
 argv = ["/nowhere/prefix"]
@@ -28,10 +35,17 @@ argv = ["/nowhere/prefix"]
 executor = "gentle"
 """
 
+# what ssh does with its arguments, with a shell on this machine
+SSH = """
+[ "$1 $2" = "build1 --" ] && shift 2
+exec sh -c "$*"
+"""
+WORDS = ["x; id", "$HOME `id` $(id)", "it's", '"', "", "*", "two\nlines", "\\", "~", "a  b", "\N{SNOWMAN}"]
+
 
 @pytest.fixture(scope="module")
 def daemon():
-    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
+    with serving(CONFIGURATION, {"work.py": MODULE, "ssh": SSH}) as running:
         yield running
 
 
@@ -102,6 +116,13 @@ def test_a_prefix_that_is_not_there_is_named(client):
 def test_the_allow_list_is_about_the_program_of_the_job(client):
     with pytest.raises(NotAllowed, match="allowed_commands"):
         client.submit(["/usr/bin/id"], executor="gentle")
+
+
+@pytest.mark.parametrize("executor", ["local", "gentle", "far", "shell"])
+def test_a_program_behind_a_shell_gets_exactly_the_words_of_the_job(client, executor):
+    job = client.submit(["/usr/bin/printf", "<%s>\n", *WORDS], executor=executor).wait(DEADLINE)
+
+    assert job.output() == "".join(f"<{word}>\n" for word in WORDS)
 
 
 def test_a_program_of_another_machine_is_not_looked_for(daemon):
