@@ -18,7 +18,7 @@ from bgd import Client
 from bgd.errors import Refused
 from bgd.wire.replies import LogPart
 
-MAX_LINE = 64 * 1024  # characters of a line that are compared; a longer line counts as several
+MAX_LINE = 64 * 1024  # characters of a line that are compared; a longer line is cut into parts
 MATCH_SECONDS = 1.0  # that comparing one line may take: a pattern such as (a+)+$ can take for ever
 
 
@@ -57,7 +57,7 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
 
 
 class _Lines:
-    """Cuts output into lines, as they look without colors."""
+    """Cuts output into lines, as they look without colors; what a carriage return overwrites is one, too."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -69,19 +69,36 @@ class _Lines:
         if part.attempt != self.attempt or part.left_out:  # a line does not go on there
             yield from self.end()
             self.attempt = part.attempt
-        *lines, self._rest = (self._rest + self._decode(part.data)).split("\n")
-        if len(self._rest) > MAX_LINE:
-            lines.append(self._rest)
-            self._rest = ""
+        *lines, rest = (self._rest + self._decode(part.data)).split("\n")
         for line in lines:
-            for begin in range(0, max(len(line), 1), MAX_LINE):
-                yield without_colors(line[begin : begin + MAX_LINE]).rstrip("\r")
+            yield from _pieces(line.rstrip("\r"))
+        body = rest.rstrip("\r")  # a carriage return at the end may belong to a newline
+        before, overwritten, _ = body.rpartition("\r")
+        if overwritten:
+            yield from _pieces(before)
+        self._rest = rest[len(before + overwritten) :]
+        if len(self._rest) > MAX_LINE:
+            *parts, self._rest = _cut(self._rest)
+            yield from map(without_colors, parts)
 
     def end(self) -> Iterator[str]:
         """Yield the line that has no end."""
         rest, self._rest = self._rest + self._decode(b"", final=True), ""
         if rest:
-            yield without_colors(rest).rstrip("\r")
+            yield from _pieces(rest.rstrip("\r"))
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """Yield what a line shows, one text after the other; nothing empty, unless all of it is."""
+    for shown in line.split("\r") if line else [""]:
+        if shown or not line:
+            yield from _cut(without_colors(shown))
+
+
+def _cut(line: str) -> list[str]:
+    """Return the parts of a line, each of MAX_LINE at most; neighbours share half, for matches in between."""
+    overlap = MAX_LINE // 2
+    return [line[at : at + MAX_LINE] for at in range(0, max(len(line) - overlap, 1), MAX_LINE - overlap)]
 
 
 def _matches(pattern: re.Pattern[str], line: str) -> bool:

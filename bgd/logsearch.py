@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import string
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,6 +20,10 @@ MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
 STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second
 
 AHEAD = 32  # logs that are open before it is their turn; with more, a disk is hardly faster
+
+
+MAX_COLORS = 1024  # bytes of color codes within an occurrence that lies on the border of two blocks
+_COLOR = rb"(?:\x1b\[[0-?]*[ -/]*[@-~])*"  # ECMA-48, 5.4: control sequences, in any number
 
 
 class SearchProgress(Struct, frozen=True):
@@ -33,7 +39,7 @@ class SearchProgress(Struct, frozen=True):
 
 
 class Needle(Struct, frozen=True):
-    """A text to search for, which has no newline.
+    """A text to search for, which has no newline. Color codes within it do not hide it.
 
     Upper and lower case differ only if the text has a capital; of letters beyond A to Z they always do.
     """
@@ -50,8 +56,25 @@ class Needle(Struct, frozen=True):
         return cls(text, text.encode(errors="surrogateescape"), ignores_case or text == text.lower())
 
     def comparable(self, data: bytes) -> bytes:
-        """Return data in which `self.data` stands wherever the text occurs."""
+        """Return the bytes of a log as `places` takes them."""
         return data.lower() if self.ignores_case else data
+
+    def places(self, comparable: bytes, at: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield where the text begins and ends, from an index on."""
+        if b"\x1b" in comparable:
+            yield from (match.span() for match in _between_colors(self.data).finditer(comparable, at))
+            return
+        while (begin := comparable.find(self.data, at)) >= 0:
+            at = begin + len(self.data)
+            yield begin, at
+
+    def rest_of(self, comparable: bytes) -> int:
+        """Return how many bytes at the end may begin an occurrence that goes on behind them."""
+        reach = len(self.data) - 1 + (MAX_COLORS if b"\x1b" in comparable else 0)
+        last = max(
+            (end for _, end in self.places(comparable, max(len(comparable) - 2 * reach, 0))), default=0
+        )
+        return min(reach, len(comparable) - last)
 
     def find_in(self, text: str) -> list[tuple[int, int]]:
         """Return where the text begins and ends in a decoded line."""
@@ -74,6 +97,11 @@ class Needle(Struct, frozen=True):
         return before + text[begin:end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "")
 
 
+@lru_cache(maxsize=4)
+def _between_colors(data: bytes) -> re.Pattern[bytes]:
+    return re.compile(_COLOR.join(re.escape(data[index : index + 1]) for index in range(len(data))))
+
+
 _LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does
 
 
@@ -83,7 +111,6 @@ class LogSearch:
     def __init__(self, log: LogReader, needle: Needle, most: int) -> None:
         self._log = log
         self._needle = needle
-        self._text = needle.data
         self._most = most
         self._found = 0  # offsets returned
         self._count = 0
@@ -118,20 +145,18 @@ class LogSearch:
         cut = data.rfind(b"\n") + 1
         if not cut:
             # the line is longer than a block: search all, and keep what may begin an occurrence
-            behind_last = len(data.split(self._text)[-1])
-            cut = len(data) - min(behind_last, len(self._text) - 1)
+            cut = len(data) - self._needle.rest_of(data)
         self._rest = data[cut:]
         hits += self._search(data[:cut], len(data))
 
     def _search(self, data: bytes, length: int) -> list[int]:
         """Count occurrences; return the offsets of the first. `data` begins `length` bytes before `_at`."""
-        self._count += data.count(self._text)
         hits: list[int] = []
-        index = 0
-        while self._found < self._most and (index := data.find(self._text, index)) >= 0:
-            hits.append(self._at - length + index)
-            index += len(self._text)
-            self._found += 1
+        for begin, _ in self._needle.places(data):
+            self._count += 1
+            if self._found < self._most:
+                hits.append(self._at - length + begin)
+                self._found += 1
         return hits
 
 
@@ -149,8 +174,10 @@ def lines_with(log: LogReader, needle: Needle) -> Iterator[list[tuple[int, bytes
         data = rest + block
         cut = data.rfind(b"\n") + 1
         if not cut and len(data) > MAX_LINE:
-            cut = len(data) - len(needle.data)
-        found += found_lines(data[:cut], needle, begin)
+            cut = len(data) - needle.rest_of(needle.comparable(data))
+            found += found_lines(data, needle, begin)
+        else:
+            found += found_lines(data[:cut], needle, begin)
         begin, rest = begin + cut, data[cut:]
         if found:
             yield found
@@ -161,14 +188,14 @@ def lines_with(log: LogReader, needle: Needle) -> Iterator[list[tuple[int, bytes
 def found_lines(data: bytes, needle: Needle, begin: int = 0) -> list[tuple[int, bytes]]:
     """Return the lines that contain a text, each with its offset; `begin`: the offset of the first line."""
     found: list[tuple[int, bytes]] = []
-    comparable = needle.comparable(data)
-    at = comparable.find(needle.data)
-    while at >= 0:
+    end = 0
+    for at, _ in needle.places(needle.comparable(data)):
+        if at < end:  # in the same line
+            continue
         first = data.rfind(b"\n", 0, at) + 1
         end = data.find(b"\n", at)
         end = len(data) if end < 0 else end
         found.append((begin + first, data[first:end]))
-        at = comparable.find(needle.data, end)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bgd import logfiles, logsearch
 from bgd.logfiles import LogReader
-from bgd.logsearch import LogSearch, Needle
+from bgd.logsearch import LogSearch, Needle, lines_with
 
 OUTPUT = st.text("ab\nA", max_size=60).map(str.encode)
 
@@ -51,6 +52,38 @@ def test_all_places_are_found(head, gap, tail, text):
 
         assert searched(log, text) == (len(expected), expected)
         assert searched(log, text, 2) == (len(expected), expected[:2])
+
+
+COLORED = st.lists(st.sampled_from(["a", "b", "\n", "\x1b[1m", "\x1b[0;31m", "\x1b"]), max_size=40).map(
+    "".join
+)
+
+
+@given(output=COLORED, text=st.text("ab", min_size=1, max_size=4))
+def test_a_text_is_found_although_color_codes_divide_it(output, text):
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logfiles, "BLOCK", 7)
+        patch.setattr(logsearch, "MAX_LINE", 20)
+        log = LogReader(folder, 1, 1)
+        log.path.parent.mkdir()
+        log.path.write_text(output)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+        found = [line for lines in lines_with(log, Needle.of(text)) for _, line in lines]
+
+        assert searched(log, text)[0] == plain.count(text)
+        wanted = [line for line in plain.split("\n") if text in line]
+        assert len(found) >= len(wanted)  # a line that is longer than MAX_LINE is found in parts
+        assert bool(found) == bool(wanted)
+
+
+def test_a_text_across_the_border_of_two_blocks_of_a_long_line_is_found(tmp_path):
+    log = LogReader(str(tmp_path), 1, 1)
+    log.path.parent.mkdir()
+    for before in range(logfiles.BLOCK - 12, logfiles.BLOCK + 2):
+        log.path.write_bytes(b"x" * before + b"needle\x1b[1m 7" + b"y" * logfiles.BLOCK)
+
+        assert len(list(lines_with(log, Needle.of("needle 7")))) == 1
+        assert searched(log, "needle 7") == (1, [before])
 
 
 def test_an_empty_log_is_searched_once(tmp_path):

@@ -35,8 +35,30 @@ def test_a_long_line_counts_as_several(monkeypatch):
     monkeypatch.setattr(matching, "MAX_LINE", 3)
     lines = _Lines()
 
-    assert list(lines.feed(part(b"abcdefg"))) == ["abc", "def", "g"]
-    assert list(lines.feed(part(b"hi\n"))) == ["hi"]
+    assert list(lines.feed(part(b"abcdefg"))) == ["abc", "cde"]
+    assert list(lines.feed(part(b"hi\nabcd\n"))) == ["efg", "ghi", "abc", "cd"]
+    assert list(lines.feed(part(b"abcdef"))) == ["abc", "cde"]
+    assert list(lines.end()) == ["ef"]
+
+
+def test_what_a_carriage_return_overwrites_is_a_line_of_its_own():
+    lines = _Lines()
+
+    assert list(lines.feed(part(b"\r10%\r20%\r"))) == ["10%"]
+    assert list(lines.feed(part(b"\r"))) == []
+    assert list(lines.feed(part(b"done\r\r\n\r\nx\r"))) == ["20%", "done", ""]
+    assert list(lines.feed(part(b"\n\n"))) == ["x", ""]
+    assert list(lines.feed(part(b"a\x1b[1m\rb\r"))) == ["a"]
+    assert list(lines.end()) == ["b"]
+
+
+def test_a_pattern_finds_what_follows_a_carriage_return_and_crosses_the_middle_of_a_long_line(capsys):
+    progress = Logs(part(b"10%\rdone\n"))
+    long = Logs(part(b"x" * 65_530), part(b"begin and end" + b"y" * 65_536 + b"\n"))
+
+    assert wait_for_line(progress, [7], "^done$", None) == 0  # type: ignore[arg-type]  # enough here
+    assert wait_for_line(long, [7], "begin and end", None) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out.startswith("done\n")
 
 
 class Logs:

@@ -228,7 +228,7 @@ class LogsSearch:
         self.logs += 1
         if isinstance(data, OSError):
             self._note(log.path, data)
-        elif data is None or self.needle.data in self.needle.comparable(data):
+        elif data is None or any(self.needle.places(self.needle.comparable(data))):
             reader = LogReader.at(log.path)
             self._current = _CurrentLog(attempt, reader, LogSearch(reader, self.needle, MAX_PLACES_OF_LOG))
         else:
@@ -322,7 +322,7 @@ def _lines_around(log: LogReader, hit: int) -> list[tuple[int, bytes]]:
 
 def _found_line(begin: int, data: bytes, needle: Needle) -> FoundLine:
     """Return a line as a terminal shows it or, if the text cannot be seen then, with all its bytes."""
-    index = needle.comparable(data).find(needle.data)
+    index = next((begin for begin, _ in needle.places(needle.comparable(data))), -1)
     plain = data.decode(errors="replace").rstrip("\r\n")
     terminal = Terminal()
     terminal.feed(plain)
