@@ -12,10 +12,13 @@ from tests.systemd.machine import Machine
 
 WAIT = "mkfifo -m 666 /tmp/$BGD_JOB_ID; read code < /tmp/$BGD_JOB_ID; exit $code"
 BROWSE = """
-import sys
+import socket, sys
+from urllib.parse import urljoin
 from urllib.request import HTTPCookieProcessor, build_opener
+look_up = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *rest, **more: look_up("127.0.0.1", *rest, **more)  # as browsers do
 browser = build_opener(HTTPCookieProcessor())
-print([browser.open(page).read().decode() for page in sys.argv[1:]][-1])
+print([browser.open(urljoin(sys.argv[1], page)).read().decode() for page in sys.argv[1:]][-1])
 """
 PAGES = "http://127.0.0.1:8643"
 KILLS = 10
@@ -74,9 +77,31 @@ def test_start_returns_when_socket_and_pages_answer(machine):
 
     assert machine.run("bgctl", "run", "echo", "hello") == "hello"
     assert browse(machine, f"{PAGES}/healthz") == "ok"
-    assert "echo hello" in browse(machine, machine.run("bgctl", "dashboard"), f"{PAGES}/job-logs")
+    assert "echo hello" in browse(machine, machine.run("bgctl", "dashboard"), "/job-logs")
     assert machine.unit("bgd", "StatusText") == "serving /run/bgd/bgd.sock"
     assert machine.unit("bgd-launcher", "ActiveState") == "active"
+
+
+def test_port_and_name_of_the_pages_outlive_bgd_and_change_with_the_launcher(machine):
+    def pages() -> str:
+        return str(json.loads(machine.run("bgctl", "--json", "info"))["http"])
+
+    before = pages()
+    machine.run("systemctl", "restart", "bgd")
+    assert pages() == before
+    kill(machine, "bgd", "KILL")
+    assert pages() == before
+    machine.run("systemctl", "restart", "bgd-launcher")  # bgd gives them to the new one
+    wait_until(lambda: machine.run("bgctl", "run", "echo", "hello") == "hello")
+    machine.run("systemctl", "restart", "bgd")
+    assert pages() == before
+
+    machine.run("systemctl", "stop", "bgd")
+    assert machine.run("ss", "-Hltn", "sport = :8643").count("\n") == 1  # of both families
+    machine.run("systemctl", "stop", "bgd-launcher")
+    assert machine.run("ss", "-Hltn", "sport = :8643") == ""
+    machine.run("systemctl", "start", "bgd")
+    assert pages() != before
 
 
 def test_job_runs_as_bgd_and_inherits_nothing_from_the_service_manager(machine):

@@ -27,6 +27,8 @@ from bgd import clock
 from bgd.config import Auth, HttpConfig
 from bgd.daemon.access import Actor, may_connect
 from bgd.daemon.folder import replace_file
+from bgd.daemon.web.listening import LOOPBACK
+from bgd.daemon.web.responses import NOT_LOGGED_IN
 from bgd.values import Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpRequest, RequestRefused
 
@@ -46,12 +48,21 @@ class Authenticator:
     Behind a unix socket the kernel knows the proxy's user, not the browser's. There the session alone
     decides, or the proxy says in a header who asks, and whoever may open the socket may ask.
 
+    On a port the pages have a name of their own, made of the secret of its sockets. Once these are lost, a
+    server of another user can have the port and the name, and leave a service worker in the browser. The
+    next sockets have another name, to which that does not apply.
+
     Attributes:
         base: what stands before the paths of all pages.
     """
 
-    def __init__(self, address: Address, http: HttpConfig, uid: int, sessions: Sessions) -> None:
+    def __init__(
+        self, address: Address, http: HttpConfig, uid: int, sessions: Sessions, secret: bytes
+    ) -> None:
         self._address = address
+        self._own_host = ""
+        if isinstance(address, TcpAddress) and address.host in LOOPBACK:  # where browsers look for .localhost
+            self._own_host = f"bgd-{derived(secret, 'name').hex()[:20]}.localhost:{address.port}"
         self._auth = http.auth
         self.base = http.base
         self._uid = uid
@@ -59,7 +70,9 @@ class Authenticator:
         # any program of this machine may send headers to a port
         self._user_header = http.user_header.lower() if isinstance(address, UnixAddress) else ""
         # behind a unix socket, the name that the browser uses is not known here
-        self._origin = f"http://{address if isinstance(address, TcpAddress) else 'localhost'}"
+        self._origin = (
+            f"http://{self._own_host or (address if isinstance(address, TcpAddress) else 'localhost')}"
+        )
         # browsers send a cookie to every port of a host, so each daemon needs a name of its own
         self._cookie = f"bgd_{address.port}" if isinstance(address, TcpAddress) else "bgd"
 
@@ -97,11 +110,29 @@ class Authenticator:
         host = request.headers["host"].lower()
         match self._address:
             case TcpAddress(port=port):
-                is_ours = host in {str(self._address), *(f"{name}:{port}" for name in _LOOPBACK_NAMES)}
+                names = (f"{name}:{port}" for name in _LOOPBACK_NAMES)
+                is_ours = host in {str(self._address), self._own_host, *names}
             case UnixAddress():
                 is_ours = _HOST.fullmatch(host) is not None
         if not is_ours:
             raise RequestRefused(HTTPStatus.MISDIRECTED_REQUEST, "this host is not served here")
+
+    def check_name(self, request: HttpRequest) -> None:
+        """Refuse to show pages under another name of this machine: any user may have served pages under that.
+
+        Without logins lead on to their own name.
+
+        Raises:
+            RequestRefused: they have a name of their own, and the browser used another one.
+        """
+        if not self._own_host or request.headers["host"].lower() == self._own_host:
+            return
+        if self._auth is Auth.TOKEN:
+            raise RequestRefused(HTTPStatus.UNAUTHORIZED, OTHER_NAME)
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        raise RequestRefused(
+            HTTPStatus.TEMPORARY_REDIRECT, OTHER_NAME, ("Location", f"{self._origin}{target}")
+        )
 
     async def check_user(self, endpoints: Endpoints | None) -> None:
         """Refuse a browser of another user. `endpoints` is None for a unix socket, where all may ask.
@@ -186,7 +217,7 @@ class LoggedIn(Struct, frozen=True):
     write_token: str
 
 
-NOT_LOGGED_IN = "You are not logged in."
+OTHER_NAME = "The log page has a name of its own, which is not the one in this address."
 MAX_USER = 100  # characters of a name that a proxy sends
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -235,11 +266,13 @@ class Sessions:
         path: the file of the sessions.
 
     Attributes:
-        port: where pages were served last, 0 for nowhere: browsers and bookmarks look there.
+        port: where pages were served last, 0 for nowhere.
+        key: without this the sessions are worth nothing. It is not saved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: bytes = b"") -> None:
         self._path = path
+        self.key = key
         self._links: deque[_Link] = deque(maxlen=MAX_SECRETS)
         saved = self._read()
         self.port = saved.port
@@ -265,18 +298,18 @@ class Sessions:
     def issue_link(self, uid: int, at: float) -> str:
         """Return a token that logs this user in once; `at` is of the elapsed clock."""
         token = secrets.token_urlsafe(_SECRET_BYTES)
-        self._links.append(_Link(_digest(token), uid, at + LINK_SECONDS))
+        self._links.append(_Link(self._digest(token), uid, at + LINK_SECONDS))
         return token
 
     def log_in(self, token: str, at: float, now: float) -> NewSession | None:
         """Use up a token; return a new session that begins `now`, or None if the token is not valid."""
-        link = _found(self._links, token)
+        link = _found(self._links, self._digest(token))
         if link is None or at >= link.until:
             return None
         self._links.remove(link)
         new = NewSession(secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
         self._sessions.append(
-            _Session(_digest(new.secret), _digest(new.write_token), link.uid, now + SESSION_SECONDS)
+            _Session(self._digest(new.secret), self._digest(new.write_token), link.uid, now + SESSION_SECONDS)
         )
         return new
 
@@ -288,25 +321,28 @@ class Sessions:
     def may_write(self, secret: str, token: str, now: float) -> bool:
         """Tell whether this is the write token of the session with this secret."""
         session = self._find(secret, now)
-        return session is not None and hmac.compare_digest(session.write_digest, _digest(token))
+        return session is not None and hmac.compare_digest(session.write_digest, self._digest(token))
 
     def _find(self, secret: str, now: float) -> _Session | None:
-        session = _found(self._sessions, secret)
+        session = _found(self._sessions, self._digest(secret))
         return session if session is not None and now < session.until else None
+
+    def _digest(self, secret: str) -> str:
+        return sha256(self.key + secret.encode()).hexdigest()
 
 
 S = TypeVar("S", _Session, _Link)
 
 
-def _found(kept: Iterable[S], secret: str) -> S | None:
-    digest = _digest(secret)
+def _found(kept: Iterable[S], digest: str) -> S | None:
     # all are compared, so that the time taken does not reveal which one matches
     found = [each for each in kept if hmac.compare_digest(each.digest, digest)]
     return found[0] if found else None
 
 
-def _digest(secret: str) -> str:
-    return sha256(secret.encode()).hexdigest()
+def derived(secret: bytes, use: str) -> bytes:
+    """Return 32 bytes that are made of a secret for one use and reveal nothing about it."""
+    return hmac.digest(secret, use.encode(), "sha256")
 
 
 # --- Peers: which user has the other end of a connection over the loopback

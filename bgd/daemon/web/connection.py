@@ -19,7 +19,7 @@ from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import PageActions
-from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
+from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions, derived
 from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.listening import CannotListen, open_sockets
@@ -78,11 +78,12 @@ async def start_web_server(
     except CannotListen as error:
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
-    address = opened.address
-    if isinstance(address, TcpAddress) and address.port != sessions.port:
-        sessions.port = address.port
-        await asyncio.to_thread(sessions.save)
-    authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
+    if isinstance(opened.address, TcpAddress):
+        sessions.key = derived(opened.secret, "sessions")  # whoever gets the port later gets cookies, too
+        if opened.address.port != sessions.port:
+            sessions.port = opened.address.port
+            await asyncio.to_thread(sessions.save)
+    authenticator = Authenticator(opened.address, config.http, os.geteuid(), sessions, opened.secret)
     set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
     views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
     log_threads = LogThreads()

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bgd.wire.http import HTML, JSON, HttpRequest, HttpResponse, RequestRefused
 
+NOT_LOGGED_IN = "You are not logged in."
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -55,8 +56,12 @@ async def error_response(request: HttpRequest, error: RequestRefused) -> PageRes
     if wants_json(request):
         body = encode_json({"error": str(error)})
         return PageResponse(HttpResponse(status=status, content_type=JSON, body=body, headers=headers))
-    needs_login = status is HTTPStatus.UNAUTHORIZED
-    values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
+    values: dict[str, object] = {
+        "title": status.phrase,
+        "message": str(error),
+        "needs_login": status is HTTPStatus.UNAUTHORIZED,
+        "may_be_logged_in": str(error) == NOT_LOGGED_IN,
+    }
     return await html_response("refused.html", values, status=status, headers=headers)
 
 

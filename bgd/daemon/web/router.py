@@ -124,6 +124,7 @@ class Router:
     async def _check(self, access: _Access, request: HttpRequest, endpoints: Endpoints | None) -> None:
         if access is not _Access.ANYBODY:
             await self._authenticator.check_user(endpoints)
+            self._authenticator.check_name(request)
         if access is _Access.SESSION:
             self._authenticator.check_session(request)
 

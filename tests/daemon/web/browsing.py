@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bgd.wire.framing import frame
+from bgd.wire.launching import (
+    MAX_HELD_SOCKETS,
+    MAX_LAUNCHING_FRAME,
+    MAX_SOCKETS_PACKET,
+    TradeSockets,
+    encode,
+)
 from tests.support import DEADLINE, Daemon
 
 
@@ -37,10 +46,10 @@ class Browser:
         with daemon.client() as client:
             place = client.info().http
             assert place is not None
-        found = re.fullmatch(r"http://(127\.0\.0\.1):(\d+)[/a-z]*/job-logs", place)
+        found = re.fullmatch(r"http://(bgd-[0-9a-f]{20}\.localhost:(\d+))[/a-z]*/job-logs", place)
         self.unix = place.removeprefix("unix:") if found is None else None
         self.port = 0 if found is None else int(found[2])
-        self.host = "localhost" if found is None else f"127.0.0.1:{self.port}"
+        self.host = "localhost" if found is None else found[1]
         self.cookie: str | None = None
         self.token = ""
         self._daemon = daemon
@@ -114,6 +123,18 @@ def configure_pages(daemon: Daemon, listen: str, rest: str = "") -> None:
     """Configure the address of the pages of a daemon that has not started yet."""
     daemon.env.pop("BGD_HTTP_LISTEN")
     daemon.configure(f'[http]\nlisten = "{listen}"\n{rest}\n')
+
+
+def held_secret(daemon: Daemon) -> bytes:
+    """Return the secret of the pages that the launcher holds for the next daemon."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(str(daemon.state_dir / "launcher.sock"))
+        connection.sendall(frame(encode(TradeSockets()), MAX_LAUNCHING_FRAME))
+        secret, fds, *_ = socket.recv_fds(connection, MAX_SOCKETS_PACKET, MAX_HELD_SOCKETS)
+    for fd in fds:
+        os.close(fd)
+    return secret
 
 
 def log_of(daemon: Daemon) -> str:

@@ -78,6 +78,18 @@ def test_sessions_and_their_port_are_saved_privately_and_links_are_not(sessions,
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_sessions_are_worth_nothing_without_the_key_that_they_began_with(path):
+    first = Sessions(path, b"one")
+    session = log_in(first)
+    first.save()
+
+    for key in (b"", b"other"):
+        assert Sessions(path, key).uid_of(session.secret, now=1) is None
+        assert not Sessions(path, key).may_write(session.secret, session.write_token, now=1)
+    assert Sessions(path, b"one").may_write(session.secret, session.write_token, now=1)
+    assert "one" not in path.read_text()
+
+
 def test_secrets_themselves_are_neither_kept_nor_saved(sessions, path):
     token, session = sessions.issue_link(UID, at=0), log_in(sessions)
     sessions.save()

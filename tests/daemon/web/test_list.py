@@ -252,7 +252,7 @@ def test_the_list_is_filtered_and_paged_without_javascript(chrome, page, jobs):
     context = chrome.new_context(java_script_enabled=False)
     context.set_default_timeout(MILLISECONDS)
     name, _, value = page.cookie.partition("=")
-    context.add_cookies([{"name": name, "value": value, "domain": "127.0.0.1", "path": "/"}])
+    context.add_cookies([{"name": name, "value": value, "url": f"http://{page.host}"}])
     tab = context.new_page()
     tab.goto(f"http://{page.host}/job-logs?limit=1")
     tab.fill("#filter input[name=q]", "tag:eu")

@@ -140,12 +140,15 @@ def test_behind_a_unix_socket_only_the_login_counts(machine):
 
 
 @needs_root
-def test_without_login_only_the_own_user_may_read(machine):
+def test_without_login_only_the_own_user_may_read_and_other_names_lead_to_that_of_the_pages(machine):
     configure_pages(machine, "127.0.0.1:0", 'auth = "none"')
     machine.start()
     browser = Browser(machine)
 
     assert browser.get("/job-logs").status == 200
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        led = browser.get("/job-logs?q=mail", host=f"{name}:{browser.port}")
+        assert (led.status, led.headers["location"]) == (307, f"http://{browser.host}/job-logs?q=mail")
     assert browser.get("/job-logs", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: cors").status == 403
     assert asked_by_stranger(browser, "/job-logs").startswith(b"HTTP/1.1 403 ")
 
@@ -170,7 +173,7 @@ def test_jobs_run_even_if_the_pages_cannot_listen(machine):
 
 def test_bgctl_prints_the_link(daemon, browser):
     said = daemon.bgctl("dashboard")
-    assert re.fullmatch(rf"http://127\.0\.0\.1:{browser.port}/login/[\w-]{{43}}\n", said.stdout)
+    assert re.fullmatch(rf"http://{re.escape(browser.host)}/login/[\w-]{{43}}\n", said.stdout)
     assert '"url": "http' in daemon.bgctl("dashboard", "--json").stdout
 
 

@@ -15,7 +15,16 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.daemon.web.browsing import Answered, Browser, answered_with, configure_pages, heard, log_of
+from bgd.daemon.web.auth import derived
+from tests.daemon.web.browsing import (
+    Answered,
+    Browser,
+    answered_with,
+    configure_pages,
+    heard,
+    held_secret,
+    log_of,
+)
 from tests.support import DEADLINE, Daemon, wait_until
 
 SECRET = "the-secret-name"
@@ -24,6 +33,7 @@ STRANGER = 4_000_000  # a uid that nobody has
 
 # Sessions that are in the file before the daemon starts
 EXPIRED, FOREIGN, SECOND = "expired-secret", "secret-of-another-user", "secret-of-a-second-browser"
+UNBOUND = "secret-of-an-earlier-bgd"  # or of a unix socket
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +41,29 @@ def daemon():
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         configure_pages(running, "127.0.0.1:0")
-        running.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        running.start()
+        key = derived(held_secret(running), "sessions")
+        running.process.kill()
+        running.process.wait()
         until = time.time() + 86_400
         sessions = [
-            session(EXPIRED, os.geteuid(), 1.0),
-            session(FOREIGN, STRANGER, until),
-            session(SECOND, os.geteuid(), until),
+            session(key, EXPIRED, os.geteuid(), 1.0),
+            session(key, FOREIGN, STRANGER, until),
+            session(key, SECOND, os.geteuid(), until),
+            session(b"", UNBOUND, os.geteuid(), until),
         ]
         (running.state_dir / "sessions.json").write_text(json.dumps({"port": 0, "sessions": sessions}))
         running.start()
+        assert (
+            Browser(running).get("/job-logs", f"Cookie: bgd_{Browser(running).port}={SECOND}").status == 200
+        )
         yield running
         running.stop()
 
 
-def session(secret: str, uid: int, until: float) -> dict[str, object]:
+def session(key: bytes, secret: str, uid: int, until: float) -> dict[str, object]:
     """Return a session as it is saved; the token of its pages is the secret with "-token"."""
-    digests = [sha256(text.encode()).hexdigest() for text in (secret, f"{secret}-token")]
+    digests = [sha256(key + text.encode()).hexdigest() for text in (secret, f"{secret}-token")]
     return {"digest": digests[0], "write_digest": digests[1], "uid": uid, "until": until}
 
 
@@ -98,6 +115,7 @@ def get(path: str) -> str:
 
 
 COOKIE = "Cookie: {cookie}"
+HASH = sha256(SECOND.encode()).hexdigest()
 POST = "POST /job-logs/2/release HTTP/1.1"
 TOKEN = "X-Bgd-Token: {token}"
 OWN_SITE = "Sec-Fetch-Site: same-origin"
@@ -121,8 +139,9 @@ WITHOUT_LOGIN = [
     Attack("a cookie that is too long", 401, headers=("Cookie: {cookie}x",)),
     Attack("an expired cookie", 401, headers=(f"Cookie: bgd_{{port}}={EXPIRED}",)),
     Attack("a cookie of another user", 401, headers=(f"Cookie: bgd_{{port}}={FOREIGN}",)),
+    Attack("a cookie that is not bound to these sockets", 401, headers=(f"Cookie: bgd_{{port}}={UNBOUND}",)),
     Attack("a cookie of another port", 401, headers=(f"Cookie: bgd_1={SECOND}",)),
-    Attack("the hash of a secret", 401, headers=(f"Cookie: bgd_{{port}}={session(SECOND, 0, 0)['digest']}",)),
+    Attack("the hash of a secret", 401, headers=(f"Cookie: bgd_{{port}}={HASH}",)),
     Attack("a secret in another header", 401, headers=(f"Authorization: Bearer {SECOND}",)),
     Attack("a secret in the address", 401, get(f"/job-logs?bgd_{{port}}={SECOND}"), ()),
     Attack("the token in place of the cookie", 401, headers=("Cookie: bgd_{port}={token}",)),
@@ -162,6 +181,7 @@ REBINDING_HOSTS = [
             "127.0.0.1:1",
             "localhost",
             "localhost.:{port}",
+            "bgd-00000000000000000000.localhost:{port}",
         ),
         *("localhost.evil.example:{port}", "127.0.0.1:{port}.evil.example", "127.0.0.1:{port}@evil.example"),
         *("0.0.0.0:{port}", "[::]:{port}", "127.1:{port}", "2130706433:{port}", "127.0.0.2:{port}", ""),
@@ -397,9 +417,27 @@ json.dump(answers, sys.stdout)
 """
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
-def test_our_own_host_names_are_served(browser, host):
-    assert browser.get("/job-logs", host=host.format(port=browser.port)).status == 200
+OTHER_NAMES = pytest.mark.parametrize("host", ["127.0.0.1:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
+
+
+@OTHER_NAMES
+def test_under_another_name_of_this_machine_pages_say_what_to_type(browser, host):
+    for target in ("/job-logs", "/job-logs/1/1", "/job-logs/live", browser.link()):
+        answered = browser.get(target, host=host.format(port=browser.port))
+        assert answered.status == 401
+        assert "bgctl dashboard" in answered.text
+        assert "Already logged in" not in answered.text
+        assert "set-cookie" not in answered.headers
+    changed = Attack("", 401, POST, (COOKIE, OWN_SITE, TOKEN), host).request(browser)
+    assert browser.say(changed).status == 401
+
+
+@OTHER_NAMES
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/static/style.css"])
+def test_what_says_nothing_about_jobs_is_there_under_all_names(browser, host, path):
+    assert browser.get(path, host=host.format(port=browser.port)).status == 200
+    assert browser.get(path, host=browser.host.upper()).status == 200
+    assert browser.get(path, host="evil.example").status == 421
 
 
 # --- slow connections ---------------------------------------------------------------------------------------
