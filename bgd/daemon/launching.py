@@ -164,6 +164,11 @@ class LauncherLink:
         """
         return protocol_of(message) <= self.protocol
 
+    @property
+    def has_started_launcher(self) -> bool:
+        """Whether the launcher is a new one, which knows nothing of earlier daemons but what is on disk."""
+        return self._child is not None
+
     async def held_sockets(self) -> Held:
         """Return what an earlier daemon gave the launcher to hold; nothing if no launcher is ready to say."""
         return await asyncio.to_thread(self._trade) if self.is_connected else NOTHING_HELD

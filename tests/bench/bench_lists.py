@@ -23,7 +23,7 @@ JOBS = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (1_000, 3_000)
 TIMES = 40  # for each question
 SUBMITS = 2_000
-PLACE = "127.0.0.1:48643"
+PLACE = "127.0.0.2:48643"  # where pages have no other name
 KEPT = '[retention]\nsucceeded_for = "unlimited"\nmax_finished = "unlimited"\nlogs_total = "unlimited"\n'
 
 

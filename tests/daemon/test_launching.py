@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from bgd.core.job import JobId, Outcome
+from bgd.daemon import launching
+from bgd.daemon.launching import NOTHING_HELD, Held
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
@@ -20,7 +22,9 @@ from bgd.wire.launching import (
     Ready,
     SignalProcesses,
     SuspendProcesses,
+    TradeSockets,
     Welcome,
+    protocol_of,
 )
 from tests.daemon.harness import Harness, command, running_supervisor
 from tests.daemon.scripted_launcher import FIRST
@@ -103,3 +107,25 @@ async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(
         await launcher.greet()
 
     assert sent == [False]
+
+
+async def test_launcher_of_an_earlier_version_is_not_asked_for_sockets(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(protocol=protocol_of(TradeSockets()) - 1)
+        await soon(life.is_met.wait())
+
+        assert await life.link.held_sockets() == NOTHING_HELD
+        await life.link.hold_sockets(Held(b"secret", []))
+        assert launcher._waiting.empty()
+
+
+async def test_launcher_that_does_not_answer_about_sockets_is_not_waited_for(
+    config, launcher, monkeypatch, caplog
+):
+    monkeypatch.setattr(launching, "TRADE_SECONDS", 0.1)
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        await soon(life.is_met.wait())
+
+        assert await life.link.held_sockets() == NOTHING_HELD
+    assert "the launcher does not hold the sockets of the pages: timed out" in caplog.text

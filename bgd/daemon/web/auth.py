@@ -217,7 +217,7 @@ class LoggedIn(Struct, frozen=True):
     write_token: str
 
 
-OTHER_NAME = "The log page has a name of its own, which is not the one in this address."
+OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."
 MAX_USER = 100  # characters of a name that a proxy sends
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")

@@ -23,7 +23,7 @@ from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions, derived
 from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.listening import CannotListen, open_sockets
-from bgd.daemon.web.live import LiveViews
+from bgd.daemon.web.live import LiveViews, event
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.monitoring import Monitoring
@@ -32,6 +32,7 @@ from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import Router
 from bgd.daemon.web.schedule_pages import SchedulePages
+from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
 from bgd.errors import BgdError
 from bgd.values import TcpAddress
@@ -43,6 +44,7 @@ MAX_CONNECTIONS = 256  # without streams
 MAX_STREAMS = 256  # pages that are kept up to date: a hundred, each with a log, and some to spare
 HEAD_SECONDS = 5.0  # from connecting to a complete head, however many bytes come meanwhile
 WRITE_SECONDS = 10.0  # for a slow reader to make room for more, and in the end to hang up
+GONE = "bgd was shut down. Once it runs again, type bgctl dashboard."
 HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader before its answer pauses
 
 
@@ -85,10 +87,12 @@ async def start_web_server(
             await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(opened.address, config.http, os.geteuid(), sessions, opened.secret)
     set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
-    views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
+    seals = Seals(derived(opened.secret, "pages"))
+    views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store), seals)
     log_threads = LogThreads()
     router = Router(
         authenticator,
+        seals,
         pages=Pages(supervisor, store, views),
         jobs=JobPages(supervisor, store, views, log_threads),
         logs=LogPages(supervisor, store, views, log_threads),
@@ -124,7 +128,7 @@ class WebServer:
             self._servers.append(await serve(lambda: HttpConnection(self), sock=each, backlog=BACKLOG))
 
     def close(self) -> None:
-        """Accept no more connections, and break off those that there are."""
+        """Accept no more connections, tell open pages so, and break off those that there are."""
         for server in self._servers:
             server.close()
         for connection in [*self._answering, *self._streaming, *self._idle]:
@@ -180,6 +184,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._seal: Callable[[bytes], bytes] | None = None  # of the events of a page
         self._is_input_done = False  # whatever else comes is ignored
         self._is_answered = False  # the client may hang up
         self._is_at_eof = False  # the client sends no more
@@ -241,7 +246,12 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def close(self) -> None:
-        self._transport.abort()
+        if self._seal is None or self._task is None or self._transport.is_closing():
+            self._transport.abort()
+            return
+        self._transport.write(self._exchange.more(self._seal(event({"gone": GONE}))))
+        self._transport.close()
+        self._task.cancel()  # a slow reader keeps nobody waiting
 
     # --- answering ------------------------------------------------------------------------------------
 
@@ -250,6 +260,7 @@ class HttpConnection(asyncio.Protocol):
             answer = await self._server.router.answer(request, self._endpoints())
             if answer.is_stream:
                 self._server.mark_streaming(self)
+                self._seal = answer.seal
         except RequestRefused as error:
             self._refuse(error.response)
             return

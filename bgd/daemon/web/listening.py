@@ -19,7 +19,7 @@ from bgd.values import MAX_PORT, Address, TcpAddress, UnixAddress
 # What browsers connect to for a name below .localhost; another user must not have one of them
 LOOPBACK = ("127.0.0.1", "::1")
 SECRET_BYTES = 32
-SLOW_LAUNCHER = 10.0  # seconds
+SLOW_LAUNCHER = 5.0  # seconds
 ANY_PORT_TRIES = 100
 _SOCKET_UMASK = 0o117  # a unix socket is for its owner and group, for example that of a proxy
 
@@ -44,13 +44,9 @@ async def open_sockets(wanted: Address, ports: int, last: int, link: LauncherLin
     Raises:
         CannotListen: the address is taken, or cannot be used.
     """
-    try:
-        opened = listen(wanted, ports, last, await link.held_sockets())
-    except CannotListen:
-        if link.is_connected:
-            raise
-        await link.wait_until_tried(SLOW_LAUNCHER)  # it may hold the port
-        opened = listen(wanted, ports, last, await link.held_sockets())
+    if not link.has_started_launcher:  # an earlier one may hold them, and be slow to answer
+        await link.wait_until_tried(SLOW_LAUNCHER)
+    opened = listen(wanted, ports, last, await link.held_sockets())
     held = opened.sockets if isinstance(wanted, TcpAddress) else []
     await link.hold_sockets(Held(opened.secret, held))
     return opened

@@ -19,6 +19,7 @@ from bgd.daemon.streams import Subscription
 from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.log_text import LogLines, LogText, LogThreads
 from bgd.daemon.web.responses import render_part
+from bgd.daemon.web.seals import Seals
 from bgd.errors import BgdError
 from bgd.logfiles import LogReader
 from bgd.wire.http import RequestRefused
@@ -56,15 +57,19 @@ class Snapshot(Struct, frozen=True):
 class LiveViews:
     """All that browsers look at now, by address."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, position: Callable[[], int], frame: Frame) -> None:
+    def __init__(
+        self, tasks: asyncio.TaskGroup, position: Callable[[], int], frame: Frame, seals: Seals
+    ) -> None:
         self._tasks = tasks
+        self._seals = seals
         self._position = position  # the newest event on disk
         self._frame = frame
         self._views: dict[str, LiveView] = {}
 
     async def values(self, live: str | None, version: int) -> dict[str, object]:
         """Return what base.html needs; without the address of a stream the page is not kept up to date."""
-        return {"live": live, "version": version, "now": time.time(), **await self._frame.values()}
+        frame = await self._frame.values()
+        return {"live": live, "version": version, "now": time.time(), **self._seals.new_page(), **frame}
 
     async def updates(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -19,11 +19,15 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class PageResponse(Struct, frozen=True):
-    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`."""
+    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`.
+
+    `seal` puts a seal on an event that is sent behind the chunks; see bgd.daemon.web.seals.
+    """
 
     response: HttpResponse
     chunks: AsyncGenerator[bytes, None] | None = None
     is_stream: bool = False
+    seal: Callable[[bytes], bytes] | None = None
 
 
 def wants_json(request: HttpRequest) -> bool:

@@ -19,6 +19,7 @@ from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.schedule_pages import SchedulePages
+from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
@@ -33,6 +34,7 @@ class Router:
     def __init__(  # noqa: PLR0913 - one for each kind of page
         self,
         authenticator: Authenticator,
+        seals: Seals,
         *,
         pages: Pages,
         jobs: JobPages,
@@ -44,6 +46,7 @@ class Router:
         monitoring: Monitoring,
     ) -> None:
         self._authenticator = authenticator
+        self._seals = seals
         self._routes = [
             _Route(re.compile(path), access, answer)
             for path, access, answer in (
@@ -53,6 +56,7 @@ class Router:
                 ("/metrics", _Access.ANYBODY, monitoring.metrics),  # it asks for a token of its own
                 (r"/static/([a-z.-]{1,50})", _Access.ANYBODY, self._answer_static),
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
+                ("/job-logs/seal", _Access.SESSION, self._answer_seal),
                 ("/job-logs", _Access.SESSION, pages.jobs),
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),
                 ("/job-logs/complete", _Access.SESSION, pages.complete),
@@ -96,7 +100,10 @@ class Router:
                 return await self._change(request, endpoints)
             route, groups = self._find(self._below_base(request.path))
             await self._check(route.access, request, endpoints)
+            request, seal = self._seals.take_from(request)
             answer = await route.answer(request, *groups)
+            if seal is not None:
+                answer = seal.put_on(answer)
             # the page of a login has a secret, at which the length of what is compressed would hint
             return answer if route.access is _Access.USER else await compressed(request, answer)
         except RequestRefused as error:
@@ -132,6 +139,11 @@ class Router:
         del request
         to = ("Location", f"{self._authenticator.base}/job-logs")
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
+
+    async def _answer_seal(self, request: HttpRequest) -> PageResponse:
+        """Prove to a page who is here, before it sends what is meant for nobody else."""
+        del request
+        return PageResponse(HttpResponse())
 
     async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
         # imported late, like the templates: a daemon whose pages nobody looks at does not read them

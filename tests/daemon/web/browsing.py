@@ -14,10 +14,11 @@ from bgd.wire.launching import (
     MAX_HELD_SOCKETS,
     MAX_LAUNCHING_FRAME,
     MAX_SOCKETS_PACKET,
+    NO_SOCKETS,
     TradeSockets,
     encode,
 )
-from tests.support import DEADLINE, Daemon
+from tests.support import DEADLINE, Daemon, wait_until
 
 
 class Answered(NamedTuple):
@@ -126,7 +127,12 @@ def configure_pages(daemon: Daemon, listen: str, rest: str = "") -> None:
 
 
 def held_secret(daemon: Daemon) -> bytes:
-    """Return the secret of the pages that the launcher holds for the next daemon."""
+    """Return the secret of the pages that the launcher holds for the next daemon, once it has it."""
+    wait_until(lambda: _held(daemon) != NO_SOCKETS)  # it may still be starting
+    return _held(daemon)
+
+
+def _held(daemon: Daemon) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(DEADLINE)
         connection.connect(str(daemon.state_dir / "launcher.sock"))

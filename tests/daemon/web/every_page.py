@@ -25,6 +25,7 @@ NOT_PAGES = (
     "/live",
     "/complete",
     "/part",
+    "/seal",
     router._VERB,
     r"\.",
 )  # streams, answers of actions and scripts, files

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.daemon.web.browsing import Browser, configure_pages
+from bgd.daemon.web.connection import GONE
+from tests.daemon.web.browsing import Browser, configure_pages, held_secret
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, Daemon, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
 pytestmark = needs_root
 
+HOSTILE = Path(__file__).with_name("hostile.py")
 STRANGER = 65534  # nobody
 KILLS = 5
 # Try to take a port on any address until stdin is closed; then say what was taken
@@ -49,6 +58,7 @@ def daemon(tmp_path):
     daemon = Daemon(tmp_path)
     configure_pages(daemon, "127.0.0.1:0")
     daemon.start()
+    held_secret(daemon)
     yield daemon
     daemon.stop()
 
@@ -101,7 +111,7 @@ def test_a_port_is_held_again_after_the_launcher_was_killed(daemon):
         first = launcher_of(daemon)
         kill(psutil.Process(first))
         wait_until(lambda: launcher_of(daemon) not in {first, None})
-        assert daemon.bgctl("run", "true").returncode == 0
+        held_secret(daemon)
         kill(psutil.Process(daemon.process.pid))
         daemon.process.wait()
         daemon.start()
@@ -121,3 +131,222 @@ def test_an_orderly_end_frees_the_port(daemon):
 
     assert taken != ["[]"]
     daemon.start()
+
+
+# --- A page that is open, a hostile server in place of the daemon, and the next daemon
+
+
+class Hostile:
+    """Another user's server on the daemon's port."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def requests(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Return method, target and headers of all requests."""
+        text = self._log.read_text()
+        return [tuple(json.loads(line)) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def count(self, part: str) -> int:
+        """Return how many requests had this in their target."""
+        return sum(part in target for _, target, _ in self.requests)
+
+    def stop(self) -> None:
+        self._process.communicate(timeout=DEADLINE)
+
+
+@contextmanager
+def hostile_server(port: int) -> Iterator[Hostile]:
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        program, log = Path(folder, "hostile.py"), Path(folder, "log")
+        shutil.copy(HOSTILE, program)  # its own user can read it there
+        log.touch()
+        for path, mode in ((Path(folder), 0o755), (program, 0o644), (log, 0o666)):
+            path.chmod(mode)
+        with subprocess.Popen(
+            [sys.executable, str(program), str(STRANGER), str(port), str(log)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "serving\n"
+            hostile = Hostile(process, log)
+            yield hostile
+            if process.poll() is None:
+                hostile.stop()
+
+
+def kill_both(daemon: Daemon) -> None:
+    """Kill bgd and its launcher, which would take its place in a moment."""
+    launcher = launcher_of(daemon)
+    assert launcher is not None
+    daemon.process.kill()
+    daemon.process.wait()
+    kill(psutil.Process(launcher))
+
+
+@pytest.fixture
+def context(chrome: Chromium) -> Iterator[BrowserContext]:
+    context = chrome.new_context()
+    context.set_default_timeout(1000 * DEADLINE)
+    yield context
+    context.close()
+
+
+def opened(context: BrowserContext, daemon: Daemon, path: str = "") -> Page:
+    """Log in; return a tab with one of the pages, once all its streams have heard of the daemon."""
+    tab = context.new_page()
+    with daemon.client() as client:
+        tab.goto(client.login_link())
+        tab.wait_for_url("**/job-logs")
+    tab.goto(f"{tab.url}{path}")
+    is_heard = "streams.size > 0 && [...streams].every((stream) => stream.isLost === false)"
+    wait_until(lambda: tab.evaluate(is_heard))
+    return tab
+
+
+def origin_of(daemon: Daemon) -> str:
+    return f"http://{Browser(daemon).host}"
+
+
+@needs_chromium
+def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_the_gap(daemon, context):
+    with daemon.client() as client:
+        held = client.submit(["/bin/true"], name="held", hold=True)
+        running = client.submit(["/bin/sh", "-c", "seq 100; sleep 1000"])
+        wait_until(lambda: running.refresh().state == "running")
+    browser = Browser(daemon)
+    before = origin_of(daemon)
+    tabs = [
+        opened(context, daemon, path)
+        for path in ("", f"/{held.id}", f"/{running.id}", f"/{running.id}/1/view")
+    ]
+    for tab in tabs:
+        tab.evaluate("window.isSamePage = true")
+    kill_both(daemon)
+    with hostile_server(browser.port) as hostile:
+        attack(tabs, hostile)
+        during = context.new_page()
+        during.goto(f"{before}/job-logs")
+        expect(during.locator("body")).to_have_text("registered")
+        requests = hostile.requests
+        hostile.stop()
+    sent = [headers for _, _, headers in requests]
+    assert not [headers for headers in sent if "x-bgd-token" in {name.lower() for name in headers}]
+    assert {method for method, _, _ in requests} == {"GET"}
+    stolen = next(headers["Cookie"] for headers in sent if "Cookie" in headers)
+
+    daemon.start()
+    later = Browser(daemon)
+    assert (later.port, later.host == browser.host) == (browser.port, False)
+    later.cookie = stolen
+    assert later.get("/job-logs").status == 401
+    assert later.get("/job-logs", host=browser.host).status == 421
+    assert_clean(daemon, context)
+    during.reload()  # the old name is lost for ever, but nothing there has access to the pages
+    assert during.title() == "OWNED"
+    page = f"{origin_of(daemon)}/job-logs"
+    asked = f"fetch('{page}', {{ credentials: 'include' }}).then(() => 'got it', () => 'refused')"
+    assert during.evaluate(asked) == "refused"
+
+
+def attack(tabs: list[Page], hostile: Hostile) -> None:
+    """Have pages of the list, a held job, a running one and its log ask a hostile server; check all."""
+    for tab in tabs:
+        tab.bring_to_front()
+        seen = hostile.count("/live?")
+        tab.evaluate("for (const stream of streams) { stream.close(); stream.open(); }")
+        wait_until(lambda seen=seen: hostile.count("/live?") >= seen + 2)  # type: ignore[misc]  # it has a default
+        expect(tab.locator("#connection")).to_be_visible()
+    _, job, _, log = tabs
+    job.click("button[data-verb=release]")
+    expect(job.locator("#notice")).to_contain_text("Nothing was done")
+    log.locator(".tools input[name=text]").fill("5")
+    log.locator(".tools input[name=text]").press("Enter")
+    wait_until(lambda: hostile.count("/search?"))
+    log.click(".places a >> nth=0")
+    wait_until(lambda: hostile.count("/part?"))
+    for tab in tabs:
+        assert tab.evaluate("window.isSamePage")
+        assert "owned" not in tab.content().lower()
+
+
+def assert_clean(daemon: Daemon, context: BrowserContext) -> None:
+    """Check that a new visit shows the daemon's pages, which work, and that nothing else runs there."""
+    tab = opened(context, daemon)
+    for _ in range(2):
+        assert tab.title() == "Jobs · bgd"
+        assert tab.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+        with daemon.client() as client:
+            job = client.submit(["/bin/true"], name="after the gap")
+            expect(tab.locator(f"#job-{job.id}")).to_be_visible()
+        tab.reload()
+
+
+@needs_chromium
+def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
+    port = Browser(daemon).port
+    with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", "echo out; sleep 1000"])
+        wait_until(lambda: job.refresh().state == "running")
+    tab = opened(context, daemon, f"/{job.id}")
+    launcher = psutil.Process(launcher_of(daemon))
+    daemon.stop()
+    expect(tab.locator("#connection")).to_have_text(GONE)
+    launcher.wait(DEADLINE)
+
+    with hostile_server(port) as hostile:
+        for _ in range(2):
+            tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        tab.evaluate("fetch('/marker')")
+        wait_until(lambda: hostile.count("/marker"))
+        assert hostile.count("/live") == 0
+        assert tab.evaluate("streams.size") == 0
+    daemon.start()
+
+
+@needs_chromium
+def test_an_event_that_is_repeated_reordered_or_of_another_connection_is_not_taken(daemon, context):
+    tab = opened(context, daemon)
+    script = """async ([texts, order, again]) => {
+        const seal = new Seal(), other = new Seal();
+        const key = await crypto.subtle.importKey(
+            "raw", bytesOf(document.body.dataset.key), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+        const sealed = [];
+        for (const [count, text] of texts.entries()) {
+            const bytes = new TextEncoder().encode(`${seal.nonce}\\n${count}\\n${text}`);
+            const mac = await crypto.subtle.sign("HMAC", key, bytes);
+            sealed.push([text, btoa(String.fromCharCode(...new Uint8Array(mac)))]);
+        }
+        const taken = [];
+        for (const at of order) taken.push(await (again ? other : seal).isOn(...sealed[at]));
+        return taken;
+    }"""
+    texts = ["null", '{"version": 1}', '{"version": 2}']
+
+    assert tab.evaluate(script, [texts, [0, 1, 2], False]) == [True, True, True]
+    assert tab.evaluate(script, [texts, [0, 0], False]) == [True, False]
+    assert tab.evaluate(script, [texts, [1, 0, 2], False]) == [False, False, True]
+    assert tab.evaluate(script, [texts, [0, 1, 2], True]) == [False, False, False]
+
+
+@needs_chromium
+def test_a_browser_without_webcrypto_shows_pages_that_do_not_change_and_says_so(daemon, context):
+    context.add_init_script("Object.defineProperty(Crypto.prototype, 'subtle', { value: undefined })")
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"], hold=True)
+        tab = context.new_page()
+        tab.goto(client.login_link())
+        tab.wait_for_url("**/job-logs")
+        streams: list[str] = []
+        tab.on("request", lambda request: streams.append(request.url) if "/live?" in request.url else None)
+        tab.goto(f"{tab.url}/{job.id}")
+        expect(tab.locator("#connection")).to_contain_text("reload")
+        tab.click("button[data-verb=release]")
+        client.wait([job.id])
+        tab.reload()
+        expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+    assert streams == []

@@ -18,9 +18,13 @@ function say(text, share) {
 
 notice.querySelector("button").addEventListener("click", () => (notice.hidden = true));
 
-// Ask the daemon; return the answer, or null if it refuses or is silent, and say so.
+// Ask the daemon, after it has proved that it is there: the token is for nobody else. Return the answer, or null if it refuses or is silent, and say so.
 async function ask(path, method = "POST") {
   try {
+    if ((await sealedText(`${base}/job-logs/seal`)) === null) {
+      say("Nothing was done: this page or its login is over. Type bgctl dashboard.");
+      return null;
+    }
     const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token, Accept: "application/json" } });
     if (answer.ok) return answer;
     say((await answer.json()).error);

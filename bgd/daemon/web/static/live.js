@@ -31,16 +31,14 @@ class Stream {
   }
 
   open() {
-    if (document.hidden || this.isOver || this.source) return;
+    if (document.hidden || this.isOver || this.hangUp || !sealKey || isGone) return;
     this.heardAt = Date.now();
-    this.source = new EventSource(this.address());
-    this.source.onopen = () => this.heard();
-    this.source.onmessage = (message) => {
+    const take = (news) => {
       this.heard();
-      const news = JSON.parse(message.data); // null says that the connection lives
-      if (news) this.receive(news);
+      if (news?.gone) leave(news.gone);
+      else if (news) this.receive(news); // null says that the connection lives
     };
-    this.source.onerror = () => this.lost();
+    this.hangUp = sealedEvents(this.address(), take, () => this.lost());
   }
 
   heard() {
@@ -51,7 +49,7 @@ class Stream {
   }
 
   check() {
-    if (this.source && Date.now() - this.heardAt > SILENCE) this.lost();
+    if (this.hangUp && Date.now() - this.heardAt > SILENCE) this.lost();
   }
 
   lost() {
@@ -65,8 +63,8 @@ class Stream {
 
   close() {
     clearTimeout(this.retry);
-    this.source?.close();
-    this.source = null;
+    this.hangUp?.();
+    this.hangUp = null;
   }
 
   end() {
@@ -79,11 +77,24 @@ class Stream {
 }
 
 const streams = new Set();
+let isGone = false; // there is nothing to connect to any more
 
 const connection = document.getElementById("connection");
 
 function showConnection() {
   connection.hidden = ![...streams].some((stream) => stream.isLost);
+}
+
+// Never connect again: what answers next may be another server.
+function leave(why) {
+  isGone = true;
+  for (const stream of streams) stream.end();
+  notify(why);
+}
+
+function notify(text) {
+  connection.textContent = text;
+  connection.hidden = false;
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -96,12 +107,6 @@ document.addEventListener("visibilitychange", () => {
 // --- Parts of the page
 
 function update(news) {
-  if (news.gone) {
-    for (const stream of streams) stream.end();
-    connection.textContent = news.gone;
-    connection.hidden = false;
-    return;
-  }
   page.version = news.version;
   const made = new Map();
   for (const [id, html] of Object.entries(news.parts)) {
@@ -250,6 +255,7 @@ function tick() {
   }
 }
 
+if (page.live && !sealKey) notify("This page changes by itself only over https or on this machine: reload it.");
 if (page.live) {
   const mark = page.live.includes("?") ? "&" : "?";
   new Stream(() => `${page.live}${mark}since=${page.version}`, update);

@@ -10,8 +10,8 @@ let isLoading = false;
 let tail; // the stream of what is written now
 
 async function load(query) {
-  const answer = await fetch(address("part", query)).catch(() => null);
-  return answer?.ok ? answer.json() : null;
+  const text = await sealedText(address("part", query)).catch(() => null);
+  return text === null ? null : JSON.parse(text);
 }
 
 // Change lines above or below what is shown, which stays where it is.
@@ -85,19 +85,18 @@ async function arrive({ after, at }) {
   settle();
 }
 
-let search, text, hits, index;
+let closeSearch, text, hits, index;
 
 function find() {
-  search?.close();
+  closeSearch?.();
   [text, hits, index] = [form.text.value, [], -1];
-  search = new EventSource(address("search", { text }));
-  search.onmessage = ({ data }) => {
-    const news = JSON.parse(data);
+  const take = (news) => {
     hits.push(...news.hits);
     form.querySelector("output").textContent = news.text;
-    if (news.end) search.close();
+    if (news.end) closeSearch();
     if (index < 0) go(1);
   };
+  closeSearch = sealedEvents(address("search", { text }), take, () => {});
 }
 
 function go(step) {
