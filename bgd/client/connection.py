@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
 from bgd.client.transport import NO_WAY_IN, ClientSocket, check_server
-from bgd.errors import BgdError, DaemonUnreachable
-from bgd.wire.replies import End, Failed, Reply, error_of
+from bgd.errors import BgdError, DaemonUnreachable, ProtocolError
+from bgd.wire.replies import End, ErrorCode, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Connection:
             self._let_another_read()
         reply = inbox.popleft()
         if isinstance(reply, Failed):
-            raise error_of(reply.code, reply.message)
+            raise _error_in(reply)
         return reply
 
     def _sort(self, data: bytes) -> None:
@@ -261,3 +261,13 @@ class Inbox(deque[Reply]):
         super().__init__()
         self.id = request_id
         self.bell = bell
+
+
+def _error_in(failed: Failed) -> BgdError:
+    """Return why a request failed; a daemon that does not know its kind is an older one."""
+    if failed.code is ErrorCode.PROTOCOL and failed.message.endswith("at `$.type`"):
+        return ProtocolError(
+            "the daemon is an older bgd, which does not know this request: restart it by `bgctl shutdown` and"
+            " then `bgd`, or by `systemctl restart bgd`; running jobs go on"
+        )
+    return error_of(failed.code, failed.message)

@@ -8,6 +8,7 @@ import socket
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire import replies
+from bgd.wire.messages import decode_request
 from bgd.wire.replies import ErrorCode
 from tests.client.scripted import DEADLINE, Peer, serve, view_of
 
@@ -182,6 +184,21 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, pl
         with pytest.raises(error, match="because"):
             client.submit(["true"])
         assert client.submit(["true"]).id == 5
+
+
+def test_a_daemon_that_does_not_know_a_request_is_called_older(client_at, play):
+    with pytest.raises(ProtocolError) as unknown:
+        decode_request(msgspec.msgpack.encode({"type": "no_such_request", "id": 1}))
+
+    def script(peer):
+        peer.greet()
+        peer.send(replies.Failed(peer.receive().id, ErrorCode.PROTOCOL, str(unknown.value)))
+
+    with (
+        client_at(play(script)) as client,
+        pytest.raises(ProtocolError, match="the daemon is an older bgd, which does not know this request"),
+    ):
+        client.queues()
 
 
 def test_a_reply_of_the_wrong_type_is_a_protocol_error(client_at, play):
