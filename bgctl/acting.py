@@ -373,7 +373,7 @@ def _perform(name: str, options: ActionOptions, call: _Call, **fields: int) -> i
     """
     selection = options.selection
     with client() as daemon:
-        if selection.is_by_filter and name != "edit":
+        if selection.is_by_filter and not selection.ids and name != "edit":
             return _act_on_all(name, options, lambda where: daemon.act_on_all(name, where, **fields))
         if options.dry_run or selection.is_by_filter:
             jobs = _jobs_for(VERBS[name], selection, daemon)

@@ -26,7 +26,7 @@ from bgctl.common import (
     say,
     state_color,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, WAITING, whole_number
+from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, JobIdsType, whole_number
 from bgctl.selecting import SUSPENDED, jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
@@ -59,6 +59,7 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "started": lambda job: (job.started_at or 0.0, job.id),
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
+_SELECTING = "--state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
 _RUNNING = (State.RUNNING, State.STOPPING)
 GROUPS: tuple[tuple[State, ...], ...] = (_RUNNING, WAITING, FINISHED)  # in the order of a list
 
@@ -71,6 +72,7 @@ class Query(Struct, frozen=True, kw_only=True):
     """
 
     filters: dict[str, Any]
+    ids: JobIdRanges = ()
     limit: int | None = None
     before: int | None = None
     shows_all: bool = False
@@ -82,6 +84,7 @@ class Query(Struct, frozen=True, kw_only=True):
     "list",
     "bgctl list",
     "bgctl list --state failed --since 1d",
+    "bgctl list 64-363",
     "bgctl list --sort started --reverse -n 20",
     "bgctl logs -f $(bgctl list --ids --state running)",
 )
@@ -104,29 +107,36 @@ class Query(Struct, frozen=True, kw_only=True):
     help="Sort by id, state, priority, queue, name, created, started, finished.",
 )
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
-@click.option("--ids", is_flag=True, help="Print only ids.")
+@click.option("--ids", "only_ids", is_flag=True, help="Print only ids.")
 @click.option("-w", "--watch", is_flag=True, help="Show the list again when it changes; q quits.")
-def list_command(*, ids: bool, watch: bool, **given: Any) -> int:
+@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
     """List jobs: running first, then waiting, then finished.
+
+    With IDs, such as 64-363, list all of these that exist and match.
 
     The newest of each come first. --sort puts the lowest or earliest first, but the highest priority;
     --reverse turns any order around. On a terminal, the list has as many jobs as fit.
     """
     query = Query(**given)
+    if names := [part for word in query.ids for part in word if isinstance(part, str)]:
+        raise click.UsageError(f"{names[0]!r} is not an id: {_SELECTING}")
     if query.shows_all and query.limit is not None:
         raise click.UsageError("--all and --limit exclude each other")
     if watch:
         from bgctl.watching import watch_jobs  # noqa: PLC0415 - most lists are printed once
 
         return watch_jobs(query)
-    as_table = not (global_options().json or ids) and (is_terminal() or has_colors())  # colors: for `less -R`
+    as_table = not (global_options().json or only_ids) and (
+        is_terminal() or has_colors()
+    )  # colors: for `less -R`
     columns, lines = screen_size()
     with client() as daemon:
-        fits = lines if as_table and is_terminal() and not query.shows_all and query.limit is None else None
+        fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
         jobs, notes = listed(daemon, query, fits)
     if global_options().json:
         print_json([job_as_json(job.view) for job in jobs])
-    elif ids:
+    elif only_ids:
         for job in jobs:
             click.echo(job.id)
     elif not jobs:
@@ -142,7 +152,12 @@ def list_command(*, ids: bool, watch: bool, **given: Any) -> int:
 
 def no_jobs(query: Query) -> str:
     """Return what to say instead of an empty list."""
-    return "no jobs match" if any(query.filters.values()) or query.before else "no jobs yet"
+    return "no jobs match" if any(query.filters.values()) or query.before or query.ids else "no jobs yet"
+
+
+def _is_whole(query: Query) -> bool:
+    """Tell whether to list all jobs that match, whatever fits."""
+    return query.shows_all or bool(query.ids)
 
 
 def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], list[str]]:
@@ -155,7 +170,7 @@ def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], 
         jobs, has_more = _jobs_that_fit(daemon, query, most)
         rest = [_describe_rest(daemon, query, jobs)] if has_more else []
     else:
-        limit = None if query.shows_all else query.limit or DEFAULT_LIST
+        limit = query.limit or (None if _is_whole(query) else DEFAULT_LIST)
         jobs = _jobs(daemon, query, limit)
         rest = [_options_for_rest(query, jobs)] if len(jobs) == limit else []
     pause = _why_paused(daemon, jobs) if is_terminal() else None
@@ -170,9 +185,9 @@ def _jobs(daemon: Client, query: Query, limit: int | None) -> list[Job]:
     """Return the first `limit` jobs in the order of the query; None means all."""
     step = -1 if query.reverse else 1
     if query.sort is None:
-        found = jobs_matching(daemon, query.filters, limit=limit, before=query.before)
+        found = jobs_matching(daemon, query.filters, query.ids, limit=limit, before=query.before)
         return (found if query.before else sorted(found, key=_group))[::step]
-    found = jobs_matching(daemon, query.filters, before=query.before)
+    found = jobs_matching(daemon, query.filters, query.ids, before=query.before)
     return sorted(found, key=_SORT_KEYS[query.sort])[::step][:limit]
 
 
@@ -189,7 +204,7 @@ def _jobs_that_fit(daemon: Client, query: Query, most: int) -> tuple[list[Job], 
         found = _jobs(daemon, query, most + 1)
         return found[:most], len(found) > most
     running, waiting, finished = (
-        jobs_matching(daemon, query.filters | {"states": names}, limit=most + 1) if names else []
+        jobs_matching(daemon, query.filters | {"states": names}, query.ids, limit=most + 1) if names else []
         for names in (_names_within(query.filters["states"], states) for states in GROUPS)
     )
     left = max(most - len(running), 0)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.options import QUEUE_NAME, JobIdRanges, JobIdsType, PastTimeType
+from bgctl.options import QUEUE_NAME, JobIdRanges, JobIdsType, PastTimeType, chosen_ids
 from bgd import Client, Job, State
 from bgd.wire import requests
 from bgd.wire.requests import MAX_LIST
@@ -26,7 +26,7 @@ _ALTERNATIVE_FILTER_OPTIONS = {"queue": ("--in-queue",), "name": ("--named",), "
 
 
 class Selection(Struct, frozen=True):
-    """Jobs selected by ids or by filters, never by both."""
+    """Jobs selected by ids, by filters, or by both: then they must match both."""
 
     ids: JobIdRanges
     filters: dict[str, Any]
@@ -51,24 +51,38 @@ class Selection(Struct, frozen=True):
 
         `states`: the states to select if the user gave no --state.
         """
-        return jobs_matching(daemon, self.filters | {"states": self.filters["states"] or states})[::-1]
+        filters = self.filters | {"states": self.filters["states"] or states}
+        return jobs_matching(daemon, filters, self.ids)[::-1]
 
 
 def jobs_matching(
-    daemon: Client, filters: Mapping[str, Any], *, limit: int | None = None, before: int | None = None
+    daemon: Client,
+    filters: Mapping[str, Any],
+    ids: JobIdRanges = (),
+    *,
+    limit: int | None = None,
+    before: int | None = None,
 ) -> list[Job]:
     """Return the newest jobs that the filters select, at most `limit`; None means all.
 
-    With a limit and without states and `before`, the daemon chooses running jobs first, then waiting ones.
+    With a limit, and without states, ids and `before`, running jobs are chosen first, then waiting ones.
     """
-    names: Sequence[str] = filters["states"] or (() if limit else tuple(State))
+    names: Sequence[str] = filters["states"] or (() if limit and not ids else tuple(State))
     states, only_suspended = _states_of(names)
+    among = set(chosen_ids(daemon, ids)) if ids else None
+    if among:
+        before = min(before or max(among) + 1, max(among) + 1)
     jobs: list[Job] = []
     while limit is None or len(jobs) < limit:
-        wanted = MAX_LIST if limit is None or only_suspended else limit - len(jobs)
+        wanted = MAX_LIST if limit is None or only_suspended or among else limit - len(jobs)
         page = daemon.jobs(**{**filters, "states": states}, limit=wanted, before=before)
-        jobs += [job for job in page if job.suspended or not (only_suspended and job.state is State.RUNNING)]
-        if len(page) < wanted:
+        jobs += [
+            job
+            for job in page
+            if (job.suspended or not (only_suspended and job.state is State.RUNNING))
+            and (among is None or job.id in among)
+        ]
+        if len(page) < wanted or (among and page[-1].id <= min(among)):
             break
         before = page[-1].id
     return jobs[:limit]
@@ -111,8 +125,6 @@ def with_selection(
         @wraps(function)
         def selecting(ids: JobIdRanges, filters: dict[str, Any], **given: Any) -> int:
             selection = Selection(ids, filters)
-            if selection.ids and selection.is_by_filter:
-                raise click.UsageError("ids and filters exclude each other: give one or the other")
             if selection.is_empty and not may_be_empty:
                 choice = ", ".join(["--state", *(spellings[-1] for spellings in options.values()), "--since"])
                 raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them with {choice}")

@@ -35,8 +35,7 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
             return _other_option(option, context) or f"no option {option}: {see}"
         case click.UsageError(message=message):
             if extra := re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", message, re.DOTALL):
-                hint = _SELECTING if context.info_name in _LISTS else see
-                return f"unexpected argument {extra[1]!r}: {hint}"
+                return f"unexpected argument {extra[1]!r}: {see}"
             return error.format_message()
 
 
@@ -104,6 +103,4 @@ def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
 
 
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
-_LISTS = ("list", "ls", "watch")
-_SELECTING = "--state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
 _OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

@@ -194,6 +194,21 @@ def test_a_dry_run_lists_the_jobs_and_changes_nothing(daemon, waiting_jobs):
     assert states(daemon, job_ids) == ["scheduled"] * 3
 
 
+def test_ids_and_filters_together_select_jobs_that_match_both(own_daemon):
+    first, second, third = (own_daemon.finished_job(*words) for words in (["false"], ["true"], ["false"]))
+
+    retried = own_daemon.bgctl("retry", f"{first}-{second}", "--state", "failed", "--yes")
+
+    assert (retried.returncode, retried.stderr) == (0, "")
+    own_daemon.bgctl("wait", f"{first}-{third}")
+    attempts = [own_daemon.shown(job)["attempt"] for job in (first, second, third)]
+    assert attempts == [2, 1, 1]
+    assert own_daemon.bgctl("remove", "--dry-run", f"{second}-{third}", "--state", "failed").stdout == (
+        f"1 job would be removed: {third}\n"
+    )
+    assert own_daemon.bgctl("wait", first, "--state", "queued").stderr == "bgctl: no jobs match\n"
+
+
 def test_several_selected_jobs_need_yes_without_a_terminal(daemon, waiting_jobs):
     job_ids, selection = waiting_jobs
 

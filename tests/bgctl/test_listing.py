@@ -33,6 +33,25 @@ def test_list_selects(daemon):
     assert daemon.bgctl("list", "--ids", "--since", "2099-01-01").stdout == ""
 
 
+def test_list_shows_all_of_a_range_that_exist_and_match(own_daemon):
+    batch = own_daemon.bgctl("batch", "--hold", read="true\n" * 60).stdout.strip()
+    assert batch == "1-60"
+    own_daemon.bgctl("cancel", "20-22")
+    own_daemon.submit("--hold", "true")
+
+    assert own_daemon.bgctl("list", "--ids", "3-58").stdout.split() == [
+        str(job) for job in (*range(58, 22, -1), *range(19, 2, -1), 22, 21, 20)
+    ]
+    assert own_daemon.bgctl("list", "--ids", "5-99", "--state", "cancelled").stdout.split() == [
+        "22",
+        "21",
+        "20",
+    ]
+    assert own_daemon.bgctl("list", "--ids", "--sort", "id", "21,60", "4").stdout.split() == ["4", "21", "60"]
+    assert own_daemon.bgctl("list", "--ids", "3-58", "-n", "2").stdout.split() == ["58", "57"]
+    assert own_daemon.bgctl("list", "500-600").stderr == "bgctl: no jobs match\n"
+
+
 def test_an_empty_list_prints_its_message_to_stderr(own_daemon):
     empty = own_daemon.bgctl("list")
     chosen = own_daemon.bgctl("list", "--state", "failed")

@@ -46,7 +46,7 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["config", "check"], "no verb 'config check': `bgd --check` checks the configuration"),
         (["list", "--state", "pending"], "--state: no state 'pending': jobs that wait are held, blocked"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),
-        (["list", "failed"], "unexpected argument 'failed': --state, --queue, --name and --tag select jobs"),
+        (["list", "failed"], "'failed' is not an id: --state, --queue, --name and --tag select jobs"),
         (["queue", "show", "mail"], "no verb 'queue show': `bgctl queue list` shows all queues"),
         (["queue", "set", "mail", "--rate", "5/1m"], "no option --rate: [queues.NAME] rate in the"),
         (["stats", "--since", "1h"], "no option --since: --window D looks back"),
@@ -104,7 +104,6 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["call", "app:run", "--kw", "x"], "--kw takes NAME=VALUE, not 'x'"),
         (["cancel"], "name jobs by ID (12, 3-9, last) or select them with --state, --queue, --name"),
         (["edit", "-p", "3"], "select them with --state, --in-queue, --named, --tagged, --since"),
-        (["cancel", "3", "--tag", "x"], "ids and filters exclude each other"),
         (["edit", "3"], "nothing to change: give options or a program after --"),
         (["edit", "3", "--stdin", "-"], "--stdin - is for new jobs only"),
         (
