@@ -47,10 +47,11 @@ def check_system_calls() -> None:
     except OSError as error:
         raise BgdError(
             f"the system call {call} fails ({error.strerror}), and bgd cannot watch or stop jobs without it:"
-            " it needs Linux 5.4 or newer, and a seccomp filter that allows this call"
+            f" it needs Linux {OLDEST_LINUX} or newer, and a seccomp filter that allows this call"
         ) from error
 
 
+OLDEST_LINUX = "5.3"  # the first with pidfd_open(2)
 _PR_GET_CHILD_SUBREAPER = 37  # linux/prctl.h
 
 
@@ -82,7 +83,7 @@ _MEMORY_LIMITS = (
     RequiredLimit(resource.RLIMIT_DATA, 400_000_000, "data of a process", ("ulimit -d", "LimitDATA=")),
 )
 DAEMON_LIMITS = _FILE_LIMITS + _MEMORY_LIMITS
-LAUNCHER_LIMITS = _FILE_LIMITS  # it has no threads, and limits on memory may be meant for jobs
+LAUNCHER_LIMITS = _FILE_LIMITS  # it has one thread, with Slurm two; limits on memory may be meant for jobs
 
 
 def check_limits(required: Iterable[RequiredLimit]) -> None:

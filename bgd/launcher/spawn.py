@@ -64,7 +64,8 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
     """Do what `spawn` does in a fork, which may hang; when `stop_asked` is done, kill it and return None.
 
     A fork takes 2 ms, and `spawn` 0.1 ms. A shell would take 0.5 ms, and could not report why the program
-    cannot be started. A fork is safe because this process has only one thread.
+    cannot be started. A fork is safe because the only other thread, the journal's, holds no lock that it
+    needs: it opens, syncs and closes.
 
     Raises:
         CannotStart, OSError: as `spawn`.

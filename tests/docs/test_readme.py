@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 
 import bgd
+from bgd.startup import OLDEST_LINUX
 from tests.docs.pages import page
 
 README = page("README.md")
 LONGEST = 220  # lines
+
+
+def test_readme_names_the_kernel_that_the_check_at_the_start_asks_for():
+    assert f"Linux {OLDEST_LINUX} or newer" in README
 
 
 def test_readme_is_short():

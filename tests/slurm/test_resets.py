@@ -71,7 +71,8 @@ class Load:
 @pytest.fixture
 def folder():
     with tempfile.TemporaryDirectory(prefix="resets-") as path:
-        Path(path).chmod(0o777)
+        os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
+        Path(path).chmod(0o755)
         yield path
 
 
