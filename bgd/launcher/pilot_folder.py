@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from bgd.launcher import journal
 from bgd.launcher.problems import CannotStart
-from bgd.launcher.shared_folder import SharedFolder, is_locked
+from bgd.launcher.shared_folder import SharedFolder, is_locked, make_in_shared
 from bgd.launcher.slurm import last_line, one_line_of
 from bgd.wire.launching import AttemptEnded
 
@@ -63,7 +63,7 @@ class PilotFolder(SharedFolder):
 
 
 def _prepare(folder: str) -> bytes:
-    Path(folder).mkdir(mode=0o700, exist_ok=True)
+    make_in_shared(folder)
     Path(folder, _SCRIPT).write_text(
         _START.format(lease=LEASE, orderly=_ORDERLY, node=_NODE), encoding="ascii"
     )

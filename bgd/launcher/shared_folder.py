@@ -163,7 +163,8 @@ class SharedFolder:
 
 def _answer(do: Callable[[], bytes], shared: str, folder: str, writer: int) -> None:
     try:
-        make_cluster_folder(Path(shared))
+        if Path(shared).exists():  # else its file system may be away, and a look must not take its place
+            make_cluster_folder(Path(shared))
         _check_own(folder)
         text = b"\n" + do()
     except OSError as error:
@@ -183,12 +184,22 @@ def _check_own(folder: str) -> None:
 
 
 def _prepare(folder: str, program: str) -> bytes:
-    Path(folder).mkdir(mode=0o700, exist_ok=True)
+    make_in_shared(folder)
     if not _is_program(program):
         new = Path(folder, "program")
         new.write_bytes(_SOURCE)
         new.replace(program)
     return b""
+
+
+def make_in_shared(folder: str) -> None:
+    """Make the folder of an attempt, and the shared one around it unless that is there.
+
+    Raises:
+        ConfigError, OSError: that is not possible.
+    """
+    make_cluster_folder(Path(folder).parent)
+    Path(folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _is_program(path: str) -> bool:

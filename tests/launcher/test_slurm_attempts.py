@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from bgd.core.job import Outcome
 from bgd.wire.launching import AttemptKey, AttemptStarted, ContinueProcesses, StopProcesses, SuspendProcesses
 from bgd.worker import NODE
 from tests.launcher.host import (
+    PATIENCE,
     STORE,
     Host,
     Supervisor,
@@ -183,6 +185,20 @@ def test_a_folder_that_others_could_write_by_mistake_is_closed(supervisor, slurm
 
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
     assert slurm.shared.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_away_is_made_for_a_job_and_by_no_look(host, supervisor, slurm):
+    supervisor.run("true")
+    shutil.rmtree(slurm.shared)
+
+    host.launchers[-1].terminate()  # upon which it looks for what is left
+    host.launchers[-1].wait(PATIENCE)
+
+    assert not slurm.shared.exists()
+    host.start()
+    after = host.supervise(2)
+    after.usual = supervisor.usual
+    assert after.run("true").outcome is Outcome.SUCCEEDED
 
 
 @needs_root
