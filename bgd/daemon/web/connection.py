@@ -14,7 +14,7 @@ from pathlib import Path
 from bgd.config import Config
 from bgd.daemon.folder import BACKLOG
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.launching import LauncherLink
+from bgd.daemon.launching import NOTHING_HELD, LauncherLink
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -73,6 +73,7 @@ async def start_web_server(
         tasks: owns the answers.
     """
     if config.http.listen is None:
+        await link.hold_sockets(NOTHING_HELD)  # an earlier daemon may have served pages
         return None
     sessions = Sessions(Path(config.daemon.state_dir, "sessions.json"))
     try:

@@ -120,6 +120,22 @@ def test_a_port_is_held_again_after_the_launcher_was_killed(daemon):
     assert taken == ["[]"]
 
 
+def test_a_daemon_without_pages_frees_the_port_of_an_earlier_one_whose_jobs_run(daemon):
+    port = Browser(daemon).port
+    with daemon.client() as client:
+        job = client.submit(["/bin/sleep", "1000"])
+        wait_until(lambda: job.refresh().state == "running")
+    kill(psutil.Process(daemon.process.pid))
+    daemon.process.wait()
+    daemon.configure('[http]\nlisten = ""\n')
+    daemon.start()
+
+    with grabbing(port) as taken:
+        pass
+
+    assert taken != ["[]"]
+
+
 def test_an_orderly_end_frees_the_port(daemon):
     browser = Browser(daemon)
     launcher = psutil.Process(launcher_of(daemon))
