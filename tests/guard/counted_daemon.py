@@ -19,16 +19,16 @@ VARIABLE = "COUNTS_OF_STATEMENTS"  # names the file, which holds COUNTS
 
 
 def counting(
-    connect: Callable[[str], sqlite3.Connection], shared: mmap.mmap
-) -> Callable[[str], sqlite3.Connection]:
+    connect: Callable[..., sqlite3.Connection], shared: mmap.mmap
+) -> Callable[..., sqlite3.Connection]:
     """Return a `connect` whose connections count their statements, including those of triggers."""
 
     def count(statement: str) -> None:
         statements, commits = COUNTS.unpack_from(shared)
         COUNTS.pack_into(shared, 0, statements + 1, commits + (statement == "COMMIT"))
 
-    def connect_and_count(path: str) -> sqlite3.Connection:
-        connection = connect(path)
+    def connect_and_count(path: str, **options: bool) -> sqlite3.Connection:
+        connection = connect(path, **options)
         connection.set_trace_callback(count)
         return connection
 
@@ -44,7 +44,7 @@ def read_counts(file: Path) -> tuple[int, int]:
 if __name__ == "__main__":
     with Path(os.environ[VARIABLE]).open("r+b") as file:
         shared = mmap.mmap(file.fileno(), COUNTS.size)
-    store.open_writable = counting(schema.open_writable, shared)  # type: ignore[attr-defined, assignment]
+    store.open_writable = counting(schema.open_writable, shared)  # type: ignore[attr-defined]
     # the pid of a job that ends within a minute is saved with its end, on a slow machine as on a fast one
     supervisor.PID_DELAY = 60.0
     sys.exit(main())
