@@ -257,8 +257,8 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
         problem = recovery.problem_with(path)
     except StoreTooNew as error:
         raise Refused(
-            f"database {error}, so nothing is restored: install that bgd again, or move the database away to"
-            " restore a backup"
+            f"{error}, so nothing is restored: install that bgd again, or move the database away to restore a"
+            " backup"
         ) from error
     if problem is None:
         raise Refused(f"database {path} is sound, so nothing is restored: move it away to restore a backup")

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.daemon import backups
 from bgd.daemon.backups import Backups, backups_in
-from bgd.daemon.storage import copying
+from bgd.daemon.storage import copying, schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
@@ -195,8 +195,8 @@ async def test_backup_without_room_on_the_disk_is_refused(config, launcher, monk
 
 
 async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(config, launcher, monkeypatch):
-    monkeypatch.setattr(copying, "VERSION", 0)
     async with running_supervisor(config, launcher) as life:
+        monkeypatch.setattr(schema, "VERSION", 0)
         with pytest.raises(Refused, match=r"no backup: .* was written by a newer bgd"):
             async with Backups(life.supervisor, life.store).download():
                 pass
@@ -311,5 +311,5 @@ def test_damaged_copy_never_counts_as_sound(path, damage):
         case _:
             Path(path).unlink()
 
-    with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|is not a database of bgd|cannot be read)"):
+    with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|belongs to another program|cannot be read)"):
         copying.check_copy(path)

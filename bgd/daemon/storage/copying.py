@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from bgd.core.job import JobId
 from bgd.daemon.storage import read
-from bgd.daemon.storage.database import StoreBroken, StoreTooNew, fsync_path, time_limit
-from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
+from bgd.daemon.storage.database import StoreBroken, fsync_path, time_limit
+from bgd.daemon.storage.schema import check, open_readable, version_of
 
 
 class DatabaseCopy(Struct, frozen=True, kw_only=True):
@@ -59,22 +59,14 @@ def check_copy(path: str, seconds: float | None = None, *, name: str | None = No
     try:
         with closing(open_readable(path)) as db, time_limit(db, seconds):
             return _checked(db, name, Path(path).stat().st_mtime)
+    except StoreBroken as error:
+        raise type(error)(error.problem) from error  # its remedy is for the database in use
     except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
         raise StoreBroken(f"{name} is damaged ({error})") from error
 
 
 def _checked(db: sqlite3.Connection, path: str, written_at: float) -> DatabaseCopy:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID:
-        raise StoreBroken(f"{path} is not a database of bgd")
-    if version > VERSION:
-        raise StoreTooNew(f"{path} was written by a newer bgd (version {version} of its tables)")
-    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise StoreBroken(f"{path} is damaged ({' '.join(verdict.split())})")
-    if not has_sound_tables(db, version):
-        raise StoreBroken(f"{path} is damaged ({OTHER_TABLES})")
+    check(db, path, version_of(db, path), "integrity_check")
     read.prepare(db)
     (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
     last_id = read.last_id(db)

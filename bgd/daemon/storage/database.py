@@ -283,5 +283,5 @@ _REMEDIES = {
     sqlite3.SQLITE_READONLY: FORBIDDEN,
     sqlite3.SQLITE_CANTOPEN: FORBIDDEN,
     sqlite3.SQLITE_PERM: FORBIDDEN,
-    sqlite3.SQLITE_BUSY: "another program has it open: close that program",
+    sqlite3.SQLITE_BUSY: "another program, or a bgd that does not answer, has it open: end that",
 }

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, fsync_path
+from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, StoreTooNew, fsync_path
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ _HAS_SQL = "SELECT 1 FROM sqlite_master WHERE instr(sql, ?)"
 
 COPY_KEPT = 7 * 86_400.0  # seconds that a copy from before an upgrade is kept
 
-OTHER_TABLES = "its tables are not as bgd made them"
+_OTHER_TABLES = "its tables are not as bgd made them"
 
 # These are problems with the content, not with the disk
 _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
@@ -379,34 +379,36 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
             f"database {path} belongs to another program", "move it away, or choose another state_dir"
         )
     if version > VERSION:
-        raise StoreBroken(
+        copy = copy_name(path, VERSION)
+        known = f" {copy}" if os.path.exists(copy) else ""  # noqa: PTH110 - a plain string here
+        raise StoreTooNew(
             f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
             f" up to {VERSION})",
             "install that bgd again; or move it away with its -wal file, and"
-            f" `bgd --recover{_known_copy(path)}` puts a backup in its place",
+            f" `bgd --recover{known}` puts a backup in its place",
         )
     return int(version)
 
 
-def check(db: sqlite3.Connection, path: str, version: int) -> None:
-    """Check the whole file; takes a second for some hundred megabytes.
+def check(db: sqlite3.Connection, path: str, version: int, pages: str = "quick_check") -> None:
+    """Check the whole file; takes a second for some hundred megabytes. `pages` is a check of SQLite's.
 
     Raises:
         StoreBroken: it is damaged, or its tables are not those of this version.
     """
-    _check_pages(db, path)
-    if not has_sound_tables(db, version):
-        raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES})", DAMAGED)
+    _check_pages(db, path, pages)
+    if not _has_sound_tables(db, version):
+        raise StoreBroken(f"database {path} is damaged ({_OTHER_TABLES})", DAMAGED)
 
 
-def _check_pages(db: sqlite3.Connection, path: str) -> None:
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+def _check_pages(db: sqlite3.Connection, path: str, pages: str = "quick_check") -> None:
+    (verdict,) = db.execute(f"PRAGMA {pages}(1)").fetchone()
     if verdict != "ok":
         on_one_line = " ".join(verdict.split())
         raise StoreBroken(f"database {path} is damaged ({on_one_line})", DAMAGED)
 
 
-def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
+def _has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
     """Return whether tables and indices are those of this version: sound pages may still hold wrong ones."""
     return _schema_of(db) == _sound_schema(version)
 
@@ -455,11 +457,6 @@ def copy_name(path: str, version: int) -> str:
     return f"{path}.version-{version}"
 
 
-def _known_copy(path: str) -> str:
-    copy = copy_name(path, VERSION)
-    return f" {copy}" if os.path.exists(copy) else ""  # noqa: PTH110 - a plain string here
-
-
 def _keep_copy(db: sqlite3.Connection, path: str, version: int) -> None:
     """Copy the database for the earlier bgd, which cannot read it once its tables are upgraded."""
     copy = copy_name(path, version)
@@ -502,8 +499,8 @@ def _upgrade(db: sqlite3.Connection, path: str, version: int) -> None:
     _check_pages(db, path)
     try:
         db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION};")
-        if not has_sound_tables(db, VERSION):
-            raise sqlite3.DatabaseError(OTHER_TABLES)  # noqa: TRY301 - like an error of the steps
+        if not _has_sound_tables(db, VERSION):
+            raise sqlite3.DatabaseError(_OTHER_TABLES)  # noqa: TRY301 - like an error of the steps
         db.execute("COMMIT")
     except BaseException as error:
         if db.in_transaction:
