@@ -20,6 +20,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from bgd.daemon.web.connection import GONE
 from tests.daemon.web.browsing import Browser, configure_pages, held_secret
 from tests.daemon.web.chromium import needs_chromium
+from tests.faults.figures import times
 from tests.support import DEADLINE, Daemon, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
@@ -27,7 +28,7 @@ pytestmark = needs_root
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 STRANGER = 65534  # nobody
-KILLS = 5
+KILLS = times(100, 5)
 # Try to take a port on any address until stdin is closed; then say what was taken
 GRAB = """
 import os, select, socket, sys
@@ -118,6 +119,21 @@ def test_a_port_is_held_again_after_the_launcher_was_killed(daemon):
         assert browser.get("/job-logs").status == 200
 
     assert taken == ["[]"]
+
+
+def test_each_time_that_both_are_killed_the_port_has_another_name_and_no_cookie_is_valid(daemon):
+    names, cookies = [], []
+    for _ in range(KILLS):
+        browser = Browser(daemon).log_in()
+        names.append(browser.host)
+        cookies.append(browser.cookie)
+        kill_both(daemon)
+        daemon.start()
+    browser = Browser(daemon)
+
+    assert len({browser.host, *names}) == KILLS + 1
+    for browser.cookie in cookies:
+        assert browser.get("/job-logs").status == 401
 
 
 def test_a_daemon_without_pages_frees_the_port_of_an_earlier_one_whose_jobs_run(daemon):
