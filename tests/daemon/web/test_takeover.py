@@ -324,19 +324,23 @@ def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
     with daemon.client() as client:
         job = client.submit(["/bin/sh", "-c", "echo out; sleep 1000"])
         wait_until(lambda: job.refresh().state == "running")
-    tab = opened(context, daemon, f"/{job.id}")
+    tabs = [opened(context, daemon, path) for path in (f"/{job.id}", f"/{job.id}/1/view")]
     launcher = psutil.Process(launcher_of(daemon))
     daemon.stop()
-    expect(tab.locator("#connection")).to_have_text(GONE)
+    for tab in tabs:
+        expect(tab.locator("#connection")).to_have_text(GONE)
     launcher.wait(DEADLINE)
 
     with hostile_server(port) as hostile:
-        for _ in range(2):
-            tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-        tab.evaluate("fetch('/marker')")
-        wait_until(lambda: hostile.count("/marker"))
+        for tab in tabs:
+            tab.evaluate("showConnection()")  # as a stream does that ends later
+            for _ in range(2):
+                tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+            tab.evaluate("fetch('/marker')")
+        wait_until(lambda: hostile.count("/marker") == len(tabs))
         assert hostile.count("/live") == 0
-        assert tab.evaluate("streams.size") == 0
+        for tab in tabs:
+            expect(tab.locator("#connection")).to_be_visible()
     daemon.start()
 
 

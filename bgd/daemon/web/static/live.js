@@ -82,7 +82,7 @@ let isGone = false; // there is nothing to connect to any more
 const connection = document.getElementById("connection");
 
 function showConnection() {
-  connection.hidden = ![...streams].some((stream) => stream.isLost);
+  if (sealKey && !isGone) connection.hidden = ![...streams].some((stream) => stream.isLost);
 }
 
 // Never connect again: what answers next may be another server.
