@@ -47,7 +47,7 @@ from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
 from bgd.wire.requests import ROUND, Changes
 
 MAX_DEBOUNCED = 10_000  # jobs after which those that have ended are forgotten
-FIRST_ACTS = 50  # jobs in the first transaction of an action on all that match
+FIRST_ACTS = 100  # jobs in the first transaction of an action on all that match, and in the smallest
 MAX_ACTS = 500
 ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
@@ -267,7 +267,7 @@ class JobActions:
                         await earlier.wait()
                         yield results
                         is_long = monotonic() - began > ACT_SECONDS
-                        size = max(size // 2, 1) if is_long else min(2 * size, MAX_ACTS)
+                        size = max(size // 2, FIRST_ACTS) if is_long else min(2 * size, MAX_ACTS)
                     earlier, results = saved, decided
         if earlier is not None:
             await earlier.wait()

@@ -109,8 +109,7 @@ class TransactionWriter:
         keep_submissions(db, removed, transaction.now.elapsed)
         self._specs.remove(db, removed)
         _remove_jobs(db, removed)
-        cleared = [(job_id,) for job_id in transaction.cleared]
-        db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
+        db.executemany("DELETE FROM leftovers WHERE job BETWEEN ? AND ?", runs_of(transaction.cleared))
 
 
 def _count(db: sqlite3.Connection, jobs: Counter[Counted]) -> None:
