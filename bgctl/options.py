@@ -19,43 +19,28 @@ from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core.spec import (
     EXECUTOR_NAME,
     MAX_BYTES,
-    MAX_CPUS,
     MAX_DURATION,
-    MAX_GPUS,
     MAX_NAME,
-    MAX_NODES,
-    MAX_OPEN_FILES,
     MAX_PERCENT,
-    MAX_PRIORITY,
-    MAX_PROCESSES,
-    MAX_RETRIES,
     MAX_SLOTS,
     MAX_TOKENS,
     NOT_SCHEDULED,
     OPTIONS,
     RESOURCE_NAME,
     Backoff,
-    CpuCount,
     Duration,
     ExecutorName,
     ExitCodes,
     FileBytes,
     Folder,
-    GpuCount,
     Instant,
     MemoryBytes,
     Name,
-    Nice,
-    NodeCount,
     NotifyName,
-    OpenFiles,
     Option,
     Percent,
-    Priority,
-    ProcessCount,
     QueueName,
     ResourceName,
-    Retries,
     Share,
     SlotCount,
     Tags,
@@ -259,45 +244,63 @@ _MAX_WIDTH = 60  # characters of a command
 _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 
-class PastTimeType(click.ParamType[float]):
-    """A point in the past, as epoch seconds: an age or a date."""
+class Parsed(click.ParamType[Any]):
+    """A value that `parse` makes of text; it raises ValueError with what is wrong."""
 
-    name = "when"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse "2h", "2026-10-01" or "2026-10-01 14:30"; local time unless a zone is given."""
-        if isinstance(value, float):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value; a default is one already."""
         try:
-            return parse_past_time(value, time.time())
+            return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class FutureTimeType(click.ParamType[float]):
-    """A point in the future, as epoch seconds: a date, or the next occurrence of a time of day."""
+def _bounded(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return what reads a value that has a type with limits, which `rule` says in words."""
 
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse "14:30", "tomorrow 9:00" or "2026-10-01 14:30"; local time unless a zone is given."""
-        if isinstance(value, float):
-            return value
+    def parse(text: str) -> Any:
         try:
-            at = _time_of_day(value) or datetime.fromisoformat(value)
-            instant = at.timestamp()
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{value!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z"
-                "; --delay 5m counts from now",
-                param,
-                ctx,
-            )
-        if problem := problem_with_zone_of(at):
-            self.fail(f"{value!r} {problem}", param, ctx)
-        if instant <= time.time():
-            self.fail(f"{value!r} is in the past: give a time in the future", param, ctx)
-        return instant
+            return msgspec.convert(read(text), kind, strict=False)  # numbers are text
+        except msgspec.ValidationError:
+            raise ValueError(f"{text!r} is not {rule}") from None
+
+    return parse
+
+
+def whole_number(least: int, most: int) -> Parsed:
+    """Return the type of whole numbers from `least` to `most`, both included."""
+    return _whole_number(Annotated[int, Meta(ge=least, le=most)])
+
+
+def _whole_number(kind: Any) -> Parsed:
+    [limits] = kind.__metadata__
+    return Parsed("number", _bounded(kind, f"a whole number from {limits.ge} to {limits.le}"))
+
+
+def _past_time(text: str) -> float:
+    """Parse "2h", "2026-10-01" or "2026-10-01 14:30"; local time unless a zone is given."""
+    return parse_past_time(text, time.time())
+
+
+def _future_time(text: str) -> float:
+    """Parse "14:30", "tomorrow 9:00" or "2026-10-01 14:30"; local time unless a zone is given."""
+    try:
+        at = _time_of_day(text) or datetime.fromisoformat(text)
+        instant = at.timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z"
+            "; --delay 5m counts from now"
+        ) from None
+    if problem := problem_with_zone_of(at):
+        raise ValueError(f"{text!r} {problem}")
+    if instant <= time.time():
+        raise ValueError(f"{text!r} is in the past: give a time in the future")
+    return instant
 
 
 def _time_of_day(text: str) -> datetime | None:
@@ -317,106 +320,22 @@ def _time_of_day(text: str) -> datetime | None:
 _TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
 
 
-class DurationType(click.ParamType[float]):
-    """A duration in the format of the configuration, as seconds."""
-
-    name = "duration"
-
-    def __init__(self, *, may_be_zero: bool = True) -> None:
-        self._may_be_zero = may_be_zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse "90", "5s" or "1h30m"."""
-        if isinstance(value, float):
-            return value
-        try:
-            seconds = parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if seconds > MAX_DURATION:
-            self.fail(f"{value!r} is too long: the limit is {format_duration(MAX_DURATION)}", param, ctx)
-        if not (seconds or self._may_be_zero):
-            self.fail("it must be greater than 0: leave the option out instead", param, ctx)
-        return seconds
+def _duration(text: str) -> float:
+    """Parse "90", "5s" or "1h30m"."""
+    seconds = parse_duration(text)
+    if seconds > MAX_DURATION:
+        raise ValueError(f"{text!r} is too long: the limit is {format_duration(MAX_DURATION)}")
+    return seconds
 
 
-class SizeType(click.ParamType[int]):
-    """A number of bytes in the format of the configuration."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse "500kB", "100MB" or "64MiB"."""
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _time_limit(text: str) -> float:
+    if not (seconds := _duration(text)):
+        raise ValueError("it must be greater than 0: leave the option out instead")
+    return seconds
 
 
-class BoundedType(click.ParamType[Any]):
-    """A value that msgspec validates against the type of a job's field.
-
-    Args:
-        kind: the type of the field.
-        rule: the constraint in words, for the error message.
-    """
-
-    name = "bounded"
-
-    def __init__(self, kind: Any, rule: str) -> None:
-        self._kind = kind
-        self._rule = rule
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the validated value."""
-        try:
-            return msgspec.convert(value, self._kind, strict=False)  # numbers arrive as text
-        except msgspec.ValidationError:
-            self.fail(f"{value!r} is not {self._rule}", param, ctx)
-
-
-class BoundedSizeType(BoundedType):
-    """A number of bytes that msgspec validates against the type of a job's field."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse "64MB", "1.5GiB" or "4096"."""
-        return super().convert(SizeType().convert(value, param, ctx), param, ctx)
-
-
-class PercentType(BoundedType):
-    """A percentage of one processor, with or without the percent sign."""
-
-    name = "percent"
-
-    def __init__(self) -> None:
-        super().__init__(
-            Percent,
-            f"a percentage of one processor: a whole number from 1 to {MAX_PERCENT}, such as 50 or 150%",
-        )
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse "50" or "50%"."""
-        return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
-
-
-def whole_number(least: int, most: int) -> BoundedType:
-    """Return the type of whole numbers from `least` to `most`, both included."""
-    return BoundedType(Annotated[int, Meta(ge=least, le=most)], f"a whole number from {least} to {most}")
-
-
-class QueueNameType(BoundedType):
+class QueueNameType(Parsed):
     """A queue name; shell completion offers existing queues."""
-
-    name = "queue"
-
-    def __init__(self) -> None:
-        super().__init__(
-            QueueName, "a queue name: at most 64 letters, digits, . _ -, starting with a letter or digit"
-        )
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -434,58 +353,36 @@ class QueueNameType(BoundedType):
         return []
 
 
-class SlotsType(click.ParamType[Any]):
-    """A number of slots, or one word that means None."""
+def slots_or(word: str) -> Parsed:
+    """Return the type of a number of slots or a word; None would mean that nothing was given."""
+    rule = f"neither a number of slots from 1 to {MAX_SLOTS} nor {word!r}; use `bgctl pause` to start nothing"
+    number = _bounded(SlotCount, rule)
+    return Parsed("slots", lambda text: word if text == word else number(text))
 
-    name = "slots"
 
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return the number or the word itself; None would mean that nothing was given."""
-        if value == self.word:
-            return self.word
-        try:
-            return msgspec.convert(value, SlotCount, strict=False)
-        except msgspec.ValidationError:
-            self.fail(
-                f"{value!r} is neither a number of slots from 1 to {MAX_SLOTS} nor {self.word!r}; "
-                "use `bgctl pause` to start nothing",
-                param,
-                ctx,
+def _exit_codes(text: str) -> tuple[int, ...]:
+    """Parse "1,2,70-79": exit codes, sorted and without duplicates."""
+    codes: set[int] = set()
+    for word in text.split(","):
+        match = re.fullmatch(_CODES, word.strip())
+        if match is None:
+            raise ValueError(f"{word!r} is not an exit code: write for example 1,2,70-79")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last <= _MAX_CODE:
+            raise ValueError(
+                f"{word!r} is not a range of exit codes from 0 to {_MAX_CODE} with the lower one first"
             )
-
-
-class ExitCodesType(click.ParamType[tuple[int, ...]]):
-    """Exit codes, sorted and without duplicates."""
-
-    name = "codes"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Parse "1,2,70-79"."""
-        if isinstance(value, tuple):
-            return value
-        codes: set[int] = set()
-        for word in value.split(","):
-            match = re.fullmatch(_CODES, word.strip())
-            if match is None:
-                self.fail(f"{word!r} is not an exit code: write for example 1,2,70-79", param, ctx)
-            first, last = int(match[1]), int(match[2] or match[1])
-            if not first <= last <= _MAX_CODE:
-                self.fail(
-                    f"{word!r} is not a range of exit codes from 0 to {_MAX_CODE} with the lower one first",
-                    param,
-                    ctx,
-                )
-            codes.update(range(first, last + 1))
-        return tuple(sorted(codes))
+        codes.update(range(first, last + 1))
+    return tuple(sorted(codes))
 
 
 _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 _MAX_CODE = 255  # wait(2) reports one byte
+
+
+def _name_and_count(text: str) -> list[str]:
+    name, _, count = text.partition("=")
+    return [name, count]
 
 
 class WordType(click.Choice[str]):
@@ -501,24 +398,6 @@ class WordType(click.Choice[str]):
             return str(self._kind(value))
         except ValueError:
             return super().convert(value, param, ctx)
-
-
-class ResourceType(click.ParamType[tuple[str, int]]):
-    """A resource and how many of its tokens, for example gpu=2."""
-
-    name = "resource"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Return the name and the number."""
-        name, _, count = str(value).partition("=")
-        try:
-            return msgspec.convert((name, int(count)), tuple[ResourceName, TokenCount])
-        except (ValueError, msgspec.ValidationError):
-            self.fail(
-                f"{value!r} is not NAME=N, such as gpu=1: {RESOURCE_NAME}, and 1 to {MAX_TOKENS}", param, ctx
-            )
 
 
 class PathType(click.ParamType[str]):
@@ -548,31 +427,27 @@ class PathType(click.ParamType[str]):
 
 # --- shared instances of them ----------------------------------------------------------------------------
 
+
+def _size(kind: Any, rule: str) -> Parsed:
+    return Parsed("size", _bounded(kind, rule, parse_size))
+
+
 ARGUMENT = PathType("file", may_be_empty=True)
-BACKOFF = BoundedType(Backoff, "a number from 1 to 100")
-CORE_SIZE = BoundedSizeType(
-    FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"
-)
-DURATION = DurationType()
-EXECUTOR = BoundedType(ExecutorName, f"the name of an executor: {EXECUTOR_NAME}")
+DURATION = Parsed("duration", _duration)
 FILE = PathType("file")
-FOLDER = PathType("dir")
-MEMORY = BoundedSizeType(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes")
-NAME = BoundedType(Name, f"a text of 1 to {MAX_NAME} characters")
-NICE = BoundedType(Nice, "a whole number from -20 to 19")
-NOTIFY_NAME = BoundedType(
-    NotifyName, "a name of at most 64 letters, digits, . _ -, starting with a letter or digit"
+FUTURE_TIME = Parsed("when", _future_time)
+NAME = Parsed("text", _bounded(Name, f"a text of 1 to {MAX_NAME} characters"))
+NOTIFY_NAME = Parsed(
+    "name",
+    _bounded(NotifyName, "a name of at most 64 letters, digits, . _ -, starting with a letter or digit"),
 )
-OPEN_FILES = BoundedType(OpenFiles, f"a number of descriptors: a whole number from 16 to {MAX_OPEN_FILES}")
-PERCENT = PercentType()
-PRIORITY = BoundedType(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-PROCESSES = BoundedType(ProcessCount, f"a number of processes: a whole number from 1 to {MAX_PROCESSES}")
-QUEUE_NAME = QueueNameType()
-RETRIES = BoundedType(Retries, f"a whole number from 0 to {MAX_RETRIES}")
-SHARE = BoundedType(Share, "a number from 0 to 1")
-SIZE = BoundedSizeType(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
-SLOTS = BoundedType(SlotCount, f"a whole number from 1 to {MAX_SLOTS}")
-TIME_LIMIT = DurationType(may_be_zero=False)
+PAST_TIME = Parsed("when", _past_time)
+QUEUE_NAME = QueueNameType(
+    "queue",
+    _bounded(QueueName, "a queue name: at most 64 letters, digits, . _ -, starting with a letter or digit"),
+)
+SIZE = _size(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
+TIME_LIMIT = Parsed("duration", _time_limit)
 
 
 # --- the options of jobs ---------------------------------------------------------------------------------
@@ -612,33 +487,45 @@ def _click_option(name: str) -> Callable[[F], F]:
         settings["type"], settings["metavar"] = _TYPES[kind]
     elif isinstance(kind, EnumType):
         settings["type"] = WordType(kind)
+    elif getattr(kind, "__origin__", None) is int:
+        settings["type"], settings["metavar"] = _whole_number(kind), "N"
     return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
 # Parameter type and metavar for each type of a field
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
-    Backoff: (BACKOFF, "F"),
-    NodeCount: (whole_number(1, MAX_NODES), "N"),
-    CpuCount: (whole_number(1, MAX_CPUS), "N"),
+    Backoff: (Parsed("number", _bounded(Backoff, "a number from 1 to 100")), "F"),
     Duration: (DURATION, "D"),
-    ExecutorName: (EXECUTOR, "NAME"),
-    ExitCodes: (ExitCodesType(), "CODES"),
-    FileBytes: (CORE_SIZE, "SIZE"),
-    Folder: (FOLDER, "DIR"),
-    GpuCount: (whole_number(1, MAX_GPUS), "N"),
-    Instant: (FutureTimeType(), "WHEN"),
-    MemoryBytes: (MEMORY, "SIZE"),
+    ExecutorName: (
+        Parsed("name", _bounded(ExecutorName, f"the name of an executor: {EXECUTOR_NAME}")),
+        "NAME",
+    ),
+    ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
+    FileBytes: (
+        _size(FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"),
+        "SIZE",
+    ),
+    Folder: (PathType("dir"), "DIR"),
+    Instant: (FUTURE_TIME, "WHEN"),
+    MemoryBytes: (
+        _size(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes"),
+        "SIZE",
+    ),
     Name: (NAME, "TEXT"),
-    Nice: (NICE, "N"),
     NotifyName: (NOTIFY_NAME, "NAME"),
-    OpenFiles: (OPEN_FILES, "N"),
-    Percent: (PERCENT, "PERCENT"),
-    Priority: (PRIORITY, "N"),
-    ProcessCount: (PROCESSES, "N"),
+    Percent: (
+        Parsed(
+            "percent",
+            _bounded(
+                Percent,
+                f"a percentage of one processor: a whole number from 1 to {MAX_PERCENT}, such as 50 or 150%",
+                lambda text: text.removesuffix("%"),
+            ),
+        ),
+        "PERCENT",
+    ),
     QueueName: (QUEUE_NAME, "NAME"),
-    Retries: (RETRIES, "N"),
-    Share: (SHARE, "SHARE"),
-    SlotCount: (SLOTS, "N"),
+    Share: (Parsed("number", _bounded(Share, "a number from 0 to 1")), "SHARE"),
     Tags: (NAME, "TEXT"),
     Timeout: (TIME_LIMIT, "D"),
 }
@@ -661,7 +548,14 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "after_any": _UNFINISHED_IDS,
     "env": {"multiple": True, "callback": _parse_assignments, "metavar": "K=V"},
     "resources": {
-        "type": ResourceType(),
+        "type": Parsed(
+            "resource",
+            _bounded(
+                tuple[ResourceName, TokenCount],
+                f"NAME=N, such as gpu=1: {RESOURCE_NAME}, and 1 to {MAX_TOKENS}",
+                _name_and_count,
+            ),
+        ),
         "multiple": True,
         "callback": _parse_resources,
         "metavar": "NAME=N",

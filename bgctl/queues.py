@@ -9,7 +9,7 @@ import click
 from msgspec.structs import asdict
 
 from bgctl.common import client, global_options, print_json, print_table, say
-from bgctl.options import QUEUE_NAME, SlotsType
+from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
 from bgd import State
 from bgd.errors import nearest
@@ -35,7 +35,7 @@ _queue_argument = click.argument("queue", required=False, type=QUEUE_NAME)
     "bgctl slots 8",
     "bgctl slots auto",
 )
-@click.argument("slots", required=False, type=SlotsType(_AUTO), metavar="[N|auto]")
+@click.argument("slots", required=False, type=slots_or(_AUTO), metavar="[N|auto]")
 def slots_command(slots: int | str | None) -> int:
     """Show or set the number of slots.
 
@@ -134,7 +134,7 @@ def list_command() -> int:
 @click.option(
     "--slots",
     required=True,
-    type=SlotsType(_UNLIMITED),
+    type=slots_or(_UNLIMITED),
     metavar="N|unlimited",
     help="Limit on its running jobs, within the daemon's slots.",
 )

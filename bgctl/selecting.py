@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.options import QUEUE_NAME, JobIdRanges, JobIdsType, PastTimeType, chosen_ids
+from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, JobIdsType, chosen_ids
 from bgd import Client, Job, State
 from bgd.wire import requests
 from bgd.wire.requests import MAX_LIST
@@ -163,7 +163,7 @@ def _filter_options(options: Mapping[str, tuple[str, ...]]) -> list[Callable[[F]
         click.option(
             "--since",
             f"{_PREFIX}since",
-            type=PastTimeType(),
+            type=PAST_TIME,
             metavar="WHEN",
             help="Select jobs submitted since, for example 2h or 2026-10-01.",
         ),

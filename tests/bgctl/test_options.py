@@ -99,9 +99,9 @@ def test_an_option_cannot_be_set_and_unset_at_once(daemon):
         ("--memory-max", "10kB", "is not an amount of memory: at least 1MB"),
         ("--memory-max", "much", "'much' is not a size"),
         ("--cpu-max", "0%", "is not a percentage of one processor"),
-        ("--pids-max", "0", "'0' is not a number of processes"),
+        ("--pids-max", "0", "'0' is not a whole number from 1 to"),
         ("--nice", "20", "'20' is not a whole number from -20 to 19"),
-        ("--open-files", "3", "'3' is not a number of descriptors: a whole number from 16 to 1073741824"),
+        ("--open-files", "3", "'3' is not a whole number from 16 to 1073741824"),
         ("--core-max", "-1", "'-1' is not a size"),
     ],
 )

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from bgctl.options import FutureTimeType, PastTimeType
+from bgctl.options import FUTURE_TIME, PAST_TIME
 
 
 def meant(text: str) -> float:
-    at = FutureTimeType().convert(text, None, None)
+    at = FUTURE_TIME.convert(text, None, None)
     assert isinstance(at, float)
     return at
 
@@ -56,12 +56,12 @@ def test_a_time_in_the_past_is_refused():
         meant("2020-01-01")
 
 
-@pytest.mark.parametrize("kind", [FutureTimeType, PastTimeType])
+@pytest.mark.parametrize("kind", [FUTURE_TIME, PAST_TIME])
 def test_a_local_time_is_refused_where_the_time_zone_is_unknown(monkeypatch, kind):
     monkeypatch.setenv("TZ", "Mars/Phobos")
     with pytest.raises(click.BadParameter, match="TZ='Mars/Phobos' is not a known time zone"):
-        kind().convert("2999-10-01 14:30", None, None)
-    assert kind().convert("2999-10-01 14:30Z", None, None) == 32_495_783_400.0
+        kind.convert("2999-10-01 14:30", None, None)
+    assert kind.convert("2999-10-01 14:30Z", None, None) == 32_495_783_400.0
     for known in ("", "UTC", ":Europe/Paris", "CET-1CEST", "<+03>-3"):
         monkeypatch.setenv("TZ", known)
-        kind().convert("2999-10-01 14:30", None, None)
+        kind.convert("2999-10-01 14:30", None, None)

@@ -11,7 +11,7 @@ from unittest import mock
 from click import UsageError
 
 from bgctl.crontab import Machine, pam_variables, parse_crontab
-from bgctl.options import FutureTimeType, PastTimeType
+from bgctl.options import FUTURE_TIME, PAST_TIME
 from bgd.core.cron import ExpressionError
 from bgd.core.describe import describe
 from bgd.core.job import Outcome
@@ -116,7 +116,7 @@ def words(data: bytes) -> None:
         assert not any(map(problem_with_entry, patterns_for(target)))
         assert all(is_allowed(target, [entry]) for entry in patterns_for(target))
         assert not is_allowed(target, ["*", "", "::*", f"{target}x"])
-    for instant in (PastTimeType(), FutureTimeType()):
+    for instant in (PAST_TIME, FUTURE_TIME):
         with suppress(UsageError):
             instant.convert(text, None, None)
     problem_with_entry(text)
