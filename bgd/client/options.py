@@ -31,7 +31,45 @@ JobReference = int | HasId
 """A job's id, or an object that has one."""
 
 
-class FurtherOptions(TypedDict, total=False):
+class EditableOptions(TypedDict, total=False):
+    """Options that mean the same in JobOptions and in EditOptions."""
+
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: Duration | None
+    backoff: float | None
+    max_delay: Duration | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
+    at: float | datetime | None
+    expires: Duration | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    slots: int
+    resources: Mapping[str, int] | None
+    stdin: str | os.PathLike[str] | None
+    pty: bool
+    isolation: Literal["fork", "spawn", "reuse"] | None
+    executor: str | None
+    cpus: int | None
+    memory: int | None
+    nodes: int | None
+    gpus: int | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+    notify: str | None
+
+
+class FurtherOptions(EditableOptions, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
     Sizes are bytes. A datetime without a time zone is local, a number is epoch
@@ -92,46 +130,13 @@ class FurtherOptions(TypedDict, total=False):
     shell: bool
     check: bool
     queue: str | None
-    name: str | None
-    tags: Sequence[str]
-    retries: int | None
-    retry_delay: Duration | None
-    backoff: float | None
-    max_delay: Duration | None
-    jitter: float | None
-    retry_on: Sequence[int] | None
-    no_retry_on: Sequence[int] | None
-    rerun: bool | None
-    stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
-    at: float | datetime | None
-    expires: Duration | None
-    after: Sequence[JobReference]
-    after_any: Sequence[JobReference]
     key: str | None
     debounce: Duration | None
-    slots: int
-    resources: Mapping[str, int] | None
     hold: bool
     cwd: str | os.PathLike[str] | None
     umask: int | None
     env: Mapping[str, str] | None
-    stdin: str | os.PathLike[str] | None
     input: bytes | str | None
-    pty: bool
-    isolation: Literal["fork", "spawn", "reuse"] | None
-    executor: str | None
-    cpus: int | None
-    memory: int | None
-    nodes: int | None
-    gpus: int | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
-    notify: str | None
 
 
 class JobOptions(FurtherOptions, total=False):
@@ -142,7 +147,7 @@ class JobOptions(FurtherOptions, total=False):
     timeout: Duration | None
 
 
-class MapOptions(FurtherOptions, total=False):
+class MapOptions(JobOptions, total=False):
     """Options of the jobs of a map, and of the map itself. A `key` is refused.
 
     * `time_limit`: for each attempt; other jobs call this `timeout`.
@@ -151,15 +156,12 @@ class MapOptions(FurtherOptions, total=False):
     * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
     """
 
-    priority: int | None
-    delay: Duration
-    timeout: Duration | None
     time_limit: Duration | None
     buffersize: int
     progress: bool | None
 
 
-class EditOptions(TypedDict, total=False):
+class EditOptions(EditableOptions, total=False):
     """Options that can change while a job waits; they mean what they mean in JobOptions.
 
     An option that is left out stays as it is. None takes an option away. `delay` and `expires` count from
@@ -169,43 +171,10 @@ class EditOptions(TypedDict, total=False):
     argv: Sequence[str | os.PathLike[str]]
     queue: str
     priority: int
-    name: str | None
-    tags: Sequence[str]
-    retries: int | None
-    retry_delay: Duration | None
-    backoff: float | None
-    max_delay: Duration | None
-    jitter: float | None
-    retry_on: Sequence[int] | None
-    no_retry_on: Sequence[int] | None
-    rerun: bool | None
     timeout: Duration | None
-    stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
     delay: Duration
-    at: float | datetime | None
-    expires: Duration | None
-    after: Sequence[JobReference]
-    after_any: Sequence[JobReference]
-    slots: int
-    resources: Mapping[str, int] | None
     cwd: str | os.PathLike[str]
     env: Mapping[str, str]
-    stdin: str | os.PathLike[str] | None
-    pty: bool
-    isolation: Literal["fork", "spawn", "reuse"] | None
-    executor: str | None
-    cpus: int | None
-    memory: int | None
-    nodes: int | None
-    gpus: int | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
-    notify: str | None
 
 
 class JobAttributes:

@@ -67,7 +67,13 @@ JobReference = int | HasId
 '''
 
 FURTHER = '''
-class FurtherOptions(TypedDict, total=False):
+class EditableOptions(TypedDict, total=False):
+    """Options that mean the same in JobOptions and in EditOptions."""
+
+{common}
+
+
+class FurtherOptions(EditableOptions, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
     Sizes are bytes. A datetime without a time zone is local, a number is epoch
@@ -93,7 +99,7 @@ class JobOptions(FurtherOptions, total=False):
 {first}
 
 
-class MapOptions(FurtherOptions, total=False):
+class MapOptions(JobOptions, total=False):
     """Options of the jobs of a map, and of the map itself. A `key` is refused.
 
     * `time_limit`: for each attempt; other jobs call this `timeout`.
@@ -102,13 +108,12 @@ class MapOptions(FurtherOptions, total=False):
     * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
     """
 
-{first}
     time_limit: Duration | None
     buffersize: int
     progress: bool | None
 
 
-class EditOptions(TypedDict, total=False):
+class EditOptions(EditableOptions, total=False):
     """Options that can change while a job waits; they mean what they mean in JobOptions.
 
     An option that is left out stays as it is. None takes an option away. `delay` and `expires` count from
@@ -152,13 +157,15 @@ def options() -> str:
         for name, option in OPTIONS.items()
         if option.can_edit
     ]
+    common = [line for name, line in fields.items() if line in changes and name not in FIRST]
     attributes = [(name, kind) for name, kind in _annotations(views.JobView) if name != "id"]
     kinds = sorted({kind.partition(" ")[0] for _, kind in attributes} & set(vars(spec)))
     text = BEGINNING.format(kinds=", ".join(kinds)) + FURTHER.format(
         described="\n".join(f"    * `{name}`: {_lowered(option.help)}." for name, option in OPTIONS.items()),
-        fields="\n".join(line for name, line in fields.items() if name not in FIRST),
+        common="\n".join(common),
+        fields="\n".join(line for name, line in fields.items() if line not in common and name not in FIRST),
         first="\n".join(fields[name] for name in FIRST),
-        changes="\n".join(changes),
+        changes="\n".join(line for line in changes if line not in common),
         attributes="\n".join(f"    {name}: {kind}" for name, kind in attributes),
     )
     command = [sys.executable, "-m", "ruff", "format", "--quiet", f"--stdin-filename={TARGET}", "-"]
