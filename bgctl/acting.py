@@ -36,7 +36,7 @@ from bgd.core.spec import JobSpec
 from bgd.core.verbs import VERBS, Verb
 from bgd.errors import nearest
 from bgd.formatting import number_ranges
-from bgd.units import format_size
+from bgd.units import counted, format_size
 from bgd.wire import requests
 from bgd.wire.replies import ActResult, Pruned
 from bgd.wire.requests import MAX_KEPT, MAX_SIGNAL
@@ -76,6 +76,7 @@ _AND_LOGS = " and their logs for good"
 _Call = Callable[[Client, list[int]], list[ActResult]]
 _FEW = 1_000  # jobs that are done before a bar is worth looking at
 _MAX_ERRORS = 10  # that are printed, of an action on all jobs that match
+_NO_MATCH = "no jobs match"
 _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old ones"
 
 
@@ -362,7 +363,7 @@ def prune_command(
 def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     if not pruned.jobs:
         return "no job would be removed" if dry_run else "no job was removed"
-    removed = f"{_jobs(pruned.jobs)}{' would be' if dry_run else ''} removed"
+    removed = f"{counted(pruned.jobs, 'job')}{' would be' if dry_run else ''} removed"
     return f"{removed}, with {format_size(pruned.log_bytes)} of logs"
 
 
@@ -384,6 +385,8 @@ def _perform(name: str, options: ActionOptions, call: _Call, **fields: int) -> i
             ids = [job.id for job in jobs]
         else:
             ids = chosen_ids(daemon, selection.ids)
+        if not ids and not global_options().json:
+            say(_NO_MATCH)
         return _report(name, call(daemon, ids) if ids else [])
 
 
@@ -394,7 +397,7 @@ def _jobs_for(verb: Verb, selection: Selection, daemon: Client) -> list[Job]:
         NoSuchJob: an id does not exist.
     """
     if selection.is_by_filter:
-        jobs = selection.jobs_in(daemon, verb.states)
+        jobs = selection.jobs_in(daemon, verb.usual or verb.states)
     else:
         jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, selection.ids)]
     return [job for job in jobs if job.state in verb.states and verb.suspended in {None, job.suspended}]
@@ -415,21 +418,21 @@ def _act_on_all(
         return exit_codes.REFUSED
     if global_options().json:
         return _report(name, chain.from_iterable(act(where)))
-    counted, errors = Counter[State | None](), list[BgdError]()
+    states, errors = Counter[State | None](), list[BgdError]()
     with progress_bar(name, total, wanted=wants_bar and total > _FEW) as advance:
         for results in act(where):
-            counted.update(result.state for result in results)
+            states.update(result.state for result in results)
             refused = filter(None, map(error_in, results))
             errors += islice(refused, _MAX_ERRORS - len(errors))
             advance(len(results), 0)
-    done = counted.total() - counted[None]
-    if not counted:
-        say(f"no jobs match{_REMEDY if name == 'remove' else ''}")
+    done = states.total() - states[None]
+    if not states:
+        say(f"{_NO_MATCH}{_REMEDY if name == 'remove' else ''}")
     elif done:
-        stopping = counted[State.STOPPING]
+        stopping = states[State.STOPPING]
         rest = f", {stopping} of them when their processes have ended" if stopping else ""
-        click.echo(f"{VERBS[name].done} {_jobs(done)}{rest}")
-    return _say_errors(errors, counted[None])
+        click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}")
+    return _say_errors(errors, states[None])
 
 
 def _is_confirmed(
@@ -466,14 +469,10 @@ def _print_dry_run(name: str, found: Iterable[ActResult]) -> int:
         return _report(name, found)
     ids = [result.job for result in found]
     if ids:
-        click.echo(f"{_jobs(len(ids))} would be {VERBS[name].done}: {number_ranges(ids)}")
+        click.echo(f"{counted(len(ids), 'job')} would be {VERBS[name].done}: {number_ranges(ids)}")
     else:
         say(f"no job would be {VERBS[name].done}")
     return 0
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _report(name: str, results: Iterable[ActResult]) -> int:
