@@ -18,7 +18,7 @@ from tests.end_to_end.checks import listed
 from tests.faults.figures import SHARE, record
 from tests.support import DEADLINE, wait_until
 
-# The first 29 make a new database and its generation; then each submit has one
+# The first dozen make a new database and its generation; then each submit has one
 POSITIONS = range(1, 51) if SHARE else (1, 2, 12, 36)
 BROKEN = 74  # exit code of a daemon whose disk has failed
 HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
