@@ -39,6 +39,8 @@ SYSCONFDIR := /etc
 comma := ,
 empty :=
 space := $(empty) $(empty)
+# One word for the shell, whatever it contains
+quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-slurm test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
@@ -148,7 +150,7 @@ demo: $(INSTALLED)  ## show a private daemon at work, with a kill -9
 install: PYTHONS := /usr/bin/python3 /usr/local/bin/python3 $(PYTHONS)
 install:  ## install bgd and its units below PREFIX (/usr/local), for all users; DESTDIR stages a package
 	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
-	systemd/install.sh "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+	systemd/install.sh $(call quoted,$(PYTHON)) $(call quoted,$(DESTDIR)) $(call quoted,$(PREFIX)) $(call quoted,$(SYSCONFDIR))
 
 # One file for all versions of Python and all machines; setuptools is needed to build bgd
 pins: $(INSTALLED)  ## update the versions that `make install` installs
@@ -160,7 +162,7 @@ pins: $(INSTALLED)  ## update the versions that `make install` installs
 	cp $(VENV)/pins systemd/requirements.txt
 
 uninstall:  ## remove what `make install` installed; keep configuration, jobs and logs
-	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
+	systemd/uninstall.sh $(call quoted,$(DESTDIR)) $(call quoted,$(PREFIX))
 
 cluster-demo: $(INSTALLED) debian-packages  ## start a Slurm of two nodes, run jobs on it, and leave nothing behind (as root)
 	$(BIN)/python -m tests.slurm.demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -376,8 +377,9 @@ def _is_ours(path: Path) -> bool:
 
 def _names_this_installation(unit: Path) -> bool:
     """Return whether a unit that bgctl did not write, for example `make install`, starts this bgd."""
-    program = re.search(r"^ExecStart=(\S+/bgd) ", unit.read_text(), re.MULTILINE)
-    return program is not None and Path(program[1]).resolve().parent == Path(sys.executable).parent.resolve()
+    command = re.search("^ExecStart=(.*)", unit.read_text(), re.MULTILINE)
+    program = Path(shlex.split(command[1])[0].replace("%%", "%")) if command else Path()
+    return program.name == "bgd" and program.resolve().parent == Path(sys.executable).parent.resolve()
 
 
 def _unit_texts(manager: _Manager) -> Iterator[str]:
@@ -394,9 +396,9 @@ def _unit_texts(manager: _Manager) -> Iterator[str]:
     daemon = ["-m", "bgd", *(["--config", str(Path(named).absolute())] if named else [])]
     values = {
         r"^Documentation=.*\n": "",
-        "@bgd@": f":{_quoted([*python, *daemon])}",  # a colon: $ is a plain character
-        "@bgd-launcher@": f":{_quoted([*python, '-m', 'bgd.launcher'])}",
-        r"--state \S+ --logs \S+": _quoted(folders),
+        "@bgd@": f":{quoted([*python, *daemon])}",  # a colon: $ is a plain character
+        "@bgd-launcher@": f":{quoted([*python, '-m', 'bgd.launcher'])}",
+        r"--state \S+ --logs \S+": quoted(folders),
         "(?<=^ListenStream=).*": loaded.daemon.socket.replace("%", "%%"),
     }
     for name in _NAMES:
@@ -406,7 +408,7 @@ def _unit_texts(manager: _Manager) -> Iterator[str]:
         yield _MARK + text
 
 
-def _quoted(words: list[str]) -> str:
+def quoted(words: list[str]) -> str:
     """Return words as a command line of a unit, see systemd.service(5)."""
     return " ".join(word if re.fullmatch(r"[\w@.,:+/=-]+", word) else _in_quotes(word) for word in words)
 

@@ -10,6 +10,9 @@ case $prefix in
 /*) ;;
 *) echo "PREFIX must be an absolute path, not $prefix" >&2 && exit 2 ;;
 esac
+case $stage$prefix in
+*[\"\$\`\\]*) echo "a shell reads the programs that pip writes: no \" \$ \` or \\ in $stage$prefix" >&2 && exit 2 ;;
+esac
 case $("$python" -c 'import sys; print(sys.base_prefix)') in
 /root/* | /home/*) echo "warning: $python is in a home folder, which bgd.service cannot see; set PYTHON=" >&2 ;;
 esac
@@ -20,18 +23,43 @@ home=$stage$prefix/lib/bgd
 source=$(mktemp -d) # a build leaves files in its folder and uses those of an earlier build
 trap 'rm -rf "$source"' EXIT
 cp -R bgd bgctl docs pyproject.toml README.md LICENSE "$source"
-pip="$home/bin/python -m pip --quiet --disable-pip-version-check"
+pip() { "$home/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 # This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
 # setuptools, so building bgd downloads nothing else. Nor does oncalendar, which has no wheel.
 awk '/^[^ #]/ { is_wanted = /^setuptools==/ } is_wanted' systemd/requirements.txt >"$source/setuptools.txt"
 pinned="install --no-compile --upgrade --require-hashes --only-binary :all:"
-$pip $pinned -r "$source/setuptools.txt"
-$pip $pinned --no-binary oncalendar --use-pep517 --no-build-isolation -r systemd/requirements.txt
-$pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
-$pip uninstall --yes setuptools # it would slow down every start of Python there
-if [ -n "$stage" ]; then # replace the path of the stage by the final path
-	grep -rlIFZ "$stage" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$stage||g"
-fi
+pip $pinned -r "$source/setuptools.txt"
+pip $pinned --no-binary oncalendar --use-pep517 --no-build-isolation -r systemd/requirements.txt
+pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
+pip uninstall --yes setuptools # it would slow down every start of Python there
+"$home/bin/python" -P - "$stage" "$prefix" <<'END' # paths may have characters that sed or systemd reads otherwise
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+from bgctl.service import quoted
+
+stage, prefix = sys.argv[1:]
+root = Path(stage + prefix)
+if stage:  # replace the path of the stage by the final path
+    for path in [root / "lib/bgd/pyvenv.cfg", *root.glob("lib/bgd/bin/*")]:
+        text = b"" if path.is_symlink() or path.is_dir() else path.read_bytes()
+        if stage.encode() in text:
+            path.write_bytes(text.replace(stage.encode(), b""))
+values = {
+    "@bgd@": quoted([f"{prefix}/bin/bgd"]),
+    "@bgd-launcher@": quoted([f"{prefix}/bin/bgd-launcher"]),
+    "@docdir@": quote(f"{prefix}/share/doc/bgd").replace("%", "%%"),
+}
+for kind in ("system", "user"):
+    for name in ("bgd.service", "bgd.socket", "bgd-launcher.service"):
+        text = Path("bgctl/units", kind, name).read_text()
+        for place, value in values.items():
+            text = text.replace(place, value)
+        path = root / "lib/systemd" / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+END
 "$home/bin/python" -m compileall -q ${stage:+-f -s "$stage" -p /} "$home/lib"
 
 mkdir -p "$stage$prefix/bin"
@@ -40,14 +68,6 @@ for program in bgd bgctl bgd-launcher; do
 done
 for page in man1/bgd.1 man1/bgctl.1 man5/bgd.toml.5; do
 	install -D -m 644 "docs/man/${page#*/}" "$stage$prefix/share/man/$page"
-done
-for kind in system user; do
-	units=$stage$prefix/lib/systemd/$kind
-	mkdir -p "$units"
-	for unit in bgd.service bgd.socket bgd-launcher.service; do
-		sed "s|@bgd@|$prefix/bin/bgd|; s|@bgd-launcher@|$prefix/bin/bgd-launcher|; s|@docdir@|$doc|" \
-			"bgctl/units/$kind/$unit" >"$units/$unit"
-	done
 done
 install -D -m 644 bgctl/units/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
 find README.md CHANGELOG.md LICENSE docs etc examples -type f -not -path '*/__pycache__/*' \
