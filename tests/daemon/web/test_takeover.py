@@ -213,6 +213,7 @@ def hostile_server(port: int) -> Iterator[Hostile]:
 
 def kill_both(daemon: Daemon) -> None:
     """Kill bgd and its launcher, which would take its place in a moment."""
+    held_secret(daemon)  # so the daemon knows the launcher
     launcher = launcher_of(daemon)
     assert launcher is not None
     daemon.process.kill()
