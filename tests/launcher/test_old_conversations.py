@@ -115,7 +115,7 @@ def play_pilot(name: str, store: str) -> None:
         if who != SUPERVISOR:
             os.write(0, frame(msgspec.msgpack.encode(message), MAX_LAUNCHING_FRAME))
             continue
-        while message["type"] != "keep_alive":  # which is a matter of time
+        while message["type"] not in {"keep_alive", "acknowledge"}:  # which are a matter of time
             while not heard:
                 heard += [decode_to_launcher(payload) for payload in frames.feed(os.read(0, 1 << 16))]
             if says_the_same(heard.pop(0), {**message, "protocol": 5}):
@@ -194,10 +194,10 @@ async def connect(monkeypatch):
     children = SimpleNamespace(kill=lambda _: None, take_usage=lambda _: None)
     serving: list[asyncio.Task[bool]] = []
 
-    async def relay_to(old: OldPilot, connection: int) -> Any:
-        ours = socket.socket(fileno=os.dup(connection))
-        await asyncio.get_running_loop().create_connection(lambda: old, sock=ours)
-        return SimpleNamespace(pid=0, wait=lambda: asyncio.sleep(0))
+    async def relay_to(old: OldPilot) -> Any:
+        ours, theirs = socket.socketpair()
+        await asyncio.get_running_loop().create_connection(lambda: old, sock=theirs)
+        return SimpleNamespace(pid=0, wait=lambda: asyncio.sleep(0)), ours
 
     def connect(old: OldPilot) -> None:
         pilot = Pilot(cast("PilotPool", pool), "pilot", 77)
