@@ -43,7 +43,7 @@ _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause i
 _MAX_PAUSE = 1.0
 _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
 _PATIENCE = 10  # times that the daemon may go away before a question is answered
-_EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
+_EXIT_SECONDS = 30.0  # between the end of a daemon's last connection and that of its process
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
 
 
@@ -203,8 +203,8 @@ class Channel:
                 await self.reconnect()
         return await ask()
 
-    async def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> None:
-        """End the daemon; return when the connection has ended, and then its process, a descriptor.
+    async def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> bool:
+        """End the daemon; return whether its process, a descriptor, has ended soon after the connection.
 
         Raises:
             TimeoutError: the connection has not ended in time.
@@ -212,8 +212,7 @@ class Channel:
         connection = await self.connection()
         await self.ask(request, Done)
         await connection.wait_for_end(deadline)
-        if process is not None:
-            await self._io.wait_readable(process, _EXIT_SECONDS)
+        return process is None or await self._io.wait_readable(process, _EXIT_SECONDS)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -77,5 +77,5 @@ class Concurrency(Protocol):
     async def run_blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that reads files or waits for processes."""
 
-    async def wait_readable(self, descriptor: int, seconds: float) -> None:
-        """Return as soon as a descriptor is readable, or after `seconds`."""
+    async def wait_readable(self, descriptor: int, seconds: float) -> bool:
+        """Return True as soon as a descriptor is readable, or False after `seconds`."""

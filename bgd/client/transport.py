@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
@@ -61,10 +62,12 @@ def check_server(connection: socket.socket, place: ClientSocket) -> None:
 def process_descriptor(pid: int | None) -> Iterator[int | None]:
     """Give a descriptor that becomes readable when a process ends.
 
-    None if there is no such process here: `pid` is None, the process has ended, or it runs in a container.
+    None if there is no such process here: `pid` is None, the process has ended, or it runs in a container,
+    where the number means another one.
     """
     try:
-        descriptor = None if pid is None else os.pidfd_open(pid)
+        is_here = pid is not None and b"bgd" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        descriptor = os.pidfd_open(pid) if is_here and pid is not None else None
     except OSError:
         # ESRCH; on some kernels EINVAL while it is reaped; EINVAL or ENOENT if a thread has the number by now
         descriptor = None

@@ -6,17 +6,20 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import folder
+from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
 from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import copying, recovery
 from bgd.daemon.storage.copying import DatabaseCopy
@@ -35,6 +38,9 @@ RETRY_SECONDS = 3600.0  # until a failed backup is tried again, and until the fi
 SPARE = 8 << 20  # bytes that a backup leaves free on the disk
 MAX_DOWNLOADS = 4  # at a time, because each needs room on the disk
 CHUNK = 256 << 10  # bytes of a backup that are read at once
+_SLOWEST = 1e6  # bytes a second that a folder which may not answer takes at least
+
+R = TypeVar("R")
 
 _NAME = re.compile(r"bgd-\d{8}T\d{6}Z\.db")
 _NAME_AT = "bgd-%Y%m%dT%H%M%SZ.db"
@@ -60,13 +66,17 @@ def backups_in(folder: str) -> list[str]:
 class Backups:
     """Writes backups into the configured folder, and sends copies to clients that ask for one.
 
+    If that folder may not answer, copies are written beside the database, and a process moves backups there.
+
     Attributes:
         problem: why the last backup that was due was not written; None if it was.
+        folders: looks at folders that may not answer.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
+        self.folders = ForeignFolders()
         self._writing = asyncio.Lock()
         self._downloads = 0
         self._due = asyncio.Event()
@@ -79,7 +89,8 @@ class Backups:
     async def run(self) -> None:
         """Write a backup whenever one is due, forever."""
         try:
-            await asyncio.to_thread(_clear_up, self._config.backup.folder)
+            for each in {self._config.backup.folder, self._part_folder}:
+                await self._look(each, _clear_up)
             next_at = await self._next_at()
             while True:
                 self._alarm.set(next_at)
@@ -103,10 +114,11 @@ class Backups:
         """
         if self._downloads >= MAX_DOWNLOADS:
             raise Full(f"no backup: {MAX_DOWNLOADS} are being sent already: try again when one is done")
-        path = f"{self._config.backup.folder}/sent-{os.urandom(8).hex()}{_PART}"
+        part = f"{self._part_folder}/sent-{os.urandom(8).hex()}{_PART}"
         self._downloads += 1
         try:
-            descriptor = await self._write(path, keep=False)
+            async with self._copy(part):
+                descriptor = await run_to_completion(os.close, _open_finished, part, None)
             try:
                 yield os.fstat(descriptor).st_size, _chunks(descriptor)
             finally:
@@ -127,7 +139,7 @@ class Backups:
         every = self._config.backup.every
         if every is None:
             return None
-        newest = await asyncio.to_thread(_written_at, self._config.backup.folder)
+        newest = await self._look(self._config.backup.folder, _written_at)
         present = now().wall  # times in the future are from before the clock was set back
         since = min(self._began_at if self._tried_at is None else self._tried_at, present)
         soonest = since + min(RETRY_SECONDS, every)
@@ -136,11 +148,31 @@ class Backups:
         due = min(newest, present) + every
         return due if self._tried_at is None else max(due, soonest)
 
-    async def _back_up(self) -> None:
-        path = f"{self._config.backup.folder}/{_name_at(now().wall)}"
+    @property
+    def _part_folder(self) -> str:
+        """Where copies are written, which answers."""
+        folder = self._config.backup.folder
+        return f"{self._config.daemon.state_dir}/backups" if self.folders.may_hang(folder) else folder
+
+    async def _look(self, folder: str, function: Callable[[str], R]) -> R | None:
+        """Return what a function finds in a folder; None if the folder does not answer."""
         try:
-            os.close(await self._write(path, keep=True))
-            await asyncio.to_thread(_delete_oldest, self._config.backup.folder, self._config.backup.keep)
+            return await self.folders.call(folder, function, folder)
+        except NoAnswer as error:
+            logger.warning("%s", error)
+            return None
+
+    async def _back_up(self) -> None:
+        config = self._config.backup
+        path = f"{config.folder}/{_name_at(now().wall)}"
+        part = f"{self._part_folder}/{Path(path).name}{_PART}"
+        try:
+            async with self._copy(part) as size:
+                if self.folders.may_hang(config.folder):
+                    await self._move(part, path, size)
+                else:
+                    os.close(await run_to_completion(os.close, _open_finished, part, path))
+                    await asyncio.to_thread(_delete_oldest, config.folder, config.keep)
         except Refused as error:
             self.problem = str(error)
             logger.warning("%s; bgd tries again within the hour", error)
@@ -148,21 +180,38 @@ class Backups:
             self.problem = None
             logger.info("backup written: %s", path)
 
-    async def _write(self, path: str, *, keep: bool) -> int:
-        """Write a copy to `path`, and unlink it unless `keep`; return a descriptor to read it."""
+    async def _move(self, part: str, path: str, size: int) -> None:
+        """Move a copy to the configured folder, which may not answer."""
+        folder, patience = self._config.backup.folder, PATIENCE + size / _SLOWEST
+        try:
+            await self.folders.call_apart(folder, patience, _move_copy, part, path, self._config.backup.keep)
+        except NoAnswer as error:
+            raise Refused(f"no backup: {error}") from error
+        except OSError as error:
+            raise Refused(f"no backup: {path}: {error.strerror}") from error
+
+    @asynccontextmanager
+    async def _copy(self, part: str) -> AsyncGenerator[int, None]:
+        """Write a checked copy to `part`, and give its size in bytes about.
+
+        Raises:
+            Refused: that, or what the block does with it, is not possible.
+        """
         async with self._writing:
             await self._supervisor.saved()
             needed = await self._store.read(copying.copy_size)
             try:
-                await asyncio.to_thread(_prepare_folder, path, needed)
-                part = path if path.endswith(_PART) else f"{path}{_PART}"
+                await asyncio.to_thread(_prepare_folder, part, needed)
                 await self._store.copy_to(part)
-                return await run_to_completion(os.close, _open_finished, part, path if keep else None)
+                yield needed
             except OSError as error:
-                reason = obstacle_at(Path(path).parent) or error.strerror
-                raise Refused(f"no backup: {path}: {reason}") from error
+                reason = obstacle_at(Path(part).parent) or error.strerror
+                raise Refused(f"no backup: {part.removesuffix(_PART)}: {reason}") from error
             except (StoreBroken, sqlite3.Error) as error:
                 raise Refused(f"no backup: {error}") from error
+            finally:
+                with suppress(OSError):
+                    Path(part).unlink()  # noqa: ASYNC240 - where it was written a moment ago
 
 
 def _name_at(at: float) -> str:
@@ -195,6 +244,19 @@ def _open_finished(part: str, path: str | None) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _move_copy(part: str, path: str, keep: int) -> None:
+    """Move a complete copy to a folder on another file system, and delete the oldest copies there."""
+    new = f"{path}{_PART}"
+    _prepare_folder(new, Path(part).stat().st_size)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with Path(part).open("rb") as source, os.fdopen(descriptor, "wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(descriptor)
+    os.close(_open_finished(new, path))
+    _delete_oldest(str(Path(path).parent), keep)
 
 
 def _delete_oldest(folder: str, keep: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import resource
@@ -11,13 +12,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from bgd.config import Config
+from bgd.core.spec import ExecutorKind
 from bgd.daemon.backups import backups_in, open_to_others
 from bgd.daemon.cluster_doctor import check_clusters
+from bgd.daemon.foreign import ForeignFolders, NoAnswer
 from bgd.daemon.launches import missing_installation
 from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, shortage
@@ -33,37 +37,76 @@ from bgd.wire.launching import ballast_on
 from bgd.wire.views import Finding, Level
 
 
-def check_all(config: Config) -> list[Finding]:
+async def check_all(config: Config, folders: ForeignFolders) -> list[Finding]:
     """Return a finding for everything that can be checked without a daemon.
 
     Reads files, the database and a backup among them. That takes some milliseconds, or up to twice PATIENCE
-    if those two are very large; and up to some seconds for each Slurm cluster.
+    if those two are very large; and up to some seconds for each Slurm cluster. A folder that does not answer
+    is a finding.
     """
-    checks: list[Callable[[], Finding]] = [
-        partial(_check_file_system, config.daemon.state_dir),
-        partial(_check_disk, config.daemon.state_dir, config.daemon.min_free),
-        partial(_check_log_disk, config.log_dir, config.daemon.state_dir),
-        partial(_check_folder, "state folder", config.daemon.state_dir),
-        partial(_check_folder, "log folder", config.log_dir),
-        partial(_check_configuration, config.source),
-        partial(_check_socket, config.daemon.socket),
-        partial(check_open_files, most_slots(config)),
-        check_file_size,
-        _check_system_calls,
-        _check_clock,
-        _check_user,
-        partial(_check_class_jobs, config),
-        partial(check_database, config),
-        partial(check_backups, config),
+    checks = _checks(config)
+    apart = [check for check in checks if folders.may_hang(check.folder)]
+    local = [check for check in checks if check not in apart]
+    found = await asyncio.gather(
+        asyncio.to_thread(lambda: [each for check in local for each in _findings_of(check.run)]),
+        *(_check_apart(folders, check) for check in apart),
+    )
+    return [each for part in found for each in part]
+
+
+class _Check(NamedTuple):
+    """A check, what it is about, and the folder that it looks at."""
+
+    subject: str
+    folder: str
+    run: Callable[[], Finding | list[Finding]]
+
+
+def _checks(config: Config) -> list[_Check]:
+    state_dir, logs, socket = config.daemon.state_dir, config.log_dir, config.daemon.socket
+    return [
+        _Check("file system", _OWN, partial(_check_file_system, state_dir)),
+        _Check("disk", _OWN, partial(_check_disk, state_dir, config.daemon.min_free)),
+        _Check("log disk", logs, partial(_check_log_disk, logs, state_dir)),
+        _Check("state folder", _OWN, partial(_check_folder, "state folder", state_dir)),
+        _Check("log folder", logs, partial(_check_folder, "log folder", logs)),
+        _Check("configuration", config.source or _OWN, partial(_check_configuration, config.source)),
+        _Check("socket", socket, partial(_check_socket, socket)),
+        _Check("open files", _OWN, partial(check_open_files, most_slots(config))),
+        _Check("file size", _OWN, check_file_size),
+        _Check("system calls", _OWN, _check_system_calls),
+        _Check("clock", _OWN, _check_clock),
+        _Check("user", _OWN, _check_user),
+        _Check("class jobs", config.python.interpreter, partial(_check_class_jobs, config)),
+        _Check("database", _OWN, partial(check_database, config)),
+        _Check("backups", config.backup.folder, partial(check_backups, config)),
+        *(
+            _Check(
+                f"executor {name}",
+                executor.folder,
+                partial(check_clusters, replace(config, executors={name: executor})),
+            )
+            for name, executor in config.executors.items()
+            if executor.kind is ExecutorKind.SLURM
+        ),
     ]
-    return [*map(_finding_of, checks), *check_clusters(config)]
+
+
+_OWN = "/"  # no folder but the state folder, of which only the daemon itself can open the database
+
+
+async def _check_apart(folders: ForeignFolders, check: _Check) -> list[Finding]:
+    try:
+        return await folders.call(check.folder, _findings_of, check.run)
+    except NoAnswer as error:
+        remedy = "unmount that file system (umount -f -l), or make its server answer"
+        return [Finding(check.subject, Level.PROBLEM, str(error), remedy)]
 
 
 def findings_as_json(config: Config) -> str:
     """Return all findings as a JSON array, which `bgctl doctor` reads."""
-    return msgspec.json.encode(
-        [replace(each, message=as_utf8(each.message)) for each in check_all(config)]
-    ).decode()
+    found = asyncio.run(check_all(config, ForeignFolders()))
+    return msgspec.json.encode([replace(each, message=as_utf8(each.message)) for each in found]).decode()
 
 
 def check_python(config: Config) -> None:
@@ -80,16 +123,17 @@ def check_python(config: Config) -> None:
             raise ConfigError(f"[python] path: there is no {path}")
 
 
-def _finding_of(check: Callable[[], Finding]) -> Finding:
+def _findings_of(check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     try:
-        return check()
+        found = check()
     except OSError as error:  # a folder with the wrong mode is one thing to find
-        return Finding(
+        found = Finding(
             "access",
             Level.PROBLEM,
             f"{error.filename} cannot be looked at: {error.strerror}",
             "give it to the user who runs bgd, as a folder of mode 700",
         )
+    return [found] if isinstance(found, Finding) else found
 
 
 # --- The machine
@@ -362,9 +406,7 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
     try:
         found = recovery.check_file(path, patience)
     except FileNotFoundError:
-        remedy = "the first start makes it"
-        if backups_in(config.backup.folder):
-            remedy += "; if there was one, `bgd --recover` restores the newest backup"
+        remedy = "the first start makes it; if there was one, `bgd --recover` restores the newest backup"
         return Finding(subject, Level.NOTE, f"{path} is not there", remedy)
     except PermissionError:
         return Finding(subject, Level.PROBLEM, f"{path} may not be read", "run this as the daemon's user")

@@ -89,6 +89,7 @@ async def serve(config: Config, context: StartupContext) -> None:
         saved = None
         try:
             if watch := await _serve(config, store, context):
+                signal.setitimer(signal.ITIMER_REAL, 0)  # that may take long
                 saved = await _save_unlinked(config, store)
         except BaseExceptionGroup as group:
             for error in leaf_errors(group):
@@ -189,6 +190,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         context.ready()
         context.manager.ready(f"serving {config.daemon.socket}")
         await _wait_until_stopped(supervisor, link, stops, tasks, context.manager)
+        _end_in_time()
         for part in (watch, control_socket, control, web):
             if part is not None:
                 part.close()
@@ -351,6 +353,17 @@ async def _wait_until_stopped(
     absent.cancel()
 
 
+def _end_in_time() -> None:
+    """End this process soon, even if a thread waits for a disk that does not answer: everything is saved."""
+
+    def end(*_: object) -> None:
+        logger.error("a disk does not answer: ending without waiting for what it was asked")
+        os._exit(0)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, _ENDING)
+
+
 async def _interrupt_jobs(supervisor: Supervisor, link: LauncherLink) -> None:
     """End all jobs in order, because the kernel kills them when the first process of a container ends."""
     if supervisor.running:
@@ -409,6 +422,7 @@ def _postponed_changes(old: Config, new: Config) -> list[str]:
     return [f"[daemon] {key}" for key in keys] + (["[http]"] if new.http != old.http else [])
 
 
+_ENDING = 10.0  # seconds for what is left to do when no job needs the daemon any more
 _FIRST_ANSWER = 1.0  # seconds; a running launcher answers at once, one that is started in 0.2 s
 _STRAY_SIGNAL = "ignored %s, and will ignore it again without a message: SIGTERM ends bgd"
 # Python 3.13 would unlink the socket, which may be systemd's; a stale one is removed at the next start

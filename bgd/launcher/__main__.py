@@ -24,7 +24,6 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
 from bgd.launcher.leaving import IdleExit
-from bgd.launcher.mounts import Mounts
 from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import LogFolder
 from bgd.launcher.pid_journal import PidJournal
@@ -46,6 +45,7 @@ from bgd.launcher.sweep import (
     write_lock_pid,
 )
 from bgd.launcher.warm.worker import WorkerPool
+from bgd.mounts import Mounts
 from bgd.paths import obstacle_at
 from bgd.startup import (
     LAUNCHER_LIMITS,

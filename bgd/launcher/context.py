@@ -14,11 +14,11 @@ from bgd.launcher.cgroup import Delegation
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal
-from bgd.launcher.mounts import Mounts
 from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.scan import Scanner
+from bgd.mounts import Mounts
 from bgd.wire.launching import Abilities, AttemptKey, Launch, log_name
 
 log = logging.getLogger(__name__)

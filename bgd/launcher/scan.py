@@ -18,7 +18,6 @@ import msgspec
 from msgspec import Struct
 
 from bgd.launcher.children import Children, fork, read_all
-from bgd.launcher.mounts import Mounts
 from bgd.launcher.process import (
     SHORTAGES,
     Process,
@@ -30,6 +29,7 @@ from bgd.launcher.process import (
     read_silent,
     tag_of,
 )
+from bgd.mounts import Mounts
 
 log = logging.getLogger(__name__)
 

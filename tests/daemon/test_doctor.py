@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
+from bgd.daemon.foreign import ForeignFolders
 from bgd.daemon.space import MAKE_ROOM
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
@@ -27,7 +29,8 @@ from tests.support import wait_until
 
 
 def found(config, subject):
-    (finding,) = [each for each in check_all(config) if each.subject == subject]
+    findings = asyncio.run(check_all(config, ForeignFolders()))
+    (finding,) = [each for each in findings if each.subject == subject]
     assert (finding.remedy is None) == (finding.level is Level.OK)
     return finding
 

@@ -743,11 +743,18 @@ class AsyncClient:
         chosen = None if mode is None else ShutdownMode(mode)
         seconds = seconds_of(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
-        with process_descriptor((await self.info()).pid) as process:
+        pid = (await self.info()).pid
+        with process_descriptor(pid) as process:
+            request = requests.Shutdown(UNNUMBERED, chosen)
             try:
-                await self._channel.shut_down(requests.Shutdown(UNNUMBERED, chosen), process, deadline)
+                has_ended = await self._channel.shut_down(request, process, deadline)
             except TimeoutError:
                 raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
+        if not has_ended:
+            raise TimeoutError(
+                f"the daemon serves nobody any more, but its process {pid} has not ended: it waits for a disk"
+                " that does not answer"
+            )
 
     async def prune(
         self,

@@ -178,15 +178,15 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
-async def wait_readable(descriptor: int, seconds: float) -> None:
-    """Return as soon as a descriptor is readable, or after `seconds`."""
+async def wait_readable(descriptor: int, seconds: float) -> bool:
+    """Return True as soon as a descriptor is readable, or False after `seconds`."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, readable.set)
     try:
         async with asyncio.timeout(seconds):
-            await readable.wait()
+            return await readable.wait()
     except TimeoutError:
-        pass
+        return False
     finally:
         loop.remove_reader(descriptor)
 

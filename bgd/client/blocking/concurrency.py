@@ -184,11 +184,11 @@ async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     return function(*args, **kwargs)
 
 
-async def wait_readable(descriptor: int, seconds: float) -> None:
-    """Return as soon as a descriptor is readable, or after `seconds`."""
+async def wait_readable(descriptor: int, seconds: float) -> bool:
+    """Return True as soon as a descriptor is readable, or False after `seconds`."""
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
-    poller.poll(seconds * 1000)
+    return bool(poller.poll(seconds * 1000))
 
 
 def closed_at_exit(generator: G) -> G:
@@ -259,8 +259,8 @@ class Channel:
 
         return run(self.shared.ask_patiently(asked))
 
-    def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> None:
-        run(self.shared.shut_down(request, process, deadline))
+    def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> bool:
+        return run(self.shared.shut_down(request, process, deadline))
 
     def close(self) -> None:
         run(self.shared.close())

@@ -451,7 +451,7 @@ class MaintenanceHandler:
 
     async def _findings(self) -> list[Finding]:
         async with self._checking:
-            found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
+            found = await doctor.check_all(self._supervisor.config, self._backups.folders)
         lost = self._supervisor.lost_output.findings()
         told = await self._notifications.findings()
         launcher = [*_control_group_findings(self._link.abilities), _launcher_finding(self._link)]

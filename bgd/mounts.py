@@ -1,4 +1,4 @@
-"""Say which launches touch a file system that may not answer, by the text of the mount table.
+"""Say which paths lead to a file system that may not answer, by the text of the mount table.
 
 A process that opens a file waits in the kernel, perhaps forever, if the file is on a network file system
 whose server is gone, or on a FUSE file system whose program has stopped. So nothing is opened or looked up
