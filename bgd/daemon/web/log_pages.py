@@ -33,7 +33,6 @@ from bgd.daemon.web.log_text import (
     linked_lines,
     part_before,
     part_from,
-    plain_line,
     plain_lines,
     shown_line,
 )
@@ -55,6 +54,7 @@ from bgd.daemon.web.responses import (
     render_part,
     wants_json,
 )
+from bgd.daemon.web.terminal import line_markup
 from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
@@ -287,7 +287,7 @@ def _plain(lines: LogLines) -> dict[str, object]:
     """Return what the page of a job gets."""
     return {
         "lines": plain_lines(lines.lines),
-        "open": plain_line(lines.open),
+        "open": line_markup(lines.open.runs),
         "at": lines.at,
         "style": lines.style,
     }

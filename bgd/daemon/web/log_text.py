@@ -421,11 +421,6 @@ def plain_lines(lines: list[LogLine]) -> Markup:
     return Markup("").join(line_markup(line.runs) + "\n" for line in lines)
 
 
-def plain_line(line: LogLine) -> Markup:
-    """Return a line as HTML, without its end."""
-    return line_markup(line.runs)
-
-
 def linked_lines(lines: list[LogLine]) -> Markup:
     """Return lines as HTML; each begins with a link to itself that has its number and time."""
     return Markup("").join(linked_line(line) for line in lines)

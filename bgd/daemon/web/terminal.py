@@ -178,10 +178,7 @@ class _Look:
 
     def apply(self, parameters: str) -> None:
         """Apply the parameters of one SGR sequence."""
-        codes = re.split("[;:]", parameters) if "?" not in parameters else []
-        numbers = iter([int(code or 0) for code in codes] or [0])
-        if ":" in parameters:  # arguments, for example of an underline 4:3, belong to the number before
-            numbers = iter(_without_arguments(parameters))
+        numbers = iter(_without_arguments(parameters))
         for number in numbers:
             if number in _PALETTE:
                 self._set_color(number, _palette_index(numbers))
@@ -210,7 +207,7 @@ class _Look:
 
 
 def _without_arguments(parameters: str) -> Iterable[int]:
-    """Return the numbers of parameters with colons: 38:2::R:G:B as 38;2;R;G;B, others without arguments."""
+    """Return the numbers of parameters: 38:2::R:G:B as 38;2;R;G;B, and 4:3, for example, as 4."""
     for part in parameters.split(";"):
         number, *arguments = part.split(":")
         yield int(number or 0)

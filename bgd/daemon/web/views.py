@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.web.log_text import LogText, plain_line, plain_lines
+from bgd.daemon.web.log_text import LogText, plain_lines
+from bgd.daemon.web.terminal import line_markup
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -234,5 +235,5 @@ def read_tail(log: LogReader, most: int) -> LogTail:
     tail, html = NO_OUTPUT, Markup("")
     while text.offset < end and (lines := text.read()):
         html += plain_lines(lines.lines)
-        tail = LogTail(html, plain_line(lines.open), lines.at, lines.style, begin)
+        tail = LogTail(html, line_markup(lines.open.runs), lines.at, lines.style, begin)
     return tail
