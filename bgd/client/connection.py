@@ -264,8 +264,8 @@ class Inbox(deque[Reply]):
 
 
 def _error_in(failed: Failed) -> BgdError:
-    """Return why a request failed; a daemon that does not know its kind is an older one."""
-    if failed.code is ErrorCode.PROTOCOL and failed.message.endswith("at `$.type`"):
+    """Return why a request failed; a daemon that cannot read one, although it is sound, is an older one."""
+    if failed.code is ErrorCode.PROTOCOL and failed.message.startswith("not a message of"):
         return ProtocolError(
             "the daemon is an older bgd, which does not know this request: restart it by `bgctl shutdown` and"
             " then `bgd`, or by `systemctl restart bgd`; running jobs go on"

@@ -186,9 +186,12 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, pl
         assert client.submit(["true"]).id == 5
 
 
-def test_a_daemon_that_does_not_know_a_request_is_called_older(client_at, play):
+@pytest.mark.parametrize(
+    "kind", ["no_such_request", "wait"]
+)  # earlier, `cancel` needed its jobs as `wait` does
+def test_a_daemon_that_does_not_know_a_request_is_called_older(client_at, play, kind):
     with pytest.raises(ProtocolError) as unknown:
-        decode_request(msgspec.msgpack.encode({"type": "no_such_request", "id": 1}))
+        decode_request(msgspec.msgpack.encode({"type": kind, "id": 1}))
 
     def script(peer):
         peer.greet()
