@@ -12,8 +12,10 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
+from bgd.daemon.threads import run_to_completion
 from bgd.mounts import Mounts
 
 P = ParamSpec("P")
@@ -61,7 +63,7 @@ class ForeignFolders:
         packed = pickle.dumps((function, args, options))
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            process = await asyncio.to_thread(_start, packed, writer)
+            process = await run_to_completion(partial(self._give_up, folder), _start, packed, writer)
         except BaseException:
             os.close(reader)
             raise
@@ -71,8 +73,7 @@ class ForeignFolders:
             async with asyncio.timeout(patience):
                 answer = await _read(reader)
         except BaseException as error:
-            process.kill()  # which it may not notice before the folder answers
-            self._late[folder].append(process)
+            self._give_up(folder, process)
             if isinstance(error, TimeoutError):
                 raise NoAnswer(f"{folder} has not answered within {patience:g} s") from None
             raise
@@ -83,6 +84,10 @@ class ForeignFolders:
         if isinstance(result, Exception):
             raise result
         return result
+
+    def _give_up(self, folder: str, process: subprocess.Popen[bytes]) -> None:
+        process.kill()  # which it may not notice before the folder answers
+        self._late[folder].append(process)
 
 
 def _start(packed: bytes, writer: int) -> subprocess.Popen[bytes]:

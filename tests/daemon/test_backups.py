@@ -14,8 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.daemon import backups
+from bgd.daemon import backups, foreign
 from bgd.daemon.backups import Backups, backups_in
+from bgd.daemon.foreign import ForeignFolders
 from bgd.daemon.storage import copying, schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
@@ -26,6 +27,7 @@ from bgd.wire.views import Level
 from tests.daemon.harness import command, configure, running_supervisor, served
 from tests.daemon.storage.builders import new, put
 from tests.daemon.waiting import until
+from tests.launcher.silent_mount import silent_mount
 from tests.support import DEADLINE
 
 
@@ -149,6 +151,52 @@ async def test_a_clock_that_was_ahead_deletes_no_newer_backup(folder, launcher, 
         await until(lambda: not any(path.exists() for path in ahead))
         task.cancel()
     assert copying.check_copy(backups_in(config.backup.folder)[0])
+
+
+async def test_a_backup_is_moved_by_a_process_to_a_folder_that_may_not_answer(folder, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(ForeignFolders, "may_hang", lambda _, path: path.endswith("elsewhere"))
+    config = configure(folder, rest="[backup]\nkeep = 1\nfolder = 'elsewhere'")
+    older = folder / "elsewhere/bgd-20250101T000000Z.db"
+    older.parent.mkdir()
+    older.touch()
+    os.utime(older, (0, 0))
+    async with served(config, launcher) as life:
+        await life.submit()
+        task = life.tasks.create_task(life.backups.run())
+
+        await until(lambda: not older.exists())
+        task.cancel()
+        [path] = backups_in(config.backup.folder)
+        assert copying.check_copy(path).jobs == 1
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - one call
+        await until(lambda: not any(Path(config.daemon.state_dir, "backups").iterdir()))
+        assert await sent(life), "which is never written there"
+        await reap(life)
+
+
+async def reap(life):
+    """Wait for the processes that were given up, as a daemon does when it looks at their folder again."""
+    await until(
+        lambda: all(each.poll() is not None for late in life.backups.folders._late.values() for each in late)
+    )
+
+
+async def test_a_backup_folder_that_does_not_answer_is_reported(folder, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(backups, "PATIENCE", 2.0)
+    monkeypatch.setattr(foreign, "PATIENCE", 2.0)
+    with silent_mount(folder) as mount:
+        config = configure(folder, rest=f"[backup]\nfolder = '{mount.point}/backups'")
+        async with served(config, launcher) as life:
+            task = life.tasks.create_task(life.backups.run())
+            await until(lambda: life.backups.problem)
+            task.cancel()
+            assert str(life.backups.problem).startswith(f"no backup: {mount.point}/backups ")
+            assert await asyncio.to_thread(os.listdir, f"{config.daemon.state_dir}/backups") == []
+            found = (await (await life.call()).ask(GetCheckup(1), Checkup)).findings
+        assert [each.subject for each in found if "not answer" in each.message] == ["backups", "backups"]
+        await reap(life)
 
 
 async def test_unreadable_backup_folder_is_reported(folder, launcher, monkeypatch, caplog):
