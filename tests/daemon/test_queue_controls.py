@@ -70,11 +70,10 @@ async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher)
         assert (await launcher.hear(Launch)).key == life.key(waiting)
 
 
-@pytest.mark.parametrize("kind", [Pause, Resume])
-async def test_unknown_queue_cannot_be_paused_or_resumed(folder, launcher, kind):
+async def test_unknown_queue_can_be_paused_before_its_first_job_but_not_resumed(folder, launcher):
     async with served(configure(folder, rest="[queues.mail]\nslots = 2"), launcher) as life:
         caller = await life.call()
-        failed = await caller.ask(kind(1, "mial"), Failed)
+        failed = await caller.ask(Resume(1, "mial"), Failed)
         assert failed.code is ErrorCode.REFUSED
         assert failed.message == (
             "there is no queue mial (did you mean mail?): `bgctl queue set mial --slots N` makes it"
@@ -85,7 +84,11 @@ async def test_unknown_queue_cannot_be_paused_or_resumed(folder, launcher, kind)
         await caller.ask(SetQueue(3, "set", None), Queues)
         await caller.ask(Cancel(4, [await life.submit(command(queue="used", hold=True))]), Acted)
         for queue in ("default", "mail", "set", "used"):
-            await caller.ask(kind(5, queue), Queues)
+            await caller.ask(Resume(5, queue), Queues)
+        await caller.ask(Pause(6, "early"), Queues)
+        waiting = await life.submit(command(queue="early"))
+        await life.launched(command(queue="other"))
+        assert (await life.view(waiting)).state is State.QUEUED
 
 
 async def test_pause_of_everything_survives_a_restart(config, launcher):
