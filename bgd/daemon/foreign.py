@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +56,8 @@ class ForeignFolders:
         self, folder: str, patience: float, function: Callable[P, R], /, *args: P.args, **options: P.kwargs
     ) -> R:
         """The same, in a process in any case, which has `patience` seconds."""
+        import pickle  # noqa: PLC0415 - most daemons have no such folder
+
         late = self._late[folder] = [each for each in self._late.get(folder, ()) if each.poll() is None]
         if late:
             raise NoAnswer(f"{folder} does not answer: process {late[0].pid} still waits for it")
@@ -104,6 +105,8 @@ def _start(packed: bytes, writer: int) -> subprocess.Popen[bytes]:
 
 def answer() -> None:
     """Make the call that stdin describes, and write to stdout what it returns or raises."""
+    import pickle  # noqa: PLC0415 - as above
+
     function, args, options = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon
     try:
         result = function(*args, **options)

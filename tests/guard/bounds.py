@@ -25,8 +25,9 @@ BOUNDS = {
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
     "modules, launcher": (164, 164),
-    # one for the table of verbs, and two for pages: the sockets that the launcher holds, and seals
-    "modules, daemon": (284, 284),
+    # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
+    # folders that may not answer
+    "modules, daemon": (286, 286),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
