@@ -182,13 +182,7 @@ class Attempt:
             self._running.output.go_on()
 
     def _begin(self, action: Coroutine[None, None, None]) -> None:
-        self._context.group.create_task(self._logged(action))
-
-    async def _logged(self, action: Coroutine[None, None, None]) -> None:
-        try:
-            await action
-        except Exception:  # raised further, it would cancel the task group, and so end every job
-            log.exception("job %d: the launcher could not do what was asked", self.launch.key.job)
+        self._context.begin(action, f"job {self.launch.key.job}")
 
     async def _signal_tree(self, tree: Tree, signum: int) -> None:
         """Send every process a signal as if at one instant; processes stopped before stay stopped."""
@@ -484,9 +478,7 @@ class Attempt:
             self._limit.pause()
         if self._context.outbox is not None and code in _OF_TERM:
             # Slurm takes an allocation away with a TERM for each process, the pilot's after those of its jobs
-            over = self._context.deadlines.timer(_TERM_PATIENCE)
-            await asyncio.wait({over, self._stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
+            await self._context.deadlines.wait(_TERM_PATIENCE, self._stop_asked)
         # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
         is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         await self._end_leftovers(running)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 from msgspec import Struct
@@ -68,10 +68,12 @@ class Context(Struct, frozen=True, kw_only=True):
                 return await action()
             except OSError as error:
                 _complain(what, error, pause)
-            over = self.deadlines.timer(pause)
-            await asyncio.wait({over, *([stop_asked] if stop_asked else [])}, return_when=_FIRST)
-            over.cancel()
+            await self.deadlines.wait(pause, *([stop_asked] if stop_asked else []))
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def begin(self, action: Coroutine[None, None, None], whose: str) -> asyncio.Task[None]:
+        """Start a task for `whose`. An error ends it alone, and not the group with all jobs."""
+        return self.group.create_task(_logged(action, whose))
 
     def sync_soon(self, key: AttemptKey) -> None:
         """Let the records of an attempt survive a power failure soon; nobody waits for it."""
@@ -106,9 +108,15 @@ class Context(Struct, frozen=True, kw_only=True):
 # seconds until the next try when the machine has no room; doubled each time, up to the longest
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
-_FIRST = asyncio.FIRST_COMPLETED
 
 _complained_at = -_COMPLAINTS_APART
+
+
+async def _logged(action: Coroutine[None, None, None], whose: str) -> None:
+    try:
+        await action
+    except Exception:
+        log.exception("%s: the launcher could not do what was asked", whose)
 
 
 def _complain(what: str, error: OSError, pause: float) -> None:

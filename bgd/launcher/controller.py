@@ -100,9 +100,7 @@ class Controller:
         seconds = self._limit.take(cost, elapsed())
         if delayed is not None and seconds > _SHORT_WAIT:
             delayed()
-        over = self._context.deadlines.timer(seconds)
-        await asyncio.wait({over, *([until] if until else [])}, return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
+        await self._context.deadlines.wait(seconds, *([until] if until else []))
         if until is None or not until.done():
             return True
         self._limit.give_back(cost)
@@ -119,9 +117,7 @@ class Controller:
             asked: asyncio.Future[Any] = self._context.group.create_task(self.recent_jobs())
             await asyncio.wait({asked, until}, return_when=asyncio.FIRST_COMPLETED)
             if not until.done() and self.silent_since is not None:
-                over = self._context.deadlines.timer(pause)
-                await asyncio.wait({over, until}, return_when=asyncio.FIRST_COMPLETED)
-                over.cancel()
+                await self._context.deadlines.wait(pause, until)
             pause = min(pause * 2, _LONGEST_PAUSE)
         return not until.done()
 

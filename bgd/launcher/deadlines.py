@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from typing import Any
 
 from bgd.clock import Alarm, elapsed
 
@@ -29,9 +30,15 @@ class Deadlines:
     def timer(self, seconds: float) -> asyncio.Future[None]:
         """Return a future that is done after this many seconds; cancel it when it is no longer needed."""
         future: asyncio.Future[None] = self._loop.create_future()
-        deadline = self.after(seconds, lambda: _settle(future))
+        deadline = self.after(seconds, lambda: settle(future))
         future.add_done_callback(lambda _: deadline.cancel())
         return future
+
+    async def wait(self, seconds: float, *until: asyncio.Future[Any]) -> None:
+        """Return after this many seconds, or once something is done."""
+        over = self.timer(seconds)
+        await asyncio.wait({over, *until}, return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
 
     def close(self) -> None:
         """Release the alarm; no deadline comes any more."""
@@ -127,6 +134,7 @@ class Countdown:
 _MIN_DEAD = 64  # fewer cancelled entries are cheaper to keep than to remove
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def settle(future: asyncio.Future[None]) -> None:
+    """Let a future be done, which it may be."""
     if not future.done():
         future.set_result(None)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 
 from bgd.clock import elapsed
@@ -18,8 +17,6 @@ from bgd.launcher.context import Context
 from bgd.launcher.controller import Controller
 from bgd.launcher.shared_folder import SharedFolder
 from bgd.wire.launching import Launch
-
-log = logging.getLogger(__name__)
 
 Live = Callable[[], Mapping[str, Callable[[], None]]]
 """Returns the names of the attempts that have not ended, and what to call if one of them is over."""
@@ -57,23 +54,18 @@ class FolderWatch:
         if self._looking is None or self._looking.done():
             return
         self._looking.cancel()
-        over = self._context.deadlines.timer(_LAST_PATIENCE)
-        last = self._context.group.create_task(self._look_until_gone(_LAST_PAUSE, patience=0.0))
-        await asyncio.wait({over, last}, return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
+        last = self._context.begin(self._look_until_gone(_LAST_PAUSE, patience=0.0), _WHAT)
+        await self._context.deadlines.wait(_LAST_PATIENCE, last)
         last.cancel()
 
     def _go_on(self) -> None:
         if self._looking is None or self._looking.done():
             pause = max(self.controller.seldom, _PATIENCE)
-            self._looking = self._context.group.create_task(self._look_until_gone(pause, _PATIENCE))
+            self._looking = self._context.begin(self._look_until_gone(pause, _PATIENCE), _WHAT)
 
     async def _look_until_gone(self, pause: float, patience: float) -> None:
-        try:
-            while await self._look(patience) or self._live():
-                await self._context.deadlines.timer(pause)
-        except Exception:  # raised further, it would cancel the task group, and so end every job
-            log.exception("the launcher could not look into the shared folder")
+        while await self._look(patience) or self._live():
+            await self._context.deadlines.timer(pause)
 
     async def _look(self, patience: float) -> bool:
         """Tell who is over, and release what ended this long ago; return whether anything is left."""
@@ -105,6 +97,7 @@ class FolderWatch:
                 self._ended.pop(name, None)
 
 
+_WHAT = "the shared folder"
 _PATIENCE = 6.0  # seconds: slurmctld saves what it was told within 5
 _LAST_PATIENCE = 5.0  # seconds for the last look of a launcher that exits
 _LAST_PAUSE = 0.25

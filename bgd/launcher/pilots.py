@@ -15,7 +15,6 @@ import os
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
 from operator import attrgetter
 
 from bgd.clock import elapsed
@@ -94,7 +93,7 @@ class PilotPool:
         # a reset may have taken records: attempts that nobody knows may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
         self.reason = Reason(cause=Cause.PILOT, subject=self.start.executor)
-        self._tidying = context.group.create_task(_logged(self._release_leftovers()))
+        self._tidying = context.begin(self._release_leftovers(), _OF_PILOTS)
         self._tidying.add_done_callback(lambda _: self.assign())
 
     def add(self, attempt: PilotAttempt) -> None:
@@ -236,9 +235,7 @@ class PilotPool:
         if self._acknowledging is not None:
             self._acknowledging.cancel()
         if self._pilots:
-            ends = [
-                self.context.group.create_task(_logged(each.give_back())) for each in self._pilots.values()
-            ]
+            ends = [self.context.begin(each.give_back(), _OF_PILOTS) for each in self._pilots.values()]
             await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
             for each in ends:
                 each.cancel()
@@ -248,7 +245,7 @@ class PilotPool:
     def acknowledge(self, pilot: Pilot, key: AttemptKey) -> None:
         """Let a pilot forget an attempt whose end is recorded, once that survives a power failure."""
         if not self._unacknowledged:
-            self._acknowledging = self.context.group.create_task(_logged(self._acknowledge()))
+            self._acknowledging = self.context.begin(self._acknowledge(), _OF_PILOTS)
         self._unacknowledged[key] = pilot
 
     async def _acknowledge(self) -> None:
@@ -607,7 +604,7 @@ class Pilot:
         self._is_closing = True
         self.send(Goodbye())
         if self.is_starting:
-            self._context.group.create_task(_logged(self._controller.cancel(self.name)))
+            self._context.begin(self._controller.cancel(self.name), _OF_PILOTS)
 
     # --- what it says
 
@@ -744,7 +741,7 @@ class _Connection(asyncio.Protocol):
             self._handle(data)
         except OSError:
             self._transport.pause_reading()
-            self._context.group.create_task(self._handle_later())
+            self._context.begin(self._handle_later(), _OF_PILOTS)
 
     def _handle(self, data: bytes = b"") -> None:
         """Handle messages that have come, and those that came before.
@@ -772,13 +769,7 @@ class _Connection(asyncio.Protocol):
         self.lost.set()
 
 
-async def _logged(work: Coroutine[None, None, None]) -> None:
-    try:
-        await work
-    except Exception:  # raised further, it would cancel the task group, and so end every job
-        log.exception("an error of the launcher with its pilots")
-
-
+_OF_PILOTS = "pilots"
 _ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # pilots that end without a word, until the attempts that wait fail
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all

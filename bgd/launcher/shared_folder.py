@@ -114,20 +114,17 @@ class SharedFolder:
 
     async def over(self, prefix: str) -> list[str]:
         """Return the names of all folders in the shared one in whose attempts nothing runs any more."""
-        try:
-            return msgspec.json.decode(
-                await self.in_fork(partial(_over, self._shared, prefix)), type=list[str]
-            )
-        except _UNUSABLE:
-            return []
+        return await self._listed(partial(_over, self._shared, prefix))
 
     async def names(self, prefix: str) -> list[str]:
         """Return the names of all folders beside it that begin so."""
+        return await self._listed(partial(_names, self._shared, prefix))
+
+    async def _listed(self, do: Callable[[], bytes]) -> list[str]:
         try:
-            found = await self.in_fork(partial(_names, self._shared, prefix))
+            return msgspec.json.decode(await self.in_fork(do), type=list[str])
         except _UNUSABLE:
             return []
-        return msgspec.json.decode(found, type=list[str])
 
     async def in_fork(self, do: Callable[[], bytes]) -> bytes:
         """Return what a fork returns, which may hang on the shared folder.

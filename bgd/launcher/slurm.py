@@ -33,7 +33,7 @@ from bgd.core.spec import StopSignal
 from bgd.launcher.children import Child
 from bgd.launcher.context import Context
 from bgd.launcher.controller import SRUN_COST, SlurmJob
-from bgd.launcher.deadlines import Countdown
+from bgd.launcher.deadlines import Countdown, settle
 from bgd.launcher.folder_watch import FolderWatch
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, Log, bytes_logged
@@ -155,10 +155,10 @@ class SlurmAttempt:
             self._reason = reason
         was_suspended, self._is_suspended = self._is_suspended, False
         if grace <= 0:
-            _settle_future(self._grace_over)
+            settle(self._grace_over)
         elif grace < self._grace:
             self._grace = grace
-            self._context.deadlines.after(grace, partial(_settle_future, self._grace_over))
+            self._context.deadlines.after(grace, partial(settle, self._grace_over))
         if not self._stop_asked.done():
             self._stop_asked.set_result(None)
             self._begin(self._bring_down(was_suspended=was_suspended))
@@ -195,14 +195,8 @@ class SlurmAttempt:
             self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
             self._context.sync_soon(self.launch.key)
 
-    def _begin(self, action: Coroutine[None, None, None]) -> None:
-        self._context.group.create_task(self._logged(action))
-
-    async def _logged(self, action: Coroutine[None, None, None]) -> None:
-        try:
-            await action
-        except Exception:  # raised further, it would cancel the task group, and so end every job
-            log.exception("job %d: the launcher could not do what was asked", self.launch.key.job)
+    def _begin(self, action: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._context.begin(action, f"job {self.launch.key.job}")
 
     async def _send(self, signum: int) -> None:
         step = self._node.step if self._node else ""
@@ -256,7 +250,7 @@ class SlurmAttempt:
             if self._limit is not None:
                 self._limit.pause()
             self._close_output()
-            _settle_future(self._over)
+            settle(self._over)
         if self._outcome is None:
             await self._folder.close()
         return ended
@@ -392,9 +386,7 @@ class SlurmAttempt:
             context.readers.remove(reader)
             os.close(reader)
         if self._node is not None and not output.drain():
-            over = context.deadlines.timer(_OUTPUT_PATIENCE)
-            await output.ended(over)
-            over.cancel()
+            await output.ended(context.deadlines.timer(_OUTPUT_PATIENCE))
         self._close_output()
         if code < 0 and self._node is not None:
             self._log_problem = self._log_problem or _CUT_OFF
@@ -403,7 +395,7 @@ class SlurmAttempt:
     async def _end_of(self, srun: Child) -> int:
         """Return srun's exit code; -9 if it waited in vain."""
         self._srun, self._is_quiet, self._is_forgotten = srun, False, False
-        checking = self._context.group.create_task(self._logged(self._check_that_slurm_has_it()))
+        checking = self._begin(self._check_that_slurm_has_it())
         code = await srun.wait()
         checking.cancel()
         self._srun = None
@@ -613,9 +605,7 @@ class SlurmAttempt:
 
     async def _wait(self, seconds: float, *until: asyncio.Future[Any]) -> None:
         """Return after this many seconds, or once something is done."""
-        over = self._context.deadlines.timer(seconds)
-        await asyncio.wait({over, *until}, return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
+        await self._context.deadlines.wait(seconds, *until)
 
     # --- its output and its end
 
@@ -717,11 +707,6 @@ def last_line(words: str) -> str:
         line.removeprefix("srun: ").removeprefix("error: ") for line in words.splitlines() if line.strip()
     ]
     return lines[-1] if lines else ""
-
-
-def _settle_future(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 _MARK = b"bgd-node: "

@@ -146,10 +146,7 @@ def _first_that_runs(command: Command, run: Callable[[str], T]) -> T:
 async def _kill(process: Child, context: Context) -> None:
     context.children.kill(process.pid)
     ended = context.group.create_task(process.wait())
-    over = context.deadlines.timer(UNKILLABLE)
-    either: set[asyncio.Future[Any]] = {ended, over}
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    over.cancel()
+    await context.deadlines.wait(UNKILLABLE, ended)
     context.children.take_usage(process.pid)
     if not ended.done():
         ended.cancel()

@@ -415,13 +415,6 @@ def encoded_frame(message: FromLauncher) -> bytes:
 LiveAttempt = Attempt | SlurmAttempt | PilotAttempt
 
 
-async def _logged(work: Coroutine[None, None, None]) -> None:
-    try:
-        await work
-    except Exception:  # raised further, it would cancel the task group, and so end every job
-        log.exception("the launcher could not tidy up after a job")
-
-
 # --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
 
 
@@ -591,7 +584,7 @@ class KnownAttempts:
 
     def _tidy(self, work: Coroutine[None, None, None]) -> None:
         """Do what no attempt waits for, and what the next launcher does if this one ends before."""
-        task = self._context.group.create_task(_logged(work))
+        task = self._context.begin(work, "what a job left in Slurm")
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
 
