@@ -58,8 +58,8 @@ def test_only_jobs_to_which_the_verb_applies_are_offered(daemon):
 def test_queues_are_offered(daemon):
     daemon.submit("--hold", "-q", "mail", "true")
 
-    assert offered(daemon, "submit", "-q", "ma") == ["mail\t1 jobs"]
-    assert offered(daemon, "pause", "ma") == ["mail\t1 jobs"]
+    assert offered(daemon, "submit", "-q", "ma") == ["mail\t1 job"]
+    assert offered(daemon, "pause", "ma") == ["mail\t1 job"]
 
 
 @pytest.mark.parametrize("words", [["cancel", ""], ["submit", "-q", ""], ["logs", "x"]])
