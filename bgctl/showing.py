@@ -257,5 +257,5 @@ def _why_waiting(explanation: Explanation) -> str:
 
 def _explanation(daemon: Client, job: Job) -> Explanation:
     view = job.view
-    waits = view.state in WAITING or (view.state is State.RUNNING and (view.suspended or view.needs_node))
-    return daemon.explain(job.id) if waits else Explanation()
+    may_wait = view.state in WAITING or view.state is State.RUNNING
+    return daemon.explain(job.id) if may_wait else Explanation()

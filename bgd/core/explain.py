@@ -36,6 +36,7 @@ class Cause(StrEnum):
     SHARE = "share"  # of its queue: others have had less for their weights
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
+    START = "start"  # its slot is taken, but the launcher has not started its process yet
     # an attempt that has started on a cluster, and that has no node yet
     REQUESTS = "requests"  # bgd's own limit on requests to the cluster
     CONTROLLER = "controller"  # of the cluster, which does not answer
@@ -49,9 +50,10 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `subject`: the name of its queue, of a resource or of its executor; of HOLD and SUSPENSION the id of the
     job. `taken` of `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start
     before it, counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no
-    launcher, what the machine lacks, or why it has no node, in Slurm's own word. `limit`: the rate of its
-    queue, as it is written; of SHARE its weight, for example "1 of 3". `at`: until when it waits, epoch time;
-    of CONTROLLER since when. `jobs`, `queues`: those that it waits for, up to MAX_NAMED, and `more` besides.
+    launcher, what the machine lacks, why its process cannot be started yet, or why it has no node, in Slurm's
+    own word. `limit`: the rate of its queue, as it is written; of SHARE its weight, for example "1 of 3".
+    `at`: until when it waits, epoch time; of CONTROLLER since when. `jobs`, `queues`: those that it waits
+    for, up to MAX_NAMED, and `more` besides.
     """
 
     cause: Cause
@@ -256,6 +258,8 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:
             return f"until `bgctl continue {reason.subject}`: it is suspended"
+        case Cause.START:
+            return f"to be started{f': {reason.problem}' if reason.problem else ' by the launcher'}"
         case Cause.REQUESTS:
             return "for bgd's own limit on requests to Slurm (requests_per_second)"
         case Cause.CONTROLLER:

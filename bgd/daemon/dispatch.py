@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.clock import now
 from bgd.config import Config
-from bgd.core.explain import Reason
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
@@ -37,6 +38,8 @@ from bgd.wire.views import JobError
 
 logger = logging.getLogger(__name__)
 
+START_PATIENCE = 2.0  # seconds without a report until an attempt counts as waiting for its launcher
+ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
 NEVER_STARTED = "stopped before it was started"
 OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
 
@@ -167,6 +170,32 @@ class Dispatcher:
         if not self._link.send(message):
             raise Refused(f"job {job.id} cannot be reached just now: no launcher is connected")
 
+    def wait_of(self, job: Job) -> Reason | None:
+        """Return why the attempt of a running job has not begun; None: it has, or nobody knows."""
+        since = self._attempts.unreported_since(job.id)
+        if since is None:
+            return self._attempts.wait_of(job.id)
+        if self._link.obstacle is not None:
+            return Reason(cause=Cause.LAUNCHER, problem=self._link.obstacle)
+        is_long = now().wall - since > START_PATIENCE and not job.suspended
+        return Reason(cause=Cause.START) if is_long else None
+
+    def ask(self, job: Job) -> asyncio.Future[bool | None]:
+        """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
+        return self._link.ask(self.key_of(job))
+
+    async def refusals(self, answers: Mapping[JobId, asyncio.Future[bool | None]]) -> dict[JobId, Refused]:
+        """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""
+        await asyncio.wait(answers.values(), timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
+        found = {}
+        for job_id, answer in answers.items():
+            if not answer.done() or answer.result() is None:
+                why = self._link.obstacle or "the launcher does not answer"
+                found[job_id] = Refused(f"job {job_id} is not reached yet: {why}")
+            elif not answer.result():
+                found[job_id] = Refused(f"job {job_id} has ended")
+        return found
+
     def check_supported(self, job: Job, message_of: Callable[[AttemptKey], ToLauncher]) -> None:
         """Check that the launcher knows a message.
 
@@ -219,7 +248,10 @@ class AttemptTable:
         self._launcher: dict[JobId, str] = {}  # the instance it was saved for
         self._slot: dict[JobId, int] = {}
         self._tokens: dict[JobId, Tokens] = {}  # of attempts that hold any
-        self._waits: dict[JobId, Reason] = {}  # of attempts that have no node yet, while there is a launcher
+        self._waits: dict[JobId, Reason] = {}  # of attempts that have no process yet, says the launcher
+        self._unreported: dict[
+            JobId, float
+        ] = {}  # when it was decided, epoch time, until a launcher reports it
         self._unsent: set[JobId] = set()
         self.to_reassign: set[JobId] = set()
 
@@ -236,6 +268,7 @@ class AttemptTable:
         if tokens:
             self._tokens[job.id] = tokens
         self._unsent.add(job.id)
+        self._unreported[job.id] = at
         return self._saved_for(job, launcher, at)
 
     def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
@@ -260,23 +293,33 @@ class AttemptTable:
         self._tokens.pop(job_id, None)
         if job_id in self._waits:
             del self._waits[job_id]
+        if job_id in self._unreported:
+            del self._unreported[job_id]
         self._unsent.discard(job_id)
         self.to_reassign.discard(job_id)
 
-    def note_wait(self, job_id: JobId, reason: Reason | None) -> bool:
-        """Note why the attempt has no node yet, None: it has or needs none; return whether that is new."""
+    def note_report(self, job_id: JobId, reason: Reason | None) -> bool:
+        """Note why the attempt has not begun, None: it has; return whether that is new."""
+        if job_id in self._unreported:
+            del self._unreported[job_id]
+        if reason is None and job_id not in self._waits:
+            return False  # as almost always
         before = self._waits.pop(job_id, None)
         if reason is not None:
             self._waits[job_id] = reason
         return before != reason
 
     def forget_waits(self) -> None:
-        """Forget why attempts have no node: without a launcher nobody knows."""
+        """Forget why attempts have not begun: without a launcher nobody knows."""
         self._waits.clear()
 
     def wait_of(self, job_id: JobId) -> Reason | None:
-        """Return why the attempt has no node yet, as far as that is known."""
+        """Return why the attempt has not begun, as its launcher says."""
         return self._waits.get(job_id)
+
+    def unreported_since(self, job_id: JobId) -> float | None:
+        """Return when the start of the attempt was decided, epoch time; None: a launcher has reported it."""
+        return self._unreported.get(job_id)
 
     def slot_of(self, job_id: JobId) -> int:
         """Return the slot that the attempt occupies."""
@@ -326,7 +369,9 @@ class AttemptTable:
 
     def _saved_for(self, job: Job, launcher: str, at: float) -> NewAttempt:
         self._launcher[job.id] = launcher
-        return NewAttempt(job.id, job.attempt, self._slot[job.id], launcher, at, self.tokens_of(job.id))
+        return NewAttempt(
+            job.id, job.attempt, self._slot[job.id], launcher, at, self._tokens.get(job.id, NO_TOKENS)
+        )
 
 
 class Reconciliation(Struct, frozen=True):

@@ -317,7 +317,7 @@ class JobActions:
         * `among`: leave out jobs that it does not select any more.
         * `repeated`: jobs to which it was done before count as done.
         """
-        action, at, results = _ACTIONS[verb], now(), list[ActResult]()
+        action, at, results, steered = _ACTIONS[verb], now(), list[ActResult](), list[Job]()
         asked = list(map(JobId, job_ids))
         async with self._lock if action.states == FINAL else nullcontext():  # from reading until acting
             finished = await self._finished(asked)
@@ -330,9 +330,20 @@ class JobActions:
                 try:
                     done = self._act(action, job_id, job, at, given, repeated=repeated)
                     results.append(ActResult(job_id, done if isinstance(done, State) else await done))
+                    if job is not None and verb in {"suspend", "continue"}:
+                        steered.append(job)
                 except Refused as error:
                     results.append(ActResult(job_id, code=code_of(error), message=str(error)))
-        return results
+        return await self._checked(results, steered) if steered else results
+
+    async def _checked(self, results: list[ActResult], steered: list[Job]) -> list[ActResult]:
+        """Refuse what the launcher has not done of what it was told about these jobs."""
+        await self._supervisor.saved()  # which tells the launcher
+        dispatcher = self._supervisor.dispatcher
+        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in steered})
+        refused = [ActResult(job, code=code_of(error), message=str(error)) for job, error in refusals.items()]
+        by_job = {each.job: each for each in [*results, *refused]}
+        return [by_job[each.job] for each in results]
 
     def _act(
         self,
@@ -383,7 +394,7 @@ class JobActions:
     async def signal(
         self, job: Job, at: Now, signal: int, *, whole_tree: bool, seen: Job | None = None
     ) -> State:
-        """Send a signal to a running job; the launcher has been told when this returns.
+        """Send a signal to a running job; the launcher has sent it when this returns.
 
         `seen`: send nothing if anything was decided about the job since it was this one: that is newer, and
         the launcher may not have been told of it yet.
@@ -394,7 +405,11 @@ class JobActions:
         if current is None or current.state not in ACTIVE:
             raise Refused(f"job {job.id} {_has_changed(current)}: {_ACTIONS['signal'].only}")
         if seen is None or current is seen:  # each decision replaces it
-            self._supervisor.dispatcher.tell(current, lambda key: SignalProcesses(key, signal, whole_tree))
+            dispatcher = self._supervisor.dispatcher
+            answer = dispatcher.ask(current)  # before the signal, which may end it
+            dispatcher.tell(current, lambda key: SignalProcesses(key, signal, whole_tree))
+            for refusal in (await dispatcher.refusals({current.id: answer})).values():
+                raise refusal
         return current.state
 
     def revive(self, job: Job, at: Now, specs: Mapping[JobId, StoredSpec]) -> State:

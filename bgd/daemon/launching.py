@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import signal
@@ -34,6 +35,8 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    CheckAttempt,
+    Checked,
     Declined,
     FromLauncher,
     Goodbye,
@@ -86,6 +89,8 @@ class LauncherLink:
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
         self._to_hold: Held | None = None
+        self._questions: dict[int, asyncio.Future[bool | None]] = {}  # that the launcher has not answered
+        self._numbers = itertools.count(1)
         self._has_tried = asyncio.Event()  # to reach a launcher, with or without success
         self.problem = ""
         self.looking_since = clock.elapsed()
@@ -102,10 +107,22 @@ class LauncherLink:
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can start; None if a launcher is there, was there a moment ago, or is being started."""
+        """Why nothing can start: there is no launcher, or it was stopped, by SIGSTOP for example."""
+        if self.is_connected and self._is_stopped():
+            return f"the launcher (process {self.pid}) is stopped; kill -CONT {self.pid} lets it go on"
+        return self.absence
+
+    @property
+    def absence(self) -> str | None:
+        """Why there is no launcher; None if there is one, was one a moment ago, or one is being started."""
         if not self.problem or self.is_connected or self._patience_left > 0:
             return None
         return f"there is no launcher: {self.problem}"
+
+    def _is_stopped(self) -> bool:
+        with contextlib.suppress(OSError):  # it is gone
+            return b"\nState:\tT" in Path(f"/proc/{self.pid}/status").read_bytes()
+        return False
 
     @property
     def _patience_left(self) -> float:
@@ -156,6 +173,27 @@ class LauncherLink:
         finally:
             connection.is_gathering = False
             connection.flush()
+
+    def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
+        """Ask the launcher whether an attempt has not ended; None: no launcher is connected.
+
+        An earlier launcher cannot say, so True.
+        """
+        answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        question = CheckAttempt(key, next(self._numbers))
+        if not self.supports(question):
+            answer.set_result(True)
+        elif self.send(question):
+            self._questions[question.number] = answer
+        else:
+            answer.set_result(None)
+        return answer
+
+    def answer(self, number: int, *, is_alive: bool | None) -> None:
+        """Take the answer to a question, None: there will be none."""
+        answer = self._questions.pop(number, None)
+        if answer is not None and not answer.done():
+            answer.set_result(is_alive)
 
     def supports(self, message: ToLauncher) -> bool:
         """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
@@ -258,6 +296,8 @@ class LauncherLink:
         connection.send(self._greeting())
         await connection.lost.wait()
         self._connection = None
+        for number in list(self._questions):
+            self.answer(number, is_alive=None)
         if connection.is_ready:
             self.looking_since = clock.elapsed()
             self.problem = ""
@@ -449,7 +489,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
-    def _take(self, message: FromLauncher) -> None:
+    def _take(self, message: FromLauncher) -> None:  # noqa: C901 (a flat list of cases)
         match message:
             case Welcome():
                 self._welcome = message
@@ -468,6 +508,8 @@ class _Connection(asyncio.Protocol):
                 self._ended.append(message)
             case LogGrew():
                 self._listener.log_grew(message)
+            case Checked(number, is_alive):
+                self._link.answer(number, is_alive=is_alive)
             case OutputPart():
                 raise ProtocolError("it sends output, as only a pilot does")
 

@@ -215,6 +215,11 @@ class Supervisor:
         return self._link.obstacle
 
     @property
+    def absence(self) -> str | None:
+        """The reason why there is no launcher, for those who must not wait for a look at it."""
+        return self._link.absence
+
+    @property
     def counts(self) -> Mapping[tuple[str, State], int]:
         """The number of unfinished jobs in each queue and state, where there are any."""
         return self._scheduler.counts
@@ -279,7 +284,7 @@ class Supervisor:
         reasons = self._scheduler.explain(job_id, now())
         job = self.get(job_id)
         if job is not None and job.state is State.RUNNING:
-            wait = self._attempts.wait_of(job_id)
+            wait = self.dispatcher.wait_of(job)
             return reasons if wait is None else (*reasons, wait)
         if self._machine.is_on:
             reasons = self._machine.in_words(reasons)
@@ -377,11 +382,11 @@ class Supervisor:
         self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
-        """Record the pid of an attempt's process, or why it has no node yet."""
+        """Record the pid of an attempt's process, or why it has none yet."""
         job = self.dispatcher.active_job(started.key)
         if job is None:
             return
-        if started.place is not None and self._attempts.note_wait(job.id, started.waits):
+        if self._attempts.note_report(job.id, started.waits):
             self.subscriptions.look_soon()
         if started.pid is not None or started.place is not None:
             # only people read it, so it causes no transaction of its own for a moment

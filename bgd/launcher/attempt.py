@@ -14,10 +14,11 @@ from functools import partial
 from msgspec import Struct
 
 from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher.cgroup import Group, GroupFigures
-from bgd.launcher.children import LostChild
+from bgd.launcher.children import LostChild, has_ended
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
@@ -75,6 +76,7 @@ class Attempt:
         self._report_start = started
         self._grew = grew
         self._started_at, self._since = time.time(), elapsed()  # when the latest try to start it began
+        self._waits: Reason | None = None  # why it has no process yet, if that may take longer
         self._running: _Running | None = None
         self._limit: Countdown | None = None  # on the run, or on what the start waits for
         # what is asked of it
@@ -97,9 +99,16 @@ class Attempt:
     def state(self) -> AttemptStarted:
         """What a supervisor is told of it while it has not ended."""
         pid = self._running.execution.pid if self._running else None
+        since, place = self._since, self.launch.place
         return AttemptStarted(
-            self.launch.key, pid, self._started_at, self._is_suspended, self._since, self.launch.place
+            self.launch.key, pid, self._started_at, self._is_suspended, since, place, self._waits
         )
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether its first process has ended, even if that is not known yet."""
+        running = self._running
+        return running is not None and (running.execution.is_over or has_ended(running.execution.pid))
 
     @property
     def log_bytes(self) -> int:
@@ -232,7 +241,7 @@ class Attempt:
         """Run it; return how it ended when no process of it is left."""
         try:
             what = f"job {self.launch.key.job} cannot start yet"
-            running = await self._context.retry(what, self._start, self._stop_asked)
+            running = await self._context.retry(what, self._start, self._stop_asked, self._wait_for)
         except CannotStart as error:
             log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
@@ -284,6 +293,13 @@ class Attempt:
 
     # --- it starts: what it needs first, and how its first process is started
 
+    def _wait_for(self, problem: str) -> None:
+        """Say why it has no process yet."""
+        waits = Reason(cause=Cause.START, problem=problem)
+        if waits != self._waits:
+            self._waits = waits
+            self._report_start(self.state)
+
     async def _start(self) -> _Running | None:
         """Start it; return None if it is to end before it ran.
 
@@ -305,6 +321,7 @@ class Attempt:
         with closing(StandardInput(self.launch, self._context.state, in_fork=waits_for is not None)) as given:
             if given.is_fifo:
                 problem = "nobody wrote to it within the time limit"
+                self._wait_for(f"no process writes to {self.launch.stdin_path} yet")
                 with self._limited(no_input_problem(self.launch.stdin_path or "", problem)):
                     await given.first_write(self._stop_asked)
             if not await self._may_start():
@@ -433,7 +450,11 @@ class Attempt:
         if waits_for is None and not steps:  # most launches: no fork needed
             return spawn(*parts)
         silence = f"{waits_for or 'the kernel'} did not answer"
-        warn = partial(log.warning, "job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
+
+        def warn() -> None:
+            log.warning("job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
+            self._wait_for(silence)
+
         long = context.deadlines.after(_LONG, warn)
         try:
             with self._limited(f"{silence} within the time limit"):
@@ -450,7 +471,7 @@ class Attempt:
     def _run(self, running: _Running) -> None:
         """Report that it runs, and do what was asked of it while it started."""
         launch = self.launch
-        self._running = running
+        self._running, self._waits = running, None
         time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
         self._limit = Countdown(self._context.deadlines, launch.timeout or None, time_out)
         running.output.begin(partial(self._output_moved, running.output.log))

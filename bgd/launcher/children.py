@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bgd.launcher.process import read_silent
+
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
 
@@ -133,6 +135,15 @@ def _detach(pid: int, signum: int) -> None:
     passed_on = 0 if signum == signal.SIGTRAP else signum
     # the only possible error is that it was killed meanwhile
     ctypes.CDLL(None).ptrace(_PTRACE_DETACH, ctypes.c_long(pid), None, ctypes.c_long(passed_on))
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process that this one has not reaped has ended."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # a warm worker is its parent
+        process = read_silent(pid)
+        return process is None or process.is_dead
 
 
 def _ended_child() -> int | None:

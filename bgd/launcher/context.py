@@ -17,6 +17,7 @@ from bgd.launcher.journal import Journal
 from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
 from bgd.launcher.pid_journal import PidJournal
+from bgd.launcher.problems import shortage
 from bgd.launcher.scan import Scanner
 from bgd.mounts import Mounts
 from bgd.wire.launching import Abilities, AttemptKey, Launch, log_name
@@ -55,19 +56,25 @@ class Context(Struct, frozen=True, kw_only=True):
         return f"{self.logs}/{log_name(launch.key.job, launch.key.attempt)}"
 
     async def retry(
-        self, what: str, action: Callable[[], Awaitable[T]], stop_asked: asyncio.Future[None] | None = None
+        self,
+        what: str,
+        action: Callable[[], Awaitable[T]],
+        stop_asked: asyncio.Future[None] | None = None,
+        waits: Callable[[str], None] = lambda _: None,
     ) -> T:
         """Return what `action` returns; repeat it while the machine is short of what it needs (OSError).
 
         For descriptors, processes, memory and disk space, which others will give back. Once `stop_asked` is
-        done, it is repeated at once, to notice that.
+        done, it is repeated at once, to notice that. `waits` is called with what the machine lacks.
         """
         pause = _FIRST_PAUSE
         while True:
             try:
                 return await action()
             except OSError as error:
-                _complain(what, error, pause)
+                problem = shortage(error, (self.state, self.logs))
+                _complain(what, problem, pause)
+                waits(problem)
             await self.deadlines.wait(pause, *([stop_asked] if stop_asked else []))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -119,8 +126,8 @@ async def _logged(action: Coroutine[None, None, None], whose: str) -> None:
         log.exception("%s: the launcher could not do what was asked", whose)
 
 
-def _complain(what: str, error: OSError, pause: float) -> None:
+def _complain(what: str, problem: str, pause: float) -> None:
     global _complained_at  # noqa: PLW0603  one machine has one shortage, whatever it delays
     if elapsed() - _complained_at >= _COMPLAINTS_APART:
         _complained_at = elapsed()
-        log.warning("%s: %s; next try in %g s", what, error.strerror, pause)
+        log.warning("%s: %s; next try in %g s", what, problem, pause)

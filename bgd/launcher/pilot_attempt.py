@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from bgd.clock import elapsed
+from bgd.core.explain import Reason
 from bgd.core.job import Outcome
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
@@ -58,6 +59,7 @@ class PilotAttempt:
         self._started_at, self._since = time.time(), elapsed()
         self._pid: int | None = None
         self._pilot: Pilot | None = None
+        self._waits: Reason | None = None  # why its pilot has not started it
         self._output: AttemptOutput | None = None
         self._log_bytes = 0  # while it has written nothing to this launcher
         self._log_problem: str | None = None
@@ -81,7 +83,7 @@ class PilotAttempt:
         if place is not None and self._pilot is not None:
             place = replace(place, node=self._pilot.node)
         key, began = self.launch.key, self._started_at
-        waits = self._pool.reason if self._pilot is None else None
+        waits = self._pool.reason if self._pilot is None else self._waits
         return AttemptStarted(key, self._pid, began, self._is_suspended, self._since, place, waits)
 
     @property
@@ -193,6 +195,7 @@ class PilotAttempt:
 
     def started(self, message: AttemptStarted) -> None:
         """Take over what its pilot says of its start."""
+        self._waits = message.waits
         if self._pid is None and message.pid is not None:
             self._pid = message.pid
             if self._adopted is None:

@@ -41,6 +41,7 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    Checked,
     Declined,
     FromLauncher,
     Goodbye,
@@ -629,8 +630,8 @@ class Pilot:
                 self._store(message)
             case AttemptEnded():
                 self._note_end(message)
-            case LogGrew():
-                pass  # nobody asks for it: the output itself comes
+            case LogGrew() | Checked():
+                pass  # a pilot is not asked for these: the output itself comes
 
     def _begin_work(self) -> None:
         """Repeat what its attempts are asked to do, and take more of them, unless it only answers."""

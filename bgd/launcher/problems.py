@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from bgd.paths import find_program
@@ -22,6 +23,21 @@ class CannotStart(Exception):
     """
 
     log_text = b""
+
+
+def shortage(error: OSError, folders: Iterable[str]) -> str:
+    """Return what the machine lacks, in words; `folders`: on whose disks something is written."""
+    match error.errno:
+        case errno.EAGAIN:
+            return "no more processes are allowed (a limit of the user or of bgd's control group)"
+        case errno.EMFILE | errno.ENFILE:
+            return "too many files are open"
+        case errno.ENOSPC:
+            disks = {folder: os.statvfs(folder) for folder in folders if Path(folder).exists()}
+            without = [folder for folder, disk in disks.items() if disk.f_files and not disk.f_favail]
+            return f"the disk of {without[0]} has no inodes left" if without else "the disk is full"
+        case _:
+            return error.strerror or str(error)
 
 
 def why_not_started(launch: Launch, error: OSError | ValueError) -> str:

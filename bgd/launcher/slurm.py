@@ -286,7 +286,10 @@ class SlurmAttempt:
             CannotStart: Slurm refuses it.
         """
         pause, what = _FIRST_PAUSE, f"job {self.launch.key.job} cannot be submitted yet"
-        while (begun := await self._context.retry(what, self._begin_srun, self._stop_asked)) is not None:
+        waits = partial(self._wait_for, Cause.START)
+        while (
+            begun := await self._context.retry(what, self._begin_srun, self._stop_asked, waits)
+        ) is not None:
             code = await self._run_srun(*begun)
             if self._outcome is not None:
                 # else srun has released the allocation

@@ -472,25 +472,30 @@ class StandardInput:
 
 
 def unnamed_file(folder: str, content: bytes = b"") -> int:
-    """Return the descriptor of a file without a name that holds `content`, positioned at its start."""
+    """Return the descriptor of a file without a name that holds `content`, positioned at its start.
+
+    It is in memory if the file system supports no such files, or has no space or inodes for it.
+    """
     try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return _filled(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), content)
     except OSError as error:
-        if error.errno in SHORTAGES:
+        if error.errno in SHORTAGES - _OF_DISK:
             raise
-        fd = os.memfd_create("bgd")  # the file system does not support unnamed files
-    if not content:
-        return fd
+    return _filled(os.memfd_create("bgd"), content)
+
+
+_OF_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def _filled(fd: int, content: bytes) -> int:
     try:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(fd, rest) :]
         os.lseek(fd, 0, os.SEEK_SET)
-    except OSError as error:
+    except OSError:
         os.close(fd)
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(f"{NotStarted.OTHER}: its input cannot be written: {error.strerror}") from error
+        raise
     return fd
 
 

@@ -40,6 +40,8 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    CheckAttempt,
+    Checked,
     ContinueProcesses,
     Declined,
     FromLauncher,
@@ -62,6 +64,7 @@ from bgd.wire.launching import (
     Welcome,
     decode_to_launcher,
     encode,
+    readable_by,
 )
 
 log = logging.getLogger(__name__)
@@ -195,7 +198,7 @@ class Supervisors:
             connection.transport.close()
             return
         if connection is not self._active:
-            self._channel.connect(connection.transport)
+            self._channel.connect(connection.transport, greeting.newest)
             self._active = connection
         self.has_goodbye = False
         self._record(greeting)
@@ -237,7 +240,7 @@ class Supervisors:
         except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
             log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
 
-    def _handle(
+    def _handle(  # noqa: C901 (a flat list of cases)
         self,
         message: Launch
         | StopProcesses
@@ -246,6 +249,7 @@ class Supervisors:
         | ContinueProcesses
         | Acknowledge
         | WatchLog
+        | CheckAttempt
         | RenewWorkers
         | OutputStored
         | KeepAlive
@@ -264,6 +268,8 @@ class Supervisors:
                 self._attempts.acknowledge(message.key)
             case WatchLog():
                 self._attempts.watch(message.key, on=message.on)
+            case CheckAttempt(key, number):
+                self._channel.send(Checked(number, self._attempts.is_alive(key)))
             case RenewWorkers():
                 self._attempts.workers.renew()
             case OutputStored():
@@ -349,6 +355,7 @@ class SupervisorChannel:
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
+        self._newest = 0  # protocol of the supervisor
         self._unsent: list[bytes] = []
         self._is_flush_due = False  # at the end of this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
@@ -359,10 +366,11 @@ class SupervisorChannel:
         """Whether there is an active supervisor."""
         return self._transport is not None
 
-    def connect(self, transport: asyncio.WriteTransport) -> None:
+    def connect(self, transport: asyncio.WriteTransport, newest: int) -> None:
         """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
         self.disconnect()
         self._transport = transport
+        self._newest = newest
 
     def disconnect(self) -> None:
         """Close the connection at once; drop everything unread and unsent."""
@@ -375,13 +383,13 @@ class SupervisorChannel:
     def send(self, message: FromLauncher) -> None:
         """Send a message at the end of this turn of the loop, together with others."""
         if self._transport is not None:
-            self._unsent.append(encoded_frame(message))
+            self._unsent.append(encoded_frame(readable_by(message, self._newest)))
             self.flush_soon()
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one that `send` takes, or soon: only people wait for it."""
         if self._transport is not None:
-            self._unsent.append(encoded_frame(message))
+            self._unsent.append(encoded_frame(readable_by(message, self._newest)))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 
@@ -524,6 +532,11 @@ class KnownAttempts:
         elif key in self._known:
             self._watched.add(key)
             self._note_growth(key)
+
+    def is_alive(self, key: AttemptKey) -> bool:
+        """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
+        attempt = self._unended(key)
+        return attempt is not None and not (isinstance(attempt, Attempt) and attempt.has_exited)
 
     def unstored_output(self) -> Iterator[OutputPart]:
         """Yield the output that the supervisor of a pilot has not stored."""

@@ -14,8 +14,9 @@ from typing import TypeVar, assert_never
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from bgd.core.explain import Reason
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
@@ -239,6 +240,13 @@ class WatchLog(Struct, frozen=True, tag="watch"):
     on: bool = True
 
 
+class CheckAttempt(Struct, frozen=True, tag="check"):
+    """Ask whether an attempt has not ended yet; the launcher answers with Checked and this number."""
+
+    key: AttemptKey
+    number: int
+
+
 class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no further attempt; new ones take their place when needed."""
 
@@ -281,6 +289,7 @@ ToLauncher = (
     | ContinueProcesses
     | Acknowledge
     | WatchLog
+    | CheckAttempt
     | RenewWorkers
     | OutputStored
     | KeepAlive
@@ -301,7 +310,7 @@ def protocol_of(message: ToLauncher) -> int:
             return 3
         case OutputStored() | KeepAlive():
             return 5
-        case TradeSockets():
+        case TradeSockets() | CheckAttempt():
             return 6
         case Launch():
             return _protocol_of_launch(message)
@@ -369,8 +378,8 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock; None: the launcher is too old to say. `place`: that of its
-    Launch, with the node if it has one. `waits`: why it has no node yet; None: it has one, or needs none, or
-    the launcher is too old to say. An AttemptStarted is sent again when this changes.
+    Launch, with the node if it has one. `waits`: why it has no node or, since protocol 6, no process yet;
+    None: it has, or the launcher is too old to say. An AttemptStarted is sent again when this changes.
     """
 
     key: AttemptKey
@@ -446,6 +455,13 @@ class LogGrew(Struct, frozen=True, tag="grew"):
     log_problem: str | None = None
 
 
+class Checked(Struct, frozen=True, tag="checked"):
+    """Answer a CheckAttempt. `is_alive`: its first process runs or will run."""
+
+    number: int
+    is_alive: bool
+
+
 class OutputPart(Struct, frozen=True, tag="output"):
     """What an attempt of a pilot has written, from this offset on. Repeated on each connection."""
 
@@ -466,8 +482,17 @@ class Declined(Struct, frozen=True, tag="declined"):
     position: int = 0
 
 
-FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | OutputPart | Declined
+FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Checked | OutputPart | Declined
 
+
+def readable_by(message: FromLauncher, newest: int) -> FromLauncher:
+    """Return the message without what a supervisor cannot read whose newest protocol is this one."""
+    if newest < _FIRST_WITH_START and isinstance(message, AttemptStarted) and message.waits is not None:
+        return replace(message, waits=None) if message.waits.cause is Cause.START else message
+    return message
+
+
+_FIRST_WITH_START = 6
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()

@@ -34,7 +34,7 @@ OBSTACLES = {
     PauseReason.LOAD: Cause.LOAD,
     PauseReason.MEMORY: Cause.MEMORY,
 }
-OF_CLUSTER = {Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE, Cause.PILOT}  # of attempts that have started
+OF_ATTEMPTS = {Cause.START, Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE, Cause.PILOT}
 QUEUES = ("default", "mail", "film")
 APART = {"apart": QueueRule(slots=1, apart=True)}
 
@@ -233,7 +233,7 @@ class Situation:
                 | Cause.SHARE
                 | Cause.TURN
                 | Cause.SUSPENSION
-                | (Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE | Cause.PILOT)
+                | (Cause.START | Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE | Cause.PILOT)
                 | (Cause.LOAD | Cause.MEMORY)
             ):
                 pass  # `grant` ends the pauses last, and holds the jobs before it first
@@ -263,7 +263,7 @@ def test_a_job_starts_once_all_that_explain_names_is_granted():
         situation.grant(reasons)
 
         assert situation.has_started(), (seed, reasons)
-    assert named >= set(Cause) - {Cause.SUSPENSION, *OF_CLUSTER}
+    assert named >= set(Cause) - {Cause.SUSPENSION, *OF_ATTEMPTS}
 
 
 def test_a_job_does_not_start_while_one_of_the_reasons_remains():
@@ -284,7 +284,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
 
         assert not situation.has_started(), (seed, reason)
         left_out.add(reason.cause)
-    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, *OF_CLUSTER}
+    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, *OF_ATTEMPTS}
 
 
 # --- what it names ----------------------------------------------------------------------------------------
@@ -444,6 +444,8 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
         (Reason(cause=Cause.TURN, slots=4, ahead=7), "for its turn: 7 jobs are before it"),
         (Reason(cause=Cause.TURN, slots=4), "for its turn"),
         (Reason(cause=Cause.SUSPENSION, subject="7"), "until `bgctl continue 7`: it is suspended"),
+        (Reason(cause=Cause.START), "to be started by the launcher"),
+        (Reason(cause=Cause.START, problem="the disk is full"), "to be started: the disk is full"),
         (
             Reason(cause=Cause.REQUESTS),
             "for bgd's own limit on requests to Slurm (requests_per_second)",

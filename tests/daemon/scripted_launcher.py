@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    CheckAttempt,
+    Checked,
     FromLauncher,
     Greeting,
     Ready,
@@ -47,7 +50,8 @@ class ScriptedLauncher:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._waiting: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
         self._connected: list[asyncio.StreamWriter] = []
-        self._reader: asyncio.StreamReader
+        self._heard: asyncio.Queue[ToLauncher]
+        self.answers: bool | None = True  # whether attempts are alive
         self._writer: asyncio.StreamWriter | None = None
 
     async def start(self) -> None:
@@ -64,17 +68,20 @@ class ScriptedLauncher:
         covers: Iterable[str] = (),
         protocol: int = LAUNCHING_PROTOCOL,
         abilities: Abilities | None = None,
+        pid: int | None = None,
     ) -> Greeting:
         """Answer the next supervisor that connects, and report the `known` attempts to it."""
         await self.accept()
         greeting = await self.hear(Greeting)
-        self.say(Welcome(protocol, instance, os.getpid(), list(covers), abilities), *known, Ready())
+        self.say(Welcome(protocol, instance, pid or os.getpid(), list(covers), abilities), *known, Ready())
         return greeting
 
     async def accept(self) -> None:
         """Talk to the next supervisor that connects, and hang up on the one before."""
         self.hang_up()
-        self._reader, self._writer = await soon(self._waiting.get())
+        reader, self._writer = await soon(self._waiting.get())
+        self._heard = asyncio.Queue()
+        self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._heard))
 
     def say(self, *messages: FromLauncher) -> None:
         assert self._writer is not None
@@ -92,8 +99,18 @@ class ScriptedLauncher:
         return message
 
     async def next(self) -> ToLauncher:
-        header = await soon(self._reader.readexactly(HEADER))
-        return decode_to_launcher(await soon(self._reader.readexactly(int.from_bytes(header, "big"))))
+        return await soon(self._heard.get())
+
+    async def _read(self, reader: asyncio.StreamReader, heard: asyncio.Queue[ToLauncher]) -> None:
+        """Answer each CheckAttempt, unless `answers` is None, and keep all other messages for `next`."""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
+            while True:
+                header = await reader.readexactly(HEADER)
+                message = decode_to_launcher(await reader.readexactly(int.from_bytes(header, "big")))
+                if not isinstance(message, CheckAttempt):
+                    heard.put_nowait(message)
+                elif self.answers is not None:
+                    self.say(Checked(message.number, self.answers))
 
     def hang_up(self) -> None:
         if self._writer is not None:

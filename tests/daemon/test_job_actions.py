@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon import job_actions
+from bgd.daemon import dispatch, job_actions
 from bgd.daemon.storage import read
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
@@ -414,9 +415,10 @@ async def test_attempt_suspended_before_its_launch_is_suspended_after_it(config,
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        await life.actions.do("suspend", job)
+        suspending = asyncio.ensure_future(life.actions.do("suspend", job))
         life.commits.open()
 
+        await soon(suspending)
         assert [type(message) for message in await life.told()] == [
             Launch,
             launching.SuspendProcesses,
@@ -452,6 +454,37 @@ async def test_signal_waits_for_a_start_that_is_being_saved(config, launcher):
 
         await soon(signalling)
         assert [type(message) for message in await life.told()] == [Launch, launching.SignalProcesses]
+
+
+@pytest.mark.parametrize("verb", ["suspend", "continue", "signal"])
+async def test_what_a_launcher_has_not_done_is_refused(config, launcher, monkeypatch, verb):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        given = {"signal": 15, "whole_tree": False} if verb == "signal" else {}
+        act = partial(life.actions.do, verb, JobId(key.job), **given)
+        assert await act() is State.RUNNING
+
+        launcher.answers = False  # it has exited, which nobody knows yet
+        with pytest.raises(Refused, match=f"job {key.job} has ended"):
+            await act()
+
+        launcher.answers = None
+        monkeypatch.setattr(dispatch, "ANSWER_PATIENCE", 0.01)
+        with pytest.raises(Refused, match="is not reached yet: the launcher does not answer"):
+            await act()
+
+
+async def test_a_suspension_without_a_launcher_is_not_called_done_and_follows_later(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+
+        with pytest.raises(Refused, match="is not reached yet"):
+            await life.actions.do("suspend", JobId(key.job))
+
+        await launcher.greet(AttemptStarted(key, 1, 1.0))
+        assert await life.told() == [launching.SuspendProcesses(key)]
 
 
 async def test_without_a_launcher_a_signal_is_refused(config, launcher):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from bgd.core.explain import Cause, Reason
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import NOT_RERUN
 from bgd.core.spec import ExecutorKind
-from bgd.daemon import supervisor
+from bgd.daemon import dispatch, supervisor
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
@@ -26,9 +27,10 @@ from bgd.wire.launching import (
     WatchLog,
 )
 from bgd.wire.requests import ShutdownMode
-from tests.daemon.harness import command, configure, running_supervisor
+from tests.daemon.harness import SLOTS, command, configure, running_supervisor
 from tests.daemon.scripted_launcher import EARLIER_BOOT, FIRST, SECOND, end
-from tests.daemon.waiting import soon
+from tests.daemon.waiting import soon, until
+from tests.launcher.host import is_stopped
 from tests.support import DEADLINE
 
 PID = 4711  # of every attempt that the launcher reports as running
@@ -749,6 +751,53 @@ async def test_an_attempt_without_a_node_says_what_it_waits_for_until_it_has_one
         await life.heard()
         assert [each.cause for each in life.supervisor.explain(job)] == [Cause.SUSPENSION]
         assert not (await life.view(job)).needs_node
+
+
+async def test_an_attempt_that_cannot_start_yet_says_why_until_it_runs(config, launcher):
+    wait = Reason(cause=Cause.START, problem="the disk is full")
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+
+        launcher.say(AttemptStarted(key, None, 1.0, waits=wait))
+        await life.heard()
+        assert life.supervisor.explain(JobId(key.job)) == (wait,)
+
+        launcher.say(AttemptStarted(key, PID, 1.0))
+        await life.heard()
+        assert life.supervisor.explain(JobId(key.job)) == ()
+
+
+async def test_an_attempt_that_no_launcher_reports_waits_for_the_launcher(config, launcher, monkeypatch):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        assert life.supervisor.explain(JobId(key.job)) == ()
+
+        monkeypatch.setattr(dispatch, "START_PATIENCE", 0.0)
+
+        assert life.supervisor.explain(JobId(key.job)) == (Reason(cause=Cause.START),)
+        await life.actions.do("suspend", JobId(key.job))
+        assert [each.cause for each in life.supervisor.explain(JobId(key.job))] == [Cause.SUSPENSION]
+
+
+async def test_jobs_wait_for_a_launcher_that_is_stopped_and_say_so(config, launcher):
+    stopped = await asyncio.create_subprocess_exec("sleep", "100")
+    try:
+        stopped.send_signal(signal.SIGSTOP)
+        await until(lambda: is_stopped(stopped.pid))
+        async with running_supervisor(config, launcher) as life:
+            await launcher.greet(pid=stopped.pid)
+            sent = await life.launched()
+            held = await life.submit(command(slots=SLOTS))
+
+            for job in (JobId(sent.job), held):
+                first = life.supervisor.explain(job)[0]
+                assert first.cause is Cause.LAUNCHER
+                assert f"kill -CONT {stopped.pid} lets it go on" in (first.problem or "")
+    finally:
+        stopped.kill()
+        await stopped.wait()
 
 
 async def test_what_an_attempt_waits_for_is_known_only_while_there_is_a_launcher(config, launcher):

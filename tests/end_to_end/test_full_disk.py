@@ -95,6 +95,23 @@ def submit_until_refused(client):
             return told
 
 
+def test_jobs_get_their_input_on_a_disk_without_inodes_and_say_that_their_output_is_lost(machine):
+    with small_disk(machine.state_dir, "16m", inodes=60):
+        machine.start()
+        with machine.client() as client:
+            client.submit(["/bin/true"]).wait(timeout=20)
+            with suppress(OSError):
+                for number in range(60):
+                    (machine.state_dir / "logs" / f"other.{number}").touch()
+
+            job = client.submit(["/usr/bin/tee", f"{machine.folder}/got"], input=b"input").wait(timeout=20)
+
+            assert job.state is State.SUCCEEDED
+            assert (machine.folder / "got").read_bytes() == b"input"
+            assert "output is missing" in machine.bgctl("show", str(job.id)).stdout
+        machine.stop()
+
+
 def test_full_disk_only_refuses_new_jobs_and_recovers_by_itself(machine):
     with small_disk(machine.state_dir, "4m"):
         machine.start()

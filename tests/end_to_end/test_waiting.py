@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd import Client, State
+from bgd import Client, Outcome, State
 from tests.support import DEADLINE, Daemon, wait_until
 
 
@@ -71,6 +71,40 @@ def test_waiting_jobs_wait_on_after_a_kill_and_then_run(mortal):
         started_at = dated.refresh().started_at
         assert started_at is not None
         assert started_at >= dated.at
+
+
+def test_a_launcher_that_is_stopped_is_named_as_what_a_job_waits_for(mortal):
+    with mortal.client() as client:
+        wait_until(lambda: client.info().launcher_pid)
+        launcher = client.info().launcher_pid
+        assert launcher is not None
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            job = client.submit(["/bin/true"])
+            wait_until(lambda: f"kill -CONT {launcher}" in mortal.bgctl("explain", str(job.id)).stdout)
+            assert f"kill -CONT {launcher}" in mortal.bgctl("show", str(job.id)).stdout
+        finally:
+            os.kill(launcher, signal.SIGCONT)
+        assert job.wait(DEADLINE).state is State.SUCCEEDED
+
+
+def test_a_job_that_exited_while_the_launcher_was_stopped_is_not_called_suspended(mortal):
+    with mortal.client() as client:
+        job = client.submit(["sleep", "100"])
+        wait_until(lambda: job.attempts() and job.attempts()[0].pid)
+        launcher = client.info().launcher_pid
+        assert launcher is not None
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            wait_until(lambda: _is_stopped(launcher))
+            os.kill(job.attempts()[0].pid or 0, signal.SIGKILL)
+            for words in (["suspend", "last"], ["signal", "--signal", "TERM", "last"], ["continue", "last"]):
+                told = mortal.bgctl(*words)
+                assert told.returncode != 0
+                assert f"is not reached yet: the launcher (process {launcher}) is stopped" in told.stderr
+        finally:
+            os.kill(launcher, signal.SIGCONT)
+        assert job.wait(DEADLINE).outcome is Outcome.SIGNAL
 
 
 def test_a_suspended_job_stays_stopped_until_it_is_continued(mortal):

@@ -212,7 +212,7 @@ class Supervisor:
 
     def say_greeting(self, generation: int = 1, store: str = STORE) -> None:
         """Greet, and read no answer."""
-        self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
+        self.say(Greeting(LAUNCHING_PROTOCOL, store, generation, newest=LAUNCHING_PROTOCOL))
 
     def be_welcomed(self) -> None:
         """Read the answer to a greeting."""

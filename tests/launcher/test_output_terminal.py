@@ -140,7 +140,7 @@ def test_without_a_terminal_a_job_fails_if_there_are_none_and_waits_if_all_are_t
         )
     else:
         assert end.outcome is Outcome.SUCCEEDED
-        assert "cannot start yet: No space left on device" in host.said
+        assert "cannot start yet: the disk is full" in host.said
 
 
 def test_terminals_leave_no_descriptor_behind(host, supervisor):

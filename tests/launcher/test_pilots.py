@@ -34,7 +34,7 @@ def test_a_pilot_is_submitted_as_soon_as_the_machine_has_a_process_for_it(host, 
     tamper("clone3,vfork", "error=EAGAIN:when=1")
 
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
-    assert "cannot be started yet: Resource temporarily unavailable" in host.said
+    assert "cannot be started yet: no more processes are allowed" in host.said
 
 
 def test_a_pilot_is_submitted_again_if_slurms_program_had_no_thread(supervisor, slurm):
@@ -55,7 +55,7 @@ def test_without_descriptors_output_waits_and_the_connection_to_its_pilot_stays(
 
     with without_descriptors(host):
         (host.state / "go").write_text("go\n")
-        wait_until(lambda: "cannot be stored yet: Too many open files" in host.said)
+        wait_until(lambda: "cannot be stored yet: too many files are open" in host.said)
 
     ended = supervisor.ended(job)
     assert (ended.exit_code, ended.problem, host.output(job)) == (3, None, b"ran\n")

@@ -16,6 +16,8 @@ from bgd.launcher.scan import Scan, Scanner
 from bgd.launcher.tree import Tree
 from bgd.wire.launching import (
     AttemptKey,
+    CheckAttempt,
+    Checked,
     ContinueProcesses,
     SignalProcesses,
     StopProcesses,
@@ -89,6 +91,26 @@ def test_a_job_that_a_person_s_signal_ended_has_that_signal_as_outcome(superviso
         SignalProcesses(key, signal.SIGTERM), SuspendProcesses(key), ContinueProcesses(key)
     )  # no process gets it
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+
+
+def test_a_job_that_exited_while_the_launcher_was_stopped_is_not_alive_for_a_signal(host, supervisor):
+    running, exited = supervisor.launch("sleep", "100"), supervisor.launch("sleep", "100")
+    pids = {each.key: each.pid for each in supervisor.all_started([running, exited])}
+    launcher = host.launchers[-1]
+    launcher.send_signal(signal.SIGSTOP)
+    os.kill(pids[exited], signal.SIGKILL)
+    wait_until(lambda: not is_alive(pids[exited]))
+
+    unknown = AttemptKey("store", 1, 1)
+    for number, key in enumerate([running, exited, unknown]):
+        supervisor.say(CheckAttempt(key, number), SignalProcesses(key, signal.SIGTERM))
+    launcher.send_signal(signal.SIGCONT)
+
+    answers: dict[int, bool] = {}
+    while len(answers) < 3:
+        if isinstance(heard := supervisor.hear(), Checked):
+            answers[heard.number] = heard.is_alive
+    assert answers == {0: True, 1: False, 2: False}
 
 
 # --- suspending -----------------------------------------------------------------------------------------

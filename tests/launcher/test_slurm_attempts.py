@@ -97,7 +97,7 @@ def test_without_descriptors_the_launcher_asks_slurm_later_and_loses_no_job(host
     wait_until(lambda: slurm.count("srun") == 1)
 
     with without_descriptors(host):
-        wait_until(lambda: "squeue cannot be started yet: Too many open files" in host.said)
+        wait_until(lambda: "squeue cannot be started yet: too many files are open" in host.said)
     (slurm.folder / "full").unlink()
     (host.state / "go").write_text("go\n")
 
@@ -136,7 +136,7 @@ def full_folder(slurm):
 
 def test_a_job_waits_until_the_shared_folder_has_room(host, supervisor, full_folder):
     job = supervisor.launch("true")
-    wait_until(lambda: "cannot be submitted yet: No space left on device" in host.said)
+    wait_until(lambda: "cannot be submitted yet: the disk is full" in host.said)
     full_folder()
 
     assert supervisor.ended(job).outcome is Outcome.SUCCEEDED

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import StopProcesses
@@ -347,7 +348,7 @@ def test_without_free_descriptors_a_job_waits_and_starts_when_there_are_some(hos
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (20, hard))
     key = supervisor.launch("true")
-    wait_until(lambda: "Too many open files" in host.said)
+    assert supervisor.started(key).waits == Reason(cause=Cause.START, problem="too many files are open")
 
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -362,7 +363,15 @@ def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor
 
     assert end.outcome is Outcome.SUCCEEDED
     assert (tmp_path / "runs").read_text() == "ran\n"
-    assert "Resource temporarily unavailable" in host.said
+    assert "cannot start yet: no more processes are allowed" in host.said
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EOPNOTSUPP"])
+def test_a_job_gets_its_input_although_the_disk_has_no_inode_for_it(host, supervisor, tamper, error):
+    tamper("openat", f"error={error}:when=1+", "-P", str(host.state))
+
+    assert output(host, supervisor, "cat", stdin=b"input") == "input"
 
 
 @needs_strace
@@ -372,6 +381,7 @@ def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, for
     wait_until(lambda: "cannot start yet" in host.said)
     snapshot = host.supervise(2)
     assert snapshot.snapshot[key].pid is None
+    assert snapshot.snapshot[key].waits.cause is Cause.START
 
     snapshot.say(StopProcesses(key, 10.0))
 

@@ -10,7 +10,14 @@ from contextlib import asynccontextmanager
 from bgd.core.job import Outcome
 from bgd.launcher.supervisors import SupervisorChannel
 from bgd.wire.framing import FrameReader
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, decode_from_launcher
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    FromLauncher,
+    decode_from_launcher,
+)
 
 KEY = AttemptKey("store", 17, 1)
 STARTED = AttemptStarted(KEY, 4711, 1.0)
@@ -35,7 +42,7 @@ async def connected(channel: SupervisorChannel) -> AsyncIterator[Master]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    channel.connect(transport)
+    channel.connect(transport, LAUNCHING_PROTOCOL)
     try:
         yield Master(theirs)
     finally:

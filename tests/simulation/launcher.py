@@ -17,6 +17,8 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    CheckAttempt,
+    Checked,
     ContinueProcesses,
     Declined,
     FromLauncher,
@@ -160,6 +162,8 @@ class SimulatedLauncher:
                 self._suspend(self._journal.runs[key])
             case ContinueProcesses(key) if key in self._journal.runs:
                 self._continue(self._journal.runs[key])
+            case CheckAttempt(key, number):
+                self._say(Checked(number, key in self._journal.runs))
             case Acknowledge(key, position):
                 self._pass(position)
                 self._journal.ended.pop(key, None)

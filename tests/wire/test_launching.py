@@ -3,6 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bgd.core.explain import Cause, Reason
 from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
@@ -17,6 +18,7 @@ from bgd.wire.launching import (
     Launch,
     Limits,
     OutputStored,
+    Ready,
     RenewWorkers,
     SignalProcesses,
     SlurmStart,
@@ -30,6 +32,7 @@ from bgd.wire.launching import (
     encode,
     log_name,
     protocol_of,
+    readable_by,
 )
 
 KEY = AttemptKey("store", 17, 2)
@@ -76,6 +79,16 @@ def test_the_longest_launch_fits_into_a_frame():
     )
 
     assert len(frame(encode(launch), MAX_LAUNCHING_FRAME)) < MAX_LAUNCHING_FRAME
+
+
+def test_an_earlier_supervisor_gets_no_reason_that_it_cannot_read():
+    on_node = AttemptStarted(KEY, None, 1.0, waits=Reason(cause=Cause.NODE))
+    to_start = AttemptStarted(KEY, None, 1.0, waits=Reason(cause=Cause.START, problem="the disk is full"))
+
+    assert readable_by(to_start, 6) == to_start
+    assert readable_by(to_start, 0) == AttemptStarted(KEY, None, 1.0)
+    assert readable_by(on_node, 0) == on_node
+    assert readable_by(Ready(), 0) == Ready()
 
 
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")

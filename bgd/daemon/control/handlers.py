@@ -303,7 +303,7 @@ class RequestHandler:
             submitted.jobs,
             created=not submitted.found,
             found=submitted.found,
-            obstacle=self._supervisor.obstacle,
+            obstacle=self._supervisor.absence,
         )
 
 

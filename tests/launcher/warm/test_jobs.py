@@ -11,7 +11,14 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher import journal
-from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
+from bgd.wire.launching import (
+    CheckAttempt,
+    Checked,
+    ContinueProcesses,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
+)
 from tests.launcher.host import is_alive, is_stopped, needs_strace, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
@@ -217,7 +224,26 @@ def test_a_fork_that_the_machine_refuses_is_tried_again(forked):
         tracer.terminate()
 
     assert end.outcome is Outcome.SUCCEEDED
-    assert "cannot start yet: Resource temporarily unavailable" in forked.host.said
+    assert "cannot start yet: no more processes are allowed" in forked.host.said
+
+
+def test_a_forked_job_that_exited_while_the_launcher_was_stopped_is_not_alive(forked, tmp_path):
+    key = forked.launch("job:stay", str(tmp_path))
+    pid = int(written(tmp_path / "told").split()[0])
+    launcher = forked.host.launchers[-1]
+    forked.supervisor.say(CheckAttempt(key, 1))
+    launcher.send_signal(signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid))
+
+    forked.supervisor.say(CheckAttempt(key, 2))
+    launcher.send_signal(signal.SIGCONT)
+
+    answers: dict[int, bool] = {}
+    while len(answers) < 2:
+        if isinstance(heard := forked.supervisor.hear(), Checked):
+            answers[heard.number] = heard.is_alive
+    assert answers[2] is False
 
 
 def test_a_forked_job_uses_little_memory_of_its_own(forked, tmp_path):
