@@ -52,7 +52,7 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
             waited = min(waited, timeout)
         raise TimeoutError(f"no line of job {job_id} has matched {pattern!r} within {waited:.3g} s") from None
     job = daemon.job(job_id).wait()
-    say(f"no line of job {job_id} matches {pattern!r}, and it {describe_end(job)}")
+    say(f"no line of job {job_id} matches {pattern!r}, and the job is over: {describe_end(job)}")
     return FAILED
 
 

@@ -265,7 +265,7 @@ def _bounded(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable
     def parse(text: str) -> Any:
         try:
             return msgspec.convert(read(text), kind, strict=False)  # numbers are text
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
             raise ValueError(f"{text!r} is not {rule}") from None
 
     return parse

@@ -540,6 +540,8 @@ def _absolute(text: str, setting: Setting) -> str:
         raise ValueError("must be a path")
     if text == "~" or text.startswith("~/"):
         text = setting.home.rstrip("/") + text[1:] or "/"
+    elif text.startswith("~"):
+        raise ValueError("must be a whole path: of homes only your own can be written as ~")
     return os.path.normpath(Path(setting.folder, text))
 
 

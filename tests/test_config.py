@@ -770,6 +770,8 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("[queues.a]\nslots = 'all'", ["queues.a.slots = 'all'", '"unlimited"']),
         ("daemon.socket = '/" + "a" * 107 + "'", ["108 bytes", "107", "[daemon] socket"]),
         ("daemon.state_dir = '/" + "a" * 95 + "'", ["110 bytes", "107", "[daemon] state_dir"]),
+        ("daemon.state_dir = '~ann/bgd'", ["daemon.state_dir = '~ann/bgd': must be a whole path"]),
+        ("python.path = ['~ann']", ["must be a whole path: of homes only your own"]),
         ("slots = \n", ["not a TOML file", "line 1"]),
         ("a = " + "[" * 100_000, ["not a TOML file"]),
         ("a." * 100_000 + "a = 1", ["not a TOML file", "more than 20 parts"]),

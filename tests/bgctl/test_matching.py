@@ -94,7 +94,7 @@ def test_a_job_that_ends_without_the_line_is_told(daemon, job):
     done = daemon.bgctl("wait", "--match", "two", job)
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"bgctl: no line of job {job} matches 'two', and it succeeded\n"
+    assert done.stderr == f"bgctl: no line of job {job} matches 'two', and the job is over: succeeded\n"
 
 
 def test_a_line_is_told_when_it_comes_and_the_job_goes_on(daemon):

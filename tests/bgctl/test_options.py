@@ -100,6 +100,7 @@ def test_an_option_cannot_be_set_and_unset_at_once(daemon):
         ("--memory-max", "much", "'much' is not a size"),
         ("--cpu-max", "0%", "is not a percentage of one processor"),
         ("--pids-max", "0", "'0' is not a whole number from 1 to"),
+        ("--nice", "\udcff", r"'\udcff' is not a whole number from -20 to 19"),
         ("--nice", "20", "'20' is not a whole number from -20 to 19"),
         ("--open-files", "3", "'3' is not a whole number from 16 to 1073741824"),
         ("--core-max", "-1", "'-1' is not a size"),
