@@ -9,7 +9,7 @@ from tests.launcher.host import written
 from tests.launcher.warm.calls import FORK, INTERPRETERS, REUSE, SPAWN, Calls, value_of
 
 SURROUNDINGS = """
-import gc, os, signal, sys, random
+import gc, os, signal, sys, random, time
 
 def look():
     signals = [line for line in open("/proc/self/status") if line.startswith(("SigB", "SigI", "SigC"))]
@@ -57,6 +57,12 @@ def inherited():
 def roll():
     return random.random()
 
+def parent():
+    return os.getppid()
+
+def rest(seconds):
+    time.sleep(seconds)
+
 def process():
     return os.getpid()
 """
@@ -83,7 +89,7 @@ def test_a_job_finds_what_it_would_find_in_a_fresh_interpreter(host, supervisor,
 
 def test_a_forked_job_has_no_descriptor_of_its_worker(forked):
     forked.write("surroundings", SURROUNDINGS)
-    running = forked.launch("time:sleep", 1000)  # a sibling, for which the worker has more descriptors open
+    running = forked.launch("surroundings:rest", 1000)  # for which the worker has more descriptors open
     forked.supervisor.started(running)
 
     own = forked.value("surroundings:beyond_the_standard")
@@ -116,7 +122,7 @@ def test_forked_jobs_draw_random_numbers_of_their_own(forked):
 def test_jobs_are_forked_from_one_worker(forked):
     forked.write("surroundings", SURROUNDINGS)
 
-    parents = {forked.value("posix:getppid") for _ in range(3)}
+    parents = {forked.value("surroundings:parent") for _ in range(3)}
     pids = {forked.value("surroundings:process") for _ in range(3)}
 
     assert parents == set(forked.workers())
