@@ -235,7 +235,7 @@ class Batch:
                 case Decision.KEEP:
                     return None
                 case Decision.REFUSE:
-                    raise Refused(
+                    raise _OtherCommand(
                         "this is not the command that was queued as this line: a batch is resumed with the"
                         " same lines, and more behind them; with another --joblog a new one begins"
                     )
@@ -270,6 +270,8 @@ class Batch:
             return INTERRUPTED
         except BgdError as error:
             self._ids.end()
+            if isinstance(error, _OtherCommand):  # which --resume would meet again
+                raise Refused(str(error)) from error
             raise type(error)(f"{error}; {self.how_far()}") from error
         return 0 if self._ends is None else self._code_of(self._ends)
 
@@ -337,6 +339,10 @@ class Batch:
     def _what_runs(self) -> str:
         ends = self._ends
         return "" if ends is None else f"; {ends.jobs - ends.ended} of their jobs have not ended, and go on"
+
+
+class _OtherCommand(Refused):
+    """A line has another command than when it was queued."""
 
 
 def _without_rounds(taken: Taken) -> Taken:

@@ -13,9 +13,9 @@ import click
 
 from bgctl.common import global_options, print_json, say
 from bgctl.exit_codes import FAILED, describe_end
-from bgctl.terminal import without_colors
 from bgd import Client
 from bgd.errors import Refused
+from bgd.logsearch import CONTROL
 from bgd.wire.replies import LogPart
 
 MAX_LINE = 64 * 1024  # characters of a line that are compared; a longer line is cut into parts
@@ -79,7 +79,7 @@ class _Lines:
         self._rest = rest[len(before + overwritten) :]
         if len(self._rest) > MAX_LINE:
             *parts, self._rest = _cut(self._rest)
-            yield from map(without_colors, parts)
+            yield from map(_printed, parts)
 
     def end(self) -> Iterator[str]:
         """Yield the line that has no end."""
@@ -92,7 +92,12 @@ def _pieces(line: str) -> Iterator[str]:
     """Yield what a line shows, one text after the other; nothing empty, unless all of it is."""
     for shown in line.split("\r") if line else [""]:
         if shown or not line:
-            yield from _cut(without_colors(shown))
+            yield from _cut(_printed(shown))
+
+
+def _printed(text: str) -> str:
+    """Return what is not for the terminal."""
+    return re.sub(CONTROL.decode(), "", text)
 
 
 def _cut(line: str) -> list[str]:

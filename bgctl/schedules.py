@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import shutil
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -47,7 +48,7 @@ from bgctl.submitting import json_option
 from bgctl.verbs import verb, verb_group
 from bgd import Client, Refused, timezones
 from bgd.client.programs import CannotStart
-from bgd.core.schedule_spec import Missed, Overlap, ScheduleSpec
+from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
 from bgd.formatting import command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
@@ -56,6 +57,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
+_NAME = get_args(ScheduleName)[1].pattern
 _NO_WHEN = "say when, after the name: a cron expression such as '0 3 * * *', 'every 15m', or --calendar SPEC"
 _name = click.argument("name")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -139,14 +141,33 @@ def list_command(name: str | None) -> int:
 
 
 class ProgramVerb(click.Command):
-    """A verb whose words after -- are a program, also where another optional word goes before."""
+    """A verb that takes NAME, WHEN and a program, whose words are its own: all behind --, or behind WHEN."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words before -- as usual."""
-        end = args.index("--") if "--" in args else len(args)
+        """Parse the words before the program as usual."""
+        end = self._before_program(ctx, args)
         rest = super().parse_args(ctx, args[:end])
-        ctx.params["argv"] += tuple(args[end + 1 :])
+        ctx.params["argv"] += tuple(args[end:] if args[end : end + 1] != ["--"] else args[end + 1 :])
         return rest
+
+    def _before_program(self, ctx: click.Context, args: list[str]) -> int:
+        """Return how many words stand before the program, or before --."""
+        takes_value = {
+            name: isinstance(option, click.Option) and not option.is_flag and not option.count
+            for option in self.get_params(ctx)
+            for name in option.opts
+        }
+        names, index = 0, 0
+        while index < len(args) and args[index] != "--":
+            word = args[index]
+            if word.startswith("-") and word != "-":
+                index += 1 + takes_value.get(word, False)
+                continue
+            names += 1
+            if names > (1 if "--calendar" in args[:index] else 2):
+                break
+            index += 1
+        return min(index, len(args))
 
 
 @verb(
@@ -401,6 +422,9 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -
     for note in read.notes:
         say(f"{crontab}: {note}")
     definitions = {prefix + each.name: each for each in read.definitions}
+    for name in definitions:
+        if not re.fullmatch(_NAME, name):
+            raise click.UsageError(f"--prefix: {name!r} cannot name a schedule, which is {SCHEDULE_NAME}")
     with client(autostart=True) as daemon:
         if not replace:
             _refuse_names_in_use(daemon, definitions)
@@ -442,11 +466,11 @@ def _is_only_a_user(word: str, path: str) -> bool:
 
 
 def _refuse_names_in_use(daemon: Client, definitions: dict[str, Definition]) -> None:
-    in_use = {view.name for view in daemon.schedules.list(upcoming=0)} & definitions.keys()
+    in_use = sorted({view.name for view in daemon.schedules.list(upcoming=0)} & definitions.keys())
     if in_use:
         raise Refused(
-            f"there is a schedule {min(in_use)} already: --replace replaces it, --prefix TEXT changes the "
-            "names; nothing was stored"
+            f"there are schedules already named {', '.join(in_use[:5])}{', ...' if in_use[5:] else ''}: "
+            "--replace replaces them, --prefix TEXT changes the names; nothing was stored"
         )
 
 
@@ -526,9 +550,7 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if when is None:
         return values
     if "calendar" in values:
-        raise click.UsageError(
-            f"--calendar and {when!r} both say when: give one of them, and put -- before a program"
-        )
+        raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
     kind, _, rest = when.strip().partition(" ")
     if len(when.split()) == 1 and not kind.startswith("@"):
         raise click.UsageError(

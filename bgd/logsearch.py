@@ -23,7 +23,8 @@ AHEAD = 32  # logs that are open before it is their turn; with more, a disk is h
 
 
 MAX_COLORS = 1024  # bytes of color codes within an occurrence that lies on the border of two blocks
-_COLOR = rb"(?:\x1b\[[0-?]*[ -/]*[@-~])*"  # ECMA-48, 5.4: control sequences, in any number
+# ECMA-48: control sequences, as of colors, character sets, and strings for the terminal, as of links
+CONTROL = rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[(-+][ -~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))"
 
 
 class SearchProgress(Struct, frozen=True):
@@ -99,7 +100,9 @@ class Needle(Struct, frozen=True):
 
 @lru_cache(maxsize=4)
 def _between_colors(data: bytes) -> re.Pattern[bytes]:
-    return re.compile(_COLOR.join(re.escape(data[index : index + 1]) for index in range(len(data))))
+    return re.compile(
+        (b"(?:%b)*" % CONTROL).join(re.escape(data[index : index + 1]) for index in range(len(data)))
+    )
 
 
 _LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does

@@ -34,11 +34,17 @@ def zone(name: str | None) -> tzinfo:
     Raises:
         LookupError: there is no such zone.
     """
-    return _named(machine_zone() if name is None else name)  # the machine's may have been set anew
+    name = machine_zone() if name is None else name
+    file = None
+    if name == "localtime":
+        with suppress(OSError):
+            status = _LOCALTIME.stat()
+            file = status.st_ino, status.st_mtime_ns, status.st_size
+    return _named(name, file)
 
 
 @cache
-def _named(name: str) -> tzinfo:
+def _named(name: str, _file: tuple[int, int, int] | None) -> tzinfo:
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - clients never need it
 
     with suppress(

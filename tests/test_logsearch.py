@@ -86,6 +86,17 @@ def test_a_text_across_the_border_of_two_blocks_of_a_long_line_is_found(tmp_path
         assert searched(log, "needle 7") == (1, [before])
 
 
+@pytest.mark.parametrize(
+    "code", ["\x1b[01;31m\x1b[K", "\x1b(B\x1b[m", "\x1b]8;;https://example.org\x1b\\", "\x1b]8;;\x07"]
+)
+def test_what_programs_write_for_terminals_divides_no_text(tmp_path, code):
+    log = LogReader(str(tmp_path), 1, 1)
+    log.path.parent.mkdir()
+    log.path.write_text(f"a warn{code} disk full\n")
+
+    assert searched(log, "warn disk full") == (1, [2])
+
+
 def test_an_empty_log_is_searched_once(tmp_path):
     assert searched(LogReader(str(tmp_path), 1, 1), "x") == (0, [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import datetime
 
@@ -69,3 +70,18 @@ def test_otherwise_the_zone_is_that_of_the_machine(monkeypatch, value):
 )
 def test_what_is_no_zone_is_refused(name):
     assert not timezones.is_zone(name)
+
+
+def test_a_zone_that_is_a_plain_file_is_read_again_once_the_file_is_another(tmp_path, monkeypatch):
+    monkeypatch.delenv("TZ", raising=False)
+    local = tmp_path / "localtime"
+    monkeypatch.setattr(timezones, "_LOCALTIME", local)
+    shutil.copy("/usr/share/zoneinfo/Asia/Tokyo", local)
+    tokyo = timezones.zone(None)
+    assert timezones.zone(None) is tokyo
+    local.unlink()
+    shutil.copy("/usr/share/zoneinfo/America/New_York", local)
+
+    assert timezones.machine_zone() == "localtime"
+    hours = [datetime.fromtimestamp(0, zone).hour for zone in (tokyo, timezones.zone(None))]
+    assert hours == [9, 19]

@@ -53,7 +53,7 @@ def test_what_a_carriage_return_overwrites_is_a_line_of_its_own():
 
 
 def test_a_pattern_finds_what_follows_a_carriage_return_and_crosses_the_middle_of_a_long_line(capsys):
-    progress = Logs(part(b"10%\rdone\n"))
+    progress = Logs(part(b"10%\r\x1b[Kdo\x1b(B\x1b[mne\n"))
     long = Logs(part(b"x" * 65_530), part(b"begin and end" + b"y" * 65_536 + b"\n"))
 
     assert wait_for_line(progress, [7], "^done$", None) == 0  # type: ignore[arg-type]  # enough here

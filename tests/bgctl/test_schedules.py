@@ -230,7 +230,7 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "every", "15m", "--", "true"], "such as '0 3 * * *' or 'every 15m'"),
         (["add", "x", "--every", "15m", "--", "true"], "or 'every 15m' after the name"),
         (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
-        (["add", "x", "--calendar", "daily", "./x.sh"], "give one of them, and put -- before a program"),
+        (["add", "x", "--calendar", "daily", "./x.sh"], "/x.sh"),
         (["add", "x", "@daily", "--", "a | b"], "`bgctl schedule add x WHEN --shell -- 'a | b'`"),
         (["add", "x", "@daily", "--", "/bin/tar cz"], "`bgctl schedule add x WHEN --shell -- '/bin/tar cz'`"),
         (["add", "x", "@daily", "--", "A=1", "true"], "`bgctl schedule add x WHEN -e A=1 -- true` sets"),
@@ -315,7 +315,7 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     assert not [line for line in lines if line.startswith("BGD_CONFIG=")]
     again = own_daemon.bgctl("schedule", "import", str(file))
     assert again.returncode == 1
-    assert f"there is a schedule {min(first, second)} already: --replace" in again.stderr
+    assert f"there are schedules already named {', '.join(sorted((first, second)))}: --re" in again.stderr
     assert own_daemon.bgctl("schedule", "import", str(file), "--dry-run").stderr == again.stderr
     others = own_daemon.bgctl("schedule", "import", str(file), "--dry-run", "--prefix", "other-")
     assert [line.split()[0] for line in others.stdout.splitlines()] == [f"other-{first}", f"other-{second}"]
@@ -323,6 +323,36 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
     assert own_daemon.bgctl("schedule", "import", str(file), "--replace").returncode == 0
     [schedule] = json.loads(own_daemon.bgctl("schedule", "list", second, "--json").stdout)
     assert (schedule["overlap"], schedule["cron"]) == ("allow", "*/5 * * * *")
+
+
+@pytest.mark.parametrize("prefix", ["web:", "a b"])
+def test_a_prefix_that_makes_no_name_is_refused(own_daemon, prefix):
+    for options in ([], ["--dry-run"]):
+        done = own_daemon.bgctl("schedule", "import", "-", "--prefix", prefix, *options, read="@daily true\n")
+
+        assert done.returncode == 2
+        assert f"{prefix}line-1' cannot name a schedule, which is a name of at most 64" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "argv"),
+    [
+        (["x", "0 3 * * *", "nice", "-n", "10", "/bin/true"], ["-n", "10", "/bin/true"]),
+        (["x", "@daily", "find", "/", "-name", "x"], ["/", "-name", "x"]),
+        (["x", "@daily", "--retries", "2", "ls", "--no-check", "-p", "7"], ["--no-check", "-p", "7"]),
+        (["--retries=2", "x", "--calendar", "daily", "ls", "-l", "--", "y"], ["-l", "--", "y"]),
+        (["x", "@daily", "--retries", "2", "--", "ls", "-l", "--", "y"], ["-l", "--", "y"]),
+        (["x", "-p", "5", "every 1d", "df", "-h"], ["-h"]),
+    ],
+)
+def test_the_words_of_a_program_are_its_own(own_daemon, words, argv):
+    assert own_daemon.bgctl("schedule", "add", "--replace", *words).returncode == 0
+
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "x", "--json").stdout)
+    assert schedule["argv"][1:] == argv
+    assert own_daemon.bgctl("schedule", "edit", "x", "@hourly", "nice", "-n", "5", "true").returncode == 0
+    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "x", "--json").stdout)
+    assert schedule["argv"][1:] == ["-n", "5", "true"]
 
 
 def test_a_crontab_that_cannot_be_read_is_told(own_daemon):

@@ -115,7 +115,10 @@ class Authenticator:
             case UnixAddress():
                 is_ours = _HOST.fullmatch(host) is not None
         if not is_ours:
-            raise RequestRefused(HTTPStatus.MISDIRECTED_REQUEST, "this host is not served here")
+            raise RequestRefused(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this host is not served here: type `bgctl dashboard` for the address of the pages",
+            )
 
     def check_name(self, request: HttpRequest) -> None:
         """Refuse to show pages under another name of this machine: any user may have served pages under that.
