@@ -240,9 +240,11 @@ class LauncherLink:
                     socket.send_fds(connection, [self._to_hold.packet], numbers)
         except OSError as error:
             logger.warning("the launcher does not hold the sockets of the pages: %s", error)
-        sockets = [socket.socket(fileno=fd) for fd in fds]
-        for each in sockets:
-            each.set_inheritable(False)
+        sockets = [listening for fd in fds if (listening := _listening_socket(fd))]
+        if len(sockets) < len(fds):  # any program of this user can have given the launcher something else
+            for each in sockets:
+                each.close()
+            return NOTHING_HELD
         return Held(held, sockets)
 
     async def stop_launcher(self) -> None:
@@ -388,6 +390,20 @@ class LauncherLink:
         program = [sys.executable, "-P", "-m", "bgd.launcher"]
         folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
+
+
+def _listening_socket(fd: int) -> socket.socket | None:
+    """Return the socket of a descriptor; close what does not listen and return None."""
+    os.set_inheritable(fd, False)
+    try:
+        opened = socket.socket(fileno=fd)
+    except OSError:  # no socket
+        os.close(fd)
+        return None
+    if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return opened
+    opened.close()
+    return None
 
 
 class Held(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import msgspec
@@ -129,3 +131,15 @@ async def test_launcher_that_does_not_answer_about_sockets_is_not_waited_for(
 
         assert await life.link.held_sockets() == NOTHING_HELD
     assert "the launcher does not hold the sockets of the pages: timed out" in caplog.text
+
+
+def test_only_listening_sockets_are_taken_back_from_the_launcher():
+    with socket.socket() as idle, socket.create_server(("127.0.0.1", 0)) as server:
+        folder = os.open("/", os.O_RDONLY)
+        for fd in (folder, os.dup(idle.fileno())):
+            assert launching._listening_socket(fd) is None
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        with launching._listening_socket(os.dup(server.fileno())) as taken:  # type: ignore[union-attr]  # it listens
+            assert taken.getsockname() == server.getsockname()
+            assert not taken.get_inheritable()

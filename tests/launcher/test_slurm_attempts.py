@@ -90,8 +90,8 @@ def test_a_job_on_a_cluster_ends_truly_if_the_disk_is_full_when_it_begins(host, 
 
 def test_without_descriptors_the_launcher_asks_slurm_later_and_loses_no_job(host, supervisor, slurm):
     (slurm.folder / "full").touch()
-    local = supervisor.launch("sh", "-c", "read line <go; exit 3", cwd=str(host.state), slurm=None)
     os.mkfifo(host.state / "go")
+    local = supervisor.launch("sh", "-c", "read line <go; exit 3", cwd=str(host.state), slurm=None)
     supervisor.started(local)
     job = supervisor.launch("true")
     wait_until(lambda: slurm.count("srun") == 1)

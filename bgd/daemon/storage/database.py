@@ -235,10 +235,11 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
     if code is None:  # raised by Python, which cannot decode a value as text
         return damaged(error, path)
     is_full = code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
-    if is_full or (code == sqlite3.SQLITE_IOERR_WRITE and _is_over_quota(path)):
+    limit = file_size_limit() if code == sqlite3.SQLITE_IOERR_WRITE else None
+    if is_full or (code == sqlite3.SQLITE_IOERR_WRITE and limit is None and _is_over_quota(path)):
         return DiskFull(f"disk full: database {path}: {error}", _MAKE_ROOM)
     remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
-    if code == sqlite3.SQLITE_IOERR_WRITE and (limit := file_size_limit()) is not None:
+    if limit is not None:
         remedy = (
             f"if it has {format_size(limit)}, raise the limit on a file's size (ulimit -f, LimitFSIZE=);"
             f" else {remedy}"

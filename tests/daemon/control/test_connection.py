@@ -320,7 +320,9 @@ async def test_deadline_of_a_frame_stops_while_the_daemon_leaves_it_in_the_socke
 
 
 async def test_deadline_of_a_frame_stops_while_the_client_has_answers_to_read(config, launcher, monkeypatch):
-    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
+    monkeypatch.setattr(
+        connection_module, "FRAME_SECONDS", 1.0
+    )  # in which a busy machine begins to send a log
     async with served(config, launcher) as life:
         key = await life.launched()
         write_log(config, key, zeros=4 << 20)
@@ -329,6 +331,7 @@ async def test_deadline_of_a_frame_stops_while_the_client_has_answers_to_read(co
         caller.send_raw(frame(encode(Logs(id=1, job=key.job))) + begun[:-1])
         while all(each._flow.is_reading for each in life.control.connections):
             assert await is_alive(other)
+            assert len(life.control.connections) == 3
         late.send_raw(begun[:1])
         await late.refusal()  # so the time of the other client is over, too
         caller.send_raw(begun[-1:])
