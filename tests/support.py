@@ -111,8 +111,9 @@ class Daemon(Home):
             )
         os.close(writing)
         with os.fdopen(reading) as pipe:
-            readable, _, _ = select.select([pipe], [], [], DEADLINE)
-            assert readable, "the daemon was not ready in time"
+            ready = select.poll()  # select takes no descriptor above 1023, and in-process daemons leave many
+            ready.register(pipe, select.POLLIN)
+            assert ready.poll(DEADLINE * 1000), "the daemon was not ready in time"
             assert pipe.readline() == "ready\n", (self.folder / "bgd.log").read_text()
 
     def stop(self) -> None:

@@ -101,7 +101,10 @@ def _end(daemon: PrivateDaemon) -> None:
             info = client.info()
         with process_descriptor(info.launcher_pid) as launcher:
             client.shutdown("cancel", timeout=PATIENCE)
-            if launcher is not None and not select.select([launcher], [], [], PATIENCE)[0]:
+            ending = select.poll()  # select takes no descriptor above 1023
+            if launcher is not None:
+                ending.register(launcher, select.POLLIN)
+            if launcher is not None and not ending.poll(PATIENCE * 1000):
                 raise TimeoutError(f"the launcher of a private daemon has not ended within {PATIENCE:g} s")
 
 
