@@ -57,7 +57,7 @@ async def test_logs_waits_results_and_events_continue_through_kills(own_daemon: 
 FOLLOWER = """
 import os, signal, sys
 from bgd import Client
-from bgd.client.blocking import channel
+from bgd.client import channel
 
 channel._OTHERS_FIRST = float(sys.argv[1])
 with Client(timeout=float(sys.argv[2]), on_autostart=lambda pid, log: print("started", pid)) as client:
