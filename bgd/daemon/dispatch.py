@@ -97,12 +97,14 @@ class Dispatcher:
             self._report_missing(missing)
             if missing is not None:
                 return postponed_end(job, now().wall, missing)
-        slot, tokens = self._attempts.slot_of(job.id), self._attempts.tokens_of(job.id)
-        launch = build_launch(key, job, spec, slot, config, position, place=place, tokens=tokens)
+        attempt = self._attempts.active[job.id]
+        launch = build_launch(
+            key, job, spec, attempt.slot, config, position, place=place, tokens=attempt.tokens
+        )
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
-            self._attempts.sent(job.id)
+            attempt.is_unsent = False
             self.watch_log(job.id)
             if current.suspended:
                 self.send_command(SuspendAttempt(current), config.daemon.grace)
@@ -172,12 +174,12 @@ class Dispatcher:
 
     def wait_of(self, job: Job) -> Reason | None:
         """Return why the attempt of a running job has not begun; None: it has, or nobody knows."""
-        since = self._attempts.unreported_since(job.id)
-        if since is None:
-            return self._attempts.wait_of(job.id)
+        attempt = self._attempts.active.get(job.id)
+        if attempt is None or attempt.unreported_since is None:
+            return attempt.waits if attempt is not None else None
         if self._link.obstacle is not None:
             return Reason(cause=Cause.LAUNCHER, problem=self._link.obstacle)
-        is_long = now().wall - since > START_PATIENCE and not job.suspended
+        is_long = now().wall - attempt.unreported_since > START_PATIENCE and not job.suspended
         return Reason(cause=Cause.START) if is_long else None
 
     def ask(self, job: Job) -> asyncio.Future[bool | None]:
@@ -234,100 +236,79 @@ class Dispatcher:
 # --- Active attempts: the launcher that each was saved for, and whether it was sent.
 
 
+class ActiveAttempt(Struct):
+    """What is known of an attempt from START to its end.
+
+    `launcher`: the instance it was saved for. `unreported_since`: when its start was decided, epoch time;
+    None: a launcher has reported it. `waits`: why it has not begun, as its launcher says.
+    """
+
+    slot: int
+    launcher: str
+    tokens: Tokens = NO_TOKENS
+    is_unsent: bool = False
+    unreported_since: float | None = None
+    waits: Reason | None = None
+
+
 class AttemptTable:
-    """The active attempts by job, from START to their end.
+    """The active attempts by job.
 
     An attempt's Launch is sent only to the launcher that the attempt was *saved* for (R3). So the database
     always tells whether an attempt can have been started.
 
     Attributes:
+        active: from START to the end.
         to_reassign: jobs whose attempt the next transaction saves for the launcher of that time.
     """
 
     def __init__(self) -> None:
-        self._launcher: dict[JobId, str] = {}  # the instance it was saved for
-        self._slot: dict[JobId, int] = {}
-        self._tokens: dict[JobId, Tokens] = {}  # of attempts that hold any
-        self._waits: dict[JobId, Reason] = {}  # of attempts that have no process yet, says the launcher
-        self._unreported: dict[
-            JobId, float
-        ] = {}  # when it was decided, epoch time, until a launcher reports it
-        self._unsent: set[JobId] = set()
+        self.active: dict[JobId, ActiveAttempt] = {}
         self.to_reassign: set[JobId] = set()
 
     def restore(self, job_id: JobId, slot: int, launcher: str, tokens: Tokens = NO_TOKENS) -> None:
         """Add an attempt as the database has it."""
-        self._slot[job_id] = slot
-        if tokens:
-            self._tokens[job_id] = tokens
-        self._launcher[job_id] = launcher
+        self.active[job_id] = ActiveAttempt(slot, launcher, tokens)
 
     def start(self, job: Job, slot: int, launcher: str, at: float, tokens: Tokens = NO_TOKENS) -> NewAttempt:
         """Add a new attempt; return the row for the next transaction."""
-        self._slot[job.id] = slot
-        if tokens:
-            self._tokens[job.id] = tokens
-        self._unsent.add(job.id)
-        self._unreported[job.id] = at
-        return self._saved_for(job, launcher, at)
+        self.active[job.id] = ActiveAttempt(slot, launcher, tokens, is_unsent=True, unreported_since=at)
+        return NewAttempt(job.id, job.attempt, slot, launcher, at, tokens)
 
     def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
         """Move attempts to this launcher; return their jobs with the rows for the next transaction."""
         waiting, self.to_reassign = self.to_reassign, set()
-        return [
-            (job, self._saved_for(job, launcher, at)) for job in jobs if job is not None and job.id in waiting
-        ]
+        found = []
+        for job in jobs:
+            if job is not None and job.id in waiting:
+                attempt = self.active[job.id]
+                attempt.launcher = launcher
+                row = NewAttempt(job.id, job.attempt, attempt.slot, launcher, at, attempt.tokens)
+                found.append((job, row))
+        return found
 
     def may_send(self, job: Job, launcher: str) -> bool:
         """Return whether the attempt was saved for this launcher and not sent yet."""
-        return job.id in self._unsent and self._launcher[job.id] == launcher
-
-    def sent(self, job_id: JobId) -> None:
-        """Note that the attempt was sent to the launcher it was saved for."""
-        self._unsent.discard(job_id)
+        attempt = self.active.get(job.id)
+        return attempt is not None and attempt.is_unsent and attempt.launcher == launcher
 
     def end(self, job_id: JobId) -> None:
         """Forget an attempt that is over."""
-        self._launcher.pop(job_id, None)
-        self._slot.pop(job_id, None)
-        self._tokens.pop(job_id, None)
-        if job_id in self._waits:
-            del self._waits[job_id]
-        if job_id in self._unreported:
-            del self._unreported[job_id]
-        self._unsent.discard(job_id)
+        self.active.pop(job_id, None)
         self.to_reassign.discard(job_id)
 
     def note_report(self, job_id: JobId, reason: Reason | None) -> bool:
         """Note why the attempt has not begun, None: it has; return whether that is new."""
-        if job_id in self._unreported:
-            del self._unreported[job_id]
-        if reason is None and job_id not in self._waits:
-            return False  # as almost always
-        before = self._waits.pop(job_id, None)
-        if reason is not None:
-            self._waits[job_id] = reason
+        attempt = self.active.get(job_id)
+        if attempt is None:
+            return False
+        before, attempt.waits, attempt.unreported_since = attempt.waits, reason, None
         return before != reason
 
     def forget_waits(self) -> None:
         """Forget why attempts have not begun: without a launcher nobody knows."""
-        self._waits.clear()
-
-    def wait_of(self, job_id: JobId) -> Reason | None:
-        """Return why the attempt has not begun, as its launcher says."""
-        return self._waits.get(job_id)
-
-    def unreported_since(self, job_id: JobId) -> float | None:
-        """Return when the start of the attempt was decided, epoch time; None: a launcher has reported it."""
-        return self._unreported.get(job_id)
-
-    def slot_of(self, job_id: JobId) -> int:
-        """Return the slot that the attempt occupies."""
-        return self._slot[job_id]
-
-    def tokens_of(self, job_id: JobId) -> Tokens:
-        """Return the tokens that the attempt holds."""
-        return self._tokens.get(job_id, NO_TOKENS)
+        for attempt in self.active.values():
+            attempt.waits = None
 
     def reconcile(
         self, jobs: Iterable[Job], snapshot: LauncherSnapshot, store_id: str, boot_id: str
@@ -342,36 +323,29 @@ class AttemptTable:
         found = []
         for job in jobs:
             key = AttemptKey(store_id, job.id, job.attempt)
-            if key in ended or job.id not in self._launcher:
+            if key in ended or job.id not in self.active:
                 continue
             if key in snapshot.started:
-                self._launcher[job.id] = snapshot.instance
-                self._unsent.discard(job.id)
+                attempt = self.active[job.id]
+                attempt.launcher, attempt.is_unsent = snapshot.instance, False
                 found.append(Reconciliation(job, adopt=True))
             else:
                 found.append(self._reconcile_absent(job, snapshot, boot_id))
         return found
 
     def _reconcile_absent(self, job: Job, snapshot: LauncherSnapshot, boot_id: str) -> Reconciliation:
-        launcher = self._launcher[job.id]
-        was_never_started = (
-            job.id in self._unsent or launcher == snapshot.instance or launcher in snapshot.covers
-        )
+        attempt = self.active[job.id]
+        launcher = attempt.launcher
+        was_never_started = attempt.is_unsent or launcher == snapshot.instance or launcher in snapshot.covers
         if was_never_started and job.state is State.STOPPING:
             return Reconciliation(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
         if was_never_started:
-            self._unsent.add(job.id)
+            attempt.is_unsent = True
             self.to_reassign.add(job.id)
             return Reconciliation(job)
         if launcher.partition(":")[0] != boot_id:
             return Reconciliation(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")
         return Reconciliation(job, outcome=Outcome.UNKNOWN, why="its launcher died and nobody saw it end")
-
-    def _saved_for(self, job: Job, launcher: str, at: float) -> NewAttempt:
-        self._launcher[job.id] = launcher
-        return NewAttempt(
-            job.id, job.attempt, self._slot[job.id], launcher, at, self._tokens.get(job.id, NO_TOKENS)
-        )
 
 
 class Reconciliation(Struct, frozen=True):

@@ -112,7 +112,7 @@ def test_sent_attempt_of_a_dead_launcher_is_unknown():
     job = a_job()
     attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
-    attempts.sent(job.id)
+    attempts.active[job.id].is_unsent = False
     assert reconcile(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
 
 
@@ -122,7 +122,7 @@ def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for(
     assert attempts.start(job, 3, HERE, 5.0) == NewAttempt(job.id, 1, 3, HERE, 5.0)
     assert not attempts.may_send(job, BEFORE)
     assert attempts.may_send(job, HERE)
-    attempts.sent(job.id)
+    attempts.active[job.id].is_unsent = False
     assert not attempts.may_send(job, HERE)
 
 

@@ -101,7 +101,7 @@ def forget_to_save_a_retry(monkeypatch):
 def start_again_what_a_dead_launcher_ran(monkeypatch):
     def judge(self, job, snapshot, boot_id):
         del snapshot, boot_id
-        self._unsent.add(job.id)
+        self.active[job.id].is_unsent = True
         self.to_reassign.add(job.id)
         return Reconciliation(job)
 
