@@ -94,6 +94,8 @@ ROOMS = {
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
+    "bgctl/matching.py": f"{STANDARD} click bgctl bgd.Client bgd.errors bgd.escape bgd.logsearch"
+    " bgd.wire.replies",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State bgd.escape"
     " bgd.logfiles bgd.logsearch",
