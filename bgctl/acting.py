@@ -494,7 +494,7 @@ def _report(name: str, results: Iterable[ActResult]) -> int:
 
 
 def _say_errors(errors: list[BgdError], count: int) -> int:
-    """Print the first errors of so many; return 0, or the exit code of the first one."""
+    """Print errors, the first of `count`; return 0 if there are none, else the exit code of the first."""
     for error in errors:
         say(str(error))
     if count > len(errors):

@@ -225,7 +225,7 @@ class Batch:
         ends.add(Taken(list(runs_where(kept, lambda line, _: known[line] is Standing.UNFINISHED))))
 
     def place_of(self, line: int, spec: JobSpec) -> int | None:
-        """Return the number with which to queue a line; None: there is no need to.
+        """Return the number with which to queue a line; None: do not queue it.
 
         Raises:
             Refused: the line had another command when it was queued, or fails the check.

@@ -120,7 +120,7 @@ class Ends:
             threading.Thread(target=work, daemon=True).start()
 
     def add(self, news: Taken | Note) -> None:
-        """Follow the jobs of some lines. Or, ALL: there are no more lines."""
+        """Follow the jobs of some lines; ALL: there are no more lines."""
         self._news.put(news)
 
     @property

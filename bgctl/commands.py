@@ -99,7 +99,7 @@ def problem_in_words(error: CannotStart, argv: Sequence[str], verb: str = "submi
 
 
 def say_if_it_has_operators(argv: Sequence[str], verb: str = "submit") -> None:
-    """Tell somebody whose program gets the words of a shell, such as |, as arguments."""
+    """Warn if a program gets words of a shell, such as |, as arguments."""
     if OPERATORS & set(argv[1:]):
         from bgctl.hints import for_operators  # noqa: PLC0415 - hardly any command has such a word
 

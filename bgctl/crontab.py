@@ -9,7 +9,7 @@ What Debian's cron does (3.0pl1-197):
 * A command runs as `SHELL -c COMMAND` in HOME, with SHELL=/bin/sh and PATH=/usr/bin:/bin unless the crontab
   says otherwise. LOGNAME is always the user. The zone is the machine's, whatever TZ or CRON_TZ say. Where PAM
   has variables for every session, a command gets those that the crontab does not set.
-* HOME is taken from /var/spool/cron on, and where that is no folder the command runs in /var/spool/cron.
+* A relative HOME starts at /var/spool/cron. If HOME is not a folder, the command runs in /var/spool/cron.
 * The first `%` ends the command. What follows is its standard input, in which further ones are newlines.
   `\%` is a `%`, and before the first `%` a double backslash is a single one.
 * One line that it cannot read makes it ignore the whole file, and so does a last line without a newline.
@@ -210,7 +210,7 @@ class _Reader:
             self._cwd = next((each for each in folders if self._machine.is_folder(each)), "/")
             if self._cwd != value:
                 self._note(
-                    number, f"HOME={value} is no absolute path of a folder: commands run in {self._cwd}"
+                    number, f"HOME={value} is not the absolute path of a folder: commands run in {self._cwd}"
                 )
         if name in _WITHOUT_EFFECT:
             self._note(
@@ -234,7 +234,7 @@ class _Reader:
         if self._machine.has_users or self._machine.is_user(word, self._env["PATH"]):
             rest = after
             if word != self._user:
-                self._leave_out(number, f"it runs as {word or 'nobody'}; import it as that user")
+                self._leave_out(number, f"it runs as {word or 'no user'}; import it as that user")
                 return
         if not rest.strip():
             raise ExpressionError(

@@ -57,7 +57,7 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
 
 
 class _Lines:
-    """Cuts output into lines, as they look without colors; what a carriage return overwrites is one, too."""
+    """Cuts output into lines without colors; what a carriage return overwrites is a line of its own."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -96,7 +96,7 @@ def _pieces(line: str) -> Iterator[str]:
 
 
 def _printed(text: str) -> str:
-    """Return what is not for the terminal."""
+    """Return a text without sequences for the terminal."""
     return re.sub(CONTROL.decode(), "", text)
 
 

@@ -151,7 +151,7 @@ _LONGEST_LINE = 64 * 1024  # characters
 
 
 def _without_hidden(line: str, shown: str) -> str:
-    """Return a line, of which a terminal shows `shown`, without what was overwritten before its last part.
+    """Return a line without what was overwritten before its last part; `shown`: what a terminal shows of it.
 
     Otherwise each piece of a long progress bar would cost as much as all before it.
     """

@@ -60,12 +60,12 @@ class LogReader:
         return reader
 
     def stop(self) -> None:
-        """Let a thread that reads this log fail at its next read, because nobody waits for it any more."""
+        """Make a thread that reads this log fail at its next read, because its result is no longer needed."""
         self._is_stopped = True
 
     def _check_stopped(self) -> None:
         if self._is_stopped:
-            raise InterruptedError(errno.EINTR, "nobody waits for this log any more", str(self.path))
+            raise InterruptedError(errno.EINTR, "this log is no longer needed", str(self.path))
 
     def read(self, offset: int, limit: int) -> LogChunk:
         """Return at most min(limit, MAX_CHUNK) bytes from `offset` on, or from the end of the gap on."""

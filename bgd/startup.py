@@ -163,7 +163,7 @@ def _signal_name(signum: int) -> str:
 class LogHandler(logging.StreamHandler[TextIO]):
     """Writes messages to stderr. If that is the log of a daemon that a client started, limit its size.
 
-    systemd and containers limit what they keep; nobody else looks after this file.
+    systemd and containers limit what they keep; nothing else limits this file.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -21,7 +21,7 @@ class Lock(Protocol):
 
 
 class Bell(Protocol):
-    """Wakes who waits for it, or who will wait for it next."""
+    """Wakes the caller that waits for it, or the next one that does."""
 
     def ring(self) -> None: ...
     async def wait(self, deadline: float | None) -> None:

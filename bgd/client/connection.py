@@ -148,7 +148,7 @@ class Connection:
             await self._receive(Inbox(next(self._ids), self._io.new_bell()), deadline)
 
     async def close(self) -> None:
-        """Close the connection; who still waits for it gets DaemonUnreachable."""
+        """Close the connection; callers that still wait get DaemonUnreachable."""
         self._break(partial(DaemonUnreachable, "the connection was closed"))
         deadline = time.monotonic() + _CLOSE_SECONDS
         # Others may be about to use the descriptor, whose number could belong to the next connection once it

@@ -157,7 +157,7 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
     except ConfigError as error:
         is_closed = usual is SYSTEM_PATHS and not config and isinstance(error.__cause__, PermissionError)
         if is_closed and not environ.get("BGD_CONFIG"):
-            return usual.socket  # the machine's file may have a secret; who may use that daemon can read it
+            return usual.socket  # the machine's file may have a secret; users of that daemon can read it
         raise ConfigError(f"{error}; BGD_SOCKET reaches a running daemon without it") from error
 
 

@@ -173,7 +173,7 @@ class Dispatcher:
             raise Refused(f"job {job.id} cannot be reached just now: no launcher is connected")
 
     def wait_of(self, job: Job) -> Reason | None:
-        """Return why the attempt of a running job has not begun; None: it has, or nobody knows."""
+        """Return why the attempt of a running job has not begun; None: it has, or the reason is unknown."""
         attempt = self._attempts.active.get(job.id)
         if attempt is None or attempt.unreported_since is None:
             return attempt.waits if attempt is not None else None
@@ -306,7 +306,7 @@ class AttemptTable:
         return before != reason
 
     def forget_waits(self) -> None:
-        """Forget why attempts have not begun: without a launcher nobody knows."""
+        """Forget why attempts have not begun: only a connected launcher can say."""
         for attempt in self.active.values():
             attempt.waits = None
 

@@ -92,7 +92,7 @@ def _checks(config: Config) -> list[_Check]:
     ]
 
 
-_OWN = "/"  # no folder but the state folder, of which only the daemon itself can open the database
+_OWN = "/"  # for checks inside the daemon: only the daemon can open its database
 
 
 async def _check_apart(folders: ForeignFolders, check: _Check) -> list[Finding]:
@@ -443,7 +443,7 @@ def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
         return Finding(
             subject,
             Level.WARNING,
-            f"{reason}, who can make bgd run anything: `bgd --recover` takes no backup from there",
+            f"{reason}, so others could make bgd run anything: `bgd --recover` takes no backup from there",
             f"chmod go-w {config.backup.folder}, or choose another [backup] folder",
         )
     paths = backups_in(config.backup.folder)

@@ -1,4 +1,4 @@
-"""Calls that touch folders whose file system may not answer, in processes of their own, which may hang alone.
+"""Run calls that touch folders whose file system may not answer in processes of their own.
 
 A thread that waits for such a file system cannot be stopped. It would keep its place in the pool, and keep
 the daemon's process, with its lock, from ending.
@@ -31,7 +31,7 @@ class NoAnswer(OSError):
 class ForeignFolders:
     """Runs functions that touch a folder: on a thread, or in a process if the folder may not answer.
 
-    A process that hangs stays until its file system answers. Until then no other is started for that folder.
+    A process that is late stays until its file system answers; meanwhile that folder gets no other one.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,13 @@ class ForeignFolders:
         self._late: dict[str, list[subprocess.Popen[bytes]]] = {}  # by folder
 
     def may_hang(self, folder: str) -> bool:
-        """Return whether a look at a folder may take for ever."""
+        """Return whether a look at a folder may never end."""
         return self._mounts.folder_that_may_hang(folder) is not None
 
     async def call(self, folder: str, function: Callable[P, R], /, *args: P.args, **options: P.kwargs) -> R:
-        """Return what a function of a module returns, which touches `folder`; its arguments can be pickled.
+        """Return what a module's function returns, which touches `folder`.
+
+        It, its arguments and its result are pickled, between processes of this program only.
 
         Raises:
             NoAnswer: the folder has not answered in time.

@@ -107,7 +107,7 @@ class LauncherLink:
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can start: there is no launcher, or it was stopped, by SIGSTOP for example."""
+        """Why nothing can start: there is no launcher, or a signal such as SIGSTOP has stopped it."""
         if self.is_connected and self._is_stopped():
             return f"the launcher (process {self.pid}) is stopped; kill -CONT {self.pid} lets it go on"
         return self.absence
@@ -204,7 +204,7 @@ class LauncherLink:
 
     @property
     def has_started_launcher(self) -> bool:
-        """Whether the launcher is a new one, which knows nothing of earlier daemons but what is on disk."""
+        """Whether this daemon started the launcher, which then holds nothing of an earlier daemon."""
         return self._child is not None
 
     async def held_sockets(self) -> Held:
@@ -212,12 +212,12 @@ class LauncherLink:
         return await asyncio.to_thread(self._trade) if self.is_connected else NOTHING_HELD
 
     async def hold_sockets(self, held: Held) -> None:
-        """Have this launcher and any later one hold sockets, so that they outlive this daemon."""
+        """Give sockets to this launcher and any later one, so that they outlive this daemon."""
         self._to_hold = held
         await asyncio.to_thread(self._give_sockets)
 
     def hold_again(self) -> None:
-        """Have a launcher that has just connected hold what `hold_sockets` was given."""
+        """Give a launcher that has just connected what `hold_sockets` was given."""
         if self._to_hold is not None:
             asyncio.get_running_loop().run_in_executor(None, self._give_sockets)
 

@@ -248,7 +248,7 @@ class Schedules:
         return found is not None and spec in (None, found.stored.spec)
 
     def remove(self, name: str) -> None:
-        """Remove a schedule that somebody added. Its history stays, and a job of it that runs continues.
+        """Remove a stored schedule. Its history stays, and its running job continues.
 
         Raises:
             Refused: there is no such schedule, or it is configured.

@@ -216,7 +216,7 @@ class Supervisor:
 
     @property
     def absence(self) -> str | None:
-        """The reason why there is no launcher, for those who must not wait for a look at it."""
+        """Why there is no launcher, without a look at its process."""
         return self._link.absence
 
     @property

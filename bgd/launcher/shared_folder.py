@@ -173,11 +173,11 @@ def _answer(do: Callable[[], bytes], shared: str, folder: str, writer: int) -> N
 
 
 def _check_own(folder: str) -> None:
-    """Refuse a link, and what another user made while the shared folder was open to him."""
+    """Refuse a link, and a folder that another user made while the shared one was open to others."""
     with suppress(FileNotFoundError):
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise ConfigError(f"{folder} is no folder of user {os.geteuid()}: remove it")
+            raise ConfigError(f"{folder} is not a folder of user {os.geteuid()}: remove it")
 
 
 def _prepare(folder: str, program: str) -> bytes:

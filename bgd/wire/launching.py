@@ -270,9 +270,9 @@ class KeepAlive(Struct, frozen=True, tag="keep_alive"):
 class TradeSockets(Struct, frozen=True, tag="sockets"):
     """Take the listening sockets that the launcher keeps; sent alone, on a connection without a greeting.
 
-    The launcher answers with one packet, which is no frame: some bytes that mean nothing to it and, as
-    SCM_RIGHTS, the sockets; NO_SOCKETS without any if it keeps none. It keeps them until the supervisor sends
-    such a packet in turn. Without one, the supervisor hangs up.
+    The launcher answers with one packet without a frame: bytes that it does not interpret and, as SCM_RIGHTS,
+    the sockets; NO_SOCKETS if it keeps none. It keeps them until the supervisor sends such a packet in turn,
+    or hangs up without one.
     """
 
 

@@ -371,7 +371,7 @@ def test_without_a_home_commands_run_where_cron_runs_them(home):
     (definition,) = crontab.definitions
     assert (definition.cwd, definition.env["HOME"]) == (SPOOL, home)
     assert notes(crontab) == [
-        f"line 2: HOME={home} is no absolute path of a folder: commands run in /var/spool/cron"
+        f"line 2: HOME={home} is not the absolute path of a folder: commands run in /var/spool/cron"
     ]
 
 

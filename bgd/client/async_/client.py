@@ -752,7 +752,7 @@ class AsyncClient:
                 raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
         if not has_ended:
             raise TimeoutError(
-                f"the daemon serves nobody any more, but its process {pid} has not ended: it waits for a disk"
+                f"the daemon has stopped serving, but its process {pid} has not ended: it waits for a disk"
                 " that does not answer"
             )
 

@@ -99,7 +99,7 @@ def newest_sound_copy(
 
 
 def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCopy:
-    """Copy a backup to the file `new`, and check it there, where nobody can change it after the check.
+    """Copy a backup to the file `new`, and check the copy: no other user can change it after the check.
 
     Raises:
         StoreBroken: it is not sound, or another user may have written it.

@@ -284,7 +284,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     -- The subject of a streak is a schedule, 'name NAME' or 'job ID'; a name was as it is before. What is the
-    -- name of a schedule too becomes the schedule's. REPLACE: somebody may have named jobs so.
+    -- name of a schedule too becomes the schedule's. REPLACE: jobs may have such names already.
     UPDATE OR REPLACE streaks SET subject = 'name ' || subject
     WHERE job IS NULL AND subject NOT IN (SELECT name FROM schedules);
     """,

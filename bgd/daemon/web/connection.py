@@ -252,7 +252,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._transport.write(self._exchange.more(self._seal(event({"gone": GONE}))))
         self._transport.close()
-        self._task.cancel()  # a slow reader keeps nobody waiting
+        self._task.cancel()  # do not wait for a slow reader
 
     # --- answering ------------------------------------------------------------------------------------
 

@@ -37,9 +37,9 @@ class CannotListen(BgdError):
 
 
 async def open_sockets(wanted: Address, ports: int, last: int, link: LauncherLink) -> Listening:
-    """Listen as `listen` does, and have the launcher hold the sockets for the next daemon.
+    """Listen as `listen` does, and give the launcher the sockets for the next daemon.
 
-    Of a unix socket it holds only the secret, because nobody else can take its path.
+    Of a unix socket it holds only the secret: no other user can take the path.
 
     Raises:
         CannotListen: the address is taken, or cannot be used.

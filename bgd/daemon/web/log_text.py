@@ -95,7 +95,7 @@ class LogThreads:
         self._pool = start_pool(THREADS)
 
     async def run(self, log: LogReader | None, function: Callable[[*Args], R], *args: *Args) -> R:
-        """Call a function on a thread. If nobody waits for it any more, let it end at its next read of `log`.
+        """Call a function on a thread. If the call is cancelled, end the function at its next read of `log`.
 
         Raises:
             RequestRefused: it takes longer than MAX_SECONDS.

@@ -141,7 +141,7 @@ class Router:
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
 
     async def _answer_seal(self, request: HttpRequest) -> PageResponse:
-        """Prove to a page who is here, before it sends what is meant for nobody else."""
+        """Prove to a page that this is its daemon, before the page sends a secret."""
         del request
         return PageResponse(HttpResponse())
 

@@ -18,7 +18,8 @@ function say(text, share) {
 
 notice.querySelector("button").addEventListener("click", () => (notice.hidden = true));
 
-// Ask the daemon, after it has proved that it is there: the token is for nobody else. Return the answer, or null if it refuses or is silent, and say so.
+// Ask the daemon once it has proved who it is: no other server may get the token.
+// Return the answer; if the daemon refuses or is silent, say so and return null.
 async function ask(path, method = "POST") {
   try {
     if ((await sealedText(`${base}/job-logs/seal`)) === null) {

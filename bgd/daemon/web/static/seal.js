@@ -27,7 +27,7 @@ class Seal {
     try {
       return await crypto.subtle.verify("HMAC", await sealKey, bytesOf(seal), sealed);
     } catch {
-      return false; // it is no base64
+      return false; // not base64
     }
   }
 }
