@@ -419,19 +419,20 @@ def _act_on_all(
     if global_options().json:
         return _report(name, chain.from_iterable(act(where)))
     states, errors = Counter[State | None](), list[BgdError]()
-    with progress_bar(name, total, wanted=wants_bar and total > _FEW) as advance:
-        for results in act(where):
-            states.update(result.state for result in results)
-            refused = filter(None, map(error_in, results))
-            errors += islice(refused, _MAX_ERRORS - len(errors))
-            advance(len(results), 0)
-    done = states.total() - states[None]
-    if not states:
-        say(f"{_NO_MATCH}{_REMEDY if name == 'remove' else ''}")
-    elif done:
-        stopping = states[State.STOPPING]
-        rest = f", {stopping} of them when their processes have ended" if stopping else ""
-        click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}")
+    try:
+        with progress_bar(name, total, wanted=wants_bar and total > _FEW) as advance:
+            for results in act(where):
+                states.update(result.state for result in results)
+                refused = filter(None, map(error_in, results))
+                errors += islice(refused, _MAX_ERRORS - len(errors))
+                advance(len(results), 0)
+        if not states:
+            say(f"{_NO_MATCH}{_REMEDY if name == 'remove' else ''}")
+    finally:  # also if the daemon goes away in between
+        if done := states.total() - states[None]:
+            stopping = states[State.STOPPING]
+            rest = f", {stopping} of them when their processes have ended" if stopping else ""
+            click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}")
     return _say_errors(errors, states[None])
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shlex
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -290,7 +291,7 @@ class DocumentLines:
         if not line.strip():
             return None
         try:
-            item = msgspec.json.decode(line)
+            item = msgspec.json.decode(line.removeprefix(BOM_UTF8))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise ValueError(f"it is not one JSON document: {error}") from error
         if not isinstance(item, dict):
@@ -307,7 +308,7 @@ READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "ta
 
 def _text(line: bytes) -> str:
     try:
-        text = line.decode()
+        text = line.decode("utf-8-sig")  # without the mark that some editors write first
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # as UTF-16 has

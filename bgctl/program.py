@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -32,6 +33,8 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, KeyboardInterrupt) as error:  # nobody wants to read more
         return exit_codes.exit_code_of_error(error)
     except (BgdError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            raise  # of stdout
         return _complain(str(error), exit_codes.exit_code_of_error(error))
     except Exception as error:  # a traceback does not help the user
         if os.environ.get("BGD_DEBUG"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +15,7 @@ from bgd.client.connection import Connection, Inbox
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
+    HungUp,
     Idempotency,
     NotSent,
     SubmitFrames,
@@ -325,6 +326,14 @@ class Connector(Struct, frozen=True, kw_only=True):
             NotAllowed: there is a daemon that this user may not use.
             ConfigError: the configuration that names the socket cannot be used.
         """
+        try:
+            return await self._connect(deadline, io, may_start=may_start)
+        except HungUp:  # it may just have ended: then another one answers, or is started
+            with suppress(DaemonUnreachable):
+                return await self._connect(deadline, io, may_start=may_start)
+            raise
+
+    async def _connect(self, deadline: float, io: Concurrency, *, may_start: bool) -> Connection:
         failed: list[tuple[ClientSocket, OSError]] = []
         places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
         while (place := await io.run_blocking(next, places, None)) is not None:

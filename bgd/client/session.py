@@ -51,6 +51,10 @@ class Broken(DaemonUnreachable):
     """The connection broke after the request was sent, so the daemon may or may not have taken it."""
 
 
+class HungUp(DaemonUnreachable):
+    """The daemon closed the connection before its hello, so it has not been asked for anything."""
+
+
 class Session:
     """The daemon's side of one connection: its hello, then its replies."""
 
@@ -80,8 +84,7 @@ class Session:
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
         """Return a function that makes the error for a daemon that closed the connection."""
         if not self.is_greeted:
-            words = f"the daemon at {path} hung up without a word: see its log"
-            return partial(DaemonUnreachable, words)
+            return partial(HungUp, f"the daemon at {path} hung up without a word: see its log")
         return partial(
             Broken,
             f"the daemon at {path} went away before it answered; running jobs continue, "

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from bgctl.exit_codes import UNREACHABLE
+from bgctl.program import run
+from bgd import Client, DaemonUnreachable, State
+from bgd.wire.replies import ActResult
 from tests.support import Daemon, seen, wait_until
 
 LATER = ["--delay", "1h", "true"]
@@ -346,3 +351,17 @@ def test_of_many_refusals_only_the_first_are_printed(daemon):
     refused = [line for line in done.stderr.splitlines() if "has the key of job" in line]
     assert (done.returncode, len(refused)) == (1, 10)
     assert done.stderr.endswith("bgctl: 2 more jobs were refused\n")
+
+
+def test_an_action_on_many_jobs_that_breaks_off_says_how_far_it_came(daemon, monkeypatch, capsys):
+    def act_on_all(*_: object, **__: object) -> Iterator[list[ActResult]]:
+        yield [ActResult(1, State.QUEUED), ActResult(2, State.QUEUED)]
+        raise DaemonUnreachable("it went away")
+
+    monkeypatch.setattr(Client, "act_on_all", act_on_all)
+    monkeypatch.setenv("BGD_SOCKET", str(daemon.socket))
+
+    assert run(["release", "--queue", "a", "--yes"]) == UNREACHABLE
+
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("released 2 jobs\n", "bgctl: it went away\n")

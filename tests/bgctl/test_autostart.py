@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -182,3 +184,23 @@ def test_asking_for_a_result_after_shutdown_starts_a_daemon_at_once(home, shutdo
     )
 
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+def test_a_daemon_that_ends_before_its_hello_is_followed_by_another(home):
+    home.state_dir.mkdir(parents=True, mode=0o700)
+    ending = socket.socket(socket.AF_UNIX)
+    ending.bind(str(home.socket))
+    ending.listen()
+
+    def end() -> None:
+        connection, _ = ending.accept()
+        ending.close()
+        connection.close()
+
+    thread = Thread(target=end)
+    thread.start()
+    done = home.bgctl("submit", "true")
+    thread.join()
+
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert "started a daemon for you" in done.stderr

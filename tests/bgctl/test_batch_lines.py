@@ -252,3 +252,10 @@ def test_a_bad_line_is_named_after_those_before_it(maker):
     assert first.lines == [1]
     with pytest.raises(Refused, match="line 2: a quote is not closed"):
         next(cut)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(maker):
+    mark = "\ufeff".encode()
+
+    assert WordLines(maker)(1, mark + b"echo a").argv == ("echo", "a")  # type: ignore[union-attr]  # a job
+    assert DocumentLines(maker)(1, mark + b'{"argv": ["a"]}').argv == ("a",)  # type: ignore[union-attr]
