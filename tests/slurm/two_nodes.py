@@ -419,6 +419,7 @@ def copy_interpreter(folder: Path) -> None:
     script = folder / "python3"
     script.write_text(
         f"#!/bin/sh\nexport PYTHONHOME={folder} LD_LIBRARY_PATH={folder}/lib PYTHONPATH={folder}/packages\n"
+        "export PYTHONDONTWRITEBYTECODE=1\n"  # the folder may be removed while a pilot is being killed
         f'exec {folder}/real "$@"\n'
     )
     script.chmod(0o755)
