@@ -137,12 +137,18 @@ def _make_own_folder(path: Path, key: str, denied: int, names_of_own: tuple[str,
     mode = stat.S_IMODE(found.st_mode)
     if not mode & denied:
         return
-    names = set(os.listdir(path))  # noqa: PTH208 - only names are needed
+    with os.scandir(path) as entries:
+        owners = {each.name: each.stat(follow_symlinks=False).st_uid for each in entries}
+    planted = sorted(name for name, uid in owners.items() if uid not in {0, os.geteuid()})
     foreign = sorted(
-        name for name in names - _AUTOSTART_FILES if not (name.isdecimal() or name.startswith(names_of_own))
+        name
+        for name in owners.keys() - _AUTOSTART_FILES
+        if not (name.isdecimal() or name.startswith(names_of_own))
     )
-    if found.st_uid != os.geteuid() or mode & stat.S_ISVTX or (foreign and not names & _BGD_FILES):
-        holds = f", and holds {foreign[0]!r}, which is not bgd's" if foreign else ""
+    is_own = found.st_uid == os.geteuid() and not mode & stat.S_ISVTX and not planted
+    if not is_own or (foreign and not owners.keys() & _BGD_FILES):
+        named = planted or foreign
+        holds = f", and holds {named[0]!r}, which is not bgd's" if named else ""
         raise ConfigError(
             f"the folder {path} has mode {mode:04o}, so it is shared with others{holds}: "
             f"choose a folder of its own, see {key} (or close this one: chmod 700 {path})"

@@ -187,6 +187,19 @@ def test_a_folder_that_others_could_write_by_mistake_is_closed(supervisor, slurm
     assert slurm.shared.stat().st_mode & 0o777 == 0o700
 
 
+@needs_root
+def test_an_open_folder_in_which_another_user_left_something_is_not_closed(supervisor, slurm):
+    planted = slurm.shared / "lock-seen-00000000"
+    planted.touch()
+    os.chown(planted, STRANGER, STRANGER)
+    slurm.shared.chmod(0o777)
+
+    ended = supervisor.run("true")
+
+    assert ended.outcome is Outcome.NOT_STARTED
+    assert f"holds {planted.name!r}, which is not bgd's" in ended.problem
+
+
 def test_a_folder_that_is_away_is_made_for_a_job_and_by_no_look(host, supervisor, slurm):
     supervisor.run("true")
     shutil.rmtree(slurm.shared)
