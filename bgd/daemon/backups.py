@@ -30,7 +30,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import run_to_completion
 from bgd.errors import Full, Refused
 from bgd.paths import obstacle_at
-from bgd.units import format_duration, format_size
+from bgd.units import counted, format_duration, format_size
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
         raise Refused(f"database {path} is sound, so nothing is restored: move it away to restore a backup")
     if wanted is None and (reason := open_to_others(config.backup.folder)) is not None:
         raise StoreBroken(
-            f"{problem}; nothing is restored: {reason}, who can make bgd run anything",
+            f"{problem}; nothing is restored: {reason}, and a backup can make bgd run anything",
             "close the folder (chmod go-w), or name a file that you trust: bgd --recover FILE",
         )
     candidates = backups_in(config.backup.folder) if wanted is None else [wanted]
@@ -358,27 +358,23 @@ def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Ite
     lost = f"any job after {backup.last_id}"
     if highest > backup.last_id:
         lost = f"jobs {backup.last_id + 1} to {highest}, and perhaps later ones"
-    yield f"restored from {backup.path}, which is sound: {_count(backup.jobs)}"
+    yield f"restored from {backup.path}, which is sound: {counted(backup.jobs, 'job')}"
     yield f"lost is what happened since {written} ({age} ago): {lost}, and changes of earlier ones"
     if restored.held:
         yield (
-            f"held when bgd starts: {_count(restored.held)} that waited then and may have run since; "
+            f"held when bgd starts: {counted(restored.held, 'job')} that waited then and may have run since; "
             "see bgctl list --state held, then bgctl release or bgctl cancel"
         )
     if restored.paused:
         yield (
-            f"paused: {_count(restored.paused, 'schedule')}, because times since then may have run;"
+            f"paused: {counted(restored.paused, 'schedule')}, because times since then may have run;"
             " see bgctl schedule list, then bgctl schedule resume NAME"
         )
     if restored.running:
         yield (
-            f"unsure: {_count(restored.running)} that ran then; bgd takes over what still runs, nobody saw"
-            " the others end, and none is rerun automatically"
+            f"unsure: {counted(restored.running, 'job')} that ran then; bgd takes over what still runs;"
+            " the outcome of the others is unknown, and bgd reruns none of them automatically"
         )
     yield f"new jobs get ids from {restored.last_id + 1} on, so that no id is used twice"
 
     yield "start bgd as usual"
-
-
-def _count(count: int, what: str = "job") -> str:
-    return f"1 {what}" if count == 1 else f"{count} {what}s"

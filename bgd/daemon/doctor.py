@@ -443,7 +443,7 @@ def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
         return Finding(
             subject,
             Level.WARNING,
-            f"{reason}, so others could make bgd run anything: `bgd --recover` takes no backup from there",
+            f"{reason}, and a backup can make bgd run anything: `bgd --recover` takes none from there",
             f"chmod go-w {config.backup.folder}, or choose another [backup] folder",
         )
     paths = backups_in(config.backup.folder)

@@ -133,8 +133,11 @@ def a_link(newest):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (of_another_user, "belongs to uid 12345, who can make bgd run anything: if you trust it, copy it"),
-        (open_to_others, "can be written by other users (mode 620), who can make bgd run anything"),
+        (
+            of_another_user,
+            "belongs to uid 12345, and a backup can make bgd run anything: if you trust it, copy it",
+        ),
+        (open_to_others, "can be written by other users (mode 620), and a backup can make bgd run anything"),
         (a_link, "cannot be read: it is a symbolic link"),
     ],
 )

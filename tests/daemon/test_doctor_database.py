@@ -216,7 +216,7 @@ def test_backup_folder_that_others_can_write_to_is_warned_about(config, backup):
 
     assert finding.level is Level.WARNING
     assert finding.message.startswith(
-        f"{backup.parent} can be written by other users (mode 777), who can make"
+        f"{backup.parent} can be written by other users (mode 777), and a backup can make"
     )
 
 

@@ -117,7 +117,9 @@ def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCop
         if not stat.S_ISREG(found.st_mode):
             raise StoreBroken(f"{path} is not a regular file")
         if (who := foreign_writers(found)) is not None:
-            raise StoreBroken(f"{path} {who}, who can make bgd run anything: if you trust it, copy it")
+            raise StoreBroken(
+                f"{path} {who}, and a backup can make bgd run anything: if you trust it, copy it"
+            )
         private = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(source, "rb", closefd=False) as backup, os.fdopen(private, "wb") as copy:
             shutil.copyfileobj(backup, copy)
@@ -161,8 +163,8 @@ def restore(new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: s
 
     Mark it, so that the next start holds the jobs that waited, and pause its schedules. Assign the attempts
     that ran to `launcher`, the id of an instance that no longer exists: unless the launcher that runs now
-    knows them, nobody saw them end. Do not rerun those jobs automatically. Continue with event ids that
-    nobody has seen. `last_id`: the highest job id that is known.
+    knows them, their outcome is unknown. Do not rerun those jobs automatically. Continue with new event ids.
+    `last_id`: the highest job id that is known.
     """
     with closing(open_writable(new)) as db, transaction(db):
         held, paused = _mark_outdated(db, last_id + MARGIN - backup.last_id)
