@@ -156,6 +156,7 @@ class _Reader:
         self._env = {**_DEFAULTS, "LOGNAME": machine.user}
         self._set(0, "HOME", machine.home)
         self._names: set[str] = set()
+        self._names_users = False
 
     def read(self, number: int, line: str) -> None:
         """Read a line without the newline at its end."""
@@ -232,10 +233,12 @@ class _Reader:
         if rest.startswith("*") or re.fullmatch(r"[0-9*/,-]+", word):
             parse_when(f"{when} {word}", Kind.CRON, key="")  # one field too many
         if self._machine.has_users or self._machine.is_user(word, self._env["PATH"]):
-            rest = after
+            self._names_users, rest = True, after
             if word != self._user:
                 self._leave_out(number, f"it runs as {word or 'no user'}; import it as that user")
                 return
+        elif self._names_users:
+            self._note(number, f"it does not begin with a user as lines above do: {word!r} is its program")
         if not rest.strip():
             raise ExpressionError(
                 "there is no command, so cron would run an empty one: add it after the time"

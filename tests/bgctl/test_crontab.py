@@ -332,6 +332,15 @@ def test_a_line_of_a_system_crontab_is_known_by_its_user_wherever_the_file_is():
     assert notes(crontab) == notes(read(SYSTEM, user="root", has_users=True))
 
 
+def test_a_line_without_a_user_among_others_with_one_gets_a_note():
+    crontab = read("MAILTO=\n@daily root /bin/true\n@daily ghost /bin/true\n", user="root")
+
+    assert schedules(crontab)[1][2] == "ghost /bin/true"
+    assert notes(crontab) == [
+        "line 3: it does not begin with a user as lines above do: 'ghost' is its program"
+    ]
+
+
 def test_a_program_that_has_the_name_of_a_user_is_a_program():
     assert schedules(read("@daily backup --all\n")) == [("backup", "@daily", "backup --all")]
 
