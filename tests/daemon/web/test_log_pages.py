@@ -296,7 +296,7 @@ def test_a_log_is_read_no_further_once_its_browser_has_hung_up(tmp_path):
         await asyncio.to_thread(has_ended.wait)
 
     asyncio.run(run())
-    assert "nobody waits" in str(ended[0])
+    assert "no longer needed" in str(ended[0])
 
 
 def test_a_line_of_many_megabytes_is_read_about_once_for_all_that_a_search_finds_in_it(tmp_path, monkeypatch):
