@@ -1,4 +1,4 @@
-"""Tell the time: wall clock and elapsed clock, and an alarm on either that asyncio can wait for.
+"""Tell the time: wall clock and elapsed clock, an alarm on either, and pauses between tries.
 
 The elapsed clock counts seconds since the machine started. It never jumps, and it counts suspend.
 """
@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,13 @@ def elapsed() -> float:
 def boot_id() -> str:
     """Return the kernel's id of this boot; if it differs, no process from before is alive."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def doubling(first: float, longest: float) -> Iterator[float]:
+    """Yield pauses between tries in seconds, each twice as long as the one before, up to the longest."""
+    while True:
+        yield min(first, longest)
+        first *= 2
 
 
 class Alarm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,7 @@ def test_alarm_set_just_after_the_clock_was_set_rings_for_that_and_again_later(l
     run_until_it_rings(loop)
     assert rings[1] >= at
     alarm.close()
+
+
+def test_pauses_double_up_to_the_longest():
+    assert list(islice(clock.doubling(0.5, 3.0), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]

@@ -141,17 +141,16 @@ class LauncherLink:
 
     async def run(self, listener: LauncherListener) -> None:
         """Keep a launcher connected; if there is none, start one or wait for the service."""
-        pause = FIRST_PAUSE
         longest = LONGEST_SERVICE_PAUSE if self._is_service else LONGEST_PAUSE
+        pauses = clock.doubling(FIRST_PAUSE, longest)
         while not self._is_ending:
             if await self._serve(listener):
-                pause = FIRST_PAUSE
+                pauses = clock.doubling(FIRST_PAUSE, longest)
                 if not self._is_ending:
                     logger.warning("the launcher is gone; looking for another")
             else:
                 asyncio.get_running_loop().call_later(self._patience_left, listener.launcher_missing)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, longest)
+                await asyncio.sleep(next(pauses))
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if no launcher is ready to receive it."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from bgd.clock import elapsed
+from bgd.clock import doubling, elapsed
 from bgd.launcher.cgroup import Delegation
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
@@ -67,8 +67,9 @@ class Context(Struct, frozen=True, kw_only=True):
         For descriptors, processes, memory and disk space, which others will give back. Once `stop_asked` is
         done, it is repeated at once, to notice that. `waits` is called with what the machine lacks.
         """
-        pause = _FIRST_PAUSE
+        pauses = doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
+            pause = next(pauses)
             try:
                 return await action()
             except OSError as error:
@@ -76,7 +77,6 @@ class Context(Struct, frozen=True, kw_only=True):
                 _complain(what, problem, pause)
                 waits(problem)
             await self.deadlines.wait(pause, *([stop_asked] if stop_asked else []))
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def begin(self, action: Coroutine[None, None, None], whose: str) -> asyncio.Task[None]:
         """Start a task for `whose`. An error ends it alone, and not the group with all jobs."""
