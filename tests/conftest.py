@@ -3,13 +3,15 @@
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import settings
 
-from tests.support import DEADLINE, WIDTH, Daemon, Home
+from tests.support import DEADLINE, WIDTH, Daemon, Home, serving
 
 settings.register_profile("ci", max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
 settings.register_profile(
@@ -18,24 +20,31 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "daemon(configuration, files, env): what the daemon of the fixtures `daemon` and `own_daemon` starts"
+        " with; see tests.support.serving",
+    )
+
+
+def _serving(request: pytest.FixtureRequest) -> AbstractContextManager[Daemon]:
+    marker = request.node.get_closest_marker("daemon")
+    return serving(*marker.args, **marker.kwargs) if marker else serving()
+
+
 @pytest.fixture(scope="module")
-def daemon():
-    """A daemon in its own home, shared by the tests of one module."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # a short path, as sockets need
-        running = Daemon(Path(folder))
-        running.start()
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """A daemon in its own home, shared by the tests of one module, which sets it up by `pytestmark`."""
+    with _serving(request) as running:
         yield running
-        running.stop()
 
 
 @pytest.fixture
-def own_daemon():
+def own_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """A daemon for one test, which may kill and restart it."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        running.start()
+    with _serving(request) as running:
         yield running
-        running.stop()
 
 
 @pytest.fixture

@@ -122,18 +122,29 @@ class Daemon(Home):
 
 
 @contextmanager
-def serving(configuration: str, files: Mapping[str, str]) -> Iterator[Daemon]:
-    """Run a daemon in a new home with these files; "{folder}" is replaced by the home's path in all texts."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+def serving(
+    configuration: str = "", files: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """Run a daemon in a new home with these files; "{folder}" is replaced by the home's path in all texts.
+
+    A file that starts with "#!" becomes a program. Without a configuration there is no configuration file.
+    """
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # a short path, as sockets need
         running = Daemon(Path(folder))
-        for name, text in files.items():
+        for name, text in (files or {}).items():
             path = running.folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text.replace("{folder}", folder))
-        running.configure(configuration.replace("{folder}", folder))
+            if text.startswith("#!"):
+                path.chmod(0o700)
+        if configuration:
+            running.configure(configuration.replace("{folder}", folder))
+        running.env |= {name: text.replace("{folder}", folder) for name, text in (env or {}).items()}
         running.start()
-        yield running
-        running.stop()
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 def seen(child: pexpect.spawn) -> str:

@@ -7,13 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from bgd import JobFailed, NotAllowed, Outcome, run_background_job
-from tests.support import DEADLINE, ROOT, Daemon
+from tests.support import DEADLINE, ROOT
 
 EXAMPLES = ROOT / "examples"
 PHP = shutil.which("php")
@@ -34,25 +33,20 @@ either = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    """A daemon with the configuration of the examples, which also allows some more of their classes."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "words").write_text("a bb bb größe")
-        more = [
-            *("app.services.*", "php::App\\Jobs\\*", "php::app\\jobs\\*", "php::App\\Support\\*"),
-            *("php::ArrayObject", "node::text.*", "node::nothing.*"),
-        ]
-        running.env |= {
-            "BGD_CONFIG": str(EXAMPLES / "bgd.toml"),
-            "BGD_DAEMON_STATE_DIR": str(running.state_dir),
-            "BGD_SECURITY_ALLOWED_CLASSES": json.dumps(more),
-            "BGD_RETRY_RETRIES": "0",
-        }
-        running.start()
-        yield running
-        running.stop()
+# The configuration of the examples, which also allows some more of their classes
+MORE = [
+    *("app.services.*", "php::App\\Jobs\\*", "php::app\\jobs\\*", "php::App\\Support\\*"),
+    *("php::ArrayObject", "node::text.*", "node::nothing.*"),
+]
+pytestmark = pytest.mark.daemon(
+    files={"words": "a bb bb größe"},
+    env={
+        "BGD_CONFIG": str(EXAMPLES / "bgd.toml"),
+        "BGD_DAEMON_STATE_DIR": "{folder}/.local/state/bgd",
+        "BGD_SECURITY_ALLOWED_CLASSES": json.dumps(MORE),
+        "BGD_RETRY_RETRIES": "0",
+    },
+)
 
 
 @either

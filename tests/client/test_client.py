@@ -28,7 +28,7 @@ from bgd import (
 )
 from bgd.client.options import JobAttributes
 from bgd.wire.views import EventView, JobView, Progress
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, wait_until
 
 MODULE = """
 class Greeter:
@@ -40,19 +40,18 @@ class Greeter:
 """
 
 
-@pytest.fixture(scope="module")
-def daemon(daemon: Daemon):
-    """The module's daemon, which allows one class."""
-    modules = daemon.folder / "modules"
-    modules.mkdir()
-    (modules / "greetings.py").write_text(MODULE)
-    daemon.configure(
-        f'[security]\nallowed_classes = ["greetings.Greeter"]\n[python]\npath = ["{modules}"]\n'
-        "[retry]\nretries = 0\n[daemon]\nslots = 4\n"
-    )
-    daemon.stop()
-    daemon.start()
-    return daemon
+CONFIGURATION = """
+[security]
+allowed_classes = ["greetings.Greeter"]
+[python]
+path = ["~"]
+[retry]
+retries = 0
+[daemon]
+slots = 4
+"""
+
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"greetings.py": MODULE})
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from bgctl import program
 from bgd.config import load
 from tests.docs.pages import page, section
-from tests.support import serving
 
 PAGE = page("docs/coming-from-cron.md")
 SYSTEMS = ("cron", "Cronicle", "Healthchecks")
@@ -38,14 +37,9 @@ def codes(start: str) -> list[str]:
     return [code for code in found if re.match(start, code)]
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    """A daemon with the programs of the page."""
-    scripts = {"backup": "#!/bin/sh\n", "warm-up": "#!/bin/sh\n"}
-    with serving("[notify.ops]\nprogram = ['true']\n", scripts) as running:
-        for name in scripts:
-            (running.folder / name).chmod(0o700)
-        yield running
+pytestmark = pytest.mark.daemon(
+    "[notify.ops]\nprogram = ['true']\n", {"backup": "#!/bin/sh\n", "warm-up": "#!/bin/sh\n"}
+)
 
 
 @pytest.mark.parametrize("command", codes("bgctl (?!progress)"))  # which only jobs use

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
 from email import message_from_bytes, policy
-from pathlib import Path
 
 import pytest
 
 from bgd.core.notifications import CHOSEN
 from tests.docs.pages import blocks, first_cells, page
-from tests.support import Daemon, wait_until
+from tests.support import wait_until
 
 PAGE = page("docs/notifications.md")
 
@@ -31,20 +30,12 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    """A daemon with the first configuration of the page."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        for name, text in PROGRAMS.items():
-            path = running.folder / name
-            path.write_text(f"#!/bin/sh\n{text}")
-            path.chmod(0o700)
-        running.env["PATH"] = f"{folder}:{running.env['PATH']}"
-        running.configure(blocks(PAGE, "toml")[0] + BACKUP.replace("{folder}", folder))
-        running.start()
-        yield running
-        running.stop()
+# The first configuration of the page
+pytestmark = pytest.mark.daemon(
+    blocks(PAGE, "toml")[0] + BACKUP,
+    {name: f"#!/bin/sh\n{text}" for name, text in PROGRAMS.items()},
+    {"PATH": f"{{folder}}:{os.environ['PATH']}"},
+)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd import JobFailed, Outcome, State
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import DEADLINE, wait_until
 
 MODULE = """
 import pathlib
@@ -46,10 +46,7 @@ delay = "1h"
 """
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE})
 
 
 @pytest.mark.parametrize(

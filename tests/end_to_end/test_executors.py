@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd import NotAllowed, Outcome, Refused, State
-from tests.support import DEADLINE, serving
+from tests.support import DEADLINE
 
 MODULE = """
 import os
@@ -43,10 +43,7 @@ exec sh -c "$*"
 WORDS = ["x; id", "$HOME `id` $(id)", "it's", '"', "", "*", "two\nlines", "\\", "~", "a  b", "\N{SNOWMAN}"]
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with serving(CONFIGURATION, {"work.py": MODULE, "ssh": SSH}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE, "ssh": SSH})
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bgd import JobFailed, Refused
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import DEADLINE, wait_until
 
 MODULE = """
 import os, threading
@@ -35,10 +35,7 @@ retries = 0
 """
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE})
 
 
 def launcher_of(daemon):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support import Daemon, serving, wait_until
+from tests.support import Daemon, wait_until
 
 CONFIGURATION = """
 [security]
@@ -26,10 +25,7 @@ program = ["/bin/sh", "-c", "echo no line to the pager; exit 3"]
 """
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with serving(CONFIGURATION, {}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION)
 
 
 def told(daemon: Daemon) -> list[dict[str, Any]]:

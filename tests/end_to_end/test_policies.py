@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd import NotAllowed, Outcome, State
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import DEADLINE, wait_until
 
 MODULE = """
 import json
@@ -38,10 +38,7 @@ retries = 1
 """
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE})
 
 
 def test_job_gets_the_options_of_its_policy_that_it_does_not_set(daemon):

@@ -32,18 +32,16 @@ def one_thing_and_gone(number):
 """
 
 
-@pytest.fixture
-def daemon(own_daemon):
-    """A daemon that allows the module above."""
-    modules = own_daemon.folder / "modules"
-    modules.mkdir()
-    (modules / "slowly.py").write_text(MODULE)
-    own_daemon.configure(
-        f'[security]\nallowed_classes = ["slowly.*"]\n[python]\npath = ["{modules}"]\n[daemon]\nslots = 4\n'
-    )
-    own_daemon.stop()
-    own_daemon.start()
-    return own_daemon
+CONFIGURATION = """
+[security]
+allowed_classes = ["slowly.*"]
+[python]
+path = ["~"]
+[daemon]
+slots = 4
+"""
+
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"slowly.py": MODULE})
 
 
 def is_at(job, fraction, message):

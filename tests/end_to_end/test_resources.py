@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bgd import Refused
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import DEADLINE, wait_until
 
 CONFIGURATION = """
 [daemon]
@@ -21,10 +21,7 @@ rate = "2/1h"
 SHOW = "echo gpu=$BGD_RESOURCE_GPU license=$BGD_RESOURCE_LICENSE"
 
 
-@pytest.fixture
-def daemon():
-    with serving(CONFIGURATION, {}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from bgd import JobFailed, NotAllowed, Outcome, State, run_background_job
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import DEADLINE, wait_until
 
 # The target chooses what it does: the last part of its name is a function of this program
 PROGRAM = """
@@ -47,10 +47,7 @@ on_exceptions = { "Shop::Busy" = "retry 1ms" }
 """
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with serving(CONFIGURATION, {"shop/jobs.sh": PROGRAM}) as running:
-        yield running
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"shop/jobs.sh": PROGRAM})
 
 
 def test_runner_reads_the_job_in_its_folder_and_returns_a_result(daemon):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
-from tests.support import ROOT, Daemon
+from tests.support import ROOT, Daemon, serving
 
 CONFIGURATION = f"""\
 [security]
@@ -23,19 +18,9 @@ slots = 4
 """
 
 
-@contextmanager
-def _daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        running.configure(CONFIGURATION)
-        running.start()
-        yield running
-        running.stop()
-
-
 @pytest.fixture(scope="module")
 def _running():
-    with _daemon() as running:
+    with serving(CONFIGURATION) as running:
         yield running
 
 
@@ -49,5 +34,5 @@ def served(_running: Daemon, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def own_served():
     """A daemon of this test, which may kill and restart it. Clients find it only by its socket."""
-    with _daemon() as running:
+    with serving(CONFIGURATION) as running:
         yield running

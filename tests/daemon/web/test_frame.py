@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
 from bgd.daemon.space import DiskSpace
@@ -22,17 +21,9 @@ from tests.support import Daemon, wait_until
 ADDRESSES = ("/job-logs", "/job-logs/{job}")
 
 
-@pytest.fixture
-def daemon(tmp_path):
-    running = Daemon(tmp_path)
-    running.start()
-    yield running
-    running.stop()
-
-
 @needs_chromium
-def test_a_pause_shows_on_open_pages_and_ends_by_their_button(daemon):
-    with daemon.client() as client, chromium() as chrome:
+def test_a_pause_shows_on_open_pages_and_ends_by_their_button(own_daemon):
+    with own_daemon.client() as client, chromium() as chrome:
         job = client.submit(["/bin/true"], hold=True)
         context = chrome.new_context()
         tabs = [context.new_page() for _ in ADDRESSES]
@@ -54,37 +45,37 @@ def test_a_pause_shows_on_open_pages_and_ends_by_their_button(daemon):
         assert not client.queues().paused
 
 
-def test_a_page_that_connects_after_a_pause_is_told(daemon):
+def test_a_page_that_connects_after_a_pause_is_told(own_daemon):
     """A pause is no event, so the page is as new as the newest event."""
-    with daemon.client() as client, stream_of(daemon, "/job-logs") as events:
+    with own_daemon.client() as client, stream_of(own_daemon, "/job-logs") as events:
         assert "paused" not in next(events)["parts"]["banner"]
         client.pause()
         assert "All queues are paused" in next(events)["parts"]["banner"]
-        with stream_of(daemon, "/job-logs") as later:
+        with stream_of(own_daemon, "/job-logs") as later:
             assert "All queues are paused" in next(later)["parts"]["banner"]
 
 
-def test_a_page_says_that_there_is_no_launcher_and_when_there_is_one_again(daemon):
-    with daemon.client() as client, stream_of(daemon, "/job-logs") as events:
+def test_a_page_says_that_there_is_no_launcher_and_when_there_is_one_again(own_daemon):
+    with own_daemon.client() as client, stream_of(own_daemon, "/job-logs") as events:
         assert "launcher" not in next(events)["parts"]["banner"]
-        with without_launcher(daemon, client.info().launcher_pid):
+        with without_launcher(own_daemon, client.info().launcher_pid):
             assert "No job can start: there is no launcher" in next(events)["parts"]["banner"]
-            assert "No job can start" in Browser(daemon).log_in().get("/job-logs").text
+            assert "No job can start" in Browser(own_daemon).log_in().get("/job-logs").text
         assert "launcher" not in next(events)["parts"]["banner"]
 
 
-def test_strangers_see_no_banner(daemon):
-    with daemon.client() as client:
+def test_strangers_see_no_banner(own_daemon):
+    with own_daemon.client() as client:
         client.pause()
-    assert "paused" not in Browser(daemon).get("/job-logs").text
-    assert "All queues are paused" in Browser(daemon).log_in().get("/job-logs").text
+    assert "paused" not in Browser(own_daemon).get("/job-logs").text
+    assert "All queues are paused" in Browser(own_daemon).log_in().get("/job-logs").text
 
 
-def test_the_icon_shows_that_a_job_failed(daemon):
-    with daemon.client() as client:
-        browser = Browser(daemon).log_in()
+def test_the_icon_shows_that_a_job_failed(own_daemon):
+    with own_daemon.client() as client:
+        browser = Browser(own_daemon).log_in()
         assert "/static/icon.svg?" in icon_of(browser)
-        with stream_of(daemon, "/job-logs") as events:
+        with stream_of(own_daemon, "/job-logs") as events:
             next(events)
             job = client.submit(["/bin/false"])
             client.wait([job.id])

@@ -16,28 +16,31 @@ from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.daemon.web.test_live import open_pages, tab
-from tests.support import Daemon, wait_until
+from tests.support import wait_until
 
 __all__ = ["tab"]  # a fixture
 
 SERVICES = "rates.service"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory):
-    """A daemon with one slot, and a job that fails with a traceback."""
-    running = Daemon(tmp_path_factory.mktemp("bgd"))
-    running.configure(
-        f'[daemon]\nslots = 1\n[security]\nallowed_classes = ["{SERVICES}.*"]\n[python]\npath = ["~"]\n'
-    )
-    (running.folder / "rates").mkdir()
-    (running.folder / "rates/service.py").write_text(
-        "import time\ndef fail(text):\n    raise ValueError(text)\ndef fail_silently(text):\n"
-        "    import os\n    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n    raise ValueError(text)\n"
-    )
-    running.start()
-    yield running
-    running.stop()
+# One slot, and jobs that fail with a traceback
+CONFIGURATION = f"""
+[daemon]
+slots = 1
+[security]
+allowed_classes = ["{SERVICES}.*"]
+[python]
+path = ["~"]
+"""
+SERVICE = """
+import os
+def fail(text):
+    raise ValueError(text)
+def fail_silently(text):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    raise ValueError(text)
+"""
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"rates/service.py": SERVICE})
 
 
 @pytest.fixture

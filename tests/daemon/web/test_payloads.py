@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -12,9 +10,6 @@ import pytest
 from bgd import Refused
 from tests.daemon.web import every_page
 from tests.daemon.web.chromium import needs_chromium
-from tests.support import Daemon
-
-pytestmark = needs_chromium
 
 PRINTABLE = [
     "<script>alert(1)</script>",
@@ -74,21 +69,14 @@ CONFIGURATION = """
 [security]
 allowed_classes = ["said.*"]
 [python]
-path = ["{folder}"]
+path = ["~"]
 [retry]
 retries = 0
 """
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "said.py").write_text(CLASS_JOBS)
-        running.configure(CONFIGURATION.replace("{folder}", str(running.folder)) + every_page.CONFIGURATION)
-        running.start()
-        yield running
-        running.stop()
+pytestmark = [
+    needs_chromium,
+    pytest.mark.daemon(CONFIGURATION + every_page.CONFIGURATION, {"said.py": CLASS_JOBS}),
+]
 
 
 @pytest.fixture
