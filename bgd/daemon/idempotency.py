@@ -11,7 +11,7 @@ from itertools import chain
 from msgspec import UNSET, Struct
 
 from bgd.core.job import JobId
-from bgd.daemon.storage import batches, write
+from bgd.daemon.storage import batches, read
 from bgd.daemon.storage.records import Submission, TakenLines
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -101,7 +101,7 @@ class IdempotencyTokens:
         first = self._first_of(token)
         if first is None and request.again is not UNSET:
             await self._supervisor.saved()  # it may not be on disk yet
-            submission = await self._store.search(write.find_submission, token, request.again)
+            submission = await self._store.search(read.find_submission, token, request.again)
             first = None if submission is None else submission.first
         if first is None:
             return None
@@ -113,7 +113,7 @@ class IdempotencyTokens:
             return None  # the jobs it found may have finished since
         _remember(self._repeated, token, first)
         await self._supervisor.saved()
-        submission = await self._store.search(write.find_submission, token, first - 1, first)
+        submission = await self._store.search(read.find_submission, token, first - 1, first)
         if submission is None:
             raise Refused("the token was used too long ago: use a new token for each request")
         return SubmittedJobs(submission.jobs, submission.found, submission.first)

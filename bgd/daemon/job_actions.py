@@ -35,7 +35,7 @@ from bgd.daemon.access import check_may_run, check_resources, check_target, chec
 from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
-from bgd.daemon.storage import lists, pruning, read, write
+from bgd.daemon.storage import lists, pruning, read
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
@@ -322,7 +322,7 @@ class JobActions:
         async with self._lock if action.states == FINAL else nullcontext():  # from reading until acting
             finished = await self._finished(asked)
             if verb == "retry":
-                given["specs"] = await self._store.read(write.read_specs, list(finished))
+                given["specs"] = await self._store.read(read.read_specs, list(finished))
             for job_id in asked:
                 job = self._supervisor.get(job_id) or finished.pop(job_id, None)
                 if among is not None and not (job is not None and _is_selected(job, among)):
@@ -431,7 +431,7 @@ class JobActions:
         """Change a waiting job."""
         async with self._lock:
             await self._supervisor.saved()  # its spec may not be on disk yet
-            specs = await self._store.read(write.read_specs, [job.id])
+            specs = await self._store.read(read.read_specs, [job.id])
             job = self._waiting(job.id)
             spec, changed = edited(specs[job.id].whole(), changes), changes_in(changes)
             self._check_spec(spec)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from bgd.config import Config
+from bgd.core.job import State
 from bgd.core.queues import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, ExecutorKind
 from bgd.daemon.storage.records import QueueControls, QueueSetting
@@ -105,7 +106,7 @@ def unknown_queue(name: str, known: Iterable[str], *, pause: bool) -> Refused:
 def queue_views(
     config: Config,
     controls: QueueControls,
-    counts: Mapping[str, dict[str, int]],
+    counts: Mapping[tuple[str, State], int],
     openings: Mapping[str, float],
 ) -> list[QueueView]:
     """Return what clients see of every queue: the known ones and those in use, sorted by name.
@@ -113,15 +114,18 @@ def queue_views(
     `counts`: number of unfinished jobs by queue and state. `openings`: of queues whose rate lets no job
     start now, from when on it does, epoch time.
     """
+    by_queue: dict[str, dict[str, int]] = {queue: {} for queue in known_queues(config, controls)}
+    for (queue, state), jobs in counts.items():
+        by_queue.setdefault(queue, {})[state.value] = jobs
     views = []
-    for queue in sorted(known_queues(config, controls) | counts.keys()):
+    for queue, jobs_by_state in sorted(by_queue.items()):
         rule = _rule(queue, config, controls)
         view = QueueView(
             name=queue,
             slots=rule.slots,
             configured_slots=_configured_slots(queue, config),
             paused=rule.paused,
-            counts=counts.get(queue, {}),
+            counts=jobs_by_state,
             rate=None if rule.rate is None else str(rule.rate),
             weight=rule.weight,
             opens_at=openings.get(queue),

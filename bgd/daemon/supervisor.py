@@ -41,7 +41,7 @@ from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
 from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.storage import read, recovery
+from bgd.daemon.storage import read, recovery, summaries
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -149,7 +149,7 @@ class Supervisor:
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
             self._scheduler.restore_starts(starts)
-        for name in await self._store.read(read.queue_names, MAX_QUEUES):
+        for name in await self._store.read(summaries.queue_names, MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()
@@ -239,9 +239,9 @@ class Supervisor:
         """The number of slots that attempts occupy."""
         return self._scheduler.taken
 
-    def queue_views(self, counts: Mapping[str, dict[str, int]]) -> list[QueueView]:
-        """Return what people see of the queues; `counts` as for `bgd.daemon.queue_controls.queue_views`."""
-        return queue_views(self.config, self.controls, counts, self._scheduler.openings(now()))
+    def queue_views(self) -> list[QueueView]:
+        """Return what people see of the queues."""
+        return queue_views(self.config, self.controls, self.counts, self._scheduler.openings(now()))
 
     def resource_views(self) -> list[ResourceView]:
         """Return what people see of the named resources, by name."""

@@ -23,7 +23,7 @@ from bgd.core.job import Conditions, JobId, State
 from bgd.daemon import supervisor
 from bgd.daemon.backups import recover
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage import copying, read, recovery, write
+from bgd.daemon.storage import change_stream, copying, read, recovery, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN
@@ -81,7 +81,7 @@ async def look_into(path):
     found = (
         {job.id: job for job in await restored(store)},
         [launcher for (launcher,) in await sql(store, "SELECT launcher FROM attempts")],
-        (await store.read(read.counts))["held"],
+        (await store.read(summaries.counts))["held"],
         await store.read(read.last_id),
         await store.write(begin_generation),
     )
@@ -208,7 +208,10 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
 async def events_in(path, since):
     """Return the events after this id, and the newest id."""
     store = await Store.open(str(path))
-    found = await store.read(write.read_events, since, 1000), (await store.read(write.event_bounds))[1]
+    found = (
+        await store.read(change_stream.read_events, since, 1000),
+        (await store.read(change_stream.event_bounds))[1],
+    )
     await store.close()
     return found
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import Submission, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.storage.write import SUBMISSION_SECONDS
@@ -163,7 +163,7 @@ async def store(tmp_path):
 
 
 async def is_known(store, number):
-    return await store.search(write.find_submission, a_request(number).token, 0) == a_request(number)
+    return await store.search(read.find_submission, a_request(number).token, 0) == a_request(number)
 
 
 async def test_requests_of_removed_jobs_are_deleted_from_the_disk_after_some_minutes(store):

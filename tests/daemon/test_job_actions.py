@@ -15,7 +15,7 @@ from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon import dispatch, job_actions
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, summaries
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
@@ -275,8 +275,8 @@ async def test_job_cannot_wait_for_one_that_does_not_exist(config, launcher):
         assert (await caller.ask(Submit(1, command(after=(404,))), Failed)).message == "no job 404"
         batch = SubmitMany(id=2, specs=[command(), command(after=(404,))])
         assert (await caller.ask(batch, Failed)).code is ErrorCode.NO_SUCH_JOB
-        assert await life.store.read(read.counts) | {"queued": 0, "running": 0} == await life.store.read(
-            read.counts
+        assert await life.store.read(summaries.counts) | {"queued": 0, "running": 0} == await life.store.read(
+            summaries.counts
         )
 
 

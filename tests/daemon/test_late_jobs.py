@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome
 from bgd.core.schedule_spec import Overlap
-from bgd.daemon.storage import write
+from bgd.daemon.storage import change_stream
 from bgd.wire.views import ScheduleEvent
 from tests.daemon.harness import UID
 from tests.daemon.schedule_lives import DAY, HOUR, HOURLY, MINUTE, Life
@@ -102,7 +102,7 @@ async def test_a_late_job_is_noted_after_a_restart_once(lives):
 
         assert life.harness.supervisor.transaction.late == []
         assert await is_late(life)
-        told = await life.harness.store.read(write.read_events, 0, 1000)
+        told = await life.harness.store.read(change_stream.read_events, 0, 1000)
         assert [event.outcome for event in told if isinstance(event, ScheduleEvent)] == ["ran", "late"]
 
 

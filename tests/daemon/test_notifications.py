@@ -19,7 +19,7 @@ from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import EXPIRED
 from bgd.core.schedules import BGD_WAS_DOWN
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
-from bgd.daemon.storage import write
+from bgd.daemon.storage import records
 from bgd.daemon.storage.notifications import AT_ONCE, decide_page
 from bgd.errors import ConfigError, Refused
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, ToLauncher, log_name
@@ -113,7 +113,7 @@ def _jobs(db) -> list[tuple[JobId, JobSpec]]:
         "SELECT job, spec FROM specs JOIN jobs ON jobs.id = job WHERE queue = ? ORDER BY job",
         (NOTIFICATION_QUEUE,),
     )
-    return [(JobId(job), write.unpack_spec(spec)) for job, spec in rows]
+    return [(JobId(job), records.unpack_spec(spec)) for job, spec in rows]
 
 
 @asynccontextmanager

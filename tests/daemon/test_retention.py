@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import State
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, configured_limits, requested_limits
-from bgd.daemon.storage import pruning, read, write
+from bgd.daemon.storage import change_stream, pruning, read, summaries
 from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
@@ -61,10 +61,10 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
         ]
         assert [await life.store.read(read.view, job) for job in jobs[:4]] == [None] * 4
         assert (await life.view(jobs[4])).state is State.SUCCEEDED
-        assert (await life.store.read(read.counts))["succeeded"] == 1
+        assert (await life.store.read(summaries.counts))["succeeded"] == 1
         with pytest.raises(NoSuchJob):
             await life.actions.do("retry", jobs[0])
-        events = await life.store.read(write.read_events, 0, 1000)
+        events = await life.store.read(change_stream.read_events, 0, 1000)
         assert [
             event.job for event in events if isinstance(event, EventView) and event.what == "remove"
         ] == jobs[:4]

@@ -13,7 +13,7 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import NOT_RERUN
 from bgd.core.spec import ExecutorKind
 from bgd.daemon import dispatch, supervisor
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import (
@@ -375,7 +375,7 @@ async def test_facts_that_arrive_during_a_commit_share_the_next_one(config, laun
         life.commits.open()
         await soon(life.supervisor.saved())
         assert life.commits.commits == before + 2
-        assert (await life.store.read(read.counts))["queued"] == len(jobs) + 1
+        assert (await life.store.read(summaries.counts))["queued"] == len(jobs) + 1
 
 
 async def test_read_without_a_change_costs_no_commit(config, launcher):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage import write
+from bgd.daemon.storage import change_stream
 from bgd.daemon.storage.records import Transaction
 from bgd.wire.views import EventView
 from tests.daemon.harness import command, running_supervisor
@@ -15,7 +15,7 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command("false", retries=1))
-        _, before = await life.store.read(write.event_bounds)
+        _, before = await life.store.read(change_stream.event_bounds)
 
         life.supervisor.attempt_ended(end(key, Outcome.EXIT, 1))
         assert await life.actions.do("cancel", JobId(key.job)) is State.CANCELLED
@@ -23,7 +23,7 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
 
         saved = [
             (event.what, event.outcome, event.reason)
-            for event in await life.store.read(write.read_events, before, 10)
+            for event in await life.store.read(change_stream.read_events, before, 10)
             if isinstance(event, EventView)
         ]
         assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it ran again")]

@@ -28,7 +28,7 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
-from bgd.daemon.storage import write
+from bgd.daemon.storage import change_stream
 from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
@@ -191,7 +191,7 @@ class Machine:
         )
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
         store = Store(writer, reader, searcher, store_id, path="/nowhere")
-        store.position = write.newest_event(self.disk)
+        store.position = change_stream.newest_event(self.disk)
         link = SimulatedLink(self, store, await store.write(begin_generation))
         supervisor = Supervisor(self.config, store, link)
         await supervisor.restore()

@@ -13,7 +13,7 @@ from bgd.core.job import FINAL, JobId, State
 from bgd.core.notifications import Message, NotifyEvent
 from bgd.core.scheduler import REASONS_OF_CANCEL
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import change_stream, read, records, summaries
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
 from bgd.wire.schedules import RemoveSchedule
 from bgd.wire.views import EventView, JobView
@@ -186,7 +186,7 @@ class SimulationRun:
 
     def _verify(self, rest_at: float) -> Counter[str]:
         disk = self._machine.disk
-        told = write.read_events(disk, 0, ALL)
+        told = change_stream.read_events(disk, 0, ALL)
         for event in told:
             self._tell(f"{event}")
         askers = [client.schedules for client in self._clients]
@@ -202,7 +202,7 @@ class SimulationRun:
         assert not journal.runs, f"these still run, unknown to anybody: {journal.runs.keys()}"
         assert not journal.ended, f"these ends were never acknowledged: {journal.ended.keys()}"
         assert not any(client.is_waiting for client in self._clients), "a client got no answer"
-        counted = {state: count for state, count in read.counts(disk).items() if count}
+        counted = {state: count for state, count in summaries.counts(disk).items() if count}
         assert counted == Counter(view.state.value for view in views.values()), "counts by state are wrong"
         self._check_attempts()
         actions = [action for client in self._clients for action in client.actions]
@@ -228,7 +228,7 @@ class SimulationRun:
         """
         query = "SELECT job, spec FROM specs JOIN jobs ON id = job WHERE queue = ?"
         rows = dict(self._machine.disk.execute(query, (NOTIFICATION_QUEUE,)).fetchall())
-        inputs = [write.unpack_spec(packed).input or b"" for packed in rows.values()]
+        inputs = [records.unpack_spec(packed).input or b"" for packed in rows.values()]
         messages = [msgspec.json.decode(each, type=Message) for each in inputs]
         assert bool(messages) <= bool(self._machine.config.notify)
         assert len({message.id for message in messages}) == len(messages), "two jobs tell the same"

@@ -20,7 +20,7 @@ from bgd.daemon.explaining import explanation_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import change_stream, read, summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
@@ -156,14 +156,13 @@ class ReadHandler:
         """Return slots and queues as they are now, with everything that this client was told before."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
-        counts = await self._store.search(read.queue_counts)
         return Queues(
             id=request_id,
             slots=supervisor.slots,
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.taken,
             paused=supervisor.controls.paused,
-            queues=supervisor.queue_views(counts),
+            queues=supervisor.queue_views(),
             obstacle=self._link.obstacle,
             resources=supervisor.resource_views(),
         )
@@ -182,10 +181,8 @@ class ReadHandler:
         if pause and not name.isdecimal():
             return
         await supervisor.saved_unless_stuck()
-        if not await self._store.read(read.has_jobs_in, name):
-            counts = await self._store.search(read.queue_counts)
-            known = known_queues(supervisor.config, supervisor.controls) | counts.keys()
-            raise unknown_queue(name, known, pause=pause)
+        if not await self._store.read(summaries.has_jobs_in, name):
+            raise unknown_queue(name, (view.name for view in supervisor.queue_views()), pause=pause)
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
@@ -290,20 +287,7 @@ class ReadHandler:
 
     async def _stats(self, request: GetStats) -> Stats:
         await self._supervisor.saved_unless_stuck()
-        recent = await self._store.search(read.recent_stats, time.time() - request.window)
-        return Stats(
-            id=request.id,
-            window=request.window,
-            counts=await self._store.read(read.counts),
-            outcomes=recent.outcomes,
-            wait_median=recent.wait_median,
-            wait_p95=recent.wait_p95,
-            run_median=recent.run_median,
-            run_p95=recent.run_p95,
-            oldest_queued_at=recent.oldest_queued_at,
-            queues=recent.queues,
-            names=recent.names,
-        )
+        return await self._store.search(summaries.stats, request, time.time() - request.window)
 
     async def _info(self, request: GetInfo) -> Info:
         config = self._supervisor.config
@@ -317,7 +301,7 @@ class ReadHandler:
             config=config.source and as_utf8(config.source),
             slots=self._supervisor.slots,
             running=self._supervisor.running,
-            counts=await self._store.read(read.counts),
+            counts=await self._store.read(summaries.counts),
             launcher_pid=self._link.pid,
             store_id=self._store.store_id,
             http=None if self._authenticator is None else self._authenticator.url,
@@ -367,7 +351,7 @@ async def _send_events(
         progress=request.progress and request.follow
     ) as subscription:
         await supervisor.saved_unless_stuck()  # so that all that this client was told has happened
-        oldest, newest = await store.read(write.event_bounds)
+        oldest, newest = await store.read(change_stream.event_bounds)
         since = request.since
         if since is None:
             since = newest if request.follow else oldest - 1
@@ -377,7 +361,7 @@ async def _send_events(
             events = None
             while events is None or events:
                 async with replies.in_turn():
-                    events = await store.read(write.read_events, since, EVENTS_AT_ONCE)
+                    events = await store.read(change_stream.read_events, since, EVENTS_AT_ONCE)
                     if events:
                         since = events[-1].id
                         await replies.send_and_drain(_events_part(request, events))

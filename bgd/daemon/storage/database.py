@@ -163,6 +163,13 @@ def time_limit(db: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
         db.set_progress_handler(None, 0)
 
 
+def plain_cursor(db: sqlite3.Connection) -> sqlite3.Cursor:
+    """Return a cursor whose rows are tuples, which are faster."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    return cursor
+
+
 def rows_of(db: sqlite3.Connection, sql: str, ids: Sequence[int]) -> Iterator[Any]:
     """Yield the rows that a SELECT finds for these ids; it ends in `id IN`."""
     for start in range(0, len(ids), _IDS_PER_QUERY):

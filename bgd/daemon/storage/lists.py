@@ -15,8 +15,8 @@ from bgd.core.job import FINAL, JobId, Outcome, State
 from bgd.core.retry import SIGNALLED, exit_code_of
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.core.verbs import Verb
-from bgd.daemon.storage.database import rows_of, transaction
-from bgd.daemon.storage.write import unpack_spec
+from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
+from bgd.daemon.storage.records import unpack_spec
 from bgd.wire.requests import List, Selection
 
 _MAX_ID = 2**63 - 1  # the largest integer of SQLite
@@ -452,3 +452,51 @@ _BY_ONE_NAME = (  # in the order of their ids
 )
 _BY_QUEUE = f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue"
 _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE TRUE"
+
+
+# --- attempts whose logs can be searched --------------------------------------------------------------------
+
+
+class LoggedAttempt(Struct, frozen=True, kw_only=True):
+    """An attempt that has, or may have, a log. `at` is when it ended or, if it runs, when it started."""
+
+    job: int
+    attempt: int
+    name: str | None
+    at: float | None
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+
+
+def logged_attempts(
+    db: sqlite3.Connection, before: tuple[int, int], limit: int
+) -> tuple[list[LoggedAttempt], tuple[int, int] | None]:
+    """Look at `limit` attempts before a job's attempt, newest first.
+
+    Return those that may have a log, and before which attempt to go on; None after the oldest one.
+    """
+    rows = plain_cursor(db).execute(_LOGGED, (*before, limit)).fetchall()
+    found = [
+        LoggedAttempt(
+            job=job,
+            attempt=attempt,
+            name=name,
+            at=at,
+            outcome=None if outcome is None else Outcome(outcome),
+            exit_code=exit_code,
+            signal=signal,
+        )
+        for job, attempt, log_bytes, name, at, outcome, exit_code, signal in rows
+        if log_bytes != 0
+    ]
+    return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+
+_LOGGED = """
+    SELECT attempts.job, attempts.attempt, log_bytes, name,
+           coalesce(attempts.finished_at, attempts.started_at),
+           attempts.outcome, attempts.exit_code, attempts.signal
+    FROM attempts CROSS JOIN jobs ON jobs.id = attempts.job
+    WHERE (attempts.job, attempts.attempt) < (?, ?) ORDER BY attempts.job DESC, attempts.attempt DESC LIMIT ?
+"""

@@ -1,12 +1,10 @@
-"""Read the database: views and lists for clients, statistics, and jobs for the Scheduler."""
+"""Read the database: views and lists for clients, jobs for the Scheduler, and specs of jobs."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from math import ceil
 from operator import attrgetter
 from sys import intern
 from typing import Any
@@ -16,36 +14,40 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
+from bgd.core.retry import with_policy
+from bgd.core.spec import NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
 from bgd.daemon.access import user_name
-from bgd.daemon.storage import lists, write
-from bgd.daemon.storage.database import rows_of, transaction
+from bgd.daemon.storage import lists
+from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import (
     QueueControls,
     QueueSetting,
-    RecentStats,
+    StoredSpec,
+    Submission,
     UnfinishedJob,
     unpack_policy,
     unpack_resources,
+    unpack_spec,
     unpack_tokens,
     unpack_waits,
 )
-from bgd.daemon.storage.write import unpack_spec
 from bgd.values import rule_text
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, GroupStats, JobError, JobProgress, JobView, Progress
+from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
-_MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
 _MAX_VIEWS = 500  # at a time
 _MAX_SPEC_BYTES = 256 * 1024  # of the specs of views at a time, unless a single one is larger
+_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _MAX_CACHED = 1024  # most jobs have the usual conditions, and many of the rest those of their neighbours
 
 _STATES = {state.value: state for state in State}
 _BEFORE_ITS_TIME = WAITING - {State.QUEUED}
 
 _decode_error = msgspec.json.Decoder(JobError).decode
+_decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
+_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 
 
 def prepare(db: sqlite3.Connection) -> str:
@@ -314,9 +316,7 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
     A start may read a million, most of them from batches: those that wait and are alike are returned as one.
     Plain tuples are faster, and SQLite takes a lock for each value that is read.
     """
-    cursor = db.cursor()
-    cursor.row_factory = None
-    rows = cursor.execute(_ACTIVE if state in ACTIVE else _WAITING, (state.value, after, _PAGE))
+    rows = plain_cursor(db).execute(_ACTIVE if state in ACTIVE else _WAITING, (state.value, after, _PAGE))
     if state in ACTIVE:
         return [
             UnfinishedJob(_job(state, *row), slot, launcher, unpack_tokens(tokens))
@@ -491,144 +491,47 @@ _STARTS_OF = """
 _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"
 
 
-# --- statistics
+# --- specs, and the requests that made jobs
 
 
-def counts(db: sqlite3.Connection) -> dict[str, int]:
-    """Return the number of jobs in each state."""
-    rows = db.execute("SELECT key, jobs FROM counts WHERE key >= 'a'")  # keys of environments are numbers
-    return {row["key"]: row["jobs"] for row in rows}
+def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
+    """Return a job's spec with its environment; None if the job does not exist."""
+    row = db.execute(_READ_SPEC, (job_id,)).fetchone()
+    if row is None:
+        return None
+    packed, variables, policy, uid, created_at = row
+    spec = with_policy(unpack_spec(packed), unpack_policy(policy))
+    return StoredSpec(spec, uid, created_at, None if variables is None else _decode_variables(variables))
 
 
-def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:
-    """Return whether a job failed in the last seconds, on retention's clock, and is still there."""
-    return db.execute(_FAILED_SINCE, (clock.elapsed() - seconds,)).fetchone() is not None
+def read_specs(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> dict[JobId, StoredSpec]:
+    """Return the specs of those jobs that exist."""
+    found = ((job_id, read_spec(db, job_id)) for job_id in job_ids)
+    return {job_id: spec for job_id, spec in found if spec is not None}
 
 
-def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
-    """Return the number of unfinished jobs in each queue and state, where there are any."""
-    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for queue, state, jobs in db.execute(_QUEUE_COUNTS):
-        if jobs:
-            found[queue][state] = jobs
-    return dict(found)
+def find_submission(
+    db: sqlite3.Connection, token: bytes, after: int, until: int = _MAX_ID
+) -> Submission | None:
+    """Return the request with this token whose first new job is above `after` and at most `until`, or None.
+
+    An index of tokens would slow down every submit, so this reads all specs in between: 0.2 s for a million.
+    """
+    row = db.execute(_FIND_SUBMISSION, (token, after, until)).fetchone()
+    if row is None:
+        return None
+    first, answer = row
+    jobs, found = ([int(first)], []) if answer is None else _decode_jobs(answer)
+    return Submission(JobId(first), token, jobs, found)
 
 
-def log_bytes(db: sqlite3.Connection) -> int:
-    """Return how many bytes all logs of attempts that have ended take together."""
-    (logged,) = db.execute("SELECT logged FROM meta").fetchone()
-    return int(logged)
-
-
-def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
-    """Return whether any job, finished or not, is in this queue, which is not the default one."""
-    sql = (
-        f"SELECT 1 FROM jobs INDEXED BY jobs_by_queue WHERE queue = ? AND queue <> '{DEFAULT_QUEUE}' LIMIT 1"  # noqa: S608 (a constant)
-    )
-    return db.execute(sql, (queue,)).fetchone() is not None
-
-
-def queue_names(db: sqlite3.Connection, limit: int) -> list[str]:
-    """Return the queues of all jobs, finished or not, in order of their names, without the default one."""
-    sql = f"WITH RECURSIVE {_NAMES_OF_QUEUES} SELECT queue FROM queues WHERE queue IS NOT NULL LIMIT ?"  # noqa: S608 (a constant)
-    return [name for (name,) in db.execute(sql, (limit,))]
-
-
-def recent_stats(db: sqlite3.Connection, since: float) -> RecentStats:
-    """Return statistics of the attempts that ended at or after this epoch time, from the events on disk."""
-    with transaction(db, "DEFERRED"):
-        ended = [
-            event for event in write.latest_events(db) if event.outcome is not None and event.at >= since
-        ]
-        timed = [
-            (event.outcome, *row)
-            for event in ended[:_MAX_TIMED]
-            for row in db.execute(_WAITS_AND_RUNS, (event.job, event.attempt))  # none if the job was removed
-        ]
-        oldest = db.execute(_OLDEST_QUEUED, (State.QUEUED.value,)).fetchone()
-    waits = sorted(wait for _, wait, *_ in timed if wait is not None)
-    runs = sorted(run for _, _, run, *_ in timed if run is not None)
-    return RecentStats(
-        outcomes=Counter(event.outcome.value for event in ended if event.outcome is not None),
-        wait_median=_percentile(waits, 0.5),
-        wait_p95=_percentile(waits, 0.95),
-        run_median=_percentile(runs, 0.5),
-        run_p95=_percentile(runs, 0.95),
-        oldest_queued_at=None if oldest is None else oldest["created_at"],
-        queues=_group_stats((queue, *times) for *times, queue, _ in timed),
-        names=_group_stats((name, *times) for *times, _, name in timed if name is not None),
-    )
-
-
-def _group_stats(timed: Iterable[tuple[str, Outcome, float | None, float | None]]) -> list[GroupStats]:
-    """Return figures of each group of attempts: their outcomes, and how long they waited and ran."""
-    groups: defaultdict[str, list[tuple[Outcome, float | None, float | None]]] = defaultdict(list)
-    for name, outcome, wait, run in timed:
-        groups[name].append((outcome, wait, run))
-    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MAX_GROUPS]
-    return [_stats_of(name, attempts) for name, attempts in largest]
-
-
-def _stats_of(name: str, attempts: list[tuple[Outcome, float | None, float | None]]) -> GroupStats:
-    runs = sorted(run for _, _, run in attempts if run is not None)
-    return GroupStats(
-        name=name,
-        ended=len(attempts),
-        failed=sum(outcome not in _NO_FAILURES for outcome, _, _ in attempts),
-        wait_median=_percentile(sorted(wait for _, wait, _ in attempts if wait is not None), 0.5),
-        run_median=_percentile(runs, 0.5),
-        run_p95=_percentile(runs, 0.95),
-    )
-
-
-def _percentile(sorted_values: list[float], share: float) -> float | None:
-    """Return the lowest value that at least this share of all values does not exceed."""
-    return sorted_values[ceil(share * len(sorted_values)) - 1] if sorted_values else None
-
-
-_MAX_GROUPS = 100
-_NO_FAILURES = {Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SNOOZED}
-
-_COUNT_UNFINISHED = ", ".join(f"'{state.value}'" for state in State if state not in FINAL)
-
-_FAILED_SINCE = """
-    SELECT 1 FROM jobs INDEXED BY jobs_by_end
-    WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1
+_READ_SPEC = """
+    SELECT spec, variables, policy, uid, created_at
+    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
+    WHERE specs.job = ?
 """
-
-# From one queue to the next, because finished jobs are in the same index. The default queue is not in it: it
-# has all jobs of a state except those in other queues.
-_NAMES_OF_QUEUES = f"""
-    queues(queue) AS (
-        SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'
-        UNION ALL
-        SELECT (
-            SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue
-            WHERE queue <> '{DEFAULT_QUEUE}' AND queue > queues.queue
-        ) FROM queues WHERE queue IS NOT NULL
-    )
-"""  # noqa: S608 (a constant)
-_QUEUE_COUNTS = f"""
-    WITH RECURSIVE {_NAMES_OF_QUEUES},
-    elsewhere AS MATERIALIZED (
-        SELECT queue, counts.key AS state, (
-            SELECT count(*) FROM jobs INDEXED BY jobs_by_queue
-            WHERE jobs.queue <> '{DEFAULT_QUEUE}' AND jobs.queue = queues.queue AND jobs.state = counts.key
-        ) AS jobs
-        FROM queues, counts WHERE queue IS NOT NULL AND counts.key IN ({_COUNT_UNFINISHED})
-    )
-    SELECT queue, state, jobs FROM elsewhere
-    UNION ALL
-    SELECT '{DEFAULT_QUEUE}', key,
-           jobs - (SELECT coalesce(sum(jobs), 0) FROM elsewhere WHERE elsewhere.state = counts.key)
-    FROM counts WHERE key IN ({_COUNT_UNFINISHED})
-"""  # noqa: S608 (constants)
-
-_WAITS_AND_RUNS = """
-    SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_aged - jobs.created_aged, 0) END,
-           attempts.run_seconds, jobs.queue, jobs.name
-    FROM attempts JOIN jobs ON jobs.id = attempts.job
-    WHERE attempts.job = ? AND attempts.attempt = ?
+_FIND_SUBMISSION = """
+    SELECT job, answer FROM specs WHERE job > ?2 AND job <= ?3 AND token = ?1
+    UNION ALL SELECT first, jobs FROM submissions WHERE first > ?2 AND first <= ?3 AND token = ?1
+    ORDER BY 1 LIMIT 1
 """
-
-_OLDEST_QUEUED = "SELECT created_at FROM jobs WHERE state = ? ORDER BY id LIMIT 1"

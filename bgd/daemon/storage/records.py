@@ -18,7 +18,7 @@ from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
-from bgd.wire.views import GroupStats, JobError, JobProgress
+from bgd.wire.views import JobError, JobProgress
 
 
 class SavedJob(Struct, frozen=True, gc=False):
@@ -300,19 +300,6 @@ class UnfinishedJob(Struct, frozen=True, gc=False):
     count: int = 1
 
 
-class RecentStats(Struct, frozen=True, kw_only=True):
-    """Statistics of recent attempts: the fields of the same names in `bgd.wire.replies.Stats`."""
-
-    outcomes: dict[str, int]
-    wait_median: float | None
-    wait_p95: float | None
-    run_median: float | None
-    run_p95: float | None
-    oldest_queued_at: float | None
-    queues: list[GroupStats] = []
-    names: list[GroupStats] = []
-
-
 # --- columns that hold a structured value
 
 Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Conditions.after and Conditions.after_any
@@ -324,6 +311,8 @@ _decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
 _decode_demand = msgspec.msgpack.Decoder(Demand).decode
 _decode_tokens = msgspec.msgpack.Decoder(Tokens).decode
 _decode_waits = msgspec.msgpack.Decoder(Waits).decode
+# Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
+unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
 
 
 @lru_cache(_MAX_CACHED)

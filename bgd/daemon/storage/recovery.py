@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.daemon.storage import read
+from bgd.daemon.storage.change_stream import NO_EVENTS, newest_event
 from bgd.daemon.storage.copying import DatabaseCopy, check_copy, free_bytes
 from bgd.daemon.storage.database import (
     StoreBroken,
@@ -32,7 +33,6 @@ from bgd.daemon.storage.database import (
 )
 from bgd.daemon.storage.records import pack_policy, unpack_policy
 from bgd.daemon.storage.schema import check, open_readable, open_writable, version_of
-from bgd.daemon.storage.write import NO_EVENTS, newest_event
 
 MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)

@@ -12,7 +12,7 @@ from typing import Concatenate
 
 from bgd.core.job import FINAL, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage import copying, read, write
+from bgd.daemon.storage import change_stream, copying, read
 from bgd.daemon.storage.database import DatabaseConnection, P, R, StoreBroken, damaged, transaction
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.schema import open_readable, open_writable
@@ -81,7 +81,7 @@ class Store(StoreReader):
             searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(read.prepare)
             free_bytes = await reader.call(copying.free_bytes)
-            position = await reader.call(write.newest_event)
+            position = await reader.call(change_stream.newest_event)
             await searcher.call(read.prepare)
             opened.pop_all()
         store = cls(writer, reader, searcher, store_id, path)

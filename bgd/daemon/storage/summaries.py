@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import ceil
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -16,9 +15,12 @@ from bgd import clock
 from bgd.core.explain import RunningJob
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.storage import read
-from bgd.daemon.storage.database import transaction
-from bgd.wire.views import JobView
+from bgd.daemon.storage import change_stream
+from bgd.daemon.storage.database import plain_cursor, transaction
+from bgd.daemon.storage.records import unpack_spec
+from bgd.wire.replies import Stats
+from bgd.wire.requests import GetStats
+from bgd.wire.views import GroupStats, JobView
 
 MAX_NAMES = 200  # summed up; those that were submitted last
 RUNS = 50  # of a name, the latest that have finished
@@ -27,6 +29,7 @@ MAX_DISTINCT = 2_000  # names that are looked at to find these
 NEWEST_JOBS = 2_000  # jobs whose names, or targets if they have none, are looked at besides
 MAX_RUNNING = 100  # jobs whose ends are estimated
 MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
+_MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 
 
 # --- by name ------------------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ class Board(Struct, frozen=True):
 
 def board(db: sqlite3.Connection) -> Board:
     """Return what is known of the names in use."""
-    cursor = _plain(db)
+    cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
         newest, targets = _newest_names(cursor)
         named: dict[str, int] = dict(cursor.execute(_NAMES, (MAX_DISTINCT + 1,)))
@@ -102,7 +105,7 @@ def _newest_names(cursor: sqlite3.Cursor) -> tuple[dict[str, int], dict[str, lis
             names.setdefault(name, job)
             continue
         (spec,) = cursor.execute("SELECT spec FROM specs WHERE job = ?", (job,)).fetchone()
-        if (target := _decode_target(spec).target) is not None:
+        if (target := unpack_spec(spec).target) is not None:
             targets[target].append(job)
     return names, targets
 
@@ -145,7 +148,7 @@ def _summary(
         failed=_first(runs, State.FAILED),
         streak=_streak(runs),
         runs=len(runs),
-        median=times[(len(times) - 1) // 2] if times else None,
+        median=_percentile(times, 0.5),
         last_seconds=runs[0].seconds if runs else None,
         running=sum(states[state] for state in ACTIVE),
         waiting=sum(states[state] for state in WAITING),
@@ -162,21 +165,6 @@ def _streak(runs: list[Run]) -> int:
             return count
     return len(runs)
 
-
-def _plain(db: sqlite3.Connection) -> sqlite3.Cursor:
-    """Return a cursor whose rows are tuples, which are faster."""
-    cursor = db.cursor()
-    cursor.row_factory = None
-    return cursor
-
-
-class _Target(Struct):
-    """The one field of a JobSpec that is needed here."""
-
-    target: str | None = None
-
-
-_decode_target = msgspec.msgpack.Decoder(_Target).decode
 
 _ENDS = {State.SUCCEEDED.value, State.FAILED.value}  # of runs; who cancels a job says nothing of how it runs
 
@@ -221,7 +209,7 @@ def likely_ends(
     `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
     name, takes as long as the first one. Of more than MAX_RUNNING jobs nobody can tell.
     """
-    cursor = _plain(db)
+    cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
         running = [
             row
@@ -241,7 +229,7 @@ def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
     rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()
     rows = rows or cursor.execute(_SECONDS_OF_LATEST, (name, MAX_WAITING)).fetchall()
     times = sorted(seconds for (seconds,) in rows[:RUNS])
-    return times[(len(times) - 1) // 2] if times else None
+    return _percentile(times, 0.5)
 
 
 def _likely_end(seconds: float | None, started_at: float, slots: int) -> RunningJob:
@@ -287,7 +275,7 @@ class UsualTimes:
 
     def add_to(self, db: sqlite3.Connection, views: list[JobView]) -> list[JobView]:
         """Return the views, with `usual_seconds` for those that run or ran and have a name."""
-        cursor, now = _plain(db), clock.elapsed()
+        cursor, now = plain_cursor(db), clock.elapsed()
         left = MAX_COMPUTED
         found: list[JobView] = []
         for view in views:
@@ -315,7 +303,7 @@ def _usual_beside(times: list[float], view: JobView) -> float | None:
     others = list(times)
     if view.state is State.SUCCEEDED and view.run_seconds in others:
         others.remove(view.run_seconds)
-    return others[ceil(USUAL_SHARE * len(others)) - 1] if len(others) >= LEAST_RUNS else None
+    return _percentile(others, USUAL_SHARE) if len(others) >= LEAST_RUNS else None
 
 
 # --- by when they ended -------------------------------------------------------------------------------------
@@ -362,7 +350,7 @@ class EndCounter:
         It counts at least one step that it has not counted yet.
         """
         until = time.monotonic() + seconds
-        cursor = _plain(db)
+        cursor = plain_cursor(db)
         (ahead,) = cursor.execute("SELECT age_ahead FROM meta").fetchone()
         newest = int((clock.elapsed() + (ahead or 0)) // STEP)
         steps = range(newest, newest - HOURS * _STEPS_AN_HOUR, -1)
@@ -444,41 +432,22 @@ class Figures(Struct, frozen=True):
 
 def figures(db: sqlite3.Connection) -> Figures:
     """Return figures of all jobs."""
-    cursor = _plain(db)
+    cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
         (logged,) = cursor.execute("SELECT logged FROM meta").fetchone()
         (pages,) = cursor.execute("PRAGMA page_count").fetchone()
         (page_size,) = cursor.execute("PRAGMA page_size").fetchone()
         return Figures(
-            counts=read.counts(db),
+            counts=counts(db),
             oldest_queued_at=_value(cursor.execute(_OLDEST_QUEUED)),
             log_bytes=logged,
             database_bytes=pages * page_size,
         )
 
 
-class QueueCounts(Struct, frozen=True):
-    """Unfinished jobs by queue and state, and when the oldest queued one of each queue was submitted."""
-
-    counts: dict[str, dict[str, int]]
-    oldest_queued_at: dict[str, float]
-
-
-def queue_counts(db: sqlite3.Connection) -> QueueCounts:
-    """Return what waits and runs in each queue."""
-    cursor = _plain(db)
-    with transaction(db, "DEFERRED"):
-        counts = read.queue_counts(db)
-        oldest = {
-            queue: _value(
-                cursor.execute(_OLDEST_OF_DEFAULT)
-                if queue == DEFAULT_QUEUE
-                else cursor.execute(_OLDEST_OF_QUEUE, (queue,))
-            )
-            for queue, states in counts.items()
-            if State.QUEUED in states
-        }
-    return QueueCounts(counts, {queue: at for queue, at in oldest.items() if at is not None})
+def oldest_queued(db: sqlite3.Connection) -> dict[str, float]:
+    """Return when the oldest queued job of each queue that has any was submitted."""
+    return {queue: at for queue, at in plain_cursor(db).execute(_OLDEST_OF_QUEUES) if at is not None}
 
 
 def _value(cursor: sqlite3.Cursor) -> float | None:
@@ -486,64 +455,128 @@ def _value(cursor: sqlite3.Cursor) -> float | None:
     return None if row is None else float(row[0])
 
 
+def counts(db: sqlite3.Connection) -> dict[str, int]:
+    """Return the number of jobs in each state."""
+    rows = db.execute("SELECT key, jobs FROM counts WHERE key >= 'a'")  # keys of environments are numbers
+    return {row["key"]: row["jobs"] for row in rows}
+
+
+def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:
+    """Return whether a job failed in the last seconds, on retention's clock, and is still there."""
+    return db.execute(_FAILED_SINCE, (clock.elapsed() - seconds,)).fetchone() is not None
+
+
+def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
+    """Return whether any job, finished or not, is in this queue, which is not the default one."""
+    sql = (
+        f"SELECT 1 FROM jobs INDEXED BY jobs_by_queue WHERE queue = ? AND queue <> '{DEFAULT_QUEUE}' LIMIT 1"  # noqa: S608 (a constant)
+    )
+    return db.execute(sql, (queue,)).fetchone() is not None
+
+
+def queue_names(db: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the queues of all jobs, finished or not, in order of their names, without the default one."""
+    sql = f"WITH RECURSIVE {_NAMES_OF_QUEUES} SELECT queue FROM queues WHERE queue IS NOT NULL LIMIT ?"  # noqa: S608 (a constant)
+    return [name for (name,) in db.execute(sql, (limit,))]
+
+
+def stats(db: sqlite3.Connection, request: GetStats, since: float) -> Stats:
+    """Return statistics, of attempts those that ended since this epoch time, from the events on disk."""
+    with transaction(db, "DEFERRED"):
+        ended = [
+            event
+            for event in change_stream.latest_events(db)
+            if event.outcome is not None and event.at >= since
+        ]
+        timed = [
+            (event.outcome, *row)
+            for event in ended[:_MAX_TIMED]
+            for row in db.execute(_WAITS_AND_RUNS, (event.job, event.attempt))  # none if the job was removed
+        ]
+        by_state, oldest = counts(db), _value(db.execute(_OLDEST_QUEUED))
+    waits = sorted(wait for _, wait, *_ in timed if wait is not None)
+    runs = sorted(run for _, _, run, *_ in timed if run is not None)
+    return Stats(
+        id=request.id,
+        window=request.window,
+        counts=by_state,
+        outcomes=Counter(event.outcome.value for event in ended if event.outcome is not None),
+        wait_median=_percentile(waits, 0.5),
+        wait_p95=_percentile(waits, 0.95),
+        run_median=_percentile(runs, 0.5),
+        run_p95=_percentile(runs, 0.95),
+        oldest_queued_at=oldest,
+        queues=_group_stats((queue, *times) for *times, queue, _ in timed),
+        names=_group_stats((name, *times) for *times, _, name in timed if name is not None),
+    )
+
+
+def _group_stats(timed: Iterable[tuple[str, Outcome, float | None, float | None]]) -> list[GroupStats]:
+    """Return figures of each group of attempts: their outcomes, and how long they waited and ran."""
+    groups: defaultdict[str, list[tuple[Outcome, float | None, float | None]]] = defaultdict(list)
+    for name, outcome, wait, run in timed:
+        groups[name].append((outcome, wait, run))
+    largest = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))[:_MAX_GROUPS]
+    return [_stats_of(name, attempts) for name, attempts in largest]
+
+
+def _stats_of(name: str, attempts: list[tuple[Outcome, float | None, float | None]]) -> GroupStats:
+    runs = sorted(run for _, _, run in attempts if run is not None)
+    return GroupStats(
+        name=name,
+        ended=len(attempts),
+        failed=sum(outcome not in _NO_FAILURES for outcome, _, _ in attempts),
+        wait_median=_percentile(sorted(wait for _, wait, _ in attempts if wait is not None), 0.5),
+        run_median=_percentile(runs, 0.5),
+        run_p95=_percentile(runs, 0.95),
+    )
+
+
+def _percentile(sorted_values: list[float], share: float) -> float | None:
+    """Return the lowest value that at least this share of all values does not exceed."""
+    return sorted_values[ceil(share * len(sorted_values)) - 1] if sorted_values else None
+
+
+_MAX_GROUPS = 100
+_NO_FAILURES = {Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SNOOZED}
+
+_FAILED_SINCE = """
+    SELECT 1 FROM jobs INDEXED BY jobs_by_end
+    WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1
+"""
+
+# From one queue to the next, because finished jobs are in the same index. The default queue is not in it: it
+# has all jobs of a state except those in other queues.
+_NAMES_OF_QUEUES = f"""
+    queues(queue) AS (
+        SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'
+        UNION ALL
+        SELECT (
+            SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue
+            WHERE queue <> '{DEFAULT_QUEUE}' AND queue > queues.queue
+        ) FROM queues WHERE queue IS NOT NULL
+    )
+"""  # noqa: S608 (a constant)
+_OLDEST_OF_QUEUES = f"""
+    WITH RECURSIVE {_NAMES_OF_QUEUES}
+    SELECT queue, (
+        SELECT created_at FROM jobs INDEXED BY jobs_by_queue
+        WHERE jobs.queue <> '{DEFAULT_QUEUE}' AND jobs.queue = queues.queue AND state = 'queued'
+        ORDER BY id LIMIT 1
+    ) FROM queues WHERE queue IS NOT NULL
+    UNION ALL
+    SELECT '{DEFAULT_QUEUE}', (
+        SELECT created_at FROM (
+            SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
+            ORDER BY id LIMIT {_FIRST_QUEUED}
+        ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
+    )
+"""  # noqa: S608 (constants)
 _OLDEST_QUEUED = "SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1"
 
-_OLDEST_OF_QUEUE = f"""
-    SELECT created_at FROM jobs INDEXED BY jobs_by_queue
-    WHERE queue <> '{DEFAULT_QUEUE}' AND queue = ? AND state = 'queued' ORDER BY id LIMIT 1
-"""  # noqa: S608 (a constant)
-
-_OLDEST_OF_DEFAULT = f"""
-    SELECT created_at FROM (
-        SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
-        ORDER BY id LIMIT {_FIRST_QUEUED}
-    ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
-"""  # noqa: S608 (constants)
-
-
-# --- attempts whose logs can be searched --------------------------------------------------------------------
-
-
-class LoggedAttempt(Struct, frozen=True, kw_only=True):
-    """An attempt that has, or may have, a log. `at` is when it ended or, if it runs, when it started."""
-
-    job: int
-    attempt: int
-    name: str | None
-    at: float | None
-    outcome: Outcome | None
-    exit_code: int | None
-    signal: int | None
-
-
-def logged_attempts(
-    db: sqlite3.Connection, before: tuple[int, int], limit: int
-) -> tuple[list[LoggedAttempt], tuple[int, int] | None]:
-    """Look at `limit` attempts before a job's attempt, newest first.
-
-    Return those that may have a log, and before which attempt to go on; None after the oldest one.
-    """
-    rows = _plain(db).execute(_LOGGED, (*before, limit)).fetchall()
-    found = [
-        LoggedAttempt(
-            job=job,
-            attempt=attempt,
-            name=name,
-            at=at,
-            outcome=None if outcome is None else Outcome(outcome),
-            exit_code=exit_code,
-            signal=signal,
-        )
-        for job, attempt, log_bytes, name, at, outcome, exit_code, signal in rows
-        if log_bytes != 0
-    ]
-    return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
-
-
-_LOGGED = """
-    SELECT attempts.job, attempts.attempt, log_bytes, name,
-           coalesce(attempts.finished_at, attempts.started_at),
-           attempts.outcome, attempts.exit_code, attempts.signal
-    FROM attempts CROSS JOIN jobs ON jobs.id = attempts.job
-    WHERE (attempts.job, attempts.attempt) < (?, ?) ORDER BY attempts.job DESC, attempts.attempt DESC LIMIT ?
+_WAITS_AND_RUNS = """
+    SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_aged - jobs.created_aged, 0) END,
+           attempts.run_seconds, jobs.queue, jobs.name
+    FROM attempts JOIN jobs ON jobs.id = attempts.job
+    WHERE attempts.job = ? AND attempts.attempt = ?
 """

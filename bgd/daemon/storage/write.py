@@ -1,23 +1,18 @@
-"""Write to the database: job and attempt rows, specs, the change stream, and requests that made jobs.
-
-What only this module can read back, because it also packs it, is read here too.
-"""
+"""Write to the database: job and attempt rows, specs, and the requests that made jobs."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any
 
 import msgspec
 
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
-from bgd.core.retry import with_policy
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import batches, notifications, schedules
+from bgd.daemon.storage import batches, change_stream, notifications, read, schedules
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -31,29 +26,19 @@ from bgd.daemon.storage.records import (
     pack_resources,
     pack_tokens,
     pack_waits,
-    unpack_policy,
+    unpack_spec,
 )
-from bgd.wire.views import EventView, JobProgress, ScheduleEvent
+from bgd.wire.views import JobProgress
 
-EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
 SUBMISSION_SECONDS = 600.0  # submissions outlive removed jobs: twice as long as a client sends one again
-_EVENTS_PER_ROW = 1_000  # at most; and the oldest events are deleted whenever this many have been added
-_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_sorted = msgspec.msgpack.Encoder(order="sorted").encode
 _encode_json = msgspec.json.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[JobEvent | dict[str, Any]]).decode  # see append_events
-_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
-# Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
-unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
-_decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 Counted = State | int | None
 """What jobs are counted by: their state, or the id of their environment; None: they have no environment."""
-
-NO_EVENTS = _encode([])  # packed: such a row only says which id was the last
 
 
 class TransactionWriter:
@@ -81,14 +66,14 @@ class TransactionWriter:
             _save_progress(db, transaction.progress.values())
         events: list[JobEvent | dict[str, object]] = [*transaction.events, *schedules.save(db, transaction)]
         if events:
-            self.newest_event = append_events(db, events, self.newest_event)
+            self.newest_event = change_stream.append_events(db, events, self.newest_event)
         if transaction.settled or transaction.rules:
             notifications.save(db, transaction)
         if transaction.wall_ahead is not None:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        wanted = read_specs(db, transaction.wanted)
+        wanted = read.read_specs(db, transaction.wanted)
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
         return wanted
@@ -444,22 +429,6 @@ class SpecWriter:
         return known
 
 
-def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
-    """Return a job's spec with its environment; None if the job does not exist."""
-    row = db.execute(_READ, (job_id,)).fetchone()
-    if row is None:
-        return None
-    packed, variables, policy, uid, created_at = row
-    spec = with_policy(unpack_spec(packed), unpack_policy(policy))
-    return StoredSpec(spec, uid, created_at, None if variables is None else _decode_variables(variables))
-
-
-def read_specs(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> dict[JobId, StoredSpec]:
-    """Return the specs of those jobs that exist."""
-    found = ((job_id, read_spec(db, job_id)) for job_id in job_ids)
-    return {job_id: spec for job_id, spec in found if spec is not None}
-
-
 def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[Counted]:
     """Return how many of these rows have each environment."""
     return Counter(map(itemgetter(1), rows))
@@ -499,126 +468,7 @@ _SHARED = """
 """
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
-_READ = """
-    SELECT spec, variables, policy, uid, created_at
-    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
-    WHERE specs.job = ?
-"""
-
-
-# --- the change stream: the newest events
-
-
-def append_events(
-    db: sqlite3.Connection, events: Sequence[JobEvent | dict[str, object]], last: int | None
-) -> int:
-    """Write events inside the caller's transaction, and delete those that are too old.
-
-    An event of a job is an array, one of a schedule a map: the fields of a ScheduleEvent except its id.
-    `last` is the newest id so far, as this returned it before; None looks it up. Return the new one.
-    """
-    last = newest_event(db) if last is None else last
-    for start in range(0, len(events), _EVENTS_PER_ROW):
-        packed = events[start : start + _EVENTS_PER_ROW]
-        db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
-    if (last + len(events)) // _EVENTS_PER_ROW > last // _EVENTS_PER_ROW:
-        # never all rows: the newest one says which id is the next
-        db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
-    return last + len(events)
-
-
-def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView | ScheduleEvent]:
-    """Return at most `limit` events after the one with the id `after`, oldest first."""
-    views: list[EventView | ScheduleEvent] = []
-    for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
-        events = _decode_events(packed)
-        first = last - len(events) + 1
-        views += [_view(first + index, event) for index, event in enumerate(events) if first + index > after]
-        if len(views) >= limit:
-            break
-    return views[:limit]
-
-
-def events_of(db: sqlite3.Connection, job_id: JobId, after: int) -> list[EventView]:
-    """Return the events of a job after the one with the id `after`, oldest first.
-
-    An index of jobs would cost every submit. Instead this searches the packed rows for the bytes of the id,
-    some 5 ms for all that are kept, and unpacks only those that have them.
-    """
-    packed_id = _encode(job_id)
-    views: list[EventView] = []
-    for last, packed in db.execute(_EVENTS_WITH, (after, packed_id)):
-        events = _decode_events(packed)
-        first = last - len(events) + 1
-        views += [
-            _job_view(first + place, event)
-            for place, event in enumerate(events)
-            if isinstance(event, JobEvent) and event.job == job_id
-        ]
-    return [view for view in views if view.id > after]
-
-
-_EVENTS_WITH = "SELECT last, packed FROM events WHERE last > ? AND instr(packed, ?) ORDER BY last"
-
-
-def latest_events(db: sqlite3.Connection) -> Iterator[JobEvent]:
-    """Yield all events of jobs on disk, newest first."""
-    for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
-        for event in reversed(_decode_events(packed)):
-            if isinstance(event, JobEvent):
-                yield event
-
-
-def event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
-    """Return the oldest event id on disk, and the newest ever given out: 1 and 0 before the first event."""
-    row = db.execute("SELECT last, packed FROM events ORDER BY last LIMIT 1").fetchone()
-    if row is None:
-        return 1, 0
-    return row["last"] - len(_decode_events(row["packed"])) + 1, newest_event(db)
-
-
-def newest_event(db: sqlite3.Connection) -> int:
-    """Return the newest event id ever given out; 0 before the first event."""
-    (last,) = db.execute("SELECT max(last) FROM events").fetchone()
-    return last or 0
-
-
-def _view(number: int, event: JobEvent | dict[str, Any]) -> EventView | ScheduleEvent:
-    if isinstance(event, JobEvent):
-        return _job_view(number, event)
-    return msgspec.convert({**event, "id": number}, ScheduleEvent)
-
-
-def _job_view(number: int, event: JobEvent) -> EventView:
-    return EventView(
-        id=number,
-        at=event.at,
-        job=event.job,
-        what=event.what,
-        state=event.state,
-        attempt=event.attempt,
-        outcome=event.outcome,
-        reason=event.reason,
-        by=event.by,
-    )
-
-
 # --- submissions: which requests made which jobs, so that one that is sent again makes none
-
-
-def find_submission(
-    db: sqlite3.Connection, token: bytes, after: int, until: int = _MAX_ID
-) -> Submission | None:
-    """Return the request with this token whose first new job is above `after` and at most `until`, or None.
-
-    An index of tokens would slow down every submit, so this reads all specs in between: 0.2 s for a million.
-    """
-    row = db.execute(_FIND, (token, after, until)).fetchone()
-    if row is None:
-        return None
-    first, answer = row
-    jobs, found = ([int(first)], []) if answer is None else _decode_jobs(answer)
-    return Submission(JobId(first), token, jobs, found)
 
 
 def keep_submissions(db: sqlite3.Connection, removed: list[JobId], elapsed: float) -> None:
@@ -637,11 +487,6 @@ def _answer(submission: Submission) -> bytes | None:
     return None if is_plain else _encode((submission.jobs, submission.found))
 
 
-_FIND = """
-    SELECT job, answer FROM specs WHERE job > ?2 AND job <= ?3 AND token = ?1
-    UNION ALL SELECT first, jobs FROM submissions WHERE first > ?2 AND first <= ?3 AND token = ?1
-    ORDER BY 1 LIMIT 1
-"""
 _KEEP = """
     INSERT OR IGNORE INTO submissions (first, token, jobs, at) -- two clients may remove one job
     SELECT job, token, answer, created_aged FROM specs JOIN jobs ON jobs.id = job

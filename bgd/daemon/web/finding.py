@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import WAITING, JobId, State
-from bgd.daemon.storage import lists, read
+from bgd.daemon.storage import lists, summaries
 from bgd.daemon.storage.lists import ALL_STATES, Filter
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.queries import MAX_SORTED, ORDERS, ListQuery
@@ -143,7 +143,7 @@ async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[Stat
     States that have few jobs are looked at first. Each gets its share of the time.
     """
     wanted = replace(wanted, states=ALL_STATES, suspended=None)
-    totals = await store.read(read.counts)
+    totals = await store.read(summaries.counts)
     if wanted == Filter():
         return {state: Count(totals.get(state, 0)) for state in State}
     if (few := await store.search(lists.count_few, wanted)) is not None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from msgspec import Struct
 
-from bgd.daemon.storage import read
+from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
@@ -31,7 +31,7 @@ class Frame:
 
     async def values(self) -> dict[str, object]:
         """Return the values for the templates banner.html and icon.html, by their names."""
-        has_failed = await self._store.read(read.has_failed_within, FAILURES_SHOWN)
+        has_failed = await self._store.read(summaries.has_failed_within, FAILURES_SHOWN)
         return {"banner": self._banner(), "icon": "icon-failed.svg" if has_failed else "icon.svg"}
 
     def watch(self, subscription: Subscription) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bgd.core.explain import Explanation, Reason, next_reasons, words_of
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import change_stream, read
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.streams import Subscription
@@ -101,7 +101,7 @@ class JobPages:
         found = await self._find(job, before)
         if wants_json(request):
             return await json_response(self._as_json(found))
-        stored = await self._store.read(write.read_spec, JobId(found.view.id))
+        stored = await self._store.read(read.read_spec, JobId(found.view.id))
         found = replace(found, events=await self._events(found.view, 0))
         values = await self._threads.run(None, self._values, found)
         values["variables"] = sorted(stored.env or ()) if stored else []
@@ -157,7 +157,7 @@ class JobPages:
         )
 
     async def _events(self, view: JobView, after: int) -> list[EventView]:
-        return await self._store.search(write.events_of, JobId(view.id), after)
+        return await self._store.search(change_stream.events_of, JobId(view.id), after)
 
     def _as_json(self, found: _FoundJob) -> dict[str, object]:
         located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in found.attempts]

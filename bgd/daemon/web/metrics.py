@@ -22,13 +22,14 @@ import bgd
 from bgd.core.job import FINAL, Outcome, State
 from bgd.daemon.measurements import Histogram, Measurements
 from bgd.daemon.schedules import Schedules
+from bgd.daemon.storage.summaries import Figures
 from bgd.daemon.supervisor import Supervisor
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 def collect(
-    supervisor: Supervisor, schedules: Schedules, counts: dict[str, int], log_bytes: int, *, is_ready: bool
+    supervisor: Supervisor, schedules: Schedules, figures: Figures, *, is_ready: bool
 ) -> list[Metric]:
     """Return all metrics of what is in memory, and of what was read from the database."""
     measured = supervisor.measurements
@@ -37,14 +38,16 @@ def collect(
         unfinished[measured.name_of(queue), state] += count
     jobs = GaugeMetricFamily("bgd_jobs", "Jobs in the database, by state.", labels=["state"])
     for state in State:
-        jobs.add_metric([state], counts.get(state, 0))
+        jobs.add_metric([state], figures.counts.get(state, 0))
     return [
         InfoMetricFamily("bgd_build", "Version of bgd.", {"version": bgd.__version__}),
         jobs,
         *_jobs_of_queues(measured, unfinished),
         *_attempts_of_queues(measured),
         *_daemon(supervisor, is_ready=is_ready),
-        GaugeMetricFamily("bgd_log_bytes", "Size of the logs of attempts that have ended.", log_bytes),
+        GaugeMetricFamily(
+            "bgd_log_bytes", "Size of the logs of attempts that have ended.", figures.log_bytes
+        ),
         GaugeMetricFamily(
             "bgd_schedules_late",
             "Schedules with a late job that has not finished.",

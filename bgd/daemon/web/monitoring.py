@@ -9,7 +9,7 @@ from http import HTTPStatus
 from types import ModuleType
 
 from bgd.daemon.schedules import Schedules
-from bgd.daemon.storage import read
+from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.responses import PageResponse
@@ -53,13 +53,10 @@ class Monitoring:
         """Return all metrics as text."""
         if (refused := self._refusal(request)) is not None:
             return PageResponse(refused)
-        counts = await self._store.read(read.counts)
-        log_bytes = await self._store.read(read.log_bytes)
+        figures = await self._store.read(summaries.figures)
         # imported late: most daemons are never asked
         metrics = await asyncio.to_thread(_import_metrics)
-        families = metrics.collect(
-            self._supervisor, self._schedules, counts, log_bytes, is_ready=self._is_ready()
-        )
+        families = metrics.collect(self._supervisor, self._schedules, figures, is_ready=self._is_ready())
         body = await asyncio.to_thread(metrics.as_text, families, self._supervisor.config.daemon.state_dir)
         return PageResponse(HttpResponse(content_type=metrics.CONTENT_TYPE, body=body))
 

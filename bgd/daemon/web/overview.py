@@ -18,7 +18,7 @@ from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
-from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueCounts, QueueEnds, Run
+from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds, Run
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
@@ -109,8 +109,8 @@ class Overview:
         board, figures = await self._fresh(summaries.board), await self._fresh(summaries.figures)
         return board, figures, await self._ends(is_patient=is_patient)
 
-    async def _read_queues(self, *, is_patient: bool) -> tuple[QueueCounts, Ends]:
-        return await self._fresh(summaries.queue_counts), await self._ends(is_patient=is_patient)
+    async def _read_queues(self, *, is_patient: bool) -> tuple[dict[str, float], Ends]:
+        return await self._fresh(summaries.oldest_queued), await self._ends(is_patient=is_patient)
 
     async def _ends(self, *, is_patient: bool) -> Ends:
         """Return what ended in the last day; a patient caller waits until all is counted."""
@@ -139,14 +139,11 @@ class Overview:
 
     # --- queues, as people see them -------------------------------------------------------------------------
 
-    def _queue_values(self, counts: QueueCounts, ends: Ends) -> dict[str, object]:
+    def _queue_values(self, oldest: dict[str, float], ends: Ends) -> dict[str, object]:
         """Return the values for the page of the queues."""
-        now, views = time.time(), self._supervisor.queue_views(counts.counts)
+        now, views = time.time(), self._supervisor.queue_views()
         return {
-            "rows": [
-                _queue_row(view, counts.oldest_queued_at.get(view.name), ends, now)
-                for view in views[:MAX_QUEUES]
-            ],
+            "rows": [_queue_row(view, oldest.get(view.name), ends, now) for view in views[:MAX_QUEUES]],
             "left_out": max(len(views) - MAX_QUEUES, 0),
             "resources": self._supervisor.resource_views(),
             "slots": self._supervisor.slots,
@@ -155,7 +152,7 @@ class Overview:
             "is_complete": ends.is_complete,
         }
 
-    def _queues_as_json(self, counts: QueueCounts, ends: Ends) -> dict[str, object]:
+    def _queues_as_json(self, oldest: dict[str, float], ends: Ends) -> dict[str, object]:
         supervisor = self._supervisor
         return {
             "slots": supervisor.slots,
@@ -166,10 +163,10 @@ class Overview:
                 to_builtins(view)
                 | {
                     "opens_at": iso_time(view.opens_at),
-                    "oldest_queued_at": iso_time(counts.oldest_queued_at.get(view.name)),
+                    "oldest_queued_at": iso_time(oldest.get(view.name)),
                 }
                 | to_builtins(ends.queues.get(view.name, QueueEnds()))
-                for view in supervisor.queue_views(counts.counts)
+                for view in supervisor.queue_views()
             ],
             "resources": to_builtins(supervisor.resource_views()),
         }
@@ -427,11 +424,13 @@ _IN_ORDER = (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
 def _queues_snapshot(version: int, values: dict[str, Any]) -> Snapshot:
     rows: list[QueueRow] = values["rows"]
     slots = {name: value for name, value in values.items() if name not in {"rows", "resources"}}
+    # most of it is the Scheduler's, which is ahead of the events on disk
+    part = partial(Part, has_version=False)
     parts = {
-        "slots": Part(slots, partial(render_part, "slots.html", values)),
-        "resources": Part(values["resources"], partial(render_part, "resources.html", values)),
+        "slots": part(slots, partial(render_part, "slots.html", values)),
+        "resources": part(values["resources"], partial(render_part, "resources.html", values)),
     }
     for row in rows:
         lasting = replace(row, oldest=replace(row.oldest, text=""), opens=_lasting(row.opens))
-        parts[row.id] = Part(lasting, partial(render_part, "queue_row.html", {"row": row}))
+        parts[row.id] = part(lasting, partial(render_part, "queue_row.html", {"row": row}))
     return Snapshot(version, parts, [row.id for row in rows])

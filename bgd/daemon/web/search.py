@@ -20,9 +20,9 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 from msgspec import Struct
 
-from bgd.daemon.storage import summaries
+from bgd.daemon.storage import lists
+from bgd.daemon.storage.lists import LoggedAttempt
 from bgd.daemon.storage.store import StoreReader
-from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
@@ -115,7 +115,7 @@ class SearchPages:
                     if position is None:
                         return
                     attempts, position = await self._store.search(
-                        summaries.logged_attempts, position, ATTEMPTS_AT_ONCE
+                        lists.logged_attempts, position, ATTEMPTS_AT_ONCE
                     )
                     search.add(attempts)
                 found = await self._threads.run(None, search.step)

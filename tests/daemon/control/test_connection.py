@@ -18,7 +18,7 @@ from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import limits
 from bgd.daemon.control.connection import HIGH_WATER
 from bgd.daemon.control.limits import MAX_IN_FLIGHT
-from bgd.daemon.storage import read
+from bgd.daemon.storage import summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import MAX_MESSAGE
@@ -45,7 +45,7 @@ def raw_submit(spec, request_id=3):
 
 
 async def jobs_in(life):
-    return sum((await life.store.read(read.counts)).values())
+    return sum((await life.store.read(summaries.counts)).values())
 
 
 def let_everybody_through(config):

@@ -14,12 +14,12 @@ import pytest
 from bgd.config import load
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import change_stream, read, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, begin_generation
 from bgd.daemon.supervisor import Supervisor
-from bgd.wire.requests import List
+from bgd.wire.requests import GetStats, List
 from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves, submitted
 from tests.faults.figures import record
 from tests.support import DEADLINE, ROOT
@@ -143,9 +143,9 @@ async def look_through(path):
         for view in views:
             await store.read(read.attempts_of, JobId(view.id), 0, 10)
             await store.read(read.result_of, JobId(view.id))
-            await store.read(write.read_spec, JobId(view.id))
-        await store.read(write.read_events, 0, 10_000)
-        await store.search(read.recent_stats, 0.0)
+            await store.read(read.read_spec, JobId(view.id))
+        await store.read(change_stream.read_events, 0, 10_000)
+        await store.search(summaries.stats, GetStats(id=1), 0.0)
         await put(store, new(10_000))
         return len(views)
     finally:

@@ -114,25 +114,6 @@ def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
         try_out()
 
 
-def test_counts_by_queue_and_state_are_what_counting_one_by_one_gives(path):
-    with closing(schema.open_writable(path)) as db:
-        read.prepare(db)
-
-        @given(st.lists(jobs, max_size=20))
-        def try_out(known):
-            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
-            counted = Counter((job["queue"], job["state"]) for job in known if job["state"] not in FINAL)
-            with written(db, known):
-                found = {
-                    (queue, State(state)): number
-                    for queue, of_queue in read.queue_counts(db).items()
-                    for state, number in of_queue.items()
-                }
-            assert found == counted
-
-        try_out()
-
-
 # --- slices of a list, with all that a filter can ask for
 
 COMMANDS = [("/bin/echo", "one two"), ("make", "-j2", "two.txt"), ("/bin/true",)]
@@ -313,7 +294,7 @@ async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
         await asyncio.to_thread(began.wait, 30)
         asked_later = group.create_task(store.search(read.list_jobs, List(id=1), UID))
         assert (await store.read(read.view, JobId(1))).id == 1
-        assert await store.read(write.read_spec, JobId(1)) is not None
+        assert await store.read(read.read_spec, JobId(1)) is not None
         assert not asked_later.done()
         continue_.set()
     assert [view.id for view in asked_later.result()] == [1]

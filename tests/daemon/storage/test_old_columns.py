@@ -16,7 +16,7 @@ import pytest
 
 from bgd.core.job import Conditions, Decision, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.storage import records, schema, write
+from bgd.daemon.storage import change_stream, read, records, schema, write
 from bgd.daemon.storage.records import JobEvent, Submission
 from bgd.wire.views import EventView
 from tests.support import has_all_of
@@ -126,7 +126,7 @@ def stored_now() -> dict[str, bytes]:
         specs = {JobId(1): command, JobId(2): CALL, SUBMISSION.first: CALL}
         stored = {job: records.StoredSpec.of(spec, 0, 0.0) for job, spec in specs.items()}
         write.SpecWriter().insert(db, stored, [SUBMISSION])
-        write.append_events(db, EVENTS, None)
+        change_stream.append_events(db, EVENTS, None)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
 
@@ -136,8 +136,8 @@ def test_policies_and_waits_are_still_readable():
 
 
 def test_specs_are_still_readable():
-    assert write.unpack_spec(sample("spec")) == COMMAND
-    assert write.unpack_spec(sample("spec_of_call")) == CALL
+    assert records.unpack_spec(sample("spec")) == COMMAND
+    assert records.unpack_spec(sample("spec_of_call")) == CALL
 
 
 def test_a_job_still_gets_its_environment():
@@ -150,7 +150,7 @@ def test_a_job_still_gets_its_environment():
             (sample("policy"),),
         )
 
-        stored = write.read_spec(db, JobId(1))
+        stored = read.read_spec(db, JobId(1))
 
     assert stored is not None
     assert stored.env == VARIABLES
@@ -160,7 +160,7 @@ def test_events_are_still_readable():
     with tables() as db:
         db.execute("INSERT INTO events VALUES (99, ?)", (sample("events"),))
 
-        views = write.read_events(db, 0, 10)
+        views = change_stream.read_events(db, 0, 10)
 
     assert views == [
         EventView(id=98 + number, **msgspec.structs.asdict(event)) for number, event in enumerate(EVENTS)
@@ -178,7 +178,7 @@ def test_submissions_are_still_readable(insert):
     with tables() as db:
         db.execute(insert, (SUBMISSION.token, sample("submission")))
 
-        assert write.find_submission(db, SUBMISSION.token, 0) == SUBMISSION
+        assert read.find_submission(db, SUBMISSION.token, 0) == SUBMISSION
 
 
 @pytest.mark.parametrize("name", [name for name, _ in COLUMNS])

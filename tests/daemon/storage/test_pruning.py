@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage import pruning, read, write
+from bgd.daemon.storage import pruning, read, summaries
 from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, save_retention_clock
@@ -135,7 +135,7 @@ async def test_removing_a_job_deletes_all_its_rows_and_no_longer_counts_its_byte
         assert {row for (row,) in await sql(store, f"SELECT {column} FROM {table}")} == {2}
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     assert await sql(store, "SELECT logged FROM meta") == [(10,)]
-    assert (await store.read(read.counts))["succeeded"] == 1
+    assert (await store.read(summaries.counts))["succeeded"] == 1
     assert await store.read(pruning.leftovers) == [1]
     await store.commit(Transaction(now=NOW, cleared=[JobId(1)]))
     assert await store.read(pruning.leftovers) == []
@@ -147,14 +147,14 @@ async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
         await finish(store, number, ago=10, env=env)
 
     await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(3)]))
-    stored = await store.read(write.read_spec, JobId(2))
+    stored = await store.read(read.read_spec, JobId(2))
     assert stored is not None
     assert stored.env == env
 
     await store.commit(Transaction(now=NOW, removed=[a_job(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     await put(store, new(4, env=env))  # the store knew it, and has to store it again
-    stored = await store.read(write.read_spec, JobId(4))
+    stored = await store.read(read.read_spec, JobId(4))
     assert stored is not None
     assert stored.env == env
 

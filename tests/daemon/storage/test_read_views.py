@@ -12,7 +12,7 @@ import pytest
 from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import adopt_boot
@@ -272,7 +272,7 @@ async def test_latest_job_is_none_that_tells_about_another(store):
 
 
 async def test_counts_follow_every_change_of_state(store):
-    assert await store.read(read.counts) == dict.fromkeys(map(str, State), 0)
+    assert await store.read(summaries.counts) == dict.fromkeys(map(str, State), 0)
 
     await put(store, *(new(number) for number in range(1, 5)), new(5, due=NOW.elapsed + 1))
     await move(store, 1, State.RUNNING, attempt=1)
@@ -282,7 +282,7 @@ async def test_counts_follow_every_change_of_state(store):
     await store.write(lambda db: db.execute("DELETE FROM jobs WHERE id = 3").rowcount)
 
     expected = {State.QUEUED: 2, State.SUCCEEDED: 1, State.SCHEDULED: 1}
-    assert await store.read(read.counts) == {str(state): expected.get(state, 0) for state in State}
+    assert await store.read(summaries.counts) == {str(state): expected.get(state, 0) for state in State}
 
 
 async def test_reads_answer_while_a_transaction_is_being_written(store):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import FINAL, Conditions, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.storage import notifications, read, schedules, schema, write
+from bgd.daemon.storage import change_stream, notifications, read, schedules, schema, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -219,7 +219,7 @@ async def test_jobs_of_version_1_are_all_there(path):
     )
     assert await store.read(read.controls) == QueueControls()
     seven = [State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING, *FINAL]
-    assert await store.read(read.counts) == {str(state): int(state in seven) for state in State}
+    assert await store.read(summaries.counts) == {str(state): int(state in seven) for state in State}
     view = await store.read(read.view, JobId(1))
     assert view is not None
     assert (view.argv, view.name, view.tags, view.due_at) == (
@@ -236,7 +236,7 @@ async def test_jobs_of_version_1_are_all_there(path):
         False,
     )
     assert await ids(store, tag="nightly", queue="slow") == [2]
-    stored = await store.read(write.read_spec, JobId(7))
+    stored = await store.read(read.read_spec, JobId(7))
     assert stored is not None
     assert stored.env == ENV
     (attempt,) = await store.read(read.attempts_of, JobId(5), 0, 10)
@@ -267,8 +267,8 @@ async def test_jobs_of_version_1_run_on(path):
     assert [job.id for job in await restored(store)] == [1, 2, 4, 8]
     (ended,) = await store.read(read.attempts_of, JobId(3), 0, 10)
     assert (ended.outcome, ended.pid) == (Outcome.SUCCEEDED, 4003)
-    assert (await store.read(read.counts))["succeeded"] == 2
-    assert await store.read(write.event_bounds) == (1, 1)
+    assert (await store.read(summaries.counts))["succeeded"] == 2
+    assert await store.read(change_stream.event_bounds) == (1, 1)
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
     await store.close()
@@ -290,7 +290,7 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
     )
     queues = {"slow": QueueSetting(has_slots=True, slots=1)}
     assert await store.read(read.controls) == QueueControls(slots=3, paused=True, queues=queues)
-    assert await store.read(write.event_bounds) == (1, 4)
+    assert await store.read(change_stream.event_bounds) == (1, 4)
     told = JobProgress(3, 1, Progress(0.5, "half"))
     await store.commit(Transaction(now=NOW, progress={JobId(3): told}))
     assert await store.search(read.progress_of, [JobId(1), JobId(3), JobId(9)]) == [told]
@@ -308,21 +308,21 @@ async def test_requests_and_counts_of_version_5_are_all_there(path):
     store = await Store.open(path)
 
     assert await store.read(read.last_id) == 5  # whose job was removed
-    found = [await store.search(write.find_submission, bytes([number]) * 16, 0) for number in (1, 2, 4, 5)]
+    found = [await store.search(read.find_submission, bytes([number]) * 16, 0) for number in (1, 2, 4, 5)]
     assert [(each.jobs, each.found) for each in found if each is not None] == [
         ([1], []),
         ([2, 1, 3], [1]),
         ([4], []),
         ([5], []),
     ]
-    assert await store.search(write.find_submission, bytes([2]) * 16, 2) is None
+    assert await store.search(read.find_submission, bytes([2]) * 16, 2) is None
     counts = dict.fromkeys(map(str, State), 0) | {"queued": 2, "scheduled": 1, "succeeded": 1}
-    assert await store.read(read.counts) == counts
+    assert await store.read(summaries.counts) == counts
     assert await sql(store, shared) == [(3,), (1,)]
     assert await ids(store, name="größe*") == [1]
     done = saves(a_job(3, State.QUEUED))
     await store.commit(Transaction(now=NOW, saves=done, removed=[a_job(4)]))
-    assert await store.read(read.counts) == counts | {"queued": 3, "scheduled": 0, "succeeded": 0}
+    assert await store.read(summaries.counts) == counts | {"queued": 3, "scheduled": 0, "succeeded": 0}
     assert await sql(store, shared) == [(2,), (1,)]
     assert await sql(store, "SELECT last_id FROM meta") == [(5,)]
     await store.close()

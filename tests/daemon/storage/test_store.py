@@ -21,7 +21,7 @@ import pytest
 from bgd.core.job import JobId, Now, State
 from bgd.core.retry import with_policy
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import insert_rows
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -334,7 +334,7 @@ async def check_nothing_acknowledged_is_lost(path, acknowledged):
     assert last_id >= acknowledged
     assert last_id % 3 == 0  # no half batch
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
-    assert (await store.read(read.counts))["queued"] == last_id
+    assert (await store.read(summaries.counts))["queued"] == last_id
     await store.close()
 
 

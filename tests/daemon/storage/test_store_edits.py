@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import with_policy
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
@@ -64,7 +64,7 @@ async def test_edited_job_is_read_and_listed_by_its_new_spec(store):
 
     found = await store.commit(Transaction(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
 
-    assert found[JobId(1)] == await store.read(write.read_spec, JobId(1))
+    assert found[JobId(1)] == await store.read(read.read_spec, JobId(1))
     assert found[JobId(1)] == StoredSpec.of(with_policy(after, POLICY), UID, NOW.wall)
     view = await store.read(read.view, JobId(1))
     assert (view.argv, view.name, view.tags) == (["/bin/true"], "fresh", ["b", "c", "c"])
@@ -80,8 +80,8 @@ async def test_job_can_be_new_and_edited_in_one_batch(store):
 
     await store.commit(submitted(item, edited={JobId(1): edited}))
 
-    assert (await store.read(write.read_spec, JobId(1))).spec == with_policy(edited, POLICY)
-    assert await store.read(write.read_spec, JobId(2)) is None
+    assert (await store.read(read.read_spec, JobId(1))).spec == with_policy(edited, POLICY)
+    assert await store.read(read.read_spec, JobId(2)) is None
 
 
 async def test_batch_that_edits_a_missing_job_changes_nothing(store):
@@ -93,7 +93,7 @@ async def test_batch_that_edits_a_missing_job_changes_nothing(store):
 
     assert (await store.read(read.view, JobId(1))).name == "old"
     await store.commit(Transaction(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
-    assert (await store.read(write.read_spec, JobId(1))).whole() == with_policy(fresh, POLICY)
+    assert (await store.read(read.read_spec, JobId(1))).whole() == with_policy(fresh, POLICY)
 
 
 async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
@@ -106,9 +106,9 @@ async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
     assert list(found) == [1]  # the wanted spec is read before it is deleted
     assert await rows_of(store, 1) == set()
     assert await rows_of(store, 2) == set(TABLES)
-    assert (await store.read(read.counts))["failed"] == 1
+    assert (await store.read(summaries.counts))["failed"] == 1
     assert await ids(store, tag="a") == [2]
-    assert (await store.read(write.read_spec, JobId(2))).env == ENV
+    assert (await store.read(read.read_spec, JobId(2))).env == ENV
     assert (await unfinished(store), await store.read(read.last_id)) == ([], 2)
 
 
@@ -118,7 +118,7 @@ async def test_job_can_be_removed_twice(store):
     await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(1)]))
     await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
-    assert (await store.read(read.counts))["failed"] == 0
+    assert (await store.read(summaries.counts))["failed"] == 0
 
 
 async def test_controls_are_those_that_were_saved_last(path):

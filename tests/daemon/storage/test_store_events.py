@@ -8,20 +8,23 @@ import pytest
 
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Result
-from bgd.daemon.storage import read, write
+from bgd.daemon.storage import change_stream, summaries
+from bgd.daemon.storage.change_stream import EVENTS_KEPT
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     JobEvent,
     NewAttempt,
     NewOccurrence,
-    RecentStats,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
-from bgd.daemon.storage.write import EVENTS_KEPT
+from bgd.wire.replies import Stats
+from bgd.wire.requests import GetStats
 from bgd.wire.views import EventView, GroupStats, ScheduleEvent
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves, submitted
+
+ASKED = GetStats(id=1, window=60.0)
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
@@ -33,7 +36,7 @@ async def append(store, *events):
 
 
 async def ids_of_events(store, after=0, limit=10):
-    return [found.id for found in await store.read(write.read_events, after, limit)]
+    return [found.id for found in await store.read(change_stream.read_events, after, limit)]
 
 
 async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt=1, at=NOW.wall):
@@ -64,7 +67,7 @@ async def test_events_are_read_in_order_and_in_parts(store):
     assert await ids_of_events(store) == [1, 2, 3]
     assert await ids_of_events(store, limit=2) == [1, 2]
     assert await ids_of_events(store, after=2) == [3]
-    assert await store.read(write.read_events, 2, 10) == [
+    assert await store.read(change_stream.read_events, 2, 10) == [
         EventView(
             id=3,
             at=NOW.wall + 2,
@@ -84,7 +87,7 @@ async def test_events_of_schedules_follow_those_of_jobs_in_one_series(store):
     await store.commit(Transaction(now=NOW, events=[event(7)], occurrences=[missed], late=[late]))
     await append(store, event(8))
 
-    told = await store.read(write.read_events, 1, 10)
+    told = await store.read(change_stream.read_events, 1, 10)
     assert told[:2] == [
         ScheduleEvent(
             id=2,
@@ -98,8 +101,8 @@ async def test_events_of_schedules_follow_those_of_jobs_in_one_series(store):
         ScheduleEvent(id=3, at=NOW.wall, schedule="hourly", outcome="late", due_at=2.5, job=7),
     ]
     assert told[2].id == store.position == 4
-    assert [found.id for found in await store.search(write.events_of, JobId(7), 0)] == [1]
-    assert (await store.read(read.recent_stats, 0.0)).outcomes == {}
+    assert [found.id for found in await store.search(change_stream.events_of, JobId(7), 0)] == [1]
+    assert (await store.read(summaries.stats, ASKED, 0.0)).outcomes == {}
 
 
 async def test_events_of_one_job_are_found_among_those_of_all_others(store):
@@ -107,9 +110,9 @@ async def test_events_of_one_job_are_found_among_those_of_all_others(store):
     await append(store, event(2_000), event(3), event(2_000))
 
     for job, expected in ((2_000, [2_000, 2_600, 2_602]), (3, [3, 2_601]), (4_000, [])):
-        found = await store.search(write.events_of, JobId(job), 0)
+        found = await store.search(change_stream.events_of, JobId(job), 0)
         assert [(each.id, each.job) for each in found] == [(number, job) for number in expected]
-    later = await store.search(write.events_of, JobId(2_000), 2_600)
+    later = await store.search(change_stream.events_of, JobId(2_000), 2_600)
     assert [each.id for each in later] == [2_602]
 
 
@@ -120,36 +123,39 @@ async def test_events_of_a_failed_batch_do_not_exist(store):
 
     await append(store, event(2))
 
-    assert [(found.id, found.job) for found in await store.read(write.read_events, 0, 10)] == [(1, 1), (2, 2)]
+    assert [(found.id, found.job) for found in await store.read(change_stream.read_events, 0, 10)] == [
+        (1, 1),
+        (2, 2),
+    ]
 
 
 async def test_ids_of_events_continue_after_a_restart(path):
     store = await Store.open(path)
-    assert await store.read(write.event_bounds) == (1, 0)
+    assert await store.read(change_stream.event_bounds) == (1, 0)
     await append(store, event(1), event(2))
-    assert await store.read(write.event_bounds) == (1, 2)
+    assert await store.read(change_stream.event_bounds) == (1, 2)
     await store.close()
 
     store = await Store.open(path)
     await append(store, event(3))
     assert await ids_of_events(store) == [1, 2, 3]
-    assert await store.read(write.event_bounds) == (1, 3)
+    assert await store.read(change_stream.event_bounds) == (1, 3)
     await store.close()
 
 
 async def test_only_the_newest_events_are_kept(store):
     await append(store, *(event(number) for number in range(1, EVENTS_KEPT + 1)))
-    assert await store.read(write.event_bounds) == (1, EVENTS_KEPT)
+    assert await store.read(change_stream.event_bounds) == (1, EVENTS_KEPT)
 
     await append(store, *(event(1) for _ in range(999)))
-    assert await store.read(write.event_bounds) == (
+    assert await store.read(change_stream.event_bounds) == (
         1,
         EVENTS_KEPT + 999,
     )  # not each one: deleting costs a statement
     await append(store, event(1), event(1))
 
-    assert await store.read(write.event_bounds) == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
-    assert len(await store.read(write.read_events, 0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
+    assert await store.read(change_stream.event_bounds) == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
+    assert len(await store.read(change_stream.read_events, 0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
 
 
 async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
@@ -157,9 +163,9 @@ async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
     await append(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
     await append(store, event(3))
 
-    oldest, newest = await store.read(write.event_bounds)
+    oldest, newest = await store.read(change_stream.event_bounds)
     assert newest - EVENTS_KEPT - 999 <= oldest <= newest - EVENTS_KEPT + 1
-    assert [found.job for found in await store.read(write.read_events, newest - 2, 10)] == [2, 3]
+    assert [found.job for found in await store.read(change_stream.read_events, newest - 2, 10)] == [2, 3]
 
 
 async def test_parts_begin_and_end_inside_the_events_of_a_transaction(store):
@@ -184,9 +190,12 @@ async def test_stats_are_of_attempts_that_ended_within_the_window(store):
     )  # not a first attempt, so it has not waited
     await append(store, event(23, "note"))
 
-    found = await store.search(read.recent_stats, NOW.wall)
+    found = await store.search(summaries.stats, ASKED, NOW.wall)
 
-    assert found == RecentStats(
+    assert found == Stats(
+        id=1,
+        window=60.0,
+        counts=dict.fromkeys(map(str, State), 0) | {"queued": 1, "succeeded": 21, "failed": 1, "held": 1},
         outcomes={"succeeded": 20, "timeout": 1},
         wait_median=10.0,
         wait_p95=19.0,
@@ -210,7 +219,7 @@ async def test_stats_are_told_by_queue_and_by_name(store):
     for number in (2, 4):
         await move(store, number, State.FAILED, attempt=1, queue="mail")
 
-    found = await store.search(read.recent_stats, NOW.wall)
+    found = await store.search(summaries.stats, ASKED, NOW.wall)
 
     assert [(each.name, each.ended, each.failed, each.run_p95) for each in found.queues] == [
         ("default", 2, 0, 30.0),
@@ -222,7 +231,10 @@ async def test_stats_are_told_by_queue_and_by_name(store):
 
 
 async def test_stats_of_an_empty_store_are_none(store):
-    assert await store.search(read.recent_stats, 0.0) == RecentStats(
+    assert await store.search(summaries.stats, ASKED, 0.0) == Stats(
+        id=1,
+        window=60.0,
+        counts=dict.fromkeys(map(str, State), 0),
         outcomes={},
         wait_median=None,
         wait_p95=None,
@@ -238,7 +250,7 @@ async def test_attempt_of_a_removed_job_still_counts(store):
 
     await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
-    found = await store.search(read.recent_stats, NOW.wall)
+    found = await store.search(summaries.stats, ASKED, NOW.wall)
     assert (found.outcomes, found.run_median) == ({"succeeded": 1}, None)
 
 
@@ -246,15 +258,4 @@ async def test_oldest_queued_job_is_the_one_with_the_lowest_id(store):
     await put(store, new(1, at=1.0), new(2, at=3.0), new(3, at=2.0))
     await move(store, 1, State.HELD)
 
-    assert (await store.search(read.recent_stats, 0.0)).oldest_queued_at == 3.0
-
-
-async def test_unfinished_jobs_are_counted_by_queue_and_state(store):
-    await put(store, new(1), new(2, queue="slow"), new(3, queue="slow"), new(4, queue="gone"))
-    await move(store, 3, State.HELD, queue="slow")
-    await move(store, 4, State.FAILED, queue="gone")
-
-    assert await store.search(read.queue_counts) == {
-        "default": {"queued": 1},
-        "slow": {"queued": 1, "held": 1},
-    }
+    assert (await store.search(summaries.stats, ASKED, 0.0)).oldest_queued_at == 3.0

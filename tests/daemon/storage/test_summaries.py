@@ -271,10 +271,8 @@ async def test_the_oldest_queued_job_of_each_queue_is_found(store):
         new(5, queue="held", due=99_999.0),
     )
     await move(store, 1, State.SUCCEEDED, queue="mail")
-    found = await store.search(summaries.queue_counts)
 
-    assert found.oldest_queued_at == {"mail": NOW.wall - 8, "default": NOW.wall - 6}
-    assert found.counts == {"mail": {"queued": 2}, "default": {"queued": 1}, "held": {"scheduled": 1}}
+    assert await store.search(summaries.oldest_queued) == {"mail": NOW.wall - 8, "default": NOW.wall - 6}
 
 
 # --- how long they will likely take

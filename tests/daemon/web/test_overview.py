@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bgd.config import load
+from bgd.core.job import State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import queue_views
 from bgd.daemon.storage.records import QueueControls
@@ -276,7 +277,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(client):
 
 @pytest.mark.parametrize(("name", "buttons"), [("mail", 2), (NOTIFICATION_QUEUE, 0)])
 def test_nobody_can_change_the_queue_of_notifications(name, buttons):
-    views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {name: {}}, {})
+    views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {(name, State.QUEUED): 1}, {})
     [view] = [each for each in views if each.name == name]
     row = overview._queue_row(view, None, Ends([], {}, is_complete=True), 0.0)
 

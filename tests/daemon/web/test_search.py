@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import expect
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.storage.lists import LoggedAttempt
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
-from bgd.daemon.storage.summaries import LoggedAttempt
 from bgd.daemon.web import search as web_search
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.search import LogsSearch, SearchPages
