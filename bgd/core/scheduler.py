@@ -145,6 +145,7 @@ class Scheduler:
         self._effects: list[Effect] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents have not been told yet
         self._pauses: set[PauseReason] = set()
+        self._waits_to_settle = False
 
     # --- questions ------------------------------------------------------------------------------------
 
@@ -442,8 +443,13 @@ class Scheduler:
 
     # --- facts: time and slots ------------------------------------------------------------------------
 
+    def wait_to_settle(self) -> None:
+        """Let nothing follow from decisions until `advance`, so that many jobs can be acted on as a whole."""
+        self._waits_to_settle = True
+
     def advance(self, now: Now) -> None:
         """Let time pass."""
+        self._waits_to_settle = False
         self._settle(now)
 
     def pause(self, why: PauseReason) -> None:
@@ -498,6 +504,8 @@ class Scheduler:
 
     def _settle(self, now: Now) -> None:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
+        if self._waits_to_settle:
+            return
         waiting, self._table.queues.now = self._table.waiting, now.elapsed
         while True:
             if self._finished:

@@ -266,6 +266,7 @@ class JobActions:
                     if earlier is not None:
                         await earlier.wait()
                         yield results
+                        await asyncio.sleep(0)  # so that these are written while the next are decided about
                         is_long = monotonic() - began > ACT_SECONDS
                         size = max(size // 2, FIRST_ACTS) if is_long else min(2 * size, MAX_ACTS)
                     earlier, results = saved, decided
@@ -317,54 +318,65 @@ class JobActions:
         * `among`: leave out jobs that it does not select any more.
         * `repeated`: jobs to which it was done before count as done.
         """
-        action, at, results, steered = _ACTIONS[verb], now(), list[ActResult](), list[Job]()
-        asked = list(map(JobId, job_ids))
+        action, asked = _ACTIONS[verb], list(map(JobId, job_ids))
         async with self._lock if action.states == FINAL else nullcontext():  # from reading until acting
-            finished = await self._finished(asked)
+            # a selection of unfinished jobs leaves out those that have finished
+            is_moot = among is not None and action.states != FINAL
+            finished = {} if is_moot else await self._finished(asked)
             if verb == "retry":
                 given["specs"] = await self._store.read(read.read_specs, list(finished))
-            for job_id in asked:
-                job = self._supervisor.get(job_id) or finished.pop(job_id, None)
-                if among is not None and not (job is not None and _is_selected(job, among)):
-                    continue
-                try:
-                    done = self._act(action, job_id, job, at, given, repeated=repeated)
-                    results.append(ActResult(job_id, done if isinstance(done, State) else await done))
-                    if job is not None and verb in {"suspend", "continue"}:
-                        steered.append(job)
-                except Refused as error:
-                    results.append(ActResult(job_id, code=code_of(error), message=str(error)))
-        return await self._checked(results, steered) if steered else results
-
-    async def _checked(self, results: list[ActResult], steered: list[Job]) -> list[ActResult]:
-        """Refuse what the launcher has not done of what it was told about these jobs."""
-        await self._supervisor.saved()  # which tells the launcher
-        dispatcher = self._supervisor.dispatcher
-        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in steered})
-        refused = [ActResult(job, code=code_of(error), message=str(error)) for job, error in refusals.items()]
-        by_job = {each.job: each for each in [*results, *refused]}
-        return [by_job[each.job] for each in results]
+            done = self._act(action, asked, finished, among, given, repeated=repeated)
+            results = [
+                ActResult(job_id, outcome) if isinstance(outcome, State) else await _result(job_id, outcome)
+                for job_id, _, outcome in done
+            ]
+        if verb in {"suspend", "continue"}:
+            told = [job for (_, job, _), each in zip(done, results, strict=True) if job and each.state]
+            return await self._checked(results, told) if told else results
+        if verb == "release":  # some may have started
+            return [
+                ActResult(each.job, self._state_of(JobId(each.job))) if each.state in WAITING else each
+                for each in results
+            ]
+        return results
 
     def _act(
         self,
         action: _Action,
-        job_id: JobId,
-        job: Job | None,
-        at: Now,
+        asked: list[JobId],
+        finished: dict[JobId, Job],
+        among: Filter | None,
         given: dict[str, Any],
         *,
         repeated: bool,
-    ) -> State | Awaitable[State]:
-        if job is None:
-            raise NoSuchJob(f"no job {job_id}")
-        if job.state in action.states:
-            return action.do(self, job, at, **given)
-        if repeated and job.state in action.done_before:
-            return job.state
-        if job.state in FINAL:
-            raise Refused(f"job {job_id} has already finished ({job.state})")
-        is_state = "has not finished" if action.states == FINAL else f"is {job.state}"
-        raise Refused(f"job {job_id} {is_state}: {action.only}")
+    ) -> list[tuple[JobId, Job | None, State | Awaitable[State] | Refused]]:
+        """Act on jobs as a whole; return each as it was with its new state, or why it is refused."""
+        done: list[tuple[JobId, Job | None, State | Awaitable[State] | Refused]] = []
+        at = now()
+        with self._supervisor.deciding(at, self._by) as scheduler:
+            for job_id in asked:
+                job = scheduler.get(job_id) or finished.pop(job_id, None)
+                if among is not None and not (job is not None and _is_selected(job, among)):
+                    continue
+                try:
+                    job = _permitted(action, job_id, job, repeated=repeated)
+                    if job.state not in action.states:
+                        done.append((job_id, job, job.state))
+                    elif action.decide is not None:
+                        done.append((job_id, job, action.decide(scheduler, job_id, at)))
+                    elif action.do is not None:
+                        done.append((job_id, job, action.do(self, job, at, **given)))
+                except Refused as error:
+                    done.append((job_id, None, error))
+        return done
+
+    async def _checked(self, results: list[ActResult], told: list[Job]) -> list[ActResult]:
+        """Refuse what the launcher has not done of what it was told about these jobs."""
+        await self._supervisor.saved()  # which tells the launcher
+        dispatcher = self._supervisor.dispatcher
+        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in told})
+        refused = {int(job_id): _refusal(job_id, error) for job_id, error in refusals.items()}
+        return [refused.get(each.job, each) for each in results]
 
     async def _finished(self, job_ids: Iterable[JobId]) -> dict[JobId, Job]:
         """Return those of these jobs that have finished."""
@@ -374,25 +386,26 @@ class JobActions:
         await self._supervisor.saved()  # their ends may not be on disk yet
         return await self._store.read(read.finished_jobs, others)
 
-    def decide(self, decision: Callable[..., State], job: Job, at: Now) -> State:
-        return self._supervisor.decide(
-            lambda scheduler, then: decision(scheduler, job.id, then), at, self._by
-        )
-
     def suspend(self, job: Job, at: Now) -> State:
         """Stop the processes of a running job without ending them."""
         self._supervisor.dispatcher.check_supported(job, SuspendProcesses)
-        return self.decide(lambda scheduler, *of: scheduler.set_suspended(*of, suspended=True), job, at)
+        return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=True), at)
 
     def continue_(self, job: Job, at: Now) -> State | Awaitable[State]:
         """Let the processes of a suspended job run again."""
         if job.suspended:
-            return self.decide(lambda scheduler, *of: scheduler.set_suspended(*of, suspended=False), job, at)
+            return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
         return self.signal(job, at, SIGCONT, whole_tree=True, seen=job)
 
     async def signal(
-        self, job: Job, at: Now, signal: int, *, whole_tree: bool, seen: Job | None = None
+        self,
+        job: Job,
+        at: Now,
+        signal: int,
+        *,
+        whole_tree: bool,
+        seen: Job | None = None,
     ) -> State:
         """Send a signal to a running job; the launcher has sent it when this returns.
 
@@ -418,7 +431,7 @@ class JobActions:
         holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
         if holder is not None:
             raise Refused(f"job {job.id} has the key of job {holder}, which has not finished")
-        self._supervisor.decide(lambda scheduler, then: scheduler.revive(job, then), at, self._by)
+        self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)
         return State.QUEUED
 
     def remove(self, job: Job, at: Now) -> State:
@@ -454,6 +467,11 @@ class JobActions:
                 by=self._by,
             )
 
+    def _state_of(self, job_id: JobId) -> State:
+        """Return the state of a job that was waiting a moment ago."""
+        job = self._supervisor.get(job_id)
+        return State.CANCELLED if job is None else job.state
+
     def _waiting(self, job_id: JobId) -> Job:
         job = self._supervisor.get(job_id)
         if job is None or job.state not in WAITING:
@@ -479,48 +497,74 @@ class JobActions:
         return class_policy(parse_target(spec.target), policies) if spec.target and policies else NOTHING_SAID
 
 
-class _Action(Struct, frozen=True):
-    """What a verb does to a job in one of these states; `do` returns its new state.
+class _Action(Struct, frozen=True, kw_only=True):
+    """What a verb does to a job in one of these states; `decide` or else `do` returns its new state.
 
-    `only`: why jobs in other states are refused; `done_before`: their states if it was done already.
+    `decide`: what the Scheduler decides. `only`: why jobs in other states are refused; `done_before`: their
+    states if it was done already.
     """
 
-    do: Callable[..., State | Awaitable[State]]
     states: frozenset[State]
+    decide: Callable[..., State] | None = None
+    do: Callable[..., State | Awaitable[State]] | None = None
     only: str = ""
     done_before: frozenset[State] = frozenset()
 
 
-def _decided(decision: Callable[..., State]) -> Callable[[JobActions, Job, Now], State]:
-    return lambda actions, job, at: actions.decide(decision, job, at)
-
-
+_RUNNING = frozenset({State.RUNNING})
 _ACTIONS = {
     "cancel": _Action(
-        _decided(lambda scheduler, *of: scheduler.cancel(*of)),
-        WAITING | ACTIVE,
+        states=WAITING | ACTIVE,
+        decide=lambda scheduler, *of: scheduler.cancel(*of),
         done_before=frozenset({State.CANCELLED}),
     ),
-    "retry": _Action(JobActions.revive, FINAL, "there is nothing to retry"),
+    "retry": _Action(states=FINAL, do=JobActions.revive, only="there is nothing to retry"),
     "hold": _Action(
-        _decided(lambda scheduler, *of: scheduler.hold(*of)),
-        WAITING,
-        "only a waiting job can be held (suspend stops a running one)",
+        states=WAITING,
+        decide=lambda scheduler, *of: scheduler.hold(*of),
+        only="only a waiting job can be held (suspend stops a running one)",
     ),
     "release": _Action(
-        _decided(lambda scheduler, *of: scheduler.release(*of)),
-        frozenset({State.HELD}),
-        "it is not held",
-        frozenset(State) - {State.HELD},
+        states=frozenset({State.HELD}),
+        decide=lambda scheduler, *of: scheduler.release(*of),
+        only="it is not held",
+        done_before=frozenset(State) - {State.HELD},
     ),
-    "suspend": _Action(JobActions.suspend, frozenset({State.RUNNING}), "only a running job can be suspended"),
-    "continue": _Action(
-        JobActions.continue_, frozenset({State.RUNNING}), "only a running job can be continued"
-    ),
-    "signal": _Action(JobActions.signal, ACTIVE, "only a running job can be sent a signal"),
-    "remove": _Action(JobActions.remove, FINAL, "cancel it first"),
-    "edit": _Action(JobActions.edit, WAITING, "only a waiting job can be edited"),
+    "suspend": _Action(states=_RUNNING, do=JobActions.suspend, only="only a running job can be suspended"),
+    "continue": _Action(states=_RUNNING, do=JobActions.continue_, only="only a running job can be continued"),
+    "signal": _Action(states=ACTIVE, do=JobActions.signal, only="only a running job can be sent a signal"),
+    "remove": _Action(states=FINAL, do=JobActions.remove, only="cancel it first"),
+    "edit": _Action(states=WAITING, do=JobActions.edit, only="only a waiting job can be edited"),
 }
+
+
+async def _result(job_id: JobId, outcome: Awaitable[State] | Refused) -> ActResult:
+    try:
+        if isinstance(outcome, Refused):
+            raise outcome
+        return ActResult(job_id, await outcome)
+    except Refused as error:
+        return _refusal(job_id, error)
+
+
+def _refusal(job_id: JobId, error: Refused) -> ActResult:
+    return ActResult(job_id, code=code_of(error), message=str(error))
+
+
+def _permitted(action: _Action, job_id: JobId, job: Job | None, *, repeated: bool) -> Job:
+    """Return the job that a verb is for, or if it is `repeated`, has been done to.
+
+    Raises:
+        Refused: it is in another state, or does not exist.
+    """
+    if job is None:
+        raise NoSuchJob(f"no job {job_id}")
+    if job.state in action.states or (repeated and job.state in action.done_before):
+        return job
+    if job.state in FINAL:
+        raise Refused(f"job {job_id} has already finished ({job.state})")
+    is_state = "has not finished" if action.states == FINAL else f"is {job.state}"
+    raise Refused(f"job {job_id} {is_state}: {action.only}")
 
 
 def _is_selected(job: Job, among: Filter) -> bool:

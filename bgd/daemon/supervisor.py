@@ -47,7 +47,6 @@ from bgd.daemon.storage.records import (
     AttemptPid,
     JobEvent,
     QueueControls,
-    SavedJob,
     StoredSpec,
     Transaction,
 )
@@ -257,13 +256,28 @@ class Supervisor:
 
         `at`: the instant of the fact, None for now. `by`: who asked for it.
         """
-        before = 0 if by is None else self._scheduler.effect_count
+        before = self._scheduler.effect_count
         answer = fact(self._scheduler, at or now())
+        self._decided(before, by)
+        return answer
+
+    @contextmanager
+    def deciding(self, at: Now, by: str | None) -> Iterator[Scheduler]:
+        """Decide about many jobs before anything follows from it; `by` as in `decide`."""
+        before = self._scheduler.effect_count
+        self._scheduler.wait_to_settle()
+        try:
+            yield self._scheduler
+        finally:
+            self._scheduler.advance(at)
+            self._decided(before, by)
+
+    def _decided(self, before: int, by: str | None) -> None:
+        """Note who asked for the effects after the first `before`, and have them saved."""
         if by is not None:
             places = range(before, self._scheduler.effect_count)
             self.transaction.actors.update(dict.fromkeys(places, by))
         self._changed.set()
-        return answer
 
     def get(self, job_id: JobId) -> Job | None:
         """Return an unfinished job, or None if no unfinished job has this id."""
@@ -460,13 +474,7 @@ class Supervisor:
         transaction.progress = self.progress.take([end.job for end in transaction.ends])
         if self.notify_rules:
             transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
-        outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
-        for place, effect in enumerate(self._scheduler.take_effects()):
-            self._add_effect(transaction, effect)
-            if self.notify_rules and (event := _notable(effect)) is not None:
-                transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
-            if isinstance(effect, SaveJob):
-                transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
+        self._add_effects(transaction)
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
             transaction.events.append(
@@ -480,21 +488,25 @@ class Supervisor:
         transaction.wanted = [job.id for job in transaction.launches if job.id not in transaction.specs]
         return transaction
 
-    def _add_effect(self, transaction: Transaction, effect: Effect) -> None:
-        match effect:
-            case SaveJob(job, _, what) if what == SUBMIT:
-                transaction.new.append(job)
-            case SaveJob(job, at, _, reason):
-                transaction.saves[job.id] = SavedJob(job, at, reason)
-            case StartAttempt(job, slot, tokens):
+    def _add_effects(self, transaction: Transaction) -> None:
+        outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
+        for place, effect in enumerate(self._scheduler.take_effects()):
+            if isinstance(effect, SaveJob):
+                if effect.what == SUBMIT:
+                    transaction.new.append(effect.job)
+                else:
+                    transaction.saves[effect.job.id] = effect
+                transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
+            elif isinstance(effect, StartAttempt):
                 at = transaction.now.wall
-                row = self._attempts.start(job, slot, self._link.instance, at, tokens)
+                row = self._attempts.start(effect.job, effect.slot, self._link.instance, at, effect.tokens)
                 transaction.attempts.append(row)
-                current = self.get(job.id)
-                if current is not None:
+                if (current := self.get(effect.job.id)) is not None:
                     transaction.launches.append(current)
-            case StopAttempt() | SuspendAttempt() | ContinueAttempt():
+            else:
                 transaction.commands.append(effect)
+            if self.notify_rules and (event := _notable(effect)) is not None:
+                transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
     def _end_attempt(self, end: AttemptEnd) -> None:
         """Give an end to the Scheduler, and save it if it is the one that was waited for."""

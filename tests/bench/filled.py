@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.scheduler import NOTE, SaveJob
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -17,7 +18,6 @@ from bgd.daemon.storage.records import (
     JobEvent,
     NewAttempt,
     QueueControls,
-    SavedJob,
     StoredSpec,
     Transaction,
 )
@@ -89,12 +89,12 @@ def _ran(jobs: list[Job], at: float) -> Iterator[Transaction]:
     running = [replace(job, state=State.RUNNING, attempt=1) for job in jobs]
     yield Transaction(
         now=clock_now(),
-        saves={job.id: SavedJob(job, at) for job in running},
+        saves={job.id: SaveJob(job, at, NOTE) for job in running},
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
         pids={job.id: AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs},
     )
     ends = [_end(job.id, at) for job in jobs]
-    saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
+    saves = {job.id: SaveJob(_after(job, end), at, NOTE) for job, end in zip(jobs, ends, strict=True)}
     yield Transaction(
         now=clock_now(),
         saves=saves,

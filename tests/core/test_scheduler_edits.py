@@ -77,6 +77,18 @@ def test_jobs_behind_a_held_job_start_at_once():
     assert started_ids(scheduler) == [small]
 
 
+def test_of_jobs_that_are_released_as_a_whole_the_most_urgent_starts_first():
+    scheduler = make_scheduler()
+    low, high = submit(scheduler, hold=True), submit(scheduler, hold=True, priority=9)
+    scheduler.take_effects()
+
+    scheduler.wait_to_settle()
+    assert scheduler.release(low, NOW) is scheduler.release(high, NOW) is State.QUEUED
+    scheduler.advance(NOW)
+
+    assert started_ids(scheduler) == [high]
+
+
 @pytest.mark.parametrize("verb", ["hold", "release", "edit", "set_suspended"])
 def test_a_verb_is_refused_in_states_to_which_it_does_not_apply(verb):
     scheduler = make_scheduler()

@@ -21,6 +21,7 @@ from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
 from bgd.wire.replies import Acted, End, ErrorCode, Failed, Submitted
 from bgd.wire.requests import (
+    Cancel,
     Changes,
     Continue,
     Edit,
@@ -147,6 +148,16 @@ async def test_edited_and_held_jobs_stay_so_after_a_restart(config, launcher):
         assert (blocked.state, blocked.waits_for) == (State.BLOCKED, [job])
         await life.actions.do("cancel", job)
         assert (await life.view(other)).state is State.CANCELLED
+
+
+async def test_jobs_that_wait_for_each_other_can_be_cancelled_together(config, launcher):
+    async with served(config, launcher) as life:
+        first = await life.submit(command(hold=True))
+        second = await life.submit(command(after=(first,)))
+
+        results = (await (await life.call()).ask(Cancel(1, [first, second]), Acted)).results
+
+        assert [each.state for each in results] == [State.CANCELLED, State.CANCELLED]
 
 
 @pytest.mark.parametrize(

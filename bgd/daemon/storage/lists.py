@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
+from typing import Any
 
 from msgspec import Struct
 
@@ -145,7 +146,7 @@ def count_few(db: sqlite3.Connection, wanted: Filter) -> dict[State, int] | None
         sources = search.sources(wanted.states)
         if not all(source.has_few for source in sources):
             return None
-        return Counter(state for source in sources for _, state in search.jobs(source, None, lowest))
+        return Counter(state for source in sources for _, state in search.jobs(source, lowest))
 
 
 def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> list[JobId]:
@@ -308,19 +309,27 @@ class _Search:
         ascending: bool = False,
     ) -> list[JobId]:
         """Return the newest wanted jobs of each source in a range of ids, or the oldest: `limit` of each."""
-        found = (self.jobs(source, limit, lowest, highest, ascending=ascending) for source in sources)
-        return [job_id for jobs in found for job_id, _ in jobs]
+        return [
+            JobId(row[0])
+            for source in sources
+            for row in self._rows(source, limit, lowest, highest, ascending=ascending)
+        ]
 
-    def jobs(
+    def jobs(self, source: _Source, lowest: int) -> Iterator[tuple[JobId, State]]:
+        """Yield the wanted jobs of a source from an id on, with their states."""
+        for row in self._rows(source, None, lowest):
+            yield JobId(row[0]), State(row[1])
+
+    def _rows(
         self,
         source: _Source,
         limit: int | None,
-        lowest: int = 0,
+        lowest: int,
         highest: int = _MAX_ID,
         *,
         ascending: bool = False,
-    ) -> Iterator[tuple[JobId, State]]:
-        """Yield the wanted jobs of a source with their states; as in `ids`."""
+    ) -> Iterator[Any]:
+        """Yield the id and the state of the wanted jobs of a source; as in `ids`."""
         conditions = " AND ".join([_in(source.states), _IN_RANGE, *self._conditions])
         columns = f"id, state, {_SPEC}" if self._reads_specs else "id, state"
         order = "ASC" if ascending else "DESC"
@@ -328,9 +337,8 @@ class _Search:
             f"SELECT {columns} FROM {source.rows} AND {conditions} ORDER BY id {order}",  # noqa: S608 (likewise)
             self._values | {"lowest": lowest, "highest": highest},
         )
-        matching = (row for row in rows if not self._reads_specs or _matches(self._wanted, row[2]))
-        for row in islice(matching, limit):
-            yield JobId(row[0]), State(row[1])
+        matching = (row for row in rows if _matches(self._wanted, row[2])) if self._reads_specs else rows
+        return islice(matching, limit)
 
     def _are_few(self, rows: str) -> bool:
         counted = f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {_FEW + 1})"  # noqa: S608 (constants)

@@ -14,19 +14,11 @@ from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPo
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Fact, NotifyRule, Streak, StreakKey, Waiting
 from bgd.core.schedule_spec import Result, ScheduleSpec
-from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
+from bgd.core.scheduler import ContinueAttempt, SaveJob, StopAttempt, SuspendAttempt
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
 from bgd.wire.views import JobError, JobProgress
-
-
-class SavedJob(Struct, frozen=True, gc=False):
-    """A job as it is since the epoch time `at`; `reason` says why if state and outcome do not."""
-
-    job: Job
-    at: float
-    reason: str | None = None
 
 
 class JobEvent(Struct, frozen=True, array_like=True, gc=False):
@@ -244,7 +236,7 @@ class Transaction(Struct, kw_only=True):
 
     now: Now
     new: list[Job] = []
-    saves: dict[JobId, SavedJob] = {}
+    saves: dict[JobId, SaveJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
     pids: dict[JobId, AttemptPid] = {}

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
+from bgd.core.scheduler import NOTE, SaveJob
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage import read
-from bgd.daemon.storage.records import NewAttempt, SavedJob, StoredSpec, Transaction
+from bgd.daemon.storage.records import NewAttempt, StoredSpec, Transaction
 from bgd.wire.requests import List
 
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
@@ -40,7 +41,7 @@ def new(number, *, uid=UID, at=NOW.wall, due=None, conditions=NO_CONDITIONS, **f
 
 
 def saves(*jobs, at=NOW.wall, reason=None):
-    return {job.id: SavedJob(job, at, reason) for job in jobs}
+    return {job.id: SaveJob(job, at, NOTE, reason) for job in jobs}
 
 
 def first_attempt(number, slot=1, launcher="boot:launcher"):
