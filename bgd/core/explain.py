@@ -308,21 +308,15 @@ ITS_TURN = "for its turn"
 # --- when ---------------------------------------------------------------------------------------------------
 
 
-class RunningJob(Struct, frozen=True):
-    """A job that takes `size` slots and is likely to end at this epoch time; None: nobody can tell."""
-
-    size: int
-    likely_end_at: float | None
-
-
 def likely_start(  # noqa: PLR0911 (each for another reason why nobody can tell)
-    reasons: Sequence[Reason], running: Iterable[RunningJob], seconds: float | None, now: float
+    reasons: Sequence[Reason], running: Iterable[tuple[int, float | None]], seconds: float | None, now: float
 ) -> float | None:
     """Return when a job will likely start, epoch time; None: nobody can tell.
 
     Args:
         reasons: what it waits for.
-        running: the jobs that hold the slots that it waits for.
+        running: how many of the slots that it waits for each running job holds, and when it will likely end
+            (epoch time; None: unknown).
         seconds: how long jobs of its name take; those that start before it likely take as long.
         now: epoch time.
     """
@@ -337,10 +331,10 @@ def likely_start(  # noqa: PLR0911 (each for another reason why nobody can tell)
     if slots is None or slots.slots is None:
         return max(ready_at, now)
     free_at: list[float] = [now] * max(slots.slots - slots.taken, 0)
-    for each in running:
-        if each.likely_end_at is None:
+    for size, likely_end_at in running:
+        if likely_end_at is None:
             return None
-        free_at += [max(each.likely_end_at, now)] * each.size
+        free_at += [max(likely_end_at, now)] * size
     if slots.ahead is None or slots.ahead >= MAX_AHEAD or len(free_at) < slots.wanted:
         return None
     if slots.ahead and seconds is None:

@@ -404,7 +404,7 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
     subject = "database"
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
-        found = recovery.check_file(path, patience)
+        tables, is_whole = recovery.check_file(path, patience)
     except FileNotFoundError:
         remedy = "the first start makes it; if there was one, `bgd --recover` restores the newest backup"
         return Finding(subject, Level.NOTE, f"{path} is not there", remedy)
@@ -412,21 +412,21 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
         return Finding(subject, Level.PROBLEM, f"{path} may not be read", "run this as the daemon's user")
     except StoreBroken as error:
         return Finding(subject, Level.PROBLEM, error.problem, error.remedy or "see the daemon's log")
-    version = f"version {found.version} of its tables"
-    if not found.is_whole:
+    version = f"version {tables} of its tables"
+    if not is_whole:
         return Finding(
             subject,
             Level.NOTE,
             f"{path}: {version}, no damage found in {patience:g} s, which was too short to check all of it",
             "`bgctl backup FILE` writes a copy that is checked completely",
         )
-    if found.version < VERSION:
+    if tables < VERSION:
         return Finding(
             subject,
             Level.NOTE,
             f"{path} is sound, and from an earlier bgd ({version}, this bgd makes {VERSION})",
             "the next start upgrades it, and keeps a copy for earlier releases, if there is room:"
-            f" {copy_name(path, found.version)}",
+            f" {copy_name(path, tables)}",
         )
     return Finding(subject, Level.OK, f"{path} is sound, {version}")
 

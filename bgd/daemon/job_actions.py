@@ -293,9 +293,10 @@ class JobActions:
             yield ids
             return
         while rest is not None and rest < last:
-            part = await self._store.search(lists.next_slice, wanted, rest, SLICE, SLICE, ascending=True)
-            yield [each for each in part.ids if each <= last]
-            rest = part.rest
+            part, rest = await self._store.search(
+                lists.next_slice, wanted, rest, SLICE, SLICE, ascending=True
+            )
+            yield [each for each in part if each <= last]
 
     async def do(self, verb: str, job_id: JobId, **given: Any) -> State:
         """Act on one job; return its new state."""

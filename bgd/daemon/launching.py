@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -51,6 +51,9 @@ from bgd.wire.launching import (
     encode,
     protocol_of,
 )
+
+if TYPE_CHECKING:
+    from bgd.daemon.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +142,7 @@ class LauncherLink:
                 return
             await asyncio.sleep(max(left, FIRST_PAUSE))
 
-    async def run(self, listener: LauncherListener) -> None:
+    async def run(self, listener: Supervisor) -> None:
         """Keep a launcher connected; if there is none, start one or wait for the service."""
         longest = LONGEST_SERVICE_PAUSE if self._is_service else LONGEST_PAUSE
         pauses = clock.doubling(FIRST_PAUSE, longest)
@@ -285,7 +288,7 @@ class LauncherLink:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._has_tried.wait(), seconds)
 
-    async def _serve(self, listener: LauncherListener) -> bool:
+    async def _serve(self, listener: Supervisor) -> bool:
         """Greet one launcher and pass on its messages until it is gone; return False if it never answered."""
         connection = _Connection(self, listener)
         try:
@@ -436,21 +439,10 @@ class DatabaseOutdated(BgdError):
         self.position = position
 
 
-class LauncherListener(Protocol):
-    """What hears the launcher's messages: the Supervisor, which imports this module."""
-
-    def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
-    def launcher_lost(self) -> None: ...
-    def launcher_missing(self) -> None: ...
-    def attempt_started(self, started: AttemptStarted) -> None: ...
-    def attempt_ended(self, ended: AttemptEnded) -> None: ...
-    def log_grew(self, grew: LogGrew) -> None: ...
-
-
 class _Connection(asyncio.Protocol):
     """One connection to a launcher: collects the snapshot, then passes each message on."""
 
-    def __init__(self, link: LauncherLink, listener: LauncherListener) -> None:
+    def __init__(self, link: LauncherLink, listener: Supervisor) -> None:
         self._link = link
         self._listener = listener
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from uuid import uuid4
 
 import msgspec
@@ -51,11 +52,10 @@ class Notifications:
 
     async def load(self) -> None:
         """Find out what waits, and how much each target was sent in the last minute."""
-        targets = tuple(self._supervisor.notify_rules)
-        found = await self._store.read(storage.stored, targets, clock.elapsed())
-        self._waiting = found.waiting
-        self._sent = {target: SentMessages(instants) for target, instants in found.sent.items()}
-        self._forget(found.forgotten)
+        targets, read = list(self._supervisor.notify_rules), self._store.read
+        self._waiting = await read(storage.waiting_messages)
+        self._sent = await read(storage.sent_messages, targets, clock.elapsed())
+        self._forget(sorted((await read(storage.known_targets)).difference(targets)))
         self._supervisor.when_facts_saved(self._woken.set)
         self._supervisor.when_configured(self._configure)
         self._woken.set()
@@ -113,11 +113,12 @@ class Notifications:
                 return
             if self._supervisor.notify_rules is not rules:  # by others: decide again
                 continue
-            self._supervisor.transaction.settled.append(decided.settled)
-            self._waiting |= {target: each for target, each in decided.settled.waiting.items() if each}
-            for message in decided.messages:
+            settled, messages, unknown = decided
+            self._supervisor.transaction.settled.append(settled)
+            self._waiting |= {target: each for target, each in settled.waiting.items() if each}
+            for message in messages:
                 self._send(message)
-            self._warn(decided.unknown)
+            self._warn(unknown)
             await self._supervisor.saved()
 
     def _send_waiting(self) -> None:
@@ -150,17 +151,17 @@ class Notifications:
         """Take over the targets of the configuration that is in force now."""
         rules = self._supervisor.notify_rules
         self._warned.clear()
-        self._forget(tuple(target for target in {**self._sent, **self._waiting} if target not in rules))
+        self._forget([target for target in {**self._sent, **self._waiting} if target not in rules])
         self._woken.set()
 
-    def _forget(self, targets: tuple[str, ...]) -> None:
+    def _forget(self, targets: Sequence[str]) -> None:
         """Drop the state of targets that were removed from the configuration."""
         self._warn(set(targets))
         for target in targets:
             self._sent.pop(target, None)
             self._waiting.pop(target, None)
         if targets:
-            self._supervisor.transaction.settled.append(Settled(forgotten=targets))
+            self._supervisor.transaction.settled.append(Settled(forgotten=tuple(targets)))
             self._supervisor.when_saved(lambda: None)
 
     def _warn(self, unknown: set[str]) -> None:

@@ -50,14 +50,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class StoredNames(Struct, frozen=True):
-    """Schedules that were stored together, by what became of them."""
-
-    added: list[str]
-    changed: list[str]
-    unchanged: list[str]
-
-
 class _Schedule(Struct, kw_only=True, gc=False):
     """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself.
 
@@ -196,8 +188,10 @@ class Schedules:
 
     async def set_many(
         self, specs: Mapping[str, ScheduleSpec], uid: int, *, replaces: bool, repeated: bool
-    ) -> StoredNames:
+    ) -> tuple[list[str], list[str], list[str]]:
         """Add schedules in one transaction, all of them or none; `replaces`: also in the place of others.
+
+        Return the names of those that were added, that were changed, and that are as before.
 
         One that is there already with the same definition stays as it is; otherwise that is an error unless
         it `replaces` or the request is `repeated`. Raises as `set`.
@@ -218,11 +212,8 @@ class Schedules:
         for name in new:
             self._define(name, checked[name], uid, former)
         self._changed()
-        return StoredNames(
-            added=[name for name in new if name not in known],
-            changed=[name for name in new if name in known],
-            unchanged=[name for name in specs if name in same],
-        )
+        added = [name for name in new if name not in known]
+        return added, [name for name in new if name in known], [name for name in specs if name in same]
 
     def _checked(self, name: str, spec: ScheduleSpec) -> ScheduleDefinition:
         """Return what a definition means; refuse one that is not valid or not allowed."""

@@ -30,7 +30,7 @@ class Subscriptions:
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
         self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
-        self.watches: list[_Watch] = []
+        self.watches: list[Callable[[], None]] = []
         self._look_timer: asyncio.TimerHandle | None = None
         self._look_delay = LOOK_DELAY
 
@@ -80,7 +80,14 @@ class Subscriptions:
 
         `look` must be cheap. It is called soon after `look_soon`.
         """
-        watch = _Watch(subscription, look)
+        seen = look()
+
+        def watch() -> None:
+            nonlocal seen
+            if (value := look()) != seen:
+                seen = value
+                subscription.changed.set()
+
         self.watches.append(watch)
         try:
             yield
@@ -122,22 +129,8 @@ class Subscriptions:
         self._look_timer = None
         began = time.perf_counter()
         for watch in self.watches:
-            watch.look()
+            watch()
         self._look_delay = max(LOOK_DELAY, LOOK_FACTOR * (time.perf_counter() - began))
-
-
-class _Watch:
-    """Wakes a subscription when a value has changed that no job's row holds."""
-
-    def __init__(self, subscription: Subscription, look: Callable[[], object]) -> None:
-        self._subscription = subscription
-        self._value_of = look
-        self._seen = look()
-
-    def look(self) -> None:
-        if (value := self._value_of()) != self._seen:
-            self._seen = value
-            self._subscription.changed.set()
 
 
 class Subscription:

@@ -14,7 +14,6 @@ from bgd.core.explain import (
     Cause,
     Explanation,
     Reason,
-    RunningJob,
     in_words,
     likely_start,
     waiting_line,
@@ -341,7 +340,7 @@ def test_a_job_whose_queue_has_had_its_share_waits_for_the_turn_of_others():
     assert [reason.cause for reason in reasons] == [Cause.SLOTS, Cause.SHARE]
     assert reasons[1] == Reason(cause=Cause.SHARE, subject="batch", limit="1 of 4", queues=("mail",))
     assert causes(scheduler, mail) == [Cause.SLOTS]
-    assert likely_start(reasons, [RunningJob(1, 110.0)], 15.0, 100.0) is None  # others start before it
+    assert likely_start(reasons, [(1, 110.0)], 15.0, 100.0) is None  # others start before it
     scheduler.resize(1, rules | {"night": QueueRule(slots=5, paused=True)}, NOW)
     assert scheduler.explain(waits, NOW) == reasons  # as much was used before
     end(scheduler, running)
@@ -483,7 +482,7 @@ def turn(ahead=0, slots=2, taken=2, wanted=1):
     return Reason(cause=Cause.SLOTS, wanted=wanted, slots=slots, taken=taken, ahead=ahead)
 
 
-RUNNING = [RunningJob(1, 110.0), RunningJob(1, 130.0)]
+RUNNING = [(1, 110.0), (1, 130.0)]
 
 
 @pytest.mark.parametrize(
@@ -499,8 +498,8 @@ RUNNING = [RunningJob(1, 110.0), RunningJob(1, 130.0)]
         ),  # they start at 110 and 125, the slots are free at 130 and 140
         ([turn(ahead=2)], RUNNING, None, None),
         ([turn(taken=1)], RUNNING[:1], None, 100.0),
-        ([turn(taken=2)], [RunningJob(2, 90.0)], None, 100.0),  # longer than usual: it may end at any moment
-        ([turn()], [RunningJob(1, None)], 15.0, None),
+        ([turn(taken=2)], [(2, 90.0)], None, 100.0),  # longer than usual: it may end at any moment
+        ([turn()], [(1, None)], 15.0, None),
         ([turn(wanted=3, slots=3)], RUNNING[:1], None, None),  # another one has started meanwhile
         ([turn(ahead=MAX_AHEAD)], RUNNING, 15.0, None),
         ([turn(ahead=None)], RUNNING, 15.0, None),

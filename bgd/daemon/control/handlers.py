@@ -389,7 +389,7 @@ class ScheduleHandler:
             request.schedules, actor.uid, replaces=request.replaces, repeated=request.repeated
         )
         await self._supervisor.saved()
-        replies.send(SchedulesSet(request.id, stored.added, stored.changed, stored.unchanged))
+        replies.send(SchedulesSet(request.id, *stored))
 
     async def _send_one(self, request_id: int, name: str, replies: ReplySender) -> None:
         await self._supervisor.saved()

@@ -71,13 +71,6 @@ def selected_by(where: Selection, verb: Verb) -> Filter:
     )
 
 
-class Slice(Struct, frozen=True):
-    """The jobs that were found in a part of a list, and the id after which the rest begins; None: no rest."""
-
-    ids: list[JobId]
-    rest: int | None
-
-
 def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
     """Return the newest jobs that the query selects, newest first.
 
@@ -118,8 +111,10 @@ def next_slice(
     rows: int,
     *,
     ascending: bool = False,
-) -> Slice:
+) -> tuple[list[JobId], int | None]:
     """Return up to `limit` of the wanted jobs, looking at about `rows` jobs, or at _FEW by an index.
+
+    Also return the id after which the rest of the list begins; None: there is no rest.
 
     They come newest first, from below the id `start` on; None: from the newest on. If `ascending`, they come
     oldest first, from above `start` on.
@@ -135,7 +130,7 @@ def next_slice(
             lowest, highest = (lowest, end) if ascending else (end, highest)
         found = search.ids(sources, limit, lowest, highest, ascending=ascending)
     ids = sorted(found, reverse=not ascending)[:limit]
-    return Slice(ids, ids[-1] if len(ids) == limit else end)
+    return ids, ids[-1] if len(ids) == limit else end
 
 
 def count_few(db: sqlite3.Connection, wanted: Filter) -> dict[State, int] | None:

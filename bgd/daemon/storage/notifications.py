@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
@@ -16,6 +15,7 @@ from bgd.core.notifications import (
     Message,
     NotifyEvent,
     NotifyRule,
+    SentMessages,
     Streak,
     StreakKey,
     Waiting,
@@ -39,25 +39,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
 _decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
-
-
-class PageDecisions(Struct, frozen=True, kw_only=True):
-    """What follows from some facts: what to store and to send, and targets that are not configured."""
-
-    settled: Settled
-    messages: list[Message]
-    unknown: set[str]
-
-
-class Stored(Struct, frozen=True, kw_only=True):
-    """What a daemon that starts finds: what waits, and when the latest messages were sent, by target.
-
-    Instants are on the elapsed clock, oldest first. `forgotten`: targets that are no longer configured.
-    """
-
-    waiting: dict[str, Waiting]
-    sent: dict[str, list[float]]
-    forgotten: tuple[str, ...]
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -189,8 +170,11 @@ def decide_page(
     waiting: Mapping[str, Waiting],
     log_dir: str,
     new_id: Callable[[], str],
-) -> PageDecisions | None:
-    """Return what follows from the oldest facts; None if there are none. Arguments as of `decide`."""
+) -> tuple[Settled, list[Message], set[str]] | None:
+    """Return what follows from the oldest facts; None if there are none. Arguments as of `decide`.
+
+    This is what to store, what to send, and which targets are not configured.
+    """
     rows = db.execute(_PAGE, (AT_ONCE,)).fetchall()
     if not rows:
         return None
@@ -199,22 +183,24 @@ def decide_page(
     for target, each in decisions.waiting.items():
         if target not in waiting:
             decisions.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
-    return PageDecisions(
-        settled=Settled(until=rows[-1][0], streaks=decisions.streaks, waiting={**decisions.waiting}),
-        messages=[_in_full(db, each, log_dir) for each in decisions.messages],
-        unknown=decisions.unknown,
-    )
+    settled = Settled(until=rows[-1][0], streaks=decisions.streaks, waiting={**decisions.waiting})
+    return settled, [_in_full(db, each, log_dir) for each in decisions.messages], decisions.unknown
 
 
-def stored(db: sqlite3.Connection, targets: tuple[str, ...], elapsed: float) -> Stored:
-    """Return what a daemon with these targets finds when it starts."""
-    known = {target for (target,) in db.execute(_TARGETS)}
+def waiting_messages(db: sqlite3.Connection) -> dict[str, Waiting]:
+    """Return what waits for room, by target."""
     rows = db.execute("SELECT target, waiting FROM notify_waiting")
-    return Stored(
-        waiting={target: _decode_waiting(packed) for target, packed in rows if target in targets},
-        sent={target: _sent(db, target, elapsed) for target in targets},
-        forgotten=tuple(sorted(known.difference(targets))),
-    )
+    return {target: _decode_waiting(packed) for target, packed in rows}
+
+
+def known_targets(db: sqlite3.Connection) -> set[str]:
+    """Return the targets of which anything is stored; some may not be configured any more."""
+    return {target for (target,) in db.execute(_TARGETS)}
+
+
+def sent_messages(db: sqlite3.Connection, targets: Iterable[str], elapsed: float) -> dict[str, SentMessages]:
+    """Return when each target was sent its latest messages, on the elapsed clock."""
+    return {target: SentMessages(_sent(db, target, elapsed)) for target in targets}
 
 
 def undelivered(db: sqlite3.Connection) -> tuple[int, int | None]:

@@ -57,13 +57,6 @@ def prepare(db: sqlite3.Connection) -> str:
     return str(store_id)
 
 
-def list_jobs(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobView]:
-    """Return the newest jobs that the query selects; `uid` is as in `select_ids`."""
-    with transaction(db, "DEFERRED"):
-        views = [view(db, job_id) for job_id in lists.select_ids(db, query, uid)]
-    return [found for found in views if found is not None]
-
-
 def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
     """Return what clients see of a job; None if it does not exist."""
     row = db.execute(_VIEW, (job_id,)).fetchone()
@@ -71,7 +64,10 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
 
 
 def first_views(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
-    """Return the first of the views that `list_jobs` returns, and the ids of the rest: views may be large."""
+    """Return the newest jobs that the query selects, and the ids of the rest: views may be large.
+
+    `uid` is as in `select_ids`.
+    """
     with transaction(db, "DEFERRED"):
         return next_views(db, lists.select_ids(db, query, uid))
 

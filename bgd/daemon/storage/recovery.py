@@ -203,20 +203,10 @@ def remove_mark(db: sqlite3.Connection) -> None:
         db.execute("UPDATE meta SET is_outdated = 0")
 
 
-class CheckResult(Struct, frozen=True, kw_only=True):
-    """A file without damage, as far as it was checked.
-
-    Attributes:
-        version: of its tables.
-        is_whole: whether there was time to check all of it.
-    """
-
-    version: int
-    is_whole: bool
-
-
-def check_file(path: str, seconds: float) -> CheckResult:
+def check_file(path: str, seconds: float) -> tuple[int, bool]:
     """Check the database as a start does, for at most about `seconds`, whether or not a daemon uses it.
+
+    Return the version of its tables, and whether there was time to check all of it.
 
     Open no descriptor of the file except SQLite's own: closing another one would drop the daemon's locks.
 
@@ -231,7 +221,13 @@ def check_file(path: str, seconds: float) -> CheckResult:
         raise PermissionError(f"{path} may not be read")
     try:
         with closing(open_readable(path)) as db:
-            return _checked(db, path, seconds)
+            version = version_of(db, path)
+            try:
+                with time_limit(db, seconds):
+                    check(db, path, version)
+            except TimeoutError:
+                return version, False
+            return version, True
     except sqlite3.Error as error:
         raise translate_error(error, path) or StoreBroken(f"database {path}: {error}") from error
 
@@ -279,13 +275,3 @@ def _disown(db: sqlite3.Connection, launcher: str) -> int:
             "UPDATE attempts SET launcher = ? WHERE job = ? AND launcher IS NOT NULL", (launcher, job_id)
         )
     return len(jobs)
-
-
-def _checked(db: sqlite3.Connection, path: str, seconds: float) -> CheckResult:
-    version = version_of(db, path)
-    try:
-        with time_limit(db, seconds):
-            check(db, path, version)
-    except TimeoutError:
-        return CheckResult(version=version, is_whole=False)
-    return CheckResult(version=version, is_whole=True)

@@ -12,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.core.explain import RunningJob
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import change_stream
@@ -203,7 +202,7 @@ _RUN = f"SELECT {_RUN_COLUMNS} FROM jobs {_LATEST_ATTEMPT} WHERE id = ?"  # noqa
 
 def likely_ends(
     db: sqlite3.Connection, name: str | None, queue: str | None
-) -> tuple[float | None, list[RunningJob]]:
+) -> tuple[float | None, list[tuple[int, float | None]]]:
     """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
 
     `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
@@ -217,11 +216,12 @@ def likely_ends(
             for row in cursor.execute(_RUNNING, (state.value, queue, queue, MAX_RUNNING))
         ]
         if len(running) >= MAX_RUNNING:
-            return None, [RunningJob(1, None)]
+            return None, [(1, None)]
         names = {name, *(name for name, _, _ in running)} - {None}
         seconds = {each: _median_of(cursor, each) for each in names}
     of_name = seconds.get(name)
-    return of_name, [_likely_end(seconds.get(each) or of_name, *times) for each, *times in running]
+    ends = ((slots, seconds.get(each) or of_name, started_at) for each, started_at, slots in running)
+    return of_name, [(slots, None if took is None else started_at + took) for slots, took, started_at in ends]
 
 
 def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
@@ -230,10 +230,6 @@ def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
     rows = rows or cursor.execute(_SECONDS_OF_LATEST, (name, MAX_WAITING)).fetchall()
     times = sorted(seconds for (seconds,) in rows[:RUNS])
     return _percentile(times, 0.5)
-
-
-def _likely_end(seconds: float | None, started_at: float, slots: int) -> RunningJob:
-    return RunningJob(slots, None if seconds is None else started_at + seconds)
 
 
 _RUNNING = f"""

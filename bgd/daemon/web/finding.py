@@ -69,9 +69,9 @@ async def find(
     while True:
         began = loop.time()
         most = int(min(limit - len(ids), MAX_SORTED))
-        part = await store.search(lists.next_slice, wanted, start, most, rows, ascending=ascending)
-        ids += part.ids
-        start, now = part.rest, loop.time()
+        part, start = await store.search(lists.next_slice, wanted, start, most, rows, ascending=ascending)
+        ids += part
+        now = loop.time()
         if start is None or len(ids) >= limit or now >= end:
             return Found(ids, start)
         rows = max(int(rows * min(_SLICE_SECONDS / max(now - began, 1e-6), _GROWTH)), 1)

@@ -64,7 +64,8 @@ async def move(store, number, state, **fields):
 
 
 async def ids(store, uid=UID, **query):
-    return [view.id for view in await store.search(read.list_jobs, List(id=1, **query), uid)]
+    views, _ = await store.search(read.first_views, List(id=1, **query), uid)
+    return [view.id for view in views]
 
 
 async def restored(store):

@@ -139,7 +139,7 @@ async def look_through(path):
         generation = await store.write(begin_generation)
         link = LauncherLink("/nowhere", "/nowhere", store, generation)
         await Supervisor(load(environ={"HOME": "/nowhere"}), store, link).restore()
-        views = await store.search(read.list_jobs, List(id=1, limit=10_000), UID)
+        views, _ = await store.search(read.first_views, List(id=1, limit=10_000), UID)
         for view in views:
             await store.read(read.attempts_of, JobId(view.id), 0, 10)
             await store.read(read.result_of, JobId(view.id))

@@ -130,8 +130,8 @@ async def test_databases_of_unreleased_versions_are_upgraded(path, version):
         (fact,) = await sql(store, "SELECT target, event, job, name FROM notify_facts")
         assert fact == ("ops", "failed", 5, "fails2")
         assert await sql(store, "SELECT failures, is_notified FROM streaks") == [(1, 1)] * 3
-        stored = await store.read(notifications.stored, ("ops",), NOW.elapsed)
-        assert [each.first.name for each in stored.waiting.values()] == ["fails2"]
+        waiting = await store.read(notifications.waiting_messages)
+        assert [each.first.name for each in waiting.values()] == ["fails2"]
     await store.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bgd import clock
-from bgd.core.explain import RunningJob
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
@@ -287,12 +286,12 @@ async def test_running_jobs_likely_take_as_long_as_the_latest_of_their_names(sto
         await run(store, number, queue)
 
     at = NOW.wall
-    assert await likely_ends(store, "backup", None) == (4.0, [RunningJob(1, at + 4.0)] * 3)
+    assert await likely_ends(store, "backup", None) == (4.0, [(1, at + 4.0)] * 3)
     assert await likely_ends(store, None, "default") == (
         None,
-        [RunningJob(1, at + 4.0), RunningJob(1, None)],
+        [(1, at + 4.0), (1, None)],
     )
-    assert await likely_ends(store, "letter", "mail") == (None, [RunningJob(1, None)])
+    assert await likely_ends(store, "letter", "mail") == (None, [(1, None)])
 
 
 async def test_a_large_batch_is_known_by_those_that_ended_last(store, monkeypatch):
@@ -311,7 +310,7 @@ async def test_of_very_many_running_jobs_nobody_can_tell(store, monkeypatch):
     await run(store, 2, "default")
     await run(store, 3, "default")
 
-    assert await likely_ends(store, "usual", None) == (None, [RunningJob(1, None)])
+    assert await likely_ends(store, "usual", None) == (None, [(1, None)])
 
 
 async def test_jobs_that_take_no_slot_of_the_daemon_make_none_free(store):
@@ -320,8 +319,8 @@ async def test_jobs_that_take_no_slot_of_the_daemon_make_none_free(store):
     await run(store, 2, "default")
     await run(store, 3, "far", slot=0)
 
-    assert await likely_ends(store, "usual", None) == (2.0, [RunningJob(1, NOW.wall + 2.0)])
-    assert await likely_ends(store, "usual", "far") == (2.0, [RunningJob(1, NOW.wall + 2.0)])
+    assert await likely_ends(store, "usual", None) == (2.0, [(1, NOW.wall + 2.0)])
+    assert await likely_ends(store, "usual", "far") == (2.0, [(1, NOW.wall + 2.0)])
 
 
 async def run(store, number, queue, slot=1):
