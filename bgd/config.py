@@ -431,15 +431,7 @@ SCHEMA: Schema = {
 
 def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | None) -> Config:
     ports = 1 if places is SYSTEM_PATHS else PORTS  # a proxy in front of the machine's pages knows one port
-    daemon = _section(
-        found, "daemon", DaemonConfig, state_dir=places.state_dir, socket="", slots=_processors()
-    )
-    if daemon.state_dir != places.state_dir:
-        places = paths_in(daemon.state_dir, places)
-    if not daemon.socket:
-        daemon = replace(daemon, socket=places.socket)
-    check_socket(daemon.socket, "set [daemon] socket to a shorter path")
-    check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    daemon, places = _daemon(found, places)
     http = _section(found, "http", HttpConfig, ports=ports)
     if http.user_header and isinstance(http.listen, TcpAddress):
         raise found["http.user_header"].problem(
@@ -472,6 +464,20 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         log_dir=places.log_dir,
         source=source,
     )
+
+
+def _daemon(found: Mapping[str, Setting], places: DaemonPaths) -> tuple[DaemonConfig, DaemonPaths]:
+    """Return [daemon], and the places of everything below its state folder."""
+    daemon = _section(
+        found, "daemon", DaemonConfig, state_dir=places.state_dir, socket="", slots=_processors()
+    )
+    if daemon.state_dir != places.state_dir:
+        places = paths_in(daemon.state_dir, places)
+    if not daemon.socket:
+        daemon = replace(daemon, socket=places.socket)
+    check_socket(daemon.socket, "set [daemon] socket to a shorter path")
+    check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    return daemon, places
 
 
 def _section(found: Mapping[str, Setting], name: str, kind: type[S], **given: object) -> S:

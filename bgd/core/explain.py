@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from math import ceil
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -137,6 +137,7 @@ def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tup
     return (*reasons, *short, *(reason for reason in named if reason.cause in _OF_MACHINE))
 
 
+_OfSlots = Literal[Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN]
 _OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
 
 
@@ -217,7 +218,6 @@ def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
 
 def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat list of cases)
     """Return what a job waits for, without the jobs, how many more there are, or the instant that follow."""
-    are = "is" if reason.taken == 1 else "are"
     match reason.cause:
         case Cause.LAUNCHER:
             return f"for a launcher: {reason.problem or 'it is starting'}"
@@ -233,29 +233,10 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return "until"
         case Cause.JOBS:
             return "for job" if len(reason.jobs) == 1 else "for jobs"
-        case Cause.QUEUE_SLOTS:
-            slots = "a slot" if reason.wanted == 1 else f"{reason.wanted} slots"
-            taken = f"{reason.taken} of {reason.slots} {are} taken"
-            return f"for {slots} of queue {reason.subject}: {taken}{_ahead(reason, ', and ')}"
-        case Cause.SLOTS:
-            taken = f"{reason.taken} {are} taken"
-            return f"for {reason.wanted} of {reason.slots} slots: {taken}{_ahead(reason, ', and ')}"
-        case Cause.TOKENS if (reason.slots or 0) < reason.wanted:
-            return f"for {reason.wanted} {reason.subject}: bgd has {reason.slots or 'none'}"
-        case Cause.TOKENS:
-            taken = f"{reason.taken} of {reason.slots} {are} taken"
-            return f"for {reason.wanted} {reason.subject}: {taken}{_ahead(reason, ', and ')}"
-        case Cause.RATE:
-            return f"for the rate of queue {reason.subject}, {reason.limit}{_ahead(reason, ', ')}, until"
         case Cause.LOAD:
             return f"for the load of the machine: {reason.problem or 'it is too high'}"
         case Cause.MEMORY:
             return f"for memory of the machine: {reason.problem or 'too little is available'}"
-        case Cause.SHARE:
-            weight = f"queue {reason.subject} has weight {reason.limit}"
-            return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
-        case Cause.TURN:
-            return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case Cause.SUSPENSION:
             return f"until `bgctl continue {reason.subject}`: it is suspended"
         case Cause.START:
@@ -268,8 +249,33 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return _wait_for_node(reason.problem)
         case Cause.PILOT:
             return f"for room on a pilot of executor {reason.subject}"
+        case cause:
+            return _words_of_slots(cause, reason)
+
+
+def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a flat list of cases)
+    are = "is" if reason.taken == 1 else "are"
+    taken = f"{reason.taken} of {reason.slots} {are} taken{_ahead(reason, ', and ')}"
+    match cause:
+        case Cause.QUEUE_SLOTS:
+            slots = "a slot" if reason.wanted == 1 else f"{reason.wanted} slots"
+            return f"for {slots} of queue {reason.subject}: {taken}"
+        case Cause.SLOTS:
+            taken = f"{reason.taken} {are} taken{_ahead(reason, ', and ')}"
+            return f"for {reason.wanted} of {reason.slots} slots: {taken}"
+        case Cause.TOKENS if (reason.slots or 0) < reason.wanted:
+            return f"for {reason.wanted} {reason.subject}: bgd has {reason.slots or 'none'}"
+        case Cause.TOKENS:
+            return f"for {reason.wanted} {reason.subject}: {taken}"
+        case Cause.RATE:
+            return f"for the rate of queue {reason.subject}, {reason.limit}{_ahead(reason, ', ')}, until"
+        case Cause.SHARE:
+            weight = f"queue {reason.subject} has weight {reason.limit}"
+            return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
+        case Cause.TURN:
+            return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case _:
-            assert_never(reason.cause)
+            assert_never(cause)
 
 
 def _wait_for_node(code: str | None) -> str:

@@ -45,23 +45,8 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
 
     `place`: what runs it; None: this machine, as it is. `tokens`: those that it holds.
     """
-    variables = {
-        "BGD_JOB_ID": str(job.id),
-        "BGD_ATTEMPT": str(job.attempt),
-        "BGD_QUEUE": job.queue,
-        "BGD_SLOT": str(slot),
-        "BGD_SOCKET": config.daemon.socket,
-        **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
-    }
-    if spec.target is not None:
-        own = _class_job_environment()  # the job adds to it
-    elif job.queue == NOTIFICATION_QUEUE:
-        own = own_environment() | _own_settings()
-    elif restricts_commands(config):
-        own = _minimal_environment()
-    else:  # a command gets exactly the environment it was sent with
-        own = {} if spec.env is not None else own_environment()
-    added = {**allowed_environment(spec, config), **variables}
+    own = _daemons_part(job, spec, config)
+    added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens)}
     program = _program_of(job, spec, config)
     launch = Launch(
         key=key,
@@ -84,6 +69,29 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
+
+
+def _bgd_variables(job: Job, slot: int, config: Config, tokens: Tokens) -> dict[str, str]:
+    return {
+        "BGD_JOB_ID": str(job.id),
+        "BGD_ATTEMPT": str(job.attempt),
+        "BGD_QUEUE": job.queue,
+        "BGD_SLOT": str(slot),
+        "BGD_SOCKET": config.daemon.socket,
+        **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
+    }
+
+
+def _daemons_part(job: Job, spec: JobSpec, config: Config) -> dict[str, str]:
+    """Return what a job gets of the daemon's environment."""
+    if spec.target is not None:
+        return _class_job_environment()  # the job adds to it
+    if job.queue == NOTIFICATION_QUEUE:
+        return own_environment() | _own_settings()
+    if restricts_commands(config):
+        return _minimal_environment()
+    # a command gets exactly the environment it was sent with
+    return {} if spec.env is not None else own_environment()
 
 
 def limits_of(spec: JobSpec) -> Limits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from sys import intern
 from typing import Any
 
@@ -128,7 +128,6 @@ def _view(row: sqlite3.Row) -> JobView:
     policy = unpack_policy(row["policy"])
     after, after_any = unpack_waits(row["waits"])
     return JobView(
-        id=row["id"],
         kind="class" if spec.argv is None else "command",
         argv=None if spec.argv is None else list(spec.argv),
         target=spec.target,
@@ -136,53 +135,41 @@ def _view(row: sqlite3.Row) -> JobView:
         user=user_name(row["uid"]),
         state=State(row["state"]),
         outcome=_outcome(row["outcome"]),
-        exit_code=row["exit_code"],
-        signal=row["signal"],
-        reason=row["reason"],
-        queue=row["queue"],
-        priority=row["priority"],
         tags=list(spec.tags),
-        retries=policy.retries,
         retry_delay=policy.delay,
-        backoff=policy.backoff,
-        max_delay=policy.max_delay,
-        jitter=policy.jitter,
-        rerun=policy.rerun,
-        attempt=row["attempt"],
-        created_at=row["created_at"],
         due_at=_due_at(row),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
         retry_on=None if policy.retry_on is None else list(policy.retry_on),
         no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
         expires_at=_on_wall_clock(row["expires_elapsed"], row) if row["attempt"] == 0 else None,
         after=list(spec.after),
         after_any=list(spec.after_any),
         waits_for=list(dict.fromkeys(after + after_any)),
-        key=row["key"],
-        slots=row["slots"],
         suspended=bool(row["suspended"]),
-        snoozes=row["snoozes"],
         on_exceptions={name: rule_text(decision) for name, decision in policy.on_exceptions},
         progress=_progress(row),
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),
         problem=_problem(row),
         needs_node=_needs_node(row),
-        **dict(zip(_COPIED_OPTIONS, _copied_options(spec), strict=True)),
+        **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
+        **dict(zip(_OF_POLICY, _of_policy(policy), strict=True)),
+        **dict(zip(_OF_SPEC, _of_spec(spec), strict=True)),
     )
 
 
-# Options that a JobView copies from the spec; the others come from columns of their own or from the policy
-_COPIED_OPTIONS = [
+# What a JobView copies: columns, fields of the policy, and all other options of the spec
+_COLUMNS_OF_VIEW = (
+    *("id", "exit_code", "signal", "reason", "queue", "priority", "attempt", "created_at", "started_at"),
+    *("finished_at", "key", "slots", "snoozes"),
+)
+_OF_POLICY = ("retries", "backoff", "max_delay", "jitter", "rerun")
+_CONVERTED = ("tags", "after", "after_any", "retry_delay", "retry_on", "no_retry_on")
+_OF_SPEC = [
     name
     for name in OPTIONS
-    if name in JobView.__struct_fields__
-    and name not in {"queue", "priority", "tags", "after", "after_any", "key", "slots"}
-    and name
-    not in {"retries", "retry_delay", "backoff", "max_delay", "jitter", "rerun", "retry_on", "no_retry_on"}
+    if name in JobView.__struct_fields__ and name not in {*_COLUMNS_OF_VIEW, *_OF_POLICY, *_CONVERTED}
 ]
-_copied_options = attrgetter(*_COPIED_OPTIONS)
+_of_row, _of_policy, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_POLICY), attrgetter(*_OF_SPEC)
 
 
 def _needs_node(row: sqlite3.Row) -> bool:
