@@ -184,7 +184,6 @@ class JobAttributes:
     argv: list[str] | None
     target: str | None
     arguments: str | None
-    cwd: str | None
     user: str
     state: State
     outcome: Outcome | None
@@ -193,7 +192,6 @@ class JobAttributes:
     reason: str | None
     queue: str
     priority: int
-    name: str | None
     tags: list[str]
     retries: int
     retry_delay: float
@@ -201,9 +199,6 @@ class JobAttributes:
     max_delay: float
     jitter: float
     rerun: bool | None
-    timeout: float | None
-    delay: float
-    umask: int | None
     attempt: int
     created_at: float
     due_at: float | None
@@ -211,21 +206,39 @@ class JobAttributes:
     finished_at: float | None
     retry_on: list[int] | None
     no_retry_on: list[int] | None
-    at: float | None
-    expires: float | None
     expires_at: float | None
     after: list[int]
     after_any: list[int]
     waits_for: list[int]
-    key: str | None
-    slots: int
-    stdin: str | None
-    pty: bool
     suspended: bool
-    isolation: Isolation | None
     snoozes: int
     on_exceptions: dict[str, str]
     progress: Progress | None
+    waited_seconds: float | None
+    run_seconds: float | None
+    problem: str | None
+    usual_seconds: float | None
+    needs_node: bool
+    name: str | None
+    timeout: float | None
+    stop_signal: StopSignal | None
+    delay: float
+    at: float | None
+    expires: float | None
+    key: str | None
+    debounce: float | None
+    slots: int
+    resources: dict[str, int] | None
+    cwd: str | None
+    umask: int | None
+    stdin: str | None
+    pty: bool
+    isolation: Isolation | None
+    executor: str | None
+    cpus: int | None
+    memory: int | None
+    nodes: int | None
+    gpus: int | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -233,17 +246,4 @@ class JobAttributes:
     pids_max: int | None
     open_files: int | None
     core_max: int | None
-    waited_seconds: float | None
-    run_seconds: float | None
-    stop_signal: StopSignal | None
-    problem: str | None
-    usual_seconds: float | None
-    executor: str | None
     notify: str | None
-    resources: dict[str, int] | None
-    debounce: float | None
-    cpus: int | None
-    memory: int | None
-    nodes: int | None
-    gpus: int | None
-    needs_node: bool

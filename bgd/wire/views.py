@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, defstruct
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import ExecutorKind, Isolation, StopSignal
+from bgd.core.spec import OPTIONS, ExecutorKind, JobSpec, kind_of
 
 
 class Progress(Struct, frozen=True):
@@ -17,15 +18,14 @@ class Progress(Struct, frozen=True):
     message: str | None = None
 
 
-class JobView(Struct, frozen=True, kw_only=True):
-    """A job as people see it. Instants are epoch seconds, durations seconds, None where there is nothing."""
+class JobFacts(Struct, frozen=True, kw_only=True):
+    """The fields of a JobView that are no options, or that say more than the option that was asked for."""
 
     id: int
     kind: str  # command | class
     argv: list[str] | None
     target: str | None
     arguments: str | None  # JSON text {"args": [...], "kwargs": {...}}
-    cwd: str | None
     user: str  # the name, or the uid of a user without one
     state: State
     outcome: Outcome | None  # of the latest attempt that ended
@@ -34,7 +34,6 @@ class JobView(Struct, frozen=True, kw_only=True):
     reason: str | None  # why, if state and outcome do not tell
     queue: str
     priority: int
-    name: str | None
     tags: list[str]
     retries: int
     retry_delay: float
@@ -42,9 +41,6 @@ class JobView(Struct, frozen=True, kw_only=True):
     max_delay: float
     jitter: float
     rerun: bool | None
-    timeout: float | None
-    delay: float
-    umask: int | None
     attempt: int
     created_at: float
     due_at: float | None
@@ -52,43 +48,49 @@ class JobView(Struct, frozen=True, kw_only=True):
     finished_at: float | None
     retry_on: list[int] | None = None
     no_retry_on: list[int] | None = None
-    at: float | None = None
-    expires: float | None = None
     expires_at: float | None = None  # None also once it has started
     after: list[int] = []
     after_any: list[int] = []
     waits_for: list[int] = []  # of these, those that have not finished
-    key: str | None = None
-    slots: int = 1
-    stdin: str | None = None
-    pty: bool = False
     suspended: bool = False
-    isolation: Isolation | None = None
     snoozes: int = 0  # attempts that ended by a snooze
     on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
     progress: Progress | None = None  # as the latest attempt last reported; None: nothing
-    keep_leftovers: bool = False
-    nice: int | None = None
-    memory_max: int | None = None
-    cpu_max: int | None = None
-    pids_max: int | None = None
-    open_files: int | None = None
-    core_max: int | None = None
     waited_seconds: float | None = None  # from submission to the latest start, or until now
     run_seconds: float | None = None  # of the latest attempt, as in AttemptView
-    stop_signal: StopSignal | None = None
     problem: str | None = None  # why the latest attempt failed, if it left a message
     # within which 95 of 100 of the latest 50 runs of its name succeeded; None: not known
     usual_seconds: float | None = None
-    executor: str | None = None  # that it was asked to run on; None: as its queue says
-    notify: str | None = None  # the target that the job itself names
-    resources: dict[str, int] | None = None  # tokens that it asks for
-    debounce: float | None = None
-    cpus: int | None = None
-    memory: int | None = None
-    nodes: int | None = None
-    gpus: int | None = None
     needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
+
+
+_NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret
+
+OPTIONS_AS_ASKED = [name for name in OPTIONS if name not in {*JobFacts.__struct_fields__, *_NOT_VIEWED}]
+"""The options that a JobView shows as they were asked for."""
+
+
+def _viewed(name: str) -> Any:
+    """Return the type of an option without its limits: those of the daemon may be others."""
+    kind = kind_of(name)
+    base = getattr(kind, "__origin__", kind)
+    return base | None if getattr(JobSpec(), name) is None else base
+
+
+if TYPE_CHECKING:
+
+    class JobView(JobFacts, JobSpec, frozen=True, kw_only=True):
+        """A job as people see it. Instants are epoch seconds, durations seconds, None if there is nothing."""
+
+else:
+    JobView = defstruct(
+        "JobView",
+        [(name, _viewed(name), getattr(JobSpec(), name)) for name in OPTIONS_AS_ASKED],
+        bases=(JobFacts,),
+        module=__name__,
+        frozen=True,
+        kw_only=True,
+    )
 
 
 class JobProgress(Struct, frozen=True):

@@ -145,6 +145,13 @@ def written(name: str) -> str:
     return "bytes | str" if base is bytes else str(base.__name__)
 
 
+def viewed(name: str) -> str:
+    """Return the type of an option as a JobView has it."""
+    kind = kind_of(name)
+    text = "dict[str, int]" if kind is spec.Resources else getattr(kind, "__origin__", kind).__name__
+    return f"{text}{' | None' if getattr(JobSpec(), name) is None else ''}"
+
+
 def options() -> str:
     """Return the text of the module."""
     usual = JobSpec()
@@ -158,7 +165,8 @@ def options() -> str:
         if option.can_edit
     ]
     common = [line for name, line in fields.items() if line in changes and name not in FIRST]
-    attributes = [(name, kind) for name, kind in _annotations(views.JobView) if name != "id"]
+    attributes = [each for each in _annotations(views.JobFacts) if each[0] != "id"]
+    attributes += [(name, viewed(name)) for name in views.OPTIONS_AS_ASKED]
     kinds = sorted({kind.partition(" ")[0] for _, kind in attributes} & set(vars(spec)))
     text = BEGINNING.format(kinds=", ".join(kinds)) + FURTHER.format(
         described="\n".join(f"    * `{name}`: {_lowered(option.help)}." for name, option in OPTIONS.items()),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.retry import with_policy
-from bgd.core.spec import NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
@@ -34,7 +34,7 @@ from bgd.daemon.storage.records import (
 from bgd.values import rule_text
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
+from bgd.wire.views import OPTIONS_AS_ASKED, AttemptView, JobError, JobProgress, JobView, Progress
 
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
 _MAX_VIEWS = 500  # at a time
@@ -163,12 +163,7 @@ _COLUMNS_OF_VIEW = (
     *("finished_at", "key", "slots", "snoozes"),
 )
 _OF_POLICY = ("retries", "backoff", "max_delay", "jitter", "rerun")
-_CONVERTED = ("tags", "after", "after_any", "retry_delay", "retry_on", "no_retry_on")
-_OF_SPEC = [
-    name
-    for name in OPTIONS
-    if name in JobView.__struct_fields__ and name not in {*_COLUMNS_OF_VIEW, *_OF_POLICY, *_CONVERTED}
-]
+_OF_SPEC = [name for name in OPTIONS_AS_ASKED if name not in _COLUMNS_OF_VIEW]
 _of_row, _of_policy, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_POLICY), attrgetter(*_OF_SPEC)
 
 
