@@ -21,12 +21,9 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # of a finished job
 FAILED = 1
-TIMED_OUT = 124  # as timeout(1)
 NOT_RUN = 125  # 125 to 127 as env(1) and shells
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
-SIGNALLED = 128  # plus the number of the signal
-KILLED = 137  # 128 + SIGKILL
 CANCELLED = 143  # 128 + SIGTERM
 
 
@@ -54,13 +51,11 @@ def exit_code_of_job(job: Job) -> int:
         return 0
     if job.state is State.CANCELLED or job.outcome is None:
         return NOT_RUN if _reason_of_daemon(job) else CANCELLED
-    if job.outcome is Outcome.EXIT and job.exit_code is not None:
-        return job.exit_code
-    if job.outcome is Outcome.SIGNAL and job.signal is not None:
-        return SIGNALLED + job.signal
     if job.outcome is Outcome.NOT_STARTED:
         return _code_for_not_started(job)
-    return _code_for(job.outcome)
+    from bgd.core.retry import exit_code_of  # noqa: PLC0415 - submit does not need it
+
+    return exit_code_of(job.outcome, job.exit_code, job.signal) or NOT_RUN
 
 
 def describe_end(job: Job) -> str:
@@ -68,18 +63,13 @@ def describe_end(job: Job) -> str:
     if job.state is not State.FAILED:
         reason = _reason_of_daemon(job)
         return f"{job.state} ({reason})" if reason else job.state
-    match job.outcome:
-        case Outcome.EXIT:
-            return f"failed (exit code {job.exit_code})"
-        case Outcome.SIGNAL:
-            from bgd.formatting import signal_name  # noqa: PLC0415 - submit does not need it
+    from bgd.formatting import outcome_in_words  # noqa: PLC0415 - submit does not need it
 
-            return f"failed ({signal_name(job.signal)})"
-        case Outcome.NOT_STARTED | Outcome.ERROR:
-            return f"failed ({_problem_of(job) or job.outcome})"
-        case outcome:
-            problem = _problem_of(job)
-            return f"failed ({outcome}: {problem})" if problem else f"failed ({outcome})"
+    words = outcome_in_words(job)
+    if job.outcome not in {Outcome.EXIT, Outcome.SIGNAL} and (problem := _problem_of(job)):
+        says_all = job.outcome in {Outcome.NOT_STARTED, Outcome.ERROR}
+        words = problem if says_all else f"{words}: {problem}"
+    return f"failed ({words})"
 
 
 def _reason_of_daemon(job: Job) -> str:
@@ -87,30 +77,6 @@ def _reason_of_daemon(job: Job) -> str:
     if job.state is not State.CANCELLED or job.reason is None or job.reason.startswith("cancelled"):
         return ""  # the reason begins with "cancelled" if a person asked for it
     return excerpt(job.reason)
-
-
-def _code_for(outcome: Outcome) -> int:
-    """Return the code of an outcome that has the same code for all jobs."""
-    match outcome:
-        case Outcome.TIMEOUT:
-            return TIMED_OUT
-        case Outcome.CANCELLED:
-            return CANCELLED
-        case Outcome.OOM | Outcome.LOG_LIMIT:
-            return KILLED
-        case Outcome.ERROR:
-            return FAILED
-        case (
-            Outcome.NOT_STARTED
-            | Outcome.INTERRUPTED
-            | Outcome.UNKNOWN
-            | Outcome.REFUSED
-            | Outcome.SNOOZED
-            | Outcome.EXIT
-            | Outcome.SIGNAL
-            | Outcome.SUCCEEDED
-        ):
-            return NOT_RUN
 
 
 def _code_for_not_started(job: Job) -> int:

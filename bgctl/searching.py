@@ -16,12 +16,12 @@ from bgctl.common import client, global_options, has_colors, is_terminal, json_l
 from bgctl.exit_codes import FAILED
 from bgctl.options import chosen_ids, whole_number
 from bgctl.selecting import Selection, with_selection
-from bgctl.terminal import line_on_terminal, without_colors
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
 from bgd.escape import one_line
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
+from bgd.terminal import plain_line
 
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
@@ -107,7 +107,7 @@ def _shown(line: str, needle: Needle, most: int | None) -> str:
     if line.isprintable():
         text = line
     else:
-        text = one_line(without_colors(line_on_terminal(line)).expandtabs())
+        text = plain_line(line).expandtabs()
         if not needle.find_in(text):
             text = one_line(line)
     return text if most is None else needle.shorten(text, most)

@@ -17,28 +17,20 @@ from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.core.explain import Cause, Explanation, in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
+from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
     attempt_as_json,
     attempt_in_words,
     command_line,
-    executor_line,
     explanation_as_json,
     job_as_json,
-    labelled_options,
-    limits_of,
-    memory_of,
     needs_node,
     progress_line,
     progress_of,
-    retries_line,
-    rules_line,
     short_duration,
     signal_name,
-    slowness,
     state_in_words,
-    tokens_line,
 )
-from bgd.units import format_duration
 from bgd.wire.views import AttemptView
 
 
@@ -140,31 +132,15 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
     now = time.time()
     yield f"Job {job.id}: {_describe_state(job)}"
     yield from _labelled_lines(
+        now,
         ("command" if job.argv is not None else "calls", command_line(job.view)),
-        ("name", one_line(job.name or "")),
-        ("tags", one_line(", ".join(job.tags))),
-        ("folder", one_line(job.cwd or "")),
-        ("user", job.user),
-        ("reads", one_line(job.stdin or "")),
-        ("terminal", "of its own" if job.pty else ""),
-        ("isolation", job.isolation or ""),
-        ("queue", f"{job.queue}, priority {job.priority}" + (f", {job.slots} slots" * (job.slots > 1))),
-        ("key", one_line(job.key or "")),
-        ("retries", retries_line(job.view)),
-        ("on errors", rules_line(job.view)),
-        ("snoozed", f"{job.snoozes} times" if job.snoozes > 1 else "once" * job.snoozes),
-        ("limits", limits_of(job.view)),
-        *labelled_options(job.view),
-        ("leftovers", "left running" if job.keep_leftovers else ""),
-        ("timeout", format_duration(job.timeout) if job.timeout else ""),
-        ("submitted", local_time(job.created_at, now)),
-        ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
-        ("waits", one_line(_why_waiting(_explanation(daemon, job)))),
+        ("name", job.name or ""),
+        *facts_of(job.view),
+        ("waits", _why_waiting(_explanation(daemon, job))),
         ("progress", progress_line(progress_of(job.view))),
-        ("speed", slowness(job.view)),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
-        yield from _labelled_lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
+        yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))
     shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
     parts = [list(_attempt_lines(attempt, now, shown)) for attempt in reversed(attempts)]
     for lines in reversed(parts):
@@ -185,20 +161,16 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
     """Yield what is known of an attempt, without a traceback that was `shown` before; add a new one."""
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
     yield from _labelled_lines(
-        ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
+        now,
         (_time_label(attempt), short_duration(attempt.run_seconds)),
-        ("runs on" if attempt.outcome is None else "ran on", executor_line(attempt)),
-        ("holds" if attempt.outcome is None else "held", tokens_line(attempt)),
-        ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
-        ("used", _describe_usage(attempt)),
+        *facts_of_attempt(attempt),
         ("log", _describe_log(attempt)),
-        ("left", f"{one_line(attempt.leftovers)}: bgd ended this" if attempt.leftovers else ""),
     )
     if attempt.error is not None:
         message = attempt.error.in_words(attempt.outcome)
         traceback = (attempt.error.traceback or "").strip("\n")
         if not traceback or traceback in shown:
-            yield from _labelled_lines(("error", one_line(message)))
+            yield from _labelled_lines(now, ("error", message))
         else:  # it ends with the message
             shown.add(traceback)
             for line in traceback.splitlines():
@@ -225,19 +197,17 @@ def _describe_log(attempt: AttemptView) -> str:
     return attempt.log_path if attempt.outcome is None else ""
 
 
-def _describe_usage(attempt: AttemptView) -> str:
-    parts = [
-        "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
-        "" if attempt.system_seconds is None else f"{attempt.system_seconds:.2f}s system",
-        "" if (memory := memory_of(attempt)) is None else f"{memory / 1e6:.1f}MB",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def _labelled_lines(*pairs: tuple[str, str]) -> Iterator[str]:
-    for label, value in pairs:
-        if value:
-            yield f"  {label:<{_LABEL_WIDTH}}{value}"
+def _labelled_lines(now: float, *facts: Fact) -> Iterator[str]:
+    for label, value in facts:
+        match value:
+            case Instant(at):
+                text = local_time(at, now)
+            case Listed(_, values):
+                text = ", ".join(values)
+            case _:
+                text = value
+        if text:
+            yield f"  {label:<{_LABEL_WIDTH}}{one_line(text)}"
 
 
 _LABEL_WIDTH = 11

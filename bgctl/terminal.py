@@ -7,6 +7,7 @@ import os
 import re
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
+from bgd.terminal import Terminal, attributes_of
 
 # ESC [ ... m sets colors and passes. Other sequences could move the cursor, hide text, set the title or make
 # the terminal send an answer.
@@ -74,7 +75,7 @@ class PipeOutput:
     def _end_of_text(self) -> bytes:
         self._is_text = False
         self._decoder.reset()
-        return self._lines.take_line().encode()
+        return self._lines.end().encode()
 
 
 class LineRewriter:
@@ -86,134 +87,77 @@ class LineRewriter:
 
     def __init__(self, *, redraws: bool) -> None:
         self._redraws = redraws
-        self._line = ""
-        self._shown = ""  # of this line
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._line = ""  # what the terminal has not been fed; without a terminal all of the line
+        self._terminal: Terminal | None = None  # once the line is rewritten
+        self._has_colors = False
+        self._shown = ""
 
     def feed(self, text: str) -> str:
         """Return the text to write now."""
-        if not _REWRITES.search(self._line) and not _REWRITES.search(text):
+        if self._terminal is None and not _REWRITES.search(self._line) and not _REWRITES.search(text):
             return self._feed_plain(text)
         *ends, rest = text.split("\n")
         written = []
         for end in ends:
-            self._line += end
-            written += [self._update(), "\n"]
-            self._line = self._shown = ""
-        self._line += rest
+            self._add(end)
+            written += [self.end(), "\n"]
+        self._add(rest)
         if self._redraws:
             written.append(self._update())
-        if len(self._line) > _LONGEST_LINE:
-            written.append(self._shorten())
-        return "".join(written)
+        return "".join(written) + self._shorten()
 
     def _feed_plain(self, text: str) -> str:
         whole, newline, rest = text.rpartition("\n")
         written = text if self._redraws else (self._line + whole + newline if newline else "")
         self._line = rest if newline else self._line + rest
         self._shown = self._line if self._redraws else ""
-        return written + self._shorten() if len(self._line) > _LONGEST_LINE else written
+        return written + self._shorten()
+
+    def _shorten(self) -> str:
+        """End a line that is too long to be drawn again."""
+        length = len(self._line) if self._terminal is None else self._terminal.length
+        return self.end() if length > _LONGEST_LINE else ""
 
     def end(self) -> str:
         """Return what was held back of an incomplete line, and forget that line."""
         rest = self._update()
-        self.take_line()
+        self._begin_line()
         return rest
 
-    def take_line(self) -> str:
-        """Return an incomplete line unchanged, and forget it."""
-        line, self._line, self._shown = self._line, "", ""
-        return line
+    def _add(self, piece: str) -> None:
+        """Add a piece to the line, to the terminal as soon as a carriage return is not its end."""
+        self._line += piece
+        body = self._line.rstrip("\r")
+        if self._terminal is None and ("\r" in body or (self._redraws and _REWRITES.search(body))):
+            self._terminal = Terminal()
+        if self._terminal is not None:
+            self._has_colors = self._has_colors or ("m" in body and re.search(_COLOR, body) is not None)
+            self._terminal.feed(body)
+            self._line = self._line[len(body) :]
 
     def _update(self) -> str:
-        body = self._line.rstrip("\r")  # a line may end in CR LF
-        end = self._line[len(body) :]
-        line = body
-        if "\r" in body or (self._redraws and _REWRITES.search(body)):
-            line = line_on_terminal(body)
-        if self._redraws:
-            self._line = _without_hidden(body, line) + end
-        else:
-            line += end
+        end = self._line.rstrip("\r") if self._redraws else self._line
+        line = end if self._terminal is None else self._drawn(self._terminal) + end
         before, self._shown = self._shown, line
         return line[len(before) :] if line.startswith(before) else f"\r{line}\x1b[K"
 
-    def _shorten(self) -> str:
-        """Forget what a long line no longer needs; if it has no carriage return, show it in pieces."""
-        _, is_rewritten, last = self._line.rpartition("\r")
-        if is_rewritten and len(last) <= _LONGEST_LINE // 2:
-            self._line = f"{line_on_terminal(self._line)[: _LONGEST_LINE // 2]}\r{last}"
-            return ""
-        return self.end()
+    def _drawn(self, terminal: Terminal) -> str:
+        """Return the line of the terminal with its colors, and at its end those in effect."""
+        drawn, style = [_RESET] if self._has_colors else [], ""
+        for text, wanted in [*terminal.open_line, ("", terminal.style_now)]:
+            if wanted != style:
+                drawn += [_RESET if style else "", f"\x1b[{wanted}m" if wanted else ""]
+                style = wanted
+            drawn.append(text)
+        return "".join(drawn)
 
 
 _REWRITES = re.compile(rf"\r|{_ERASE}")
+_RESET = "\x1b[0m"
 _LONGEST_LINE = 64 * 1024  # characters
-
-
-def _without_hidden(line: str, shown: str) -> str:
-    """Return a line without what was overwritten before its last part; `shown`: what a terminal shows of it.
-
-    Otherwise each piece of a long progress bar would cost as much as all before it.
-    """
-    before, _, last = line.rpartition("\r")
-    if re.search(_ERASE, last):
-        return shown
-    if "\r" not in before:
-        return line
-    text, style = _overwritten(before)
-    return f"{text}\r{style}{last}"
-
-
-def line_on_terminal(line: str) -> str:
-    """Return what a terminal shows of a line: after a carriage return, text overwrites what was there."""
-    return "".join(_overwritten(line))
-
-
-def _overwritten(line: str) -> tuple[str, str]:
-    """Return what a terminal shows of a line, and the sequences that then set the colors at its end."""
-    parts = line.split("\r")
-    styles = [""]  # in effect at the beginning of each part, and at the end
-    for part in parts:
-        styles.append(_style_after(styles[-1] + part) if "\x1b" in part else styles[-1])
-    has_colors = re.search(_COLOR, line) is not None
-    shown: list[str] = []
-    length = 0
-    for number, part in reversed(list(enumerate(parts))):
-        erased, _, rest = part.rpartition("\x1b[2K")
-        text = re.sub(_ERASE, "", rest)
-        if (own := len(without_colors(text))) > length or number == len(parts) - 1:
-            if has_colors and (number or shown or re.search(_COLOR, erased)):
-                shown.append(_RESET + _from_column(text, length, styles[number] + erased))
-            else:
-                shown.append(text[length:])  # without colors, or all of it
-            length = own
-        if re.search(_ERASE, part):
-            break
-    return "".join(shown), f"{_RESET}{styles[-1]}" if has_colors and len(shown) > 1 else ""
-
-
-_RESET = "\x1b[0m"  # resets colors that a job left on
-
-
-def _style_after(text: str) -> str:
-    """Return the color sequences that are in effect after a text."""
-    colors = re.findall(_COLOR, text)[-_MAX_COLORS:]
-    resets = [number for number, color in enumerate(colors) if color in {_RESET, "\x1b[m"}]
-    return "".join(colors[resets[-1] + 1 if resets else 0 :])
-
-
-_MAX_COLORS = 20  # in effect at a time
-
-
-def _from_column(text: str, column: int, before: str) -> str:
-    """Return a text from a column on, after the colors in effect there; `before` stands before the text."""
-    pieces = re.split(rf"({_COLOR})", text)
-    for index in range(0, len(pieces), 2):  # between them stand the colors
-        if len(pieces[index]) > column:
-            colors = "".join(pieces[1:index:2])
-            return _style_after(before + colors) + pieces[index][column:] + "".join(pieces[index + 1 :])
-        column -= len(pieces[index])
-    return _style_after(before + text)
 
 
 def without_colors(text: str) -> str:
@@ -227,25 +171,12 @@ def _replacement(match: re.Match[str]) -> str:
         return "\n"
     if found == "\r" or found.endswith("K"):
         return found  # for LineRewriter
-    if len(found) > 1 and not _hides_text(found):
+    if len(found) > 1 and all(code != _HIDDEN for code, _ in attributes_of(found[2:-1])):
         return found  # a color
     return visible_symbol(found[0]) + found[1:]
 
 
-def _hides_text(sequence: str) -> bool:
-    """Return whether a color sequence contains attribute 8, which makes the following text invisible.
-
-    Skip the parameters of colors: after 38, 48 or 58 come 5 and an index, or 2 and three components (ECMA-48,
-    xterm's ctlseqs).
-    """
-    numbers = iter(sequence[2:-1].split(";"))
-    for number in numbers:
-        if number in {"38", "48", "58"}:
-            for _ in range({"5": 1, "2": 3}.get(next(numbers, ""), 0)):
-                next(numbers, "")
-        elif number.partition(":")[0].lstrip("0") == "8":
-            return True
-    return False
+_HIDDEN = 8  # the attribute that makes the following text invisible
 
 
 def screen_size() -> tuple[int, int]:

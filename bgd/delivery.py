@@ -47,6 +47,7 @@ from bgd.escape import one_line
 from bgd.formatting import outcome_in_words
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.streams import open_closed_streams, use_utf_8
+from bgd.terminal import plain_line
 
 EX_CONFIG = 78  # sysexits.h: as long as the configuration cannot be read
 CANNOT_RUN, NOT_FOUND = 126, 127  # as a shell says it
@@ -258,22 +259,12 @@ def last_lines(log: str | None) -> tuple[str, ...]:
     data = b"" if log is None else _last_bytes(log)
     is_cut = len(data) == MAX_READ
     lines = data.decode(errors="replace").removesuffix("\n").split("\n")
-    shown = [_shown(line) for line in lines]
+    shown = [one_line(plain_line(line).expandtabs()) for line in lines]
     if is_cut and len(shown) <= MAX_LINES:
         shown[0] = f"…{shown[0]}"
     return tuple(
         line if len(line) <= MAX_LINE else f"…{line[1 - MAX_LINE :]}" for line in shown[-MAX_LINES:] if data
     )
-
-
-def _shown(line: str) -> str:
-    """Return a line as a terminal would leave it, without colours and overwritten text."""
-    line = _ESCAPES.sub("", line.rstrip("\r"))
-    return one_line(line.rpartition("\r")[2].expandtabs())
-
-
-# ECMA-48: control sequences such as colours, strings such as the title of a window, and all others
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 
 
 def _last_bytes(log: str) -> bytes:

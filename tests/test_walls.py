@@ -39,7 +39,8 @@ ROOMS = {
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.logfiles bgd.logsearch bgd.timezones bgd.wire bgd.formatting",
+    " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.logsearch bgd.terminal"
+    " bgd.timezones bgd.wire",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
@@ -66,7 +67,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.formatting bgd.logfiles bgd.streams",
+    " bgd.escape bgd.formatting bgd.logfiles bgd.streams bgd.terminal",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
@@ -76,6 +77,8 @@ ROOMS = {
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/escape.py": STANDARD,
+    "bgd/terminal.py": f"{STANDARD} bgd.escape",
+    "bgd/facts.py": f"{STANDARD} msgspec bgd.formatting bgd.units bgd.wire.views",
     "bgd/formatting.py": f"{STANDARD} bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
     " bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
@@ -98,12 +101,13 @@ ROOMS = {
     " bgd.wire.replies",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State bgd.escape"
-    " bgd.logfiles bgd.logsearch",
+    " bgd.logfiles bgd.logsearch bgd.terminal",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.formatting bgd.units bgd.wire.views",
+    " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.formatting bgd.wire.views",
+    "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.core.verbs bgd.errors bgd.escape bgd.streams"
-    " bgd.formatting"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.core.retry.exit_code_of bgd.core.spec bgd.core.verbs"
+    " bgd.errors bgd.escape bgd.formatting bgd.streams"
     " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgctl import terminal
-from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted, line_on_terminal, without_colors
-from bgd.daemon.web.terminal import as_markup
+from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted
+from bgd.daemon.web.markup import as_markup
 from bgd.escape import one_line
+from bgd.terminal import Terminal, plain_line
 
 
 def shown(*pieces: bytes) -> str:
@@ -63,7 +64,7 @@ PIECES = [b"\x1b", b"[", b"31", b"m", b"K", b"\r", b"\n", b"\xe4", b"\xb8\x96", 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_the_lines_do_not_depend_on_how_output_is_split(pieces):
     def lines(text: str) -> list[str]:
-        return [without_colors(line_on_terminal(line)) for line in text.split("\n")]
+        return [plain_line(line) for line in text.split("\n")]
 
     assert lines(shown(*pieces)) == lines(shown(b"".join(pieces)))
 
@@ -80,12 +81,13 @@ def test_the_colors_of_a_line_do_not_depend_on_how_output_is_split(pieces):
 def test_a_piece_of_a_long_progress_bar_costs_no_more_than_one_of_a_short_one(monkeypatch, unit):
     looked_at = 0  # characters
 
-    def counted(line: str) -> str:
-        nonlocal looked_at
-        looked_at += len(line)
-        return line_on_terminal(line)
+    class Counted(Terminal):
+        def feed(self, text):
+            nonlocal looked_at
+            looked_at += len(text) + self.length
+            return super().feed(text)
 
-    monkeypatch.setattr(terminal, "line_on_terminal", counted)
+    monkeypatch.setattr(terminal, "Terminal", Counted)
     bar = "\x1b[38;5;100;48;5;100m" * 20 + "bar"
     shown(*([bar.encode()] + [unit.encode()] * 2_000))
 
@@ -144,9 +146,11 @@ def test_an_incomplete_line_is_drawn_again():
 
 
 def test_colors_stay_with_the_text_that_is_left():
-    line = "\x1b[31mred bar\r\x1b[32mok"
+    green, red = "\x1b[38;5;2m", "\x1b[38;5;1m"
 
-    assert line_on_terminal(line) == "\x1b[0m\x1b[31m\x1b[32mok\x1b[0m\x1b[31md bar\x1b[0m\x1b[31m\x1b[32m"
+    drawn = shown(b"\x1b[31mred bar\r\x1b[32mok")
+
+    assert drawn == f"\x1b[0m{green}ok\x1b[0m{red}d bar\x1b[0m{green}"
 
 
 @pytest.mark.parametrize(

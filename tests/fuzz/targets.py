@@ -21,7 +21,7 @@ from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with
 from bgd.core.when import Kind, parse_when
 from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import queries
-from bgd.daemon.web.router import Router
+from bgd.daemon.web.router import Router, pages_by_path
 from bgd.errors import ProtocolError
 from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
@@ -36,7 +36,8 @@ from tests.fuzz.files import configuration, journal, logs
 MONTH = 30 * 86_400  # seconds
 SOME = 100
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-ROUTER = Router(**{name: mock.Mock() for name in signature(Router).parameters})
+PAGES = pages_by_path(**{name: mock.Mock() for name in signature(pages_by_path).parameters})
+ROUTER = Router(mock.Mock(), mock.Mock(), PAGES, {})
 
 
 def frames(data: bytes) -> None:

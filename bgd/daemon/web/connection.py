@@ -30,7 +30,7 @@ from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, set_site
-from bgd.daemon.web.router import Router
+from bgd.daemon.web.router import Answer, Router, changes_by_path, pages_by_path
 from bgd.daemon.web.schedule_pages import SchedulePages
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
@@ -61,16 +61,8 @@ async def start_web_server(
     """Serve the pages where the configuration says; return None if it says nowhere, or that fails.
 
     A daemon whose address is taken goes on without pages. Its jobs matter more, and a restart, for example
-    after an upgrade, must not fail because another program took the port meanwhile.
-
-    Args:
-        config: says where to listen, who has to log in, and where the logs are.
-        supervisor: tells what has changed.
-        actions: what pages may ask for.
-        store: where the jobs are; it is only read.
-        schedules: what pages show and change of them.
-        link: holds the sockets for the next daemon, and tells whether jobs can be started now.
-        tasks: owns the answers.
+    after an upgrade, must not fail because another program took the port meanwhile. `link` holds the sockets
+    for the next daemon; `tasks` owns the answers.
     """
     if config.http.listen is None:
         await link.hold_sockets(NOTHING_HELD)  # an earlier daemon may have served pages
@@ -90,23 +82,37 @@ async def start_web_server(
     set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
     seals = Seals(derived(opened.secret, "pages"))
     views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store), seals)
-    log_threads = LogThreads()
-    router = Router(
-        authenticator,
-        seals,
-        pages=Pages(supervisor, store, views),
-        jobs=JobPages(supervisor, store, views, log_threads),
-        logs=LogPages(supervisor, store, views, log_threads),
-        overview=Overview(supervisor, store, views),
-        schedules=SchedulePages(supervisor, schedules, store, views),
-        search=SearchPages(store, config.log_dir, views, log_threads),
-        actions=PageActions(supervisor, actions),
-        monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
-    )
-    server = WebServer(authenticator, router, tasks)
+    pages, changes = _pages(supervisor, actions, store, views, schedules=schedules, link=link)
+    server = WebServer(authenticator, Router(authenticator, seals, pages, changes), tasks)
     await server.start(opened.sockets)
     logger.info("pages at %s", authenticator.url)
     return server
+
+
+def _pages(
+    supervisor: Supervisor,
+    actions: JobActions,
+    store: Store,
+    views: LiveViews,
+    *,
+    schedules: Schedules,
+    link: LauncherLink,
+) -> tuple[dict[str, Answer], dict[str, Answer]]:
+    """Return all pages and all changes, by the patterns of their paths."""
+    threads = LogThreads()
+    page_actions = PageActions(supervisor, actions)
+    schedule_pages = SchedulePages(supervisor, schedules, views)
+    pages = pages_by_path(
+        pages=Pages(supervisor, store, views),
+        jobs=JobPages(supervisor, store, views, threads),
+        logs=LogPages(supervisor, store, views, threads),
+        overview=Overview(supervisor, store, views),
+        schedules=schedule_pages,
+        search=SearchPages(store, supervisor.config.log_dir, views, threads),
+        actions=page_actions,
+        monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
+    )
+    return pages, changes_by_path(actions=page_actions, schedules=schedule_pages)
 
 
 class WebServer:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from markupsafe import Markup
 from msgspec import Struct
@@ -25,11 +26,9 @@ from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import JobQuery, ListQuery, LiveQuery, exact_name, list_url, read_query
+from bgd.daemon.web.queries import JobQuery, ListQuery, exact_name, list_url, read_query
 from bgd.daemon.web.responses import (
     PageResponse,
-    event_stream,
-    html_response,
     json_response,
     render_part,
     wants_json,
@@ -38,10 +37,8 @@ from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
     DisplayTime,
-    Fact,
     Links,
     LogTail,
-    ProgressBar,
     RunningTime,
     attempt_badge,
     attempts_text,
@@ -52,27 +49,19 @@ from bgd.daemon.web.views import (
     read_tail,
     runs_since,
     size_text,
-    waited_text,
+    time_or_none,
 )
+from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
     attempt_as_json,
     attempt_in_words,
-    executor_line,
     explanation_as_json,
     job_as_json,
-    labelled_options,
-    limits_of,
-    memory_of,
     needs_node,
-    retries_line,
-    rules_line,
     run_time,
     short_duration,
-    slowness,
-    tokens_line,
 )
 from bgd.logfiles import LogReader
-from bgd.units import format_duration
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -96,19 +85,11 @@ class JobPages:
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
-        version = self._store.position
         before = read_query(request.query, JobQuery).before
-        found = await self._find(job, before)
         if wants_json(request):
-            return await json_response(self._as_json(found))
-        stored = await self._store.read(read.read_spec, JobId(found.view.id))
-        found = replace(found, events=await self._events(found.view, 0))
-        values = await self._threads.run(None, self._values, found)
-        values["variables"] = sorted(stored.env or ()) if stored else []
-        first = found.attempts[0].attempt if found.attempts else 1
-        values["before"] = first if first > 1 else None
-        live = f"/job-logs/{found.view.id}/live" if before is None else None
-        return await html_response("job.html", values | await self._views.values(live, version))
+            return await json_response(self._as_json(await self._find(job, before)))
+        live = f"/job-logs/{job}/live" if before is None else None
+        return await self._views.page("job.html", self._values(job, before), live)
 
     async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
         """Return the stream of changes of a job, without its output. It says so if there is no such job."""
@@ -116,10 +97,9 @@ class JobPages:
         events: list[EventView] = []
 
         async def build() -> Snapshot:
-            version = self._store.position
             found = await self._find(job, None)
             events.extend(await self._events(found.view, events[-1].id if events else 0))
-            return self._snapshot(version, replace(found, events=events))
+            return self._snapshot(replace(found, events=events))
 
         @contextmanager
         def subscribe() -> Iterator[Subscription]:
@@ -131,11 +111,7 @@ class JobPages:
             ):
                 yield subscription
 
-        return event_stream(
-            self._views.updates(
-                f"/job-logs/{job}", build, subscribe, read_query(request.query, LiveQuery).since
-            )
-        )
+        return self._views.stream(request, f"/job-logs/{job}", build, subscribe)
 
     async def _find(self, job: str, before: int | None) -> _FoundJob:
         """Return a job with its attempts before a number, and without its events."""
@@ -167,24 +143,34 @@ class JobPages:
             "attempts": [attempt_as_json(each) for each in located],
         }
 
-    def _values(self, found: _FoundJob) -> dict[str, object]:
-        """Return the values for the job's page. Reads log files."""
-        attempts = [self._attempt(found.view, each) for each in reversed(found.attempts)]
+    async def _values(self, job: str, before: int | None) -> dict[str, object]:
+        """Return the values for the job's page."""
+        found = await self._find(job, before)
+        view = found.view
+        stored = await self._store.read(read.read_spec, JobId(view.id))
+        events = await self._events(view, 0)
+        first = found.attempts[0].attempt if found.attempts else 1
         return {
             **_summary(found),
-            "id": found.view.id,
-            "attempts": attempts,
-            "history": history_of(found.view, found.events, found.attempts, time.time()),
+            "id": view.id,
+            "attempts": await self._threads.run(None, self._attempts, view, found.attempts),
+            "history": history_of(view, events, found.attempts, time.time()),
+            "variables": sorted(stored.env or ()) if stored else [],
+            "before": first if first > 1 else None,
         }
 
-    def _attempt(self, view: JobView, attempt: AttemptView) -> AttemptDetails:
+    def _attempts(self, view: JobView, attempts: list[AttemptView]) -> list[dict[str, Any]]:
+        return [self._attempt(view, each) for each in reversed(attempts)]
+
+    def _attempt(self, view: JobView, attempt: AttemptView) -> dict[str, Any]:
+        """Return what the page shows of an attempt, with the end of its log. Reads files."""
         is_latest = attempt.attempt == view.attempt
         tail = read_tail(
             LogReader(self._log_dir, view.id, attempt.attempt), LATEST_LOG if is_latest else EARLIER_LOG
         )
         return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
 
-    def _snapshot(self, version: int, found: _FoundJob) -> Snapshot:
+    def _snapshot(self, found: _FoundJob) -> Snapshot:
         view, attempts = found.view, found.attempts
 
         def render(template: str) -> str:
@@ -213,7 +199,7 @@ class JobPages:
             shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
             for element in ("head", "facts"):
                 parts[f"{name}-{element}"] = Part(shown, partial(section, each, f"attempt_{element}.html"))
-        return Snapshot(version, parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
+        return Snapshot(parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
 
 
 class _FoundJob(Struct, frozen=True, kw_only=True):
@@ -268,139 +254,86 @@ def _likely_start(explanation: Explanation, now: float) -> DisplayTime | None:
     return None if at is None or at <= now or is_said else display_time(at, now)
 
 
-class JobDetails(Struct, frozen=True, kw_only=True):
-    """A job on its own page."""
-
-    id: int
-    state: str
-    name: str | None
-    same_name: str  # the address of all jobs that have it
-    reason: str | None
-    bar: ProgressBar | None
-    command: str
-    is_class: bool
-    is_finished: bool
-    can_be_edited: bool
-    priority: int
-    facts: list[Fact]
-    result: str | None
-
-
-class AttemptDetails(Struct, frozen=True, kw_only=True):
-    """An attempt on its job's page.
-
-    `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
-    beginning is not shown. `is_running`: its log may grow.
-    `needs_node`: it waits for one.
-    """
-
-    number: int
-    state: str
-    outcome: str
-    took: RunningTime
-    ended: DisplayTime | None
-    facts: list[Fact]
-    error: str | None
-    traceback: str | None  # unless the log shows it
-    log: LogTail
-    has_output: bool
-    omitted: str | None
-    is_running: bool
-    needs_node: bool
-    is_latest: bool
-
-
-def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
+def job_details(view: JobView, result: str | None, now: float) -> dict[str, Any]:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
-    facts: list[Fact] = [
-        ("Queue", _links("queue", [view.queue])),
-        ("Priority", str(view.priority)),
-        ("Attempts", attempts_text(view)),
-        ("Retries", retries_line(view)),
-        ("On errors", rules_line(view)),
-        ("Snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),
-        ("Submitted", display_time(view.created_at, now)),
-        ("By", view.user),
-        ("Due", display_time(view.due_at, now) if view.due_at and view.state is State.HELD else ""),
-        ("Expires", display_time(view.expires_at, now) if view.expires_at else ""),
-        ("Waits for", Links([]) if view.state is State.BLOCKED else _job_links(view.waits_for)),
-        ("Waited", "" if view.state is State.SCHEDULED else waited_text(view, now)),
-        ("Ran", RunningTime(run_time(view), runs_since(view))),
-        ("Speed", slowness(view)),
-        ("Finished", display_time(view.finished_at, now) if view.finished_at else ""),
-        ("Suspended", "its processes are stopped" if view.suspended else ""),
-        ("Slots", str(view.slots) if view.slots > 1 else ""),
-        ("Time limit", format_duration(view.timeout) if view.timeout else ""),
-        ("Limits", limits_of(view)),
-        *((label.capitalize(), text) for label, text in labelled_options(view)),
-        ("Leftovers", "left running" if view.keep_leftovers else ""),
-        ("Folder", view.cwd or ""),
-        ("Reads", view.stdin or ""),
-        ("Terminal", "of its own" if view.pty else ""),
-        ("Isolation", view.isolation or ""),
-        ("Key", view.key or ""),
-        ("Tags", _links("tag", view.tags)),
-    ]
-    return JobDetails(
-        id=view.id,
-        state=view.state,
-        name=view.name,
-        same_name="" if view.name is None else list_url(ListQuery(), name=exact_name(view.name)),
-        reason=view.reason,
-        bar=progress_bar(view),
-        command=command_text(view, MAX_TEXT),
-        is_class=view.target is not None,
-        is_finished=view.state in FINAL,
-        can_be_edited=view.state in WAITING,
-        priority=view.priority,
-        facts=_known(facts),
-        result=None if result is None else _indented(result, MAX_TEXT),
-    )
+    return {
+        "id": view.id,
+        "state": view.state.value,
+        "name": view.name,
+        "same_name": "" if view.name is None else list_url(ListQuery(), name=exact_name(view.name)),
+        "reason": view.reason,
+        "bar": progress_bar(view),
+        "command": command_text(view, MAX_TEXT),
+        "is_class": view.target is not None,
+        "is_finished": view.state in FINAL,
+        "can_be_edited": view.state in WAITING,
+        "priority": view.priority,
+        "facts": [*_shown(facts_of(view), now), *_course_of(view, now)],
+        "result": None if result is None else _indented(result, MAX_TEXT),
+    }
+
+
+def _course_of(view: JobView, now: float) -> Iterator[tuple[str, object]]:
+    """Yield what has become of a job so far; `bgctl show` says it of each attempt."""
+    yield "Attempts", attempts_text(view)
+    if view.due_at and view.state is State.HELD:
+        yield "Due", display_time(view.due_at, now)
+    if view.waits_for and view.state is not State.BLOCKED:
+        yield "Waits for", _job_links(view.waits_for)
+    if view.waited_seconds is not None and view.state is not State.SCHEDULED:
+        yield "Waited", short_duration(view.waited_seconds)
+    if ran := run_time(view):
+        yield "Ran", RunningTime(ran, runs_since(view))
+    if view.finished_at:
+        yield "Finished", display_time(view.finished_at, now)
+    if view.suspended:
+        yield "Suspended", "its processes are stopped"
 
 
 def attempt_details(
     attempt: AttemptView, tail: LogTail, now: float, *, is_latest: bool = True
-) -> AttemptDetails:
-    """Return what a job's page shows of one attempt."""
-    facts: list[Fact] = [
-        ("Started", display_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("Runs on" if attempt.outcome is None else "Ran on", executor_line(attempt)),
-        ("Holds" if attempt.outcome is None else "Held", tokens_line(attempt)),
-        ("Processor", _processor_time(attempt)),
-        ("Memory", size_text(memory) if (memory := memory_of(attempt)) else ""),
-        ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
-        ("Output", size_text(attempt.log_bytes) if attempt.log_bytes else ""),
-        ("Left", f"{attempt.leftovers}: bgd ended this" if attempt.leftovers else ""),
-    ]
-    error = attempt.error
+) -> dict[str, Any]:
+    """Return what a job's page shows of one attempt.
+
+    `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
+    beginning is not shown. `is_running`: its log may grow. `needs_node`: it waits for one.
+    """
+    is_running, error = attempt.outcome is None, attempt.error
     traceback = None if error is None else error.traceback
     if traceback is not None and _is_in_log(traceback, tail):
         traceback = None
-    return AttemptDetails(
-        number=attempt.attempt,
-        state=attempt_badge(attempt),
-        outcome=attempt_in_words(attempt),
-        took=RunningTime(
-            short_duration(attempt.run_seconds), None if attempt.outcome else attempt.started_at
-        ),
-        ended=display_time(attempt.finished_at, now) if attempt.finished_at else None,
-        facts=_known(facts),
-        error=None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
-        traceback=None if traceback is None else _end(traceback, MAX_TEXT),
-        log=tail,
-        has_output=bool(tail.html or tail.open_html),
-        omitted=size_text(tail.omitted) if tail.omitted else None,
-        is_running=attempt.outcome is None,
-        needs_node=needs_node(attempt),
-        is_latest=is_latest,
-    )
+    output = [("output", size_text(attempt.log_bytes))] if attempt.log_bytes else []
+    took = short_duration(attempt.run_seconds)
+    return {
+        "number": attempt.attempt,
+        "state": attempt_badge(attempt),
+        "outcome": attempt_in_words(attempt),
+        "took": RunningTime(took, attempt.started_at if is_running else None),
+        "ended": time_or_none(attempt.finished_at, now),
+        "facts": _shown([*facts_of_attempt(attempt), *output], now),
+        "error": None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
+        "traceback": None if traceback is None else _end(traceback, MAX_TEXT),
+        "log": tail,
+        "has_output": bool(tail.html or tail.open_html),
+        "omitted": size_text(tail.omitted) if tail.omitted else None,
+        "is_running": is_running,
+        "needs_node": needs_node(attempt),
+        "is_latest": is_latest,
+    }
 
 
-def _known(facts: list[Fact]) -> list[Fact]:
-    return [(label, value) for label, value in facts if value and value not in _NOTHING]
-
-
-_NOTHING = (RunningTime("", None), Links([]))
+def _shown(facts: Sequence[Fact], now: float) -> list[tuple[str, object]]:
+    """Return facts as the template facts takes them."""
+    shown: list[tuple[str, object]] = []
+    for label, value in facts:
+        match value:
+            case Instant(at):
+                shown.append((label.capitalize(), display_time(at, now)))
+            case Listed(field, values):
+                shown.append((label.capitalize(), _links(field, values)))
+            case str():
+                shown.append((label.capitalize(), value))
+    return shown
 
 
 def _links(field: str, values: list[str]) -> Links:
@@ -416,12 +349,6 @@ def _is_in_log(traceback: str, tail: LogTail) -> bool:
     """Tell whether the end of a log shows a traceback, as that of a class job does; spaces may differ."""
     words = Markup("").join([tail.html, tail.open_html]).striptags()
     return " ".join(traceback.split()) in words
-
-
-def _processor_time(attempt: AttemptView) -> str:
-    if attempt.user_seconds is None or attempt.system_seconds is None:
-        return ""
-    return f"{attempt.user_seconds:.2f}s user, {attempt.system_seconds:.2f}s system"
 
 
 def _indented(result: str, most: int) -> str:

@@ -12,17 +12,20 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
 
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.log_text import LogLines, LogText, LogThreads
-from bgd.daemon.web.responses import render_part
+from bgd.daemon.web.queries import LiveQuery, read_query
+from bgd.daemon.web.responses import PageResponse, event_stream, html_response, render_part
 from bgd.daemon.web.seals import Seals
+from bgd.daemon.web.views import lasting
 from bgd.errors import BgdError
 from bgd.logfiles import LogReader
-from bgd.wire.http import RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +47,18 @@ class Part(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """The parts of a page by the ids of their elements, and the ids of those that follow each other.
+    """The parts of a page by the ids of their elements, and the ids of those that follow each other."""
 
-    `version` is the newest event that was on disk before they were read.
-    """
-
-    version: int
     parts: dict[str, Part]
-    order: list[str]
+    order: list[str] = []
+
+
+def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = True) -> dict[str, Part]:
+    """Return the parts of rows, each with an `id`; see `bgd.daemon.web.views.lasting`."""
+    return {
+        row["id"]: Part(lasting(row), partial(render_part, template, {"row": row}), has_version=has_version)
+        for row in rows
+    }
 
 
 class LiveViews:
@@ -71,17 +78,34 @@ class LiveViews:
         frame = await self._frame.values()
         return {"live": live, "version": version, "now": time.time(), **self._seals.new_page(), **frame}
 
-    async def updates(
+    async def page(
+        self, template: str, values: Awaitable[dict[str, object]], live: str | None
+    ) -> PageResponse:
+        """Return a page; `values` are read after its version is known, so that its stream misses nothing."""
+        version = self._position()
+        return await html_response(template, await values | await self.values(live, version))
+
+    def stream(
+        self,
+        request: HttpRequest,
+        address: str,
+        build: Callable[[], Awaitable[Snapshot]],
+        subscribe: Callable[[], AbstractContextManager[Subscription]],
+    ) -> PageResponse:
+        """Return the updates of a page, until MAX_AGE is over.
+
+        `build` reads what the page shows; `subscribe` yields what tells that it may have changed.
+        """
+        since = read_query(request.query, LiveQuery).since
+        return event_stream(self._updates(address, build, subscribe, since))
+
+    async def _updates(
         self,
         address: str,
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]],
         since: int,
     ) -> AsyncGenerator[bytes, None]:
-        """Yield updates of a page whose version is `since`, as server-sent events, until MAX_AGE is over.
-
-        `build` reads what the page shows; `subscribe` yields what tells that it may have changed.
-        """
         view = self._views.get(address)
         if view is None:
             view = self._views[address] = LiveView(build, subscribe, self._position, self._frame)
@@ -123,7 +147,7 @@ class LiveView:
         self._build = build
         self._frame = frame
         self._position = position
-        self._newest = 0  # event that the latest snapshot may show
+        self._version = self._newest = 0  # events that the latest snapshot shows for sure, and may show
         self._subscribe = subscribe
         self._latest: Snapshot | None = None
         self._rendered: dict[str, str] = {}
@@ -136,7 +160,7 @@ class LiveView:
         """Yield a new viewer, whose page has this version."""
         viewer = _Viewer(since)
         if self._latest is not None:
-            viewer.begin(self._latest, self._newest, self._rendered)
+            viewer.begin(self._latest, self._version, self._newest, self._rendered)
         self.viewers.add(viewer)
         try:
             yield viewer
@@ -165,6 +189,7 @@ class LiveView:
     async def _update(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        version = self._position()
         before, after = self._latest, await self._build()
         frame = await self._frame.values()
         for name, value in frame.items():
@@ -176,14 +201,14 @@ class LiveView:
             id_: part for id_, part in after.parts.items() if id_ not in old or old[id_].shown != part.shown
         }
         rendered = await asyncio.to_thread(lambda: {id_: part.render() for id_, part in changed.items()})
-        self._latest, self._newest = after, newest
+        self._latest, self._version, self._newest = after, version, newest
         self._rendered = {id_: rendered.get(id_) or self._rendered[id_] for id_ in after.parts}
         order = None if before and before.order == after.order else after.order
         for viewer in self.viewers:
             if before is None:
-                viewer.begin(after, newest, self._rendered)
+                viewer.begin(after, version, newest, self._rendered)
             else:
-                viewer.add(after.version, rendered, order)
+                viewer.add(version, rendered, order)
         took = loop.time() - began if before else 0.0  # the first one in a process also compiles templates
         await _pause(max(PAUSE, PAUSE_FACTOR * took))
 
@@ -197,13 +222,13 @@ class _Viewer:
         self._order: list[str] | None = None
         self._news = asyncio.Event()
 
-    def begin(self, snapshot: Snapshot, newest: int, rendered: dict[str, str]) -> None:
+    def begin(self, snapshot: Snapshot, version: int, newest: int, rendered: dict[str, str]) -> None:
         """Send everything, unless the page is as new as the newest event that the snapshot may show.
 
         In any case send the parts without a version.
         """
         if newest > self._version:
-            self.add(snapshot.version, rendered, snapshot.order)
+            self.add(version, rendered, snapshot.order)
         else:
             parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
             self.add(self._version, parts, snapshot.order if parts.keys() & set(snapshot.order) else None)

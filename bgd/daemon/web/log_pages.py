@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -17,7 +17,6 @@ from bgd.core.job import JobId
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.storage import read
 from bgd.daemon.storage.store import Store
-from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.job_pages import attempt_details
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, event, follow_log
@@ -36,6 +35,7 @@ from bgd.daemon.web.log_text import (
     plain_lines,
     shown_line,
 )
+from bgd.daemon.web.markup import line_markup
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import (
     LiveQuery,
@@ -54,7 +54,6 @@ from bgd.daemon.web.responses import (
     render_part,
     wants_json,
 )
-from bgd.daemon.web.terminal import line_markup
 from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
@@ -93,37 +92,29 @@ class LogPages:
     async def view(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return a part of a log, its end if the address names none, with what leads to all others."""
         query = log_part_query(request.query)
-        version = self._store.position
-        log = await self._log(job, attempt)
         if wants_json(request):
+            log = await self._log(job, attempt)
             shown = await self._threads.run(log.reader, read_part, log.reader, query)
             return await json_response(_as_json(log, shown))
-        values = await self._threads.run(log.reader, _values, log, query)
-        return await html_response(
-            "log.html", values | await self._views.values(f"{log.path}/view/live", version)
-        )
+
+        async def values() -> dict[str, object]:
+            log = await self._log(job, attempt)
+            return await self._threads.run(log.reader, _values, log, query)
+
+        return await self._views.page("log.html", values(), f"/job-logs/{job}/{attempt}/view/live")
 
     async def view_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the stream of changes of what the page says about the attempt, also that it is gone."""
-        job_id = JobId(int(job))
 
         async def build() -> Snapshot:
-            version = self._store.position
             log = await self._log(job, attempt)
             shown = (
                 log.attempt if log.attempt.outcome else replace(log.attempt, run_seconds=None, log_bytes=None)
             )
-            return Snapshot(
-                version, {"head": Part(shown, partial(render_part, "log_head.html", _head(log)))}, []
-            )
+            return Snapshot({"head": Part(shown, partial(render_part, "log_head.html", _head(log)))})
 
-        def subscribe() -> AbstractContextManager[Subscription]:
-            return self._supervisor.subscriptions.subscribe([job_id])
-
-        address = f"/job-logs/{job}/{attempt}/view"
-        return event_stream(
-            self._views.updates(address, build, subscribe, read_query(request.query, LiveQuery).since)
-        )
+        subscribe = partial(self._supervisor.subscriptions.subscribe, [JobId(int(job))])
+        return self._views.stream(request, f"/job-logs/{job}/{attempt}/view", build, subscribe)
 
     async def part(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return a part of a log for an open page."""

@@ -20,8 +20,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.daemon.threads import start_pool
-from bgd.daemon.web.terminal import Line, Terminal, line_markup
+from bgd.daemon.web.markup import line_markup
 from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.terminal import Line, Terminal
 from bgd.wire.http import RequestRefused
 
 MAX_PART = MAX_CHUNK  # bytes of a part

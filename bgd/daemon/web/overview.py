@@ -5,33 +5,23 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2s
 from typing import Any, TypeVar
 
 from msgspec import Struct, to_builtins
-from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds, Run
-from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import ListQuery, LiveQuery, exact_name, list_url, read_query
-from bgd.daemon.web.responses import (
-    PageResponse,
-    event_stream,
-    html_response,
-    json_response,
-    render_part,
-    wants_json,
-)
-from bgd.daemon.web.views import DisplayTime, RunningTime, display_time, size_text
+from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
+from bgd.daemon.web.queries import ListQuery, exact_name, list_url
+from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
+from bgd.daemon.web.views import RunningTime, lasting, size_text, time_or_none
 from bgd.formatting import iso_time, short_duration
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
@@ -57,57 +47,45 @@ class Overview:
 
     async def overview(self, request: HttpRequest) -> PageResponse:
         """Return the figures of all jobs, and the names of jobs with their latest results."""
-        version = self._store.position
-        found = await self._read_overview(is_patient=False)
         if wants_json(request):
-            return await json_response(_overview_as_json(*found))
-        values = await asyncio.to_thread(_overview_values, *found)
-        live = await self._views.values("/job-logs/overview/live", version)
-        return await html_response("overview.html", values | live)
+            return await json_response(_overview_as_json(*await self._read_overview(is_patient=False)))
+        values = self._overview_values(is_patient=False)
+        return await self._views.page("overview.html", values, "/job-logs/overview/live")
 
     async def overview_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of the overview."""
 
         async def build() -> Snapshot:
-            version = self._store.position
-            found = await self._read_overview(is_patient=True)
-            return _overview_snapshot(version, await asyncio.to_thread(_overview_values, *found))
+            return _overview_snapshot(await self._overview_values(is_patient=True))
 
-        return self._stream(request, "/job-logs/overview", build)
+        subscribe = self._supervisor.subscriptions.subscribe_to_all
+        return self._views.stream(request, "/job-logs/overview", build, subscribe)
 
     async def queues(self, request: HttpRequest) -> PageResponse:
         """Return the queues, and the slots of the daemon."""
-        version = self._store.position
-        found = await self._read_queues(is_patient=False)
         if wants_json(request):
-            return await json_response(self._queues_as_json(*found))
-        values = self._queue_values(*found)
-        live = await self._views.values("/job-logs/queues/live", version)
-        return await html_response("queues.html", values | live)
+            return await json_response(self._queues_as_json(*await self._read_queues(is_patient=False)))
+        values = self._queue_values(is_patient=False)
+        return await self._views.page("queues.html", values, "/job-logs/queues/live")
 
     async def queues_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of the queues."""
 
         async def build() -> Snapshot:
-            version = self._store.position
-            return _queues_snapshot(version, self._queue_values(*await self._read_queues(is_patient=True)))
+            return _queues_snapshot(await self._queue_values(is_patient=True))
 
-        return self._stream(request, "/job-logs/queues", build)
-
-    def _stream(
-        self, request: HttpRequest, address: str, build: Callable[[], Awaitable[Snapshot]]
-    ) -> PageResponse:
-        def subscribe() -> AbstractContextManager[Subscription]:
-            return self._supervisor.subscriptions.subscribe_to_all()
-
-        since = read_query(request.query, LiveQuery).since
-        return event_stream(self._views.updates(address, build, subscribe, since))
+        subscribe = self._supervisor.subscriptions.subscribe_to_all
+        return self._views.stream(request, "/job-logs/queues", build, subscribe)
 
     # --- reading --------------------------------------------------------------------------------------------
 
     async def _read_overview(self, *, is_patient: bool) -> tuple[Board, Figures, Ends]:
         board, figures = await self._fresh(summaries.board), await self._fresh(summaries.figures)
         return board, figures, await self._ends(is_patient=is_patient)
+
+    async def _overview_values(self, *, is_patient: bool) -> dict[str, Any]:
+        found = await self._read_overview(is_patient=is_patient)
+        return await asyncio.to_thread(_overview_values, *found)
 
     async def _read_queues(self, *, is_patient: bool) -> tuple[dict[str, float], Ends]:
         return await self._fresh(summaries.oldest_queued), await self._ends(is_patient=is_patient)
@@ -139,8 +117,9 @@ class Overview:
 
     # --- queues, as people see them -------------------------------------------------------------------------
 
-    def _queue_values(self, oldest: dict[str, float], ends: Ends) -> dict[str, object]:
+    async def _queue_values(self, *, is_patient: bool) -> dict[str, Any]:
         """Return the values for the page of the queues."""
+        oldest, ends = await self._read_queues(is_patient=is_patient)
         now, views = time.time(), self._supervisor.queue_views()
         return {
             "rows": [_queue_row(view, oldest.get(view.name), ends, now) for view in views[:MAX_QUEUES]],
@@ -186,28 +165,6 @@ class _Kept(Struct, frozen=True):
 # --- the overview -------------------------------------------------------------------------------------------
 
 
-class NameRow(Struct, frozen=True, kw_only=True):
-    """Jobs of one name on the overview. Texts are empty, and times None, where nothing is known."""
-
-    id: str
-    name: str
-    is_target: bool
-    state: str | None
-    streak: str
-    succeeded: DisplayTime | None
-    succeeded_job: int
-    failed: DisplayTime | None
-    failed_job: int
-    median: str
-    last: str
-    running: str
-    waiting: str
-    url: str
-    failed_url: str
-    running_url: str
-    waiting_url: str
-
-
 class Chart(Struct, frozen=True):
     """Lines of the jobs done and failed in each hour, as points of an SVG; `text` says the same."""
 
@@ -219,7 +176,7 @@ class Chart(Struct, frozen=True):
 CHART_WIDTH, CHART_HEIGHT = 230, 40
 
 
-def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, object]:
+def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
     now = time.time()
     counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
     return {
@@ -228,7 +185,7 @@ def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, ob
         "has_more": board.has_more,
         "is_empty": not sum(counts.values()),
         "running": sum(counts.get(state, 0) for state in ACTIVE),
-        "running_url": list_url(_ANY, state=[State.RUNNING, State.STOPPING]),
+        "running_url": list_url(_ANY, state=_RUNNING),
         "queued": counts.get(State.QUEUED, 0),
         "queued_url": list_url(_ANY, state=[State.QUEUED]),
         "done": day[0],
@@ -244,32 +201,33 @@ def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, ob
     }
 
 
-def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> NameRow:
+def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> dict[str, Any]:
     """Return what the overview shows of a name; `is_cut`: unfinished jobs were counted only in part."""
-    latest = max(filter(None, (summary.succeeded, summary.failed)), key=lambda run: run.job, default=None)
+    succeeded, failed = summary.succeeded, summary.failed
+    latest = max(filter(None, (succeeded, failed)), key=lambda run: run.job, default=None)
     more = "+" if is_cut else ""
     kind = "target" if summary.is_target else "name"
     filter_ = {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)}
     url = partial(list_url, _ANY, **filter_)
-    return NameRow(
-        id=f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
-        name=summary.name,
-        is_target=summary.is_target,
-        state=None if latest is None else latest.state.value,
-        streak=_streak(summary),
-        succeeded=_ended(summary.succeeded, now),
-        succeeded_job=summary.succeeded.job if summary.succeeded else 0,
-        failed=_ended(summary.failed, now),
-        failed_job=summary.failed.job if summary.failed else 0,
-        median=short_duration(summary.median),
-        last=short_duration(summary.last_seconds),
-        running=f"{summary.running:,}{more}" if summary.running else "",
-        waiting=f"{summary.waiting:,}{more}" if summary.waiting else "",
-        url=url(),
-        failed_url=url(state=[State.FAILED]),
-        running_url=url(state=sorted(ACTIVE)),
-        waiting_url=url(state=sorted(WAITING)),
-    )
+    return {
+        "id": f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
+        "name": summary.name,
+        "is_target": summary.is_target,
+        "state": None if latest is None else latest.state.value,
+        "streak": _streak(summary),
+        "succeeded": time_or_none(succeeded.at if succeeded else None, now),
+        "succeeded_job": succeeded and succeeded.job,
+        "failed": time_or_none(failed.at if failed else None, now),
+        "failed_job": failed and failed.job,
+        "median": short_duration(summary.median),
+        "last": short_duration(summary.last_seconds),
+        "running": f"{summary.running:,}{more}" if summary.running else "",
+        "waiting": f"{summary.waiting:,}{more}" if summary.waiting else "",
+        "url": url(),
+        "failed_url": url(state=[State.FAILED]),
+        "running_url": url(state=sorted(ACTIVE)),
+        "waiting_url": url(state=sorted(WAITING)),
+    }
 
 
 def _streak(summary: NameSummary) -> str:
@@ -277,10 +235,6 @@ def _streak(summary: NameSummary) -> str:
         return ""
     more = "+" if summary.streak == summary.runs and summary.runs == summaries.RUNS else ""
     return f"{summary.streak}{more} in a row"
-
-
-def _ended(run: Run | None, now: float) -> DisplayTime | None:
-    return None if run is None else display_time(run.at, now)
 
 
 def _wait(since: float | None, now: float) -> RunningTime:
@@ -306,22 +260,15 @@ def _chart(hours: list[tuple[int, int]]) -> Chart:
     )
 
 
-def _overview_snapshot(version: int, values: dict[str, Any]) -> Snapshot:
-    rows: list[NameRow] = values["rows"]
-    figures = {name: value for name, value in values.items() if name != "rows"}
-    figures["oldest"] = figures["oldest"].since  # a page counts on by itself
-    parts = {"figures": Part(figures, partial(render_part, "figures.html", values))}
-    for row in rows:
-        lasting = replace(row, succeeded=_lasting(row.succeeded), failed=_lasting(row.failed))
-        parts[row.id] = Part(lasting, partial(render_part, "name_row.html", {"row": row}))
-    parts["left-out"] = Part(
-        (values["left_out"], bool(rows)), partial(render_part, "names_left_out.html", values)
-    )
-    return Snapshot(version, parts, [row.id for row in rows])
-
-
-def _lasting(time_: DisplayTime | None) -> DisplayTime | None:
-    return time_ and replace(time_, relative="")
+def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
+    rows = row_parts(values["rows"], "name_row.html")
+    figures = lasting({name: value for name, value in values.items() if name != "rows"})
+    left_out = partial(render_part, "names_left_out.html", values)
+    parts = {
+        "figures": Part(figures, partial(render_part, "figures.html", values)),
+        "left-out": Part((values["left_out"], bool(rows)), left_out),
+    }
+    return Snapshot(parts | rows, list(rows))
 
 
 def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, object]:
@@ -359,34 +306,7 @@ class Number(Struct, frozen=True):
     url: str
 
 
-class QueueRow(Struct, frozen=True, kw_only=True):
-    """A queue on its page. `can_change`: people may. `states`: of the jobs that wait, by state.
-
-    `rate`, `weight`: empty where the configuration gives it none. `opens`: when the rate lets the next job
-    start, if one waits for that.
-    """
-
-    id: str
-    name: str
-    url: str
-    can_change: bool
-    paused: bool
-    slots: int | None
-    configured: str
-    running: Number
-    waiting: Number
-    states: str
-    rate: str
-    opens: DisplayTime | None
-    weight: str
-    oldest: RunningTime
-    hour: Number
-    hour_failed: Number
-    day: Number
-    day_failed: Number
-
-
-def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) -> QueueRow:
+def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) -> dict[str, Any]:
     of_queue = ends.queues.get(view.name, QueueEnds())
 
     def number(count: int, *states: State) -> Number:
@@ -395,34 +315,34 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) ->
     waiting = {state: view.counts[state] for state in _IN_ORDER if view.counts.get(state)}
     ended = (State.SUCCEEDED, State.FAILED)
     is_set = view.slots != view.configured_slots
-    opens_at = view.opens_at if waiting.get(State.QUEUED) else None
-    return QueueRow(
-        id=f"queue-{view.name}",
-        name=view.name,
-        url=list_url(_ANY, queue=view.name),
-        can_change=view.name != NOTIFICATION_QUEUE,
-        paused=view.paused,
-        slots=view.slots,
-        configured=f"configured: {view.configured_slots or 'no limit'}" if is_set else "",
-        running=number(sum(view.counts.get(state, 0) for state in ACTIVE), State.RUNNING, State.STOPPING),
-        waiting=number(sum(waiting.values()), *_IN_ORDER),
-        states=", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
-        rate=view.rate or "",
-        opens=None if opens_at is None else display_time(opens_at, now),
-        weight="" if view.weight is None else str(view.weight),
-        oldest=_wait(oldest, now),
-        hour=number(of_queue.hour, *ended),
-        hour_failed=number(of_queue.hour_failed, State.FAILED),
-        day=number(of_queue.day, *ended),
-        day_failed=number(of_queue.day_failed, State.FAILED),
-    )
+    return {
+        "id": f"queue-{view.name}",
+        "name": view.name,
+        "url": list_url(_ANY, queue=view.name),
+        "can_change": view.name != NOTIFICATION_QUEUE,
+        "paused": view.paused,
+        "slots": view.slots,
+        "configured": f"configured: {view.configured_slots or 'no limit'}" if is_set else "",
+        "running": number(sum(view.counts.get(state, 0) for state in ACTIVE), *_RUNNING),
+        "waiting": number(sum(waiting.values()), *_IN_ORDER),
+        "states": ", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
+        "rate": view.rate or "",
+        "opens": time_or_none(view.opens_at, now) if waiting.get(State.QUEUED) else None,
+        "weight": "" if view.weight is None else str(view.weight),
+        "oldest": _wait(oldest, now),
+        "hour": number(of_queue.hour, *ended),
+        "hour_failed": number(of_queue.hour_failed, State.FAILED),
+        "day": number(of_queue.day, *ended),
+        "day_failed": number(of_queue.day_failed, State.FAILED),
+    }
 
 
+_RUNNING = (State.RUNNING, State.STOPPING)
 _IN_ORDER = (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
 
 
-def _queues_snapshot(version: int, values: dict[str, Any]) -> Snapshot:
-    rows: list[QueueRow] = values["rows"]
+def _queues_snapshot(values: dict[str, Any]) -> Snapshot:
+    rows = row_parts(values["rows"], "queue_row.html", has_version=False)
     slots = {name: value for name, value in values.items() if name not in {"rows", "resources"}}
     # most of it is the Scheduler's, which is ahead of the events on disk
     part = partial(Part, has_version=False)
@@ -430,7 +350,4 @@ def _queues_snapshot(version: int, values: dict[str, Any]) -> Snapshot:
         "slots": part(slots, partial(render_part, "slots.html", values)),
         "resources": part(values["resources"], partial(render_part, "resources.html", values)),
     }
-    for row in rows:
-        lasting = replace(row, oldest=replace(row.oldest, text=""), opens=_lasting(row.opens))
-        parts[row.id] = part(lasting, partial(render_part, "queue_row.html", {"row": row}))
-    return Snapshot(version, parts, [row.id for row in rows])
+    return Snapshot(parts | rows, list(rows))

@@ -6,9 +6,10 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,33 +18,29 @@ from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import Store, StoreReader
-from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import BUTTONS
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
-from bgd.daemon.web.live import LiveViews, Part, Snapshot
+from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
     FILTERS,
     MAX_FILTER,
     SUSPENDED,
     ListQuery,
-    LiveQuery,
     list_query,
     list_url,
     parse_fields,
-    read_query,
     word_for,
 )
 from bgd.daemon.web.responses import (
     PageResponse,
     encode_json,
-    event_stream,
     html_response,
     json_response,
     render_part,
     wants_json,
 )
-from bgd.daemon.web.views import JobRow, job_row
+from bgd.daemon.web.views import job_row
 from bgd.formatting import job_as_json
 from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.requests import DEFAULT_LIST
@@ -67,29 +64,21 @@ class Pages:
         if wants_json(request):
             query = list_query(request.query)
             return PageResponse(HttpResponse(content_type=JSON, body=None), self._list_as_json(query))
-        version = self._store.position
         try:
             query = list_query(request.query)
         except RequestRefused as error:
             return await self._problem(request, error)
-        values = _list_values(query, await self._list(query))
-        live = list_url(query, "/live")
-        return await html_response("jobs.html", values | await self._views.values(live, version))
+        return await self._views.page("jobs.html", self._values(query), list_url(query, "/live"))
 
     async def jobs_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of a list."""
         query = list_query(request.query)
 
         async def build() -> Snapshot:
-            version = self._store.position
-            return _list_snapshot(query, version, await self._list(query))
+            return _list_snapshot(query, await self._list(query))
 
-        def subscribe() -> AbstractContextManager[Subscription]:
-            return self._supervisor.subscriptions.subscribe_to_all(progress=True)
-
-        return event_stream(
-            self._views.updates(list_url(query), build, subscribe, read_query(request.query, LiveQuery).since)
-        )
+        subscribe = partial(self._supervisor.subscriptions.subscribe_to_all, progress=True)
+        return self._views.stream(request, list_url(query), build, subscribe)
 
     async def complete(self, request: HttpRequest) -> PageResponse:
         """Return, as JSON, what a word of a filter may become."""
@@ -112,21 +101,24 @@ class Pages:
     async def _problem(self, request: HttpRequest, error: RequestRefused) -> PageResponse:
         """Return the list without jobs, and what is wrong with the address."""
         counts = await count(self._store, Filter(), COUNT_SECONDS)
-        values = _list_values(ListQuery(), _Listed((), counts, None))
+        values = _list_values(ListQuery(), _Listed([], counts, None))
         values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
         page = values | await self._views.values(None, 0)
         return await html_response("jobs.html", page, status=error.response.status)
+
+    async def _values(self, query: ListQuery) -> dict[str, object]:
+        return _list_values(query, await self._list(query))
 
     async def _list(self, query: ListQuery) -> _Listed:
         wanted = query.wanted(time.time())
         end = asyncio.get_running_loop().time() + COUNT_SECONDS
         page = await find_page(self._store, query, wanted, SEARCH_SECONDS)
         counts = await count(self._store, wanted, end - asyncio.get_running_loop().time())
-        rows: list[JobRow] = []
+        rows: list[dict[str, Any]] = []
         async with aclosing(self._batches(page.ids, wanted)) as batches:
             async for views in batches:
                 rows += await asyncio.to_thread(_rows, views)
-        return _Listed(tuple(rows), counts, page)
+        return _Listed(rows, counts, page)
 
     async def _batches(self, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
         """Yield these jobs, a few at a time: each may have a million bytes of arguments."""
@@ -147,7 +139,7 @@ class Pages:
 
 
 class _Listed(Struct, frozen=True):
-    rows: tuple[JobRow, ...]
+    rows: list[dict[str, Any]]
     counts: dict[State, Count]
     page: ListPage | None  # None: the address cannot be understood
 
@@ -160,21 +152,20 @@ async def find_job(store: StoreReader, job: str) -> JobView:
     return view
 
 
-def _rows(views: list[JobView]) -> list[JobRow]:
+def _rows(views: list[JobView]) -> list[dict[str, Any]]:
     now = time.time()
     return [job_row(view, now) for view in views]
 
 
-def _list_snapshot(query: ListQuery, version: int, listed: _Listed) -> Snapshot:
+def _list_snapshot(query: ListQuery, listed: _Listed) -> Snapshot:
     values = _list_values(query, listed)
     parts = {
         "tabs": Part(listed.counts, partial(render_part, "tabs.html", values)),
         "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
         "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
     }
-    for row in listed.rows:
-        parts[f"job-{row.id}"] = Part(row.lasting(), partial(render_part, "row.html", {"row": row}))
-    return Snapshot(version, parts, [f"job-{row.id}" for row in listed.rows])
+    rows = row_parts(listed.rows, "row.html")
+    return Snapshot(parts | rows, list(rows))
 
 
 def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:

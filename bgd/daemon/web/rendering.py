@@ -8,8 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.static_files import static_address
-from bgd.daemon.web.terminal import as_markup
 from bgd.escape import one_line
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from enum import Enum
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-
-from msgspec import Struct
 
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints
@@ -23,6 +20,61 @@ from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
+Answer = Callable[..., Awaitable[PageResponse]]
+"""Takes the request, of a change also who asks for it, and the groups of the path."""
+
+
+def pages_by_path(  # noqa: PLR0913 - one for each kind of page
+    *,
+    pages: Pages,
+    jobs: JobPages,
+    logs: LogPages,
+    overview: Overview,
+    schedules: SchedulePages,
+    search: SearchPages,
+    actions: PageActions,
+    monitoring: Monitoring,
+) -> dict[str, Answer]:
+    """Return what can be read, by the pattern of its path; those below /job-logs need a session."""
+    return {
+        "/healthz": monitoring.health,
+        "/readyz": monitoring.readiness,
+        "/metrics": monitoring.metrics,  # it asks for a token of its own
+        "/job-logs": pages.jobs,
+        "/job-logs/live": pages.jobs_live,
+        "/job-logs/complete": pages.complete,
+        "/job-logs/overview": overview.overview,
+        "/job-logs/overview/live": overview.overview_live,
+        "/job-logs/search": search.search,
+        "/job-logs/queues": overview.queues,
+        "/job-logs/queues/live": overview.queues_live,
+        "/job-logs/schedules": schedules.list,
+        "/job-logs/schedules/live": schedules.list_live,
+        f"/job-logs/schedules/{_QUEUE}": schedules.schedule,
+        f"/job-logs/{_ID}": jobs.job,
+        f"/job-logs/{_ID}/live": jobs.job_live,
+        f"/job-logs/{_ID}/{_ATTEMPT}": logs.log,
+        f"/job-logs/{_ID}/{_ATTEMPT}/live": logs.log_live,
+        f"/job-logs/{_ID}/{_ATTEMPT}/view": logs.view,
+        f"/job-logs/{_ID}/{_ATTEMPT}/view/live": logs.view_live,
+        f"/job-logs/{_ID}/{_ATTEMPT}/part": logs.part,
+        f"/job-logs/{_ID}/{_ATTEMPT}/search": logs.search,
+        f"/job-logs/all/{_VERB}": actions.count,
+    }
+
+
+def changes_by_path(*, actions: PageActions, schedules: SchedulePages) -> dict[str, Answer]:
+    """Return what pages can change, by the pattern of the path."""
+    return {
+        f"/job-logs/{_ID}/{_VERB}": actions.act,
+        f"/job-logs/all/{_VERB}": actions.act_on_all,
+        r"/job-logs/(pause|resume)": actions.pause,
+        rf"/job-logs/queues/{_QUEUE}/(pause|resume)": actions.pause_queue,
+        "/job-logs/slots": actions.set_slots,
+        rf"/job-logs/queues/{_QUEUE}/slots": actions.set_queue_slots,
+        f"/job-logs/schedules/{_QUEUE}/(run|pause|resume)": schedules.act,
+    }
+
 
 class Router:
     """Finds the page or the action for a path, and checks that the browser may ask for it.
@@ -31,66 +83,23 @@ class Router:
     base are served too, because some proxies remove it.
     """
 
-    def __init__(  # noqa: PLR0913 - one for each kind of page
+    def __init__(
         self,
         authenticator: Authenticator,
         seals: Seals,
-        *,
-        pages: Pages,
-        jobs: JobPages,
-        logs: LogPages,
-        overview: Overview,
-        schedules: SchedulePages,
-        search: SearchPages,
-        actions: PageActions,
-        monitoring: Monitoring,
+        pages: Mapping[str, Answer],
+        changes: Mapping[str, Answer],
     ) -> None:
         self._authenticator = authenticator
         self._seals = seals
-        self._routes = [
-            _Route(re.compile(path), access, answer)
-            for path, access, answer in (
-                ("/?", _Access.ANYBODY, self._answer_root),
-                ("/healthz", _Access.ANYBODY, monitoring.health),
-                ("/readyz", _Access.ANYBODY, monitoring.readiness),
-                ("/metrics", _Access.ANYBODY, monitoring.metrics),  # it asks for a token of its own
-                (r"/static/([a-z.-]{1,50})", _Access.ANYBODY, self._answer_static),
-                (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
-                ("/job-logs/seal", _Access.SESSION, self._answer_seal),
-                ("/job-logs", _Access.SESSION, pages.jobs),
-                ("/job-logs/live", _Access.SESSION, pages.jobs_live),
-                ("/job-logs/complete", _Access.SESSION, pages.complete),
-                ("/job-logs/overview", _Access.SESSION, overview.overview),
-                ("/job-logs/overview/live", _Access.SESSION, overview.overview_live),
-                ("/job-logs/search", _Access.SESSION, search.search),
-                ("/job-logs/queues", _Access.SESSION, overview.queues),
-                ("/job-logs/queues/live", _Access.SESSION, overview.queues_live),
-                ("/job-logs/schedules", _Access.SESSION, schedules.list),
-                ("/job-logs/schedules/live", _Access.SESSION, schedules.list_live),
-                (f"/job-logs/schedules/{_QUEUE}", _Access.SESSION, schedules.schedule),
-                (f"/job-logs/{_ID}", _Access.SESSION, jobs.job),
-                (f"/job-logs/{_ID}/live", _Access.SESSION, jobs.job_live),
-                (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, logs.log_live),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/view", _Access.SESSION, logs.view),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/view/live", _Access.SESSION, logs.view_live),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/part", _Access.SESSION, logs.part),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/search", _Access.SESSION, logs.search),
-                (f"/job-logs/all/{_VERB}", _Access.SESSION, actions.count),
-            )
-        ]
-        self._changes = [
-            (re.compile(path), change)
-            for path, change in (
-                (f"/job-logs/{_ID}/{_VERB}", actions.act),
-                (f"/job-logs/all/{_VERB}", actions.act_on_all),
-                (r"/job-logs/(pause|resume)", actions.pause),
-                (rf"/job-logs/queues/{_QUEUE}/(pause|resume)", actions.pause_queue),
-                ("/job-logs/slots", actions.set_slots),
-                (f"/job-logs/schedules/{_QUEUE}/(run|pause|resume)", schedules.act),
-                (rf"/job-logs/queues/{_QUEUE}/slots", actions.set_queue_slots),
-            )
-        ]
+        own: dict[str, Answer] = {
+            "/?": self._answer_root,
+            r"/static/([a-z.-]{1,50})": self._answer_static,
+            f"/login/{_TOKEN}": self._answer_login,
+            "/job-logs/seal": self._answer_seal,
+        }
+        self._pages = {re.compile(path): answer for path, answer in {**own, **pages}.items()}
+        self._changes = {re.compile(path): answer for path, answer in changes.items()}
 
     async def answer(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
         """Answer a request; `endpoints` are those of its connection, None for a unix socket."""
@@ -98,14 +107,19 @@ class Router:
             self._authenticator.check_host(request)
             if request.method not in SAFE_METHODS:
                 return await self._change(request, endpoints)
-            route, groups = self._find(self._below_base(request.path))
-            await self._check(route.access, request, endpoints)
+            path = self._below_base(request.path)
+            answer_page, groups = self._find(path)
+            needs_session, is_login = path.startswith("/job-logs"), path.startswith("/login/")
+            if needs_session or is_login:
+                await self._check_user(request, endpoints)
+            if needs_session:
+                self._authenticator.check_session(request)
             request, seal = self._seals.take_from(request)
-            answer = await route.answer(request, *groups)
+            answer = await answer_page(request, *groups)
             if seal is not None:
                 answer = seal.put_on(answer)
             # the page of a login has a secret, at which the length of what is compressed would hint
-            return answer if route.access is _Access.USER else await compressed(request, answer)
+            return answer if is_login else await compressed(request, answer)
         except RequestRefused as error:
             return await error_response(request, error)
 
@@ -113,27 +127,25 @@ class Router:
         base = self._authenticator.base
         return path[len(base) :] if path == base or path.startswith(f"{base}/") else path
 
-    def _find(self, path: str) -> tuple[_Route, tuple[str, ...]]:
-        for route in self._routes:
-            if found := route.path.fullmatch(path):
-                return route, found.groups()
+    def _find(self, path: str) -> tuple[Answer, tuple[str, ...]]:
+        for pattern, answer in self._pages.items():
+            if found := pattern.fullmatch(path):
+                return answer, found.groups()
         raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
 
     async def _change(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
-        await self._check(_Access.SESSION, request, endpoints)
+        await self._check_user(request, endpoints)
+        self._authenticator.check_session(request)
         asked_by = self._authenticator.check_write(request)
-        for path, change in self._changes:
-            if found := path.fullmatch(self._below_base(request.path)):
+        for pattern, change in self._changes.items():
+            if found := pattern.fullmatch(self._below_base(request.path)):
                 return await change(request, asked_by, *found.groups())
         allowed = ("Allow", ", ".join(SAFE_METHODS))
         raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "This can only be read: GET and HEAD.", allowed)
 
-    async def _check(self, access: _Access, request: HttpRequest, endpoints: Endpoints | None) -> None:
-        if access is not _Access.ANYBODY:
-            await self._authenticator.check_user(endpoints)
-            self._authenticator.check_name(request)
-        if access is _Access.SESSION:
-            self._authenticator.check_session(request)
+    async def _check_user(self, request: HttpRequest, endpoints: Endpoints | None) -> None:
+        await self._authenticator.check_user(endpoints)
+        self._authenticator.check_name(request)
 
     async def _answer_root(self, request: HttpRequest) -> PageResponse:
         del request
@@ -165,20 +177,6 @@ class Router:
         return await html_response(
             "login.html", {"token": logged_in.write_token}, headers=(logged_in.cookie,)
         )
-
-
-class _Access(Enum):
-    """Who may use a route."""
-
-    ANYBODY = 0  # it says nothing about any job
-    USER = 1  # users of this machine whom the daemon serves
-    SESSION = 2  # such users who have logged in
-
-
-class _Route(Struct, frozen=True):
-    path: re.Pattern[str]
-    access: _Access
-    answer: Callable[..., Awaitable[PageResponse]]  # takes the request and the groups of the path
 
 
 NO_PAGE = "There is no such page."

@@ -9,27 +9,24 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
-from msgspec import Struct, to_builtins
-from msgspec.structs import replace
+from msgspec import to_builtins
 
 from bgd import timezones
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.daemon.schedules import Schedules
-from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.queries import LiveQuery, read_query
+from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
 from bgd.daemon.web.responses import (
     PageResponse,
-    event_stream,
     html_response,
     json_response,
     render_part,
     wants_json,
 )
-from bgd.daemon.web.views import DisplayTime, display_time
+from bgd.daemon.web.views import display_time
 from bgd.errors import BgdError, Refused
 from bgd.formatting import command_line
 from bgd.units import format_duration
@@ -42,62 +39,30 @@ HISTORY = 50  # rows on it
 MAX_COMMAND = 200  # characters
 
 
-class ScheduleRow(Struct, frozen=True, kw_only=True):
-    """A schedule on the page of all."""
-
-    name: str
-    command: str
-    words: str
-    zone: str
-    is_paused: bool
-    problem: str | None
-    is_late: bool
-    next: DisplayTime | None
-    next_in_zone: str
-    latest: OccurrenceRow | None
-
-
-class OccurrenceRow(Struct, frozen=True, kw_only=True):
-    """What became of a time of a schedule; `state` chooses the colour of its badge."""
-
-    outcome: str
-    state: str
-    due: DisplayTime
-    job: int | None
-    reason: str
-    count: int
-
-
 class SchedulePages:
     """The pages of schedules. What is not on disk is not shown."""
 
-    def __init__(self, supervisor: Supervisor, schedules: Schedules, store: Store, views: LiveViews) -> None:
+    def __init__(self, supervisor: Supervisor, schedules: Schedules, views: LiveViews) -> None:
         self._supervisor = supervisor
         self._schedules = schedules
-        self._store = store
         self._views = views
 
     async def list(self, request: HttpRequest) -> PageResponse:
         """Return all schedules with their next and latest times."""
-        version = self._store.position
-        found = await self._schedules.views(None, 1)
         if wants_json(request):
-            return await json_response([to_builtins(view) for view in found])
-        values = await asyncio.to_thread(_list_values, found)
-        return await html_response(
-            "schedules.html", values | await self._views.values("/job-logs/schedules/live", version)
-        )
+            return await json_response(to_builtins(await self._schedules.views(None, 1)))
+        return await self._views.page("schedules.html", self._values(), "/job-logs/schedules/live")
 
     async def list_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of the schedules."""
 
         async def build() -> Snapshot:
-            version = self._store.position
-            values = await asyncio.to_thread(_list_values, await self._schedules.views(None, 1))
-            return _list_snapshot(version, values)
+            return _list_snapshot(await self._values())
 
-        since = read_query(request.query, LiveQuery).since
-        return event_stream(self._views.updates("/job-logs/schedules", build, self._subscribe, since))
+        return self._views.stream(request, "/job-logs/schedules", build, self._subscribe)
+
+    async def _values(self) -> dict[str, Any]:
+        return await asyncio.to_thread(_list_values, await self._schedules.views(None, 1))
 
     async def schedule(self, request: HttpRequest, name: str) -> PageResponse:
         """Return one schedule, its next times, and what became of the latest ones; also of a removed one."""
@@ -118,8 +83,7 @@ class SchedulePages:
             "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
             "history": [_occurrence(each, now) for each in history],
         }
-        live = await self._views.values(None, self._store.position)
-        return await html_response("schedule.html", values | live)
+        return await html_response("schedule.html", values | await self._views.values(None, 0))
 
     async def act(self, request: HttpRequest, asked_by: str, name: str, verb: str) -> PageResponse:
         """Run a schedule now, pause it or resume it; the answer is JSON."""
@@ -147,7 +111,7 @@ class SchedulePages:
             yield subscription
 
 
-def _list_values(views: list[ScheduleView]) -> dict[str, object]:
+def _list_values(views: list[ScheduleView]) -> dict[str, Any]:
     now = time.time()
     return {
         "rows": [_row(view, now) for view in views[:MAX_ROWS]],
@@ -155,34 +119,27 @@ def _list_values(views: list[ScheduleView]) -> dict[str, object]:
     }
 
 
-def _list_snapshot(version: int, values: dict[str, object]) -> Snapshot:
-    rows: list[ScheduleRow] = values["rows"]  # type: ignore[assignment]  # made above
-    parts = {
-        "empty": Part(bool(rows), partial(render_part, "schedules_empty.html", values), has_version=False)
+def _list_snapshot(values: dict[str, Any]) -> Snapshot:
+    empty = partial(render_part, "schedules_empty.html", values)
+    # no event of a job tells that a schedule was changed
+    rows = row_parts(values["rows"], "schedule_row.html", has_version=False)
+    return Snapshot({"empty": Part(bool(rows), empty, has_version=False)} | rows, list(rows))
+
+
+def _row(view: ScheduleView, now: float) -> dict[str, Any]:
+    return {
+        "id": f"schedule-{view.name}",
+        "name": view.name,
+        "command": command_line(view.spec.job, enough=MAX_COMMAND + 1)[:MAX_COMMAND],
+        "words": view.words,
+        "zone": view.timezone,
+        "is_paused": view.is_paused,
+        "problem": view.problem,
+        "is_late": view.is_late,
+        "next": display_time(view.upcoming[0], now) if view.upcoming else None,
+        "next_in_zone": _in_zone(view.upcoming[0], view) if view.upcoming else "",
+        "latest": None if view.latest is None else _occurrence(view.latest, now),
     }
-    for row in rows:
-        latest = row.latest and replace(row.latest, due=replace(row.latest.due, relative=""))
-        lasting = replace(row, next=row.next and replace(row.next, relative=""), latest=latest)
-        # no event of a job tells that a schedule was changed
-        parts[f"schedule-{row.name}"] = Part(
-            lasting, partial(render_part, "schedule_row.html", {"row": row}), has_version=False
-        )
-    return Snapshot(version, parts, [f"schedule-{row.name}" for row in rows])
-
-
-def _row(view: ScheduleView, now: float) -> ScheduleRow:
-    return ScheduleRow(
-        name=view.name,
-        command=command_line(view.spec.job, enough=MAX_COMMAND + 1)[:MAX_COMMAND],
-        words=view.words,
-        zone=view.timezone,
-        is_paused=view.is_paused,
-        problem=view.problem,
-        is_late=view.is_late,
-        next=display_time(view.upcoming[0], now) if view.upcoming else None,
-        next_in_zone=_in_zone(view.upcoming[0], view) if view.upcoming else "",
-        latest=None if view.latest is None else _occurrence(view.latest, now),
-    )
 
 
 def _facts(spec: ScheduleSpec) -> Iterator[tuple[str, str]]:
@@ -228,20 +185,16 @@ def _in_zone(at: float, view: ScheduleView) -> str:
     return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
-def _occurrence(view: OccurrenceView, now: float) -> OccurrenceRow:
-    return OccurrenceRow(
-        outcome=_outcome_in_words(view),
-        state="failed" if view.late else _BADGES[view.outcome],
-        due=display_time(view.due_at, now),
-        job=view.job,
-        reason=view.reason or "",
-        count=view.count,
-    )
-
-
-def _outcome_in_words(view: OccurrenceView) -> str:
+def _occurrence(view: OccurrenceView, now: float) -> dict[str, Any]:
+    """Return what became of a time of a schedule; `state` chooses the colour of its badge."""
     count = f", {view.count:,} times" if view.count > 1 else ""
-    return f"{view.outcome}{count}{', late' if view.late else ''}"
+    return {
+        "outcome": f"{view.outcome}{count}{', late' if view.late else ''}",
+        "state": "failed" if view.late else _BADGES[view.outcome],
+        "due": display_time(view.due_at, now),
+        "job": view.job,
+        "reason": view.reason or "",
+    }
 
 
 _BADGES = {Result.RAN: "succeeded", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}

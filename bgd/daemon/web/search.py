@@ -27,12 +27,12 @@ from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
-from bgd.daemon.web.terminal import Terminal
 from bgd.daemon.web.views import display_time, size_text
 from bgd.escape import one_line
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
+from bgd.terminal import plain_line
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import log_name
 
@@ -324,9 +324,7 @@ def _found_line(begin: int, data: bytes, needle: Needle) -> FoundLine:
     """Return a line as a terminal shows it or, if the text cannot be seen then, with all its bytes."""
     index = next((begin for begin, _ in needle.places(needle.comparable(data))), -1)
     plain = data.decode(errors="replace").rstrip("\r\n")
-    terminal = Terminal()
-    terminal.feed(plain)
-    text = "".join(text for text, _ in terminal.end()).expandtabs()
+    text = plain_line(plain).expandtabs()
     if index >= 0 and not needle.find_in(text):
         text = one_line(plain)
     return FoundLine(begin + max(index, 0), needle.shorten(text, MAX_SHOWN), index >= 0)

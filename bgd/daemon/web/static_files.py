@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bgd.daemon.web.terminal import palette
+from bgd.daemon.web.markup import palette
 from bgd.wire.http import HttpRequest, HttpResponse
 
 

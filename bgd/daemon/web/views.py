@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from markupsafe import Markup
 from msgspec import Struct
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.web.log_text import LogText, plain_lines
-from bgd.daemon.web.terminal import line_markup
+from bgd.daemon.web.markup import line_markup
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -23,51 +24,6 @@ from bgd.formatting import (
 )
 from bgd.logfiles import LogReader
 from bgd.wire.views import AttemptView, JobView
-
-
-class JobRow(Struct, frozen=True, kw_only=True):
-    """A job in the list, in one line.
-
-    `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
-    `problem` is more about that. Only a running job has a `bar`. `queue`, `priority` and `attempts` are None
-    where they are as usual. `waits_until` is when it is due, or otherwise it has `waited`.
-    """
-
-    id: int
-    state: str
-    reason: str
-    problem: str
-    bar: ProgressBar | None
-    name: str | None
-    command: str
-    tags: tuple[str, ...]
-    more_tags: int
-    queue: str | None
-    priority: int | None
-    attempts: str | None
-    waits_until: DisplayTime | None
-    waited: RunningTime
-    ran: RunningTime
-    started: DisplayTime | None
-    submitted: DisplayTime
-
-    def lasting(self) -> JobRow:
-        """Return the row without what a page counts on by itself: a change of only that is none."""
-
-        def instant(time: DisplayTime | None) -> DisplayTime | None:
-            return None if time is None else replace(time, relative="")
-
-        def count(time: RunningTime) -> RunningTime:
-            return time if time.since is None else replace(time, text="")
-
-        return replace(
-            self,
-            waits_until=instant(self.waits_until),
-            waited=count(self.waited),
-            ran=count(self.ran),
-            started=instant(self.started),
-            submitted=replace(self.submitted, relative=""),
-        )
 
 
 class DisplayTime(Struct, frozen=True):
@@ -98,31 +54,50 @@ class Links(Struct, frozen=True):
     links: list[tuple[str, str]]
 
 
-Fact = tuple[str, str | DisplayTime | RunningTime | Links]  # label and value
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without what a page counts on by itself: a change of only that is none."""
+    return {name: _lasting(value) for name, value in row.items()}
 
 
-def job_row(view: JobView, now: float) -> JobRow:
-    """Return what the list shows of a job."""
+def _lasting(value: object) -> object:
+    match value:
+        case DisplayTime():
+            return replace(value, relative="")
+        case RunningTime(since=float()):
+            return replace(value, text="")
+        case dict():
+            return lasting(value)
+        case _:
+            return value
+
+
+def job_row(view: JobView, now: float) -> dict[str, Any]:
+    """Return what the list shows of a job, in one line.
+
+    `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
+    `problem` is more about that. `queue`, `priority` and `attempts` are None where they are as usual.
+    """
     is_due = view.state is State.SCHEDULED and view.due_at is not None
-    return JobRow(
-        id=view.id,
-        state=view.state,
-        reason=reason_in_words(view),
-        problem="; ".join(filter(None, [view.problem, view.reason])),
-        bar=progress_bar(view) if view.state in ACTIVE else None,
-        name=view.name,
-        command=command_text(view, _MAX_COMMAND),
-        tags=tuple(view.tags[:_MAX_TAGS]),
-        more_tags=max(len(view.tags) - _MAX_TAGS, 0),
-        queue=None if view.queue == DEFAULT_QUEUE else view.queue,
-        priority=view.priority or None,
-        attempts=attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
-        waits_until=display_time(view.due_at, now) if is_due and view.due_at else None,
-        waited=RunningTime(short_duration(view.waited_seconds), _waits_since(view)),
-        ran=RunningTime(run_time(view), runs_since(view)),
-        started=display_time(view.started_at, now) if view.started_at else None,
-        submitted=display_time(view.created_at, now),
-    )
+    return {
+        "id": f"job-{view.id}",
+        "job": view.id,
+        "state": view.state.value,
+        "reason": reason_in_words(view),
+        "problem": "; ".join(filter(None, [view.problem, view.reason])),
+        "bar": progress_bar(view) if view.state in ACTIVE else None,
+        "name": view.name,
+        "command": command_text(view, _MAX_COMMAND),
+        "tags": tuple(view.tags[:_MAX_TAGS]),
+        "more_tags": max(len(view.tags) - _MAX_TAGS, 0),
+        "queue": None if view.queue == DEFAULT_QUEUE else view.queue,
+        "priority": view.priority or None,
+        "attempts": attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
+        "waits_until": time_or_none(view.due_at, now) if is_due else None,
+        "waited": RunningTime(short_duration(view.waited_seconds), _waits_since(view)),
+        "ran": RunningTime(run_time(view), runs_since(view)),
+        "started": time_or_none(view.started_at, now),
+        "submitted": display_time(view.created_at, now),
+    }
 
 
 def _waits_since(view: JobView) -> float | None:
@@ -141,13 +116,6 @@ def progress_bar(view: JobView) -> ProgressBar | None:
 
 def attempts_text(view: JobView) -> str:
     return f"{view.attempt} of {max(view.attempt, view.retries + 1)}"
-
-
-def waited_text(view: JobView, now: float) -> str:
-    """Return how long the job waited from submission to its latest start, or when it is due."""
-    if view.state is State.SCHEDULED and view.due_at is not None:
-        return f"due in {short_duration(view.due_at - now)}"
-    return short_duration(view.waited_seconds)
 
 
 def attempt_badge(attempt: AttemptView) -> str:
@@ -190,6 +158,10 @@ def display_time(at: float, now: float) -> DisplayTime:
     local = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
     relative = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
     return DisplayTime(local, relative, iso_time(at) or "")
+
+
+def time_or_none(at: float | None, now: float) -> DisplayTime | None:
+    return None if at is None else display_time(at, now)
 
 
 def command_text(view: JobView, most: int) -> str:

@@ -219,7 +219,7 @@ def test_what_many_look_at_is_read_once(daemon):
 @pytest.mark.parametrize(("version", "is_sent"), [(4, True), (5, False), (6, False)])
 def test_a_page_never_gets_what_is_older_than_itself(version, is_sent):
     viewer = _Viewer(version)
-    viewer.begin(Snapshot(3, {}, ["job-1"]), 5, {"job-1": "<tr></tr>"})
+    viewer.begin(Snapshot({}, ["job-1"]), 3, 5, {"job-1": "<tr></tr>"})
 
     assert (viewer.take()["parts"] == {"job-1": "<tr></tr>"}) == is_sent
 

@@ -9,8 +9,9 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from bgd.daemon.web.terminal import Terminal, as_markup, line_markup, palette
+from bgd.daemon.web.markup import as_markup, line_markup, palette
 from bgd.escape import BIDI_CONTROL, CONTROL
+from bgd.terminal import Terminal
 
 OUTPUT = st.text(st.sampled_from("ax<>&\"'\x1b[];:mKGCD0123489\r\n\b\t\x07\u202e"), max_size=60)
 
