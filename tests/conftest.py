@@ -13,11 +13,11 @@ from hypothesis import settings
 
 from tests.support import DEADLINE, WIDTH, Daemon, Home, serving
 
-settings.register_profile("ci", max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
+settings.register_profile("short", max_examples=30, stateful_step_count=30, deadline=None, print_blob=True)
 settings.register_profile(
-    "long", parent=settings.get_profile("ci"), max_examples=2000, stateful_step_count=60
+    "long", parent=settings.get_profile("short"), max_examples=2000, stateful_step_count=60
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from bgd.core.heaps import DueHeap, ReadyHeap, SlotPool
 from bgd.core.job import JobId
 
-MANY = 10_000
+MANY = 2_000
 FEW = 200  # dead entries that may remain when nothing lives
 
 # Many at once: otherwise there would never be enough dead entries to sweep

@@ -27,7 +27,7 @@ from tests.core.scheduling import (
     submit,
 )
 
-MANY = 5_000
+MANY = 1_000
 DAY = 86_400.0
 
 

@@ -24,10 +24,10 @@ from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
 
 KILLS = {
-    "bgd": times(1000, 25),
-    "launcher": times(100, 25),
-    "both": times(1000, 25),
-    "in turn": times(100, 15),
+    "bgd": times(1000, 8),
+    "launcher": times(100, 8),
+    "both": times(1000, 8),
+    "in turn": times(100, 6),
 }
 SHORTEST_LIFE = 0.15  # s
 # seconds; a launcher needs a while to fill all slots again
@@ -40,7 +40,7 @@ LONGEST_LIFE = {
 LONGEST_REST = 0.4  # seconds of a launcher without a daemon; many of its jobs end meanwhile
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
-BUSY_CYCLES = times(100, 10)  # each takes longer than a kill
+BUSY_CYCLES = times(100, 4)  # each takes longer than a kill
 CLIENTS = 8 if SHARE else 4
 WHO = {
     "bgd": "bgd",

@@ -1,4 +1,4 @@
-"""The simulator finds nothing wrong in some hundred histories, and finds faults made on purpose."""
+"""The simulator finds nothing wrong in a hundred histories, and finds faults made on purpose."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from bgd.wire.launching import Acknowledge
 from tests.simulation.launcher import QUEUES
 from tests.simulation.run import SimulationRun
 
-HISTORIES = 300
+HISTORIES = 100
 ENOUGH = 450  # histories in which each of the faults below shows up
-_RARE = 1300  # the first of those in which the rarest one does
+_RARE = 1550  # the first of those in which the rarest one does
 
 
 @pytest.fixture(autouse=True)
