@@ -53,8 +53,7 @@ def jobs():
         daemon.stop()
 
 
-@pytest.mark.parametrize("width", [390, 1920])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1920)])
 @pytest.mark.parametrize("address", [*PAGES, *VARIANTS])
 def test_axe_finds_nothing(jobs, address, scheme, width):
     tab, ids = jobs

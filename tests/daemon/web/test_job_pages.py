@@ -15,10 +15,8 @@ from bgd.formatting import iso_time
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post
-from tests.daemon.web.test_live import open_pages, tab
+from tests.daemon.web.test_live import open_pages
 from tests.support import wait_until
-
-__all__ = ["tab"]  # a fixture
 
 SERVICES = "rates.service"
 

@@ -24,20 +24,6 @@ from tests.support import DEADLINE, Daemon, wait_until
 MILLISECONDS = 1000 * DEADLINE
 
 
-@pytest.fixture
-def tab(chrome):
-    """A tab; any error or message on its console fails the test, unless it is about a lost connection."""
-    context = chrome.new_context()
-    context.set_default_timeout(MILLISECONDS)
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    yield tab
-    context.close()
-    assert [text for text in complaints if "net::ERR" not in text] == []
-
-
 def open_pages(tab, client):
     """Log in; return the address of the list."""
     tab.goto(client.login_link())

@@ -80,9 +80,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def tab(chrome, client):
+def tab(context, client):
     """A tab that has logged in. Whatever its pages load, run, ask or complain about fails the test."""
-    context = chrome.new_context()
     tab = context.new_page()
     complaints: list[str] = []
     tab.add_init_script(
@@ -100,7 +99,7 @@ def tab(chrome, client):
     tab.goto(client.login_link())
     tab.wait_for_url("**/job-logs")
     yield tab
-    context.close()
+    tab.close()
     assert complaints == []
 
 
@@ -145,8 +144,9 @@ BAD_ATTRIBUTES = """
 
 
 def test_names_arguments_output_tags_keys_files_folders_and_variables(tab, client, daemon):
+    texts = PRINTABLE + RAW
     jobs = []
-    for number, text in enumerate(PRINTABLE + RAW):
+    for number, text in enumerate(texts):
         named = {"name": text, "tags": [text], "key": text} if text.isprintable() else {}
         folder = daemon.folder / f"{number}{text.replace('/', '|')}"
         folder.mkdir()
@@ -156,12 +156,15 @@ def test_names_arguments_output_tags_keys_files_folders_and_variables(tab, clien
         jobs.append(
             client.submit(["/usr/bin/printf", "%s\\n", text], cwd=folder, stdin=stdin, env=env, **named)
         )
-    client.wait([job.id for job in jobs])
+    env = {f"V{text.replace('=', '')}": text for text in texts}
+    together = client.submit(["/usr/bin/printf", "%s\\n", *texts], env=env, tags=PRINTABLE[:20])
+    client.wait([job.id for job in (*jobs, together)])
 
-    look_at_every_page(tab, [job.id for job in jobs])
+    look_at_every_page(tab, [together.id, jobs[0].id])
     origin = tab.url.partition("/job-logs")[0]
-    for job, text in zip(jobs, PRINTABLE + RAW, strict=True):
+    for job, text in zip(jobs, texts, strict=True):
         tab.goto(f"{origin}/job-logs/{job.id}")
+        assert_only_our_own_markup(tab)
         if text.isprintable():
             assert tab.title() == f"Job {job.id} {text} · bgd"
             assert tab.locator("h1 .name").text_content() == text
@@ -176,10 +179,11 @@ def test_errors_results_and_tracebacks(tab, client):
     lost = client.submit(["/nowhere/" + "".join(PRINTABLE)], check=False)
     client.wait([job.id for job in (*raised, returned, lost)])
 
-    look_at_every_page(tab, [job.id for job in (*raised, returned, lost)])
+    look_at_every_page(tab, [raised[0].id, returned.id, lost.id])
     origin = tab.url.partition("/job-logs")[0]
-    for job, text in zip(raised[:5], PRINTABLE[:5], strict=True):
+    for job, text in zip(raised, PRINTABLE, strict=True):
         tab.goto(f"{origin}/job-logs/{job.id}")
+        assert_only_our_own_markup(tab)
         assert text in tab.locator("main").text_content()
 
 

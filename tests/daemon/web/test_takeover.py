@@ -28,7 +28,7 @@ pytestmark = needs_root
 
 HOSTILE = Path(__file__).with_name("hostile.py")
 STRANGER = 65534  # nobody
-KILLS = times(100, 5)
+KILLS = times(100, 3)
 # Try to take a port on any address until stdin is closed; then say what was taken
 GRAB = """
 import os, select, socket, sys
