@@ -49,12 +49,13 @@ REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NE
 class SaveJob(Struct, frozen=True, gc=False):
     """Save the job. `at` is epoch time; `reason` tells people why, where the outcome does not.
 
-    `what` happened: SUBMIT, a Move, or NOTE if the state did not change.
+    `what` happened: SUBMIT, a Move, or NOTE if the state did not change. `before`: its state until now.
     """
 
     job: Job
     at: float
     what: str
+    before: State
     reason: str | None = None
 
 
@@ -283,7 +284,7 @@ class Scheduler:
             )
         )
         self._table.put(job)
-        self._effects.append(SaveJob(job, now.wall, SUBMIT))
+        self._effects.append(SaveJob(job, now.wall, SUBMIT, job.state))
         if finished:
             self._notify_all(job.id, finished, now)
         return job.id
@@ -310,7 +311,7 @@ class Scheduler:
         if job.state is State.HELD or job.state is state:
             job = conditions.without_met_conditions(job)
             self._table.put(job)
-            self._effects.append(SaveJob(job, now.wall, NOTE))
+            self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
         else:
             self._move(job, conditions.move_to(state, job), now)
         if finished:
@@ -481,13 +482,13 @@ class Scheduler:
             self._finished.append((new.id, new.state))
         else:
             self._table.put(new, was_taken=was_taken)
-        self._effects.append(SaveJob(new, now.wall, move, reason))
+        self._effects.append(SaveJob(new, now.wall, move, job.state, reason))
         return new
 
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
         self._table.jobs.put(job)  # nothing changed that decides about its place
-        self._effects.append(SaveJob(job, now.wall, NOTE))
+        self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
         job = self._move(job, Move.STOP, now, making_way=making_way, suspended=False)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from copy import copy
+from functools import partial
 from signal import SIGCONT
 from time import monotonic
 from typing import Any
@@ -51,6 +52,10 @@ FIRST_ACTS = 100  # jobs in the first transaction of an action on all that match
 MAX_ACTS = 500
 ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
+
+
+Later = Callable[[], Awaitable[State]]
+"""What has to be awaited, once it has been decided about the other jobs."""
 
 
 class JobActions:
@@ -350,9 +355,9 @@ class JobActions:
         given: dict[str, Any],
         *,
         repeated: bool,
-    ) -> list[tuple[JobId, Job | None, State | Awaitable[State] | Refused]]:
+    ) -> list[tuple[JobId, Job | None, State | Later | Refused]]:
         """Act on jobs as a whole; return each as it was with its new state, or why it is refused."""
-        done: list[tuple[JobId, Job | None, State | Awaitable[State] | Refused]] = []
+        done: list[tuple[JobId, Job | None, State | Later | Refused]] = []
         at = now()
         with self._supervisor.deciding(at, self._by) as scheduler:
             for job_id in asked:
@@ -392,28 +397,24 @@ class JobActions:
         self._supervisor.dispatcher.check_supported(job, SuspendProcesses)
         return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=True), at)
 
-    def continue_(self, job: Job, at: Now) -> State | Awaitable[State]:
+    def continue_(self, job: Job, at: Now) -> State | Later:
         """Let the processes of a suspended job run again."""
         if job.suspended:
             return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
-        return self.signal(job, at, SIGCONT, whole_tree=True, seen=job)
+        return partial(self._signal, job, SIGCONT, whole_tree=True, seen=job)
 
-    async def signal(
-        self,
-        job: Job,
-        at: Now,
-        signal: int,
-        *,
-        whole_tree: bool,
-        seen: Job | None = None,
-    ) -> State:
+    def signal(self, job: Job, at: Now, signal: int, *, whole_tree: bool) -> Later:
+        """Send a signal to a running job."""
+        del at
+        return partial(self._signal, job, signal, whole_tree=whole_tree)
+
+    async def _signal(self, job: Job, signal: int, *, whole_tree: bool, seen: Job | None = None) -> State:
         """Send a signal to a running job; the launcher has sent it when this returns.
 
         `seen`: send nothing if anything was decided about the job since it was this one: that is newer, and
         the launcher may not have been told of it yet.
         """
-        del at
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
         current = self._supervisor.get(job.id)
         if current is None or current.state not in ACTIVE:
@@ -441,30 +442,34 @@ class JobActions:
         self._supervisor.remove(job, self._by)
         return job.state
 
-    async def edit(self, job: Job, at: Now, changes: Changes) -> State:
+    def edit(self, job: Job, at: Now, changes: Changes) -> Later:
         """Change a waiting job."""
+        del at
+        return partial(self._edit, job.id, changes)
+
+    async def _edit(self, job_id: JobId, changes: Changes) -> State:
         async with self._lock:
             await self._supervisor.saved()  # its spec may not be on disk yet
-            specs = await self._store.read(read.read_specs, [job.id])
-            job = self._waiting(job.id)
-            spec, changed = edited(specs[job.id].whole(), changes), changes_in(changes)
+            specs = await self._store.read(read.read_specs, [job_id])
+            self._waiting(job_id)
+            spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
             self._check_spec(spec)
             self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
-            job = self._waiting(job.id)  # it may have started meanwhile
+            job = self._waiting(job_id)  # it may have started meanwhile
             if changed & _START_OPTIONS:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
                 _check_expiry(wanted.due, wanted.conditions, at)
-            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job.id, others))
+            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
             if circular is not None:
-                raise Refused(f"job {job.id} cannot wait for job {circular}, which waits for it")
+                raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
             spec = under_policy(spec, self._class_policy(spec), among=changed)
             policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
-            self._supervisor.transaction.edited[job.id] = spec
+            self._supervisor.transaction.edited[job_id] = spec
             return self._supervisor.decide(
-                lambda scheduler, then: scheduler.edit(job.id, spec, policy, changed, then, finished),
+                lambda scheduler, then: scheduler.edit(job_id, spec, policy, changed, then, finished),
                 by=self._by,
             )
 
@@ -507,7 +512,7 @@ class _Action(Struct, frozen=True, kw_only=True):
 
     states: frozenset[State]
     decide: Callable[..., State] | None = None
-    do: Callable[..., State | Awaitable[State]] | None = None
+    do: Callable[..., State | Later] | None = None
     only: str = ""
     done_before: frozenset[State] = frozenset()
 
@@ -539,11 +544,11 @@ _ACTIONS = {
 }
 
 
-async def _result(job_id: JobId, outcome: Awaitable[State] | Refused) -> ActResult:
+async def _result(job_id: JobId, outcome: Later | Refused) -> ActResult:
     try:
         if isinstance(outcome, Refused):
             raise outcome
-        return ActResult(job_id, await outcome)
+        return ActResult(job_id, await outcome())
     except Refused as error:
         return _refusal(job_id, error)
 

@@ -495,6 +495,8 @@ class Supervisor:
                 if effect.what == SUBMIT:
                     transaction.new.append(effect.job)
                 else:
+                    if (earlier := transaction.saves.get(effect.job.id)) is not None:
+                        effect = replace(effect, before=earlier.before)  # noqa: PLW2901 - on disk
                     transaction.saves[effect.job.id] = effect
                 transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
             elif isinstance(effect, StartAttempt):

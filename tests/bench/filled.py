@@ -89,12 +89,15 @@ def _ran(jobs: list[Job], at: float) -> Iterator[Transaction]:
     running = [replace(job, state=State.RUNNING, attempt=1) for job in jobs]
     yield Transaction(
         now=clock_now(),
-        saves={job.id: SaveJob(job, at, NOTE) for job in running},
+        saves={job.id: SaveJob(job, at, NOTE, State.QUEUED) for job in running},
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
         pids={job.id: AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs},
     )
     ends = [_end(job.id, at) for job in jobs]
-    saves = {job.id: SaveJob(_after(job, end), at, NOTE) for job, end in zip(jobs, ends, strict=True)}
+    saves = {
+        job.id: SaveJob(_after(job, end), at, NOTE, State.RUNNING)
+        for job, end in zip(jobs, ends, strict=True)
+    }
     yield Transaction(
         now=clock_now(),
         saves=saves,

@@ -23,7 +23,7 @@ def test_a_job_is_saved_before_it_starts():
     job_id = submit(scheduler, now=at(7.0))
 
     first, second, start = scheduler.take_effects()
-    assert first == SaveJob(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT)
+    assert first == SaveJob(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT, State.QUEUED)
     assert (second.job.state, second.job.attempt) == (State.RUNNING, 1)
     assert second.what == Move.START
     assert start == StartAttempt(second.job, slot=1)

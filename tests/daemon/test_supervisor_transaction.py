@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage import change_stream
+from bgd.daemon.storage import change_stream, summaries
 from bgd.daemon.storage.records import Transaction
 from bgd.wire.views import EventView
-from tests.daemon.harness import command, running_supervisor
+from tests.daemon.harness import command, running_supervisor, served
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon
 
@@ -44,3 +44,18 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
         *("specs", "answers", "launches", "commands", "acknowledge"),
         *("actors", "removers"),
     ]
+
+
+async def test_a_job_that_moves_twice_in_one_transaction_is_counted_in_its_last_state(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(hold=True, delay=300.0))
+        commits = life.commits.commits
+
+        await life.actions.do("release", job)
+        await life.actions.do("hold", job)
+        await life.actions.do("cancel", job)
+        await soon(life.supervisor.saved())
+
+        assert life.commits.commits == commits + 1
+        counts = await life.store.read(summaries.counts)
+        assert {state: count for state, count in counts.items() if count} == {"cancelled": 1}

@@ -11,6 +11,7 @@ from operator import attrgetter, itemgetter
 import msgspec
 
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
+from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import batches, change_stream, notifications, read, schedules
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
@@ -52,12 +53,13 @@ class TransactionWriter:
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
-        if transaction.new:
-            self._insert(db, transaction)
+        jobs = self._insert(db, transaction) if transaction.new else Counter[Counted]()
         if transaction.batches:
             batches.save(db, transaction.batches, transaction.now.elapsed)
         if transaction.saves or transaction.ends:
             _save_jobs(db, transaction)
+            jobs.update(_moved(transaction.saves.values()))
+        _count(db, jobs)
         if transaction.edited:
             self._specs.edit(db, transaction.edited)
         if transaction.attempts or transaction.relaunched or transaction.pids or transaction.ends:
@@ -83,11 +85,12 @@ class TransactionWriter:
         self._specs.forget()
         self.newest_event = None
 
-    def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> None:
+    def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> Counter[Counted]:
+        """Write new jobs; return how many there are of each kind that is counted."""
         _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed)
         jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
         jobs.update(map(attrgetter("state"), transaction.new))
-        _count(db, jobs)
+        return jobs
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
         removed = [job.id for job in transaction.removed]
@@ -98,8 +101,20 @@ class TransactionWriter:
 
 
 def _count(db: sqlite3.Connection, jobs: Counter[Counted]) -> None:
-    """Add to the number of jobs that have these states and environments; triggers count the other changes."""
-    db.executemany(_COUNT, [(str(key), number) for key, number in jobs.items() if key is not None])
+    """Add to the number of jobs that have these states and environments; a trigger counts removed ones."""
+    if jobs:
+        db.executemany(_COUNT, [(str(key), number) for key, number in jobs.items() if key is not None])
+
+
+def _moved(saves: Iterable[SaveJob]) -> Counter[Counted]:
+    """Return how many more jobs are in each state than before."""
+    moves = Counter((save.before, save.job.state) for save in saves)
+    jobs: Counter[Counted] = Counter()
+    for (before, state), count in moves.items():
+        if before is not state:
+            jobs[before] -= count
+            jobs[state] += count
+    return jobs
 
 
 def _insert_jobs(

@@ -40,8 +40,8 @@ def new(number, *, uid=UID, at=NOW.wall, due=None, conditions=NO_CONDITIONS, **f
     return New(job, StoredSpec.of(spec, uid, at))
 
 
-def saves(*jobs, at=NOW.wall, reason=None):
-    return {job.id: SaveJob(job, at, NOTE, reason) for job in jobs}
+def saves(*jobs, at=NOW.wall, reason=None, before=State.QUEUED):
+    return {job.id: SaveJob(job, at, NOTE, before, reason) for job in jobs}
 
 
 def first_attempt(number, slot=1, launcher="boot:launcher"):
@@ -59,8 +59,8 @@ async def put(store, *jobs):
     await store.commit(submitted(*jobs, wall_ahead=NOW.wall - NOW.elapsed))
 
 
-async def move(store, number, state, **fields):
-    await store.commit(Transaction(now=NOW, saves=saves(a_job(number, state, **fields))))
+async def move(store, number, state, *, before=State.QUEUED, **fields):
+    await store.commit(Transaction(now=NOW, saves=saves(a_job(number, state, **fields), before=before)))
 
 
 async def ids(store, uid=UID, **query):

@@ -277,7 +277,7 @@ async def test_counts_follow_every_change_of_state(store):
 
     await put(store, *(new(number) for number in range(1, 5)), new(5, due=NOW.elapsed + 1))
     await move(store, 1, State.RUNNING, attempt=1)
-    await move(store, 1, State.SUCCEEDED, attempt=1)
+    await move(store, 1, State.SUCCEEDED, before=State.RUNNING, attempt=1)
     await move(store, 2, State.QUEUED, priority=5)
     await move(store, 3, State.CANCELLED)
     await store.write(lambda db: db.execute("DELETE FROM jobs WHERE id = 3").rowcount)

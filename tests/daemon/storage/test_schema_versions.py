@@ -320,7 +320,7 @@ async def test_requests_and_counts_of_version_5_are_all_there(path):
     assert await store.read(summaries.counts) == counts
     assert await sql(store, shared) == [(3,), (1,)]
     assert await ids(store, name="größe*") == [1]
-    done = saves(a_job(3, State.QUEUED))
+    done = saves(a_job(3, State.QUEUED), before=State.SCHEDULED)
     await store.commit(Transaction(now=NOW, saves=done, removed=[a_job(4)]))
     assert await store.read(summaries.counts) == counts | {"queued": 3, "scheduled": 0, "succeeded": 0}
     assert await sql(store, shared) == [(2,), (1,)]

@@ -232,7 +232,7 @@ def started(queue: str = "default", attempt: int = 1, **spec: object) -> Transac
     running = job(1, State.RUNNING, queue, attempt)
     return Transaction(
         now=Now(0.0, 100.0),
-        saves={running.id: SaveJob(running, 100.0, NOTE)},
+        saves={running.id: SaveJob(running, 100.0, NOTE, State.QUEUED)},
         events=[event(Move.START, running)],
         specs={running.id: StoredSpec(JobSpec(argv=("true",), **spec), 0, 90.0)},  # type: ignore[arg-type]  # tests
     )
@@ -262,7 +262,7 @@ def test_an_end_that_nobody_saw_has_no_run_time():
     end = AttemptEnd(job=failed.id, attempt=1, outcome=Outcome.UNKNOWN, finished_at=100.0)
     saved = Transaction(
         now=Now(0.0, 100.0),
-        saves={failed.id: SaveJob(failed, 100.0, NOTE)},
+        saves={failed.id: SaveJob(failed, 100.0, NOTE, State.QUEUED)},
         events=[event(Move.GIVE_UP, failed)],
         ends=[end],
     )
