@@ -222,8 +222,12 @@ _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python
 # --- Forks of this process that keep nothing of it except what they need.
 
 
-def fork(run: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
-    """Call `run` in a fork, with a descriptor to write to; return its pid and the descriptor to read from.
+def fork(
+    run: Callable[[int], object],
+    kept: Collection[int] = (),
+    is_whole: Callable[[bytearray], bool] = lambda _: False,
+) -> tuple[int, asyncio.Future[bytes]]:
+    """Call `run` in a fork, with a descriptor to write to; return its pid and what it writes, as `read_all`.
 
     The fork keeps `kept` and the standard descriptors and closes everything else of this process: it holds
     neither the lock nor pipes by which the processes of other attempts are recognized.
@@ -233,21 +237,27 @@ def fork(run: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int,
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = os.fork()
-        if not pid:
-            _run_in_fork(run, writer, {0, 1, 2, writer, *kept})
-    except BaseException:
-        os.close(reader)
-        raise
+        written = read_all(reader, is_whole)  # first: a fork that cannot be watched would run all the same
+        try:
+            pid = os.fork()
+            if not pid:
+                _run_in_fork(run, writer, {0, 1, 2, writer, *kept})
+        except BaseException:
+            written.cancel()
+            raise
     finally:
         os.close(writer)
     os.read(reader, 1)  # until it has closed the rest, which takes no longer than a fork
     os.set_blocking(reader, False)
-    return pid, reader
+    return pid, written
 
 
 def read_all(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
-    """Return a future of what is written to a pipe until it is complete or ends; then close the pipe."""
+    """Return a future of what is written to a pipe until it is complete or ends; then close the pipe.
+
+    Raises:
+        OSError: the machine has no room to watch it now; the pipe is closed.
+    """
     loop, received = asyncio.get_running_loop(), bytearray()
     ended: asyncio.Future[bytes] = loop.create_future()
 
@@ -261,7 +271,11 @@ def read_all(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -
         loop.remove_reader(fd)
         os.close(fd)
 
-    loop.add_reader(fd, read)
+    try:
+        loop.add_reader(fd, read)
+    except OSError:
+        os.close(fd)
+        raise
     ended.add_done_callback(close)
     return ended
 

@@ -220,23 +220,24 @@ class Controller:
         """Return the exit code and the output of a program of Slurm; one that takes too long is killed."""
         context = self._context
 
-        async def start() -> tuple[Child, int]:
+        async def start() -> tuple[Child, asyncio.Future[bytes]]:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             try:
+                os.set_blocking(reader, False)
+                text = read_all(reader)
                 standard = (context.null, writer, writer if with_errors else context.null)
-                return self.start([name, *arguments], self.variables, standard), reader
-            except BaseException:
-                os.close(reader)
-                raise
+                try:
+                    return self.start([name, *arguments], self.variables, standard), text
+                except BaseException:
+                    text.cancel()
+                    raise
             finally:
                 os.close(writer)
 
         try:
-            child, reader = await context.retry(f"{name} cannot be started yet", start)
+            child, text = await context.retry(f"{name} cannot be started yet", start)
         except CannotStart:
             return 1, b""
-        os.set_blocking(reader, False)
-        text = read_all(reader)
         over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(child.pid))
         code = await child.wait()
         over.cancel()

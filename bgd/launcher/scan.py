@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 from msgspec import Struct
 
-from bgd.launcher.children import Children, fork, read_all
+from bgd.launcher.children import Children, fork
 from bgd.launcher.process import (
     SHORTAGES,
     Process,
@@ -171,11 +171,10 @@ class Scanner:
                 unasked = self._silent - suspects
                 write = partial(_write_scan, wanted, self.excluded | unasked, suspects, first_tick)
                 try:
-                    pid, reader = fork(write)
+                    pid, future = fork(write, is_whole=_is_complete)
                 except OSError:  # jobs may have used up the user's limit of processes
                     return None
                 self._track_fork(pid)
-                future = read_all(reader, _is_complete)
                 await asyncio.wait({future}, timeout=_FORK_TIMEOUT)
                 if future.done():
                     break

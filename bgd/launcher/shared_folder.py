@@ -6,6 +6,7 @@ Its file system may hang, so only forks of the launcher touch it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -20,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.errors import ConfigError
-from bgd.launcher.children import Child, fork, read_all
+from bgd.launcher.children import Child, fork
 from bgd.launcher.context import Context
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
 from bgd.paths import make_cluster_folder
@@ -131,24 +132,24 @@ class SharedFolder:
 
         Raises:
             CannotStart: the folder cannot be used.
-            OSError: its disk is full.
+            OSError: its disk is full, or does not answer now.
         """
 
-        async def start() -> tuple[Child, int]:
+        async def start() -> tuple[Child, asyncio.Future[bytes]]:
             async with self._context.forking:
-                pid, reader = fork(partial(_answer, do, self._shared, self.path))
+                pid, written = fork(partial(_answer, do, self._shared, self.path))
                 child = Child(pid, self._context.children)
                 await asyncio.sleep(0)
-            return child, reader
+            return child, written
 
-        child, reader = await self._context.retry(f"{self.path} cannot be looked at yet", start)
-        text = await read_all(reader)
+        child, written = await self._context.retry(f"{self.path} cannot be looked at yet", start)
+        text = await written
         await child.wait()
         self._context.children.take_usage(child.pid)
         problem, _, answer = text.partition(b"\n")
         if problem or not text:
             number, _, words = problem.decode(errors="replace").partition(" ")
-            if int(number or 0) in SHORTAGES:
+            if int(number or 0) in _PASSING:
                 raise OSError(int(number), os.strerror(int(number)), self._shared)
             words = words or f"the shared folder {self._shared}: it did not answer"
             raise CannotStart(one_line(NotStarted.OTHER, words))
@@ -310,6 +311,7 @@ def _seen(folder: Path, node: Node) -> Path:
 
 
 _UNUSABLE = (CannotStart, OSError)
+_PASSING = SHORTAGES | {errno.EIO, errno.ESTALE}  # the latter two of a network file system
 _OURS = b"launcher"
 _OVER = "over"
 _SOURCE = NODE.read_bytes()  # now, because an upgrade may replace it (R7)

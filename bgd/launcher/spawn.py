@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from bgd.launcher.cgroup import Group
-from bgd.launcher.children import Child, Children, fork, read_all, start_program
+from bgd.launcher.children import Child, Children, fork, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
@@ -308,9 +308,8 @@ class ForkedStart:
         kept = [command.output, *command.passed]
         if isinstance(command.input, int):
             kept.append(command.input)
-        pid, reader = fork(lambda writer: _become(launch, command, writer), kept)
+        pid, self.settled = fork(lambda writer: _become(launch, command, writer), kept)
         self.process = Child(pid, children)
-        self.settled = read_all(reader)
 
     async def wait(self) -> None:
         """Wait until it is settled.
