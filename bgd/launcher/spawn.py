@@ -395,11 +395,14 @@ def _apply_steps(steps: Sequence[Step]) -> None:
 
     Raises:
         CannotStart: a step failed.
+        OSError: of the machine; may be tried again.
     """
     for name, step in steps:
         try:
             step()
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise
             reason = error.strerror if isinstance(error, OSError) else error
             raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
 
