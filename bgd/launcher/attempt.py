@@ -229,7 +229,7 @@ class Attempt:
     async def _descend(self, ladder: Ladder, tree: Tree) -> Exception | None:
         """Return an error for `_end` to raise: raised here, it would cancel the task group and all jobs."""
         try:
-            await ladder.bring_down()
+            await self._context.retry(f"job {self.launch.key.job} cannot be ended yet", ladder.bring_down)
         except Exception as error:  # noqa: BLE001  any error concerns only this attempt
             tree.kill_unseen()  # else `_end` would wait forever for the first process
             return error
@@ -513,6 +513,11 @@ class Attempt:
         return ended
 
     async def _end_leftovers(self, running: _Running) -> None:
+        what = f"what job {self.launch.key.job} left running cannot be found yet"
+
+        async def has_left_orphans() -> bool:
+            return running.tree.left_any(self._context.children.orphans())
+
         is_closed = running.output.drain()
         has_others = running.execution.has_left_others(running.tree)
         if self._descent is None and not is_closed:
@@ -521,7 +526,7 @@ class Attempt:
             is_closed = await running.output.ended(over)
             over.cancel()
         # a process that escaped, and whose parent has ended, has become a child of the launcher
-        has_others = has_others or not is_closed or running.tree.left_any(self._context.children.orphans())
+        has_others = has_others or not is_closed or await self._context.retry(what, has_left_orphans)
         are_left = self._descent is None and has_others and not self.launch.keep_leftovers
         if are_left:
             self._bring_down(running, self.launch.grace)

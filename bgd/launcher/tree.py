@@ -341,23 +341,28 @@ class Tree:
         if signum in {signal.SIGSTOP, signal.SIGCONT}:
             living = self.living(await scanner.scan(self.first_tick))
             for process in living if signum == signal.SIGSTOP else reversed(living):
-                self.signal_once(process, signum)
+                await self._signal_once(process, signum)
             return
         living, stopped = await self.stop_all(scanner)
         for process in reversed(living):
-            self.signal_once(process, signum)
+            await self._signal_once(process, signum)
         for process in reversed(stopped):
-            self.signal_once(process, signal.SIGCONT)
+            await self._signal_once(process, signal.SIGCONT)
 
-    def signal_once(self, process: Process, signum: int) -> None:
-        """Send one process a signal, without the records of `signal`; do nothing if it is gone."""
-        try:
-            send_signal(process, signum)
-        except OSError as error:
-            log.warning(
-                "job %d: cannot send signal %d to process %d: %s",
-                *(self.key.job, signum, process.pid, error.strerror),
-            )
+    async def _signal_once(self, process: Process, signum: int) -> None:
+        """Send one process a signal, once descriptors allow it, without the records of `signal`."""
+        while True:
+            try:
+                send_signal(process, signum)
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    await asyncio.sleep(_SHORTAGE_PAUSE)
+                    continue
+                log.warning(
+                    "job %d: cannot send signal %d to process %d: %s",
+                    *(self.key.job, signum, process.pid, error.strerror),
+                )
+            return
 
     def kill_unseen(self) -> None:
         """Kill without a scan what certainly belongs: its control group, and the first process's group."""
@@ -405,6 +410,7 @@ def _by_age(members: dict[int, Process], scan: Scan) -> list[Process]:
 
 _MAX_SCANS = 100
 _STILL_SCANS = 2  # scans in a row in which nothing runs: the first may have missed the child of a late fork
+_SHORTAGE_PAUSE = 0.2  # seconds until the next try if descriptors are short
 _LATE_PAUSE = 0.02  # seconds for a process to stop that was sent SIGSTOP: on a busy machine it takes its time
 _MAY_FORK = frozenset("RS")  # states; with D it waits for the exec of its child, which may be stopped before
 _BATCH = 50  # processes signalled in a row, some milliseconds, before the event loop gets a turn
