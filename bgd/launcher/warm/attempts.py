@@ -99,15 +99,20 @@ class WorkerJobs:
 
         Raises:
             LookupError: the worker has no job of that number.
+            OSError: the machine lacks what is needed to watch it; may be called again with the same.
         """
         number = message.id or 0
         if number not in self._begun:
-            handover = self._handovers.pop(number)
-            try:
-                _check(message, handover.launch, self._context)
-                self._begin(number, handover, descriptor)
-            except (NotAccepted, CannotStart, OSError, LostChild) as error:
-                handover.begun.set_exception(error)
+            handover = self._handovers[number]
+            problem = _problem_in(message, handover.launch, self._context)
+            if problem is None:
+                try:
+                    self._begin(number, handover, descriptor)
+                except LostChild as error:
+                    problem = error
+            del self._handovers[number]
+            if problem is not None:
+                handover.begun.set_exception(problem)
                 return
         self._begun[number].receive(message)
         if message.usage is not None and self._memory is not None:
@@ -135,6 +140,7 @@ class WorkerJobs:
 
         Raises:
             LostChild: its process is not known.
+            OSError: it cannot be watched now.
         """
         begun = (
             self._reused(number) if handover.result is None else self._forked(number, handover.result, pidfd)
@@ -178,14 +184,9 @@ class WorkerJobs:
             self._begun.pop(number, None)
             self._ended()
 
-        try:
-            # if the worker has died since, this process is the child's parent
-            child = child_of({self._process.pid, os.getpid()}, pidfd)
-            return ForkedExecution(
-                child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill
-            )
-        except OSError as error:  # it runs already: an OSError would let it be tried again
-            raise LostChild(f"its process could not be watched: {error.strerror}") from error
+        # if the worker has died since, this process is the child's parent
+        child = child_of({self._process.pid, os.getpid()}, pidfd)
+        return ForkedExecution(child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill)
 
 
 class _Handover:
@@ -219,19 +220,20 @@ def _description(launch: Launch, environment: dict[str, str]) -> dict[str, objec
     }
 
 
-def _check(message: WorkerMessage, launch: Launch, context: Context) -> None:
-    """Raise what the worker's answer means, unless it says that the job runs."""
+def _problem_in(message: WorkerMessage, launch: Launch, context: Context) -> Exception | None:
+    """Return what the worker's answer means for who waits for it; None: the job runs."""
     if message.stale is not None:
-        raise NotAccepted
+        return NotAccepted()
     if message.lost is not None:
-        raise LostChild(message.lost)
-    if message.errno is not None:
-        error = OSError(message.errno, os.strerror(message.errno))
-        if message.errno in SHORTAGES and message.errno != errno.ENOSPC:
-            raise error
-        if context.mounts.folder_that_may_hang(launch.cwd) is not None:  # inspecting it might take forever
-            raise CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}")) from error
-        raise CannotStart(why_not_started(launch, error)) from error
+        return LostChild(message.lost)
+    if message.errno is None:
+        return None
+    error = OSError(message.errno, os.strerror(message.errno))
+    if message.errno in SHORTAGES and message.errno != errno.ENOSPC:
+        return error
+    if context.mounts.folder_that_may_hang(launch.cwd) is not None:  # inspecting it might take forever
+        return CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}"))
+    return CannotStart(why_not_started(launch, error))
 
 
 # --- An attempt that runs in a warm worker's own process, which runs nothing else meanwhile.

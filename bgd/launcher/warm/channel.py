@@ -41,9 +41,10 @@ class WorkerMessage(Struct, frozen=True, kw_only=True):
 class WorkerChannel:
     """The channel to one worker.
 
-    `received` is called with each message and the descriptor that came with it, which the callee must close.
-    `closed` is called when nothing more will come, or when a packet was not a message. `memory` is for a
-    worker that runs jobs in its own process, None for one that forks.
+    `received` is called with each message and the descriptor that came with it, which is closed afterwards;
+    if it raises an OSError, it is called again later with the same. `closed` is called when nothing more will
+    come, or when a packet was not a message. `memory` is for a worker that runs jobs in its own process, None
+    for one that forks.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class WorkerChannel:
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
         self._is_full = False  # whether the loop watches for room
+        self._unhandled: tuple[WorkerMessage, list[int]] | None = None
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self.receive)
@@ -83,21 +85,35 @@ class WorkerChannel:
         """Handle what has come, up to a number of messages; return whether there may be more."""
         for _ in range(_MAX_MESSAGES):
             try:
-                text, descriptors = self._receive_packet()
+                message, descriptors = self._unhandled or self._next_message()
             except BlockingIOError:
                 return False
-            except OSError:
-                text, descriptors = b"", []
-            try:
-                message = _decode(text)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):  # the end, or not a message
-                _close_all(descriptors)
+            except OSError:  # no descriptor for what comes with the next message
+                self._wait_for_room()
+                return False
+            except _NO_MESSAGE:
                 self.close()
                 self._closed()
                 return False
-            _close_all(descriptors[1:])
-            self._received(message, descriptors[0] if descriptors else None)
+            try:
+                self._received(message, descriptors[0] if descriptors else None)
+            except OSError:
+                self._unhandled = message, descriptors
+                self._wait_for_room()
+                return False
+            self._unhandled = None
+            _close_all(descriptors)
         return True
+
+    def _wait_for_room(self) -> None:
+        """Read no more until the machine may have what it lacked."""
+        self._loop.remove_reader(self._socket)
+        self._loop.call_later(_RETRY_DELAY, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket, self.receive)
+            self.receive()
 
     def receive_rest(self) -> None:
         """Handle all that has come; only once no process is left that could send forever."""
@@ -116,11 +132,36 @@ class WorkerChannel:
             if file is not None:
                 os.close(file)
         self._unsent.clear()
+        if self._unhandled is not None:
+            _close_all(self._unhandled[1])
+            self._unhandled = None
+
+    def _next_message(self) -> tuple[WorkerMessage, list[int]]:
+        """Receive a message.
+
+        Raises:
+            BlockingIOError: there is none now.
+            OSError: there is no descriptor for what may come with it.
+            Exception: one of _NO_MESSAGE: there is none any more, or it is not a message.
+        """
+        text, descriptors = self._receive_packet()
+        try:
+            return _decode(text), descriptors
+        except _NO_MESSAGE:
+            _close_all(descriptors)
+            raise
 
     def _receive_packet(self) -> tuple[bytes, list[int]]:
         if self._socket.fileno() < 0:
             raise BlockingIOError
-        text, ancillary, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ANCILLARY, _CLOEXEC)
+        if self.memory is None:
+            os.close(os.dup(self._socket.fileno()))  # without room for it the kernel drops a descriptor
+        try:
+            text, ancillary, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ANCILLARY, _CLOEXEC)
+        except BlockingIOError:
+            raise
+        except OSError:  # the worker is gone
+            return b"", []
         descriptors = array.array("i")
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -162,6 +203,7 @@ _RETRY_DELAY = 0.1  # seconds
 _MAX_MESSAGES = 64  # handled in a row, so that a worker that sends forever does not block the loop
 
 _decode = msgspec.json.Decoder(WorkerMessage).decode
+_NO_MESSAGE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def _ancillary(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:

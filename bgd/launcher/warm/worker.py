@@ -297,20 +297,16 @@ class Worker:
             self._jobs.worker_ended(code, usage)
 
     def _on_message(self, message: WorkerMessage, descriptor: int | None) -> None:
-        try:
-            if message.id is not None:
-                self._on_job_message(message, descriptor)
-            elif message.importing is not None:
-                self._doing = f"imported {message.importing}"
-            elif message.failed is not None:
-                self._failure = message.failed
-            elif message.ready is not None:
-                if self._jobs is not None and message.usage is not None:
-                    self._jobs.worker_is_ready(message.usage)
-                self._settle(self._problem_with(message.ready, message))
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        if message.id is not None:
+            self._on_job_message(message, descriptor)
+        elif message.importing is not None:
+            self._doing = f"imported {message.importing}"
+        elif message.failed is not None:
+            self._failure = message.failed
+        elif message.ready is not None:
+            if self._jobs is not None and message.usage is not None:
+                self._jobs.worker_is_ready(message.usage)
+            self._settle(self._problem_with(message.ready, message))
 
     def _on_job_message(self, message: WorkerMessage, descriptor: int | None) -> None:
         if message.stale is not None:
