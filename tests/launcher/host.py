@@ -116,13 +116,15 @@ class Host:
         self.launchers: list[subprocess.Popen[bytes]] = []
         self._supervisors: list[Supervisor] = []
 
-    def start(self, *options: str, source: Path = SOURCE, **popen: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, *options: str, source: Path = SOURCE, module: str = "bgd.launcher", **popen: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a launcher by hand; its stderr goes to state/stderr."""
         folders = ["--state", str(self.state), "--logs", str(self.logs)]
         environment = {**os.environ, "PYTHONPATH": str(source)}
         with (self.state / "stderr").open("ab") as stderr:
             launcher = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bgd.launcher", *folders, *options],
+                [sys.executable, "-P", "-m", module, *folders, *options],
                 env=environment,
                 stderr=stderr,
                 start_new_session=True,
