@@ -148,9 +148,9 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         background.update(map(tasks.create_task, services))
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
-        await schedules.load()
+        await schedules.clock.load()
         await notifications.load()
-        background.update(tasks.create_task(each.run()) for each in (schedules, notifications))
+        background.update(tasks.create_task(each.run()) for each in (schedules.clock, notifications))
         web = await start_web_server(
             config,
             supervisor,
@@ -408,7 +408,7 @@ async def _reload(
         # folders and sockets are in use: these stay until the next start
         daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
         supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
-        await schedules.configured()
+        await schedules.clock.configured()
         postponed = _postponed_changes(old, new)
         for key in postponed:
             logger.warning("%s has changed: that takes effect at the next start", key)

@@ -54,13 +54,13 @@ class Life:
     async def pass_time(self, seconds: float) -> None:
         """Let time pass in small steps, as if the daemon looked at each occurrence."""
         self.clocks.go_on(seconds)
-        await self.schedules.look()
+        await self.schedules.clock.look()
         await soon(self.harness.supervisor.saved())
 
     async def jump(self, seconds: float) -> None:
         """Set the wall clock."""
         self.clocks.wall += seconds
-        await self.schedules.look()
+        await self.schedules.clock.look()
         await soon(self.harness.supervisor.saved())
 
     async def rows(self, name: str) -> list[NewOccurrence]:
@@ -94,6 +94,6 @@ class LifeContext:
             await self.launcher.greet()
             await soon(harness.is_met.wait())
             life = Life(harness, self.clocks)
-            await life.schedules.load()
+            await life.schedules.clock.load()
             await soon(harness.supervisor.saved())
             yield life

@@ -53,7 +53,7 @@ async def test_row_and_job_are_in_one_transaction(lives):
         await soon(life.harness.supervisor.saved())
         life.harness.commits.close()  # bgd is killed before it has written this
         life.clocks.go_on(HOUR)
-        await life.schedules.look()
+        await life.schedules.clock.look()
         await soon(life.harness.commits.reached.wait())
         commits = life.harness.commits.commits
 
@@ -132,7 +132,7 @@ async def test_after_the_clock_was_set_back_a_fixed_time_does_not_run_again(live
         await life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
         await life.schedules.set("tick", replace(HOURLY, cron="* * * * *"), UID, replaces=False)
         life.clocks.go_on(15 * HOUR - MINUTE)
-        await life.schedules.look()
+        await life.schedules.clock.look()
         await life.pass_time(MINUTE)
         before = len(await life.rows("tick"))
         await life.jump(-30 * MINUTE)
@@ -384,7 +384,7 @@ async def test_what_is_due_when_a_schedule_changes_runs_first(lives, change):
         await life.schedules.set("hourly", HOURLY, UID, replaces=False)
         life.clocks.go_on(HOUR)
         await change(life)  # before anybody has looked at the clock
-        await life.schedules.look()
+        await life.schedules.clock.look()
 
         assert [(row.due_at, row.result) for row in await life.rows("hourly")] == [(NOON + HOUR, Result.RAN)]
 
@@ -451,7 +451,7 @@ async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_
         await life.harness.supervisor.drain(ShutdownMode.WAIT)
         life.clocks.go_on(HOUR)
         looks = 0
-        really_look = life.schedules.look
+        really_look = life.schedules.clock.look
 
         async def look() -> None:
             nonlocal looks
@@ -459,7 +459,7 @@ async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_
             await really_look()
 
         monkeypatch.setattr(life.schedules, "look", look)
-        running = asyncio.create_task(life.schedules.run())
+        running = asyncio.create_task(life.schedules.clock.run())
         later = asyncio.Event()
         alarm = clock.Alarm(asyncio.get_running_loop(), later.set)
         alarm.set(clock.elapsed() + 0.1)
@@ -580,7 +580,7 @@ async def test_a_reload_takes_over_the_time_zone_of_the_machine(lives, folder: P
         monkeypatch.setenv("TZ", "Asia/Tokyo")
         before = await life.schedules.views(None, 1)
         life.harness.supervisor.configure(configured)
-        await life.schedules.look()
+        await life.schedules.clock.look()
         after = await life.schedules.views(None, 1)
 
     assert [each.timezone for each in before] == ["UTC"] * 3
@@ -604,7 +604,7 @@ async def test_a_schedule_that_is_put_back_into_the_file_knows_its_unfinished_jo
         [first] = await life.rows("nightly")
         for config in (configure(folder), configured):
             life.harness.supervisor.configure(config)
-            await life.schedules.look()
+            await life.schedules.clock.look()
         await life.pass_time(DAY)
         assert (await life.rows("nightly"))[-1].reason == f"job {first.job} has not finished"
     async with lives.begin(configure(folder)) as life:
@@ -649,14 +649,14 @@ def many(folder: Path, minute: int, count: int = 250) -> Config:
 async def test_a_configuration_that_changes_while_its_schedules_are_taken_over_wins(lives, folder: Path):
     async with lives.begin(old := many(folder, 1)) as life:
         life.harness.supervisor.configure(new := many(folder, 2))
-        taking_over = asyncio.create_task(life.schedules.look())
+        taking_over = asyncio.create_task(life.schedules.clock.look())
         await asyncio.sleep(0)
         # in turns: others are served in between
         assert life.schedules.has("s0", new.schedules["s0"])
         assert life.schedules.has("s249", old.schedules["s249"])
         life.harness.supervisor.configure(last := many(folder, 3, 120))
         await taking_over
-        await soon(life.schedules.configured())
+        await soon(life.schedules.clock.configured())
 
         views = await life.schedules.views(None, 0)
         assert {view.name: view.spec for view in views} == last.schedules

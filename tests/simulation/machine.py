@@ -209,8 +209,8 @@ class Machine:
         )
         schedules = Schedules(supervisor, actions, store, self._clocks)
         if self.has_schedules:
-            await schedules.load()
-            life.tasks.append(life.loop.create_task(schedules.run()))
+            await schedules.clock.load()
+            life.tasks.append(life.loop.create_task(schedules.clock.run()))
         life.handler = RequestHandler(
             supervisor,
             actions,

@@ -13,13 +13,13 @@ from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.schedules import Start
-from bgd.daemon import schedules, supervisor
+from bgd.daemon import schedule_clock, supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import LateJobs
 from bgd.daemon.notifications import RETRIES, Notifications
-from bgd.daemon.schedules import Schedules
+from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage import read
 from bgd.daemon.storage import schedules as schedule_storage
@@ -250,13 +250,13 @@ def test_a_fault_is_found(monkeypatch, fault, found):
 
 
 def lose_rows_of_jobs(monkeypatch):
-    add = Schedules._add
+    add = ScheduleClock.add
 
     def lose(self, name, each, job):
         if job is None or job % 5:
             add(self, name, each, job)
 
-    monkeypatch.setattr(Schedules, "_add", lose)
+    monkeypatch.setattr(ScheduleClock, "add", lose)
 
 
 def store_nothing_of_what_was_seen(monkeypatch):
@@ -270,11 +270,11 @@ def pass_over_what_is_due_when_a_schedule_changes(monkeypatch):
         del self, name
         schedule.seen = at
 
-    monkeypatch.setattr(Schedules, "_finish", finish)
+    monkeypatch.setattr(ScheduleClock, "finish", finish)
 
 
 def allow_every_overlap(monkeypatch):
-    monkeypatch.setattr(schedules, "starts", lambda *_: Start())
+    monkeypatch.setattr(schedule_clock, "starts", lambda *_: Start())
 
 
 def forget_jobs_of_schedules_at_a_restart(monkeypatch):
@@ -286,7 +286,7 @@ def note_no_late_job(monkeypatch):
 
 
 def watch_no_job_after_a_restart(monkeypatch):
-    restored = Schedules._restored
+    restored = ScheduleClock._restored
 
     def settle(self, rows):
         runs = restored(self, rows)
@@ -294,7 +294,7 @@ def watch_no_job_after_a_restart(monkeypatch):
             run.due = None
         return runs
 
-    monkeypatch.setattr(Schedules, "_restored", settle)
+    monkeypatch.setattr(ScheduleClock, "_restored", settle)
 
 
 def tell_of_late_jobs_without_storing_it(monkeypatch):

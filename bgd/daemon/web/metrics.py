@@ -51,7 +51,7 @@ def collect(
         GaugeMetricFamily(
             "bgd_schedules_late",
             "Schedules with a late job that has not finished.",
-            schedules.late_jobs.count,
+            schedules.clock.late_jobs.count,
         ),
     ]
 

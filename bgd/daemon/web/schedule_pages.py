@@ -106,7 +106,7 @@ class SchedulePages:
         subscriptions = self._supervisor.subscriptions
         with (
             subscriptions.subscribe_to_all() as subscription,
-            subscriptions.watch(subscription, lambda: self._schedules.changes),
+            subscriptions.watch(subscription, lambda: self._schedules.clock.changes),
         ):
             yield subscription
 

@@ -1,0 +1,409 @@
+"""When schedules are due: queues their jobs in time, and stores what became of each occurrence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from math import inf
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd import clock, timezones
+from bgd.clock import Clocks
+from bgd.core.cron import REBOOT
+from bgd.core.heaps import DueHeap
+from bgd.core.job import JobId
+from bgd.core.schedule_spec import Result
+from bgd.core.schedules import (
+    ON_TIME,
+    PAUSED,
+    Moment,
+    Occurrence,
+    Timetable,
+    count,
+    next_at,
+    pass_time,
+    starts,
+)
+from bgd.core.spec import JobSpec
+from bgd.daemon.job_actions import JobActions
+from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
+from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, job_of
+from bgd.daemon.storage import schedules as storage
+from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import BgdError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class ActiveSchedule(Struct, kw_only=True, gc=False):
+    """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself.
+
+    `runs`: its latest jobs, and all that have not finished, oldest first.
+    """
+
+    stored: StoredSchedule
+    timetable: Timetable | None
+    problem: str | None
+    seen: float
+    runs: dict[JobId, Run]
+    next_at: float = inf
+
+
+RunsByName = dict[str, dict[JobId, Run]]
+
+
+class ScheduleClock:
+    """The schedules in force, those of the configuration and those that people have added, as time passes.
+
+    Each occurrence is stored in one transaction with the job that it queues, so none runs twice or is lost.
+
+    Attributes:
+        by_name: the schedules in force.
+        late_jobs: their jobs that have not finished in time.
+        changes: grows whenever a schedule or its history changes.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        actions: JobActions,
+        store: StoreReader,
+        read_clocks: Callable[[], Clocks] = clock.read_all,
+    ) -> None:
+        self.changes = 0
+        self._read_clocks = read_clocks
+        self._supervisor = supervisor
+        self._actions = actions
+        self._store = store
+        self.by_name: dict[str, ActiveSchedule] = {}
+        self._due = DueHeap[str](lambda name, at: name in self.by_name and self.by_name[name].next_at == at)
+        self._boot = clock.boot_id()
+        self._configured_at = 0.0
+        self._is_outdated = False  # not all schedules of the configuration in force are taken over
+        self._is_configured = asyncio.Event()
+        self._rung = asyncio.Event()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._rung.set, on_wall_clock=True)
+        self.late_jobs = LateJobs(supervisor, self._rung.set)
+        self._looked = read_clocks()
+
+    async def load(self) -> None:
+        """Take over the stored and the configured schedules; what was due while bgd was down is missed.
+
+        Raises:
+            ConfigError: a name is configured and stored.
+        """
+        stored = await self._store.read(storage.read_schedules)
+        check_names(self._supervisor.config, {name for name, each in stored.items() if each.uid is not None})
+        for names in batched(stored, DEFINED_AT_ONCE):
+            runs = await self._store.read(storage.latest_runs, names)
+            for name in names:
+                each = stored[name]
+                definition = definition_of(name, each.spec, each.seen_at)
+                self._put(name, each, definition, self._restored(runs[name]))
+        self._supervisor.when_configured(self._configure)
+        self._configure()
+        await self._take_over()
+        self._looked = self._read_clocks()
+        await self._note_late()
+        at = self.now()
+        for names in batched(self.by_name):
+            await asyncio.sleep(0)
+            for name in names:
+                schedule = self.by_name[name]
+                if not schedule.seen <= at < schedule.next_at:
+                    self._pass(name, Moment(at, schedule.seen, was_down=True))
+                self._pass_boot(name)
+
+    async def run(self) -> None:
+        """Queue the jobs of schedules when they are due, for ever."""
+        try:
+            while True:
+                # set for ever it still rings when the clock is set
+                waits = self.by_name and not self._supervisor.is_draining
+                self._alarm.set(self._next_at() if waits else None)
+                self.late_jobs.set_alarm()
+                await self._rung.wait()
+                self._rung.clear()
+                await self.look()
+        finally:
+            self._alarm.close()
+            self.late_jobs.close()
+
+    async def configured(self) -> None:
+        """Return when those of the configuration in force are taken over."""
+        await self._is_configured.wait()
+        await self._supervisor.saved_unless_stuck()
+
+    async def look(self) -> None:
+        """Handle everything that is due, some schedules at a time."""
+        await self._take_over()
+        moment = self._moment()
+        self._looked = self._read_clocks()
+        await self._note_late()  # first: what is due may replace it
+        if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
+            for name, each in self.by_name.items():
+                self._wait_until(name, each, moment.at)
+        while self._next_at() <= moment.at and not self._supervisor.is_draining:
+            for _ in range(AT_ONCE):
+                if (due := self._due.pop_due(moment.at)) is not None:
+                    self._pass(due, moment)
+            await asyncio.sleep(0)
+
+    async def _note_late(self) -> None:
+        if await self.late_jobs.look(self._looked.elapsed):
+            self.note_change()
+
+    def _moment(self) -> Moment:
+        """Look at the clock, and find out whether it jumped, or nobody could look when something was due."""
+        clocks = self._read_clocks()
+        expected = self._looked.wall + clocks.awake - self._looked.awake
+        began = expected
+        if clocks.wall >= expected:
+            began = min(expected, self._next_at() - 1)  # by then nobody looked any more
+        return Moment(clocks.wall, began) if abs(clocks.wall - began) > ON_TIME else Moment(clocks.wall)
+
+    def _pass(self, name: str, moment: Moment) -> None:
+        """Store what became of occurrences until this moment, and queue the jobs of those that run."""
+        schedule = self.by_name[name]
+        if schedule.timetable is None or is_paused(schedule):
+            return
+        found, schedule.seen = pass_time(schedule.stored.spec, schedule.timetable, schedule.seen, moment)
+        for each in found:
+            if each.result is Result.RAN:
+                self.add(name, *self._start(name, schedule, each))
+            else:
+                self.add(name, each, None)
+        self.wait(name, schedule)
+
+    def _pass_boot(self, name: str) -> None:
+        """Run what is due once after each boot."""
+        schedule = self.by_name[name]
+        if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != self._boot:
+            schedule.stored = replace(schedule.stored, boot_id=self._boot)
+            self.save(name)
+            if not is_paused(schedule):
+                self.add(name, *self._start(name, schedule, Occurrence(self.now(), Result.RAN)))
+
+    def _start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
+        """Queue the job of an occurrence, unless something is against it."""
+        unfinished = [job for job in schedule.runs if self._supervisor.is_unfinished(job)]
+        # somebody may retry one that has finished
+        for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
+            del schedule.runs[job]
+        start = starts(schedule.stored.spec.overlap, unfinished)
+        if isinstance(start, str):
+            return replace(due, result=Result.SKIPPED, reason=start), None
+        for job in start.cancels:
+            self._cancel(job, name)
+        after = tuple(job for job in start.after if self._supervisor.is_unfinished(job))
+        spec = replace(self.current_job(name, schedule), after_any=after)
+        try:
+            self._actions.check([spec])
+        except BgdError as error:
+            logger.warning("schedule %s: its job cannot be queued: %s", name, error)
+            return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
+        job = self.submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
+        self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
+        return due, job
+
+    def current_job(self, name: str, schedule: ActiveSchedule) -> JobSpec:
+        """Return the job of a schedule. Leave out a notify target that was removed from the configuration."""
+        spec = job_of(name, schedule.stored.spec)
+        if spec.notify in {None, *self._supervisor.config.notify}:
+            return spec
+        logger.warning("schedule %s: there is no [notify.%s], so its job tells nobody", name, spec.notify)
+        return replace(spec, notify=None)
+
+    def _cancel(self, job: JobId, name: str) -> None:
+        self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
+
+    def submit(self, schedule: ActiveSchedule, spec: JobSpec, run: Run) -> JobId:
+        """Queue a job of a schedule."""
+        uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
+        job = JobId(self._actions.submit([spec], uid).jobs[0])
+        schedule.runs[job] = run
+        return job
+
+    def add(self, name: str, each: Occurrence, job: JobId | None) -> None:
+        """Store what became of an occurrence, in one transaction with its job."""
+        transaction = self._supervisor.transaction
+        transaction.occurrences.append(
+            NewOccurrence(name, each.due_at, each.result, job, each.reason, each.count)
+        )
+        transaction.seen[name] = self.by_name[name].seen
+        self.note_change()
+
+    def finish(self, name: str, schedule: ActiveSchedule, at: float) -> None:
+        """Store what becomes of all occurrences until `at`, when a schedule changes."""
+        if schedule.timetable is None:
+            return
+        if not is_paused(schedule):
+            if schedule.next_at <= at:  # nobody has looked yet
+                self._pass(name, replace(self._moment(), at=at))
+            schedule.seen = max(schedule.seen, at)
+            return
+        skipped = count(schedule.timetable, schedule.seen, at)
+        first = next_at(schedule.timetable, schedule.seen)
+        schedule.seen = at
+        if skipped and first is not None:
+            self.add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
+
+    def _restored(self, rows: Iterable[NewOccurrence]) -> dict[JobId, Run]:
+        """Return jobs of a schedule that were stored; what a person asked for is not late."""
+        runs: dict[JobId, Run] = {}
+        for row in rows:
+            if row.job is not None:
+                is_open = row.reason is None and not row.late and self._supervisor.is_unfinished(row.job)
+                due = self._elapsed(row.due_at) if is_open else None
+                runs[row.job] = Run(row.due_at, due, row.late)
+        return runs
+
+    def _elapsed(self, at: float) -> float:
+        """Return an instant of the wall clock on the elapsed clock, as they are now."""
+        clocks = self._read_clocks()
+        return at - clocks.wall + clocks.elapsed
+
+    def _configure(self) -> None:
+        """Note that the configuration has changed: from now on its schedules count, taken over in turns."""
+        self._configured_at = self.now()
+        self._is_outdated = True
+        self._is_configured.clear()
+        self._rung.set()
+
+    async def _take_over(self) -> None:
+        """Take over the schedules of the configuration that is in force now, some at a time."""
+        while self._is_outdated:
+            self._is_outdated = False
+            wanted, at = self._supervisor.config.schedules, self._configured_at
+            for names in batched({**self.by_name, **wanted}, DEFINED_AT_ONCE):
+                former = await self.former_runs([name for name in names if name in wanted])
+                if self._is_outdated:  # it has changed again
+                    break
+                for name in names:
+                    old = self.by_name.get(name)
+                    if name not in wanted and old is not None and old.stored.uid is None:
+                        self.finish(name, old, at)
+                        self.forget(name)
+                    elif name in wanted and (old is None or old.stored.spec != wanted[name]):
+                        self.define(name, definition_of(name, wanted[name], at), None, former)
+                    elif old is not None and _is_in_another_zone(old):
+                        spec = old.stored.spec
+                        self.define(name, definition_of(name, spec, at), old.stored.uid, former)
+                self.note_change()
+                await asyncio.sleep(0)
+        self._is_configured.set()
+
+    async def former_runs(self, names: Collection[str]) -> RunsByName:
+        """Return the jobs of names that have no schedule now: it may have been removed while they ran."""
+        found: RunsByName = {}
+        while new := [name for name in names if name not in self.by_name and name not in found]:
+            await self._supervisor.saved_unless_stuck()
+            for some in batched(new, DEFINED_AT_ONCE):
+                runs = await self._store.read(storage.latest_runs, some)
+                found |= {name: self._restored(runs[name]) for name in some}
+        return found
+
+    def define(self, name: str, definition: ScheduleDefinition, uid: int | None, former: RunsByName) -> None:
+        """Put a new or changed schedule in force; `former`: the jobs that a new one may have already."""
+        old = self.by_name.get(name)
+        if old is not None:
+            self.finish(name, old, definition.seen_at)
+        stored = StoredSchedule(
+            spec=definition.spec,
+            uid=uid,
+            paused=None if old is None else old.stored.paused,
+            seen_at=definition.seen_at,
+            boot_id=self._boot,
+        )
+        self._put(name, stored, definition, former[name] if old is None else old.runs)
+        self._supervisor.transaction.schedules[name] = stored
+
+    def forget(self, name: str) -> None:
+        """Take a schedule out of force."""
+        del self.by_name[name]
+        self.late_jobs.forget(name)
+        self._supervisor.transaction.schedules[name] = None
+
+    def _put(
+        self, name: str, stored: StoredSchedule, definition: ScheduleDefinition, runs: dict[JobId, Run]
+    ) -> None:
+        if definition.problem is not None:
+            logger.warning("schedule %s cannot be used: %s", name, definition.problem)
+        self.by_name[name] = schedule = ActiveSchedule(
+            stored=stored,
+            timetable=definition.timetable,
+            problem=definition.problem,
+            seen=stored.seen_at,
+            runs=runs,
+        )
+        self._wait_until(name, schedule, inf if is_paused(schedule) else definition.next_at)
+        self.late_jobs.watch(name, runs, stored.spec.late_after)
+
+    def wait(self, name: str, schedule: ActiveSchedule) -> None:
+        """Wait for the next occurrence of a schedule."""
+        timetable = None if is_paused(schedule) else schedule.timetable
+        due_at = None if timetable is None else next_at(timetable, schedule.seen)
+        self._wait_until(name, schedule, inf if due_at is None else due_at)
+
+    def _wait_until(self, name: str, schedule: ActiveSchedule, at: float) -> None:
+        schedule.next_at = at
+        self._due.forget()
+        if at < inf:
+            self._due.push(name, at)
+        self._rung.set()
+
+    def _next_at(self) -> float:
+        at = self._due.next_at()
+        return inf if at is None else at
+
+    def now(self) -> float:
+        """Return the time of the wall clock."""
+        return self._read_clocks().wall
+
+    def save(self, name: str) -> None:
+        """Store a schedule that has changed."""
+        self._supervisor.transaction.schedules[name] = self.by_name[name].stored
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Tell those who watch, once everything decided so far is on disk."""
+        self.changes += 1
+        self._supervisor.when_saved(self._supervisor.subscriptions.look_soon)
+
+
+def _is_in_another_zone(schedule: ActiveSchedule) -> bool:
+    """Tell whether the machine's time zone was set since a schedule without one of its own was defined."""
+    try:
+        zone = timezones.zone(schedule.stored.spec.timezone)
+    except LookupError:
+        return False
+    return schedule.timetable is not None and schedule.timetable.zone is not zone
+
+
+def is_paused(schedule: ActiveSchedule) -> bool:
+    """Tell whether the occurrences of a schedule are skipped: as a person said, or as it says itself."""
+    stored = schedule.stored
+    return stored.spec.paused if stored.paused is None else stored.paused
+
+
+_MAX_REASON = 300  # characters
+
+
+DEFINED_AT_ONCE = 20  # definitions handled in one turn of the loop; each takes a tenth of a millisecond
+
+
+def batched(items: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:
+    """Yield the items some at a time."""
+    rest = iter(list(items))
+    while batch := list(islice(rest, size)):
+        yield batch
