@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +40,7 @@ from bgd.daemon.storage import copying, read, recovery
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
 from bgd.daemon.storage.store import Store, begin_generation, reserve_ids
 from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.auth import Authenticator
 from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.startup import call_in_loop, check_system_calls, ignore_stray_signals
@@ -117,88 +118,206 @@ async def _open_store(config: Config, context: StartupContext) -> Store:
 async def _serve(config: Config, store: Store, context: StartupContext) -> FolderWatch | None:
     """Serve until told to stop; return the watch if it has seen the database lose its name, else None."""
     link, supervisor = await _restore(config, store, context)
-    stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
-
-    def shut_down(mode: ShutdownMode | None) -> None:
-        stops.put_nowait(mode or supervisor.config.daemon.on_stop)
-
     async with asyncio.TaskGroup() as tasks:
-        actions = JobActions(supervisor, store)
-        retention = Retention(supervisor, actions, store)
-        backups = Backups(supervisor, store)
-        schedules = Schedules(supervisor, actions, store)
-        notifications = Notifications(supervisor, actions, store)
-        reload = partial(_reload, supervisor, schedules, context, asyncio.Lock())
-        background: set[asyncio.Task[object]] = set()
-
-        def reload_soon() -> None:
-            task = tasks.create_task(_reload_if_good(reload))
-            background.add(task)
-            task.add_done_callback(background.discard)
-
-        _handle_signals(shut_down, reload_soon)
-        services = (
-            supervisor.run(),
-            supervisor.log_cleaner.run(),
-            retention.run(),
-            backups.run(),
-            link.run(supervisor),
-            context.manager.ping_watchdog(),
-        )
-        background.update(map(tasks.create_task, services))
-        # the launcher's answer reveals an older copy of the database, which must not give out ids before
-        await link.wait_until_tried(_FIRST_ANSWER)
-        await schedules.clock.load()
-        await notifications.load()
-        background.update(tasks.create_task(each.run()) for each in (schedules.clock, notifications))
-        web = await start_web_server(
-            config,
-            supervisor,
-            actions,
-            store,
-            schedules=schedules,
-            link=link,
-            tasks=tasks,
-        )
-        authenticator = web.authenticator if web else None
-        reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
-        maintenance = MaintenanceHandler(supervisor, link, retention, backups, notifications)
-        handler = RequestHandler(
-            supervisor,
-            actions,
-            maintenance,
-            reads,
-            ScheduleHandler(supervisor, schedules),
-            shut_down,
-            reload=reload,
-        )
-        control = ControlServer(handler, os.geteuid(), tasks)
-        control_socket = _ControlSocket(config, control.new_connection, tasks)
-        await control_socket.open(context.sockets)
-        watch = FolderWatch(
-            config.daemon.state_dir,
-            config.daemon.socket,
-            # without its files, the next bgd cannot find the launcher or its jobs: let the jobs end
-            stop=lambda has_launcher: stops.put_nowait(
-                ShutdownMode.LEAVE if has_launcher else ShutdownMode.WAIT
-            ),
-            bind=None if context.sockets else control_socket.bind_again,
-        )
-        watch.begin()
-        supervisor.space.check_folder = watch.check
-        logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
-        context.ready()
-        context.manager.ready(f"serving {config.daemon.socket}")
-        await _wait_until_stopped(supervisor, link, stops, tasks, context.manager)
-        _end_in_time()
-        for part in (watch, control_socket, control, web):
-            if part is not None:
-                part.close()
-        for task in list(background):
-            task.cancel()  # before the goodbye, or the link would look for another launcher
-        await link.say_goodbye()
+        watch = await _Daemon(config, store, context, link, supervisor, tasks).serve()
     logger.info("bgd has stopped")
     return watch if watch.is_lost else None
+
+
+class _Daemon:
+    """The parts of a daemon that serves, from the first task to the last."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        context: StartupContext,
+        link: LauncherLink,
+        supervisor: Supervisor,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._context = context
+        self._link = link
+        self._supervisor = supervisor
+        self._tasks = tasks
+        self._actions = JobActions(supervisor, store)
+        self._retention = Retention(supervisor, self._actions, store)
+        self._backups = Backups(supervisor, store)
+        self._schedules = Schedules(supervisor, self._actions, store)
+        self._notifications = Notifications(supervisor, self._actions, store)
+        self._stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
+        self._reloading = asyncio.Lock()
+        self._background: set[asyncio.Task[object]] = set()
+        self._server: asyncio.Server | None = None  # of the control socket
+
+    async def serve(self) -> FolderWatch:
+        """Serve until told to stop; return the watch on the files."""
+        supervisor, link, manager = self._supervisor, self._link, self._context.manager
+        self._handle_signals()
+        self._begin(
+            supervisor.run(), supervisor.log_cleaner.run(), self._retention.run(), self._backups.run()
+        )
+        self._begin(link.run(supervisor), manager.ping_watchdog())
+        # the launcher's answer reveals an older copy of the database, which must not give out ids before
+        await link.wait_until_tried(_FIRST_ANSWER)
+        await self._schedules.clock.load()
+        await self._notifications.load()
+        self._begin(self._schedules.clock.run(), self._notifications.run())
+        web = await start_web_server(
+            self._config,
+            supervisor,
+            self._actions,
+            self._store,
+            schedules=self._schedules,
+            link=link,
+            tasks=self._tasks,
+        )
+        control = ControlServer(
+            self._handler(None if web is None else web.authenticator), os.geteuid(), self._tasks
+        )
+        await self._listen(control, self._context.sockets)
+        watch = self._watch(control)
+        logger.info("bgd %s serves %s, pid %d", bgd.__version__, self._config.daemon.socket, os.getpid())
+        self._context.ready()
+        manager.ready(f"serving {self._config.daemon.socket}")
+        await self._wait_until_stopped()
+        _end_in_time()
+        for part in (watch, self._server, control, web):
+            if part is not None:
+                part.close()
+        for task in list(self._background):
+            task.cancel()  # before the goodbye, or the link would look for another launcher
+        await link.say_goodbye()
+        return watch
+
+    def _begin(self, *actions: Coroutine[Any, Any, object]) -> None:
+        """Run these in the background; tasks are cancelled when the daemon stops."""
+        for action in actions:
+            task = self._tasks.create_task(action)
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    def _handler(self, authenticator: Authenticator | None) -> RequestHandler:
+        supervisor, link = self._supervisor, self._link
+        autostarted = self._context.autostarted
+        return RequestHandler(
+            supervisor,
+            self._actions,
+            MaintenanceHandler(supervisor, link, self._retention, self._backups, self._notifications),
+            ReadHandler(supervisor, self._store, link, authenticator, autostarted=autostarted),
+            ScheduleHandler(supervisor, self._schedules),
+            self._shut_down,
+            reload=self._reload,
+        )
+
+    def _watch(self, control: ControlServer) -> FolderWatch:
+        """Watch the database, its folder and the control socket from now on."""
+
+        def stop(has_launcher: bool) -> None:  # noqa: FBT001 - of one argument
+            # without its files, the next bgd cannot find the launcher or its jobs: let the jobs end
+            self._shut_down(ShutdownMode.LEAVE if has_launcher else ShutdownMode.WAIT)
+
+        daemon = self._config.daemon
+        bind = None if self._context.sockets else lambda: self._begin(self._bind_again(control))
+        watch = FolderWatch(daemon.state_dir, daemon.socket, stop=stop, bind=bind)
+        watch.begin()
+        self._supervisor.space.check_folder = watch.check
+        return watch
+
+    async def _listen(self, control: ControlServer, handed: Sequence[socket.socket] = ()) -> None:
+        """Listen at the control socket; existing connections are kept."""
+        listening = folder.listen(self._config, handed)
+        if self._server is not None:
+            self._server.close()
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            control.new_connection, sock=listening, backlog=folder.BACKLOG, **_never_unlink
+        )
+
+    async def _bind_again(self, control: ControlServer) -> None:
+        path = self._config.daemon.socket
+        try:
+            await self._listen(control)
+        except BgdError as error:
+            logger.error("the socket %s was removed: %s", path, error)  # noqa: TRY400 - no bug
+        else:
+            logger.warning("the socket %s was removed: bound again", path)
+
+    # --- signals, stops, reloads ----------------------------------------------------------------------
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._shut_down, None)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload_if_good()))
+        if os.getpid() == 1:
+            # uvloop keeps add_signal_handler for this one to itself
+            signal.signal(signal.SIGCHLD, lambda *_: call_in_loop(loop, _reap_orphans))
+        ignore_stray_signals(lambda name: call_in_loop(loop, logger.warning, _STRAY_SIGNAL, name))
+
+    def _shut_down(self, mode: ShutdownMode | None) -> None:
+        self._stops.put_nowait(mode or self._supervisor.config.daemon.on_stop)
+
+    async def _wait_until_stopped(self) -> None:
+        """Return when the daemon may end: its jobs have ended as asked, or somebody asked a second time."""
+        supervisor, tasks = self._supervisor, self._tasks
+        mode = await self._stops.get()
+        logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
+        self._context.manager.stopping(f"stopping, mode {mode.value}")
+        is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
+        drain = tasks.create_task(self._interrupt_jobs() if is_init else supervisor.drain(mode))
+        again = tasks.create_task(self._stops.get())
+        absent = tasks.create_task(self._link.wait_until_absent())
+        await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            why = "asked again to stop" if again.done() else (self._link.obstacle or "there is no launcher")
+            logger.warning("%s: leaving %d jobs as they are", why, supervisor.running)
+            drain.cancel()
+        again.cancel()
+        absent.cancel()
+
+    async def _interrupt_jobs(self) -> None:
+        """End all jobs in order, because the kernel kills them when the first process of a container ends."""
+        if self._supervisor.running:
+            logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
+        await self._supervisor.drain(ShutdownMode.LEAVE)
+        await self._link.stop_launcher()
+        await self._supervisor.saved()
+
+    async def _reload_if_good(self) -> None:
+        with suppress(ConfigError):  # the log and the manager have it already
+            await self._reload()
+
+    async def _reload(self) -> list[str]:
+        """Read the configuration again; return the keys that only take effect at the next start.
+
+        It is read on a thread: thousands of schedules take seconds.
+
+        Raises:
+            ConfigError: the new configuration cannot be used, and the old one stays in effect.
+        """
+        manager = self._context.manager
+        async with self._reloading:  # what was read last counts
+            manager.reloading()
+            old = self._supervisor.config
+            try:
+                new = await asyncio.to_thread(self._context.reload)
+                self._schedules.check(new)
+            except ConfigError as error:
+                logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
+                manager.ready(f"serving with the old configuration: {error}")
+                raise
+            # folders and sockets are in use: these stay until the next start
+            daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
+            self._supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
+            await self._schedules.clock.configured()
+            postponed = _postponed_changes(old, new)
+            for key in postponed:
+                logger.warning("%s has changed: that takes effect at the next start", key)
+            logger.info("configuration reloaded from %s", new.source or "built-in defaults")
+            manager.ready(f"serving {old.daemon.socket}")
+            return postponed
 
 
 async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[LauncherLink, Supervisor]:
@@ -218,53 +337,6 @@ async def _restore(config: Config, store: Store, context: StartupContext) -> tup
     if not context.sockets:
         folder.check_socket_path(config)  # before a launcher is started for nothing
     return link, supervisor
-
-
-def _handle_signals(shut_down: Callable[[ShutdownMode | None], None], reload: Callable[[], object]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, shut_down, None)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    if os.getpid() == 1:
-        # uvloop keeps add_signal_handler for this one to itself
-        signal.signal(signal.SIGCHLD, lambda *_: call_in_loop(loop, _reap_orphans))
-    ignore_stray_signals(lambda name: call_in_loop(loop, logger.warning, _STRAY_SIGNAL, name))
-
-
-class _ControlSocket:
-    """The control socket, which is bound again if somebody removes it."""
-
-    def __init__(
-        self, config: Config, connection: Callable[[], asyncio.BaseProtocol], tasks: asyncio.TaskGroup
-    ) -> None:
-        self._config = config
-        self._connection = connection
-        self._tasks = tasks
-        self._server: asyncio.Server | None = None
-
-    async def open(self, handed: Sequence[socket.socket] = ()) -> None:
-        """Listen; existing connections are kept."""
-        listening = folder.listen(self._config, handed)
-        self.close()
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            self._connection, sock=listening, backlog=folder.BACKLOG, **_never_unlink
-        )
-
-    def bind_again(self) -> None:
-        self._tasks.create_task(self._bind_again())
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    async def _bind_again(self) -> None:
-        path = self._config.daemon.socket
-        try:
-            await self.open()
-        except BgdError as error:
-            logger.error("the socket %s was removed: %s", path, error)  # noqa: TRY400 - no bug
-        else:
-            logger.warning("the socket %s was removed: bound again", path)
 
 
 async def _save_unlinked(config: Config, store: Store) -> str:
@@ -329,30 +401,6 @@ async def _reserve_logged_ids(config: Config, store: Store) -> None:
         await store.write(reserve_ids, highest)
 
 
-async def _wait_until_stopped(
-    supervisor: Supervisor,
-    link: LauncherLink,
-    stops: asyncio.Queue[ShutdownMode],
-    tasks: asyncio.TaskGroup,
-    manager: ServiceManager,
-) -> None:
-    """Return when the daemon may end: its jobs have ended as asked, or somebody asked a second time."""
-    mode = await stops.get()
-    logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
-    manager.stopping(f"stopping, mode {mode.value}")
-    is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
-    drain = tasks.create_task(_interrupt_jobs(supervisor, link) if is_init else supervisor.drain(mode))
-    again = tasks.create_task(stops.get())
-    absent = tasks.create_task(link.wait_until_absent())
-    await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
-    if not drain.done():
-        why = "asked again to stop" if again.done() else (link.obstacle or "there is no launcher")
-        logger.warning("%s: leaving %d jobs as they are", why, supervisor.running)
-        drain.cancel()
-    again.cancel()
-    absent.cancel()
-
-
 def _end_in_time() -> None:
     """End this process soon, even if a thread waits for a disk that does not answer: everything is saved."""
 
@@ -364,57 +412,11 @@ def _end_in_time() -> None:
     signal.setitimer(signal.ITIMER_REAL, _ENDING)
 
 
-async def _interrupt_jobs(supervisor: Supervisor, link: LauncherLink) -> None:
-    """End all jobs in order, because the kernel kills them when the first process of a container ends."""
-    if supervisor.running:
-        logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
-    await supervisor.drain(ShutdownMode.LEAVE)
-    await link.stop_launcher()
-    await supervisor.saved()
-
-
 def _reap_orphans() -> None:
     """Reap ended processes: the kernel gives process 1 all processes whose parents have ended."""
     with suppress(ChildProcessError):  # no more children
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-async def _reload_if_good(reload: Callable[[], Awaitable[object]]) -> None:
-    with suppress(ConfigError):  # the log and the manager have it already
-        await reload()
-
-
-async def _reload(
-    supervisor: Supervisor, schedules: Schedules, context: StartupContext, lock: asyncio.Lock
-) -> list[str]:
-    """Read the configuration again; return the keys that only take effect at the next start.
-
-    It is read on a thread: thousands of schedules take seconds.
-
-    Raises:
-        ConfigError: the new configuration cannot be used, and the old one stays in effect.
-    """
-    async with lock:  # what was read last counts
-        context.manager.reloading()
-        old = supervisor.config
-        try:
-            new = await asyncio.to_thread(context.reload)
-            schedules.check(new)
-        except ConfigError as error:
-            logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
-            context.manager.ready(f"serving with the old configuration: {error}")
-            raise
-        # folders and sockets are in use: these stay until the next start
-        daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
-        supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
-        await schedules.clock.configured()
-        postponed = _postponed_changes(old, new)
-        for key in postponed:
-            logger.warning("%s has changed: that takes effect at the next start", key)
-        logger.info("configuration reloaded from %s", new.source or "built-in defaults")
-        context.manager.ready(f"serving {old.daemon.socket}")
-        return postponed
 
 
 def _postponed_changes(old: Config, new: Config) -> list[str]:
