@@ -179,11 +179,18 @@ _NOT_ON_DISK = ("/proc/", "/sys/", "/dev/", "/memfd:")
 
 def main() -> int:
     """Run a launcher that makes no long pauses."""
-    from bgd.launcher import __main__, context, pilots, scan
+    from bgd.launcher import __main__
 
-    context._FIRST_PAUSE = pilots._PAUSE = pilots._FIRST_PAUSE = scan._RETRY_DELAY = 0.01
-    install(Faults(Path(os.environ[FOLDER])))
+    for name, module in sys.modules.items():
+        if name.startswith("bgd.launcher."):
+            for each in _PAUSES & vars(module).keys():
+                setattr(module, each, 0.01)
+    if FOLDER in os.environ:
+        install(Faults(Path(os.environ[FOLDER])))
     return __main__.main()
+
+
+_PAUSES = {"_PAUSE", "_FIRST_PAUSE", "_RETRY_DELAY"}
 
 
 if __name__ == "__main__":
