@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import click
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from bgctl.common import (
     client,
@@ -33,11 +33,10 @@ from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (
+    as_json,
     command_line,
     is_slow,
-    iso_time,
     job_as_json,
-    progress_as_json,
     progress_line,
     progress_of,
     run_time,
@@ -455,7 +454,7 @@ def stats_command(*, window: float) -> int:
     with client() as daemon:
         stats = daemon.stats(window=window)
     if global_options().json:
-        print_json(_stats_as_json(stats))
+        print_json({name: value for name, value in as_json(stats).items() if name != "id"})
     else:
         print_labelled(_stats_lines(stats))
         for heading, groups in (("QUEUE", stats.queues), ("NAME", stats.names)):
@@ -471,17 +470,6 @@ _GROUP_HEADINGS = ("ENDED", "FAILED", "WAITED", "TOOK", "MOST-WITHIN")
 def _group_row(group: GroupStats) -> tuple[str, ...]:
     times = [short_duration(each) or "-" for each in (group.wait_median, group.run_median, group.run_p95)]
     return (str(group.ended), str(group.failed), *times, one_line(group.name))
-
-
-def _stats_as_json(stats: Stats) -> dict[str, object]:
-    fields: dict[str, object] = {
-        name: getattr(stats, name) for name in stats.__struct_fields__ if name != "id"
-    }
-    return fields | {
-        "oldest_queued_at": iso_time(stats.oldest_queued_at),
-        "queues": [to_builtins(group) for group in stats.queues],
-        "names": [to_builtins(group) for group in stats.names],
-    }
 
 
 def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
@@ -535,15 +523,8 @@ def events_command(*, follow: bool, since: int | None) -> int:
             if as_text:
                 click.echo(_event_line(event))
             else:
-                print_json(_event_as_json(event))
+                print_json(as_json(event))
     return 0
-
-
-def _event_as_json(event: EventView | ScheduleEvent) -> dict[str, object]:
-    fields: dict[str, object] = {name: getattr(event, name) for name in event.__struct_fields__}
-    if isinstance(event, ScheduleEvent):
-        return fields | {"at": iso_time(event.at), "due_at": iso_time(event.due_at)}
-    return fields | {"at": iso_time(event.at), "progress": progress_as_json(event.progress)}
 
 
 def _event_line(event: EventView | ScheduleEvent) -> str:

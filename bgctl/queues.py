@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 
 import click
-from msgspec.structs import asdict
 
 from bgctl.common import client, global_options, print_json, print_table, say
 from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
 from bgd import State
 from bgd.errors import nearest
-from bgd.formatting import iso_time, short_duration
+from bgd.formatting import as_json, short_duration
 from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView
@@ -171,10 +170,7 @@ queue_command = verb_group(
 def _report(queues: Queues, message: str) -> int:
     """Print all queues as JSON if requested, else a message."""
     if global_options().json:
-        fields = {name: getattr(queues, name) for name in queues.__struct_fields__ if name != "id"}
-        fields["queues"] = [asdict(queue) | {"opens_at": iso_time(queue.opens_at)} for queue in queues.queues]
-        fields["resources"] = [asdict(each) for each in queues.resources]
-        print_json(fields)
+        print_json({name: value for name, value in as_json(queues).items() if name != "id"})
     else:
         say(message)
     return 0

@@ -18,10 +18,8 @@ from bgctl.options import chosen_ids, whole_number
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
-from bgd.escape import one_line
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
-from bgd.terminal import plain_line
 
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
@@ -88,38 +86,28 @@ def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, *, only
         texts = [str(log.job) for _ in lines]
     elif global_options().json:
         texts = [
-            json_line({"job": log.job, "attempt": log.attempt, "offset": offset, "line": _decoded(line)})
+            json_line(
+                {
+                    "job": log.job,
+                    "attempt": log.attempt,
+                    "offset": offset,
+                    "line": line.decode(errors="replace").rstrip("\r"),
+                }
+            )
             for offset, line in lines
         ]
     else:
         most, has_marks = MAX_SHOWN if is_terminal() else None, has_colors()
-        shown = [_shown(_decoded(line), needle, most) for _, line in lines]
+        shown = [needle.shown(line, most) for _, line in lines]
         texts = [f"{log.job}.{log.attempt}: {_marked(text, needle) if has_marks else text}" for text in shown]
     print("".join(f"{text}\n" for text in texts), end="", flush=True)
 
 
-def _decoded(line: bytes) -> str:
-    return line.decode(errors="replace").rstrip("\r")
-
-
-def _shown(line: str, needle: Needle, most: int | None) -> str:
-    """Return a line as a terminal shows it or, if the text cannot be seen then, with all its characters."""
-    if line.isprintable():
-        text = line
-    else:
-        text = plain_line(line).expandtabs()
-        if not needle.find_in(text):
-            text = one_line(line)
-    return text if most is None else needle.shorten(text, most)
-
-
 def _marked(text: str, needle: Needle) -> str:
     """Return a line in which all that was searched for is marked."""
-    pieces, end = [], 0
-    for begin, next_end in needle.find_in(text):
-        pieces += [text[end:begin], click.style(text[begin:next_end], fg="red", bold=True)]
-        end = next_end
-    return "".join([*pieces, text[end:]])
+    return "".join(
+        click.style(part, fg="red", bold=True) if is_found else part for part, is_found in needle.parts(text)
+    )
 
 
 class _Found(Struct):

@@ -19,7 +19,7 @@ from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
-    attempt_as_json,
+    as_json,
     attempt_in_words,
     command_line,
     explanation_as_json,
@@ -114,7 +114,7 @@ def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str,
     return job_as_json(job.view) | {
         **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
-        "attempts": [attempt_as_json(attempt) for attempt in attempts],
+        "attempts": as_json(attempts),
     }
 
 

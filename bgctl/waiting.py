@@ -17,7 +17,7 @@ from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Job
 from bgd.escape import one_line
-from bgd.formatting import job_as_json, progress_as_json, progress_line
+from bgd.formatting import as_json, job_as_json, progress_line
 from bgd.units import counted
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
 from bgd.wire.views import JobProgress, Progress
@@ -98,7 +98,7 @@ class _LineReporter:
 
     def show_progress(self, update: JobProgress) -> None:
         if global_options().json:
-            progress = progress_as_json(update.progress)
+            progress = as_json(update.progress)
             print_json({"job": update.job, "attempt": update.attempt, "progress": progress})
         elif line := progress_line(update.progress):
             click.echo(f"{update.job} {line}")
@@ -200,7 +200,7 @@ def progress_command(fraction: str, message: str | None) -> int:
     with client() as daemon:
         daemon.set_progress(job, attempt, progress.fraction, progress.message)
     if global_options().json:
-        print_json({"job": job, "attempt": attempt, "progress": progress_as_json(progress)})
+        print_json({"job": job, "attempt": attempt, "progress": as_json(progress)})
     return 0
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from bgd.core.explain import Explanation, Reason, in_words, waiting_line
+from msgspec import Struct
+
+from bgd.core.explain import Explanation, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
     OPTIONS,
@@ -30,17 +32,25 @@ _ROUNDING = 1e-9  # 0.29 * 100 is less than 29
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
+def as_json(value: Any, name: str = "") -> Any:
+    """Return a value for JSON: Structs as objects, instants, whose names end in `at`, as ISO 8601."""
+    match value:
+        case Struct():
+            return {each: as_json(getattr(value, each), each) for each in value.__struct_fields__}
+        case list() | tuple():
+            return [as_json(each) for each in value]
+        case float() if name == "at" or name.endswith("_at"):
+            return iso_time(value)
+        case _:
+            return value
+
+
 def job_as_json(view: JobView) -> dict[str, object]:
     """Return a job as a dict for JSON; programs rely on its keys."""
+    fields: dict[str, object] = as_json(view)
+    del fields["arguments"]
     arguments = _arguments(view)
-    fields: dict[str, object] = {}
-    for name in view.__struct_fields__:
-        if name == "arguments":
-            fields["args"], fields["kwargs"] = arguments.get("args"), arguments.get("kwargs")
-        else:
-            fields[name] = _for_json(name, getattr(view, name))
-    fields["progress"] = progress_as_json(view.progress)
-    return fields
+    return fields | {"args": arguments.get("args"), "kwargs": arguments.get("kwargs")}
 
 
 def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
@@ -51,14 +61,6 @@ def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads(view.arguments)
     return found
-
-
-def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
-    """Return an attempt as a dict for JSON; programs rely on its keys."""
-    fields = {name: _for_json(name, getattr(attempt, name)) for name in attempt.__struct_fields__}
-    if attempt.error is not None:
-        fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
-    return fields
 
 
 def executor_line(attempt: AttemptView) -> str:
@@ -86,12 +88,6 @@ def attempt_in_words(attempt: AttemptView) -> str:
 
 
 _NEEDS_NODE = "waits for node"
-
-
-def progress_as_json(progress: Progress | None) -> dict[str, object] | None:
-    if progress is None:
-        return None
-    return {"fraction": progress.fraction, "message": progress.message}
 
 
 def progress_of(view: JobView) -> Progress | None:
@@ -307,16 +303,9 @@ def signal_name(number: int | None) -> str:
 
 def explanation_as_json(explanation: Explanation) -> dict[str, object]:
     """Return what keeps a job from running as a dict for JSON; programs rely on its keys."""
-    return {
-        "why_waiting": waiting_line(explanation, iso_time) or None,
-        "reasons": [_reason_as_json(each) for each in explanation.reasons],
-        "likely_start_at": _for_json("likely_start_at", explanation.likely_start_at),
-    }
-
-
-def _reason_as_json(reason: Reason) -> dict[str, object]:
-    said = {name: _for_json(name, getattr(reason, name)) for name in reason.__struct_fields__}
-    return {**said, "words": in_words(reason, iso_time)}
+    fields: dict[str, object] = as_json(explanation)
+    reasons = [as_json(each) | {"words": in_words(each, iso_time)} for each in explanation.reasons]
+    return fields | {"why_waiting": waiting_line(explanation, iso_time) or None, "reasons": reasons}
 
 
 def retries_line(view: JobView) -> str:
@@ -388,8 +377,3 @@ _SPECIAL_IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
 
 def _codes(codes: Iterable[int]) -> str:
     return number_ranges(codes) or "none"
-
-
-def _for_json(name: str, value: object) -> object:
-    is_instant = name == "at" or name.endswith("_at")
-    return iso_time(value) if is_instant and isinstance(value, float) else value

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from bgd.escape import one_line
 from bgd.logfiles import BLOCK, LogReader
+from bgd.terminal import plain_line
 
 MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
 STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second
@@ -87,15 +89,35 @@ class Needle(Struct, frozen=True):
             found.append((begin, end))
         return found
 
-    def shorten(self, text: str, most: int) -> str:
-        """Return at most `most` characters of a decoded line, among them the first place of the text."""
+    def parts(self, text: str) -> Iterator[tuple[str, bool]]:
+        """Yield a decoded line in parts, and whether each is the text."""
+        end = 0
+        for begin, next_end in self.find_in(text):
+            yield text[end:begin], False
+            yield text[begin:next_end], True
+            end = next_end
+        yield text[end:], False
+
+    def shown(self, line: bytes, most: int | None) -> str:
+        """Return at most `most` characters of a line, among them the first place of the text.
+
+        The line is as a terminal shows it or, if the text cannot be seen then, has all its characters.
+        """
+        decoded = line.decode(errors="replace").rstrip("\r\n")
+        text = decoded if decoded.isprintable() else plain_line(decoded).expandtabs()
         places = self.find_in(text)
-        begin = 0
-        if places and places[0][1] > most:
-            begin = max(places[0][0] - most // 3, 0)
-        end = begin + most
+        if not places and any(self.places(self.comparable(line))):
+            text = one_line(decoded)
+            places = self.find_in(text)
+        if most is None:
+            return text
+        begin = max(places[0][0] - most // 3, 0) if places and places[0][1] > most else 0
         before = "\N{HORIZONTAL ELLIPSIS}" if begin else ""
-        return before + text[begin:end] + ("\N{HORIZONTAL ELLIPSIS}" if end < len(text) else "")
+        return (
+            before
+            + text[begin : begin + most]
+            + ("\N{HORIZONTAL ELLIPSIS}" if begin + most < len(text) else "")
+        )
 
 
 @lru_cache(maxsize=4)
@@ -108,59 +130,54 @@ def _between_colors(data: bytes) -> re.Pattern[bytes]:
 _LOWER = {ord(letter): letter.lower() for letter in string.ascii_uppercase}  # as bytes.lower does
 
 
+def _pieces(log: LogReader, needle: Needle, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield a log up to `size` in pieces, each with its offset: lines or, of a very long line, parts.
+
+    No occurrence lies on the border of two pieces.
+    """
+    begin, rest = 0, b""
+    for offset, block in log.blocks(0, size):
+        if offset != begin + len(rest):  # behind a gap
+            yield begin, rest
+            begin, rest = offset, b""
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > MAX_LINE:
+            cut = len(data) - needle.rest_of(needle.comparable(data))
+        if cut:
+            yield begin, data[:cut]
+        begin, rest = begin + cut, data[cut:]
+    yield begin, rest
+
+
 class LogSearch:
-    """Counts a text and notes where it occurs."""
+    """Counts a text and notes where it occurs, up to the end that the log had at first."""
 
     def __init__(self, log: LogReader, needle: Needle, most: int) -> None:
         self._log = log
         self._needle = needle
-        self._most = most
-        self._found = 0  # offsets returned
+        self._left = most  # offsets to return
         self._count = 0
-        self._at = 0
-        self._size: int | None = None
-        self._rest = b""  # the bytes before `_at` that may belong to an occurrence
+        self._size = -1
+        self._pieces: Iterator[tuple[int, bytes]] | None = None
 
     def step(self) -> SearchProgress | None:
-        """Search the next STEP bytes; return None after the end. Blocks: call it on a thread."""
-        if self._size is None:
+        """Search about STEP more bytes; return None after the end. Blocks: call it on a thread."""
+        if self._pieces is None:
             self._size = self._log.size()
-        elif self._at >= self._size:
-            return None
+            self._pieces = _pieces(self._log, self._needle, self._size)
         hits: list[int] = []
-        stop = min(self._at + STEP, self._size)
-        for offset, block in self._log.blocks(self._at, stop):
-            if offset != self._at:  # behind a gap
-                self._go_on_at(offset, hits)
-            self._add(block, hits)
-        if self._at < stop or stop == self._size:
-            self._go_on_at(stop, hits)
-        return SearchProgress(self._count, hits, self._at, self._size)
-
-    def _go_on_at(self, offset: int, hits: list[int]) -> None:
-        hits += self._search(self._rest, len(self._rest))
-        self._rest, self._at = b"", offset
-
-    def _add(self, block: bytes, hits: list[int]) -> None:
-        """Search a block up to its last newline; an occurrence ends before that, or begins behind it."""
-        data = self._rest + self._needle.comparable(block)
-        self._at += len(block)
-        cut = data.rfind(b"\n") + 1
-        if not cut:
-            # the line is longer than a block: search all, and keep what may begin an occurrence
-            cut = len(data) - self._needle.rest_of(data)
-        self._rest = data[cut:]
-        hits += self._search(data[:cut], len(data))
-
-    def _search(self, data: bytes, length: int) -> list[int]:
-        """Count occurrences; return the offsets of the first. `data` begins `length` bytes before `_at`."""
-        hits: list[int] = []
-        for begin, _ in self._needle.places(data):
-            self._count += 1
-            if self._found < self._most:
-                hits.append(self._at - length + begin)
-                self._found += 1
-        return hits
+        first = None
+        for begin, data in self._pieces:
+            first = begin if first is None else first
+            for place, _ in self._needle.places(self._needle.comparable(data)):
+                self._count += 1
+                if self._left:
+                    hits.append(begin + place)
+                    self._left -= 1
+            if (at := begin + len(data)) - first >= STEP and at < self._size:
+                return SearchProgress(self._count, hits, at, self._size)
+        return None if first is None else SearchProgress(self._count, hits, self._size, self._size)
 
 
 def lines_with(log: LogReader, needle: Needle) -> Iterator[list[tuple[int, bytes]]]:
@@ -168,24 +185,9 @@ def lines_with(log: LogReader, needle: Needle) -> Iterator[list[tuple[int, bytes
 
     Those that are found in one block are yielded at once.
     """
-    begin, rest = 0, b""
-    for offset, block in log.blocks(0, log.size()):
-        found: list[tuple[int, bytes]] = []
-        if offset != begin + len(rest):  # behind a gap
-            found += found_lines(rest, needle, begin)
-            begin, rest = offset, b""
-        data = rest + block
-        cut = data.rfind(b"\n") + 1
-        if not cut and len(data) > MAX_LINE:
-            cut = len(data) - needle.rest_of(needle.comparable(data))
-            found += found_lines(data, needle, begin)
-        else:
-            found += found_lines(data[:cut], needle, begin)
-        begin, rest = begin + cut, data[cut:]
-        if found:
+    for begin, data in _pieces(log, needle, log.size()):
+        if found := found_lines(data, needle, begin):
             yield found
-    if found := found_lines(rest, needle, begin):
-        yield found
 
 
 def found_lines(data: bytes, needle: Needle, begin: int = 0) -> list[tuple[int, bytes]]:

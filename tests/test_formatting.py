@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bgctl.common import local_time
 from bgd.core.explain import Cause, Explanation, Reason
@@ -207,4 +207,5 @@ def test_what_a_job_waits_for_has_the_same_words_in_json():
 
 def replaced(cause, **changes):
     """Return a reason for JSON with these values; nobody has said anything of the others."""
-    return {name: getattr(Reason(cause=Cause(cause)), name) for name in Reason.__struct_fields__} | changes
+    fields = asdict(Reason(cause=Cause(cause)))
+    return fields | {"jobs": [], "queues": []} | changes

@@ -103,6 +103,8 @@ def test_an_empty_log_is_searched_once(tmp_path):
 
 def test_a_log_that_grows_is_searched_to_the_end_that_it_had(tmp_path, monkeypatch):
     monkeypatch.setattr(logsearch, "STEP", 4)
+    monkeypatch.setattr(logsearch, "MAX_LINE", 3)
+    monkeypatch.setattr(logfiles, "BLOCK", 4)
     log = LogReader(str(tmp_path), 1, 1)
     log.path.parent.mkdir()
     log.path.write_bytes(b"xxxxxxxx")

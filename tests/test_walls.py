@@ -71,7 +71,7 @@ ROOMS = {
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
-    "bgd/logsearch.py": f"{STANDARD} msgspec bgd.logfiles",
+    "bgd/logsearch.py": f"{STANDARD} msgspec bgd.escape bgd.logfiles bgd.terminal",
     "bgd/mounts.py": f"{STANDARD} bgd.wire.launching.Launch",
     "bgd/systemd.py": STANDARD,
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
@@ -79,7 +79,7 @@ ROOMS = {
     "bgd/escape.py": STANDARD,
     "bgd/terminal.py": f"{STANDARD} bgd.escape",
     "bgd/facts.py": f"{STANDARD} msgspec bgd.formatting bgd.units bgd.wire.views",
-    "bgd/formatting.py": f"{STANDARD} bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
+    "bgd/formatting.py": f"{STANDARD} msgspec bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
     " bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
@@ -100,8 +100,8 @@ ROOMS = {
     "bgctl/matching.py": f"{STANDARD} click bgctl bgd.Client bgd.errors bgd.escape bgd.logsearch"
     " bgd.wire.replies",
     # it reads logs itself, so that the daemon serves others meanwhile
-    "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State bgd.escape"
-    " bgd.logfiles bgd.logsearch bgd.terminal",
+    "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State"
+    " bgd.logfiles bgd.logsearch",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.formatting bgd.wire.views",
     "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",

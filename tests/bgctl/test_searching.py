@@ -12,7 +12,7 @@ from signal import SIGKILL
 import pytest
 
 from bgctl import searching
-from bgctl.searching import _Search, _shown
+from bgctl.searching import _Search
 from bgd.errors import Refused
 from bgd.logfiles import BLOCK, LogReader
 from bgd.logsearch import AHEAD, MAX_LINE, LogFile, Needle, found_lines, lines_with, read_small_logs
@@ -81,7 +81,7 @@ def test_all_that_was_searched_for_is_marked_if_there_are_colors(daemon, jobs):
     ],
 )
 def test_a_line_is_shown_so_that_the_text_is_seen(line, shown):
-    assert _shown(line, Needle.of("needle"), 500) == shown
+    assert Needle.of("needle").shown(line.encode(), 500) == shown
 
 
 def test_bytes_that_are_no_text_are_searched_as_they_are():
@@ -148,7 +148,7 @@ def test_lines_on_both_sides_of_a_gap_are_not_joined(log):
     log.path.with_name("1.1.log.100").write_bytes(b"dle\nneedle\n")
 
     assert list(lines_with(log, Needle.of("needle"))) == [[(104, b"needle")]]
-    assert list(lines_with(log, Needle.of("nee"))) == [[(2, b"nee"), (104, b"needle")]]
+    assert list(lines_with(log, Needle.of("nee"))) == [[(2, b"nee")], [(104, b"needle")]]
 
 
 def test_a_log_that_cannot_be_read_is_counted_and_the_others_are_searched(tmp_path):

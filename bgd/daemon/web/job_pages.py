@@ -53,7 +53,7 @@ from bgd.daemon.web.views import (
 )
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
-    attempt_as_json,
+    as_json,
     attempt_in_words,
     explanation_as_json,
     job_as_json,
@@ -140,7 +140,7 @@ class JobPages:
         return job_as_json(found.view) | {
             **explanation_as_json(found.explanation),
             "result": None if found.result is None else json.loads(found.result),
-            "attempts": [attempt_as_json(each) for each in located],
+            "attempts": as_json(located),
         }
 
     async def _values(self, job: str, before: int | None) -> dict[str, object]:

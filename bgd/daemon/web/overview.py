@@ -10,19 +10,19 @@ from functools import partial
 from hashlib import blake2s
 from typing import Any, TypeVar
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
-from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds, Run
+from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, exact_name, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.views import RunningTime, lasting, size_text, time_or_none
-from bgd.formatting import iso_time, short_duration
+from bgd.formatting import as_json, iso_time, short_duration
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 
@@ -139,15 +139,12 @@ class Overview:
             "paused": supervisor.controls.paused,
             "is_complete": ends.is_complete,
             "queues": [
-                to_builtins(view)
-                | {
-                    "opens_at": iso_time(view.opens_at),
-                    "oldest_queued_at": iso_time(oldest.get(view.name)),
-                }
-                | to_builtins(ends.queues.get(view.name, QueueEnds()))
+                as_json(view)
+                | {"oldest_queued_at": iso_time(oldest.get(view.name))}
+                | as_json(ends.queues.get(view.name, QueueEnds()))
                 for view in supervisor.queue_views()
             ],
-            "resources": to_builtins(supervisor.resource_views()),
+            "resources": as_json(supervisor.resource_views()),
         }
 
 
@@ -279,18 +276,10 @@ def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, o
         "database_bytes": figures.database_bytes,
         "hours": [{"done": done, "failed": failed} for done, failed in ends.hours],
         "is_complete": ends.is_complete,
-        "names": [_name_as_json(summary) for summary in board.names],
+        "names": as_json(board.names),
         "left_out": board.left_out,
         "has_more": board.has_more,
     }
-
-
-def _name_as_json(summary: NameSummary) -> dict[str, object]:
-    fields: dict[str, object] = to_builtins(summary)
-    for name in ("succeeded", "failed"):
-        run: Run | None = getattr(summary, name)
-        fields[name] = run and {"job": run.job, "at": iso_time(run.at), "seconds": run.seconds}
-    return fields
 
 
 _ANY = ListQuery()

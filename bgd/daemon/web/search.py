@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from urllib.parse import urlencode
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from msgspec import Struct
 
 from bgd.daemon.storage import lists
@@ -28,11 +28,9 @@ from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
 from bgd.daemon.web.views import display_time, size_text
-from bgd.escape import one_line
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
-from bgd.terminal import plain_line
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import log_name
 
@@ -321,13 +319,8 @@ def _lines_around(log: LogReader, hit: int) -> list[tuple[int, bytes]]:
 
 
 def _found_line(begin: int, data: bytes, needle: Needle) -> FoundLine:
-    """Return a line as a terminal shows it or, if the text cannot be seen then, with all its bytes."""
     index = next((begin for begin, _ in needle.places(needle.comparable(data))), -1)
-    plain = data.decode(errors="replace").rstrip("\r\n")
-    text = plain_line(plain).expandtabs()
-    if index >= 0 and not needle.find_in(text):
-        text = one_line(plain)
-    return FoundLine(begin + max(index, 0), needle.shorten(text, MAX_SHOWN), index >= 0)
+    return FoundLine(begin + max(index, 0), needle.shown(data, MAX_SHOWN), index >= 0)
 
 
 # --- What is sent
@@ -368,12 +361,10 @@ def _found_as_html(found: FoundInLog, needle: Needle) -> str:
 
 def _marked(text: str, needle: Needle) -> Markup:
     """Return a line as HTML in which all that was searched for is marked."""
-    pieces: list[Markup] = []
-    end = 0
-    for begin, next_end in needle.find_in(text):
-        pieces += [escape(text[end:begin]), Markup("<mark>{}</mark>").format(text[begin:next_end])]
-        end = next_end
-    return Markup("").join([*pieces, escape(text[end:])])
+    parts = needle.parts(text)
+    return Markup("").join(
+        Markup("<mark>{}</mark>").format(part) if is_found else part for part, is_found in parts
+    )
 
 
 def _end_values(search: LogsSearch) -> dict[str, object]:

@@ -156,7 +156,7 @@ def test_a_reader_of_a_long_progress_bar_goes_on_near_its_end(log):
     assert last.at > 6 + len(bar) - 140_000
     assert (part.style, last.style) == ("38;5;2", "38;5;2")
     assert part.open is not None
-    assert part.open.runs == last.open.runs == [(f"  4999 {'#' * 50}", "f2")]
+    assert part.open.runs == last.open.runs == [(f"  4999 {'#' * 50}", "38;5;2")]
 
 
 @pytest.mark.usefixtures("small")
@@ -164,7 +164,7 @@ def test_colours_that_an_earlier_part_sets_are_in_effect(log):
     log.path.write_bytes(b"\x1b[1;31m\n" + b"word\n" * 10)
     part = part_from(log, 28)
 
-    assert part.lines[0].runs == [("word", "bold f1")]
+    assert part.lines[0].runs == [("word", "1;38;5;1")]
 
 
 def test_a_gap_is_shown_where_it_is_and_lines_behind_it_have_no_number(log):
@@ -231,7 +231,7 @@ def test_a_reader_that_is_far_behind_is_told_where_it_goes_on(log):
 
 
 def test_a_line_is_a_link_to_itself():
-    line = LogLine([("<b>", "f1")], 12, 3, None)
+    line = LogLine([("<b>", "38;5;1")], 12, 3, None)
     assert linked_line(line, "target") == (
         '<span class="target"><a tabindex="-1" aria-hidden="true" href="view?at=12" data-n="3" data-t=""></a>'
         '<span class="f1">&lt;b&gt;</span>\n</span>'
