@@ -356,18 +356,18 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     shell: bool = key(yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
     # of Slurm
     folder: str = key(absolute_path)  # which the nodes share
-    python: str = key(node_python, "python3")  # on the nodes
+    python: str = key(node_python)  # on the nodes, with bgd; by default this one, by the same path
     conf: str = key(path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
     partition: str = key(text, "")
     account: str = key(text, "")
     qos: str = key(text, "")
     constraint: str = key(text, "")
     memory: int = key(size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
-    options: tuple[str, ...] = key(texts, ())  # further ones of srun
-    requests_per_second: float = key(number(RequestRate), 4.0)  # to Slurm's controller
-    nodes: int = key(whole_number(PilotNodes), 0)  # the most that pilots keep; 0: each job is submitted
+    options: tuple[str, ...] = key(texts, ())  # further ones of sbatch
+    requests_per_second: float = key(number(RequestRate), 2.0)  # to Slurm's controller
+    nodes: int = key(whole_number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
     node_cpus: int = key(whole_number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
-    keep_idle: float = key(duration, 600.0)  # seconds until a pilot without a job gives its node back
+    keep_idle: float = key(duration, 60.0)  # seconds until a pilot without a job gives its node back
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
@@ -516,7 +516,8 @@ def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[s
         _check_name(name, setting, ExecutorName, f"an executor, which is {EXECUTOR_NAME}")
         if name == LOCAL:
             raise ConfigError(f"{setting.origin}: the executor {LOCAL} is always there and cannot be changed")
-        executor = _section(found, section, ExecutorConfig, folder=f"{state_dir}/executors/{name}")
+        folder = f"{state_dir}/executors/{name}"
+        executor = _section(found, section, ExecutorConfig, folder=folder, python=sys.executable)
         own = {"kind", *_KEYS_OF_EXECUTORS[executor.kind]}
         for other in keys_of(ExecutorConfig).keys() - own:
             if f"{section}.{other}" in found:

@@ -289,10 +289,19 @@ def test_executors_are_named_and_queues_are_bound_to_them(written):
             kind=ExecutorKind.PREFIX,
             argv=("nice", "-n", "7"),
             folder="/home/ada/.local/state/bgd/executors/gentle",
+            python=sys.executable,
         ),
-        "plain": ExecutorConfig(kind=ExecutorKind.LOCAL, folder="/home/ada/.local/state/bgd/executors/plain"),
+        "plain": ExecutorConfig(
+            kind=ExecutorKind.LOCAL,
+            folder="/home/ada/.local/state/bgd/executors/plain",
+            python=sys.executable,
+        ),
         "cluster": ExecutorConfig(
-            kind=ExecutorKind.SLURM, folder="/home/ada/shared", partition="short", requests_per_second=1.5
+            kind=ExecutorKind.SLURM,
+            folder="/home/ada/shared",
+            python=sys.executable,
+            partition="short",
+            requests_per_second=1.5,
         ),
     }
     assert config.queues["render"].executor == "gentle"

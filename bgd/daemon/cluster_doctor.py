@@ -14,7 +14,7 @@ from msgspec import Struct
 from bgd import __version__
 from bgd.config import Config, ExecutorConfig
 from bgd.core.spec import ExecutorKind, JobSpec
-from bgd.daemon.launches import srun_options
+from bgd.daemon.launches import own_options
 from bgd.errors import ConfigError
 from bgd.paths import make_cluster_folder
 from bgd.wire.views import Finding, Level
@@ -36,13 +36,12 @@ class _Seen(Struct):
     at: float
     sees_folder: bool
     user: int
-    python: tuple[int, int]
-    bgd: str = ""  # its version, for pilots
-    problem: str = ""  # why it has none
+    bgd: str  # its version; empty: it has none
+    problem: str  # why it has none
 
 
 def _check(subject: str, executor: ExecutorConfig) -> Finding:
-    for name in ("srun", "squeue", "scancel", *(["sbatch"] if executor.nodes else [])):
+    for name in ("sbatch", "srun", "squeue", "scancel"):
         if shutil.which(name) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
             return Finding(subject, Level.PROBLEM, f"there is no {name}", remedy)
@@ -70,10 +69,8 @@ def _check(subject: str, executor: ExecutorConfig) -> Finding:
 
 
 def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
-    wait = ["srun", *srun_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
-    argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-I", "-S", "-c", _PROGRAM, probe]
-    if executor.nodes:
-        argv.append("for pilots")
+    wait = ["srun", *own_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
+    argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-c", _PROGRAM, probe]
     began = time.time()
     code, text, lines = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
     ended, words = time.time(), lines[-1]
@@ -86,7 +83,7 @@ def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
     unknown = next((line for line in lines if _NO_PROGRAM in line), None)
     if unknown is not None:
         message = f"a node cannot run python of the executor: {unknown.partition(_NO_PROGRAM)[2]}"
-        return Finding(subject, Level.PROBLEM, message, "install Python there, or set python to its path")
+        return Finding(subject, Level.PROBLEM, message, f"install bgd there by this path, {_OR_SET}")
     remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
     return Finding(subject, Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
 
@@ -98,18 +95,14 @@ def _finding_on_node(
     if seen.user != os.getuid():
         message = f"node {seen.node} runs jobs as user {seen.user}, and you are {os.getuid()}"
         return Finding(subject, Level.PROBLEM, message, "give your user the same number there")
-    if seen.python < _OLDEST_PYTHON:
-        found, needed = (".".join(map(str, version)) for version in (seen.python, _OLDEST_PYTHON))
-        message = f"node {seen.node} has Python {found}, and bgd's program there needs {needed}"
-        return Finding(subject, Level.PROBLEM, message, "set python of the executor to a newer one")
     if not seen.sees_folder:
         message = f"node {seen.node} does not see {executor.folder}"
         remedy = "set folder to one that this machine and the nodes share"
         return Finding(subject, Level.PROBLEM, message, remedy)
-    if executor.nodes and seen.bgd != __version__:
+    if seen.bgd != __version__:
         found = f"bgd {seen.bgd}, and this is {__version__}" if seen.bgd else f"no bgd: {seen.problem}"
-        message = f"for pilots, python of the executor on node {seen.node} has {found}"
-        return Finding(subject, Level.PROBLEM, message, "install this version of bgd there")
+        message = f"python of the executor ({executor.python}) on node {seen.node} has {found}"
+        return Finding(subject, Level.PROBLEM, message, f"install this version of bgd there, {_OR_SET}")
     began, ended = between
     if not began - _CLOCK_TOLERANCE <= seen.at <= ended + _CLOCK_TOLERANCE:
         message = f"the clock of node {seen.node} differs by about {abs(seen.at - ended):.0f} s"
@@ -143,16 +136,13 @@ _QUESTION_PATIENCE = 5.0  # seconds
 _START_PATIENCE = 5  # seconds for a node to become free
 _CLOCK_TOLERANCE = 2.0  # seconds
 _NO_PROGRAM = "execve(): "  # how slurmstepd says that it cannot run a program
-_OLDEST_PYTHON = (3, 8)  # of bgd/worker/node.py
+_OR_SET = "or set python to one that has it"
 _PROGRAM = """
-import json, os, sys, time
+import json, os, subprocess, sys, time
 node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 seen = {"node": node, "at": time.time(), "sees_folder": os.path.exists(sys.argv[1]), "user": os.getuid()}
-seen["python"] = sys.version_info[:2]
-if sys.argv[2:]:
-    import subprocess
-    asked = [sys.executable, "-P", "-c", "import bgd.launcher.__main__; print(bgd.__version__)"]
-    done = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-    seen["bgd"], seen["problem"] = done.stdout.strip(), done.stderr.strip().rpartition("\\n")[2]
+asked = [sys.executable, "-P", "-c", "import bgd.launcher.__main__; print(bgd.__version__)"]
+done = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+seen["bgd"], seen["problem"] = done.stdout.strip(), done.stderr.strip().rpartition("\\n")[2]
 print(json.dumps(seen))
 """

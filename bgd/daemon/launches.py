@@ -5,6 +5,7 @@ A command is launched as it stands, a class job as the program that runs it.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -291,23 +292,13 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
             slurm = SlurmStart(
                 folder=executor.folder,
                 python=executor.python,
-                options=srun_options(spec, executor),
+                options=[],
                 conf=executor.conf,
                 requests_per_second=executor.requests_per_second,
                 nodes=spec.nodes,
-                pilot=_pilot(spec, executor, launch.place.executor if launch.place else ""),
+                pilot=_pilot(spec, executor, launch),
             )
-            return replace(launch, slurm=slurm, warm=launch.warm if slurm.pilot else None, own_group=False)
-
-
-def srun_options(spec: JobSpec, executor: ExecutorConfig) -> list[str]:
-    """Return what tells srun where and with how much to run a job."""
-    size = {
-        "cpus-per-task": spec.cpus or 1,
-        "mem": _kilobytes(spec.memory or executor.memory),  # without it a job may take the whole node
-        "gpus": spec.gpus,
-    }
-    return [*_site_options(executor), *(f"--{name}={value}" for name, value in size.items() if value)]
+            return replace(launch, slurm=slurm, own_group=False)
 
 
 def _site_options(executor: ExecutorConfig) -> list[str]:
@@ -324,21 +315,40 @@ def _kilobytes(size: int) -> str:
     return f"{-(-size // 1024)}K"
 
 
-def _pilot(spec: JobSpec, executor: ExecutorConfig, name: str) -> PilotStart | None:
-    """Return how a pilot runs a job; None: the executor has none, or the job needs more than processors."""
-    if executor.nodes == 0 or spec.gpus is not None or spec.nodes is not None:
-        return None
+def _pilot(spec: JobSpec, executor: ExecutorConfig, launch: Launch) -> PilotStart:
+    """Return how a pilot runs a job: one that runs others too, if it asks for no more than that has."""
+    cpus, memory = spec.cpus or 1, spec.memory or executor.memory
     size = ["--exclusive", "--mem=0"]
-    if cpus := executor.node_cpus:
-        size = [f"--cpus-per-task={cpus}", f"--mem={_kilobytes(cpus * executor.memory)}"]
+    is_larger = False
+    if most := executor.node_cpus:
+        size = [f"--cpus-per-task={most}", f"--mem={_kilobytes(most * executor.memory)}"]
+        is_larger = cpus > most or memory > most * executor.memory
     return PilotStart(
-        executor=name,
-        nodes=executor.nodes,
+        executor=launch.place.executor if launch.place else "",
+        nodes=executor.nodes or _ANY_NUMBER,
         options=[*_site_options(executor), *size],
         keep_idle=executor.keep_idle,
-        cpus=spec.cpus or 1,
-        memory=spec.memory or executor.memory,
+        cpus=cpus,
+        memory=memory,
+        own=own_options(spec, executor, launch),
+        alone=spec.gpus is not None or spec.nodes is not None or is_larger,
     )
+
+
+def own_options(spec: JobSpec, executor: ExecutorConfig, launch: Launch | None = None) -> list[str]:
+    """Return what tells Slurm where, with how much and how long to run a job alone."""
+    seconds = launch.timeout + launch.grace + _START_AND_END if launch and launch.timeout else None
+    size = {
+        "cpus-per-task": spec.cpus or 1,
+        "mem": _kilobytes(spec.memory or executor.memory),  # without it a job may take the whole node
+        "gpus": spec.gpus,
+        "time": None if seconds is None else math.ceil(seconds / 60),  # minutes
+    }
+    return [*_site_options(executor), *(f"--{name}={value}" for name, value in size.items() if value)]
+
+
+_ANY_NUMBER = 1000  # of pilots
+_START_AND_END = 120.0  # seconds beyond the time limit of the job, for the pilot
 
 
 def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:

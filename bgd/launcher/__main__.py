@@ -222,10 +222,15 @@ def _node() -> PilotNode:
     """Return what Slurm has given to this pilot."""
     told = os.environ
     memory = told.get("SLURM_MEM_PER_NODE")
+    nodes = told.get("SLURM_JOB_NODELIST") if told.get("SLURM_JOB_NUM_NODES", "1") != "1" else None
+    variables = {name: told[name] for name in told if name.startswith("SLURM") or name in _OF_GPUS}
+    if (cpus := told.get("SLURM_CPUS_PER_TASK")) is not None:
+        variables["SRUN_CPUS_PER_TASK"] = cpus  # srun ignores the other one since Slurm 22.05
     return PilotNode(
-        name=told.get("SLURMD_NODENAME") or os.uname().nodename,
+        name=(nodes or told.get("SLURMD_NODENAME") or os.uname().nodename)[:_MAX_NODES],
         cpus=int(told["SLURM_CPUS_ON_NODE"]) if "SLURM_CPUS_ON_NODE" in told else None,
         memory=int(memory) << 20 if memory else None,
+        variables=variables,
     )
 
 
@@ -272,6 +277,8 @@ def _options() -> argparse.Namespace:
 
 
 _STRAY = "ignored %s, and will ignore it silently from now on: SIGTERM ends the launcher and its jobs"
+_OF_GPUS = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}
+_MAX_NODES = 200  # characters of their names
 _JOURNAL = "launcher.journal"
 _IDLE = 60.0
 _TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h

@@ -62,9 +62,8 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     `pipe`: inode of its output. `tag`: the tag of its processes. `group`: path of their control group; None:
     they have none. `position`: the highest position that a supervisor of its store has named.
 
-    Of an attempt on a cluster, which outlives the launcher: its `launch`, the number of its `submission`, and
-    since when its program runs, on the elapsed clock. None: it has not been seen to run. `pilot`: the name
-    and the number in Slurm of the pilot that has it; None: it was submitted. `suspended`: it is stopped.
+    Of an attempt on a cluster, which outlives the launcher: its `launch`, and `pilot`, the name and number
+    in Slurm of the pilot that has it; None: an earlier bgd submitted it. `suspended`: it is stopped.
     """
 
     key: AttemptKey
@@ -75,8 +74,6 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     group: str | None = None
     position: int = 0
     launch: Launch | None = None
-    submission: int = 1
-    ran_since: float | None = None
     pilot: tuple[str, int] | None = None
     suspended: bool = False
 

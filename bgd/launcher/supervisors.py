@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
@@ -20,14 +20,12 @@ from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.attempt import Attempt
+from bgd.launcher.cluster.attempt import PilotAttempt, pilot_start
+from bgd.launcher.cluster.controller import Controller
+from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.context import Context
-from bgd.launcher.controller import Controller
-from bgd.launcher.folder_watch import FolderWatch
 from bgd.launcher.held_sockets import HeldSockets
 from bgd.launcher.journal import Began, Journal
-from bgd.launcher.pilot_attempt import PilotAttempt
-from bgd.launcher.pilots import PilotPool
-from bgd.launcher.slurm import SlurmAttempt, job_name
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
@@ -420,7 +418,7 @@ def encoded_frame(message: FromLauncher) -> bytes:
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
-LiveAttempt = Attempt | SlurmAttempt | PilotAttempt
+LiveAttempt = Attempt | PilotAttempt
 
 
 # --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
@@ -437,8 +435,7 @@ class KnownAttempts:
         self._channel = channel
         self._idle = idle
         self._known: dict[AttemptKey, LiveAttempt | AttemptEnded] = {}
-        self._tidying: set[asyncio.Task[None]] = set()
-        self._folders: dict[str, FolderWatch] = {}  # of each Slurm, by its configuration
+        self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self._running = 0
         self._is_closing = False
@@ -550,10 +547,6 @@ class KnownAttempts:
 
     async def end(self) -> None:
         """Give back what is held in Slurm, if that does not take long; else leave it to the next launcher."""
-        for folders in self._folders.values():
-            await folders.finish()
-        for task in self._tidying:
-            task.cancel()
         for pool in self._pools.values():
             await pool.end()
 
@@ -576,30 +569,14 @@ class KnownAttempts:
         grew = partial(self._note_growth, key)
         if launch.slurm is None:
             return Attempt(launch, self._context, self.workers, started, grew)
-        folders = self._folders.get(launch.slurm.conf)
-        if folders is None:
-            controller = Controller(self._context, launch.slurm)
-            folders = FolderWatch(self._context, controller, self._live_in_slurm)
-            self._folders[launch.slurm.conf] = folders
-            folders.watch(launch)  # for what earlier launchers have left
-        folders.controller.set_rate(launch.slurm.requests_per_second)  # as configured last
-        if launch.slurm.pilot is None:
-            folders.watch(launch)
-            return SlurmAttempt(launch, self._context, folders, started, grew, adopted)
-        executor = launch.slurm.pilot.executor
+        controller = self._controllers.get(launch.slurm.conf)
+        if controller is None:
+            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
+        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
+        executor = pilot_start(launch).executor
         if executor not in self._pools:
-            self._pools[executor] = PilotPool(self._context, folders.controller, launch)
+            self._pools[executor] = PilotPool(self._context, controller, launch)
         return PilotAttempt(launch, self._context, self._pools[executor], started, grew, adopted)
-
-    def _live_in_slurm(self) -> dict[str, Callable[[], None]]:
-        known = self._known.items()
-        return {job_name(key): each.seems_over for key, each in known if isinstance(each, SlurmAttempt)}
-
-    def _tidy(self, work: Coroutine[None, None, None]) -> None:
-        """Do what no attempt waits for, and what the next launcher does if this one ends before."""
-        task = self._context.begin(work, "what a job left in Slurm")
-        self._tidying.add(task)
-        task.add_done_callback(self._tidying.discard)
 
     def _begin(self, attempt: LiveAttempt) -> None:
         self._running += 1
@@ -613,14 +590,9 @@ class KnownAttempts:
             ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
         try:
             is_unheard = self._is_closing or not self._channel.is_connected
-            if isinstance(attempt, SlurmAttempt):
-                self._context.journal.add_end(ended, durable=False)
-                await self._context.journal.make_durable(ended.key)
-                self._tidy(attempt.clean_up())  # which removes the only other proof of how it ended
-            else:
-                self._context.journal.add_end(ended, durable=is_unheard)
-                if isinstance(attempt, PilotAttempt):
-                    attempt.acknowledge()
+            self._context.journal.add_end(ended, durable=is_unheard)
+            if isinstance(attempt, PilotAttempt):
+                attempt.acknowledge()
         except OSError as error:  # report it rather than wait for space: the supervisor stores it
             log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended

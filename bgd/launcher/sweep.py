@@ -13,8 +13,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
@@ -57,14 +55,7 @@ async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEn
         context.journal.add_end(ended, durable=False)
         ends.append(ended)
     context.journal.sync()
-    return ends, remote if is_same_boot else [_of_another_boot(each) for each in remote]
-
-
-def _of_another_boot(began: Began) -> Began:
-    """Return a record without what means something else by now, with the clock of this boot."""
-    age = max(time.time() - began.started_at, 0.0)
-    ran_since = None if began.ran_since is None else elapsed() - age
-    return replace(began, ran_since=ran_since, pipe=0, tag=None)
+    return ends, remote
 
 
 async def end_strays(store: str, context: Context) -> None:

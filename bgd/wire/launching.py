@@ -21,7 +21,7 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 6
+LAUNCHING_PROTOCOL = 7
 OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
 OLDEST_PILOT_PROTOCOL = 5  # likewise, of a pilot
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
@@ -117,6 +117,8 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     * `options`: arguments of sbatch.
     * `keep_idle`: seconds without an attempt until a pilot is given back.
     * `cpus`, `memory`: what the attempt occupies there; bytes.
+    * `own`: arguments of sbatch for a pilot of its own, which it gets if it is too large for the others.
+    * `alone`: it gets a pilot of its own in any case, which ends with it.
     """
 
     executor: str
@@ -125,18 +127,20 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     keep_idle: float
     cpus: int
     memory: int
+    own: list[str] = []
+    alone: bool = False
 
 
 class SlurmStart(Struct, frozen=True, kw_only=True):
-    """How to submit an attempt to Slurm.
+    """How to run an attempt on a Slurm cluster.
 
     * `folder`: the nodes share it.
-    * `python`: what runs bgd/worker/node.py there.
-    * `options`: arguments of srun.
+    * `python`: what runs bgd there.
+    * `options`: of no use; arguments of srun for earlier launchers.
     * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
     * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
-    * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, without that.
-    * `pilot`: run it by a pilot, for which `python` must have bgd. None: submit it.
+    * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, which it may share.
+    * `pilot`: how a pilot runs it. None: an earlier bgd started it by an srun of its own.
     """
 
     folder: str
@@ -322,7 +326,7 @@ def protocol_of(message: ToLauncher) -> int:
 
 def _protocol_of_launch(launch: Launch) -> int:
     if launch.slurm is not None:
-        return 4 if launch.slurm.nodes is None else 5
+        return 7 if launch.slurm.pilot is not None and launch.slurm.pilot.alone else 5
     if launch.usual_result or launch.limits != NO_LIMITS or launch.keep_leftovers:
         return 3
     return 2 if launch.pty or launch.stdin_path is not None else 1
@@ -353,11 +357,15 @@ class Welcome(Struct, frozen=True, tag="welcome"):
 
 
 class PilotNode(Struct, frozen=True, kw_only=True):
-    """What a pilot has: its node in Slurm, processors, and bytes of memory. None: Slurm did not say."""
+    """What a pilot has: its nodes in Slurm, and processors and bytes of memory of its own; None: unknown.
+
+    `variables`: what Slurm says of the allocation, for an attempt that has it alone.
+    """
 
     name: str
     cpus: int | None = None
     memory: int | None = None
+    variables: dict[str, str] = {}
 
 
 class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):

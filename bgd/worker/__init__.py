@@ -6,5 +6,3 @@ The launcher starts that file by its path, and a launcher of an earlier release 
 from pathlib import Path
 
 WORKER = Path(__file__).with_name("run.py")
-NODE = Path(__file__).with_name("node.py")
-"""What runs an attempt on a node of a cluster."""

@@ -67,7 +67,7 @@ def prepared(setting: str, cluster: TwoNodes, client: Client) -> Iterator[None]:
     if setting == down:
         cluster.kill_controller()
     count = 0 if setting == none else WAITING
-    jobs = [client.submit(["true"], cwd="/", executor="later") for _ in range(count)]
+    jobs = [client.submit(["true"], cwd="/", executor="later", nodes=1) for _ in range(count)]
     if setting == up:
         wait_until(lambda: len(cluster.jobs()) == WAITING)
     yield

@@ -32,7 +32,7 @@ from tests.support import Daemon, wait_until
 
 SLOTS = 4
 WAITING_SECONDS = 600  # far longer than a round takes
-USUAL = ("cluster", "pilots")  # executors
+USUAL = ("cluster",)  # executors
 LEAST_SECONDS, MOST_JOBS = 3.0, 10_000
 SLEEPERS = 4  # jobs whose memory is measured together
 
@@ -179,7 +179,11 @@ def memory_of_jobs(daemon: Daemon, cluster: TwoNodes, executors: Iterable[str]) 
         states = {f"running, executor `{name}`": (name, True) for name in executors}
         for title, (executor, runs) in (states | {"waiting for a node": ("later", False)}).items():
             before = memory_of_programs(daemon, cluster)
-            jobs = [client.submit(["sleep", "1000"], cwd="/", executor=executor) for _ in range(SLEEPERS)]
+            nodes = None if runs else 1  # each has a job of its own in Slurm then
+            jobs = [
+                client.submit(["sleep", "1000"], cwd="/", executor=executor, nodes=nodes)
+                for _ in range(SLEEPERS)
+            ]
             wait_until(partial(all_run, jobs) if runs else lambda: len(cluster.jobs()) == SLEEPERS)
             found[title] = {
                 name: {

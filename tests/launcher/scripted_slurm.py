@@ -14,14 +14,9 @@ from bgd.wire.launching import PilotStart, SlurmStart
 from tests.launcher.host import SOURCE
 from tests.support import wait_until
 
-# runs the program of the node here and at once, unless the controller is away or the cluster full
+# runs the program of the step here and at once
 SRUN = """#!/bin/sh
 echo started >>{folder}/sruns
-if [ -e {folder}/away ]; then
-    echo "srun: error: Unable to allocate resources: Unable to contact slurm controller (connect failure)" >&2
-    exit 1
-fi
-while [ -e {folder}/full ]; do sleep 0.02; done
 while [ "$1" != {python} ]; do shift; done
 exec "$@"
 """
@@ -29,14 +24,14 @@ SQUEUE = """#!/bin/sh
 echo started >>{folder}/squeues
 [ ! -e {folder}/away ] || exit 1
 for job in {folder}/jobs/*; do
-    read -r name pid <"$job" && kill -0 "$pid" && echo "$name|RUNNING|None"
+    read -r name pid <"$job" && kill -0 "$pid" && echo "${{job##*/}}|$name|RUNNING|None"
 done
 exit 0
 """
 # the job's session ends with a SIGTERM, as a pilot's script ignores it until its launcher has ended
 SCANCEL = """#!/bin/sh
-for job in {folder}/jobs/*; do
-    read -r name pid <"$job" && case " $* " in *" --name=$name "*) kill -TERM "-$pid";; esac
+for number; do
+    [ ! -e "{folder}/jobs/$number" ] || {{ read -r name pid <"{folder}/jobs/$number"; kill -TERM "-$pid"; }}
 done
 exit 0
 """
@@ -61,7 +56,7 @@ echo $number
 class ScriptedSlurm:
     """The scripts, and what a launch says of them.
 
-    `start`: by an srun of its own. `pilot_start`: by a pilot. `full_pilot`: by a pilot that it fills.
+    `pilot_start`: by a pilot. `full_pilot`: by a pilot that it fills. `own_pilot`: by one of its own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,15 +68,18 @@ class ScriptedSlurm:
         for name, script in scripts.items():
             (folder / name).write_text(script.format(folder=folder, python=sys.executable, source=SOURCE))
             (folder / name).chmod(0o700)
-        self.start = self._start()
         of_pilots = PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1)
         self.pilot_start = self._start(of_pilots)
         self.full_pilot = self._start(replace(of_pilots, cpus=2))
+        self.own_pilot = self._start(replace(of_pilots, alone=True))
 
-    def _start(self, pilot: PilotStart | None = None) -> SlurmStart:
-        folder = str(self.shared)
+    def _start(self, pilot: PilotStart) -> SlurmStart:
         return SlurmStart(
-            folder=folder, python=sys.executable, options=[], requests_per_second=1000.0, pilot=pilot
+            folder=str(self.shared),
+            python=sys.executable,
+            options=[],
+            requests_per_second=1000.0,
+            pilot=pilot,
         )
 
     def count(self, program: str) -> int:

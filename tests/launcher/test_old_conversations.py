@@ -18,9 +18,10 @@ import pytest
 
 from bgd.clock import elapsed
 from bgd.core.spec import ExecutorKind
-from bgd.launcher import pilots
+from bgd.launcher.cluster import pilot as pilots
+from bgd.launcher.cluster.pilot import Pilot
+from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.deadlines import Deadlines
-from bgd.launcher.pilots import Pilot, PilotPool
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     MAX_LAUNCHING_FRAME,
@@ -102,7 +103,7 @@ def test_a_pilot_answers_keep_alive_as_both_kinds_of_launchers_need(host):
 SLURM = {
     "sbatch": "#!/bin/sh\necho bgd >{folder}/name; for word; do case $word in --job-name=*)\n"
     'echo "${{word#--job-name=}}" >{folder}/name;; esac; done; echo 77\n',
-    "squeue": '#!/bin/sh\necho "$(cat {folder}/name 2>/dev/null)|RUNNING|None"\n',
+    "squeue": '#!/bin/sh\necho "77|$(cat {folder}/name 2>/dev/null)|RUNNING|None"\n',
     "scancel": "#!/bin/sh\n",
     "srun": "#!/bin/sh\ncd {source} && exec {python} -m {module} {name} {store}\n",
 }
@@ -207,7 +208,7 @@ async def connect(monkeypatch):
     context = SimpleNamespace(deadlines=deadlines, children=children)
     start, slurm = SimpleNamespace(keep_idle=600.0), SimpleNamespace(folder="/shared", python="python3")
     pool = SimpleNamespace(context=context, controller=None, slurm=slurm, start=start, store=STORE)
-    pool.connected = lambda: None
+    pool.connected = lambda _: None
     yield connect
     for task in serving:
         await asyncio.wait_for(task, PATIENCE)

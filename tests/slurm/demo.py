@@ -18,7 +18,7 @@ COMMANDS = (
     "bgctl run --executor cluster --nodes 2 -- srun sh -c 'echo a task on $SLURMD_NODENAME'",
     "bgctl call --executor cluster --wait work:where 41",
     "bgctl show last",
-    "bgctl batch --executor pilots --wait --template 'echo job {}' numbers",
+    "bgctl batch --executor cluster --wait --template 'echo job {}' numbers",
     "bgctl show last",
     "bgctl submit --executor cluster -n sleeper sleep 1000",
     "bgctl cancel sleeper",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 
 class Gate:
@@ -39,3 +40,7 @@ def kill(*pids: int) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):  # it has ended since it was found
                 os.kill(pid, signum)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

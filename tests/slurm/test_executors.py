@@ -1,9 +1,10 @@
-"""What is the same on each executor: this machine, a job in Slurm for each attempt, and pilots."""
+"""What is the same on each executor: this machine, a pilot of many jobs, and one of their own."""
 
 from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -11,24 +12,30 @@ from bgd import Outcome, State
 from tests.slurm.test_slurm import started, written
 from tests.support import DEADLINE, wait_until
 
-NODES: dict[str, set[str | None]] = {
-    "local": {None},
-    "cluster": {"n1", "n2"},
-    "pilots": {"n1", "n2"},
+ALONE = {"executor": "cluster", "nodes": 1}
+WHERE: dict[str, dict[str, Any]] = {
+    "local": {"executor": "local"},
+    "shared": {"executor": "cluster"},
+    "alone": ALONE,
 }
 
 
-@pytest.fixture(params=NODES)
-def executor(request):
-    return request.param
+@pytest.fixture(params=WHERE)
+def where(request):
+    return WHERE[request.param]
 
 
 @pytest.fixture
-def run(client, executor):
-    return lambda script, **options: client.submit(["sh", "-c", script], executor=executor, **options)
+def nodes(where) -> set[str | None]:
+    return {None} if where["executor"] == "local" else {"n1", "n2"}
 
 
-def test_output_is_in_order_and_the_code_is_true(run, executor):
+@pytest.fixture
+def run(client, where):
+    return lambda script, **options: client.submit(["sh", "-c", script], **where, **options)
+
+
+def test_output_is_in_order_and_the_code_is_true(run, nodes):
     script = "i=0; while [ $i -lt 50 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf end; exit 7"
 
     job = run(script).wait(DEADLINE)
@@ -37,7 +44,7 @@ def test_output_is_in_order_and_the_code_is_true(run, executor):
     lines = [f"{stream} {number}\n" for number in range(50) for stream in ("out", "err")]
     assert job.output() == "".join(lines) + "end"
     [attempt] = job.attempts()
-    assert attempt.node in NODES[executor]
+    assert attempt.node in nodes
     assert attempt.max_rss_bytes is None or attempt.max_rss_bytes > 100_000
 
 
@@ -52,11 +59,11 @@ def test_a_job_gets_its_folder_umask_input_and_environment(daemon, run):
     assert run("cat; echo nothing").wait(DEADLINE).output() == "nothing\n"
 
 
-def test_output_is_live_and_a_running_job_names_its_node(daemon, run, executor):
+def test_output_is_live_and_a_running_job_names_its_node(daemon, run, nodes):
     job = started(run("echo ready; while [ ! -e go ]; do sleep 0.05; done", cwd=daemon.folder))
 
     wait_until(lambda: job.attempts()[0].pid)
-    assert job.attempts()[0].node in NODES[executor]
+    assert job.attempts()[0].node in nodes
     (daemon.folder / "go").touch()
     assert job.wait(DEADLINE).state is State.SUCCEEDED
     (daemon.folder / "go").unlink()
@@ -89,7 +96,7 @@ def test_a_time_limit_ends_a_job(run):
     assert job.output().startswith("ready\n")  # the shell may say that its program was terminated
 
 
-def test_signals_and_suspension_reach_the_job(client, run, executor):
+def test_signals_and_suspension_reach_the_job(client, run):
     job = started(run("trap 'echo got' USR1; echo ready; while :; do sleep 0.05; done"))
 
     client.signal([job], signal.SIGUSR1)
@@ -102,8 +109,7 @@ def test_signals_and_suspension_reach_the_job(client, run, executor):
     ended = job.wait(DEADLINE)
 
     assert ended.state is State.FAILED
-    # in a job of its own in Slurm the program on the node that would have told died with it
-    assert ended.outcome is (Outcome.UNKNOWN if executor == "cluster" else Outcome.SIGNAL)
+    assert ended.outcome is Outcome.SIGNAL
 
 
 def test_what_a_job_leaves_behind_is_ended(run):
@@ -123,16 +129,16 @@ def test_what_a_job_leaves_behind_is_ended(run):
     ],
     ids=["program", "permission", "folder"],
 )
-def test_what_prevents_a_start_is_said(client, executor, argv, options, problem):
-    job = client.submit(argv, executor=executor, check=False, **options).wait(DEADLINE)
+def test_what_prevents_a_start_is_said(client, where, argv, options, problem):
+    job = client.submit(argv, check=False, **where, **options).wait(DEADLINE)
 
     assert (job.state, job.outcome) == (State.FAILED, Outcome.NOT_STARTED)
     assert job.problem.startswith(problem)
 
 
-def test_a_class_job_returns_its_result(client, executor):
-    job = client.call("work:where", args=[41], executor=executor).wait(DEADLINE)
-    failing = client.call("work:fail", executor=executor, retries=0).wait(DEADLINE)
+def test_a_class_job_returns_its_result(client, where):
+    job = client.call("work:where", args=[41], **where).wait(DEADLINE)
+    failing = client.call("work:fail", retries=0, **where).wait(DEADLINE)
 
     node, number = job.result()
     assert node == (job.attempts()[0].node or "here")
@@ -144,9 +150,10 @@ def test_a_class_job_returns_its_result(client, executor):
 # --- what dies: only jobs on other machines outlive the launcher
 
 
-@pytest.fixture(params=["cluster", "pilots"])
+@pytest.fixture(params=["shared", "alone"])
 def run_far(client, request):
-    return lambda script, **options: client.submit(["sh", "-c", script], executor=request.param, **options)
+    where = WHERE[request.param]
+    return lambda script, **options: client.submit(["sh", "-c", script], **where, **options)
 
 
 def kill_launcher(client) -> None:

@@ -11,16 +11,15 @@ import pytest
 
 from bgd import JobSpec, Outcome, State
 from tests.launcher.host import is_alive
-from tests.slurm.gate import kill
+from tests.slurm.gate import kill, parent_of
 from tests.slurm.test_slurm import started, written
-from tests.slurm.test_slurm_faults import parent_of
 from tests.slurm.two_nodes import serving_as_user
 from tests.support import DEADLINE, wait_until
 
 
 @pytest.fixture
 def run(client):
-    return lambda script, **options: client.submit(["sh", "-c", script], executor="pilots", **options)
+    return lambda script, **options: client.submit(["sh", "-c", script], executor="cluster", **options)
 
 
 def pids_of(pattern: str, daemon) -> list[int]:
@@ -39,7 +38,7 @@ def pilots_of(slurm) -> list[str]:
 
 
 def test_many_jobs_share_two_allocations(slurm, client):
-    specs = [JobSpec(argv=("sh", "-c", f"exit {n % 3}"), executor="pilots", retries=0) for n in range(100)]
+    specs = [JobSpec(argv=("sh", "-c", f"exit {n % 3}"), executor="cluster", retries=0) for n in range(100)]
 
     ended = client.wait(client.submit_many(specs), timeout=DEADLINE)
 
@@ -48,22 +47,14 @@ def test_many_jobs_share_two_allocations(slurm, client):
     assert 1 <= len(pilots_of(slurm)) <= 2
 
 
-def test_a_job_that_no_pilot_has_room_for_is_refused(run):
-    job = run("true", cpus=64).wait(DEADLINE)
+def test_a_job_that_no_node_has_room_for_is_refused_in_slurms_words(run):
+    run("true").wait(DEADLINE)
 
-    assert job.outcome is Outcome.NOT_STARTED
-    assert "a pilot has 2 processors" in (job.problem or "")
+    for options in ({"cpus": 64}, {"memory": 10**13}, {"cpus": 64, "nodes": 1}):
+        job = run("true", **options).wait(DEADLINE)
 
-
-def test_a_job_too_large_for_each_is_refused_while_all_pilots_are_busy(run, gate):
-    busy = [started(run(gate.script("exit 0"), cpus=2)) for _ in range(2)]
-
-    large, small = run("true", cpus=3), run("true")
-
-    assert large.wait(DEADLINE).outcome is Outcome.NOT_STARTED
-    gate.open()
-    assert small.wait(DEADLINE).state is State.SUCCEEDED
-    assert [job.wait(DEADLINE).state for job in busy] == [State.SUCCEEDED] * 2
+        assert job.outcome is Outcome.NOT_STARTED
+        assert "Slurm takes no pilot: Batch job submission failed: " in (job.problem or "")
 
 
 def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):
@@ -185,7 +176,7 @@ def test_a_pilot_that_is_idle_while_its_connection_is_lost_gives_its_node_back(s
 
 def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
     with serving_as_user(slurm, keep_idle="1h") as other, other.client() as client:
-        ended = client.submit(["true"], executor="pilots").wait(DEADLINE)
+        ended = client.submit(["true"], executor="cluster").wait(DEADLINE)
         assert ended.state is State.SUCCEEDED
         assert pilots_of(slurm) != []
 
@@ -194,11 +185,11 @@ def test_a_shutdown_gives_the_nodes_back_at_once(slurm):
 
 def test_a_pilot_that_cannot_start_says_why(slurm):
     with serving_as_user(slurm, python="/usr/bin/python3") as other, other.client() as client:
-        ended = client.submit(["true"], executor="pilots", retries=0).wait(2 * DEADLINE)  # after three tries
+        ended = client.submit(["true"], executor="cluster", retries=0).wait(2 * DEADLINE)  # after three tries
         text = (other.folder / ".config/bgd/bgd.toml").read_text()
         other.configure(text.replace(f"{other.folder}/shared", "/proc/nowhere"))
         client.reload()
-        without_folder = client.submit(["true"], executor="pilots", retries=0).wait(DEADLINE)
+        without_folder = client.submit(["true"], executor="cluster", retries=0).wait(DEADLINE)
 
     assert ended.outcome is Outcome.NOT_STARTED
     assert "no pilot works: " in (ended.problem or "")

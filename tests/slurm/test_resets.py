@@ -49,16 +49,15 @@ exit "$1"
 
 
 class Load:
-    """Jobs of one executor. Each notes that it starts, and runs until the test lets it end."""
+    """Jobs on the cluster. Each notes that it starts, and runs until the test lets it end."""
 
-    def __init__(self, client: Client, executor: str, folder: str) -> None:
+    def __init__(self, client: Client, folder: str) -> None:
         self._client = client
-        self._executor = executor
         self._folder = folder
 
     def submit(self, name: str, code: int = 0, **options):
         argv = ["sh", "-c", SCRIPT, f"{self._folder}/{name}", str(code)]
-        return self._client.submit(argv, executor=self._executor, retries=0, **options)
+        return self._client.submit(argv, executor="cluster", retries=0, **options)
 
     def let_end(self, name: str) -> None:
         Path(f"{self._folder}/{name}.open").touch()
@@ -74,11 +73,6 @@ def folder():
         os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
         Path(path).chmod(0o755)
         yield path
-
-
-@pytest.fixture(params=["cluster", "pilots"])
-def executor(request):
-    return request.param
 
 
 def cut_power(daemon: Daemon, client: Client) -> None:
@@ -98,17 +92,17 @@ def boot(daemon: Daemon) -> None:
     daemon.start()
 
 
-def test_bgds_machine_is_reset_and_jobs_on_nodes_keep_their_true_ends(slurm, executor, folder):
+def test_bgds_machine_is_reset_and_jobs_on_nodes_keep_their_true_ends(slurm, folder):
     with serving_as_user(slurm, keep_idle="30s") as daemon:
         with daemon.client() as client:
-            load = Load(client, executor, folder)
+            load = Load(client, folder)
             lasting = started(load.submit("lasting", 4, rerun=True))
             ending = started(load.submit("ending", 5, rerun=True))
             dying = started(load.submit("dying", rerun=False, cpus=2))
             waiting = load.submit("waiting", 6, rerun=True, cpus=2)
             local = started(client.submit(["sh", "-c", "echo ready; sleep 1000"], rerun=False))
             wait_until(lambda: waiting.refresh().needs_node)
-            chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+            chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-")
             cut_at = time.time()
             cut_power(daemon, client)
         load.let_end("ending")
@@ -143,7 +137,7 @@ def test_what_pilots_run_without_a_record_has_ended_before_it_runs_again(slurm, 
     with serving_as_user(slurm, keep_idle="30s") as daemon:
         journal = daemon.folder / ".local/state/bgd/launcher.journal"
         with daemon.client() as client:
-            load = Load(client, "pilots", folder)
+            load = Load(client, folder)
             known = started(load.submit("known", 4, rerun=True))
             on_disk = journal.read_bytes()
             beside = started(load.submit("beside", 5, rerun=True))
@@ -162,8 +156,8 @@ def test_what_pilots_run_without_a_record_has_ended_before_it_runs_again(slurm, 
     assert outcomes == [[Outcome.EXIT], again, again]
 
 
-def test_a_node_is_reset_and_its_jobs_run_again(slurm, client, executor, folder):
-    load = Load(client, executor, folder)
+def test_a_node_is_reset_and_its_jobs_run_again(slurm, client, folder):
+    load = Load(client, folder)
     again = started(load.submit("again", 7, rerun=True, cpus=2))
     once = started(load.submit("once", rerun=False, cpus=2))
 
@@ -181,7 +175,7 @@ def test_a_node_is_reset_and_its_jobs_run_again(slurm, client, executor, folder)
 # --- the power is cut, so that what was not synced is lost, too
 
 
-def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, executor, folder):
+def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, folder):
     missing = why_not()
     if missing is not None:
         pytest.skip(f"NO POWER WAS CUT: {missing}")
@@ -193,9 +187,9 @@ def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, executor,
         with serving_as_user(slurm, keep_idle="3s", home=home) as daemon:
             daemon.stop()
             boot(daemon)
-            jobs = ShortJobs(executor, folder)
+            jobs = ShortJobs(folder)
             with daemon.client() as client:  # whose first files are on the disk then
-                client.submit(["true"], executor=executor).wait(PATIENCE)
+                client.submit(["true"], executor="cluster").wait(PATIENCE)
             subprocess.run(["sync", "--file-system", home], check=True)
             for _ in range(CUTS):
                 with daemon.client() as client:
@@ -206,12 +200,11 @@ def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, executor,
             with daemon.client() as client:
                 client.wait(jobs.ids, timeout=PATIENCE)
                 outcomes = jobs.check(client)
-                chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+                chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-")
         wait_until(lambda: not chaos.held())
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "left": 0}
-    by = "by pilots" if executor == "pilots" else "an srun each"
-    record(f"{WHAT}, {by}", cuts=CUTS, jobs=len(jobs.ids), **ends, **never)
+    record(WHAT, cuts=CUTS, jobs=len(jobs.ids), **ends, **never)
 
 
 def home_on(disk: Disk, folder: str) -> Path:
@@ -229,8 +222,7 @@ def home_on(disk: Disk, folder: str) -> Path:
 class ShortJobs:
     """Jobs that note their starts and ends in a folder."""
 
-    def __init__(self, executor: str, folder: str) -> None:
-        self._executor = executor
+    def __init__(self, folder: str) -> None:
         self._folder = folder
         self._dice = random.Random(CUTS)
         self.ids: list[int] = []
@@ -242,7 +234,7 @@ class ShortJobs:
             words = ("power", self._folder, f"{runs:g}", str(code), str(code))
             job = client.submit(
                 ["sh", "-c", TRUTH_SCRIPT, *words],
-                executor=self._executor,
+                executor="cluster",
                 rerun=self._dice.random() < 0.8,
                 retries=0,
             )

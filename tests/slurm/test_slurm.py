@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from re import fullmatch
 
@@ -54,17 +55,17 @@ def test_a_job_runs_on_a_node_with_its_output_in_order_and_its_code(daemon, clie
     [attempt] = job.attempts()
     assert (attempt.executor, attempt.executor_kind) == ("cluster", "slurm")
     assert attempt.node in {"n1", "n2"}
-    assert attempt.max_rss_bytes > 1_000_000
     assert f"ran on     cluster, node {attempt.node}\n" in daemon.bgctl("show", str(job.id)).stdout
 
 
 def test_a_job_of_a_bound_queue_gets_folder_umask_input_and_environment(daemon, client):
-    script = "pwd; umask; cat; echo $COLOUR $BGD_ATTEMPT $SLURM_CPUS_PER_TASK; env | grep -c ^BGD_RUN="
+    script = "pwd; umask; cat; echo $COLOUR $BGD_ATTEMPT $SLURM_CPUS_PER_TASK"
     options = {"cwd": "/usr", "umask": 0o027, "input": "given\n", "env": {"COLOUR": "red"}, "cpus": 2}
+    options |= {"nodes": 1}
 
     job = client.submit(["sh", "-c", script], queue="big", retries=0, **options).wait(DEADLINE)
 
-    assert job.output() == "/usr\n0027\ngiven\nred 1 2\n0\n"
+    assert job.output() == "/usr\n0027\ngiven\nred 1 2\n"
     source = daemon.folder / "input"
     source.write_text("from a file")
     assert on_cluster(client, "cat", stdin=str(source)).wait(DEADLINE).output() == "from a file"
@@ -92,21 +93,25 @@ def test_jobs_of_a_queue_with_slots_on_the_cluster_leave_the_daemons_slots_to_ot
 
 
 def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
-    hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2)) for _ in "12"]
+    hogs = [started(on_cluster(client, "echo ready; sleep 1000", cpus=2, nodes=1)) for _ in "12"]
     job = on_cluster(client, "echo ran")
+    alone = on_cluster(client, "echo ran", nodes=1)
     later = client.submit(["true"], executor="later")
 
-    assert why(job, problem="Resources") == "in Slurm for resources (Resources)"
+    waiting = {"in Slurm for resources (Resources)", "in Slurm for jobs of higher priority (Priority)"}
+    for each in (job, alone):
+        wait_until(partial(says_one_of, each, waiting))
     assert why(later, problem="BeginTime") == "in Slurm until it may begin (BeginTime)"
 
     shown = daemon.bgctl("show", str(job.id)).stdout
-    assert "waits      in Slurm for resources (Resources)\n" in shown
+    assert "waits      in Slurm for " in shown
     assert "Attempt 1: waits for node\n" in shown
     explained = daemon.bgctl("explain", str(job.id)).stdout
-    assert explained.startswith(f"Job {job.id}: running, and waits\n  in Slurm for resources (Res")
+    assert explained.startswith(f"Job {job.id}: running, and waits\n  in Slurm for ")
     assert json.loads(daemon.bgctl("list", "--json").stdout)[1]["needs_node"]
     hogs.pop().cancel()
-    assert job.wait(DEADLINE).output() == "ran\n"
+    for each in (job, alone):
+        assert each.wait(2 * DEADLINE).output() == "ran\n"
     assert not job.view.needs_node
     later.cancel()
     assert later.wait(DEADLINE).state is State.CANCELLED
@@ -114,6 +119,10 @@ def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     for hog in hogs:
         hog.cancel()
         assert hog.wait(DEADLINE).state is State.CANCELLED
+
+
+def says_one_of(job, words: set[str]) -> bool:
+    return why(job, cause=Cause.NODE) in words
 
 
 def why(job, **fields) -> str:
@@ -126,40 +135,17 @@ def why(job, **fields) -> str:
     return in_words(reasons()[0], str)
 
 
-def test_a_job_says_that_it_waits_for_the_limit_on_requests(client):
-    jobs = [client.submit(["true"], executor="slow") for _ in range(6)]  # a burst allows five
+def test_a_job_says_that_it_waits_for_the_limit_on_requests(slurm, client):
+    jobs = [client.submit(["true"], executor="slow", nodes=1) for _ in range(12)]  # a burst allows ten
 
     wait_until(lambda: any(each.cause is Cause.REQUESTS for job in jobs for each in job.explain().reasons))
 
-    [last] = [job for job in jobs if Cause.REQUESTS in {each.cause for each in job.explain().reasons}]
-    assert why(last).startswith("for bgd's own limit on requests to Slurm")
-    last.cancel()
-    assert last.wait(DEADLINE).state is State.CANCELLED
-    jobs.remove(last)
-    assert all(job.wait(DEADLINE).state is State.SUCCEEDED for job in jobs)
-
-
-@pytest.mark.parametrize(
-    ("argv", "options", "problem"),
-    [
-        (
-            ["true"],
-            {"cpus": 64},
-            "cannot start: Slurm says: Unable to allocate resources: Requested node config",
-        ),
-        (
-            ["true"],
-            {"memory": 10**13},
-            "cannot start: Slurm says: Unable to allocate resources: Requested node",
-        ),
-    ],
-    ids=["cpus", "memory"],
-)
-def test_what_slurm_has_no_node_for_is_said(client, argv, options, problem):
-    job = client.submit(argv, executor="cluster", **options).wait(DEADLINE)
-
-    assert (job.state, job.outcome) == (State.FAILED, Outcome.NOT_STARTED)
-    assert job.problem.startswith(problem)
+    waits = next(job for job in jobs if Cause.REQUESTS in {each.cause for each in job.explain().reasons})
+    assert why(waits, cause=Cause.REQUESTS).startswith("for bgd's own limit on requests to Slurm")
+    client.cancel(jobs)
+    assert all(job.wait(DEADLINE).state in {State.SUCCEEDED, State.CANCELLED} for job in jobs)
+    slurm.run("scancel", f"--user={USER}")  # which bgd may do as slowly
+    wait_until(lambda: slurm.jobs() == [])
 
 
 def test_a_job_of_two_nodes_runs_on_the_first_and_starts_tasks_on_both(daemon, client):
@@ -271,9 +257,8 @@ def test_nothing_is_left_in_slurm_or_on_the_shared_folder(slurm, daemon, client)
 def test_the_doctor_says_that_the_cluster_works(daemon):
     findings = json.loads(daemon.bgctl("doctor", "--json").stdout)
 
-    for executor in ("cluster", "pilots"):
-        [found] = [each for each in findings if each["subject"] == f"executor {executor}"]
-        assert (found["level"], found["message"][:6]) == ("ok", "node n"), found
+    [found] = [each for each in findings if each["subject"] == "executor cluster"]
+    assert (found["level"], found["message"][:6]) == ("ok", "node n"), found
 
 
 @pytest.mark.parametrize(
@@ -286,11 +271,11 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
         (
             {"python": "/nowhere/python3"},
             "a node cannot run python of the executor: /nowhere/python3: No such file",
-            "install Python there",
+            "install bgd there",
         ),
         (
-            {"python": "/usr/bin/python3", "nodes": 2},
-            "for pilots, python of the executor on node n1 has no bgd: ModuleNotFoundError: No module",
+            {"python": "/usr/bin/python3"},
+            "python of the executor (/usr/bin/python3) on node n1 has no bgd: ModuleNotFoundError: No module",
             "install this version of bgd",
         ),
     ],
@@ -318,18 +303,20 @@ def test_the_doctor_names_a_folder_that_others_may_write(slurm, tmp_path):
         ("", "/nowhere", "node n1 does not see {folder}"),
         (
             "import time; real = time.time; time.time = lambda: real() + 3600",
-            "$5",
+            "$3",
             "the clock of node n1 differs by about 3",  # some 3600, less what the machine is late
         ),
-        ("import os; os.getuid = lambda: 4711", "$5", "node n1 runs jobs as user 4711, and you are 0"),
-        ("import sys; sys.version_info = (3, 6)", "$5", "node n1 has Python 3.6"),
+        ("import os; os.getuid = lambda: 4711", "$3", "node n1 runs jobs as user 4711, and you are 0"),
     ],
-    ids=["folder", "clock", "user", "Python"],
+    ids=["folder", "clock", "user"],
 )
 def test_the_doctor_looks_at_a_node(slurm, tmp_path, before, arguments, message):
     """The node's Python is one that sees something else there."""
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -I -S -c "{before}$4" {arguments}\n')
+    real = sys.executable
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || exec {real} "$@"\nexec {real} -c "{before}$2" {arguments}\n'
+    )
     script.chmod(0o755)
 
     [finding] = findings(slurm, tmp_path, {"python": str(script)})
@@ -342,9 +329,9 @@ def on_any_node(message: str) -> str:
     return message.replace("node n2", "node n1")
 
 
-@pytest.mark.parametrize("missing", ["srun", "squeue", "scancel"])
+@pytest.mark.parametrize("missing", ["sbatch", "srun", "squeue", "scancel"])
 def test_the_doctor_misses_a_program_of_slurm(slurm, tmp_path, monkeypatch, missing):
-    for name in {"srun", "squeue", "scancel"} - {missing}:
+    for name in {"sbatch", "srun", "squeue", "scancel"} - {missing}:
         (tmp_path / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -390,5 +377,6 @@ UNKNOWN_USER = 54_321
 
 def findings(slurm, folder, options) -> list[Finding]:
     usual = {"kind": ExecutorKind.SLURM, "folder": str(folder), "conf": str(slurm.configuration)}
+    usual["python"] = sys.executable
     executor = ExecutorConfig(**(usual | options))
     return check_clusters(replace(load(environ={"HOME": "/"}), executors={"x": executor}))

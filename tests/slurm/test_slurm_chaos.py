@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
-
 from bgd import Client, Job, Outcome, State
 from bgd.core.job import FINAL
 from bgd.wire.views import AttemptView
@@ -36,33 +34,33 @@ AWAY = seconds(5.0, 1.0)  # seconds without a controller, or without a node
 ALLOWED = {Outcome.UNKNOWN, Outcome.SIGNAL, Outcome.INTERRUPTED}  # what a fault may make of an attempt
 T = TypeVar("T")
 WHAT = (
-    "jobs on a Slurm of two nodes, while bgd, the launcher, srun, slurmstepd, slurmctld and what runs the "
-    "programs on nodes are killed, a node is lost, and jobs are preempted"
+    "jobs on a Slurm of two nodes, while bgd, the launcher, srun, slurmstepd, slurmctld, pilots and their "
+    "scripts are killed, a node is lost, and jobs are preempted"
 )
-# How often each fault is done
+# How often each fault is done; a pilot without slurmstepd is only given up after a minute
 FAULTS = (
     {
         "bgd": 10,
         "launcher": 10,
         "srun": 10,
         "slurmstepd": 10,
-        "program": 5,
+        "pilot": 5,
+        "script": 5,
         "slurmctld": 2,
         "node": 2,
         "preemption": 5,
     }
     if SHARE
-    else {"bgd": 2, "launcher": 2, "srun": 1, "slurmstepd": 1, "program": 1, "preemption": 1}
+    else {"bgd": 2, "launcher": 2, "srun": 1, "pilot": 2, "preemption": 1}
 )
 
 
 class Chaos:
     """A cluster, a daemon, a load of jobs that note their starts and ends, and the faults."""
 
-    def __init__(self, cluster: TwoNodes, daemon: Daemon, prefix: str, executor: str) -> None:
+    def __init__(self, cluster: TwoNodes, daemon: Daemon, prefix: str) -> None:
         """`prefix`: of the names of this daemon's jobs in Slurm."""
         self._cluster = cluster
-        self._executor = executor
         self._daemon = daemon
         self._dice = random.Random(JOBS)
         self._prefix = prefix
@@ -79,7 +77,6 @@ class Chaos:
             "pilot": self._kill_pilot,
             "script": self._kill_script,
             "slurmstepd": self._kill_slurmstepd,
-            "program": self._kill_program,
             "slurmctld": self._restart_slurmctld,
             "node": self._lose_node,
             "preemption": self._preempt,
@@ -88,10 +85,6 @@ class Chaos:
     def run(self, client: Client) -> None:
         """Submit all jobs in portions, with a fault in the middle of each; return when all have finished."""
         faults = [name for name, count in FAULTS.items() for _ in range(count)]
-        if self._executor == "pilots":  # which are what tells how their attempts end
-            # a pilot without slurmstepd is only given up after a minute
-            others = {"program"} if SHARE else {"program", "slurmstepd"}
-            faults = ["pilot" if name in others else name for name in faults] + ["script"] * times(5, 0)
         self._dice.shuffle(faults)
         behind = JOBS // len(faults) // 2 + SLOTS
         for number, name in enumerate(faults):
@@ -115,7 +108,7 @@ class Chaos:
             words = ("chaos", str(self._daemon.folder), f"{runs:g}", str(code), str(first))
             job = client.submit(
                 ["sh", "-c", SCRIPT, *words],
-                executor=self._executor,
+                executor="cluster",
                 rerun=self._dice.random() < 0.7,
                 retries=1,
                 retry_delay=0.1,
@@ -170,16 +163,9 @@ class Chaos:
         """Kill what watches one step on a node."""
         self._kill([self._dice.choice(self._some(client, self._steps))])
 
-    def _kill_program(self, client: Client) -> None:
-        """Kill what tells how one attempt ends, and with it the attempt."""
-        step = self._dice.choice(self._some(client, self._steps))
-        self._kill([pid for pid, _ in self._processes() if parent_of(pid) == step])
-
     def _steps(self) -> list[int]:
-        """Return what watches steps; of jobs of their own in Slurm only those whose programs have begun."""
-        busy = {parent_of(int(each.name)) for each in Path("/proc").glob("[0-9]*")}
-        found = [pid for pid, _ in self._processes() if pid in busy or self._executor == "pilots"]
-        parents = {parent_of(pid) for pid in found}
+        """Return what watches steps."""
+        parents = {parent_of(pid) for pid, _ in self._processes()}
         return [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
 
     def _some(self, client: Client, find: Callable[[], list[T]]) -> list[T]:
@@ -270,45 +256,37 @@ def parent_of(pid: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize("executor", ["cluster", "pilots"])
-def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes, executor):
+def test_nothing_is_lost_or_started_twice_whatever_dies(slurm: TwoNodes):
     with serving_as_user(slurm) as daemon, daemon.client() as client:
-        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-")
         chaos.run(client)
         outcomes = chaos.check(client)
         chaos.wait(client, lambda: not chaos.left())
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "left": 0}
-    record(
-        WHAT if executor == "cluster" else f"{WHAT}; by pilots, which are killed with their scripts, too",
-        jobs=JOBS,
-        **chaos.done,
-        **ends,
-        **never,
-    )
+    record(WHAT, jobs=JOBS, **chaos.done, **ends, **never)
 
 
-@pytest.mark.parametrize("executor", ["cluster", "pilots"])
-def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes, executor):
+def test_nothing_is_left_after_a_cancel_a_kill_and_a_shutdown(slurm: TwoNodes):
     with serving_as_user(slurm) as daemon, daemon.client() as client:
-        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-", executor)
+        chaos = Chaos(slurm, daemon, f"bgd-{client.info().store_id}-")
 
-        client.cancel(fill_nodes(client, executor))
+        client.cancel(fill_nodes(client))
         chaos.wait(client, lambda: not chaos.left())
 
-        jobs = fill_nodes(client, executor)
+        jobs = fill_nodes(client)
         chaos.kill_launcher(client)
         chaos.kill_bgd(client)
         client.cancel(jobs)
         chaos.wait(client, lambda: not chaos.left())
 
-        fill_nodes(client, executor)
+        fill_nodes(client)
         daemon.stop()
         wait_until(lambda: not chaos.held())
 
 
-def fill_nodes(client: Client, executor: str) -> list[Job]:
+def fill_nodes(client: Client) -> list[Job]:
     """Return jobs that run on all processors of all nodes, and one that waits for a node."""
     argv = ["sh", "-c", "echo ready; sleep 1000"]
-    running = [started(client.submit(argv, executor=executor)) for _ in range(CPUS * len(NODES))]
-    return [*running, client.submit(["sleep", "1000"], executor=executor)]
+    running = [started(client.submit(argv, executor="cluster")) for _ in range(CPUS * len(NODES))]
+    return [*running, client.submit(["sleep", "1000"], executor="cluster")]

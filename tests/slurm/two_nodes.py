@@ -98,29 +98,25 @@ path = ["{folder}"]
 kind = "slurm"
 folder = "{folder}/shared"
 conf = "{conf}"
+python = "{python}"
 memory = "100MB"
 requests_per_second = {requests}
+nodes = 2
+keep_idle = "{keep_idle}"
 [executors.later]
 kind = "slurm"
 folder = "{folder}/shared"
 conf = "{conf}"
+python = "{python}"
 options = ["--begin=now+1hour"]
 requests_per_second = {requests}
 [executors.slow]
 kind = "slurm"
 folder = "{folder}/shared"
 conf = "{folder}/slow.conf"  # the same Slurm by another name, and so with another limit
-memory = "100MB"
-requests_per_second = 0.1
-[executors.pilots]
-kind = "slurm"
-folder = "{folder}/shared"
-conf = "{conf}"
 python = "{python}"
 memory = "100MB"
-requests_per_second = {requests}
-nodes = 2
-keep_idle = "{keep_idle}"
+requests_per_second = 0.7
 [queues.big]
 executor = "cluster"
 [queues.far]
@@ -375,7 +371,7 @@ def serving_as_user(
     """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster".
 
     `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
-    "pilots". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
+    "cluster". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
     """
     with nullcontext(str(home)) if home else tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))

@@ -18,6 +18,7 @@ from bgd.wire.launching import (
     Launch,
     Limits,
     OutputStored,
+    PilotStart,
     Ready,
     RenewWorkers,
     SignalProcesses,
@@ -127,11 +128,13 @@ def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
     assert protocol_of(message) > OLDEST_LAUNCHING_PROTOCOL
 
 
-def test_an_older_launcher_would_give_a_job_only_one_node():
-    on_two_nodes = msgspec.structs.replace(ON_SLURM, nodes=2)
+def test_an_older_launcher_would_run_a_job_of_its_own_pilot_beside_others():
+    pilot = PilotStart(executor="x", nodes=1, options=[], keep_idle=60.0, cpus=1, memory=1)
+    shared = msgspec.structs.replace(ON_SLURM, pilot=pilot)
+    alone = msgspec.structs.replace(ON_SLURM, pilot=msgspec.structs.replace(pilot, alone=True))
 
-    older = protocol_of(msgspec.structs.replace(LAUNCH, slurm=ON_SLURM))
-    assert protocol_of(msgspec.structs.replace(LAUNCH, slurm=on_two_nodes)) > older
+    older = protocol_of(msgspec.structs.replace(LAUNCH, slurm=shared))
+    assert protocol_of(msgspec.structs.replace(LAUNCH, slurm=alone)) > older
 
 
 @pytest.mark.parametrize(

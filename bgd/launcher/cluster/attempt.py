@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,10 +17,10 @@ from bgd.core.job import Outcome
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, bytes_logged
-from bgd.launcher.slurm import without_slurm
 from bgd.launcher.tree import StopReason
 from bgd.wire.launching import (
     AttemptEnded,
+    AttemptKey,
     AttemptStarted,
     ContinueProcesses,
     Launch,
@@ -31,7 +33,8 @@ from bgd.wire.launching import (
 )
 
 if TYPE_CHECKING:
-    from bgd.launcher.pilots import Pilot, PilotPool
+    from bgd.launcher.cluster.pilot import Pilot
+    from bgd.launcher.cluster.pilots import PilotPool
 
 
 class PilotAttempt:
@@ -59,14 +62,15 @@ class PilotAttempt:
         self._started_at, self._since = time.time(), elapsed()
         self._pid: int | None = None
         self._pilot: Pilot | None = None
-        self._waits: Reason | None = None  # why its pilot has not started it
+        self._waits: Reason | None = None  # why it has no pilot, or why that has not started it
         self._output: AttemptOutput | None = None
         self._log_bytes = 0  # while it has written nothing to this launcher
         self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
         # what is asked of it
         self._reason: Outcome | None = None
-        self._grace = float("inf")
+        self._grace = math.inf
+        self._stop_by = math.inf  # when it is overdue to have ended, on the elapsed clock
         self._is_cancel = False
         self._is_suspended = adopted is not None and adopted.suspended
         self._signals: list[SignalProcesses] = []  # that could not be sent yet
@@ -81,10 +85,24 @@ class PilotAttempt:
         """What a supervisor is told of it while it has not ended; without a pilot it has no node."""
         place = self.launch.place
         if place is not None and self._pilot is not None:
-            place = replace(place, node=self._pilot.node)
+            place = replace(place, node=self._pilot.node.name if self._pilot.node else None)
         key, began = self.launch.key, self._started_at
-        waits = self._pool.reason if self._pilot is None else self._waits
-        return AttemptStarted(key, self._pid, began, self._is_suspended, self._since, place, waits)
+        return AttemptStarted(key, self._pid, began, self._is_suspended, self._since, place, self._waits)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no pilot has it yet."""
+        return self._pilot is None and not self._end.done()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was asked to stop so long ago that its pilot cannot be expected to tell its end."""
+        return elapsed() > self._stop_by
+
+    def may_be_slurms_doing(self, ended: AttemptEnded) -> bool:
+        """Return whether it may have ended so because Slurm ended its allocation."""
+        is_killed = ended.signal in {signal.SIGKILL, signal.SIGTERM}
+        return self._reason is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
 
     @property
     def log_bytes(self) -> int:
@@ -104,9 +122,10 @@ class PilotAttempt:
             self._reason, self._is_cancel = reason, told is StopReason.CANCELLED
         self._is_suspended = False
         self._grace = min(self._grace, grace)
+        self._stop_by = min(self._stop_by, elapsed() + grace + _OVERDUE)
         if self._pilot is None and self._adopted is None:
             self._pool.forget(self)
-            self.finish(AttemptEnded(key=self.launch.key, outcome=self._reason, finished_at=time.time()))
+            self.finish(self._ended(self._reason))
         elif self._pilot is not None:
             self._pilot.send(StopProcesses(self.launch.key, self._grace, self._is_cancel))
 
@@ -131,6 +150,9 @@ class PilotAttempt:
     def _steer(self, message: SuspendProcesses | ContinueProcesses) -> None:
         if self._pilot is not None:
             self._pilot.send(message)
+            if self.launch.slurm is not None and (self.launch.slurm.nodes or 1) > 1:
+                is_stop = isinstance(message, SuspendProcesses)
+                self._pilot.signal_steps(signal.SIGSTOP if is_stop else signal.SIGCONT)
         if self._record is not None:
             self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
             self._context.sync_soon(self.launch.key)
@@ -142,6 +164,9 @@ class PilotAttempt:
         if self._adopted is None:
             if not self._end.done():  # else it was stopped at once
                 self._pool.add(self)
+        elif self._adopted.pilot is None:  # of an earlier bgd, which ran each attempt by an srun of its own
+            await self._pool.controller.release(former_name(self.launch.key))
+            self._end.set_result(self._ended(Outcome.INTERRUPTED, "an earlier bgd started it"))
         else:
             self._started_at = self._adopted.started_at
             self._log_bytes = bytes_logged(self._context.log_path(self.launch))
@@ -153,23 +178,34 @@ class PilotAttempt:
     def abandon(self, problem: str) -> AttemptEnded:
         """Return an end with outcome `unknown` after an error in the launcher."""
         self._close_output()
+        return self._ended(Outcome.UNKNOWN, problem)
+
+    def _ended(self, outcome: Outcome, problem: str | None = None) -> AttemptEnded:
         key, now = self.launch.key, time.time()
-        return AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=now, problem=problem)
+        return AttemptEnded(key=key, outcome=outcome, finished_at=now, problem=problem)
 
     def acknowledge(self) -> None:
         """Let its pilot forget it; call it once its end is in the journal."""
         if self._pilot is not None:
             self._pool.acknowledge(self._pilot, self.launch.key)
 
-    def report(self) -> None:
-        """Tell its state, and so why it waits."""
-        self._report_start(self.state)
+    def wait_for(self, reason: Reason) -> None:
+        """Tell why it waits, unless that was told."""
+        if reason != self._waits:
+            self._waits = reason
+            self._report_start(self.state)
+
+    def stand_alone(self) -> None:
+        """Want a pilot of its own, as it is too large for the others."""
+        assert self.launch.slurm is not None  # noqa: S101  as below
+        slurm = replace(self.launch.slurm, pilot=replace(self.start, alone=True))
+        self.launch = replace(self.launch, slurm=slurm)
 
     # --- what its pilot does
 
     def given_to(self, pilot: Pilot, record: Began) -> None:
         """Note which pilot has it, as the journal says."""
-        self._pilot, self._record = pilot, record
+        self._pilot, self._record, self._waits = pilot, record, None
 
     def is_taken_back(self) -> bool:
         """Let it wait for a pilot again; return False, and end it, if it is to stop."""
@@ -180,10 +216,16 @@ class PilotAttempt:
         self._report_start(self.state)
         return True
 
-    def messages(self, node: str) -> list[ToLauncher]:
-        """Return what to tell its pilot over a new connection. It may know it already (R2)."""
+    def messages(self, variables: dict[str, str]) -> list[ToLauncher]:
+        """Return what to tell its pilot over a new connection. It may know it already (R2).
+
+        `variables`: those of Slurm; the environment may have others, of a job that its sender is in.
+        """
         key = self.launch.key
-        env = {**without_slurm(self.launch.env), "SLURMD_NODENAME": node}
+        env = {
+            **{name: value for name, value in self.launch.env.items() if not name.startswith(_OF_SLURM)},
+            **variables,
+        }
         launch = replace(self.launch, env=env, slurm=None, place=None, position=0)
         # it may have been suspended or continued while there was no connection
         steer = SuspendProcesses(key) if self._is_suspended else ContinueProcesses(key)
@@ -245,9 +287,17 @@ class PilotAttempt:
 
 def pilot_start(launch: Launch) -> PilotStart:
     """Return what an attempt needs of a pilot."""
-    assert launch.slurm is not None  # noqa: S101  who has a pilot has looked
-    assert launch.slurm.pilot is not None  # noqa: S101
-    return launch.slurm.pilot
+    assert launch.slurm is not None  # noqa: S101  checked by the caller
+    return launch.slurm.pilot or replace(_FORMER, executor=launch.place.executor if launch.place else "")
+
+
+def former_name(key: AttemptKey) -> str:
+    """Return the name that the job of an attempt had in Slurm before each went to a pilot."""
+    return f"bgd-{key.store}-{key.job}-{key.attempt}"
 
 
 _OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it may end after a stop
+_OF_SLURM = ("SLURM_", "SRUN_")
+_OVERDUE = 60.0  # seconds after the grace time
+# of what an earlier bgd started without a pilot
+_FORMER = PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0)

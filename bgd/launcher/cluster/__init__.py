@@ -1,0 +1,1 @@
+"""Attempts on a Slurm cluster: pilots run them, in allocations that this launcher asks Slurm for."""

@@ -1,0 +1,278 @@
+"""Slurm's controller, asked by Slurm's own programs, with fewer requests than it takes from one user."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgd.clock import doubling, elapsed
+from bgd.launcher.children import Child, read_all, start_program
+from bgd.launcher.context import Context
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
+from bgd.wire.launching import NotStarted, SlurmStart
+
+SBATCH_COST, STEP_COST = 2, 2  # requests, measured with Slurm 24.11
+_SQUEUE_COST = 2
+_SCANCEL_COST = 2
+_BURST = 20  # requests at once
+_SHORT_WAIT = 2.0  # seconds that are not worth a report
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until it is asked again, doubled each time
+_PATIENCE = 20.0  # seconds for an answer
+_COMPLETING = "COMPLETING"  # upon which the state follows
+_COLUMNS = 4  # of what squeue prints
+# what Slurm's programs say if the controller cannot be reached (slurm_errno.c), or this machine has no room
+# for a thread, which is not the job's fault
+_IS_AWAY = (
+    *("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication"),
+    *("Resource temporarily unavailable", "Cannot allocate memory"),
+)
+# what it says of requests that it may take later: a partition that is down, a limit on submitted jobs
+_NOT_NOW = (
+    *("not available (", "available now", "usable now", "try again", "presently disabled", "standby mode"),
+    *("are busy", "temporarily", "uthentication", "MaxSubmit"),
+)
+
+
+class SlurmJob(Struct, frozen=True):
+    """A job as the controller sees it, in Slurm's own words: its state, and the reason if it is PENDING."""
+
+    number: str
+    state: str
+    reason: str
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why it is PENDING, None: Slurm has not said."""
+        return None if self.reason == "None" else one_line_of(self.reason)
+
+
+class SlurmEnd(Struct, frozen=True):
+    """How a job ended, in Slurm's own word, and on which nodes; empty: unknown."""
+
+    state: str = ""
+    nodes: str = ""
+
+
+class RequestLimit:
+    """A token bucket: how long to wait for this many requests."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate  # requests a second
+        self._tokens = float(_BURST)
+        self._at = now
+
+    def take(self, cost: int, now: float) -> float:
+        """Take this many requests; return how many seconds to wait before they are sent."""
+        self._tokens = min(self._tokens + (now - self._at) * self.rate, _BURST) - cost
+        self._at = now
+        return max(-self._tokens / self.rate, 0.0)
+
+
+class Controller:
+    """One controller, for all pilots of its executors. Nothing here blocks the event loop."""
+
+    def __init__(self, context: Context, settings: SlurmStart) -> None:
+        self._context = context
+        self._limit = RequestLimit(settings.requests_per_second, elapsed())
+        # all that Slurm's programs need: other variables of its own would change what their arguments mean
+        conf = settings.conf or os.environ.get("SLURM_CONF", "")
+        self.variables = {"PATH": os.defpath, "HOME": str(Path.home())} | (
+            {"SLURM_CONF": conf} if conf else {}
+        )
+        self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
+        self._asking = asyncio.Lock()
+        self._submitting = asyncio.Lock()
+        self._cancelled: set[str] = set()  # names of jobs
+        self._cancelling: asyncio.Task[None] | None = None
+        self.silent_since: float | None = None  # epoch time; None: it has answered
+
+    def set_rate(self, requests_per_second: float) -> None:
+        """Change how many requests it is sent."""
+        self._limit.rate = requests_per_second
+
+    async def admit(self, cost: int) -> None:
+        """Return when this many requests may be sent."""
+        await self._context.deadlines.wait(self._limit.take(cost, elapsed()))
+
+    async def jobs(self) -> dict[str, SlurmJob] | None:
+        """Return each of this user's jobs in Slurm by its name; None: no answer.
+
+        All who ask before the question is sent share its answer.
+        """
+        if self._question is None:
+            self._question = asyncio.get_running_loop().create_future()
+            self._context.group.create_task(self._ask())
+        return await asyncio.shield(self._question)  # who asks may be cancelled, and others wait too
+
+    async def submit(
+        self, arguments: list[str], is_wanted: Callable[[], bool], delayed: Callable[[], None]
+    ) -> tuple[int, str] | None:
+        """Return the exit code and the words of sbatch; None if that is not wanted any more before.
+
+        One at a time, so that questions come in between. `delayed` is called if requests have to wait.
+
+        Raises:
+            CannotStart: there is no sbatch.
+        """
+        late = self._context.deadlines.after(_SHORT_WAIT, delayed)
+        async with self._submitting:
+            if is_wanted():
+                await self.admit(SBATCH_COST)
+            late.cancel()
+            if not is_wanted():
+                return None
+            code, text = await self._run("sbatch", *arguments, with_errors=True)
+        return code, text.decode(errors="replace")
+
+    async def refuses_for_now(self, words: str) -> bool:
+        """Return whether what sbatch said is about the state of the site now, and not about the job."""
+        return any(each in words for each in (*_IS_AWAY, *_NOT_NOW)) or await self.jobs() is None
+
+    async def end_of(self, name: str, number: str) -> SlurmEnd:
+        """Return how the job of this name and number ended, for example PREEMPTED.
+
+        Empty if it does not answer, or has forgotten the job (MinJobAge).
+        """
+        end = SlurmEnd(_COMPLETING)
+        for pause in (_FIRST_PAUSE, 0.5, 1.0, 2.0):
+            await self.admit(_SQUEUE_COST)
+            one = (
+                "--me",
+                "--noheader",
+                "--states=all",
+                f"--jobs={number}",
+                f"--name={name}",
+                "--format=%T|%N",
+            )
+            _, text = await self.run("squeue", *one)
+            state, _, nodes = text.decode(errors="replace").strip().partition("|")
+            end = SlurmEnd(state, nodes)
+            if state != _COMPLETING:
+                break
+            await self._context.deadlines.timer(pause)
+        return end
+
+    async def cancel(self, name: str) -> None:
+        """Cancel the job of this name, together with others that are cancelled meanwhile."""
+        self._cancelled.add(name)
+        if self._cancelling is None or self._cancelling.done():
+            self._cancelling = self._context.begin(self._cancel_all(), "jobs to cancel in Slurm")
+        await asyncio.shield(self._cancelling)
+
+    async def _cancel_all(self) -> None:
+        while self._cancelled:
+            jobs = await self.jobs()
+            names, self._cancelled = self._cancelled, set()
+            if numbers := [job.number for name, job in (jobs or {}).items() if name in names]:
+                await self.admit(_SCANCEL_COST)
+                await self.run("scancel", "--quiet", "--me", *numbers)
+
+    async def signal_steps(self, name: str, signum: int, besides: str) -> None:
+        """Signal all steps of the job of this name, except those of the name `besides`."""
+        await self.admit(_SQUEUE_COST)
+        _, text = await self.run("squeue", "--me", "--steps", "--noheader", "--format=%i|%j|%A")
+        jobs = await self.jobs() or {}
+        lines = (line.split("|") for line in text.decode(errors="replace").splitlines())
+        number = jobs[name].number if name in jobs else None
+        steps = [each[0] for each in lines if each[0].partition(".")[0] == number and each[1] != besides]
+        if steps := [each for each in steps if each.partition(".")[2].isdecimal()]:  # not batch, extern
+            await self.admit(_SCANCEL_COST)
+            await self.run("scancel", "--quiet", f"--signal={signum}", *steps)
+
+    async def release(self, name: str) -> None:
+        """Return once there is no job of this name; cancel one that there is."""
+        pauses = doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while (jobs := await self.jobs()) is None or name in jobs:
+            if jobs is not None:
+                await self.cancel(name)
+            await self._context.deadlines.timer(next(pauses))
+
+    async def run(self, name: str, *arguments: str) -> tuple[int, bytes]:
+        """Return the exit code and the output of a program of Slurm, 1 if there is none."""
+        try:
+            return await self._run(name, *arguments)
+        except CannotStart:
+            return 1, b""
+
+    async def _run(self, name: str, *arguments: str, with_errors: bool = False) -> tuple[int, bytes]:
+        """Return the exit code and the output of a program of Slurm; one that takes too long is killed.
+
+        Raises:
+            CannotStart: it cannot be run.
+        """
+        context = self._context
+
+        async def start() -> tuple[Child, asyncio.Future[bytes]]:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            try:
+                os.set_blocking(reader, False)
+                text = read_all(reader)
+                standard = (context.null, writer, writer if with_errors else context.null)
+                try:
+                    return self.start([name, *arguments], self.variables, standard), text
+                except BaseException:
+                    text.cancel()
+                    raise
+            finally:
+                os.close(writer)
+
+        child, text = await context.retry(f"{name} cannot be started yet", start)
+        over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(child.pid))
+        code = await child.wait()
+        over.cancel()
+        context.children.take_usage(child.pid)
+        return code, await text
+
+    def start(self, argv: list[str], env: Mapping[str, str], standard: tuple[int, int, int]) -> Child:
+        """Start one of Slurm's programs, with these standard descriptors.
+
+        Raises:
+            CannotStart: it is not on the PATH of this process, or cannot be run.
+            OSError: the reason lies in the machine; nothing was started, so it may be tried again.
+        """
+        path = next((p for each in os.get_exec_path() if os.access(p := f"{each}/{argv[0]}", os.X_OK)), None)
+        if path is None:
+            problem = f"{argv[0]} is not on the PATH of the launcher: install Slurm's client programs"
+            raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
+        try:
+            pid = start_program(path, argv, env, standard)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise
+            raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
+        return Child(pid, self._context.children)
+
+    async def _ask(self) -> None:
+        async with self._asking:  # without a controller each question takes long: more would pile up
+            await self.admit(_SQUEUE_COST)
+            question, self._question = self._question, None
+            if question is None:
+                return  # it was answered with the one before
+            code, text = await self.run("squeue", "--me", "--noheader", "--format=%A|%j|%T|%r")
+        answer = None
+        if code:
+            self.silent_since = self.silent_since or time.time()
+            if self._question is not None:
+                self._question.set_result(None)
+                self._question = None
+        else:
+            self.silent_since = None
+            lines = (line.split("|", _COLUMNS - 1) for line in text.decode(errors="replace").splitlines())
+            answer = {each[1]: SlurmJob(each[0], *each[2:]) for each in lines if len(each) == _COLUMNS}
+        question.set_result(answer)
+
+
+def one_line_of(text: str) -> str:
+    """Return foreign text on one line."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def last_line(words: str) -> str:
+    """Return the last of the lines that a program of Slurm has written, without its name."""
+    lines = [line for line in words.splitlines() if line.strip()]
+    return lines[-1].removeprefix("sbatch: ").removeprefix("error: ") if lines else ""

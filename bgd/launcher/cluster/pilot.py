@@ -1,0 +1,670 @@
+"""One pilot, as the launcher that submitted it sees it, and the attempts that were given to it.
+
+It knows the rules R1 to R8, so what this launcher says to it is what a supervisor says. It is reached by an
+srun that connects to its socket (bgd/launcher/cluster/relay.py); if that dies, another one takes its place,
+and a new launcher adopts the pilots of its predecessor with their attempts. A pilot that hears nothing ends
+by itself, and its allocation with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from bgd.clock import doubling, elapsed
+from bgd.core.explain import Cause, Reason
+from bgd.core.job import Outcome
+from bgd.errors import ProtocolError
+from bgd.launcher.children import Child
+from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of
+from bgd.launcher.cluster.folder import LEASE, Left, PilotFolder
+from bgd.launcher.context import Context
+from bgd.launcher.deadlines import Deadline
+from bgd.launcher.journal import Began
+from bgd.launcher.problems import CannotStart, one_line
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    OLDEST_PILOT_PROTOCOL,
+    Acknowledge,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    Checked,
+    Declined,
+    FromLauncher,
+    Goodbye,
+    Greeting,
+    KeepAlive,
+    LogGrew,
+    NotStarted,
+    OutputPart,
+    OutputStored,
+    PilotNode,
+    PilotStart,
+    Ready,
+    StopProcesses,
+    ToLauncher,
+    Welcome,
+    decode_from_launcher,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from bgd.launcher.cluster.attempt import PilotAttempt
+    from bgd.launcher.cluster.pilots import PilotPool
+
+log = logging.getLogger(__name__)
+
+
+class Pilot:
+    """One batch job of Slurm that runs a launcher, and the attempts that were given to it.
+
+    Attributes:
+        own: the only attempt that it is for; None: it is for many.
+        number: of its job in Slurm; None: it is not submitted.
+        node: what Slurm has given to it; None: it is not known yet.
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(
+        self, pool: PilotPool, name: str, number: int | None, own: PilotAttempt | None = None
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.own = own
+        self.node: PilotNode | None = None
+        self.is_starting = True  # until it has greeted
+        self._pool = pool
+        self._context = pool.context
+        self._controller = pool.controller
+        self._folder = PilotFolder(pool.context, pool.slurm.folder, name)
+        self._python = pool.slurm.python
+        self._attempts: dict[AttemptKey, PilotAttempt] = {}
+        self._used: dict[AttemptKey, PilotStart] = {}
+        self._ended: set[AttemptKey] = set()  # which it may not forget yet
+        self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
+        self._held: dict[AttemptKey, AttemptEnded] = {}  # ends of which Slurm may know the cause
+        self._heard_at = elapsed()  # when it was connected last
+        self._is_adopted = self._has_worked = number is not None
+        self._is_closing = False
+        self._is_gone = False
+        self._is_reached = True  # by the latest connection
+        self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
+        self._connection: _Connection | None = None
+        self._beat: Deadline | None = None
+        self._idle: Deadline | None = None
+        self._watch_idleness()
+
+    @property
+    def own_key(self) -> AttemptKey | None:
+        """The key of the only attempt that it is for."""
+        return None if self.own is None else self.own.launch.key
+
+    def has_room(self, attempt: PilotAttempt) -> bool:
+        """Whether an attempt may be given to it now."""
+        if self._connection is None or not self._connection.is_ready or self._is_closing or self.node is None:
+            return False
+        if self.own is not None:
+            return self.own is attempt and attempt.is_waiting
+        cpus = sum(each.cpus for each in self._used.values()) + attempt.start.cpus
+        memory = sum(each.memory for each in self._used.values()) + attempt.start.memory
+        return cpus <= _cpus(self.node) and memory <= _memory(self.node)
+
+    @property
+    def runs_what_it_should(self) -> bool:
+        """Whether it has said what it runs, if it is of an earlier launcher, and nothing else runs there."""
+        return not ((self._is_adopted and self.is_starting) or self._strangers)
+
+    def is_large_enough(self, attempt: PilotAttempt) -> bool:
+        """Whether an attempt fits if it has nothing else, as far as that is known."""
+        node = self.node
+        return node is None or (attempt.start.cpus <= _cpus(node) and attempt.start.memory <= _memory(node))
+
+    def give(self, attempt: PilotAttempt) -> None:
+        """Let it run an attempt.
+
+        Raises:
+            OSError: the journal cannot be written; nothing has begun.
+        """
+        assert self.number is not None  # noqa: S101  it is connected
+        launch, now = attempt.launch, elapsed()
+        place = self.name, self.number
+        stopped = attempt.state.suspended
+        began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=place, suspended=stopped)
+        self._context.journal.add_step(began)
+        self.adopt(attempt, began)
+
+    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
+        """Add an attempt, whether or not the pilot has heard of it, and tell it."""
+        key = attempt.launch.key
+        self._attempts[key], self._used[key] = attempt, attempt.start
+        attempt.given_to(self, began)
+        self._watch_idleness()
+        self._repeat(attempt)
+
+    async def let_forget(self, key: AttemptKey) -> None:
+        """Let it forget an attempt that has ended."""
+        self._ended.discard(key)
+        self.send(Acknowledge(key))
+        if self._is_gone and not self._ended:
+            await self._folder.remove()
+
+    def send(self, message: ToLauncher) -> bool:
+        """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
+        if self._connection is None or not self._connection.is_ready:
+            return False
+        self._connection.send(message)
+        return True
+
+    def _repeat(self, attempt: PilotAttempt) -> None:
+        if self._connection is not None and self._connection.is_ready and self.node is not None:
+            for message in attempt.messages(self._variables(self.node)):
+                self._connection.send(message)
+
+    def _variables(self, node: PilotNode) -> dict[str, str]:
+        """Return what an attempt finds in its environment of Slurm: its node, or all that is its own."""
+        return {"SLURMD_NODENAME": node.name} if self.own is None else node.variables
+
+    def signal_steps(self, signum: int) -> None:
+        """Signal what an attempt that has nodes of its own has started on them by srun."""
+        self._context.begin(self._controller.signal_steps(self.name, signum, _RELAY), OF_PILOTS)
+
+    # --- its life
+
+    async def live(self) -> None:
+        """Submit it, stay connected while it runs, and see to its attempts when it is gone."""
+        while True:
+            try:
+                await self._live()
+            except Exception:  # raised further, it would cancel the task group, and so end every job
+                log.exception("pilot %s: an error in the launcher", self.name)
+                await self._wait(_LONGEST_PAUSE)
+            else:
+                return
+
+    async def _live(self) -> None:
+        if self.number is None:
+            await self._pool.released()
+            try:
+                await self._context.retry(f"pilot {self.name} cannot be submitted yet", self._folder.prepare)
+                self.number = await self._submitted()
+            except CannotStart as problem:
+                await self._folder.remove()
+                self._pool.refuse(self, str(problem))
+                return
+        if self.number is not None:  # else it is not wanted any more
+            await self._attend()
+        await self._finish(await self._end_what_it_left())
+
+    async def _attend(self) -> None:
+        """Stay connected to it while Slurm has it."""
+        pauses, absent = _pauses(), 0
+        while absent < _ABSENCES and not self._is_given_up:
+            jobs = await self._controller.jobs()
+            found = None if jobs is None else jobs.get(self.name)
+            if found is not None and found.state == "RUNNING":
+                if await self._is_over():
+                    self._is_unwatched = True
+                    await self._controller.cancel(self.name)
+                elif await self._serve():
+                    pauses = _pauses()
+                elif elapsed() - self._heard_at > _HUNG:
+                    log.warning("pilot %s: no answer for %g s: cancelling it in Slurm", self.name, _HUNG)
+                    await self._controller.cancel(self.name)
+            else:
+                self._heard_at = elapsed()
+                if found is not None and self._is_closing:
+                    await self._controller.cancel(self.name)
+            absent = absent + 1 if jobs is not None and found is None else 0
+            if absent:
+                pauses = _pauses()
+            self._say_why(found, is_silent=jobs is None)
+            await self._wait(next(pauses))
+
+    def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
+        """Tell those that wait for it why it does not run."""
+        if is_silent:
+            self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
+        elif found is not None and found.state == "PENDING":
+            self._note_reason(Cause.NODE, found.waits_for)
+        elif self.is_starting:
+            self._note_reason(Cause.PILOT)
+
+    def _note_reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
+        reason: Reason = self._pool.reason(cause, code, at)
+        if self.own is not None and self.own.is_waiting:
+            self.own.wait_for(reason)
+        elif self.own is None and self.is_starting:
+            self._pool.note_reason(reason)
+        if cause is Cause.NODE:  # it waits to end what it left
+            for attempt in self._attempts.values():
+                attempt.wait_for(reason)
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether all that is known of its attempts was asked to stop long ago: they must end."""
+        attempts = self._attempts.values()
+        return bool(attempts) and all(each.is_overdue for each in attempts)
+
+    async def _end_what_it_left(self) -> Left:
+        """Submit it again to the same node, as Slurm without control groups only ends what it sees."""
+        left = await self._left()
+        for _ in range(_TRIES):
+            if self._is_given_up or not await self._may_have_left_processes(left):
+                break
+            log.warning("pilot %s was killed: submitting it again to end what it left", self.name)
+            try:
+                self.number = await self._submitted(f"--nodelist={left.node}")
+            except CannotStart as problem:
+                log.warning("what pilot %s left on node %s is left alone: %s", self.name, left.node, problem)
+                break
+            await self._attend()
+            left = await self._left()
+        return left
+
+    async def _may_have_left_processes(self, left: Left) -> bool:
+        is_settled = self._attempts.keys() <= {ended.key for ended in left.ends}
+        if left.has_all or is_settled or not left.node:
+            return False
+        end = await self._controller.end_of(self.name, str(self.number))
+        return self._is_unwatched or end.state in _NOT_ENDED_BY_SLURM
+
+    async def _submitted(self, *place: str) -> int | None:
+        """Submit it until Slurm takes it; return its number there, None if it is not wanted any more.
+
+        Raises:
+            CannotStart: Slurm refuses it.
+        """
+        pauses = _pauses()
+        while True:
+            left_out = [] if place else self._pool.nodes_left_out()
+            arguments = [*self._options(), *place, *([f"--exclude={','.join(left_out)}"] if left_out else [])]
+            said = await self._controller.submit(
+                [*arguments, self._folder.script, self._python, self._folder.path],
+                is_wanted=lambda: not (self._is_closing or self._is_given_up),
+                delayed=partial(self._note_reason, Cause.REQUESTS),
+            )
+            if said is None:
+                return None
+            code, words = said
+            number = next((line for line in words.splitlines() if line.partition(";")[0].isdecimal()), None)
+            if code == 0 and number is not None:
+                return int(number.partition(";")[0])
+            if code <= 0:  # it was killed, or does not say which: the job may be there
+                await self._controller.cancel(self.name)
+            problem = last_line(words) or f"code {code}"
+            if code > 0 and not await self._controller.refuses_for_now(words):
+                if left_out and self._pool.leave_none_out():
+                    continue
+                raise CannotStart(one_line(NotStarted.OTHER, f"Slurm takes no pilot: {problem}"))
+            is_silent = self._controller.silent_since is not None
+            self._note_reason(
+                Cause.CONTROLLER if is_silent else Cause.NODE,
+                None if is_silent else one_line_of(problem),
+                self._controller.silent_since,
+            )
+            pause = next(pauses)
+            log.warning("no pilot: Slurm refuses it for now (%s); next try in %g s", problem, pause)
+            await self._wait(pause)
+
+    def _options(self) -> list[str]:
+        """Return the arguments of sbatch, without the script."""
+        own = self.own
+        nodes = (own.launch.slurm.nodes or 1) if own is not None and own.launch.slurm is not None else 1
+        what = f"pilot of executor {self._pool.start.executor}"
+        if own is not None:
+            what = f"job {own.launch.key.job}, attempt {own.launch.key.attempt}"
+        return [
+            *(self._pool.start.options if own is None else own.start.own),
+            *("--parsable", f"--job-name={self.name}", f"--comment=bgd {what}"),
+            *(f"--nodes={nodes}", f"--ntasks={nodes}", "--no-requeue", "--chdir=/"),
+            *(f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"),
+        ]
+
+    async def _is_over(self) -> bool:
+        """Return whether it has ended; Slurm does not notice for minutes if its slurmstepd was killed."""
+        if not self._has_worked:
+            return False
+        left = await self._folder.left()
+        return left.has_all or not (self._is_reached or left.is_locked or left.problem)
+
+    async def _serve(self) -> bool:
+        """Stay connected as long as that is possible; return whether it has greeted."""
+        connection = self._connection = _Connection(self, self._context)
+        try:
+            relay, ours = await self._relay()
+            await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
+            connection.greet(self._pool.store)
+            self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+            await connection.lost.wait()
+        except CannotStart as error:
+            log.warning("pilot %s: no connection: %s", self.name, error)
+            return False
+        finally:
+            self._connection = None
+            self._stop_beating()
+        self._context.children.kill(relay.pid)  # it may hang, without its node
+        await relay.wait()
+        self._context.children.take_usage(relay.pid)
+        self._is_reached = connection.is_ready
+        if connection.is_ready:
+            self._heard_at = elapsed()
+        return connection.is_ready
+
+    async def _relay(self) -> tuple[Child, socket.socket]:
+        """Start an srun that connects to it; return it, and the socket to talk over.
+
+        Raises:
+            CannotStart: that is not possible.
+        """
+        await self._controller.admit(STEP_COST)
+        relay = (self._python, "-P", "-m", "bgd.launcher.cluster.relay", f"{self._folder.path}/launcher.sock")
+        options = (
+            "--overlap",
+            "--relative=0",
+            "--nodes=1",
+            "--ntasks=1",
+            "--unbuffered",
+            "--quiet",
+            "--chdir=/",
+        )
+        argv = ["srun", f"--jobid={self.number}", f"--job-name={_RELAY}", *options, *relay]
+
+        async def start() -> tuple[Child, socket.socket]:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                standard = (theirs.fileno(), theirs.fileno(), self._context.null)
+                try:
+                    return self._controller.start(argv, self._controller.variables, standard), ours
+                except BaseException:
+                    ours.close()
+                    raise
+
+        return await self._context.retry(f"pilot {self.name} cannot be reached yet", start)
+
+    async def _left(self) -> Left:
+        """Return what it has left, once it has ended."""
+        pauses = _pauses()
+        while (left := await self._folder.left()).is_locked or left.problem:
+            if self._is_given_up:
+                break
+            log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
+            await self._wait(next(pauses))
+        return left
+
+    async def _finish(self, left: Left) -> None:
+        """End its attempts as its journal says, as Slurm says, or as unknown."""
+        ends = {ended.key: ended for ended in left.ends} | self._held
+        is_failure = self.number is not None and not (self._has_worked or self._is_closing)
+        state, node = "", left.node
+        if self._held or is_failure or not (left.has_all or self._attempts.keys() <= ends.keys()):
+            end = await self._controller.end_of(self.name, str(self.number))
+            state, node = end.state, node or end.nodes
+        for key, attempt in self._attempts.items():
+            if left.has_all and key not in ends:
+                self._pool.give_again(attempt)
+                continue
+            self._ended.add(key)
+            attempt.finish(
+                _with_cause(ends.get(key) or self._lost(key, state), state, is_own=self.own is not None)
+            )
+        self._used.clear()
+        self._is_gone = True
+        if not self._ended:  # else its folder is the only proof until the ends are on the disk
+            await self._folder.remove()
+        words = left.last_words or f"Slurm ended it before it worked ({state or 'unknown'})"
+        self._pool.ended(self, words if is_failure else None, node if state in _OF_ITS_NODE else "")
+
+    def _lost(self, key: AttemptKey, state: str) -> AttemptEnded:
+        where = f"on node {self.node.name}" if self.node else "in Slurm"
+        problem = f"its pilot {where} is gone ({state or 'Slurm does not say why'}): outcome unknown"
+        return AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=time.time(), problem=problem)
+
+    def close(self) -> None:
+        """Let it end, and its allocation with it."""
+        self._is_closing = True
+        self.send(Goodbye())
+        if self.is_starting:
+            self._context.begin(self._controller.cancel(self.name), OF_PILOTS)
+
+    async def give_back(self) -> None:
+        """Let it end at once."""
+        self._is_closing = True
+        self.send(Goodbye())
+        await self._controller.cancel(self.name)
+        await self._folder.remove()
+
+    async def _wait(self, seconds: float) -> None:
+        await self._context.deadlines.timer(seconds)
+
+    def _watch_idleness(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if self.own is None and not self._used and not self._is_closing:
+            self._idle = self._context.deadlines.after(self._pool.start.keep_idle, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle = None
+        if self._pool.has_waiting:
+            self._watch_idleness()
+            return
+        self.close()
+
+    # --- what it says
+
+    def receive(self, message: FromLauncher) -> None:
+        """Do what one of its messages asks for.
+
+        Raises:
+            ProtocolError: it declines this launcher.
+        """
+        match message:
+            case Welcome(node=node):
+                self.node = node or self.node
+            case Declined():
+                raise ProtocolError(message.problem)
+            case Ready():
+                self._begin_work()
+            case AttemptStarted():
+                self._note_start(message)
+            case OutputPart():
+                self._store(message)
+            case AttemptEnded():
+                self._note_end(message)
+            case LogGrew() | Checked():
+                pass  # a pilot is not asked for these: the output itself comes
+
+    def _begin_work(self) -> None:
+        """Repeat what its attempts are asked to do, and take more of them, unless it only answers."""
+        if self._connection is None or self._connection.is_ready:
+            return
+        self._connection.is_ready = True
+        self.is_starting = False
+        self._has_worked = True
+        for attempt in self._attempts.values():
+            self._repeat(attempt)
+        if self._is_closing:  # it was idle while there was no connection
+            self.send(Goodbye())
+        self._watch_idleness()
+        self._pool.connected(self)
+
+    def _store(self, part: OutputPart) -> None:
+        attempt = self._attempts.get(part.key)
+        end = part.offset + len(part.data) if attempt is None else attempt.write(part)
+        if self._connection is not None:
+            self._connection.send(OutputStored(part.key, end))
+
+    def _note_start(self, started: AttemptStarted) -> None:
+        """Tell an attempt; end one whose record was lost: its job may run again, but not beside it."""
+        key, connection = started.key, self._connection
+        if key in self._attempts:
+            self._attempts[key].started(started)
+        elif connection is not None and not (connection.is_ready and key in self._strangers):
+            self._strangers.add(key)
+            connection.send(StopProcesses(key, 0.0))
+
+    def _note_end(self, ended: AttemptEnded) -> None:
+        attempt = self._attempts.get(ended.key)
+        if attempt is not None and self.own is not None and attempt.may_be_slurms_doing(ended):
+            self._held[ended.key] = ended
+            self.close()
+        elif attempt is not None:
+            self._ended.add(ended.key)
+            attempt.finish(ended)
+            del self._used[ended.key], self._attempts[ended.key]
+            if self.own is not None:
+                self.close()
+            self._watch_idleness()
+            self._pool.assign()
+        elif ended.key not in self._ended:  # its end was recorded before
+            self._pool.acknowledge(self, ended.key)
+        if ended.key in self._strangers:
+            self._strangers.discard(ended.key)
+            self._pool.assign()
+
+    def _keep_alive(self) -> None:
+        """Keep the pilot alive; drop the connection if nothing comes from it.
+
+        The srun of a step whose slurmstepd was killed stays, and says nothing.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.silent_beats == 0:
+            self.send(KeepAlive())
+        elif connection.silent_beats == 1:
+            connection.greet(self._pool.store)  # every version answers this; early ones of 5 no KeepAlive
+        else:
+            log.warning("pilot %s: no answer for %g s: connecting again", self.name, 2 * _BEAT)
+            connection.drop()
+            return
+        connection.silent_beats += 1
+        self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+
+    def _stop_beating(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+
+
+class _Connection(asyncio.Protocol):
+    """The connection to a pilot; messages of one turn of the loop are one write."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pilot: Pilot, context: Context) -> None:
+        self.is_ready = False  # it has said all that it knows
+        self.silent_beats = 0  # how often it was asked for a sign of life since it said something
+        self.lost = asyncio.Event()
+        self._pilot = pilot
+        self._context = context
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._unhandled: deque[bytes] = deque()  # messages
+        self._unsent: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
+        self._transport = transport
+
+    def greet(self, store: str) -> None:
+        self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
+
+    def send(self, message: ToLauncher) -> None:
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame(encode(message), MAX_LAUNCHING_FRAME))
+
+    def _flush(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def drop(self) -> None:
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self.silent_beats = 0
+        try:
+            self._handle(data)
+        except OSError:
+            self._transport.pause_reading()
+            self._context.begin(self._handle_later(), OF_PILOTS)
+
+    def _handle(self, data: bytes = b"") -> None:
+        """Handle messages that have come, and those that came before.
+
+        Raises:
+            OSError: there is no descriptor for a log now; may be tried again.
+        """
+        try:
+            self._unhandled.extend(self._frames.feed(data))
+            while self._unhandled and not self.lost.is_set():
+                self._pilot.receive(decode_from_launcher(self._unhandled[0]))
+                self._unhandled.popleft()
+        except ProtocolError as error:
+            log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
+            self._transport.abort()
+
+    async def _handle_later(self) -> None:
+        async def handle() -> None:
+            self._handle()
+
+        await self._context.retry(f"output of pilot {self._pilot.name} cannot be stored yet", handle)
+        self._transport.resume_reading()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.set()
+
+
+def _pauses() -> Iterator[float]:
+    """Yield the pauses in seconds until Slurm is asked again."""
+    return doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
+
+
+def _cpus(node: PilotNode) -> int:
+    return node.cpus or 1
+
+
+def _memory(node: PilotNode) -> int:
+    return node.memory or _ANY
+
+
+def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnded:
+    """Return an end as Slurm explains it, which ended the pilot; `state`: its word for how that ended."""
+    outcome = _CAUSES.get(state)
+    if outcome is None or ended.outcome not in _OF_A_CAUSE:
+        return ended
+    if not is_own and outcome is not Outcome.INTERRUPTED:  # another job may have been the cause
+        outcome = Outcome.INTERRUPTED if outcome is Outcome.TIMEOUT else ended.outcome
+    return replace(ended, outcome=outcome, problem=f"Slurm ended its allocation: {state}")
+
+
+OF_PILOTS = "pilots"
+_RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
+_ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
+_TRIES = 3  # times to end what it left
+_ABSENCES = 2  # answers without its job, since the controller may not have heard all
+_NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
+_OF_ITS_NODE = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}  # if it ends so before it works
+_CAUSES = {
+    "PREEMPTED": Outcome.INTERRUPTED,
+    "CANCELLED": Outcome.INTERRUPTED,
+    "TIMEOUT": Outcome.TIMEOUT,
+    "OUT_OF_MEMORY": Outcome.OOM,
+}
+_OF_A_CAUSE = {Outcome.INTERRUPTED, Outcome.SIGNAL, Outcome.UNKNOWN}
+_BEAT = LEASE / 6  # three of them until a connection is given up, which leaves time for the next one
+_HUNG = 3 * LEASE  # seconds without an answer until Slurm is to end it: by itself it ends after two leases
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds

@@ -1,0 +1,286 @@
+"""Pilots: launchers on the nodes of a cluster, in allocations of Slurm.
+
+A pilot is a batch job in Slurm that runs this very program on a node, with its journal in the shared folder.
+Most run many short attempts, and their allocation is kept meanwhile. An attempt that wants whole nodes, GPUs
+or more than the others have gets a pilot of its own, which ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
+from bgd.core.job import Outcome
+from bgd.launcher.cluster.attempt import PilotAttempt, pilot_start
+from bgd.launcher.cluster.controller import Controller
+from bgd.launcher.cluster.folder import PilotFolder
+from bgd.launcher.cluster.pilot import Pilot
+from bgd.launcher.context import Context
+from bgd.launcher.journal import Began
+from bgd.launcher.problems import one_line
+from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, NotStarted, SlurmStart
+
+log = logging.getLogger(__name__)
+
+
+class PilotPool:
+    """Gives the attempts of an executor to pilots in order, and starts pilots while there is work for them.
+
+    Attributes:
+        slurm, start: as configured last.
+    """
+
+    def __init__(self, context: Context, controller: Controller, launch: Launch) -> None:
+        self.context = context
+        self.controller = controller
+        assert launch.slurm is not None  # noqa: S101  checked by the caller
+        self.slurm: SlurmStart = launch.slurm
+        self.start = pilot_start(launch)
+        self.store = launch.key.store
+        self._waiting: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # the next one first
+        self._pilots: dict[str, Pilot] = {}
+        self._unacknowledged: dict[AttemptKey, Pilot] = {}  # ended and recorded
+        self._acknowledging: asyncio.Task[None] | None = None
+        self._failures: Counter[AttemptKey | None] = (
+            Counter()
+        )  # pilots that ended before they worked, in a row
+        self._left_out: dict[str, float] = {}  # nodes on which pilots fail, until when on the elapsed clock
+        self._is_ending = False
+        self._is_refused = False  # Slurm takes no more pilots for now
+        # a reset may have taken records: attempts that nobody knows may run on pilots
+        self._has_all_records = bool(context.journal.instance.covers)
+        self._reason = self.reason(Cause.PILOT)
+        self._tidying = context.begin(self._release_leftovers(), OF_PILOTS)
+        self._tidying.add_done_callback(lambda _: self.assign())
+
+    def reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> Reason:
+        """Return why attempts wait; `code`: Slurm's word for why it has no node for a pilot."""
+        return Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
+
+    def add(self, attempt: PilotAttempt) -> None:
+        """Give it to a pilot as soon as one has room, or start one of its own."""
+        assert attempt.launch.slurm is not None  # noqa: S101  as above
+        self.slurm, self.start = attempt.launch.slurm, attempt.start
+        if attempt.start.alone:
+            self._begin(None, attempt)
+            return
+        self._waiting[attempt.launch.key] = attempt
+        self.assign()
+        if attempt.launch.key in self._waiting:
+            attempt.wait_for(self._reason)
+
+    def give_again(self, attempt: PilotAttempt) -> None:
+        """Give it to another pilot, since its pilot ended before it began with it (R3)."""
+        if attempt.is_taken_back() and not attempt.start.alone:  # `ended` starts the next pilot of its own
+            self._waiting[attempt.launch.key] = attempt
+            self._waiting.move_to_end(attempt.launch.key, last=False)
+
+    def forget(self, attempt: PilotAttempt) -> None:
+        """Take it off the list, or end its own pilot. Those behind it may fit where it did not."""
+        for pilot in list(self._pilots.values()):
+            if pilot.own is attempt:
+                pilot.close()
+        if self._waiting.pop(attempt.launch.key, None) is not None:
+            self.assign()
+
+    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
+        """Look for the pilot that a dead launcher gave it to."""
+        assert began.pilot is not None  # noqa: S101  its journal says so
+        name, number = began.pilot
+        pilot = self._pilots.get(name)
+        if pilot is None:
+            pilot = self._begin((name, number), attempt if attempt.start.alone else None)
+        pilot.adopt(attempt, began)
+
+    def assign(self) -> None:
+        """Give attempts to pilots with room; start a pilot for those that are left."""
+        if self._may_run_unknown_ones:
+            return
+        try:
+            self._give_all()
+        except OSError as error:
+            log.warning("cannot write to the journal: %s; next try in %g s", error.strerror, _PAUSE)
+            self.context.deadlines.after(_PAUSE, self.assign)
+            return
+        shared = list(self._shared)
+        is_starting = any(each.is_starting for each in shared)
+        has_all = len(shared) >= self.start.nodes
+        if self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
+            self._begin(None, None)
+
+    def _give_all(self) -> None:
+        """Give attempts to pilots with room; start pilots for those that are too large for all there are.
+
+        Raises:
+            OSError: the journal cannot be written.
+        """
+        for pilot in self._pilots.values():
+            if pilot.own is not None and pilot.has_room(pilot.own):
+                pilot.give(pilot.own)
+        while self._waiting:
+            first = next(iter(self._waiting.values()))
+            pilot_for_it = next((each for each in self._shared if each.has_room(first)), None)
+            if pilot_for_it is not None:
+                pilot_for_it.give(first)
+            elif self._works and not any(each.is_large_enough(first) for each in self._shared):
+                first.stand_alone()
+                self._begin(None, first)
+            else:
+                return
+            del self._waiting[first.launch.key]
+
+    @property
+    def _may_run_unknown_ones(self) -> bool:
+        """Whether pilots of before a reset may still run attempts that no record names."""
+        if not self._has_all_records and self._tidying.done():
+            self._has_all_records = all(each.runs_what_it_should for each in self._pilots.values())
+        return not self._has_all_records
+
+    @property
+    def _shared(self) -> Iterable[Pilot]:
+        """The pilots that are not for one attempt alone."""
+        return (each for each in self._pilots.values() if each.own is None)
+
+    @property
+    def _works(self) -> bool:
+        return any(not each.is_starting for each in self._shared)
+
+    def connected(self, pilot: Pilot) -> None:
+        """Note that a pilot works."""
+        self._failures.pop(pilot.own_key, None)
+        if pilot.own is None:
+            self.note_reason(self.reason(Cause.PILOT))
+        self.assign()
+
+    def ended(self, pilot: Pilot, problem: str | None, node: str) -> None:
+        """Note that a pilot is gone; `problem`: why it never worked, None if it did; `node`: where."""
+        del self._pilots[pilot.name]
+        own = pilot.own if pilot.own is not None and pilot.own.is_waiting else None
+        if problem is not None:
+            log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
+            self._failures[pilot.own_key] += 1
+            if node:
+                log.warning("leaving out node %s for %g s", node, _LEFT_OUT)
+                self._left_out[node] = elapsed() + _LEFT_OUT
+        if self._failures[pilot.own_key] >= _TRIES and (own is not None or not self._works):
+            del self._failures[pilot.own_key]
+            words = one_line(NotStarted.OTHER, f"no pilot works: {problem}")
+            self._fail(self._waiting.values() if own is None else [own], words)
+        elif own is not None:
+            self._begin(None, own)
+        self.assign()
+
+    def refuse(self, pilot: Pilot, problem: str) -> None:
+        """Note that Slurm refuses this pilot. Its others, if there are any, go on."""
+        del self._pilots[pilot.name]
+        if pilot.own is not None:
+            self._fail([pilot.own], problem)
+        elif self._works:
+            log.warning("executor %s: %s; next try in %g s", self.start.executor, problem, _REFUSED)
+            self._is_refused = True
+            self.context.deadlines.after(_REFUSED, self._try_again)
+        else:
+            self._fail(self._waiting.values(), problem)
+
+    def _try_again(self) -> None:
+        self._is_refused = False
+        self.assign()
+
+    def nodes_left_out(self) -> list[str]:
+        """Return the nodes on which pilots have failed lately."""
+        self._left_out = {node: until for node, until in self._left_out.items() if until > elapsed()}
+        return sorted(self._left_out)
+
+    def leave_none_out(self) -> bool:
+        """Use all nodes again; return whether that changes anything."""
+        found, self._left_out = bool(self._left_out), {}
+        return found
+
+    def note_reason(self, reason: Reason) -> None:
+        """Tell those that wait for any pilot why."""
+        self._reason = reason
+        for attempt in self._waiting.values():
+            attempt.wait_for(reason)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether an attempt waits for any pilot."""
+        return bool(self._waiting)
+
+    async def released(self) -> None:
+        """Return once the pilots of an earlier launcher that no record names have ended."""
+        await asyncio.shield(self._tidying)
+
+    async def end(self) -> None:
+        """Give all allocations back; if Slurm does not answer soon, the pilots do it by themselves."""
+        self._is_ending = True
+        self._tidying.cancel()
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+        if self._pilots:
+            ends = [self.context.begin(each.give_back(), OF_PILOTS) for each in self._pilots.values()]
+            await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
+            for each in ends:
+                each.cancel()
+        for pilot in self._pilots.values():
+            pilot.task.cancel()
+
+    def acknowledge(self, pilot: Pilot, key: AttemptKey) -> None:
+        """Let a pilot forget an attempt whose end is recorded, once that survives a power failure."""
+        if not self._unacknowledged:
+            self._acknowledging = self.context.begin(self._acknowledge(), OF_PILOTS)
+        self._unacknowledged[key] = pilot
+
+    async def _acknowledge(self) -> None:
+        """Tell pilots what they may forget. What is on the disk will not be asked of them again."""
+        while self._unacknowledged:
+            await self.context.deadlines.timer(_PAUSE)  # so that many share a sync
+            recorded = dict(self._unacknowledged)
+            await self.context.retry("the journal cannot be synced", self.context.journal.make_durable)
+            for key, pilot in recorded.items():
+                await pilot.let_forget(key)
+                del self._unacknowledged[key]
+
+    @property
+    def _prefix(self) -> str:
+        return f"bgd-{self.store}-pilot-{self.start.executor}-"
+
+    def _begin(self, known: tuple[str, int] | None, own: PilotAttempt | None) -> Pilot:
+        """Start a pilot, or find the one of this name and number again; `own`: run this attempt alone."""
+        name, number = known or (f"{self._prefix}{os.urandom(4).hex()}", None)
+        pilot = self._pilots[name] = Pilot(self, name, number, own)
+        pilot.task = self.context.group.create_task(pilot.live())
+        return pilot
+
+    def _fail(self, attempts: Iterable[PilotAttempt], problem: str) -> None:
+        for attempt in list(attempts):
+            key = attempt.launch.key
+            self._waiting.pop(key, None)
+            attempt.finish(
+                AttemptEnded(key=key, outcome=Outcome.NOT_STARTED, finished_at=time.time(), problem=problem)
+            )
+
+    async def _release_leftovers(self) -> None:
+        """End pilots that no record names: a power failure may have taken the latest records."""
+        for name in await PilotFolder(self.context, self.slurm.folder, "").names(self._prefix):
+            if name.rpartition("-")[0] == self._prefix[:-1] and name not in self._pilots:
+                log.warning("ending pilot %s, which an earlier launcher left", name)
+                await self.controller.release(name)
+                folder = PilotFolder(self.context, self.slurm.folder, name)
+                while (await folder.left()).is_locked:
+                    await self.context.deadlines.timer(_PAUSE)
+                await folder.remove()
+
+
+OF_PILOTS = "pilots"
+_TRIES = 3  # pilots that end before they work, until what waits for them fails
+_LEFT_OUT = 600.0  # seconds without a node on which a pilot failed
+_PAUSE = 1.0
+_REFUSED = 30.0  # seconds until Slurm is asked for another pilot
+_GIVE_BACK_SECONDS = 5.0

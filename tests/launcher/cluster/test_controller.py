@@ -1,0 +1,93 @@
+"""Requests to Slurm's controller are few, and spread so that it takes all of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bgd.launcher.cluster.controller import Controller, RequestLimit
+from bgd.wire.launching import SlurmStart
+
+
+def test_a_burst_goes_at_once_and_then_requests_wait_for_the_rate():
+    limit = RequestLimit(rate=2.0, now=100.0)
+
+    assert [limit.take(4, 100.0) for _ in range(5)] == [0.0] * 5
+    assert limit.take(4, 100.0) == 2.0
+    assert limit.take(2, 101.0) == 2.0
+    assert limit.take(2, 110.0) == 0.0
+
+
+def test_a_long_silence_allows_no_larger_burst():
+    limit = RequestLimit(rate=2.0, now=0.0)
+
+    assert [limit.take(10, 1e6) for _ in range(3)] == [0.0, 0.0, 5.0]
+
+
+@pytest.fixture
+async def asked():
+    """Yield a controller, its answer to squeue (None: it gives none), and what was run, in order."""
+    ran: list[tuple[str, ...]] = []
+    answer: dict[str, str | None] = {"squeue": ""}
+
+    async def run(*argv: str) -> tuple[int, bytes]:
+        ran.append(argv)
+        text = answer.get(argv[0], "")
+        return (1, b"") if text is None else (0, text.encode())
+
+    async def wait(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        deadlines = SimpleNamespace(wait=wait)
+        context: Any = SimpleNamespace(
+            group=group, deadlines=deadlines, begin=lambda action, _: group.create_task(action)
+        )
+        controller = Controller(context, SlurmStart(folder="/shared", python="python3", options=[]))
+        controller.run = run  # type: ignore[method-assign, assignment]  # which would run Slurm's programs
+        yield controller, answer, ran
+
+
+async def test_all_who_ask_at_a_time_share_an_answer(asked):
+    controller, answer, ran = asked
+    answer["squeue"] = "7|a|PENDING|Resources\n8|b|RUNNING|None\nnonsense\n"
+
+    first, second = await asyncio.gather(controller.jobs(), controller.jobs())
+
+    assert first == second
+    assert len(ran) == 1
+    assert {name: (job.number, job.state, job.waits_for) for name, job in first.items()} == {
+        "a": ("7", "PENDING", "Resources"),
+        "b": ("8", "RUNNING", None),
+    }
+
+
+async def test_fifty_cancels_are_one_request_by_number(asked):
+    controller, answer, ran = asked
+    answer["squeue"] = "".join(f"{number}|job{number}|PENDING|Priority\n" for number in range(60))
+
+    await asyncio.gather(*(controller.cancel(f"job{number}") for number in range(50)))
+
+    assert [argv[0] for argv in ran] == ["squeue", "scancel"]
+    assert sorted(ran[1][3:], key=int) == [str(number) for number in range(50)]
+
+
+async def test_a_site_that_does_not_answer_refuses_for_now_whatever_sbatch_says(asked):
+    controller, answer, _ = asked
+
+    assert not await controller.refuses_for_now("sbatch: error: Invalid partition specified: x")
+    assert await controller.refuses_for_now("Required partition not available (inactive or drain)")
+    answer["squeue"] = None
+    assert await controller.refuses_for_now("sbatch: fatal: Unable to process configuration file")
+
+
+async def test_a_signal_for_the_steps_of_a_job_leaves_out_how_it_is_reached(asked):
+    controller, answer, ran = asked
+    answer["squeue"] = "7|a|RUNNING|None\n7.batch|batch|x\n7.0|bgd-relay|x\n7.1|one|x\n71.2|two|x\n"
+
+    await controller.signal_steps("a", 19, "bgd-relay")
+
+    assert ran[-1] == ("scancel", "--quiet", "--signal=19", "7.1")

@@ -1,0 +1,124 @@
+"""Jobs that get a pilot of their own. Pilots are real, Slurm is scripts, and this machine its only node."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.explain import Cause
+from bgd.core.job import Outcome
+from bgd.launcher import journal
+from bgd.launcher.journal import Began
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, StopProcesses
+from tests.launcher.host import is_alive, launch_of
+from tests.support import wait_until
+
+
+@pytest.fixture
+def supervisor(host, slurm):
+    host.start()
+    supervisor = host.supervise()
+    supervisor.usual = {"slurm": slurm.own_pilot}
+    return supervisor
+
+
+def folders(slurm):
+    return list(slurm.shared.glob("bgd-*"))
+
+
+def test_each_job_gets_an_allocation_that_ends_with_it_and_leaves_nothing(host, supervisor, slurm):
+    jobs = [supervisor.launch("sh", "-c", f"echo on $SLURMD_NODENAME; exit {code}") for code in (0, 3)]
+
+    ends = {each.key: each for each in supervisor.all_ended(jobs)}
+
+    assert [ends[job].exit_code for job in jobs] == [0, 3]
+    assert [host.output(job) for job in jobs] == [b"on n1\n"] * 2
+    assert slurm.count("sbatch") == 2
+    wait_until(lambda: not slurm.pilots and not folders(slurm))
+
+
+def test_a_job_that_is_too_large_for_the_pilots_there_are_gets_one_of_its_own(supervisor, slurm):
+    supervisor.run("true", slurm=slurm.pilot_start)
+    assert slurm.pilot_start.pilot is not None
+    large = replace(slurm.pilot_start, pilot=replace(slurm.pilot_start.pilot, cpus=3))  # the node has two
+
+    assert supervisor.run("sh", "-c", "exit 5", slurm=large).exit_code == 5
+    assert supervisor.run("true", slurm=slurm.pilot_start).outcome is Outcome.SUCCEEDED
+    assert slurm.count("sbatch") == 2
+
+
+def test_a_job_sees_all_that_slurm_says_of_its_own_allocation_and_nothing_of_another(supervisor, slurm, host):
+    supervisor.usual["env"] = {"SLURM_JOB_ID": "of the sender", "PATH": "/usr/bin:/bin"}
+
+    alone = supervisor.run("sh", "-c", "echo $SLURM_CPUS_ON_NODE $SLURM_JOB_ID")
+    shared = supervisor.run("sh", "-c", "echo $SLURM_CPUS_ON_NODE $SLURM_JOB_ID", slurm=slurm.pilot_start)
+
+    assert (host.output(alone.key), host.output(shared.key)) == (b"2\n", b"\n")
+
+
+def test_what_the_site_refuses_for_now_waits_and_says_why(supervisor, slurm):
+    refusal = slurm.folder / "refusal"
+    words = "Required partition not available (inactive or drain)"
+    refusal.write_text(f"sbatch: error: Batch job submission failed: {words}\n")
+    jobs = [supervisor.launch("true"), supervisor.launch("true", slurm=slurm.pilot_start)]
+    why: dict[AttemptKey, str | None] = {}
+    while len(why) < len(jobs):
+        said = supervisor.hear()
+        assert isinstance(said, AttemptStarted)
+        if said.waits is not None and said.waits.cause is Cause.NODE:
+            why[said.key] = said.waits.problem
+    assert set(why.values()) == {f"Batch job submission failed: {words}"}
+
+    refusal.unlink()
+
+    assert {each.outcome for each in supervisor.all_ended(jobs)} == {Outcome.SUCCEEDED}
+
+
+def test_a_job_that_slurm_will_never_take_is_refused_in_slurms_words_and_no_other(supervisor, slurm):
+    refusal = slurm.folder / "refusal"
+    supervisor.run("true", slurm=slurm.pilot_start)
+    refusal.write_text("sbatch: error: Batch job submission failed: Invalid account\n")
+
+    ended = supervisor.run("true")
+
+    assert ended.outcome is Outcome.NOT_STARTED
+    words = "cannot start: Slurm takes no pilot: Batch job submission failed: Invalid account"
+    assert ended.problem == words
+    assert supervisor.run("true", slurm=slurm.pilot_start).outcome is Outcome.SUCCEEDED
+
+
+def test_a_job_that_waits_for_its_pilot_can_be_cancelled(supervisor, slurm):
+    (slurm.folder / "refusal").write_text("Socket timed out on send/recv operation\n")
+    job = supervisor.launch("true")
+    wait_until(lambda: slurm.count("sbatch"))
+
+    supervisor.say(StopProcesses(job, 1.0))
+
+    assert supervisor.ended(job).outcome is Outcome.CANCELLED
+    (slurm.folder / "refusal").unlink()
+    wait_until(lambda: not slurm.pilots and not folders(slurm))
+
+
+def test_a_job_that_an_earlier_bgd_ran_by_srun_is_interrupted_once_slurm_has_it_no_more(host, slurm):
+    launch = launch_of("true", slurm=replace(slurm.pilot_start, pilot=None))
+    key = launch.key
+    host.start()
+    host.supervise().run("true")
+    host.kill()
+    with host.journal.open("ab") as file:
+        file.write(journal._framed(Began(key, 0, 0.0, time.time(), launch=launch)))
+    in_background = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]
+    its_srun = int(subprocess.check_output(in_background))
+    (slurm.folder / "jobs/99").write_text(f"bgd-{key.store}-{key.job}-{key.attempt} {its_srun}\n")
+
+    host.start()
+    after = host.supervise(2)
+    ended = after.snapshot[key]
+    if not isinstance(ended, AttemptEnded):
+        ended = after.ended(key)
+
+    assert (ended.outcome, ended.problem) == (Outcome.INTERRUPTED, "an earlier bgd started it")
+    assert not is_alive(its_srun)
