@@ -46,7 +46,7 @@ class Source:
         self.read = 0
 
     def stop(self) -> None:
-        """Read no more, even if somebody waits for lines."""
+        """Read no more, even if lines are waited for."""
         os.write(self._stop, b"-")
 
     def groups(self) -> Iterator[list[bytes]]:

@@ -101,7 +101,7 @@ def problem_in_words(error: CannotStart, argv: Sequence[str], verb: str = "submi
 def say_if_it_has_operators(argv: Sequence[str], verb: str = "submit") -> None:
     """Warn if a program gets words of a shell, such as |, as arguments."""
     if OPERATORS & set(argv[1:]):
-        from bgctl.hints import for_operators  # noqa: PLC0415 - hardly any command has such a word
+        from bgctl.hints import for_operators  # noqa: PLC0415 - few commands have such a word
 
         if note := for_operators(argv, verb):
             say(note)
@@ -114,7 +114,7 @@ def say_what_is_not_passed_on(options: JobOptions) -> None:
 
 
 def _say_if_input_waits(argv: Sequence[str]) -> None:
-    """Tell somebody who piped input into a filter, such as `cat` or `wc -l`, that the job did not get it.
+    """Warn a user who piped input into a filter, such as `cat` or `wc -l`, that the job did not get it.
 
     A program with other arguments usually reads files, and may be one of many in a loop that reads the pipe.
     """
@@ -164,7 +164,7 @@ def say_if_exists(job: Job, options: JobOptions) -> None:
 
 
 def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = None) -> None:
-    """Tell somebody who plans for long that a daemon which bgctl started does not start by itself.
+    """Warn a user who plans far ahead that a daemon which bgctl started does not start by itself.
 
     `options`: those of a job; None: a schedule is planned.
     """

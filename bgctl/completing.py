@@ -39,6 +39,6 @@ def completion_command(shell: str) -> int:
 
 def complete(instruction: str) -> int:
     """Answer the completion script of a shell; return the exit code."""
-    with suppress(click.ClickException):  # an incomplete line may be wrong, and nobody wants a message
+    with suppress(click.ClickException):  # an incomplete line may be wrong, and a message would be unwanted
         return shell_complete(cli, {}, _PROGRAM, COMPLETION_VARIABLE, instruction)
     return 1

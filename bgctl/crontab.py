@@ -40,7 +40,7 @@ _MAX_NAME = 50
 class Definition(Struct, frozen=True, kw_only=True):
     """A schedule that does what a line of a crontab does, in the machine's time zone.
 
-    `overlap` is what cron does; `mail_to` gets the mail from cron, "" means nobody.
+    `overlap` is what cron does; `mail_to` gets the mail from cron, "" means no mail.
     """
 
     line: int

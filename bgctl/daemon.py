@@ -274,7 +274,7 @@ def _plain_value(key: Key[object], value: object) -> object:
 
 
 def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
-    """Return who set a key; for one of [retry.commands] that nobody set, who set it in [retry]."""
+    """Return who set a key; for an unset key of [retry.commands], who set it in [retry]."""
     setting = found.get(".".join(path))
     if setting is None and path[:-1] == ("retry", "commands") and path[-1] != "retries":
         return found.get(f"retry.{path[-1]}")

@@ -30,7 +30,7 @@ def _run(arguments: list[str]) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text streams here
     try:
         return _invoke(arguments)
-    except (BrokenPipeError, KeyboardInterrupt) as error:  # nobody wants to read more
+    except (BrokenPipeError, KeyboardInterrupt) as error:  # no more is read
         return exit_codes.exit_code_of_error(error)
     except (BgdError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:

@@ -346,7 +346,7 @@ def _write_units(manager: _Manager) -> bool:
     """Write the units of this bgd, unless it came with units of its own; return whether any has changed.
 
     Raises:
-        Refused: a service could not run this bgd, or somebody else wrote units of these names.
+        Refused: a service could not run this bgd, or units of these names exist that bgctl did not write.
     """
     _check_place(manager)
     if not manager.is_user:

@@ -117,7 +117,7 @@ def _serve(
     sockets: list[socket.socket],
 ) -> None:
     check_limits(DAEMON_LIMITS)  # first: without descriptors not even an event loop can be made
-    gc.freeze()  # imported modules stay: to collect among them takes 5 ms, in which nobody is answered
+    gc.freeze()  # imported modules stay: to collect among them takes 5 ms, in which no request is answered
     with (
         contextlib.closing(ServiceManager.from_environment(os.environ)) as manager,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -156,7 +156,7 @@ class _StartupReport:
     def _write(self, line: str) -> None:
         if self._fd is None:
             return
-        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+        with contextlib.suppress(BrokenPipeError):  # the reader has gone
             os.write(self._fd, line.encode(errors="backslashreplace"))  # it may quote the name of a file
         os.close(self._fd)
         self._fd = None

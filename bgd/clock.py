@@ -24,7 +24,7 @@ def now() -> Now:
 
 
 class Clocks(NamedTuple):
-    """The wall clock, and two that nobody can set; `awake` stands still while the machine is suspended."""
+    """The wall clock, and two that cannot be set; `awake` stands still while the machine is suspended."""
 
     wall: float
     awake: float
@@ -55,7 +55,7 @@ def doubling(first: float, longest: float) -> Iterator[float]:
 class Alarm:
     """Calls back once when a clock, elapsed or wall, reaches a time.
 
-    On the wall clock it also calls back when somebody sets the clock, because a time that seemed years away
+    On the wall clock it also calls back when the clock is set, because a time that seemed years away
     may be near now.
 
     A loop's own timers run on a clock that stands still while the machine is suspended; this alarm is late

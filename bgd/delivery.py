@@ -201,7 +201,7 @@ def as_text(notification: Notification) -> str:
     message = notification.message
     lines = [f"{headline(notification)}.", ""]
     if message.event is NotifyEvent.TEST:
-        lines += ["This is a test: somebody asked for it, and nothing has failed.", ""]
+        lines += ["This is a test that was asked for; nothing has failed.", ""]
     if message.event is NotifyEvent.SUMMARY:
         lines += [
             f"They are more than [notify.{one_line(message.target)}] per_minute lets through one by one.",
@@ -302,7 +302,7 @@ def become(argv: tuple[str, ...], stdin: bytes, environ: Mapping[str, str], name
 
 
 def as_mail(notification: Notification, recipient: str) -> bytes:
-    """Return a notification as a mail. Its Message-ID shows whoever gets it twice that it is the same."""
+    """Return a notification as a mail. A second delivery has the same Message-ID."""
     message = notification.message
     mail = EmailMessage(policy.default.clone(cte_type="7bit"))
     mail["To"] = recipient
@@ -406,7 +406,7 @@ def _opener(url: str) -> OpenerDirector:
 
 class _NoRedirects(HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
-        """Follow none: the address is a secret, and whoever it is sent to would know it."""
+        """Follow none: the address is a secret, and the new host would learn it."""
 
 
 def _out_of_time(_signal: int, _frame: FrameType | None) -> None:

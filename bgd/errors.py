@@ -119,7 +119,7 @@ _LONG_WORD = rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a mistyped name: the most similar known name, or else the first known names.
 
-    Of many names only its neighbours in the alphabet are compared: the daemon answers nobody meanwhile.
+    Of many names only its neighbours in the alphabet are compared: the daemon answers nothing else meanwhile.
     """
     import difflib  # noqa: PLC0415 - needed only to word an error
 

@@ -166,7 +166,7 @@ class JobFuture(concurrent.futures.Future[T]):
             self.set_running_or_notify_cancel()
 
     def notify_cancelled(self) -> None:
-        """Record that the job was cancelled, and wake those who wait for it."""
+        """Record that the job was cancelled, and wake its waiters."""
         if super().cancel():
             self.set_running_or_notify_cancel()
 

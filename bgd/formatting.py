@@ -87,7 +87,7 @@ def attempt_in_words(attempt: AttemptView) -> str:
     return outcome_in_words(attempt) or (_NEEDS_NODE if needs_node(attempt) else State.RUNNING)
 
 
-_NEEDS_NODE = "waits for node"
+_NEEDS_NODE = "waiting for a node"
 
 
 def progress_of(view: JobView) -> Progress | None:
@@ -311,12 +311,12 @@ def explanation_as_json(explanation: Explanation) -> dict[str, object]:
 def retries_line(view: JobView) -> str:
     """Return how often, how far apart and after which exit codes a job is retried, on one line."""
     if view.retries == 0:
-        return "none, but run again if nobody sees its end" if view.rerun else "none"
+        return "none; rerun if the outcome is lost" if view.rerun else "none"
     longest = format_duration(view.max_delay)
     growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
     only = f", only after {_codes(view.retry_on)}" if view.retry_on is not None else ""
     never = f", not after {_codes(view.no_retry_on)}" if view.no_retry_on is not None else ""
-    unseen = ", not if nobody sees its end" if view.rerun is False else ""
+    unseen = ", not if the outcome is lost" if view.rerun is False else ""
     spread = f", jitter {percent(view.jitter)}%" if view.jitter and view.retry_delay else ""
     return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{spread}{only}{never}{unseen}"
 

@@ -81,7 +81,7 @@ class LogReader:
             data = _read(path, position - start, limit)
             if data:
                 chunk = _chunk(path, position, data, left_out=position - offset)
-                # bgd removes the head only with the whole log, so somebody else did
+                # bgd removes the head only with the whole log, so another program did
                 return replace(chunk, missing=self._removed()) if chunk.left_out else chunk
         if any(not path.exists() for _, path in segments):  # removed meanwhile, so there are newer ones
             return self.read(offset, limit)

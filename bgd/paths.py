@@ -217,7 +217,7 @@ def _check_way_to(path: Path, key: str) -> None:
         try:
             found = here.lstat()
             target = str(here.readlink()) if stat.S_ISLNK(found.st_mode) else None
-        except OSError:  # whoever makes or opens the path reports what is wrong
+        except OSError:  # the code that makes or opens the path reports what is wrong
             return
         if found.st_uid not in trusted:
             raise ConfigError(

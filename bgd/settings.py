@@ -27,7 +27,7 @@ Reader = Callable[["Setting"], T]  # raises ValueError, whose text says what is 
 
 
 class Setting(Struct, frozen=True, gc=False):
-    """One value as somebody wrote it.
+    """One value as it was written.
 
     `origin` names it in messages. A relative path in it starts at `folder`, and ~ stands for `home`. A value
     that `is_text` comes from the environment, where numbers and lists are text too.

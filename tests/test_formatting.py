@@ -90,11 +90,11 @@ def test_percents_are_rounded_down(fraction, whole):
     ("policy", "line"),
     [
         ({"retries": 0}, "none"),
-        ({"retries": 0, "rerun": True}, "none, but run again if nobody sees its end"),
+        ({"retries": 0, "rerun": True}, "none; rerun if the outcome is lost"),
         ({"retries": 3}, "3, 5s apart, jitter 10%"),
         ({"retries": 3, "jitter": 0.0}, "3, 5s apart"),
         ({"retries": 3, "rerun": True}, "3, 5s apart, jitter 10%"),
-        ({"retries": 3, "rerun": False}, "3, 5s apart, jitter 10%, not if nobody sees its end"),
+        ({"retries": 3, "rerun": False}, "3, 5s apart, jitter 10%, not if the outcome is lost"),
         (
             {"retries": 3, "backoff": 2.0, "max_delay": 60.0},
             "3, 5s apart, times 2 each, at most 1m, jitter 10%",
@@ -175,7 +175,7 @@ def test_a_shell_reads_a_quoted_word_as_it_was(word):
         ("log limit", {"outcome": Outcome.LOG_LIMIT}),
         ("out of memory", {"outcome": Outcome.OOM}),
         ("end not seen", {"outcome": Outcome.UNKNOWN}),
-        ("waits for node", {"state": State.RUNNING, "needs_node": True}),
+        ("waiting for a node", {"state": State.RUNNING, "needs_node": True}),
         ("suspended", {"state": State.RUNNING, "needs_node": True, "suspended": True}),
     ],
 )

@@ -37,7 +37,7 @@ class StartedDaemon(Struct, frozen=True):
 
 
 def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> StartedDaemon | None:
-    """Start the caller's own daemon and wait until it serves; None: somebody else has started one.
+    """Start the caller's own daemon and wait until it serves; None: another program has started one.
 
     Args:
         config: the configuration file, None: the usual one.
@@ -72,9 +72,9 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
     threading.Thread(target=process.wait, name="bgd reaper", daemon=True).start()
     if status == "ready":
         return StartedDaemon(process.pid, str(log))
-    if is_up():  # somebody started one by hand, and won the race
+    if is_up():  # someone else won the race
         return None
-    raise DaemonUnreachable(f"the daemon started for you ended ({status or 'without a word'}): see {log}")
+    raise DaemonUnreachable(f"the daemon started for you ended ({status or 'without a message'}): see {log}")
 
 
 def _answers(own: ClientSocket, deadline: float) -> bool:

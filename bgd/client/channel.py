@@ -276,7 +276,7 @@ class Channel:
     ) -> Connection | InlineConnection:
         """Connect to the daemon that follows one that went away.
 
-        `was_away`: it went away before it was asked anything. Nobody else is known to restart it, so this
+        `was_away`: it went away before it was asked anything. No service is known to restart it, so this
         does, at once.
         """
         began_at = time.monotonic()

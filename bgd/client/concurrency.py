@@ -54,7 +54,7 @@ class Concurrency(Protocol):
         """Return a connected socket.
 
         Raises:
-            OSError: nobody listens there, or the listener's queue was full until the deadline.
+            OSError: no daemon listens there, or the listener's queue was full until the deadline.
         """
 
     async def write_some(self, connection: socket.socket, data: memoryview, deadline: float | None) -> int:

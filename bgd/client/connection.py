@@ -28,7 +28,7 @@ class Connection:
     """Requests and streams over one socket, which several threads or tasks may use at once.
 
     It has none of its own: of those that wait for a reply, the one that holds `_reading` reads for
-    all. What nobody waits for stays in the socket, so that the daemon stops sending a stream that is not
+    all. What is not waited for stays in the socket, so that the daemon stops sending a stream that is not
     read. Deadlines are on the monotonic clock; None: no limit.
     """
 
@@ -49,9 +49,9 @@ class Connection:
         """Connect to a daemon and exchange hellos.
 
         Raises:
-            OSError: one of NO_WAY_IN: nobody listens there, or the caller may not use it.
+            OSError: one of NO_WAY_IN: no daemon listens there, or the caller may not use it.
             NotAllowed: an unexpected user serves a socket that the caller did not name.
-            DaemonUnreachable: somebody listens, but does not answer as a daemon does.
+            DaemonUnreachable: a program listens, but does not answer as a daemon does.
             BgdError: the daemon refuses the connection.
         """
         try:
@@ -220,7 +220,7 @@ class Connection:
             return
         try:
             for reply in self._session.feed(data):
-                # none: nobody wants the rest of a stream, or waits for an answer any longer
+                # none: the rest of a stream is unwanted, or the answer no longer awaited
                 if (inbox := self._inboxes.get(reply.id)) is not None:
                     inbox.append(reply)
                     inbox.bell.ring()
@@ -228,7 +228,7 @@ class Connection:
             self._break(partial(type(error), str(error)))
 
     def _let_another_read(self) -> None:
-        """Wake one of those who wait for a reply, if nobody reads. Each does so when it leaves."""
+        """Wake one waiter for a reply if none is reading. Each does so when it leaves."""
         if self._waiting and not self._reading.locked():
             for inbox in list(self._waiting.values()):
                 if not inbox:

@@ -91,14 +91,14 @@ class FurtherOptions(EditableOptions, total=False):
     * `jitter`: spread pauses by this share.
     * `retry_on`: retry only after these codes; 124 is the time limit.
     * `no_retry_on`: retry after all exit codes except these.
-    * `rerun`: run again an attempt whose end nobody saw.
+    * `rerun`: rerun an attempt whose outcome was lost.
     * `timeout`: limit on the time of each attempt.
-    * `stop_signal`: signal that asks it to end, usually TERM.
+    * `stop_signal`: stop signal (default TERM).
     * `delay`: start no sooner than this from now.
     * `at`: start at this time.
     * `expires`: cancel the job if it has not started by then.
     * `after`: start after these jobs have succeeded.
-    * `after_any`: start after these jobs have ended, in any way.
+    * `after_any`: start after these jobs finish, even if they fail.
     * `key`: queue only one unfinished job with this key.
     * `debounce`: wait this long for a newer job with its key.
     * `slots`: number of slots to occupy while running.
@@ -112,18 +112,18 @@ class FurtherOptions(EditableOptions, total=False):
     * `pty`: give the job a terminal of its own.
     * `isolation`: fork, spawn or reuse an interpreter.
     * `executor`: the executor that runs it.
-    * `cpus`: number of processors on a cluster.
+    * `cpus`: CPUs per node, on a cluster.
     * `memory`: memory on a cluster.
     * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
-    * `keep_leftovers`: keep processes the job leaves when it ends by itself.
+    * `keep_leftovers`: do not kill leftover processes.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory of all its processes.
-    * `cpu_max`: limit on processor time; 150 is one and a half.
+    * `cpu_max`: CPU limit in percent; 150 = 1.5 CPUs.
     * `pids_max`: limit on the number of processes and threads.
     * `open_files`: limit on open files of each process.
     * `core_max`: limit on the size of core files; 0: none.
-    * `notify`: tell this [notify] target how the job ends.
+    * `notify`: notify this target when the job ends.
     """
 
     env_pass: str | Sequence[str]

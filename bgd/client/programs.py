@@ -52,7 +52,7 @@ def is_relative(changes: EditOptions) -> bool:
 def check_changes(changes: EditOptions, caller: Caller, folder: str | None) -> None:
     """Refuse changes to a job's program, folder or input if the new one is missing.
 
-    The program is searched for on the caller's PATH, because nobody can ask for that of the job.
+    The program is searched for on the caller's PATH, because that of the job cannot be asked for.
 
     Args:
         changes: what becomes of the job.

@@ -84,7 +84,7 @@ class Session:
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
         """Return a function that makes the error for a daemon that closed the connection."""
         if not self.is_greeted:
-            return partial(HungUp, f"the daemon at {path} hung up without a word: see its log")
+            return partial(HungUp, f"the daemon at {path} hung up without an answer: see its log")
         return partial(
             Broken,
             f"the daemon at {path} went away before it answered; running jobs continue, "

@@ -25,7 +25,7 @@ READ_SIZE = 64 * 1024  # bytes; malloc maps and unmaps much larger ones each tim
 class Socket(socket.socket):
     """A Unix socket that closes without a warning when its last reference goes.
 
-    A job object may outlive the block of its client and open a connection that nobody closes. In a reference
+    A job object may outlive the block of its client and open a connection that stays open. In a reference
     cycle, a plain socket would warn about that.
     """
 
@@ -90,7 +90,7 @@ class ClientSocket(Struct, frozen=True):
     """A socket that a client may try.
 
     `is_own`: it is that of the caller's own daemon, which the client may start. `is_explicit`: the caller
-    named it, so the client trusts whoever serves it.
+    named it, so the client trusts the program that serves it.
     """
 
     path: str

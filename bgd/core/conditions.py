@@ -58,7 +58,7 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
 
 
 def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
-    """Return the state in which a job waits unless somebody holds it; `due` as in Job."""
+    """Return the state in which a job waits unless it is held; `due` as in Job."""
     if conditions.after or conditions.after_any:
         return State.BLOCKED
     if due is not None and due > now.elapsed:

@@ -40,7 +40,7 @@ REBOOT = "@reboot"
 
 
 class ExpressionError(ValueError):
-    """What somebody wrote does not say when; the message is one line: what, which part, what to do."""
+    """A text does not say when; the message is one line: what, which part, what to do."""
 
 
 class _Field(Struct, frozen=True):

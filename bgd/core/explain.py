@@ -105,7 +105,7 @@ class Turn(Struct, frozen=True):
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a job has not started: all that keeps it from running, in order; nothing if it does not wait.
 
-    `likely_start_at`: by how long jobs of the same names took; None: nobody can tell.
+    `likely_start_at`: by how long jobs of the same names took; None: unknown.
     """
 
     reasons: tuple[Reason, ...] = ()
@@ -174,7 +174,7 @@ def _short_of(job: Job, place: Place, now: Now) -> list[Reason]:
                 Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
             )
     if place.rate is not None and place.opens_at is not None and place.opens_at > now.elapsed:
-        # whole seconds: otherwise it would differ a little whenever somebody asks
+        # whole seconds: otherwise each answer would differ a little
         at = float(ceil(now.wall + place.opens_at - now.elapsed))
         reasons.append(Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at))
     return reasons
@@ -244,7 +244,7 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
         case Cause.REQUESTS:
             return "for bgd's own limit on requests to Slurm (requests_per_second)"
         case Cause.CONTROLLER:
-            return "for Slurm's controller, which bgd asks again and again: no answer since"
+            return "for Slurm's controller (retrying): unreachable since"
         case Cause.NODE:
             return _wait_for_node(reason.problem)
         case Cause.PILOT:
@@ -314,10 +314,10 @@ ITS_TURN = "for its turn"
 # --- when ---------------------------------------------------------------------------------------------------
 
 
-def likely_start(  # noqa: PLR0911 (each for another reason why nobody can tell)
+def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
     reasons: Sequence[Reason], running: Iterable[tuple[int, float | None]], seconds: float | None, now: float
 ) -> float | None:
-    """Return when a job will likely start, epoch time; None: nobody can tell.
+    """Return when a job will likely start, epoch time; None: unknown.
 
     Args:
         reasons: what it waits for.

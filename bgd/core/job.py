@@ -92,7 +92,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"  # the host, launcher or daemon went down in a known way; uses up no retry
-    UNKNOWN = "unknown"  # nobody saw it end; uses up a retry
+    UNKNOWN = "unknown"  # outcome lost; uses up a retry
     NOT_STARTED = "not_started"  # no such program or directory, not permitted
     OOM = "oom"  # killed because it took more memory than it may
     LOG_LIMIT = "log_limit"  # killed because it wrote more output than it may
@@ -134,7 +134,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
 
     Delays are seconds from the end of one attempt to the start of the next. The first is `delay`, each later
     one `backoff` times the one before, but at most `max_delay`. Each is spread by plus or minus the share
-    `jitter`. `rerun` None: run an attempt again whose end nobody saw only if `retries` > 0. `retry_on` and
+    `jitter`. `rerun` None: rerun an attempt whose outcome was lost only if `retries` > 0. `retry_on` and
     `no_retry_on` are as in a JobSpec. `on_exceptions`: what follows an exception, unless the job decides.
 
     The database holds it as an array, so the order of its fields stays.
@@ -182,7 +182,7 @@ class Job(Struct, frozen=True, gc=False):
     policy: RetryPolicy
     attempt: int = 0  # number of the latest attempt, 0 before the first
     failures: int = 0  # attempts that used up a retry since the job was submitted or revived
-    unseen: int = 0  # attempts in a row whose end nobody saw
+    unseen: int = 0  # attempts in a row whose outcome was lost
     due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
     making_way: bool = False  # stopping in order to run again later, rather than to be cancelled
     conditions: Conditions = NO_CONDITIONS

@@ -25,9 +25,9 @@ class NotifyEvent(StrEnum):
     RECOVERED = "recovered"
     SUCCEEDED = "succeeded"
     STARTED = "started"
-    MISSED = "missed"  # occurrences of a schedule that nobody saw in time
+    MISSED = "missed"  # occurrences of a schedule that came due while bgd was down
     LATE = "late"  # a job that had not succeeded when it had to
-    SUMMARY = "summary"  # what was held back so that nobody is flooded
+    SUMMARY = "summary"  # what was held back to prevent a flood
     TEST = "test"
 
 
@@ -53,7 +53,7 @@ class Counted(Struct, frozen=True, kw_only=True):
 class Message(Struct, frozen=True, kw_only=True):
     """What the daemon hands to the program that delivers a notification, as JSON.
 
-    * `id`: the same in every attempt to deliver it, so that whoever gets it twice can tell.
+    * `id`: the same in every attempt to deliver it, so that a receiver can recognise a second delivery.
     * `target`: the NAME of `[notify.NAME]`; how it is reached is looked up when it is sent.
     * `subject`: in a few words, what this is about, for example the name of a job or a schedule.
     * `failures`: how many times in a row it failed. `count`: how many occurrences were missed.

@@ -3,7 +3,7 @@
     next_due(when, zone, after)                     the next one
     due_between(when, zone, after, until, limit)    those of a span, oldest first
     count_between(when, zone, after, until)         how many there are, without walking through them
-    catch_up(zone, seen, before, now)               which ones run after somebody has set the clock
+    catch_up(zone, seen, before, now)               which ones run after the clock was set
 
 All instants are epoch seconds; spans leave out `after` and contain `until`. No two occurrences of a schedule
 have the same instant, so schedule and instant together name one.
@@ -221,7 +221,7 @@ def _year_of(at: int) -> int:
 
 
 class CatchUp(Struct, frozen=True, kw_only=True):
-    """What runs after somebody has set the clock: the occurrences after these instants, as their time comes.
+    """What runs after the clock was set: the occurrences after these instants, as their time comes.
 
     Those that are not later than the new time run at once. `seen` goes into the next call.
     """
@@ -239,7 +239,7 @@ def catch_up(zone: tzinfo, seen: float, before: float, now: float) -> CatchUp:
     """Decide what runs after the clock went from `before` to `now` at once, for example while suspended.
 
     `seen` is the latest instant whose fixed times have run: `before`, or more while the clock has not come
-    back to where it was set back from. The caller knows a step by a clock that nobody can set.
+    back to where it was set back from. The caller knows a step by a clock that cannot be set.
 
     The rule is that of the main loop of Debian's cron. It looks at the clock when a minute is over. It counts
     the minutes that the wall clock has moved since it last did:

@@ -150,7 +150,7 @@ class ReadyQueues:
             self._open()
         for lane in tuple(self._promising):
             if lane[0] is None:
-                self._top(lane)  # moves jobs to other lanes, before anybody looks at who claims what
+                self._top(lane)  # moves jobs to other lanes, before claims are looked at
         outside = self._apart if is_paused else self._outside
         job = self._best(outside) if outside else None
         if job is None:
@@ -204,7 +204,7 @@ class ReadyQueues:
         """Take the starts before a restart, by queue, the earliest first, on the elapsed clock."""
         self._starts.restore(starts)
 
-    # --- who waits for whom ---------------------------------------------------------------------------
+    # --- which jobs wait for which -------------------------------------------------------------------------
 
     def _may_start(self, lane: Lane, top: Urgency, job: Job) -> bool:
         """Tell whether the first job of a lane may start as soon as there are slots for it."""
@@ -340,7 +340,7 @@ class ReadyQueues:
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
     def _turn_of(self, job: Job) -> Turn | None:
-        """Return whose turn comes before that of a job's queue; None: nobody's, or they do not take turns.
+        """Return whose turn comes before that of a job's queue; None: no queue's, or they do not take turns.
 
         Those of other priorities and those that could not start now do not count.
         """

@@ -21,21 +21,21 @@ from bgd.core.job import (
 from bgd.core.spec import JobSpec
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, but not a thousand times a second
-MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that brings down the machine each time must stop
+MOST_UNSEEN = 3  # lost outcomes in a row; a job that brings down the machine each time must stop
 
 SIGNALLED = 128  # plus the number of the signal
 
 NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
 NO_USE = "not retried: another attempt would not help"
 NO_USE_AFTER = "on_exceptions says that another attempt would not help after {}"
-UNSEEN_TOO_OFTEN = f"given up: nobody saw the end of {MOST_UNSEEN} attempts in a row"
-NOT_RERUN = "nobody saw its end; only a job with retries or with rerun yes runs again then"
+UNSEEN_TOO_OFTEN = f"given up: the outcome of {MOST_UNSEEN} attempts in a row was lost"
+NOT_RERUN = "outcome unknown; only a job with retries or with rerun yes runs again then"
 
 
 def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) -> int | None:
     """Return the exit code that stands for how an attempt ended, as shells and timeout(1) count.
 
-    None: it has none, because it never ran or nobody saw its end.
+    None: it has none, because it never ran or its outcome is unknown.
     """
     match outcome:
         case Outcome.SUCCEEDED:

@@ -30,7 +30,7 @@ class Overlap(StrEnum):
 
 
 class Missed(StrEnum):
-    """What happens to occurrences that nobody saw in time."""
+    """What happens to occurrences that came due while bgd or the machine was down."""
 
     CRON = "cron"  # as in Debian's cron
     SKIP = "skip"
@@ -46,7 +46,7 @@ class Result(StrEnum):
 
 
 class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A schedule as somebody defined it. One of `cron`, `calendar` and `every` says when it is due.
+    """A schedule as it was defined. One of `cron`, `calendar` and `every` says when it is due.
 
     * `every`: a duration such as "15m"; due at its multiples, counted from 1970.
     * `timezone`: as in the tz database; None: the machine's.

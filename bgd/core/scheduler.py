@@ -264,7 +264,7 @@ class Scheduler:
     def submit(
         self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
     ) -> JobId:
-        """Take a new job and return its id. The caller has checked the spec, and that nobody has its key.
+        """Take a new job and return its id. The caller has checked the spec, and that its key is free.
 
         Whether it starts is decided by `advance`, so that a batch can be taken as a whole.
 

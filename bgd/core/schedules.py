@@ -49,9 +49,9 @@ class Occurrence(Struct, frozen=True):
 
 
 class Moment(Struct, frozen=True):
-    """The wall clock when somebody looks.
+    """The wall clock when it is read.
 
-    `gap_at`: what it showed before it was set, or when somebody could last look before the machine or bgd
+    `gap_at`: what it showed before it was set, or when it was last read before the machine or bgd
     stood still; None: there was no such gap. `was_down`: bgd did not run in the gap.
     """
 

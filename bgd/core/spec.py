@@ -1,4 +1,4 @@
-"""Job specs: what somebody asks for, within limits on what a stranger may send."""
+"""Job specs: what is asked for, within limits on what a stranger may send."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -198,11 +198,11 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     )
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
-    rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
+    rerun: Annotated[bool | None, Option("Rerun an attempt whose outcome was lost")] = None
     timeout: Annotated[Timeout | None, Option("Limit on the time of each attempt", in_policy=True)] = None
     stop_signal: Annotated[
         StopSignal | None,
-        Option("Signal that asks it to end, usually TERM", in_policy=True, label="stops on"),
+        Option("Stop signal (default TERM)", in_policy=True, label="stop with"),
     ] = None
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
     delay: Annotated[Duration, Option("Start no sooner than this from now", in_schedule=False)] = 0.0
@@ -215,7 +215,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, Option("Start after these jobs have succeeded", in_schedule=False)] = ()
     after_any: Annotated[
-        JobNumbers, Option("Start after these jobs have ended, in any way", in_schedule=False)
+        JobNumbers, Option("Start after these jobs finish, even if they fail", in_schedule=False)
     ] = ()
     key: Annotated[
         Name | None, Option("Queue only one unfinished job with this key", can_edit=False, in_schedule=False)
@@ -256,13 +256,13 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         ExecutorName | None, Option("The executor that runs it", in_policy=True, label="executor")
     ] = None
     """An entry of `[executors]`, or "local". None: as its queue says."""
-    cpus: Annotated[
-        CpuCount | None, Option("Number of processors on a cluster", in_policy=True, label="cpus")
-    ] = None
+    cpus: Annotated[CpuCount | None, Option("CPUs per node, on a cluster", in_policy=True, label="cpus")] = (
+        None
+    )
     """None: one."""
     memory: Annotated[
         MemoryBytes | None,
-        Option("Memory on a cluster, for example 4GB", in_policy=True, label="memory"),
+        Option("Memory per node, on a cluster: 4GB", in_policy=True, label="memory"),
     ] = None
     """Bytes; None: as the executor says."""
     nodes: Annotated[
@@ -272,7 +272,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     gpus: Annotated[GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, label="gpus")] = (
         None
     )
-    keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
+    keep_leftovers: Annotated[bool, Option("Do not kill leftover processes")] = False
     """Leave running what the first process leaves running when it ends by itself."""
     nice: Annotated[
         Nice | None, Option("Niceness, -20 to 19; higher yields to others", in_policy=True, limit="nice")
@@ -284,7 +284,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Bytes that all its processes may use together, swap included."""
     cpu_max: Annotated[
         Percent | None,
-        Option("Limit on processor time; 150 is one and a half", in_policy=True, limit="processor"),
+        Option("CPU limit in percent; 150 = 1.5 CPUs", in_policy=True, limit="processor"),
     ] = None
     """Percent of one processor that all its processes may use together."""
     pids_max: Annotated[
@@ -302,9 +302,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Option("Limit on the size of core files; 0: none", in_policy=True, limit="core file"),
     ] = None
     """Bytes of a core file of each of its processes; 0: none is written."""
-    notify: Annotated[
-        NotifyName | None, Option("Tell this [notify] target how the job ends", label="tells")
-    ] = None
+    notify: Annotated[NotifyName | None, Option("Notify this target when the job ends", label="notifies")] = (
+        None
+    )
     """None: the target of [daemon] notify, if there is one."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that a person or program chose, not those of a captured environment."""

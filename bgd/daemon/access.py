@@ -55,7 +55,7 @@ def peer_of(transport: asyncio.BaseTransport) -> Actor:
 
 
 def may_connect(actor: Actor, daemon_uid: int) -> bool:
-    """Tell whether `actor` may use the daemon; whoever may use it may do everything to every job.
+    """Tell whether `actor` may use the daemon; a user who may use it may do everything to every job.
 
     The daemon serves only its own user, and root, who could take its files anyway.
     """
@@ -99,7 +99,7 @@ def check_resources(spec: JobSpec, config: Config) -> None:
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:
-    """Refuse environment variables that somebody set for the job, but that it may not have.
+    """Refuse environment variables that were set for the job, but that it may not have.
 
     All variables of a class job are set on purpose. A command may come with its caller's whole environment:
     variables of that which are not allowed are dropped when an attempt starts.

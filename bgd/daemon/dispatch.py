@@ -81,7 +81,7 @@ class Dispatcher:
         current = self.active_job(key)
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return None  # it is over, or the next snapshot finds it absent and unsent, and reassigns it
-        if current.state is State.STOPPING:  # somebody asked while the start was being saved
+        if current.state is State.STOPPING:  # asked for while the start was being saved
             return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
         spec = specs[job.id].whole()
         try:
@@ -345,7 +345,7 @@ class AttemptTable:
             return Reconciliation(job)
         if launcher.partition(":")[0] != boot_id:
             return Reconciliation(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")
-        return Reconciliation(job, outcome=Outcome.UNKNOWN, why="its launcher died and nobody saw it end")
+        return Reconciliation(job, outcome=Outcome.UNKNOWN, why="its launcher died; outcome unknown")
 
 
 class Reconciliation(Struct, frozen=True):
@@ -399,7 +399,7 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
 def _run_seconds(ended: AttemptEnded) -> float | None:
     """Return how many seconds an attempt ran, by the wall clock if its launcher is too old to measure it.
 
-    None if nobody can know: the end was not seen, or the clock was set back.
+    None if it cannot be known: the outcome was lost, or the clock was set back.
     """
     if ended.run_seconds is not None or ended.started_at is None:
         return ended.run_seconds
@@ -432,7 +432,7 @@ def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
 
 
 def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:
-    """Return an end that no launcher reports: the start was refused, or nobody saw the end."""
+    """Return an end that no launcher reports: the start was refused, or the outcome is unknown."""
     return AttemptEnd(
         job=job.id,
         attempt=job.attempt,

@@ -395,7 +395,7 @@ def _check_class_jobs(config: Config) -> Finding:
 # --- The database and its backups
 
 
-PATIENCE = 10.0  # seconds for the database, and again for the backups: somebody waits for the result
+PATIENCE = 10.0  # seconds for the database, and again for the backups: a person waits for the result
 _OVERDUE = 2.5  # intervals without a new backup
 
 

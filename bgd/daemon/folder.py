@@ -33,7 +33,7 @@ def prepare(config: Config) -> None:
     """Make the state and log folders with mode 0700, and refuse those of other users.
 
     Raises:
-        ConfigError: a folder cannot be made or written to, or belongs to somebody else.
+        ConfigError: a folder cannot be made or written to, or belongs to another user.
     """
     own = [Path(config.daemon.state_dir), Path(config.log_dir)]
     for folder in own:
@@ -203,11 +203,11 @@ def _control_socket_in(handed: Sequence[socket.socket], config: Config) -> socke
 
 CHECK_EVERY = 1.0  # seconds, while jobs come in
 DATABASE_FILES = ("bgd.db", "bgd.db-wal")
-_GRACE = 1.0  # seconds in which whoever removes a database also removes the rest of the folder
+_GRACE = 1.0  # seconds in which a user who removes a database also removes the rest of the folder
 
 
 class FolderWatch:
-    """Notices that somebody removes or moves the database, the state folder or the socket.
+    """Notices that the database, the state folder or the socket is removed or moved.
 
     inotify reports most of it, so an idle daemon is not woken up. Nothing reports that a folder further up is
     moved: that is checked when jobs come in, at most once a second.

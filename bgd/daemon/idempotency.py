@@ -71,7 +71,7 @@ class IdempotencyTokens:
 
     @asynccontextmanager
     async def exclusive(self, request: Submit | SubmitMany) -> AsyncIterator[None]:
-        """Handle a request while nobody else handles one with its token; remember if it is refused."""
+        """Handle a request while no other request with its token is handled; remember if it is refused."""
         token = request.token
         if token is UNSET:
             yield

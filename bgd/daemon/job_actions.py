@@ -401,7 +401,7 @@ class JobActions:
         """Let the processes of a suspended job run again."""
         if job.suspended:
             return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
-        # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
+        # bgd did not stop its processes, but another program may have; running ones ignore SIGCONT
         return partial(self._signal, job, SIGCONT, whole_tree=True, seen=job)
 
     def signal(self, job: Job, at: Now, signal: int, *, whole_tree: bool) -> Later:

@@ -40,7 +40,7 @@ class _Watched(Struct, gc=False):
 class LateJobs:
     """Jobs of schedules that have not finished when `late_after` is over.
 
-    Times are on the elapsed clock, so no job is late because somebody has set the clock. After a restart the
+    Times are on the elapsed clock, so no job is late because the clock was set. After a restart the
     caller watches what has not finished again.
     """
 

@@ -119,7 +119,7 @@ class MachineWatch:
             self._forget()
 
     def in_words(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-        """Return reasons that say how busy the machine is; without it if nobody has looked yet."""
+        """Return reasons that say how busy the machine is; without it if the load was not read yet."""
         known: list[Reason] = []
         for each in reasons:
             if each.cause not in {Cause.LOAD, Cause.MEMORY}:

@@ -17,7 +17,7 @@ from bgd.daemon.storage.records import StoredSpec, Transaction
 MAX_QUEUES = 30  # that are counted by name; the names are the users', and each costs some fifty time series
 OTHER_QUEUES = "(other)"  # counts all others; no queue can have this name
 
-# Upper bounds of buckets, in seconds: from what nobody notices to what nobody should wait for
+# Upper bounds of buckets, in seconds: from unnoticeable to unacceptable
 JOB_BOUNDS = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 

@@ -164,12 +164,12 @@ class ScheduleClock:
             self.note_change()
 
     def _moment(self) -> Moment:
-        """Look at the clock, and find out whether it jumped, or nobody could look when something was due."""
+        """Look at the clock, and find out whether it jumped, or bgd was down when something was due."""
         clocks = self._read_clocks()
         expected = self._looked.wall + clocks.awake - self._looked.awake
         began = expected
         if clocks.wall >= expected:
-            began = min(expected, self._next_at() - 1)  # by then nobody looked any more
+            began = min(expected, self._next_at() - 1)  # by then bgd no longer ran
         return Moment(clocks.wall, began) if abs(clocks.wall - began) > ON_TIME else Moment(clocks.wall)
 
     def _pass(self, name: str, moment: Moment) -> None:
@@ -197,7 +197,7 @@ class ScheduleClock:
     def _start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
         """Queue the job of an occurrence, unless something is against it."""
         unfinished = [job for job in schedule.runs if self._supervisor.is_unfinished(job)]
-        # somebody may retry one that has finished
+        # one that has finished may be retried
         for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
             del schedule.runs[job]
         start = starts(schedule.stored.spec.overlap, unfinished)
@@ -221,7 +221,9 @@ class ScheduleClock:
         spec = job_of(name, schedule.stored.spec)
         if spec.notify in {None, *self._supervisor.config.notify}:
             return spec
-        logger.warning("schedule %s: there is no [notify.%s], so its job tells nobody", name, spec.notify)
+        logger.warning(
+            "schedule %s: there is no [notify.%s], so its job notifies no target", name, spec.notify
+        )
         return replace(spec, notify=None)
 
     def _cancel(self, job: JobId, name: str) -> None:
@@ -248,7 +250,7 @@ class ScheduleClock:
         if schedule.timetable is None:
             return
         if not is_paused(schedule):
-            if schedule.next_at <= at:  # nobody has looked yet
+            if schedule.next_at <= at:  # not looked at yet
                 self._pass(name, replace(self._moment(), at=at))
             schedule.seen = max(schedule.seen, at)
             return

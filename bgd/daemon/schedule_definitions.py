@@ -57,7 +57,7 @@ def definition_of(name: str, spec: ScheduleSpec, seen_at: float) -> ScheduleDefi
 
 
 def check_names(config: Config, stored: Collection[str]) -> None:
-    """Check that no schedule is configured whose name somebody has stored.
+    """Check that no configured schedule has the name of a stored one.
 
     Raises:
         ConfigError: one is.

@@ -76,7 +76,7 @@ class Schedules:
 
         Raises:
             Refused: the definition is not valid, or the name is taken or, to be replaced, unknown, or
-                somebody has changed it.
+                it was changed.
             NotAllowed: the configuration does not allow its job.
             Full: there are too many schedules.
         """

@@ -260,7 +260,7 @@ class _Daemon:
         self._stops.put_nowait(mode or self._supervisor.config.daemon.on_stop)
 
     async def _wait_until_stopped(self) -> None:
-        """Return when the daemon may end: its jobs have ended as asked, or somebody asked a second time."""
+        """Return when the daemon may end: its jobs have ended as asked, or the stop was requested twice."""
         supervisor, tasks = self._supervisor, self._tasks
         mode = await self._stops.get()
         logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
@@ -345,7 +345,7 @@ async def _save_unlinked(config: Config, store: Store) -> str:
     await asyncio.to_thread(state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     path = state_dir / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
     try:
-        # through the open connection, as nobody can open a file that was deleted
+        # through the open connection, as a file that was deleted cannot be opened
         await store.write(copying.write_copy, str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreBroken(f"the database was removed, and cannot be saved as {path}: {error}") from error

@@ -19,7 +19,7 @@ MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered
 
 
 class Subscriptions:
-    """All subscriptions by job; a change of a job that nobody follows costs one look-up.
+    """All subscriptions by job; a change of a job without followers costs one look-up.
 
     Attributes:
         watches: what `look_soon` looks at.
@@ -182,7 +182,7 @@ class ProgressBuffer:
     """Holds the latest progress report of each job until a transaction saves it.
 
     A report after a quiet second is saved at once. Later ones, of all jobs, wait for one transaction a second
-    later, or for the one that saves their attempt's end. While nobody reports, no timer is set.
+    later, or for the one that saves their attempt's end. Without reports, no timer is set.
 
     Args:
         job_of: returns the unfinished job with an id, or None.

@@ -74,7 +74,7 @@ class Supervisor:
     Attributes:
         config: the configuration in force.
         controls: slots and queues as people have set them.
-        transaction: the next one; whoever adds to it also calls `decide` or `when_saved`.
+        transaction: the next one; code that adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
         notify_rules: what each [notify] target gets messages about.
@@ -313,7 +313,7 @@ class Supervisor:
         return self._scheduler.holder_of(key)
 
     def remove(self, job: Job, by: str | None = None) -> None:
-        """Delete a finished job, as asked by somebody, and its logs once its rows are off the disk."""
+        """Delete a finished job, as requested, and its logs once its rows are off the disk."""
         self.transaction.removed.append(job)
         if by is not None:
             self.transaction.removers[job.id] = by
@@ -392,7 +392,7 @@ class Supervisor:
         self.subscriptions.look_soon()
 
     def launcher_missing(self) -> None:
-        """Tell those who watch that there may be another obstacle than before."""
+        """Tell watchers that the obstacle may have changed."""
         self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
@@ -540,7 +540,7 @@ class Supervisor:
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
         if self._machine.is_on:
-            scheduler.pause(PauseReason.LOAD)  # until somebody has looked
+            scheduler.pause(PauseReason.LOAD)  # until the load has been read
         return scheduler
 
     def _apply_controls(self) -> None:
@@ -564,7 +564,7 @@ class Supervisor:
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
 
     def _look_again(self) -> None:
-        """Look at the machine in the next turn, and tell those who watch."""
+        """Look at the machine in the next turn, and tell watchers."""
         self._changed.set()
         self.subscriptions.look_soon()
 

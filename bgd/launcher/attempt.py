@@ -89,7 +89,7 @@ class Attempt:
         self._signals: dict[int, bool] = {}  # for its start: signum -> whether it is for the whole tree
         # what became of it
         self._problem: str | None = None  # why its start ended
-        self._is_intact = True  # nobody except the job itself has acted on its processes
+        self._is_intact = True  # only the job itself has acted on its processes
         self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
@@ -320,7 +320,7 @@ class Attempt:
         waits_for = self._context.mounts.that_may_hang(self.launch)
         with closing(StandardInput(self.launch, self._context.state, in_fork=waits_for is not None)) as given:
             if given.is_fifo:
-                problem = "nobody wrote to it within the time limit"
+                problem = "no process wrote to it within the time limit"
                 self._wait_for(f"no process writes to {self.launch.stdin_path} yet")
                 with self._limited(no_input_problem(self.launch.stdin_path or "", problem)):
                     await given.first_write(self._stop_asked)

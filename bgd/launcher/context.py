@@ -83,7 +83,7 @@ class Context(Struct, frozen=True, kw_only=True):
         return self.group.create_task(_logged(action, whose))
 
     def sync_soon(self, key: AttemptKey) -> None:
-        """Let the records of an attempt survive a power failure soon; nobody waits for it."""
+        """Let the records of an attempt survive a power failure soon, without waiting for it."""
         self.group.create_task(self._sync(key))
 
     async def _sync(self, key: AttemptKey) -> None:

@@ -192,7 +192,7 @@ def read(path: Path) -> JournalContents:
             except _DAMAGES:
                 damaged += 1
         damaged += reader.is_mid_frame
-    except ProtocolError:  # an impossible length: nobody knows where the next record begins
+    except ProtocolError:  # an impossible length: the next record cannot be found
         damaged += 1
     if damaged or contents.instance is None:
         log.warning("%s is damaged: %d records cannot be read", path, damaged)
@@ -445,7 +445,7 @@ class Journal:
 _LIMIT = MAX_LAUNCHING_FRAME + 1024  # an AttemptEnded with its framing
 _LARGE = 1 << 20  # bytes from which a mostly obsolete journal is rewritten
 _SMALL = 1 << 17  # likewise if all of it is obsolete
-_MAX_COVERED = 64  # predecessors named; nobody still waits for a Launch sent to an older one
+_MAX_COVERED = 64  # predecessors named; no supervisor still waits for a Launch sent to an older one
 _CHECKSUM = 4
 _DAMAGES = (ProtocolError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 

@@ -40,9 +40,9 @@ class IdleExit:
             self._deadlines.after(self._lease, self._look_at_lease)
 
     def _look_at_lease(self) -> None:
-        assert self._lease is not None  # noqa: S101  else nobody calls this
+        assert self._lease is not None  # noqa: S101  else this is not called
         if self._supervisors.received == self._received:
-            log.warning("no word from the launcher of this pilot for %g s: ending its jobs", self._lease)
+            log.warning("no message from bgd for %g s: ending its jobs", self._lease)
             self.request()
             return
         self._received = self._supervisors.received

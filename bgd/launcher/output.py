@@ -228,7 +228,7 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
-# --- The terminal of a job that asked for one: nobody watches it or types, its output is logged.
+# --- The terminal of a job that asked for one: without a keyboard; its output is logged.
 
 
 LINES, COLUMNS = 24, 80  # what programs expect of a terminal by default
@@ -563,7 +563,7 @@ class _Times:
 def bytes_logged(path: str) -> int:
     """Return up to which byte of output the pieces reach; 0 if there is no log, or it may not be read.
 
-    This is what is known of the size if nobody counted to the end.
+    This is what is known of the size if it was not counted to the end.
     """
     try:
         ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
@@ -595,7 +595,7 @@ def _allowed_on_disk(fd: int) -> int:
 
 
 def _is_removed(fd: int) -> bool:
-    """Return whether the file has no name any more, so that nobody can read what is written to it."""
+    """Return whether the file has no name any more, so that what is written to it cannot be read."""
     return os.fstat(fd).st_nlink == 0
 
 

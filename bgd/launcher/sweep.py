@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEnded], list[Began]]:
-    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did.
+    """End leftovers; return all ends to be reported, whether the predecessor saw them or not.
 
     Attempts on a cluster are not ended: they are returned, and run on. Slurm need not answer for that.
     """

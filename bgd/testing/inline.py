@@ -86,7 +86,7 @@ def inline(*, allowed: Sequence[str] | None = None, may_fail: bool = False) -> _
             asked for.
 
     Raises:
-        JobFailed: a job failed, and nobody asked for its result.
+        JobFailed: a job failed, and its result was never read.
     """
     return _Block(allowed, may_fail=may_fail)
 
@@ -178,7 +178,7 @@ class InlineJobs:
             raise AssertionError(f"{_call_in_words(what, args, kwargs)} was submitted: {found[-1]}")
 
     def check(self) -> None:
-        """Raise the first failure of a job whose result nobody has asked for.
+        """Raise the first failure of a job whose result was never read.
 
         Raises:
             JobFailed: that of the job.
@@ -298,7 +298,7 @@ class InlineBackend:
             yield Failed(parts[0].id, code_of(error), str(error))
 
     def end(self) -> None:
-        """Wake everybody who waits, for the last time."""
+        """Wake all waiters, for the last time."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()

@@ -104,8 +104,8 @@ class JobProgress(Struct, frozen=True):
 class AttemptView(Struct, frozen=True, kw_only=True):
     """An attempt as people see it.
 
-    `run_seconds` is measured on a clock that nobody can set, so it may differ from the difference of its
-    instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
+    `run_seconds` is measured on a clock that cannot be set, so it may differ from the difference of its
+    instants. While the attempt runs it is the time until now. None: it did not run, or its end is unknown.
     `leftovers`: the processes that it left behind and that bgd ended, in words.
     `executor`, `executor_kind`: what runs it; None: this machine, as it is. `node`: where a cluster runs it.
     `tokens`: those that it holds or held, by resource.
@@ -124,7 +124,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     log_bytes: int | None
     log_path: str
     pid: int | None
-    whole_tree: bool = False  # processor times include processes that nobody waited for
+    whole_tree: bool = False  # processor times include processes that were not waited for
     memory_peak_bytes: int | None = None  # of all processes together, including the files they cached
     run_seconds: float | None = None
     leftovers: str | None = None

@@ -101,7 +101,7 @@ class _ForkServer:
     def _report_started(self, job_id: int, pid: int) -> None:
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:  # without a pidfd nobody could identify it safely, so it must not run
+        except OSError as error:  # without a pidfd it cannot be identified safely, so it must not run
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             self._channel.send(id=job_id, lost=f"its process could not be watched: {error.strerror}")
@@ -214,7 +214,7 @@ def avoid_gaps() -> None:
     one.
     """
     with contextlib.suppress(MemoryError):  # the address space may be limited
-        bytes(_LARGE)  # zeros that nobody has written take no memory
+        bytes(_LARGE)  # unwritten zeros take no memory
 
 
 def collapse_huge_pages() -> None:

@@ -56,7 +56,7 @@ def test_a_job_is_asked_to_end_by_the_signal_of_its_choice(daemon):
     job_id = daemon.submit("--stop-signal", "SIGINT", "sh", "-c", script)
     wait_until(ready.exists)
 
-    assert "  stops on   INT\n" in daemon.bgctl("show", job_id).stdout
+    assert "  stop with  INT\n" in daemon.bgctl("show", job_id).stdout
     daemon.bgctl("cancel", job_id)
     daemon.bgctl("wait", job_id)
 

@@ -451,7 +451,7 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
         ),
         (
             Reason(cause=Cause.CONTROLLER, at=1.5),
-            "for Slurm's controller, which bgd asks again and again: no answer since 1.5",
+            "for Slurm's controller (retrying): unreachable since 1.5",
         ),
         (Reason(cause=Cause.NODE), "in Slurm for a node"),
         (Reason(cause=Cause.PILOT, subject="far"), "for room on a pilot of executor far"),

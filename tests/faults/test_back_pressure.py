@@ -80,7 +80,7 @@ def test_endless_requests_whose_answers_nobody_reads_take_bounded_memory(rig):
         sent += flood(rig, 1, lambda number: Wait(number, many), reads=True)
     assert bystander.grown < MOST_GROWN
     record(
-        "questions without end, whose answers nobody reads: lists, logs, followers, waits",
+        "questions without end, whose answers are not read: lists, logs, followers, waits",
         questions=sent,
         grown_by_MiB=round(bystander.grown),
         p99_of_others_in_ms=bystander.p99,

@@ -167,7 +167,7 @@ def test_a_time_limit_holds_while_a_fifo_is_waited_for(supervisor, tmp_path):
     end = supervisor.ended(key)
 
     assert (end.outcome, end.started_at, end.exit_code) == (Outcome.TIMEOUT, None, None)
-    assert end.problem == f"no input: {fifo}: nobody wrote to it within the time limit"
+    assert end.problem == f"no input: {fifo}: no process wrote to it within the time limit"
 
 
 @pytest.mark.parametrize(

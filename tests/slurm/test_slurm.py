@@ -105,7 +105,7 @@ def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
 
     shown = daemon.bgctl("show", str(job.id)).stdout
     assert "waits      in Slurm for " in shown
-    assert "Attempt 1: waits for node\n" in shown
+    assert "Attempt 1: waiting for a node\n" in shown
     explained = daemon.bgctl("explain", str(job.id)).stdout
     assert explained.startswith(f"Job {job.id}: running, and waits\n  in Slurm for ")
     assert json.loads(daemon.bgctl("list", "--json").stdout)[1]["needs_node"]

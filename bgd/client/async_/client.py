@@ -132,7 +132,7 @@ class AsyncClient:
             Refused: a value is out of range, the program, its folder or its input is missing, or the daemon
                 does not accept the job.
             DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
-                once more, which makes no second job; if that fails too, nobody knows whether there is a job.
+                once more, which makes no second job; if that fails too, it is unknown whether there is a job.
         """
         caller = Caller()
         spec = command_spec(argv, options, caller)

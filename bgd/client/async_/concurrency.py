@@ -62,7 +62,7 @@ async def connected_socket(path: str, deadline: float | None) -> socket.socket:
     """Return a connected socket that does not block.
 
     Raises:
-        OSError: nobody listens there, or the listener's queue was full until the deadline.
+        OSError: no daemon listens there, or the listener's queue was full until the deadline.
     """
     connection = Socket()
     try:
@@ -127,7 +127,7 @@ async def _ready(
 
 
 async def _in_time(future: asyncio.Future[bool], deadline: float | None) -> None:
-    """Wait for a future that nobody else waits for; asyncio.timeout() takes three times as long."""
+    """Wait for a future with no other waiters; asyncio.timeout() takes three times as long."""
     timer = None
     if (seconds := seconds_left(deadline)) is not None:
         timer = future.get_loop().call_later(seconds, _complete, future, False)

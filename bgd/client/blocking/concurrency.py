@@ -83,7 +83,7 @@ def blocking_socket(path: str, deadline: float | None) -> Socket:
     """Return a connected socket; blocks while the listener's queue is full.
 
     Raises:
-        OSError: nobody listens there, or the queue was full until the deadline.
+        OSError: no daemon listens there, or the queue was full until the deadline.
     """
     connection = Socket()
     try:

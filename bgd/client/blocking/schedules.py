@@ -104,7 +104,7 @@ class Schedules:
         """Change a stored schedule; what is not given stays.
 
         Raises:
-            Refused: there is no such schedule, it is configured, somebody has changed it meanwhile, or it
+            Refused: there is no such schedule, it is configured, it was changed meanwhile, or it
                 would not be valid.
         """
         [old] = self.list(name)

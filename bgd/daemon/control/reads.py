@@ -168,7 +168,7 @@ class ReadHandler:
         )
 
     async def check_queue(self, name: str, *, pause: bool) -> None:
-        """Refuse the name of a queue that nobody configured or set and that has no jobs: it may be mistyped.
+        """Refuse the name of a queue that is neither configured nor set and has no jobs: it may be mistyped.
 
         It may be paused before it has any, unless it is a number, which is meant for a job.
 

@@ -12,7 +12,7 @@ RUNS_AT_ONCE = 10_000  # in one answer: some 100 KB
 
 
 def save(db: sqlite3.Connection, taken: list[TakenLines], elapsed: float) -> None:
-    """Write what was taken, in the transaction of its jobs; delete batches that nobody will resume.
+    """Write what was taken, in the transaction of its jobs; delete batches too old to be resumed.
 
     `elapsed` is the present on the elapsed clock.
     """

@@ -41,7 +41,7 @@ def write_copy(db: sqlite3.Connection, path: str) -> DatabaseCopy:
 
 
 def check_copy(path: str, seconds: float | None = None, *, name: str | None = None) -> DatabaseCopy:
-    """Check all of a copy that nobody writes to; `seconds` limits the time, None does not.
+    """Check all of a copy that is not written to; `seconds` limits the time, None does not.
 
     `name` is what errors call it, if that is not its path.
 

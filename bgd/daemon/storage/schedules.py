@@ -14,7 +14,7 @@ from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
 from bgd.daemon.storage.schema import open_readable
 
-LATEST = 20  # finished jobs of a schedule that are remembered, because somebody may retry one
+LATEST = 20  # finished jobs of a schedule that are remembered, because one may be retried
 KEPT = 1_000  # occurrences of each schedule, the newest ones
 LATE = "late"  # the outcome in the event of an occurrence whose job has not finished in time
 _SLACK = 100  # occurrences beyond that before some are deleted

@@ -206,7 +206,7 @@ def likely_ends(
     """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
 
     `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
-    name, takes as long as the first one. Of more than MAX_RUNNING jobs nobody can tell.
+    name, takes as long as the first one. With more than MAX_RUNNING jobs it is unknown.
     """
     cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):

@@ -405,7 +405,7 @@ class SpecWriter:
         self._latest = None, 0
 
     def _unshare(self, db: sqlite3.Connection, before: Counter[Counted]) -> None:
-        """Count the jobs that no longer have each of these environments; delete those that nobody has."""
+        """Count the jobs that no longer have each of these environments; delete those that no job has."""
         _count(db, Counter({environment: -jobs for environment, jobs in before.items()}))
         marks = [(str(environment),) for environment in before]
         if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:

@@ -261,9 +261,9 @@ class _Saved(Struct, frozen=True):
 
 
 class Sessions:
-    """Login links that nobody has used yet, and sessions, which are saved.
+    """Unused login links, and sessions, which are saved.
 
-    Only hashes are kept, so what can be read here lets nobody in.
+    Only hashes are kept, so reading this file does not let you in.
 
     Args:
         path: the file of the sessions.

@@ -74,7 +74,9 @@ async def start_web_server(
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
     if isinstance(opened.address, TcpAddress):
-        sessions.key = derived(opened.secret, "sessions")  # whoever gets the port later gets cookies, too
+        sessions.key = derived(
+            opened.secret, "sessions"
+        )  # a program that gets the port later gets cookies, too
         if opened.address.port != sessions.port:
             sessions.port = opened.address.port
             await asyncio.to_thread(sessions.save)
@@ -146,7 +148,7 @@ class WebServer:
     def add(self, connection: HttpConnection) -> None:
         """Count a connection; if there are too many, drop the oldest one that is not being answered.
 
-        A client that opens many connections and asks for nothing therefore keeps nobody out. There may be
+        A client that opens many connections and asks for nothing therefore keeps no other out. There may be
         many, because clients that are dropped come back at once, which costs more than to keep them.
         """
         self._idle[connection] = None

@@ -117,7 +117,7 @@ def _daemon(supervisor: Supervisor, *, is_ready: bool) -> Iterator[Metric]:
     measured, is_paused = supervisor.measurements, supervisor.controls.paused
     yield GaugeMetricFamily("bgd_slots", "Slots for running jobs.", supervisor.slots)
     yield GaugeMetricFamily("bgd_slots_taken", "Slots that running jobs take.", supervisor.taken)
-    yield GaugeMetricFamily("bgd_paused", "1 if somebody has paused all queues together.", int(is_paused))
+    yield GaugeMetricFamily("bgd_paused", "1 if all queues are paused together.", int(is_paused))
     yield GaugeMetricFamily(
         "bgd_launcher_connected", "1 if the launcher is connected, so that jobs can start.", int(is_ready)
     )

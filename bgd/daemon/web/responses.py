@@ -108,7 +108,7 @@ def event_stream(events: AsyncGenerator[bytes, None]) -> PageResponse:
 
 def render_part(template: str, values: dict[str, object]) -> str:
     """Return HTML rendered from a template."""
-    # imported late: a daemon whose pages nobody looks at saves some megabytes
+    # imported late: a daemon whose pages are never opened saves some megabytes
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 
     return render(template, values, **_site)

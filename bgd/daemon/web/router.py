@@ -158,7 +158,7 @@ class Router:
         return PageResponse(HttpResponse())
 
     async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
-        # imported late, like the templates: a daemon whose pages nobody looks at does not read them
+        # imported late, like the templates: a daemon whose pages are never opened does not read them
         from bgd.daemon.web.static_files import static_response  # noqa: PLC0415
 
         if (response := await asyncio.to_thread(static_response, request, name)) is None:

@@ -46,9 +46,7 @@ WORK_SECONDS = (
     0.001  # after which it rests: while it reads a file the event loop has too little time to take over
 )
 REST_SECONDS = 0.0001
-SIGN_OF_LIFE = (
-    0.25  # seconds of silence after which something is sent: only so it is seen that nobody listens
-)
+SIGN_OF_LIFE = 0.25  # seconds of silence until a write checks that the browser is there
 ATTEMPTS_AT_ONCE = 1000  # that are read from the store
 CONTEXT = 4 * 1024  # bytes before and after a place, in which the lines around it are looked for
 MAX_SHOWN = 300  # characters of a line
@@ -153,7 +151,7 @@ class LogsSearch:
 
     Attributes:
         ended: why the search is over although there are more logs.
-        stopped: set when nobody waits for what is found any more.
+        stopped: set when the results are no longer wanted.
         logs, read_bytes, places: how many logs and bytes were searched, and places found.
         unreadable: logs that could not be read, and `problem` the latest reason.
         last: the attempt that was searched last.

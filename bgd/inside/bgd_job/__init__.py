@@ -137,7 +137,7 @@ def current() -> Job | None:
             queue=os.environ["BGD_QUEUE"],
             slot=int(os.environ["BGD_SLOT"]),
         )
-    except (KeyError, ValueError):  # ValueError: somebody else's variables of these names
+    except (KeyError, ValueError):  # ValueError: variables of another program with these names
         return None
 
 

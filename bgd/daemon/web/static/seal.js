@@ -22,7 +22,7 @@ class Seal {
 
   // To be called for each text in its turn.
   async isOn(text, seal) {
-    if (!sealKey) return true; // plain http from elsewhere: whoever is in between can do anything
+    if (!sealKey) return true; // plain http from elsewhere: anyone in between can do anything
     const sealed = new TextEncoder().encode(`${this.nonce}\n${this.count++}\n${text}`);
     try {
       return await crypto.subtle.verify("HMAC", await sealKey, bytesOf(seal), sealed);
