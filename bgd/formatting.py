@@ -65,21 +65,21 @@ def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
 
 def executor_line(attempt: AttemptView) -> str:
     """Return what runs an attempt, on one line, and what bgd cannot promise of it; empty: this machine."""
-    match attempt.executor_kind:
-        case None | ExecutorKind.LOCAL:
-            return ""
-        case ExecutorKind.PREFIX:
-            return f"{attempt.executor}, a prefix: bgd promises nothing about what it runs on other machines"
-        case ExecutorKind.SLURM if attempt.node is not None:
-            nodes = "nodes" if "[" in attempt.node or "," in attempt.node else "node"
-            return f"{attempt.executor}, {nodes} {one_line(attempt.node)}"
-        case ExecutorKind.SLURM:
-            return attempt.executor or ""
+    kind = attempt.executor_kind
+    if kind is None or kind is ExecutorKind.LOCAL:
+        return ""
+    if not kind.is_seen_through:
+        return f"{attempt.executor}, a {kind}: bgd promises nothing about what it runs on other machines"
+    if attempt.node is None:
+        return attempt.executor or ""
+    nodes = "nodes" if "[" in attempt.node or "," in attempt.node else "node"
+    return f"{attempt.executor}, {nodes} {one_line(attempt.node)}"
 
 
 def needs_node(attempt: AttemptView) -> bool:
     """Return whether an attempt is with a cluster that has no node for it yet."""
-    return attempt.executor_kind is ExecutorKind.SLURM and attempt.node is None and attempt.outcome is None
+    kind = attempt.executor_kind
+    return kind is not None and kind.has_nodes and attempt.node is None and attempt.outcome is None
 
 
 def attempt_in_words(attempt: AttemptView) -> str:

@@ -89,6 +89,16 @@ class ExecutorKind(StrEnum):
     PREFIX = "prefix"  # with another program and its arguments in front
     SLURM = "slurm"  # on a node of a cluster
 
+    @property
+    def has_nodes(self) -> bool:
+        """Whether it finds a node for each job, which may ask for processors and waits elsewhere."""
+        return self is ExecutorKind.SLURM
+
+    @property
+    def is_seen_through(self) -> bool:
+        """Whether bgd sees and ends all that runs, wherever that is."""
+        return self is not ExecutorKind.PREFIX
+
 
 class Rate(Struct, frozen=True):
     """At most `count` starts within any `seconds`; `text` is how people write it, for example "10/1m"."""

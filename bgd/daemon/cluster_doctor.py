@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bgd import __version__
 from bgd.config import Config, ExecutorConfig
-from bgd.core.spec import ExecutorKind, JobSpec
+from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_options
 from bgd.errors import ConfigError
 from bgd.paths import make_cluster_folder
@@ -25,7 +25,7 @@ def check_clusters(config: Config) -> list[Finding]:
     return [
         _check(f"executor {name}", executor)
         for name, executor in config.executors.items()
-        if executor.kind is ExecutorKind.SLURM
+        if executor.kind.has_nodes
     ]
 
 

@@ -18,7 +18,6 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.spec import ExecutorKind
 from bgd.daemon.backups import backups_in, open_to_others
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
@@ -87,7 +86,7 @@ def _checks(config: Config) -> list[_Check]:
                 partial(check_clusters, replace(config, executors={name: executor})),
             )
             for name, executor in config.executors.items()
-            if executor.kind is ExecutorKind.SLURM
+            if executor.kind.has_nodes
         ),
     ]
 

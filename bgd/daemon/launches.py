@@ -259,17 +259,17 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
     """
     name = _name_of(spec, queue, config)
     kind = ExecutorKind.LOCAL if name == LOCAL else config.executors[name].kind
-    if kind is ExecutorKind.SLURM:
-        found = next((each for each in _NOT_ON_SLURM if getattr(spec, each) not in {None, False}), None)
+    if kind.has_nodes:
+        found = next((each for each in _NOT_ON_NODES if getattr(spec, each) not in {None, False}), None)
         if found is not None:
-            hint = f": {instead} is for Slurm" if (instead := _INSTEAD.get(found)) else ""
+            hint = f": use {instead}" if (instead := _INSTEAD.get(found)) else ""
             raise Refused(
-                f"{found} is for jobs of this machine, and executor {name} runs them on Slurm{hint}"
+                f"{found} is for jobs of this machine, and executor {name} runs them on a cluster{hint}"
             )
     else:
-        found = next((each for each in _ONLY_ON_SLURM if getattr(spec, each) is not None), None)
+        found = next((each for each in _ONLY_ON_NODES if getattr(spec, each) is not None), None)
         if found is not None:
-            raise Refused(f"{found} is for jobs on Slurm, and executor {name} runs them on this machine")
+            raise Refused(f"{found} is for jobs on a cluster, and executor {name} runs them on this machine")
 
 
 def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
@@ -361,6 +361,6 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
     return spec.executor
 
 
-_ONLY_ON_SLURM = ("cpus", "memory", "nodes", "gpus")
-_NOT_ON_SLURM = ("pty", "keep_leftovers", *Limits.__struct_fields__)
+_ONLY_ON_NODES = ("cpus", "memory", "nodes", "gpus")
+_NOT_ON_NODES = ("pty", "keep_leftovers", *Limits.__struct_fields__)
 _INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}

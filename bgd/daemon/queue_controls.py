@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from bgd.config import Config
 from bgd.core.job import State
 from bgd.core.queues import QueueRule
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, ExecutorKind
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
@@ -146,7 +146,7 @@ def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
     return QueueRule(
         slots=slots,
         paused=setting.paused,
-        elsewhere=slots is not None and executor is not None and executor.kind is ExecutorKind.SLURM,
+        elsewhere=slots is not None and executor is not None and executor.kind.has_nodes,
         rate=configured.rate,
         weight=configured.weight,
     )

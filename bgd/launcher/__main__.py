@@ -221,7 +221,7 @@ def _context(
 def _node() -> PilotNode:
     """Return what Slurm has given to this pilot."""
     told = os.environ
-    memory = told.get("SLURM_MEM_PER_NODE")
+    megabytes = int(told.get("SLURM_MEM_PER_NODE", 0))  # 0: all that the node has
     nodes = told.get("SLURM_JOB_NODELIST") if told.get("SLURM_JOB_NUM_NODES", "1") != "1" else None
     variables = {name: told[name] for name in told if name.startswith("SLURM") or name in _OF_GPUS}
     if (cpus := told.get("SLURM_CPUS_PER_TASK")) is not None:
@@ -229,7 +229,7 @@ def _node() -> PilotNode:
     return PilotNode(
         name=(nodes or told.get("SLURMD_NODENAME") or os.uname().nodename)[:_MAX_NODES],
         cpus=int(told["SLURM_CPUS_ON_NODE"]) if "SLURM_CPUS_ON_NODE" in told else None,
-        memory=int(memory) << 20 if memory else None,
+        memory=megabytes << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         variables=variables,
     )
 

@@ -235,11 +235,11 @@ def test_a_job_gets_a_gpu_of_the_node(client):
         ({"executor": "cluster", "pty": True}, "pty is for jobs of this machine"),
         (
             {"executor": "cluster", "memory_max": 10**8},
-            "memory_max is for jobs of this machine.*memory is for Slurm",
+            "memory_max is for jobs of this machine.*: use memory",
         ),
         ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for jobs of this machine"),
-        ({"cpus": 2}, "cpus is for jobs on Slurm, and executor local"),
-        ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on Slurm"),
+        ({"cpus": 2}, "cpus is for jobs on a cluster, and executor local"),
+        ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on a cluster"),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused(client, options, words):

@@ -168,8 +168,9 @@ _of_row, _of_policy, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_P
 
 
 def _needs_node(row: sqlite3.Row) -> bool:
-    is_on_cluster = row["executor_kind"] == ExecutorKind.SLURM
-    return is_on_cluster and row["node"] is None and row["ended_as"] is None
+    kind = row["executor_kind"]
+    has_none_yet = kind is not None and row["node"] is None and row["ended_as"] is None
+    return has_none_yet and ExecutorKind(kind).has_nodes
 
 
 def _progress(row: sqlite3.Row) -> Progress | None:
