@@ -81,8 +81,8 @@ class AttemptReport(Struct, frozen=True):
 def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
     """Return what became of a class job, from its result file (None or empty: nothing) and its outcome.
 
-    If another program ended the process, the outcome that the launcher saw stays, whatever it had written. Of a
-    job that was ended by bgd the error is kept: it tells where the job was.
+    If another program ended the process, the outcome that the launcher saw stays, whatever it had written. Of
+    a job that was ended by bgd the error is kept: it tells where the job was.
     """
     if outcome in _ENDED_BY_BGD:
         return AttemptReport(outcome, error=_error_in(raw or b""))
