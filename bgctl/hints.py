@@ -206,33 +206,8 @@ STATES = {
 }
 """What to type in place of a state that bgd does not have."""
 
-_BUILTINS = frozenset(
-    [
-        ".",
-        "[[",
-        "alias",
-        "bg",
-        "case",
-        "cd",
-        "command",
-        "eval",
-        "exec",
-        "export",
-        "fg",
-        "for",
-        "if",
-        "jobs",
-        "set",
-        "source",
-        "time",
-        "type",
-        "ulimit",
-        "umask",
-        "unset",
-        "until",
-        "while",
-    ]
-)
+_BUILTINS = {".", "[[", "alias", "bg", "case", "cd", "command", "eval", "exec", "export", "fg", "for"}
+_BUILTINS |= {"if", "jobs", "set", "source", "time", "type", "ulimit", "umask", "unset", "until", "while"}
 _TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "parallel", "test"})
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import ctypes
 import json
 import logging
 import os
 import pwd
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
@@ -31,11 +26,11 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import problem_with_schedule
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
-from bgd.core.target import is_allowed, parse_target, patterns_for, python_target
+from bgd.core.target import is_allowed, parse_target, patterns_for
 from bgd.daemon.access import check_may_run
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
+from bgd.testing.running import InlineRun, provide_bgd_job_once
 from bgd.wire import requests
-from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.wire.framing import FrameReader
 from bgd.wire.messages import decode_request, tag_of
 from bgd.wire.replies import (
@@ -57,14 +52,10 @@ from bgd.wire.replies import (
 from bgd.wire.requests import Request
 from bgd.wire.schedules import SchedulesSet, SetSchedules
 from bgd.wire.views import AttemptView, EventView, JobError, JobView, Progress
-from bgd.worker import process
-from bgd.worker.job import carry_out, provide_bgd_job, read
-from bgd.worker.stopping import NO_REASON, REASONS, StopHandler, raise_for_cancellation
 
 logger = logging.getLogger(__name__)
 
 _NO_HOME = "/nonexistent"  # a home without a configuration
-_INTERRUPTED = "KeyboardInterrupt"
 _NOT_INLINE = "{} is not for jobs that run inline: use a private_daemon()"
 _NO_LOG = "jobs that run inline have no log, their output goes where the test prints: use a private_daemon()"
 _TOO_LATE = "the job has finished: inline() runs it while it is submitted"
@@ -100,7 +91,7 @@ class _Block(ContextDecorator):
         self._entered: list[tuple[InlineBackend, AbstractContextManager[None]]] = []
 
     def __enter__(self) -> InlineJobs:
-        _provide_bgd_job_once()
+        provide_bgd_job_once()
         backend = InlineBackend(_config(self._allowed), allows_all=self._allowed is None)
         installed = install_backend(backend)
         self._entered.append((backend, installed))
@@ -128,15 +119,6 @@ def _config(allowed: Sequence[str] | None) -> Config:
     defaults = load(environ={"HOME": _NO_HOME})
     security = replace(defaults.security, allowed_classes=tuple(allowed or ()))
     return replace(defaults, security=security, source=f"inline(allowed={list(allowed or ())})")
-
-
-def _provide_bgd_job_once() -> None:
-    """Let jobs import bgd_job, as they can under a daemon."""
-    if _PROVIDED.acquire(blocking=False):  # for good, because modules keep what they have imported
-        provide_bgd_job()
-
-
-_PROVIDED = threading.Lock()
 
 
 class InlineJobs:
@@ -286,7 +268,7 @@ class InlineBackend:
         self._events: list[EventView] = []
         self._schedules: dict[str, ScheduleSpec] = {}
         self._changed = threading.Condition()  # guards all of these; not held while a job runs
-        self._running: dict[int, _InlineResult] = {}
+        self._running: dict[int, InlineRun] = {}
         self._is_over = False
 
     def answer(self, frames: bytes) -> Replies:
@@ -432,14 +414,14 @@ class InlineBackend:
             job.started_at = time.time()
             self._set_state(job, Move.START, State.RUNNING)
         allowed = None if self._allows_all else self.config.security.allowed_classes
-        result = _InlineResult()
+        run = InlineRun()
         with self._changed:
-            self._running[job.id] = result
-        limit = threading.Timer(job.spec.timeout or 0, result.stop, [Outcome.TIMEOUT])
+            self._running[job.id] = run
+        limit = threading.Timer(job.spec.timeout or 0, run.stop, [Outcome.TIMEOUT])
         if job.spec.timeout:
             limit.start()
         try:
-            report, exit_code = _run_job(job, allowed, result)
+            report, exit_code = run.carry_out(job.spec, allowed, job.set_progress)
         finally:
             limit.cancel()
             with self._changed:
@@ -519,29 +501,26 @@ def _view_of(job: InlineJob, defaults: RetryPolicy) -> JobView:
         "finished_at": job.finished_at,
         "progress": job.progress,
     }
-    return convert({**dict.fromkeys(_REQUIRED), **asked, **known}, JobView)
-
-
-_REQUIRED = [field.name for field in fields(JobView) if field.required]
+    return convert({**_nothing_in(JobView), **asked, **known}, JobView)
 
 
 def _attempt_of(job: InlineJob) -> AttemptView:
     """Return the view of a job's only attempt, which has no log and no figures."""
-    return AttemptView(
-        attempt=1,
-        outcome=job.outcome,
-        exit_code=job.exit_code,
-        signal=None,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        user_seconds=None,
-        system_seconds=None,
-        max_rss_bytes=None,
-        error=job.error,
-        log_bytes=None,
-        log_path="",
-        pid=os.getpid(),
-    )
+    known = {
+        "attempt": 1,
+        "outcome": job.outcome,
+        "exit_code": job.exit_code,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "error": job.error,
+        "log_path": "",
+        "pid": os.getpid(),
+    }
+    return convert({**_nothing_in(AttemptView), **known}, AttemptView)
+
+
+def _nothing_in(kind: type[JobView | AttemptView]) -> dict[str, None]:
+    return {field.name: None for field in fields(kind) if field.required}
 
 
 def _user() -> str:
@@ -549,145 +528,3 @@ def _user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-# --- running a class job with the worker's own code -------------------------------------------------------
-
-
-def _run_job(
-    job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult
-) -> tuple[AttemptReport, int]:
-    """Run a job once; return its report, and its exit code.
-
-    It runs in this thread, or in a thread of its own if an event loop runs here, because that loop could not
-    run a coroutine to its end. `allowed`: the entries that an inherited method is checked against, None: it
-    may be called.
-
-    Raises:
-        KeyboardInterrupt: the user wants to end the tests.
-    """
-    import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - exists since _provide_bgd_job_once
-
-    process.become_job_process()  # again, because this may be a forked child
-    previous = bgd_job.listener.set(job.set_progress)
-    try:
-        run = _run_in_thread if _has_loop() else _run_here
-        exit_code = run(job, allowed, result)
-    finally:
-        bgd_job.listener.reset(previous)
-    outcome = result.outcome or (Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
-    report = read_result(result.document, outcome)
-    if report.error is not None and report.error.type == _INTERRUPTED:
-        raise KeyboardInterrupt
-    return report, exit_code
-
-
-def _run_in_thread(job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult) -> int:
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(context.run, _run_here, job, allowed, result).result()
-
-
-def _run_here(job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult) -> int:
-    request = worker_request(python_target(job.target), job.spec.arguments, (), allowed)
-    try:
-        return carry_out(read(request), result)
-    except SystemExit as leaving:
-        return _exit_code_of(leaving)
-
-
-class _InlineResult:
-    """Takes the result document of a job that runs in this process, and stops the job.
-
-    `outcome`: why it was stopped, None if it was not.
-    """
-
-    def __init__(self) -> None:
-        self.document = b""
-        self.outcome: Outcome | None = None
-        self._lock = threading.RLock()  # a job may cancel itself
-        self._code: _StoppableCode | None = None  # while it runs
-
-    def write(self, document: bytes) -> None:
-        self.document = document
-
-    def stop_handler(self, _signal_name: str | None) -> _StoppableCode:
-        return _StoppableCode(self._set_code)
-
-    def stop(self, reason: Outcome) -> None:
-        """Raise in the job's code, unless it has ended."""
-        with self._lock:
-            if self._code is not None and self.outcome is None:
-                self.outcome = reason
-                self._code.stop(_REASONS[reason])
-
-    def _set_code(self, code: _StoppableCode | None) -> None:
-        with self._lock:
-            self._code = code
-
-
-class _StoppableCode:
-    """The code of a job that runs in this thread. In the main thread a blocking call is interrupted too."""
-
-    def __init__(self, set_code: Callable[[_StoppableCode | None], None]) -> None:
-        self.task: Any = None
-        self._set_code = set_code
-        self._reason = NO_REASON
-        self._error: BaseException | None = None
-        self._thread = threading.get_ident()
-        is_main = self._thread == threading.main_thread().ident
-        self._handler = StopHandler("RTMIN", lambda: self._reason) if is_main else None
-
-    def __enter__(self) -> Self:
-        if self._handler is not None:
-            self._handler.__enter__()
-        self._set_code(self)
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self._set_code(None)
-        if self._handler is not None:
-            self._handler.disarm()
-            self._error = self._handler.error
-        else:
-            _raise_in(self._thread, None)
-        raise_for_cancellation(self._error, error)
-
-    def stop(self, reason: int) -> None:
-        """Cancel the coroutine, or raise in the thread."""
-        import bgd_job  # noqa: PLC0415 - exists since _provide_bgd_job_once
-
-        self._reason = reason
-        kind = getattr(bgd_job, REASONS[reason])
-        if self._handler is not None:
-            self._handler.task = self.task
-            signal.pthread_kill(self._thread, signal.SIGRTMIN)
-        elif self.task is not None:
-            self._error = kind()
-            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
-        else:
-            _raise_in(self._thread, kind)
-
-
-_REASONS = {Outcome.TIMEOUT: 1, Outcome.CANCELLED: 2}  # keys of REASONS
-
-
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Raise an exception in a thread as soon as it runs Python code; None: no longer."""
-    error = ctypes.c_void_p() if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
-
-
-def _has_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _exit_code_of(leaving: SystemExit) -> int:
-    """Return the exit code that an interpreter would end with."""
-    if leaving.code is None or isinstance(leaving.code, int):
-        return (leaving.code or 0) & 0xFF
-    return 1

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from bgd.core.job import Move
 from bgd.core.scheduler import NOTE, SUBMIT
-from bgd.daemon.web.views import DisplayTime, display_time
+from bgd.daemon.web.views import display_time
 from bgd.formatting import outcome_in_words
 from bgd.wire.views import AttemptView, EventView, JobView
 
 MAX_SHOWN = 50  # of the newest events
 
 
-class HistoryLine(Struct, frozen=True):
-    """One event; `by` is who asked for it, if bgd did not do it by itself."""
+def history_of(
+    view: JobView, events: list[EventView], attempts: list[AttemptView], now: float
+) -> dict[str, object]:
+    """Return the newest events of a job for the template history.html, the newest last.
 
-    at: DisplayTime
-    what: str
-    by: str | None
-    reason: str | None
-
-
-class History(Struct, frozen=True):
-    """The newest events of a job, newest last; `is_whole`: none is missing."""
-
-    lines: list[HistoryLine]
-    is_whole: bool
-
-
-def history_of(view: JobView, events: list[EventView], attempts: list[AttemptView], now: float) -> History:
-    """Return the history of a job from its events, and from those of its attempts that are known."""
+    `attempts`: those whose outcomes are known. `by`: who asked for an event; None: bgd itself.
+    """
     outcomes = {each.attempt: outcome_in_words(each) for each in attempts}
     shown = events[-MAX_SHOWN:]
     lines = [
-        HistoryLine(
-            at=display_time(event.at, now),
-            what=_in_words(event, outcomes.get(event.attempt) or event.outcome or ""),
-            by=_asked_by(event, view),
-            reason=event.reason,
-        )
+        {
+            "at": display_time(event.at, now),
+            "what": _in_words(event, outcomes.get(event.attempt) or event.outcome or ""),
+            "by": _asked_by(event, view),
+            "reason": event.reason,
+        }
         for event in shown
     ]
-    return History(lines, bool(shown) and shown[0].what == SUBMIT)
+    return {"lines": lines, "is_whole": bool(shown) and shown[0].what == SUBMIT}
 
 
 def _asked_by(event: EventView, view: JobView) -> str | None:

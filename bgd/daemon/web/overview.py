@@ -162,14 +162,6 @@ class _Kept(Struct, frozen=True):
 # --- the overview -------------------------------------------------------------------------------------------
 
 
-class Chart(Struct, frozen=True):
-    """Lines of the jobs done and failed in each hour, as points of an SVG; `text` says the same."""
-
-    done: str
-    failed: str
-    text: str
-
-
 CHART_WIDTH, CHART_HEIGHT = 230, 40
 
 
@@ -238,7 +230,8 @@ def _wait(since: float | None, now: float) -> RunningTime:
     return RunningTime("" if since is None else short_duration(now - since), since)
 
 
-def _chart(hours: list[tuple[int, int]]) -> Chart:
+def _chart(hours: list[tuple[int, int]]) -> dict[str, str]:
+    """Return the jobs done and failed in each hour as points of an SVG; `text` says the same."""
     done, failed = ([hour[column] for hour in hours] for column in (0, 1))
     most = max(*done, 1)
 
@@ -250,11 +243,8 @@ def _chart(hours: list[tuple[int, int]]) -> Chart:
         )
 
     said = [", ".join(f"{count:,}" for count in counts) for counts in (done, failed)]
-    return Chart(
-        points(done),
-        points(failed),
-        f"Jobs done in each of the last {len(hours)} hours, oldest first: {said[0]}. Failed: {said[1]}.",
-    )
+    text = f"Jobs done in each of the last {len(hours)} hours, oldest first: {said[0]}. Failed: {said[1]}."
+    return {"done": points(done), "failed": points(failed), "text": text}
 
 
 def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
@@ -288,18 +278,11 @@ _ANY = ListQuery()
 # --- queues -------------------------------------------------------------------------------------------------
 
 
-class Number(Struct, frozen=True):
-    """A number that leads to the jobs it counts."""
-
-    count: int
-    url: str
-
-
 def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) -> dict[str, Any]:
     of_queue = ends.queues.get(view.name, QueueEnds())
 
-    def number(count: int, *states: State) -> Number:
-        return Number(count, list_url(_ANY, queue=view.name, state=list(states)))
+    def number(count: int, *states: State) -> dict[str, object]:
+        return {"count": count, "url": list_url(_ANY, queue=view.name, state=list(states))}
 
     waiting = {state: view.counts[state] for state in _IN_ORDER if view.counts.get(state)}
     ended = (State.SUCCEEDED, State.FAILED)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
 from bgd.core.job import FINAL, State
-from bgd.daemon.web.views import DisplayTime, attempt_badge, display_time
+from bgd.daemon.web.views import attempt_badge, display_time
 from bgd.formatting import needs_node, outcome_in_words, short_duration
 from bgd.wire.views import AttemptView, JobView
 
@@ -15,45 +16,32 @@ WIDTH = 1000.0  # units of the picture
 LEAST_RUN = 5.0  # units of a run, so that even a short one is seen
 
 
-class Bar(Struct, frozen=True):
+class _Span(Struct, frozen=True):
     """A span of time. `look` is the class of its style: a state for a run, else wait, backoff or pending."""
 
-    look: str
-    x: float
-    width: float
-    title: str
-
-
-class Timeline(Struct, frozen=True):
-    """The bars of a job from left to right, the times at both ends, and all of it in words.
-
-    `end` None: it goes on.
-    """
-
-    bars: list[Bar]
-    begin: DisplayTime
-    end: DisplayTime | None
-    text: str
-
-
-class _Span(Struct, frozen=True):
     look: str
     begin: float
     end: float
     words: str
 
 
-def timeline_of(view: JobView, attempts: list[AttemptView], now: float) -> Timeline | None:
-    """Return the timeline of these attempts, oldest first; None for a job that has not been started."""
+def timeline_of(view: JobView, attempts: list[AttemptView], now: float) -> dict[str, Any] | None:
+    """Return the timeline of these attempts, oldest first; None for a job that has not been started.
+
+    It has bars from left to right, the times at both ends (`end` None: it goes on), and all of it in words.
+    """
     if not attempts:
         return None
     spans = list(_spans(view, attempts, now))
     begin, end = spans[0].begin, spans[-1].end
     scale = WIDTH / (end - begin or 1.0)
-    bars = [_bar(span, begin, scale) for span in spans]
-    text = "; ".join(span.words for span in spans)
     goes_on = end == now and view.state not in FINAL
-    return Timeline(bars, display_time(begin, now), None if goes_on else display_time(end, now), text)
+    return {
+        "bars": [_bar(span, begin, scale) for span in spans],
+        "begin": display_time(begin, now),
+        "end": None if goes_on else display_time(end, now),
+        "text": "; ".join(span.words for span in spans),
+    }
 
 
 def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_Span]:
@@ -85,8 +73,8 @@ def _pause(attempt: AttemptView, begin: float, end: float) -> _Span:
     return _Span("backoff", begin, end, f"{waited} until attempt {attempt.attempt}")
 
 
-def _bar(span: _Span, begin: float, scale: float) -> Bar:
+def _bar(span: _Span, begin: float, scale: float) -> dict[str, object]:
     is_run = span.look not in {"wait", "backoff", "pending"}
     width = max((span.end - span.begin) * scale, LEAST_RUN if is_run else 0.0)
     x = min((span.begin - begin) * scale, WIDTH - width)
-    return Bar(span.look, round(x, 1), round(width, 1), span.words)
+    return {"look": span.look, "x": round(x, 1), "width": round(width, 1), "title": span.words}

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from bgd import logfiles
 from bgd import logsearch as log_search
 from bgd.daemon.web import log_pages, log_text
 from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES, LogPages
@@ -223,6 +224,8 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
     reader.path.parent.mkdir()
     reader.path.write_bytes(b"x" * 100)
     monkeypatch.setattr(log_search, "STEP", 10)
+    monkeypatch.setattr(log_search, "MAX_LINE", 9)
+    monkeypatch.setattr(logfiles, "BLOCK", 10)
     pages = LogPages(mock.Mock(), mock.Mock(), mock.Mock(), LogThreads())
     monkeypatch.setattr(pages, "_log", mock.AsyncMock(return_value=mock.Mock(reader=reader)))
     headers = {"accept": "text/event-stream"}

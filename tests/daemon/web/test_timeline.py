@@ -25,7 +25,7 @@ def attempt(
 
 
 def looks(timeline) -> list[tuple[str, float, float]]:
-    return [(bar.look, bar.x, bar.width) for bar in timeline.bars]
+    return [(bar["look"], bar["x"], bar["width"]) for bar in timeline["bars"]]
 
 
 def test_waits_runs_and_backoffs_are_to_scale():
@@ -39,7 +39,9 @@ def test_waits_runs_and_backoffs_are_to_scale():
         ("backoff", 200, 600),
         ("succeeded", 800, 200),
     ]
-    assert timeline.text == ("waited 10s; attempt 1: exit code 1; 1m until attempt 2; attempt 2: succeeded")
+    assert timeline["text"] == (
+        "waited 10s; attempt 1: exit code 1; 1m until attempt 2; attempt 2: succeeded"
+    )
 
 
 def test_a_job_that_runs_or_waits_goes_on_until_now():
@@ -51,10 +53,10 @@ def test_a_job_that_runs_or_waits_goes_on_until_now():
     waits = timeline_of(queued, [first], 200.0)
     assert looks(runs) == [("failed", 0, 500), ("running", 500, 500)]
     assert looks(waits) == [("failed", 0, 500), ("wait", 500, 500)]
-    assert [timeline and timeline.end for timeline in (runs, waits)] == [None, None]
+    assert [timeline and timeline["end"] for timeline in (runs, waits)] == [None, None]
     ended = timeline_of(JOB, [first], 200.0)
     assert ended is not None
-    assert ended.end is not None
+    assert ended["end"] is not None
 
 
 def test_a_short_run_is_still_seen_and_what_is_due_is_part_of_the_scale():
@@ -62,9 +64,9 @@ def test_a_short_run_is_still_seen_and_what_is_due_is_part_of_the_scale():
     timeline = timeline_of(due, [attempt(1, 100.0, 100.1, Outcome.EXIT)], 101.0)
 
     assert timeline is not None
-    assert [bar.look for bar in timeline.bars] == ["failed", "pending"]
-    assert timeline.bars[0].width == LEAST_RUN
-    assert timeline.bars[1].title == "attempt 2 is due 2h45m later"
+    assert [bar["look"] for bar in timeline["bars"]] == ["failed", "pending"]
+    assert timeline["bars"][0]["width"] == LEAST_RUN
+    assert timeline["bars"][1]["title"] == "attempt 2 is due 2h45m later"
 
 
 def test_a_job_without_attempts_has_no_timeline():
@@ -84,5 +86,5 @@ def test_bars_stay_in_the_picture_whatever_the_clock_did(times, state, due):
     timeline = timeline_of(replace(JOB, state=state, due_at=due), attempts, 500.0)
 
     assert timeline is not None
-    for bar in timeline.bars:
-        assert 0 <= bar.x <= bar.x + bar.width <= WIDTH + 0.1
+    for bar in timeline["bars"]:
+        assert 0 <= bar["x"] <= bar["x"] + bar["width"] <= WIDTH + 0.1
