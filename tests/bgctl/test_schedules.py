@@ -142,8 +142,8 @@ def test_the_list_names_only_zones_that_somebody_chose(own_daemon):
     assert re.split("  +", paris)[3] == "every day at 00:00, Europe/Paris"
 
 
-def test_days_that_are_one_text_are_refused(own_daemon):
-    with own_daemon.client() as client, pytest.raises(Refused, match=r"a list of days, such as \['12-24'\]"):
+def test_days_that_are_one_text_are_refused(daemon):
+    with daemon.client() as client, pytest.raises(Refused, match=r"a list of days, such as \['12-24'\]"):
         client.schedules.add("x", ["true"], cron="@daily", excluded="12-24")
 
 
@@ -251,8 +251,8 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["remove", "nope"], "there is no schedule nope"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(own_daemon, words, told):
-    done = own_daemon.bgctl("schedule", *words)
+def test_a_mistake_is_told_in_one_line(daemon, words, told):
+    done = daemon.bgctl("schedule", *words)
 
     assert done.returncode in {1, 2}
     assert told in done.stderr
@@ -326,9 +326,9 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
 
 
 @pytest.mark.parametrize("prefix", ["web:", "a b"])
-def test_a_prefix_that_makes_no_name_is_refused(own_daemon, prefix):
+def test_a_prefix_that_makes_no_name_is_refused(daemon, prefix):
     for options in ([], ["--dry-run"]):
-        done = own_daemon.bgctl("schedule", "import", "-", "--prefix", prefix, *options, read="@daily true\n")
+        done = daemon.bgctl("schedule", "import", "-", "--prefix", prefix, *options, read="@daily true\n")
 
         assert done.returncode == 2
         assert f"{prefix}line-1' cannot name a schedule, which is a name of at most 64" in done.stderr
@@ -345,17 +345,17 @@ def test_a_prefix_that_makes_no_name_is_refused(own_daemon, prefix):
         (["x", "-p", "5", "every 1d", "df", "-h"], ["-h"]),
     ],
 )
-def test_the_words_of_a_program_are_its_own(own_daemon, words, argv):
-    assert own_daemon.bgctl("schedule", "add", "--replace", *words).returncode == 0
+def test_the_words_of_a_program_are_its_own(daemon, words, argv):
+    assert daemon.bgctl("schedule", "add", "--replace", *words).returncode == 0
 
-    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "x", "--json").stdout)
+    [schedule] = json.loads(daemon.bgctl("schedule", "list", "x", "--json").stdout)
     assert schedule["argv"][1:] == argv
-    assert own_daemon.bgctl("schedule", "edit", "x", "@hourly", "nice", "-n", "5", "true").returncode == 0
-    [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "x", "--json").stdout)
+    assert daemon.bgctl("schedule", "edit", "x", "@hourly", "nice", "-n", "5", "true").returncode == 0
+    [schedule] = json.loads(daemon.bgctl("schedule", "list", "x", "--json").stdout)
     assert schedule["argv"][1:] == ["-n", "5", "true"]
 
 
-def test_a_crontab_that_cannot_be_read_is_told(own_daemon):
-    done = own_daemon.bgctl("schedule", "import", "/nowhere")
+def test_a_crontab_that_cannot_be_read_is_told(daemon):
+    done = daemon.bgctl("schedule", "import", "/nowhere")
 
     assert done.stderr == "bgctl: cannot read /nowhere: No such file or directory\n"

@@ -1,6 +1,6 @@
 """What runs when is compared with Debian's cron itself.
 
-`make cron-oracle` compares 1,000 lines; by themselves, the tests compare the first 50.
+`make cron-oracle` compares 1,000 lines; by themselves, the tests compare the first 20.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bgd.core.when import Kind, When, parse_when
 from tests.cron.debian import Debian, Steps, reason_to_skip
 from tests.cron.lines import line
 
-LINES = int(os.environ.get("CRON_LINES", "50"))
+LINES = int(os.environ.get("CRON_LINES", "20"))
 AT_ONCE = 10  # lines of a test
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 PLENTY = 10_000

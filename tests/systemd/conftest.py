@@ -15,8 +15,8 @@ from tests.systemd.machine import Machine, why_not
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Path]:
-    """The files that `make install` writes below /usr/local, in a staging folder."""
-    with tempfile.TemporaryDirectory(prefix="bgd-stage-") as folder:
+    """The files that `make install` writes below /usr/local, in a staging folder with an odd name."""
+    with tempfile.TemporaryDirectory(prefix="bgd-stage a|b&c 100% it's-") as folder:
         subprocess.run(["make", "install", f"DESTDIR={folder}"], cwd=ROOT, check=True, capture_output=True)
         yield Path(folder)
 
