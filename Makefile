@@ -12,20 +12,16 @@ DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fi
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
-# Long tests of whole daemons
-SERIES := tests/end_to_end tests/faults tests/testing
-
-# A cluster of two nodes
-SLURM := tests/slurm
-
-# The daemon, its pages and the documentation
-DAEMON := tests/daemon tests/cron tests/docs
-
 # Counts of what fixed workloads cost
 GUARD := tests/guard
 
-# Real launchers, workers and service managers
-LAUNCHER := tests/launcher tests/worker tests/systemd
+# What `make test` runs at the same time, each in a process of its own, beside all that is not named here
+DAEMON := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
+WEB := tests/daemon/web
+SERIES := tests/end_to_end tests/faults tests/testing
+LAUNCHER := tests/launcher tests/worker
+SERVICES := tests/systemd tests/slurm
+OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(LAUNCHER) $(SERVICES))) tests
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -43,7 +39,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-slurm test-series test-daemon test-launcher test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-launcher test-services test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -72,38 +68,36 @@ man: $(INSTALLED)  ## generate the manual pages from the help texts
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
 BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
+PYTEST := $(BIN)/pytest --slow
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
-	@$(BIN)/pytest $(GUARD); guard=$$?; \
-	$(BESIDE) test-series >$(VENV)/series.log 2>&1 & series=$$!; \
-	$(BESIDE) test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
-	$(BESIDE) test-slurm >$(VENV)/slurm.log 2>&1 & slurm=$$!; \
-	$(BESIDE) test-daemon >$(VENV)/daemon.log 2>&1 & daemon=$$!; \
-	$(BESIDE) test-launcher >$(VENV)/launcher.log 2>&1 & launcher=$$!; \
-	trap 'kill $$series $$pure $$slurm $$daemon $$launcher; exit 130' INT TERM; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES) $(SLURM) $(DAEMON) $(LAUNCHER) $(GUARD)) tests; others=$$?; \
-	wait $$pure; pure=$$?; \
-	wait $$slurm; slurm=$$?; \
-	wait $$launcher; launcher=$$?; \
-	wait $$daemon; daemon=$$?; \
-	wait $$series; series=$$?; \
-	cat $(VENV)/pure-rooms.log $(VENV)/slurm.log $(VENV)/launcher.log $(VENV)/daemon.log $(VENV)/series.log; \
-	test $$guard$$others$$pure$$slurm$$launcher$$daemon$$series = 0000000
+	@$(PYTEST) $(GUARD); failed=$$?; pids=; \
+	for part in series web launcher services "pure-rooms test-daemon"; do \
+		$(BESIDE) test-$$part >"$(VENV)/$${part%% *}.log" 2>&1 & pids="$$pids $$!"; \
+	done; \
+	trap 'kill $$pids; exit 130' INT TERM; \
+	$(PYTEST) $(OTHERS) || failed=1; \
+	for pid in $$pids; do wait $$pid || failed=1; done; \
+	cat $(addprefix $(VENV)/,pure-rooms.log services.log launcher.log web.log series.log); \
+	exit $$failed
 
 test-pure-rooms: $(INSTALLED)
-	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
+	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest --slow $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
 
-test-slurm: $(INSTALLED)
-	$(BIN)/pytest $(SLURM)
+test-daemon: $(INSTALLED)
+	$(PYTEST) $(DAEMON)
+
+test-web: $(INSTALLED)
+	$(PYTEST) $(WEB)
 
 test-series: $(INSTALLED)
-	$(BIN)/pytest $(SERIES)
-
-test-daemon: $(INSTALLED)
-	$(BIN)/pytest $(DAEMON)
+	$(PYTEST) $(SERIES)
 
 test-launcher: $(INSTALLED)
-	$(BIN)/pytest $(LAUNCHER)
+	$(PYTEST) $(LAUNCHER)
+
+test-services: $(INSTALLED)
+	$(PYTEST) $(SERVICES)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories
@@ -121,7 +115,7 @@ slurm-faults: $(INSTALLED) debian-packages  ## kill everything, and cut the powe
 	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py tests/slurm/test_resets.py
 
 cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
-	CRON_LINES=$(or $(LINES),1000) $(BIN)/pytest tests/cron
+	CRON_LINES=$(or $(LINES),1000) $(PYTEST) tests/cron
 
 debian-packages:
 	@missing=$$(for package in $(DEBIAN_PACKAGES); do \

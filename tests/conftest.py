@@ -20,6 +20,21 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests in tests/slow.txt, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tests out where only folders are named, as in `pytest tests/launcher`."""
+    if config.option.slow or not all(Path(each).is_dir() for each in config.args):
+        return
+    slow = frozenset(Path(__file__).with_name("slow.txt").read_text().split())
+    left_out = [item for item in items if item.nodeid.partition("[")[0] in slow]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item.nodeid.partition("[")[0] not in slow]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -262,6 +263,7 @@ def test_a_name_is_found_unless_it_is_for_types_only(source, is_found):
 # --- reading the trees ---------------------------------------------------------------------------------
 
 
+@lru_cache(300)  # files: those of bgd and bgctl
 def tree_of(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(), filename=str(path))
 

@@ -45,7 +45,7 @@ def main() -> int:
         report = Path(folder, "report")
         report.touch()
         environ = os.environ | {"BGD_FAULTS": str(share), "BGD_FAULTS_REPORT": str(report)}
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", *cases]
+        command = [sys.executable, "-m", "pytest", "--slow", "-q", "-rs", *cases]
         done = subprocess.run(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True, check=False)
         lines = report.read_text().splitlines()
     print(done.stdout, end="")
