@@ -77,6 +77,7 @@ _Call = Callable[[Client, list[int]], list[ActResult]]
 _FEW = 1_000  # jobs that are done before a bar is worth looking at
 _MAX_ERRORS = 10  # that are printed, of an action on all jobs that match
 _NO_MATCH = "no jobs match"
+_NO_FAILED = "no failed jobs match: --state cancelled or --state succeeded retries others"
 _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old ones"
 
 
@@ -427,7 +428,8 @@ def _act_on_all(
                 errors += islice(refused, _MAX_ERRORS - len(errors))
                 advance(len(results), 0)
         if not states:
-            say(f"{_NO_MATCH}{_REMEDY if name == 'remove' else ''}")
+            is_usual = name == "retry" and where.states is None
+            say(_NO_FAILED if is_usual else f"{_NO_MATCH}{_REMEDY if name == 'remove' else ''}")
     finally:  # also if the daemon goes away in between
         if done := states.total() - states[None]:
             stopping = states[State.STOPPING]

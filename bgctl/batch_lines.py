@@ -60,12 +60,16 @@ class Source:
             first, *others = chunk.split(self._end)
             pieces.append(first)
             if others:
-                yield [b"".join(pieces), *others[:-1]]
+                yield self._without_returns([b"".join(pieces), *others[:-1]])
                 pieces = [others[-1]]
             elif sum(map(len, pieces)) > MAX_LINE:
                 raise Refused(f"a line has more than {MAX_LINE} bytes: give each job a line of its own")
         if any(pieces):
-            yield [b"".join(pieces)]
+            yield self._without_returns([b"".join(pieces)])
+
+    def _without_returns(self, lines: list[bytes]) -> list[bytes]:
+        """Take the carriage return from the ends of lines that Windows writes."""
+        return [line.removesuffix(b"\r") for line in lines] if self._end == b"\n" else lines
 
     def _next_chunk(self) -> Generator[list[bytes], None, bytes]:
         poller = select.poll()

@@ -553,6 +553,8 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"--calendar and {when!r} both say when: give one of them")
     kind, _, rest = when.strip().partition(" ")
     if len(when.split()) == 1 and not kind.startswith("@"):
+        if ":" in when:
+            raise click.UsageError(f"{when!r} is a calendar spec as systemd has them: use --calendar {when}")
         raise click.UsageError(
             f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *' or 'every 15m'"
         )

@@ -177,9 +177,11 @@ def make_folder(path: Path, key: str = "[daemon] state_dir and socket") -> os.st
         path.mkdir(mode=0o700, exist_ok=True)  # fails if something else has the name
         return path.stat()
     except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {path}: {obstacle_at(path) or error.strerror}; see {key}"
-        ) from error
+        obstacle = obstacle_at(path) or error.strerror
+        home = os.environ.get("HOME", "")
+        if home and str(path).startswith(f"{home}/") and not os.path.lexists(home):
+            obstacle = f"the home folder {home} does not exist: set HOME to one that does"
+        raise ConfigError(f"cannot make the folder {path}: {obstacle}; see {key}") from error
 
 
 def obstacle_at(folder: Path) -> str | None:

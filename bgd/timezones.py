@@ -13,6 +13,7 @@ from struct import pack
 
 _LOCALTIME = Path("/etc/localtime")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,3}")
+_REVERSED = re.compile(r"(UTC|GMT|UCT|Z)([+-])([0-9]{1,2})")
 _POSIX = re.compile(r"[A-Za-z<][A-Za-z0-9<>+,./:-]{3,80}")
 
 
@@ -23,6 +24,19 @@ def is_zone(name: str) -> bool:
     except LookupError:
         return False
     return True
+
+
+def problem_with_zone(name: str) -> str | None:
+    """Say why a time zone's name would mislead those who wrote it; None: it would not."""
+    found = _REVERSED.fullmatch(name)
+    if found is None:
+        return None
+    sign, hours = found[2], found[3]
+    real, side = ("-", "behind") if sign == "+" else ("+", "ahead of")
+    return (
+        f"{name!r} is {hours} h {side} UTC by the rules of POSIX: write"
+        f" '<{real}{hours:0>2}>{sign}{hours}' or a name such as Europe/Paris"
+    )
 
 
 def zone(name: str | None) -> tzinfo:

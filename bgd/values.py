@@ -427,9 +427,11 @@ def job_option(name: str, setting: Setting) -> object:
 
 def time_zone(setting: Setting) -> str:
     """Read the name of a time zone that this machine has."""
-    from bgd.timezones import is_zone  # noqa: PLC0415 - most configurations name no zone
+    from bgd.timezones import is_zone, problem_with_zone  # noqa: PLC0415 - most configurations name no zone
 
     name = text(setting)
+    if problem := problem_with_zone(name):
+        raise ValueError(f"is misleading: {problem}")
     if not is_zone(name):
         raise ValueError("is not a time zone of this machine: write one such as Europe/Paris")
     return name

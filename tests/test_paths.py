@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bgd.paths import find_program
+from bgd.errors import ConfigError
+from bgd.paths import find_program, make_folder
 from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""
@@ -83,3 +84,12 @@ def test_an_empty_entry_and_a_relative_path_are_looked_up_in_the_folder(folder):
     assert find_program("sh", {}, "/") in {f"{entry}/sh" for entry in os.defpath.split(":")}
     with pytest.raises(FileNotFoundError):
         find_program("there/no", {}, f"{folder}/files")
+
+
+def test_a_home_that_does_not_exist_is_named(monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+
+    with pytest.raises(ConfigError) as refused:
+        make_folder(Path("/proc/nowhere/.local/state/bgd"))
+
+    assert "the home folder /proc/nowhere does not exist: set HOME to one that does" in str(refused.value)

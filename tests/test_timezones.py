@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -70,6 +70,16 @@ def test_otherwise_the_zone_is_that_of_the_machine(monkeypatch, value):
 )
 def test_what_is_no_zone_is_refused(name):
     assert not timezones.is_zone(name)
+
+
+def test_an_offset_that_posix_turns_around_is_explained():
+    problem = timezones.problem_with_zone("UTC+2")
+
+    assert problem == (
+        "'UTC+2' is 2 h behind UTC by the rules of POSIX: write '<-02>+2' or a name such as Europe/Paris"
+    )
+    assert timezones.zone("<-02>+2").utcoffset(datetime(2026, 1, 1)) == timedelta(hours=-2)  # noqa: DTZ001
+    assert [timezones.problem_with_zone(name) for name in ("UTC", "CET-1", "Etc/GMT-2")] == [None] * 3
 
 
 def test_a_zone_that_is_a_plain_file_is_read_again_once_the_file_is_another(tmp_path, monkeypatch):

@@ -117,6 +117,10 @@ def _words_of(text: str) -> list[str]:
             f"{text!r} has six fields: Debian's cron has no seconds and no years; "
             "write minute, hour, day of month, month and day of week, or use `calendar` for seconds"
         )
+    if len(words) < len(_FIELDS) and ":" in text:
+        raise ExpressionError(
+            f"{text!r} is a calendar spec as systemd has them: use `calendar` (bgctl: --calendar)"
+        )
     if len(words) != len(_FIELDS):
         raise ExpressionError(
             f"{text!r} needs five fields, not {len(words)}: write minute, hour, day of month, month and "

@@ -290,6 +290,18 @@ def test_edit_has_other_options_to_select_jobs(daemon, waiting_jobs):
     assert [daemon.shown(job_id)["tags"] for job_id in job_ids] == [["new"]] * 3
 
 
+def test_a_retry_that_finds_no_failed_job_says_that_it_looked_for_those(daemon):
+    daemon.finished_job("--tag", "went-well", "--", "true")
+
+    done = daemon.bgctl("retry", "--tag", "went-well")
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (
+        done.stderr == "bgctl: no failed jobs match: --state cancelled or --state succeeded retries others\n"
+    )
+    assert daemon.bgctl("retry", "--tag", "went-well", "--state", "failed").stderr == "bgctl: no jobs match\n"
+
+
 @pytest.mark.parametrize("verb", ["cancel", "wait", "remove"])
 def test_an_empty_selection_is_not_an_error(daemon, verb):
     done = daemon.bgctl(verb, "--tag", "nobody-has-this")

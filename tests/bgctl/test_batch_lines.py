@@ -259,3 +259,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(maker):
 
     assert WordLines(maker)(1, mark + b"echo a").argv == ("echo", "a")  # type: ignore[union-attr]  # a job
     assert DocumentLines(maker)(1, mark + b'{"argv": ["a"]}').argv == ("a",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("end", "lines"), [(b"\n", [b"a", b"\rb", b"c"]), (b"\0", [b"a\r\n\rb\r\nc\r"])])
+def test_the_carriage_returns_of_a_file_from_windows_are_not_part_of_its_lines(tmp_path, end, lines):
+    (tmp_path / "lines").write_bytes(b"a\r\n\rb\r\nc\r")
+    descriptor = os.open(tmp_path / "lines", os.O_RDONLY)
+
+    assert [line for group in Source(descriptor, end).groups() for line in group] == lines
+
+    os.close(descriptor)

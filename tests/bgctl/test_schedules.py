@@ -223,6 +223,9 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
     ("words", "told"),
     [
         (["add", "x", "0 3 * *", "--", "true"], "five fields, not 4"),
+        (["add", "x", "Mon..Fri 09:00", "--", "true"], "use `calendar` (bgctl: --calendar)"),
+        (["add", "x", "09:00", "--", "true"], "use --calendar 09:00"),
+        (["add", "x", "@daily", "--timezone", "UTC+2", "--", "true"], "'UTC+2' is 2 h behind UTC"),
         (["add", "x", "* * * * * *", "--", "true"], "six fields"),
         (["add", "x", "@daily"], "after --"),
         (["add", "x", "--", "true"], "say when, after the name: a cron expression"),

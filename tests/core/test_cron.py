@@ -112,6 +112,7 @@ def test_random_values_spread_evenly_over_keys_fields_and_items():
     ("text", "words"),
     [
         ("0 0 3 * * *", ["six fields", "no seconds", "`calendar`"]),
+        ("Mon..Fri 09:00", ["calendar spec", "--calendar"]),
         ("0 3 * *", ["needs five fields, not 4", "'30 3 * * mon'"]),
         ("", ["five fields, not 0"]),
         ("60 3 * * *", ["minute '60' is out of range", "0 to 59"]),

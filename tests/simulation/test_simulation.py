@@ -31,7 +31,7 @@ from tests.simulation.run import SimulationRun
 
 HISTORIES = 100
 ENOUGH = 450  # histories in which each of the faults below shows up
-_RARE = 1550  # the first of those in which the rarest one does
+_RARE = 450  # the first of those in which the rarest one does
 
 
 @pytest.fixture(autouse=True)
