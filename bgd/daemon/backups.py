@@ -84,7 +84,7 @@ class Backups:
         self._began_at = now().wall
         self._tried_at: float | None = None
         self.problem: str | None = None
-        supervisor.when_configured(self._reconsider)
+        supervisor.on_configured.append(self._reconsider)
 
     async def run(self) -> None:
         """Write a backup whenever one is due, forever."""

@@ -152,7 +152,9 @@ class LauncherLink:
                 if not self._is_ending:
                     logger.warning("the launcher is gone; looking for another")
             else:
-                asyncio.get_running_loop().call_later(self._patience_left, listener.launcher_missing)
+                # its absence is then an obstacle, which those who watch are told
+                look = listener.subscriptions.look_soon
+                asyncio.get_running_loop().call_later(self._patience_left, look)
                 await asyncio.sleep(next(pauses))
 
     def send(self, message: ToLauncher) -> bool:

@@ -56,8 +56,8 @@ class Notifications:
         self._waiting = await read(storage.waiting_messages)
         self._sent = await read(storage.sent_messages, targets, clock.elapsed())
         self._forget(sorted((await read(storage.known_targets)).difference(targets)))
-        self._supervisor.when_facts_saved(self._woken.set)
-        self._supervisor.when_configured(self._configure)
+        self._supervisor.on_facts_saved.append(self._woken.set)
+        self._supervisor.on_configured.append(self._configure)
         self._woken.set()
 
     async def run(self) -> None:

@@ -48,8 +48,8 @@ class Retention:
         self._due.set()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set)
         self._pass_at: float | None = None
-        supervisor.when_finished(self._schedule_pass)
-        supervisor.when_configured(self._schedule_pass)
+        supervisor.on_finished.append(self._schedule_pass)
+        supervisor.on_configured.append(self._schedule_pass)
 
     async def run(self) -> None:
         """Delete finished jobs as configured, forever."""

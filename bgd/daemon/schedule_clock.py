@@ -110,7 +110,7 @@ class ScheduleClock:
                 each = stored[name]
                 definition = definition_of(name, each.spec, each.seen_at)
                 self._put(name, each, definition, self._restored(runs[name]))
-        self._supervisor.when_configured(self._configure)
+        self._supervisor.on_configured.append(self._configure)
         self._configure()
         await self._take_over()
         self._looked = self._read_clocks()

@@ -74,10 +74,13 @@ class Supervisor:
     Attributes:
         config: the configuration in force.
         controls: slots and queues as people have set them.
+        link: the connection to the launcher.
         transaction: the next one; code that adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
         notify_rules: what each [notify] target gets messages about.
+        on_finished, on_configured, on_facts_saved: called whenever jobs have finished, the configuration has
+            changed, or facts for notifications were saved; they must be cheap.
     """
 
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
@@ -90,7 +93,7 @@ class Supervisor:
         self._changed = asyncio.Event()  # there is something to save, act on or answer
         self._is_idle = asyncio.Event()
         self._store = store
-        self._link = link
+        self.link = link
         self._machine = MachineWatch(
             config,
             pause=lambda why: self._scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
@@ -106,15 +109,15 @@ class Supervisor:
         self.measurements = Measurements(config.queues)
         self.progress = ProgressBuffer(self.get, self._changed.set)
         self.lost_output = LostOutput()
-        self.log_cleaner = LogCleaner(store, config.log_dir, self._logs_deleted)
+        self.log_cleaner = LogCleaner(store, config.log_dir, self._forget_logs)
         self.dispatcher = Dispatcher(link, self._attempts, self.subscriptions, store.store_id, self.get)
         self._loop = asyncio.get_running_loop()
         self._timer = clock.Alarm(self._loop, self._advance)
         self._wall_timer = clock.Alarm(self._loop, self._advance, on_wall_clock=True)
         self._pid_timer: asyncio.TimerHandle | None = None
-        self._on_finished: Callable[[], None] = lambda: None
-        self._on_configured: list[Callable[[], None]] = []
-        self._on_facts_saved: Callable[[], None] = lambda: None
+        self.on_finished: list[Callable[[], None]] = []
+        self.on_configured: list[Callable[[], None]] = []
+        self.on_facts_saved: list[Callable[[], None]] = []
         self.notify_rules = _notify_rules(config)
 
     # --- start, run, stop -----------------------------------------------------------------------------
@@ -195,28 +198,17 @@ class Supervisor:
     def configure(self, config: Config) -> None:
         """Apply a new configuration. Running attempts keep the old one; idle warm workers are replaced."""
         self.config, self.notify_rules = config, _notify_rules(config)
-        if self._link.supports(renew := RenewWorkers()):
-            self._link.send(renew)
+        if self.link.supports(renew := RenewWorkers()):
+            self.link.send(renew)
         self.space.configure(config.daemon.min_free)
         self._machine.configure(config)
         self._apply_controls()
-        for callback in self._on_configured:
-            callback()
+        _call(self.on_configured)
 
     @property
     def running(self) -> int:
         """The number of jobs with an attempt that is starting or running."""
         return self._scheduler.running
-
-    @property
-    def obstacle(self) -> str | None:
-        """The reason why no job can start now; None if there is no known reason."""
-        return self._link.obstacle
-
-    @property
-    def absence(self) -> str | None:
-        """Why there is no launcher, without a look at its process."""
-        return self._link.absence
 
     @property
     def counts(self) -> Mapping[tuple[str, State], int]:
@@ -302,9 +294,9 @@ class Supervisor:
             return reasons if wait is None else (*reasons, wait)
         if self._machine.is_on:
             reasons = self._machine.in_words(reasons)
-        if not reasons or self.obstacle is None:
+        if not reasons or self.link.obstacle is None:
             return reasons
-        launcher = Reason(cause=Cause.LAUNCHER, problem=self.obstacle)
+        launcher = Reason(cause=Cause.LAUNCHER, problem=self.link.obstacle)
         is_said = {Cause.LAUNCHER, Cause.TURN} if reasons[-1].ahead == 0 else {Cause.LAUNCHER}
         return (launcher, *(each for each in reasons if each.cause not in is_said))
 
@@ -318,18 +310,6 @@ class Supervisor:
         if by is not None:
             self.transaction.removers[job.id] = by
         self._changed.set()
-
-    def when_finished(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, which must be cheap, whenever jobs have finished."""
-        self._on_finished = callback
-
-    def when_facts_saved(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, which must be cheap, whenever facts for notifications were saved."""
-        self._on_facts_saved = callback
-
-    def when_configured(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, which must be cheap, whenever the configuration has changed."""
-        self._on_configured.append(callback)
 
     def set_controls(self, controls: QueueControls) -> None:
         """Change slots and queues; `saved` tells when the change is on disk."""
@@ -391,10 +371,6 @@ class Supervisor:
         self._scheduler.pause(PauseReason.NO_LAUNCHER)
         self.subscriptions.look_soon()
 
-    def launcher_missing(self) -> None:
-        """Tell watchers that the obstacle may have changed."""
-        self.subscriptions.look_soon()
-
     def attempt_started(self, started: AttemptStarted) -> None:
         """Record the pid of an attempt's process, or why it has none yet."""
         job = self.dispatcher.active_job(started.key)
@@ -444,9 +420,9 @@ class Supervisor:
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
         self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
         if any(save.job.state in FINAL for save in transaction.saves.values()):
-            self._on_finished()
+            _call(self.on_finished)
         if transaction.has_notify_facts:
-            self._on_facts_saved()
+            _call(self.on_facts_saved)
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
         if self.subscriptions.watches:
@@ -454,7 +430,7 @@ class Supervisor:
 
     def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
         """Launch, stop and acknowledge attempts as it was saved, in one write."""
-        with self._link.one_write():
+        with self.link.one_write():
             for job in transaction.launches:
                 end = self.dispatcher.launch(job, specs, self.config, self._store.position)
                 if end is not None:
@@ -462,7 +438,7 @@ class Supervisor:
             for command in transaction.commands:
                 self.dispatcher.send_command(command, self.config.daemon.grace)
             for key in transaction.acknowledge:
-                self._link.send(Acknowledge(key, self._store.position))
+                self.link.send(Acknowledge(key, self._store.position))
 
     def _close_transaction(self) -> Transaction:
         """Add to the transaction what the Scheduler has decided; later facts share the next one."""
@@ -482,7 +458,7 @@ class Supervisor:
             )
         if self._attempts.to_reassign:  # attempts that were saved for another launcher and never sent to it
             waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
-            for job, row in self._attempts.reassign(waiting, self._link.instance, at.wall):
+            for job, row in self._attempts.reassign(waiting, self.link.instance, at.wall):
                 transaction.relaunched.append(row)
                 transaction.launches.append(job)
         transaction.wanted = [job.id for job in transaction.launches if job.id not in transaction.specs]
@@ -501,7 +477,7 @@ class Supervisor:
                 transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
             elif isinstance(effect, StartAttempt):
                 at = transaction.now.wall
-                row = self._attempts.start(effect.job, effect.slot, self._link.instance, at, effect.tokens)
+                row = self._attempts.start(effect.job, effect.slot, self.link.instance, at, effect.tokens)
                 transaction.attempts.append(row)
                 if (current := self.get(effect.job.id)) is not None:
                     transaction.launches.append(current)
@@ -529,13 +505,12 @@ class Supervisor:
             self.transaction.ends.append(end)
             self._changed.set()
 
-    def _logs_deleted(self, jobs: Iterable[JobId]) -> None:
-        """Forget removed jobs whose logs are deleted, with the next transaction that is written anyway."""
-        self.transaction.cleared += jobs
+    def _forget_logs(self, jobs: Iterable[JobId]) -> None:
+        self.transaction.cleared += jobs  # written with the next transaction that is written anyway
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
-        slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
-        scheduler = Scheduler(slots, rules, last_id, random.random, self.config.resources)
+        rules = queue_rules(self.config, self.controls)
+        scheduler = Scheduler(self.slots, rules, last_id, random.random, self.config.resources)
         scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
@@ -545,8 +520,8 @@ class Supervisor:
 
     def _apply_controls(self) -> None:
         """Tell the Scheduler the slots, queue rules and pause that are now in force."""
-        slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
-        self._scheduler.resize(slots, rules, now(), self.config.resources)
+        rules = queue_rules(self.config, self.controls)
+        self._scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:
             self._scheduler.pause(PauseReason.ASKED)
         else:
@@ -580,6 +555,11 @@ class Supervisor:
     def _advance(self) -> None:
         self._scheduler.advance(now())
         self._changed.set()
+
+
+def _call(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()
 
 
 def _notify_rules(config: Config) -> dict[str, NotifyRule]:

@@ -303,7 +303,7 @@ class RequestHandler:
             submitted.jobs,
             created=not submitted.found,
             found=submitted.found,
-            obstacle=self._supervisor.absence,
+            obstacle=self._supervisor.link.absence,
         )
 
 
@@ -367,7 +367,7 @@ class ScheduleHandler:
             case RunSchedule():
                 job = schedules.run_now(request.name, actor.name)
                 await self._supervisor.saved()
-                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.obstacle))
+                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle))
             case GetHistory():
                 rows = await schedules.history(request.name, request.limit, request.before)
                 replies.send(HistoryPart(request.id, rows))
@@ -432,7 +432,7 @@ class MaintenanceHandler:
             case SendTest():
                 job = self._notifications.test(request.target)
                 await self._supervisor.saved()
-                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.obstacle))
+                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle))
 
     async def _prune(self, request: Prune, replies: ReplySender) -> None:
         keep = requested_limits(request, self._supervisor.config)

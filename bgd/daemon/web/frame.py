@@ -46,4 +46,4 @@ class Frame:
     def _banner(self) -> Banner:
         supervisor = self._supervisor
         folder = supervisor.config.daemon.state_dir if supervisor.space.is_full() else None
-        return Banner(supervisor.controls.paused, supervisor.obstacle, folder)
+        return Banner(supervisor.controls.paused, supervisor.link.obstacle, folder)
