@@ -27,10 +27,11 @@ from bgctl.common import (
     state_color,
 )
 from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, JobIdsType, whole_number
-from bgctl.selecting import SUSPENDED, jobs_matching, with_filters
+from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State
+from bgd.core.filters import SUSPENDED
 from bgd.escape import one_line
 from bgd.formatting import (
     as_json,

@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from contextlib import closing
+from typing import Any
 
 import click
 
@@ -50,18 +51,14 @@ MAX_PIECE = 16 << 20  # bytes
 )
 @click.option("--path", is_flag=True, help="Print the path of the log instead.")
 @click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
-def logs_command(  # noqa: PLR0913 - one parameter per option
+def logs_command(
     ids: JobIdRanges,
     *,
-    follow: bool,
-    lines: int | None,
     attempt: int | None,
-    all_attempts: bool,
-    timestamps: bool,
-    raw: bool,
     after_byte: int | None,
     max_bytes: int | None,
     path: bool,
+    **shown: Any,
 ) -> int:
     """Show the output of jobs.
 
@@ -71,10 +68,11 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
     With --after-byte or --max-bytes print a piece of one attempt, unchanged; with --json as one document with
     next_byte, to go on from, and at_end, which says that there is and will be no more.
     """
-    if attempt is not None and all_attempts:
+    if attempt is not None and shown["all_attempts"]:
         raise click.UsageError("--attempt and --all exclude each other")
     is_piece = after_byte is not None or max_bytes is not None
-    if is_piece and (follow or lines is not None or all_attempts or timestamps or path):
+    others = {name for name, value in shown.items() if value is not None and value is not False} - {"raw"}
+    if is_piece and (path or others):
         raise click.UsageError("--after-byte and --max-bytes go with --attempt and --json only")
     with client() as daemon:
         job_ids = chosen_ids(daemon, ids)
@@ -85,23 +83,36 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
         if path:
             return max([_print_path(daemon, job_id, attempt) for job_id in job_ids])
         for job_id in job_ids:
-            if follow and is_terminal():
-                say_if_waiting(daemon, job_id)
-            printer = LogPrinter(
-                job_id, raw=raw, timestamps=timestamps, headers=all_attempts or len(job_ids) > 1
-            )
-            for part in daemon.logs(
-                job_id,
-                attempt=0 if all_attempts else attempt,
-                follow=follow,
-                tail=lines,
-                timestamps=timestamps or global_options().json,
-            ):
-                printer.write(part)
-            printer.end()
-            if printer.is_empty and lines != 0 and not global_options().json:
-                say(_why_empty(daemon, job_id, attempt))
+            _print_log(daemon, job_id, attempt, is_one_of=len(job_ids), **shown)
     return 0
+
+
+def _print_log(  # noqa: PLR0913 - one parameter per option
+    daemon: Client,
+    job_id: int,
+    attempt: int | None,
+    *,
+    is_one_of: int,
+    follow: bool,
+    lines: int | None,
+    all_attempts: bool,
+    timestamps: bool,
+    raw: bool,
+) -> None:
+    if follow and is_terminal():
+        say_if_waiting(daemon, job_id)
+    printer = LogPrinter(job_id, raw=raw, timestamps=timestamps, headers=all_attempts or is_one_of > 1)
+    for part in daemon.logs(
+        job_id,
+        attempt=0 if all_attempts else attempt,
+        follow=follow,
+        tail=lines,
+        timestamps=timestamps or global_options().json,
+    ):
+        printer.write(part)
+    printer.end()
+    if printer.is_empty and lines != 0 and not global_options().json:
+        say(_why_empty(daemon, job_id, attempt))
 
 
 def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, limit: int) -> int:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
+from bgd.core.filters import exact_name
 from bgd.core.spec import (
     EXECUTOR_NAME,
     MAX_BYTES,
@@ -173,8 +174,7 @@ def chosen_ids(daemon: Client, words: JobIdRanges) -> list[int]:
 
 def _job_named(daemon: Client, name: str) -> int:
     """Return the id of the latest job with this name."""
-    pattern = re.sub(r"[*?\[]", r"[\g<0>]", name)
-    if jobs := daemon.jobs(name=pattern, states=tuple(State), limit=1):
+    if jobs := daemon.jobs(name=exact_name(name), states=tuple(State), limit=1):
         return jobs[0].id
     raise NoSuchJob(f"no job is named {name!r}: give a name, an id such as 12 or 3-9, or last")
 

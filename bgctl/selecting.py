@@ -11,13 +11,13 @@ from msgspec import Struct
 
 from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, JobIdsType, chosen_ids
 from bgd import Client, Job, State
+from bgd.core.filters import STATE_NAMES, named_states
 from bgd.wire import requests
 from bgd.wire.requests import MAX_LIST
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILTERS = ("states", "queue", "name", "tag", "since")
-SUSPENDED = "suspended"  # for --state: a running job whose processes are stopped
 _PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 
 _FILTER_OPTIONS = {"queue": ("-q", "--queue"), "name": ("--name",), "tag": ("--tag",)}
@@ -42,7 +42,7 @@ class Selection(Struct, frozen=True):
 
     def where(self) -> requests.Selection:
         """Return the jobs that the filters select, for the daemon."""
-        states, only_suspended = _states_of(self.filters["states"])
+        states, only_suspended = named_states(self.filters["states"])
         others: dict[str, Any] = {name: self.filters[name] for name in _FILTERS if name != "states"}
         return requests.Selection(states=states or None, suspended=only_suspended or None, **others)
 
@@ -68,7 +68,7 @@ def jobs_matching(
     With a limit, and without states, ids and `before`, running jobs are chosen first, then waiting ones.
     """
     names: Sequence[str] = filters["states"] or (() if limit and not ids else tuple(State))
-    states, only_suspended = _states_of(names)
+    states, only_suspended = named_states(names)
     among = set(chosen_ids(daemon, ids)) if ids else None
     if among:
         before = min(before or max(among) + 1, max(among) + 1)
@@ -86,12 +86,6 @@ def jobs_matching(
             break
         before = page[-1].id
     return jobs[:limit]
-
-
-def _states_of(names: Sequence[str]) -> tuple[list[State], bool]:
-    """Return the states of these names, and whether only suspended ones of the running jobs are meant."""
-    states = [State.RUNNING if name == SUSPENDED else State(name) for name in names]
-    return states, SUSPENDED in names and State.RUNNING not in names
 
 
 def with_filters(
@@ -142,7 +136,7 @@ def _filter_options(options: Mapping[str, tuple[str, ...]]) -> list[Callable[[F]
             "--state",
             f"{_PREFIX}states",
             multiple=True,
-            type=click.Choice([*map(str, State), SUSPENDED]),
+            type=click.Choice(STATE_NAMES),
             metavar="STATE",
             help="Select jobs in this state, or suspended; may be repeated.",
         ),

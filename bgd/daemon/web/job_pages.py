@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.explain import Explanation, Reason, next_reasons, words_of
+from bgd.core.filters import exact_name
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
@@ -26,7 +27,7 @@ from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import JobQuery, ListQuery, exact_name, list_url, read_query
+from bgd.daemon.web.queries import JobQuery, ListQuery, list_url, read_query
 from bgd.daemon.web.responses import (
     PageResponse,
     json_response,

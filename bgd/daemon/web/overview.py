@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
@@ -19,7 +20,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
-from bgd.daemon.web.queries import ListQuery, exact_name, list_url
+from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.views import RunningTime, lasting, size_text, time_or_none
 from bgd.formatting import as_json, iso_time, short_duration

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from bgd.core.filters import STATE_NAMES
 from bgd.core.job import JobId, State
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
@@ -25,7 +26,6 @@ from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
     FILTERS,
     MAX_FILTER,
-    SUSPENDED,
     ListQuery,
     list_query,
     list_url,
@@ -89,7 +89,7 @@ class Pages:
         beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
         found: Iterable[str] = []
         if key == "state":
-            found = [*State, SUSPENDED]
+            found = STATE_NAMES
         elif key in lists.DISTINCT:
             found = await self._store.search(lists.distinct, key, beginning, MAX_COMPLETIONS)
         if key == "queue":
@@ -181,7 +181,7 @@ def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
         "sort": query.sort,
         "limit": query.limit if query.limit != DEFAULT_LIST else None,
         "orders": _ORDERS,
-        "words": [f"state:{state}" for state in (*State, SUSPENDED)] + ["since:1h", "since:1d"],
+        "words": [f"state:{state}" for state in STATE_NAMES] + ["since:1h", "since:1d"],
         "chosen": chosen,
         "verbs": [(name, verb) for name, verb in BUTTONS.items() if verb.for_many],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],

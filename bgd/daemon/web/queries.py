@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from bgd.core.filters import STATE_NAMES, exact_name, named_states
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
 from bgd.core.spec import MAX_PRIORITY, QUEUE_NAME, JobNumber, QueueName
 from bgd.daemon.storage.lists import Filter
@@ -184,13 +185,6 @@ def _page_fields(query: ListQuery) -> dict[str, object]:
     )
 
 
-def exact_name(name: str) -> str:
-    """Return the pattern that only this name matches."""
-    return _SPECIAL.sub(r"[\g<0>]", name)
-
-
-_SPECIAL = re.compile(r"[*?[]")
-
 # --- the language of the filter box
 
 
@@ -291,13 +285,11 @@ def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, obje
 
 
 def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
-    known = [*State, SUSPENDED]
     named = {name for value in values for name in value.split(",")}
-    if unknown := sorted(named.difference(known)):
-        raise _refused(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], known)}).")
-    only_suspended = SUSPENDED in named and State.RUNNING not in named
-    states = tuple(each for each in State if each in named or (only_suspended and each is State.RUNNING))
-    return {"states": states, "suspended": True if only_suspended else None}
+    if unknown := sorted(named.difference(STATE_NAMES)):
+        raise _refused(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
+    states, only_suspended = named_states(named)
+    return {"states": tuple(states), "suspended": True if only_suspended else None}
 
 
 def _name_pattern(word: Word) -> str:
@@ -331,7 +323,6 @@ def _number(word: Word, least: int, most: int) -> int:
 FILTERS = ("state", "queue", "name", "tag", "class", "exit", "since", "priority")
 """What can stand before a colon."""
 
-SUSPENDED = "suspended"  # a running job whose processes are stopped
 _REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
 _WORD = re.compile(r'\s*(?:([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
 _ANYTHING = re.compile(r"[*?]")
