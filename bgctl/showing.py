@@ -160,12 +160,9 @@ def _describe_state(job: Job) -> str:
 def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterator[str]:
     """Yield what is known of an attempt, without a traceback that was `shown` before; add a new one."""
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
-    yield from _labelled_lines(
-        now,
-        (_time_label(attempt), short_duration(attempt.run_seconds)),
-        *facts_of_attempt(attempt),
-        ("log", _describe_log(attempt)),
-    )
+    facts = facts_of_attempt(attempt)
+    took = (_time_label(attempt), short_duration(attempt.run_seconds))
+    yield from _labelled_lines(now, *facts[:1], took, *facts[1:], ("log", _describe_log(attempt)))
     if attempt.error is not None:
         message = attempt.error.in_words(attempt.outcome)
         traceback = (attempt.error.traceback or "").strip("\n")
