@@ -28,12 +28,12 @@ from bgctl.options import (
 )
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
-from bgd import BgdError, Client, Job, Refused, State
+from bgd import BgdError, Client, Refused, State
 from bgd.client.bar import progress_bar
 from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
 from bgd.core.spec import JobSpec
-from bgd.core.verbs import VERBS, Verb
+from bgd.core.verbs import VERBS
 from bgd.errors import nearest
 from bgd.formatting import number_ranges
 from bgd.units import counted, format_size
@@ -191,8 +191,9 @@ def edit_command(
         changes["argv"] = argv
     if not changes:
         raise click.UsageError("nothing to change: give options or a program after --")
+    given = {"check": not no_check, **changes}
     try:
-        return _perform("edit", options, lambda daemon, ids: daemon.edit(ids, check=not no_check, **changes))
+        return _perform("edit", options, lambda daemon, ids: daemon.edit(ids, **given), **given)
     except CannotStart as error:
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
@@ -368,45 +369,51 @@ def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     return f"{removed}, with {format_size(pruned.log_bytes)} of logs"
 
 
-def _perform(name: str, options: ActionOptions, call: _Call, **fields: int) -> int:
+def _perform(name: str, options: ActionOptions, call: _Call, /, **fields: Any) -> int:
     """Act on jobs and report what became of them, or only show them; return the exit code.
 
     `call`: the method of the client for jobs by their ids. `fields`: what the verb has besides jobs.
     """
     selection = options.selection
     with client() as daemon:
-        if selection.is_by_filter and not selection.ids and name != "edit":
-            return _act_on_all(name, options, lambda where: daemon.act_on_all(name, where, **fields))
+        act_on = partial(daemon.act_on_all, name, **fields)
+        if selection.is_by_filter and not selection.ids:
+            return _act_on_all(name, options, act_on)
+        ids = chosen_ids(daemon, selection.ids)
         if options.dry_run or selection.is_by_filter:
-            jobs = _jobs_for(VERBS[name], selection, daemon)
+            found = _found(name, selection, ids, daemon, act_on)
             if options.dry_run:
-                return _print_dry_run(name, (ActResult(job.id, job.state) for job in jobs))
-            if not (options.yes or _is_confirmed(VERBS[name].done, len(jobs))):
+                return _print_dry_run(name, found)
+            ids = [each.job for each in found]
+            if not (options.yes or _is_confirmed(VERBS[name].done, len(ids))):
                 return exit_codes.REFUSED
-            ids = [job.id for job in jobs]
-        else:
-            ids = chosen_ids(daemon, selection.ids)
         if not ids and not global_options().json:
             say(_NO_MATCH)
         return _report(name, call(daemon, ids) if ids else [])
 
 
-def _jobs_for(verb: Verb, selection: Selection, daemon: Client) -> list[Job]:
-    """Return the jobs that are meant and to which the verb applies; selected ones oldest first.
+_ActOn = Callable[[requests.Selection], Iterator[list[ActResult]]]
+
+
+def _found(
+    name: str, selection: Selection, ids: list[int], daemon: Client, act_on: _ActOn
+) -> Iterator[ActResult]:
+    """Yield those of these jobs that are meant and to which the verb applies, as they are.
 
     Raises:
         NoSuchJob: an id does not exist.
     """
+    verb, among = VERBS[name], set(ids)
     if selection.is_by_filter:
-        jobs = selection.jobs_in(daemon, verb.usual or verb.states)
-    else:
-        jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, selection.ids)]
-    return [job for job in jobs if job.state in verb.states and verb.suspended in {None, job.suspended}]
+        for results in act_on(replace(selection.where(), dry_run=True)):
+            yield from (each for each in results if each.job in among)
+        return
+    for job in map(daemon.job, ids):
+        if job.state in verb.states and verb.suspended in {None, job.suspended}:
+            yield ActResult(job.id, job.state)
 
 
-def _act_on_all(
-    name: str, options: ActionOptions, act: Callable[[requests.Selection], Iterator[list[ActResult]]]
-) -> int:
+def _act_on_all(name: str, options: ActionOptions, act: _ActOn) -> int:
     """Act on all jobs that match, whatever their number: the daemon finds them."""
     where = options.selection.where()
     found = chain.from_iterable(act(replace(where, dry_run=True)))

@@ -33,7 +33,7 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import Act, GetEvents, Logs, Request, SendSignal, Wait
+from bgd.wire.requests import Act, Edit, GetEvents, Logs, Request, SendSignal, Wait
 from bgd.wire.views import EventView, JobError, JobProgress, JobView, ScheduleEvent
 
 R = TypeVar("R")
@@ -306,11 +306,11 @@ class ResumableWait:
 class ResumableActions:
     """A request to act on all jobs that match; it is resumed after the last job that the daemon told of."""
 
-    def __init__(self, request: Act | SendSignal) -> None:
+    def __init__(self, request: Act | SendSignal | Edit) -> None:
         self._rest = request
         self._was_asked = False
 
-    def request(self) -> Act | SendSignal:
+    def request(self) -> Act | SendSignal | Edit:
         """Return the request for the rest.
 
         Raises:

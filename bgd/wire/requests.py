@@ -282,21 +282,22 @@ class SendSignal(Struct, frozen=True, tag="signal", kw_only=True, omit_defaults=
     whole_tree: bool = False
 
 
-def act_on_all(verb: str, where: Selection, **options: Any) -> Act | SendSignal:
-    """Return the request for a verb and all jobs that match; `options`: its other fields."""
-    kinds: dict[object, Callable[..., Any]] = {
-        kind.__struct_config__.tag: kind for kind in (*get_args(Act), SendSignal)
-    }
-    request: Act | SendSignal = kinds[verb](id=0, where=where, **options)
-    return request
-
-
-class Edit(Struct, frozen=True, tag="edit"):
-    """-> Acted: change waiting jobs."""
+class Edit(Struct, frozen=True, tag="edit", omit_defaults=True):
+    """-> As Act. Change waiting jobs."""
 
     id: RequestId
-    jobs: Jobs
-    changes: Changes
+    jobs: NamedJobs = []
+    changes: Changes = Changes()
+    where: Selection | None = None
+
+
+def act_on_all(verb: str, where: Selection, **options: Any) -> Act | SendSignal | Edit:
+    """Return the request for a verb and all jobs that match; `options`: its other fields."""
+    kinds: dict[object, Callable[..., Any]] = {
+        kind.__struct_config__.tag: kind for kind in (*get_args(Act), SendSignal, Edit)
+    }
+    request: Act | SendSignal | Edit = kinds[verb](id=0, where=where, **options)
+    return request
 
 
 class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):

@@ -290,6 +290,22 @@ def test_edit_has_other_options_to_select_jobs(daemon, waiting_jobs):
     assert [daemon.shown(job_id)["tags"] for job_id in job_ids] == [["new"]] * 3
 
 
+def test_an_edit_of_a_selection_changes_the_waiting_jobs_in_it_and_tells_how_many(daemon):
+    first, second = (daemon.submit("--hold", "--tag", "to-edit", "--", "true") for _ in range(2))
+    daemon.finished_job("--tag", "to-edit", "--", "true")
+
+    assert daemon.bgctl("edit", "--tagged", "to-edit", "-p", "3", "--dry-run").stdout == (
+        f"2 jobs would be changed: {first}-{second}\n"
+    )
+    done = daemon.bgctl("edit", "--tagged", "to-edit", "-p", "3", "--yes")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "changed 2 jobs\n", "")
+    one = daemon.bgctl("edit", second, "--tagged", "to-edit", "-p", "4", "--yes")
+    assert one.stdout == f"{second} held\n"
+
+    assert [daemon.shown(job)["priority"] for job in (first, second)] == [3, 4]
+    daemon.bgctl("cancel", "--tag", "to-edit", "--yes")
+
+
 def test_a_retry_that_finds_no_failed_job_says_that_it_looked_for_those(daemon):
     daemon.finished_job("--tag", "went-well", "--", "true")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 from msgspec.structs import replace
 
@@ -645,7 +645,7 @@ class AsyncClient:
         return results
 
     async def act_on_all(
-        self, verb: str, where: Selection, **options: int
+        self, verb: str, where: Selection, **options: Any
     ) -> AsyncGenerator[list[ActResult], None]:
         """Act on all jobs that match, oldest first; yield what became of them, some hundred at a time.
 
@@ -653,13 +653,18 @@ class AsyncClient:
         unless a second time would do more than the first.
 
         Args:
-            verb: cancel, retry, hold, release, suspend, continue, signal or remove.
+            verb: cancel, retry, hold, release, suspend, continue, signal, remove or edit.
             where: which jobs; with `dry_run`, the entries have their present states.
-            options: of `signal`: `signal`, its number, and `whole_tree`.
+            options: of `signal`: `signal`, its number, and `whole_tree`; of `edit` those of `Client.edit`.
 
         Raises:
             DaemonUnreachable: no daemon came back within the client's timeout, or it is a retry or signal.
         """
+        if verb == "edit":
+            caller, check, changes = Caller(), options.pop("check", True), cast("EditOptions", options)
+            options = {"changes": changes_of(changes, caller)}
+            if check:
+                check_changes(changes, caller, None)
         rest = ResumableActions(checked(requests.act_on_all(verb, where, **options)))
         async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
             async for part in parts:

@@ -218,7 +218,7 @@ class RequestHandler:
         """Do one thing to each of several jobs; a refusal for one does not affect the others."""
         actions, verb = self._actions.asked_by(actor.name), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
-        if not isinstance(request, Edit) and request.where is not None:
+        if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, replies)
             return
         results: list[ActResult] = []
