@@ -86,8 +86,8 @@ class Authenticator:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
         return f"{self._origin}{self.base}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
 
-    async def log_in(self, token: str, request: HttpRequest) -> LoggedIn:
-        """Use up a link's token.
+    async def log_in(self, token: str, request: HttpRequest) -> tuple[tuple[str, str], str]:
+        """Use up a link's token; return a header with a cookie, and the token that pages send with a change.
 
         Raises:
             RequestRefused: the link never worked, or does not work any more.
@@ -103,7 +103,7 @@ class Authenticator:
         )
         limits = f"Path={self.base or '/'}; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
         limits += "; Secure" if is_behind_tls else ""
-        return LoggedIn(("Set-Cookie", f"{self._cookie}={session.secret}; {limits}"), session.write_token)
+        return ("Set-Cookie", f"{self._cookie}={session.secret}; {limits}"), session.write_token
 
     def check_host(self, request: HttpRequest) -> None:
         """Refuse a host that is not ours: a stranger's name may resolve to this machine (DNS rebinding)."""
@@ -211,13 +211,6 @@ class Authenticator:
     def _is_valid(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, time.time())
         return uid is not None and may_connect(Actor(uid), self._uid)
-
-
-class LoggedIn(Struct, frozen=True):
-    """What a browser gets: a cookie, and the token that its pages send with each change."""
-
-    cookie: tuple[str, str]
-    write_token: str
 
 
 OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."

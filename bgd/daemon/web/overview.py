@@ -173,7 +173,6 @@ def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, An
         "rows": [_name_row(each, now, is_cut=board.is_cut) for each in board.names],
         "left_out": board.left_out,
         "has_more": board.has_more,
-        "is_empty": not sum(counts.values()),
         "running": sum(counts.get(state, 0) for state in ACTIVE),
         "running_url": list_url(_ANY, state=_RUNNING),
         "queued": counts.get(State.QUEUED, 0),

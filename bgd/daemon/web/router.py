@@ -173,10 +173,8 @@ class Router:
         """
         if request.is_head:  # some programs look where a link leads before a person follows it
             return PageResponse(HttpResponse())
-        logged_in = await self._authenticator.log_in(token, request)
-        return await html_response(
-            "login.html", {"token": logged_in.write_token}, headers=(logged_in.cookie,)
-        )
+        cookie, write_token = await self._authenticator.log_in(token, request)
+        return await html_response("login.html", {"token": write_token}, headers=(cookie,))
 
 
 NO_PAGE = "There is no such page."

@@ -165,44 +165,53 @@ class LogsSearch:
         self.problem = ""
         self.last: LoggedAttempt | None = None
         self._log_dir = log_dir
-        self._waiting: deque[LoggedAttempt] = deque()
-        self._current: _CurrentLog | None = None
+        self._work: Iterator[FoundInLog | None] | None = None
         self._folder: tuple[Path, dict[str, bool]] | None = None
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and self._current is None
+        return self._work is None
 
     def add(self, attempts: Iterable[LoggedAttempt]) -> None:
-        self._waiting.extend(attempts)
+        """Let the logs of these attempts be searched next; the search is idle."""
+        self._work = self._search(attempts)
 
     def step(self) -> FoundInLog | None:
         """Search for STEP_SECONDS; return the first that is found, if anything is."""
         rested = time.monotonic()
         until = rested + STEP_SECONDS
-        found = None
-        opened: deque[LoggedAttempt] = deque()
-        with closing(read_small_logs(self._next_logs(opened), AHEAD)) as logs:
-            while found is None and self.ended is None and (now := time.monotonic()) < until:
-                if now - rested > WORK_SECONDS:
-                    if self.stopped.wait(REST_SECONDS):
-                        break
-                    rested = time.monotonic()
-                if self._current is None:
-                    log = next(logs, None)
-                    if log is None:
-                        break
-                    self._begin(opened.popleft(), *log)
-                if self._current is not None:
-                    found = self._go_on(self._current)
-                self._check_limits()
-        self._waiting.extendleft(reversed(opened))  # they were not searched
-        return found
+        for found in self._work or ():
+            if self.read_bytes >= MAX_BYTES:
+                self.ended = f"{size_text(self.read_bytes)} have been read"
+            elif self.places >= MAX_PLACES:
+                self.ended = f"{self.places} places are found"
+            now = time.monotonic()
+            if found is not None or self.ended is not None or now >= until:
+                return found
+            if now - rested > WORK_SECONDS:
+                if self.stopped.wait(REST_SECONDS):
+                    return None
+                rested = time.monotonic()
+        self._work = None
+        return None
 
-    def _next_logs(self, opened: deque[LoggedAttempt]) -> Iterator[LogFile]:
-        """Yield the logs of the attempts that wait, and move those to `opened`."""
-        while self._waiting:
-            attempt = self._waiting.popleft()
+    def _search(self, attempts: Iterable[LoggedAttempt]) -> Iterator[FoundInLog | None]:
+        """Yield what is found, and None whenever a piece of work is done."""
+        opened: deque[LoggedAttempt] = deque()
+        with closing(read_small_logs(self._logs_of(attempts, opened), AHEAD)) as logs:
+            for log, data in logs:
+                self.last = opened.popleft()
+                self.logs += 1
+                try:
+                    yield from self._search_log(self.last, log, data)
+                except OSError as error:
+                    self.unreadable += 1
+                    self.problem = f"{log.path}: {error.strerror}"
+                yield None
+
+    def _logs_of(self, attempts: Iterable[LoggedAttempt], opened: deque[LoggedAttempt]) -> Iterator[LogFile]:
+        """Yield the logs of those attempts that have one, and add these attempts to `opened`."""
+        for attempt in attempts:
             path = Path(self._log_dir, log_name(attempt.job, attempt.attempt))
             has_parts = self._has_parts(path)
             if has_parts is not None:
@@ -218,63 +227,29 @@ class LogsSearch:
                 return True  # to read the log fails, too, and says why
         return self._folder[1].get(path.name)
 
-    def _begin(self, attempt: LoggedAttempt, log: LogFile, data: bytes | OSError | None) -> None:
-        """Count a log, and let it be the current one if it has to be looked at further."""
-        self.last = attempt
-        self.logs += 1
+    def _search_log(
+        self, attempt: LoggedAttempt, log: LogFile, data: bytes | OSError | None
+    ) -> Iterator[FoundInLog | None]:
         if isinstance(data, OSError):
-            self._note(log.path, data)
-        elif data is None or any(self.needle.places(self.needle.comparable(data))):
-            reader = LogReader.at(log.path)
-            self._current = _CurrentLog(attempt, reader, LogSearch(reader, self.needle, MAX_PLACES_OF_LOG))
-        else:
+            raise data
+        if data is not None and not any(self.needle.places(self.needle.comparable(data))):
             self.read_bytes += len(data)
-
-    def _check_limits(self) -> None:
-        if self.read_bytes >= MAX_BYTES:
-            self.ended = f"{size_text(self.read_bytes)} have been read"
-        elif self.places >= MAX_PLACES:
-            self.ended = f"{self.places} places are found"
-
-    def _go_on(self, current: _CurrentLog) -> FoundInLog | None:
-        """Search a log, or the next part of a large one."""
-        try:
-            return self._search_part(current)
-        except OSError as error:
-            self._note(str(current.reader.path), error)
-            self._current = None
-            return None
-
-    def _note(self, path: str, error: OSError) -> None:
-        self.unreadable += 1
-        self.problem = f"{path}: {error.strerror}"
-
-    def _search_part(self, current: _CurrentLog) -> FoundInLog | None:
-        progress = current.search.step()
-        is_over = progress is None or progress.at >= progress.size
-        if progress is not None:
-            self.read_bytes += progress.at - current.at
-            current.at, current.count = progress.at, progress.count
-            current.hits += progress.hits
-        if not is_over and len(current.hits) < MAX_PLACES_OF_LOG:
-            return None
-        self._current = None
-        if not current.hits:
-            return None
-        places = _places(current.reader, current.hits, self.needle)
-        self.places += len(places)
-        return FoundInLog(current.attempt, places, not is_over or current.count > len(current.hits))
-
-
-class _CurrentLog(Struct):
-    """A log that is being searched: up to which offset, and what is in there."""
-
-    attempt: LoggedAttempt
-    reader: LogReader
-    search: LogSearch
-    at: int = 0
-    count: int = 0
-    hits: list[int] = []
+            return
+        reader = LogReader.at(log.path)
+        search = LogSearch(reader, self.needle, MAX_PLACES_OF_LOG)
+        hits: list[int] = []
+        count, at, is_over = 0, 0, False
+        while (progress := search.step()) is not None:
+            self.read_bytes += progress.at - at
+            hits += progress.hits
+            count, at, is_over = progress.count, progress.at, progress.at >= progress.size
+            if is_over or len(hits) >= MAX_PLACES_OF_LOG:
+                break
+            yield None
+        if hits:
+            places = _places(reader, hits, self.needle)
+            self.places += len(places)
+            yield FoundInLog(attempt, places, not is_over or count > len(hits))
 
 
 def _places(log: LogReader, hits: list[int], needle: Needle) -> list[list[FoundLine]]:
