@@ -19,13 +19,14 @@ from itertools import chain
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
-from bgd.launcher.attempt import Attempt
-from bgd.launcher.cluster.attempt import PilotAttempt, pilot_start
+from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
+from bgd.launcher.cluster.run import pilot_start
 from bgd.launcher.context import Context
 from bgd.launcher.held_sockets import HeldSockets
 from bgd.launcher.journal import Began, Journal
+from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
@@ -418,9 +419,6 @@ def encoded_frame(message: FromLauncher) -> bytes:
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
-LiveAttempt = Attempt | PilotAttempt
-
-
 # --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
 
 
@@ -434,7 +432,8 @@ class KnownAttempts:
         self.workers = workers
         self._channel = channel
         self._idle = idle
-        self._known: dict[AttemptKey, LiveAttempt | AttemptEnded] = {}
+        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
+        self._local = LocalExecutor(context, workers)
         self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self._running = 0
@@ -533,7 +532,7 @@ class KnownAttempts:
     def is_alive(self, key: AttemptKey) -> bool:
         """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
         attempt = self._unended(key)
-        return attempt is not None and not (isinstance(attempt, Attempt) and attempt.has_exited)
+        return attempt is not None and not attempt.has_exited
 
     def unstored_output(self) -> Iterator[OutputPart]:
         """Yield the output that the supervisor of a pilot has not stored."""
@@ -564,11 +563,13 @@ class KnownAttempts:
                 self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
-    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> LiveAttempt:
-        started, key = self._channel.send_soon, launch.key
-        grew = partial(self._note_growth, key)
+    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> Attempt:
+        grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
+        return Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
+
+    def _executor_of(self, launch: Launch) -> Executor:
         if launch.slurm is None:
-            return Attempt(launch, self._context, self.workers, started, grew)
+            return self._local
         controller = self._controllers.get(launch.slurm.conf)
         if controller is None:
             controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
@@ -576,13 +577,13 @@ class KnownAttempts:
         executor = pilot_start(launch).executor
         if executor not in self._pools:
             self._pools[executor] = PilotPool(self._context, controller, launch)
-        return PilotAttempt(launch, self._context, self._pools[executor], started, grew, adopted)
+        return self._pools[executor]
 
-    def _begin(self, attempt: LiveAttempt) -> None:
+    def _begin(self, attempt: Attempt) -> None:
         self._running += 1
         self._context.group.create_task(self._see_to_its_end(attempt))
 
-    async def _see_to_its_end(self, attempt: LiveAttempt) -> None:
+    async def _see_to_its_end(self, attempt: Attempt) -> None:
         try:
             ended = await attempt.live()
         except Exception as error:  # one job's trouble must not end the others with the launcher
@@ -591,8 +592,7 @@ class KnownAttempts:
         try:
             is_unheard = self._is_closing or not self._channel.is_connected
             self._context.journal.add_end(ended, durable=is_unheard)
-            if isinstance(attempt, PilotAttempt):
-                attempt.acknowledge()
+            attempt.acknowledge()
         except OSError as error:  # report it rather than wait for space: the supervisor stores it
             log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended
@@ -601,7 +601,7 @@ class KnownAttempts:
         if not self._running:
             self._idle()
 
-    def _unended(self, key: AttemptKey) -> LiveAttempt | None:
+    def _unended(self, key: AttemptKey) -> Attempt | None:
         known = self._known.get(key)
         return None if isinstance(known, AttemptEnded) else known
 

@@ -60,8 +60,8 @@ from bgd.wire.launching import (
 )
 
 if TYPE_CHECKING:
-    from bgd.launcher.cluster.attempt import PilotAttempt
     from bgd.launcher.cluster.pilots import PilotPool
+    from bgd.launcher.cluster.run import PilotRun
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,7 @@ class Pilot:
 
     task: asyncio.Task[None]
 
-    def __init__(
-        self, pool: PilotPool, name: str, number: int | None, own: PilotAttempt | None = None
-    ) -> None:
+    def __init__(self, pool: PilotPool, name: str, number: int | None, own: PilotRun | None = None) -> None:
         self.name = name
         self.number = number
         self.own = own
@@ -90,7 +88,7 @@ class Pilot:
         self._controller = pool.controller
         self._folder = PilotFolder(pool.context, pool.slurm.folder, name)
         self._python = pool.slurm.python
-        self._attempts: dict[AttemptKey, PilotAttempt] = {}
+        self._attempts: dict[AttemptKey, PilotRun] = {}
         self._used: dict[AttemptKey, PilotStart] = {}
         self._ended: set[AttemptKey] = set()  # which it may not forget yet
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
@@ -111,7 +109,7 @@ class Pilot:
         """The key of the only attempt that it is for."""
         return None if self.own is None else self.own.launch.key
 
-    def has_room(self, attempt: PilotAttempt) -> bool:
+    def has_room(self, attempt: PilotRun) -> bool:
         """Whether an attempt may be given to it now."""
         if self._connection is None or not self._connection.is_ready or self._is_closing or self.node is None:
             return False
@@ -126,12 +124,12 @@ class Pilot:
         """Whether it has said what it runs, if it is of an earlier launcher, and nothing else runs there."""
         return not ((self._is_adopted and self.is_starting) or self._strangers)
 
-    def is_large_enough(self, attempt: PilotAttempt) -> bool:
+    def is_large_enough(self, attempt: PilotRun) -> bool:
         """Whether an attempt fits if it has nothing else, as far as that is known."""
         node = self.node
         return node is None or (attempt.start.cpus <= _cpus(node) and attempt.start.memory <= _memory(node))
 
-    def give(self, attempt: PilotAttempt) -> None:
+    def give(self, attempt: PilotRun) -> None:
         """Let it run an attempt.
 
         Raises:
@@ -140,12 +138,12 @@ class Pilot:
         assert self.number is not None  # noqa: S101  it is connected
         launch, now = attempt.launch, elapsed()
         place = self.name, self.number
-        stopped = attempt.state.suspended
+        stopped = attempt.is_suspended
         began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=place, suspended=stopped)
         self._context.journal.add_step(began)
         self.adopt(attempt, began)
 
-    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
+    def adopt(self, attempt: PilotRun, began: Began) -> None:
         """Add an attempt, whether or not the pilot has heard of it, and tell it."""
         key = attempt.launch.key
         self._attempts[key], self._used[key] = attempt, attempt.start
@@ -167,7 +165,7 @@ class Pilot:
         self._connection.send(message)
         return True
 
-    def _repeat(self, attempt: PilotAttempt) -> None:
+    def _repeat(self, attempt: PilotRun) -> None:
         if self._connection is not None and self._connection.is_ready and self.node is not None:
             for message in attempt.messages(self._variables(self.node)):
                 self._connection.send(message)

@@ -10,21 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
-from bgd.core.job import Outcome
-from bgd.launcher.cluster.attempt import PilotAttempt, pilot_start
+from bgd.launcher.attempt import Attempt
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.folder import PilotFolder
 from bgd.launcher.cluster.pilot import Pilot
+from bgd.launcher.cluster.run import PilotRun, pilot_start
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
-from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, NotStarted, SlurmStart
+from bgd.wire.launching import AttemptKey, Launch, NotStarted, SlurmStart
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class PilotPool:
         self.slurm: SlurmStart = launch.slurm
         self.start = pilot_start(launch)
         self.store = launch.key.store
-        self._waiting: OrderedDict[AttemptKey, PilotAttempt] = OrderedDict()  # the next one first
+        self._waiting: OrderedDict[AttemptKey, PilotRun] = OrderedDict()  # the next one first
         self._pilots: dict[str, Pilot] = {}
         self._unacknowledged: dict[AttemptKey, Pilot] = {}  # ended and recorded
         self._acknowledging: asyncio.Task[None] | None = None
@@ -63,7 +62,13 @@ class PilotPool:
         """Return why attempts wait; `code`: Slurm's word for why it has no node for a pilot."""
         return Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
 
-    def add(self, attempt: PilotAttempt) -> None:
+    async def execute(self, attempt: Attempt) -> PilotRun | None:
+        """Start an attempt, or find again one that a dead launcher started (see Executor)."""
+        if attempt.adopted is None and attempt.stop_asked.done():
+            return None
+        return PilotRun(attempt, self.context, self)
+
+    def add(self, attempt: PilotRun) -> None:
         """Give it to a pilot as soon as one has room, or start one of its own."""
         assert attempt.launch.slurm is not None  # noqa: S101  as above
         self.slurm, self.start = attempt.launch.slurm, attempt.start
@@ -75,13 +80,13 @@ class PilotPool:
         if attempt.launch.key in self._waiting:
             attempt.wait_for(self._reason)
 
-    def give_again(self, attempt: PilotAttempt) -> None:
+    def give_again(self, attempt: PilotRun) -> None:
         """Give it to another pilot, since its pilot ended before it began with it (R3)."""
         if attempt.is_taken_back() and not attempt.start.alone:  # `ended` starts the next pilot of its own
             self._waiting[attempt.launch.key] = attempt
             self._waiting.move_to_end(attempt.launch.key, last=False)
 
-    def forget(self, attempt: PilotAttempt) -> None:
+    def forget(self, attempt: PilotRun) -> None:
         """Take it off the list, or end its own pilot. Those behind it may fit where it did not."""
         for pilot in list(self._pilots.values()):
             if pilot.own is attempt:
@@ -89,7 +94,7 @@ class PilotPool:
         if self._waiting.pop(attempt.launch.key, None) is not None:
             self.assign()
 
-    def adopt(self, attempt: PilotAttempt, began: Began) -> None:
+    def adopt(self, attempt: PilotRun, began: Began) -> None:
         """Look for the pilot that a dead launcher gave it to."""
         assert began.pilot is not None  # noqa: S101  its journal says so
         name, number = began.pilot
@@ -251,20 +256,17 @@ class PilotPool:
     def _prefix(self) -> str:
         return f"bgd-{self.store}-pilot-{self.start.executor}-"
 
-    def _begin(self, known: tuple[str, int] | None, own: PilotAttempt | None) -> Pilot:
+    def _begin(self, known: tuple[str, int] | None, own: PilotRun | None) -> Pilot:
         """Start a pilot, or find the one of this name and number again; `own`: run this attempt alone."""
         name, number = known or (f"{self._prefix}{os.urandom(4).hex()}", None)
         pilot = self._pilots[name] = Pilot(self, name, number, own)
         pilot.task = self.context.group.create_task(pilot.live())
         return pilot
 
-    def _fail(self, attempts: Iterable[PilotAttempt], problem: str) -> None:
+    def _fail(self, attempts: Iterable[PilotRun], problem: str) -> None:
         for attempt in list(attempts):
-            key = attempt.launch.key
-            self._waiting.pop(key, None)
-            attempt.finish(
-                AttemptEnded(key=key, outcome=Outcome.NOT_STARTED, finished_at=time.time(), problem=problem)
-            )
+            self._waiting.pop(attempt.launch.key, None)
+            attempt.refuse(problem)
 
     async def _release_leftovers(self) -> None:
         """End pilots that no record names: a power failure may have taken the latest records."""

@@ -1,4 +1,4 @@
-"""An attempt that a pilot runs, as this launcher sees it: it keeps the log and the record."""
+"""An attempt by a pilot, as this launcher sees it: it keeps the log and the record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import math
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from bgd.clock import elapsed
 from bgd.core.explain import Reason
 from bgd.core.job import Outcome
+from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, bytes_logged
@@ -37,42 +37,26 @@ if TYPE_CHECKING:
     from bgd.launcher.cluster.pilots import PilotPool
 
 
-class PilotAttempt:
-    """One attempt by a pilot, with the interface of an Attempt. It waits in the pool until a pilot has room.
+class PilotRun:
+    """An attempt that waits in the pool until a pilot has room, and then is with that pilot."""
 
-    `adopted`: the record of a launcher that has died; the pilot may still run the attempt.
-    """
+    has_exited = False  # as far as this launcher knows
 
-    def __init__(
-        self,
-        launch: Launch,
-        context: Context,
-        pool: PilotPool,
-        started: Callable[[AttemptStarted], None],
-        grew: Callable[[], None],
-        adopted: Began | None = None,
-    ) -> None:
-        self.launch = launch
+    def __init__(self, attempt: Attempt, context: Context, pool: PilotPool) -> None:
+        self.launch = attempt.launch
+        self.pid: int | None = None
+        self._attempt = attempt
         self._context = context
         self._pool = pool
-        self._report_start = started
-        self._grew = grew
-        self._adopted = adopted
-        self._record = adopted  # the latest in the journal
-        self._started_at, self._since = time.time(), elapsed()
-        self._pid: int | None = None
+        self._adopted = attempt.adopted
+        self._record = attempt.adopted  # the latest in the journal
         self._pilot: Pilot | None = None
-        self._waits: Reason | None = None  # why it has no pilot, or why that has not started it
         self._output: AttemptOutput | None = None
         self._log_bytes = 0  # while it has written nothing to this launcher
         self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
-        # what is asked of it
-        self._reason: Outcome | None = None
-        self._grace = math.inf
+        self._stop: StopProcesses | None = None  # that it was asked for
         self._stop_by = math.inf  # when it is overdue to have ended, on the elapsed clock
-        self._is_cancel = False
-        self._is_suspended = adopted is not None and adopted.suspended
         self._signals: list[SignalProcesses] = []  # that could not be sent yet
 
     @property
@@ -81,13 +65,14 @@ class PilotAttempt:
         return pilot_start(self.launch)
 
     @property
-    def state(self) -> AttemptStarted:
-        """What a supervisor is told of it while it has not ended; without a pilot it has no node."""
-        place = self.launch.place
-        if place is not None and self._pilot is not None:
-            place = replace(place, node=self._pilot.node.name if self._pilot.node else None)
-        key, began = self.launch.key, self._started_at
-        return AttemptStarted(key, self._pid, began, self._is_suspended, self._since, place, self._waits)
+    def node(self) -> str | None:
+        """The node of its pilot."""
+        return self._pilot.node.name if self._pilot is not None and self._pilot.node else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._end.done()
 
     @property
     def is_waiting(self) -> bool:
@@ -102,7 +87,7 @@ class PilotAttempt:
     def may_be_slurms_doing(self, ended: AttemptEnded) -> bool:
         """Return whether it may have ended so because Slurm ended its allocation."""
         is_killed = ended.signal in {signal.SIGKILL, signal.SIGTERM}
-        return self._reason is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
+        return self._stop is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
 
     @property
     def log_bytes(self) -> int:
@@ -116,18 +101,26 @@ class PilotAttempt:
 
     # --- what may be asked of it
 
-    def stop(self, reason: Outcome, grace: float, told: StopReason = StopReason.OTHER) -> None:
-        """Stop it. May be called again: the first reason and the shortest grace count."""
-        if self._reason is None:
-            self._reason, self._is_cancel = reason, told is StopReason.CANCELLED
-        self._is_suspended = False
-        self._grace = min(self._grace, grace)
+    def begin(self) -> None:
+        """Let it wait for a pilot, or look for the one that has it."""
+        if self._adopted is None:
+            self._pool.add(self)
+        elif self._adopted.pilot is None:
+            self._context.begin(self._end_former(), f"job {self.launch.key.job}")
+        else:
+            self._attempt.started_at = self._adopted.started_at
+            self._log_bytes = bytes_logged(self._context.log_path(self.launch))
+            self._pool.adopt(self, self._adopted)
+
+    def stop(self, grace: float, told: StopReason) -> None:
+        """Stop it; if it waits, it ends at once."""
+        self._stop = StopProcesses(self.launch.key, grace, told is StopReason.CANCELLED)
         self._stop_by = min(self._stop_by, elapsed() + grace + _OVERDUE)
-        if self._pilot is None and self._adopted is None:
+        if self._pilot is not None:
+            self._pilot.send(self._stop)
+        elif self._adopted is None:
             self._pool.forget(self)
-            self.finish(self._ended(self._reason))
-        elif self._pilot is not None:
-            self._pilot.send(StopProcesses(self.launch.key, self._grace, self._is_cancel))
+            self.finish(self._attempt.never_ran(self._attempt.reason or Outcome.CANCELLED, None))
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process, or its whole tree, or as soon as it runs."""
@@ -135,65 +128,55 @@ class PilotAttempt:
         if self._pilot is None or not self._pilot.send(message):
             self._signals.append(message)
 
-    def suspend(self) -> None:
-        """Stop its processes and its time limit, unless it is to end."""
-        if self._reason is None and not self._end.done():
-            self._is_suspended = True
-            self._steer(SuspendProcesses(self.launch.key))
-
-    def resume(self) -> None:
-        """Undo `suspend`, and nothing else."""
-        if self._is_suspended:
-            self._is_suspended = False
-            self._steer(ContinueProcesses(self.launch.key))
-
-    def _steer(self, message: SuspendProcesses | ContinueProcesses) -> None:
+    def steer(self, *, is_suspended: bool) -> None:
+        """Stop all its processes, or continue them."""
         if self._pilot is not None:
-            self._pilot.send(message)
+            self._pilot.send(self._steering)
             if self.launch.slurm is not None and (self.launch.slurm.nodes or 1) > 1:
-                is_stop = isinstance(message, SuspendProcesses)
-                self._pilot.signal_steps(signal.SIGSTOP if is_stop else signal.SIGCONT)
+                self._pilot.signal_steps(signal.SIGSTOP if is_suspended else signal.SIGCONT)
         if self._record is not None:
-            self._record = self._context.journal.note_suspension(self._record, suspended=self._is_suspended)
+            self._record = self._context.journal.note_suspension(self._record, suspended=is_suspended)
             self._context.sync_soon(self.launch.key)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its processes are to be stopped."""
+        return self._attempt.is_suspended
+
+    @property
+    def _steering(self) -> SuspendProcesses | ContinueProcesses:
+        key = self.launch.key
+        return SuspendProcesses(key) if self._attempt.is_suspended else ContinueProcesses(key)
+
+    def go_on(self) -> None:
+        """Do nothing: only a pilot's own launcher makes its jobs wait."""
 
     # --- its life
 
-    async def live(self) -> AttemptEnded:
-        """Wait for a pilot and for its end there; return how it ended."""
-        if self._adopted is None:
-            if not self._end.done():  # else it was stopped at once
-                self._pool.add(self)
-        elif self._adopted.pilot is None:  # of an earlier bgd, which ran each attempt by an srun of its own
-            await self._pool.controller.release(former_name(self.launch.key))
-            self._end.set_result(self._ended(Outcome.INTERRUPTED, "an earlier bgd started it"))
-        else:
-            self._started_at = self._adopted.started_at
-            self._log_bytes = bytes_logged(self._context.log_path(self.launch))
-            self._pool.adopt(self, self._adopted)
-        ended = await self._end
-        self._close_output()
-        return ended
+    async def ended(self) -> AttemptEnded:
+        """Return how it ended."""
+        try:
+            return await self._end
+        finally:
+            self.abandon()
 
-    def abandon(self, problem: str) -> AttemptEnded:
-        """Return an end with outcome `unknown` after an error in the launcher."""
-        self._close_output()
-        return self._ended(Outcome.UNKNOWN, problem)
-
-    def _ended(self, outcome: Outcome, problem: str | None = None) -> AttemptEnded:
-        key, now = self.launch.key, time.time()
-        return AttemptEnded(key=key, outcome=outcome, finished_at=now, problem=problem)
+    def abandon(self) -> None:
+        """Close its log."""
+        if self._output is not None:
+            self._output.close()
 
     def acknowledge(self) -> None:
-        """Let its pilot forget it; call it once its end is in the journal."""
+        """Let its pilot forget it."""
         if self._pilot is not None:
             self._pool.acknowledge(self._pilot, self.launch.key)
 
     def wait_for(self, reason: Reason) -> None:
         """Tell why it waits, unless that was told."""
-        if reason != self._waits:
-            self._waits = reason
-            self._report_start(self.state)
+        self._attempt.wait_for(reason)
+
+    def refuse(self, problem: str) -> None:
+        """End it, as no pilot can run it."""
+        self.finish(self._attempt.never_ran(Outcome.NOT_STARTED, problem))
 
     def stand_alone(self) -> None:
         """Want a pilot of its own, as it is too large for the others."""
@@ -205,15 +188,16 @@ class PilotAttempt:
 
     def given_to(self, pilot: Pilot, record: Began) -> None:
         """Note which pilot has it, as the journal says."""
-        self._pilot, self._record, self._waits = pilot, record, None
+        self._pilot, self._record = pilot, record
+        self._attempt.waits = None
 
     def is_taken_back(self) -> bool:
         """Let it wait for a pilot again; return False, and end it, if it is to stop."""
         self._pilot, self._adopted = None, None
-        if self._reason is not None:
-            self.stop(self._reason, 0.0)
+        if self._stop is not None:
+            self.stop(0.0, StopReason.OTHER)
             return False
-        self._report_start(self.state)
+        self._attempt.report()
         return True
 
     def messages(self, variables: dict[str, str]) -> list[ToLauncher]:
@@ -221,28 +205,26 @@ class PilotAttempt:
 
         `variables`: those of Slurm; the environment may have others, of a job that its sender is in.
         """
-        key = self.launch.key
         env = {
             **{name: value for name, value in self.launch.env.items() if not name.startswith(_OF_SLURM)},
             **variables,
         }
         launch = replace(self.launch, env=env, slurm=None, place=None, position=0)
         # it may have been suspended or continued while there was no connection
-        steer = SuspendProcesses(key) if self._is_suspended else ContinueProcesses(key)
-        asked: list[ToLauncher] = [launch, *self._signals, steer]
+        asked: list[ToLauncher] = [launch, *self._signals, self._steering]
         self._signals = []
-        if self._reason is not None:
-            asked.append(StopProcesses(key, self._grace, self._is_cancel))
+        if self._stop is not None:
+            asked.append(self._stop)
         return asked
 
     def started(self, message: AttemptStarted) -> None:
         """Take over what its pilot says of its start."""
-        self._waits = message.waits
-        if self._pid is None and message.pid is not None:
-            self._pid = message.pid
+        self._attempt.waits = message.waits
+        if self.pid is None and message.pid is not None:
+            self.pid = message.pid
             if self._adopted is None:
-                self._started_at, self._since = time.time(), elapsed()
-        self._report_start(self.state)
+                self._attempt.begin_to_start()
+        self._attempt.report()
 
     def write(self, part: OutputPart) -> int:
         """Append output to its log; return the size of the log."""
@@ -251,9 +233,7 @@ class PilotAttempt:
             if self._output is None:
                 self._output = self._context.new_output(self.launch, continues=self._adopted is not None)
             self._output.put(data)
-            if self.launch.log_kill and self._output.log.is_over_cap and self._reason is None:
-                self.stop(Outcome.LOG_LIMIT, 0.0)
-            self._grew()
+            self._attempt.kill_over_cap(is_over_cap=self._output.log.is_over_cap)
         return self.log_bytes
 
     def finish(self, ended: AttemptEnded) -> None:
@@ -261,10 +241,10 @@ class PilotAttempt:
         if self._end.done():
             return
         if self._adopted is not None:
-            self._report_start(self.state)  # where it ran
-        outcome = ended.outcome
-        if self._reason is not None and outcome in _OF_A_STOP:
-            outcome = self._reason
+            self._attempt.report()  # where it ran
+        reason, outcome = self._attempt.reason, ended.outcome
+        if reason is not None and outcome in _OF_A_STOP:
+            outcome = reason
         missing = ended.log_bytes - self.log_bytes
         if missing > 0:
             self._log_problem = f"{missing} bytes are missing: they were lost with its pilot"
@@ -272,7 +252,7 @@ class PilotAttempt:
             replace(
                 ended,
                 outcome=outcome,
-                started_at=None if ended.started_at is None else self._started_at,
+                started_at=None if ended.started_at is None else self._attempt.started_at,
                 finished_at=time.time(),
                 log_bytes=self.log_bytes,
                 log_problem=self.log_problem,
@@ -280,9 +260,10 @@ class PilotAttempt:
             )
         )
 
-    def _close_output(self) -> None:
-        if self._output is not None:
-            self._output.close()
+    async def _end_former(self) -> None:
+        """End what an earlier bgd started by an srun of its own: Slurm is not to have it any more."""
+        await self._pool.controller.release(former_name(self.launch.key))
+        self.finish(self._attempt.never_ran(Outcome.INTERRUPTED, "an earlier bgd started it"))
 
 
 def pilot_start(launch: Launch) -> PilotStart:

@@ -1,0 +1,458 @@
+"""Attempts on this machine: how the first process starts, in a warm worker or on its own, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
+from functools import partial
+
+from bgd.clock import elapsed
+from bgd.core.explain import Cause, Reason
+from bgd.core.job import Outcome
+from bgd.core.spec import StopSignal
+from bgd.launcher.attempt import Attempt
+from bgd.launcher.cgroup import Group, GroupFigures
+from bgd.launcher.children import LostChild, has_ended
+from bgd.launcher.context import Context
+from bgd.launcher.journal import Began
+from bgd.launcher.output import AttemptOutput, Log
+from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
+from bgd.launcher.process import new_tag
+from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork, steps_of
+from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
+from bgd.launcher.warm.attempts import NotAccepted
+from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
+from bgd.units import format_size
+from bgd.wire.launching import NO_LIMITS, AttemptEnded, Launch, NotStarted, WarmStart, problem_with_limits
+
+log = logging.getLogger(__name__)
+
+Begin = Callable[[AttemptOutput, int | None], Awaitable[Execution | None]]
+"""Start a first process that writes to the output and has the tag; None: the attempt is to end instead."""
+
+
+class LocalExecutor:
+    """Starts attempts on this machine."""
+
+    def __init__(self, context: Context, workers: WorkerPool) -> None:
+        self._context = context
+        self._workers = workers
+
+    async def execute(self, attempt: Attempt) -> LocalRun | None:
+        """Start an attempt; return None if it is to end before it ran (see Executor)."""
+        return await _Start(attempt, self._context, self._workers).start()
+
+
+class _Start:
+    """One try to start an attempt: what it needs first, and how its first process is started."""
+
+    def __init__(self, attempt: Attempt, context: Context, workers: WorkerPool) -> None:
+        self._attempt = attempt
+        self.launch = attempt.launch
+        self._context = context
+        self._workers = workers
+
+    async def start(self) -> LocalRun | None:
+        """Start it; return None if it is to end before it ran."""
+        if self._attempt.stop_asked.done():
+            return None
+        log_text = b""
+        # limits do not apply to a fork
+        if self.launch.warm is not None and self.launch.limits == NO_LIMITS:
+            try:
+                return await self._start_in_worker(self.launch.warm)
+            except NoWarmWorker as reason:
+                log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
+        waits_for = self._context.mounts.that_may_hang(self.launch)
+        with closing(StandardInput(self.launch, self._context.state, in_fork=waits_for is not None)) as given:
+            if given.is_fifo:
+                problem = "no process wrote to it within the time limit"
+                self._wait_for(f"no process writes to {self.launch.stdin_path} yet")
+                with self._attempt.limited(no_input_problem(self.launch.stdin_path or "", problem)):
+                    await given.first_write(self._attempt.stop_asked)
+            if not await self._attempt.may_start():
+                return None
+            group = self._group()
+            running: LocalRun | None = None
+            try:
+                begin = partial(self._spawn, given, group, waits_for)
+                running = await self._start_process(begin, log_text, elapsed(), group)
+            finally:
+                if running is None and group is not None:
+                    group.remove()
+            return running
+
+    async def _start_in_worker(self, warm: WarmStart) -> LocalRun | None:
+        problem = "its warm worker used up its time limit"
+
+        async def hand_over(worker: Worker, output: AttemptOutput, tag: int | None) -> Execution:
+            with self._attempt.limited(problem):
+                return await worker.run(self.launch, output.job_end, tag, self._attempt.stop_asked)
+
+        while True:
+            with self._attempt.limited(problem):
+                worker = await self._workers.lease(self.launch, warm, self._attempt.stop_asked)
+            if worker is None:
+                return None
+            log_text, worker.log_text = worker.log_text, b""
+            try:
+                if await self._attempt.may_start():
+                    return await self._start_process(
+                        partial(hand_over, worker), log_text, worker.since_of_jobs
+                    )
+            except NotAccepted:
+                worker.release()
+                continue
+            except BaseException:
+                worker.release()
+                raise
+            worker.release()
+            return None
+
+    def _group(self) -> Group | None:
+        """Return the control group for the attempt; None: it gets none of its own."""
+        launch, delegation = self.launch, self._context.delegation
+        if launch.limits == NO_LIMITS and not launch.own_group:
+            return None
+        problem = problem_with_limits(launch.limits, self._context.abilities)
+        if problem is not None:
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
+        if not (launch.limits.controllers or launch.own_group):
+            return None
+        try:
+            return delegation.new_group(launch.key, launch.limits)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            problem = f"no control group in {delegation.path}: {error.strerror}"
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
+
+    async def _start_process(
+        self, begin: Begin, log_text: bytes, since: float, group: Group | None = None
+    ) -> LocalRun | None:
+        """Start its first process with an output of its own, whose log begins with `log_text`.
+
+        No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
+        """
+        key, context = self.launch.key, self._context
+        output = self._context.new_output(self.launch, with_terminal=self.launch.pty)
+        tag = new_tag()
+        execution: Execution | None = None
+        try:
+            output.put(log_text)
+            self._attempt.begin_to_start()
+            path = group.path if group else None
+            context.journal.add_step(Began(key, output.inode, since, self._attempt.started_at, tag, path))
+            execution = await begin(output, tag)
+        except LostChild:
+            tree = Tree(key, output.stream, since, pid=None, tag=tag, group=group)
+            await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
+            raise
+        finally:
+            if execution is None:
+                output.close()
+        if execution is None:
+            return None
+        tree = Tree(key, output.stream, since, execution.pid, tag=tag, group=group)
+        return LocalRun(self._attempt, context, execution, output, tree)
+
+    async def _spawn(
+        self,
+        given: StandardInput,
+        group: Group | None,
+        waits_for: str | None,
+        output: AttemptOutput,
+        tag: int | None,
+    ) -> Execution | None:
+        launch, context = self.launch, self._context
+        nothing = output.job_end if launch.pty else context.null
+        standard_input = nothing if given.source is None else given.source
+        steps = steps_of(launch, group)
+        parts = launch, standard_input, output.job_end, context, steps, tag
+        if waits_for is None and not steps:  # most launches: no fork needed
+            return spawn(*parts)
+        silence = f"{waits_for or 'the kernel'} did not answer"
+
+        def warn() -> None:
+            log.warning("job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
+            self._wait_for(silence)
+
+        long = context.deadlines.after(_LONG, warn)
+        try:
+            with self._attempt.limited(f"{silence} within the time limit"):
+                return await spawn_in_fork(*parts, stop_asked=self._attempt.stop_asked)
+        except StuckProcess as stuck:
+            self._attempt.problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", launch.key.job, self._attempt.problem)
+            return None
+        finally:
+            long.cancel()
+
+    def _wait_for(self, problem: str) -> None:
+        self._attempt.wait_for(Reason(cause=Cause.START, problem=problem))
+
+
+class LocalRun:
+    """An attempt whose first process runs here."""
+
+    node = None
+
+    def __init__(
+        self, attempt: Attempt, context: Context, execution: Execution, output: AttemptOutput, tree: Tree
+    ) -> None:
+        self._attempt = attempt
+        self.launch = attempt.launch
+        self._context = context
+        self._execution = execution
+        self._output = output
+        self._tree = tree
+        self._is_intact = True  # only the job itself has acted on its processes
+        self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
+        self._ladder: Ladder | None = None
+        self._descent: asyncio.Task[Exception | None] | None = None
+        self._leftovers: str | None = None
+
+    @property
+    def pid(self) -> int:
+        """The pid of the first process."""
+        return self._execution.pid
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its first process has ended."""
+        return self._execution.is_over
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether its first process has ended, even if that is not known yet."""
+        return self._execution.is_over or has_ended(self._execution.pid)
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of its output so far."""
+        return self._output.log.total
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why output is missing from its log; None: no output is missing."""
+        return self._output.log.problem
+
+    def begin(self) -> None:
+        """Start its time limit, and read its output."""
+        self._attempt.limit_run()
+        self._output.begin(partial(self._output_moved, self._output.log))
+        self._context.pid_journal.begin(self.launch.key, self._execution)
+        self._attempt.runs()
+
+    # --- what may be asked of it
+
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Signal its first process or its whole tree."""
+        self._is_intact = False
+        if whole_tree:
+            self._begin(self._signal_tree(signum))
+            return
+        try:
+            self._execution.signal(signum)
+        except OSError as error:
+            log.warning(
+                "job %d: cannot send signal %d to process %d: %s",
+                *(self.launch.key.job, signum, self._execution.pid, error.strerror),
+            )
+
+    def steer(self, *, is_suspended: bool) -> None:
+        """Stop all its processes, or continue them."""
+        self._is_intact = self._is_intact and not is_suspended
+        self._begin(self._stop_or_continue())
+
+    def go_on(self) -> None:
+        """Resume reading its output, now that enough of it is stored."""
+        self._output.go_on()
+
+    def acknowledge(self) -> None:
+        """Do nothing: how it ended is nowhere else."""
+
+    def _begin(self, action: Coroutine[None, None, None]) -> None:
+        self._context.begin(action, f"job {self.launch.key.job}")
+
+    async def _signal_tree(self, signum: int) -> None:
+        """Send every process a signal as if at one instant; processes stopped before stay stopped."""
+        async with self._tree_lock:
+            await self._tree.signal_all(self._context.scanner, signum)
+
+    async def _stop_or_continue(self) -> None:
+        """Stop every process, also those started meanwhile; or continue all, if that was asked last."""
+        async with self._tree_lock:
+            if self._attempt.is_suspended:
+                await self._tree.stop_all(self._context.scanner, is_wanted=lambda: self._attempt.is_suspended)
+            else:
+                await self._tree.signal_all(self._context.scanner, signal.SIGCONT)
+
+    def stop(self, grace: float, told: StopReason = StopReason.OTHER) -> None:
+        """Start the stop ladder, which continues the processes that it signals; or hasten it."""
+        self._is_intact = False
+        if self._ladder is None:
+            self._execution.note_stop(told)
+            first = signal.Signals[f"SIG{self.launch.stop_signal or StopSignal.TERM}"]
+            scanner, deadlines = self._context.scanner, self._context.deadlines
+            self._ladder = Ladder(self._tree, scanner, deadlines, grace, first, self._dump)
+            self._descent = self._context.group.create_task(self._descend(self._ladder))
+        else:
+            self._ladder.hasten(grace)
+
+    def _dump(self) -> bool:
+        """Let the process of a class job write where it is; return whether it may do so."""
+        if not self.launch.result or self._execution.is_over:
+            return False
+        self._execution.signal(DUMP_SIGNAL)
+        return True
+
+    async def _descend(self, ladder: Ladder) -> Exception | None:
+        """Return an error for `ended` to raise: raised here, it would cancel the task group and all jobs."""
+        try:
+            await self._context.retry(f"job {self.launch.key.job} cannot be ended yet", ladder.bring_down)
+        except Exception as error:  # noqa: BLE001  any error concerns only this attempt
+            self._tree.kill_unseen()  # else `ended` would wait forever for the first process
+            return error
+        return None
+
+    def abandon(self) -> None:
+        """Kill its processes and release everything, after `ended` has failed."""
+        self._context.pid_journal.end(self.launch.key)
+        self._tree.kill_unseen()
+        self._output.close()
+        self._execution.release(is_intact=False)
+
+    # --- what its first process leaves behind, and how it ended
+
+    def _output_moved(self, written: Log) -> None:
+        self._attempt.kill_over_cap(is_over_cap=written.is_over_cap)
+
+    async def ended(self) -> AttemptEnded:
+        """Return how the first process ended, once all its leftovers have ended or are left to run."""
+        code = await self._execution.wait()
+        finished_at, run_seconds = time.time(), elapsed() - self._attempt.since
+        self._context.pid_journal.end(self.launch.key)
+        self._attempt.is_suspended = False
+        if self._attempt.limit is not None:
+            self._attempt.limit.pause()
+        if self._context.outbox is not None and code in _OF_TERM:
+            # Slurm takes an allocation away with a TERM for each process, the pilot's after those of its jobs
+            await self._context.deadlines.wait(_TERM_PATIENCE, self._attempt.stop_asked)
+        # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
+        is_interrupted = self._attempt.reason is Outcome.INTERRUPTED and code != 0
+        await self._end_leftovers()
+        if not self._output.drain() and self._descent is None:
+            self._leave_output()
+        self._output.close()
+        figures = await self._closed_group()
+        outcome = Outcome.INTERRUPTED if is_interrupted else self._outcome(code, figures)
+        ended = self._ended(outcome, code, finished_at, run_seconds, figures)
+        self._execution.release(is_intact=self._is_intact)
+        return ended
+
+    async def _end_leftovers(self) -> None:
+        what = f"what job {self.launch.key.job} left running cannot be found yet"
+
+        async def has_left_orphans() -> bool:
+            return self._tree.left_any(self._context.children.orphans())
+
+        is_closed = self._output.drain()
+        has_others = self._execution.has_left_others(self._tree)
+        if self._descent is None and not is_closed:
+            # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
+            over = self._context.deadlines.timer(_OUTPUT_PATIENCE)
+            is_closed = await self._output.ended(over)
+            over.cancel()
+        # a process that escaped, and whose parent has ended, has become a child of the launcher
+        has_others = has_others or not is_closed or await self._context.retry(what, has_left_orphans)
+        are_left = self._descent is None and has_others and not self.launch.keep_leftovers
+        if are_left:
+            self.stop(self.launch.grace)
+        if self._descent is not None:
+            failure = await self._descent
+            if failure is not None:
+                raise failure
+        if are_left and self._ladder is not None:
+            self._leftovers = self._ladder.found or None
+
+    def _leave_output(self) -> None:
+        try:
+            self._output.discard_rest(self._context.null, self._context.children)
+        except OSError as error:
+            log.warning(
+                "job %d: processes that it left running cannot write output, as `cat` cannot be started: %s",
+                *(self.launch.key.job, error.strerror),
+            )
+
+    async def _closed_group(self) -> GroupFigures | None:
+        """Remove its control group; return what the whole tree used by its account, None without a group."""
+        group = self._tree.group
+        if group is None:
+            return None
+        if self._descent is not None or not self.launch.keep_leftovers:
+            over = self._context.deadlines.timer(_GROUP_PATIENCE)
+            await group.emptied(over)
+            over.cancel()
+        figures = group.figures()
+        group.remove()
+        return figures
+
+    def _outcome(self, code: int, figures: GroupFigures | None) -> Outcome:
+        if self._attempt.reason is not None and self._tree.was_signalled:
+            return self._attempt.reason
+        if code and figures and figures.oom_kills:
+            return Outcome.OOM
+        if code < 0:
+            return Outcome.SIGNAL
+        return Outcome.EXIT if code else Outcome.SUCCEEDED
+
+    def _ended(
+        self,
+        outcome: Outcome,
+        code: int,
+        finished_at: float,
+        run_seconds: float,
+        figures: GroupFigures | None,
+    ) -> AttemptEnded:
+        usage = self._execution.usage()
+        written = self._output.log
+        result = self._execution.read_result()
+        return AttemptEnded(
+            key=self.launch.key,
+            outcome=outcome,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            started_at=self._attempt.started_at,
+            finished_at=finished_at,
+            user_seconds=figures.user_seconds if figures else usage.user_seconds,
+            system_seconds=figures.system_seconds if figures else usage.system_seconds,
+            max_rss_bytes=usage.max_rss_bytes,
+            log_bytes=written.total,
+            problem=_out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem,
+            result=None if result is None else result or self.launch.usual_result,
+            whole_tree=figures is not None,
+            memory_peak_bytes=figures.memory_peak if figures else None,
+            log_lost=written.lost,
+            log_problem=written.problem,
+            run_seconds=run_seconds,
+            leftovers=self._leftovers,
+        )
+
+
+_LONG = 10.0  # seconds without an answer of a file system until a warning is logged
+_OUTPUT_PATIENCE = 0.5  # seconds
+_OF_TERM = {-signal.SIGTERM, 128 + signal.SIGTERM}  # the second is a shell's, of a program that it ended
+_TERM_PATIENCE = 2.0  # seconds between the first and the last of many signals, on a busy node
+_GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
+
+
+def _out_of_memory(launch: Launch) -> str:
+    most = launch.limits.memory_max
+    if most is None:
+        return "the machine was out of memory, and the kernel killed it"
+    return f"it used all of its {format_size(most)} of memory, and the kernel killed it"
