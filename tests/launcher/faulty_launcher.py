@@ -183,14 +183,16 @@ def main() -> int:
 
     for name, module in sys.modules.items():
         if name.startswith("bgd.launcher."):
-            for each in _PAUSES & vars(module).keys():
-                setattr(module, each, 0.01)
+            for each in _SECONDS.keys() & vars(module).keys():
+                setattr(module, each, _SECONDS[each])
+            if name.endswith(".controller"):
+                vars(module)["_PATIENCE"] = 2.0
     if FOLDER in os.environ:
         install(Faults(Path(os.environ[FOLDER])))
     return __main__.main()
 
 
-_PAUSES = {"_PAUSE", "_FIRST_PAUSE", "_RETRY_DELAY"}
+_SECONDS = {"_PAUSE": 0.01, "_FIRST_PAUSE": 0.01, "_RETRY_DELAY": 0.01, "_BEAT": 0.5}
 
 
 if __name__ == "__main__":

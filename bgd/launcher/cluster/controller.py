@@ -129,6 +129,10 @@ class Controller:
             code, text = await self._run("sbatch", *arguments, with_errors=True)
         return code, text.decode(errors="replace")
 
+    def is_away(self, words: str) -> bool:
+        """Return whether sbatch said that it got no answer."""
+        return any(each in words for each in _IS_AWAY)
+
     async def refuses_for_now(self, words: str) -> bool:
         """Return whether what sbatch said is about the state of the site now, and not about the job."""
         return any(each in words for each in (*_IS_AWAY, *_NOT_NOW)) or await self.jobs() is None
@@ -184,11 +188,16 @@ class Controller:
             await self.admit(_SCANCEL_COST)
             await self.run("scancel", "--quiet", f"--signal={signum}", *steps)
 
-    async def release(self, name: str) -> None:
-        """Return once there is no job of this name; cancel one that there is."""
+    async def release(self, name: str, silent: Callable[[], None] = lambda: None) -> None:
+        """Return once there is no job of this name; cancel one that there is.
+
+        `silent` is called whenever the controller does not answer.
+        """
         pauses = doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
         while (jobs := await self.jobs()) is None or name in jobs:
-            if jobs is not None:
+            if jobs is None:
+                silent()
+            else:
                 await self.cancel(name)
             await self._context.deadlines.timer(next(pauses))
 

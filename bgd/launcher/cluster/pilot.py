@@ -299,8 +299,6 @@ class Pilot:
             number = next((line for line in words.splitlines() if line.partition(";")[0].isdecimal()), None)
             if code == 0 and number is not None:
                 return int(number.partition(";")[0])
-            if code <= 0:  # it was killed, or does not say which: the job may be there
-                await self._controller.cancel(self.name)
             problem = last_line(words) or f"code {code}"
             if code > 0 and not await self._controller.refuses_for_now(words):
                 if left_out and self._pool.leave_none_out():
@@ -315,6 +313,11 @@ class Pilot:
             pause = next(pauses)
             log.warning("no pilot: Slurm refuses it for now (%s); next try in %g s", problem, pause)
             await self._wait(pause)
+            if code <= 0 or self._controller.is_away(words):  # it may have taken the job all the same
+                await self._controller.release(self.name, self._note_silence)
+
+    def _note_silence(self) -> None:
+        self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
 
     def _options(self) -> list[str]:
         """Return the arguments of sbatch, without the script."""
@@ -399,6 +402,7 @@ class Pilot:
                 break
             log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
             await self._wait(next(pauses))
+            await self._attend()  # Slurm may list it again
         return left
 
     async def _finish(self, left: Left) -> None:
