@@ -26,7 +26,7 @@ from bgctl.common import (
     say,
     state_color,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, JobIdsType, whole_number
+from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, job_ids, whole_number
 from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
@@ -109,7 +109,7 @@ class Query(Struct, frozen=True, kw_only=True):
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only ids.")
 @click.option("-w", "--watch", is_flag=True, help="Show the list again when it changes; q quits.")
-@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
 def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
     """List jobs: running first, then waiting, then finished.
 

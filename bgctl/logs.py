@@ -12,7 +12,7 @@ import click
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, is_terminal, print_json, say
-from bgctl.options import FINISHED, JobIdRanges, JobIdsType, chosen_ids, whole_number
+from bgctl.options import FINISHED, JobIdRanges, chosen_ids, job_ids, whole_number
 from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
@@ -50,7 +50,7 @@ MAX_PIECE = 16 << 20  # bytes
     "--max-bytes", type=whole_number(1, MAX_PIECE), metavar="M", help="Print at most M bytes, for programs."
 )
 @click.option("--path", is_flag=True, help="Print the path of the log instead.")
-@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
 def logs_command(
     ids: JobIdRanges,
     *,

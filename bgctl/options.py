@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import EnumType
@@ -182,54 +182,74 @@ def _job_named(daemon: Client, name: str) -> int:
 # --- parameter types -------------------------------------------------------------------------------------
 
 
-class JobIdsType(click.ParamType[NamedJobs]):
-    """Jobs in one word: "12", "3-9", "last", a name, or several of these separated by commas.
+class Parsed(click.ParamType[Any]):
+    """A value that `parse` makes of text; it raises ValueError with what is wrong.
 
-    Args:
-        states: shell completion offers only jobs in these states; None means any state.
+    `complete`: what a shell offers for the beginning of such a text.
     """
 
-    name = "id"
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[str], Any],
+        complete: Callable[[str], Iterable[CompletionItem]] = lambda _: (),
+    ) -> None:
+        self.name = name
+        self._parse = parse
+        self._complete = complete
 
-    def __init__(self, states: Collection[State] | None = None) -> None:
-        self._states = states
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> NamedJobs:
-        """Parse the word into a range or a name for each item."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(self._converted(each.strip(), param, ctx) for each in value.split(","))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value; a default is one already."""
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the latest jobs with this prefix, if a daemon answers."""
+        """Offer what begins like this; what a daemon would have to say, only if one answers soon."""
         del ctx, param
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
-
-        before, comma, word = incomplete.rpartition(",")
-        with suppress(BgdError, OSError), client(timeout=_TAB_SECONDS) as daemon:
-            return [
-                CompletionItem(f"{before}{comma}{job.id}", help=_describe(job))
-                for job in daemon.jobs(states=self._states, limit=_MAX_COMPLETIONS)
-                if str(job.id).startswith(word)
-            ]
+        with suppress(BgdError, OSError):
+            return list(self._complete(incomplete))
         return []
 
-    def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range | str:
-        if word == "last":
-            return LAST
-        match = re.fullmatch(_ID, word)
-        if match is None and word and not word[0].isdecimal():
-            return word
-        if match is None:
-            self.fail(f"{word!r} is not a job id: write 12, 3-9, last or the name of a job", param, ctx)
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < first + MAX_IDS:
-            self.fail(
-                f"{word!r} is not a range of at most {MAX_IDS} ids with the lower one first", param, ctx
-            )
-        return range(first, last + 1)
+
+def _offer(value: str, **more: str) -> CompletionItem:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
+
+    return CompletionItem(value, **more)
+
+
+def job_ids(states: Collection[State] | None = None) -> Parsed:
+    """Return the type of jobs in one word: "12", "3-9", "last", a name, or several separated by commas.
+
+    Shell completion offers only jobs in these states; None means any state.
+    """
+
+    def complete(incomplete: str) -> Iterator[CompletionItem]:
+        before, comma, word = incomplete.rpartition(",")
+        with client(timeout=_TAB_SECONDS) as daemon:
+            for job in daemon.jobs(states=states, limit=_MAX_COMPLETIONS):
+                if str(job.id).startswith(word):
+                    yield _offer(f"{before}{comma}{job.id}", help=_describe(job))
+
+    return Parsed("id", lambda text: tuple(_jobs_in(each.strip()) for each in text.split(",")), complete)
+
+
+def _jobs_in(word: str) -> range | str:
+    """Return the ids, or the name, that a word stands for."""
+    if word == "last":
+        return LAST
+    match = re.fullmatch(_ID, word)
+    if match is None and word and not word[0].isdecimal():
+        return word
+    if match is None:
+        raise ValueError(f"{word!r} is not a job id: write 12, 3-9, last or the name of a job")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < first + MAX_IDS:
+        raise ValueError(f"{word!r} is not a range of at most {MAX_IDS} ids with the lower one first")
+    return range(first, last + 1)
 
 
 def _describe(job: Job) -> str:
@@ -242,21 +262,6 @@ _TAB_SECONDS = 1.0  # the user waits after pressing Tab
 _MAX_COMPLETIONS = 100  # a longer list does not help
 _MAX_WIDTH = 60  # characters of a command
 _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
-
-
-class Parsed(click.ParamType[Any]):
-    """A value that `parse` makes of text; it raises ValueError with what is wrong."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value; a default is one already."""
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def _bounded(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
@@ -334,23 +339,11 @@ def _time_limit(text: str) -> float:
     return seconds
 
 
-class QueueNameType(Parsed):
-    """A queue name; shell completion offers existing queues."""
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Offer the names of queues with this prefix, if a daemon answers."""
-        del ctx, param
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
-
-        with suppress(BgdError, OSError), client(timeout=_TAB_SECONDS) as daemon:
-            return [
-                CompletionItem(queue.name, help=counted(sum(queue.counts.values()), "job"))
-                for queue in daemon.queues().queues
-                if queue.name.startswith(incomplete)
-            ]
-        return []
+def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
+    with client(timeout=_TAB_SECONDS) as daemon:
+        for queue in daemon.queues().queues:
+            if queue.name.startswith(incomplete):
+                yield _offer(queue.name, help=counted(sum(queue.counts.values()), "job"))
 
 
 def slots_or(word: str) -> Parsed:
@@ -400,29 +393,15 @@ class WordType(click.Choice[str]):
             return super().convert(value, param, ctx)
 
 
-class PathType(click.ParamType[str]):
-    """The path of a file ("file") or a folder ("dir"); the shell itself completes it."""
+def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
+    """Return the type of the path of a file ("file") or a folder ("dir"); the shell itself completes it."""
 
-    name = "path"
+    def parse(text: str) -> str:
+        if not (text or may_be_empty):  # scripts pass one when a variable is unset: it would mean the folder
+            raise ValueError("the path is empty")
+        return text
 
-    def __init__(self, kind: str, *, may_be_empty: bool = False) -> None:
-        self._kind = kind
-        self._may_be_empty = may_be_empty
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse an empty path: scripts pass one when a variable is unset, and it would mean the folder."""
-        if not (value or self._may_be_empty):
-            self.fail("the path is empty", param, ctx)
-        return str(value)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Let the shell complete paths."""
-        del ctx, param
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
-
-        return [CompletionItem(incomplete, type=self._kind)]
+    return Parsed("path", parse, lambda incomplete: [_offer(incomplete, type=kind)])
 
 
 # --- shared instances of them ----------------------------------------------------------------------------
@@ -432,9 +411,9 @@ def _size(kind: Any, rule: str) -> Parsed:
     return Parsed("size", _bounded(kind, rule, parse_size))
 
 
-ARGUMENT = PathType("file", may_be_empty=True)
+ARGUMENT = _path("file", may_be_empty=True)
 DURATION = Parsed("duration", _duration)
-FILE = PathType("file")
+FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
 NAME = Parsed("text", _bounded(Name, f"a text of 1 to {MAX_NAME} characters"))
 NOTIFY_NAME = Parsed(
@@ -442,9 +421,10 @@ NOTIFY_NAME = Parsed(
     _bounded(NotifyName, "a name of at most 64 letters, digits, . _ -, starting with a letter or digit"),
 )
 PAST_TIME = Parsed("when", _past_time)
-QUEUE_NAME = QueueNameType(
+QUEUE_NAME = Parsed(
     "queue",
     _bounded(QueueName, "a queue name: at most 64 letters, digits, . _ -, starting with a letter or digit"),
+    _queues_like,
 )
 SIZE = _size(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
 TIME_LIMIT = Parsed("duration", _time_limit)
@@ -505,7 +485,7 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
         _size(FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"),
         "SIZE",
     ),
-    Folder: (PathType("dir"), "DIR"),
+    Folder: (_path("dir"), "DIR"),
     Instant: (FUTURE_TIME, "WHEN"),
     MemoryBytes: (
         _size(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes"),
@@ -540,7 +520,7 @@ _SPELLINGS = {
 }
 
 # Further settings of click.option
-_UNFINISHED_IDS = {"type": JobIdsType(UNFINISHED), "multiple": True, "metavar": "ID,..."}
+_UNFINISHED_IDS = {"type": job_ids(UNFINISHED), "multiple": True, "metavar": "ID,..."}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tags": {"multiple": True},
     "rerun": {"is_flag": False, "type": click.Choice(["yes", "no"])},

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, JobIdsType, chosen_ids
+from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, job_ids
 from bgd import Client, Job, State
 from bgd.core.filters import STATE_NAMES, named_states
 from bgd.wire import requests
@@ -124,7 +124,7 @@ def with_selection(
                 raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them with {choice}")
             return function(selection=selection, **given)
 
-        argument = click.argument("ids", nargs=-1, type=JobIdsType(states), metavar="[ID]...")
+        argument = click.argument("ids", nargs=-1, type=job_ids(states), metavar="[ID]...")
         return argument(with_filters(selecting, options=options))
 
     return decorate

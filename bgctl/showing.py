@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color
-from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
+from bgctl.options import JobIdRanges, chosen_ids, job_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
@@ -39,7 +39,7 @@ from bgd.wire.views import AttemptView
     "bgctl show 12",
     "bgctl show --json last",
 )
-@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
 def show_command(ids: JobIdRanges) -> int:
     """Show everything about jobs, with results and attempts.
 
@@ -72,7 +72,7 @@ def show_command(ids: JobIdRanges) -> int:
     "bgctl explain 12",
     "bgctl explain --json last",
 )
-@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
 def explain_command(ids: JobIdRanges) -> int:
     """Say why jobs have not started, and what has to happen first.
 
