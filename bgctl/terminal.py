@@ -5,9 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
+from typing import TYPE_CHECKING
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
-from bgd.terminal import Terminal, attributes_of
+
+if TYPE_CHECKING:
+    from bgd.terminal import Terminal
 
 # ESC [ ... m sets colors and passes. Other sequences could move the cursor, hide text, set the title or make
 # the terminal send an answer.
@@ -132,6 +135,8 @@ class LineRewriter:
         self._line += piece
         body = self._line.rstrip("\r")
         if self._terminal is None and ("\r" in body or (self._redraws and _REWRITES.search(body))):
+            from bgd.terminal import Terminal  # noqa: PLC0415 - most lines are not rewritten
+
             self._terminal = Terminal()
         if self._terminal is not None:
             self._has_colors = self._has_colors or ("m" in body and re.search(_COLOR, body) is not None)
@@ -171,6 +176,8 @@ def _replacement(match: re.Match[str]) -> str:
         return "\n"
     if found == "\r" or found.endswith("K"):
         return found  # for LineRewriter
+    from bgd.terminal import attributes_of  # noqa: PLC0415 - most output has no colors
+
     if len(found) > 1 and all(code != _HIDDEN for code, _ in attributes_of(found[2:-1])):
         return found  # a color
     return visible_symbol(found[0]) + found[1:]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl import terminal
 from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted
+from bgd import terminal
 from bgd.daemon.web.markup import as_markup
 from bgd.escape import one_line
 from bgd.terminal import Terminal, plain_line

@@ -20,14 +20,16 @@ BOUNDS = {
     # two more than before: why a queued job waits, and what [schedules.NAME] may say
     "modules, submit of a Client": (85, 85),
     "modules, bgctl submit": (93, 93),
-    "modules, bgctl list": (114, 114),
+    # one more than before: what filters on pages and in bgctl share
+    "modules, bgctl list": (115, 115),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
     "modules, launcher": (164, 164),
     # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
-    # folders that may not answer
-    "modules, daemon": (286, 286),
+    # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
+    # and for the table of jobs, the change stream and the clock of schedules, which were in larger files
+    "modules, daemon": (292, 292),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
