@@ -47,11 +47,12 @@ ROOMS = {
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
     " bgd.formatting.command_line",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.logfiles bgd.mounts bgd.startup bgd.systemd bgd.wire"
+    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts bgd.startup"
+    " bgd.systemd bgd.wire"
     " bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
     " bgd.core.explain.Cause bgd.core.explain.Reason"
-    " bgd.errors bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams bgd.systemd"
+    " bgd.errors bgd.frames bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams bgd.systemd"
     " bgd.units bgd.wire bgd.worker.NODE",
     # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
@@ -77,6 +78,7 @@ ROOMS = {
     "bgd/systemd.py": STANDARD,
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
+    "bgd/frames.py": f"{STANDARD} bgd.wire.framing",
     "bgd/escape.py": STANDARD,
     "bgd/terminal.py": f"{STANDARD} bgd.escape",
     "bgd/facts.py": f"{STANDARD} msgspec bgd.formatting bgd.units bgd.wire.views",

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +20,7 @@ from msgspec import Struct
 from bgd import clock
 from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError
+from bgd.frames import FrameWriter
 from bgd.paths import lock_error
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
@@ -163,20 +163,6 @@ class LauncherLink:
             return False
         self._connection.send(message)
         return True
-
-    @contextlib.contextmanager
-    def one_write(self) -> Iterator[None]:
-        """Send all messages of the block in one write: each write wakes the launcher up."""
-        connection = self._connection
-        if connection is None:
-            yield
-            return
-        connection.is_gathering = True
-        try:
-            yield
-        finally:
-            connection.is_gathering = False
-            connection.flush()
 
     def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an attempt has not ended; None: no launcher is connected.
@@ -449,8 +435,7 @@ class _Connection(asyncio.Protocol):
         self._listener = listener
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
-        self._outgoing: list[bytes] = []
-        self.is_gathering = False
+        self._frames = FrameWriter(MAX_LAUNCHING_FRAME)
         self._welcome: Welcome | None = None
         self._started: dict[AttemptKey, AttemptStarted] = {}
         self._ended: list[AttemptEnded] = []
@@ -460,11 +445,11 @@ class _Connection(asyncio.Protocol):
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
-        self._transport = transport
+        self._transport = self._frames.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._transport = None
+        self._transport = self._frames.transport = None
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
@@ -481,21 +466,13 @@ class _Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(self, message: ToLauncher) -> None:
-        """Send a message, at once unless `is_gathering`."""
-        self._outgoing.append(frame(encode(message), MAX_LAUNCHING_FRAME))
-        if not self.is_gathering:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was sent while gathering."""
-        outgoing, self._outgoing = self._outgoing, []
-        # the other end may be gone already, and uvloop raises on writes to a closed transport
-        if outgoing and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(outgoing))
+        """Send a message at the end of this turn of the loop, together with others."""
+        self._frames.send(encode(message))
 
     def hang_up(self) -> None:
         """End the sending side; the launcher closes once it has read everything, so nothing is lost."""
         if self._transport is not None and not self._transport.is_closing():
+            self._frames.flush()
             self._transport.write_eof()
 
     def _take(self, message: FromLauncher) -> None:  # noqa: C901 (a flat list of cases)

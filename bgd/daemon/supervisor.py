@@ -429,16 +429,15 @@ class Supervisor:
             self.subscriptions.look_soon()
 
     def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
-        """Launch, stop and acknowledge attempts as it was saved, in one write."""
-        with self.link.one_write():
-            for job in transaction.launches:
-                end = self.dispatcher.launch(job, specs, self.config, self._store.position)
-                if end is not None:
-                    self._end_attempt(end)
-            for command in transaction.commands:
-                self.dispatcher.send_command(command, self.config.daemon.grace)
-            for key in transaction.acknowledge:
-                self.link.send(Acknowledge(key, self._store.position))
+        """Launch, stop and acknowledge attempts as it was saved."""
+        for job in transaction.launches:
+            end = self.dispatcher.launch(job, specs, self.config, self._store.position)
+            if end is not None:
+                self._end_attempt(end)
+        for command in transaction.commands:
+            self.dispatcher.send_command(command, self.config.daemon.grace)
+        for key in transaction.acknowledge:
+            self.link.send(Acknowledge(key, self._store.position))
 
     def _close_transaction(self) -> Transaction:
         """Add to the transaction what the Scheduler has decided; later facts share the next one."""

@@ -120,7 +120,9 @@ async def _serve(
     async with asyncio.TaskGroup() as group:
         context = _context(group, children, state, logs, left, Outbox(channel.send) if lease else None)
         children.install(loop)
-        children.on_reaped = channel.flush_soon  # after the attempts that it wakes have sent their ends
+        children.on_reaped = (
+            channel.frames.flush_soon
+        )  # after the attempts that it wakes have sent their ends
         idle_exit = IdleExit(context.deadlines, idle, lease)
         workers = WorkerPool(context)
         attempts = KnownAttempts(context, workers, channel, idle_exit.check)

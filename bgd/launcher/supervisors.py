@@ -19,6 +19,7 @@ from itertools import chain
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
+from bgd.frames import FrameWriter
 from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
@@ -133,7 +134,7 @@ class Supervisors:
         """Handle no further message: supervisors must connect to the next launcher."""
         self._is_closed = True
         if self._active is not None:
-            self._channel.flush()
+            self._channel.frames.flush()
             self._active.transport.close()
 
     def eof(self, connection: SupervisorConnection) -> bool:
@@ -193,7 +194,9 @@ class Supervisors:
             log.warning("declined a supervisor: %s", problem)
             highest = self._journal.generation(greeting.store)
             position = self._journal.position(greeting.store)
-            connection.transport.write(encoded_frame(Declined(problem, highest, position)))
+            connection.transport.write(
+                frame(encode(Declined(problem, highest, position)), MAX_LAUNCHING_FRAME)
+            )
             connection.transport.close()
             return
         if connection is not self._active:
@@ -353,70 +356,45 @@ class SupervisorChannel:
     """
 
     def __init__(self) -> None:
-        self._transport: asyncio.WriteTransport | None = None
+        self.frames = FrameWriter(MAX_LAUNCHING_FRAME)
         self._newest = 0  # protocol of the supervisor
-        self._unsent: list[bytes] = []
-        self._is_flush_due = False  # at the end of this turn of the loop
         self._timer: asyncio.TimerHandle | None = None
         self.is_slow = False
 
     @property
     def is_connected(self) -> bool:
         """Whether there is an active supervisor."""
-        return self._transport is not None
+        return self.frames.transport is not None
 
     def connect(self, transport: asyncio.WriteTransport, newest: int) -> None:
         """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
         self.disconnect()
-        self._transport = transport
+        self.frames.transport = transport
         self._newest = newest
 
     def disconnect(self) -> None:
         """Close the connection at once; drop everything unread and unsent."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._transport = None
-        self._unsent.clear()
+        self.frames.abort()
         self.is_slow = False
 
     def send(self, message: FromLauncher) -> None:
         """Send a message at the end of this turn of the loop, together with others."""
-        if self._transport is not None:
-            self._unsent.append(encoded_frame(readable_by(message, self._newest)))
-            self.flush_soon()
+        if self.is_connected:
+            self.frames.send(encode(readable_by(message, self._newest)))
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one that `send` takes, or soon: only people wait for it."""
-        if self._transport is not None:
-            self._unsent.append(encoded_frame(readable_by(message, self._newest)))
+        if self.is_connected:
+            self.frames.add(encode(readable_by(message, self._newest)))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 
-    def flush_soon(self) -> None:
-        """Write all messages that are unsent when everything has run that is ready to run now."""
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Write all unsent messages now."""
-        self._is_flush_due = False
-        # asyncio logs every write to a supervisor that has died and is not yet known to be lost
-        if self._transport is not None and self._unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
-
     def _flush_timer(self) -> None:
         self._timer = None
-        self.flush()
+        self.frames.flush()
 
 
 _SOON = 0.01  # seconds
-
-
-def encoded_frame(message: FromLauncher) -> bytes:
-    """Return a message as a frame."""
-    return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
 # --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.

@@ -23,6 +23,7 @@ from bgd.clock import doubling, elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
+from bgd.frames import FrameWriter
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of
 from bgd.launcher.cluster.folder import LEASE, Left, PilotFolder
@@ -30,7 +31,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import CannotStart, one_line
-from bgd.wire.framing import FrameReader, frame
+from bgd.wire.framing import FrameReader
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
@@ -574,24 +575,17 @@ class _Connection(asyncio.Protocol):
         self._context = context
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
         self._unhandled: deque[bytes] = deque()  # messages
-        self._unsent: list[bytes] = []
+        self._out = FrameWriter(MAX_LAUNCHING_FRAME)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
-        self._transport = transport
+        self._transport = self._out.transport = transport
 
     def greet(self, store: str) -> None:
         self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
 
     def send(self, message: ToLauncher) -> None:
-        if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(frame(encode(message), MAX_LAUNCHING_FRAME))
-
-    def _flush(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
+        self._out.send(encode(message))
 
     def drop(self) -> None:
         self._transport.abort()
