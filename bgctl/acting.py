@@ -32,8 +32,8 @@ from bgd import BgdError, Client, Refused, State
 from bgd.client.bar import progress_bar
 from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
+from bgd.core.job import VERBS
 from bgd.core.spec import JobSpec
-from bgd.core.verbs import VERBS
 from bgd.errors import nearest
 from bgd.formatting import number_ranges
 from bgd.units import counted, format_size

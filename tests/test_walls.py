@@ -110,7 +110,7 @@ ROOMS = {
     "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.filters bgd.core.retry.exit_code_of bgd.core.spec"
-    " bgd.core.verbs bgd.errors bgd.escape bgd.formatting bgd.streams"
+    " bgd.core.job.VERBS bgd.errors bgd.escape bgd.formatting bgd.streams"
     " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

@@ -1,4 +1,4 @@
-"""A job: its states, the one table of moves between them, and how its attempts may end."""
+"""A job: its states, the table of moves between them, how its attempts may end, and what verbs do to it."""
 
 from __future__ import annotations
 
@@ -198,3 +198,82 @@ class Now(Struct, frozen=True):
 
     elapsed: float
     wall: float
+
+
+# --- verbs ----------------------------------------------------------------------------------------------
+
+
+class Verb(Struct, frozen=True, kw_only=True):
+    """What a verb does to jobs.
+
+    * `done`: its past participle.
+    * `states`: of jobs that it applies to. `usual`: those of a selection that names none; None: all of them.
+    * `accepted`: states of a job that is named by its id; None: the same.
+    * `refusal`: why such a job is refused in another state.
+    * `done_before`: states of jobs to which it was done already, if it is repeated.
+    * `suspended`: whether it applies to suspended jobs or to others; None: to both.
+    * `tells_state`: the new state of a job says more than `done`.
+    * `has_fields`: its request says more than which jobs.
+    """
+
+    done: str
+    states: frozenset[State]
+    usual: frozenset[State] | None = None
+    accepted: frozenset[State] | None = None
+    refusal: str = ""
+    done_before: frozenset[State] = frozenset()
+    suspended: bool | None = None
+    tells_state: bool = True
+    has_fields: bool = False
+
+
+_RUNNING = frozenset({State.RUNNING})
+_HELD = frozenset({State.HELD})
+
+VERBS: dict[str, Verb] = {
+    "cancel": Verb(
+        done="cancelled",
+        states=WAITING | _RUNNING,
+        accepted=WAITING | ACTIVE,
+        done_before=frozenset({State.CANCELLED}),
+    ),
+    "retry": Verb(
+        done="retried",
+        states=FINAL,
+        usual=frozenset({State.FAILED}),
+        refusal="there is nothing to retry",
+    ),
+    "hold": Verb(
+        done="held",
+        states=WAITING - _HELD,
+        accepted=WAITING,
+        refusal="only a waiting job can be held (suspend stops a running one)",
+    ),
+    "release": Verb(
+        done="released", states=_HELD, refusal="it is not held", done_before=frozenset(State) - _HELD
+    ),
+    "edit": Verb(done="changed", states=WAITING, refusal="only a waiting job can be edited", has_fields=True),
+    "suspend": Verb(
+        done="suspended",
+        states=_RUNNING,
+        refusal="only a running job can be suspended",
+        suspended=False,
+        tells_state=False,
+    ),
+    "continue": Verb(
+        done="continued",
+        states=_RUNNING,
+        refusal="only a running job can be continued",
+        suspended=True,
+        tells_state=False,
+    ),
+    "signal": Verb(
+        done="signalled",
+        states=ACTIVE,
+        refusal="only a running job can be sent a signal",
+        tells_state=False,
+        has_fields=True,
+    ),
+    "remove": Verb(done="removed", states=FINAL, refusal="cancel it first", tells_state=False),
+}
+"""By the name of a verb: the tag of its request, and the method of the Scheduler where that decides."""

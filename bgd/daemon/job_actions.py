@@ -11,7 +11,7 @@ from signal import SIGCONT
 from time import monotonic
 from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd.clock import now
@@ -20,6 +20,7 @@ from bgd.core import spec as limits
 from bgd.core.job import (
     ACTIVE,
     FINAL,
+    VERBS,
     WAITING,
     Conditions,
     ExceptionRules,
@@ -28,6 +29,7 @@ from bgd.core.job import (
     Now,
     RetryPolicy,
     State,
+    Verb,
 )
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
@@ -61,8 +63,8 @@ Later = Callable[[], Awaitable[State]]
 class JobActions:
     """Does to jobs what people ask for; `Supervisor.saved` tells when it is on disk.
 
-    `act`, `do` and `act_on_all` carry out the verbs of `bgd.core.verbs`. The methods for single verbs get a
-    job in a state that fits and return its new one. They raise Refused if the configuration forbids it.
+    `act`, `do` and `act_on_all` carry out the verbs of `bgd.core.job.VERBS`. The methods for single verbs get
+    a job in a state that fits and return its new one. They raise Refused if the configuration forbids it.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
@@ -324,14 +326,13 @@ class JobActions:
         * `among`: leave out jobs that it does not select any more.
         * `repeated`: jobs to which it was done before count as done.
         """
-        action, asked = _ACTIONS[verb], list(map(JobId, job_ids))
-        async with self._lock if action.states == FINAL else nullcontext():  # from reading until acting
+        asked, for_final = list(map(JobId, job_ids)), VERBS[verb].states == FINAL
+        async with self._lock if for_final else nullcontext():  # from reading until acting
             # a selection of unfinished jobs leaves out those that have finished
-            is_moot = among is not None and action.states != FINAL
-            finished = {} if is_moot else await self._finished(asked)
+            finished = await self._finished(asked) if among is None or for_final else {}
             if verb == "retry":
                 given["specs"] = await self._store.read(read.read_specs, list(finished))
-            done = self._act(action, asked, finished, among, given, repeated=repeated)
+            done = self._act(verb, asked, finished, among, given, repeated=repeated)
             results = [
                 ActResult(job_id, outcome) if isinstance(outcome, State) else await _result(job_id, outcome)
                 for job_id, _, outcome in done
@@ -348,7 +349,7 @@ class JobActions:
 
     def _act(
         self,
-        action: _Action,
+        name: str,
         asked: list[JobId],
         finished: dict[JobId, Job],
         among: Filter | None,
@@ -358,22 +359,25 @@ class JobActions:
     ) -> list[tuple[JobId, Job | None, State | Later | Refused]]:
         """Act on jobs as a whole; return each as it was with its new state, or why it is refused."""
         done: list[tuple[JobId, Job | None, State | Later | Refused]] = []
-        at = now()
+        verb, do, at = VERBS[name], _METHODS.get(name), now()
+        accepted = verb.accepted or verb.states
         with self._supervisor.deciding(at, self._by) as scheduler:
+            decide: Callable[..., State | Later] = do or getattr(scheduler, name)
             for job_id in asked:
                 job = scheduler.get(job_id) or finished.pop(job_id, None)
                 if among is not None and not (job is not None and _is_selected(job, among)):
                     continue
                 try:
-                    job = _permitted(action, job_id, job, repeated=repeated)
-                    if job.state not in action.states:
-                        done.append((job_id, job, job.state))
-                    elif action.decide is not None:
-                        done.append((job_id, job, action.decide(scheduler, job_id, at)))
-                    elif action.do is not None:
-                        done.append((job_id, job, action.do(self, job, at, **given)))
+                    if job is None or job.state not in accepted:
+                        if job is None or not (repeated and job.state in verb.done_before):
+                            raise _refused(verb, job_id, job)
+                        outcome: State | Later = job.state
+                    else:
+                        outcome = decide(job_id, at) if do is None else decide(self, job, at, **given)
                 except Refused as error:
                     done.append((job_id, None, error))
+                else:
+                    done.append((job_id, job, outcome))
         return done
 
     async def _checked(self, results: list[ActResult], told: list[Job]) -> list[ActResult]:
@@ -418,7 +422,7 @@ class JobActions:
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
         current = self._supervisor.get(job.id)
         if current is None or current.state not in ACTIVE:
-            raise Refused(f"job {job.id} {_has_changed(current)}: {_ACTIONS['signal'].only}")
+            raise Refused(f"job {job.id} {_has_changed(current)}: {VERBS['signal'].refusal}")
         if seen is None or current is seen:  # each decision replaces it
             dispatcher = self._supervisor.dispatcher
             answer = dispatcher.ask(current)  # before the signal, which may end it
@@ -481,7 +485,7 @@ class JobActions:
     def _waiting(self, job_id: JobId) -> Job:
         job = self._supervisor.get(job_id)
         if job is None or job.state not in WAITING:
-            raise Refused(f"job {job_id} {_has_changed(job)}: {_ACTIONS['edit'].only}")
+            raise Refused(f"job {job_id} {_has_changed(job)}: {VERBS['edit'].refusal}")
         return job
 
     async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
@@ -503,45 +507,15 @@ class JobActions:
         return class_policy(parse_target(spec.target), policies) if spec.target and policies else NOTHING_SAID
 
 
-class _Action(Struct, frozen=True, kw_only=True):
-    """What a verb does to a job in one of these states; `decide` or else `do` returns its new state.
-
-    `decide`: what the Scheduler decides. `only`: why jobs in other states are refused; `done_before`: their
-    states if it was done already.
-    """
-
-    states: frozenset[State]
-    decide: Callable[..., State] | None = None
-    do: Callable[..., State | Later] | None = None
-    only: str = ""
-    done_before: frozenset[State] = frozenset()
-
-
-_RUNNING = frozenset({State.RUNNING})
-_ACTIONS = {
-    "cancel": _Action(
-        states=WAITING | ACTIVE,
-        decide=lambda scheduler, *of: scheduler.cancel(*of),
-        done_before=frozenset({State.CANCELLED}),
-    ),
-    "retry": _Action(states=FINAL, do=JobActions.revive, only="there is nothing to retry"),
-    "hold": _Action(
-        states=WAITING,
-        decide=lambda scheduler, *of: scheduler.hold(*of),
-        only="only a waiting job can be held (suspend stops a running one)",
-    ),
-    "release": _Action(
-        states=frozenset({State.HELD}),
-        decide=lambda scheduler, *of: scheduler.release(*of),
-        only="it is not held",
-        done_before=frozenset(State) - {State.HELD},
-    ),
-    "suspend": _Action(states=_RUNNING, do=JobActions.suspend, only="only a running job can be suspended"),
-    "continue": _Action(states=_RUNNING, do=JobActions.continue_, only="only a running job can be continued"),
-    "signal": _Action(states=ACTIVE, do=JobActions.signal, only="only a running job can be sent a signal"),
-    "remove": _Action(states=FINAL, do=JobActions.remove, only="cancel it first"),
-    "edit": _Action(states=WAITING, do=JobActions.edit, only="only a waiting job can be edited"),
+_METHODS: dict[str, Callable[..., State | Later]] = {
+    "retry": JobActions.revive,
+    "edit": JobActions.edit,
+    "suspend": JobActions.suspend,
+    "continue": JobActions.continue_,
+    "signal": JobActions.signal,
+    "remove": JobActions.remove,
 }
+"""What is done to a job in a state that fits; of other verbs a method of the Scheduler decides."""
 
 
 async def _result(job_id: JobId, outcome: Later | Refused) -> ActResult:
@@ -557,20 +531,13 @@ def _refusal(job_id: JobId, error: Refused) -> ActResult:
     return ActResult(job_id, code=code_of(error), message=str(error))
 
 
-def _permitted(action: _Action, job_id: JobId, job: Job | None, *, repeated: bool) -> Job:
-    """Return the job that a verb is for, or if it is `repeated`, has been done to.
-
-    Raises:
-        Refused: it is in another state, or does not exist.
-    """
+def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
     if job is None:
-        raise NoSuchJob(f"no job {job_id}")
-    if job.state in action.states or (repeated and job.state in action.done_before):
-        return job
+        return NoSuchJob(f"no job {job_id}")
     if job.state in FINAL:
-        raise Refused(f"job {job_id} has already finished ({job.state})")
-    is_state = "has not finished" if action.states == FINAL else f"is {job.state}"
-    raise Refused(f"job {job_id} {is_state}: {action.only}")
+        return Refused(f"job {job_id} has already finished ({job.state})")
+    is_state = "has not finished" if verb.states == FINAL else f"is {job.state}"
+    return Refused(f"job {job_id} {is_state}: {verb.refusal}")
 
 
 def _is_selected(job: Job, among: Filter) -> bool:

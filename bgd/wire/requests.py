@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
-from bgd.core.job import State
+from bgd.core.job import VERBS, State
 from bgd.core.spec import (
     MAX_DURATION,
     OPTIONS,
@@ -234,10 +235,10 @@ if TYPE_CHECKING:
     Remove = Act
 
 else:
-    # They differ only by their tags. bgd.core.verbs says what each applies to
-    Cancel, Retry, Hold, Release, Suspend, Continue, Remove = (
-        defstruct(
-            name,
+    # They differ only by their tags. VERBS says what each applies to
+    _ACTS = {
+        name.capitalize(): defstruct(
+            name.capitalize(),
             [
                 ("id", RequestId),
                 ("jobs", NamedJobs, []),
@@ -247,11 +248,13 @@ else:
             module=__name__,
             frozen=True,
             omit_defaults=True,
-            tag=name.lower(),
+            tag=name,
         )
-        for name in ("Cancel", "Retry", "Hold", "Release", "Suspend", "Continue", "Remove")
-    )
-    Act = Cancel | Retry | Hold | Release | Suspend | Continue | Remove
+        for name, verb in VERBS.items()
+        if not verb.has_fields
+    }
+    globals().update(_ACTS)
+    Act = reduce(lambda some, kind: some | kind, _ACTS.values())
 
     # The types are text, which msgspec reads when it decodes the first Edit: a client never does
     Changes = defstruct(
@@ -291,12 +294,12 @@ class Edit(Struct, frozen=True, tag="edit", omit_defaults=True):
     where: Selection | None = None
 
 
-def act_on_all(verb: str, where: Selection, **options: Any) -> Act | SendSignal | Edit:
-    """Return the request for a verb and all jobs that match; `options`: its other fields."""
+def act(verb: str, **fields: Any) -> Act | SendSignal | Edit:
+    """Return the request for a verb of `bgd.core.job.VERBS`, without its id."""
     kinds: dict[object, Callable[..., Any]] = {
         kind.__struct_config__.tag: kind for kind in (*get_args(Act), SendSignal, Edit)
     }
-    request: Act | SendSignal | Edit = kinds[verb](id=0, where=where, **options)
+    request: Act | SendSignal | Edit = kinds[verb](id=0, **fields)
     return request
 
 

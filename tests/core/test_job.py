@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bgd.core.job import ACTIVE, FINAL, MOVES, Move, State
+from bgd.core.job import ACTIVE, FINAL, MOVES, VERBS, Move, State
 
 
 def test_every_state_has_its_row():
@@ -24,3 +24,15 @@ def test_an_active_job_leaves_its_slot_whatever_became_of_the_attempt():
     after_an_attempt = {Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE}
     for state in ACTIVE:
         assert not {MOVES[state][move] for move in after_an_attempt} & ACTIVE
+
+
+def test_each_verb_applies_to_some_states_and_the_usual_ones_are_among_them():
+    for verb in VERBS.values():
+        assert verb.states
+        assert (verb.usual or verb.states) <= verb.states
+
+
+def test_verbs_that_act_on_a_process_need_one_and_only_finished_jobs_are_removed():
+    assert all(VERBS[name].states <= ACTIVE for name in ("suspend", "continue", "signal"))
+    assert VERBS["remove"].states == VERBS["retry"].states == FINAL
+    assert VERBS["retry"].usual == frozenset({State.FAILED})

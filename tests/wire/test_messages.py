@@ -21,7 +21,7 @@ from bgd.core.spec import (
 from bgd.errors import ProtocolError
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.messages import Hello, decode_request, encode, request_id_of, tag_of
-from bgd.wire.requests import MAX_BATCH, MAX_IDS, MAX_LIST, Cancel, Selection, Show, Submit, Wait, act_on_all
+from bgd.wire.requests import MAX_BATCH, MAX_IDS, MAX_LIST, Cancel, Selection, Show, Submit, Wait, act
 
 NOT_UTF_8 = "caf\udce9"  # how Python reads a file name of other bytes
 
@@ -183,10 +183,10 @@ def test_the_id_of_a_bad_request_is_read_if_it_can_be(payload, request_id):
 def test_a_request_for_all_that_match_is_named_by_its_verb():
     everything = Selection()
     for verb in ("cancel", "hold", "remove"):
-        request = act_on_all(verb, everything)
+        request = act(verb, where=everything)
         assert (tag_of(request), request.where) == (verb, everything)
 
-    request = act_on_all("signal", everything, signal=15)
+    request = act("signal", where=everything, signal=15)
 
     assert tag_of(request) == "signal"
     assert decode_request(encode(request)) == request

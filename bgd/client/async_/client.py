@@ -46,9 +46,8 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
-from bgd.wire.messages import tag_of
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Request, Selection, ShutdownMode
+from bgd.wire.requests import Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
@@ -555,7 +554,7 @@ class AsyncClient:
 
     async def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; running ones are asked to end, and killed after the grace time."""
-        return await self._act(jobs, requests.Cancel)
+        return await self._act(jobs, "cancel")
 
     async def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
@@ -565,33 +564,33 @@ class AsyncClient:
 
     async def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with all their retries."""
-        return await self._act(jobs, requests.Retry)
+        return await self._act(jobs, "retry")
 
     async def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
-        return await self._act(jobs, requests.Hold)
+        return await self._act(jobs, "hold")
 
     async def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Let held jobs start when their turn comes."""
-        return await self._act(jobs, requests.Release)
+        return await self._act(jobs, "release")
 
     async def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Stop the processes of running jobs; their time limits pause, and they keep their slots."""
-        return await self._act(jobs, requests.Suspend)
+        return await self._act(jobs, "suspend")
 
     async def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Continue running jobs that were suspended or that stopped by themselves."""
-        return await self._act(jobs, requests.Continue)
+        return await self._act(jobs, "continue")
 
     async def signal(
         self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
     ) -> list[ActResult]:
         """Send a signal to the first process of running jobs, or to all of their processes."""
-        return await self._act(jobs, requests.SendSignal, signal=signum, whole_tree=whole_tree)
+        return await self._act(jobs, "signal", signal=signum, whole_tree=whole_tree)
 
     async def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Delete finished jobs and their logs; their ids are not used again."""
-        return await self._act(jobs, requests.Remove)
+        return await self._act(jobs, "remove")
 
     async def edit(
         self, jobs: Iterable[JobReference], *, check: bool = True, **changes: Unpack[EditOptions]
@@ -608,7 +607,7 @@ class AsyncClient:
         given = changes_of(changes, caller)
         if check:
             check_changes(changes, caller, await self._folder_of(ids) if is_relative(changes) else None)
-        return await self._act(ids, requests.Edit, changes=given)
+        return await self._act(ids, "edit", changes=given)
 
     async def _folder_of(self, ids: Sequence[int]) -> str | None:
         """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
@@ -633,14 +632,11 @@ class AsyncClient:
         )
         await self._channel.ask(checked(request), replies.Done, repeatable=True)
 
-    async def _act(
-        self, jobs: Iterable[JobReference], kind: Callable[..., Request], **fields: object
-    ) -> list[ActResult]:
+    async def _act(self, jobs: Iterable[JobReference], verb: str, **fields: object) -> list[ActResult]:
         results: list[ActResult] = []
         for portion in portions(ids_of(jobs)):
-            request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
-            is_repeatable = tag_of(request) in _REPEATABLE
-            reply = await self._channel.ask(request, replies.Acted, repeatable=is_repeatable)
+            request = checked(requests.act(verb, jobs=portion, **fields))
+            reply = await self._channel.ask(request, replies.Acted, repeatable=verb in _REPEATABLE)
             results += reply.results
         return results
 
@@ -665,7 +661,7 @@ class AsyncClient:
             options = {"changes": changes_of(changes, caller)}
             if check:
                 check_changes(changes, caller, None)
-        rest = ResumableActions(checked(requests.act_on_all(verb, where, **options)))
+        rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
         async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
             async for part in parts:
                 yield rest.take(part)

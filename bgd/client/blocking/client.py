@@ -48,9 +48,8 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
-from bgd.wire.messages import tag_of
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Request, Selection, ShutdownMode
+from bgd.wire.requests import Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
@@ -554,7 +553,7 @@ class Client:
 
     def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; running ones are asked to end, and killed after the grace time."""
-        return self._act(jobs, requests.Cancel)
+        return self._act(jobs, "cancel")
 
     def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
@@ -564,33 +563,33 @@ class Client:
 
     def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with all their retries."""
-        return self._act(jobs, requests.Retry)
+        return self._act(jobs, "retry")
 
     def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
-        return self._act(jobs, requests.Hold)
+        return self._act(jobs, "hold")
 
     def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Let held jobs start when their turn comes."""
-        return self._act(jobs, requests.Release)
+        return self._act(jobs, "release")
 
     def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Stop the processes of running jobs; their time limits pause, and they keep their slots."""
-        return self._act(jobs, requests.Suspend)
+        return self._act(jobs, "suspend")
 
     def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Continue running jobs that were suspended or that stopped by themselves."""
-        return self._act(jobs, requests.Continue)
+        return self._act(jobs, "continue")
 
     def signal(
         self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
     ) -> list[ActResult]:
         """Send a signal to the first process of running jobs, or to all of their processes."""
-        return self._act(jobs, requests.SendSignal, signal=signum, whole_tree=whole_tree)
+        return self._act(jobs, "signal", signal=signum, whole_tree=whole_tree)
 
     def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Delete finished jobs and their logs; their ids are not used again."""
-        return self._act(jobs, requests.Remove)
+        return self._act(jobs, "remove")
 
     def edit(
         self, jobs: Iterable[JobReference], *, check: bool = True, **changes: Unpack[EditOptions]
@@ -607,7 +606,7 @@ class Client:
         given = changes_of(changes, caller)
         if check:
             check_changes(changes, caller, self._folder_of(ids) if is_relative(changes) else None)
-        return self._act(ids, requests.Edit, changes=given)
+        return self._act(ids, "edit", changes=given)
 
     def _folder_of(self, ids: Sequence[int]) -> str | None:
         """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
@@ -632,14 +631,11 @@ class Client:
         )
         self._channel.ask(checked(request), replies.Done, repeatable=True)
 
-    def _act(
-        self, jobs: Iterable[JobReference], kind: Callable[..., Request], **fields: object
-    ) -> list[ActResult]:
+    def _act(self, jobs: Iterable[JobReference], verb: str, **fields: object) -> list[ActResult]:
         results: list[ActResult] = []
         for portion in portions(ids_of(jobs)):
-            request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
-            is_repeatable = tag_of(request) in _REPEATABLE
-            reply = self._channel.ask(request, replies.Acted, repeatable=is_repeatable)
+            request = checked(requests.act(verb, jobs=portion, **fields))
+            reply = self._channel.ask(request, replies.Acted, repeatable=verb in _REPEATABLE)
             results += reply.results
         return results
 
@@ -664,7 +660,7 @@ class Client:
             options = {"changes": changes_of(changes, caller)}
             if check:
                 check_changes(changes, caller, None)
-        rest = ResumableActions(checked(requests.act_on_all(verb, where, **options)))
+        rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
         with closing(self._channel.follow(rest.request, alone=True)) as parts:
             for part in parts:
                 yield rest.take(part)

@@ -12,10 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from bgd.core.job import FINAL, JobId, Outcome, State
+from bgd.core.job import FINAL, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.core.verbs import Verb
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import unpack_spec
 from bgd.wire.requests import List, Selection

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, State
+from bgd.core.job import VERBS, JobId, State
 from bgd.core.spec import Priority, SlotCount
-from bgd.core.verbs import VERBS
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
 from bgd.daemon.storage.lists import Filter
@@ -31,7 +30,7 @@ MAX_CHOSEN = 500  # jobs named in an address
 
 
 class Button(Struct, frozen=True):
-    """What a page can do to a job: a verb of `bgd.core.verbs`, with what it is given.
+    """What a page can do to a job: a verb of `bgd.core.job.VERBS`, with what it is given.
 
     `asks`: a person has to confirm it. `for_many`: the list offers it.
     """
