@@ -91,7 +91,8 @@ _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old
 def cancel_command(options: ActionOptions) -> int:
     """Cancel jobs.
 
-    A waiting job never starts. A running job is asked to end, then killed after the grace time.
+    A waiting job never starts. A running job gets its stop signal, and is killed after the
+    grace time.
     """
     return _perform("cancel", options, Client.cancel)
 

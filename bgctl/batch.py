@@ -64,12 +64,12 @@ MAX_LINES = 2**53
 @click.option("--shell", is_flag=True, help="Run each line, or the template, with /bin/sh.")
 @click.option("-0", "--null", is_flag=True, help="Lines end with NUL, as from find -print0.")
 @click.option("--no-check", is_flag=True, help="Queue commands whose programs are missing.")
-@click.option("--skip", type=whole_number(0, MAX_LINES), metavar="N", help="Leave out the first N lines.")
+@click.option("--skip", type=whole_number(0, MAX_LINES), metavar="N", help="Skip the first N lines.")
 @click.option("--wait", is_flag=True, help="Wait for the jobs; exit with 1 if any failed.")
 @click.option("--halt", type=HaltType(), metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
-@click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log ends in the format of GNU parallel.")
-@click.option("--resume", is_flag=True, help="Run only lines that the joblog and bgd have not.")
-@click.option("--retry-failed", is_flag=True, help="Resume, and run what failed again.")
+@click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log results in GNU parallel's format.")
+@click.option("--resume", is_flag=True, help="Run only lines that have not run yet.")
+@click.option("--retry-failed", is_flag=True, help="Resume, and rerun failed lines.")
 @click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
 def batch_command(
     path: str,
@@ -84,21 +84,21 @@ def batch_command(
 ) -> int:
     """Queue a job for each line of a file or of stdin.
 
-    A line is a command, in words as a shell splits them. Blank lines and those that begin with # are left
-    out. With --template a line is an argument: {} is the line, {.} the line without its extension, {/} its
-    last part, {//} its folder, {/.} its last part without extension, and {#} its number. With --ndjson a line
-    is a JSON object with argv, or target and args, and the options of the job, which count more than those of
-    the command line.
+    A line is a command, in words as a shell splits them. Blank lines and lines that begin with # are skipped.
+    With --template a line is an argument: {} is the line, {.} the line without its extension, {/} its last
+    part, {//} its folder, {/.} its last part without extension, and {#} its number. With --ndjson a line is a
+    JSON object with argv, or target and args, and the options of the job, which override those of the command
+    line.
 
     The ids are printed as ranges, such as 3-9, which other verbs take.
 
-    Lines are queued in their order while they are read. The first one that cannot be a job ends the batch:
-    the message says what is queued, and --skip continues from there.
+    Lines are queued in order while they are read. The first invalid line ends the batch: the message says
+    what is queued, and --skip continues from there.
 
-    With --joblog a batch can be continued with --resume by the same command with the same lines, wherever it
-    was ended, even if bgctl or bgd were killed: each line runs once. --retry-failed also runs lines again
-    that failed. --halt soon,fail=1 queues and starts nothing more after the first failure, --halt
-    now,fail=10% also cancels what runs.
+    With --joblog, the same command with --resume continues a batch of the same lines wherever it stopped,
+    even if bgctl or bgd was killed: each line runs once. --retry-failed also reruns lines that failed. --halt
+    soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
+    running jobs.
     """
     kind = KindOfLines(**{name: given.pop(name) for name in KindOfLines.__struct_fields__})
     kind.check(given)

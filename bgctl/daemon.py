@@ -363,8 +363,8 @@ def reload_command() -> int:
     "bgctl shutdown",
     "bgctl shutdown --wait",
 )
-@click.option("--wait", is_flag=True, help="Start no more jobs, end after the running ones.")
-@click.option("--requeue", is_flag=True, help="Stop running jobs and run them again next time.")
+@click.option("--wait", is_flag=True, help="Start no more jobs; stop once the running ones end.")
+@click.option("--requeue", is_flag=True, help="Stop running jobs and rerun them at the next start.")
 @click.option("--cancel", is_flag=True, help="Cancel running jobs.")
 def shutdown_command(**modes: bool) -> int:
     """Stop the daemon and wait until it has ended.

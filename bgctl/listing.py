@@ -444,7 +444,11 @@ _DEFAULT_WINDOW = 3600.0  # seconds
     "bgctl stats --window 1d --json",
 )
 @click.option(
-    "--window", type=TIME_LIMIT, default=_DEFAULT_WINDOW, metavar="D", help="Look back this far; default: 1h."
+    "--window",
+    type=TIME_LIMIT,
+    default=_DEFAULT_WINDOW,
+    metavar="D",
+    help="Period to look back; default: 1h.",
 )
 def stats_command(*, window: float) -> int:
     """Show the number of jobs, and recent outcomes and times.

@@ -38,7 +38,7 @@ MAX_PIECE = 16 << 20  # bytes
     "--attempt",
     type=whole_number(1, MAX_ATTEMPT),
     metavar="N",
-    help="Show this attempt; default: the latest.",
+    help="Show attempt N; default: the latest.",
 )
 @click.option("--all", "all_attempts", is_flag=True, help="Show all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time.")

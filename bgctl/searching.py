@@ -36,7 +36,7 @@ _NICE = 10  # of all but the first: the daemon gets a processor before them
 )
 @click.argument("text")
 @with_selection(tuple(State), may_be_empty=True)
-@click.option("-i", "--ignore-case", is_flag=True, help="Find capitals as small letters, too.")
+@click.option("-i", "--ignore-case", is_flag=True, help="Ignore case.")
 @click.option("-n", "most", type=whole_number(1, MAX_LINES), metavar="N", help="Stop after N lines.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only the ids of the jobs.")
 def search_command(

@@ -50,8 +50,8 @@ def wait_command(
     code; for several, exit with 0 if all succeeded, else 1.
 
     --match REGEX waits for a line in the output of one job, from its first attempt on, and exits with 0 when
-    it is there, or with 1 when the job has finished without it. REGEX is one of Python and may match anywhere
-    in the line. A line that takes longer than a second to compare ends the wait.
+    it is there, or with 1 when the job has finished without it. REGEX is a Python regular expression and may
+    match anywhere in the line. A line that takes longer than a second to compare ends the wait.
     """
     if match is not None and (any_of_them or shows_progress or selection.is_by_filter):
         raise click.UsageError("--match takes one job, and excludes --any, --progress and filters")

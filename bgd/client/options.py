@@ -80,28 +80,28 @@ class FurtherOptions(EditableOptions, total=False):
     * `shell`: argv is one string for /bin/sh.
     * `check`: refuse a command whose program, folder or input is missing here, and a call that cannot
       succeed. `submit_many` does not check programs.
-    * `queue`: the queue to wait in.
+    * `queue`: queue to submit to.
     * `priority`: higher starts first: -1000 to 1000, usually 0.
-    * `name`: a name to find the job by.
-    * `tags`: a tag to find jobs by; may be repeated.
-    * `retries`: number of times to try again after a failure.
+    * `name`: name of the job.
+    * `tags`: tag to filter by; may be repeated.
+    * `retries`: retry up to this many times after a failure.
     * `retry_delay`: pause before a retry.
-    * `backoff`: make each pause F times the one before.
-    * `max_delay`: limit on the pause before a retry.
-    * `jitter`: spread pauses by this share.
+    * `backoff`: multiply the pause by F after each retry.
+    * `max_delay`: longest pause before a retry.
+    * `jitter`: vary pauses randomly by this fraction.
     * `retry_on`: retry only after these codes; 124 is the time limit.
     * `no_retry_on`: retry after all exit codes except these.
     * `rerun`: rerun an attempt whose outcome was lost.
-    * `timeout`: limit on the time of each attempt.
+    * `timeout`: time limit for each attempt.
     * `stop_signal`: stop signal (default TERM).
-    * `delay`: start no sooner than this from now.
+    * `delay`: wait at least this long before starting.
     * `at`: start at this time.
     * `expires`: cancel the job if it has not started by then.
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs finish, even if they fail.
     * `key`: queue only one unfinished job with this key.
-    * `debounce`: wait this long for a newer job with its key.
-    * `slots`: number of slots to occupy while running.
+    * `debounce`: start this long after the latest submit with its key.
+    * `slots`: slots to occupy while running.
     * `resources`: tokens of a resource to hold while running: gpu=1.
     * `hold`: wait until the job is released.
     * `cwd`: run in this folder.
@@ -109,18 +109,18 @@ class FurtherOptions(EditableOptions, total=False):
     * `env`: set an environment variable.
     * `stdin`: read this file as standard input.
     * `input`: bytes to read as standard input.
-    * `pty`: give the job a terminal of its own.
+    * `pty`: run in a pseudo-terminal.
     * `isolation`: fork, spawn or reuse an interpreter.
-    * `executor`: the executor that runs it.
-    * `cpus`: CPUs per node, on a cluster.
-    * `memory`: memory on a cluster.
+    * `executor`: executor to run the job on.
+    * `cpus`: cPUs per node on a cluster.
+    * `memory`: memory per node on a cluster.
     * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
     * `keep_leftovers`: do not kill leftover processes.
     * `nice`: niceness, -20 to 19; higher yields to others.
-    * `memory_max`: limit on memory of all its processes.
-    * `cpu_max`: CPU limit in percent; 150 = 1.5 CPUs.
-    * `pids_max`: limit on the number of processes and threads.
+    * `memory_max`: limit on memory.
+    * `cpu_max`: cPU limit in percent; 150 = 1.5 CPUs.
+    * `pids_max`: limit on processes and threads.
     * `open_files`: limit on open files of each process.
     * `core_max`: limit on the size of core files; 0: none.
     * `notify`: notify this target when the job ends.

@@ -179,7 +179,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
-    queue: Annotated[QueueName | None, Option("The queue to wait in", can_unset=False, in_policy=True)] = None
+    queue: Annotated[QueueName | None, Option("Queue to submit to", can_unset=False, in_policy=True)] = None
     priority: Annotated[
         Priority | None,
         Option(
@@ -188,20 +188,20 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             in_policy=True,
         ),
     ] = None
-    name: Annotated[Name | None, Option("A name to find the job by")] = None
-    tags: Annotated[Tags, Option("A tag to find jobs by; may be repeated")] = ()
+    name: Annotated[Name | None, Option("Name of the job")] = None
+    tags: Annotated[Tags, Option("Tag to filter by; may be repeated")] = ()
     retries: Annotated[
-        Retries | None, Option("Number of times to try again after a failure", in_policy=True)
+        Retries | None, Option("Retry up to this many times after a failure", in_policy=True)
     ] = None
     retry_delay: Annotated[
         Duration | None, Option("Pause before a retry, for example 5s or 2m", in_policy=True)
     ] = None
-    backoff: Annotated[Backoff | None, Option("Make each pause F times the one before", in_policy=True)] = (
+    backoff: Annotated[Backoff | None, Option("Multiply the pause by F after each retry", in_policy=True)] = (
         None
     )
-    max_delay: Annotated[Duration | None, Option("Limit on the pause before a retry", in_policy=True)] = None
+    max_delay: Annotated[Duration | None, Option("Longest pause before a retry", in_policy=True)] = None
     jitter: Annotated[
-        Share | None, Option("Spread pauses by this share, for example 0.1", in_policy=True)
+        Share | None, Option("Vary pauses randomly by this fraction, for example 0.1", in_policy=True)
     ] = None
     retry_on: Annotated[ExitCodes | None, Option("Retry only after these codes; 124 is the time limit")] = (
         None
@@ -209,13 +209,13 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
     rerun: Annotated[bool | None, Option("Rerun an attempt whose outcome was lost")] = None
-    timeout: Annotated[Timeout | None, Option("Limit on the time of each attempt", in_policy=True)] = None
+    timeout: Annotated[Timeout | None, Option("Time limit for each attempt", in_policy=True)] = None
     stop_signal: Annotated[
         StopSignal | None,
         Option("Stop signal (default TERM)", in_policy=True, label="stop with"),
     ] = None
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
-    delay: Annotated[Duration, Option("Start no sooner than this from now", in_schedule=False)] = 0.0
+    delay: Annotated[Duration, Option("Wait at least this long before starting", in_schedule=False)] = 0.0
     at: Annotated[
         Instant | None, Option("Start at this time, for example 'tomorrow 9:00'", in_schedule=False)
     ] = None
@@ -234,7 +234,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     debounce: Annotated[
         Timeout | None,
         Option(
-            "Wait this long for a newer job with its key",
+            "Start this long after the latest submit with its key",
             can_edit=False,
             in_schedule=False,
             label="debounce",
@@ -242,7 +242,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     ] = None
     """Seconds. A later submit with this key changes a job that waits and has never run: the job takes the new
     options and waits this long again, at most MAX_DEBOUNCES times as long in all."""
-    slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
+    slots: Annotated[SlotCount, Option("Slots to occupy while running", can_unset=False)] = 1
     resources: Annotated[
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
     ] = None
@@ -257,22 +257,22 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Annotated[bytes, Meta(max_length=MAX_INPUT)] | None,
         Option("Bytes to read as standard input", only="command", can_edit=False),
     ] = None
-    pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
+    pty: Annotated[bool, Option("Run in a pseudo-terminal", only="command")] = False
     isolation: Annotated[
         Isolation | None,
         Option("Fork, spawn or reuse an interpreter", only="class", in_policy=True),
     ] = None
     executor: Annotated[
-        ExecutorName | None, Option("The executor that runs it", in_policy=True, label="executor")
+        ExecutorName | None, Option("Executor to run the job on", in_policy=True, label="executor")
     ] = None
     """An entry of `[executors]`, or "local". None: as its queue says."""
-    cpus: Annotated[CpuCount | None, Option("CPUs per node, on a cluster", in_policy=True, label="cpus")] = (
+    cpus: Annotated[CpuCount | None, Option("CPUs per node on a cluster", in_policy=True, label="cpus")] = (
         None
     )
     """None: one."""
     memory: Annotated[
         MemoryBytes | None,
-        Option("Memory per node, on a cluster: 4GB", in_policy=True, label="memory"),
+        Option("Memory per node on a cluster, for example 4GB", in_policy=True, label="memory"),
     ] = None
     """Bytes; None: as the executor says."""
     nodes: Annotated[
@@ -289,7 +289,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     ] = None
     memory_max: Annotated[
         MemoryBytes | None,
-        Option("Limit on memory of all its processes, for example 2GB", in_policy=True, limit="memory"),
+        Option("Limit on memory, for example 2GB", in_policy=True, limit="memory"),
     ] = None
     """Bytes that all its processes may use together, swap included."""
     cpu_max: Annotated[
@@ -299,7 +299,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Percent of one processor that all its processes may use together."""
     pids_max: Annotated[
         ProcessCount | None,
-        Option("Limit on the number of processes and threads", in_policy=True, limit="processes"),
+        Option("Limit on processes and threads", in_policy=True, limit="processes"),
     ] = None
     """Processes and threads that it may have at a time."""
     open_files: Annotated[
