@@ -60,9 +60,8 @@ async def start_web_server(
 ) -> WebServer | None:
     """Serve the pages where the configuration says; return None if it says nowhere, or that fails.
 
-    A daemon whose address is taken goes on without pages. Its jobs matter more, and a restart, for example
-    after an upgrade, must not fail because another program took the port meanwhile. `link` holds the sockets
-    for the next daemon; `tasks` owns the answers.
+    A daemon whose address is taken goes on without pages: its jobs matter more, also after an upgrade.
+    `link` holds the sockets for the next daemon; `tasks` owns the answers.
     """
     if config.http.listen is None:
         await link.hold_sockets(NOTHING_HELD)  # an earlier daemon may have served pages

@@ -234,18 +234,10 @@ def _summary(found: _FoundJob) -> dict[str, object]:
 # --- In words
 
 
-class ShownReason(Struct, frozen=True):
-    """One thing that a job waits for: words, then links to jobs, or an instant."""
-
-    words: str
-    jobs: tuple[int, ...]
-    more: int
-    due: DisplayTime | None
-
-
-def _shown_reason(reason: Reason, now: float) -> ShownReason:
-    due = None if reason.at is None else display_time(reason.at, now)
-    return ShownReason(words_of(reason), reason.jobs, reason.more, due)
+def _shown_reason(reason: Reason, now: float) -> dict[str, object]:
+    """Return one thing that a job waits for: words, then links to jobs, or an instant."""
+    due = time_or_none(reason.at, now)
+    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": due}
 
 
 def _likely_start(explanation: Explanation, now: float) -> DisplayTime | None:
