@@ -44,7 +44,6 @@ from bgd.launcher.sweep import (
     take_lock,
     write_lock_pid,
 )
-from bgd.launcher.warm.worker import WorkerPool
 from bgd.mounts import Mounts
 from bgd.paths import obstacle_at
 from bgd.startup import (
@@ -112,20 +111,16 @@ async def _serve(
     *,
     lease: float | None,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    children = Children()
-    channel = SupervisorChannel()
+    loop, channel = asyncio.get_running_loop(), SupervisorChannel()
     left = read(state / _JOURNAL)
     check_predecessor_ended(left.instance, state)
     async with asyncio.TaskGroup() as group:
-        context = _context(group, children, state, logs, left, Outbox(channel.send) if lease else None)
-        children.install(loop)
-        children.on_reaped = (
-            channel.frames.flush_soon
-        )  # after the attempts that it wakes have sent their ends
+        context = _context(group, state, logs, left, Outbox(channel.send) if lease else None)
+        context.children.install(loop)
+        # after the attempts that it wakes have sent their ends
+        context.children.on_reaped = channel.frames.flush_soon
         idle_exit = IdleExit(context.deadlines, idle, lease)
-        workers = WorkerPool(context)
-        attempts = KnownAttempts(context, workers, channel, idle_exit.check)
+        attempts = KnownAttempts(context, channel, idle_exit.check)
 
         def leave() -> None:
             manager.stopping("ending jobs")
@@ -142,25 +137,38 @@ async def _serve(
         idle_exit.attach(attempts, supervisors)
         _listen_for_signals(loop, leave)
         informing = group.create_task(manager.ping_watchdog())
-        # who connects now waits for the sweep; without the socket there would seem to be no launcher
-        server = await loop.create_unix_server(
-            lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
-        )
         if lease:
             context.journal.record_search_done()
-        ends, running = await sweep(left, context)
-        attempts.remember(ends)
-        attempts.adopt(running)
-        supervisors.open()
-        manager.ready("starting jobs for bgd")
-        idle_exit.check()
-        await idle_exit.wait()
-        supervisors.close()
-        workers.end()
-        await attempts.end()
-        server.close()
+        await _work(listener, left, context, attempts, supervisors, idle_exit, manager=manager)
         informing.cancel()
         context.delegation.give_up()
+
+
+async def _work(
+    listener: socket.socket,
+    left: JournalContents,
+    context: Context,
+    attempts: KnownAttempts,
+    supervisors: Supervisors,
+    idle_exit: IdleExit,
+    *,
+    manager: ServiceManager,
+) -> None:
+    """End or adopt what the predecessor left, then serve supervisors until the launcher may exit."""
+    # who connects now waits for the sweep; without the socket there would seem to be no launcher
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
+    )
+    ends, running = await sweep(left, context)
+    attempts.remember(ends)
+    attempts.adopt(running)
+    supervisors.open()
+    manager.ready("starting jobs for bgd")
+    idle_exit.check()
+    await idle_exit.wait()
+    supervisors.close()
+    await attempts.end()
+    server.close()
 
 
 async def _end_strays_and_open(
@@ -187,13 +195,12 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
 
 def _context(
     group: asyncio.TaskGroup,
-    children: Children,
     state: Path,
     logs: Path,
     left: JournalContents,
     outbox: Outbox | None = None,
 ) -> Context:
-    loop = asyncio.get_running_loop()
+    loop, children = asyncio.get_running_loop(), Children()
     name = os.urandom(8).hex()
     delegated = delegation(f"bgd-{name}")
     writer = read_process(os.getpid())

@@ -226,13 +226,9 @@ class Journal:
         self._positions = dict(contents.positions)
         self._fd = -1
         self._size = 0
-        self._extents: dict[
-            AttemptKey, list[tuple[int, int]]
-        ] = {}  # start and end of the records that still count
+        self._extents: dict[AttemptKey, list[tuple[int, int]]] = {}  # of records that still count: start, end
         self._live_bytes = 0  # bytes of them
-        self._unsynced: dict[
-            AttemptKey, int
-        ] = {}  # whose records a power failure would lose, and when they were added
+        self._unsynced: dict[AttemptKey, int] = {}  # when records were added that are not on the disk
         self._numbers = itertools.count()
         self._syncing = asyncio.Lock()  # held while a thread syncs
         self._thread: concurrent.futures.Executor | None = None  # if it was needed, which only Slurm does

@@ -242,21 +242,7 @@ class Supervisors:
         except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
             log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
 
-    def _handle(  # noqa: C901 (a flat list of cases)
-        self,
-        message: Launch
-        | StopProcesses
-        | SignalProcesses
-        | SuspendProcesses
-        | ContinueProcesses
-        | Acknowledge
-        | WatchLog
-        | CheckAttempt
-        | RenewWorkers
-        | OutputStored
-        | KeepAlive
-        | Goodbye,
-    ) -> None:
+    def _handle(self, message: ToLauncher) -> None:  # noqa: C901 (a flat list of cases)
         match message:
             case Launch():
                 self._journal.raise_position(message.key.store, message.position)
@@ -278,6 +264,8 @@ class Supervisors:
                 self._attempts.stored(message)
             case KeepAlive():
                 self._be_alive()
+            case Greeting() | TradeSockets():
+                pass  # `receive` has handled it
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
@@ -403,15 +391,13 @@ _SOON = 0.01  # seconds
 class KnownAttempts:
     """Do what the supervisor asks of attempts, and report to it; call `idle` when no attempt runs."""
 
-    def __init__(
-        self, context: Context, workers: WorkerPool, channel: SupervisorChannel, idle: Callable[[], None]
-    ) -> None:
+    def __init__(self, context: Context, channel: SupervisorChannel, idle: Callable[[], None]) -> None:
         self._context = context
-        self.workers = workers
+        self.workers = WorkerPool(context)
         self._channel = channel
         self._idle = idle
         self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
-        self._local = LocalExecutor(context, workers)
+        self._local = LocalExecutor(context, self.workers)
         self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self._running = 0
@@ -523,7 +509,8 @@ class KnownAttempts:
             known.go_on()
 
     async def end(self) -> None:
-        """Give back what is held in Slurm, if that does not take long; else leave it to the next launcher."""
+        """End warm workers, and give back what is held in Slurm if that does not take long."""
+        self.workers.end()
         for pool in self._pools.values():
             await pool.end()
 

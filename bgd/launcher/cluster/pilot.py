@@ -12,7 +12,6 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,19 +22,14 @@ from bgd.clock import doubling, elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
-from bgd.frames import FrameWriter
 from bgd.launcher.children import Child
+from bgd.launcher.cluster.connection import PilotConnection
 from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of
 from bgd.launcher.cluster.folder import LEASE, Left, PilotFolder
-from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import CannotStart, one_line
-from bgd.wire.framing import FrameReader
 from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
-    MAX_LAUNCHING_FRAME,
-    OLDEST_PILOT_PROTOCOL,
     Acknowledge,
     AttemptEnded,
     AttemptKey,
@@ -44,7 +38,6 @@ from bgd.wire.launching import (
     Declined,
     FromLauncher,
     Goodbye,
-    Greeting,
     KeepAlive,
     LogGrew,
     NotStarted,
@@ -56,8 +49,6 @@ from bgd.wire.launching import (
     StopProcesses,
     ToLauncher,
     Welcome,
-    decode_from_launcher,
-    encode,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +91,7 @@ class Pilot:
         self._is_gone = False
         self._is_reached = True  # by the latest connection
         self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
-        self._connection: _Connection | None = None
+        self._connection: PilotConnection | None = None
         self._beat: Deadline | None = None
         self._idle: Deadline | None = None
         self._watch_idleness()
@@ -230,6 +221,8 @@ class Pilot:
                 pauses = _pauses()
             self._say_why(found, is_silent=jobs is None)
             await self._wait(next(pauses))
+        if self._is_given_up:
+            await self._controller.cancel(self.name)
 
     def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
         """Tell those that wait for it why it does not run."""
@@ -343,7 +336,7 @@ class Pilot:
 
     async def _serve(self) -> bool:
         """Stay connected as long as that is possible; return whether it has greeted."""
-        connection = self._connection = _Connection(self, self._context)
+        connection = self._connection = PilotConnection(self, self._context)
         try:
             relay, ours = await self._relay()
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
@@ -560,68 +553,6 @@ class Pilot:
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
-
-
-class _Connection(asyncio.Protocol):
-    """The connection to a pilot; messages of one turn of the loop are one write."""
-
-    _transport: asyncio.Transport
-
-    def __init__(self, pilot: Pilot, context: Context) -> None:
-        self.is_ready = False  # it has said all that it knows
-        self.silent_beats = 0  # how often it was asked for a sign of life since it said something
-        self.lost = asyncio.Event()
-        self._pilot = pilot
-        self._context = context
-        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
-        self._unhandled: deque[bytes] = deque()  # messages
-        self._out = FrameWriter(MAX_LAUNCHING_FRAME)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
-        self._transport = self._out.transport = transport
-
-    def greet(self, store: str) -> None:
-        self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
-
-    def send(self, message: ToLauncher) -> None:
-        self._out.send(encode(message))
-
-    def drop(self) -> None:
-        self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        self.silent_beats = 0
-        try:
-            self._handle(data)
-        except OSError:
-            self._transport.pause_reading()
-            self._context.begin(self._handle_later(), OF_PILOTS)
-
-    def _handle(self, data: bytes = b"") -> None:
-        """Handle messages that have come, and those that came before.
-
-        Raises:
-            OSError: there is no descriptor for a log now; may be tried again.
-        """
-        try:
-            self._unhandled.extend(self._frames.feed(data))
-            while self._unhandled and not self.lost.is_set():
-                self._pilot.receive(decode_from_launcher(self._unhandled[0]))
-                self._unhandled.popleft()
-        except ProtocolError as error:
-            log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
-            self._transport.abort()
-
-    async def _handle_later(self) -> None:
-        async def handle() -> None:
-            self._handle()
-
-        await self._context.retry(f"output of pilot {self._pilot.name} cannot be stored yet", handle)
-        self._transport.resume_reading()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.lost.set()
 
 
 def _pauses() -> Iterator[float]:

@@ -278,10 +278,8 @@ class Worker:
         finally:
             self._context.scanner.excluded.discard(process.pid)
             self._clean_up(process.pid, code)
-        if self._failure is not None:
-            self._settle(WorkerFailed(self._failure))
-        else:
-            self._settle(WorkerCrashed(f"its worker {end_of(code)} while it {self._doing}"))
+        crash = WorkerCrashed(f"its worker {end_of(code)} while it {self._doing}")
+        self._settle(crash if self._failure is None else WorkerFailed(self._failure))
 
     def _set_process(self, process: Child) -> None:
         self._process = process

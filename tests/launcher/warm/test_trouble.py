@@ -11,7 +11,6 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.__main__ import _context
-from bgd.launcher.children import Children
 from bgd.launcher.context import Context
 from bgd.launcher.journal import JournalContents
 from bgd.launcher.problems import CannotStart
@@ -30,7 +29,7 @@ async def start(*_: object) -> None:
 async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog):
     monkeypatch.setattr("bgd.launcher.warm.worker.start", start)
     async with asyncio.TaskGroup() as group:
-        context: Context = _context(group, Children(), tmp_path, tmp_path, JournalContents())
+        context: Context = _context(group, tmp_path, tmp_path, JournalContents())
         workers = WorkerPool(context)
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -1,0 +1,92 @@
+"""The connection to a pilot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bgd.errors import ProtocolError
+from bgd.frames import FrameWriter
+from bgd.launcher.context import Context
+from bgd.wire.framing import FrameReader
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    OLDEST_PILOT_PROTOCOL,
+    Greeting,
+    ToLauncher,
+    decode_from_launcher,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from bgd.launcher.cluster.pilot import Pilot
+
+log = logging.getLogger(__name__)
+
+
+class PilotConnection(asyncio.Protocol):
+    """The connection to a pilot; messages of one turn of the loop are one write."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pilot: Pilot, context: Context) -> None:
+        self.is_ready = False  # it has said all that it knows
+        self.silent_beats = 0  # how often it was asked for a sign of life since it said something
+        self.lost = asyncio.Event()
+        self._pilot = pilot
+        self._context = context
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._unhandled: deque[bytes] = deque()  # messages
+        self._out = FrameWriter(MAX_LAUNCHING_FRAME)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
+        self._transport = self._out.transport = transport
+
+    def greet(self, store: str) -> None:
+        """Introduce this launcher; the pilot answers with all that it knows."""
+        self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
+
+    def send(self, message: ToLauncher) -> None:
+        """Send a message with others of this turn of the loop."""
+        self._out.send(encode(message))
+
+    def drop(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self.silent_beats = 0
+        try:
+            self._handle(data)
+        except OSError:
+            self._transport.pause_reading()
+            self._context.begin(self._handle_later(), "pilots")
+
+    def _handle(self, data: bytes = b"") -> None:
+        """Handle messages that have come, and those that came before.
+
+        Raises:
+            OSError: there is no descriptor for a log now; may be tried again.
+        """
+        try:
+            self._unhandled.extend(self._frames.feed(data))
+            while self._unhandled and not self.lost.is_set():
+                self._pilot.receive(decode_from_launcher(self._unhandled[0]))
+                self._unhandled.popleft()
+        except ProtocolError as error:
+            log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
+            self._transport.abort()
+
+    async def _handle_later(self) -> None:
+        async def handle() -> None:
+            self._handle()
+
+        await self._context.retry(f"output of pilot {self._pilot.name} cannot be stored yet", handle)
+        self._transport.resume_reading()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.set()
