@@ -28,8 +28,9 @@ BOUNDS = {
     "modules, launcher": (164, 164),
     # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
     # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
-    # and for the table of jobs, the change stream and the clock of schedules, which were in larger files
-    "modules, daemon": (292, 292),
+    # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
+    # one that writes frames, which the launcher shares
+    "modules, daemon": (293, 293),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
