@@ -101,7 +101,10 @@ class Children:
         This process's own ru_maxrss is no measure, because it shows its parent's in the same way.
         """
         if usage.ru_maxrss > self._peak:
-            self._peak = _peak_of_this() + _INEXACT
+            try:
+                self._peak = _peak_of_this() + _INEXACT
+            except OSError:  # no descriptor is free
+                return None
         return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
 
     def _reap(self) -> None:
