@@ -81,10 +81,14 @@ class PilotFolder:
             await self._in_fork(partial(_remove, self.path))
 
     async def names(self, prefix: str) -> list[str]:
-        """Return the names of all folders beside it that begin so."""
+        """Return the names of all folders beside it that begin so; none if the shared folder cannot be used.
+
+        Raises:
+            OSError: as `prepare`.
+        """
         try:
             found = await self._in_fork(partial(_names, self._shared, prefix))
-        except _UNUSABLE:
+        except CannotStart:
             return []
         return msgspec.msgpack.decode(found, type=list[str])
 

@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
+from functools import partial
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
@@ -270,7 +271,8 @@ class PilotPool:
 
     async def _release_leftovers(self) -> None:
         """End pilots that no record names: a power failure may have taken the latest records."""
-        for name in await PilotFolder(self.context, self.slurm.folder, "").names(self._prefix):
+        names = partial(PilotFolder(self.context, self.slurm.folder, "").names, self._prefix)
+        for name in await self.context.retry("what earlier launchers left cannot be listed yet", names):
             if name.rpartition("-")[0] == self._prefix[:-1] and name not in self._pilots:
                 log.warning("ending pilot %s, which an earlier launcher left", name)
                 await self.controller.release(name)
