@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +31,6 @@ from tests.launcher.host import Host, Supervisor, launch_of
 from tests.launcher.warm.calls import FORK, REUSE, Calls
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
-SAMPLE = 100_000 if IS_LONG else 40  # faults
 
 # a launcher that runs as pilot has faults, too
 PYTHON = """#!/bin/sh
@@ -50,7 +49,10 @@ def call(path):
 class Workload:
     """One job of each kind; `run` returns what became of them."""
 
-    def __init__(self, host: Host, supervisor: Supervisor, slurm: SlurmStart) -> None:
+    def __init__(
+        self, host: Host, supervisor: Supervisor, slurm: SlurmStart, only: Collection[str] = ()
+    ) -> None:
+        self._only = only
         self._host = host
         self._supervisor = supervisor
         self._slurm = slurm
@@ -63,7 +65,7 @@ class Workload:
         """Run them; return everything that is wrong."""
         for path in self._runs.iterdir():
             path.unlink()
-        launches = dict(self._launches())
+        launches = {kind: launch for kind, launch in self._launches() if not self._only or kind in self._only}
         self._supervisor.say(*launches.values())
         ends = self._ends({launch.key: kind for kind, launch in launches.items()})
         return [f"{kind}: {wrong}" for kind, ended in ends.items() if (wrong := self._wrong(kind, ended))]
@@ -144,13 +146,27 @@ def faulty_pilot(slurm, faults):
 
 def test_a_call_that_fails_once_costs_no_job_and_no_pilot(host, faults, slurm, faulty_pilot):
     host.start(module="tests.launcher.faulty_launcher")
-    workload = Workload(host, host.supervise(), faulty_pilot)
+
+    run_with_faults(Workload(host, host.supervise(), faulty_pilot), faults, 32)
+
+    assert slurm.count("sbatch") == slurm.count("srun") == 1
+
+
+def test_a_call_that_fails_once_while_a_pilot_begins_or_ends_costs_no_job(host, faults, faulty_pilot):
+    host.start(module="tests.launcher.faulty_launcher")
+    assert faulty_pilot.pilot is not None
+    short = replace(faulty_pilot, pilot=replace(faulty_pilot.pilot, keep_idle=0.0))
+
+    run_with_faults(Workload(host, host.supervise(), short, {"plain", "pilot", "pilot-stopped"}), faults, 14)
+
+
+def run_with_faults(workload: Workload, faults: Faults, count: int) -> None:
+    """Run a workload with each of this many faults, or of all in a long run."""
     assert workload.run() == []
     faults.begin_list()
     assert workload.run() == []
-
     reached = faults.reached
-    chosen = random.Random(1).sample(reached, min(SAMPLE, len(reached)))
+    chosen = reached if IS_LONG else random.Random(1).sample(reached, count)
     wrong: list[str] = []
     happened = 0
     for fault in chosen:
@@ -160,4 +176,3 @@ def test_a_call_that_fails_once_costs_no_job_and_no_pilot(host, faults, slurm, f
 
     assert not wrong, "\n".join(wrong)
     assert happened > 0.8 * len(chosen)
-    assert slurm.count("sbatch") == slurm.count("srun") == 1
