@@ -60,6 +60,8 @@ def test_axe_finds_nothing(jobs, address, scheme, width):
     origin = tab.url.partition("/job-logs")[0]
     tab.set_viewport_size({"width": width, "height": 900})
     tab.emulate_media(color_scheme=scheme)
+    if "/1" in address:  # pages of an attempt, which the last of these jobs does not have
+        ids = {name: ids[name] for name in ("failed", "running", "blocked")}
     for name, job_id in ids.items() if "{job}" in address else [("", 0)]:
         answered = tab.goto(origin + address.format(job=job_id))
         assert answered.status == 200 or (name in STARTED_NEVER and "/1" in address)
