@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
-from tests.daemon.web.browsing import Browser, configure_pages
-from tests.support import Daemon
+from tests.daemon.web.browsing import Browser
+from tests.support import serving
 
 ALICE = "X-Remote-User: alice"
 OWN = "Sec-Fetch-Site: same-origin"
 
 
-def serving_on_unix_socket(rest: str):
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        daemon = Daemon(Path(folder))
-        configure_pages(daemon, f"unix:{folder}/http.sock", rest)
-        daemon.start()
-        yield daemon
-        daemon.stop()
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    """A daemon behind a proxy that names its users."""
-    yield from serving_on_unix_socket('user_header = "X-Remote-User"')
+# Behind a proxy that names its users
+LISTEN = {"BGD_HTTP_LISTEN": "unix:{folder}/http.sock"}
+pytestmark = pytest.mark.daemon('http.user_header = "X-Remote-User"\n', env=LISTEN)
 
 
 @pytest.fixture
@@ -117,7 +104,8 @@ def test_a_session_of_a_link_works_as_always(browser):
 @pytest.fixture(scope="module")
 def plain_daemon():
     """A daemon on a unix socket whose configuration names no header."""
-    yield from serving_on_unix_socket("")
+    with serving(env=LISTEN) as running:
+        yield running
 
 
 def test_without_the_setting_the_header_says_nothing(plain_daemon):
