@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, Rate, StopSignal, problem_with
+from bgd.core.spec import (
+    MAX_PATH,
+    MAX_WORD,
+    MAX_WORK,
+    ExecutorKind,
+    Isolation,
+    JobSpec,
+    Rate,
+    StopSignal,
+    problem_with,
+)
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 
@@ -128,3 +138,8 @@ def test_other_signals_are_not_stop_signals(text):
 
 def test_a_rate_is_shown_as_people_write_it():
     assert str(Rate(10, 60.0, "10/1m")) == "10/1m"
+
+
+def test_only_a_cluster_finds_nodes_and_only_a_program_in_front_hides_what_runs():
+    assert [kind for kind in ExecutorKind if kind.has_nodes] == [ExecutorKind.SLURM]
+    assert [kind for kind in ExecutorKind if not kind.is_seen_through] == [ExecutorKind.PREFIX]
