@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -100,26 +101,37 @@ def batch_command(
     soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
     running jobs.
     """
-    kind = KindOfLines(**{name: given.pop(name) for name in KindOfLines.__struct_fields__})
-    kind.check(given)
-    resume = resume or retry_failed
+    kind, resume = KindOfLines.taken_from(given), resume or retry_failed
     if resume and joblog is None:
         raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
     with client(autostart=True) as daemon, _opened(path, b"\0" if null else b"\n") as source:
-        options, caller = job_options(daemon, given), Caller()
-        say_what_is_not_passed_on(options)
-        maker = SpecMaker(options, caller)
-        spec_of, skipped = kind.spec_of(maker), kind.skip or 0
-        check = None if kind.no_check else ProgramCheck(options, caller, maker.folder)
         log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
-        batch = Batch(daemon, source, log, check, skipped)
-        groups = documents(source.groups()) if kind.ndjson else source.groups()
-        with writing_to_stdout(batch.how_far):
-            if wait or halt is not None or log is not None:
-                batch.follow(daemon, halt, retry_failed=retry_failed)
-            code = batch.run(portions_of_lines(groups, maker, spec_of, batch.place_of, skipped))
-        say_once_what_a_reboot_does(daemon, options)
-        return code
+        follow = partial(Batch.follow, daemon=daemon, halt=halt, retry_failed=retry_failed)
+        follows = wait or halt is not None or log is not None
+        return _queue(daemon, source, kind, given, log, follow if follows else None)
+
+
+def _queue(
+    daemon: Client,
+    source: Source,
+    kind: KindOfLines,
+    given: dict[str, Any],
+    log: JobLog | None,
+    follow: Callable[[Batch], None] | None,
+) -> int:
+    """Queue the lines and return the exit code; `given`: the options of all jobs."""
+    options, caller = job_options(daemon, given), Caller()
+    say_what_is_not_passed_on(options)
+    maker = SpecMaker(options, caller)
+    check = None if kind.no_check else ProgramCheck(options, caller, maker.folder)
+    batch = Batch(daemon, source, log, check, kind.skip or 0)
+    portions = kind.portions(source, maker, batch)
+    with writing_to_stdout(batch.how_far):
+        if follow is not None:
+            follow(batch)
+        code = batch.run(portions)
+    say_once_what_a_reboot_does(daemon, options)
+    return code
 
 
 class KindOfLines(Struct, frozen=True, kw_only=True):
@@ -131,9 +143,11 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
     shell: bool
     no_check: bool
 
-    def check(self, given: dict[str, Any]) -> None:
-        """Refuse options that exclude each other, or that no job of many lines can have."""
-        if self.ndjson and (self.template is not None or self.shell):
+    @classmethod
+    def taken_from(cls, given: dict[str, Any]) -> KindOfLines:
+        """Take them from all options; refuse what excludes each other or what not each job can have."""
+        kind = cls(**{name: given.pop(name) for name in cls.__struct_fields__})
+        if kind.ndjson and (kind.template is not None or kind.shell):
             raise click.UsageError("--ndjson excludes --template and --shell: a document says it all")
         if given.get("stdin") == STDIN:
             raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
@@ -141,8 +155,14 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
             raise click.UsageError(
                 "--key would make one job of all lines: with --ndjson each can have its own"
             )
+        return kind
 
-    def spec_of(self, maker: SpecMaker) -> SpecOfLine:
+    def portions(self, source: Source, maker: SpecMaker, batch: Batch) -> Iterator[Portion | None]:
+        """Return the jobs of the lines, as `portions_of_lines` does."""
+        groups = documents(source.groups()) if self.ndjson else source.groups()
+        return portions_of_lines(groups, maker, self._spec_of(maker), batch.place_of, self.skip or 0)
+
+    def _spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return what makes a job of a line."""
         if self.ndjson:
             return DocumentLines(maker)

@@ -110,12 +110,9 @@ def portions_of_lines(
     """
     number = 0
     for group in groups:
-        specs: list[JobSpec] = []
-        lines: list[int] = []
-        size = 0
+        specs, lines, size = list[JobSpec](), list[int](), 0
         for line in group:
-            number += 1
-            if number <= skipped:
+            if (number := number + 1) <= skipped:
                 continue
             try:
                 if (spec := spec_of(number, line)) is None or (place := place_of(number, spec)) is None:
@@ -130,10 +127,8 @@ def portions_of_lines(
             if len(specs) >= PORTION or size > PORTION_BYTES:
                 yield Portion(specs, maker.env, lines)
                 specs, lines, size = [], [], 0
-        if specs:
-            yield Portion(specs, maker.env, lines)
-        elif not group:
-            yield None
+        if specs or not group:
+            yield Portion(specs, maker.env, lines) if specs else None
 
 
 def _named(error: Exception, number: int) -> BgdError:

@@ -60,8 +60,7 @@ def run_background_job(
     Raises:
         DaemonUnreachable: no daemon answered in time.
         Refused: the daemon does not accept the job.
-        TypeError: JSON cannot represent `params`, or the class or the method is not a string,
-            or the class is a module.
+        TypeError: JSON cannot represent `params`, a name is not a string, or the class is a module.
     """
     if not (isinstance(class_path, str) and isinstance(method, str)):
         raise TypeError(

@@ -141,8 +141,7 @@ class Channel:
         """
         connect = self._open if alone else self.connection
         connection = await connect()
-        pauses = _growing_pauses()
-        was_asked = False
+        pauses, was_asked = _growing_pauses(), False
         try:
             request = rest()
             while request is not None:

@@ -112,14 +112,14 @@ class FurtherOptions(EditableOptions, total=False):
     * `pty`: run in a pseudo-terminal.
     * `isolation`: fork, spawn or reuse an interpreter.
     * `executor`: executor to run the job on.
-    * `cpus`: cPUs per node on a cluster.
+    * `cpus`: CPUs per node on a cluster.
     * `memory`: memory per node on a cluster.
     * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
     * `keep_leftovers`: do not kill leftover processes.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory.
-    * `cpu_max`: cPU limit in percent; 150 = 1.5 CPUs.
+    * `cpu_max`: CPU limit in percent; 150 = 1.5 CPUs.
     * `pids_max`: limit on processes and threads.
     * `open_files`: limit on open files of each process.
     * `core_max`: limit on the size of core files; 0: none.

@@ -182,7 +182,7 @@ def options() -> str:
 
 def _lowered(text: str) -> str:
     text = text.partition(", for example ")[0]  # examples are of the command line
-    return text[0].lower() + text[1:]
+    return text if text[1:2].isupper() else text[0].lower() + text[1:]  # CPU is a word of its own
 
 
 def _annotations(kind: type) -> list[tuple[str, str]]:

@@ -440,15 +440,8 @@ class AsyncClient:
             TimeoutError: it takes longer than `timeout`.
         """
         [job_id] = ids_of([job])
-        request = requests.Logs(
-            id=UNNUMBERED,
-            job=job_id,
-            attempt=attempt,
-            follow=follow,
-            tail=tail,
-            timestamps=timestamps,
-            offset=offset,
-        )
+        fields = {"attempt": attempt, "tail": tail, "offset": offset}
+        request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         rest = ResumableLogs(checked(request))
         seconds = seconds_of(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
