@@ -20,8 +20,9 @@ DAEMON := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
 WEB := tests/daemon/web
 SERIES := tests/end_to_end tests/faults tests/testing
 LAUNCHER := tests/launcher tests/worker
-SERVICES := tests/systemd tests/slurm
-OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(LAUNCHER) $(SERVICES))) tests
+SYSTEMD := tests/systemd
+SLURM := tests/slurm
+OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -39,7 +40,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-launcher test-services test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -71,13 +72,13 @@ BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 PYTEST := $(BIN)/pytest --slow
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(PYTEST) $(GUARD); failed=$$?; pids=; \
-	for part in series web launcher services "pure-rooms test-daemon"; do \
+	for part in series web launcher "systemd test-slurm" "pure-rooms test-daemon"; do \
 		$(BESIDE) test-$$part >"$(VENV)/$${part%% *}.log" 2>&1 & pids="$$pids $$!"; \
 	done; \
 	trap 'kill $$pids; exit 130' INT TERM; \
 	$(PYTEST) $(OTHERS) || failed=1; \
 	for pid in $$pids; do wait $$pid || failed=1; done; \
-	cat $(addprefix $(VENV)/,pure-rooms.log services.log launcher.log web.log series.log); \
+	cat $(addprefix $(VENV)/,pure-rooms.log systemd.log launcher.log web.log series.log); \
 	exit $$failed
 
 test-pure-rooms: $(INSTALLED)
@@ -96,8 +97,11 @@ test-series: $(INSTALLED)
 test-launcher: $(INSTALLED)
 	$(PYTEST) $(LAUNCHER)
 
-test-services: $(INSTALLED)
-	$(PYTEST) $(SERVICES)
+test-systemd: $(INSTALLED)
+	$(PYTEST) $(SYSTEMD)
+
+test-slurm: $(INSTALLED)
+	$(PYTEST) $(SLURM)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories

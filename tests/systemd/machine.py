@@ -13,7 +13,7 @@ from tests.support import DEADLINE, wait_until
 BOOT = Path(__file__).with_name("boot.sh")
 SYSTEMD = "/usr/lib/systemd/systemd"
 NAMESPACES = ["--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup"]
-LONGEST_LIFE = 900  # seconds, so that it ends even if the tests are killed
+LONGEST_LIFE = 3600  # seconds, so that it ends even if the tests are killed
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS = {"root": 0, "ada": 1777}
 
@@ -80,7 +80,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=DEADLINE * 2,
+            timeout=DEADLINE * 10,  # some install bgd
             check=False,
         )
 
