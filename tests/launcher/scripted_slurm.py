@@ -17,12 +17,13 @@ from tests.support import wait_until
 # runs the program of the step here and at once
 SRUN = """#!/bin/sh
 echo started >>{folder}/sruns
-while [ "$1" != {python} ]; do shift; done
+while [ ! -x "$1" ]; do shift; done
 exec "$@"
 """
 SQUEUE = """#!/bin/sh
 echo started >>{folder}/squeues
 [ ! -e {folder}/away ] || exit 1
+case "$*" in *--states=all*) echo "FAILED|n1"; exit 0 ;; esac  # who asks knows that it has ended
 for job in {folder}/jobs/*; do
     read -r name pid <"$job" && kill -0 "$pid" && echo "${{job##*/}}|$name|RUNNING|None"
 done
@@ -36,7 +37,7 @@ done
 exit 0
 """
 SBATCH = """#!/bin/sh
-echo started >>{folder}/sbatchs
+echo "$*" >>{folder}/sbatchs
 if cat {folder}/refusal >&2 2>/dev/null; then exit 1; fi
 for word; do
     case $word in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 
 import pytest
@@ -122,3 +123,18 @@ def test_a_job_that_an_earlier_bgd_ran_by_srun_is_interrupted_once_slurm_has_it_
 
     assert (ended.outcome, ended.problem) == (Outcome.INTERRUPTED, "an earlier bgd started it")
     assert not is_alive(its_srun)
+
+
+def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
+    broken_once, works = slurm.folder / "python", slurm.folder / "works"
+    fail = f"touch {works}; echo 'no bgd' >&2; exit 1"
+    broken_once.write_text(f'#!/bin/sh\n[ -e {works} ] || {{ {fail}; }}\nexec {sys.executable} "$@"\n')
+    broken_once.chmod(0o700)
+    start = replace(slurm.own_pilot, python=str(broken_once))
+
+    ended = supervisor.run("sh", "-c", "exit 4", slurm=start)
+
+    assert ended.exit_code == 4
+    assert "a pilot has ended: no bgd" in host.said
+    first, second = (slurm.folder / "sbatchs").read_text().splitlines()
+    assert ("--exclude=n1" in first, "--exclude=n1" in second) == (False, True)
