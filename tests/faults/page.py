@@ -18,9 +18,9 @@ A row is the latest run of its series that found nothing wrong. For jobs that me
 job is there and has finished once; each of its attempts started once and ended once, at a different time
 from the others and within its time limit; and the recorded exit code is the one that the job itself
 wrote down. If anything is wrong, `make faults` fails and writes nothing. Ends are counted by the
-outcomes of attempts; `unknown` are attempts that ran when their launcher died, or on Slurm when the
-program that watched them on their node did. Jobs that "waited in vain" were cancelled because a job they
-waited for failed. The machine had two processors and other work to do.
+outcomes of attempts; `unknown` are attempts that ran when their launcher died, or on Slurm when their
+pilot did. Jobs that "waited in vain" were cancelled because a job they waited for failed. The machine had
+two processors and other work to do.
 
 | what was done | what came of it | on | by |
 |---|---|---|---|
