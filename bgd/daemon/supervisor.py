@@ -248,9 +248,11 @@ class Supervisor:
 
         `at`: the instant of the fact, None for now. `by`: who asked for it.
         """
-        before = self._scheduler.effect_count
+        before = 0 if by is None else self._scheduler.effect_count
         answer = fact(self._scheduler, at or now())
-        self._decided(before, by)
+        if by is not None:
+            self._note_actor(before, by)
+        self._changed.set()
         return answer
 
     @contextmanager
@@ -262,14 +264,14 @@ class Supervisor:
             yield self._scheduler
         finally:
             self._scheduler.advance(at)
-            self._decided(before, by)
+            if by is not None:
+                self._note_actor(before, by)
+            self._changed.set()
 
-    def _decided(self, before: int, by: str | None) -> None:
-        """Note who asked for the effects after the first `before`, and have them saved."""
-        if by is not None:
-            places = range(before, self._scheduler.effect_count)
-            self.transaction.actors.update(dict.fromkeys(places, by))
-        self._changed.set()
+    def _note_actor(self, before: int, by: str) -> None:
+        """Note who asked for the effects after the first `before`."""
+        places = range(before, self._scheduler.effect_count)
+        self.transaction.actors.update(dict.fromkeys(places, by))
 
     def get(self, job_id: JobId) -> Job | None:
         """Return an unfinished job, or None if no unfinished job has this id."""
