@@ -11,8 +11,8 @@ import pytest
 from bgd.core.job import JobId, Outcome
 from bgd.daemon.control.reads import LOG_PART_BYTES
 from bgd.wire.launching import Acknowledge, Launch, LogGrew, WatchLog, log_name
-from bgd.wire.replies import End, ErrorCode, Failed, LogPart
-from bgd.wire.requests import Logs
+from bgd.wire.replies import Acted, End, ErrorCode, Failed, LogPart
+from bgd.wire.requests import Logs, Release
 from tests.daemon.harness import command, served, write_log
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon
@@ -181,9 +181,10 @@ async def test_follower_that_begins_between_two_attempts_gets_both(config, launc
 
 async def test_follower_of_a_job_that_has_not_begun_misses_nothing_of_it(config, launcher):
     async with served(config, launcher) as life:
-        job = await life.submit(command(delay=0.1))
+        job = await life.submit(command(hold=True))
         caller = await life.call()
-        caller.send(Logs(id=1, job=job, follow=True, tail=1))
+        caller.send(Logs(id=1, job=job, follow=True, tail=1), Release(2, [job]))
+        await caller.hear(Acted)
         key = await next_launch(life)
         write_log(config, key, b"one\ntwo\nthree\n")
         launcher.say(LogGrew(key, 14))
