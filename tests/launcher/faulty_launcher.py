@@ -151,7 +151,7 @@ def _place(name: str, frame: FrameType | None) -> str | None:
     while frame is not None:
         if frame.f_code.co_filename.startswith(_BGD):
             lines.append(f"{frame.f_code.co_filename[len(_BGD) :]}:{frame.f_lineno}")
-        elif frame.f_code.co_name == "_run_once" and len(lines) == 1:
+        elif frame.f_code.co_name in {"_run_once", "new_event_loop"} and len(lines) == 1:
             return None  # a call of the event loop
         frame = frame.f_back
     return " < ".join(lines) if len(lines) > 1 else None
