@@ -91,9 +91,9 @@ class ScheduleClock:
         self._configured_at = 0.0
         self._is_outdated = False  # not all schedules of the configuration in force are taken over
         self._is_configured = asyncio.Event()
-        self._rung = asyncio.Event()
-        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._rung.set, on_wall_clock=True)
-        self.late_jobs = LateJobs(supervisor, self._rung.set)
+        self._wakeup = asyncio.Event()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set, on_wall_clock=True)
+        self.late_jobs = LateJobs(supervisor, self._wakeup.set)
         self._looked = read_clocks()
 
     async def load(self) -> None:
@@ -132,8 +132,8 @@ class ScheduleClock:
                 waits = self.by_name and not self._supervisor.is_draining
                 self._alarm.set(self._next_at() if waits else None)
                 self.late_jobs.set_alarm()
-                await self._rung.wait()
-                self._rung.clear()
+                await self._wakeup.wait()
+                self._wakeup.clear()
                 await self.look()
         finally:
             self._alarm.close()
@@ -280,7 +280,7 @@ class ScheduleClock:
         self._configured_at = self.now()
         self._is_outdated = True
         self._is_configured.clear()
-        self._rung.set()
+        self._wakeup.set()
 
     async def _take_over(self) -> None:
         """Take over the schedules of the configuration that is in force now, some at a time."""
@@ -362,7 +362,7 @@ class ScheduleClock:
         self._due.forget()
         if at < inf:
             self._due.push(name, at)
-        self._rung.set()
+        self._wakeup.set()
 
     def _next_at(self) -> float:
         at = self._due.next_at()

@@ -39,17 +39,17 @@ class Bell:
     """Wakes the task that waits for it, or that will wait for it next."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.get_running_loop().create_future()
+        self._wakeup = asyncio.get_running_loop().create_future()
 
     def ring(self) -> None:
-        _complete(self._rung)
+        _complete(self._wakeup)
 
     async def wait(self, deadline: float | None) -> None:
         """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
         try:
-            await _in_time(self._rung, deadline)
+            await _in_time(self._wakeup, deadline)
         finally:
-            self._rung = asyncio.get_running_loop().create_future()
+            self._wakeup = asyncio.get_running_loop().create_future()
 
 
 new_bell = Bell

@@ -31,7 +31,7 @@ from bgd.wire.launching import AttemptEnded, NotStarted
 LEASE = 60.0  # seconds without a message until a pilot ends
 
 
-class Left(Struct, frozen=True):
+class Leftovers(Struct, frozen=True):
     """What a pilot has left. `problem`: why that is unknown. `is_locked`: it runs. `last_words`: of its log.
 
     `has_all`: it ended in good order, so an attempt that is not in `ends` was never started. `node`: where it
@@ -68,12 +68,12 @@ class PilotFolder:
         """
         await self._in_fork(partial(_prepare, self.path))
 
-    async def left(self) -> Left:
+    async def left(self) -> Leftovers:
         """Return what is in it."""
         try:
-            return msgspec.msgpack.decode(await self._in_fork(partial(_left, self.path)), type=Left)
+            return msgspec.msgpack.decode(await self._in_fork(partial(_left, self.path)), type=Leftovers)
         except _UNUSABLE as error:
-            return Left(problem=str(error))
+            return Leftovers(problem=str(error))
 
     async def remove(self) -> None:
         """Remove it; if that is not possible, leave it."""
@@ -159,13 +159,13 @@ def _left(folder: str) -> bytes:
     logging.disable()  # it is a fork; a record that was cut short is what a killed pilot leaves
     lock = Path(folder, "launcher.lock")
     if lock.exists() and _is_locked(lock):
-        return msgspec.msgpack.encode(Left(is_locked=True))
+        return msgspec.msgpack.encode(Leftovers(is_locked=True))
     found = journal.read(Path(folder, "launcher.journal"))
     ends = [records.finished.ended for records in found.attempts.values() if records.finished]
     has_all = found.is_whole and Path(folder, _ORDERLY).exists()
     words = one_line_of(last_line(_text_of(folder, "log")))
     node = _text_of(folder, _NODE).strip()
-    return msgspec.msgpack.encode(Left(has_all=has_all, ends=ends, last_words=words, node=node))
+    return msgspec.msgpack.encode(Leftovers(has_all=has_all, ends=ends, last_words=words, node=node))
 
 
 def _is_locked(path: Path) -> bool:

@@ -25,7 +25,7 @@ from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
 from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of
-from bgd.launcher.cluster.folder import LEASE, Left, PilotFolder
+from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import CannotStart, one_line
@@ -249,7 +249,7 @@ class Pilot:
         attempts = self._attempts.values()
         return bool(attempts) and all(each.is_overdue for each in attempts)
 
-    async def _end_what_it_left(self) -> Left:
+    async def _end_what_it_left(self) -> Leftovers:
         """Submit it again to the same node, as Slurm without control groups only ends what it sees."""
         left = await self._left()
         for _ in range(_TRIES):
@@ -265,7 +265,7 @@ class Pilot:
             left = await self._left()
         return left
 
-    async def _may_have_left_processes(self, left: Left) -> bool:
+    async def _may_have_left_processes(self, left: Leftovers) -> bool:
         is_settled = self._attempts.keys() <= {ended.key for ended in left.ends}
         if left.has_all or is_settled or not left.node:
             return False
@@ -292,6 +292,7 @@ class Pilot:
             code, words = said
             number = next((line for line in words.splitlines() if line.partition(";")[0].isdecimal()), None)
             if code == 0 and number is not None:
+                self._pool.note_refusal(None)
                 return int(number.partition(";")[0])
             problem = last_line(words) or f"code {code}"
             if code > 0 and not await self._controller.refuses_for_now(words):
@@ -304,9 +305,8 @@ class Pilot:
                 None if is_silent else one_line_of(problem),
                 self._controller.silent_since,
             )
-            pause = next(pauses)
-            log.warning("no pilot: Slurm refuses it for now (%s); next try in %g s", problem, pause)
-            await self._wait(pause)
+            self._pool.note_refusal(problem)
+            await self._wait(next(pauses))
             if code <= 0 or self._controller.is_away(words):  # it may have taken the job all the same
                 await self._controller.release(self.name, self._note_silence)
 
@@ -388,7 +388,7 @@ class Pilot:
 
         return await self._context.retry(f"pilot {self.name} cannot be reached yet", start)
 
-    async def _left(self) -> Left:
+    async def _left(self) -> Leftovers:
         """Return what it has left, once it has ended."""
         pauses = _pauses()
         while (left := await self._folder.left()).is_locked or left.problem:
@@ -399,7 +399,7 @@ class Pilot:
             await self._attend()  # Slurm may list it again
         return left
 
-    async def _finish(self, left: Left) -> None:
+    async def _finish(self, left: Leftovers) -> None:
         """End its attempts as its journal says, as Slurm says, or as unknown."""
         ends = {ended.key: ended for ended in left.ends} | self._held
         is_failure = self.number is not None and not (self._has_worked or self._is_closing)
@@ -409,7 +409,7 @@ class Pilot:
             state, node = end.state, node or end.nodes
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
-                self._pool.give_again(attempt)
+                self._pool.requeue(attempt)
                 continue
             self._ended.add(key)
             attempt.finish(

@@ -53,6 +53,7 @@ class PilotPool:
         self._left_out: dict[str, float] = {}  # nodes on which pilots fail, until when on the elapsed clock
         self._is_ending = False
         self._is_refused = False  # Slurm takes no more pilots for now
+        self._refusal: str | None = None  # why not, as logged last
         # a reset may have taken records: attempts that nobody knows may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
         self._reason = self.reason(Cause.PILOT)
@@ -62,6 +63,12 @@ class PilotPool:
     def reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> Reason:
         """Return why attempts wait; `code`: Slurm's word for why it has no node for a pilot."""
         return Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
+
+    def note_refusal(self, problem: str | None) -> None:
+        """Log why Slurm refuses a pilot for now; all that are refused share a line. None: it takes one."""
+        if problem is not None and problem != self._refusal:
+            log.warning("executor %s: Slurm refuses a pilot for now: %s", self.start.executor, problem)
+        self._refusal = problem
 
     async def execute(self, attempt: Attempt) -> PilotRun | None:
         """Start an attempt, or find again one that a dead launcher started (see Executor)."""
@@ -81,7 +88,7 @@ class PilotPool:
         if attempt.launch.key in self._waiting:
             attempt.wait_for(self._reason)
 
-    def give_again(self, attempt: PilotRun) -> None:
+    def requeue(self, attempt: PilotRun) -> None:
         """Give it to another pilot, since its pilot ended before it began with it (R3)."""
         if attempt.is_taken_back() and not attempt.start.alone:  # `ended` starts the next pilot of its own
             self._waiting[attempt.launch.key] = attempt

@@ -60,7 +60,7 @@ def test_a_job_sees_all_that_slurm_says_of_its_own_allocation_and_nothing_of_ano
     assert (host.output(alone.key), host.output(shared.key)) == (b"2\n", b"\n")
 
 
-def test_what_the_site_refuses_for_now_waits_and_says_why(supervisor, slurm):
+def test_what_the_site_refuses_for_now_waits_and_says_why(host, supervisor, slurm):
     refusal = slurm.folder / "refusal"
     words = "Required partition not available (inactive or drain)"
     refusal.write_text(f"sbatch: error: Batch job submission failed: {words}\n")
@@ -72,6 +72,7 @@ def test_what_the_site_refuses_for_now_waits_and_says_why(supervisor, slurm):
         if said.waits is not None and said.waits.cause is Cause.NODE:
             why[said.key] = said.waits.problem
     assert set(why.values()) == {f"Batch job submission failed: {words}"}
+    assert host.said.count(words) == 1  # however many pilots wait, and however often they are refused
 
     refusal.unlink()
 
