@@ -18,11 +18,13 @@ GUARD := tests/guard
 # What `make test` runs at the same time, each in a process of its own, beside all that is not named here
 DAEMON := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
 WEB := tests/daemon/web
-SERIES := tests/end_to_end tests/faults tests/testing
+SERIES := tests/end_to_end
+FAULTS := tests/faults tests/testing
+BGCTL := tests/bgctl
 LAUNCHER := tests/launcher tests/worker
 SYSTEMD := tests/systemd
 SLURM := tests/slurm
-OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
+OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(FAULTS) $(BGCTL) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -40,7 +42,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-bgctl test-fault-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,20 +67,20 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 man: $(INSTALLED)  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
-# The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then six
+# The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
 BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 PYTEST := $(BIN)/pytest --slow
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(PYTEST) $(GUARD); failed=$$?; pids=; \
-	for part in series web launcher "systemd test-slurm" "pure-rooms test-daemon"; do \
+	for part in series bgctl web launcher fault-series "systemd test-slurm" "pure-rooms test-daemon"; do \
 		$(BESIDE) test-$$part >"$(VENV)/$${part%% *}.log" 2>&1 & pids="$$pids $$!"; \
 	done; \
 	trap 'kill $$pids; exit 130' INT TERM; \
 	$(PYTEST) $(OTHERS) || failed=1; \
 	for pid in $$pids; do wait $$pid || failed=1; done; \
-	cat $(addprefix $(VENV)/,pure-rooms.log systemd.log launcher.log web.log series.log); \
+	cat $(addprefix $(VENV)/,pure-rooms.log systemd.log launcher.log web.log bgctl.log fault-series.log series.log); \
 	exit $$failed
 
 test-pure-rooms: $(INSTALLED)
@@ -93,6 +95,12 @@ test-web: $(INSTALLED)
 
 test-series: $(INSTALLED)
 	$(PYTEST) $(SERIES)
+
+test-bgctl: $(INSTALLED)
+	$(PYTEST) $(BGCTL)
+
+test-fault-series: $(INSTALLED)
+	$(PYTEST) $(FAULTS)
 
 test-launcher: $(INSTALLED)
 	$(PYTEST) $(LAUNCHER)
