@@ -329,9 +329,9 @@ class JobActions:
         asked, for_final = list(map(JobId, job_ids)), VERBS[verb].states == FINAL
         async with self._lock if for_final else nullcontext():  # from reading until acting
             # a selection of unfinished jobs leaves out those that have finished
-            finished = await self._finished(asked) if among is None or for_final else {}
             if verb == "retry":
-                given["specs"] = await self._store.read(read.read_specs, list(finished))
+                given["specs"] = dict[JobId, StoredSpec]()
+            finished = await self._finished(asked, given.get("specs")) if among is None or for_final else {}
             done = self._act(verb, asked, finished, among, given, repeated=repeated)
             results = [
                 ActResult(job_id, outcome) if isinstance(outcome, State) else await _result(job_id, outcome)
@@ -388,13 +388,19 @@ class JobActions:
         refused = {int(job_id): _refusal(job_id, error) for job_id, error in refusals.items()}
         return [refused.get(each.job, each) for each in results]
 
-    async def _finished(self, job_ids: Iterable[JobId]) -> dict[JobId, Job]:
-        """Return those of these jobs that have finished."""
-        others = [each for each in job_ids if not self._supervisor.is_unfinished(each)]
-        if not others:
-            return {}
-        await self._supervisor.saved()  # their ends may not be on disk yet
-        return await self._store.read(read.finished_jobs, others)
+    async def _finished(
+        self, job_ids: Iterable[JobId], specs: dict[JobId, StoredSpec] | None = None
+    ) -> dict[JobId, Job]:
+        """Return those of these jobs that have finished; some may while this reads. Add to their `specs`."""
+        finished: dict[JobId, Job] = {}
+        rest, is_unfinished = set(job_ids), self._supervisor.is_unfinished
+        while others := [each for each in rest if not is_unfinished(each)]:
+            await self._supervisor.saved()  # their ends may not be on disk yet
+            finished |= await self._store.read(read.finished_jobs, others)
+            if specs is not None:
+                specs |= await self._store.read(read.read_specs, others)
+            rest.difference_update(others)
+        return finished
 
     def suspend(self, job: Job, at: Now) -> State:
         """Stop the processes of a running job without ending them."""

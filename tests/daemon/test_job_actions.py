@@ -189,6 +189,28 @@ async def test_errors_of_finished_and_unknown_jobs_differ(config, launcher, requ
         assert acted.results[0].message == f"job {job} has already finished (succeeded)"
 
 
+@pytest.mark.parametrize(("verb", "function"), [("cancel", read.finished_jobs), ("retry", read.read_specs)])
+async def test_a_job_that_ends_while_others_are_looked_up_is_not_called_unknown(
+    config, launcher, monkeypatch, verb, function
+):
+    async with served(config, launcher) as life:
+        job = await finished(life, launcher)
+        key = await life.launched()
+        read_from = life.store.read
+
+        async def read_after_the_end(wanted, *arguments):
+            if wanted is function and life.supervisor.is_unfinished(JobId(key.job)):
+                launcher.say(end(key))
+                await launcher.hear(Acknowledge)
+            return await read_from(wanted, *arguments)
+
+        monkeypatch.setattr(life.store, "read", read_after_the_end)
+        results = await soon(life.actions.act(verb, [job, key.job]))
+
+        done = ErrorCode.REFUSED if verb == "cancel" else None
+        assert [each.code for each in results] == [done, done]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
