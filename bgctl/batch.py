@@ -105,10 +105,13 @@ def batch_command(
     if resume and joblog is None:
         raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
     with client(autostart=True) as daemon, _opened(path, b"\0" if null else b"\n") as source:
-        log = None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
         follow = partial(Batch.follow, daemon=daemon, halt=halt, retry_failed=retry_failed)
-        follows = wait or halt is not None or log is not None
-        return _queue(daemon, source, kind, given, log, follow if follows else None)
+        follows = wait or halt is not None or joblog is not None
+
+        def open_log() -> JobLog | None:
+            return None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
+
+        return _queue(daemon, source, kind, given, open_log, follow if follows else None)
 
 
 def _queue(
@@ -116,16 +119,21 @@ def _queue(
     source: Source,
     kind: KindOfLines,
     given: dict[str, Any],
-    log: JobLog | None,
+    open_log: Callable[[], JobLog | None],
     follow: Callable[[Batch], None] | None,
 ) -> int:
-    """Queue the lines and return the exit code; `given`: the options of all jobs."""
+    """Queue the lines and return the exit code; `given`: the options of all jobs.
+
+    `open_log` comes after what may be refused: a log that was begun has to be resumed.
+    """
     options, caller = job_options(daemon, given), Caller()
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
+    spec_of = kind.spec_of(maker)
     check = None if kind.no_check else ProgramCheck(options, caller, maker.folder)
-    batch = Batch(daemon, source, log, check, kind.skip or 0)
-    portions = kind.portions(source, maker, batch)
+    batch = Batch(daemon, source, open_log(), check, kind.skip or 0)
+    groups = documents(source.groups()) if kind.ndjson else source.groups()
+    portions = portions_of_lines(groups, maker, spec_of, batch.place_of, kind.skip or 0)
     with writing_to_stdout(batch.how_far):
         if follow is not None:
             follow(batch)
@@ -157,12 +165,7 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
             )
         return kind
 
-    def portions(self, source: Source, maker: SpecMaker, batch: Batch) -> Iterator[Portion | None]:
-        """Return the jobs of the lines, as `portions_of_lines` does."""
-        groups = documents(source.groups()) if self.ndjson else source.groups()
-        return portions_of_lines(groups, maker, self._spec_of(maker), batch.place_of, self.skip or 0)
-
-    def _spec_of(self, maker: SpecMaker) -> SpecOfLine:
+    def spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return what makes a job of a line."""
         if self.ndjson:
             return DocumentLines(maker)

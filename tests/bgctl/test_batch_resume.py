@@ -197,6 +197,12 @@ def test_a_line_still_waits_for_the_job_that_it_was_to_follow(daemon, batch, tmp
     assert batch.traces() == ["a"]
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--after", "no-such-name"], 66), (["--template", ""], 2)])
+def test_a_batch_whose_options_are_refused_begins_no_joblog(batch, arguments, code):
+    assert batch(THREE, *arguments).returncode == code
+    assert not batch.log.exists()
+
+
 def test_a_batch_is_halted_although_its_joblog_cannot_be_written(daemon, tmp_path):
     """Its log may have 512 bytes, which the failure of the first line comes after."""
     daemon.bgctl("queue", "set", "one-by-one", "--slots", "1")
