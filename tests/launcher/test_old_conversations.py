@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -96,6 +97,15 @@ def test_a_pilot_answers_keep_alive_as_both_kinds_of_launchers_need(host):
 
     # the late ones need any answer; of two at once only one is answered, whatever the other side does
     assert [type(each) for each in said] == [Welcome, Ready, Welcome, AttemptStarted]
+
+
+@pytest.mark.parametrize("relay", ["bgd.launcher.cluster.relay", "bgd.launcher.relay"])
+def test_a_pilot_is_reached_by_the_relay_of_this_and_of_an_earlier_launcher(host, relay):
+    host.start("--pilot", LONG)
+    argv = [sys.executable, "-P", "-m", relay, str(host.state / "launcher.sock")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.communicate()
+    assert process.returncode == 0  # 1: it reached none
 
 
 # --- today's launcher with pilots -----------------------------------------------------------------------
