@@ -136,11 +136,11 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
 
     * `folder`: the nodes share it.
     * `python`: what runs bgd there.
-    * `options`: of no use; arguments of srun for earlier launchers.
+    * `options`: arguments of srun, from an earlier bgd that names none for sbatch.
     * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
     * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
     * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, which it may share.
-    * `pilot`: how a pilot runs it. None: an earlier bgd started it by an srun of its own.
+    * `pilot`: how a pilot runs it. None: an earlier bgd meant it for an srun of its own.
     """
 
     folder: str

@@ -316,12 +316,13 @@ class Pilot:
     def _options(self) -> list[str]:
         """Return the arguments of sbatch, without the script."""
         own = self.own
-        nodes = (own.launch.slurm.nodes or 1) if own is not None and own.launch.slurm is not None else 1
+        slurm = None if own is None else own.launch.slurm
+        nodes = (slurm and slurm.nodes) or 1
         what = f"pilot of executor {self._pool.start.executor}"
         if own is not None:
             what = f"job {own.launch.key.job}, attempt {own.launch.key.attempt}"
         return [
-            *(self._pool.start.options if own is None else own.start.own),
+            *(self._pool.start.options if own is None or slurm is None else own.start.own or slurm.options),
             *("--parsable", f"--job-name={self.name}", f"--comment=bgd {what}"),
             *(f"--nodes={nodes}", f"--ntasks={nodes}", "--no-requeue", "--chdir=/"),
             *(f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"),

@@ -79,10 +79,11 @@ class PilotPool:
     def add(self, attempt: PilotRun) -> None:
         """Give it to a pilot as soon as one has room, or start one of its own."""
         assert attempt.launch.slurm is not None  # noqa: S101  as above
-        self.slurm, self.start = attempt.launch.slurm, attempt.start
+        self.slurm = attempt.launch.slurm
         if attempt.start.alone:
             self._begin(None, attempt)
             return
+        self.start = attempt.start
         self._waiting[attempt.launch.key] = attempt
         self.assign()
         if attempt.launch.key in self._waiting:

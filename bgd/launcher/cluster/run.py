@@ -280,5 +280,5 @@ def former_name(key: AttemptKey) -> str:
 _OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it may end after a stop
 _OF_SLURM = ("SLURM_", "SRUN_")
 _OVERDUE = 60.0  # seconds after the grace time
-# of what an earlier bgd started without a pilot
-_FORMER = PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0)
+# of what an earlier bgd starts without a pilot
+_FORMER = PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0, alone=True)

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from bgd.core.explain import Cause
 from bgd.core.job import Outcome
+from bgd.core.spec import ExecutorKind
 from bgd.launcher import journal
 from bgd.launcher.journal import Began
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, StopProcesses
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Place, StopProcesses
 from tests.launcher.host import is_alive, launch_of
 from tests.support import wait_until
 
@@ -124,6 +125,28 @@ def test_a_job_that_an_earlier_bgd_ran_by_srun_is_interrupted_once_slurm_has_it_
 
     assert (ended.outcome, ended.problem) == (Outcome.INTERRUPTED, "an earlier bgd started it")
     assert not is_alive(its_srun)
+
+
+def test_a_job_of_an_earlier_daemon_runs_by_a_pilot_of_its_own_and_no_other_waits_for_it(supervisor, slurm):
+    by_srun = replace(slurm.pilot_start, pilot=None, options=["--partition=short"])
+    supervisor.usual["place"] = Place(executor="pilots", kind=ExecutorKind.SLURM)
+
+    assert supervisor.run("sh", "-c", "exit 3", slurm=by_srun).exit_code == 3
+    assert "--partition=short" in (slurm.folder / "sbatchs").read_text()
+    job = supervisor.launch("sleep", "1000", slurm=by_srun)
+    assert supervisor.run("sh", "-c", "exit 4", slurm=slurm.pilot_start).exit_code == 4
+    supervisor.say(StopProcesses(job, 0.0))
+    assert supervisor.ended(job).outcome is Outcome.CANCELLED
+
+
+def test_a_large_job_of_an_earlier_daemon_gets_the_options_that_this_names(supervisor, slurm):
+    supervisor.run("true", slurm=slurm.pilot_start)
+    assert slurm.pilot_start.pilot is not None
+    pilot = replace(slurm.pilot_start.pilot, cpus=3)  # the node has two
+    large = replace(slurm.pilot_start, pilot=pilot, options=["--cpus-per-task=3"])
+
+    assert supervisor.run("true", slurm=large).outcome is Outcome.SUCCEEDED
+    assert "--cpus-per-task=3" in (slurm.folder / "sbatchs").read_text().splitlines()[1]
 
 
 def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
