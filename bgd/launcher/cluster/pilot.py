@@ -91,6 +91,7 @@ class Pilot:
         self._is_gone = False
         self._is_reached = True  # by the latest connection
         self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
+        self._is_cancelled = False  # by this launcher, although Slurm let it run
         self._connection: PilotConnection | None = None
         self._beat: Deadline | None = None
         self._idle: Deadline | None = None
@@ -205,12 +206,13 @@ class Pilot:
             found = None if jobs is None else jobs.get(self.name)
             if found is not None and found.state == "RUNNING":
                 if await self._is_over():
-                    self._is_unwatched = True
+                    self._is_unwatched = self._is_cancelled = True
                     await self._controller.cancel(self.name)
                 elif await self._serve():
                     pauses = _pauses()
                 elif elapsed() - self._heard_at > _HUNG:
                     log.warning("pilot %s: no answer for %g s: cancelling it in Slurm", self.name, _HUNG)
+                    self._is_cancelled = True
                     await self._controller.cancel(self.name)
             else:
                 self._heard_at = elapsed()
@@ -408,13 +410,14 @@ class Pilot:
         if self._held or is_failure or not (left.has_all or self._attempts.keys() <= ends.keys()):
             end = await self._controller.end_of(self.name, str(self.number))
             state, node = end.state, node or end.nodes
+        cause = "" if self._is_cancelled and state == "CANCELLED" else state
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
                 self._pool.requeue(attempt)
                 continue
             self._ended.add(key)
             attempt.finish(
-                _with_cause(ends.get(key) or self._lost(key, state), state, is_own=self.own is not None)
+                _with_cause(ends.get(key) or self._lost(key, state), cause, is_own=self.own is not None)
             )
         self._used.clear()
         self._is_gone = True

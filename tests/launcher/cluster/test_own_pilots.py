@@ -149,6 +149,22 @@ def test_a_large_job_of_an_earlier_daemon_gets_the_options_that_this_names(super
     assert "--cpus-per-task=3" in (slurm.folder / "sbatchs").read_text().splitlines()[1]
 
 
+def test_a_killed_job_was_not_ended_by_slurm_if_only_bgd_cancelled_its_pilot(supervisor, slurm):
+    """A busy controller may list a pilot as running for a while after its end."""
+    cancelled = slurm.folder / "cancelled"
+    squeue, scancel = slurm.folder / "squeue", slurm.folder / "scancel"
+    listed = f'[ -e {cancelled} ] || echo "${{job##*/}}|$name|RUNNING|None"'
+    lines = squeue.read_text().replace("FAILED|n1", "CANCELLED|n1").splitlines()
+    found = [f"    read -r name pid <$job; {listed}" if "read -r" in each else each for each in lines]
+    squeue.write_text("\n".join(found) + "\n")
+    scancel.write_text(f"#!/bin/sh\ntouch {cancelled}\n")
+
+    ended = supervisor.run("sh", "-c", "kill -9 $$")
+
+    assert cancelled.exists()
+    assert (ended.outcome, ended.signal, ended.problem) == (Outcome.SIGNAL, 9, None)
+
+
 def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
     broken_once, works = slurm.folder / "python", slurm.folder / "works"
     fail = f"touch {works}; echo 'no bgd' >&2; exit 1"
