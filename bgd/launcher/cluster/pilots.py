@@ -52,6 +52,7 @@ class PilotPool:
         )  # pilots that ended before they worked, in a row
         self._left_out: dict[str, float] = {}  # nodes on which pilots fail, until when on the elapsed clock
         self._is_ending = False
+        self._is_delayed = False  # until the journal can be written
         self._is_refused = False  # Slurm takes no more pilots for now
         self._refusal: str | None = None  # why not, as logged last
         # a reset may have taken records: attempts that nobody knows may run on pilots
@@ -119,14 +120,20 @@ class PilotPool:
         try:
             self._give_all()
         except OSError as error:
-            log.warning("cannot write to the journal: %s; next try in %g s", error.strerror, _PAUSE)
-            self.context.deadlines.after(_PAUSE, self.assign)
+            if not self._is_delayed:
+                log.warning("cannot write to the journal: %s; next try in %g s", error.strerror, _PAUSE)
+                self._is_delayed = True
+                self.context.deadlines.after(_PAUSE, self._assign_later)
             return
         shared = list(self._shared)
         is_starting = any(each.is_starting for each in shared)
         has_all = len(shared) >= self.start.nodes
         if self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
             self._begin(None, None)
+
+    def _assign_later(self) -> None:
+        self._is_delayed = False
+        self.assign()
 
     def _give_all(self) -> None:
         """Give attempts to pilots with room; start pilots for those that are too large for all there are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import signal
 import time
@@ -35,6 +36,8 @@ from bgd.wire.launching import (
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
     from bgd.launcher.cluster.pilots import PilotPool
+
+log = logging.getLogger(__name__)
 
 
 class PilotRun:
@@ -193,7 +196,11 @@ class PilotRun:
 
     def is_taken_back(self) -> bool:
         """Let it wait for a pilot again; return False, and end it, if it is to stop."""
-        self._pilot, self._adopted = None, None
+        self._pilot, self._adopted, self._record = None, None, None
+        try:
+            self._context.journal.forget(self.launch.key)  # else it counts as started if this launcher dies
+        except OSError as error:
+            log.warning("cannot remove job %d from the journal: %s", self.launch.key.job, error.strerror)
         if self._stop is not None:
             self.stop(0.0, StopReason.OTHER)
             return False
