@@ -160,17 +160,6 @@ async def test_jobs_that_wait_for_each_other_can_be_cancelled_together(config, l
         assert [each.state for each in results] == [State.CANCELLED, State.CANCELLED]
 
 
-async def test_a_job_that_is_named_twice_is_acted_on_once(config, launcher):
-    async with served(config, launcher) as life:
-        first, second = [await life.submit(command(hold=True)) for _ in range(2)]
-
-        results = (await (await life.call()).ask(Cancel(1, [second, first, second]), Acted)).results
-
-        assert [(each.job, each.state) for each in results] == [
-            (job, State.CANCELLED) for job in (second, first, second)
-        ]
-
-
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [

@@ -226,13 +226,11 @@ class RequestHandler:
         if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, replies)
             return
-        results: dict[int, ActResult] = {}
-        jobs = list(dict.fromkeys(request.jobs))  # of those with one key, a client may name one job twice
-        for start in range(0, len(jobs), ACTIONS_PER_TRANSACTION):
-            portion = await actions.act(verb, jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
-            results |= {each.job: each for each in portion}
+        results: list[ActResult] = []
+        for start in range(0, len(request.jobs), ACTIONS_PER_TRANSACTION):
+            results += await actions.act(verb, request.jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
             await self._supervisor.saved()
-        replies.send(Acted(request.id, [results[job] for job in request.jobs]))
+        replies.send(Acted(request.id, results))
 
     async def _act_on_all(
         self,
