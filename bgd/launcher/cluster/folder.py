@@ -157,6 +157,7 @@ def _prepare(folder: str) -> bytes:
 
 def _left(folder: str) -> bytes:
     logging.disable()  # it is a fork; a record that was cut short is what a killed pilot leaves
+    Path(folder).parent.stat()  # else its file system may be away, and nothing is known
     lock = Path(folder, "launcher.lock")
     if lock.exists() and _is_locked(lock):
         return msgspec.msgpack.encode(Leftovers(is_locked=True))

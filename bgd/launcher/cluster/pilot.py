@@ -395,7 +395,7 @@ class Pilot:
         """Return what it has left, once it has ended."""
         pauses = _pauses()
         while (left := await self._folder.left()).is_locked or left.problem:
-            if self._is_given_up:
+            if self._is_given_up or not (left.is_locked or self._attempts):
                 break
             log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
             await self._wait(next(pauses))

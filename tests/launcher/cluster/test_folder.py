@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from bgd.core.job import Outcome
-from tests.launcher.host import PATIENCE, STORE, needs_root
+from tests.launcher.host import PATIENCE, STORE, needs_root, pids_in
 from tests.support import wait_until
 
 STRANGER = 4_000_000  # a uid that no account has
@@ -86,6 +87,36 @@ def test_a_folder_that_is_away_is_made_for_a_job_and_by_no_look(host, supervisor
     after = host.supervise(2)
     after.usual = supervisor.usual
     assert after.run("true").outcome is Outcome.SUCCEEDED
+
+
+def test_a_pilot_that_ends_while_the_folder_is_away_makes_room_for_the_next(supervisor, slurm):
+    supervisor.run("true")
+    asked = slurm.count("squeue")
+    shutil.rmtree(slurm.shared)
+    slurm.end()
+    wait_until(lambda: slurm.count("squeue") > asked)  # the launcher knows that the connection is lost
+
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert slurm.count("sbatch") == 2
+
+
+def test_a_job_runs_on_while_its_folder_is_away_here_and_its_connection_is_lost(host, supervisor, slurm):
+    os.mkfifo(host.state / "go")
+    job = supervisor.launch("sh", "-c", "read line <go; exit 3", cwd=str(host.state))
+    wait_until(lambda: supervisor.started(job).pid)
+    away = slurm.folder / "away-for-a-while"
+    slurm.shared.rename(away)
+    [relay] = pids_in(f"bgd.launcher.cluster.relay\0{slurm.shared}/")
+    os.kill(relay, signal.SIGKILL)
+    wait_until(
+        lambda: slurm.count("srun") > 2
+    )  # the second did not reach the pilot, and then there was a look
+
+    away.rename(slurm.shared)
+    (host.state / "go").write_text("go\n")
+
+    assert supervisor.ended(job).exit_code == 3
+    assert slurm.count("sbatch") == 1
 
 
 @needs_root
