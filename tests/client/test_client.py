@@ -70,6 +70,10 @@ def test_a_command_runs_and_can_be_waited_for(client):
     assert attempt.log_bytes == 8
 
 
+def test_the_socket_may_be_a_path_object(daemon, client_at):
+    assert client_at(daemon.socket).info().pid
+
+
 def test_a_job_has_exactly_the_fields_of_its_view():
     assert set(JobAttributes.__annotations__) == set(JobView.__struct_fields__) - {"id"}
     job = Job(Client("/nowhere"), 1)

@@ -91,18 +91,18 @@ class Client:
 
     def __init__(
         self,
-        socket: str | None = None,
+        socket: str | os.PathLike[str] | None = None,
         *,
         timeout: Duration = TIMEOUT,
         autostart: bool = True,
-        config: str | None = None,
+        config: str | os.PathLike[str] | None = None,
         user: bool = False,
         system: bool = False,
         on_autostart: Callable[[int, str], None] | None = None,
     ) -> None:
         connector = Connector(
-            socket=socket,
-            config=config,
+            socket=None if socket is None else os.fspath(socket),
+            config=None if config is None else os.fspath(config),
             user=user,
             system=system,
             autostart=autostart,
