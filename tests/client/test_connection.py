@@ -87,8 +87,8 @@ def test_a_silent_daemon_is_unreachable_after_the_timeout(client_at, play):
         peer.wait_for_end()
 
     with (
-        client_at(play(script), timeout=0.05) as client,
-        pytest.raises(DaemonUnreachable, match=r"did not answer within 0\.05 s: .*may or may not"),
+        client_at(play(script), timeout=1.0) as client,  # in which a busy machine greets
+        pytest.raises(DaemonUnreachable, match=r"did not answer within 1 s: .*may or may not"),
     ):
         client.submit(["true"])
 

@@ -183,7 +183,9 @@ async def test_follower_of_a_job_that_has_not_begun_misses_nothing_of_it(config,
     async with served(config, launcher) as life:
         job = await life.submit(command(hold=True))
         caller = await life.call()
-        caller.send(Logs(id=1, job=job, follow=True, tail=1), Release(2, [job]))
+        caller.send(Logs(id=1, job=job, follow=True, tail=1))
+        assert await caller.next() == LogPart(1, 1, b"", offset=0)  # where it begins
+        caller.send(Release(2, [job]))
         while not isinstance(await caller.next(), Acted):
             pass  # the attempt that has begun, without output yet
         key = await next_launch(life)
