@@ -150,11 +150,13 @@ def test_a_job_that_may_run_again_does_so_if_slurm_ends_it_before_its_pilot(slur
         os.sched_setaffinity(int(thread.name), {0})
 
     slurm.run("scancel", *(f"--name={name}" for name in pilots_of(slurm)))
-    wait_until(lambda: len(job.attempts()) == 2)
+    wait_until(lambda: len(job.attempts()) > 1)
     gate.open()
 
     assert job.wait(2 * DEADLINE).state is State.SUCCEEDED
-    assert [each.outcome for each in job.attempts()] == [Outcome.INTERRUPTED, Outcome.SUCCEEDED]
+    *before, last = [each.outcome for each in job.attempts()]
+    assert last is Outcome.SUCCEEDED
+    assert set(before) == {Outcome.INTERRUPTED}  # twice if it was given to another pilot that was ending
 
 
 def test_idle_pilots_give_their_nodes_back(slurm, daemon, run):
