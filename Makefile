@@ -18,13 +18,13 @@ GUARD := tests/guard
 # What `make test` runs at the same time, each in a process of its own, beside all that is not named here
 DAEMON := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
 WEB := tests/daemon/web
-SERIES := tests/end_to_end
-FAULTS := tests/faults tests/testing
+SERIES := $(wildcard tests/end_to_end/test_[a-k]*.py)
+FAULTS := $(wildcard tests/end_to_end/test_[l-z]*.py) tests/faults tests/testing
 BGCTL := tests/bgctl
 LAUNCHER := tests/launcher tests/worker
 SYSTEMD := tests/systemd
 SLURM := tests/slurm
-OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) $(SERIES) $(FAULTS) $(BGCTL) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
+OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) tests/end_to_end $(FAULTS) $(BGCTL) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
