@@ -22,6 +22,7 @@ from tests.end_to_end.suspension import check_suspended
 from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
+from tests.support import wait_until
 
 KILLS = {
     "bgd": times(1000, 8),
@@ -85,7 +86,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     assert outcomes["timeout"] > 0 or victim == "both"
     if victim != "bgd":
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
-    assert processes_of(rig.folder) == []
+    wait_until(lambda: processes_of(rig.folder) == [])  # jobs without an answer may still run
     told(
         f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots",
         load,
@@ -108,7 +109,7 @@ def test_being_stopped_for_a_while_loses_nothing_and_starts_nothing_twice(rig: R
             os.kill(pid, signal.SIGCONT)
     outcomes = check_history(rig, load, watcher, may_be_unseen=False)
     assert outcomes["succeeded"] > STOPS
-    assert processes_of(rig.folder) == []
+    wait_until(lambda: processes_of(rig.folder) == [])  # jobs without an answer may still run
     told(
         f"{WHO[victim]} stands still (SIGSTOP) for {STOPPED:g} s under load",
         load,
@@ -208,7 +209,7 @@ def test_acknowledged_changes_of_jobs_and_queues_survive_kills(busy_rig: Rig, vi
     watcher.finish(last)
     records = AttemptRecords.read(rig.folder / "truth")
     found = History(clients.actions, watcher.events, jobs, rest_at).check(records)
-    assert processes_of(rig.folder) == []
+    wait_until(lambda: processes_of(rig.folder) == [])  # jobs without an answer may still run
     assert clients.undone == set(), f"not all was done: {found}"
     what = f"kill -9 of {WHO[victim]} while {BUSY_CLIENTS} people do everything to their jobs and queues"
     record(what, kills=kills, things_done=len(clients.actions), undone=0, started_twice=0)
