@@ -20,7 +20,7 @@ from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encod
 from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Reply, Shown
 from bgd.wire.requests import GetInfo, Request, Show, Wait
 from bgd.wire.views import AttemptView, JobView
-from tests.support import ROOT, wait_until
+from tests.support import ROOT
 
 WAIT_SECONDS = 60.0
 MOST_WAITED_FOR = 10_000  # jobs in one request
@@ -154,11 +154,6 @@ class Rig:
         with closing(Caller(self.socket)) as caller:
             return self._launcher_pid(caller)
 
-    def come_to_work(self) -> None:
-        """Return once a job runs, which takes a while on a slow machine."""
-        with closing(Caller(self.socket)) as caller:
-            wait_until(lambda: self._info(caller).running > 0)
-
     @staticmethod
     def _info(caller: Caller) -> Info:
         info = caller.ask(GetInfo(1))
@@ -169,7 +164,7 @@ class Rig:
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             info = self._info(caller)
-            if info.launcher_pid and Path(f"/proc/{info.launcher_pid}").exists():
+            if info.launcher_pid and is_alive(info.launcher_pid):
                 return info.launcher_pid
         raise AssertionError("no launcher came up")
 
@@ -180,6 +175,26 @@ class Rig:
             self.kill()
             os.kill(pid, signal.SIGTERM)
         self._log.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists and was not killed."""
+    try:
+        return not is_dying(*(Path(f"/proc/{pid}", name).read_text() for name in ("stat", "status")))
+    except OSError:
+        return False
+
+
+def is_dying(stat: str, status: str) -> bool:
+    """Return whether a process runs no program any more: it was killed, and the kernel is removing it."""
+    flags = int(stat.rpartition(")")[2].split()[6])
+    pending = [
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))
+    ]
+    return bool(flags & PF_EXITING) or any(each & 1 << (signal.SIGKILL - 1) for each in pending)
+
+
+PF_EXITING = 4  # linux/sched.h
 
 
 class ClientThreads:

@@ -12,7 +12,7 @@ from bgd.core.job import FINAL, Move, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.wire.views import AttemptView, EventView, JobView
 from tests.end_to_end.chaos import Caller, Rig
-from tests.end_to_end.checks import last_event
+from tests.end_to_end.checks import last_event, listed
 from tests.end_to_end.load import Load
 from tests.end_to_end.watcher import Watcher
 
@@ -65,7 +65,7 @@ def check_history(
     if may_be_killed:
         allowed |= {Outcome.SIGNAL, Outcome.UNKNOWN, Outcome.NOT_STARTED}
     with closing(Caller(rig.socket)) as caller:
-        caller.wait(jobs)
+        caller.wait([view.id for view in listed(rig, None)])  # and for those whose submit got no answer
         watcher.finish(last_event(rig))
         shown = {job: caller.show(job) for job in jobs}
     records = AttemptRecords.read(rig.folder / "truth")
