@@ -24,10 +24,12 @@ from bgd.core.spec import (
     MAX_NAME,
     MAX_PERCENT,
     MAX_SLOTS,
+    MAX_SLURM_WORD,
     MAX_TOKENS,
     NOT_SCHEDULED,
     OPTIONS,
     RESOURCE_NAME,
+    SLURM_TIME,
     Backoff,
     Duration,
     ExecutorName,
@@ -44,6 +46,9 @@ from bgd.core.spec import (
     ResourceName,
     Share,
     SlotCount,
+    SlurmOptions,
+    SlurmTime,
+    SlurmWord,
     Tags,
     Timeout,
     TokenCount,
@@ -505,7 +510,13 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
         "PERCENT",
     ),
     QueueName: (QUEUE_NAME, "NAME"),
+    SlurmTime: (Parsed("time", _bounded(SlurmTime, SLURM_TIME)), "TIME"),
+    SlurmWord: (Parsed("text", _bounded(SlurmWord, f"a text of 1 to {MAX_SLURM_WORD} characters")), "TEXT"),
     Share: (Parsed("number", _bounded(Share, "a number from 0 to 1")), "SHARE"),
+    SlurmOptions: (
+        Parsed("option", _bounded(SlurmWord, f"an option of sbatch of at most {MAX_SLURM_WORD} characters")),
+        "OPTION",
+    ),
     Tags: (NAME, "TEXT"),
     Timeout: (TIME_LIMIT, "D"),
 }
@@ -517,12 +528,14 @@ _SPELLINGS = {
     "tags": ["-t", "--tag", "tags"],
     "env": ["-e", "--env"],
     "resources": ["--resource", "resources"],
+    "slurm_options": ["--slurm-option", "slurm_options"],
 }
 
 # Further settings of click.option
 _UNFINISHED_IDS = {"type": job_ids(UNFINISHED), "multiple": True, "metavar": "ID,..."}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tags": {"multiple": True},
+    "slurm_options": {"multiple": True},
     "rerun": {"is_flag": False, "type": click.Choice(["yes", "no"])},
     "after": _UNFINISHED_IDS,
     "after_any": _UNFINISHED_IDS,

@@ -26,7 +26,7 @@ GROUPS = {
     "What runs": "executor shell no_check cwd env env_pass isolation named args_text kwargs_text",
     "When": "queue priority delay at expires after after_any key debounce slots resources hold",
     "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",
-    "On a cluster": "cpus memory nodes gpus",
+    "On a cluster": "cpus memory nodes gpus gres time partition account slurm_options",
     "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",
     "Input and output": "stdin pty raw wait follow",
     "Finding it": "name tags notify",

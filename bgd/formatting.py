@@ -20,6 +20,7 @@ from bgd.core.spec import (
     MemoryBytes,
     Percent,
     Resources,
+    SlurmOptions,
     Timeout,
     kind_of,
 )
@@ -139,6 +140,8 @@ def _option_text(name: str, value: Any) -> str:
         return format_duration(value)
     if kind is Resources:
         return ", ".join(f"{count} {resource}" for resource, count in value.items())
+    if kind is SlurmOptions:
+        return " ".join(value)
     return f"{value}%" if kind is Percent else str(value)
 
 

@@ -29,8 +29,10 @@ from bgd.core.spec import (
     NotifyName,
     QueueName,
     Rate,
+    SlurmOptions,
     Timeout,
     kind_of,
+    problem_with_slurm_option,
 )
 from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
@@ -409,6 +411,7 @@ def job_option(name: str, setting: Setting) -> object:
         Timeout: duration_within(Timeout),
         MemoryBytes: size(MemoryBytes),
         FileBytes: size(FileBytes),
+        SlurmOptions: texts_without(problem_with_slurm_option),
     }
     if isinstance(kind, EnumType):
         return _word(kind, text(setting))

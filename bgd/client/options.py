@@ -59,6 +59,11 @@ class EditableOptions(TypedDict, total=False):
     memory: int | None
     nodes: int | None
     gpus: int | None
+    gres: str | None
+    partition: str | None
+    account: str | None
+    time: str | None
+    slurm_options: Sequence[str] | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None
@@ -116,6 +121,11 @@ class FurtherOptions(EditableOptions, total=False):
     * `memory`: memory per node on a cluster.
     * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
+    * `gres`: generic resources of Slurm per node.
+    * `partition`: partition of Slurm.
+    * `account`: account of Slurm to charge.
+    * `time`: time to ask Slurm for: minutes or H:MM:SS.
+    * `slurm_options`: option for sbatch.
     * `keep_leftovers`: do not kill leftover processes.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory.
@@ -239,6 +249,11 @@ class JobAttributes:
     memory: int | None
     nodes: int | None
     gpus: int | None
+    gres: str | None
+    partition: str | None
+    account: str | None
+    time: str | None
+    slurm_options: tuple[str, ...] | None
     keep_leftovers: bool
     nice: int | None
     memory_max: int | None

@@ -1,5 +1,6 @@
 """Job specs: what is asked for, within limits on what a stranger may send."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, get_args
@@ -36,6 +37,8 @@ MAX_OPEN_FILES = 1 << 30
 MAX_CPUS = 100_000  # of one job on a cluster
 MAX_NODES = 10_000
 MAX_GPUS = 1_000
+MAX_SLURM_WORD = 500  # characters of an option of sbatch
+MAX_SLURM_OPTIONS = 20
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -70,6 +73,10 @@ OpenFiles = Annotated[int, Meta(ge=MIN_OPEN_FILES, le=MAX_OPEN_FILES)]
 CpuCount = Annotated[int, Meta(ge=1, le=MAX_CPUS)]
 NodeCount = Annotated[int, Meta(ge=1, le=MAX_NODES)]
 GpuCount = Annotated[int, Meta(ge=1, le=MAX_GPUS)]
+SlurmWord = Annotated[str, Meta(min_length=1, max_length=MAX_SLURM_WORD)]
+SlurmTime = Annotated[str, Meta(pattern=r"^([0-9]{1,4}-)?[0-9]{1,7}(:[0-9]{1,2}){0,2}\Z")]
+SLURM_TIME = "a time as sbatch takes it: minutes, H:MM:SS or D-HH:MM:SS"
+SlurmOptions = Annotated[tuple[SlurmWord, ...], Meta(max_length=MAX_SLURM_OPTIONS)]
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
@@ -148,6 +155,7 @@ class Option(Struct, frozen=True):
     * `can_unset`: an edit may take it away again.
     * `in_schedule`: the job of a schedule may have it; a schedule says itself when its jobs start.
     * `in_policy`: `[classes."PATTERN"]` of the configuration may set it.
+    * `on_nodes`: only jobs on a cluster may have it.
     * `limit`, `label`: its name among the limits of a job, or in a line of its own. Both None: people are
       shown it in another way.
     """
@@ -158,6 +166,7 @@ class Option(Struct, frozen=True):
     can_unset: bool = True
     in_schedule: bool = True
     in_policy: bool = False
+    on_nodes: bool = False
     limit: str | None = None
     label: str | None = None
 
@@ -266,22 +275,57 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         ExecutorName | None, Option("Executor to run the job on", in_policy=True, label="executor")
     ] = None
     """An entry of `[executors]`, or "local". None: as its queue says."""
-    cpus: Annotated[CpuCount | None, Option("CPUs per node on a cluster", in_policy=True, label="cpus")] = (
-        None
-    )
+    cpus: Annotated[
+        CpuCount | None, Option("CPUs per node on a cluster", in_policy=True, on_nodes=True, label="cpus")
+    ] = None
     """None: one."""
     memory: Annotated[
         MemoryBytes | None,
-        Option("Memory per node on a cluster, for example 4GB", in_policy=True, label="memory"),
+        Option(
+            "Memory per node on a cluster, for example 4GB", in_policy=True, on_nodes=True, label="memory"
+        ),
     ] = None
     """Bytes; None: as the executor says."""
     nodes: Annotated[
-        NodeCount | None, Option("Number of nodes on a cluster", in_policy=True, label="nodes")
+        NodeCount | None,
+        Option("Number of nodes on a cluster", in_policy=True, on_nodes=True, label="nodes"),
     ] = None
     """It gets `cpus` and `memory` on each, runs on the first, and may run srun. None: one, without srun."""
-    gpus: Annotated[GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, label="gpus")] = (
-        None
-    )
+    gpus: Annotated[
+        GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, on_nodes=True, label="gpus")
+    ] = None
+    gres: Annotated[
+        SlurmWord | None,
+        Option(
+            "Generic resources of Slurm per node, for example gpu:a100:2",
+            in_policy=True,
+            on_nodes=True,
+            label="gres",
+        ),
+    ] = None
+    partition: Annotated[
+        SlurmWord | None, Option("Partition of Slurm", in_policy=True, on_nodes=True, label="partition")
+    ] = None
+    """None: as the executor says, and so for the account."""
+    account: Annotated[
+        SlurmWord | None, Option("Account of Slurm to charge", in_policy=True, on_nodes=True, label="account")
+    ] = None
+    time: Annotated[
+        SlurmTime | None,
+        Option(
+            "Time to ask Slurm for: minutes or H:MM:SS", in_policy=True, on_nodes=True, label="slurm time"
+        ),
+    ] = None
+    """Slurm's limit on the allocation. None: as `timeout` says, or the partition if there is none."""
+    slurm_options: Annotated[
+        SlurmOptions | None,
+        Option(
+            "Option for sbatch, for example --qos=high; may be repeated",
+            in_policy=True,
+            on_nodes=True,
+            label="slurm options",
+        ),
+    ] = None
     keep_leftovers: Annotated[bool, Option("Do not kill leftover processes")] = False
     """Leave running what the first process leaves running when it ends by itself."""
     nice: Annotated[
@@ -327,6 +371,9 @@ OPTIONS: dict[str, Option] = {
     if isinstance(each, Option)
 }
 """The options by the names of their fields, in their order."""
+
+ON_NODES = tuple(name for name, option in OPTIONS.items() if option.on_nodes)
+"""Options that only jobs on a cluster may have."""
 
 NOT_SCHEDULED = frozenset(name for name, option in OPTIONS.items() if not option.in_schedule)
 """Options that the job of a schedule cannot have."""
@@ -401,9 +448,13 @@ def _problem_with_place(spec: JobSpec) -> str | None:
         return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     if spec.stdin is not None and _is_not_a_path(spec.stdin):
         return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    for text in (spec.name, spec.key, *spec.tags):
+    of_slurm = (spec.gres, spec.partition, spec.account, *(spec.slurm_options or ()))
+    for text in (spec.name, spec.key, *spec.tags, *of_slurm):
         if text is not None and not text.isprintable():
-            return f"name, key and tags must be printable text on one line, not {text!r}"
+            return f"name, key, tags and words for Slurm must be printable text on one line, not {text!r}"
+    for text in spec.slurm_options or ():
+        if problem := problem_with_slurm_option(text):
+            return f"slurm_options: {problem}"
     return problem_with_environment(spec.env) if spec.env else None
 
 
@@ -419,6 +470,41 @@ def problem_with_environment(env: Mapping[str, str]) -> str | None:
         if _is_too_long(f"{key}={value}"):
             return f"env {_word(key)} is longer than {MAX_WORD} bytes, the kernel's limit"
     return None
+
+
+def problem_with_slurm_option(text: str) -> str | None:
+    """Return what is wrong with a job's option of sbatch; None: nothing."""
+    name = re.fullmatch(r"--([a-z][a-z0-9-]*)(=.*)?", text)
+    if name is None:
+        return f"{text!r} is not --NAME or --NAME=VALUE, in one word"
+    # sbatch also takes the beginning of a name for the whole
+    if any(each.startswith(name[1]) for each in _BGDS_OWN):
+        return f"a job cannot have --{name[1]}, which bgd sets itself"
+    instead = next((use for each, use in _SET_BY_OPTIONS.items() if each.startswith(name[1])), None)
+    return f"in place of --{name[1]} use option {instead} of the job" if instead else None
+
+
+# Long options of sbatch: those that bgd sets as an option of the job says, and those that are bgd's own
+_SET_BY_OPTIONS = {name: name for name in ("account", "gpus", "gres", "nodes", "partition", "time")} | {
+    "cpus-per-task": "cpus",
+    "ntasks": "nodes",
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "memory"),
+}
+_BGDS_OWN = (
+    *(
+        "array",
+        "chdir",
+        "clusters",
+        "comment",
+        "dependency",
+        "error",
+        "export",
+        "export-file",
+        "get-user-env",
+    ),
+    *("gid", "help", "hold", "input", "job-name", "no-requeue", "open-mode", "output", "parsable", "quiet"),
+    *("requeue", "signal", "test-only", "uid", "usage", "verbose", "version", "wait", "wrap"),
+)
 
 
 def _word(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing, nullcontext
 from copy import copy
 from functools import partial
+from operator import attrgetter
 from signal import SIGCONT
 from time import monotonic
 from typing import Any
@@ -58,6 +59,10 @@ SLICE = 5_000  # jobs that are looked up at a time
 
 Later = Callable[[], Awaitable[State]]
 """What has to be awaited, once it has been decided about the other jobs."""
+
+
+_on_nodes = attrgetter(*limits.ON_NODES)
+_NOTHING = _on_nodes(JobSpec())
 
 
 class JobActions:
@@ -120,7 +125,7 @@ class JobActions:
             spec = under_policy(spec, self._class_policy(spec))
         config = self._supervisor.config
         # most daemons know no executor, and a submit is too frequent to ask in vain
-        if config.executors or spec.executor or spec.cpus or spec.memory or spec.nodes or spec.gpus:
+        if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
         if spec.notify is not None:
             check_target(spec.notify, self._supervisor.config)

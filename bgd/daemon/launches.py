@@ -20,7 +20,16 @@ from msgspec.structs import replace
 from bgd.config import Config, ExecutorConfig, PythonConfig
 from bgd.core.job import Job
 from bgd.core.limits import NO_TOKENS, Tokens
-from bgd.core.spec import DEFAULT_QUEUE, LOCAL, NOTIFICATION_QUEUE, OPTIONS, ExecutorKind, Isolation, JobSpec
+from bgd.core.spec import (
+    DEFAULT_QUEUE,
+    LOCAL,
+    NOTIFICATION_QUEUE,
+    ON_NODES,
+    OPTIONS,
+    ExecutorKind,
+    Isolation,
+    JobSpec,
+)
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, config_file, restricts_commands
 from bgd.errors import Refused, nearest
@@ -267,7 +276,7 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
                 f"{found} is for jobs of this machine, and executor {name} runs them on a cluster{hint}"
             )
     else:
-        found = next((each for each in _ONLY_ON_NODES if getattr(spec, each) is not None), None)
+        found = next((each for each in ON_NODES if getattr(spec, each)), None)
         if found is not None:
             raise Refused(f"{found} is for jobs on a cluster, and executor {name} runs them on this machine")
 
@@ -301,10 +310,10 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
             return replace(launch, slurm=slurm, own_group=False)
 
 
-def _site_options(executor: ExecutorConfig) -> list[str]:
+def _site_options(executor: ExecutorConfig, spec: JobSpec | None = None) -> list[str]:
     named = {
-        "partition": executor.partition,
-        "account": executor.account,
+        "partition": (spec and spec.partition) or executor.partition,
+        "account": (spec and spec.account) or executor.account,
         "qos": executor.qos,
         "constraint": executor.constraint,
     }
@@ -331,7 +340,7 @@ def _pilot(spec: JobSpec, executor: ExecutorConfig, launch: Launch) -> PilotStar
         cpus=cpus,
         memory=memory,
         own=own_options(spec, executor, launch),
-        alone=spec.gpus is not None or spec.nodes is not None or is_larger,
+        alone=is_larger or any(getattr(spec, each) for each in ON_NODES if each not in {"cpus", "memory"}),
     )
 
 
@@ -342,9 +351,11 @@ def own_options(spec: JobSpec, executor: ExecutorConfig, launch: Launch | None =
         "cpus-per-task": spec.cpus or 1,
         "mem": _kilobytes(spec.memory or executor.memory),  # without it a job may take the whole node
         "gpus": spec.gpus,
-        "time": None if seconds is None else math.ceil(seconds / 60),  # minutes
+        "gres": spec.gres,
+        "time": spec.time or (None if seconds is None else math.ceil(seconds / 60)),  # minutes
     }
-    return [*_site_options(executor), *(f"--{name}={value}" for name, value in size.items() if value)]
+    sizes = [f"--{name}={value}" for name, value in size.items() if value]
+    return [*_site_options(executor, spec), *sizes, *(spec.slurm_options or ())]
 
 
 _ANY_NUMBER = 1000  # of pilots
@@ -361,6 +372,5 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
     return spec.executor
 
 
-_ONLY_ON_NODES = ("cpus", "memory", "nodes", "gpus")
 _NOT_ON_NODES = ("pty", "keep_leftovers", *Limits.__struct_fields__)
 _INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}

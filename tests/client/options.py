@@ -27,9 +27,13 @@ WRITTEN: dict[Any, str] = {
     spec.Instant: "float | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
     spec.Resources: "Mapping[str, int]",
+    spec.SlurmOptions: "Sequence[str]",
     spec.Tags: "Sequence[str]",
     spec.Timeout: "Duration",
 }
+
+# The types of attributes of a job that their base types do not tell
+VIEWED: dict[Any, str] = {spec.Resources: "dict[str, int]", spec.SlurmOptions: "tuple[str, ...]"}
 
 BEGINNING = '''"""The keywords and attributes of a job, for type checkers and editors."""
 
@@ -148,7 +152,7 @@ def written(name: str) -> str:
 def viewed(name: str) -> str:
     """Return the type of an option as a JobView has it."""
     kind = kind_of(name)
-    text = "dict[str, int]" if kind is spec.Resources else getattr(kind, "__origin__", kind).__name__
+    text = VIEWED.get(kind) or getattr(kind, "__origin__", kind).__name__
     return f"{text}{' | None' if getattr(JobSpec(), name) is None else ''}"
 
 

@@ -43,6 +43,10 @@ def command(**options):
         JobSpec(target="a:b", after=(1,), after_any=(1,), expires=1.0, slots=2, hold=True),
         command(env={"A": "", "B": "b=c", "no good shell name": "x"}),
         command(env={"A": "x" * LONGEST_VARIABLE}),
+        command(gres="gpu:a100:2", partition="short,long", account="physics", time="1-12:00:00"),
+        command(
+            slurm_options=("--qos=high", "--exclusive", "--mail-user=a@b.c", "--time-min=5", "--begin=a b")
+        ),
     ],
 )
 def test_a_valid_spec_has_no_problem(spec):
@@ -91,6 +95,25 @@ def test_a_valid_spec_has_no_problem(spec):
         (command(stdin="list"), "stdin must be an absolute path"),
         (command(stdin="/a\0b"), "stdin must be an absolute path"),
         (command(key="two\nlines"), "printable text"),
+        (command(gres="gpu\n"), "words for Slurm must be printable text"),
+        (command(slurm_options=("--qos=a\0b",)), "must be printable text on one line, not '--qos=a"),
+        (
+            command(slurm_options=("--wrap=rm",)),
+            "slurm_options: a job cannot have --wrap, which bgd sets itself",
+        ),
+        (command(slurm_options=("--wr=rm",)), "a job cannot have --wr, which bgd sets itself"),
+        (command(slurm_options=("--job-name=x",)), "cannot have --job-name"),
+        (command(slurm_options=("--uid=0",)), "cannot have --uid"),
+        (command(slurm_options=("--mem-per-cpu=1G",)), "in place of --mem-per-cpu use option memory"),
+        (command(slurm_options=("--ntasks=2",)), "in place of --ntasks use option nodes"),
+        (command(slurm_options=("--parti=x",)), "in place of --parti use option partition"),
+        (
+            command(slurm_options=("--qos=x", "-w", "n1")),
+            "'-w' is not --NAME or --NAME=VALUE, in one word",
+        ),
+        (command(slurm_options=("--qos x",)), "'--qos x' is not"),
+        (command(slurm_options=("--",)), "'--' is not"),
+        (command(slurm_options=("script.sh",)), "'script.sh' is not"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -123,6 +146,23 @@ def test_a_queue_is_named_like_a_file(queue):
 def test_other_names_of_queues_are_refused(queue):
     with pytest.raises(msgspec.ValidationError, match="queue"):
         msgspec.convert({"queue": queue}, JobSpec)
+
+
+@pytest.mark.parametrize("time", ["30", "30:00", "1:30:00", "2-0", "2-12:30:00"])
+def test_a_time_for_slurm_is_written_as_for_sbatch(time):
+    assert msgspec.convert({"time": time}, JobSpec).time == time
+
+
+@pytest.mark.parametrize("time", ["", "2h", "-1", "1:2:3:4", "30\n", 30])
+def test_other_times_for_slurm_are_refused(time):
+    with pytest.raises(msgspec.ValidationError, match="time"):
+        msgspec.convert({"time": time}, JobSpec)
+
+
+@pytest.mark.parametrize("options", [["--x=" + "y" * 500], ["--x"] * 21])
+def test_options_of_slurm_are_limited_in_length_and_number(options):
+    with pytest.raises(msgspec.ValidationError, match="slurm_options"):
+        msgspec.convert({"slurm_options": options}, JobSpec)
 
 
 @pytest.mark.parametrize("text", ["INT", "int", "SIGINT", "sigint"])

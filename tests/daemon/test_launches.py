@@ -9,11 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.core.spec import Isolation, JobSpec
+from bgd.core.spec import ExecutorKind, Isolation, JobSpec
 from bgd.daemon import launches
 from bgd.daemon.dispatch import reported_end
 from bgd.daemon.launches import build_launch
-from bgd.wire.launching import AttemptEnded, AttemptKey, encode
+from bgd.wire.launching import AttemptEnded, AttemptKey, Place, encode
 from bgd.worker import WORKER
 from tests.daemon.harness import configure
 
@@ -179,3 +179,64 @@ def test_jobs_run_in_the_root_if_the_folder_of_the_daemon_is_not_utf_8(folder, m
     odd.mkdir()
     monkeypatch.chdir(odd)
     assert launch(folder, JobSpec(target="app:f")).cwd == "/"
+
+
+# --- on Slurm
+
+
+CLUSTER = """
+[executors.cluster]
+kind = "slurm"
+folder = "/shared"
+partition = "long"
+account = "all"
+options = ["--qos=low"]
+"""
+
+
+def pilot(folder, **options):
+    place = Place(executor="cluster", kind=ExecutorKind.SLURM)
+    config = configure(folder, rest=CLUSTER)
+    got = build_launch(KEY, JOB, JobSpec(argv=("true",), **options), 0, config, place=place)
+    assert got.slurm is not None
+    assert got.slurm.pilot is not None
+    return got.slurm.pilot
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"nodes": 2}, None),
+        ({"gpus": 1}, "--gpus=1"),
+        ({"gres": "gpu:a100:1"}, "--gres=gpu:a100:1"),
+        ({"partition": "short"}, "--partition=short"),
+        ({"account": "physics"}, "--account=physics"),
+        ({"time": "1-0"}, "--time=1-0"),
+        ({"time": "30", "timeout": 5.0}, "--time=30"),
+        ({"slurm_options": ("--qos=high",)}, "--qos=high"),
+    ],
+)
+def test_a_job_that_asks_slurm_for_something_gets_a_pilot_of_its_own(folder, options, argument):
+    got = pilot(folder, **options)
+
+    assert got.alone
+    assert argument is None or argument in got.own
+    assert argument not in got.options  # of the pilots for many
+
+
+def test_a_job_that_asks_for_processors_and_memory_shares_a_pilot(folder):
+    got = pilot(folder, cpus=2, memory=10**9, timeout=30.0)
+
+    assert not got.alone
+    assert "--time=3" in got.own  # minutes, if it is too large for those that there are
+
+
+def test_what_a_job_asks_for_takes_the_place_of_what_its_executor_says(folder):
+    own = pilot(folder, partition="short", account="physics", slurm_options=("--qos=high", "--exclusive")).own
+
+    assert "--partition=short" in own
+    assert "--account=physics" in own
+    assert not {"--partition=long", "--account=all"} & set(own)
+    assert (
+        own.index("--qos=low") < own.index("--qos=high") < own.index("--exclusive")
+    )  # sbatch: the last wins

@@ -229,6 +229,31 @@ def test_a_job_gets_a_gpu_of_the_node(client):
     assert on_cluster(client, "echo $SLURM_GPUS_ON_NODE", gpus=1).wait(DEADLINE).output() == "1\n"
 
 
+def test_what_a_job_asks_of_slurm_reaches_its_own_allocation(slurm, client):
+    job = started(
+        on_cluster(
+            client,
+            "echo $SLURM_JOB_PARTITION $SLURM_GPUS_ON_NODE; echo ready; sleep 1000",
+            partition="high",
+            gres="gpu:1",
+            time="7",
+            slurm_options=["--nice=5", "--licenses="],
+        )
+    )
+
+    said = slurm.run("squeue", "-h", "-o", "%P %l %b %k")
+    assert said == f"high 7:00 gres/gpu:1 bgd job {job.id}, attempt 1\n"
+    job.cancel()
+    assert job.wait(DEADLINE).output().startswith("high 1\n")
+
+
+def test_what_slurm_does_not_know_fails_in_its_words(client):
+    job = on_cluster(client, "true", slurm_options=["--no-such-option"]).wait(DEADLINE)
+
+    assert job.outcome is Outcome.NOT_STARTED
+    assert "unrecognized option '--no-such-option'" in job.problem
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -240,6 +265,8 @@ def test_a_job_gets_a_gpu_of_the_node(client):
         ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for jobs of this machine"),
         ({"cpus": 2}, "cpus is for jobs on a cluster, and executor local"),
         ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on a cluster"),
+        ({"partition": "high"}, "partition is for jobs on a cluster, and executor local"),
+        ({"slurm_options": ["--qos=high"]}, "slurm_options is for jobs on a cluster, and executor local"),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused(client, options, words):

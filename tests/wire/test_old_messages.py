@@ -7,6 +7,7 @@ The samples are the bytes that were once sent: they are never changed. For a mes
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -462,6 +463,18 @@ GROWN |= {
         "from_launcher",
         launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, place=ON_SLURM),
     ),
+}
+TO_SLURM: dict[str, Any] = {
+    "gres": "gpu:2",
+    "partition": "short",
+    "account": "physics",
+    "time": "1:30:00",
+    "slurm_options": ("--qos=high", "--exclusive"),
+}
+GROWN |= {
+    "submit_to_slurm": ("request", requests.Submit(1, replace(SPEC, **TO_SLURM))),
+    "edit_to_slurm": ("request", requests.Edit(13, [17], requests.Changes(**TO_SLURM))),
+    "jobs_of_slurm": ("reply", replies.JobsPart(2, [replace(VIEW, **TO_SLURM)])),
 }
 PILOT = launching.PilotStart(
     executor="pilots", nodes=2, options=["--exclusive"], keep_idle=600.0, cpus=1, memory=10**9

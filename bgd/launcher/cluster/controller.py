@@ -23,6 +23,7 @@ _BURST = 20  # requests at once
 _SHORT_WAIT = 2.0  # seconds that are not worth a report
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until it is asked again, doubled each time
 _PATIENCE = 20.0  # seconds for an answer
+_HINT = 'Try "sbatch'  # --help" for more information
 _COMPLETING = "COMPLETING"  # upon which the state follows
 _COLUMNS = 4  # of what squeue prints
 # what Slurm's programs say if the controller cannot be reached (slurm_errno.c), or this machine has no room
@@ -283,5 +284,5 @@ def one_line_of(text: str) -> str:
 
 def last_line(words: str) -> str:
     """Return the last of the lines that a program of Slurm has written, without its name."""
-    lines = [line for line in words.splitlines() if line.strip()]
+    lines = [line for line in words.splitlines() if line.strip() and not line.startswith(_HINT)]
     return lines[-1].removeprefix("sbatch: ").removeprefix("error: ") if lines else ""

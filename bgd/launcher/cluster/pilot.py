@@ -283,7 +283,10 @@ class Pilot:
         pauses = _pauses()
         while True:
             left_out = [] if place else self._pool.nodes_left_out()
-            arguments = [*self._options(), *place, *([f"--exclude={','.join(left_out)}"] if left_out else [])]
+            arguments = [*self._options(), *place]
+            if left_out:  # beside those that were asked for: of several options sbatch takes the last
+                asked = [each.removeprefix(_EXCLUDE) for each in arguments if each.startswith(_EXCLUDE)]
+                arguments.append(f"{_EXCLUDE}{','.join([*asked, *left_out])}")
             said = await self._controller.submit(
                 [*arguments, self._folder.script, self._python, self._folder.path],
                 is_wanted=lambda: not (self._is_closing or self._is_given_up),
@@ -583,6 +586,7 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
 
 
 OF_PILOTS = "pilots"
+_EXCLUDE = "--exclude="
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
 _ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # times to end what it left

@@ -170,11 +170,13 @@ def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
     fail = f"touch {works}; echo 'no bgd' >&2; exit 1"
     broken_once.write_text(f'#!/bin/sh\n[ -e {works} ] || {{ {fail}; }}\nexec {sys.executable} "$@"\n')
     broken_once.chmod(0o700)
-    start = replace(slurm.own_pilot, python=str(broken_once))
+    asked = replace(slurm.own_pilot.pilot, own=["--exclude=n7,n8", "--gres=gpu:1"])
+    start = replace(slurm.own_pilot, python=str(broken_once), pilot=asked)
 
     ended = supervisor.run("sh", "-c", "exit 4", slurm=start)
 
     assert ended.exit_code == 4
     assert "a pilot has ended: no bgd" in host.said
     first, second = (slurm.folder / "sbatchs").read_text().splitlines()
-    assert ("--exclude=n1" in first, "--exclude=n1" in second) == (False, True)
+    assert "--exclude=n7,n8 --gres=gpu:1 " in first
+    assert "--exclude=n7,n8,n1 " in second
