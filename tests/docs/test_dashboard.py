@@ -28,9 +28,9 @@ def test_dashboard_page_says_what_the_page_of_a_log_holds():
     said = " ".join(section(page("docs/dashboard.md"), "## Read a log").split())
 
     assert f"within the first {log_text.COUNTED >> 20} MB" in said
-    assert f"the first {queries.MAX_HITS} places" in said
+    assert f"the first {queries.MAX_HITS} matches" in said
     assert f"the last {log_text.MAX_PART >> 10} KiB" in said
-    assert f"the first {log_pages.MAX_LISTED} places" in said
+    assert f"the first {log_pages.MAX_LISTED} matches" in said
 
 
 def test_dashboard_page_says_what_the_limits_are():
