@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import compileall
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import settings
 
-from tests.support import DEADLINE, WIDTH, Daemon, Home, serving
+from tests.support import DEADLINE, ROOT, WIDTH, Daemon, Home, serving
 
 settings.register_profile("short", max_examples=30, stateful_step_count=30, deadline=None, print_blob=True)
 settings.register_profile(
@@ -36,6 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The tests start Python thousands of times; PYTHONDONTWRITEBYTECODE would compile all of bgd each time.
+    for package in ("bgd", "bgctl"):
+        compileall.compile_dir(ROOT / package, quiet=2)
     config.addinivalue_line(
         "markers",
         "daemon(configuration, files, env): what the daemon of the fixtures `daemon` and `own_daemon` starts"
