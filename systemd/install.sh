@@ -22,7 +22,7 @@ home=$stage$prefix/lib/bgd
 "$python" -m venv "$home"
 source=$(mktemp -d) # a build leaves files in its folder and uses those of an earlier build
 trap 'rm -rf "$source"' EXIT
-cp -R bgd bgctl docs pyproject.toml README.md LICENSE "$source"
+cp -R bgd bgctl docs systemd pyproject.toml README.md LICENSE "$source"
 pip() { "$home/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 # This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
 # setuptools, so building bgd downloads nothing else. Nor does oncalendar, which has no wheel.
@@ -53,7 +53,7 @@ values = {
 }
 for kind in ("system", "user"):
     for name in ("bgd.service", "bgd.socket", "bgd-launcher.service"):
-        text = Path("bgctl/units", kind, name).read_text()
+        text = Path("systemd", kind, name).read_text()
         for place, value in values.items():
             text = text.replace(place, value)
         path = root / "lib/systemd" / kind / name
@@ -69,7 +69,11 @@ done
 for page in man1/bgd.1 man1/bgctl.1 man5/bgd.toml.5; do
 	install -D -m 644 "docs/man/${page#*/}" "$stage$prefix/share/man/$page"
 done
-install -D -m 644 bgctl/units/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
+for each in bash:bash-completion/completions/bgctl zsh:zsh/site-functions/_bgctl fish:fish/vendor_completions.d/bgctl.fish; do
+	"$home/bin/python" -P -m bgctl completion "${each%%:*}" >"$source/completion"
+	install -D -m 644 "$source/completion" "$stage$prefix/share/${each#*:}"
+done
+install -D -m 644 systemd/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
 find README.md CHANGELOG.md LICENSE docs etc examples -type f -not -path '*/__pycache__/*' \
 	-exec install -D -m 644 {} "$stage$doc/{}" \;
 [ -e "$etc/bgd.toml" ] || install -D -m 644 etc/bgd.toml "$etc/bgd.toml"

@@ -10,6 +10,9 @@ done
 for page in man1/bgd.1 man1/bgctl.1 man5/bgd.toml.5; do
 	rm -f "$root/share/man/$page"
 done
+for completion in bash-completion/completions/bgctl zsh/site-functions/_bgctl fish/vendor_completions.d/bgctl.fish; do
+	rm -f "$root/share/$completion"
+done
 for unit in bgd.service bgd.socket bgd-launcher.service; do
 	rm -f "$root/lib/systemd/system/$unit" "$root/lib/systemd/user/$unit"
 done
