@@ -42,7 +42,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-bgctl test-fault-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-bgctl test-fault-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins dist deb uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -166,6 +166,12 @@ pins: $(INSTALLED)  ## update the versions that `make install` installs
 	| $(BIN)/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 		--no-header --no-annotate pyproject.toml -; } >$(VENV)/pins
 	cp $(VENV)/pins systemd/requirements.txt
+
+dist: $(INSTALLED)  ## build the source package and the wheel of the last commit, in dist/
+	systemd/dist.sh $(BIN)/python dist
+
+deb:  ## build a Debian package in dist/, for this architecture and Python
+	systemd/deb.sh dist
 
 uninstall:  ## remove what `make install` installed; keep configuration, jobs and logs
 	systemd/uninstall.sh $(call quoted,$(DESTDIR)) $(call quoted,$(PREFIX))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,15 @@ def stage() -> Iterator[Path]:
     """The files that `make install` writes below /usr/local, in a staging folder with an odd name."""
     with tempfile.TemporaryDirectory(prefix="bgd-stage a|b&c 100% it's-") as folder:
         subprocess.run(["make", "install", f"DESTDIR={folder}"], cwd=ROOT, check=True, capture_output=True)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def dist() -> Iterator[Path]:
+    """The folder with the source package and the wheel that `make dist` builds."""
+    with tempfile.TemporaryDirectory(prefix="bgd-dist-") as folder:
+        build = [str(ROOT / "systemd/dist.sh"), sys.executable, folder]
+        subprocess.run(build, check=True, capture_output=True)
         yield Path(folder)
 
 

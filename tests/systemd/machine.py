@@ -41,7 +41,7 @@ class Machine:
 
     def __init__(self, folder: Path, stage: Path) -> None:
         """Boot with the files from `stage`; `folder` is empty and becomes the root."""
-        self._cgroup = Path(f"{_cgroups()}/bgd-test-{os.getpid()}")
+        self._cgroup = Path(f"{_cgroups()}/bgd-test-{os.getpid()}-{folder.parent.name}")
         self._cgroup.mkdir()
         self._console = folder.with_suffix(".console")
         enter = ["sh", "-c", f'echo $$ > {self._cgroup}/cgroup.procs; exec "$@"', "sh"]

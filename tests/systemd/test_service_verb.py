@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, wait_until
+from tests.support import wait_until
 from tests.systemd.machine import Machine
 
 BASE = "/usr/local/lib/bgd/bin/python"  # makes virtual environments
@@ -44,21 +45,19 @@ INSTALLATIONS = {
 
 
 @pytest.fixture(scope="session")
-def packages(machine: Machine, stage: Path) -> Iterator[None]:
-    """Packages of bgd and of the tools that install it in a folder of the machine, and bgd's source."""
+def packages(machine: Machine, stage: Path, dist: Path) -> Iterator[None]:
+    """The wheel of bgd, the tools that install it, and bgd's source, in a folder of the machine."""
     root = Path(f"/proc/{machine._first_pid()}/root")
     with tempfile.TemporaryDirectory(prefix="bgd-packages-") as folder:
-        source = Path(folder, "source")
-        source.mkdir()
-        for name in ("bgd", "bgctl", "docs"):
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
+        with tarfile.open(next(dist.glob("*.tar.gz"))) as package:
+            package.extractall(folder, filter="data")
+        [source] = Path(folder).iterdir()
         shutil.copytree(source, root / "srv/test/source")
         wheels = Path(folder, "wheels")
         python = stage / "usr/local/lib/bgd/bin/python"
+        [wheel] = dist.glob("*.whl")
         subprocess.run(
-            [python, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, source, "uv", "pipx"], check=True
+            [python, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, wheel, "uv", "pipx"], check=True
         )
         shutil.copytree(wheels, root / "srv/test/wheels")
     machine.run(BASE, "-m", "venv", "/srv/test/tools")
