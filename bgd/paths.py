@@ -108,7 +108,7 @@ _AUTOSTART_FILES = frozenset({AUTOSTART_LOG, "autostart.lock"})  # written befor
 _MAX_LINKS = 40  # the kernel follows as many
 
 
-_NAMES_ON_CLUSTER = ("bgd-", "node-", "lock-seen-", "probe-")  # the two in the middle are of an earlier bgd
+_NAMES_ON_CLUSTER = ("bgd-", "probe-")
 
 
 def make_private_folder(path: Path) -> None:
