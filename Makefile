@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
 DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console \
-	cron gcc libc6-dev msmtp promtool slurmctld slurmd slurm-client
+	cron gcc libc6-dev msmtp promtool slurmctld slurmd slurm-client munge
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
@@ -124,7 +124,7 @@ faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
 
 slurm-faults: $(INSTALLED) debian-packages  ## kill everything, and cut the power, while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
-	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py tests/slurm/test_resets.py
+	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py tests/slurm/test_resets.py tests/slurm/test_site.py
 
 cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
 	CRON_LINES=$(or $(LINES),1000) $(PYTEST) tests/cron

@@ -28,6 +28,7 @@ CASES = [
     "tests/faults/in_a_guest.py",
     "tests/launcher/test_trees.py",
     "tests/slurm/test_resets.py",
+    "tests/slurm/test_site.py",
     "tests/slurm/test_slurm_chaos.py",
     "tests/systemd/test_upgrade.py",
 ]

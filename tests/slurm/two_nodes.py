@@ -1,6 +1,7 @@
-"""A Slurm of two nodes on this machine, of Debian's slurmctld and slurmd, without systemd and munge.
+"""A Slurm of two nodes on this machine, of Debian's slurmctld and slurmd, without systemd.
 
-It needs root. Jobs are for another user, because root is exempt from the request limit.
+It is small and quick, or like that of a site: with munge, control groups, limits on memory, and nodes in
+namespaces of their own. It needs root. Jobs are for another user, as root is exempt from the request limit.
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ ClusterName=two
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
-AuthType=auth/slurm
-CredType=auth/slurm
-AuthInfo=use_client_ids
+{kind}
 SlurmctldPort={port}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -51,9 +50,6 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -73,6 +69,30 @@ PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 Grac
 PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
 """
 
+QUICK = """
+AuthType=auth/slurm
+CredType=auth/slurm
+AuthInfo=use_client_ids
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+"""
+LIKE_A_SITE = """
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.socket
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+JobAcctGatherType=jobacct_gather/none
+"""
+# Run a node as the first process of its namespaces, with control groups $0 in place of all that there are
+NODE = """
+for each in freezer memory; do mkdir /sys/fs/cgroup/$each/$0; done
+exec unshare --mount --pid --fork --kill-child --mount-proc sh -ec '
+    for each in freezer memory; do mount --bind /sys/fs/cgroup/$each/$0 /sys/fs/cgroup/$each; done
+    exec "$@"' "$0" "$@"
+"""
+GROUPS = Path("/sys/fs/cgroup")  # of version 1: Slurm takes no mixture of versions
 
 MODULE = """
 import os, pathlib
@@ -123,6 +143,19 @@ executor = "cluster"
 executor = "cluster"
 slots = 2
 """
+
+
+def what_a_site_lacks() -> str | None:
+    """Return why there can be no Slurm like that of a site here; None: there can be one."""
+    if missing := what_is_missing():
+        return missing
+    if not shutil.which("munged"):
+        return "NOT TESTED: there is no munged: apt-get install munge"
+    if not all(os.access(GROUPS / each / "tasks", os.W_OK) for each in ("freezer", "memory")):
+        return f"NOT TESTED: there are no control groups of version 1 below {GROUPS}, or root may make none"
+    can_unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    tried = subprocess.run(can_unshare, capture_output=True, text=True, check=False)
+    return f"NOT TESTED: no namespaces for nodes: {tried.stderr}" if tried.returncode else None
 
 
 def what_is_missing() -> str | None:
@@ -185,24 +218,32 @@ class TwoNodes:
     """The two nodes and their controller; its files are in `folder`.
 
     `request_limit`: what it takes from a user other than root: this many requests a second; None: any number.
+    `like_a_site`: as the head of this file says.
     """
 
-    def __init__(self, folder: Path, request_limit: int | None = 40) -> None:
+    def __init__(self, folder: Path, request_limit: int | None = 40, *, like_a_site: bool = False) -> None:
         self.folder = folder
         self._limit = request_limit
+        self._is_like_a_site = like_a_site
         self.configuration = folder / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sockets: OwnFolders | None = None
 
     def start(self) -> None:
         """Write the configuration, start everything, and wait until both nodes are idle."""
-        self._sockets = OwnFolders()
+        if not self._is_like_a_site:  # munge has a socket wherever one wants it
+            self._sockets = OwnFolders()
         self.folder.chmod(0o755)
         (self.folder / "state").mkdir()
         key = self.folder / "slurm.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o600)
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        cgroup = (
+            "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n"
+            if self._is_like_a_site
+            else "CgroupPlugin=disabled\n"
+        )
+        (self.folder / "cgroup.conf").write_text(cgroup)
         (self.folder / "gres.conf").write_text("Name=gpu Count=1 File=/dev/null\n")
         ports = free_ports(3)
         host = socket.gethostname().partition(".")[0]
@@ -213,6 +254,7 @@ class TwoNodes:
         )
         self.configuration.write_text(
             CONFIGURATION.format(
+                kind=(LIKE_A_SITE if self._is_like_a_site else QUICK).format(folder=self.folder),
                 folder=self.folder,
                 host=host,
                 port=ports[0],
@@ -222,6 +264,8 @@ class TwoNodes:
                 limit=limit,
             )
         )
+        if self._is_like_a_site:
+            self._start_munge()
         self.start_controller()
         for node in NODES:
             self.start_node(node)
@@ -239,6 +283,9 @@ class TwoNodes:
                 os.kill(pid, signal.SIGKILL)
             if self._sockets is not None:
                 self._sockets.remove()
+            for group in GROUPS.glob(f"*/{self.folder.name}-*"):
+                for path in sorted(group.glob("**/"), reverse=True):
+                    path.rmdir()
 
     def _steps(self, path: str) -> list[int]:
         """Return what watches steps and has a file open whose path begins so."""
@@ -251,8 +298,9 @@ class TwoNodes:
         return found
 
     def _end_processes(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
+        for name, process in self._processes.items():
+            is_namespace = self._is_like_a_site and name in NODES  # whose unshare ignores SIGTERM
+            process.send_signal(signal.SIGKILL if is_namespace else signal.SIGTERM)
         for process in self._processes.values():
             try:
                 process.wait(5)
@@ -260,8 +308,25 @@ class TwoNodes:
                 process.kill()
                 process.wait()
 
+    @contextmanager
+    def without_munge(self) -> Iterator[None]:
+        """Let nobody prove meanwhile who he is."""
+        self._kill("munge")
+        (self.folder / "munge.socket").unlink()
+        try:
+            yield
+        finally:
+            self._start_munge()
+
+    def _start_munge(self) -> None:
+        socket = self.folder / "munge.socket"
+        files = [f"--{name}-file={self.folder}/munge.{name}" for name in ("pid", "log", "seed")]
+        key = f"--key-file={self.folder}/slurm.key"
+        self._start("munge", "munged", "-F", "--force", key, *files, f"--socket={socket}")
+        wait_until(socket.exists)
+
     def start_controller(self) -> None:
-        self._start("controller", "slurmctld", "-D")
+        self._start("controller", "slurmctld", "-D", "-f", str(self.configuration))
 
     def kill_controller(self, *names: str) -> None:
         """Kill slurmctld once it has saved the jobs of these names: it kills running ones that it forgets."""
@@ -294,7 +359,21 @@ class TwoNodes:
         wait_until(lambda: "n1" in self.run("sinfo", "-h", "-N"))
 
     def start_node(self, node: str, *options: str) -> None:
-        self._start(node, "slurmd", "-D", "-N", node, *options)
+        slurmd = ["slurmd", "-D", "-f", str(self.configuration), "-N", node, *options]
+        if self._is_like_a_site:
+            slurmd = ["sh", "-c", NODE, f"{self.folder.name}-{node}", *slurmd]
+        self._start(node, *slurmd)
+
+    @contextmanager
+    def hidden(self, folder: Path, node: str) -> Iterator[None]:
+        """Let a node like that of a site not see a folder meanwhile."""
+        [pid] = children_of(self._processes[node].pid)
+        inside = ["nsenter", f"--target={pid}", "--mount", "--pid"]
+        subprocess.run([*inside, "mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "umount", "--lazy", folder], check=True)
 
     def lose_node(self, node: str) -> None:
         """Kill the node's slurmd and tell the controller; its jobs run on, as without a network."""
@@ -335,7 +414,7 @@ class TwoNodes:
     def _start(self, name: str, *argv: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             self._processes[name] = subprocess.Popen(
-                [*argv, "-f", str(self.configuration)],
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -352,10 +431,13 @@ class TwoNodes:
 def tree_of(pid: int) -> list[int]:
     """Return a process and all that descends from it."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *(each for child in children_of(pid) for each in tree_of(child))]
     except OSError:  # it has ended
         return []
-    return [pid, *(each for child in children for each in tree_of(int(child)))]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

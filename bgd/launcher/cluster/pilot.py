@@ -520,7 +520,7 @@ class Pilot:
 
     def _note_end(self, ended: AttemptEnded) -> None:
         attempt = self._attempts.get(ended.key)
-        if attempt is not None and self.own is not None and attempt.may_be_slurms_doing(ended):
+        if attempt is not None and attempt.may_be_slurms_doing(ended, is_alone=self.own is not None):
             self._held[ended.key] = ended
             self.close()
         elif attempt is not None:

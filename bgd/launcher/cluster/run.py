@@ -87,9 +87,9 @@ class PilotRun:
         """Whether it was asked to stop so long ago that its pilot cannot be expected to tell its end."""
         return elapsed() > self._stop_by
 
-    def may_be_slurms_doing(self, ended: AttemptEnded) -> bool:
-        """Return whether it may have ended so because Slurm ended its allocation."""
-        is_killed = ended.signal in {signal.SIGKILL, signal.SIGTERM}
+    def may_be_slurms_doing(self, ended: AttemptEnded, *, is_alone: bool) -> bool:
+        """Return whether it may have ended so because Slurm ended its allocation, which it may have alone."""
+        is_killed = is_alone and ended.signal in {signal.SIGKILL, signal.SIGTERM}
         return self._stop is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
 
     @property
