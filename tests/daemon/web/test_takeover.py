@@ -329,6 +329,8 @@ def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
     launcher = psutil.Process(launcher_of(daemon))
     daemon.stop()  # which cancels the job first: the streams of its pages may have ended by then
     expect(tabs[0].locator("#connection")).to_have_text(GONE)
+    is_left = "isGone || streams.size === 0"
+    wait_until(lambda: all(tab.evaluate(is_left) for tab in tabs))
     launcher.wait(DEADLINE)
 
     with hostile_server(port) as hostile:
