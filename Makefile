@@ -15,16 +15,19 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 # Counts of what fixed workloads cost
 GUARD := tests/guard
 
-# What `make test` runs at the same time, each in a process of its own, beside all that is not named here
-DAEMON := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
-WEB := tests/daemon/web
-SERIES := $(wildcard tests/end_to_end/test_[a-k]*.py)
-FAULTS := $(wildcard tests/end_to_end/test_[l-z]*.py) tests/faults tests/testing
-BGCTL := tests/bgctl
-LAUNCHER := tests/launcher tests/worker
-SYSTEMD := tests/systemd
-SLURM := tests/slurm
-OTHERS := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) $(filter tests/%,$(DAEMON) tests/end_to_end $(FAULTS) $(BGCTL) $(LAUNCHER) $(SYSTEMD) $(SLURM))) tests
+# What `make test` runs, each in a process of its own. The longest begin first; the short ones fill the gaps.
+PARTS := series fault-series launcher bgctl systemd web-logs slurm others daemon web warm pure-rooms
+series := $(wildcard tests/end_to_end/test_[a-k]*.py)
+fault-series := $(wildcard tests/end_to_end/test_[l-z]*.py) tests/faults tests/testing
+warm := tests/launcher/warm tests/worker
+launcher := --ignore=tests/launcher/warm tests/launcher
+bgctl := tests/bgctl
+systemd := tests/systemd
+web := $(wildcard tests/daemon/web/test_[a-k]*.py)
+web-logs := $(wildcard tests/daemon/web/test_[l-z]*.py)
+slurm := tests/slurm
+daemon := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
+others := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) tests/end_to_end $(filter tests/%,$(foreach part,$(filter-out others pure-rooms,$(PARTS)),$($(part))))) tests
 
 # The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
@@ -42,7 +45,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-pure-rooms test-daemon test-web test-series test-bgctl test-fault-series test-launcher test-systemd test-slurm test-long simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins dist deb uninstall clean
+.PHONY: help setup check bench bench-compare bench-slurm client man test test-long $(addprefix test-,$(PARTS)) simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins dist deb uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,46 +73,21 @@ man: $(INSTALLED)  ## generate the manual pages from the help texts
 # The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
-BESIDE := env --default-signal=INT,QUIT make --no-print-directory --keep-going
 PYTEST := $(BIN)/pytest --slow
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
-	@$(PYTEST) $(GUARD); failed=$$?; pids=; \
-	for part in series bgctl web launcher fault-series "systemd test-slurm" "pure-rooms test-daemon"; do \
-		$(BESIDE) test-$$part >"$(VENV)/$${part%% *}.log" 2>&1 & pids="$$pids $$!"; \
-	done; \
-	trap 'kill $$pids; exit 130' INT TERM; \
-	$(PYTEST) $(OTHERS) || failed=1; \
-	for pid in $$pids; do wait $$pid || failed=1; done; \
-	cat $(addprefix $(VENV)/,pure-rooms.log systemd.log launcher.log web.log bgctl.log fault-series.log series.log); \
+	@$(PYTEST) $(GUARD); failed=$$?; \
+	env --default-signal=INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
+		$(addprefix test-,$(PARTS)) || failed=1; \
 	exit $$failed
+
+unexport MAKEFLAGS  # some tests run make, which would ask this one for leave
+
+$(addprefix test-,$(filter-out pure-rooms,$(PARTS))): test-%: $(INSTALLED)
+	$(PYTEST) $($*)
 
 test-pure-rooms: $(INSTALLED)
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest --slow $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
-
-test-daemon: $(INSTALLED)
-	$(PYTEST) $(DAEMON)
-
-test-web: $(INSTALLED)
-	$(PYTEST) $(WEB)
-
-test-series: $(INSTALLED)
-	$(PYTEST) $(SERIES)
-
-test-bgctl: $(INSTALLED)
-	$(PYTEST) $(BGCTL)
-
-test-fault-series: $(INSTALLED)
-	$(PYTEST) $(FAULTS)
-
-test-launcher: $(INSTALLED)
-	$(PYTEST) $(LAUNCHER)
-
-test-systemd: $(INSTALLED)
-	$(PYTEST) $(SYSTEMD)
-
-test-slurm: $(INSTALLED)
-	$(PYTEST) $(SLURM)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories
