@@ -119,9 +119,9 @@ class Dispatcher:
             case StopAttempt(job):
                 self._link.send(launching.StopProcesses(key, grace, is_cancel=not job.making_way))
             case SuspendAttempt():
-                self._send_if_supported(launching.SuspendProcesses(key))
+                self._link.send(launching.SuspendProcesses(key))
             case ContinueAttempt():
-                self._send_if_supported(launching.ContinueProcesses(key))
+                self._link.send(launching.ContinueProcesses(key))
 
     def resend_commands(self, job: Job, started: AttemptStarted, grace: float) -> None:
         """Send an adopted attempt the commands that may have been saved but not sent."""
@@ -165,11 +165,9 @@ class Dispatcher:
         """Send a message about an active job's attempt.
 
         Raises:
-            Refused: no launcher is connected, or it is too old to know this message.
+            Refused: no launcher is connected.
         """
-        message = message_of(self.key_of(job))
-        self.check_supported(job, message_of)
-        if not self._link.send(message):
+        if not self._link.send(message_of(self.key_of(job))):
             raise Refused(f"job {job.id} cannot be reached just now: no launcher is connected")
 
     def wait_of(self, job: Job) -> Reason | None:
@@ -198,15 +196,6 @@ class Dispatcher:
                 found[job_id] = Refused(f"job {job_id} has ended")
         return found
 
-    def check_supported(self, job: Job, message_of: Callable[[AttemptKey], ToLauncher]) -> None:
-        """Check that the launcher knows a message.
-
-        Raises:
-            Refused: it is too old.
-        """
-        if not self._link.supports(message_of(self.key_of(job))):
-            raise Refused(f"job {job.id} does not support this: {OLD_LAUNCHER}")
-
     def active_job(self, key: AttemptKey) -> Job | None:
         """Return the job whose active attempt has this key, or None."""
         job = self._job_of(JobId(key.job))
@@ -227,10 +216,6 @@ class Dispatcher:
             logger.info("class jobs start again")
         else:
             logger.error("class jobs cannot start and are tried again every minute: %s", missing)
-
-    def _send_if_supported(self, message: ToLauncher) -> None:
-        if self._link.supports(message):  # an older one was never asked for it
-            self._link.send(message)
 
 
 # --- Active attempts: the launcher that each was saved for, and whether it was sent.
@@ -387,25 +372,13 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
         log_kept=ended.log_bytes,
         whole_tree=ended.whole_tree,
         memory_peak_bytes=ended.memory_peak_bytes,
-        run_seconds=_run_seconds(ended),
+        run_seconds=ended.run_seconds,
         leftovers=ended.leftovers,
         error=error,
         result=report.value,
         decision=report.decision,
         lineage=report.lineage,
     )
-
-
-def _run_seconds(ended: AttemptEnded) -> float | None:
-    """Return how many seconds an attempt ran, by the wall clock if its launcher is too old to measure it.
-
-    None if it cannot be known: the outcome was lost, or the clock was set back.
-    """
-    if ended.run_seconds is not None or ended.started_at is None:
-        return ended.run_seconds
-    was_unseen = ended.outcome in {Outcome.UNKNOWN, Outcome.INTERRUPTED}
-    took = ended.finished_at - ended.started_at
-    return None if was_unseen or took < 0 else took
 
 
 def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:

@@ -46,7 +46,7 @@ from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
-from bgd.wire.launching import SignalProcesses, SuspendProcesses
+from bgd.wire.launching import SignalProcesses
 from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
 from bgd.wire.requests import ROUND, Changes
 
@@ -409,7 +409,6 @@ class JobActions:
 
     def suspend(self, job: Job, at: Now) -> State:
         """Stop the processes of a running job without ending them."""
-        self._supervisor.dispatcher.check_supported(job, SuspendProcesses)
         return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=True), at)
 
     def continue_(self, job: Job, at: Now) -> State | Later:

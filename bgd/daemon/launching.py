@@ -316,9 +316,7 @@ class LauncherLink:
         Only a supervisor of this database should have greeted the launcher, but any process of this user can.
         """
         if declined.generation < self._generation:  # another reason, or an older launcher
-            self._report_problem(
-                f"it declined: {declined.problem}{'' if declined.generation else _OLD_COPY_HINT}"
-            )
+            self._report_problem(f"it declined: {declined.problem}")
         elif await self._store.read(generation) > self._generation:
             self._report_problem(
                 "it works for another bgd that has this database open as well: stop one of them"
@@ -534,9 +532,3 @@ def _listen(path: str) -> socket.socket:
     finally:
         os.umask(before)
     return listening
-
-
-_OLD_COPY_HINT = (
-    " (a launcher of an earlier bgd cannot tell whether the database is an older copy; if it is, stop bgd,"
-    " rename the database, and restore it with bgd --recover FILE)"
-)

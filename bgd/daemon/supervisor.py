@@ -198,8 +198,7 @@ class Supervisor:
     def configure(self, config: Config) -> None:
         """Apply a new configuration. Running attempts keep the old one; idle warm workers are replaced."""
         self.config, self.notify_rules = config, _notify_rules(config)
-        if self.link.supports(renew := RenewWorkers()):
-            self.link.send(renew)
+        self.link.send(RenewWorkers())
         self.space.configure(config.daemon.min_free)
         self._machine.configure(config)
         self._apply_controls()

@@ -2,15 +2,15 @@
 
 The supervisor begins with Greeting. The launcher drops any older supervisor and answers with Welcome, one
 AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each side says
-what happens. Version N of the supervisor also speaks N - 1. Messages and fields are only ever added, fields
-with a default. R1 to R8 are the rules in docs/reliability.md.
+what happens. A supervisor also understands launchers of earlier protocols. Messages and fields are only ever
+added, fields with a default. R1 to R8 are the rules in docs/reliability.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import TypeVar, assert_never
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,8 +22,8 @@ from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 7
-OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
-OLDEST_PILOT_PROTOCOL = 5  # likewise, of a pilot
+# of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
+OLDEST_LAUNCHING_PROTOCOL = 1
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
 JOBS_PER_FOLDER = 1000
@@ -308,28 +308,12 @@ def protocol_of(message: ToLauncher) -> int:
     Earlier launchers close the connection when they get a message they do not know, and ignore a field.
     """
     match message:
-        case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
-            return 2
-        case RenewWorkers():
-            return 3
-        case OutputStored() | KeepAlive():
-            return 5
         case TradeSockets() | CheckAttempt():
             return 6
-        case Launch():
-            return _protocol_of_launch(message)
-        case Greeting() | StopProcesses() | Acknowledge() | WatchLog() | Goodbye():
-            return 1
+        case Launch(slurm=SlurmStart(pilot=PilotStart(alone=True))):
+            return 7
         case _:
-            assert_never(message)
-
-
-def _protocol_of_launch(launch: Launch) -> int:
-    if launch.slurm is not None:
-        return 7 if launch.slurm.pilot is not None and launch.slurm.pilot.alone else 5
-    if launch.usual_result or launch.limits != NO_LIMITS or launch.keep_leftovers:
-        return 3
-    return 2 if launch.pty or launch.stdin_path is not None else 1
+            return OLDEST_LAUNCHING_PROTOCOL
 
 
 # --- launcher -> supervisor ----------------------------------------------------------------------------
@@ -341,9 +325,8 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     * `instance`: the id of this launcher, BOOT_ID:RANDOM.
     * `covers`: earlier instances whose journal it has read. An attempt that was sent to one of them and is
       not in the snapshot was never started (R3).
-    * `abilities`: what limits it can set; None: none, because it is of an earlier protocol.
-    * `position`: the highest that a supervisor of this store named; 0 also if the launcher is too old to
-      remember it.
+    * `abilities`: what limits it can set.
+    * `position`: the highest that a supervisor of this store named; 0: none.
     * `node`: of a pilot; None: it is no pilot.
     """
 
@@ -385,9 +368,9 @@ class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
-    `since`: when it started, on the elapsed clock; None: the launcher is too old to say. `place`: that of its
-    Launch, with the node if it has one. `waits`: why it has no node or, since protocol 6, no process yet;
-    None: it has, or the launcher is too old to say. An AttemptStarted is sent again when this changes.
+    `since`: when it started, on the elapsed clock. `place`: that of its Launch, with the node if it has one.
+    `waits`: why it has no node or, since protocol 6, no process yet; None: it has. An AttemptStarted is sent
+    again when this changes.
     """
 
     key: AttemptKey
@@ -481,7 +464,7 @@ class OutputPart(Struct, frozen=True, tag="output"):
 class Declined(Struct, frozen=True, tag="declined"):
     """The launcher does not work for this supervisor (older generation, unknown protocol), and disconnects.
 
-    `generation`: the highest that it has obeyed, if that is why; 0 also if the launcher is too old to say.
+    `generation`: the highest that it has obeyed, if that is why.
     `position`: as in Welcome.
     """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.daemon.dispatch import reported_end, unreported_end
 from bgd.wire.launching import AttemptEnded, AttemptKey
@@ -15,22 +13,6 @@ KEY = AttemptKey("store", 7, 2)
 
 def ended(outcome=Outcome.SUCCEEDED, **fields):
     return reported_end(AttemptEnded(key=KEY, outcome=outcome, finished_at=2.0, **fields))
-
-
-@pytest.mark.parametrize(
-    ("said", "run_seconds"),
-    [
-        ({"started_at": 1.0, "run_seconds": 7.0}, 7.0),
-        ({"started_at": 1.0}, 1.0),
-        ({"started_at": 3.0}, None),
-        ({"started_at": 1.0, "outcome": Outcome.UNKNOWN}, None),
-        ({"started_at": 1.0, "outcome": Outcome.INTERRUPTED}, None),
-        ({}, None),
-    ],
-    ids=["measured", "by the wall clock", "clock set back", "unseen", "machine went down", "not started"],
-)
-def test_run_time_is_the_measured_one_or_else_that_of_the_wall_clock(said, run_seconds):
-    assert ended(**said).run_seconds == run_seconds
 
 
 def test_report_of_a_command_is_saved_unchanged():

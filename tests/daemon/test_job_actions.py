@@ -530,19 +530,15 @@ async def test_without_a_launcher_a_signal_is_refused(config, launcher):
             await life.actions.do("signal", JobId(key.job), signal=15, whole_tree=False)
 
 
-async def test_old_launcher_gets_no_message_that_it_does_not_know(config, launcher):
+async def test_a_launcher_of_protocol_5_gets_no_job_that_it_would_run_beside_others(folder, launcher):
+    config = configure(folder, f'[executors.big]\nkind = "slurm"\nfolder = "{folder}"\n')
     async with served(config, launcher) as life:
-        key = await life.launched()
-        life.link.protocol = 1
+        await life.launched()
+        life.link.protocol = 5
 
-        with pytest.raises(Refused, match="from an older bgd"):
-            await life.actions.do("suspend", JobId(key.job))
-        with pytest.raises(Refused, match="from an older bgd"):
-            await life.actions.do("signal", JobId(key.job), signal=15, whole_tree=False)
-        terminal = await life.submit(command(pty=True))
-        view = await life.view(terminal)
+        view = await life.view(await life.submit(command(executor="big", nodes=2)))
+
         assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
-        assert [type(message) for message in await life.told()] == []
 
 
 async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, launcher):
@@ -567,17 +563,12 @@ async def test_limits_of_a_class_are_checked_when_its_jobs_are_submitted(folder,
             life.actions.check([JobSpec(target="app:f")])
 
 
-async def test_limits_reach_the_launcher_unless_it_is_too_old(config, launcher):
+async def test_limits_reach_the_launcher(config, launcher):
     async with served(config, launcher) as life:
         await life.submit(command(nice=5, memory_max=2**30, keep_leftovers=True))
         launch = await launcher.hear(Launch)
         assert launch.limits == Limits(nice=5, memory_max=2**30)
         assert (launch.keep_leftovers, launch.own_group) == (True, False)
-
-        life.link.protocol = 2
-        job = await life.submit(command(keep_leftovers=True))
-
-        assert (await life.view(job)).outcome is Outcome.REFUSED
 
 
 async def test_all_jobs_get_a_control_group_if_that_is_configured(folder, launcher):

@@ -13,20 +13,12 @@ from bgd.wire.launching import (
     Acknowledge,
     AttemptKey,
     AttemptStarted,
-    ContinueProcesses,
-    KeepAlive,
+    CheckAttempt,
     Launch,
-    Limits,
-    OutputStored,
     PilotStart,
     Ready,
-    RenewWorkers,
-    SignalProcesses,
     SlurmStart,
-    StopProcesses,
-    SuspendProcesses,
     TradeSockets,
-    WarmStart,
     ballast_on,
     decode_from_launcher,
     decode_to_launcher,
@@ -93,48 +85,22 @@ def test_an_earlier_supervisor_gets_no_reason_that_it_cannot_read():
 
 
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
-ON_SLURM = SlurmStart(folder="/shared", python="python3", options=[])
-OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # launchers may ignore this field
+PILOT = PilotStart(executor="x", nodes=1, options=[], keep_idle=60.0, cpus=1, memory=1)
 
 
-# a launcher that does not know warm workers ignores the field and runs the program in argv
-WARM = msgspec.structs.replace(LAUNCH, warm=WarmStart(preload=["app.models"]))
+def on_slurm(pilot: PilotStart) -> Launch:
+    slurm = SlurmStart(folder="/shared", python="python3", options=[], pilot=pilot)
+    return msgspec.structs.replace(LAUNCH, slurm=slurm)
 
 
-@pytest.mark.parametrize("message", [LAUNCH, WARM, OWN_GROUP, Acknowledge(KEY), StopProcesses(KEY, 1.0)])
-def test_the_oldest_launcher_understands_what_it_always_did(message):
-    assert protocol_of(message) == OLDEST_LAUNCHING_PROTOCOL
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        SignalProcesses(KEY, 10),
-        SuspendProcesses(KEY),
-        ContinueProcesses(KEY),
-        RenewWorkers(),
-        OutputStored(KEY, 1),
-        KeepAlive(),
-        TradeSockets(),
-        msgspec.structs.replace(LAUNCH, pty=True),
-        msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),
-        msgspec.structs.replace(LAUNCH, usual_result=b"{}"),
-        msgspec.structs.replace(LAUNCH, limits=Limits(nice=0)),
-        msgspec.structs.replace(LAUNCH, keep_leftovers=True),
-        msgspec.structs.replace(LAUNCH, slurm=ON_SLURM),
-    ],
-)
-def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
-    assert protocol_of(message) > OLDEST_LAUNCHING_PROTOCOL
+@pytest.mark.parametrize("message", [TradeSockets(), CheckAttempt(KEY, 1)])
+def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
+    assert protocol_of(message) == 6
 
 
 def test_an_older_launcher_would_run_a_job_of_its_own_pilot_beside_others():
-    pilot = PilotStart(executor="x", nodes=1, options=[], keep_idle=60.0, cpus=1, memory=1)
-    shared = msgspec.structs.replace(ON_SLURM, pilot=pilot)
-    alone = msgspec.structs.replace(ON_SLURM, pilot=msgspec.structs.replace(pilot, alone=True))
-
-    older = protocol_of(msgspec.structs.replace(LAUNCH, slurm=shared))
-    assert protocol_of(msgspec.structs.replace(LAUNCH, slurm=alone)) > older
+    assert protocol_of(on_slurm(PILOT)) == protocol_of(LAUNCH) == OLDEST_LAUNCHING_PROTOCOL
+    assert protocol_of(on_slurm(msgspec.structs.replace(PILOT, alone=True))) == 7
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bgd.wire.framing import FrameReader
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
-    OLDEST_PILOT_PROTOCOL,
+    OLDEST_LAUNCHING_PROTOCOL,
     Greeting,
     ToLauncher,
     decode_from_launcher,
@@ -48,7 +48,7 @@ class PilotConnection(asyncio.Protocol):
 
     def greet(self, store: str) -> None:
         """Introduce this launcher; the pilot answers with all that it knows."""
-        self.send(Greeting(OLDEST_PILOT_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
+        self.send(Greeting(OLDEST_LAUNCHING_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
 
     def send(self, message: ToLauncher) -> None:
         """Send a message with others of this turn of the loop."""
