@@ -23,23 +23,17 @@ from bgd.launcher.children import Children, Readers, close_all_but
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
-from bgd.launcher.leaving import IdleExit
+from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.outbox import Outbox
 from bgd.launcher.output import LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner
-from bgd.launcher.supervisors import (
-    KnownAttempts,
-    SupervisorChannel,
-    SupervisorConnection,
-    Supervisors,
-)
+from bgd.launcher.supervisors import SupervisorChannel, SupervisorConnection, Supervisors
 from bgd.launcher.sweep import (
     LauncherBusy,
     bind,
     check_predecessor_ended,
-    end_strays,
     sweep,
     take_lock,
     write_lock_pid,
@@ -119,27 +113,22 @@ async def _serve(
         context.children.install(loop)
         # after the attempts that it wakes have sent their ends
         context.children.on_reaped = channel.frames.flush_soon
-        idle_exit = IdleExit(context.deadlines, idle, lease)
-        attempts = KnownAttempts(context, channel, idle_exit.check)
+        attempts = KnownAttempts(context, channel)
+        must_search = not (left.is_whole or lease)  # a pilot's folder is new
+        node = _node() if lease else None
+        supervisors = Supervisors(
+            context, attempts, channel, must_search=must_search, idle=idle, lease=lease, node=node
+        )
 
         def leave() -> None:
             manager.stopping("ending jobs")
-            idle_exit.request()
+            supervisors.exit()
 
-        def prepare(store: str) -> None:
-            group.create_task(_end_strays_and_open(store, context, supervisors, idle_exit))
-
-        supervisors = Supervisors(
-            *(attempts, channel, context.journal, idle_exit.check, context.abilities),
-            None if left.is_whole or lease else prepare,  # a pilot's folder is new
-            node=_node() if lease else None,
-        )
-        idle_exit.attach(attempts, supervisors)
         _listen_for_signals(loop, leave)
         informing = group.create_task(manager.ping_watchdog())
         if lease:
             context.journal.record_search_done()
-        await _work(listener, left, context, attempts, supervisors, idle_exit, manager=manager)
+        await _work(listener, left, context, attempts, supervisors, manager)
         informing.cancel()
         context.delegation.give_up()
 
@@ -150,8 +139,6 @@ async def _work(
     context: Context,
     attempts: KnownAttempts,
     supervisors: Supervisors,
-    idle_exit: IdleExit,
-    *,
     manager: ServiceManager,
 ) -> None:
     """End or adopt what the predecessor left, then serve supervisors until the launcher may exit."""
@@ -164,23 +151,10 @@ async def _work(
     attempts.adopt(running)
     supervisors.open()
     manager.ready("starting jobs for bgd")
-    idle_exit.check()
-    await idle_exit.wait()
+    await supervisors.wait_for_exit()
     supervisors.close()
     await attempts.end()
     server.close()
-
-
-async def _end_strays_and_open(
-    store: str, context: Context, supervisors: Supervisors, idle_exit: IdleExit
-) -> None:
-    try:
-        await end_strays(store, context)
-    except LauncherBusy as error:
-        log.error("%s", error)  # noqa: TRY400  a traceback would not help
-        idle_exit.request()
-    else:
-        supervisors.open()
 
 
 def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Supervisors on the launcher's socket, what they ask of attempts, and when the launcher may exit.
+"""Supervisors on the launcher's socket, what they ask for, and when the launcher may exit.
 
 The launcher obeys the supervisor of the highest generation (R1) and declines all others. A supervisor learns
 what happened while none was connected from the snapshot that it gets after its greeting.
@@ -12,34 +12,23 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
 from bgd.clock import elapsed
-from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.frames import FrameWriter
-from bgd.launcher.attempt import Attempt, Executor
-from bgd.launcher.cluster.controller import Controller
-from bgd.launcher.cluster.pilots import PilotPool
-from bgd.launcher.cluster.run import pilot_start
 from bgd.launcher.context import Context
+from bgd.launcher.deadlines import Deadline
 from bgd.launcher.held_sockets import HeldSockets
-from bgd.launcher.journal import Began, Journal
-from bgd.launcher.local import LocalExecutor
-from bgd.launcher.tree import StopReason
-from bgd.launcher.warm.worker import WorkerPool
+from bgd.launcher.known_attempts import KnownAttempts
+from bgd.launcher.sweep import LauncherBusy, end_strays
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_GENERATION,
     MAX_LAUNCHING_FRAME,
-    Abilities,
     Acknowledge,
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
     CheckAttempt,
     Checked,
     ContinueProcesses,
@@ -49,8 +38,6 @@ from bgd.wire.launching import (
     Greeting,
     KeepAlive,
     Launch,
-    LogGrew,
-    OutputPart,
     OutputStored,
     PilotNode,
     Ready,
@@ -74,44 +61,86 @@ log = logging.getLogger(__name__)
 
 
 class Supervisors:
-    """Handle no message until `open`; call `changed` when a supervisor becomes active, goes, or says goodbye.
+    """Handle no message until `open`; let the launcher exit when no attempt runs (R6).
 
-    `prepare` is called with the store of the first greeting; that greeting is then handled after the next
-    `open`. `node`: that of a pilot.
+    That is on request, after a goodbye, or after `idle` seconds without a supervisor. With `idle` None it
+    exits only on request, as a service does. Ends that no supervisor has acknowledged are no reason to stay:
+    the journal keeps them.
+
+    Args:
+        must_search: before anything is started, end what a lost journal does not name.
+        lease: a pilot ends its jobs and itself after so many seconds without a message, or up to twice as
+            many. None: this is no pilot. `node`: what a pilot has.
     """
 
     def __init__(
         self,
+        context: Context,
         attempts: KnownAttempts,
         channel: SupervisorChannel,
-        journal: Journal,
-        changed: Callable[[], None],
-        abilities: Abilities,
-        prepare: Callable[[str], None] | None = None,
         *,
+        must_search: bool,
+        idle: float | None,
+        lease: float | None = None,
         node: PilotNode | None = None,
     ) -> None:
+        self._context = context
+        self._journal = context.journal
         self._attempts = attempts
         self._channel = channel
-        self._journal = journal
-        self._changed = changed
-        self._abilities = abilities
-        self._prepare = prepare
+        self._must_search = must_search
+        self._idle = idle
         self._node = node
         self._held = HeldSockets()
-        self.received = 0  # messages
+        self._received = 0  # messages
         self._active: SupervisorConnection | None = None
         self._is_open = False
         self._is_closed = False
         self._waiting: list[tuple[SupervisorConnection, ToLauncher]] = []
         self._finished: list[SupervisorConnection] = []  # sent everything, with messages not yet handled
-        self.has_goodbye = False
+        self._has_goodbye = False
         self._alive_at = -math.inf  # elapsed clock: when a KeepAlive was answered last
+        self._must_exit = False
+        self._idle_deadline: Deadline | None = None
+        self._may_exit = asyncio.Event()
+        attempts.idle = self.check_exit
+        if lease is not None:
+            context.deadlines.after(lease, partial(self._look_at_lease, lease, self._received))
 
-    @property
-    def has_active(self) -> bool:
-        """Whether a supervisor is active, or one waits that may become active."""
-        return self._active is not None or bool(self._waiting)
+    # --- when the launcher may exit
+
+    def exit(self) -> None:
+        """Stop all attempts, and let the launcher exit when they have ended."""
+        self._must_exit = True
+        self._attempts.interrupt()
+        self.check_exit()
+
+    def check_exit(self) -> None:
+        """Check whether the launcher may exit; call it when an attempt has ended or a supervisor changed."""
+        if self._idle_deadline is not None:
+            self._idle_deadline.cancel()
+            self._idle_deadline = None
+        if self._attempts.running:
+            return
+        if self._must_exit or (self._has_goodbye and self._idle is not None):
+            self._may_exit.set()
+        elif self._idle is not None and self._active is None and not self._waiting:
+            self._idle_deadline = self._context.deadlines.after(self._idle, self._may_exit.set)
+
+    async def wait_for_exit(self) -> None:
+        """Return when the launcher may exit and no attempt was launched since."""
+        while not self._may_exit.is_set() or self._attempts.running:
+            self._may_exit.clear()
+            await self._may_exit.wait()
+
+    def _look_at_lease(self, lease: float, received: int) -> None:
+        if self._received == received:
+            log.warning("no message from bgd for %g s: ending its jobs", lease)
+            self.exit()
+        else:
+            self._context.deadlines.after(lease, partial(self._look_at_lease, lease, self._received))
+
+    # --- what connections bring
 
     def open(self) -> None:
         """Handle the messages that wait, in their order, and all later ones."""
@@ -124,11 +153,11 @@ class Supervisors:
                 self.receive(connection, message)
             except ProtocolError as error:
                 connection.reject(error)
-        if self._is_open:  # else the first greeting has started `prepare`, after which this is called again
+        if self._is_open:  # else the first greeting has begun a search, after which this is called again
             finished, self._finished = self._finished, []
             for connection in finished:
                 connection.transport.close()
-        self._changed()
+        self.check_exit()
 
     def close(self) -> None:
         """Handle no further message: supervisors must connect to the next launcher."""
@@ -149,19 +178,18 @@ class Supervisors:
         Raises:
             ProtocolError: it is not a greeting, and the connection is not the active supervisor's.
         """
-        self.received += 1
+        self._received += 1
         if self._is_closed:
             return
         if isinstance(message, TradeSockets):
             self._held.trade(connection.transport)
             return
-        if self._is_open and self._prepare and isinstance(message, Greeting):
-            prepare, self._prepare = self._prepare, None
-            self._is_open = False
-            prepare(message.store)
+        if self._is_open and self._must_search and isinstance(message, Greeting):
+            self._must_search = self._is_open = False
+            self._context.group.create_task(self._search(message.store))
         if not self._is_open:
             self._waiting.append((connection, message))
-            self._changed()
+            self.check_exit()
         elif isinstance(message, Greeting):
             self._accept(connection, message)
         elif connection is not self._active:
@@ -179,7 +207,7 @@ class Supervisors:
             self._journal.sync()  # no supervisor is there to store these ends
         except OSError as error:  # the next one, or a next sync, may still come before a power failure
             log.warning("cannot sync the journal: %s", error.strerror)
-        self._changed()
+        self.check_exit()
 
     def set_slow(self, connection: SupervisorConnection, *, is_slow: bool) -> None:
         """Note whether a connection's peer is slow to read."""
@@ -187,60 +215,49 @@ class Supervisors:
             self._channel.is_slow = is_slow
             self._attempts.send_growth()
 
+    async def _search(self, store: str) -> None:
+        """End what a lost journal does not name, then handle the first greeting."""
+        try:
+            await end_strays(store, self._context)
+        except LauncherBusy as error:
+            log.error("%s", error)  # noqa: TRY400  a traceback would not help
+            self.exit()
+        else:
+            self.open()
+
     def _accept(self, connection: SupervisorConnection, greeting: Greeting) -> None:
         """Make it the active supervisor, unless its store has had one of a higher generation (R1)."""
-        problem = self._problem_with(greeting)
-        if problem:
+        store, highest = greeting.store, self._journal.generation(greeting.store)
+        if (problem := _problem_with(greeting, highest)) is not None:
             log.warning("declined a supervisor: %s", problem)
-            highest = self._journal.generation(greeting.store)
-            position = self._journal.position(greeting.store)
-            connection.transport.write(
-                frame(encode(Declined(problem, highest, position)), MAX_LAUNCHING_FRAME)
-            )
+            declined = Declined(problem, highest, self._journal.position(store))
+            connection.transport.write(frame(encode(declined), MAX_LAUNCHING_FRAME))
             connection.transport.close()
             return
         if connection is not self._active:
             self._channel.connect(connection.transport, greeting.newest)
             self._active = connection
-        self.has_goodbye = False
-        self._record(greeting)
+        self._has_goodbye = False
+        self._journal.raise_position(store, greeting.position)
+        try:
+            self._journal.record_generation(store, greeting.generation)
+        except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
+            log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
         self._attempts.unwatch_all()
-        instance = self._journal.instance
-        position = self._journal.position(greeting.store)
-        covers, abilities, node = instance.covers, self._abilities, self._node
-        self._welcome = Welcome(
-            LAUNCHING_PROTOCOL, instance.id, os.getpid(), covers, abilities, position, node
-        )
+        instance, position = self._journal.instance, self._journal.position(store)
+        who = LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
+        self._welcome = Welcome(*who, self._context.abilities, position, self._node)
         self._channel.send(self._welcome)
         for each in chain(self._attempts.unstored_output(), self._attempts.snapshot()):
             self._channel.send(each)
         self._channel.send(Ready())
-        self._changed()
+        self.check_exit()
 
     def _be_alive(self) -> None:
         """Show that the connection works, at a pace that no peer can make a storm of."""
         if elapsed() - self._alive_at >= _ALIVE_APART:
             self._alive_at = elapsed()
             self._channel.send(self._welcome)
-
-    def _problem_with(self, greeting: Greeting) -> str | None:
-        if greeting.protocol > LAUNCHING_PROTOCOL:
-            return (
-                f"it needs launching protocol {greeting.protocol}, this launcher speaks {LAUNCHING_PROTOCOL}"
-            )
-        highest = self._journal.generation(greeting.store)
-        if greeting.generation > MAX_GENERATION:
-            return f"its generation is {greeting.generation}, and {MAX_GENERATION} is the highest"
-        if greeting.generation < highest:
-            return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
-        return None
-
-    def _record(self, greeting: Greeting) -> None:
-        self._journal.raise_position(greeting.store, greeting.position)
-        try:
-            self._journal.record_generation(greeting.store, greeting.generation)
-        except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
-            log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
 
     def _handle(self, message: ToLauncher) -> None:  # noqa: C901 (a flat list of cases)
         match message:
@@ -267,8 +284,19 @@ class Supervisors:
             case Greeting() | TradeSockets():
                 pass  # `receive` has handled it
             case Goodbye():
-                self.has_goodbye = True
-                self._changed()
+                self._has_goodbye = True
+                self.check_exit()
+
+
+def _problem_with(greeting: Greeting, highest: int) -> str | None:
+    """Return why a supervisor is declined; `highest`: the highest generation that was obeyed."""
+    if greeting.protocol > LAUNCHING_PROTOCOL:
+        return f"it needs launching protocol {greeting.protocol}, this launcher speaks {LAUNCHING_PROTOCOL}"
+    if greeting.generation > MAX_GENERATION:
+        return f"its generation is {greeting.generation}, and {MAX_GENERATION} is the highest"
+    if greeting.generation < highest:
+        return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
+    return None
 
 
 _ALIVE_APART = 1.0  # seconds between two answers to KeepAlive; a launcher sends one in 10 seconds
@@ -383,196 +411,3 @@ class SupervisorChannel:
 
 
 _SOON = 0.01  # seconds
-
-
-# --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
-
-
-class KnownAttempts:
-    """Do what the supervisor asks of attempts, and report to it; call `idle` when no attempt runs."""
-
-    def __init__(self, context: Context, channel: SupervisorChannel, idle: Callable[[], None]) -> None:
-        self._context = context
-        self.workers = WorkerPool(context)
-        self._channel = channel
-        self._idle = idle
-        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
-        self._local = LocalExecutor(context, self.workers)
-        self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
-        self._pools: dict[str, PilotPool] = {}  # by their executors
-        self._running = 0
-        self._is_closing = False
-        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
-        self._watched: set[AttemptKey] = set()
-        self._grown: set[AttemptKey] = set()
-
-    @property
-    def running(self) -> int:
-        """The number of attempts that have not ended."""
-        return self._running
-
-    def remember(self, ends: Iterable[AttemptEnded]) -> None:
-        """Take over ends that a predecessor left unacknowledged."""
-        self._known.update((ended.key, ended) for ended in ends)
-
-    def adopt(self, records: Iterable[Began]) -> None:
-        """Take over attempts that outlived a predecessor."""
-        for began in records:
-            if began.launch is not None:
-                attempt = self._known[began.key] = self._new_attempt(began.launch, began)
-                self._begin(attempt)
-
-    def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
-        """Yield the state or the end of every known attempt."""
-        for known in self._known.values():
-            yield known if isinstance(known, AttemptEnded) else known.state
-
-    def launch(self, launch: Launch) -> None:
-        """Start an attempt once: if its key is known, report its state again (R2)."""
-        known = self._known.get(launch.key)
-        if known is not None:
-            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
-            return
-        attempt = self._new_attempt(launch)
-        self._known[launch.key] = attempt
-        if self._is_closing:
-            # the journal has nothing of it, so it counts as never started and the next launcher gets it;
-            # interrupting it would fail all queued jobs, one after the other
-            self._deferred.add(launch.key)
-        else:
-            self._begin(attempt)
-
-    def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
-        """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
-        if attempt := self._unended(key):
-            told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
-            attempt.stop(Outcome.CANCELLED, grace, told)
-            if key in self._deferred:
-                self._deferred.remove(key)
-                self._begin(attempt)  # it ends at once
-
-    def steer(self, message: SignalProcesses | SuspendProcesses | ContinueProcesses) -> None:
-        """Signal, suspend or continue an attempt that has not ended."""
-        attempt = self._unended(message.key)
-        if attempt is None:
-            return
-        match message:
-            case SignalProcesses():
-                attempt.signal(message.signum, whole_tree=message.whole_tree)
-            case SuspendProcesses():
-                attempt.suspend()
-            case ContinueProcesses():
-                attempt.resume()
-
-    def interrupt(self) -> None:
-        """Stop all attempts, and begin no more."""
-        self._is_closing = True
-        for known in self._known.values():
-            if not isinstance(known, AttemptEnded):
-                known.stop(Outcome.INTERRUPTED, known.launch.grace)
-
-    def acknowledge(self, key: AttemptKey) -> None:
-        """Forget an attempt that has ended (R4)."""
-        if not isinstance(self._known.get(key), AttemptEnded):
-            return
-        del self._known[key]
-        self._watched.discard(key)
-        if self._context.outbox is not None:
-            self._context.outbox.forget(key)
-        try:
-            self._context.journal.forget(key)
-        except OSError as error:  # after a restart it is reported and acknowledged again
-            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
-
-    def watch(self, key: AttemptKey, *, on: bool) -> None:
-        """Start or stop reporting the growth of an attempt's log."""
-        if not on:
-            self._watched.discard(key)
-            self._grown.discard(key)
-        elif key in self._known:
-            self._watched.add(key)
-            self._note_growth(key)
-
-    def is_alive(self, key: AttemptKey) -> bool:
-        """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
-        attempt = self._unended(key)
-        return attempt is not None and not attempt.has_exited
-
-    def unstored_output(self) -> Iterator[OutputPart]:
-        """Yield the output that the supervisor of a pilot has not stored."""
-        return iter(()) if self._context.outbox is None else self._context.outbox.parts()
-
-    def stored(self, message: OutputStored) -> None:
-        """Let an attempt of a pilot go on that waited until its output is stored."""
-        outbox, known = self._context.outbox, self._known.get(message.key)
-        if outbox is not None and outbox.stored(message.key, message.offset) and isinstance(known, Attempt):
-            known.go_on()
-
-    async def end(self) -> None:
-        """End warm workers, and give back what is held in Slurm if that does not take long."""
-        self.workers.end()
-        for pool in self._pools.values():
-            await pool.end()
-
-    def unwatch_all(self) -> None:
-        """Stop reporting the growth of all logs."""
-        self._watched.clear()
-        self._grown.clear()
-
-    def send_growth(self) -> None:
-        """Send Grew for each log in `_grown`; a slow supervisor gets it later, once."""
-        if self._channel.is_slow:
-            return
-        for key in self._grown:
-            if known := self._known.get(key):
-                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
-        self._grown.clear()
-
-    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> Attempt:
-        grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
-        return Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
-
-    def _executor_of(self, launch: Launch) -> Executor:
-        if launch.slurm is None:
-            return self._local
-        controller = self._controllers.get(launch.slurm.conf)
-        if controller is None:
-            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
-        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
-        executor = pilot_start(launch).executor
-        if executor not in self._pools:
-            self._pools[executor] = PilotPool(self._context, controller, launch)
-        return self._pools[executor]
-
-    def _begin(self, attempt: Attempt) -> None:
-        self._running += 1
-        self._context.group.create_task(self._see_to_its_end(attempt))
-
-    async def _see_to_its_end(self, attempt: Attempt) -> None:
-        try:
-            ended = await attempt.live()
-        except Exception as error:  # one job's trouble must not end the others with the launcher
-            log.exception("job %d: an error in the launcher", attempt.launch.key.job)
-            ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
-        try:
-            is_unheard = self._is_closing or not self._channel.is_connected
-            self._context.journal.add_end(ended, durable=is_unheard)
-            attempt.acknowledge()
-        except OSError as error:  # report it rather than wait for space: the supervisor stores it
-            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
-        self._known[ended.key] = ended
-        self._running -= 1
-        self._channel.send(ended)
-        if not self._running:
-            self._idle()
-
-    def _unended(self, key: AttemptKey) -> Attempt | None:
-        known = self._known.get(key)
-        return None if isinstance(known, AttemptEnded) else known
-
-    def _note_growth(self, key: AttemptKey) -> None:
-        known = self._known[key]
-        if key in self._watched or known.log_problem is not None:
-            if not self._grown:
-                asyncio.get_running_loop().call_soon(self.send_growth)
-            self._grown.add(key)

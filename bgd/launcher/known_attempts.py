@@ -1,0 +1,227 @@
+"""Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bgd.core.job import Outcome
+from bgd.launcher.attempt import Attempt, Executor
+from bgd.launcher.cluster.controller import Controller
+from bgd.launcher.cluster.pilots import PilotPool
+from bgd.launcher.cluster.run import pilot_start
+from bgd.launcher.context import Context
+from bgd.launcher.journal import Began
+from bgd.launcher.local import LocalExecutor
+from bgd.launcher.tree import StopReason
+from bgd.launcher.warm.worker import WorkerPool
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    ContinueProcesses,
+    Launch,
+    LogGrew,
+    OutputPart,
+    OutputStored,
+    SignalProcesses,
+    SuspendProcesses,
+)
+
+if TYPE_CHECKING:
+    from bgd.launcher.supervisors import SupervisorChannel
+
+log = logging.getLogger(__name__)
+
+
+class KnownAttempts:
+    """Do what the supervisor asks of attempts, and report to it.
+
+    Attributes:
+        running: the number of attempts that have not ended.
+        idle: called when no attempt runs any more.
+    """
+
+    def __init__(self, context: Context, channel: SupervisorChannel) -> None:
+        self._context = context
+        self.workers = WorkerPool(context)
+        self._channel = channel
+        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
+        self._local = LocalExecutor(context, self.workers)
+        self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
+        self._pools: dict[str, PilotPool] = {}  # by their executors
+        self.running = 0
+        self.idle: Callable[[], None] = lambda: None
+        self._is_closing = False
+        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
+        self._watched: set[AttemptKey] = set()
+        self._grown: set[AttemptKey] = set()
+
+    def remember(self, ends: Iterable[AttemptEnded]) -> None:
+        """Take over ends that a predecessor left unacknowledged."""
+        self._known.update((ended.key, ended) for ended in ends)
+
+    def adopt(self, records: Iterable[Began]) -> None:
+        """Take over attempts that outlived a predecessor."""
+        for began in records:
+            if began.launch is not None:
+                attempt = self._known[began.key] = self._new_attempt(began.launch, began)
+                self._begin(attempt)
+
+    def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
+        """Yield the state or the end of every known attempt."""
+        for known in self._known.values():
+            yield known if isinstance(known, AttemptEnded) else known.state
+
+    def launch(self, launch: Launch) -> None:
+        """Start an attempt once: if its key is known, report its state again (R2)."""
+        known = self._known.get(launch.key)
+        if known is not None:
+            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
+            return
+        attempt = self._new_attempt(launch)
+        self._known[launch.key] = attempt
+        if self._is_closing:
+            # the journal has nothing of it, so it counts as never started and the next launcher gets it;
+            # interrupting it would fail all queued jobs, one after the other
+            self._deferred.add(launch.key)
+        else:
+            self._begin(attempt)
+
+    def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
+        """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
+        if attempt := self._unended(key):
+            told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
+            attempt.stop(Outcome.CANCELLED, grace, told)
+            if key in self._deferred:
+                self._deferred.remove(key)
+                self._begin(attempt)  # it ends at once
+
+    def steer(self, message: SignalProcesses | SuspendProcesses | ContinueProcesses) -> None:
+        """Signal, suspend or continue an attempt that has not ended."""
+        attempt = self._unended(message.key)
+        if attempt is None:
+            return
+        match message:
+            case SignalProcesses():
+                attempt.signal(message.signum, whole_tree=message.whole_tree)
+            case SuspendProcesses():
+                attempt.suspend()
+            case ContinueProcesses():
+                attempt.resume()
+
+    def interrupt(self) -> None:
+        """Stop all attempts, and begin no more."""
+        self._is_closing = True
+        for known in self._known.values():
+            if not isinstance(known, AttemptEnded):
+                known.stop(Outcome.INTERRUPTED, known.launch.grace)
+
+    def acknowledge(self, key: AttemptKey) -> None:
+        """Forget an attempt that has ended (R4)."""
+        if not isinstance(self._known.get(key), AttemptEnded):
+            return
+        del self._known[key]
+        self._watched.discard(key)
+        if self._context.outbox is not None:
+            self._context.outbox.forget(key)
+        try:
+            self._context.journal.forget(key)
+        except OSError as error:  # after a restart it is reported and acknowledged again
+            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
+
+    def watch(self, key: AttemptKey, *, on: bool) -> None:
+        """Start or stop reporting the growth of an attempt's log."""
+        if not on:
+            self._watched.discard(key)
+            self._grown.discard(key)
+        elif key in self._known:
+            self._watched.add(key)
+            self._note_growth(key)
+
+    def is_alive(self, key: AttemptKey) -> bool:
+        """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
+        attempt = self._unended(key)
+        return attempt is not None and not attempt.has_exited
+
+    def unstored_output(self) -> Iterator[OutputPart]:
+        """Yield the output that the supervisor of a pilot has not stored."""
+        return iter(()) if self._context.outbox is None else self._context.outbox.parts()
+
+    def stored(self, message: OutputStored) -> None:
+        """Let an attempt of a pilot go on that waited until its output is stored."""
+        outbox, known = self._context.outbox, self._known.get(message.key)
+        if outbox is not None and outbox.stored(message.key, message.offset) and isinstance(known, Attempt):
+            known.go_on()
+
+    async def end(self) -> None:
+        """End warm workers, and give back what is held in Slurm if that does not take long."""
+        self.workers.end()
+        for pool in self._pools.values():
+            await pool.end()
+
+    def unwatch_all(self) -> None:
+        """Stop reporting the growth of all logs."""
+        self._watched.clear()
+        self._grown.clear()
+
+    def send_growth(self) -> None:
+        """Send Grew for each log in `_grown`; a slow supervisor gets it later, once."""
+        if self._channel.is_slow:
+            return
+        for key in self._grown:
+            if known := self._known.get(key):
+                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
+        self._grown.clear()
+
+    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> Attempt:
+        grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
+        return Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
+
+    def _executor_of(self, launch: Launch) -> Executor:
+        if launch.slurm is None:
+            return self._local
+        controller = self._controllers.get(launch.slurm.conf)
+        if controller is None:
+            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
+        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
+        executor = pilot_start(launch).executor
+        if executor not in self._pools:
+            self._pools[executor] = PilotPool(self._context, controller, launch)
+        return self._pools[executor]
+
+    def _begin(self, attempt: Attempt) -> None:
+        self.running += 1
+        self._context.group.create_task(self._see_to_its_end(attempt))
+
+    async def _see_to_its_end(self, attempt: Attempt) -> None:
+        try:
+            ended = await attempt.live()
+        except Exception as error:  # one job's trouble must not end the others with the launcher
+            log.exception("job %d: an error in the launcher", attempt.launch.key.job)
+            ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
+        try:
+            is_unheard = self._is_closing or not self._channel.is_connected
+            self._context.journal.add_end(ended, durable=is_unheard)
+            attempt.acknowledge()
+        except OSError as error:  # report it rather than wait for space: the supervisor stores it
+            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
+        self._known[ended.key] = ended
+        self.running -= 1
+        self._channel.send(ended)
+        if not self.running:
+            self.idle()
+
+    def _unended(self, key: AttemptKey) -> Attempt | None:
+        known = self._known.get(key)
+        return None if isinstance(known, AttemptEnded) else known
+
+    def _note_growth(self, key: AttemptKey) -> None:
+        known = self._known[key]
+        if key in self._watched or known.log_problem is not None:
+            if not self._grown:
+                asyncio.get_running_loop().call_soon(self.send_growth)
+            self._grown.add(key)
