@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -67,9 +67,6 @@ class Run(Protocol):
     def steer(self, *, is_suspended: bool) -> None:
         """Stop all its processes, or continue them."""
 
-    def go_on(self) -> None:
-        """Resume reading its output, now that enough of it is stored."""
-
     async def ended(self) -> AttemptEnded:
         """Return how it ended where it ran, once nothing of it is left."""
 
@@ -78,19 +75,6 @@ class Run(Protocol):
 
     def acknowledge(self) -> None:
         """Forget how it ended: that is in the journal."""
-
-
-class Executor(Protocol):
-    """What starts attempts: this machine, or the pilots of a cluster."""
-
-    async def execute(self, attempt: Attempt) -> Run | None:
-        """Start an attempt; return None if it is to end before it ran.
-
-        Raises:
-            CannotStart: the reason lies in the Launch.
-            OSError: the reason lies in the machine; nothing was started, so it may be tried again.
-            LostChild: it was started and had to be killed at once.
-        """
 
 
 class Attempt:
@@ -215,19 +199,14 @@ class Attempt:
         if self._run is not None:
             self._run.steer(is_suspended=False)
 
-    def go_on(self) -> None:
-        """Resume reading its output, now that enough of it is stored."""
-        if self._run is not None:
-            self._run.go_on()
-
     # --- its life
 
     async def live(self) -> AttemptEnded:
         """Run it; return how it ended when no process of it is left."""
         try:
             what = f"job {self.launch.key.job} cannot start yet"
-            execute = partial(self._executor.execute, self)
-            run = await self._context.retry(what, execute, self.stop_asked, self._wait_for_room)
+            execute = partial(self._executor, self)
+            run = await self._context.retry(what, execute, self.stop_asked, self.wait_to_start)
         except CannotStart as error:
             log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self.never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
@@ -284,9 +263,6 @@ class Attempt:
             output.close()
         return output.log.total
 
-    def _wait_for_room(self, problem: str) -> None:
-        self.wait_for(Reason(cause=Cause.START, problem=problem))
-
     # --- what executors use
 
     def wait_for(self, reason: Reason | None) -> None:
@@ -294,6 +270,10 @@ class Attempt:
         if reason != self.waits:
             self.waits = reason
             self.report()
+
+    def wait_to_start(self, problem: str) -> None:
+        """Tell what its start waits for on this machine."""
+        self.wait_for(Reason(cause=Cause.START, problem=problem))
 
     def runs(self) -> None:
         """Tell that it runs."""
@@ -345,3 +325,13 @@ class Attempt:
             self.stop(Outcome.TIMEOUT, self.launch.grace, StopReason.TIMEOUT)
 
         self.limit = Countdown(self._context.deadlines, self.launch.timeout or None, time_out)
+
+
+Executor = Callable[[Attempt], Awaitable[Run | None]]
+"""Starts attempts, on this machine or on a cluster; returns None if the attempt is to end before it ran.
+
+Raises:
+    CannotStart: the reason lies in the Launch.
+    OSError: the reason lies in the machine; nothing was started, so it may be tried again.
+    LostChild: it was started and had to be killed at once.
+"""

@@ -103,7 +103,10 @@ class Context(Struct, frozen=True, kw_only=True):
             CannotStart, OSError: as AttemptOutput.
         """
         if self.outbox is not None:
-            return AttemptOutput(self.outbox.open(launch.key), self.readers, with_terminal=with_terminal)
+            unstored = self.outbox.open(launch.key)
+            output = AttemptOutput(unstored, self.readers, with_terminal=with_terminal)
+            unstored.go_on = output.go_on
+            return output
         path, keeps_tail = self.log_path(launch), not launch.log_kill
         null, folder = self.null, self.log_folder
         log = LogFile(

@@ -25,8 +25,6 @@ from bgd.wire.launching import (
     ContinueProcesses,
     Launch,
     LogGrew,
-    OutputPart,
-    OutputStored,
     SignalProcesses,
     SuspendProcesses,
 )
@@ -50,7 +48,7 @@ class KnownAttempts:
         self.workers = WorkerPool(context)
         self._channel = channel
         self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
-        self._local = LocalExecutor(context, self.workers)
+        self._local = LocalExecutor(context, self.workers).execute
         self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self.running = 0
@@ -147,16 +145,6 @@ class KnownAttempts:
         attempt = self._unended(key)
         return attempt is not None and not attempt.has_exited
 
-    def unstored_output(self) -> Iterator[OutputPart]:
-        """Yield the output that the supervisor of a pilot has not stored."""
-        return iter(()) if self._context.outbox is None else self._context.outbox.parts()
-
-    def stored(self, message: OutputStored) -> None:
-        """Let an attempt of a pilot go on that waited until its output is stored."""
-        outbox, known = self._context.outbox, self._known.get(message.key)
-        if outbox is not None and outbox.stored(message.key, message.offset) and isinstance(known, Attempt):
-            known.go_on()
-
     async def end(self) -> None:
         """End warm workers, and give back what is held in Slurm if that does not take long."""
         self.workers.end()
@@ -191,7 +179,7 @@ class KnownAttempts:
         executor = pilot_start(launch).executor
         if executor not in self._pools:
             self._pools[executor] = PilotPool(self._context, controller, launch)
-        return self._pools[executor]
+        return self._pools[executor].execute
 
     def _begin(self, attempt: Attempt) -> None:
         self.running += 1

@@ -11,18 +11,27 @@ from contextlib import closing
 from functools import partial
 
 from bgd.clock import elapsed
-from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.cgroup import Group, GroupFigures
-from bgd.launcher.children import LostChild, has_ended
+from bgd.launcher.children import Child, LostChild, has_ended
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, Log
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
-from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork, steps_of
+from bgd.launcher.spawn import (
+    Command,
+    ResultFile,
+    SpawnedExecution,
+    StandardInput,
+    StuckProcess,
+    command_of,
+    start_in_fork,
+    start_process,
+    steps_of,
+)
 from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
@@ -36,7 +45,7 @@ Begin = Callable[[AttemptOutput, int | None], Awaitable[Execution | None]]
 
 
 class LocalExecutor:
-    """Starts attempts on this machine."""
+    """Starts attempts on this machine: what they need first, and how their first process is started."""
 
     def __init__(self, context: Context, workers: WorkerPool) -> None:
         self._context = context
@@ -44,78 +53,61 @@ class LocalExecutor:
 
     async def execute(self, attempt: Attempt) -> LocalRun | None:
         """Start an attempt; return None if it is to end before it ran (see Executor)."""
-        return await _Start(attempt, self._context, self._workers).start()
-
-
-class _Start:
-    """One try to start an attempt: what it needs first, and how its first process is started."""
-
-    def __init__(self, attempt: Attempt, context: Context, workers: WorkerPool) -> None:
-        self._attempt = attempt
-        self.launch = attempt.launch
-        self._context = context
-        self._workers = workers
-
-    async def start(self) -> LocalRun | None:
-        """Start it; return None if it is to end before it ran."""
-        if self._attempt.stop_asked.done():
+        if attempt.stop_asked.done():
             return None
-        log_text = b""
+        launch, log_text = attempt.launch, b""
         # limits do not apply to a fork
-        if self.launch.warm is not None and self.launch.limits == NO_LIMITS:
+        if launch.warm is not None and launch.limits == NO_LIMITS:
             try:
-                return await self._start_in_worker(self.launch.warm)
+                return await self._start_in_worker(attempt, launch.warm)
             except NoWarmWorker as reason:
                 log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
-        waits_for = self._context.mounts.that_may_hang(self.launch)
-        with closing(StandardInput(self.launch, self._context.state, in_fork=waits_for is not None)) as given:
+        waits_for = self._context.mounts.that_may_hang(launch)
+        with closing(StandardInput(launch, self._context.state, in_fork=waits_for is not None)) as given:
             if given.is_fifo:
                 problem = "no process wrote to it within the time limit"
-                self._wait_for(f"no process writes to {self.launch.stdin_path} yet")
-                with self._attempt.limited(no_input_problem(self.launch.stdin_path or "", problem)):
-                    await given.first_write(self._attempt.stop_asked)
-            if not await self._attempt.may_start():
+                attempt.wait_to_start(f"no process writes to {launch.stdin_path} yet")
+                with attempt.limited(no_input_problem(launch.stdin_path or "", problem)):
+                    await given.first_write(attempt.stop_asked)
+            if not await attempt.may_start():
                 return None
-            group = self._group()
+            group = self._group(launch)
             running: LocalRun | None = None
             try:
-                begin = partial(self._spawn, given, group, waits_for)
-                running = await self._start_process(begin, log_text, elapsed(), group)
+                begin = partial(self._spawn, attempt, given, group, waits_for)
+                running = await self._start_process(attempt, begin, log_text, elapsed(), group)
             finally:
                 if running is None and group is not None:
                     group.remove()
             return running
 
-    async def _start_in_worker(self, warm: WarmStart) -> LocalRun | None:
+    async def _start_in_worker(self, attempt: Attempt, warm: WarmStart) -> LocalRun | None:
         problem = "its warm worker used up its time limit"
 
         async def hand_over(worker: Worker, output: AttemptOutput, tag: int | None) -> Execution:
-            with self._attempt.limited(problem):
-                return await worker.run(self.launch, output.job_end, tag, self._attempt.stop_asked)
+            with attempt.limited(problem):
+                return await worker.run(attempt.launch, output.job_end, tag, attempt.stop_asked)
 
         while True:
-            with self._attempt.limited(problem):
-                worker = await self._workers.lease(self.launch, warm, self._attempt.stop_asked)
+            with attempt.limited(problem):
+                worker = await self._workers.lease(attempt.launch, warm, attempt.stop_asked)
             if worker is None:
                 return None
             log_text, worker.log_text = worker.log_text, b""
+            begin, running = partial(hand_over, worker), None
             try:
-                if await self._attempt.may_start():
-                    return await self._start_process(
-                        partial(hand_over, worker), log_text, worker.since_of_jobs
-                    )
+                if await attempt.may_start():
+                    running = await self._start_process(attempt, begin, log_text, worker.since_of_jobs)
             except NotAccepted:
-                worker.release()
                 continue
-            except BaseException:
-                worker.release()
-                raise
-            worker.release()
-            return None
+            finally:
+                if running is None:
+                    worker.release()
+            return running
 
-    def _group(self) -> Group | None:
+    def _group(self, launch: Launch) -> Group | None:
         """Return the control group for the attempt; None: it gets none of its own."""
-        launch, delegation = self.launch, self._context.delegation
+        delegation = self._context.delegation
         if launch.limits == NO_LIMITS and not launch.own_group:
             return None
         problem = problem_with_limits(launch.limits, self._context.abilities)
@@ -132,21 +124,21 @@ class _Start:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
 
     async def _start_process(
-        self, begin: Begin, log_text: bytes, since: float, group: Group | None = None
+        self, attempt: Attempt, begin: Begin, log_text: bytes, since: float, group: Group | None = None
     ) -> LocalRun | None:
         """Start its first process with an output of its own, whose log begins with `log_text`.
 
         No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
         """
-        key, context = self.launch.key, self._context
-        output = self._context.new_output(self.launch, with_terminal=self.launch.pty)
+        key, context = attempt.launch.key, self._context
+        output = context.new_output(attempt.launch, with_terminal=attempt.launch.pty)
         tag = new_tag()
         execution: Execution | None = None
         try:
             output.put(log_text)
-            self._attempt.begin_to_start()
+            attempt.begin_to_start()
             path = group.path if group else None
-            context.journal.add_step(Began(key, output.inode, since, self._attempt.started_at, tag, path))
+            context.journal.add_step(Began(key, output.inode, since, attempt.started_at, tag, path))
             execution = await begin(output, tag)
         except LostChild:
             tree = Tree(key, output.stream, since, pid=None, tag=tag, group=group)
@@ -158,42 +150,51 @@ class _Start:
         if execution is None:
             return None
         tree = Tree(key, output.stream, since, execution.pid, tag=tag, group=group)
-        return LocalRun(self._attempt, context, execution, output, tree)
+        return LocalRun(attempt, context, execution, output, tree)
 
     async def _spawn(
         self,
+        attempt: Attempt,
         given: StandardInput,
         group: Group | None,
         waits_for: str | None,
         output: AttemptOutput,
         tag: int | None,
-    ) -> Execution | None:
-        launch, context = self.launch, self._context
+    ) -> SpawnedExecution | None:
+        launch, context = attempt.launch, self._context
         nothing = output.job_end if launch.pty else context.null
         standard_input = nothing if given.source is None else given.source
         steps = steps_of(launch, group)
-        parts = launch, standard_input, output.job_end, context, steps, tag
-        if waits_for is None and not steps:  # most launches: no fork needed
-            return spawn(*parts)
-        silence = f"{waits_for or 'the kernel'} did not answer"
+        result = ResultFile() if launch.result else None
+        process: Child | None = None
+        try:
+            command = command_of(launch, standard_input, output.job_end, result, steps, tag)
+            if waits_for is None and not steps:  # most launches: no fork needed
+                process = start_process(launch, command, context.children)
+            else:
+                process = await self._start_in_fork(attempt, command, waits_for or "the kernel")
+        finally:
+            if process is None and result is not None:
+                result.close()
+        return None if process is None else SpawnedExecution(process, result, context.children)
+
+    async def _start_in_fork(self, attempt: Attempt, command: Command, waits_for: str) -> Child | None:
+        silence, job = f"{waits_for} did not answer", attempt.launch.key.job
 
         def warn() -> None:
-            log.warning("job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
-            self._wait_for(silence)
+            log.warning("job %d: %s for %g s; it keeps waiting", job, silence, _LONG)
+            attempt.wait_to_start(silence)
 
-        long = context.deadlines.after(_LONG, warn)
+        long = self._context.deadlines.after(_LONG, warn)
         try:
-            with self._attempt.limited(f"{silence} within the time limit"):
-                return await spawn_in_fork(*parts, stop_asked=self._attempt.stop_asked)
+            with attempt.limited(f"{silence} within the time limit"):
+                return await start_in_fork(attempt.launch, command, self._context, attempt.stop_asked)
         except StuckProcess as stuck:
-            self._attempt.problem = f"{silence}; {stuck}"
-            log.warning("job %d: %s", launch.key.job, self._attempt.problem)
+            attempt.problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", job, attempt.problem)
             return None
         finally:
             long.cancel()
-
-    def _wait_for(self, problem: str) -> None:
-        self._attempt.wait_for(Reason(cause=Cause.START, problem=problem))
 
 
 class LocalRun:
@@ -268,10 +269,6 @@ class LocalRun:
         """Stop all its processes, or continue them."""
         self._is_intact = self._is_intact and not is_suspended
         self._begin(self._stop_or_continue())
-
-    def go_on(self) -> None:
-        """Resume reading its output, now that enough of it is stored."""
-        self._output.go_on()
 
     def acknowledge(self) -> None:
         """Do nothing: how it ended is nowhere else."""

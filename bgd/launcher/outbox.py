@@ -28,10 +28,10 @@ class Outbox:
         for output in self._unstored.values():
             yield from output.parts()
 
-    def stored(self, key: AttemptKey, offset: int) -> bool:
-        """Forget output before this offset; return whether a job that waits may write again."""
-        output = self._unstored.get(key)
-        return output is not None and output.stored(offset)
+    def stored(self, key: AttemptKey, offset: int) -> None:
+        """Forget output of an attempt before this offset, so that it may write again if it waits."""
+        if (output := self._unstored.get(key)) is not None:
+            output.stored(offset)
 
     def forget(self, key: AttemptKey) -> None:
         """Forget an attempt."""
@@ -46,6 +46,7 @@ class UnstoredOutput:
         self.lost = 0
         self.problem: str | None = None
         self.is_over_cap = False  # the log's owner knows the cap
+        self.go_on: Callable[[], None] = lambda: None  # called when there is room again
         self._key = key
         self._send = send
         self._kept = bytearray()
@@ -77,8 +78,9 @@ class UnstoredOutput:
         for start in range(0, len(self._kept), _PART):
             yield OutputPart(self._key, begin + start, bytes(self._kept[start : start + _PART]))
 
-    def stored(self, offset: int) -> bool:
-        """Forget the output before this offset; return whether that makes room for a job that waits."""
+    def stored(self, offset: int) -> None:
+        """Forget the output before this offset; let a job go on that waits for room."""
         was_full = self.is_full
         del self._kept[: max(len(self._kept) - (self.total - offset), 0)]
-        return was_full and not self.is_full
+        if was_full and not self.is_full:
+            self.go_on()

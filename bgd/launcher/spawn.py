@@ -9,6 +9,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -26,68 +27,6 @@ from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def spawn(
-    launch: Launch,
-    standard_input: int | str,
-    output: int,
-    context: Context,
-    steps: Sequence[Step],
-    tag: int | None,
-) -> SpawnedExecution:
-    """Start the program with stdout and stderr to `output`; only `spawn_in_fork` can take steps before.
-
-    Raises:
-        CannotStart: the reason lies in the Launch.
-        OSError: the reason lies in the machine; nothing was started, so it may be tried again.
-    """
-    result = ResultFile() if launch.result else None
-    try:
-        command = _command(launch, standard_input, output, result, steps, tag)
-        return SpawnedExecution(start_process(launch, command, context.children), result, context.children)
-    except BaseException:
-        if result is not None:
-            result.close()
-        raise
-
-
-async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
-    launch: Launch,
-    standard_input: int | str,
-    output: int,
-    context: Context,
-    steps: Sequence[Step],
-    tag: int | None,
-    stop_asked: asyncio.Future[None],
-) -> SpawnedExecution | None:
-    """Do what `spawn` does in a fork, which may hang; when `stop_asked` is done, kill it and return None.
-
-    A fork takes 2 ms, and `spawn` 0.1 ms. A shell would take 0.5 ms, and could not report why the program
-    cannot be started. A fork is safe because the only other thread, the journal's, holds no lock that it
-    needs: it opens, syncs and closes.
-
-    Raises:
-        CannotStart, OSError: as `spawn`.
-        StuckProcess: it was killed and does not die.
-    """
-    result = ResultFile() if launch.result else None
-    spawned: SpawnedExecution | None = None
-    try:
-        command = _command(launch, standard_input, output, result, steps, tag)
-        started = ForkedStart(launch, command, context.children)
-        either: set[asyncio.Future[Any]] = {started.settled, stop_asked}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if started.settled.done():
-            await started.wait()
-            spawned = SpawnedExecution(started.process, result, context.children)
-        else:
-            started.settled.cancel()
-            await _kill(started.process, context)
-        return spawned
-    finally:
-        if spawned is None and result is not None:
-            result.close()
 
 
 def start_process(launch: Launch, command: Command, children: Children) -> Child:
@@ -143,6 +82,44 @@ def _first_that_runs(command: Command, run: Callable[[str], T]) -> T:
     raise first or missing
 
 
+async def start_in_fork(
+    launch: Launch,
+    command: Command,
+    context: Context,
+    stop_asked: asyncio.Future[None] | None = None,
+    begun: Callable[[Child], None] = lambda _: None,
+) -> Child | None:
+    """Do what `start_process` does in a fork, which may hang; None: it was killed, as `stop_asked` was done.
+
+    `begun` is given the process at once. Only a fork can open a path as input, or take steps.
+
+    A fork takes 2 ms, and `start_process` 0.1 ms. A shell would take 0.5 ms, and could not report why the
+    program cannot be started. A fork is safe because the only other thread, the journal's, holds no lock that
+    it needs: it opens, syncs and closes.
+
+    Raises:
+        CannotStart, OSError: as `start_process`.
+        StuckProcess: it was killed and does not die.
+    """
+    kept = [each for each in (command.input, command.output, *command.passed) if isinstance(each, int)]
+    pid, settled = fork(partial(_become, launch, command), kept)
+    process = Child(pid, context.children)
+    begun(process)
+    ends: set[asyncio.Future[Any]] = {settled} if stop_asked is None else {settled, stop_asked}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not settled.done():
+        settled.cancel()
+        await _kill(process, context)
+        return None
+    if report := settled.result():
+        await process.wait()
+        number, _, problem = report.decode(errors="replace").partition(" ")
+        if int(number) in SHORTAGES:
+            raise OSError(int(number), os.strerror(int(number)))
+        raise CannotStart(problem)
+    return process
+
+
 async def _kill(process: Child, context: Context) -> None:
     context.children.kill(process.pid)
     ended = context.group.create_task(process.wait())
@@ -157,7 +134,7 @@ async def _kill(process: Child, context: Context) -> None:
         )
 
 
-def _command(
+def command_of(
     launch: Launch,
     standard_input: int | str,
     output: int,
@@ -165,9 +142,13 @@ def _command(
     steps: Sequence[Step],
     tag: int | None,
 ) -> Command:
+    """Return what to run for a Launch."""
+    environment = environment_of(launch)
+    if result is not None:
+        environment["BGD_RESULT_FD"] = str(result.fd)
     return Command(
         argv=launch.argv,
-        env=_with_result(environment_of(launch), result),
+        env=environment,
         cwd=launch.cwd,
         umask=launch.umask,
         input=standard_input,
@@ -186,10 +167,6 @@ def environment_of(launch: Launch) -> dict[str, str]:
     if launch.pty:
         environment.setdefault("TERM", TERM_TYPE)
     return environment
-
-
-def _with_result(environment: dict[str, str], result: ResultFile | None) -> dict[str, str]:
-    return environment if result is None else {**environment, "BGD_RESULT_FD": str(result.fd)}
 
 
 class SpawnedExecution:
@@ -276,7 +253,7 @@ class StuckProcess(Exception):
     """A process that was killed before it ran a program does not die; the message names it."""
 
 
-# --- A start in a fork of the launcher, for starts that may hang: the fork hangs alone and can be killed.
+# --- What a fork does, for starts that may hang: it hangs alone and can be killed.
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -294,37 +271,6 @@ class Command(Struct, frozen=True, kw_only=True):
     passed: tuple[int, ...] = ()
     steps: Sequence[Step] = ()
     tag: int | None = None
-
-
-class ForkedStart:
-    """A start in a fork: `process` exists at once, `settled` is done when it runs the program, or fails."""
-
-    def __init__(self, launch: Launch, command: Command, children: Children) -> None:
-        """Fork.
-
-        Raises:
-            OSError: of the machine; may be tried again.
-        """
-        kept = [command.output, *command.passed]
-        if isinstance(command.input, int):
-            kept.append(command.input)
-        pid, self.settled = fork(lambda writer: _become(launch, command, writer), kept)
-        self.process = Child(pid, children)
-
-    async def wait(self) -> None:
-        """Wait until it is settled.
-
-        Raises:
-            CannotStart: the reason lies in the Launch.
-            OSError: the reason lies in the machine; it may be tried again.
-        """
-        report = await self.settled
-        if report:
-            await self.process.wait()
-            number, _, problem = report.decode(errors="replace").partition(" ")
-            if int(number) in SHORTAGES:
-                raise OSError(int(number), os.strerror(int(number)))
-            raise CannotStart(problem)
 
 
 def _become(launch: Launch, command: Command, writer: int) -> None:

@@ -248,7 +248,8 @@ class Supervisors:
         who = LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
         self._welcome = Welcome(*who, self._context.abilities, position, self._node)
         self._channel.send(self._welcome)
-        for each in chain(self._attempts.unstored_output(), self._attempts.snapshot()):
+        unstored = () if self._context.outbox is None else self._context.outbox.parts()
+        for each in chain(unstored, self._attempts.snapshot()):
             self._channel.send(each)
         self._channel.send(Ready())
         self.check_exit()
@@ -277,8 +278,9 @@ class Supervisors:
                 self._channel.send(Checked(number, self._attempts.is_alive(key)))
             case RenewWorkers():
                 self._attempts.workers.renew()
-            case OutputStored():
-                self._attempts.stored(message)
+            case OutputStored(key, offset):
+                if self._context.outbox is not None:
+                    self._context.outbox.stored(key, offset)
             case KeepAlive():
                 self._be_alive()
             case Greeting() | TradeSockets():

@@ -50,9 +50,6 @@ class ToyRun:
     def steer(self, *, is_suspended: bool) -> None:
         self.asked.append(is_suspended)
 
-    def go_on(self) -> None:
-        self.asked.append("go on")
-
     async def ended(self) -> AttemptEnded:
         return await self._end
 
@@ -93,7 +90,7 @@ async def begin():
 
     def begin() -> tuple[Attempt, Toy, asyncio.Task[AttemptEnded], list[AttemptStarted]]:
         toy, said = Toy(), list[AttemptStarted]()
-        attempt = Attempt(LAUNCH, context, toy, said.append, lambda: None)
+        attempt = Attempt(LAUNCH, context, toy.execute, said.append, lambda: None)
         return attempt, toy, asyncio.get_running_loop().create_task(attempt.live()), said
 
     return begin

@@ -151,9 +151,6 @@ class PilotRun:
         key = self.launch.key
         return SuspendProcesses(key) if self._attempt.is_suspended else ContinueProcesses(key)
 
-    def go_on(self) -> None:
-        """Do nothing: only a pilot's own launcher makes its jobs wait."""
-
     # --- its life
 
     async def ended(self) -> AttemptEnded:

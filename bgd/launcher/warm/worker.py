@@ -17,7 +17,7 @@ from bgd.launcher.children import Child, LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import MARK, read_process
-from bgd.launcher.spawn import Command, ForkedStart, start_process
+from bgd.launcher.spawn import Command, start_in_fork, start_process
 from bgd.launcher.warm.attempts import ForkedExecution, NotAccepted, ReusedExecution, WorkerJobs
 from bgd.launcher.warm.channel import WORKER_PROTOCOL, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
@@ -174,7 +174,7 @@ class Worker:
             self._settle(error)
         except Exception as error:  # an error of one worker must not end the launcher, and all jobs with it
             log.exception("a warm worker failed")
-            self._settle(WorkerFailed(f"an error in the launcher: {type(error).__name__}: {error}"))
+            self._fail(f"an error in the launcher: {type(error).__name__}: {error}")
         finally:
             self.is_retired = True
             self._channel.close()
@@ -253,7 +253,10 @@ class Worker:
                 output=self._startup_output.far_end,
                 passed=(self._channel.far_end.fileno(),),
             )
-            await start(launch, command, self._context, self._set_process)
+            if self._context.mounts.that_may_hang(launch) is None:
+                self._process = start_process(launch, command, self._context.children)
+            else:
+                await start_in_fork(launch, command, self._context, begun=self._set_process)
         finally:
             self._channel.far_end.close()
             os.close(self._startup_output.far_end)
@@ -278,8 +281,10 @@ class Worker:
         finally:
             self._context.scanner.excluded.discard(process.pid)
             self._clean_up(process.pid, code)
-        crash = WorkerCrashed(f"its worker {end_of(code)} while it {self._doing}")
-        self._settle(crash if self._failure is None else WorkerFailed(self._failure))
+        if self._failure is not None:
+            self._fail(self._failure)
+        else:
+            self._fail(f"its worker {end_of(code)} while it {self._doing}", WorkerCrashed)
 
     def _set_process(self, process: Child) -> None:
         self._process = process
@@ -324,11 +329,14 @@ class Worker:
             return NoWarmWorker("its interpreter is not the process that was started, but a child of that")
         return None
 
+    def _fail(self, problem: str, kind: type[CannotStart] = CannotStart) -> None:
+        self._settle(kind(one_line(NotStarted.OTHER, problem)))
+
     def _settle(self, problem: Exception | None) -> None:
         if self.settled.done():
             return
         self.log_text = self._startup_output.end()
-        if isinstance(problem, WorkerFailed):
+        if isinstance(problem, CannotStart):
             problem.log_text = self.log_text
         self.problem = problem
         self.settled.set_result(None)
@@ -358,30 +366,8 @@ _EXIT_PATIENCE = 5.0  # seconds for a worker that is no longer needed, or that d
 # --- The start of a worker's process, and why one did not become ready.
 
 
-class WorkerFailed(CannotStart):
-    """The worker ended before it was ready."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(one_line(NotStarted.OTHER, problem))
-
-
-class WorkerCrashed(WorkerFailed):
+class WorkerCrashed(CannotStart):
     """The worker ended without a reason: it was killed, or a module that it imported ended it."""
-
-
-async def start(launch: Launch, command: Command, context: Context, begun: Callable[[Child], None]) -> None:
-    """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
-
-    Raises:
-        CannotStart: the reason lies in the Launch.
-        OSError, LostChild: as `bgd.launcher.spawn.spawn`.
-    """
-    if context.mounts.that_may_hang(launch) is None:
-        begun(start_process(launch, command, context.children))
-        return
-    fork = ForkedStart(launch, command, context.children)
-    begun(fork.process)
-    await fork.wait()
 
 
 def end_of(code: int) -> str:
