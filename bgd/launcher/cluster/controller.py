@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -21,7 +21,6 @@ _SQUEUE_COST = 2
 _SCANCEL_COST = 2
 _BURST = 20  # requests at once
 _SHORT_WAIT = 2.0  # seconds that are not worth a report
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds until it is asked again, doubled each time
 _PATIENCE = 20.0  # seconds for an answer
 _HINT = 'Try "sbatch'  # --help" for more information
 _COMPLETING = "COMPLETING"  # upon which the state follows
@@ -50,13 +49,6 @@ class SlurmJob(Struct, frozen=True):
     def waits_for(self) -> str | None:
         """Why it is PENDING, None: Slurm has not said."""
         return None if self.reason == "None" else one_line_of(self.reason)
-
-
-class SlurmEnd(Struct, frozen=True):
-    """How a job ended, in Slurm's own word, and on which nodes; empty: unknown."""
-
-    state: str = ""
-    nodes: str = ""
 
 
 class RequestLimit:
@@ -138,13 +130,13 @@ class Controller:
         """Return whether what sbatch said is about the state of the site now, and not about the job."""
         return any(each in words for each in (*_IS_AWAY, *_NOT_NOW)) or await self.jobs() is None
 
-    async def end_of(self, name: str, number: str) -> SlurmEnd:
-        """Return how the job of this name and number ended, for example PREEMPTED.
+    async def end_of(self, name: str, number: str) -> tuple[str, str]:
+        """Return how the job of this name and number ended, for example PREEMPTED, and on which nodes.
 
-        Empty if it does not answer, or has forgotten the job (MinJobAge).
+        Both are empty if it does not answer, or has forgotten the job (MinJobAge).
         """
-        end = SlurmEnd(_COMPLETING)
-        for pause in (_FIRST_PAUSE, 0.5, 1.0, 2.0):
+        state = nodes = ""
+        for pause in (0.25, 0.5, 1.0, 2.0):
             await self.admit(_SQUEUE_COST)
             one = (
                 "--me",
@@ -156,11 +148,10 @@ class Controller:
             )
             _, text = await self.run("squeue", *one)
             state, _, nodes = text.decode(errors="replace").strip().partition("|")
-            end = SlurmEnd(state, nodes)
             if state != _COMPLETING:
                 break
             await self._context.deadlines.timer(pause)
-        return end
+        return state, nodes
 
     async def cancel(self, name: str) -> None:
         """Cancel the job of this name, together with others that are cancelled meanwhile."""
@@ -194,13 +185,13 @@ class Controller:
 
         `silent` is called whenever the controller does not answer.
         """
-        pauses = doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
+        again = pauses()
         while (jobs := await self.jobs()) is None or name in jobs:
             if jobs is None:
                 silent()
             else:
                 await self.cancel(name)
-            await self._context.deadlines.timer(next(pauses))
+            await self._context.deadlines.timer(next(again))
 
     async def run(self, name: str, *arguments: str) -> tuple[int, bytes]:
         """Return the exit code and the output of a program of Slurm, 1 if there is none."""
@@ -275,6 +266,11 @@ class Controller:
             lines = (line.split("|", _COLUMNS - 1) for line in text.decode(errors="replace").splitlines())
             answer = {each[1]: SlurmJob(each[0], *each[2:]) for each in lines if len(each) == _COLUMNS}
         question.set_result(answer)
+
+
+def pauses() -> Iterator[float]:
+    """Yield the pauses in seconds until Slurm is asked again."""
+    return doubling(0.25, 30.0)
 
 
 def one_line_of(text: str) -> str:

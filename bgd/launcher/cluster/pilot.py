@@ -12,19 +12,19 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from bgd.clock import doubling, elapsed
+from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
-from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of
+from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of, pauses
 from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
@@ -44,7 +44,6 @@ from bgd.wire.launching import (
     OutputPart,
     OutputStored,
     PilotNode,
-    PilotStart,
     Ready,
     StopProcesses,
     ToLauncher,
@@ -67,8 +66,6 @@ class Pilot:
         node: what Slurm has given to it; None: it is not known yet.
     """
 
-    task: asyncio.Task[None]
-
     def __init__(self, pool: PilotPool, name: str, number: int | None, own: PilotRun | None = None) -> None:
         self.name = name
         self.number = number
@@ -81,7 +78,6 @@ class Pilot:
         self._folder = PilotFolder(pool.context, pool.slurm.folder, name)
         self._python = pool.slurm.python
         self._attempts: dict[AttemptKey, PilotRun] = {}
-        self._used: dict[AttemptKey, PilotStart] = {}
         self._ended: set[AttemptKey] = set()  # which it may not forget yet
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
         self._held: dict[AttemptKey, AttemptEnded] = {}  # ends of which Slurm may know the cause
@@ -108,9 +104,7 @@ class Pilot:
             return False
         if self.own is not None:
             return self.own is attempt and attempt.is_waiting
-        cpus = sum(each.cpus for each in self._used.values()) + attempt.start.cpus
-        memory = sum(each.memory for each in self._used.values()) + attempt.start.memory
-        return cpus <= _cpus(self.node) and memory <= _memory(self.node)
+        return _fit(self.node, [attempt, *self._attempts.values()])
 
     @property
     def runs_what_it_should(self) -> bool:
@@ -119,8 +113,7 @@ class Pilot:
 
     def is_large_enough(self, attempt: PilotRun) -> bool:
         """Whether an attempt fits if it has nothing else, as far as that is known."""
-        node = self.node
-        return node is None or (attempt.start.cpus <= _cpus(node) and attempt.start.memory <= _memory(node))
+        return self.node is None or _fit(self.node, [attempt])
 
     def give(self, attempt: PilotRun) -> None:
         """Let it run an attempt.
@@ -139,17 +132,17 @@ class Pilot:
     def adopt(self, attempt: PilotRun, began: Began) -> None:
         """Add an attempt, whether or not the pilot has heard of it, and tell it."""
         key = attempt.launch.key
-        self._attempts[key], self._used[key] = attempt, attempt.start
+        self._attempts[key] = attempt
         attempt.given_to(self, began)
         self._watch_idleness()
         self._repeat(attempt)
 
-    async def let_forget(self, key: AttemptKey) -> None:
+    def let_forget(self, key: AttemptKey) -> None:
         """Let it forget an attempt that has ended."""
         self._ended.discard(key)
         self.send(Acknowledge(key))
         if self._is_gone and not self._ended:
-            await self._folder.remove()
+            self._pool.begin(self._folder.remove())  # which may hang
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
@@ -169,18 +162,19 @@ class Pilot:
 
     def signal_steps(self, signum: int) -> None:
         """Signal what an attempt that has nodes of its own has started on them by srun."""
-        self._context.begin(self._controller.signal_steps(self.name, signum, _RELAY), OF_PILOTS)
+        self._pool.begin(self._controller.signal_steps(self.name, signum, _RELAY))
 
     # --- its life
 
     async def live(self) -> None:
         """Submit it, stay connected while it runs, and see to its attempts when it is gone."""
+        again = pauses()
         while True:
             try:
                 await self._live()
             except Exception:  # raised further, it would cancel the task group, and so end every job
                 log.exception("pilot %s: an error in the launcher", self.name)
-                await self._wait(_LONGEST_PAUSE)
+                await self._wait(next(again))
             else:
                 return
 
@@ -191,8 +185,8 @@ class Pilot:
                 await self._context.retry(f"pilot {self.name} cannot be submitted yet", self._folder.prepare)
                 self.number = await self._submitted()
             except CannotStart as problem:
-                await self._folder.remove()
                 self._pool.refuse(self, str(problem))
+                await self._folder.remove()
                 return
         if self.number is not None:  # else it is not wanted any more
             await self._attend()
@@ -200,7 +194,7 @@ class Pilot:
 
     async def _attend(self) -> None:
         """Stay connected to it while Slurm has it."""
-        pauses, absent = _pauses(), 0
+        again, absent = pauses(), 0
         while absent < _ABSENCES and not self._is_given_up:
             jobs = await self._controller.jobs()
             found = None if jobs is None else jobs.get(self.name)
@@ -209,7 +203,7 @@ class Pilot:
                     self._is_unwatched = self._is_cancelled = True
                     await self._controller.cancel(self.name)
                 elif await self._serve():
-                    pauses = _pauses()
+                    again = pauses()
                 elif elapsed() - self._heard_at > _HUNG:
                     log.warning("pilot %s: no answer for %g s: cancelling it in Slurm", self.name, _HUNG)
                     self._is_cancelled = True
@@ -220,9 +214,9 @@ class Pilot:
                     await self._controller.cancel(self.name)
             absent = absent + 1 if jobs is not None and found is None else 0
             if absent:
-                pauses = _pauses()
+                again = pauses()
             self._say_why(found, is_silent=jobs is None)
-            await self._wait(next(pauses))
+            await self._wait(next(again))
         if self._is_given_up:
             await self._controller.cancel(self.name)
 
@@ -271,8 +265,8 @@ class Pilot:
         is_settled = self._attempts.keys() <= {ended.key for ended in left.ends}
         if left.has_all or is_settled or not left.node:
             return False
-        end = await self._controller.end_of(self.name, str(self.number))
-        return self._is_unwatched or end.state in _NOT_ENDED_BY_SLURM
+        state, _ = await self._controller.end_of(self.name, str(self.number))
+        return self._is_unwatched or state in _NOT_ENDED_BY_SLURM
 
     async def _submitted(self, *place: str) -> int | None:
         """Submit it until Slurm takes it; return its number there, None if it is not wanted any more.
@@ -280,7 +274,7 @@ class Pilot:
         Raises:
             CannotStart: Slurm refuses it.
         """
-        pauses = _pauses()
+        again = pauses()
         while True:
             left_out = [] if place else self._pool.nodes_left_out()
             arguments = [*self._options(), *place]
@@ -311,7 +305,7 @@ class Pilot:
                 self._controller.silent_since,
             )
             self._pool.note_refusal(problem)
-            await self._wait(next(pauses))
+            await self._wait(next(again))
             if code <= 0 or self._controller.is_away(words):  # it may have taken the job all the same
                 await self._controller.release(self.name, self._note_silence)
 
@@ -396,12 +390,12 @@ class Pilot:
 
     async def _left(self) -> Leftovers:
         """Return what it has left, once it has ended."""
-        pauses = _pauses()
+        again = pauses()
         while (left := await self._folder.left()).is_locked or left.problem:
             if self._is_given_up or not (left.is_locked or self._attempts):
                 break
             log.warning("pilot %s is gone from Slurm, and %s", self.name, left.problem or "still runs")
-            await self._wait(next(pauses))
+            await self._wait(next(again))
             await self._attend()  # Slurm may list it again
         return left
 
@@ -411,35 +405,32 @@ class Pilot:
         is_failure = self.number is not None and not (self._has_worked or self._is_closing)
         state, node = "", left.node
         if self._held or is_failure or not (left.has_all or self._attempts.keys() <= ends.keys()):
-            end = await self._controller.end_of(self.name, str(self.number))
-            state, node = end.state, node or end.nodes
+            state, nodes = await self._controller.end_of(self.name, str(self.number))
+            node = node or nodes
         cause = "" if self._is_cancelled and state == "CANCELLED" else state
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
                 self._pool.requeue(attempt)
                 continue
             self._ended.add(key)
-            attempt.finish(
-                _with_cause(ends.get(key) or self._lost(key, state), cause, is_own=self.own is not None)
-            )
-        self._used.clear()
+            ended = ends.get(key) or attempt.lost(self._problem(state))
+            attempt.finish(_with_cause(ended, cause, is_own=self.own is not None))
         self._is_gone = True
-        if not self._ended:  # else its folder is the only proof until the ends are on the disk
-            await self._folder.remove()
         words = left.last_words or f"Slurm ended it before it worked ({state or 'unknown'})"
         self._pool.ended(self, words if is_failure else None, node if state in _OF_ITS_NODE else "")
+        if not self._ended:  # else its folder is the only proof until the ends are on the disk
+            await self._folder.remove()
 
-    def _lost(self, key: AttemptKey, state: str) -> AttemptEnded:
+    def _problem(self, state: str) -> str:
         where = f"on node {self.node.name}" if self.node else "in Slurm"
-        problem = f"its pilot {where} is gone ({state or 'Slurm does not say why'}): outcome unknown"
-        return AttemptEnded(key=key, outcome=Outcome.UNKNOWN, finished_at=time.time(), problem=problem)
+        return f"its pilot {where} is gone ({state or 'Slurm does not say why'}): outcome unknown"
 
     def close(self) -> None:
         """Let it end, and its allocation with it."""
         self._is_closing = True
         self.send(Goodbye())
         if self.is_starting:
-            self._context.begin(self._controller.cancel(self.name), OF_PILOTS)
+            self._pool.begin(self._controller.cancel(self.name))
 
     async def give_back(self) -> None:
         """Let it end at once."""
@@ -455,7 +446,7 @@ class Pilot:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if self.own is None and not self._used and not self._is_closing:
+        if self.own is None and not self._attempts and not self._is_closing:
             self._idle = self._context.deadlines.after(self._pool.start.keep_idle, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
@@ -526,7 +517,7 @@ class Pilot:
         elif attempt is not None:
             self._ended.add(ended.key)
             attempt.finish(ended)
-            del self._used[ended.key], self._attempts[ended.key]
+            del self._attempts[ended.key]
             if self.own is not None:
                 self.close()
             self._watch_idleness()
@@ -562,17 +553,11 @@ class Pilot:
             self._beat = None
 
 
-def _pauses() -> Iterator[float]:
-    """Yield the pauses in seconds until Slurm is asked again."""
-    return doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
-
-
-def _cpus(node: PilotNode) -> int:
-    return node.cpus or 1
-
-
-def _memory(node: PilotNode) -> int:
-    return node.memory or _ANY
+def _fit(node: PilotNode, attempts: Collection[PilotRun]) -> bool:
+    """Return whether a node has room for attempts, as far as Slurm says what it has."""
+    if sum(each.start.cpus for each in attempts) > (node.cpus or 1):
+        return False
+    return not node.memory or sum(each.start.memory for each in attempts) <= node.memory
 
 
 def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnded:
@@ -585,10 +570,8 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
     return replace(ended, outcome=outcome, problem=f"Slurm ended its allocation: {state}")
 
 
-OF_PILOTS = "pilots"
 _EXCLUDE = "--exclude="
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
-_ANY = 1 << 62  # bytes: if Slurm does not say how much memory a node has
 _TRIES = 3  # times to end what it left
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
 _NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
@@ -602,4 +585,3 @@ _CAUSES = {
 _OF_A_CAUSE = {Outcome.INTERRUPTED, Outcome.SIGNAL, Outcome.UNKNOWN}
 _BEAT = LEASE / 6  # three of them until a connection is given up, which leaves time for the next one
 _HUNG = 3 * LEASE  # seconds without an answer until Slurm is to end it: by itself it ends after two leases
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds

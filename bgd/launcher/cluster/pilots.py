@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from functools import partial
 
 from bgd.clock import elapsed
@@ -44,12 +44,12 @@ class PilotPool:
         self.start = pilot_start(launch)
         self.store = launch.key.store
         self._waiting: OrderedDict[AttemptKey, PilotRun] = OrderedDict()  # the next one first
-        self._pilots: dict[str, Pilot] = {}
+        self._shared: dict[str, Pilot] = {}  # by their names
+        self._own: dict[AttemptKey | None, Pilot] = {}  # each for one attempt alone
+        self._connected: list[Pilot] = []  # of these, to be given their attempts
         self._unacknowledged: dict[AttemptKey, Pilot] = {}  # ended and recorded
-        self._acknowledging: asyncio.Task[None] | None = None
-        self._failures: Counter[AttemptKey | None] = (
-            Counter()
-        )  # pilots that ended before they worked, in a row
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures = Counter[AttemptKey | None]()  # pilots that ended before they worked, in a row
         self._left_out: dict[str, float] = {}  # nodes on which pilots fail, until when on the elapsed clock
         self._is_ending = False
         self._is_delayed = False  # until the journal can be written
@@ -58,7 +58,7 @@ class PilotPool:
         # a reset may have taken records: attempts that nobody knows may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
         self._reason = self.reason(Cause.PILOT)
-        self._tidying = context.begin(self._release_leftovers(), OF_PILOTS)
+        self._tidying = self.begin(self._release_leftovers())
         self._tidying.add_done_callback(lambda _: self.assign())
 
     def reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> Reason:
@@ -98,20 +98,17 @@ class PilotPool:
 
     def forget(self, attempt: PilotRun) -> None:
         """Take it off the list, or end its own pilot. Those behind it may fit where it did not."""
-        for pilot in list(self._pilots.values()):
-            if pilot.own is attempt:
-                pilot.close()
+        if (pilot := self._own.get(attempt.launch.key)) is not None:
+            pilot.close()
         if self._waiting.pop(attempt.launch.key, None) is not None:
             self.assign()
 
     def adopt(self, attempt: PilotRun, began: Began) -> None:
         """Look for the pilot that a dead launcher gave it to."""
         assert began.pilot is not None  # noqa: S101  its journal says so
-        name, number = began.pilot
-        pilot = self._pilots.get(name)
-        if pilot is None:
-            pilot = self._begin((name, number), attempt if attempt.start.alone else None)
-        pilot.adopt(attempt, began)
+        own = attempt if attempt.start.alone else None
+        pilot = self._shared.get(began.pilot[0]) if own is None else None
+        (pilot or self._begin(began.pilot, own)).adopt(attempt, began)
 
     def assign(self) -> None:
         """Give attempts to pilots with room; start a pilot for those that are left."""
@@ -125,9 +122,8 @@ class PilotPool:
                 self._is_delayed = True
                 self.context.deadlines.after(_PAUSE, self._assign_later)
             return
-        shared = list(self._shared)
-        is_starting = any(each.is_starting for each in shared)
-        has_all = len(shared) >= self.start.nodes
+        is_starting = any(each.is_starting for each in self._shared.values())
+        has_all = len(self._shared) >= self.start.nodes
         if self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
             self._begin(None, None)
 
@@ -141,15 +137,17 @@ class PilotPool:
         Raises:
             OSError: the journal cannot be written.
         """
-        for pilot in self._pilots.values():
+        while self._connected:
+            pilot = self._connected[-1]
             if pilot.own is not None and pilot.has_room(pilot.own):
                 pilot.give(pilot.own)
+            self._connected.pop()
         while self._waiting:
-            first = next(iter(self._waiting.values()))
-            pilot_for_it = next((each for each in self._shared if each.has_room(first)), None)
+            first, shared = next(iter(self._waiting.values())), self._shared.values()
+            pilot_for_it = next((each for each in shared if each.has_room(first)), None)
             if pilot_for_it is not None:
                 pilot_for_it.give(first)
-            elif self._works and not any(each.is_large_enough(first) for each in self._shared):
+            elif self._works and not any(each.is_large_enough(first) for each in shared):
                 first.stand_alone()
                 self._begin(None, first)
             else:
@@ -160,28 +158,29 @@ class PilotPool:
     def _may_run_unknown_ones(self) -> bool:
         """Whether pilots of before a reset may still run attempts that no record names."""
         if not self._has_all_records and self._tidying.done():
-            self._has_all_records = all(each.runs_what_it_should for each in self._pilots.values())
+            self._has_all_records = all(each.runs_what_it_should for each in self._pilots)
         return not self._has_all_records
 
     @property
-    def _shared(self) -> Iterable[Pilot]:
-        """The pilots that are not for one attempt alone."""
-        return (each for each in self._pilots.values() if each.own is None)
+    def _pilots(self) -> list[Pilot]:
+        return [*self._shared.values(), *self._own.values()]
 
     @property
     def _works(self) -> bool:
-        return any(not each.is_starting for each in self._shared)
+        return any(not each.is_starting for each in self._shared.values())
 
     def connected(self, pilot: Pilot) -> None:
         """Note that a pilot works."""
         self._failures.pop(pilot.own_key, None)
         if pilot.own is None:
             self.note_reason(self.reason(Cause.PILOT))
+        else:
+            self._connected.append(pilot)
         self.assign()
 
     def ended(self, pilot: Pilot, problem: str | None, node: str) -> None:
         """Note that a pilot is gone; `problem`: why it never worked, None if it did; `node`: where."""
-        del self._pilots[pilot.name]
+        self._drop(pilot)
         own = pilot.own if pilot.own is not None and pilot.own.is_waiting else None
         if problem is not None:
             log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
@@ -199,7 +198,7 @@ class PilotPool:
 
     def refuse(self, pilot: Pilot, problem: str) -> None:
         """Note that Slurm refuses this pilot. Its others, if there are any, go on."""
-        del self._pilots[pilot.name]
+        self._drop(pilot)
         if pilot.own is not None:
             self._fail([pilot.own], problem)
         elif self._works:
@@ -241,21 +240,22 @@ class PilotPool:
     async def end(self) -> None:
         """Give all allocations back; if Slurm does not answer soon, the pilots do it by themselves."""
         self._is_ending = True
-        self._tidying.cancel()
-        if self._acknowledging is not None:
-            self._acknowledging.cancel()
-        if self._pilots:
-            ends = [self.context.begin(each.give_back(), OF_PILOTS) for each in self._pilots.values()]
+        if ends := [self.begin(each.give_back()) for each in self._pilots]:
             await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
-            for each in ends:
-                each.cancel()
-        for pilot in self._pilots.values():
-            pilot.task.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def begin(self, action: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Start a task that `end` cancels: it may hang on the shared folder, or wait for Slurm."""
+        task = self.context.begin(action, "pilots")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def acknowledge(self, pilot: Pilot, key: AttemptKey) -> None:
         """Let a pilot forget an attempt whose end is recorded, once that survives a power failure."""
         if not self._unacknowledged:
-            self._acknowledging = self.context.begin(self._acknowledge(), OF_PILOTS)
+            self.begin(self._acknowledge())
         self._unacknowledged[key] = pilot
 
     async def _acknowledge(self) -> None:
@@ -265,7 +265,7 @@ class PilotPool:
             recorded = dict(self._unacknowledged)
             await self.context.retry("the journal cannot be synced", self.context.journal.make_durable)
             for key, pilot in recorded.items():
-                await pilot.let_forget(key)
+                pilot.let_forget(key)
                 del self._unacknowledged[key]
 
     @property
@@ -275,9 +275,19 @@ class PilotPool:
     def _begin(self, known: tuple[str, int] | None, own: PilotRun | None) -> Pilot:
         """Start a pilot, or find the one of this name and number again; `own`: run this attempt alone."""
         name, number = known or (f"{self._prefix}{os.urandom(4).hex()}", None)
-        pilot = self._pilots[name] = Pilot(self, name, number, own)
-        pilot.task = self.context.group.create_task(pilot.live())
+        pilot = Pilot(self, name, number, own)
+        if own is None:
+            self._shared[name] = pilot
+        else:
+            self._own[pilot.own_key] = pilot
+        self.begin(pilot.live())
         return pilot
+
+    def _drop(self, pilot: Pilot) -> None:
+        if pilot.own is None:
+            del self._shared[pilot.name]
+        else:
+            del self._own[pilot.own_key]
 
     def _fail(self, attempts: Iterable[PilotRun], problem: str) -> None:
         for attempt in list(attempts):
@@ -288,7 +298,8 @@ class PilotPool:
         """End pilots that no record names: a power failure may have taken the latest records."""
         names = partial(PilotFolder(self.context, self.slurm.folder, "").names, self._prefix)
         for name in await self.context.retry("what earlier launchers left cannot be listed yet", names):
-            if name.rpartition("-")[0] == self._prefix[:-1] and name not in self._pilots:
+            is_known = any(each.name == name for each in self._pilots)
+            if name.rpartition("-")[0] == self._prefix[:-1] and not is_known:
                 log.warning("ending pilot %s, which an earlier launcher left", name)
                 await self.controller.release(name)
                 folder = PilotFolder(self.context, self.slurm.folder, name)
@@ -297,7 +308,6 @@ class PilotPool:
                 await folder.remove()
 
 
-OF_PILOTS = "pilots"
 _TRIES = 3  # pilots that end before they work, until what waits for them fails
 _LEFT_OUT = 600.0  # seconds without a node on which a pilot failed
 _PAUSE = 1.0

@@ -47,6 +47,7 @@ class PilotRun:
 
     def __init__(self, attempt: Attempt, context: Context, pool: PilotPool) -> None:
         self.launch = attempt.launch
+        self.start = pilot_start(attempt.launch)  # what it needs of a pilot
         self.pid: int | None = None
         self._attempt = attempt
         self._context = context
@@ -61,11 +62,6 @@ class PilotRun:
         self._stop: StopProcesses | None = None  # that it was asked for
         self._stop_by = math.inf  # when it is overdue to have ended, on the elapsed clock
         self._signals: list[SignalProcesses] = []  # that could not be sent yet
-
-    @property
-    def start(self) -> PilotStart:
-        """What it needs of a pilot."""
-        return pilot_start(self.launch)
 
     @property
     def node(self) -> str | None:
@@ -178,11 +174,15 @@ class PilotRun:
         """End it, as no pilot can run it."""
         self.finish(self._attempt.never_ran(Outcome.NOT_STARTED, problem))
 
+    def lost(self, problem: str) -> AttemptEnded:
+        """Return its end if its pilot is gone and has not told it."""
+        return self._attempt.never_ran(Outcome.UNKNOWN, problem)
+
     def stand_alone(self) -> None:
         """Want a pilot of its own, as it is too large for the others."""
         assert self.launch.slurm is not None  # noqa: S101  as below
-        slurm = replace(self.launch.slurm, pilot=replace(self.start, alone=True))
-        self.launch = replace(self.launch, slurm=slurm)
+        self.start = replace(self.start, alone=True)
+        self.launch = replace(self.launch, slurm=replace(self.launch.slurm, pilot=self.start))
 
     # --- what its pilot does
 

@@ -8,15 +8,18 @@ import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import replace
+
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
-from bgd.launcher.cluster.controller import SlurmEnd, SlurmJob
+from bgd.launcher.cluster.controller import SlurmJob
 from bgd.launcher.cluster.folder import Leftovers
 from bgd.launcher.cluster.pilot import Pilot
 from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.journal import Began, Journal, JournalContents, read
-from bgd.wire.launching import AttemptEnded, AttemptKey, PilotNode
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, PilotNode
+from tests.daemon.waiting import until
 from tests.launcher.host import STORE, launch_of
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
     pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
     pilot = SimpleNamespace(own=None, is_starting=False, has_room=lambda _: True, give=give)
-    pool._pilots["pilot"] = cast("Pilot", pilot)
+    pool._shared["pilot"] = cast("Pilot", pilot)
     for _ in range(3):
         launch = launch_of("true", slurm=slurm.pilot_start)
         start = slurm.pilot_start.pilot
@@ -80,11 +83,14 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     async def jobs() -> dict[str, SlurmJob]:
         return answers.pop() if answers else {}
 
-    async def end_of(*_: str) -> SlurmEnd:
-        return SlurmEnd("CANCELLED", "n1")
+    async def end_of(*_: str) -> tuple[str, str]:
+        return "CANCELLED", "n1"
 
     async def left() -> Leftovers:
         return Leftovers(node="n1")
+
+    def lost(problem: str) -> AttemptEnded:
+        return AttemptEnded(key=KEY, outcome=Outcome.UNKNOWN, finished_at=1.0, problem=problem)
 
     controller = SimpleNamespace(jobs=jobs, end_of=end_of, cancel=do_nothing, silent_since=None)
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=do_nothing)
@@ -98,7 +104,8 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     )
     pilot = Pilot(cast("PilotPool", pool), "pilot", 77)
     pilot.is_starting, pilot.node = False, PilotNode(name="n1")
-    pilot._attempts[KEY] = cast("Any", SimpleNamespace(finish=ends.append, is_overdue=False))
+    attempt = SimpleNamespace(finish=ends.append, is_overdue=False, lost=lost)
+    pilot._attempts[KEY] = cast("Any", attempt)
     pilot._heard_at = elapsed() - 1000.0
     monkeypatch.setattr(pilot, "_is_over", is_not)
     monkeypatch.setattr(pilot, "_serve", is_not)
@@ -127,3 +134,109 @@ async def test_an_attempt_that_no_pilot_has_begun_is_forgotten_until_the_next_ha
     run.steer(is_suspended=True)
     assert not read(path).attempts
     journal.close()
+
+
+def pilot_in(pool: object, name: str) -> Pilot:
+    return Pilot(cast("PilotPool", pool), name, 77)
+
+
+def a_pool(**more: object) -> SimpleNamespace:
+    """Return what a pilot needs of its pool."""
+    deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=no_time)
+    return SimpleNamespace(
+        context=SimpleNamespace(deadlines=deadlines),
+        controller=SimpleNamespace(),
+        slurm=SimpleNamespace(folder="/shared", python="python3"),
+        start=SimpleNamespace(keep_idle=600.0),
+        **more,
+    )
+
+
+async def no_time(*_: object) -> None:
+    """Take no time."""
+
+
+async def test_a_folder_that_hangs_when_it_is_removed_delays_no_acknowledgement(
+    slurm: ScriptedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def retry(_: str, action: Any) -> None:
+        await action()
+
+    def begin(action: Any, _: str) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(action)
+
+    journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]), make_durable=no_time)
+    deadlines = SimpleNamespace(timer=no_time, after=lambda *_: None)
+    context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin, retry=retry))
+    monkeypatch.setattr(PilotPool, "_release_leftovers", no_time)
+    pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
+    gone, working = pilot_in(pool, "gone"), pilot_in(pool, "working")
+    gone._is_gone = True
+    monkeypatch.setattr(gone._folder, "remove", hang)
+    heard: list[object] = []
+    monkeypatch.setattr(working, "send", heard.append)
+
+    pool.acknowledge(gone, KEY)
+    pool.acknowledge(working, other := AttemptKey(STORE, 2, 1))
+    await until(lambda: bool(heard))
+
+    assert heard == [Acknowledge(other)]
+    await pool.end()  # which does not wait for the folder either
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def test_an_error_in_the_launcher_delays_the_ends_of_a_pilot_that_is_gone_by_no_half_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    tries: list[str] = []
+    pilot = pilot_in(a_pool(), "gone")
+
+    async def fail_once() -> None:
+        tries.append("try")
+        if len(tries) < 3:
+            raise RuntimeError("a bug")
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(pilot, "_live", fail_once)
+    monkeypatch.setattr(pilot, "_wait", wait)
+
+    await pilot.live()
+
+    assert waits == [0.25, 0.5]
+
+
+async def test_many_jobs_with_pilots_of_their_own_are_not_all_looked_at_for_each(
+    slurm: ScriptedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Pilot] = []
+    given: list[str] = []
+
+    def begin(action: Any, _: str) -> asyncio.Future[None]:
+        action.close()
+        return asyncio.get_running_loop().create_future()
+
+    def has_room(pilot: Pilot, _: object) -> bool:
+        looked.append(pilot)
+        return True
+
+    journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
+    deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None))
+    context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
+    pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.own_pilot))
+    monkeypatch.setattr(Pilot, "has_room", has_room)
+    monkeypatch.setattr(Pilot, "give", lambda pilot, _: given.append(pilot.name))
+    for number in range(20):
+        launch = replace(launch_of("true", slurm=slurm.own_pilot), key=AttemptKey(STORE, number, 1))
+        start = slurm.own_pilot.pilot
+        pool.add(cast("Any", SimpleNamespace(launch=launch, start=start, wait_for=lambda _: None)))
+
+    for pilot in list(pool._pilots):
+        pool.connected(pilot)
+
+    assert len(given) == len(looked) == 20

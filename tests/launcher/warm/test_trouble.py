@@ -22,12 +22,12 @@ from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
 from tests.launcher.warm.calls import FORK, Calls, value_of
 
 
-async def start(*_: object) -> None:
+def start(*_: object) -> None:
     raise LookupError("what nobody expected")
 
 
 async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog):
-    monkeypatch.setattr("bgd.launcher.warm.worker.start", start)
+    monkeypatch.setattr("bgd.launcher.warm.worker.start_process", start)
     async with asyncio.TaskGroup() as group:
         context: Context = _context(group, tmp_path, tmp_path, JournalContents())
         workers = WorkerPool(context)
