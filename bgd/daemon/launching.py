@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 
 from bgd import clock
+from bgd.daemon.folder import bind_unix_socket
 from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError
 from bgd.frames import FrameWriter
@@ -63,6 +64,7 @@ LONGEST_SERVICE_PAUSE = 1.0  # likewise, if a service manager starts the launche
 LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a problem
 GOODBYE_SECONDS = 5.0  # for the last messages to be read
 TRADE_SECONDS = 5.0  # for a launcher to answer TradeSockets
+_BACKLOG = 16  # connections
 _RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
 
@@ -363,7 +365,7 @@ class LauncherLink:
                 raise lock_error(self._state_dir / "launcher.lock", error) from error
             if self._child is not None:
                 self._child.wait()  # it held the lock, so it is dead: reap it
-            with _listen(path) as listening:
+            with bind_unix_socket(Path(path), umask=0o177, backlog=_BACKLOG) as listening:
                 self._child = subprocess.Popen(
                     self._argv(lock_fd, listening.fileno()),
                     pass_fds=(lock_fd, listening.fileno()),
@@ -516,19 +518,3 @@ class _Connection(asyncio.Protocol):
         self._listener.launcher_ready(
             LauncherSnapshot(self._welcome.instance, covers, self._started, self._ended)
         )
-
-
-def _listen(path: str) -> socket.socket:
-    """Bind a new listening socket, private from the start; the caller must hold launcher.lock."""
-    Path(path).unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listening.bind(path)
-        listening.listen()
-    except OSError:
-        listening.close()
-        raise
-    finally:
-        os.umask(before)
-    return listening

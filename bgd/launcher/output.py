@@ -379,7 +379,8 @@ class LogFile:
             raise
         except OSError as error:
             self._give_up(error)
-        count = self._moved(move(pipe, self._null, most))
+        count = move(pipe, self._null, most)
+        self.total += count
         if self._has_failed:
             self.lost += count
         return count
@@ -415,17 +416,22 @@ class LogFile:
         count = move(pipe, fd, min(most, room))
         self._allowed -= count
         offset = self.total
-        self._moved(count)  # first, because they are in the log even if their time cannot be written
+        self.total += count  # first, because they are in the log even if their time cannot be written
         if count:
-            if self._times is None:
-                piece = self._real(self._segments[-1] if self._segments else self._path)
-                self._times = _Times(piece, continues=self._continues)
-            self._times.note(offset, count)
+            self._times = self._times or self._new_times()
+            if self._times is not None:
+                self._times.note(offset, count)
         return count
 
-    def _moved(self, count: int) -> int:
-        self.total += count
-        return count
+    def _new_times(self) -> _Times | None:
+        """Return the times of the current piece; None: no descriptor is free, which costs only times."""
+        try:
+            piece = self._real(self._segments[-1] if self._segments else self._path)
+            return _Times(piece, continues=self._continues)
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                return None
+            raise
 
     def _begin_piece(self) -> None:
         self._release_reserve()

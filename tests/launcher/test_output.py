@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -513,6 +514,24 @@ def test_what_took_the_place_of_a_log_is_not_written_to(tmp_path):
     log = write_log(path, b"more", 100, continues=True)
 
     assert "output is missing from the log" in log.problem
+
+
+def test_output_that_finds_no_descriptor_for_its_times_is_in_the_log(tmp_path, monkeypatch):
+    path, refusals = tmp_path / "1.1.log", [errno.EMFILE, errno.ENFILE]
+    really_open = os.open
+
+    def open_unless_refused(name, *options):
+        if name.endswith(".times") and refusals:
+            raise OSError(refusals.pop(), "too many open files")
+        return really_open(name, *options)
+
+    monkeypatch.setattr(os, "open", open_unless_refused)
+
+    log = write_log(path, b"x" * 3000, 10_000)
+
+    assert (log.total, log.problem, log.lost) == (3000, None, 0)
+    assert path.read_bytes() == b"x" * 3000
+    assert [offset for offset, _ in times(path.with_name(path.name + ".times"))] == [2000]
 
 
 def test_text_that_fills_several_pieces_is_in_the_log_at_once(tmp_path):
