@@ -23,35 +23,9 @@ from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError
 from bgd.frames import FrameWriter
 from bgd.paths import lock_error
+from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
-    MAX_GENERATION,
-    MAX_HELD_SOCKETS,
-    MAX_LAUNCHING_FRAME,
-    MAX_SOCKETS_PACKET,
-    NO_SOCKETS,
-    OLDEST_LAUNCHING_PROTOCOL,
-    Abilities,
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
-    CheckAttempt,
-    Checked,
-    Declined,
-    FromLauncher,
-    Goodbye,
-    Greeting,
-    LogGrew,
-    OutputPart,
-    Ready,
-    ToLauncher,
-    TradeSockets,
-    Welcome,
-    decode_from_launcher,
-    encode,
-    protocol_of,
-)
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, ToLauncher, encode
 
 if TYPE_CHECKING:
     from bgd.daemon.supervisor import Supervisor
@@ -101,8 +75,8 @@ class LauncherLink:
         self.looking_since = clock.elapsed()
         self.instance = ""
         self.pid: int | None = None
-        self.protocol = OLDEST_LAUNCHING_PROTOCOL
-        self.abilities: Abilities | None = None
+        self.protocol = launching.OLDEST_LAUNCHING_PROTOCOL
+        self.abilities: launching.Abilities | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -172,7 +146,7 @@ class LauncherLink:
         An earlier launcher cannot say, so True.
         """
         answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        question = CheckAttempt(key, next(self._numbers))
+        question = launching.CheckAttempt(key, next(self._numbers))
         if not self.supports(question):
             answer.set_result(True)
         elif self.send(question):
@@ -192,7 +166,7 @@ class LauncherLink:
 
         A launcher is replaced only when bgd starts while no job runs.
         """
-        return protocol_of(message) <= self.protocol
+        return launching.protocol_of(message) <= self.protocol
 
     @property
     def has_started_launcher(self) -> bool:
@@ -218,15 +192,17 @@ class LauncherLink:
             replaced.close()
 
     def _trade(self) -> Held:
-        held, fds = NO_SOCKETS, list[int]()
-        if not (self.is_connected and self.supports(TradeSockets())):
+        held, fds = launching.NO_SOCKETS, list[int]()
+        if not (self.is_connected and self.supports(launching.TradeSockets())):
             return NOTHING_HELD  # without such a launcher the sockets end with this daemon
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(TRADE_SECONDS)
                 connection.connect(str(self._state_dir / "launcher.sock"))
-                connection.sendall(frame(encode(TradeSockets()), MAX_LAUNCHING_FRAME))
-                held, fds, *_ = socket.recv_fds(connection, MAX_SOCKETS_PACKET, MAX_HELD_SOCKETS)
+                connection.sendall(frame(encode(launching.TradeSockets()), launching.MAX_LAUNCHING_FRAME))
+                held, fds, *_ = socket.recv_fds(
+                    connection, launching.MAX_SOCKETS_PACKET, launching.MAX_HELD_SOCKETS
+                )
                 if self._to_hold is not None:
                     numbers = [each.fileno() for each in self._to_hold.sockets]
                     socket.send_fds(connection, [self._to_hold.packet], numbers)
@@ -257,7 +233,8 @@ class LauncherLink:
         """
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.send(Goodbye())  # a launcher that has not answered yet gets it, too: it reads in order
+            # a launcher that has not answered yet gets it, too: it reads in order
+            connection.send(launching.Goodbye())
             connection.hang_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), GOODBYE_SECONDS)
@@ -304,15 +281,15 @@ class LauncherLink:
             self._report_problem("it hung up without an answer")
         return connection.is_ready
 
-    def _greeting(self) -> Greeting:
-        oldest, newest = OLDEST_LAUNCHING_PROTOCOL, LAUNCHING_PROTOCOL
-        return Greeting(oldest, self._store.store_id, self._generation, self._position, newest)
+    def _greeting(self) -> launching.Greeting:
+        oldest, newest = launching.OLDEST_LAUNCHING_PROTOCOL, launching.LAUNCHING_PROTOCOL
+        return launching.Greeting(oldest, self._store.store_id, self._generation, self._position, newest)
 
     @property
     def _position(self) -> int:
         return self._store.position if self._first_position is None else self._first_position
 
-    async def _raise_generation(self, declined: Declined) -> None:
+    async def _raise_generation(self, declined: launching.Declined) -> None:
         """Take a higher generation than the one the launcher obeys, unless that one is a newer bgd's.
 
         Only a supervisor of this database should have greeted the launcher, but any process of this user can.
@@ -323,7 +300,7 @@ class LauncherLink:
             self._report_problem(
                 "it works for another bgd that has this database open as well: stop one of them"
             )
-        elif declined.generation > MAX_GENERATION:
+        elif declined.generation > launching.MAX_GENERATION:
             self._report_problem(f"it obeys generation {declined.generation}, and there is no higher one")
         else:
             self._generation = await self._store.write(begin_generation, declined.generation)
@@ -403,7 +380,7 @@ class Held(NamedTuple):
     sockets: list[socket.socket]
 
 
-NOTHING_HELD = Held(NO_SOCKETS, [])
+NOTHING_HELD = Held(launching.NO_SOCKETS, [])
 
 
 class LauncherSnapshot(Struct, frozen=True):
@@ -433,13 +410,13 @@ class _Connection(asyncio.Protocol):
     def __init__(self, link: LauncherLink, listener: Supervisor) -> None:
         self._link = link
         self._listener = listener
-        self._reader = FrameReader(MAX_LAUNCHING_FRAME)
+        self._reader = FrameReader(launching.MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
-        self._frames = FrameWriter(MAX_LAUNCHING_FRAME)
-        self._welcome: Welcome | None = None
+        self._frames = FrameWriter(launching.MAX_LAUNCHING_FRAME)
+        self._welcome: launching.Welcome | None = None
         self._started: dict[AttemptKey, AttemptStarted] = {}
         self._ended: list[AttemptEnded] = []
-        self.declined: Declined | None = None
+        self.declined: launching.Declined | None = None
         self.position = 0  # the highest that the launcher knows, if that is too high
         self.is_ready = False
         self.lost = asyncio.Event()
@@ -455,7 +432,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for payload in self._reader.feed(data):
-                self._take(decode_from_launcher(payload))
+                self._take(launching.decode_from_launcher(payload))
         except ProtocolError as error:
             logger.error("launcher: %s; closing the connection", error)  # noqa: TRY400
             if self._transport is not None:
@@ -477,12 +454,12 @@ class _Connection(asyncio.Protocol):
 
     def _take(self, message: FromLauncher) -> None:  # noqa: C901 (a flat list of cases)
         match message:
-            case Welcome():
+            case launching.Welcome():
                 self._welcome = message
-            case Declined():
+            case launching.Declined():
                 self.declined = message
                 self.position = message.position
-            case Ready():
+            case launching.Ready():
                 self._be_ready()
             case AttemptStarted() if self.is_ready:
                 self._listener.attempt_started(message)
@@ -492,11 +469,11 @@ class _Connection(asyncio.Protocol):
                 self._listener.attempt_ended(message)
             case AttemptEnded():
                 self._ended.append(message)
-            case LogGrew():
+            case launching.LogGrew():
                 self._listener.log_grew(message)
-            case Checked(number, is_alive):
+            case launching.Checked(number, is_alive):
                 self._link.answer(number, is_alive=is_alive)
-            case OutputPart():
+            case launching.OutputPart():
                 raise ProtocolError("it sends output, as only a pilot does")
 
     def _be_ready(self) -> None:

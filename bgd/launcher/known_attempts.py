@@ -18,16 +18,8 @@ from bgd.launcher.journal import Began
 from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
-from bgd.wire.launching import (
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
-    ContinueProcesses,
-    Launch,
-    LogGrew,
-    SignalProcesses,
-    SuspendProcesses,
-)
+from bgd.wire import launching
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
 
 if TYPE_CHECKING:
     from bgd.launcher.supervisors import SupervisorChannel
@@ -91,25 +83,17 @@ class KnownAttempts:
 
     def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
         """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
-        if attempt := self._unended(key):
+        if attempt := self.unended(key):
             told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
             attempt.stop(Outcome.CANCELLED, grace, told)
             if key in self._deferred:
                 self._deferred.remove(key)
                 self._begin(attempt)  # it ends at once
 
-    def steer(self, message: SignalProcesses | SuspendProcesses | ContinueProcesses) -> None:
-        """Signal, suspend or continue an attempt that has not ended."""
-        attempt = self._unended(message.key)
-        if attempt is None:
-            return
-        match message:
-            case SignalProcesses():
-                attempt.signal(message.signum, whole_tree=message.whole_tree)
-            case SuspendProcesses():
-                attempt.suspend()
-            case ContinueProcesses():
-                attempt.resume()
+    def unended(self, key: AttemptKey) -> Attempt | None:
+        """Return an attempt that has not ended."""
+        known = self._known.get(key)
+        return None if isinstance(known, AttemptEnded) else known
 
     def interrupt(self) -> None:
         """Stop all attempts, and begin no more."""
@@ -142,7 +126,7 @@ class KnownAttempts:
 
     def is_alive(self, key: AttemptKey) -> bool:
         """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
-        attempt = self._unended(key)
+        attempt = self.unended(key)
         return attempt is not None and not attempt.has_exited
 
     async def end(self) -> None:
@@ -162,7 +146,7 @@ class KnownAttempts:
             return
         for key in self._grown:
             if known := self._known.get(key):
-                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
+                self._channel.send(launching.LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
     def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> Attempt:
@@ -202,10 +186,6 @@ class KnownAttempts:
         self._channel.send(ended)
         if not self.running:
             self.idle()
-
-    def _unended(self, key: AttemptKey) -> Attempt | None:
-        known = self._known.get(key)
-        return None if isinstance(known, AttemptEnded) else known
 
     def _note_growth(self, key: AttemptKey) -> None:
         known = self._known[key]

@@ -23,36 +23,9 @@ from bgd.launcher.deadlines import Deadline
 from bgd.launcher.held_sockets import HeldSockets
 from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.sweep import LauncherBusy, end_strays
+from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
-    MAX_GENERATION,
-    MAX_LAUNCHING_FRAME,
-    Acknowledge,
-    CheckAttempt,
-    Checked,
-    ContinueProcesses,
-    Declined,
-    FromLauncher,
-    Goodbye,
-    Greeting,
-    KeepAlive,
-    Launch,
-    OutputStored,
-    PilotNode,
-    Ready,
-    RenewWorkers,
-    SignalProcesses,
-    StopProcesses,
-    SuspendProcesses,
-    ToLauncher,
-    TradeSockets,
-    WatchLog,
-    Welcome,
-    decode_to_launcher,
-    encode,
-    readable_by,
-)
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, FromLauncher, Launch, PilotNode, ToLauncher, encode
 
 log = logging.getLogger(__name__)
 
@@ -181,16 +154,16 @@ class Supervisors:
         self._received += 1
         if self._is_closed:
             return
-        if isinstance(message, TradeSockets):
+        if isinstance(message, launching.TradeSockets):
             self._held.trade(connection.transport)
             return
-        if self._is_open and self._must_search and isinstance(message, Greeting):
+        if self._is_open and self._must_search and isinstance(message, launching.Greeting):
             self._must_search = self._is_open = False
             self._context.group.create_task(self._search(message.store))
         if not self._is_open:
             self._waiting.append((connection, message))
             self.check_exit()
-        elif isinstance(message, Greeting):
+        elif isinstance(message, launching.Greeting):
             self._accept(connection, message)
         elif connection is not self._active:
             raise ProtocolError("the first message must be a greeting")
@@ -225,12 +198,12 @@ class Supervisors:
         else:
             self.open()
 
-    def _accept(self, connection: SupervisorConnection, greeting: Greeting) -> None:
+    def _accept(self, connection: SupervisorConnection, greeting: launching.Greeting) -> None:
         """Make it the active supervisor, unless its store has had one of a higher generation (R1)."""
         store, highest = greeting.store, self._journal.generation(greeting.store)
         if (problem := _problem_with(greeting, highest)) is not None:
             log.warning("declined a supervisor: %s", problem)
-            declined = Declined(problem, highest, self._journal.position(store))
+            declined = launching.Declined(problem, highest, self._journal.position(store))
             connection.transport.write(frame(encode(declined), MAX_LAUNCHING_FRAME))
             connection.transport.close()
             return
@@ -245,13 +218,13 @@ class Supervisors:
             log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
         self._attempts.unwatch_all()
         instance, position = self._journal.instance, self._journal.position(store)
-        who = LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
-        self._welcome = Welcome(*who, self._context.abilities, position, self._node)
+        who = launching.LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
+        self._welcome = launching.Welcome(*who, self._context.abilities, position, self._node)
         self._channel.send(self._welcome)
         unstored = () if self._context.outbox is None else self._context.outbox.parts()
         for each in chain(unstored, self._attempts.snapshot()):
             self._channel.send(each)
-        self._channel.send(Ready())
+        self._channel.send(launching.Ready())
         self.check_exit()
 
     def _be_alive(self) -> None:
@@ -260,42 +233,50 @@ class Supervisors:
             self._alive_at = elapsed()
             self._channel.send(self._welcome)
 
-    def _handle(self, message: ToLauncher) -> None:  # noqa: C901 (a flat list of cases)
+    def _handle(self, message: ToLauncher) -> None:  # noqa: C901, PLR0912  a flat list of cases
         match message:
             case Launch():
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.launch(message)
-            case StopProcesses():
+            case launching.StopProcesses():
                 self._attempts.stop(message.key, message.grace, is_cancel=message.is_cancel)
-            case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
-                self._attempts.steer(message)
-            case Acknowledge():
+            case launching.SignalProcesses(key, signum, whole_tree):
+                if attempt := self._attempts.unended(key):
+                    attempt.signal(signum, whole_tree=whole_tree)
+            case launching.SuspendProcesses(key):
+                if attempt := self._attempts.unended(key):
+                    attempt.suspend()
+            case launching.ContinueProcesses(key):
+                if attempt := self._attempts.unended(key):
+                    attempt.resume()
+            case launching.Acknowledge():
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
-            case WatchLog():
+            case launching.WatchLog():
                 self._attempts.watch(message.key, on=message.on)
-            case CheckAttempt(key, number):
-                self._channel.send(Checked(number, self._attempts.is_alive(key)))
-            case RenewWorkers():
+            case launching.CheckAttempt(key, number):
+                self._channel.send(launching.Checked(number, self._attempts.is_alive(key)))
+            case launching.RenewWorkers():
                 self._attempts.workers.renew()
-            case OutputStored(key, offset):
+            case launching.OutputStored(key, offset):
                 if self._context.outbox is not None:
                     self._context.outbox.stored(key, offset)
-            case KeepAlive():
+            case launching.KeepAlive():
                 self._be_alive()
-            case Greeting() | TradeSockets():
+            case launching.Greeting() | launching.TradeSockets():
                 pass  # `receive` has handled it
-            case Goodbye():
+            case launching.Goodbye():
                 self._has_goodbye = True
                 self.check_exit()
 
 
-def _problem_with(greeting: Greeting, highest: int) -> str | None:
+def _problem_with(greeting: launching.Greeting, highest: int) -> str | None:
     """Return why a supervisor is declined; `highest`: the highest generation that was obeyed."""
-    if greeting.protocol > LAUNCHING_PROTOCOL:
-        return f"it needs launching protocol {greeting.protocol}, this launcher speaks {LAUNCHING_PROTOCOL}"
-    if greeting.generation > MAX_GENERATION:
-        return f"its generation is {greeting.generation}, and {MAX_GENERATION} is the highest"
+    if greeting.protocol > launching.LAUNCHING_PROTOCOL:
+        newest = launching.LAUNCHING_PROTOCOL
+        return f"it needs launching protocol {greeting.protocol}, this launcher speaks {newest}"
+    if greeting.generation > launching.MAX_GENERATION:
+        return f"its generation is {greeting.generation}, and {launching.MAX_GENERATION} is the highest"
     if greeting.generation < highest:
         return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
     return None
@@ -331,7 +312,7 @@ class SupervisorConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         try:
             for payload in self._frames.feed(self._buffer[:count]):
-                self._supervisors.receive(self, decode_to_launcher(payload))
+                self._supervisors.receive(self, launching.decode_to_launcher(payload))
                 if self.transport.is_closing():
                     return
         except ProtocolError as error:
@@ -398,12 +379,12 @@ class SupervisorChannel:
     def send(self, message: FromLauncher) -> None:
         """Send a message at the end of this turn of the loop, together with others."""
         if self.is_connected:
-            self.frames.send(encode(readable_by(message, self._newest)))
+            self.frames.send(encode(launching.readable_by(message, self._newest)))
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one that `send` takes, or soon: only people wait for it."""
         if self.is_connected:
-            self.frames.add(encode(readable_by(message, self._newest)))
+            self.frames.add(encode(launching.readable_by(message, self._newest)))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 

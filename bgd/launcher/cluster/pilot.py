@@ -29,26 +29,8 @@ from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import CannotStart, one_line
-from bgd.wire.launching import (
-    Acknowledge,
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
-    Checked,
-    Declined,
-    FromLauncher,
-    Goodbye,
-    KeepAlive,
-    LogGrew,
-    NotStarted,
-    OutputPart,
-    OutputStored,
-    PilotNode,
-    Ready,
-    StopProcesses,
-    ToLauncher,
-    Welcome,
-)
+from bgd.wire import launching
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, PilotNode, ToLauncher
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilots import PilotPool
@@ -140,7 +122,7 @@ class Pilot:
     def let_forget(self, key: AttemptKey) -> None:
         """Let it forget an attempt that has ended."""
         self._ended.discard(key)
-        self.send(Acknowledge(key))
+        self.send(launching.Acknowledge(key))
         if self._is_gone and not self._ended:
             self._pool.begin(self._folder.remove())  # which may hang
 
@@ -297,7 +279,7 @@ class Pilot:
             if code > 0 and not await self._controller.refuses_for_now(words):
                 if left_out and self._pool.leave_none_out():
                     continue
-                raise CannotStart(one_line(NotStarted.OTHER, f"Slurm takes no pilot: {problem}"))
+                raise CannotStart(one_line(launching.NotStarted.OTHER, f"Slurm takes no pilot: {problem}"))
             is_silent = self._controller.silent_since is not None
             self._note_reason(
                 Cause.CONTROLLER if is_silent else Cause.NODE,
@@ -428,14 +410,14 @@ class Pilot:
     def close(self) -> None:
         """Let it end, and its allocation with it."""
         self._is_closing = True
-        self.send(Goodbye())
+        self.send(launching.Goodbye())
         if self.is_starting:
             self._pool.begin(self._controller.cancel(self.name))
 
     async def give_back(self) -> None:
         """Let it end at once."""
         self._is_closing = True
-        self.send(Goodbye())
+        self.send(launching.Goodbye())
         await self._controller.cancel(self.name)
         await self._folder.remove()
 
@@ -465,19 +447,19 @@ class Pilot:
             ProtocolError: it declines this launcher.
         """
         match message:
-            case Welcome(node=node):
+            case launching.Welcome(node=node):
                 self.node = node or self.node
-            case Declined():
+            case launching.Declined():
                 raise ProtocolError(message.problem)
-            case Ready():
+            case launching.Ready():
                 self._begin_work()
             case AttemptStarted():
                 self._note_start(message)
-            case OutputPart():
+            case launching.OutputPart():
                 self._store(message)
             case AttemptEnded():
                 self._note_end(message)
-            case LogGrew() | Checked():
+            case launching.LogGrew() | launching.Checked():
                 pass  # a pilot is not asked for these: the output itself comes
 
     def _begin_work(self) -> None:
@@ -490,15 +472,15 @@ class Pilot:
         for attempt in self._attempts.values():
             self._repeat(attempt)
         if self._is_closing:  # it was idle while there was no connection
-            self.send(Goodbye())
+            self.send(launching.Goodbye())
         self._watch_idleness()
         self._pool.connected(self)
 
-    def _store(self, part: OutputPart) -> None:
+    def _store(self, part: launching.OutputPart) -> None:
         attempt = self._attempts.get(part.key)
         end = part.offset + len(part.data) if attempt is None else attempt.write(part)
         if self._connection is not None:
-            self._connection.send(OutputStored(part.key, end))
+            self._connection.send(launching.OutputStored(part.key, end))
 
     def _note_start(self, started: AttemptStarted) -> None:
         """Tell an attempt; end one whose record was lost: its job may run again, but not beside it."""
@@ -507,7 +489,7 @@ class Pilot:
             self._attempts[key].started(started)
         elif connection is not None and not (connection.is_ready and key in self._strangers):
             self._strangers.add(key)
-            connection.send(StopProcesses(key, 0.0))
+            connection.send(launching.StopProcesses(key, 0.0))
 
     def _note_end(self, ended: AttemptEnded) -> None:
         attempt = self._attempts.get(ended.key)
@@ -537,7 +519,7 @@ class Pilot:
         if connection is None:
             return
         if connection.silent_beats == 0:
-            self.send(KeepAlive())
+            self.send(launching.KeepAlive())
         elif connection.silent_beats == 1:
             connection.greet(self._pool.store)  # every version answers this; early ones of 5 no KeepAlive
         else:

@@ -19,19 +19,8 @@ from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, bytes_logged
 from bgd.launcher.tree import StopReason
-from bgd.wire.launching import (
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
-    ContinueProcesses,
-    Launch,
-    OutputPart,
-    PilotStart,
-    SignalProcesses,
-    StopProcesses,
-    SuspendProcesses,
-    ToLauncher,
-)
+from bgd.wire import launching
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch, ToLauncher
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
@@ -59,9 +48,9 @@ class PilotRun:
         self._log_bytes = 0  # while it has written nothing to this launcher
         self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
-        self._stop: StopProcesses | None = None  # that it was asked for
+        self._stop: launching.StopProcesses | None = None  # that it was asked for
         self._stop_by = math.inf  # when it is overdue to have ended, on the elapsed clock
-        self._signals: list[SignalProcesses] = []  # that could not be sent yet
+        self._signals: list[launching.SignalProcesses] = []  # that could not be sent yet
 
     @property
     def node(self) -> str | None:
@@ -113,7 +102,7 @@ class PilotRun:
 
     def stop(self, grace: float, told: StopReason) -> None:
         """Stop it; if it waits, it ends at once."""
-        self._stop = StopProcesses(self.launch.key, grace, told is StopReason.CANCELLED)
+        self._stop = launching.StopProcesses(self.launch.key, grace, told is StopReason.CANCELLED)
         self._stop_by = min(self._stop_by, elapsed() + grace + _OVERDUE)
         if self._pilot is not None:
             self._pilot.send(self._stop)
@@ -123,7 +112,7 @@ class PilotRun:
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process, or its whole tree, or as soon as it runs."""
-        message = SignalProcesses(self.launch.key, signum, whole_tree)
+        message = launching.SignalProcesses(self.launch.key, signum, whole_tree)
         if self._pilot is None or not self._pilot.send(message):
             self._signals.append(message)
 
@@ -143,9 +132,10 @@ class PilotRun:
         return self._attempt.is_suspended
 
     @property
-    def _steering(self) -> SuspendProcesses | ContinueProcesses:
-        key = self.launch.key
-        return SuspendProcesses(key) if self._attempt.is_suspended else ContinueProcesses(key)
+    def _steering(self) -> launching.SuspendProcesses | launching.ContinueProcesses:
+        is_suspended = self._attempt.is_suspended
+        kind = launching.SuspendProcesses if is_suspended else launching.ContinueProcesses
+        return kind(self.launch.key)
 
     # --- its life
 
@@ -230,7 +220,7 @@ class PilotRun:
                 self._attempt.begin_to_start()
         self._attempt.report()
 
-    def write(self, part: OutputPart) -> int:
+    def write(self, part: launching.OutputPart) -> int:
         """Append output to its log; return the size of the log."""
         data = part.data[max(self.log_bytes - part.offset, 0) :]
         if data:
@@ -270,7 +260,7 @@ class PilotRun:
         self.finish(self._attempt.never_ran(Outcome.INTERRUPTED, "an earlier bgd started it"))
 
 
-def pilot_start(launch: Launch) -> PilotStart:
+def pilot_start(launch: Launch) -> launching.PilotStart:
     """Return what an attempt needs of a pilot."""
     assert launch.slurm is not None  # noqa: S101  checked by the caller
     return launch.slurm.pilot or replace(_FORMER, executor=launch.place.executor if launch.place else "")
@@ -285,4 +275,4 @@ _OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it
 _OF_SLURM = ("SLURM_", "SRUN_")
 _OVERDUE = 60.0  # seconds after the grace time
 # of what an earlier bgd starts without a pilot
-_FORMER = PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0, alone=True)
+_FORMER = launching.PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0, alone=True)
