@@ -30,14 +30,7 @@ from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner
 from bgd.launcher.supervisors import SupervisorChannel, SupervisorConnection, Supervisors
-from bgd.launcher.sweep import (
-    LauncherBusy,
-    bind,
-    check_predecessor_ended,
-    sweep,
-    take_lock,
-    write_lock_pid,
-)
+from bgd.launcher.sweep import LauncherBusy, bind, check_predecessor_ended, sweep, take_lock, write_lock_pid
 from bgd.mounts import Mounts
 from bgd.paths import obstacle_at
 from bgd.startup import (
@@ -168,11 +161,7 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
 
 
 def _context(
-    group: asyncio.TaskGroup,
-    state: Path,
-    logs: Path,
-    left: JournalContents,
-    outbox: Outbox | None = None,
+    group: asyncio.TaskGroup, state: Path, logs: Path, left: JournalContents, outbox: Outbox | None = None
 ) -> Context:
     loop, children = asyncio.get_running_loop(), Children()
     name = os.urandom(8).hex()

@@ -24,16 +24,7 @@ from msgspec import Struct
 from bgd.clock import elapsed
 from bgd.launcher.cgroup import Group
 from bgd.launcher.deadlines import Deadline, Deadlines
-from bgd.launcher.process import (
-    SHORTAGES,
-    TICKS,
-    Process,
-    StreamId,
-    name_of,
-    open_pidfd,
-    send_signal,
-    tag_of,
-)
+from bgd.launcher.process import SHORTAGES, TICKS, Process, StreamId, name_of, open_pidfd, send_signal, tag_of
 from bgd.launcher.scan import Scan, Scanner
 from bgd.wire.launching import AttemptKey
 

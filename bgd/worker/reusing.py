@@ -50,11 +50,7 @@ def serve_in_turn(channel: LauncherChannel, memory: SharedMemory, recycle: list[
 
 class _ReusedWorker:
     def __init__(
-        self,
-        channel: LauncherChannel,
-        memory: SharedMemory,
-        max_jobs: int | None,
-        max_memory: int | None,
+        self, channel: LauncherChannel, memory: SharedMemory, max_jobs: int | None, max_memory: int | None
     ) -> None:
         self._channel = channel
         self._memory = memory

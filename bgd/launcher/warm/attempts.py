@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import os
 import resource
 import signal
@@ -20,176 +19,18 @@ from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_star
 from bgd.launcher.process import Process, read_process
 from bgd.launcher.spawn import ResultFile, environment_of
 from bgd.launcher.tree import StopReason, Tree, Usage, mark
-from bgd.launcher.warm.channel import SharedMemory, WorkerChannel, WorkerMessage
+from bgd.launcher.warm.channel import WorkerMessage
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
 
-# --- All attempts of one warm worker, from their handover to their ends.
+# --- The handover of an attempt to a worker.
 
 
 class NotAccepted(Exception):
     """The worker did not accept the attempt, and nothing of it ran: another worker may."""
 
 
-class WorkerJobs:
-    """All attempts of one worker. `process` is the worker's, `environment` is what it was started with.
-
-    `ended` is called when an attempt that began has ended. Before that `retire` is called if the worker must
-    get no other attempt. `kill` is called if the worker does not answer as it must.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        channel: WorkerChannel,
-        process: Process,
-        environment: dict[str, str],
-        *,
-        ended: Callable[[], None],
-        retire: Callable[[], None],
-        kill: Callable[[], None],
-    ) -> None:
-        self._context = context
-        self._channel = channel
-        self._process = process
-        self._environment = environment
-        self._memory = channel.memory
-        self._loop = asyncio.get_running_loop()
-        self._used: WorkerUsage = (0.0, 0.0, 0)  # by a worker that runs attempts itself, until it was idle
-        self._ended = ended
-        self._retire = retire
-        self._kill = kill
-        self._numbers = itertools.count(1)
-        self._handovers: dict[int, _Handover] = {}
-        self._begun: dict[int, ForkedExecution | ReusedExecution] = {}
-
-    @property
-    def is_running(self) -> bool:
-        """Whether an attempt has begun and not ended."""
-        return bool(self._begun) or (self._memory is not None and self._memory.taken in self._handovers)
-
-    async def run(self, launch: Launch, output: int, tag: int | None) -> ForkedExecution | ReusedExecution:
-        """Let the worker run an attempt, whose processes get this tag and whose output goes to `output`.
-
-        Raises:
-            NotAccepted: the worker does not run it.
-            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
-        """
-        result = ResultFile() if self._memory is None else None
-        number = next(self._numbers)
-        handover = self._handovers[number] = _Handover(launch, result)
-        try:
-            content = _description(launch, self._environment)
-            sent = (output,) if result is None else (output, result.fd)
-            self._channel.send({"id": number, "stamp": tag, **content}, sent, self._context.state)
-            if self._memory is not None:
-                self._check_later(number, handover, self._memory, _FIRST_CHECK)
-            return await handover.begun
-        except BaseException:
-            if result is not None:
-                result.close()
-            raise
-        finally:
-            self._handovers.pop(number, None)
-            if handover.check is not None:
-                handover.check.cancel()
-
-    def receive(self, message: WorkerMessage, descriptor: int | None) -> None:
-        """Handle the worker's message about a job.
-
-        Raises:
-            LookupError: the worker has no job of that number.
-            OSError: the machine lacks what is needed to watch it; may be called again with the same.
-        """
-        number = message.id or 0
-        if number not in self._begun:
-            handover = self._handovers[number]
-            problem = _problem_in(message, handover.launch, self._context)
-            if problem is None:
-                try:
-                    self._begin(number, handover, descriptor)
-                except LostChild as error:
-                    problem = error
-            del self._handovers[number]
-            if problem is not None:
-                handover.begun.set_exception(problem)
-                return
-        self._begun[number].receive(message)
-        if message.usage is not None and self._memory is not None:
-            self._used = message.usage
-
-    def worker_is_ready(self, used: WorkerUsage) -> None:
-        """Note what a worker that runs attempts itself has used for its start."""
-        self._used = used
-
-    def worker_ended(self, code: int, usage: resource.struct_rusage | None) -> None:
-        """Handle the end of the worker, which is reaped."""
-        for number, handover in list(self._handovers.items()):
-            if self._memory is not None and self._memory.taken == number:
-                self._begin(number, handover, None)
-            elif handover.result is not None and handover.result.is_taken:
-                handover.begun.set_exception(LostChild("its warm worker died while it started the job"))
-            else:
-                handover.begun.set_exception(NotAccepted())
-        self._handovers.clear()
-        for begun in list(self._begun.values()):
-            begun.worker_ended(code, usage)
-
-    def _begin(self, number: int, handover: _Handover, pidfd: int | None) -> None:
-        """Note that the worker runs the attempt.
-
-        Raises:
-            LostChild: its process is not known.
-            OSError: it cannot be watched now.
-        """
-        begun = (
-            self._reused(number) if handover.result is None else self._forked(number, handover.result, pidfd)
-        )
-        self._begun[number] = begun
-        handover.begun.set_result(begun)
-
-    def _check_later(self, number: int, handover: _Handover, memory: SharedMemory, pause: float) -> None:
-        """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
-
-        def check() -> None:
-            if number not in self._handovers:  # it was answered in this turn of the loop
-                return
-            if memory.taken == number:
-                self._begin(number, self._handovers.pop(number), None)
-            else:
-                self._check_later(number, handover, memory, pause * 2)
-
-        handover.check = self._loop.call_later(pause, check)
-
-    def _reused(self, number: int) -> ReusedExecution:
-        def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
-            del self._begun[number]
-            if not is_fit:
-                self._retire()
-            self._ended()
-
-        assert self._memory is not None  # noqa: S101  else the worker forks
-        return ReusedExecution(
-            self._process.pid, self._used, self._context.children, self._memory.note_stop, take_back
-        )
-
-    def _forked(self, number: int, result: ResultFile, pidfd: int | None) -> ForkedExecution:
-        if pidfd is None:
-            raise LostChild("its warm worker named no process")
-
-        def reap() -> None:
-            self._channel.send({"reap": number}, (), self._context.state)
-
-        def end() -> None:
-            self._begun.pop(number, None)
-            self._ended()
-
-        # if the worker has died since, this process is the child's parent
-        child = child_of({self._process.pid, os.getpid()}, pidfd)
-        return ForkedExecution(child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill)
-
-
-class _Handover:
+class Handover:
     """An attempt that may not have begun. `result`: for a worker that forks."""
 
     def __init__(self, launch: Launch, result: ResultFile | None) -> None:
@@ -201,10 +42,7 @@ class _Handover:
         )
 
 
-_FIRST_CHECK = 0.002  # seconds until the launcher looks whether an attempt has begun; each pause is doubled
-
-
-def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
+def description_of(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
     """Return what a worker with this environment is told of a job."""
     wanted = environment_of(launch)
     changes: dict[str, str | None] = {
@@ -220,7 +58,7 @@ def _description(launch: Launch, environment: dict[str, str]) -> dict[str, objec
     }
 
 
-def _problem_in(message: WorkerMessage, launch: Launch, context: Context) -> Exception | None:
+def problem_in(message: WorkerMessage, launch: Launch, context: Context) -> Exception | None:
     """Return what the worker's answer means for who waits for it; None: the job runs."""
     if message.stale is not None:
         return NotAccepted()

@@ -1,8 +1,9 @@
-"""Warm workers: processes that import what jobs need, and then fork for each job, or run it themselves."""
+"""A warm worker: a process that imports what jobs need, and then forks for each job, or runs it itself."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -16,119 +17,22 @@ from bgd.core.spec import Isolation
 from bgd.launcher.children import Child, LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
-from bgd.launcher.process import MARK, read_process
-from bgd.launcher.spawn import Command, start_in_fork, start_process
-from bgd.launcher.warm.attempts import ForkedExecution, NotAccepted, ReusedExecution, WorkerJobs
-from bgd.launcher.warm.channel import WORKER_PROTOCOL, WorkerChannel, WorkerMessage
+from bgd.launcher.process import MARK
+from bgd.launcher.spawn import Command, ResultFile, start_in_fork, start_process
+from bgd.launcher.warm.attempts import (
+    ForkedExecution,
+    Handover,
+    NotAccepted,
+    ReusedExecution,
+    WorkerUsage,
+    child_of,
+    description_of,
+    problem_in,
+)
+from bgd.launcher.warm.channel import WORKER_PROTOCOL, SharedMemory, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
 log = logging.getLogger(__name__)
-
-
-# --- All warm workers: found or started for an attempt, and ended when others are used more.
-
-
-class WorkerPool:
-    """All warm workers; a worker is started only when an attempt needs it."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._living: set[Worker] = set()
-        self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
-        self._unfit: dict[WarmKey, str] = {}
-        context.children.on_orphan = self._receive_all
-
-    async def lease(self, launch: Launch, warm: WarmStart, stop_asked: asyncio.Future[None]) -> Worker | None:
-        """Return a ready worker, to be released later; None: `stop_asked` was done before there was one.
-
-        Raises:
-            NoWarmWorker: this attempt needs a fresh interpreter.
-            CannotStart: no worker became ready, and none will.
-            OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
-        """
-        key = warm_key(launch, warm, self._context.mounts.folder_that_may_hang(launch.cwd))
-        while not stop_asked.done():
-            if key in self._unfit:
-                raise NoWarmWorker(self._unfit[key])
-            free = self._free(key)
-            worker = free or self._start_worker(key, launch, warm)
-            self._by_key[key] = self._by_key.pop(key)
-            worker.users += 1
-            if not worker.settled.done():
-                await asyncio.wait({worker.settled, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-            if worker.problem is None and worker.settled.done() and not stop_asked.done():
-                return worker
-            worker.release()
-            if isinstance(worker.problem, NoWarmWorker) and key not in self._unfit:
-                self._note_unfit(key, worker.problem)
-            # a crash fails the attempt that the worker was started for; for others another worker may not
-            # crash
-            if worker.problem is not None and (free is None or not isinstance(worker.problem, WorkerCrashed)):
-                raise worker.problem
-        return None
-
-    def renew(self) -> None:
-        """Give existing workers no more attempts, and forget why workers were unfit."""
-        self._unfit.clear()
-        self._by_key.clear()
-        for worker in self._living:
-            worker.retire()
-
-    def end(self) -> None:
-        """Kill them all; only while no attempt runs."""
-        for worker in self._living:
-            worker.kill()
-
-    def _receive_all(self) -> None:
-        for worker in list(self._living):
-            worker.receive()
-
-    def _free(self, key: WarmKey) -> Worker | None:
-        """Return a worker that can take another attempt; one that runs jobs itself takes one at a time."""
-        for worker in reversed(self._by_key.get(key, [])):
-            if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
-                return worker
-        return None
-
-    def _start_worker(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
-        worker = Worker(key, self._context, self._check)
-        self._living.add(worker)
-        self._by_key.setdefault(key, []).append(worker)
-        self._context.group.create_task(self._see_to_its_end(worker, launch, warm))
-        return worker
-
-    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: WarmStart) -> None:
-        try:
-            await worker.live(launch, warm)
-        finally:
-            self._living.discard(worker)
-
-    def _check(self, worker: Worker) -> None:
-        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle."""
-        workers = self._by_key.get(worker.key, [])
-        if worker.is_retired and worker in workers:
-            workers.remove(worker)
-            if not workers:
-                del self._by_key[worker.key]
-        if len(self._by_key) <= _MAX_IDLE:
-            return
-        idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
-        for key in idle[:-_MAX_IDLE]:
-            for each in self._by_key.pop(key):
-                each.retire()
-
-    def _note_unfit(self, key: WarmKey, unfit: NoWarmWorker) -> None:
-        log.warning(
-            "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
-            *(f"[{', '.join(key.preload)}]", unfit),
-        )
-        if len(self._unfit) >= _MAX_UNFIT:
-            self._unfit.clear()
-        self._unfit[key] = str(unfit)
-
-
-_MAX_IDLE = 8  # keys; an interpreter with its imports takes about ten megabytes or more
-_MAX_UNFIT = 100  # each job's environment, and so its key, may differ
 
 
 # --- One warm worker.
@@ -159,8 +63,13 @@ class Worker:
         self._channel = WorkerChannel(
             self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
         )
+        self._memory = self._channel.memory
         self._process: Child | None = None
-        self._jobs: WorkerJobs | None = None
+        self._environment: dict[str, str] = {}  # that it was started with
+        self._used: WorkerUsage = (0.0, 0.0, 0)  # by one that runs attempts itself, until it was idle
+        self._numbers = itertools.count(1)  # of attempts
+        self._handovers: dict[int, Handover] = {}
+        self._begun: dict[int, ForkedExecution | ReusedExecution] = {}
         self._doing = "started"
         self._failure: str | None = None
 
@@ -194,22 +103,37 @@ class Worker:
 
         Raises:
             NotAccepted: the worker does not run it.
-            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
+            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.start_process`.
         """
-        if self.is_retired or self._jobs is None:
+        if self.is_retired:
             raise NotAccepted
-        patience = [self._context.deadlines.after(_PATIENCE, self.kill)]
+        result = ResultFile() if self._memory is None else None
+        number = next(self._numbers)
+        handover = self._handovers[number] = Handover(launch, result)
+        deadlines = self._context.deadlines
+        patience = [deadlines.after(_PATIENCE, self.kill)]
 
         def hurry(_: object) -> None:
-            patience.append(self._context.deadlines.after(_EXIT_PATIENCE, self.kill))
+            patience.append(deadlines.after(_EXIT_PATIENCE, self.kill))
 
         stop_asked.add_done_callback(hurry)
         try:
-            return await self._jobs.run(launch, output, tag)
+            content = {"id": number, "stamp": tag, **description_of(launch, self._environment)}
+            sent = (output,) if result is None else (output, result.fd)
+            self._channel.send(content, sent, self._context.state)
+            if self._memory is not None:
+                self._check_later(number, handover, self._memory, _FIRST_CHECK)
+            return await handover.begun
+        except BaseException:
+            if result is not None:
+                result.close()
+            raise
         finally:
+            self._handovers.pop(number, None)
             stop_asked.remove_done_callback(hurry)
-            for each in patience:
-                each.cancel()
+            for each in (*patience, handover.check):
+                if each is not None:
+                    each.cancel()
 
     def receive(self) -> None:
         """Handle the messages that it has sent."""
@@ -238,15 +162,16 @@ class Worker:
     def _channel_closed(self) -> None:
         """Kill it, unless the job that it runs closed the channel: then it ends by itself with the job."""
         self.is_retired = True
-        if self.key.isolation is not Isolation.REUSE or self._jobs is None or not self._jobs.is_running:
+        is_taken = self._memory is not None and self._memory.taken in self._handovers
+        if self._memory is None or not (self._begun or is_taken):
             self.kill()
 
     async def _work(self, launch: Launch, warm: WarmStart) -> None:
-        environment = environment_of_worker(launch, warm)
+        self._environment = environment_of_worker(launch, warm)
         try:
             command = Command(
                 argv=[*launch.argv, str(self._channel.far_end.fileno())],
-                env=environment,
+                env=self._environment,
                 cwd=self.key.folder,
                 umask=0o022,
                 input=self._context.null,
@@ -266,13 +191,8 @@ class Worker:
             self._context.scanner.excluded.add(process.pid)
         code = -signal.SIGKILL
         try:
-            seen = read_process(process.pid)
-            if seen is not None:
-                parts = self._context, self._channel, seen, environment
-                self._jobs = WorkerJobs(*parts, ended=self.release, retire=self.retire, kill=self.kill)
-                memory = self._channel.memory
-                shared = () if memory is None else (memory.fd,)
-                self._channel.send(_beginning(warm), shared, self._context.state)
+            shared = () if self._memory is None else (self._memory.fd,)
+            self._channel.send(_beginning(warm), shared, self._context.state)
             code = await process.wait()
         except BaseException:
             self.kill()
@@ -296,29 +216,107 @@ class Worker:
             with suppress(ProcessLookupError, PermissionError):  # processes that preloaded modules started
                 os.killpg(pid, signal.SIGKILL)
         usage = self._context.children.take_usage(pid)
-        if self._jobs is not None:
-            self._jobs.worker_ended(code, usage)
+        for number, handover in list(self._handovers.items()):
+            if self._memory is not None and self._memory.taken == number:
+                self._begin(number, handover, None)
+            elif handover.result is not None and handover.result.is_taken:
+                handover.begun.set_exception(LostChild("its warm worker died while it started the job"))
+            else:
+                handover.begun.set_exception(NotAccepted())
+        self._handovers.clear()
+        for begun in list(self._begun.values()):
+            begun.worker_ended(code, usage)
 
     def _on_message(self, message: WorkerMessage, descriptor: int | None) -> None:
         if message.id is not None:
-            self._on_job_message(message, descriptor)
+            self._on_job_message(message.id, message, descriptor)
         elif message.importing is not None:
             self._doing = f"imported {message.importing}"
         elif message.failed is not None:
             self._failure = message.failed
         elif message.ready is not None:
-            if self._jobs is not None and message.usage is not None:
-                self._jobs.worker_is_ready(message.usage)
+            self._used = message.usage or self._used
             self._settle(self._problem_with(message.ready, message))
 
-    def _on_job_message(self, message: WorkerMessage, descriptor: int | None) -> None:
+    def _on_job_message(self, number: int, message: WorkerMessage, descriptor: int | None) -> None:
+        """Handle a message about a job.
+
+        Raises:
+            OSError: the machine lacks what is needed to watch it; may be called again with the same.
+        """
         if message.stale is not None:
             self.is_retired = True
-        try:
-            if self._jobs is not None:
-                self._jobs.receive(message, descriptor)
-        except LookupError:  # it was never given this job: it is broken
-            self.kill()
+        if number not in self._begun:
+            handover = self._handovers.get(number)
+            if handover is None:  # it was never given this job: it is broken
+                self.kill()
+                return
+            problem = problem_in(message, handover.launch, self._context)
+            if problem is None:
+                try:
+                    self._begin(number, handover, descriptor)
+                except LostChild as error:
+                    problem = error
+            del self._handovers[number]
+            if problem is not None:
+                handover.begun.set_exception(problem)
+                return
+        self._begun[number].receive(message)
+        if message.usage is not None and self._memory is not None:
+            self._used = message.usage
+
+    def _begin(self, number: int, handover: Handover, pidfd: int | None) -> None:
+        """Note that the worker runs the attempt.
+
+        Raises:
+            LostChild: its process is not known.
+            OSError: it cannot be watched now.
+        """
+        begun = (
+            self._reused(number) if handover.result is None else self._forked(number, handover.result, pidfd)
+        )
+        self._begun[number] = begun
+        handover.begun.set_result(begun)
+
+    def _check_later(self, number: int, handover: Handover, memory: SharedMemory, pause: float) -> None:
+        """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
+
+        def check() -> None:
+            if number not in self._handovers:  # it was answered in this turn of the loop
+                return
+            if memory.taken == number:
+                self._begin(number, self._handovers.pop(number), None)
+            else:
+                self._check_later(number, handover, memory, pause * 2)
+
+        handover.check = asyncio.get_running_loop().call_later(pause, check)
+
+    def _reused(self, number: int) -> ReusedExecution:
+        def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
+            del self._begun[number]
+            if not is_fit:
+                self.retire()
+            self.release()
+
+        memory, process = self._memory, self._process
+        assert memory is not None and process is not None  # noqa: PT018, S101  else it forks, or has not begun
+        return ReusedExecution(process.pid, self._used, self._context.children, memory.note_stop, take_back)
+
+    def _forked(self, number: int, result: ResultFile, pidfd: int | None) -> ForkedExecution:
+        if pidfd is None:
+            raise LostChild("its warm worker named no process")
+
+        def reap() -> None:
+            self._channel.send({"reap": number}, (), self._context.state)
+
+        def end() -> None:
+            self._begun.pop(number, None)
+            self.release()
+
+        # if the worker has died since, this process is the child's parent
+        parents = {os.getpid()} if self._process is None else {os.getpid(), self._process.pid}
+        child = child_of(parents, pidfd)
+        return ForkedExecution(child, pidfd, result, self._context, reap=reap, ended=end, silent=self.kill)
 
     def _problem_with(self, pid: int, message: WorkerMessage) -> NoWarmWorker | None:
         if message.skew:
@@ -349,16 +347,13 @@ class Worker:
 
 
 def _beginning(warm: WarmStart) -> dict[str, object]:
-    beginning: dict[str, object] = {
-        "protocol": WORKER_PROTOCOL,
-        "path": warm.path,
-        "preload": warm.preload,
-    }
+    beginning: dict[str, object] = {"protocol": WORKER_PROTOCOL, "path": warm.path, "preload": warm.preload}
     if warm.isolation is Isolation.REUSE:
         beginning["recycle"] = [warm.recycle_jobs, warm.recycle_memory]
     return beginning
 
 
+_FIRST_CHECK = 0.002  # seconds until the launcher looks whether an attempt has begun; each pause is doubled
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job
 _EXIT_PATIENCE = 5.0  # seconds for a worker that is no longer needed, or that delays the end of an attempt
 
