@@ -18,7 +18,7 @@ from typing import Any
 
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaf_errors
-from bgd.launcher.cgroup import abilities, delegation
+from bgd.launcher.cgroup import delegation
 from bgd.launcher.children import Children, Readers, close_all_but
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
@@ -69,9 +69,9 @@ def main() -> int:
         with closing(ServiceManager.from_environment(os.environ)) as manager:
             idle = None if options.stay else options.idle
             asyncio.run(_serve(listener, state, logs, idle, manager, lease=options.pilot))
-    except (OSError, LauncherBusy, BgdError, ExceptionGroup) as error:
+    except (OSError, BgdError, ExceptionGroup) as error:
         causes = list(leaf_errors(error))
-        if not all(isinstance(cause, OSError | LauncherBusy | BgdError) for cause in causes):
+        if not all(isinstance(cause, OSError | BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return _fail(causes[0], state)
     return 0
@@ -79,14 +79,11 @@ def main() -> int:
 
 def _fail(cause: BaseException, state: Path) -> int:
     """Log in one line why the launcher cannot work; return its exit code."""
-    if isinstance(cause, LauncherBusy):
-        log.error("%s", cause)
-        return _TEMPORARY
     if isinstance(cause, BgdError):
         log.error("%s", cause)
-        return 1
-    log.error("cannot work in %s: %s", state, obstacle_at(state) or cause)
-    return 1
+    else:
+        log.error("cannot work in %s: %s", state, obstacle_at(state) or cause)
+    return _TEMPORARY if isinstance(cause, LauncherBusy) else 1
 
 
 async def _serve(
@@ -180,7 +177,6 @@ def _context(
         journal=journal,
         pid_journal=PidJournal(group, scanner, journal),
         delegation=delegated,
-        abilities=abilities(delegated),
         state=str(state),
         logs=str(logs),
         log_folder=LogFolder(str(logs)),

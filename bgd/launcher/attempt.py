@@ -21,6 +21,7 @@ from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown, settle
 from bgd.launcher.journal import Began
+from bgd.launcher.output import Log
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.tree import StopReason
 from bgd.wire.launching import AttemptEnded, AttemptStarted, Launch
@@ -288,9 +289,9 @@ class Attempt:
         """Note that a try to start it begins."""
         self.started_at, self.since = time.time(), elapsed()
 
-    def kill_over_cap(self, *, is_over_cap: bool) -> None:
+    def kill_over_cap(self, written: Log) -> None:
         """Note that its log has grown; end it if that is larger than it may be."""
-        if self.launch.log_kill and is_over_cap and self.reason is None:
+        if self.launch.log_kill and written.is_over_cap and self.reason is None:
             self.stop(Outcome.LOG_LIMIT, 0.0)
         self.grew()
 

@@ -26,14 +26,20 @@ log = logging.getLogger(__name__)
 class Delegation:
     """A folder in which this launcher can make a group for each attempt that wants one.
 
-    `path` None: there is none. `controllers`: those of cgroup v2 that it can limit with. `problem`: why it
-    cannot limit with all of them.
+    `path` None: there is none. `abilities`: the limits that this launcher can set, there and otherwise.
     """
 
     def __init__(self, path: str | None, controllers: list[str], problem: str) -> None:
         self.path = path
-        self.controllers = controllers
-        self.problem = problem
+        may_raise = _has_capability(_CAP_SYS_RESOURCE)
+        most_files = Path("/proc/sys/fs/nr_open").read_text(encoding="ascii")
+        self.abilities = Abilities(
+            controllers=controllers,
+            problem=problem,
+            least_nice=_least_nice(),
+            most_open_files=int(most_files) if may_raise else _hard_limit(resource.RLIMIT_NOFILE),
+            most_core=None if may_raise else _hard_limit(resource.RLIMIT_CORE),
+        )
         self._made = 0
 
     def new_group(self, key: AttemptKey, limits: Limits) -> Group | None:
@@ -173,16 +179,17 @@ def _unescaped(word: str) -> str:
 # --- A control group.
 
 
-class GroupFigures(Struct, frozen=True):
-    """What the processes of a group used together.
+class Usage(Struct, frozen=True):
+    """What a process used, or a whole control group; None: unknown.
 
-    `memory_peak`: in bytes, None if it is not counted. `oom_kills`: how many were killed for lack of memory.
+    `memory_peak`: bytes of all together. `oom_kills`: how many were killed for lack of memory.
     """
 
-    user_seconds: float
-    system_seconds: float
-    memory_peak: int | None
-    oom_kills: int
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    memory_peak: int | None = None
+    oom_kills: int = 0
 
 
 class Group:
@@ -249,7 +256,7 @@ class Group:
             finally:
                 os.close(events)
 
-    def figures(self) -> GroupFigures | None:
+    def figures(self) -> Usage | None:
         """Return what its processes have used, None if that cannot be read."""
         used = dict[str, int]()
         with self._if_usable():
@@ -261,7 +268,7 @@ class Group:
             kills = self._numbers("memory.events").get("oom_kill", 0)
             peak = int(self._read("memory.peak"))
         user, system = used.get("user_usec", 0), used.get("system_usec", 0)
-        return GroupFigures(user / 1e6, system / 1e6, peak, kills)
+        return Usage(user / 1e6, system / 1e6, memory_peak=peak, oom_kills=kills)
 
     def remove(self) -> bool:
         """Remove the group and all below it, if they are empty; return whether it is gone."""
@@ -333,20 +340,7 @@ async def _readable(fd: int, until: asyncio.Future[None]) -> None:
         loop.remove_reader(fd)
 
 
-# --- The limits that this launcher can set: a job that asks for more is refused when it is submitted.
-
-
-def abilities(delegation: Delegation) -> Abilities:
-    """Return the limits that this launcher can set."""
-    return Abilities(
-        controllers=delegation.controllers,
-        problem=delegation.problem,
-        least_nice=_least_nice(),
-        most_open_files=_read_number("/proc/sys/fs/nr_open")
-        if _has_capability(_CAP_SYS_RESOURCE)
-        else _hard_limit(resource.RLIMIT_NOFILE),
-        most_core=None if _has_capability(_CAP_SYS_RESOURCE) else _hard_limit(resource.RLIMIT_CORE),
-    )
+# --- The limits without a group that this launcher can set.
 
 
 _CAP_SYS_NICE = 23  # linux/capability.h
@@ -370,7 +364,3 @@ def _has_capability(capability: int) -> bool:
 def _hard_limit(limit: int) -> int | None:
     hard = resource.getrlimit(limit)[1]
     return None if hard == resource.RLIM_INFINITY else hard
-
-
-def _read_number(path: str) -> int:
-    return int(Path(path).read_text(encoding="ascii"))

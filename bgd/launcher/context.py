@@ -20,7 +20,7 @@ from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.problems import shortage
 from bgd.launcher.scan import Scanner
 from bgd.mounts import Mounts
-from bgd.wire.launching import Abilities, AttemptKey, Launch, log_name
+from bgd.wire.launching import AttemptKey, Launch, log_name
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class Context(Struct, frozen=True, kw_only=True):
     journal: Journal
     pid_journal: PidJournal
     delegation: Delegation
-    abilities: Abilities
     state: str
     logs: str
     log_folder: LogFolder

@@ -14,11 +14,11 @@ from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher.attempt import Attempt
-from bgd.launcher.cgroup import Group, GroupFigures
+from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, LostChild, has_ended
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
-from bgd.launcher.output import AttemptOutput, Log
+from bgd.launcher.output import AttemptOutput
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
 from bgd.launcher.spawn import (
@@ -111,7 +111,7 @@ class LocalExecutor:
         delegation = self._context.delegation
         if launch.limits == NO_LIMITS and not launch.own_group:
             return None
-        problem = problem_with_limits(launch.limits, self._context.abilities)
+        problem = problem_with_limits(launch.limits, delegation.abilities)
         if problem is not None:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
         if not (launch.limits.controllers or launch.own_group):
@@ -246,7 +246,7 @@ class LocalRun:
     def begin(self) -> None:
         """Start its time limit, and read its output."""
         self._attempt.limit_run()
-        self._output.begin(partial(self._output_moved, self._output.log))
+        self._output.begin(partial(self._attempt.kill_over_cap, self._output.log))
         self._context.pid_journal.begin(self.launch.key, self._execution)
         self._attempt.runs()
 
@@ -327,9 +327,6 @@ class LocalRun:
 
     # --- what its first process leaves behind, and how it ended
 
-    def _output_moved(self, written: Log) -> None:
-        self._attempt.kill_over_cap(is_over_cap=written.is_over_cap)
-
     async def ended(self) -> AttemptEnded:
         """Return how the first process ended, once all its leftovers have ended or are left to run."""
         code = await self._execution.wait()
@@ -387,7 +384,7 @@ class LocalRun:
                 *(self.launch.key.job, error.strerror),
             )
 
-    async def _closed_group(self) -> GroupFigures | None:
+    async def _closed_group(self) -> Usage | None:
         """Remove its control group; return what the whole tree used by its account, None without a group."""
         group = self._tree.group
         if group is None:
@@ -400,7 +397,7 @@ class LocalRun:
         group.remove()
         return figures
 
-    def _outcome(self, code: int, figures: GroupFigures | None) -> Outcome:
+    def _outcome(self, code: int, figures: Usage | None) -> Outcome:
         if self._attempt.reason is not None and self._tree.was_signalled:
             return self._attempt.reason
         if code and figures and figures.oom_kills:
@@ -410,15 +407,9 @@ class LocalRun:
         return Outcome.EXIT if code else Outcome.SUCCEEDED
 
     def _ended(
-        self,
-        outcome: Outcome,
-        code: int,
-        finished_at: float,
-        run_seconds: float,
-        figures: GroupFigures | None,
+        self, outcome: Outcome, code: int, finished_at: float, run_seconds: float, figures: Usage | None
     ) -> AttemptEnded:
-        usage = self._execution.usage()
-        written = self._output.log
+        usage, written = self._execution.usage(), self._output.log
         result = self._execution.read_result()
         return AttemptEnded(
             key=self.launch.key,
@@ -427,8 +418,8 @@ class LocalRun:
             signal=-code if code < 0 else None,
             started_at=self._attempt.started_at,
             finished_at=finished_at,
-            user_seconds=figures.user_seconds if figures else usage.user_seconds,
-            system_seconds=figures.system_seconds if figures else usage.system_seconds,
+            user_seconds=(figures or usage).user_seconds,
+            system_seconds=(figures or usage).system_seconds,
             max_rss_bytes=usage.max_rss_bytes,
             log_bytes=written.total,
             problem=_out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem,

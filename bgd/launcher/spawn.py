@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from bgd.launcher.cgroup import Group
+from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, Children, fork, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
-from bgd.launcher.tree import UNKILLABLE, StopReason, Tree, Usage, mark
+from bgd.launcher.tree import UNKILLABLE, StopReason, Tree, mark
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
@@ -319,18 +319,13 @@ def steps_of(launch: Launch, group: Group | None) -> list[Step]:
         return []
     limits, steps = launch.limits, list[Step]()
     if group is not None:
-        steps.append((f"control group {group.path}", lambda: _join(group)))
-    if limits.nice is not None:
-        nice = limits.nice
-        steps.append((f"nice {nice}", lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
-    if limits.core_max is not None:
-        size = limits.core_max
-        steps.append((f"core_max {size}", lambda: resource.setrlimit(resource.RLIMIT_CORE, (size, size))))
-    if limits.open_files is not None:
-        count = limits.open_files
-        steps.append(
-            (f"open_files {count}", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count,) * 2))
-        )
+        steps.append((f"control group {group.path}", partial(_join, group)))
+    if (nice := limits.nice) is not None:
+        steps.append((f"nice {nice}", partial(os.setpriority, os.PRIO_PROCESS, 0, nice)))
+    resources = {"core_max": resource.RLIMIT_CORE, "open_files": resource.RLIMIT_NOFILE}
+    for name, number in resources.items():
+        if (most := getattr(limits, name)) is not None:
+            steps.append((f"{name} {most}", partial(resource.setrlimit, number, (most, most))))
     if launch.pty:
         steps.append(("terminal", set_controlling_terminal))
     return steps

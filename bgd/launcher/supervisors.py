@@ -219,7 +219,7 @@ class Supervisors:
         self._attempts.unwatch_all()
         instance, position = self._journal.instance, self._journal.position(store)
         who = launching.LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
-        self._welcome = launching.Welcome(*who, self._context.abilities, position, self._node)
+        self._welcome = launching.Welcome(*who, self._context.delegation.abilities, position, self._node)
         self._channel.send(self._welcome)
         unstored = () if self._context.outbox is None else self._context.outbox.parts()
         for each in chain(unstored, self._attempts.snapshot()):

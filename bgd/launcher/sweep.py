@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
+from bgd.errors import BgdError
 from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
 from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of
@@ -136,7 +137,7 @@ def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot
 # --- Lock and socket: a state folder has one launcher, and one socket to reach it (R6).
 
 
-class LauncherBusy(Exception):
+class LauncherBusy(BgdError):
     """Another launcher is running; the message names it."""
 
 

@@ -19,10 +19,8 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
 
-from msgspec import Struct
-
 from bgd.clock import elapsed
-from bgd.launcher.cgroup import Group
+from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.process import SHORTAGES, TICKS, Process, StreamId, name_of, open_pidfd, send_signal, tag_of
 from bgd.launcher.scan import Scan, Scanner
@@ -434,14 +432,6 @@ class StopReason(IntEnum):
 
 DUMP_SIGNAL = signal.SIGRTMAX
 """Makes the process of a Python class job write its stacks to its log; it would end any other process."""
-
-
-class Usage(Struct, frozen=True):
-    """What a process used; None: unknown."""
-
-    user_seconds: float | None = None
-    system_seconds: float | None = None
-    max_rss_bytes: int | None = None
 
 
 class Execution(Protocol):

@@ -227,7 +227,7 @@ class PilotRun:
             if self._output is None:
                 self._output = self._context.new_output(self.launch, continues=self._adopted is not None)
             self._output.put(data)
-            self._attempt.kill_over_cap(is_over_cap=self._output.log.is_over_cap)
+            self._attempt.kill_over_cap(self._output.log)
         return self.log_bytes
 
     def finish(self, ended: AttemptEnded) -> None:

@@ -12,13 +12,14 @@ import resource
 import signal
 from collections.abc import Callable
 
+from bgd.launcher.cgroup import Usage
 from bgd.launcher.children import Children, LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process, read_process
 from bgd.launcher.spawn import ResultFile, environment_of
-from bgd.launcher.tree import StopReason, Tree, Usage, mark
+from bgd.launcher.tree import StopReason, Tree, mark
 from bgd.launcher.warm.channel import WorkerMessage
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
