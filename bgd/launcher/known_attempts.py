@@ -17,7 +17,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
-from bgd.launcher.warm.pool import WorkerPool
+from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire import launching
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
 

@@ -34,8 +34,7 @@ from bgd.launcher.spawn import (
 )
 from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
-from bgd.launcher.warm.pool import WorkerPool
-from bgd.launcher.warm.worker import NoWarmWorker, Worker
+from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
 from bgd.units import format_size
 from bgd.wire.launching import NO_LIMITS, AttemptEnded, Launch, NotStarted, WarmStart, problem_with_limits
 
