@@ -25,7 +25,7 @@ class LostChild(Exception):
     """A process was started, could not be watched and was killed: it must not be started again."""
 
 
-OnEnd = Callable[[int, resource.struct_rusage], None]
+OnEnd = Callable[[int, resource.struct_rusage], object]
 """Takes a child's exit code, or the negated number of the signal that ended it, and what it used."""
 
 
@@ -36,8 +36,7 @@ class Children:
     """
 
     def __init__(self) -> None:
-        self._watched: dict[int, Callable[[int], object]] = {}
-        self._usages: dict[int, resource.struct_rusage] = {}
+        self._watched: dict[int, OnEnd] = {}
         self._peak = 0  # KiB, of this process, as far as known
         self._list = -1
         self._signals = -1
@@ -63,8 +62,8 @@ class Children:
         # one signal is enough for many ends, so a full pipe is no reason to warn
         signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
 
-    def watch(self, pid: int, ended: Callable[[int], object]) -> None:
-        """Call `ended` with a child's exit code; must be called in the step of the loop that started it."""
+    def watch(self, pid: int, ended: OnEnd) -> None:
+        """Report a child's end; must be called in the step of the loop that started it."""
         self._watched[pid] = ended
 
     def orphans(self) -> list[int]:
@@ -82,10 +81,6 @@ class Children:
         """Send a signal to a child that this process started, if it is not reaped."""
         if pid in self._watched:
             os.kill(pid, signum)
-
-    def take_usage(self, pid: int) -> resource.struct_rusage | None:
-        """Return what an ended child used; only the first call returns it."""
-        return self._usages.pop(pid, None)
 
     def expect_orphan(self, pid: int, ended: OnEnd) -> None:
         """Expect another process's unreaped child: report its end if it becomes this process's child."""
@@ -117,11 +112,9 @@ class Children:
                 _detach(pid, os.WSTOPSIG(status))
                 continue
             code = os.waitstatus_to_exitcode(status)
-            if pid in self._watched:
-                self._usages[pid] = usage
-                self._watched.pop(pid)(code)
-            elif pid in self._expected:
-                self._expected.pop(pid)(code, usage)
+            ended = self._watched.pop(pid, None) or self._expected.pop(pid, None)
+            if ended is not None:
+                ended(code, usage)
         self.on_reaped()
 
 
@@ -167,12 +160,13 @@ def _peak_of_this() -> int:
 
 
 class Child:
-    """A child that this process started; `returncode` is None until it is reaped."""
+    """A child that this process started; `returncode` and `usage` are None until it is reaped."""
 
     def __init__(self, pid: int, children: Children) -> None:
         """Watch it; to be called in the step of the loop that started it."""
         self.pid = pid
         self.returncode: int | None = None
+        self.usage: resource.struct_rusage | None = None
         self._ended = asyncio.Event()
         children.watch(pid, self._end)
 
@@ -182,8 +176,8 @@ class Child:
             await self._ended.wait()
         return self.returncode
 
-    def _end(self, code: int) -> None:
-        self.returncode = code
+    def _end(self, code: int, usage: resource.struct_rusage) -> None:
+        self.returncode, self.usage = code, usage
         self._ended.set()
 
 

@@ -60,8 +60,12 @@ def no_input_problem(path: str, reason: str) -> str:
 
 def one_line(kind: NotStarted, details: str) -> str:
     """Return a problem of this kind on one line, whatever the details contain."""
-    # names may contain anything, line breaks too
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
+    return printable(f"{kind}: {details}")
+
+
+def printable(text: str) -> str:
+    """Return foreign text on one line: names may contain anything, line breaks too."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _problem(launch: Launch, error: OSError | ValueError) -> tuple[NotStarted, str]:

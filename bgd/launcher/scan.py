@@ -193,10 +193,9 @@ class Scanner:
         self.excluded.add(pid)
         self._forks.add(pid)
 
-        def forget(_: int) -> None:
+        def forget(*_: object) -> None:
             self.excluded.discard(pid)
             self._forks.discard(pid)
-            self._children.take_usage(pid)
 
         self._children.watch(pid, forget)
 

@@ -124,11 +124,8 @@ async def _kill(process: Child, context: Context) -> None:
     context.children.kill(process.pid)
     ended = context.group.create_task(process.wait())
     await context.deadlines.wait(UNKILLABLE, ended)
-    context.children.take_usage(process.pid)
     if not ended.done():
         ended.cancel()
-        # reap it if it ever dies
-        context.children.watch(process.pid, lambda _: context.children.take_usage(process.pid))
         raise StuckProcess(
             f"process {process.pid} was killed and waits in the kernel; it runs no program any more"
         )
@@ -193,7 +190,7 @@ class SpawnedExecution:
         return await self._process.wait()
 
     def usage(self) -> Usage:
-        used = self._children.take_usage(self.pid)
+        used = self._process.usage
         if used is None:
             return Usage()
         return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))

@@ -202,7 +202,7 @@ async def connect(monkeypatch):
     """Yield a function that connects this launcher to a pilot, with a short beat."""
     monkeypatch.setattr(pilots, "_BEAT", 0.1)  # a busy machine may delay an answer by this
     deadlines = Deadlines(asyncio.get_running_loop())
-    children = SimpleNamespace(kill=lambda _: None, take_usage=lambda _: None)
+    children = SimpleNamespace(kill=lambda _: None)
     serving: list[asyncio.Task[bool]] = []
 
     async def relay_to(old: OldPilot) -> Any:

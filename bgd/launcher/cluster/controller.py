@@ -13,7 +13,7 @@ from msgspec import Struct
 from bgd.clock import doubling, elapsed
 from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, printable
 from bgd.wire.launching import NotStarted, SlurmStart
 
 SBATCH_COST, STEP_COST = 2, 2  # requests, measured with Slurm 24.11
@@ -48,7 +48,7 @@ class SlurmJob(Struct, frozen=True):
     @property
     def waits_for(self) -> str | None:
         """Why it is PENDING, None: Slurm has not said."""
-        return None if self.reason == "None" else one_line_of(self.reason)
+        return None if self.reason == "None" else printable(self.reason)
 
 
 class RequestLimit:
@@ -138,15 +138,8 @@ class Controller:
         state = nodes = ""
         for pause in (0.25, 0.5, 1.0, 2.0):
             await self.admit(_SQUEUE_COST)
-            one = (
-                "--me",
-                "--noheader",
-                "--states=all",
-                f"--jobs={number}",
-                f"--name={name}",
-                "--format=%T|%N",
-            )
-            _, text = await self.run("squeue", *one)
+            one = "--me", "--noheader", "--states=all", f"--jobs={number}", f"--name={name}"
+            _, text = await self.run("squeue", *one, "--format=%T|%N")
             state, _, nodes = text.decode(errors="replace").strip().partition("|")
             if state != _COMPLETING:
                 break
@@ -226,7 +219,6 @@ class Controller:
         over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(child.pid))
         code = await child.wait()
         over.cancel()
-        context.children.take_usage(child.pid)
         return code, await text
 
     def start(self, argv: list[str], env: Mapping[str, str], standard: tuple[int, int, int]) -> Child:
@@ -273,12 +265,7 @@ def pauses() -> Iterator[float]:
     return doubling(0.25, 30.0)
 
 
-def one_line_of(text: str) -> str:
-    """Return foreign text on one line."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def last_line(words: str) -> str:
     """Return the last of the lines that a program of Slurm has written, without its name."""
     lines = [line for line in words.splitlines() if line.strip() and not line.startswith(_HINT)]
-    return lines[-1].removeprefix("sbatch: ").removeprefix("error: ") if lines else ""
+    return printable(lines[-1].removeprefix("sbatch: ").removeprefix("error: ")) if lines else ""

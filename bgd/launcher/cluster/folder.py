@@ -22,7 +22,7 @@ from msgspec import Struct
 from bgd.errors import ConfigError
 from bgd.launcher import journal
 from bgd.launcher.children import Child, fork
-from bgd.launcher.cluster.controller import last_line, one_line_of
+from bgd.launcher.cluster.controller import last_line
 from bgd.launcher.context import Context
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
 from bgd.paths import make_cluster_folder
@@ -110,7 +110,6 @@ class PilotFolder:
         child, written = await self._context.retry(f"{self.path} cannot be looked at yet", start)
         text = await written
         await child.wait()
-        self._context.children.take_usage(child.pid)
         problem, _, answer = text.partition(b"\n")
         if problem or not text:
             number, _, words = problem.decode(errors="replace").partition(" ")
@@ -164,7 +163,7 @@ def _left(folder: str) -> bytes:
     found = journal.read(Path(folder, "launcher.journal"))
     ends = [records.finished.ended for records in found.attempts.values() if records.finished]
     has_all = found.is_whole and Path(folder, _ORDERLY).exists()
-    words = one_line_of(last_line(_text_of(folder, "log")))
+    words = last_line(_text_of(folder, "log"))
     node = _text_of(folder, _NODE).strip()
     return msgspec.msgpack.encode(Leftovers(has_all=has_all, ends=ends, last_words=words, node=node))
 

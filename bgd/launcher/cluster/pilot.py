@@ -24,7 +24,7 @@ from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
-from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, one_line_of, pauses
+from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, pauses
 from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
@@ -64,7 +64,7 @@ class Pilot:
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
         self._held: dict[AttemptKey, AttemptEnded] = {}  # ends of which Slurm may know the cause
         self._heard_at = elapsed()  # when it was connected last
-        self._is_adopted = self._has_worked = number is not None
+        self._is_adopted = number is not None
         self._is_closing = False
         self._is_gone = False
         self._is_reached = True  # by the latest connection
@@ -74,6 +74,10 @@ class Pilot:
         self._beat: Deadline | None = None
         self._idle: Deadline | None = None
         self._watch_idleness()
+
+    @property
+    def _has_worked(self) -> bool:
+        return self._is_adopted or not self.is_starting
 
     @property
     def own_key(self) -> AttemptKey | None:
@@ -283,7 +287,7 @@ class Pilot:
             is_silent = self._controller.silent_since is not None
             self._note_reason(
                 Cause.CONTROLLER if is_silent else Cause.NODE,
-                None if is_silent else one_line_of(problem),
+                None if is_silent else problem,
                 self._controller.silent_since,
             )
             self._pool.note_refusal(problem)
@@ -333,7 +337,6 @@ class Pilot:
             self._stop_beating()
         self._context.children.kill(relay.pid)  # it may hang, without its node
         await relay.wait()
-        self._context.children.take_usage(relay.pid)
         self._is_reached = connection.is_ready
         if connection.is_ready:
             self._heard_at = elapsed()
@@ -347,16 +350,8 @@ class Pilot:
         """
         await self._controller.admit(STEP_COST)
         relay = (self._python, "-P", "-m", "bgd.launcher.cluster.relay", f"{self._folder.path}/launcher.sock")
-        options = (
-            "--overlap",
-            "--relative=0",
-            "--nodes=1",
-            "--ntasks=1",
-            "--unbuffered",
-            "--quiet",
-            "--chdir=/",
-        )
-        argv = ["srun", f"--jobid={self.number}", f"--job-name={_RELAY}", *options, *relay]
+        where = f"--jobid={self.number}", f"--job-name={_RELAY}", "--relative=0", "--nodes=1", "--ntasks=1"
+        argv = ["srun", *where, "--overlap", "--unbuffered", "--quiet", "--chdir=/", *relay]
 
         async def start() -> tuple[Child, socket.socket]:
             ours, theirs = socket.socketpair()
@@ -468,7 +463,6 @@ class Pilot:
             return
         self._connection.is_ready = True
         self.is_starting = False
-        self._has_worked = True
         for attempt in self._attempts.values():
             self._repeat(attempt)
         if self._is_closing:  # it was idle while there was no connection

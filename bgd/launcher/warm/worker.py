@@ -306,7 +306,7 @@ class Worker:
             raise
         finally:
             self._context.scanner.excluded.discard(process.pid)
-            self._clean_up(process.pid, code)
+            self._clean_up(process, code)
         if self._failure is not None:
             self._fail(self._failure)
         else:
@@ -315,13 +315,12 @@ class Worker:
     def _set_process(self, process: Child) -> None:
         self._process = process
 
-    def _clean_up(self, pid: int, code: int) -> None:
+    def _clean_up(self, process: Child, code: int) -> None:
         """Clean up after the worker, which is reaped."""
         self._channel.receive_rest()
         if not self.users:  # else a child that it has just forked might still be in its group
             with suppress(ProcessLookupError, PermissionError):  # processes that preloaded modules started
-                os.killpg(pid, signal.SIGKILL)
-        usage = self._context.children.take_usage(pid)
+                os.killpg(process.pid, signal.SIGKILL)
         for number, handover in list(self._handovers.items()):
             if self._memory is not None and self._memory.taken == number:
                 self._begin(number, handover, None)
@@ -331,7 +330,7 @@ class Worker:
                 handover.begun.set_exception(NotAccepted())
         self._handovers.clear()
         for begun in list(self._begun.values()):
-            begun.worker_ended(code, usage)
+            begun.worker_ended(code, process.usage)
 
     def _on_message(self, message: WorkerMessage, descriptor: int | None) -> None:
         if message.id is not None:
