@@ -24,8 +24,8 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
 from bgd.launcher.known_attempts import KnownAttempts
+from bgd.launcher.log_file import LogFolder
 from bgd.launcher.outbox import Outbox
-from bgd.launcher.output import LogFolder
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner

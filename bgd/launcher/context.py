@@ -14,8 +14,9 @@ from bgd.launcher.cgroup import Delegation
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal
+from bgd.launcher.log_file import LogFile, LogFolder
 from bgd.launcher.outbox import Outbox
-from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
+from bgd.launcher.output import AttemptOutput
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.problems import shortage
 from bgd.launcher.scan import Scanner

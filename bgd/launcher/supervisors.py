@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import struct
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
@@ -20,7 +21,6 @@ from bgd.errors import ProtocolError
 from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
-from bgd.launcher.held_sockets import HeldSockets
 from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.sweep import LauncherBusy, end_strays
 from bgd.wire import launching
@@ -394,3 +394,43 @@ class SupervisorChannel:
 
 
 _SOON = 0.01  # seconds
+
+
+# --- The listening sockets of the pages while no daemon runs, so that no other user takes their port.
+
+
+class HeldSockets:
+    """The sockets that a daemon gave to the launcher last, with what it said about them."""
+
+    def __init__(self) -> None:
+        self._packet = launching.NO_SOCKETS
+        self._fds: list[int] = []
+
+    def trade(self, transport: asyncio.Transport) -> None:
+        """Send what is held on a connection, then take what comes on it instead, if anything comes."""
+        try:
+            connection = transport.get_extra_info("socket").dup()
+        except OSError as error:
+            log.warning("cannot hold sockets for bgd: %s", error.strerror)
+            return
+        finally:
+            transport.abort()  # it would read a packet without its descriptors
+        try:
+            socket.send_fds(connection, [self._packet], self._fds)
+        except OSError:  # the daemon is gone
+            connection.close()
+        else:
+            asyncio.get_running_loop().add_reader(connection, self._take, connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(connection)
+        packet, fds, flags = b"", list[int](), 0
+        limits = launching.MAX_SOCKETS_PACKET, launching.MAX_HELD_SOCKETS
+        with connection, suppress(OSError):  # the daemon is gone
+            packet, fds, flags, _ = socket.recv_fds(connection, *limits)
+        for fd in fds:
+            os.set_inheritable(fd, False)  # jobs must not get them
+        if packet and not flags & socket.MSG_CTRUNC:  # cut: this process has no descriptors left
+            self._packet, self._fds, fds = packet, fds, self._fds
+        for fd in fds:
+            os.close(fd)

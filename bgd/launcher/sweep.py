@@ -19,7 +19,7 @@ from bgd.errors import BgdError
 from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
 from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of
-from bgd.launcher.output import bytes_logged
+from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.process import open_pidfd, read_process
 from bgd.launcher.scan import Scan
 from bgd.launcher.tree import Ladder, Tree, key_from_mark

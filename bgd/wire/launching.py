@@ -543,8 +543,8 @@ def ballast_on(size: int) -> int:
 def log_name(job: int, attempt: int) -> str:
     """Return the log file of an attempt, relative to the log folder. Each subfolder has at most 1000 jobs.
 
-    Beside it are NAME.times (see bgd.launcher.output) and, once the log is over its limit, NAME.OFFSET: later
-    pieces of the output, each named by the offset of its first byte.
+    Beside it are NAME.times (see bgd.launcher.log_file) and, once the log is over its limit, NAME.OFFSET:
+    later pieces of the output, each named by the offset of its first byte.
     """
     return f"{job // JOBS_PER_FOLDER}/{job}.{attempt}.log"
 

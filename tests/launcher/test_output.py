@@ -19,7 +19,8 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.children import Readers
-from bgd.launcher.output import AttemptOutput, LogFile, LogFolder
+from bgd.launcher.log_file import LogFile, LogFolder
+from bgd.launcher.output import AttemptOutput
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, Launch, LogGrew, StopProcesses, WatchLog
 from tests.launcher.host import STORE, is_alive, launch_of, needs_root, needs_strace, written
 from tests.support import wait_until

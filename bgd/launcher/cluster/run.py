@@ -17,7 +17,8 @@ from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
-from bgd.launcher.output import AttemptOutput, bytes_logged
+from bgd.launcher.log_file import bytes_logged
+from bgd.launcher.output import AttemptOutput
 from bgd.launcher.tree import StopReason
 from bgd.wire import launching
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch, ToLauncher
