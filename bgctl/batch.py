@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from bgctl.batch_ends import Ends, Halt, HaltType, Note
+from bgctl.batch_ends import HALT, Ends, Halt, Note
 from bgctl.batch_lines import (
-    DocumentLines,
-    ProgramCheck,
-    ShellLines,
     Source,
     SpecOfLine,
-    TemplateLines,
-    WordLines,
+    document_lines,
     documents,
     portions_of_lines,
+    program_check,
+    shell_lines,
+    template_lines,
+    word_lines,
 )
-from bgctl.batch_resume import Decision, Standing, decide, look_up, runs_where
+from bgctl.batch_resume import Standing, look_up, runs_again, runs_where
 from bgctl.commands import say_once_what_a_reboot_does, say_what_is_not_passed_on
 from bgctl.common import client, global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
@@ -67,7 +67,7 @@ MAX_LINES = 2**53
 @click.option("--no-check", is_flag=True, help="Queue commands whose programs are missing.")
 @click.option("--skip", type=whole_number(0, MAX_LINES), metavar="N", help="Skip the first N lines.")
 @click.option("--wait", is_flag=True, help="Wait for the jobs; exit with 1 if any failed.")
-@click.option("--halt", type=HaltType(), metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
+@click.option("--halt", type=HALT, metavar="WHEN", help="Wait; stop after failures: soon,fail=N or N%.")
 @click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log results in GNU parallel's format.")
 @click.option("--resume", is_flag=True, help="Run only lines that have not run yet.")
 @click.option("--retry-failed", is_flag=True, help="Resume, and rerun failed lines.")
@@ -130,7 +130,7 @@ def _queue(
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = kind.spec_of(maker)
-    check = None if kind.no_check else ProgramCheck(options, caller, maker.folder)
+    check = None if kind.no_check else program_check(options, caller, maker.folder)
     batch = Batch(daemon, source, open_log(), check, kind.skip or 0)
     groups = documents(source.groups()) if kind.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, kind.skip or 0)
@@ -168,10 +168,10 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
     def spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return what makes a job of a line."""
         if self.ndjson:
-            return DocumentLines(maker)
+            return document_lines(maker)
         if self.template is not None:
-            return TemplateLines(maker, self.template, shell=self.shell)
-        return ShellLines(maker) if self.shell else WordLines(maker)
+            return template_lines(maker, self.template, shell=self.shell)
+        return shell_lines(maker) if self.shell else word_lines(maker)
 
 
 @contextmanager
@@ -237,7 +237,7 @@ class Batch:
             self._report_end(line, job)
 
         def is_kept(line: int, _: int) -> bool:
-            return decide(known[line], is_same=True, retry_failed=self._retry_failed) is Decision.KEEP
+            return not runs_again(known[line], retry_failed=self._retry_failed)
 
         runs = [run for taken in self._sender.known() for run in _without_rounds(taken).runs]
         self._placed = self._sender.last
@@ -254,16 +254,13 @@ class Batch:
             Refused: the line had another command when it was queued, or fails the check.
         """
         if self._log is not None:
-            match self._log.known.decide(line, spec, retry_failed=self._retry_failed):
-                case Decision.KEEP:
-                    return None
-                case Decision.REFUSE:
-                    raise _OtherCommand(
-                        "this is not the command that was queued as this line: a batch is resumed with the"
-                        " same lines, and more behind them; with another --joblog a new one begins"
-                    )
-                case Decision.RUN:
-                    pass
+            if self._log.known.has_changed(line, spec):
+                raise _OtherCommand(
+                    "this is not the command that was queued as this line: a batch is resumed with the"
+                    " same lines, and more behind them; with another --joblog a new one begins"
+                )
+            if not runs_again(self._log.known[line], retry_failed=self._retry_failed):
+                return None
         if self._check is not None:
             self._check(spec)
         if self._placed % ROUND >= line:  # the daemon takes lines in ascending order

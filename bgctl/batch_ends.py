@@ -10,14 +10,13 @@ from enum import Enum, auto
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import click
 from msgspec import Struct
 
 from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, chunks, ended_of, standing_of
 from bgctl.joblog import JobLog
-from bgctl.options import FINISHED
+from bgctl.options import FINISHED, Parsed
 from bgd import Client, Job
 from bgd.client.blocking.batch import Taken
 from bgd.errors import BgdError, DaemonUnreachable, Refused
@@ -46,19 +45,15 @@ class Halt(Struct, frozen=True):
         return failed >= self.failures
 
 
-class HaltType(click.ParamType[Halt]):
-    """When to halt, as GNU parallel spells it."""
+def _halt(text: str) -> Halt:
+    """Parse "soon,fail=1" or "now,fail=10%", as GNU parallel spells it."""
+    match = re.fullmatch(r"(now|soon),fail=([1-9][0-9]{0,8})(%?)", text)
+    if match is None or (match[3] and int(match[2]) > 100):  # noqa: PLR2004 - percent
+        raise ValueError(f"{text!r} is not now or soon with fail=N or fail=N%, such as soon,fail=1")
+    return Halt(match[1] == "now", int(match[2]), bool(match[3]))
 
-    name = "halt"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Halt:
-        """Parse "soon,fail=1" or "now,fail=10%"."""
-        if isinstance(value, Halt):
-            return value
-        match = re.fullmatch(r"(now|soon),fail=([1-9][0-9]{0,8})(%?)", value)
-        if match is None or (match[3] and int(match[2]) > 100):  # noqa: PLR2004 - percent
-            self.fail(f"{value!r} is not now or soon with fail=N or fail=N%, such as soon,fail=1", param, ctx)
-        return Halt(match[1] == "now", int(match[2]), bool(match[3]))
+HALT = Parsed("halt", _halt)
 
 
 class Note(Enum):

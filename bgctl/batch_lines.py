@@ -152,26 +152,23 @@ def _items(line: bytes) -> list[bytes]:
 # --- what a line says ---------------------------------------------------------------------------------------
 
 
-class ProgramCheck:
-    """Refuses commands whose programs are missing; each program is looked for once.
+def program_check(options: JobOptions, caller: Caller, folder: str) -> Callable[[JobSpec], None]:
+    """Return a function that refuses commands whose programs are missing; each program is looked for once.
 
     Documents that have a folder or variables of their own are not looked at: there it may be another program.
     """
+    own = caller.chosen_environment(options.get("env_pass") or "all")
+    path = (options.get("env") or {}).get("PATH", own.get("PATH"))
+    found: set[str] = set()
 
-    def __init__(self, options: JobOptions, caller: Caller, folder: str) -> None:
-        self._folder = folder
-        own = caller.chosen_environment(options.get("env_pass") or "all")
-        self._path = (options.get("env") or {}).get("PATH", own.get("PATH"))
-        self._found: set[str] = set()
-
-    def __call__(self, spec: JobSpec) -> None:
-        if spec.argv is None or spec.env is not None or spec.cwd != self._folder:
+    def check(spec: JobSpec) -> None:
+        if spec.argv is None or spec.env is not None or spec.cwd != folder or spec.argv[0] in found:
             return
-        program = spec.argv[0]
-        if program not in self._found:
-            if problem := problem_with_program(program, self._path, self._folder):
-                raise Refused(f"{problem}; --no-check queues it anyway")
-            self._found.add(program)
+        if problem := problem_with_program(spec.argv[0], path, folder):
+            raise Refused(f"{problem}; --no-check queues it anyway")
+        found.add(spec.argv[0])
+
+    return check
 
 
 def words_of(line: str) -> list[str]:
@@ -191,73 +188,64 @@ def words_of(line: str) -> list[str]:
 _NEEDS_SHLEX = re.compile(r"""["'\\]|[^\S \t\r]""").search
 
 
-class WordLines:
-    """Each line is a command, in words as a shell splits them; one that begins with # is a comment."""
+def word_lines(maker: SpecMaker) -> SpecOfLine:
+    """Take each line as a command, in words as a shell splits them; one that begins with # is a comment."""
+    operators = set(OPERATORS)  # none, once one was found
 
-    def __init__(self, maker: SpecMaker) -> None:
-        self._maker = maker
-        self._is_warned = False
-
-    def __call__(self, number: int, line: bytes) -> JobSpec | None:
+    def spec_of(number: int, line: bytes) -> JobSpec | None:
         words = words_of(_text(line))
         if not words or words[0].startswith("#"):
             return None
-        if not self._is_warned and not OPERATORS.isdisjoint(words):
-            self._warn(number, words)
-        return _checked(self._maker.of_words(words), len(line))
-
-    def _warn(self, number: int, words: list[str]) -> None:
-        found = next((word for word in words[1:] if word in OPERATORS), None)
-        if found is not None:
-            self._is_warned = True
+        if not operators.isdisjoint(words) and (
+            found := next(filter(operators.__contains__, words[1:]), None)
+        ):
+            operators.clear()
             say(f"line {number}: {found!r} is an argument here: with --shell, a shell runs each line")
+        return _checked(maker.of_words(words), len(line))
+
+    return spec_of
 
 
-class ShellLines:
-    """Each line is run by /bin/sh; one that begins with # is a comment."""
+def shell_lines(maker: SpecMaker) -> SpecOfLine:
+    """Let /bin/sh run each line; one that begins with # is a comment."""
 
-    def __init__(self, maker: SpecMaker) -> None:
-        self._maker = maker
-
-    def __call__(self, number: int, line: bytes) -> JobSpec | None:
-        del number
+    def spec_of(_: int, line: bytes) -> JobSpec | None:
         text = _text(line)
         if not text.strip() or text.lstrip().startswith("#"):
             return None
-        return _checked(self._maker.of_words(["/bin/sh", "-c", text]), len(line))
+        return _checked(maker.of_words([*_SHELL, text]), len(line))
+
+    return spec_of
 
 
-class TemplateLines:
-    """Each line is an argument, which replaces the {} of a template.
+def template_lines(maker: SpecMaker, template: str, *, shell: bool) -> SpecOfLine:
+    """Put each line, an argument, in the place of the {} of a template.
 
     Raises:
         WrongUsage: the template is not a command.
     """
+    try:
+        words = [template] if shell else words_of(template)
+    except ValueError as error:
+        raise WrongUsage(f"--template: {error}") from error
+    if not (words and words[0].strip()):
+        raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
+    if not any(map(_PLACE.search, words)):
+        words = [f"{template} {{}}"] if shell else [*words, "{}"]
+    words = [*_SHELL, *words] if shell else words
 
-    def __init__(self, maker: SpecMaker, template: str, *, shell: bool) -> None:
-        try:
-            words = [template] if shell else words_of(template)
-        except ValueError as error:
-            raise WrongUsage(f"--template: {error}") from error
-        if not (words and words[0].strip()):
-            raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
-        if not any(map(_PLACE.search, words)):
-            words = [f"{template} {{}}"] if shell else [*words, "{}"]
-        self._maker = maker
-        self._words = [*_SHELL, *words] if shell else words
-        self._shell = shell
-
-    def __call__(self, number: int, line: bytes) -> JobSpec | None:
-        argument = _text(line)
-        if not argument:
+    def spec_of(number: int, line: bytes) -> JobSpec | None:
+        if not (argument := _text(line)):
             return None
 
         def value(match: re.Match[str]) -> str:
             found = _part_of(argument, match[1], number)
-            return shlex.quote(found) if self._shell else found
+            return shlex.quote(found) if shell else found
 
-        words = [_PLACE.sub(value, word) for word in self._words]
-        return _checked(self._maker.of_words(words), sum(map(len, words)))
+        argv = [_PLACE.sub(value, word) for word in words]
+        return _checked(maker.of_words(argv), sum(map(len, argv)))
+
+    return spec_of
 
 
 _SHELL = ("/bin/sh", "-c")
@@ -279,14 +267,10 @@ def _part_of(argument: str, what: str, number: int) -> str:
             return _EXTENSION.sub("", name) if what == "/." else name
 
 
-class DocumentLines:
-    """Each line is a JSON object with the options of a job; what only the daemon sets is ignored."""
+def document_lines(maker: SpecMaker) -> SpecOfLine:
+    """Take each line as a JSON object with the options of a job; what only the daemon sets is ignored."""
 
-    def __init__(self, maker: SpecMaker) -> None:
-        self._maker = maker
-
-    def __call__(self, number: int, line: bytes) -> JobSpec | None:
-        del number
+    def spec_of(_: int, line: bytes) -> JobSpec | None:
         if not line.strip():
             return None
         try:
@@ -298,7 +282,9 @@ class DocumentLines:
         given = {key: value for key, value in item.items() if value is not None and key not in READ_ONLY}
         if "argv" not in given and "target" not in given:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
-        return self._maker.of_item(given)
+        return maker.of_item(given)
+
+    return spec_of
 
 
 READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "target", "args", "kwargs"}
@@ -318,10 +304,8 @@ def _text(line: bytes) -> str:
 def _checked(spec: JobSpec, size: int) -> JobSpec:
     """Return a command; look closer at one that may be over a limit."""
     argv: Any = spec.argv
-    if (size * 4 > MAX_WORD or len(argv) > MAX_ARGV) and (problem := _problem_with(spec, len(argv))):
+    if len(argv) > MAX_ARGV:
+        raise ValueError(f"{len(argv)} words are too many: at most {MAX_ARGV}")
+    if size * 4 > MAX_WORD and (problem := problem_with(spec)):
         raise ValueError(problem)
     return spec
-
-
-def _problem_with(spec: JobSpec, words: int) -> str | None:
-    return f"{words} words are too many: at most {MAX_ARGV}" if words > MAX_ARGV else problem_with(spec)

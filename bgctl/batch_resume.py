@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from enum import Enum, IntEnum, auto
+from enum import IntEnum
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -36,26 +36,11 @@ class Standing(IntEnum):
     LOST = 5  # its job was deleted, and the joblog does not have it
 
 
-class Decision(Enum):
-    """What to do with a line."""
-
-    RUN = auto()
-    KEEP = auto()  # what there is counts
-    REFUSE = auto()
-
-
-def decide(standing: Standing, *, is_same: bool, retry_failed: bool) -> Decision:
-    """Decide about a line of a batch that is resumed.
-
-    `is_same`: its command is the one that it had, as far as that is known.
-    """
-    if standing is Standing.NEW:
-        return Decision.RUN
-    if not is_same:
-        return Decision.REFUSE
-    if standing is Standing.UNSTARTED or (retry_failed and standing in (Standing.FAILED, Standing.LOST)):
-        return Decision.RUN
-    return Decision.KEEP
+def runs_again(standing: Standing, *, retry_failed: bool) -> bool:
+    """Tell whether a line of a batch that is resumed has to run; otherwise what there is counts."""
+    if standing in (Standing.FAILED, Standing.LOST):
+        return retry_failed
+    return standing in (Standing.NEW, Standing.UNSTARTED)
 
 
 def standing_of(job: Job) -> Standing:
@@ -113,11 +98,10 @@ class Known:
     def set(self, line: int, standing: Standing, fingerprint: int = 0) -> None:
         self._lines[line] = fingerprint << 3 | standing
 
-    def decide(self, line: int, spec: JobSpec, *, retry_failed: bool) -> Decision:
-        """Decide about a line that was read. Jobs that share a key have the command of one of their lines."""
-        standing, known = self[line], self._lines[line] >> 3
-        is_same = not known or spec.key is not None or fingerprint(command_of(spec)) == known
-        return decide(standing, is_same=is_same, retry_failed=retry_failed)
+    def has_changed(self, line: int, spec: JobSpec) -> bool:
+        """Tell whether a line has another command now; jobs with one key have that of one of their lines."""
+        known = self._lines[line] >> 3
+        return bool(known) and spec.key is None and fingerprint(command_of(spec)) != known
 
 
 def command_of(job: Job | JobSpec) -> str:

@@ -9,15 +9,15 @@ import pytest
 
 from bgctl import batch_lines
 from bgctl.batch_lines import (
-    DocumentLines,
-    ProgramCheck,
-    ShellLines,
     Source,
     SpecOfLine,
-    TemplateLines,
-    WordLines,
+    document_lines,
     documents,
     portions_of_lines,
+    program_check,
+    shell_lines,
+    template_lines,
+    word_lines,
     words_of,
 )
 from bgctl.common import WrongUsage
@@ -56,19 +56,19 @@ def test_an_open_quote_is_refused(line):
 
 
 def test_comments_and_blank_lines_say_nothing(maker):
-    for lines in (WordLines(maker), ShellLines(maker)):
+    for lines in (word_lines(maker), shell_lines(maker)):
         assert [lines(1, line) for line in (b"", b"  \t", b"# echo", b"  # echo")] == [None] * 4
 
 
 def test_a_line_has_the_shared_options(maker):
-    spec = WordLines(maker)(1, b"echo a")
+    spec = word_lines(maker)(1, b"echo a")
 
     assert spec is not None
     assert (spec.argv, spec.tags, spec.cwd, spec.env) == (("echo", "a"), ("t",), str(Path.cwd()), None)
 
 
 def test_a_shell_gets_the_line_as_it_is(maker):
-    spec = ShellLines(maker)(1, b" echo 'a' | cat")
+    spec = shell_lines(maker)(1, b" echo 'a' | cat")
 
     assert spec is not None
     assert spec.argv == ("/bin/sh", "-c", " echo 'a' | cat")
@@ -85,11 +85,11 @@ def test_a_shell_gets_the_line_as_it_is(maker):
 )
 def test_lines_that_no_job_can_be_are_refused(maker, line, why):
     with pytest.raises(ValueError, match=why):
-        WordLines(maker)(1, line)
+        word_lines(maker)(1, line)
 
 
 def test_an_operator_of_a_shell_is_noted_once(maker, capsys):
-    lines = WordLines(maker)
+    lines = word_lines(maker)
     for number, line in enumerate([b"echo a", b"| b", b"echo a | cat", b"echo b > c"], start=1):
         lines(number, line)
 
@@ -101,7 +101,7 @@ def test_an_operator_of_a_shell_is_noted_once(maker, capsys):
 def test_each_program_is_looked_for_once_where_the_shared_options_say(monkeypatch):
     asked = []
     monkeypatch.setattr(batch_lines, "problem_with_program", lambda *args: asked.append(args))
-    check = ProgramCheck({"env": {"PATH": "/p"}}, Caller(), "/")
+    check = program_check({"env": {"PATH": "/p"}}, Caller(), "/")
     for folder in ("/", "/", "/other"):
         check(JobSpec(argv=("tool", "a"), cwd=folder))
     check(JobSpec(argv=("tool", "a"), cwd="/", env={}))
@@ -111,11 +111,11 @@ def test_each_program_is_looked_for_once_where_the_shared_options_say(monkeypatc
 
 
 def test_a_missing_program_is_refused(maker):
-    check = ProgramCheck({}, Caller(), maker.folder)
+    check = program_check({}, Caller(), maker.folder)
     lines: list[SpecOfLine] = [
-        WordLines(maker),
-        TemplateLines(maker, "no-such-program {}", shell=False),
-        TemplateLines(maker, "{}", shell=False),
+        word_lines(maker),
+        template_lines(maker, "no-such-program {}", shell=False),
+        template_lines(maker, "{}", shell=False),
     ]
     for spec_of in lines:
         spec = spec_of(1, b"no-such-program")
@@ -136,22 +136,22 @@ def test_a_missing_program_is_refused(maker):
     ],
 )
 def test_a_template_takes_the_line_in_its_places(maker, template, argv):
-    spec = TemplateLines(maker, template, shell=False)(7, b"/a b/c.d.tif")
+    spec = template_lines(maker, template, shell=False)(7, b"/a b/c.d.tif")
 
     assert spec is not None
     assert list(spec.argv or ()) == argv
 
 
 def test_parts_of_a_plain_name(maker):
-    spec = TemplateLines(maker, "x {.} {/} {//} {/.}", shell=False)(1, b"name")
+    spec = template_lines(maker, "x {.} {/} {//} {/.}", shell=False)(1, b"name")
 
     assert spec is not None
     assert spec.argv == ("x", "name", "name", ".", "name")
 
 
 def test_in_a_shell_template_the_line_is_quoted(maker):
-    spec = TemplateLines(maker, "wc {} > {.}.txt", shell=True)(1, b"a; rm -rf $HOME.c")
-    bare = TemplateLines(maker, "wc <", shell=True)(1, b"a b")
+    spec = template_lines(maker, "wc {} > {.}.txt", shell=True)(1, b"a; rm -rf $HOME.c")
+    bare = template_lines(maker, "wc <", shell=True)(1, b"a b")
 
     assert spec is not None
     assert spec.argv == ("/bin/sh", "-c", "wc 'a; rm -rf $HOME.c' > 'a; rm -rf $HOME'.txt")
@@ -162,15 +162,15 @@ def test_in_a_shell_template_the_line_is_quoted(maker):
 def test_a_template_must_be_a_command(maker):
     for template in ("", "  ", "'x"):
         with pytest.raises(WrongUsage, match="--template"):
-            TemplateLines(maker, template, shell=False)
+            template_lines(maker, template, shell=False)
 
 
 def test_a_blank_line_makes_no_job_of_a_template(maker):
-    assert TemplateLines(maker, "x", shell=False)(1, b"") is None
+    assert template_lines(maker, "x", shell=False)(1, b"") is None
 
 
 def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):
-    lines = DocumentLines(maker)
+    lines = document_lines(maker)
     spec = lines(1, b'{"argv": ["x"], "priority": 3, "id": 7, "state": "failed", "due_at": 1, "tags": null}')
 
     assert spec is not None
@@ -191,7 +191,7 @@ def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):
 )
 def test_a_document_that_cannot_be_a_job_is_refused(maker, line, why):
     with pytest.raises((ValueError, Refused), match=why):
-        DocumentLines(maker)(1, line)
+        document_lines(maker)(1, line)
 
 
 def test_an_array_counts_as_its_items():
@@ -239,13 +239,13 @@ def test_a_portion_is_cut_by_number_and_after_what_there_is_to_read(maker, monke
     def place_of(line, spec):
         return None if spec.argv == ("e",) else line
 
-    cut = list(portions_of_lines(groups, maker, WordLines(maker), place_of, 1))
+    cut = list(portions_of_lines(groups, maker, word_lines(maker), place_of, 1))
 
     assert [each and each.lines for each in cut] == [[3, 4], None, [5]]
 
 
 def test_a_bad_line_is_named_after_those_before_it(maker):
-    cut = portions_of_lines([[b"a", b"'", b"c"]], maker, WordLines(maker), lambda line, _: line, 0)
+    cut = portions_of_lines([[b"a", b"'", b"c"]], maker, word_lines(maker), lambda line, _: line, 0)
 
     first = next(cut)
     assert first is not None
@@ -257,8 +257,8 @@ def test_a_bad_line_is_named_after_those_before_it(maker):
 def test_a_byte_order_mark_is_no_part_of_the_first_line(maker):
     mark = "\ufeff".encode()
 
-    assert WordLines(maker)(1, mark + b"echo a").argv == ("echo", "a")  # type: ignore[union-attr]  # a job
-    assert DocumentLines(maker)(1, mark + b'{"argv": ["a"]}').argv == ("a",)  # type: ignore[union-attr]
+    assert word_lines(maker)(1, mark + b"echo a").argv == ("echo", "a")  # type: ignore[union-attr]  # a job
+    assert document_lines(maker)(1, mark + b'{"argv": ["a"]}').argv == ("a",)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("end", "lines"), [(b"\n", [b"a", b"\rb", b"c"]), (b"\0", [b"a\r\n\rb\r\nc\r"])])

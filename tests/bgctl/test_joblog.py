@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgctl.batch_ends import Halt, HaltType
-from bgctl.batch_resume import Decision, LinesOfJobs, LineTable, Standing, decide
+from bgctl.batch_ends import HALT, Halt
+from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, runs_again
 from bgctl.common import WrongUsage
 from bgctl.joblog import HEADER, JobLog
 from bgd import Client, Job, Outcome, State
@@ -185,23 +185,17 @@ def test_a_table_of_lines_holds_what_was_set(values, other):
     assert list(table) == sorted(values.items())
 
 
-@pytest.mark.parametrize("retry_failed", [False, True])
-@pytest.mark.parametrize(
-    ("standing", "same", "changed"),
-    [
-        (Standing.NEW, Decision.RUN, Decision.RUN),
-        (Standing.UNFINISHED, Decision.KEEP, Decision.REFUSE),
-        (Standing.SUCCEEDED, Decision.KEEP, Decision.REFUSE),
-        (Standing.FAILED, None, Decision.REFUSE),
-        (Standing.UNSTARTED, Decision.RUN, Decision.REFUSE),
-        (Standing.LOST, None, Decision.REFUSE),
-    ],
-)
-def test_what_becomes_of_a_line_when_a_batch_is_resumed(standing, same, changed, retry_failed):
-    failed = Decision.RUN if retry_failed else Decision.KEEP
-
-    assert decide(standing, is_same=True, retry_failed=retry_failed) is (same or failed)
-    assert decide(standing, is_same=False, retry_failed=retry_failed) is changed
+def test_a_line_of_a_batch_that_is_resumed_runs_again_if_it_never_ran_or_failed():
+    assert {each for each in Standing if runs_again(each, retry_failed=False)} == {
+        Standing.NEW,
+        Standing.UNSTARTED,
+    }
+    assert {each for each in Standing if runs_again(each, retry_failed=True)} == {
+        Standing.NEW,
+        Standing.UNSTARTED,
+        Standing.FAILED,
+        Standing.LOST,
+    }
 
 
 def test_lines_are_found_by_their_jobs():
@@ -236,7 +230,7 @@ def test_a_batch_is_halted_by_a_number_or_a_share_of_failures():
 
 
 def test_when_to_halt_is_spelled_as_by_gnu_parallel():
-    convert = HaltType().convert
+    convert = HALT.convert
 
     assert convert("soon,fail=1", None, None) == Halt(now=False, failures=1, is_share=False)
     assert convert("now,fail=10%", None, None) == Halt(now=True, failures=10, is_share=True)
