@@ -18,7 +18,6 @@ from bgd.client.session import (
     HungUp,
     Idempotency,
     NotSent,
-    SubmitFrames,
     expected,
     framed,
 )
@@ -90,20 +89,21 @@ class Channel:
 
         return expected(await self._answered(send, lambda: repeatable), kind)
 
-    async def submit(self, frames: SubmitFrames, *, has_keys: bool) -> Submitted:
-        """Send a request for new jobs, again if its answer is lost and the daemon recognises it.
+    async def submit(self, frames: Callable[..., bytes]) -> Submitted:
+        """Send a request for new jobs, and again if its answer is lost: the daemon recognises it.
 
-        `has_keys`: all its jobs have keys, so no daemon makes them twice while they are unfinished.
+        `frames` makes the request's frames, given its id, and its token as keywords.
 
         Raises:
             DaemonUnreachable: the jobs may or may not have been taken.
         """
-        idempotency = Idempotency(has_keys=has_keys)
+        idempotency = Idempotency()
 
         async def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
-            token = idempotency.next_token(connection.newest)
             try:
-                return await connection.exchange(partial(frames, token=token), deadline)
+                return await connection.exchange(
+                    partial(frames, **idempotency.fields(connection.newest)), deadline
+                )
             except Broken as error:
                 idempotency.lost = idempotency.lost or error
                 raise
@@ -378,7 +378,7 @@ class InlineConnection:
     """Replaces a Connection while a backend is installed. It never breaks, and ignores deadlines."""
 
     is_broken = False
-    newest = None
+    newest = 0
 
     def __init__(self, backend: Backend, io: Concurrency) -> None:
         self._backend = backend

@@ -81,8 +81,8 @@ class Connection:
         return self._failure is not None
 
     @property
-    def newest(self) -> int | None:
-        """The newest job that the daemon told of; None: it recognises no repeated request."""
+    def newest(self) -> int:
+        """The newest job that the daemon told of."""
         return self._session.newest
 
     async def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.session import SubmitToken
 from bgd.client.specs import Caller, Item, batch_frames, command_spec, spec_of
 from bgd.core.spec import JobSpec, problem_with
 from bgd.errors import BgdError, Refused
@@ -49,7 +48,7 @@ class Portion(Struct, frozen=True):
     def frames(self, request_id: int, batch: bytes, after: int) -> bytes:
         """Return its request; raises as `batch_frames` does."""
         place = BatchPlace(batch, after, ranges_of(self.lines))
-        return batch_frames(request_id, specs=self.specs, env=self.env, token=SubmitToken(), place=place)
+        return batch_frames(request_id, specs=self.specs, env=self.env, place=place)
 
     def found_lines(self, jobs: list[int], found: list[int]) -> frozenset[int]:
         """Return its lines that made no job; `found`: the jobs that had their keys, as often as they had."""

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import attrgetter
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
-from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 import bgd
@@ -61,9 +60,7 @@ class Session:
     def __init__(self) -> None:
         self._frames = FrameReader()
         self.is_greeted = False
-        self.newest: int | None = (
-            None  # newest job the daemon told of; None: it recognises no repeated request
-        )
+        self.newest = 0  # the newest job that the daemon told of
 
     def hello(self) -> bytes:
         """Return the frame that must be sent first."""
@@ -103,10 +100,10 @@ class Session:
                 f"{bgd.__version__}) protocol {PROTOCOL}: upgrade the older one, and restart the daemon"
             )
         self.is_greeted = True
-        self.newest = None if hello.newest is UNSET else hello.newest
+        self.newest = hello.newest or 0
 
     def _checked(self, reply: Reply) -> Reply:
-        if isinstance(reply, Submitted) and self.newest is not None:
+        if isinstance(reply, Submitted):
             self.newest = max(self.newest, *reply.jobs[-1:])
         elif isinstance(reply, Failed) and reply.id == UNNUMBERED:  # about the connection as a whole
             raise error_of(reply.code, reply.message)
@@ -179,59 +176,29 @@ def _how_it_failed(view: JobView) -> str:
 # --- idempotency: submits carry a token, so that the daemon recognises one that is sent again -----------
 
 
-class SubmitToken(Struct, frozen=True):
-    """The fields `token` and `again` of `bgd.wire.requests.Submit`."""
-
-    token: bytes | UnsetType = UNSET
-    again: int | UnsetType = UNSET
-
-
-NO_TOKEN = SubmitToken()
-
-
-class SubmitFrames(Protocol):
-    """A function that makes the frames of a submit, given its id and token."""
-
-    def __call__(self, request_id: int, *, token: SubmitToken) -> bytes: ...
-
-
 class Idempotency:
-    """The tokens of one submit, over all the connections that it is sent over.
+    """The token of one submit, over all the connections that it is sent over.
 
-    `has_keys`: all its jobs have keys, so that even a daemon that does not recognise it makes no job twice.
+    `lost`: how the first answer was lost; None: the submit was surely not taken.
     """
 
-    def __init__(self, *, has_keys: bool) -> None:
-        self._has_keys = has_keys
-        self._first = NO_TOKEN
-        self._known: int | None = None  # the newest job when the submit was first sent
+    def __init__(self) -> None:
+        self._token = os.urandom(_TOKEN_BYTES)
+        self._known = 0  # the newest job when the submit was first sent
         self._sent_at = 0.0
-        self.lost: Broken | None = (
-            None  # how the first answer was lost; None: the submit was surely not taken
-        )
+        self.lost: Broken | None = None
 
     @property
     def may_repeat(self) -> bool:
         """Whether the submit may be sent again although the daemon may have taken it."""
-        is_recent = time.monotonic() < self._sent_at + REPEATABLE_SECONDS
-        return self._has_keys or (self._known is not None and is_recent)
+        return time.monotonic() < self._sent_at + REPEATABLE_SECONDS
 
-    def next_token(self, newest: int | None) -> SubmitToken:
-        """Return the token for a daemon whose hello named its `newest` job; None: it recognises no request.
-
-        Raises:
-            Broken: the submit may have been taken, and this daemon would take it a second time.
-        """
+    def fields(self, newest: int) -> dict[str, Any]:
+        """Return the fields `token` and `again` for a daemon that told of its `newest` job."""
         if self.lost is None:
             self._known, self._sent_at = newest, time.monotonic()
-            self._first = NO_TOKEN if newest is None else SubmitToken(os.urandom(_TOKEN_BYTES))
-            return self._first
-        if self._known is not None and newest is not None:
-            return SubmitToken(self._first.token, self._known)
-        if self._has_keys:
-            return NO_TOKEN
-        self._known = None
-        raise self.lost
+            return {"token": self._token}
+        return {"token": self._token, "again": self._known}
 
 
 # --- resume: what to ask the next daemon for when a stream broke off ------------------------------------

@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.session import UNNUMBERED, SubmitToken, framed
+from bgd.client.session import UNNUMBERED, framed
 from bgd.core import spec as limits
 from bgd.core.job import State
 from bgd.core.spec import EXECUTOR_NAME, MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, QueueName, kind_of
@@ -24,7 +24,7 @@ from bgd.escape import one_line
 from bgd.units import parse_duration
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode
-from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, BatchPlace, Changes, Submit, SubmitMany
+from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -289,20 +289,13 @@ def _check_json(values: list[object]) -> None:
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-def submit_frames(request_id: int, *, spec: JobSpec, token: SubmitToken) -> bytes:
-    """Return the frame of a Submit; raises Refused as `framed` does."""
-    return framed(Submit(UNNUMBERED, spec, token.token, token.again), request_id)
+def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
+    """Return the frame of a Submit, with further fields of it; raises Refused as `framed` does."""
+    return framed(Submit(UNNUMBERED, spec, **fields), request_id)
 
 
-def batch_frames(
-    request_id: int,
-    *,
-    specs: Sequence[JobSpec],
-    env: dict[str, str],
-    token: SubmitToken,
-    place: BatchPlace | UnsetType = UNSET,
-) -> bytes:
-    """Return a SubmitMany in as many frames as it takes.
+def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], **fields: Any) -> bytes:
+    """Return a SubmitMany, with further fields of it, in as many frames as it takes.
 
     Raises:
         Full: the batch is more than a daemon takes at once.
@@ -310,12 +303,12 @@ def batch_frames(
     """
     if len(specs) > MAX_BATCH:
         raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
-    frames = [frame(payload) for payload in _payloads(request_id, specs, env, token, place)]
-    if (size := sum(map(len, frames))) > MAX_BATCH_BYTES:
+    frames = b"".join(map(frame, _payloads(request_id, specs, env, fields)))
+    if len(frames) > MAX_BATCH_BYTES:
         raise Full(
-            f"{size} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit the jobs in portions"
+            f"{len(frames)} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit jobs in portions"
         )
-    return b"".join(frames)
+    return frames
 
 
 def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
@@ -361,28 +354,15 @@ def checked(request: S) -> S:
 
 
 def _payloads(
-    request_id: int,
-    specs: Sequence[JobSpec],
-    env: dict[str, str],
-    token: SubmitToken,
-    place: BatchPlace | UnsetType,
+    request_id: int, specs: Sequence[JobSpec], env: dict[str, str], fields: dict[str, Any]
 ) -> Iterator[bytes]:
     start, count = 0, len(specs)
     while True:
-        end = min(start + count, len(specs))
-        part = list(specs[start:end])
-        inherits = any(spec.env is None and spec.argv is not None for spec in part)
-        payload = encode(
-            SubmitMany(
-                id=request_id,
-                specs=part,
-                env=env if inherits else None,
-                more=end < len(specs),
-                token=token.token,
-                again=token.again,
-                place=place,
-            )
-        )
+        part = list(specs[start : start + count])
+        end = start + len(part)
+        part_env = env if any(spec.env is None and spec.argv is not None for spec in part) else None
+        request = SubmitMany(id=request_id, specs=part, env=part_env, more=end < len(specs), **fields)
+        payload = encode(request)
         if len(payload) > MAX_FRAME and len(part) > 1:
             # a count that is likely to fit; specs differ, so it may take another try
             count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))

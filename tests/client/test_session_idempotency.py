@@ -96,24 +96,6 @@ def test_the_newest_job_is_the_last_one_in_any_reply(client_at, play, heard):
     assert heard[0].again == 6
 
 
-@pytest.mark.parametrize("newest", [(UNSET,), (7, UNSET)])
-def test_a_submit_is_not_repeated_to_a_daemon_without_tokens(client_at, play, newest):
-    def script(told):
-        def play_it(peer):
-            peer.greet(newest=told)
-            if told is not UNSET or len(newest) == 1:
-                peer.receive()
-            else:
-                peer.wait_for_end()
-
-        return play_it
-
-    client = client_at(play(*map(script, newest)))
-    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
-        client.submit(["true"])
-    client.close()
-
-
 def test_a_submit_is_repeated_with_its_token_however_often_its_answer_is_lost(client_at, daemon_that, heard):
     job = client_at(daemon_that(7, 8, 8, 9)).submit(["true"])
 

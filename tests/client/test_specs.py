@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from bgd import Client, Job, JobSpec
-from bgd.client.session import NO_TOKEN
 from bgd.client.specs import (
     Caller,
     batch_frames,
@@ -357,7 +356,7 @@ def test_a_wrong_job_of_a_batch_is_named_by_its_number(wrong):
 def test_parts_of_a_batch_fit_a_frame_and_have_the_environment_if_needed():
     specs = [JobSpec(argv=("echo", "x" * 100_000)) for _ in range(20)] + [JobSpec(target="app:run")] * 5
 
-    parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}, token=NO_TOKEN))
+    parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}))
 
     assert [spec for part in parts for spec in part.specs] == specs
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
@@ -369,12 +368,12 @@ def test_a_job_over_the_frame_limit_is_refused_by_its_number():
     specs = [JobSpec(argv=("true",)), JobSpec(argv=("echo", *["x" * 100_000] * 11))]
 
     with pytest.raises(Refused, match=f"job 1 of the batch takes .* at most {MAX_FRAME}"):
-        batch_frames(1, specs=specs, env={}, token=NO_TOKEN)
+        batch_frames(1, specs=specs, env={})
 
 
 def test_more_jobs_than_a_daemon_takes_at_once_are_not_sent():
     with pytest.raises(Full, match=f"at most {MAX_BATCH}"):
-        batch_frames(1, specs=[JobSpec(argv=("true",))] * (MAX_BATCH + 1), env={}, token=NO_TOKEN)
+        batch_frames(1, specs=[JobSpec(argv=("true",))] * (MAX_BATCH + 1), env={})
 
 
 def parts_of(data: bytes) -> list[SubmitMany]:

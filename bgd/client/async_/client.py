@@ -172,8 +172,7 @@ class AsyncClient:
         if not specs:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
-        has_keys = all(spec.key is not None for spec in specs)
-        reply = await self._channel.submit(frames, has_keys=has_keys)
+        reply = await self._channel.submit(frames)
         found = set(reply.found)
         return [
             AsyncJob(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle)
@@ -296,8 +295,7 @@ class AsyncClient:
         return concurrency.closed_at_exit(mapper.results(return_exceptions=return_exceptions))
 
     async def _submit(self, spec: JobSpec) -> AsyncJob:
-        frames = partial(submit_frames, spec=spec)
-        reply = await self._channel.submit(frames, has_keys=spec.key is not None)
+        reply = await self._channel.submit(partial(submit_frames, spec=spec))
         return AsyncJob(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
 
     # --- looking at jobs and waiting for them ---------------------------------------------------------

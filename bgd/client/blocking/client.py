@@ -174,8 +174,7 @@ class Client:
         if not specs:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
-        has_keys = all(spec.key is not None for spec in specs)
-        reply = self._channel.submit(frames, has_keys=has_keys)
+        reply = self._channel.submit(frames)
         found = set(reply.found)
         return [
             Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
@@ -295,8 +294,7 @@ class Client:
         return concurrency.closed_at_exit(mapper.results(return_exceptions=return_exceptions))
 
     def _submit(self, spec: JobSpec) -> Job:
-        frames = partial(submit_frames, spec=spec)
-        reply = self._channel.submit(frames, has_keys=spec.key is not None)
+        reply = self._channel.submit(partial(submit_frames, spec=spec))
         return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
 
     # --- looking at jobs and waiting for them ---------------------------------------------------------

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bgd.client.channel import Channel as AsyncChannel
 from bgd.client.channel import Connector
-from bgd.client.session import SubmitFrames
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
 from bgd.errors import BgdError
 from bgd.wire.replies import Reply, Submitted
@@ -239,8 +238,8 @@ class Channel:
     def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
         return run(self.shared.ask(request, kind, repeatable=repeatable))
 
-    def submit(self, frames: SubmitFrames, *, has_keys: bool) -> Submitted:
-        return run(self.shared.submit(frames, has_keys=has_keys))
+    def submit(self, frames: Callable[..., bytes]) -> Submitted:
+        return run(self.shared.submit(frames))
 
     def collect(self, request: Request) -> list[Reply]:
         return run(self.shared.collect(request))
