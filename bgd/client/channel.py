@@ -21,18 +21,20 @@ from bgd.client.session import (
     expected,
     framed,
 )
+from bgd.client.specs import checked
 from bgd.client.transport import (
     NO_WAY_IN,
     Backend,
     ClientSocket,
     client_sockets,
     installed_backend,
+    process_descriptor,
     seconds_left,
 )
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
-from bgd.wire.replies import Done, End, Failed, Reply, Submitted, error_of
-from bgd.wire.requests import Request, Shutdown
+from bgd.wire.replies import Done, End, Failed, Info, Reply, Submitted, error_of
+from bgd.wire.requests import GetInfo, Request, Shutdown, ShutdownMode
 
 if TYPE_CHECKING:
     from bgd.client.concurrency import Concurrency
@@ -73,8 +75,10 @@ class Channel:
                 answers.
 
         Raises:
+            Refused: a value of the request is out of range.
             DaemonUnreachable: the request may or may not have been taken.
         """
+        request = checked(request)
         was_lost = False
 
         async def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
@@ -116,7 +120,8 @@ class Channel:
             raise idempotency.lost from error  # also of NotSent: it may have been taken the first time
 
     async def collect(self, request: Request) -> list[Reply]:
-        """Return all replies of a stream that only reads and is expected to end soon."""
+        """Return all replies of a stream that only reads and is expected to end soon; refuses as `ask`."""
+        request = checked(request)
 
         async def send(connection: Connection | InlineConnection, deadline: float) -> list[Reply]:
             return [reply async for reply in connection.stream(request, deadline)]
@@ -203,16 +208,26 @@ class Channel:
                 await self.reconnect()
         return await ask()
 
-    async def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> bool:
-        """End the daemon; return whether its process, a descriptor, has ended soon after the connection.
+    async def shut_down(self, mode: ShutdownMode | None, seconds: float | None) -> None:
+        """End the daemon and wait until its process is gone.
 
         Raises:
-            TimeoutError: the connection has not ended in time.
+            TimeoutError: it has not ended in time.
         """
-        connection = await self.connection()
-        await self.ask(request, Done)
-        await connection.wait_for_end(deadline)
-        return process is None or await self._io.wait_readable(process, _EXIT_SECONDS)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        pid = (await self.ask(GetInfo(UNNUMBERED), Info, repeatable=True)).pid
+        with process_descriptor(pid) as process:
+            connection = await self.connection()
+            await self.ask(Shutdown(UNNUMBERED, mode), Done)
+            try:
+                await connection.wait_for_end(deadline)
+            except TimeoutError:
+                raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
+            if process is not None and not await self._io.wait_readable(process, _EXIT_SECONDS):
+                raise TimeoutError(
+                    f"the daemon has stopped serving, but its process {pid} has not ended: it waits for a"
+                    " disk that does not answer"
+                )
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

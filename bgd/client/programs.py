@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from bgd.client.specs import Caller
-from bgd.core.spec import LOCAL
+from msgspec.structs import replace
+
+from bgd.client.specs import Caller, changes_of, command_spec
+from bgd.core.spec import LOCAL, JobSpec
 from bgd.errors import Refused
 from bgd.paths import find_program
+from bgd.wire.requests import Changes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +27,19 @@ class CannotStart(Refused):
     def __init__(self, message: str, problem: str = "") -> None:
         super().__init__(message)
         self.problem = problem
+
+
+def checked_command(argv: Sequence[str | os.PathLike[str]], options: JobOptions) -> JobSpec:
+    """Return the spec of a command with the caller's environment, unless the options name another.
+
+    Raises:
+        Refused: a value is out of range, or the program, its folder or its input is missing.
+    """
+    caller = Caller()
+    spec = command_spec(argv, options, caller)
+    if options.get("check", True):
+        check_command(list(spec.argv or ()), options, caller)
+    return spec if spec.env is not None else replace(spec, env=caller.environment)
 
 
 def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
@@ -49,23 +66,27 @@ def is_relative(changes: EditOptions) -> bool:
     return "/" in program and not program.startswith("/") and changes.get("cwd") is None
 
 
-def check_changes(changes: EditOptions, caller: Caller, folder: str | None) -> None:
-    """Refuse changes to a job's program, folder or input if the new one is missing.
+def checked_changes(changes: EditOptions, folder: str | None, *, check: bool = True) -> Changes:
+    """Return changes to a job; with `check`, refuse them if a new program, folder or input is missing.
 
     The program is searched for on the caller's PATH, because that of the job cannot be asked for.
 
     Args:
         changes: what becomes of the job.
-        caller: who changes it.
         folder: where the job runs, for a program `is_relative`; None: not known, so it is not looked for.
+        check: whether to look for program, folder and input.
     """
-    problem = _problem_with_places(changes, caller)
-    if problem is None and (argv := changes.get("argv")) and not (is_relative(changes) and folder is None):
+    caller = Caller()
+    given = changes_of(changes, caller)
+    problem = _problem_with_places(changes, caller) if check else None
+    argv = changes.get("argv") if check else None
+    if problem is None and argv and not (is_relative(changes) and folder is None):
         path = (changes.get("env") or {}).get("PATH", caller.environment.get("PATH"))
         where = changes.get("cwd") or folder or "/"
         problem = problem_with_program(os.fspath(argv[0]), path, str(caller.absolute(where)))
     if problem is not None:
         raise CannotStart(f"{problem}; check=False changes it anyway", problem)
+    return given
 
 
 def _problem_with_places(options: JobOptions | EditOptions, caller: Caller) -> str | None:

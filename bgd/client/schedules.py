@@ -10,11 +10,15 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.client.programs import check_command
+from bgd.client.session import UNNUMBERED
 from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
-from bgd.core.schedule_spec import MAX_DAY, SCHEDULE_NAME, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import MAX_DAY, MAX_SCHEDULES, SCHEDULE_NAME, ScheduleName, ScheduleSpec
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
 from bgd.errors import Refused
 from bgd.paths import find_program
+from bgd.wire.framing import MAX_FRAME
+from bgd.wire.messages import encode
+from bgd.wire.schedules import SetSchedules
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions
@@ -27,11 +31,12 @@ _OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"shell", "check"}) - SETTINGS
 
 
 def new_schedule(
-    argv: Sequence[str] | None,
-    target: str | None,
-    args: Sequence[object],
-    kwargs: Mapping[str, object],
-    given: Mapping[str, Any],
+    argv: Sequence[str] | None = None,
+    *,
+    target: str | None = None,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
+    **given: Any,
 ) -> ScheduleSpec:
     """Return a new schedule; `given` are its settings and the options of its job.
 
@@ -42,20 +47,11 @@ def new_schedule(
     if (argv is None) == (target is None):
         raise Refused("a schedule runs either a command or a target")
     options = _options(given)
-    job = _command(argv, options) if target is None else class_spec(target, args, kwargs, options, Caller())
+    if target is None:
+        job = _command(argv, options)
+    else:
+        job = class_spec(target, args, kwargs or {}, options, Caller())
     return _with_settings(ScheduleSpec(job=job), given)
-
-
-def schedule_of(
-    argv: Sequence[str] | None = None,
-    *,
-    target: str | None = None,
-    args: Sequence[object] = (),
-    kwargs: Mapping[str, object] | None = None,
-    **given: Any,
-) -> ScheduleSpec:
-    """Return a new schedule from what `add` takes. Raises as `new_schedule`."""
-    return new_schedule(argv, target, args, kwargs or {}, given)
 
 
 def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mapping[str, Any]) -> ScheduleSpec:
@@ -75,6 +71,26 @@ def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mappi
     return _with_settings(
         replace(old, job=replace(old.job, **{name: getattr(made, name) for name in fields})), given
     )
+
+
+def set_schedules(specs: dict[str, ScheduleSpec], *, replaces: bool) -> SetSchedules:
+    """Return the request that stores schedules.
+
+    Raises:
+        Refused: they are too many for one.
+    """
+    if len(specs) > MAX_SCHEDULES:
+        raise Refused(f"these are {len(specs)} schedules: a daemon takes at most {MAX_SCHEDULES}")
+    request = SetSchedules(id=UNNUMBERED, schedules=specs, replaces=replaces)
+    if (size := len(encode(request))) > _MAX_TOGETHER:
+        raise Refused(
+            f"these {len(specs)} schedules take {size} bytes: at most {_MAX_TOGETHER} fit into one"
+            " transaction; store some at a time"
+        )
+    return request
+
+
+_MAX_TOGETHER = MAX_FRAME - 100  # bytes: the number that a request gets when it is sent makes it longer
 
 
 def schedules_of(sources: Iterable[object]) -> dict[str, ScheduleSpec]:

@@ -29,6 +29,7 @@ from bgd.wire.replies import (
     LogPart,
     ProgressPart,
     Reply,
+    Result,
     Submitted,
     error_of,
 )
@@ -156,6 +157,54 @@ def failure_of(view: JobView, error: JobError | None) -> JobFailed:
         error_message=error.message if error else None,
         traceback=error.traceback if error else None,
     )
+
+
+def value_of(reply: Result) -> Any:
+    """Return what a job that has finished returned; 0 for a command.
+
+    Raises:
+        JobFailed: it did not succeed.
+    """
+    if reply.job.state is not State.SUCCEEDED:
+        raise failure_of(reply.job, reply.error)
+    if reply.job.target is None:
+        return 0
+    if reply.value is None:
+        return None
+    import json  # noqa: PLC0415 - bgctl starts often, and only class jobs return values
+
+    return json.loads(reply.value)
+
+
+def new_state(results: list[ActResult]) -> State:
+    """Return what became of one job.
+
+    Raises:
+        BgdError: the action on it was refused.
+    """
+    [result] = results
+    if result.state is None:
+        raise error_in(result) or Refused(f"job {result.job}: refused")
+    return result.state
+
+
+def hint_for_attribute(name: str) -> str:
+    """Return what to use in place of an attribute that a job does not have; empty if nothing is known."""
+    return f": use {_OTHER_NAMES[name]}" if name in _OTHER_NAMES else ""
+
+
+_OTHER_NAMES = {
+    "done": "state or wait()",
+    "get": "result()",
+    "kill": "cancel()",
+    "return_value": "result()",
+    "returncode": "exit_code",
+    "status": "state",
+    "stdout": "output()",
+    "stop": "cancel()",
+    "terminate": "cancel()",
+}
+"""Attributes of a job by the names that other libraries use, such as subprocess, Celery and RQ."""
 
 
 def _named(view: JobView) -> str:

@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.async_.concurrency import first_view
-from bgd.client.session import error_in
+from bgd.client.session import hint_for_attribute, new_state
 from bgd.core.explain import Explanation
 from bgd.core.job import State
-from bgd.errors import Refused
-from bgd.wire.replies import ActResult, LogPart
+from bgd.wire.replies import LogPart
 from bgd.wire.views import AttemptView, JobView
 
 if TYPE_CHECKING:
@@ -25,20 +24,6 @@ else:
 
     JobAttributes = object  # only type checkers need the declarations, and each start would wait for them
     R_co = TypeVar("R_co", covariant=True)  # `default` is new in Python 3.13
-
-
-_OTHER_NAMES = {
-    "done": "state or wait()",
-    "get": "result()",
-    "kill": "cancel()",
-    "return_value": "result()",
-    "returncode": "exit_code",
-    "status": "state",
-    "stdout": "output()",
-    "stop": "cancel()",
-    "terminate": "cancel()",
-}
-"""Attributes of a Job by the names that other libraries use, such as subprocess, Celery and RQ."""
 
 
 class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other one is object
@@ -77,8 +62,8 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
 
         def __getattr__(self, name):
             if name not in JobView.__struct_fields__:
-                hint = f": use {_OTHER_NAMES[name]}" if name in _OTHER_NAMES else ""
-                raise AttributeError(f"a job has no attribute {name!r}{hint}", name=name, obj=self)
+                message = f"a job has no attribute {name!r}{hint_for_attribute(name)}"
+                raise AttributeError(message, name=name, obj=self)
             return getattr(self.view, name)
 
     def __dir__(self) -> list[str]:
@@ -139,31 +124,31 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
 
     async def cancel(self) -> State:
         """Cancel the job. A running one is `stopping` until its processes have ended."""
-        return _new_state(await self._client.cancel([self.id]))
+        return new_state(await self._client.cancel([self.id]))
 
     async def retry(self) -> State:
         """Queue the finished job again, with all its retries."""
-        return _new_state(await self._client.retry([self.id]))
+        return new_state(await self._client.retry([self.id]))
 
     async def hold(self) -> State:
         """Keep the waiting job from starting until it is released."""
-        return _new_state(await self._client.hold([self.id]))
+        return new_state(await self._client.hold([self.id]))
 
     async def release(self) -> State:
         """Let the held job start when its turn comes."""
-        return _new_state(await self._client.release([self.id]))
+        return new_state(await self._client.release([self.id]))
 
     async def suspend(self) -> State:
         """Stop the processes of the running job; its time limit pauses, and it keeps its slot."""
-        return _new_state(await self._client.suspend([self.id]))
+        return new_state(await self._client.suspend([self.id]))
 
     async def continue_(self) -> State:
         """Continue the suspended job."""
-        return _new_state(await self._client.continue_([self.id]))
+        return new_state(await self._client.continue_([self.id]))
 
     async def send_signal(self, signum: int, *, whole_tree: bool = False) -> State:
         """Send a signal to the running job's first process, or to all of its processes."""
-        return _new_state(await self._client.signal([self.id], signum, whole_tree=whole_tree))
+        return new_state(await self._client.signal([self.id], signum, whole_tree=whole_tree))
 
     async def edit(self, *, check: bool = True, **changes: Unpack[EditOptions]) -> Self:
         """Change the waiting job; returns the job itself, looked up again. `check`: as of `Client.edit`.
@@ -171,7 +156,7 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
         Raises:
             Refused: it is not waiting, a value is out of range, or a program, folder or input is missing.
         """
-        _new_state(await self._client.edit([self.id], check=check, **changes))
+        new_state(await self._client.edit([self.id], check=check, **changes))
         return await self.refresh()
 
     async def remove(self) -> None:
@@ -180,14 +165,7 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
         Raises:
             Refused: it has not finished.
         """
-        _new_state(await self._client.remove([self.id]))
+        new_state(await self._client.remove([self.id]))
 
     def __repr__(self) -> str:
         return f"<AsyncJob {self.id}>" if self._view is None else f"<AsyncJob {self.id} {self._view.state}>"
-
-
-def _new_state(results: list[ActResult]) -> State:
-    [result] = results
-    if result.state is None:
-        raise error_in(result) or Refused(f"job {result.job}: refused")
-    return result.state

@@ -6,23 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bgd.client.async_.job import AsyncJob
-from bgd.client.schedules import changed_schedule, new_schedule, schedule_of, schedules_of
+from bgd.client.schedules import changed_schedule, new_schedule, schedules_of, set_schedules
 from bgd.client.session import UNNUMBERED, expected
-from bgd.client.specs import checked
-from bgd.core.schedule_spec import MAX_SCHEDULES, ScheduleSpec
+from bgd.core.schedule_spec import ScheduleSpec
 from bgd.errors import Refused
 from bgd.wire import replies
 from bgd.wire import schedules as wire
-from bgd.wire.framing import MAX_FRAME
-from bgd.wire.messages import encode
 from bgd.wire.schedules import OccurrenceView, SchedulesSet, ScheduleView
 
 if TYPE_CHECKING:
     from bgd.client.async_.client import AsyncClient
     from bgd.client.channel import Channel
-
-
-_MAX_TOGETHER = MAX_FRAME - 100  # bytes: the number that a request gets when it is sent makes it longer
 
 
 class AsyncSchedules:
@@ -61,7 +55,7 @@ class AsyncSchedules:
         Raises:
             Refused: it is not valid, or there is a schedule of this name.
         """
-        spec = new_schedule(argv, target, args, kwargs or {}, given)
+        spec = new_schedule(argv, target=target, args=args, kwargs=kwargs, **given)
         return await self._set(name, spec, replaces=replace and await self.get(name) is not None)
 
     async def add_many(
@@ -79,7 +73,7 @@ class AsyncSchedules:
         Raises:
             Refused: one is not valid, or there is a schedule of its name.
         """
-        specs = {name: schedule_of(**given) for name, given in schedules.items()}
+        specs = {name: new_schedule(**given) for name, given in schedules.items()}
         return await self._set_many(specs, replaces=replace)
 
     async def register(self, *sources: object) -> SchedulesSet:
@@ -118,7 +112,7 @@ class AsyncSchedules:
         Raises:
             Refused: there is no such schedule.
         """
-        request = checked(wire.GetSchedules(id=UNNUMBERED, name=name, upcoming=upcoming))
+        request = wire.GetSchedules(id=UNNUMBERED, name=name, upcoming=upcoming)
         parts = await self._channel.collect(request)
         return [view for part in parts for view in expected(part, wire.SchedulesPart).schedules]
 
@@ -132,8 +126,7 @@ class AsyncSchedules:
 
     async def remove(self, name: str) -> None:
         """Remove a stored schedule. Its history stays, and a job of it that runs goes on."""
-        request = checked(wire.RemoveSchedule(UNNUMBERED, name))
-        await self._channel.ask(request, replies.Done, repeatable=True)
+        await self._channel.ask(wire.RemoveSchedule(UNNUMBERED, name), replies.Done, repeatable=True)
 
     async def pause(self, name: str) -> ScheduleView:
         """Skip the occurrences of a schedule until it is resumed."""
@@ -145,7 +138,7 @@ class AsyncSchedules:
 
     async def run(self, name: str) -> AsyncJob:
         """Queue the job of a schedule now, also if an earlier one runs."""
-        reply = await self._channel.ask(checked(wire.RunSchedule(UNNUMBERED, name)), replies.Submitted)
+        reply = await self._channel.ask(wire.RunSchedule(UNNUMBERED, name), replies.Submitted)
         return AsyncJob(self._client, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
 
     async def next(self, name: str, count: int = 1) -> Sequence[float]:
@@ -157,31 +150,21 @@ class AsyncSchedules:
         self, name: str, *, limit: int = 50, before: int | None = None
     ) -> Sequence[OccurrenceView]:
         """Return what became of the occurrences of a schedule, newest first, also of a removed one."""
-        request = checked(wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before))
+        request = wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before)
         reply = await self._channel.ask(request, wire.HistoryPart, repeatable=True)
         return reply.occurrences
 
     async def _set_many(self, specs: dict[str, ScheduleSpec], *, replaces: bool) -> SchedulesSet:
-        if len(specs) > MAX_SCHEDULES:
-            raise Refused(f"these are {len(specs)} schedules: a daemon takes at most {MAX_SCHEDULES}")
-        request = checked(wire.SetSchedules(id=UNNUMBERED, schedules=specs, replaces=replaces))
-        if (size := len(encode(request))) > _MAX_TOGETHER:
-            raise Refused(
-                f"these {len(specs)} schedules take {size} bytes: at most {_MAX_TOGETHER} fit into one"
-                " transaction; store some at a time"
-            )
-        return await self._channel.ask(request, wire.SchedulesSet, repeatable=True)
+        return await self._channel.ask(set_schedules(specs, replaces=replaces), SchedulesSet, repeatable=True)
 
     async def _set(
         self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
     ) -> ScheduleView:
-        request = checked(
-            wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
-        )
+        request = wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
         reply = await self._channel.ask(request, wire.SchedulesPart, repeatable=True)
         return reply.schedules[0]
 
     async def _set_paused(self, name: str, *, paused: bool) -> ScheduleView:
-        request = checked(wire.PauseSchedule(UNNUMBERED, name, paused))
+        request = wire.PauseSchedule(UNNUMBERED, name, paused)
         reply = await self._channel.ask(request, wire.SchedulesPart, repeatable=True)
         return reply.schedules[0]

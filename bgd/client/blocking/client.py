@@ -11,13 +11,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
-from msgspec.structs import replace
-
 from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import Channel
 from bgd.client.blocking.job import Job
 from bgd.client.channel import Connector
-from bgd.client.programs import check_changes, check_command, is_relative
+from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
     ResumableActions,
@@ -25,16 +23,14 @@ from bgd.client.session import (
     ResumableLogs,
     ResumableWait,
     expected,
-    failure_of,
+    value_of,
 )
 from bgd.client.specs import (
     Caller,
     Item,
     batch_frames,
-    changes_of,
     checked,
     class_spec,
-    command_spec,
     ids_of,
     portions,
     seconds_of,
@@ -42,7 +38,6 @@ from bgd.client.specs import (
     states_of,
     submit_frames,
 )
-from bgd.client.transport import process_descriptor
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
@@ -135,11 +130,7 @@ class Client:
             DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
                 once more, which makes no second job; if that fails too, it is unknown whether there is a job.
         """
-        caller = Caller()
-        spec = command_spec(argv, options, caller)
-        if options.get("check", True):
-            check_command(list(spec.argv or ()), options, caller)
-        return self._submit(spec if spec.env is not None else replace(spec, env=caller.environment))
+        return self._submit(checked_command(argv, options))
 
     def call(
         self,
@@ -333,17 +324,12 @@ class Client:
             before: only jobs with ids below this one.
             limit: the length of the list.
         """
+        texts: dict[str, Any] = {"queue": queue, "name": name, "tag": tag}
+        chosen = states_of(states) if states else None
         request = requests.List(
-            id=UNNUMBERED,
-            states=states_of(states) if states else None,
-            queue=queue,
-            name=name,
-            tag=tag,
-            since=since,
-            before=before,
-            limit=limit,
+            id=UNNUMBERED, states=chosen, since=since, before=before, limit=limit, **texts
         )
-        parts = self._channel.collect(checked(request))
+        parts = self._channel.collect(request)
         views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
         return [Job(self, view.id, view) for view in views]
 
@@ -511,34 +497,25 @@ class Client:
 
     def view(self, job_id: int | None = None) -> JobView:
         """Return a job as the daemon shows it; None: the caller's latest."""
-        [shown, *_] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        [shown, *_] = self._channel.collect(requests.Show(UNNUMBERED, job_id))
         return expected(shown, replies.Shown).job
 
     def explain(self, job_id: int) -> Explanation:
         """Return what keeps a job from running, in order, and when it will likely start."""
-        request = checked(requests.Explain(UNNUMBERED, job_id))
+        request = requests.Explain(UNNUMBERED, job_id)
         reply = self._channel.ask(request, replies.Explained, repeatable=True)
         return reply.explanation
 
     def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""
-        [_, *parts] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        [_, *parts] = self._channel.collect(requests.Show(UNNUMBERED, job_id))
         return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
 
     def returned(self, job_id: int) -> Any:
         """Return what a finished job returned, also if the daemon is being restarted; see `result`."""
         request = requests.GetResult(UNNUMBERED, job_id)
         ask = partial(self._channel.ask, request, replies.Result, repeatable=True)
-        reply = self._channel.ask_patiently(ask)
-        if reply.job.state is not State.SUCCEEDED:
-            raise failure_of(reply.job, reply.error)
-        if reply.job.target is None:
-            return 0
-        if reply.value is None:
-            return None
-        import json  # noqa: PLC0415 - bgctl starts often, and only class jobs return values
-
-        return json.loads(reply.value)
+        return value_of(self._channel.ask_patiently(ask))
 
     # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
 
@@ -593,11 +570,9 @@ class Client:
         Raises:
             Refused: a value is out of range, there is nothing to change, or something is missing.
         """
-        caller, ids = Caller(), ids_of(jobs)
-        given = changes_of(changes, caller)
-        if check:
-            check_changes(changes, caller, self._folder_of(ids) if is_relative(changes) else None)
-        return self._act(ids, "edit", changes=given)
+        ids = ids_of(jobs)
+        folder = self._folder_of(ids) if check and is_relative(changes) else None
+        return self._act(ids, "edit", changes=checked_changes(changes, folder, check=check))
 
     def _folder_of(self, ids: Sequence[int]) -> str | None:
         """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
@@ -620,12 +595,12 @@ class Client:
         request = requests.SetProgress(
             id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
         )
-        self._channel.ask(checked(request), replies.Done, repeatable=True)
+        self._channel.ask(request, replies.Done, repeatable=True)
 
     def _act(self, jobs: Iterable[JobReference], verb: str, **fields: object) -> list[ActResult]:
         results: list[ActResult] = []
         for portion in portions(ids_of(jobs)):
-            request = checked(requests.act(verb, jobs=portion, **fields))
+            request = requests.act(verb, jobs=portion, **fields)
             reply = self._channel.ask(request, replies.Acted, repeatable=verb in _REPEATABLE)
             results += reply.results
         return results
@@ -647,10 +622,8 @@ class Client:
             DaemonUnreachable: no daemon came back within the client's timeout, or it is a retry or signal.
         """
         if verb == "edit":
-            caller, check, changes = Caller(), options.pop("check", True), cast("EditOptions", options)
-            options = {"changes": changes_of(changes, caller)}
-            if check:
-                check_changes(changes, caller, None)
+            check, changes = options.pop("check", True), cast("EditOptions", options)
+            options = {"changes": checked_changes(changes, None, check=check)}
         rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
         with closing(self._channel.follow(rest.request, alone=True)) as parts:
             for part in parts:
@@ -663,23 +636,23 @@ class Client:
 
     def set_slots(self, slots: int | None) -> Queues:
         """Set the number of the daemon's slots; None: as configured."""
-        return self._channel.ask(checked(requests.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
+        return self._channel.ask(requests.SetSlots(UNNUMBERED, slots), Queues, repeatable=True)
 
     def set_queue(self, name: str, slots: int | None) -> Queues:
         """Set the number of a queue's slots; None: no limit except the daemon's."""
-        return self._channel.ask(checked(requests.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True)
+        return self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True)
 
     def remove_queue(self, name: str) -> Queues:
         """Forget what was set for a queue, so that the configuration counts again."""
-        return self._channel.ask(checked(requests.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True)
+        return self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True)
 
     def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any queue, until it is resumed."""
-        return self._channel.ask(checked(requests.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
+        return self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True)
 
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
-        return self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+        return self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True)
 
     @property
     def schedules(self) -> Schedules:
@@ -695,7 +668,7 @@ class Client:
 
     def stats(self, window: Duration = STATS_WINDOW) -> Stats:
         """Return figures of the last `window`, and of all jobs that wait or run."""
-        request = checked(requests.GetStats(UNNUMBERED, seconds_of(window, "window")))
+        request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
         return self._channel.ask(request, Stats, repeatable=True)
 
     def login_link(self) -> str:
@@ -725,21 +698,7 @@ class Client:
         Raises:
             TimeoutError: the daemon has not ended in time. It goes on shutting down.
         """
-        chosen = None if mode is None else ShutdownMode(mode)
-        seconds = seconds_of(timeout)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        pid = (self.info()).pid
-        with process_descriptor(pid) as process:
-            request = requests.Shutdown(UNNUMBERED, chosen)
-            try:
-                has_ended = self._channel.shut_down(request, process, deadline)
-            except TimeoutError:
-                raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
-        if not has_ended:
-            raise TimeoutError(
-                f"the daemon has stopped serving, but its process {pid} has not ended: it waits for a disk"
-                " that does not answer"
-            )
+        self._channel.shut_down(None if mode is None else ShutdownMode(mode), seconds_of(timeout))
 
     def prune(
         self,
@@ -761,18 +720,14 @@ class Client:
             logs_total: delete jobs until all logs together have at most this many bytes.
             dry_run: only count the jobs.
         """
-        request = checked(
-            requests.Prune(
-                id=UNNUMBERED,
-                states=None if states is None else states_of(states),
-                older_than=seconds_of(older_than, "older_than"),
-                keep=keep,
-                logs_total=logs_total,
-                dry_run=dry_run,
-            )
+        chosen, sizes = (
+            None if states is None else states_of(states),
+            {"keep": keep, "logs_total": logs_total},
         )
+        seconds = seconds_of(older_than, "older_than")
+        request = requests.Prune(id=UNNUMBERED, states=chosen, older_than=seconds, dry_run=dry_run, **sizes)
         pruned = Pruned(UNNUMBERED, 0, 0)
-        with closing(self._channel.follow(lambda: request)) as parts:
+        with closing(self._channel.follow(lambda: checked(request))) as parts:
             for part in parts:
                 pruned = expected(part, Pruned)
         return pruned
@@ -805,7 +760,7 @@ class Client:
 
     def test_notification(self, target: str) -> Job:
         """Send a test message to a target of notifications, once; return the job that sends it."""
-        reply = self._channel.ask(checked(requests.SendTest(UNNUMBERED, target)), replies.Submitted)
+        reply = self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
         return Job(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
 
 

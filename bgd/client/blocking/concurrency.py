@@ -21,7 +21,7 @@ from bgd.client.channel import Connector
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
 from bgd.errors import BgdError
 from bgd.wire.replies import Reply, Submitted
-from bgd.wire.requests import Request, Shutdown
+from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ class Channel:
 
         return run(self.shared.ask_patiently(asked))
 
-    def shut_down(self, request: Shutdown, process: int | None, deadline: float | None) -> bool:
-        return run(self.shared.shut_down(request, process, deadline))
+    def shut_down(self, mode: ShutdownMode | None, seconds: float | None) -> None:
+        run(self.shared.shut_down(mode, seconds))
 
     def close(self) -> None:
         run(self.shared.close())
