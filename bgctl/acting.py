@@ -6,12 +6,11 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial, wraps
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl import exit_codes
@@ -20,8 +19,10 @@ from bgctl.options import (
     DURATION,
     FINISHED,
     SIZE,
+    Parsed,
     chosen_ids,
     job_options,
+    offer,
     unset_options,
     whole_number,
     with_changeable_options,
@@ -45,32 +46,22 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-class ActionOptions(Struct, frozen=True, kw_only=True):
-    """The options that all these verbs have: which jobs, and how careful to be."""
-
-    selection: Selection
-    dry_run: bool
-    yes: bool
-
-
 def with_action_options(
     verb: str, *, has_own_options: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Add ids, a selection, --dry-run and --yes to a verb, which receives them as `options`."""
+    """Add ids, a selection, --dry-run and --yes to a verb."""
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
-        @wraps(function)
-        def acting(selection: Selection, *, dry_run: bool, yes: bool, **given: Any) -> int:
-            return function(options=ActionOptions(selection=selection, dry_run=dry_run, yes=yes), **given)
-
         dry_run = click.option(
             "--dry-run", is_flag=True, help="Show which jobs would be affected, change nothing."
         )
-        yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-        return with_selection(VERBS[verb].states, has_own_options=has_own_options)(dry_run(yes(acting)))
+        with_all = with_selection(VERBS[verb].states, has_own_options=has_own_options)
+        return with_all(dry_run(_yes(function)))
 
     return decorate
 
+
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 _AND_LOGS = " and their logs for good"
 _Call = Callable[[Client, list[int]], list[ActResult]]
@@ -88,13 +79,13 @@ _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old
     "bgctl cancel --queue mail --dry-run",
 )
 @with_action_options("cancel")
-def cancel_command(options: ActionOptions) -> int:
+def cancel_command(**options: Any) -> int:
     """Cancel jobs.
 
     A waiting job never starts. A running job gets its stop signal, and is killed after the
     grace time.
     """
-    return _perform("cancel", options, Client.cancel)
+    return _perform("cancel", Client.cancel, options)
 
 
 @verb(
@@ -103,12 +94,12 @@ def cancel_command(options: ActionOptions) -> int:
     "bgctl retry --state failed --since 1d",
 )
 @with_action_options("retry")
-def retry_command(options: ActionOptions) -> int:
+def retry_command(**options: Any) -> int:
     """Run finished jobs again.
 
     They get all their retries again. A selection without --state means failed jobs.
     """
-    return _perform("retry", options, Client.retry)
+    return _perform("retry", Client.retry, options)
 
 
 @verb(
@@ -117,9 +108,9 @@ def retry_command(options: ActionOptions) -> int:
     "bgctl hold --queue mail --yes",
 )
 @with_action_options("hold")
-def hold_command(options: ActionOptions) -> int:
+def hold_command(**options: Any) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return _perform("hold", options, Client.hold)
+    return _perform("hold", Client.hold, options)
 
 
 @verb(
@@ -128,12 +119,12 @@ def hold_command(options: ActionOptions) -> int:
     "bgctl release --state held --tag checked",
 )
 @with_action_options("release")
-def release_command(options: ActionOptions) -> int:
+def release_command(**options: Any) -> int:
     """Release held jobs.
 
     They then wait for their turn, their start time or the jobs that they depend on.
     """
-    return _perform("release", options, Client.release)
+    return _perform("release", Client.release, options)
 
 
 class CommandWithArgv(click.Command):
@@ -170,9 +161,7 @@ _UNSET = unset_options()
     help="Reset an option, for example timeout; may be repeated.",
 )
 @click.option("--no-check", is_flag=True, help="Change it even if program or folder are missing.")
-def edit_command(
-    options: ActionOptions, *, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any
-) -> int:
+def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any) -> int:
     """Change waiting jobs.
 
     Options replace the values that the jobs have, and the words after -- replace their program. --delay and
@@ -181,6 +170,7 @@ def edit_command(
     """
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
+    options = {name: given.pop(name) for name in ("selection", "dry_run", "yes")}
     with client() as daemon:
         changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
@@ -192,9 +182,9 @@ def edit_command(
         changes["argv"] = argv
     if not changes:
         raise click.UsageError("nothing to change: give options or a program after --")
-    given = {"check": not no_check, **changes}
+    changes["check"] = not no_check
     try:
-        return _perform("edit", options, lambda daemon, ids: daemon.edit(ids, **given), **given)
+        return _perform("edit", lambda daemon, ids: daemon.edit(ids, **changes), options, **changes)
     except CannotStart as error:
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
@@ -205,12 +195,12 @@ def edit_command(
     "bgctl suspend --queue render --yes",
 )
 @with_action_options("suspend")
-def suspend_command(options: ActionOptions) -> int:
+def suspend_command(**options: Any) -> int:
     """Stop the processes of running jobs until `bgctl continue`.
 
     Meanwhile their time limits do not run, and they keep their slots.
     """
-    return _perform("suspend", options, Client.suspend)
+    return _perform("suspend", Client.suspend, options)
 
 
 @verb(
@@ -219,40 +209,25 @@ def suspend_command(options: ActionOptions) -> int:
     "bgctl continue --queue render --yes",
 )
 @with_action_options("continue")
-def continue_command(options: ActionOptions) -> int:
+def continue_command(**options: Any) -> int:
     """Continue jobs that were suspended or that stopped themselves."""
-    return _perform("continue", options, Client.continue_)
+    return _perform("continue", Client.continue_, options)
 
 
-class SignalType(click.ParamType[int]):
-    """A signal, by name or number."""
+def _signal(text: str) -> int:
+    """Parse "HUP", "SIGHUP" or "1"."""
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_SIGNAL:
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    if name not in _SIGNALS:
+        raise ValueError(
+            f"{text!r} is neither a signal nor a number from 1 to {MAX_SIGNAL}; {nearest(name, _SIGNALS)}"
+        )
+    return _SIGNALS[name]
 
-    name = "signal"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse "HUP", "SIGHUP" or "1"."""
-        if isinstance(value, int):
-            return value
-        if value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_SIGNAL:
-            return int(value)
-        name = value.upper().removeprefix("SIG")
-        if name not in _SIGNALS:
-            self.fail(
-                f"{value!r} is neither a signal nor a number from 1 to {MAX_SIGNAL};"
-                f" {nearest(name, _SIGNALS)}",
-                param,
-                ctx,
-            )
-        return _SIGNALS[name]
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Offer the names of signals."""
-        del ctx, param
-        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
-
-        return [CompletionItem(name) for name in _SIGNALS if name.startswith(incomplete.upper())]
+def _signals_like(incomplete: str) -> Iterator[CompletionItem]:
+    return (offer(name) for name in _SIGNALS if name.startswith(incomplete.upper()))
 
 
 _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
@@ -268,26 +243,21 @@ _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
     "-s",
     "--signal",
     "number",
-    type=SignalType(),
+    type=Parsed("signal", _signal, _signals_like),
     default="TERM",
     show_default=True,
     metavar="SIG",
     help="Signal to send.",
 )
 @click.option("--tree", is_flag=True, help="Signal all processes of the job, not only the first.")
-def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
+def signal_command(*, number: int, tree: bool, **options: Any) -> int:
     """Send a signal to running jobs.
 
     A job that ends because of it has failed, and is retried if it has retries left. Use `bgctl cancel` to
     end a job for good.
     """
-    return _perform(
-        "signal",
-        options,
-        lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree),
-        signal=number,
-        whole_tree=tree,
-    )
+    call = partial(Client.signal, signum=number, whole_tree=tree)
+    return _perform("signal", call, options, signal=number, whole_tree=tree)
 
 
 @verb(
@@ -296,12 +266,12 @@ def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
     "bgctl remove --state succeeded --name 'nightly-*' --dry-run",
 )
 @with_action_options("remove")
-def remove_command(options: ActionOptions) -> int:
+def remove_command(**options: Any) -> int:
     """Delete finished jobs and their logs.
 
     Their ids are never used again.
     """
-    return _perform("remove", options, Client.remove)
+    return _perform("remove", Client.remove, options)
 
 
 @verb(
@@ -328,7 +298,7 @@ def remove_command(options: ActionOptions) -> int:
     "--logs-total", type=SIZE, metavar="SIZE", help="Delete until all logs fit, for example into 1GB."
 )
 @click.option("--dry-run", is_flag=True, help="Show how many jobs would be deleted.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@_yes
 def prune_command(
     *,
     states: tuple[str, ...],
@@ -370,23 +340,28 @@ def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     return f"{removed}, with {format_size(pruned.log_bytes)} of logs"
 
 
-def _perform(name: str, options: ActionOptions, call: _Call, /, **fields: Any) -> int:
+def _perform(name: str, call: _Call, options: dict[str, Any], /, **fields: Any) -> int:
     """Act on jobs and report what became of them, or only show them; return the exit code.
 
-    `call`: the method of the client for jobs by their ids. `fields`: what the verb has besides jobs.
+    Args:
+        name: the verb.
+        call: the method of the client for jobs by their ids.
+        options: those of `with_action_options`.
+        fields: what the verb has besides jobs.
     """
-    selection = options.selection
+    selection: Selection = options["selection"]
+    dry_run, yes = options["dry_run"], options["yes"]
     with client() as daemon:
         act_on = partial(daemon.act_on_all, name, **fields)
         if selection.is_by_filter and not selection.ids:
-            return _act_on_all(name, options, act_on)
+            return _act_on_all(name, selection.where(), act_on, dry_run=dry_run, yes=yes)
         ids = chosen_ids(daemon, selection.ids)
-        if options.dry_run or selection.is_by_filter:
+        if dry_run or selection.is_by_filter:
             found = _found(name, selection, ids, daemon, act_on)
-            if options.dry_run:
+            if dry_run:
                 return _print_dry_run(name, found)
             ids = [each.job for each in found]
-            if not (options.yes or _is_confirmed(VERBS[name].done, len(ids))):
+            if not (yes or _is_confirmed(VERBS[name].done, len(ids))):
                 return exit_codes.REFUSED
         if not ids and not global_options().json:
             say(_NO_MATCH)
@@ -414,16 +389,15 @@ def _found(
             yield ActResult(job.id, job.state)
 
 
-def _act_on_all(name: str, options: ActionOptions, act: _ActOn) -> int:
+def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: bool, yes: bool) -> int:
     """Act on all jobs that match, whatever their number: the daemon finds them."""
-    where = options.selection.where()
     found = chain.from_iterable(act(replace(where, dry_run=True)))
-    if options.dry_run:
+    if dry_run:
         return _print_dry_run(name, found)
     wants_bar = sys.stderr.isatty()
-    total = sum(1 for _ in found) if wants_bar or not options.yes else 0
+    total = sum(1 for _ in found) if wants_bar or not yes else 0
     also_lost = _AND_LOGS if name == "remove" else ""
-    if not (options.yes or _is_confirmed(VERBS[name].done, total, also_lost)):
+    if not (yes or _is_confirmed(VERBS[name].done, total, also_lost)):
         return exit_codes.REFUSED
     if global_options().json:
         return _report(name, chain.from_iterable(act(where)))

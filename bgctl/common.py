@@ -97,6 +97,16 @@ def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
         raise Refused(f"cannot write to stdout: {error.strerror}; {what_is_done()}") from error
 
 
+def report(document: object, *messages: str) -> int:
+    """Print a JSON document if that is asked for, else say some messages; return the exit code 0."""
+    if global_options().json:
+        print_json(document)
+    else:
+        for message in messages:
+            say(message)
+    return 0
+
+
 def print_json(value: object) -> None:
     """Print a JSON document on one line."""
     print(json_line(value), flush=True)

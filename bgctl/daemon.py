@@ -18,13 +18,22 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, has_colors, local_time, print_json, print_labelled, say
+from bgctl.common import (
+    client,
+    global_options,
+    has_colors,
+    local_time,
+    print_json,
+    print_labelled,
+    report,
+    say,
+)
 from bgctl.options import FILE, NOTIFY_NAME
 from bgctl.verbs import verb, verb_group
 from bgd import BgdError, State, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
 from bgd.escape import one_line
-from bgd.formatting import iso_time, outcome_in_words
+from bgd.formatting import as_json, outcome_in_words, reply_as_json
 from bgd.paths import SYSTEM_PATHS, make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, format_size, parse_duration, parse_size
@@ -45,7 +54,7 @@ def info_command(*, pid: bool) -> int:
     with client() as daemon:
         info = daemon.info()
     if global_options().json:
-        print_json({"pid": info.pid} if pid else _info_as_json(info))
+        print_json({"pid": info.pid} if pid else reply_as_json(info))
     elif pid:
         click.echo(info.pid)
     else:
@@ -53,17 +62,13 @@ def info_command(*, pid: bool) -> int:
     return 0
 
 
-def _info_as_json(info: Info) -> dict[str, object]:
-    fields: dict[str, object] = {name: getattr(info, name) for name in info.__struct_fields__ if name != "id"}
-    return fields | {"started_at": iso_time(info.started_at)}
-
-
 def _info_lines(info: Info) -> list[tuple[str, object]]:
     counts = ", ".join(f"{count} {state}" for state, count in info.counts.items() if count)
+    launcher = f"nothing starts: {info.obstacle}" if info.obstacle else info.launcher_pid or "not running"
     return [
         ("version", info.version),
         ("pid", info.pid),
-        ("launcher", _launcher_text(info)),
+        ("launcher", launcher),
         ("started", local_time(info.started_at, time.time())),
         ("socket", info.socket),
         ("state", info.state_dir),
@@ -72,12 +77,6 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
         ("slots", f"{info.slots}; {info.running} {'job runs' if info.running == 1 else 'jobs run'}"),
         ("jobs", counts or "none"),
     ]
-
-
-def _launcher_text(info: Info) -> str:
-    if info.obstacle is not None:
-        return f"nothing starts: {info.obstacle}"
-    return str(info.launcher_pid or "not running")
 
 
 @verb(
@@ -349,13 +348,11 @@ def reload_command() -> int:
     """
     with client() as daemon:
         reloaded = daemon.reload()
-    if global_options().json:
-        print_json({"config": reloaded.config, "postponed": reloaded.postponed})
-    else:
-        say(f"the daemon has read {reloaded.config or 'the built-in defaults'}")
-        for what in reloaded.postponed:
-            say(f"{what} takes effect at the next start")
-    return 0
+    return report(
+        {"config": reloaded.config, "postponed": reloaded.postponed},
+        f"the daemon has read {reloaded.config or 'the built-in defaults'}",
+        *(f"{what} takes effect at the next start" for what in reloaded.postponed),
+    )
 
 
 @verb(
@@ -378,11 +375,7 @@ def shutdown_command(**modes: bool) -> int:
     with client() as daemon:
         pid = daemon.info().pid
         daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
-    if global_options().json:
-        print_json({"pid": pid, "ended": True})
-    else:
-        say(f"the daemon (pid {pid}) has ended")
-    return 0
+    return report({"pid": pid, "ended": True}, f"the daemon (pid {pid}) has ended")
 
 
 @verb(
@@ -405,11 +398,7 @@ def backup_command(file: str) -> int:
             size = _write_atomically(path, pieces)
         except OSError as error:
             raise Refused(f"cannot write {path}: {error.strerror}") from error
-    if global_options().json:
-        print_json({"path": str(path), "bytes": size})
-    else:
-        say(f"backup written: {path} ({format_size(size)})")
-    return 0
+    return report({"path": str(path), "bytes": size}, f"backup written: {path} ({format_size(size)})")
 
 
 def _why_not_replaceable(path: Path, state_dir: Path) -> str | None:
@@ -463,7 +452,7 @@ def doctor_command(*, notify: str | None) -> int:
         return _test_notification(notify)
     findings = _findings()
     if global_options().json:
-        print_json([{name: getattr(each, name) for name in each.__struct_fields__} for each in findings])
+        print_json(as_json(findings))
     else:
         for each in findings:
             click.echo(_finding_line(each))

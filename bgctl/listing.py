@@ -40,6 +40,7 @@ from bgd.formatting import (
     job_as_json,
     progress_line,
     progress_of,
+    reply_as_json,
     run_time,
     short_duration,
     state_in_words,
@@ -273,30 +274,16 @@ _MAX_NAMED = 3  # jobs or queues in a narrow cell
 
 def _print_for_programs(jobs: list[Job]) -> None:
     now = time.time()
-    headings: tuple[str, ...] = HEADINGS
-    rows = [_row(job, now) for job in jobs]
-    if any(progress_of(job.view) for job in jobs):
-        headings = (*headings[:-1], "PROGRESS", headings[-1])
-        cells = [progress_line(progress_of(job.view)) or "-" for job in jobs]
-        rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
-    print_columns(headings, rows)
-
-
-HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
-
-
-def _row(job: Job, now: float) -> tuple[str, ...]:
-    return (
-        str(job.id),
-        SUSPENDED if job.suspended else job.state,
-        str(job.priority),
-        job.queue,
-        _attempts(job),
-        short_duration(now - job.created_at),
-        _time_cell(job, now) or "-",
-        one_line(job.name or "-"),
-        command_line(job.view),
-    )
+    cells = _cells(jobs, now) | {
+        "STATE": [SUSPENDED if job.suspended else job.state for job in jobs],
+        "TIME": [_time_cell(job, now) or "-" for job in jobs],
+        "NAME": [one_line(job.name or "-") for job in jobs],
+        "PROGRESS": [progress_line(progress_of(job.view)) or "-" for job in jobs],
+        "COMMAND": [command_line(job.view) for job in jobs],
+    }
+    if not any(progress_of(job.view) for job in jobs):
+        del cells["PROGRESS"]
+    print_columns(tuple(cells), list(zip(*cells.values(), strict=True)))
 
 
 def _attempts(job: Job) -> str:
@@ -459,7 +446,7 @@ def stats_command(*, window: float) -> int:
     with client() as daemon:
         stats = daemon.stats(window=window)
     if global_options().json:
-        print_json({name: value for name, value in as_json(stats).items() if name != "id"})
+        print_json(reply_as_json(stats))
     else:
         print_labelled(_stats_lines(stats))
         for heading, groups in (("QUEUE", stats.queues), ("NAME", stats.names)):

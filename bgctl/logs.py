@@ -119,62 +119,37 @@ def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, l
     """Print some bytes of an attempt, and where the next ones begin."""
     job = daemon.job(job_id)
     number = attempt or max(job.attempt, 1)
-    if not job.attempt and number == 1:
-        piece = _Piece(begin)  # it has not started: there is nothing yet
-    else:
-        is_over = job.state in FINISHED or number < job.attempt  # before the log is read
-        piece = _read_piece(daemon, job_id, number, begin, limit)
-        piece.at_end = is_over and piece.at_end
-    if global_options().json:
-        text = bytes(piece.data).decode(errors="replace")
-        print_json(
-            {
-                "job": job_id,
-                "attempt": number,
-                "data": text,
-                "next_byte": piece.next_byte,
-                "left_out": piece.left_out,
-                "at_end": piece.at_end or (job.state in FINISHED and not job.attempt),
-            }
-        )
-    else:
-        sys.stdout.buffer.write(piece.data)
+    is_over = job.state in FINISHED or number < job.attempt  # before the log is read
+    data, left_out, next_byte, at_end = bytearray(), 0, begin, True
+    if job.attempt or number > 1:  # otherwise it has not started: there is nothing yet
+        with closing(daemon.logs(job_id, attempt=number, offset=begin)) as parts:
+            for part in parts:
+                left_out += part.left_out
+                more = part.data[: limit - len(data)]
+                data += more
+                next_byte = part.offset + len(more)
+                if len(data) >= limit:
+                    at_end = False
+                    break
+    if not global_options().json:
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        say(f"next byte: {piece.next_byte}")
+        say(f"next byte: {next_byte}")
+        return 0
+    if (cut := _incomplete_at_end(data)) and cut < len(data):
+        del data[-cut:]  # the rest of the character comes with the next piece
+        next_byte, at_end = next_byte - cut, False
+    print_json(
+        {
+            "job": job_id,
+            "attempt": number,
+            "data": data.decode(errors="replace"),
+            "next_byte": next_byte,
+            "left_out": left_out,
+            "at_end": is_over and at_end,
+        }
+    )
     return 0
-
-
-class _Piece:
-    """Some bytes of an attempt's output.
-
-    `left_out`: how many bytes are missing among them; `at_end`: there were no more when they were read.
-    """
-
-    def __init__(self, begin: int) -> None:
-        self.data = bytearray()
-        self.next_byte = begin
-        self.left_out = 0
-        self.at_end = False
-
-
-def _read_piece(daemon: Client, job_id: int, attempt: int, begin: int, limit: int) -> _Piece:
-    piece = _Piece(begin)
-    with closing(daemon.logs(job_id, attempt=attempt, offset=begin)) as parts:
-        for part in parts:
-            piece.left_out += part.left_out
-            data = part.data[: limit - len(piece.data)]
-            piece.data += data
-            piece.next_byte = part.offset + len(data)
-            if len(piece.data) >= limit:
-                piece.at_end = False
-                break
-        else:
-            piece.at_end = True
-    if global_options().json and (cut := _incomplete_at_end(piece.data)) and cut < len(piece.data):
-        del piece.data[-cut:]  # the rest of the character comes with the next piece
-        piece.next_byte -= cut
-        piece.at_end = False
-    return piece
 
 
 def _incomplete_at_end(data: bytearray) -> int:

@@ -6,8 +6,8 @@ import codecs
 import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 
 import click
 
@@ -36,16 +36,12 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
         wanted = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise click.UsageError(f"--match {pattern!r} is not a regular expression: {error}") from error
-    lines = _Lines()
     began = time.monotonic()
     try:
-        for part in daemon.logs(job_id, attempt=0, follow=True, timeout=timeout):
-            for line in lines.feed(part):
+        with closing(daemon.logs(job_id, attempt=0, follow=True, timeout=timeout)) as parts:
+            for attempt, line in _lines(parts):
                 if _matches(wanted, line):
-                    return _tell(job_id, part.attempt, line)
-        for line in lines.end():
-            if _matches(wanted, line):
-                return _tell(job_id, lines.attempt, line)
+                    return _tell(job_id, attempt, line)
     except TimeoutError:
         waited = time.monotonic() - began
         if timeout is not None:
@@ -56,36 +52,36 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
     return FAILED
 
 
-class _Lines:
-    """Cuts output into lines without colors; what a carriage return overwrites is a line of its own."""
+def _lines(parts: Iterable[LogPart]) -> Iterator[tuple[int, str]]:
+    """Cut output into lines without colors, each with its attempt.
 
-    def __init__(self) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._rest = ""
-        self.attempt = 1
-
-    def feed(self, part: LogPart) -> Iterator[str]:
-        """Yield the lines that are complete."""
-        if part.attempt != self.attempt or part.left_out:  # a line does not go on there
-            yield from self.end()
-            self.attempt = part.attempt
-        *lines, rest = (self._rest + self._decode(part.data)).split("\n")
-        for line in lines:
-            yield from _pieces(line.rstrip("\r"))
+    What a carriage return overwrites is a line of its own.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    attempt, rest = 1, ""
+    for part in parts:
+        lines: list[str] = []
+        if part.attempt != attempt or part.left_out:  # a line does not go on there
+            yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
+            attempt, rest = part.attempt, ""
+        *ended, rest = (rest + decode(part.data)).split("\n")
+        for line in ended:
+            lines += _pieces(line.rstrip("\r"))
         body = rest.rstrip("\r")  # a carriage return at the end may belong to a newline
         before, overwritten, _ = body.rpartition("\r")
         if overwritten:
-            yield from _pieces(before)
-        self._rest = rest[len(before + overwritten) :]
-        if len(self._rest) > MAX_LINE:
-            *parts, self._rest = _cut(self._rest)
-            yield from map(_printed, parts)
+            lines += _pieces(before)
+        rest = rest[len(before + overwritten) :]
+        if len(rest) > MAX_LINE:
+            *cut, rest = _cut(rest)
+            lines += map(_printed, cut)
+        yield from ((attempt, line) for line in lines)
+    yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
 
-    def end(self) -> Iterator[str]:
-        """Yield the line that has no end."""
-        rest, self._rest = self._rest + self._decode(b"", final=True), ""
-        if rest:
-            yield from _pieces(rest.rstrip("\r"))
+
+def _last_line(rest: str) -> Iterable[str]:
+    """Return what a line without an end shows."""
+    return _pieces(rest.rstrip("\r")) if rest else ()
 
 
 def _pieces(line: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
+from bgd.core import spec
 from bgd.core.filters import exact_name
 from bgd.core.spec import (
     EXECUTOR_NAME,
@@ -98,10 +99,7 @@ def with_changeable_options(function: F) -> F:
 
 def with_schedule_options(function: F) -> F:
     """Add the options of a schedule's job to a verb."""
-    function = _ENV_PASS(function)
-    for name in reversed(_in_schedules()):
-        function = _click_option(name)(function)
-    return function
+    return with_options(*map(_click_option, _in_schedules()), _ENV_PASS)(function)
 
 
 def unset_options() -> dict[str, str]:
@@ -131,9 +129,18 @@ def _word(name: str) -> str:
 
 def _add_options(function: F, is_wanted: Callable[[Option], bool], *others: Callable[[F], F]) -> F:
     wanted = [_click_option(name) for name in _COMMAND_LINE_OPTIONS if is_wanted(OPTIONS[name])]
-    for add in reversed(wanted + list(others)):
-        function = add(function)
-    return function
+    return with_options(*wanted, *others)(function)
+
+
+def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Add options to a verb, in this order."""
+
+    def decorate(function: F) -> F:
+        for add in reversed(options):
+            function = add(function)
+        return function
+
+    return decorate
 
 
 def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
@@ -142,19 +149,21 @@ def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
     Raises:
         NoSuchJob: `--after last` was given, and the caller has no job.
     """
-    options = {key: value for key, value in given.items() if _is_given(value)}
+    options = given_options(given)
     for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
         if one in options and other in options:
             raise click.UsageError(f"{_flag(one)} and {_flag(other)} exclude each other")
-    if "rerun" in options:
-        options["rerun"] = options["rerun"] == "yes"
     for key in options.keys() & {"after", "after_any"}:
         options[key] = chosen_ids(daemon, options[key])
     return cast("JobOptions", options)
 
 
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != ()
+def given_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    values = {
+        key: value for key, value in given.items() if value is not None and value is not False and value != ()
+    }
+    return values | ({"rerun": values["rerun"] == "yes"} if "rerun" in values else {})
 
 
 def _flag(key: str) -> str:
@@ -220,7 +229,8 @@ class Parsed(click.ParamType[Any]):
         return []
 
 
-def _offer(value: str, **more: str) -> CompletionItem:
+def offer(value: str, **more: str) -> CompletionItem:
+    """Return what a shell may complete a word to."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
 
     return CompletionItem(value, **more)
@@ -237,7 +247,7 @@ def job_ids(states: Collection[State] | None = None) -> Parsed:
         with client(timeout=_TAB_SECONDS) as daemon:
             for job in daemon.jobs(states=states, limit=_MAX_COMPLETIONS):
                 if str(job.id).startswith(word):
-                    yield _offer(f"{before}{comma}{job.id}", help=_describe(job))
+                    yield offer(f"{before}{comma}{job.id}", help=_describe(job))
 
     return Parsed("id", lambda text: tuple(_jobs_in(each.strip()) for each in text.split(",")), complete)
 
@@ -348,7 +358,7 @@ def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
     with client(timeout=_TAB_SECONDS) as daemon:
         for queue in daemon.queues().queues:
             if queue.name.startswith(incomplete):
-                yield _offer(queue.name, help=counted(sum(queue.counts.values()), "job"))
+                yield offer(queue.name, help=counted(sum(queue.counts.values()), "job"))
 
 
 def slots_or(word: str) -> Parsed:
@@ -406,7 +416,7 @@ def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
             raise ValueError("the path is empty")
         return text
 
-    return Parsed("path", parse, lambda incomplete: [_offer(incomplete, type=kind)])
+    return Parsed("path", parse, lambda incomplete: [offer(incomplete, type=kind)])
 
 
 # --- shared instances of them ----------------------------------------------------------------------------
@@ -421,16 +431,9 @@ DURATION = Parsed("duration", _duration)
 FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
 NAME = Parsed("text", _bounded(Name, f"a text of 1 to {MAX_NAME} characters"))
-NOTIFY_NAME = Parsed(
-    "name",
-    _bounded(NotifyName, "a name of at most 64 letters, digits, . _ -, starting with a letter or digit"),
-)
+NOTIFY_NAME = Parsed("name", _bounded(NotifyName, spec.NOTIFY_NAME))
 PAST_TIME = Parsed("when", _past_time)
-QUEUE_NAME = Parsed(
-    "queue",
-    _bounded(QueueName, "a queue name: at most 64 letters, digits, . _ -, starting with a letter or digit"),
-    _queues_like,
-)
+QUEUE_NAME = Parsed("queue", _bounded(QueueName, f"a queue: {spec.QUEUE_NAME}"), _queues_like)
 SIZE = _size(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
 TIME_LIMIT = Parsed("duration", _time_limit)
 

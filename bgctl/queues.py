@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, global_options, print_json, print_table, say
+from bgctl.common import client, global_options, print_json, print_table, report, say
 from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
 from bgd import State
 from bgd.errors import nearest
-from bgd.formatting import as_json, short_duration
+from bgd.formatting import reply_as_json, short_duration
 from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView
@@ -70,7 +70,7 @@ def pause_command(queue: str | None) -> int:
     paused = others.pop(queue or "", None)
     is_new = paused is not None and not paused.counts and paused.slots == paused.configured_slots is None
     note = f"; no job waits in it yet ({nearest(paused.name, others)})" if paused and is_new else ""
-    return _report(queues, f"{_queue_is(queue)} paused{note}")
+    return report(reply_as_json(queues), f"{_queue_is(queue)} paused{note}")
 
 
 @verb(
@@ -90,7 +90,7 @@ def resume_command(queue: str | None) -> int:
     rest = f"; still paused: {paused}" if queue is None and paused else ""
     if queue is not None and queues.paused:
         rest = "; but all queues are paused together: `bgctl resume`"
-    return _report(queues, f"{_queue_is(queue)} resumed{rest}")
+    return report(reply_as_json(queues), f"{_queue_is(queue)} resumed{rest}")
 
 
 @verb(
@@ -109,7 +109,8 @@ def list_command() -> int:
     with client() as daemon:
         queues = daemon.queues()
     if global_options().json:
-        return _report(queues, "")
+        print_json(reply_as_json(queues))
+        return 0
     print_table(_HEADINGS, list(_rows(queues)))
     limited = list(_rows_of_limited(queues))
     if limited:
@@ -144,7 +145,7 @@ def set_command(name: str, *, slots: int | str) -> int:
     """
     with client() as daemon:
         queues = daemon.set_queue(name, _slots_or_none(slots))
-    return _report(queues, f"queue {name} has {counted(slots, 'slot')}")
+    return report(reply_as_json(queues), f"queue {name} has {counted(slots, 'slot')}")
 
 
 @verb(
@@ -159,21 +160,12 @@ def remove_command(name: str) -> int:
     """
     with client() as daemon:
         queues = daemon.remove_queue(name)
-    return _report(queues, f"queue {name} is as configured")
+    return report(reply_as_json(queues), f"queue {name} is as configured")
 
 
 queue_command = verb_group(
     "queue", "List queues and set their slots.", list_command, set_command, remove_command
 )
-
-
-def _report(queues: Queues, message: str) -> int:
-    """Print all queues as JSON if requested, else a message."""
-    if global_options().json:
-        print_json({name: value for name, value in as_json(queues).items() if name != "id"})
-    else:
-        say(message)
-    return 0
 
 
 def _slots_or_none(slots: int | str) -> int | None:

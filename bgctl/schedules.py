@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
@@ -26,7 +26,7 @@ from bgctl.commands import (
     wait_or_follow,
     words_of_command,
 )
-from bgctl.common import client, global_options, local_time, print_json, print_table, say
+from bgctl.common import client, global_options, local_time, print_json, print_table, report, say
 from bgctl.crontab import (
     MAX_CRONTAB,
     PAM_FILES,
@@ -40,8 +40,10 @@ from bgctl.options import (
     DURATION,
     FILE,
     TIME_LIMIT,
+    given_options,
     unset_options_of_schedules,
     whole_number,
+    with_options,
     with_schedule_options,
 )
 from bgctl.submitting import json_option
@@ -50,10 +52,8 @@ from bgd import Client, Refused, timezones
 from bgd.client.programs import CannotStart
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
-from bgd.formatting import command_line, iso_time, short_duration
+from bgd.formatting import as_json, command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
@@ -76,42 +76,38 @@ def _one_day_each(
     return days
 
 
-def _settings(function: F) -> F:
-    options = [
-        click.option("--calendar", metavar="SPEC", help="A calendar spec as for systemd, in place of WHEN."),
-        click.option("--timezone", metavar="ZONE", help="Time zone of WHEN, for example Europe/Paris."),
-        click.option(
-            "--overlap",
-            type=click.Choice([str(each) for each in Overlap]),
-            help="What to do while an earlier job has not finished.",
-        ),
-        click.option(
-            "--missed",
-            type=click.Choice([str(each) for each in Missed]),
-            help="What to do with times that were missed.",
-        ),
-        click.option(
-            "--missed-within",
-            type=TIME_LIMIT,
-            metavar="D",
-            help="Limit on the age of a missed time that runs.",
-        ),
-        click.option("--jitter", type=DURATION, metavar="D", help="Start up to D later, by a fixed share."),
-        click.option(
-            "--late-after", type=TIME_LIMIT, metavar="D", help="Call a job late that takes longer than D."
-        ),
-        click.option(
-            "--except",
-            "excluded",
-            multiple=True,
-            callback=_one_day_each,
-            metavar="DAY",
-            help="Leave out this day: 2026-12-24 or 12-25.",
-        ),
-    ]
-    for add in reversed(options):
-        function = add(function)
-    return function
+_settings = with_options(
+    click.option("--calendar", metavar="SPEC", help="A calendar spec as for systemd, in place of WHEN."),
+    click.option("--timezone", metavar="ZONE", help="Time zone of WHEN, for example Europe/Paris."),
+    click.option(
+        "--overlap",
+        type=click.Choice([str(each) for each in Overlap]),
+        help="What to do while an earlier job has not finished.",
+    ),
+    click.option(
+        "--missed",
+        type=click.Choice([str(each) for each in Missed]),
+        help="What to do with times that were missed.",
+    ),
+    click.option(
+        "--missed-within",
+        type=TIME_LIMIT,
+        metavar="D",
+        help="Limit on the age of a missed time that runs.",
+    ),
+    click.option("--jitter", type=DURATION, metavar="D", help="Start up to D later, by a fixed share."),
+    click.option(
+        "--late-after", type=TIME_LIMIT, metavar="D", help="Call a job late that takes longer than D."
+    ),
+    click.option(
+        "--except",
+        "excluded",
+        multiple=True,
+        callback=_one_day_each,
+        metavar="DAY",
+        help="Leave out this day: 2026-12-24 or 12-25.",
+    ),
+)
 
 
 @verb(
@@ -209,7 +205,7 @@ def add_command(
                 schedule, words, args=args, kwargs=kwargs, check=not no_check, **values
             )
         say_once_what_a_reboot_does(daemon)
-    return _report(view, f"schedule {schedule} is stored{_next_in_words(view)}")
+    return report(_as_json(view), f"schedule {schedule} is stored{_next_in_words(view)}")
 
 
 def _unset_values() -> dict[str, tuple[str, object]]:
@@ -274,7 +270,7 @@ def edit_command(
             raise click.UsageError("nothing to change: name at least one option")
         with _program_of(f"schedule edit {schedule}", argv, shell=shell) as words:
             view = daemon.schedules.edit(schedule, words, **values)
-    return _report(view, f"schedule {schedule} is changed{_next_in_words(view)}")
+    return report(_as_json(view), f"schedule {schedule} is changed{_next_in_words(view)}")
 
 
 @verb("remove", "bgctl schedule remove nightly", "bgctl schedule remove nightly weekly")
@@ -284,54 +280,49 @@ def remove_command(names: tuple[str, ...]) -> int:
 
     Their history stays, and jobs of them that run go on.
     """
-
-    def remove(daemon: Client, name: str) -> tuple[dict[str, object], str]:
-        daemon.schedules.remove(name)
-        return {"name": name, "removed": True}, f"schedule {name} is removed"
-
-    return _act_on_each(names, remove)
+    return _act_on_each(names, lambda daemon, name: daemon.schedules.remove(name), lambda _: "is removed")
 
 
 @verb("pause", "bgctl schedule pause nightly", "bgctl schedule pause nightly weekly")
 @_names
 def pause_command(names: tuple[str, ...]) -> int:
     """Skip the times of schedules until they are resumed."""
-
-    def pause(daemon: Client, name: str) -> tuple[dict[str, object], str]:
-        view = daemon.schedules.pause(name)
-        return _as_json(view), f"schedule {name} is paused: `bgctl schedule resume {name}` undoes that"
-
-    return _act_on_each(names, pause)
+    undo = "is paused: `bgctl schedule resume {}` undoes that"
+    return _act_on_each(
+        names, lambda daemon, name: daemon.schedules.pause(name), lambda view: undo.format(view.name)
+    )
 
 
 @verb("resume", "bgctl schedule resume nightly", "bgctl schedule resume nightly weekly")
 @_names
 def resume_command(names: tuple[str, ...]) -> int:
     """Undo `bgctl schedule pause`."""
+    return _act_on_each(
+        names,
+        lambda daemon, name: daemon.schedules.resume(name),
+        lambda view: f"is resumed{_next_in_words(view)}",
+    )
 
-    def resume(daemon: Client, name: str) -> tuple[dict[str, object], str]:
-        view = daemon.schedules.resume(name)
-        return _as_json(view), f"schedule {name} is resumed{_next_in_words(view)}"
 
-    return _act_on_each(names, resume)
-
-
-def _act_on_each(names: tuple[str, ...], act: Callable[[Client, str], tuple[dict[str, object], str]]) -> int:
+def _act_on_each(
+    names: tuple[str, ...], act: Callable[[Client, str], Any], in_words: Callable[[Any], str]
+) -> int:
     """Act on each schedule and say what became of it; return 0, or the exit code of the first error."""
     errors: list[Refused] = []
     results: list[dict[str, object]] = []
     with client() as daemon:
         for name in dict.fromkeys(names):
             try:
-                fields, message = act(daemon, name)
+                view = act(daemon, name)
             except Refused as error:
                 errors.append(error)
                 results.append({"name": name, "error": str(error)})
                 say(str(error))
-            else:
-                results.append({**fields, "error": None})
-                if not global_options().json:
-                    say(message)
+                continue
+            fields = {"name": name, "removed": True} if view is None else _as_json(view)
+            results.append({**fields, "error": None})
+            if not global_options().json:
+                say(f"schedule {name} {in_words(view)}")
     if global_options().json:
         print_json(results)
     return exit_codes.exit_code_of_error(errors[0]) if errors else 0
@@ -390,7 +381,7 @@ def history_command(name: str, *, limit: int, before: int | None) -> int:
     with client() as daemon:
         rows = daemon.schedules.history(name, limit=limit, before=before)
     if global_options().json:
-        print_json([_occurrence_as_json(each) for each in rows])
+        print_json(as_json(rows))
     elif not rows:
         say(f"schedule {name} has not been due yet")
     else:
@@ -432,7 +423,11 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -
             for name, each in definitions.items():
                 click.echo(f"{name}  {each.cron}  {shlex.join(each.argv)}")
         else:
-            _store(daemon, definitions, replace=replace)
+            schedules = {name: _as_schedule(each) for name, each in definitions.items()}
+            daemon.schedules.add_many(schedules, replace=replace)
+            if schedules:
+                click.echo("\n".join(schedules))
+                say_once_what_a_reboot_does(daemon)
     left_out = sum(note.is_left_out for note in read.notes)
     if not left_out:
         return 0
@@ -474,27 +469,9 @@ def _refuse_names_in_use(daemon: Client, definitions: dict[str, Definition]) -> 
         )
 
 
-def _store(daemon: Client, definitions: dict[str, Definition], *, replace: bool) -> None:
-    """Store schedules, all or none, and print their names."""
-    schedules = {name: _as_schedule(each) for name, each in definitions.items()}
-    daemon.schedules.add_many(schedules, replace=replace)
-    for name in definitions:
-        click.echo(name)
-    if definitions:
-        say_once_what_a_reboot_does(daemon)
-
-
 def _as_schedule(each: Definition) -> dict[str, object]:
-    return {
-        "argv": each.argv,
-        "cron": each.cron,
-        "overlap": each.overlap,
-        "env": each.env,
-        "env_pass": (),
-        "cwd": each.cwd,
-        "input": each.input,
-        "check": False,
-    }
+    fields = ("argv", "cron", "overlap", "env", "cwd", "input")
+    return {name: getattr(each, name) for name in fields} | {"env_pass": (), "check": False}
 
 
 def _crontab_text(path: str) -> str:
@@ -544,9 +521,7 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and options that were given, with WHEN as the client takes it."""
     if given.get("stdin") == "-":
         raise click.UsageError("--stdin - cannot be read again each time: write a file and use --stdin FILE")
-    values = {key: value for key, value in given.items() if value is not None and value not in (False, ())}
-    if "rerun" in values:
-        values["rerun"] = values["rerun"] == "yes"
+    values = given_options(given)
     if when is None:
         return values
     if "calendar" in values:
@@ -559,14 +534,6 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
             f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *' or 'every 15m'"
         )
     return values | ({"every": rest.strip()} if kind == "every" else {"cron": when})
-
-
-def _report(view: ScheduleView, message: str) -> int:
-    if global_options().json:
-        print_json(_as_json(view))
-    else:
-        say(message)
-    return 0
 
 
 def _next_in_words(view: ScheduleView) -> str:
@@ -626,19 +593,7 @@ def _as_json(view: ScheduleView) -> dict[str, object]:
         "when": view.words,
         "timezone": view.timezone,
         "next": iso_time(view.upcoming[0]) if view.upcoming else None,
-        "last": None if view.latest is None else _occurrence_as_json(view.latest),
+        "last": as_json(view.latest),
         "problem": view.problem,
         "late": view.is_late,
-    }
-
-
-def _occurrence_as_json(each: OccurrenceView) -> dict[str, object]:
-    return {
-        "id": each.id,
-        "due_at": iso_time(each.due_at),
-        "outcome": each.outcome.value,
-        "job": each.job,
-        "reason": each.reason,
-        "count": each.count,
-        "late": each.late,
     }

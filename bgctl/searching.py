@@ -10,7 +10,6 @@ from signal import SIGKILL
 
 import click
 import msgspec
-from msgspec import Struct
 
 from bgctl.common import client, global_options, has_colors, is_terminal, json_line, say
 from bgctl.exit_codes import FAILED
@@ -110,13 +109,8 @@ def _marked(text: str, needle: Needle) -> str:
     )
 
 
-class _Found(Struct):
-    """What another process has found in a folder: the logs that contain the text, and as in _Search."""
-
-    hits: list[LogFile]
-    logs: int
-    unreadable: int
-    problem: str
+_Found = tuple[list[LogFile], int, int, str]
+"""What another process has found in a folder: the logs with the text, and `logs`, `unreadable`, `problem`."""
 
 
 class _Search:
@@ -150,10 +144,11 @@ class _Search:
                 if found is None:
                     yield from self._lines_in(self._wanted(folder))
                 else:
-                    self.logs += found.logs - len(found.hits)
-                    self.unreadable += found.unreadable
-                    self.problem = found.problem or self.problem
-                    yield from self._lines_in(found.hits)
+                    hits, logs, unreadable, problem = found
+                    self.logs += logs - len(hits)
+                    self.unreadable += unreadable
+                    self.problem = problem or self.problem
+                    yield from self._lines_in(hits)
 
     def _lines_in(
         self, logs: Iterable[LogFile], *, is_first_enough: bool = False
@@ -235,4 +230,4 @@ class _Search:
         search = _Search(str(self._folder), self.needle, self._jobs)
         logs = self._wanted(folder)
         hits = [log for log, _ in search._lines_in(logs, is_first_enough=True)]
-        return _Found(hits, search.logs, search.unreadable, search.problem)
+        return hits, search.logs, search.unreadable, search.problem

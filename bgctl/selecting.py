@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, job_ids
+from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, job_ids, with_options
 from bgd import Client, Job, State
 from bgd.core.filters import STATE_NAMES, named_states
 from bgd.wire import requests
@@ -97,10 +97,7 @@ def with_filters(
     def filtering(**given: Any) -> int:
         return function(filters={name: given.pop(f"{_PREFIX}{name}") for name in _FILTERS}, **given)
 
-    decorated: Callable[..., int] = filtering
-    for add in reversed(_filter_options(options)):
-        decorated = add(decorated)
-    return decorated
+    return _filter_options(options)(filtering)
 
 
 def with_selection(
@@ -130,8 +127,8 @@ def with_selection(
     return decorate
 
 
-def _filter_options(options: Mapping[str, tuple[str, ...]]) -> list[Callable[[F], F]]:
-    return [
+def _filter_options(options: Mapping[str, tuple[str, ...]]) -> Callable[[F], F]:
+    return with_options(
         click.option(
             "--state",
             f"{_PREFIX}states",
@@ -161,4 +158,4 @@ def _filter_options(options: Mapping[str, tuple[str, ...]]) -> list[Callable[[F]
             metavar="WHEN",
             help="Select jobs submitted since, for example 2h or 2026-10-01.",
         ),
-    ]
+    )

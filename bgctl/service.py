@@ -16,7 +16,7 @@ from msgspec import Struct
 
 import bgd
 from bgctl import exit_codes
-from bgctl.common import WrongUsage, global_options, print_json, say
+from bgctl.common import WrongUsage, global_options, print_json, report, say
 from bgctl.verbs import verb, verb_group
 from bgd import Client, config
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
@@ -50,21 +50,18 @@ def service_install_command() -> int:
     manager.run("enable", "bgd.service")
     manager.start("restart" if written else "start")
     status = _status(manager)
-    if global_options().json:
-        print_json(status)
-        return 0
-    say(f"{manager.what} is enabled and runs (pid {status['pid']}); its units are in {status['units']}")
+    said = [f"{manager.what} is enabled and runs (pid {status['pid']}); its units are in {status['units']}"]
     if left:
-        say(
+        said.append(
             f"jobs that run on under the launcher of the earlier daemon: {left}; when they have ended,"
             f" `{manager.systemctl} restart bgd` starts the service's own launcher"
         )
     if status["lingers"] is False:
-        say(
+        said.append(
             "it starts when you log in, and ends, with its jobs, at your last logout; to start it with the"
             " machine and keep it after a logout: loginctl enable-linger"
         )
-    return 0
+    return report(status, *said)
 
 
 @verb(
@@ -116,12 +113,9 @@ def service_remove_command(*, interrupt: bool) -> int:
     for path in own:
         path.unlink()
     manager.run("daemon-reload")
-    if global_options().json:
-        print_json({"deleted": [str(path) for path in own]})
-        return 0
     kept = "" if own else f"; the units in {status['units']} are kept"
-    say(f"{manager.what} is stopped and does not start again{kept}; jobs and configuration are kept")
-    return 0
+    message = f"{manager.what} is stopped and does not start again{kept}; jobs and configuration are kept"
+    return report({"deleted": [str(path) for path in own]}, message)
 
 
 service_command = verb_group(

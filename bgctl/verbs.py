@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from bgctl.common import set_global_options
-from bgctl.options import FILE
+from bgctl.options import FILE, with_options
 from bgd.errors import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,7 +92,7 @@ class VerbGroup(click.Group):
 def with_global_options(*, hidden: bool) -> Callable[[F], F]:
     """Add the global options to a command; `hidden` keeps them out of its help."""
     option = partial(click.option, expose_value=False, callback=_remember, hidden=hidden)
-    options = [
+    return with_options(
         option(
             "--socket",
             type=FILE,
@@ -108,14 +108,7 @@ def with_global_options(*, hidden: bool) -> Callable[[F], F]:
             help="Print JSON: one document, or one per line for streams.",
         ),
         option("--color", type=click.Choice(["auto", "always", "never"]), help="When to use colors."),
-    ]
-
-    def decorate(function: F) -> F:
-        for add in reversed(options):
-            function = add(function)
-        return function
-
-    return decorate
+    )
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:

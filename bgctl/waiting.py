@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 
@@ -79,21 +79,14 @@ def wait_command(
     return FAILED if any(finished) else 0
 
 
-def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[WaitReporter]:
-    """Return a reporter: bars if the user wants progress on a terminal, else lines."""
+def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[_Lines | _Bars]:
+    """Return what reports progress and ends: bars if the user wants progress on a terminal, else lines."""
     if not shows_progress or global_options().json or not is_terminal():
-        return nullcontext(_LineReporter())
-    return _bar_reporter(jobs)
+        return nullcontext(_Lines())
+    return _bars(jobs)
 
 
-class WaitReporter(Protocol):
-    """Reports the progress of jobs and how they ended."""
-
-    def show_progress(self, update: JobProgress) -> None: ...
-    def show_end(self, job: Job) -> None: ...
-
-
-class _LineReporter:
+class _Lines:
     """Prints one line or JSON document for each report."""
 
     def show_progress(self, update: JobProgress) -> None:
@@ -111,7 +104,7 @@ class _LineReporter:
 
 
 @contextmanager
-def _bar_reporter(jobs: int) -> Iterator[_BarReporter]:
+def _bars(jobs: int) -> Iterator[_Bars]:
     """Show progress bars below everything that is printed meanwhile; remove them at the end."""
     # rich is slow to import, and no other output needs it
     from rich.console import Console  # noqa: PLC0415
@@ -126,10 +119,10 @@ def _bar_reporter(jobs: int) -> Iterator[_BarReporter]:
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
     # nothing else writes to stdout meanwhile, so rich need not redirect it
     with ProgressDisplay(*columns, console=console, transient=True, redirect_stdout=False) as display:
-        yield _BarReporter(display, jobs)
+        yield _Bars(display, jobs)
 
 
-class _BarReporter:
+class _Bars:
     """Shows a bar for each job that reports progress, and one for all jobs if there are several.
 
     Args:

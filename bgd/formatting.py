@@ -46,6 +46,13 @@ def as_json(value: Any, name: str = "") -> Any:
             return value
 
 
+def reply_as_json(reply: Struct) -> dict[str, object]:
+    """Return a reply of the daemon as a dict for JSON, without the number of its request."""
+    fields: dict[str, object] = as_json(reply)
+    del fields["id"]
+    return fields
+
+
 def job_as_json(view: JobView) -> dict[str, object]:
     """Return a job as a dict for JSON; programs rely on its keys."""
     fields: dict[str, object] = as_json(view)

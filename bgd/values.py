@@ -95,8 +95,7 @@ def one_of(*words: T) -> Reader[T]:
     meanings = {str(word): word for word in words}
 
     def reader(setting: Setting) -> T:
-        word = text(setting)
-        if word not in meanings:
+        if (word := text(setting)) not in meanings:
             raise ValueError(f"must be one of {', '.join(meanings)}")
         return meanings[word]
 
@@ -128,20 +127,21 @@ def texts_without(problem_with: Callable[[str], str | None]) -> Reader[tuple[str
     return reader
 
 
-def queue_name(setting: Setting) -> str:
-    """Read the name of a queue."""
-    try:
-        return str(msgspec.convert(setting.value, QueueName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be {QUEUE_NAME}") from error
+def _name(kind: object, words: str) -> Reader[str]:
+    """Return a reader of names of a type, which `words` describe."""
+
+    def reader(setting: Setting) -> str:
+        try:
+            return str(msgspec.convert(setting.value, kind))
+        except msgspec.ValidationError as error:
+            raise ValueError(f"must be {words}") from error
+
+    return reader
 
 
-def executor_name(setting: Setting) -> str:
-    """Read the name of an executor."""
-    try:
-        return str(msgspec.convert(setting.value, ExecutorName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be {EXECUTOR_NAME}") from error
+queue_name = _name(QueueName, QUEUE_NAME)
+executor_name = _name(ExecutorName, EXECUTOR_NAME)
+notify_name = _name(NotifyName, f"the name of a [notify] target: {NOTIFY_NAME}")
 
 
 def absolute_path(setting: Setting) -> str:
@@ -278,14 +278,6 @@ def mail_address(setting: Setting) -> str:
 
 # Less than mail allows: some programs take a recipient that begins with - | or / as something else
 _MAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?")
-
-
-def notify_name(setting: Setting) -> str:
-    """Read the name of a [notify] target."""
-    try:
-        return str(msgspec.convert(setting.value, NotifyName))
-    except msgspec.ValidationError as error:
-        raise ValueError(f"must be the name of a [notify] target: {NOTIFY_NAME}") from error
 
 
 def events(setting: Setting) -> tuple[str, ...]:

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from msgspec import Struct
-
 import bgd.config
 from bgd.client.blocking import concurrency
 from bgd.client.connection import Connection
@@ -29,15 +27,10 @@ LOCK_NAME = "autostart.lock"
 _MAX_STATUS = 4096  # bytes that a daemon writes to the pipe: PIPE_BUF, so they arrive in one piece
 
 
-class StartedDaemon(Struct, frozen=True):
-    """A daemon that was started, and its log file."""
-
-    pid: int
-    log: str
-
-
-def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> StartedDaemon | None:
+def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> tuple[int, str] | None:
     """Start the caller's own daemon and wait until it serves; None: another program has started one.
+
+    Returns its pid and its log file.
 
     Args:
         config: the configuration file, None: the usual one.
@@ -60,7 +53,9 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Star
         raise DaemonUnreachable(f"no daemon could be started for you in {state_dir}: {reason}") from error
 
 
-def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> StartedDaemon | None:
+def _start(
+    config: str | None, log: Path, is_up: Callable[[], bool], deadline: float
+) -> tuple[int, str] | None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
@@ -71,7 +66,7 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
     # this thread reaps the daemon if it ends before this program
     threading.Thread(target=process.wait, name="bgd reaper", daemon=True).start()
     if status == "ready":
-        return StartedDaemon(process.pid, str(log))
+        return process.pid, str(log)
     if is_up():  # someone else won the race
         return None
     raise DaemonUnreachable(f"the daemon started for you ended ({status or 'without a message'}): see {log}")

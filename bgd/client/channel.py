@@ -369,7 +369,7 @@ class Connector(Struct, frozen=True, kw_only=True):
 
         started = await io.run_blocking(start_daemon, self.config, own, deadline)
         if started is not None and self.on_autostart is not None:
-            self.on_autostart(started.pid, started.log)
+            self.on_autostart(*started)
 
 
 def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
@@ -402,7 +402,7 @@ class InlineConnection:
     async def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
         """Send a request, and return its only reply."""
         del deadline
-        replies = await self._io.run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
+        replies = await self._io.run_blocking(list, self._backend(frames(UNNUMBERED)))
         return _checked_reply(replies[0])
 
     async def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
@@ -422,7 +422,7 @@ class InlineConnection:
     async def stream(self, request: Request, deadline: float | None) -> AsyncGenerator[Reply, None]:
         """Send a request and yield its replies up to the end mark."""
         del deadline
-        for reply in self._backend.answer(framed(request, UNNUMBERED)):
+        for reply in self._backend(framed(request, UNNUMBERED)):
             if callable(reply):
                 await self._io.run_blocking(reply)
             elif isinstance(reply, End):

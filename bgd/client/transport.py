@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -167,11 +166,11 @@ Pause = Callable[[], None]
 """Blocks until there is more to reply, or never will be."""
 
 
-class Backend(Protocol):
-    """Answers requests in the place of a daemon: in frames, but over no socket."""
+Backend = Callable[[bytes], Iterator[Reply | Pause]]
+"""Answers requests in the place of a daemon: in frames, but over no socket.
 
-    def answer(self, frames: bytes) -> Iterator[Reply | Pause]:
-        """Yield the replies to a request, including a stream's end mark, and a Pause before each wait."""
+Yields the replies to a request, including a stream's end mark, and a Pause before each wait.
+"""
 
 
 def installed_backend() -> Backend | None:

@@ -93,7 +93,7 @@ class _Block(ContextDecorator):
     def __enter__(self) -> InlineJobs:
         provide_bgd_job_once()
         backend = InlineBackend(_config(self._allowed), allows_all=self._allowed is None)
-        installed = install_backend(backend)
+        installed = install_backend(backend.answer)
         self._entered.append((backend, installed))
         installed.__enter__()
         return InlineJobs(backend)

@@ -50,15 +50,16 @@ def worker_request(
     * `stop_signal`: the signal that ends the job; None: TERM.
     """
     given = Raw((arguments or "{}").encode())
-    return msgspec.json.encode(
-        _Request(target.module, target.name, target.method, given, list(path), allowed, stop_signal)
-    )
+    request = {"module": target.module, "name": target.name, "method": target.method, "arguments": given}
+    more = {"path": list(path), "allowed": allowed, "stop_signal": stop_signal}
+    return msgspec.json.encode(request | more)
 
 
 def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
     """Return what a runner reads from its standard input; `arguments` as in `worker_request`."""
     given = _decode_arguments(arguments or "{}")
-    return msgspec.json.encode(_RunnerRequest(job, attempt, target.words, given.args, given.kwargs))
+    request = {"id": job, "attempt": attempt, "target": target.words}
+    return msgspec.json.encode({**request, "args": given.args, "kwargs": given.kwargs})
 
 
 class AttemptReport(Struct, frozen=True):
@@ -170,24 +171,6 @@ def _problem_for_python(text: str) -> str | None:
 class _Arguments(Struct, forbid_unknown_fields=True):
     args: list[Raw] = []
     kwargs: dict[str, Raw] = {}
-
-
-class _Request(Struct):
-    module: str
-    name: str
-    method: str | None
-    arguments: Raw
-    path: list[str]
-    allowed: Sequence[str] | None = None
-    stop_signal: StopSignal | None = None
-
-
-class _RunnerRequest(Struct):
-    id: int
-    attempt: int
-    target: str
-    args: list[Raw]
-    kwargs: dict[str, Raw]
 
 
 class _Error(Struct):

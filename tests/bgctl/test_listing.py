@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bgctl.listing import HEADINGS
 from tests.support import wait_until
 
 
@@ -14,7 +13,7 @@ def test_list_in_a_pipe_prints_aligned_columns_with_headings(daemon):
 
     heading, first, *_ = daemon.bgctl().stdout.splitlines()
 
-    assert heading.split() == list(HEADINGS)
+    assert " ".join(heading.split()) == "ID STATE PRIORITY QUEUE ATTEMPT AGE TIME NAME COMMAND"
     cells = first.split(maxsplit=8)
     assert cells[:5] == [job_id, "succeeded", "0", "default", "1/1"]
     assert cells[7] == "two\N{OPEN BOX}words"

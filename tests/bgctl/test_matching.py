@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bgctl import matching
-from bgctl.matching import _Lines, wait_for_line
+from bgctl.matching import _lines, wait_for_line
 from bgd.errors import Refused
 from bgd.wire.replies import LogPart
 from tests.support import DEADLINE
@@ -20,36 +20,55 @@ def part(data, attempt=1, offset=0, left_out=0):
     return LogPart(1, attempt, data, offset=offset, left_out=left_out)
 
 
-def test_lines_are_cut_wherever_the_pieces_end():
-    lines = _Lines()
+def lines_by_part(*parts):
+    """Return the lines that come with each part, and those that come at the end."""
+    found = [[] for _ in range(len(parts) + 1)]
+    at = 0
 
-    assert list(lines.feed(part(b"one\r\ntw"))) == ["one"]
-    assert list(lines.feed(part(b"o\n\xc3"))) == ["two"]
-    assert list(lines.feed(part(b"\xa4\n\x1b[31mred\x1b[0m\nx"))) == ["ä", "red"]
-    assert list(lines.feed(part(b"y\n", left_out=5))) == ["x", "y"]
-    assert list(lines.feed(part(b"z", attempt=2))) == []
-    assert list(lines.end()) == ["z"]
+    def read():
+        nonlocal at
+        for at, each in enumerate(parts):  # noqa: B007 - read below
+            yield each
+        at = len(parts)
+
+    for _, line in _lines(read()):
+        found[at].append(line)
+    return found
+
+
+def test_lines_are_cut_wherever_the_pieces_end():
+    assert lines_by_part(
+        part(b"one\r\ntw"),
+        part(b"o\n\xc3"),
+        part(b"\xa4\n\x1b[31mred\x1b[0m\nx"),
+        part(b"y\n", left_out=5),
+        part(b"z", attempt=2),
+    ) == [["one"], ["two"], ["ä", "red"], ["x", "y"], [], ["z"]]
+
+
+def test_lines_have_the_attempts_that_wrote_them():
+    assert list(_lines([part(b"a\nb"), part(b"c\n", attempt=2)])) == [(1, "a"), (1, "b"), (2, "c")]
 
 
 def test_a_long_line_counts_as_several(monkeypatch):
     monkeypatch.setattr(matching, "MAX_LINE", 3)
-    lines = _Lines()
 
-    assert list(lines.feed(part(b"abcdefg"))) == ["abc", "cde"]
-    assert list(lines.feed(part(b"hi\nabcd\n"))) == ["efg", "ghi", "abc", "cd"]
-    assert list(lines.feed(part(b"abcdef"))) == ["abc", "cde"]
-    assert list(lines.end()) == ["ef"]
+    assert lines_by_part(part(b"abcdefg"), part(b"hi\nabcd\n"), part(b"abcdef")) == [
+        ["abc", "cde"],
+        ["efg", "ghi", "abc", "cd"],
+        ["abc", "cde"],
+        ["ef"],
+    ]
 
 
 def test_what_a_carriage_return_overwrites_is_a_line_of_its_own():
-    lines = _Lines()
-
-    assert list(lines.feed(part(b"\r10%\r20%\r"))) == ["10%"]
-    assert list(lines.feed(part(b"\r"))) == []
-    assert list(lines.feed(part(b"done\r\r\n\r\nx\r"))) == ["20%", "done", ""]
-    assert list(lines.feed(part(b"\n\n"))) == ["x", ""]
-    assert list(lines.feed(part(b"a\x1b[1m\rb\r"))) == ["a"]
-    assert list(lines.end()) == ["b"]
+    assert lines_by_part(
+        part(b"\r10%\r20%\r"),
+        part(b"\r"),
+        part(b"done\r\r\n\r\nx\r"),
+        part(b"\n\n"),
+        part(b"a\x1b[1m\rb\r"),
+    ) == [["10%"], [], ["20%", "done", ""], ["x", ""], ["a"], ["b"]]
 
 
 def test_a_pattern_finds_what_follows_a_carriage_return_and_crosses_the_middle_of_a_long_line(capsys):
