@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 from msgspec.structs import replace
 
 from bgd.client.options import JobOptions, MapOptions
-from bgd.client.specs import Caller, class_spec
+from bgd.client.specs import Caller, class_spec, seconds_of
 from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.jobfunction import Background, background_of
 
+DEFAULT_BUFFERSIZE = 1000  # jobs: enough for slots that are quick, few enough for any memory
 _PORTION_BYTES = 8 << 20  # of arguments in one transaction: all clients of a daemon share its memory
 _PORTION_SECONDS = 0.1  # that a call waits for more calls, if reading the items takes time
 
@@ -33,12 +34,18 @@ class Calls:
         name: the target's name.
         total: number of items, None: unknown.
         are_all_read: whether the iterable has ended.
+        timeout, progress, buffersize: see MapOptions.
     """
 
     def __init__(self, target: Target, items: Iterable[object], options: MapOptions) -> None:
         self.name = target if isinstance(target, str) else getattr(target, "__qualname__", "map")
         self.total = len(items) if isinstance(items, Sized) else None
         self.are_all_read = False
+        self.timeout = seconds_of(options.get("timeout"))
+        self.progress = options.get("progress")
+        self.buffersize = options.get("buffersize", DEFAULT_BUFFERSIZE)
+        if self.buffersize < 1:
+            raise ValueError("buffersize must be >= 1")
         self._items = enumerate(items)
         self._spec = _spec_maker(target, options)
         # each job gets a key, so that it can be submitted again if the answer was lost

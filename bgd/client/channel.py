@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,10 +18,13 @@ from bgd.client.session import (
     HungUp,
     Idempotency,
     NotSent,
+    ProgressCallback,
+    ResumableWait,
     expected,
     framed,
+    value_of,
 )
-from bgd.client.specs import checked
+from bgd.client.specs import checked, portions
 from bgd.client.transport import (
     NO_WAY_IN,
     Backend,
@@ -31,12 +34,26 @@ from bgd.client.transport import (
     process_descriptor,
     seconds_left,
 )
+from bgd.core.job import State
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
-from bgd.wire.replies import Done, End, Failed, Info, Reply, Submitted, error_of
-from bgd.wire.requests import GetInfo, Request, Shutdown, ShutdownMode
+from bgd.wire.replies import (
+    Acted,
+    ActResult,
+    Done,
+    End,
+    Failed,
+    Info,
+    Reply,
+    Result,
+    Submitted,
+    error_of,
+)
+from bgd.wire.requests import GetInfo, GetResult, Request, Shutdown, ShutdownMode, act
+from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
+    from bgd.client.calls import Calls
     from bgd.client.concurrency import Concurrency
 
 R = TypeVar("R")
@@ -47,6 +64,11 @@ _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
 _PATIENCE = 10  # times that the daemon may go away before a question is answered
 _EXIT_SECONDS = 30.0  # between the end of a daemon's last connection and that of its process
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
+
+# Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
+# job that has failed again by then), nor those that are refused once they are done, for a reason that would
+# mislead (remove, edit).
+_REPEATABLE = {"cancel", "hold", "release", "suspend", "continue"}
 
 
 class Channel:
@@ -168,6 +190,61 @@ class Channel:
         finally:
             if alone:
                 await connection.close()
+
+    async def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
+        """Act on jobs; a verb that may be done twice is repeated."""
+        results: list[ActResult] = []
+        for portion in portions(job_ids):
+            request = act(verb, jobs=portion, **fields)
+            reply = await self.ask(request, Acted, repeatable=verb in _REPEATABLE)
+            results += reply.results
+        return results
+
+    async def cancel_waiting(self, job_ids: Sequence[int]) -> list[ActResult]:
+        """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
+        results = await self.act(
+            "hold", job_ids
+        )  # a held job is not started between this and the next request
+        held = [result.job for result in results if result.state is State.HELD]
+        cancelled = iter(await self.act("cancel", held))
+        return [next(cancelled) if result.state is State.HELD else result for result in results]
+
+    async def returned(self, job_id: int) -> Any:
+        """Return what a finished job returned, also if the daemon is being restarted; see `value_of`."""
+        ask = partial(self.ask, GetResult(UNNUMBERED, job_id), Result, repeatable=True)
+        return value_of(await self.ask_patiently(ask))
+
+    async def finished(
+        self, job_ids: list[int], seconds: float | None, on_progress: ProgressCallback | None = None
+    ) -> AsyncGenerator[JobView, None]:
+        """Yield jobs as they finish; all must within some seconds, 0: they must have finished now.
+
+        Raises:
+            TimeoutError: not all have.
+        """
+        only_now = seconds is not None and seconds <= 0
+        patience = self.timeout if only_now else seconds  # even then an answer takes its time
+        deadline = None if patience is None else time.monotonic() + patience
+        count, late = len(job_ids), None
+        try:
+            for portion in portions(job_ids):
+                rest = ResumableWait(portion, on_progress, only_now=only_now)
+                async with aclosing(self.follow(rest.request, deadline)) as parts:
+                    async for part in parts:
+                        for view in rest.take(part):
+                            count -= 1
+                            yield view
+                late = rest.first if late is None else late
+        except TimeoutError:
+            raise _unfinished(rest.first, count, seconds) from None
+        if late is not None:  # with `only_now`, the daemon does not wait for it
+            raise _unfinished(late, count, seconds)
+
+    def map(self, calls: Calls, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
+        """Queue the calls; yield their results in order."""
+        from bgd.client.mapping import Mapper  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
+
+        return Mapper(self, calls).results(return_exceptions=return_exceptions)
 
     async def connection(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return the connection, a new one if there is none or it broke."""
@@ -306,6 +383,11 @@ class Channel:
             except DaemonUnreachable:
                 if waited > self.timeout:
                     raise
+
+
+def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
+    jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
+    return TimeoutError(f"{jobs} not finished within {seconds or 0:g} s")
 
 
 def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:

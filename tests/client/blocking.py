@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # the others are written by hand
-GENERATED = ["client", "job", "mapping", "schedules"]
+GENERATED = ["client", "job", "schedules"]
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 

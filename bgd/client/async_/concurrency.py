@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 from bgd.client.blocking.concurrency import blocking_socket
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
@@ -18,7 +18,6 @@ from bgd.wire.views import JobView
 
 P = ParamSpec("P")
 T = TypeVar("T")
-G = TypeVar("G", bound=AsyncGenerator[Any, None])
 
 new_lock = asyncio.Lock
 
@@ -189,11 +188,6 @@ async def wait_readable(descriptor: int, seconds: float) -> bool:
         return False
     finally:
         loop.remove_reader(descriptor)
-
-
-def closed_at_exit(generator: G) -> G:
-    """Return the generator, which its event loop closes when it shuts down."""
-    return generator
 
 
 def first_view(job_id: int, look_up: Callable[[int], Awaitable[JobView]]) -> JobView:

@@ -21,9 +21,7 @@ from bgd.client.session import (
     ResumableActions,
     ResumableEvents,
     ResumableLogs,
-    ResumableWait,
     expected,
-    value_of,
 )
 from bgd.client.specs import (
     Caller,
@@ -32,7 +30,6 @@ from bgd.client.specs import (
     checked,
     class_spec,
     ids_of,
-    portions,
     seconds_of,
     specs_of,
     states_of,
@@ -58,11 +55,6 @@ R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 STATS_WINDOW = 3600.0  # seconds that figures cover by default
-
-# Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
-# job that has failed again by then), nor those that are refused once they are done, for a reason that would
-# mislead (remove, edit).
-_REPEATABLE = {"cancel", "hold", "release", "suspend", "continue"}
 
 
 class Client:
@@ -276,13 +268,9 @@ class Client:
             Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
-        # most programs map nothing, and bgctl starts often
-        from bgd.client.blocking.mapping import Mapper  # noqa: PLC0415
-        from bgd.client.calls import Calls  # noqa: PLC0415
+        from bgd.client.calls import Calls  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
 
-        calls = Calls(target, items, options)
-        mapper = Mapper(self, self._channel, calls, options)
-        return concurrency.closed_at_exit(mapper.results(return_exceptions=return_exceptions))
+        return self._channel.map(Calls(target, items, options), return_exceptions=return_exceptions)
 
     def _submit(self, spec: JobSpec) -> Job:
         reply = self._channel.submit(partial(submit_frames, spec=spec))
@@ -363,25 +351,10 @@ class Client:
             NoSuchJob: one of them does not exist.
             DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
         """
-        seconds = seconds_of(timeout)
-        only_now = seconds is not None and seconds <= 0
-        patience = self._channel.timeout if only_now else seconds  # even then an answer takes its time
-        deadline = None if patience is None else time.monotonic() + patience
         wanted = list(dict.fromkeys(ids_of(jobs)))
-        count, late = len(wanted), None
-        try:
-            for portion in portions(wanted):
-                rest = ResumableWait(portion, on_progress, only_now=only_now)
-                with closing(self._channel.follow(rest.request, deadline)) as parts:
-                    for part in parts:
-                        for view in rest.take(part):
-                            count -= 1
-                            yield Job(self, view.id, view)
-                late = rest.first if late is None else late
-        except TimeoutError:
-            raise _unfinished(rest.first, count, seconds) from None
-        if late is not None:  # with `only_now`, the daemon does not wait for it
-            raise _unfinished(late, count, seconds)
+        with closing(self._channel.finished(wanted, seconds_of(timeout), on_progress)) as views:
+            for view in views:
+                yield Job(self, view.id, view)
 
     @overload
     def result(self, job: Job[R], *, timeout: Duration | None = None) -> R: ...
@@ -513,51 +486,47 @@ class Client:
 
     def returned(self, job_id: int) -> Any:
         """Return what a finished job returned, also if the daemon is being restarted; see `result`."""
-        request = requests.GetResult(UNNUMBERED, job_id)
-        ask = partial(self._channel.ask, request, replies.Result, repeatable=True)
-        return value_of(self._channel.ask_patiently(ask))
+        return self._channel.returned(job_id)
 
     # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
 
     def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; running ones are asked to end, and killed after the grace time."""
-        return self._act(jobs, "cancel")
+        return self._channel.act("cancel", ids_of(jobs))
 
     def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
-        results = self.hold(jobs)  # a held job is not started between this and the next request
-        cancelled = iter(self.cancel(result.job for result in results if result.state is State.HELD))
-        return [next(cancelled) if result.state is State.HELD else result for result in results]
+        return self._channel.cancel_waiting(ids_of(jobs))
 
     def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with all their retries."""
-        return self._act(jobs, "retry")
+        return self._channel.act("retry", ids_of(jobs))
 
     def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
-        return self._act(jobs, "hold")
+        return self._channel.act("hold", ids_of(jobs))
 
     def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Let held jobs start when their turn comes."""
-        return self._act(jobs, "release")
+        return self._channel.act("release", ids_of(jobs))
 
     def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Stop the processes of running jobs; their time limits pause, and they keep their slots."""
-        return self._act(jobs, "suspend")
+        return self._channel.act("suspend", ids_of(jobs))
 
     def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Continue running jobs that were suspended or that stopped by themselves."""
-        return self._act(jobs, "continue")
+        return self._channel.act("continue", ids_of(jobs))
 
     def signal(
         self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
     ) -> list[ActResult]:
         """Send a signal to the first process of running jobs, or to all of their processes."""
-        return self._act(jobs, "signal", signal=signum, whole_tree=whole_tree)
+        return self._channel.act("signal", ids_of(jobs), signal=signum, whole_tree=whole_tree)
 
     def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Delete finished jobs and their logs; their ids are not used again."""
-        return self._act(jobs, "remove")
+        return self._channel.act("remove", ids_of(jobs))
 
     def edit(
         self, jobs: Iterable[JobReference], *, check: bool = True, **changes: Unpack[EditOptions]
@@ -572,7 +541,7 @@ class Client:
         """
         ids = ids_of(jobs)
         folder = self._folder_of(ids) if check and is_relative(changes) else None
-        return self._act(ids, "edit", changes=checked_changes(changes, folder, check=check))
+        return self._channel.act("edit", ids, changes=checked_changes(changes, folder, check=check))
 
     def _folder_of(self, ids: Sequence[int]) -> str | None:
         """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
@@ -596,14 +565,6 @@ class Client:
             id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
         )
         self._channel.ask(request, replies.Done, repeatable=True)
-
-    def _act(self, jobs: Iterable[JobReference], verb: str, **fields: object) -> list[ActResult]:
-        results: list[ActResult] = []
-        for portion in portions(ids_of(jobs)):
-            request = requests.act(verb, jobs=portion, **fields)
-            reply = self._channel.ask(request, replies.Acted, repeatable=verb in _REPEATABLE)
-            results += reply.results
-        return results
 
     def act_on_all(
         self, verb: str, where: Selection, **options: Any
@@ -762,8 +723,3 @@ class Client:
         """Send a test message to a target of notifications, once; return the job that sends it."""
         reply = self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
         return Job(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
-
-
-def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
-    jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
-    return TimeoutError(f"{jobs} not finished within {seconds or 0:g} s")

@@ -12,19 +12,21 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bgd.client.channel import Channel as AsyncChannel
 from bgd.client.channel import Connector
+from bgd.client.session import ProgressCallback
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
 from bgd.errors import BgdError
-from bgd.wire.replies import Reply, Submitted
+from bgd.wire.replies import ActResult, Reply, Submitted
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
+    from bgd.client.calls import Calls
     from bgd.client.concurrency import Concurrency
 
 P = ParamSpec("P")
@@ -249,14 +251,25 @@ class Channel:
     ) -> Generator[Reply, None, None]:
         return iterate(self.shared.follow(rest, deadline, alone=alone))
 
+    def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
+        return run(self.shared.act(verb, job_ids, **fields))
+
+    def cancel_waiting(self, job_ids: Sequence[int]) -> list[ActResult]:
+        return run(self.shared.cancel_waiting(job_ids))
+
+    def returned(self, job_id: int) -> Any:
+        return run(self.shared.returned(job_id))
+
+    def finished(
+        self, job_ids: list[int], seconds: float | None, on_progress: ProgressCallback | None = None
+    ) -> Generator[JobView, None, None]:
+        return iterate(self.shared.finished(job_ids, seconds, on_progress))
+
+    def map(self, calls: Calls, *, return_exceptions: bool) -> Generator[Any, None, None]:
+        return closed_at_exit(iterate(self.shared.map(calls, return_exceptions=return_exceptions)))
+
     def reconnect(self) -> None:
         run(self.shared.reconnect())
-
-    def ask_patiently(self, ask: Callable[[], R]) -> R:
-        async def asked() -> R:
-            return ask()
-
-        return run(self.shared.ask_patiently(asked))
 
     def shut_down(self, mode: ShutdownMode | None, seconds: float | None) -> None:
         run(self.shared.shut_down(mode, seconds))

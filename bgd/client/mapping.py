@@ -1,4 +1,4 @@
-"""The work of `AsyncClient.map`: submits a job for each item and yields the results in order."""
+"""The work of `map`, for both clients: submits a job for each item and yields the results in order."""
 
 from __future__ import annotations
 
@@ -7,40 +7,29 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.client.async_.job import AsyncJob
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.calls import Calls
 from bgd.client.channel import Channel
-from bgd.client.options import MapOptions
-from bgd.client.specs import seconds_of
+from bgd.client.specs import batch_frames
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed
+from bgd.wire.views import JobView
 
-if TYPE_CHECKING:
-    from bgd.client.async_.client import AsyncClient
-
-DEFAULT_BUFFERSIZE = 1000  # jobs: enough for slots that are quick, few enough for any memory
 _PORTIONS = 4  # into which the buffer is divided, so that slots have work while one portion is read
 
 
 class Mapper:
     """One `map`, with its buffer: the jobs whose results were not yielded yet."""
 
-    def __init__(self, client: AsyncClient, channel: Channel, calls: Calls, options: MapOptions) -> None:
-        self._client = client
+    def __init__(self, channel: Channel, calls: Calls) -> None:
         self._channel = channel
         self._calls = calls
-        self._timeout = seconds_of(options.get("timeout"))
-        self._progress = options.get("progress")
-        self._buffersize = options.get("buffersize", DEFAULT_BUFFERSIZE)
-        if self._buffersize < 1:
-            raise ValueError("buffersize must be >= 1")
-        self._portion = max(1, self._buffersize // _PORTIONS)
+        self._portion = max(1, calls.buffersize // _PORTIONS)
         self._buffer: deque[int] = deque()
         self._finished: set[int] = set()  # jobs of the buffer
         self._unanswered: Sequence[JobSpec] = ()  # submitted, and the daemon has not answered yet
@@ -48,8 +37,9 @@ class Mapper:
 
     async def results(self, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
         """Yield the results; see `AsyncClient.map`."""
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
-        with progress_bar(self._calls.name, self._calls.total, wanted=self._progress) as advance:
+        timeout = self._calls.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with progress_bar(self._calls.name, self._calls.total, wanted=self._calls.progress) as advance:
             try:
                 while await self._fill_buffer():
                     async with aclosing(self._finishing(deadline)) as finishing:
@@ -67,15 +57,15 @@ class Mapper:
 
     @property
     def _needs_more(self) -> bool:
-        has_room = len(self._buffer) <= self._buffersize - self._portion
+        has_room = len(self._buffer) <= self._calls.buffersize - self._portion
         return not self._buffer or (has_room and not self._calls.are_all_read)
 
     async def _fill_buffer(self) -> bool:
         """Submit as many jobs as the buffer has room for; tell whether it has any."""
-        while not self._calls.are_all_read and (room := self._buffersize - len(self._buffer)) > 0:
+        while not self._calls.are_all_read and (room := self._calls.buffersize - len(self._buffer)) > 0:
             specs = self._calls.portion(min(room, self._portion))
             is_first = not (self._buffer or self._count)
-            submit = partial(self._client.submit_many, specs)
+            submit = partial(self._submit, specs)
             self._unanswered = specs
             try:
                 jobs = await (submit() if is_first else self._channel.ask_patiently(submit))
@@ -83,22 +73,24 @@ class Mapper:
                 self._unanswered = ()  # refused, or there is no daemon to ask about them
                 raise
             self._unanswered = ()
-            self._buffer.extend(job.id for job in jobs)
+            self._buffer.extend(jobs)
         return bool(self._buffer)
 
-    async def _finishing(self, deadline: float | None) -> AsyncGenerator[AsyncJob, None]:
+    async def _submit(self, specs: Sequence[JobSpec]) -> list[int]:
+        return (await self._channel.submit(partial(batch_frames, specs=specs, env={}))).jobs
+
+    async def _finishing(self, deadline: float | None) -> AsyncGenerator[JobView, None]:
         waiting = [job_id for job_id in self._buffer if job_id not in self._finished]
         await self._channel.reconnect()
         try:
-            jobs = self._client.as_finished(waiting, timeout=seconds_left(deadline))
-            async with aclosing(jobs) as finishing:
+            async with aclosing(self._channel.finished(waiting, seconds_left(deadline))) as finishing:
                 async for job in finishing:
                     yield job
         except TimeoutError:
             of = "" if self._calls.total is None else f" of {self._calls.total}"
-            raise TimeoutError(f"{self._count}{of} results came within {self._timeout:g} s") from None
+            raise TimeoutError(f"{self._count}{of} results came within {self._calls.timeout:g} s") from None
 
-    async def _wait_for_first(self, finishing: AsyncGenerator[AsyncJob, None], advance: Advance) -> None:
+    async def _wait_for_first(self, finishing: AsyncGenerator[JobView, None], advance: Advance) -> None:
         """Wait until the first job of the buffer has finished."""
         while self._buffer[0] not in self._finished:
             job = await anext(finishing)
@@ -110,7 +102,7 @@ class Mapper:
         self._finished.remove(job_id)
         self._count += 1
         try:
-            return await self._client.returned(job_id)
+            return await self._channel.returned(job_id)
         except JobFailed as failure:
             return failure.with_traceback(None)  # whose frames keep the connection alive
 
@@ -118,8 +110,7 @@ class Mapper:
         """Cancel the jobs of the buffer that have not started."""
         if self._unanswered:
             # submit them again: their keys tell which are jobs, and `hold` keeps new ones from starting
-            jobs = await self._client.submit_many(replace(spec, hold=True) for spec in self._unanswered)
-            self._buffer.extend(job.id for job in jobs)
+            self._buffer.extend(await self._submit([replace(spec, hold=True) for spec in self._unanswered]))
         waiting = [job_id for job_id in self._buffer if job_id not in self._finished]
         if waiting:
-            await self._client.cancel_waiting(waiting)
+            await self._channel.cancel_waiting(waiting)
