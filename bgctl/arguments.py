@@ -70,15 +70,13 @@ def _read(text: str, kinds: list[str], what: str) -> object:
     """Return the text as the first of the types that it fits; as it is if there are none."""
     if not kinds:
         return text
-    for kind in _ORDER:
-        if kind in kinds:
-            try:
-                return _READERS[kind](text)
-            except (ValueError, RecursionError):
-                continue
-    raise WrongUsage(
-        f"{what} must be {' or '.join(_WORDS[kind] for kind in _ORDER if kind in kinds)}, not {text!r}"
-    )
+    possible = [_TYPES[kind] for kind in _TYPES if kind in kinds]
+    for read, _ in possible:
+        try:
+            return read(text)
+        except (ValueError, RecursionError):
+            continue
+    raise WrongUsage(f"{what} must be {' or '.join(name for _, name in possible)}, not {text!r}")
 
 
 def _integer(text: str) -> int:
@@ -109,24 +107,15 @@ def _document(text: str, kind: type) -> object:
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,300}([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_READERS: dict[str, Callable[[str], object]] = {
-    "None": lambda text: _word(text, {"none": None, "null": None}),
-    "int": _integer,
-    "float": _number,
-    "bool": lambda text: _word(text, _TRUTH),
-    "list": lambda text: _document(text, list),
-    "dict": lambda text: _document(text, dict),
-    "str": str,
-}
-_ORDER = list(_READERS)  # which type a text has of several
-_WORDS = {
-    "None": "None",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "list": "a JSON array",
-    "dict": "a JSON object",
-    "str": "text",
+# By its type, how a word is read and what it is called; of several types that a word fits it has the first
+_TYPES: dict[str, tuple[Callable[[str], object], str]] = {
+    "None": (lambda text: _word(text, {"none": None, "null": None}), "None"),
+    "int": (_integer, "a whole number"),
+    "float": (_number, "a number"),
+    "bool": (lambda text: _word(text, _TRUTH), "true or false"),
+    "list": (lambda text: _document(text, list), "a JSON array"),
+    "dict": (lambda text: _document(text, dict), "a JSON object"),
+    "str": (str, "text"),
 }
 
 
@@ -142,7 +131,7 @@ def _kinds(annotation: Annotation) -> list[str]:
             return _kinds(_parsed(text))
         case ast.Name(id=name) | ast.Attribute(attr=name):
             kind = _SAME.get(name, name)
-            return [kind] if kind in _READERS else []
+            return [kind] if kind in _TYPES else []
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _all_kinds([left, right])
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):

@@ -48,15 +48,15 @@ class JobLog:
         self._path = path
         self._identity = Path(f"{os.path.realpath(path)}.batch")
         self._synced = time.monotonic()
-        self._file = self._opened()
         try:
-            self.batch = self._begun(resume=resume, store=store)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                self.batch = self._begun(resume=resume, store=store)
+            except BaseException:
+                self.close()
+                raise
         except OSError as error:
-            self.close()
             raise WrongUsage(f"cannot write {path}: {error.strerror}") from error
-        except BaseException:
-            self.close()
-            raise
 
     def _begun(self, *, resume: bool, store: str) -> bytes:
         """Begin the log, or read what it has; return the identity of the batch."""
@@ -112,13 +112,6 @@ class JobLog:
     def _write(self, data: bytes) -> None:
         while data:
             data = data[os.write(self._file, data) :]
-
-    def _opened(self) -> int:
-        try:
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise WrongUsage(f"cannot write {self._path}: {error.strerror}") from error
-        return file
 
     def _read(self) -> int:
         """Note what it says of each line; return its bytes without a row that a power cut left incomplete."""

@@ -202,9 +202,7 @@ class Channel:
 
     async def cancel_waiting(self, job_ids: Sequence[int]) -> list[ActResult]:
         """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
-        results = await self.act(
-            "hold", job_ids
-        )  # a held job is not started between this and the next request
+        results = await self.act("hold", job_ids)  # a held job is not started before the next request
         held = [result.job for result in results if result.state is State.HELD]
         cancelled = iter(await self.act("cancel", held))
         return [next(cancelled) if result.state is State.HELD else result for result in results]

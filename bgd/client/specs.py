@@ -483,12 +483,10 @@ class Caller:
 
         Warns about variables that are not UTF-8, because they are left out. Not to be changed.
         """
-        inherited = _inherited()
-        if inherited.undecodable:
-            warnings.warn(
-                f"not passed on, because not UTF-8: {', '.join(inherited.undecodable)}", stacklevel=2
-            )
-        return inherited.env
+        env, undecodable = _inherited()
+        if undecodable:
+            warnings.warn(f"not passed on, because not UTF-8: {', '.join(undecodable)}", stacklevel=2)
+        return env
 
     def chosen_environment(self, wanted: str | Iterable[str]) -> dict[str, str]:
         """Return the `wanted` part of the environment: "all", "none" or names."""
@@ -535,29 +533,22 @@ class Caller:
 _BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
 
 
-class _Inherited(Struct, frozen=True):
-    """What commands inherit from this process's environment.
+def _inherited() -> tuple[dict[str, str], list[str]]:
+    """Return the variables that commands inherit now, and the names of those that are not UTF-8.
 
-    `raw`: a copy of that environment, which is compared with the present one.
-    `undecodable`: names of the variables that are left out because they are not UTF-8, escaped for display.
+    Decoding all variables takes longer than the rest of a submit, so the latest are kept.
     """
-
-    raw: dict[Any, Any]
-    env: dict[str, str]
-    undecodable: list[str]
-
-
-def _inherited() -> _Inherited:
-    """Return what commands inherit now. Decoding all variables takes longer than the rest of a submit."""
     # what os.environ holds as bytes: its own methods encode or decode each variable each time
     raw = getattr(os.environ, "_data", os.environ)
-    latest = _latest_inherited[0]
-    if raw != latest.raw:
-        latest = _latest_inherited[0] = _read_environment(dict(raw))
-    return latest
+    known, env, undecodable = _latest_inherited[0]
+    if raw != known:
+        known = dict(raw)
+        env, undecodable = _read_environment()
+        _latest_inherited[0] = (known, env, undecodable)
+    return env, undecodable
 
 
-def _read_environment(raw: dict[Any, Any]) -> _Inherited:
+def _read_environment() -> tuple[dict[str, str], list[str]]:
     env, undecodable = {}, []
     texts = {system_text(name): system_text(value) for name, value in public_environment().items()}
     for name, value in texts.items():
@@ -565,10 +556,10 @@ def _read_environment(raw: dict[Any, Any]) -> _Inherited:
             undecodable.append(one_line(name.encode("utf-8", "backslashreplace").decode()))
         elif not name.startswith(_OWN_PREFIX):
             env[name] = value
-    return _Inherited(raw, env, undecodable)
+    return env, undecodable
 
 
-_latest_inherited = [_Inherited({}, {}, [])]
+_latest_inherited: list[tuple[dict[Any, Any], dict[str, str], list[str]]] = [({}, {}, [])]
 
 
 def public_environment() -> dict[str, str]:
@@ -582,7 +573,7 @@ def public_environment() -> dict[str, str]:
 
 def undecodable_names() -> list[str]:
     """Return the names of variables that no command gets because they are not UTF-8, escaped for display."""
-    return _inherited().undecodable
+    return _inherited()[1]
 
 
 @overload

@@ -341,11 +341,8 @@ class InlineBackend:
             if not request.follow:
                 yield End(request.id)
                 return
-            yield self._until(partial(self._has_events_since, since))
+            yield self._until(lambda: len(self._events) > since)  # noqa: B023 - it waits before the next turn
         raise DaemonUnreachable("jobs are no longer run inline")
-
-    def _has_events_since(self, since: int) -> bool:
-        return len(self._events) > since
 
     def _until(self, condition: Callable[[], bool]) -> Pause:
         return partial(self._wait, condition)
