@@ -18,43 +18,7 @@ from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core import spec
 from bgd.core.filters import exact_name
-from bgd.core.spec import (
-    EXECUTOR_NAME,
-    MAX_BYTES,
-    MAX_DURATION,
-    MAX_NAME,
-    MAX_PERCENT,
-    MAX_SLOTS,
-    MAX_SLURM_WORD,
-    MAX_TOKENS,
-    NOT_SCHEDULED,
-    OPTIONS,
-    RESOURCE_NAME,
-    SLURM_TIME,
-    Backoff,
-    Duration,
-    ExecutorName,
-    ExitCodes,
-    FileBytes,
-    Folder,
-    Instant,
-    MemoryBytes,
-    Name,
-    NotifyName,
-    Option,
-    Percent,
-    QueueName,
-    ResourceName,
-    Share,
-    SlotCount,
-    SlurmOptions,
-    SlurmTime,
-    SlurmWord,
-    Tags,
-    Timeout,
-    TokenCount,
-    kind_of,
-)
+from bgd.core.spec import OPTIONS, Option, kind_of
 from bgd.escape import one_line
 from bgd.units import (
     counted,
@@ -118,7 +82,7 @@ def unset_options_of_schedules() -> dict[str, str]:
 
 def _in_schedules() -> list[str]:
     # in a schedule, jitter is about its own time, and the command line has no file to read from
-    return [name for name in _COMMAND_LINE_OPTIONS if name not in NOT_SCHEDULED | {"jitter"}]
+    return [name for name in _COMMAND_LINE_OPTIONS if name not in spec.NOT_SCHEDULED | {"jitter"}]
 
 
 def _word(name: str) -> str:
@@ -343,8 +307,8 @@ _TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
 def _duration(text: str) -> float:
     """Parse "90", "5s" or "1h30m"."""
     seconds = parse_duration(text)
-    if seconds > MAX_DURATION:
-        raise ValueError(f"{text!r} is too long: the limit is {format_duration(MAX_DURATION)}")
+    if seconds > spec.MAX_DURATION:
+        raise ValueError(f"{text!r} is too long: the limit is {format_duration(spec.MAX_DURATION)}")
     return seconds
 
 
@@ -363,8 +327,8 @@ def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
 
 def slots_or(word: str) -> Parsed:
     """Return the type of a number of slots or a word; None would mean that nothing was given."""
-    rule = f"neither a number of slots from 1 to {MAX_SLOTS} nor {word!r}; use `bgctl pause` to start nothing"
-    number = _bounded(SlotCount, rule)
+    rule = f"neither a number from 1 to {spec.MAX_SLOTS} nor {word!r}; use `bgctl pause` to start nothing"
+    number = _bounded(spec.SlotCount, rule)
     return Parsed("slots", lambda text: word if text == word else number(text))
 
 
@@ -430,11 +394,11 @@ ARGUMENT = _path("file", may_be_empty=True)
 DURATION = Parsed("duration", _duration)
 FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
-NAME = Parsed("text", _bounded(Name, f"a text of 1 to {MAX_NAME} characters"))
-NOTIFY_NAME = Parsed("name", _bounded(NotifyName, spec.NOTIFY_NAME))
+NAME = Parsed("text", _bounded(spec.Name, f"a text of 1 to {spec.MAX_NAME} characters"))
+NOTIFY_NAME = Parsed("name", _bounded(spec.NotifyName, spec.NOTIFY_NAME))
 PAST_TIME = Parsed("when", _past_time)
-QUEUE_NAME = Parsed("queue", _bounded(QueueName, f"a queue: {spec.QUEUE_NAME}"), _queues_like)
-SIZE = _size(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
+QUEUE_NAME = Parsed("queue", _bounded(spec.QueueName, f"a queue: {spec.QUEUE_NAME}"), _queues_like)
+SIZE = _size(spec.FileBytes, f"a size from 0 to {spec.MAX_BYTES} bytes")
 TIME_LIMIT = Parsed("duration", _time_limit)
 
 
@@ -465,6 +429,10 @@ def _parse_env_pass(
     return value if value in (None, "all", "none") else value.split(",")
 
 
+_AT_MOST = f"at most {spec.MAX_BYTES} bytes"
+_PERCENT = f"a percentage of one processor: a whole number from 1 to {spec.MAX_PERCENT}, such as 50 or 150%"
+
+
 def _click_option(name: str) -> Callable[[F], F]:
     """Return the command-line option for a field of JobSpec."""
     kind = kind_of(name)
@@ -482,46 +450,42 @@ def _click_option(name: str) -> Callable[[F], F]:
 
 # Parameter type and metavar for each type of a field
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
-    Backoff: (Parsed("number", _bounded(Backoff, "a number from 1 to 100")), "F"),
-    Duration: (DURATION, "D"),
-    ExecutorName: (
-        Parsed("name", _bounded(ExecutorName, f"the name of an executor: {EXECUTOR_NAME}")),
+    spec.Backoff: (Parsed("number", _bounded(spec.Backoff, "a number from 1 to 100")), "F"),
+    spec.Duration: (DURATION, "D"),
+    spec.ExecutorName: (
+        Parsed("name", _bounded(spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}")),
         "NAME",
     ),
-    ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
-    FileBytes: (
-        _size(FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"),
+    spec.ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
+    spec.FileBytes: (
+        _size(spec.FileBytes, f"the size of a core file: 0 or for example 100MB, {_AT_MOST}"),
         "SIZE",
     ),
-    Folder: (_path("dir"), "DIR"),
-    Instant: (FUTURE_TIME, "WHEN"),
-    MemoryBytes: (
-        _size(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes"),
-        "SIZE",
-    ),
-    Name: (NAME, "TEXT"),
-    NotifyName: (NOTIFY_NAME, "NAME"),
-    Percent: (
-        Parsed(
-            "percent",
-            _bounded(
-                Percent,
-                f"a percentage of one processor: a whole number from 1 to {MAX_PERCENT}, such as 50 or 150%",
-                lambda text: text.removesuffix("%"),
-            ),
-        ),
+    spec.Folder: (_path("dir"), "DIR"),
+    spec.Instant: (FUTURE_TIME, "WHEN"),
+    spec.MemoryBytes: (_size(spec.MemoryBytes, f"an amount of memory: at least 1MB, {_AT_MOST}"), "SIZE"),
+    spec.Name: (NAME, "TEXT"),
+    spec.NotifyName: (NOTIFY_NAME, "NAME"),
+    spec.Percent: (
+        Parsed("percent", _bounded(spec.Percent, _PERCENT, lambda text: text.removesuffix("%"))),
         "PERCENT",
     ),
-    QueueName: (QUEUE_NAME, "NAME"),
-    SlurmTime: (Parsed("time", _bounded(SlurmTime, SLURM_TIME)), "TIME"),
-    SlurmWord: (Parsed("text", _bounded(SlurmWord, f"a text of 1 to {MAX_SLURM_WORD} characters")), "TEXT"),
-    Share: (Parsed("number", _bounded(Share, "a number from 0 to 1")), "SHARE"),
-    SlurmOptions: (
-        Parsed("option", _bounded(SlurmWord, f"an option of sbatch of at most {MAX_SLURM_WORD} characters")),
+    spec.QueueName: (QUEUE_NAME, "NAME"),
+    spec.SlurmTime: (Parsed("time", _bounded(spec.SlurmTime, spec.SLURM_TIME)), "TIME"),
+    spec.SlurmWord: (
+        Parsed("text", _bounded(spec.SlurmWord, f"a text of 1 to {spec.MAX_SLURM_WORD} characters")),
+        "TEXT",
+    ),
+    spec.Share: (Parsed("number", _bounded(spec.Share, "a number from 0 to 1")), "SHARE"),
+    spec.SlurmOptions: (
+        Parsed(
+            "option",
+            _bounded(spec.SlurmWord, f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"),
+        ),
         "OPTION",
     ),
-    Tags: (NAME, "TEXT"),
-    Timeout: (TIME_LIMIT, "D"),
+    spec.Tags: (NAME, "TEXT"),
+    spec.Timeout: (TIME_LIMIT, "D"),
 }
 
 _SPELLINGS = {
@@ -547,8 +511,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "type": Parsed(
             "resource",
             _bounded(
-                tuple[ResourceName, TokenCount],
-                f"NAME=N, such as gpu=1: {RESOURCE_NAME}, and 1 to {MAX_TOKENS}",
+                tuple[spec.ResourceName, spec.TokenCount],
+                f"NAME=N, such as gpu=1: {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}",
                 _name_and_count,
             ),
         ),

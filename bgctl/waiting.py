@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -67,10 +67,10 @@ def wait_command(
         if not job_ids:
             say("no jobs match")
         finished = []
-        with _reporter(len(job_ids), shows_progress=shows_progress) as reporter:
-            show_progress = reporter.show_progress if shows_progress else None
-            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=show_progress):
-                reporter.show_end(job)
+        with _reporter(len(job_ids), shows_progress=shows_progress) as (show_progress, show_end):
+            on_progress = show_progress if shows_progress else None
+            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
+                show_end(job)
                 finished.append(exit_code_of_job(job))
                 if any_of_them:
                     break
@@ -79,32 +79,33 @@ def wait_command(
     return FAILED if any(finished) else 0
 
 
-def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[_Lines | _Bars]:
+def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[Reporter]:
     """Return what reports progress and ends: bars if the user wants progress on a terminal, else lines."""
     if not shows_progress or global_options().json or not is_terminal():
-        return nullcontext(_Lines())
+        return nullcontext((_print_progress, _print_end))
     return _bars(jobs)
 
 
-class _Lines:
-    """Prints one line or JSON document for each report."""
+Reporter = tuple[Callable[[JobProgress], None], Callable[[Job], None]]
 
-    def show_progress(self, update: JobProgress) -> None:
-        if global_options().json:
-            progress = as_json(update.progress)
-            print_json({"job": update.job, "attempt": update.attempt, "progress": progress})
-        elif line := progress_line(update.progress):
-            click.echo(f"{update.job} {line}")
 
-    def show_end(self, job: Job) -> None:
-        if global_options().json:
-            print_json(job_as_json(job.view))
-        else:
-            click.echo(f"{job.id} {describe_end(job)}")
+def _print_progress(update: JobProgress) -> None:
+    if global_options().json:
+        progress = as_json(update.progress)
+        print_json({"job": update.job, "attempt": update.attempt, "progress": progress})
+    elif line := progress_line(update.progress):
+        click.echo(f"{update.job} {line}")
+
+
+def _print_end(job: Job) -> None:
+    if global_options().json:
+        print_json(job_as_json(job.view))
+    else:
+        click.echo(f"{job.id} {describe_end(job)}")
 
 
 @contextmanager
-def _bars(jobs: int) -> Iterator[_Bars]:
+def _bars(jobs: int) -> Iterator[Reporter]:
     """Show progress bars below everything that is printed meanwhile; remove them at the end."""
     # rich is slow to import, and no other output needs it
     from rich.console import Console  # noqa: PLC0415
@@ -119,7 +120,8 @@ def _bars(jobs: int) -> Iterator[_Bars]:
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
     # nothing else writes to stdout meanwhile, so rich need not redirect it
     with ProgressDisplay(*columns, console=console, transient=True, redirect_stdout=False) as display:
-        yield _Bars(display, jobs)
+        bars = _Bars(display, jobs)
+        yield bars.show_progress, bars.show_end
 
 
 class _Bars:

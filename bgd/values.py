@@ -16,24 +16,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from bgd.core import spec
 from bgd.core.job import Decision, ExceptionRules, NextStep
-from bgd.core.spec import (
-    EXECUTOR_NAME,
-    MAX_TOKENS,
-    NOTIFY_NAME,
-    QUEUE_NAME,
-    Duration,
-    ExecutorName,
-    FileBytes,
-    MemoryBytes,
-    NotifyName,
-    QueueName,
-    Rate,
-    SlurmOptions,
-    Timeout,
-    kind_of,
-    problem_with_slurm_option,
-)
+from bgd.core.spec import kind_of
 from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
 from bgd.paths import MAX_SOCKET_PATH
@@ -66,7 +51,7 @@ def number(kind: object) -> Reader[float]:
 
 def duration(setting: Setting) -> float:
     """Read a duration, in seconds, within the usual bounds."""
-    return checked_duration(setting.value, Duration)
+    return checked_duration(setting.value, spec.Duration)
 
 
 def duration_within(kind: object) -> Reader[float]:
@@ -74,7 +59,7 @@ def duration_within(kind: object) -> Reader[float]:
     return lambda setting: checked_duration(setting.value, kind)
 
 
-def checked_duration(value: object, kind: object = Duration) -> float:
+def checked_duration(value: object, kind: object = spec.Duration) -> float:
     """Return the seconds of a duration; ValueError if it is none, or out of bounds."""
     seconds = parse_duration(value) if isinstance(value, str) else value
     return float(_converted(seconds, kind, written=format_duration))
@@ -139,9 +124,9 @@ def _name(kind: object, words: str) -> Reader[str]:
     return reader
 
 
-queue_name = _name(QueueName, QUEUE_NAME)
-executor_name = _name(ExecutorName, EXECUTOR_NAME)
-notify_name = _name(NotifyName, f"the name of a [notify] target: {NOTIFY_NAME}")
+queue_name = _name(spec.QueueName, spec.QUEUE_NAME)
+executor_name = _name(spec.ExecutorName, spec.EXECUTOR_NAME)
+notify_name = _name(spec.NotifyName, f"the name of a [notify] target: {spec.NOTIFY_NAME}")
 
 
 def absolute_path(setting: Setting) -> str:
@@ -326,8 +311,8 @@ def resource_tokens(setting: Setting) -> tuple[str, ...]:
     if isinstance(value, str) and value.isdecimal():  # from the environment
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= MAX_TOKENS:
-            raise ValueError(f"must be a list of names, or how many there are: 0 to {MAX_TOKENS}")
+        if not 0 <= value <= spec.MAX_TOKENS:
+            raise ValueError(f"must be a list of names, or how many there are: 0 to {spec.MAX_TOKENS}")
         return tuple(str(number) for number in range(1, value + 1))
     if not isinstance(value, str | list):
         raise ValueError(  # noqa: TRY004 - what readers raise
@@ -337,15 +322,15 @@ def resource_tokens(setting: Setting) -> tuple[str, ...]:
     for name in names:
         if not _TOKEN_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name of 1 to 64 letters, digits and '.', '_', ':', '-', '/'")
-    if len(set(names)) < len(names) or len(names) > MAX_TOKENS:
-        raise ValueError(f"must be different names, at most {MAX_TOKENS}")
+    if len(set(names)) < len(names) or len(names) > spec.MAX_TOKENS:
+        raise ValueError(f"must be different names, at most {spec.MAX_TOKENS}")
     return names
 
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated by commas
 
 
-def start_rate(setting: Setting) -> Rate:
+def start_rate(setting: Setting) -> spec.Rate:
     """Read how many starts there may be within some time."""
     written = text(setting)
     count, _, seconds = written.partition("/")
@@ -353,7 +338,7 @@ def start_rate(setting: Setting) -> Rate:
         raise ValueError(
             f'must be like "10/1m": 1 to {MAX_RATE} starts, and the time in which they may happen'
         )
-    return Rate(int(count), checked_duration(seconds, Timeout), written)
+    return spec.Rate(int(count), checked_duration(seconds, spec.Timeout), written)
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:
@@ -396,14 +381,14 @@ def job_option(name: str, setting: Setting) -> object:
     """Read an option of a job, as its field in a JobSpec is typed."""
     kind = kind_of(name)  # not before it is needed: it would make each client start later
     readers: dict[Any, Reader[Any]] = {
-        QueueName: queue_name,
-        ExecutorName: executor_name,
-        NotifyName: notify_name,
-        Duration: duration,
-        Timeout: duration_within(Timeout),
-        MemoryBytes: size(MemoryBytes),
-        FileBytes: size(FileBytes),
-        SlurmOptions: texts_without(problem_with_slurm_option),
+        spec.QueueName: queue_name,
+        spec.ExecutorName: executor_name,
+        spec.NotifyName: notify_name,
+        spec.Duration: duration,
+        spec.Timeout: duration_within(spec.Timeout),
+        spec.MemoryBytes: size(spec.MemoryBytes),
+        spec.FileBytes: size(spec.FileBytes),
+        spec.SlurmOptions: texts_without(spec.problem_with_slurm_option),
     }
     if isinstance(kind, EnumType):
         return _word(kind, text(setting))
