@@ -22,7 +22,7 @@ def part(data, attempt=1, offset=0, left_out=0):
 
 def lines_by_part(*parts):
     """Return the lines that come with each part, and those that come at the end."""
-    found = [[] for _ in range(len(parts) + 1)]
+    found: list[list[str]] = [[] for _ in range(len(parts) + 1)]
     at = 0
 
     def read():
