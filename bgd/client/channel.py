@@ -40,6 +40,7 @@ from bgd.paths import SYSTEM_PATHS
 from bgd.wire.replies import (
     Acted,
     ActResult,
+    BackupPart,
     Done,
     End,
     Failed,
@@ -49,7 +50,7 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import GetInfo, GetResult, Request, Shutdown, ShutdownMode, act
+from bgd.wire.requests import GetBackup, GetInfo, GetResult, Request, Shutdown, ShutdownMode, act
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
@@ -237,6 +238,20 @@ class Channel:
             raise _unfinished(rest.first, count, seconds) from None
         if late is not None:  # with `only_now`, the daemon does not wait for it
             raise _unfinished(late, count, seconds)
+
+    async def backup(self) -> AsyncGenerator[bytes, None]:
+        """Yield a copy of the daemon's database in pieces; one that broke off is not resumed."""
+        size, received = 1, 0
+        request = GetBackup(UNNUMBERED)
+        async with aclosing(self.follow(lambda: None if received else request, alone=True)) as parts:
+            async for part in parts:
+                piece = expected(part, BackupPart)
+                size, received = piece.size, received + len(piece.data)
+                yield piece.data
+        if received != size:
+            raise DaemonUnreachable(
+                f"the daemon went away after {received} bytes of a backup: ask for it again"
+            )
 
     def map(self, calls: Calls, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
         """Queue the calls; yield their results in order."""

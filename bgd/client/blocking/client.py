@@ -38,7 +38,7 @@ from bgd.client.specs import (
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
-from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
+from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Selection, ShutdownMode
@@ -701,18 +701,7 @@ class Client:
             Full: the daemon has no space for one.
             DaemonUnreachable: the backup broke off; the pieces so far are useless.
         """
-        size, received = 1, 0
-        request = requests.GetBackup(UNNUMBERED)
-        # a backup that broke off is not resumed
-        with closing(self._channel.follow(lambda: None if received else request, alone=True)) as parts:
-            for part in parts:
-                piece = expected(part, replies.BackupPart)
-                size, received = piece.size, received + len(piece.data)
-                yield piece.data
-        if received != size:
-            raise DaemonUnreachable(
-                f"the daemon went away after {received} bytes of a backup: ask for it again"
-            )
+        return self._channel.backup()
 
     def checkup(self) -> list[Finding]:
         """Return the problems that the daemon finds in its installation, with remedies."""

@@ -265,6 +265,9 @@ class Channel:
     ) -> Generator[JobView, None, None]:
         return iterate(self.shared.finished(job_ids, seconds, on_progress))
 
+    def backup(self) -> Generator[bytes, None, None]:
+        return iterate(self.shared.backup())
+
     def map(self, calls: Calls, *, return_exceptions: bool) -> Generator[Any, None, None]:
         return closed_at_exit(iterate(self.shared.map(calls, return_exceptions=return_exceptions)))
 
