@@ -68,7 +68,7 @@ _MODULES = {
     "doctor": "daemon",
     "service": "service",
 }
-_ALIASES = {"ls": "list", "status": "show"}
+_ALIASES = {"ls": "list", "status": "list"}
 
 
 class LazyVerbGroup(VerbGroup):
@@ -82,6 +82,12 @@ class LazyVerbGroup(VerbGroup):
         """Return the verbs in the order of the help."""
         del ctx
         return list(_MODULES)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; a number alone shows the job."""
+        return super().resolve_command(ctx, ["show", *args] if args[0].isdecimal() else args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a verb; return None if no verb has this name."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bgctl.commands import OPERATORS
-from bgd.errors import nearest
 from bgd.formatting import quoted
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"
@@ -21,14 +20,15 @@ _EDIT = "`bgctl edit ID` changes a job that waits"
 _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
+_BATCH = "`bgctl batch FILE` queues a job for each line of a file"
 _RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
 _WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
 VERBS = {
-    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "push", "spawn"), _SUBMIT),
+    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "push", "sbatch", "spawn"), _SUBMIT),
     "apply": "bgd reads no files of jobs: " + _SUBMIT,
-    "exec": "`bgctl run PROGRAM` runs a command and shows its output",
+    "exec": "`bgctl run PROGRAM` runs a command; `bgctl show ID` has the pid of a job",
     "start": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
     "enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
     **dict.fromkeys(("unhold", "unstash"), "`bgctl release ID` lets a held job start"),
@@ -38,12 +38,14 @@ VERBS = {
     **dict.fromkeys(("atq", "get", "history", "jobs", "list-units", "ps", "squeue"), _LIST),
     **dict.fromkeys(("container", "job", "pod", "pods", "processes", "task", "tasks"), _LIST),
     **dict.fromkeys(("report", "summary"), "`bgctl stats` shows the number of jobs and how they ended"),
-    **dict.fromkeys(("htop", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
+    **dict.fromkeys(("htop", "monit", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
     **dict.fromkeys(("describe", "inspect"), _SHOW),
     **dict.fromkeys(("is-active", "is-failed", "poll", "result"), _STATE),
     **dict.fromkeys(("cat", "journal", "journalctl"), _LOGS),
     **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
-    **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset", "system"), _PRUNE),
+    **dict.fromkeys(
+        ("clean", "cleanup", "clear", "empty", "flush", "gc", "purge", "reset", "system"), _PRUNE
+    ),
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
     **dict.fromkeys(("redo", "requeue", "rerun", "restart", "rollout"), _RETRY),
     **dict.fromkeys(("change", "modify", "rename", "set", "update"), _EDIT),
@@ -60,7 +62,8 @@ VERBS = {
     **dict.fromkeys(
         ("find", "grep"), "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs"
     ),
-    **dict.fromkeys(("map", "parallel", "xargs"), "`bgctl batch FILE` queues a job for each line of a file"),
+    **dict.fromkeys(("array", "map", "xargs"), _BATCH),
+    "parallel": f"{_SLOTS}, {_BATCH}",
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",
     "version": "`bgctl --version` prints the version",
@@ -71,6 +74,10 @@ VERBS = {
     "unpause": "`bgctl resume` undoes `bgctl pause`, `bgctl continue ID` goes on with a suspended job",
     "daemon-reload": "`bgctl reload` reads the configuration again",
     **dict.fromkeys(("health", "ping"), "`bgctl info` shows the daemon, `bgctl doctor` checks it"),
+    **dict.fromkeys(("reason", "why"), "`bgctl explain ID` says why a job does not run"),
+    **dict.fromkeys(
+        ("alert", "mail", "notify"), "`bgctl submit --notify TARGET PROGRAM` tells you how a job ends"
+    ),
     **dict.fromkeys(("flower", "ui", "web"), "`bgctl dashboard` prints a link to the pages"),
 }
 """What to type in place of a verb that bgctl does not have."""
@@ -172,7 +179,8 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--bar": "`bgctl wait --progress ID` shows how far jobs are",
     "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
     "--interval": "`bgctl watch` shows jobs while they change",
-    "-n": "--any waits for the first of several jobs",
+    **dict.fromkeys(("--array", "--arrays"), _BATCH),
+    "-n": ("--any waits for the first of several jobs", "leave it out: what is shown is always up to date"),
     "--format": "--json prints everything, for programs",
 }
 """What to type in place of an option that a verb does not have: the first that the verb understands."""
@@ -221,10 +229,21 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     for part in [] if is_program else reversed(name.split("-")):  # for example kill-session or show-logs
         if hint := VERBS.get(part) or (f"did you mean {part}?" if part in known else None):
             return hint
-    hint = nearest(name, known)
-    if "did you mean" in hint:
-        return hint
+    if alike := next((word for word in known if _is_one_edit(name, word)), None):
+        return f"did you mean {alike}?"
     return f"`bgctl submit {_line(words)}` queues a command" if is_program else "see 'bgctl --help'"
+
+
+def in_group(group: str, name: str) -> str | None:
+    """Return what to type in place of a verb that a group does not have; None if nothing is known."""
+    if group == "schedule" and " " in name:
+        return name_first(name)
+    return VERBS_OF_GROUPS.get(group, {}).get(name)
+
+
+def name_first(when: str) -> str:
+    """Return what to type in place of `schedule add WHEN`."""
+    return f"a NAME comes first: bgctl schedule add NAME {quoted(when)} -- PROGRAM"
 
 
 def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
@@ -242,6 +261,8 @@ def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
         return f"it is for a shell: type `bgctl {verb} --shell {before}{quoted(text)}`"
     if "/" in name:
         return None
+    if name.endswith(".py") and Path(name).is_file():
+        return f"type `bgctl {verb} {before}{_line(['python3', *argv])}`"
     if Path(name).is_file():
         return f"./{name} is here: type `bgctl {verb} {before}{_line([f'./{name}', *argv[1:]])}`"
     return f"if it is an alias of your shell, type `bgctl {verb} {before}bash -ic {quoted(_line(argv))}`"
@@ -257,6 +278,14 @@ def for_operators(argv: Sequence[str], verb: str) -> str | None:
     line = " ".join(word if word in OPERATORS else quoted(word) for word in argv)
     before = "" if verb == "submit" else "-- "
     return f"{found!r} is an argument here: for a shell type `bgctl {verb} --shell {before}{quoted(line)}`"
+
+
+def _is_one_edit(typed: str, meant: str) -> bool:
+    """Return whether a character was added, left out or replaced, or two neighbours were exchanged."""
+    at = next((n for n, (a, b) in enumerate(zip(typed, meant, strict=False)) if a != b), len(meant))
+    after, behind = typed[at:], meant[at:]
+    exchanged = after[1:2] + after[:1] + after[2:]
+    return behind in {exchanged, after[1:]} or after == behind[1:] or after[1:] == behind[1:]
 
 
 def _line(words: Iterable[str]) -> str:

@@ -192,6 +192,10 @@ def add_command(
     WHEN is a cron expression, one of cron's @names such as @daily or @reboot, or 'every 15m'. The command
     gets the environment of the daemon, and runs in the folder in which you are now.
     """
+    if " " in schedule:
+        from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
+
+        raise click.UsageError(name_first(schedule))
     with client(autostart=True) as daemon:
         values = _given(when, given)
         args = json_option("--args", values.pop("args_text", None), list)

@@ -79,9 +79,9 @@ class VerbGroup(click.Group):
             args = [*args[1:], "--help"]
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             _, *above = ctx.command_path.split()
-            from bgctl.hints import VERBS_OF_GROUPS, for_missing_verb  # noqa: PLC0415 - only for an error
+            from bgctl.hints import for_missing_verb, in_group  # noqa: PLC0415 - only for an error
 
-            hint = VERBS_OF_GROUPS.get(" ".join(above), {}).get(args[0])
+            hint = in_group(" ".join(above), args[0])
             if hint is None:
                 known = self.known_words()
                 hint = nearest(args[0], known) if above else for_missing_verb(args, known)

@@ -26,6 +26,9 @@ _BYTES = {
     "tib": 2**40,
 }
 
+_SPELLED_OUT = {"minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}  # in seconds
+_DAYS = {"today": 0, "yesterday": 1}  # ago
+
 # At most 60 digits: a number of more would become infinity instead of being refused as too large
 _NUMBER = r"[0-9]{1,60}(?:\.[0-9]{1,15})?"
 _PART = rf"({_NUMBER})(ms|[dhms])"
@@ -54,15 +57,22 @@ def parse_duration(text: str) -> float:
 
 
 def parse_past_time(text: str, now: float) -> float:
-    """Return the epoch time of an age such as "2h" or a date such as "2026-10-01 14:30".
+    """Return the epoch time of "2h" or "1 day" ago, of "2026-10-01 14:30", "today" or "yesterday".
 
-    A date is local time unless it has a zone.
+    A date is local time unless it has a zone. "today" and "yesterday" begin at midnight, local time.
 
     Raises:
         ValueError: the text is neither; the message says how to write them.
     """
-    from datetime import datetime  # noqa: PLC0415 - few commands read times
+    from datetime import datetime, timedelta  # noqa: PLC0415 - few commands read times
 
+    if text in _DAYS:
+        midnight = datetime.fromtimestamp(now).replace(  # noqa: DTZ006 - local time
+            hour=0, minute=0, second=0, microsecond=0
+        )
+        return (midnight - timedelta(days=_DAYS[text])).timestamp()
+    if age := re.fullmatch(r"(\d{1,6}) (minute|hour|day|week)s?(?: ago)?", text):
+        return now - int(age[1]) * _SPELLED_OUT[age[2]]
     try:
         return now - parse_duration(text)
     except ValueError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.units import format_duration, format_size, parse_duration, parse_size
+from bgd.units import format_duration, format_size, parse_duration, parse_past_time, parse_size
 
 
 @pytest.mark.parametrize(
@@ -95,3 +97,24 @@ def test_malformed_size_is_refused(text):
 def test_formatted_sizes_are_parsed_back(count, text):
     assert format_size(count) == text
     assert parse_size(text) == pytest.approx(count, rel=0.005)
+
+
+NOON = 12.0 * 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("1 day", 86400),
+        ("2 hours ago", 7200),
+        ("3 weeks", 3 * 7 * 86400),
+        ("today", NOON),
+        ("yesterday", 86400 + NOON),
+    ],
+)
+def test_times_may_be_spelled_out(text, before, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    noon = 20_000 * 86400 + NOON
+
+    assert parse_past_time(text, noon) == noon - before

@@ -278,7 +278,10 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
     else:
         found = next((each for each in ON_NODES if getattr(spec, each)), None)
         if found is not None:
-            raise Refused(f"{found} is for jobs on a cluster, and executor {name} runs them on this machine")
+            hint = f": use {instead}" if (instead := _INSTEAD_HERE.get(found)) else ""
+            raise Refused(
+                f"{found} is for jobs on a cluster, and executor {name} runs them on this machine{hint}"
+            )
 
 
 def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
@@ -374,3 +377,8 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
 
 _NOT_ON_NODES = ("pty", "keep_leftovers", *Limits.__struct_fields__)
 _INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}
+_INSTEAD_HERE = {
+    "memory": "memory_max to limit it",
+    "cpus": "cpu_max to limit them",
+    "gpus": "a resource, which [resources] shares out",
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import click
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import bgd
 from bgctl.cli import cli as command
 from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_missing_program, for_operators
+from bgctl.program import run
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_mi
         (["logs", "--match", "ready", "1"], "no option --match: `bgctl wait --match REGEX ID` waits"),
         (["list", "--state", "done"], "no state 'done': jobs that have ended are succeeded, failed"),
         (["list", "--state", "new"], "'new' is not one of held, blocked, scheduled"),
-        (["list", "--since", "yesterday"], "neither an age such as 2h nor a date"),
+        (["list", "--since", "last week"], "neither an age such as 2h nor a date"),
         (["list", "--queue", "two words"], "at most 64 letters, digits, '.', '_' and '-'"),
         (["list", "--limit", "0"], "'0' is not a whole number from 1 to 10000"),
         (["info", "--user", "--system"], "exclude each other"),
@@ -264,6 +266,41 @@ def test_every_verb_that_a_hint_names_exists(hint):
     assert [verb for verb in named if command.get_command(click.Context(command), verb) is None] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("why 1", "bgctl explain ID"),
+        ("monit", "bgctl watch"),
+        ("flush", "bgctl prune"),
+        ("nice 5 ls", "bgctl edit ID --nice N"),
+        ("nce", "see 'bgctl --help'"),
+        ("canceel 1", "did you mean cancel?"),
+        ("wathc", "did you mean watch?"),
+        ("sbatch job.sh", "bgctl submit PROGRAM"),
+        ("submit --array 1-3 ls", "bgctl batch FILE"),
+        ("parallel 4", "bgctl slots N"),
+        ("notify", "bgctl submit --notify TARGET"),
+        ("watch -n 2", "always up to date"),
+        ("exec 1 sh", "`bgctl show ID` has the pid of a job"),
+        ("schedule '*/5 * * * *' date", "bgctl schedule add NAME '*/5 * * * *' -- PROGRAM"),
+        ("schedule add '*/5 * * * *' date", "bgctl schedule add NAME '*/5 * * * *' -- PROGRAM"),
+    ],
+)
+def test_habits_of_other_programs_are_answered_with_what_to_type(words, answer, capsys):
+    assert run(shlex.split(words)) == 2
+
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("7", "show"), ("status", "list")])
+def test_a_number_is_a_job_and_status_is_the_list(typed, meant):
+    context = click.Context(command)
+
+    _, verb, _ = command.resolve_command(context, [typed])
+
+    assert verb is command.get_command(context, meant)
+
+
 def test_no_hint_is_for_a_verb_that_exists():
     context = click.Context(command)
 
@@ -294,6 +331,13 @@ def test_a_script_in_the_folder_is_found(tmp_path, monkeypatch):
     assert for_missing_program(["script.sh", "a b"], "submit") == (
         "./script.sh is here: type `bgctl submit ./script.sh 'a b'`"
     )
+
+
+def test_a_python_script_in_the_folder_is_run_by_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.py").touch()
+
+    assert for_missing_program(["job.py", "-x"], "submit") == "type `bgctl submit python3 job.py -x`"
 
 
 def test_a_pipe_among_the_arguments_is_noted():
