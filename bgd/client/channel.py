@@ -22,9 +22,10 @@ from bgd.client.session import (
     ResumableWait,
     expected,
     framed,
+    portions,
     value_of,
 )
-from bgd.client.specs import checked, portions
+from bgd.client.specs import checked
 from bgd.client.transport import (
     NO_WAY_IN,
     Backend,

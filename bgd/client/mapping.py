@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.calls import Calls
 from bgd.client.channel import Channel
-from bgd.client.specs import batch_frames
+from bgd.client.session import batch_frames
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed

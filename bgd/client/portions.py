@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.specs import Caller, Item, batch_frames, command_spec, spec_of
+from bgd.client.session import batch_frames
+from bgd.client.specs import Caller, Item, command_spec, spec_of
 from bgd.core.spec import JobSpec, problem_with
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import Run

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.core.job import Outcome, State
-from bgd.errors import BgdError, DaemonUnreachable, JobFailed, ProtocolError, Refused
-from bgd.wire.framing import FrameReader, frame
+from bgd.core.spec import JobSpec
+from bgd.errors import BgdError, DaemonUnreachable, Full, JobFailed, ProtocolError, Refused
+from bgd.wire.framing import HEADER, MAX_FRAME, FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode, tag_of
 from bgd.wire.replies import (
     Acted,
@@ -33,7 +34,20 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import Act, Edit, GetEvents, Logs, Request, SendSignal, Wait
+from bgd.wire.requests import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    MAX_IDS,
+    Act,
+    Edit,
+    GetEvents,
+    Logs,
+    Request,
+    SendSignal,
+    Submit,
+    SubmitMany,
+    Wait,
+)
 from bgd.wire.views import EventView, JobError, JobProgress, JobView, ScheduleEvent
 
 R = TypeVar("R")
@@ -124,6 +138,56 @@ def framed(request: Request, request_id: int) -> bytes:
         return frame(encode(replace(request, id=request_id)))
     except ProtocolError as error:
         raise Refused(f"the request cannot be sent: {error}") from error
+
+
+def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
+    """Return the frame of a Submit, with further fields of it; raises Refused as `framed` does."""
+    return framed(Submit(UNNUMBERED, spec, **fields), request_id)
+
+
+def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], **fields: Any) -> bytes:
+    """Return a SubmitMany, with further fields of it, in as many frames as it takes.
+
+    Raises:
+        Full: the batch is more than a daemon takes at once.
+        Refused: one job is too large for a frame.
+    """
+    if len(specs) > MAX_BATCH:
+        raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
+    frames = b"".join(map(frame, _payloads(request_id, specs, env, fields)))
+    if len(frames) > MAX_BATCH_BYTES:
+        raise Full(
+            f"{len(frames)} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit jobs in portions"
+        )
+    return frames
+
+
+def _payloads(
+    request_id: int, specs: Sequence[JobSpec], env: dict[str, str], fields: dict[str, Any]
+) -> Iterator[bytes]:
+    start, count = 0, len(specs)
+    while True:
+        part = list(specs[start : start + count])
+        end = start + len(part)
+        part_env = env if any(spec.env is None and spec.argv is not None for spec in part) else None
+        request = SubmitMany(id=request_id, specs=part, env=part_env, more=end < len(specs), **fields)
+        payload = encode(request)
+        if len(payload) > MAX_FRAME and len(part) > 1:
+            # a count that is likely to fit; specs differ, so it may take another try
+            count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))
+            continue
+        if len(payload) > MAX_FRAME:
+            raise Refused(f"job {start} of the batch takes {len(payload)} bytes: at most {MAX_FRAME}")
+        yield payload
+        start = end
+        if start == len(specs):
+            return
+
+
+def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
+    """Cut a list of ids into lists that fit into one request each."""
+    for start in range(0, len(job_ids), MAX_IDS):
+        yield list(job_ids[start : start + MAX_IDS])
 
 
 def expected(reply: Reply, kind: type[R]) -> R:

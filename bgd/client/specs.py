@@ -1,11 +1,11 @@
-"""Turns what callers ask for, such as job options, into specs and frames that can be sent, or refuses it."""
+"""Turns what callers ask for, such as job options, into specs and values that can be sent, or refuses it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -15,16 +15,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.session import UNNUMBERED, framed
 from bgd.core import spec as limits
 from bgd.core.job import State
 from bgd.core.spec import EXECUTOR_NAME, MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, QueueName, kind_of
-from bgd.errors import Full, Refused, nearest
+from bgd.errors import Refused, nearest
 from bgd.escape import one_line
 from bgd.units import parse_duration
-from bgd.wire.framing import HEADER, MAX_FRAME, frame
-from bgd.wire.messages import encode
-from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
+from bgd.wire.requests import Changes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -286,35 +283,7 @@ def _check_json(values: list[object]) -> None:
             value.encode()
 
 
-# --- requests ---------------------------------------------------------------------------------------------
-
-
-def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
-    """Return the frame of a Submit, with further fields of it; raises Refused as `framed` does."""
-    return framed(Submit(UNNUMBERED, spec, **fields), request_id)
-
-
-def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], **fields: Any) -> bytes:
-    """Return a SubmitMany, with further fields of it, in as many frames as it takes.
-
-    Raises:
-        Full: the batch is more than a daemon takes at once.
-        Refused: one job is too large for a frame.
-    """
-    if len(specs) > MAX_BATCH:
-        raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
-    frames = b"".join(map(frame, _payloads(request_id, specs, env, fields)))
-    if len(frames) > MAX_BATCH_BYTES:
-        raise Full(
-            f"{len(frames)} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit jobs in portions"
-        )
-    return frames
-
-
-def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
-    """Cut a list of ids into lists that fit into one request each."""
-    for start in range(0, len(job_ids), MAX_IDS):
-        yield list(job_ids[start : start + MAX_IDS])
+# --- what requests name -----------------------------------------------------------------------------------
 
 
 def ids_of(jobs: Iterable[JobReference], name: str = "jobs") -> list[int]:
@@ -351,28 +320,6 @@ def checked(request: S) -> S:
         Refused: a value is out of range or of the wrong type. The message names it and says what is allowed.
     """
     return _converted(msgspec.to_builtins(request, builtin_types=(bytes,)), type(request))
-
-
-def _payloads(
-    request_id: int, specs: Sequence[JobSpec], env: dict[str, str], fields: dict[str, Any]
-) -> Iterator[bytes]:
-    start, count = 0, len(specs)
-    while True:
-        part = list(specs[start : start + count])
-        end = start + len(part)
-        part_env = env if any(spec.env is None and spec.argv is not None for spec in part) else None
-        request = SubmitMany(id=request_id, specs=part, env=part_env, more=end < len(specs), **fields)
-        payload = encode(request)
-        if len(payload) > MAX_FRAME and len(part) > 1:
-            # a count that is likely to fit; specs differ, so it may take another try
-            count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))
-            continue
-        if len(payload) > MAX_FRAME:
-            raise Refused(f"job {start} of the batch takes {len(payload)} bytes: at most {MAX_FRAME}")
-        yield payload
-        start = end
-        if start == len(specs):
-            return
 
 
 def _id_of(job: object, name: str) -> int:

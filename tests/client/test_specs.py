@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from bgd import Client, Job, JobSpec
+from bgd.client.session import batch_frames
 from bgd.client.specs import (
     Caller,
-    batch_frames,
     changes_of,
     class_spec,
     command_spec,

@@ -21,19 +21,19 @@ from bgd.client.session import (
     ResumableActions,
     ResumableEvents,
     ResumableLogs,
+    batch_frames,
     expected,
+    submit_frames,
 )
 from bgd.client.specs import (
     Caller,
     Item,
-    batch_frames,
     checked,
     class_spec,
     ids_of,
     seconds_of,
     specs_of,
     states_of,
-    submit_frames,
 )
 from bgd.core.explain import Explanation
 from bgd.core.job import State
