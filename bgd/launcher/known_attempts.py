@@ -19,7 +19,7 @@ from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire import launching
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch, SlurmStart
 
 if TYPE_CHECKING:
     from bgd.launcher.supervisors import SupervisorChannel
@@ -156,14 +156,16 @@ class KnownAttempts:
     def _executor_of(self, launch: Launch) -> Executor:
         if launch.slurm is None:
             return self._local
-        controller = self._controllers.get(launch.slurm.conf)
-        if controller is None:
-            controller = self._controllers[launch.slurm.conf] = Controller(self._context, launch.slurm)
-        controller.set_rate(launch.slurm.requests_per_second)  # as configured last
+        self._controller_of(launch.slurm).set_rate(launch.slurm.requests_per_second)  # as configured last
         executor = pilot_start(launch).executor
         if executor not in self._pools:
-            self._pools[executor] = PilotPool(self._context, controller, launch)
+            self._pools[executor] = PilotPool(self._context, self._controller_of, launch)
         return self._pools[executor].execute
+
+    def _controller_of(self, slurm: SlurmStart) -> Controller:
+        if slurm.conf not in self._controllers:
+            self._controllers[slurm.conf] = Controller(self._context, slurm)
+        return self._controllers[slurm.conf]
 
     def _begin(self, attempt: Attempt) -> None:
         self.running += 1

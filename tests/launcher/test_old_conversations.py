@@ -211,13 +211,13 @@ async def connect(monkeypatch):
         return SimpleNamespace(pid=0, wait=lambda: asyncio.sleep(0)), ours
 
     def connect(old: OldPilot) -> None:
-        pilot = Pilot(cast("PilotPool", pool), "pilot", 77)
+        pilot = Pilot(cast("PilotPool", pool), cast("Any", slurm), "pilot", 77, None)
         monkeypatch.setattr(pilot, "_relay", partial(relay_to, old))
         serving.append(asyncio.get_running_loop().create_task(pilot._serve()))
 
     context = SimpleNamespace(deadlines=deadlines, children=children)
     start, slurm = SimpleNamespace(keep_idle=600.0), SimpleNamespace(folder="/shared", python="python3")
-    pool = SimpleNamespace(context=context, controller=None, slurm=slurm, start=start, store=STORE)
+    pool = SimpleNamespace(context=context, controller_of=lambda _: None, start=start, store=STORE)
     pool.connected = lambda _: None
     yield connect
     for task in serving:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.core.job import Outcome
 from bgd.launcher import journal
@@ -27,6 +28,24 @@ def test_a_pilot_runs_one_job_after_the_other(host, supervisor, slurm):
     assert [each.exit_code for each in ends] == [0, 1, 2]
     assert [host.output(each.key) for each in ends] == [b"0\n", b"1\n", b"2\n"]
     assert slurm.count("sbatch") == 1
+
+
+def test_jobs_go_to_the_cluster_that_is_configured_and_pilots_of_before_stay_on_theirs(supervisor, slurm):
+    sbatch = slurm.folder / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace('echo "$*"', 'echo "$SLURM_CONF $*"'))
+    elsewhere = replace(slurm.pilot_start, conf="/elsewhere/slurm.conf")
+    go = slurm.folder / "go"
+    os.mkfifo(go)
+    before = supervisor.launch("sh", "-c", f"read line <{go}; exit 3")
+    wait_until(lambda: supervisor.started(before).pid)
+
+    assert supervisor.run("true", slurm=elsewhere).outcome is Outcome.SUCCEEDED
+    assert supervisor.run("true", slurm=elsewhere).outcome is Outcome.SUCCEEDED
+
+    go.write_text("go\n")
+    assert supervisor.ended(before).exit_code == 3
+    confs = [line.partition(" ")[0] for line in (slurm.folder / "sbatchs").read_text().splitlines()]
+    assert confs == ["", "/elsewhere/slurm.conf"]
 
 
 @needs_strace

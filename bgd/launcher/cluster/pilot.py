@@ -30,7 +30,15 @@ from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.wire import launching
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, PilotNode, ToLauncher
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    FromLauncher,
+    PilotNode,
+    SlurmStart,
+    ToLauncher,
+)
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilots import PilotPool
@@ -43,12 +51,16 @@ class Pilot:
     """One batch job of Slurm that runs a launcher, and the attempts that were given to it.
 
     Attributes:
+        slurm: its cluster and folder.
         own: the only attempt that it is for; None: it is for many.
         number: of its job in Slurm; None: it is not submitted.
         node: what Slurm has given to it; None: it is not known yet.
     """
 
-    def __init__(self, pool: PilotPool, name: str, number: int | None, own: PilotRun | None = None) -> None:
+    def __init__(
+        self, pool: PilotPool, slurm: SlurmStart, name: str, number: int | None, own: PilotRun | None
+    ) -> None:
+        self.slurm = slurm
         self.name = name
         self.number = number
         self.own = own
@@ -56,9 +68,9 @@ class Pilot:
         self.is_starting = True  # until it has greeted
         self._pool = pool
         self._context = pool.context
-        self._controller = pool.controller
-        self._folder = PilotFolder(pool.context, pool.slurm.folder, name)
-        self._python = pool.slurm.python
+        self._controller = pool.controller_of(slurm)
+        self._folder = PilotFolder(pool.context, slurm.folder, name)
+        self._python = slurm.python
         self._attempts: dict[AttemptKey, PilotRun] = {}
         self._ended: set[AttemptKey] = set()  # which it may not forget yet
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names

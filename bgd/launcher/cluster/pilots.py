@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 
 from bgd.clock import elapsed
@@ -33,12 +33,15 @@ class PilotPool:
     """Gives the attempts of an executor to pilots in order, and starts pilots while there is work for them.
 
     Attributes:
-        slurm, start: as configured last.
+        slurm, start: as configured last. Pilots of before keep what they were started with.
+        controller_of: the controller that a SlurmStart means.
     """
 
-    def __init__(self, context: Context, controller: Controller, launch: Launch) -> None:
+    def __init__(
+        self, context: Context, controller_of: Callable[[SlurmStart], Controller], launch: Launch
+    ) -> None:
         self.context = context
-        self.controller = controller
+        self.controller_of = controller_of
         assert launch.slurm is not None  # noqa: S101  checked by the caller
         self.slurm: SlurmStart = launch.slurm
         self.start = pilot_start(launch)
@@ -108,7 +111,7 @@ class PilotPool:
         assert began.pilot is not None  # noqa: S101  its journal says so
         own = attempt if attempt.start.alone else None
         pilot = self._shared.get(began.pilot[0]) if own is None else None
-        (pilot or self._begin(began.pilot, own)).adopt(attempt, began)
+        (pilot or self._begin(began.pilot, own, attempt.launch.slurm)).adopt(attempt, began)
 
     def assign(self) -> None:
         """Give attempts to pilots with room; start a pilot for those that are left."""
@@ -122,8 +125,9 @@ class PilotPool:
                 self._is_delayed = True
                 self.context.deadlines.after(_PAUSE, self._assign_later)
             return
-        is_starting = any(each.is_starting for each in self._shared.values())
-        has_all = len(self._shared) >= self.start.nodes
+        shared = self._present
+        is_starting = any(each.is_starting for each in shared)
+        has_all = len(shared) >= self.start.nodes
         if self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
             self._begin(None, None)
 
@@ -142,8 +146,9 @@ class PilotPool:
             if pilot.own is not None and pilot.has_room(pilot.own):
                 pilot.give(pilot.own)
             self._connected.pop()
+        shared = self._present
         while self._waiting:
-            first, shared = next(iter(self._waiting.values())), self._shared.values()
+            first = next(iter(self._waiting.values()))
             pilot_for_it = next((each for each in shared if each.has_room(first)), None)
             if pilot_for_it is not None:
                 pilot_for_it.give(first)
@@ -166,8 +171,13 @@ class PilotPool:
         return [*self._shared.values(), *self._own.values()]
 
     @property
+    def _present(self) -> list[Pilot]:
+        """The shared pilots on the cluster that is configured now."""
+        return [each for each in self._shared.values() if each.slurm.conf == self.slurm.conf]
+
+    @property
     def _works(self) -> bool:
-        return any(not each.is_starting for each in self._shared.values())
+        return any(not each.is_starting for each in self._present)
 
     def connected(self, pilot: Pilot) -> None:
         """Note that a pilot works."""
@@ -272,10 +282,15 @@ class PilotPool:
     def _prefix(self) -> str:
         return f"bgd-{self.store}-pilot-{self.start.executor}-"
 
-    def _begin(self, known: tuple[str, int] | None, own: PilotRun | None) -> Pilot:
-        """Start a pilot, or find the one of this name and number again; `own`: run this attempt alone."""
+    def _begin(
+        self, known: tuple[str, int] | None, own: PilotRun | None, slurm: SlurmStart | None = None
+    ) -> Pilot:
+        """Start a pilot, or find the one of this name and number again, which was started with `slurm`.
+
+        `own`: run this attempt alone.
+        """
         name, number = known or (f"{self._prefix}{os.urandom(4).hex()}", None)
-        pilot = Pilot(self, name, number, own)
+        pilot = Pilot(self, slurm or self.slurm, name, number, own)
         if own is None:
             self._shared[name] = pilot
         else:
@@ -301,7 +316,7 @@ class PilotPool:
             is_known = any(each.name == name for each in self._pilots)
             if name.rpartition("-")[0] == self._prefix[:-1] and not is_known:
                 log.warning("ending pilot %s, which an earlier launcher left", name)
-                await self.controller.release(name)
+                await self.controller_of(self.slurm).release(name)
                 folder = PilotFolder(self.context, self.slurm.folder, name)
                 while (await folder.left()).is_locked:
                     await self.context.deadlines.timer(_PAUSE)

@@ -257,7 +257,8 @@ class PilotRun:
 
     async def _end_former(self) -> None:
         """End what an earlier bgd started by an srun of its own: Slurm is not to have it any more."""
-        await self._pool.controller.release(former_name(self.launch.key))
+        assert self.launch.slurm is not None  # noqa: S101  as above
+        await self._pool.controller_of(self.launch.slurm).release(former_name(self.launch.key))
         self.finish(self._attempt.never_ran(Outcome.INTERRUPTED, "an earlier bgd started it"))
 
 

@@ -52,8 +52,10 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
     journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
     deadlines = SimpleNamespace(after=lambda _, call: due.append(call))
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
-    pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
-    pilot = SimpleNamespace(own=None, is_starting=False, has_room=lambda _: True, give=give)
+    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
+    pilot = SimpleNamespace(
+        own=None, slurm=slurm.pilot_start, is_starting=False, has_room=lambda _: True, give=give
+    )
     pool._shared["pilot"] = cast("Pilot", pilot)
     for _ in range(3):
         launch = launch_of("true", slurm=slurm.pilot_start)
@@ -96,13 +98,12 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=do_nothing)
     pool = SimpleNamespace(
         context=SimpleNamespace(deadlines=deadlines),
-        controller=controller,
-        slurm=SimpleNamespace(folder="/shared", python="python3"),
+        controller_of=lambda _: controller,
         start=SimpleNamespace(keep_idle=600.0),
         reason=lambda *_: None,
         ended=lambda *_: None,
     )
-    pilot = Pilot(cast("PilotPool", pool), "pilot", 77)
+    pilot = pilot_in(pool, "pilot")
     pilot.is_starting, pilot.node = False, PilotNode(name="n1")
     attempt = SimpleNamespace(finish=ends.append, is_overdue=False, lost=lost)
     pilot._attempts[KEY] = cast("Any", attempt)
@@ -137,7 +138,8 @@ async def test_an_attempt_that_no_pilot_has_begun_is_forgotten_until_the_next_ha
 
 
 def pilot_in(pool: object, name: str) -> Pilot:
-    return Pilot(cast("PilotPool", pool), name, 77)
+    slurm = SimpleNamespace(folder="/shared", python="python3")
+    return Pilot(cast("PilotPool", pool), cast("Any", slurm), name, 77, None)
 
 
 def a_pool(**more: object) -> SimpleNamespace:
@@ -145,8 +147,7 @@ def a_pool(**more: object) -> SimpleNamespace:
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=no_time)
     return SimpleNamespace(
         context=SimpleNamespace(deadlines=deadlines),
-        controller=SimpleNamespace(),
-        slurm=SimpleNamespace(folder="/shared", python="python3"),
+        controller_of=lambda _: SimpleNamespace(),
         start=SimpleNamespace(keep_idle=600.0),
         **more,
     )
@@ -172,7 +173,7 @@ async def test_a_folder_that_hangs_when_it_is_removed_delays_no_acknowledgement(
     deadlines = SimpleNamespace(timer=no_time, after=lambda *_: None)
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin, retry=retry))
     monkeypatch.setattr(PilotPool, "_release_leftovers", no_time)
-    pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
+    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
     gone, working = pilot_in(pool, "gone"), pilot_in(pool, "working")
     gone._is_gone = True
     monkeypatch.setattr(gone._folder, "remove", hang)
@@ -228,7 +229,7 @@ async def test_many_jobs_with_pilots_of_their_own_are_not_all_looked_at_for_each
     journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None))
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
-    pool = PilotPool(context, cast("Any", None), launch_of("true", slurm=slurm.own_pilot))
+    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.own_pilot))
     monkeypatch.setattr(Pilot, "has_room", has_room)
     monkeypatch.setattr(Pilot, "give", lambda pilot, _: given.append(pilot.name))
     for number in range(20):
