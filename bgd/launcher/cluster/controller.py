@@ -153,6 +153,11 @@ class Controller:
             self._cancelling = self._context.begin(self._cancel_all(), "jobs to cancel in Slurm")
         await asyncio.shield(self._cancelling)
 
+    async def forbid(self, name: str, number: int | None) -> None:
+        """Cancel a job that is not listed: it may not be listed yet."""
+        await self.admit(_SCANCEL_COST)
+        await self.run("scancel", "--quiet", "--me", f"--name={name}", str(number))
+
     async def _cancel_all(self) -> None:
         while self._cancelled:
             jobs = await self.jobs()

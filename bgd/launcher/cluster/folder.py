@@ -205,7 +205,7 @@ _ORDERLY, _NODE = "ended", "node"  # files
 # groups Slurm sends TERM to this script alone, which passes it on and waits for the launcher to end its jobs.
 _START = """#!/bin/sh
 trap 'kill -TERM $pilot 2>/dev/null' TERM
-echo "$SLURMD_NODENAME" >"$2/{node}"
+echo "$SLURMD_NODENAME" >"$2/{node}" || exit 1
 for try in 1 2 3 4 5 6 7 8 9 10; do
     "$1" -P -m bgd.launcher --pilot {lease:g} --state "$2" --logs "$2" &
     pilot=$!

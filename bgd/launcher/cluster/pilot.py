@@ -396,6 +396,8 @@ class Pilot:
         if self._held or is_failure or not (left.has_all or self._attempts.keys() <= ends.keys()):
             state, nodes = await self._controller.end_of(self.name, str(self.number))
             node = node or nodes
+        if is_failure and state in _MAY_START:
+            await self._controller.forbid(self.name, self.number)
         cause = "" if self._is_cancelled and state == "CANCELLED" else state
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
@@ -562,6 +564,7 @@ _EXCLUDE = "--exclude="
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
 _TRIES = 3  # times to end what it left
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
+_MAY_START = {"", "PENDING", "CONFIGURING", "RUNNING"}  # although it was not listed
 _NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
 _OF_ITS_NODE = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}  # if it ends so before it works
 _CAUSES = {

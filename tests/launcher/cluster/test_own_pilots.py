@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -168,7 +169,8 @@ def test_a_killed_job_was_not_ended_by_slurm_if_only_bgd_cancelled_its_pilot(sup
 def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
     broken_once, works = slurm.folder / "python", slurm.folder / "works"
     fail = f"touch {works}; echo 'no bgd' >&2; exit 1"
-    broken_once.write_text(f'#!/bin/sh\n[ -e {works} ] || {{ {fail}; }}\nexec {sys.executable} "$@"\n')
+    pilot = f'case "$*" in *--pilot*) [ -e {works} ] || {{ {fail}; }} ;; esac'  # not what connects to it
+    broken_once.write_text(f'#!/bin/sh\n{pilot}\nexec {sys.executable} "$@"\n')
     broken_once.chmod(0o700)
     asked = replace(slurm.own_pilot.pilot, own=["--exclude=n7,n8", "--gres=gpu:1"])
     start = replace(slurm.own_pilot, python=str(broken_once), pilot=asked)
@@ -180,3 +182,22 @@ def test_a_node_on_which_a_pilot_fails_is_left_out(host, supervisor, slurm):
     first, second = (slurm.folder / "sbatchs").read_text().splitlines()
     assert "--exclude=n7,n8 --gres=gpu:1 " in first
     assert "--exclude=n7,n8,n1 " in second
+
+
+def test_a_pilot_that_slurm_does_not_list_in_time_is_cancelled_and_leaves_nothing(supervisor, slurm):
+    unlisted, late, go = slurm.folder / "unlisted", slurm.folder / "python", slurm.folder / "go"
+    unlisted.touch()
+    os.mkfifo(go)
+    squeue = slurm.folder / "squeue"
+    squeue.write_text(squeue.read_text().replace("case", f"[ ! -e {unlisted} ] || exit 0\ncase", 1))
+    late.write_text(f'#!/bin/sh\nread line <{go}\nexec {sys.executable} "$@"\n')
+    late.chmod(0o700)
+    job = supervisor.launch("sh", "-c", "exit 4", slurm=replace(slurm.own_pilot, python=str(late)))
+    wait_until(lambda: slurm.count("sbatch") == 2)
+
+    unlisted.unlink()
+    late.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    with go.open("r+b", buffering=0) as gate:  # which may have no reader any more
+        gate.write(b"go\ngo\n")
+        assert supervisor.ended(job).exit_code == 4
+        wait_until(lambda: not slurm.pilots and not folders(slurm))
