@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 
@@ -9,6 +10,7 @@ import click
 import pytest
 
 import bgd
+from bgctl import common
 from bgctl.cli import cli as command
 from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS, for_missing_program, for_operators
 from bgctl.program import run
@@ -168,13 +170,23 @@ from bgctl.program import run
         (["--color", "sometimes", "list"], "'sometimes' is not one of"),
     ],
 )
-def test_a_usage_error_is_one_line_that_names_the_remedy(home, arguments, message):
-    done = home.bgctl(*arguments)
+def test_a_usage_error_is_one_line_that_names_the_remedy(home, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(os, "environ", home.env)
+    monkeypatch.setattr(common, "_given", {})  # the global options of one process
+    code = run(arguments)
+    said = capsys.readouterr()
+
+    assert (code, said.out) == (2, "")
+    assert said.err.startswith("bgctl: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_usage_error_ends_bgctl(home):
+    done = home.bgctl("submitt", "true")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("bgctl: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "bgctl: no verb 'submitt': did you mean submit?\n"
 
 
 ASKING = "list, show, logs, wait, info, shutdown, cancel 1, retry --tag a, edit 1 -p 1, slots, pause, queue"
