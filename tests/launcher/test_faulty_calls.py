@@ -147,7 +147,7 @@ def faulty_pilot(slurm, faults):
 def test_a_call_that_fails_once_costs_no_job_and_no_pilot(host, faults, slurm, faulty_pilot):
     host.start(module="tests.launcher.faulty_launcher")
 
-    run_with_faults(Workload(host, host.supervise(), faulty_pilot), faults, 32)
+    run_with_faults(Workload(host, host.supervise(), faulty_pilot), faults, 20)
 
     assert slurm.count("sbatch") == slurm.count("srun") == 1
 
@@ -157,7 +157,7 @@ def test_a_call_that_fails_once_while_a_pilot_begins_or_ends_costs_no_job(host, 
     assert faulty_pilot.pilot is not None
     short = replace(faulty_pilot, pilot=replace(faulty_pilot.pilot, keep_idle=0.0))
 
-    run_with_faults(Workload(host, host.supervise(), short, {"plain", "pilot", "pilot-stopped"}), faults, 14)
+    run_with_faults(Workload(host, host.supervise(), short, {"plain", "pilot", "pilot-stopped"}), faults, 8)
 
 
 def run_with_faults(workload: Workload, faults: Faults, count: int) -> None:

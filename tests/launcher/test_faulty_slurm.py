@@ -59,7 +59,7 @@ def test_jobs_end_truly_and_once_whatever_slurms_programs_do(host, slurm, faulty
     host.start(module="tests.launcher.faulty_launcher")
     supervisor = host.supervise()
 
-    for number, case in enumerate(sample_of(cases_of("sbatch", "squeue", "srun"), 20)):
+    for number, case in enumerate(sample_of(cases_of("sbatch", "squeue", "srun"), 12)):
         for fault, call in case:
             faulty.arm(fault, call)
         launches = jobs_in(host, slurm, number, keep_idle=0.0)
@@ -76,7 +76,7 @@ def test_jobs_end_truly_and_once_whatever_slurms_programs_do(host, slurm, faulty
 
 def test_jobs_are_found_again_whatever_slurms_programs_do(host, slurm, faulty):
     host.start(module="tests.launcher.faulty_launcher")
-    for number, case in enumerate(sample_of(cases_of("squeue", "srun"), 14)):
+    for number, case in enumerate(sample_of(cases_of("squeue", "srun"), 8)):
         supervisor = host.supervise(2 * number + 1)
         launches = jobs_in(host, slurm, number, keep_idle=600.0)
         del launches["waiting"]
