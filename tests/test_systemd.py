@@ -132,6 +132,7 @@ def test_daemon_notifies_the_manager(daemon, listener):
     daemon.configure("")
     daemon.process.send_signal(signal.SIGTERM)
     assert listener.hear("WATCHDOG=1") == {"STOPPING": "1", "STATUS": "stopping, mode leave"}
+    assert daemon.process.wait(DEADLINE) == 0
 
 
 def test_launcher_service_stays_until_it_is_stopped_and_ends_its_jobs(host, listener, monkeypatch):
