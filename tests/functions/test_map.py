@@ -281,7 +281,7 @@ def test_a_daemon_that_does_not_come_back_is_an_error_after_the_timeout(kind, ow
     own_served.start()
 
 
-@pytest.mark.parametrize(("kind", "count", "buffersize"), [("blocking", 200, 200), ("asynchronous", 60, 8)])
+@pytest.mark.parametrize(("kind", "count", "buffersize"), [("blocking", 100, 100), ("asynchronous", 60, 8)])
 def test_a_map_survives_repeated_kills_of_the_daemon(kind, count, buffersize, own_served):
     wanted = [number if number % 50 else "a round one" for number in range(count)]
     options = {"buffersize": buffersize, "return_exceptions": True, "retries": 0}
