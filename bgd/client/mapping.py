@@ -77,6 +77,8 @@ class Mapper:
         return bool(self._buffer)
 
     async def _submit(self, specs: Sequence[JobSpec]) -> list[int]:
+        if not specs:  # the items ended with the last portion
+            return []
         return (await self._channel.submit(partial(batch_frames, specs=specs, env={}))).jobs
 
     async def _finishing(self, deadline: float | None) -> AsyncGenerator[JobView, None]:
