@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from bgd import startup
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaf_errors
 from bgd.launcher.cgroup import delegation
@@ -33,14 +34,6 @@ from bgd.launcher.supervisors import SupervisorChannel, SupervisorConnection, Su
 from bgd.launcher.sweep import LauncherBusy, bind, check_predecessor_ended, sweep, take_lock, write_lock_pid
 from bgd.mounts import Mounts
 from bgd.paths import obstacle_at
-from bgd.startup import (
-    LAUNCHER_LIMITS,
-    LogHandler,
-    call_in_loop,
-    check_limits,
-    check_system_calls,
-    ignore_stray_signals,
-)
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
 from bgd.wire.launching import PilotNode
@@ -55,13 +48,13 @@ def main() -> int:
     options = _options()
     _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
-    ignore_stray_signals(lambda _: None)  # until there is a loop to write to the log
+    startup.ignore_stray_signals(lambda _: None)  # until there is a loop to write to the log
     state, logs = options.state.absolute(), options.logs.absolute()
     gc.freeze()  # imported modules stay: to collect among them takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
-        check_limits(LAUNCHER_LIMITS)
-        check_system_calls()
+        startup.check_limits(startup.LAUNCHER_LIMITS)
+        startup.check_system_calls()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may start before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
         write_lock_pid(lock)
@@ -151,10 +144,10 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
     """Call `leave` on SIGTERM, and ignore all other signals."""
     # the loop's own handlers get signals through a pipe that hundreds of SIGCHLD fill while the loop is busy,
     # and later signals are lost; a handler set with `signal` is always called
-    signal.signal(signal.SIGTERM, lambda *_: call_in_loop(loop, leave))
+    signal.signal(signal.SIGTERM, lambda *_: startup.call_in_loop(loop, leave))
     for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to bgd and all that it started
         signal.signal(ignored, lambda *_: None)  # not SIG_IGN, which every job would inherit
-    ignore_stray_signals(lambda name: call_in_loop(loop, log.warning, _STRAY, name))
+    startup.ignore_stray_signals(lambda name: startup.call_in_loop(loop, log.warning, _STRAY, name))
 
 
 def _context(
@@ -208,7 +201,7 @@ def _set_up_logging() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s: launcher: %(message)s"
     logging.Formatter.converter = time.gmtime
-    handlers = [LogHandler()]
+    handlers = [startup.LogHandler()]
     logging.basicConfig(format=form, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.INFO, handlers=handlers)
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
+from bgd.launcher import spawn
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, LostChild, has_ended
@@ -21,17 +22,6 @@ from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
-from bgd.launcher.spawn import (
-    Command,
-    ResultFile,
-    SpawnedExecution,
-    StandardInput,
-    StuckProcess,
-    command_of,
-    start_in_fork,
-    start_process,
-    steps_of,
-)
 from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
@@ -63,7 +53,8 @@ class LocalExecutor:
             except NoWarmWorker as reason:
                 log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
         waits_for = self._context.mounts.that_may_hang(launch)
-        with closing(StandardInput(launch, self._context.state, in_fork=waits_for is not None)) as given:
+        given = spawn.StandardInput(launch, self._context.state, in_fork=waits_for is not None)
+        with closing(given):
             if given.is_fifo:
                 problem = "no process wrote to it within the time limit"
                 attempt.wait_to_start(f"no process writes to {launch.stdin_path} yet")
@@ -155,30 +146,30 @@ class LocalExecutor:
     async def _spawn(
         self,
         attempt: Attempt,
-        given: StandardInput,
+        given: spawn.StandardInput,
         group: Group | None,
         waits_for: str | None,
         output: AttemptOutput,
         tag: int | None,
-    ) -> SpawnedExecution | None:
+    ) -> spawn.SpawnedExecution | None:
         launch, context = attempt.launch, self._context
         nothing = output.job_end if launch.pty else context.null
         standard_input = nothing if given.source is None else given.source
-        steps = steps_of(launch, group)
-        result = ResultFile() if launch.result else None
+        steps = spawn.steps_of(launch, group)
+        result = spawn.ResultFile() if launch.result else None
         process: Child | None = None
         try:
-            command = command_of(launch, standard_input, output.job_end, result, steps, tag)
+            command = spawn.command_of(launch, standard_input, output.job_end, result, steps, tag)
             if waits_for is None and not steps:  # most launches: no fork needed
-                process = start_process(launch, command, context.children)
+                process = spawn.start_process(launch, command, context.children)
             else:
                 process = await self._start_in_fork(attempt, command, waits_for or "the kernel")
         finally:
             if process is None and result is not None:
                 result.close()
-        return None if process is None else SpawnedExecution(process, result, context.children)
+        return None if process is None else spawn.SpawnedExecution(process, result, context.children)
 
-    async def _start_in_fork(self, attempt: Attempt, command: Command, waits_for: str) -> Child | None:
+    async def _start_in_fork(self, attempt: Attempt, command: spawn.Command, waits_for: str) -> Child | None:
         silence, job = f"{waits_for} did not answer", attempt.launch.key.job
 
         def warn() -> None:
@@ -188,8 +179,8 @@ class LocalExecutor:
         long = self._context.deadlines.after(_LONG, warn)
         try:
             with attempt.limited(f"{silence} within the time limit"):
-                return await start_in_fork(attempt.launch, command, self._context, attempt.stop_asked)
-        except StuckProcess as stuck:
+                return await spawn.start_in_fork(attempt.launch, command, self._context, attempt.stop_asked)
+        except spawn.StuckProcess as stuck:
             attempt.problem = f"{silence}; {stuck}"
             log.warning("job %d: %s", job, attempt.problem)
             return None

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING
 from bgd.errors import ProtocolError
 from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
+from bgd.wire import launching
 from bgd.wire.framing import FrameReader
-from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
-    MAX_LAUNCHING_FRAME,
-    OLDEST_LAUNCHING_PROTOCOL,
-    Greeting,
-    ToLauncher,
-    decode_from_launcher,
-    encode,
-)
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, ToLauncher, encode
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
@@ -48,7 +41,8 @@ class PilotConnection(asyncio.Protocol):
 
     def greet(self, store: str) -> None:
         """Introduce this launcher; the pilot answers with all that it knows."""
-        self.send(Greeting(OLDEST_LAUNCHING_PROTOCOL, store, generation=1, newest=LAUNCHING_PROTOCOL))
+        oldest, newest = launching.OLDEST_LAUNCHING_PROTOCOL, launching.LAUNCHING_PROTOCOL
+        self.send(launching.Greeting(oldest, store, generation=1, newest=newest))
 
     def send(self, message: ToLauncher) -> None:
         """Send a message with others of this turn of the loop."""
@@ -75,7 +69,7 @@ class PilotConnection(asyncio.Protocol):
         try:
             self._unhandled.extend(self._frames.feed(data))
             while self._unhandled and not self.lost.is_set():
-                self._pilot.receive(decode_from_launcher(self._unhandled[0]))
+                self._pilot.receive(launching.decode_from_launcher(self._unhandled[0]))
                 self._unhandled.popleft()
         except ProtocolError as error:
             log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)

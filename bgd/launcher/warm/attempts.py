@@ -10,19 +10,22 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bgd.launcher.cgroup import Usage
-from bgd.launcher.children import Children, LostChild
+from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
-from bgd.launcher.process import Process, read_process
+from bgd.launcher.process import read_process
 from bgd.launcher.spawn import ResultFile, environment_of
 from bgd.launcher.tree import StopReason, Tree, mark
-from bgd.launcher.warm.channel import WorkerMessage
+from bgd.launcher.warm.channel import SharedMemory, WorkerMessage
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
+
+if TYPE_CHECKING:
+    from bgd.launcher.warm.worker import Worker
 
 # --- The handover of an attempt to a worker.
 
@@ -83,26 +86,16 @@ WorkerUsage = tuple[float, float, int]
 
 
 class ReusedExecution:
-    """An attempt that runs in the worker's own process.
-
-    `note_stop` lets the process know why it is to end. `before`: what the worker had used when the attempt
-    began. `returned` is called when the attempt no longer needs the worker, with whether the worker can take
-    another.
-    """
+    """An attempt that runs in the worker's own process. `before`: what that had used when it began."""
 
     def __init__(
-        self,
-        pid: int,
-        before: WorkerUsage,
-        children: Children,
-        note_stop: Callable[[StopReason], None],
-        returned: Callable[[bool], None],
+        self, worker: Worker, number: int, pid: int, memory: SharedMemory, before: WorkerUsage
     ) -> None:
         self.pid = pid
-        self._note_stop = note_stop
-        self._children = children
+        self._worker = worker
+        self._number = number
+        self._memory = memory
         self._before = before
-        self._returned = returned
         self._usage = Usage()
         self._has_left_children = False
         self._is_worker_dead = False
@@ -116,11 +109,11 @@ class ReusedExecution:
 
     def signal(self, signum: int) -> None:
         if not self.is_over:
-            self._children.kill(self.pid, signum)
+            self._worker.signal(signum)
 
     def note_stop(self, reason: StopReason) -> None:
         if not self.is_over:
-            self._note_stop(reason)
+            self._memory.note_stop(reason)
 
     async def wait(self) -> int:
         return await self._end
@@ -136,7 +129,8 @@ class ReusedExecution:
 
     def release(self, *, is_intact: bool) -> None:
         """Give the worker back."""
-        self._returned(is_intact and not self._is_spent and not self._has_left_children)
+        is_fit = is_intact and not self._is_spent and not self._has_left_children
+        self._worker.take_back(self._number, is_fit=is_fit)
 
     def receive(self, message: WorkerMessage) -> None:
         """Handle the worker's message about it."""
@@ -169,35 +163,25 @@ class ReusedExecution:
 class ForkedExecution:
     """An attempt in a process that the worker forked. The worker reports its end, and reaps it when told.
 
-    `reap` is called when the worker may reap it. Until then its pid is not reused, so it is safe to signal it
-    and to inspect its group. If the worker dies before that, this process inherits the child, alive or dead,
-    and reads its end itself. `ended` is called when it is over. `silent` is called if the worker does not
-    report an end that the pidfd, of which this object keeps a copy, has shown.
+    Until then its pid is not reused, so it is safe to signal it and to inspect its group. If the worker dies
+    before that, this process inherits the child, alive or dead, and reads its end itself. A worker that does
+    not report an end that the pidfd, of which this object keeps a copy, has shown is killed.
     """
 
     def __init__(
-        self,
-        child: Process,
-        pidfd: int,
-        result: ResultFile,
-        context: Context,
-        *,
-        reap: Callable[[], None],
-        ended: Callable[[], None],
-        silent: Callable[[], None],
+        self, worker: Worker, number: int, pid: int, pidfd: int, result: ResultFile, context: Context
     ) -> None:
         """Begin to wait for its end.
 
         Raises:
             OSError: it cannot be waited for.
         """
-        self.pid = child.pid
+        self.pid = pid
+        self._worker = worker
+        self._number = number
         self._result = result
         self._pidfd = os.dup(pidfd)
         self._context = context
-        self._reap = reap
-        self._ended = ended
-        self._silent = silent
         self._patience: Deadline | None = None
         self._code: int | None = None
         self._usage = Usage()
@@ -241,7 +225,7 @@ class ForkedExecution:
         """Handle the worker's message about it."""
         if message.code is not None and self._code is None:
             self._code = message.code
-            self._reap()
+            self._worker.reap(self._number)
         if message.usage is not None and self._code is not None:
             user, system, peak = message.usage
             self._finish(self._code, Usage(round(user, 6), round(system, 6), peak * 1024))
@@ -257,7 +241,7 @@ class ForkedExecution:
 
     def _see_end(self) -> None:
         self._close()
-        self._patience = self._context.deadlines.after(_PATIENCE, self._silent)
+        self._patience = self._context.deadlines.after(_PATIENCE, self._worker.kill)
 
     def _take(self, code: int, usage: resource.struct_rusage) -> None:
         self._finish(code, Usage(round(usage.ru_utime, 6), round(usage.ru_stime, 6), usage.ru_maxrss * 1024))
@@ -271,7 +255,7 @@ class ForkedExecution:
             self._patience.cancel()
         self._code, self._usage = code, usage
         self._end.set_result(code)
-        self._ended()
+        self._worker.take_back(self._number)
 
     def _close(self) -> None:
         if self._pidfd >= 0:
@@ -280,8 +264,8 @@ class ForkedExecution:
             self._pidfd = -1
 
 
-def child_of(parents: set[int], pidfd: int) -> Process:
-    """Return the process of a pidfd that a worker sent, which must be the child of one of these.
+def child_of(parents: set[int], pidfd: int) -> int:
+    """Return the pid of a pidfd that a worker sent, which must be of a child of one of these.
 
     Raises:
         LostChild: it is not.
@@ -294,7 +278,7 @@ def child_of(parents: set[int], pidfd: int) -> Process:
         child = None
     if child is None or child.parent not in parents:
         raise LostChild("its warm worker named a process that is not its child")
-    return child
+    return pid
 
 
 def _pid_of(pidfd: int) -> int:

@@ -19,16 +19,8 @@ from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import MARK
 from bgd.launcher.spawn import Command, ResultFile, start_in_fork, start_process
-from bgd.launcher.warm.attempts import (
-    ForkedExecution,
-    Handover,
-    NotAccepted,
-    ReusedExecution,
-    WorkerUsage,
-    child_of,
-    description_of,
-    problem_in,
-)
+from bgd.launcher.warm import attempts
+from bgd.launcher.warm.attempts import ForkedExecution, NotAccepted, ReusedExecution
 from bgd.launcher.warm.channel import WORKER_PROTOCOL, SharedMemory, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
@@ -172,9 +164,9 @@ class Worker:
         self._memory = self._channel.memory
         self._process: Child | None = None
         self._environment: dict[str, str] = {}  # that it was started with
-        self._used: WorkerUsage = (0.0, 0.0, 0)  # by one that runs attempts itself, until it was idle
+        self._used: attempts.WorkerUsage = (0.0, 0.0, 0)  # by one that runs them itself, until it was idle
         self._numbers = itertools.count(1)  # of attempts
-        self._handovers: dict[int, Handover] = {}
+        self._handovers: dict[int, attempts.Handover] = {}
         self._begun: dict[int, ForkedExecution | ReusedExecution] = {}
         self._doing = "started"
         self._failure: str | None = None
@@ -215,7 +207,7 @@ class Worker:
             raise NotAccepted
         result = ResultFile() if self._memory is None else None
         number = next(self._numbers)
-        handover = self._handovers[number] = Handover(launch, result)
+        handover = self._handovers[number] = attempts.Handover(launch, result)
         deadlines = self._context.deadlines
         patience = [deadlines.after(_PATIENCE, self.kill)]
 
@@ -224,7 +216,7 @@ class Worker:
 
         stop_asked.add_done_callback(hurry)
         try:
-            content = {"id": number, "stamp": tag, **description_of(launch, self._environment)}
+            content = {"id": number, "stamp": tag, **attempts.description_of(launch, self._environment)}
             sent = (output,) if result is None else (output, result.fd)
             self._channel.send(content, sent, self._context.state)
             if self._memory is not None:
@@ -262,8 +254,27 @@ class Worker:
     def kill(self) -> None:
         """Kill it, and give it no more attempts."""
         self.is_retired = True
+        self.signal(signal.SIGKILL)
+
+    def signal(self, signum: int) -> None:
+        """Send its process a signal, if it has one."""
         if self._process is not None:
-            self._context.children.kill(self._process.pid)
+            self._context.children.kill(self._process.pid, signum)
+
+    # --- what its attempts tell it
+
+    def reap(self, number: int) -> None:
+        """Let it reap the process that it forked for an attempt."""
+        self._channel.send({"reap": number}, (), self._context.state)
+
+    def take_back(self, number: int, *, is_fit: bool = True) -> None:
+        """Note that an attempt needs it no longer; `is_fit`: it can take another."""
+        self._begun.pop(number, None)
+        if not is_fit:
+            self.retire()
+        self.release()
+
+    # --- its process
 
     def _channel_closed(self) -> None:
         """Kill it, unless the job that it runs closed the channel: then it ends by itself with the job."""
@@ -356,7 +367,7 @@ class Worker:
             if handover is None:  # it was never given this job: it is broken
                 self.kill()
                 return
-            problem = problem_in(message, handover.launch, self._context)
+            problem = attempts.problem_in(message, handover.launch, self._context)
             if problem is None:
                 try:
                     self._begin(number, handover, descriptor)
@@ -370,7 +381,7 @@ class Worker:
         if message.usage is not None and self._memory is not None:
             self._used = message.usage
 
-    def _begin(self, number: int, handover: Handover, pidfd: int | None) -> None:
+    def _begin(self, number: int, handover: attempts.Handover, pidfd: int | None) -> None:
         """Note that the worker runs the attempt.
 
         Raises:
@@ -383,7 +394,9 @@ class Worker:
         self._begun[number] = begun
         handover.begun.set_result(begun)
 
-    def _check_later(self, number: int, handover: Handover, memory: SharedMemory, pause: float) -> None:
+    def _check_later(
+        self, number: int, waiting: attempts.Handover, memory: SharedMemory, pause: float
+    ) -> None:
         """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
 
         def check() -> None:
@@ -392,36 +405,21 @@ class Worker:
             if memory.taken == number:
                 self._begin(number, self._handovers.pop(number), None)
             else:
-                self._check_later(number, handover, memory, pause * 2)
+                self._check_later(number, waiting, memory, pause * 2)
 
-        handover.check = asyncio.get_running_loop().call_later(pause, check)
+        waiting.check = asyncio.get_running_loop().call_later(pause, check)
 
     def _reused(self, number: int) -> ReusedExecution:
-        def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
-            del self._begun[number]
-            if not is_fit:
-                self.retire()
-            self.release()
-
         memory, process = self._memory, self._process
         assert memory is not None and process is not None  # noqa: PT018, S101  else it forks, or has not begun
-        return ReusedExecution(process.pid, self._used, self._context.children, memory.note_stop, take_back)
+        return ReusedExecution(self, number, process.pid, memory, self._used)
 
     def _forked(self, number: int, result: ResultFile, pidfd: int | None) -> ForkedExecution:
         if pidfd is None:
             raise LostChild("its warm worker named no process")
-
-        def reap() -> None:
-            self._channel.send({"reap": number}, (), self._context.state)
-
-        def end() -> None:
-            self._begun.pop(number, None)
-            self.release()
-
         # if the worker has died since, this process is the child's parent
         parents = {os.getpid()} if self._process is None else {os.getpid(), self._process.pid}
-        child = child_of(parents, pidfd)
-        return ForkedExecution(child, pidfd, result, self._context, reap=reap, ended=end, silent=self.kill)
+        return ForkedExecution(self, number, attempts.child_of(parents, pidfd), pidfd, result, self._context)
 
     def _problem_with(self, pid: int, message: WorkerMessage) -> NoWarmWorker | None:
         if message.skew:
