@@ -182,11 +182,6 @@ class LauncherLink:
         self._to_hold = held
         await asyncio.to_thread(self._give_sockets)
 
-    def hold_again(self) -> None:
-        """Give a launcher that has just connected what `hold_sockets` was given."""
-        if self._to_hold is not None:
-            asyncio.get_running_loop().run_in_executor(None, self._give_sockets)
-
     def _give_sockets(self) -> None:
         for replaced in self._trade().sockets:
             replaced.close()
@@ -239,16 +234,20 @@ class LauncherLink:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), GOODBYE_SECONDS)
 
-    def accept_position(self, position: int) -> bool:
-        """Return whether the database holds all events up to `position`, the highest a launcher knows."""
-        if position > self._position:
+    def accept(self, welcome: launching.Welcome) -> bool:
+        """Take a launcher that has answered; return False if it knows later events than the database."""
+        if welcome.position > self._position:
             return False
         self._first_position = None
+        self._has_tried.set()
+        self.instance, self.pid = welcome.instance, welcome.pid
+        self.protocol, self.abilities = welcome.protocol, welcome.abilities
         return True
 
-    def launcher_answered(self) -> None:
-        """Note that a launcher has answered and knows nothing later than the database."""
-        self._has_tried.set()
+    def hold_again(self) -> None:
+        """Give a launcher that has just connected what `hold_sockets` was given."""
+        if self._to_hold is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._give_sockets)
 
     async def wait_until_tried(self, seconds: float) -> None:
         """Return when a launcher has answered or could not be reached, or after this many seconds."""
@@ -481,15 +480,10 @@ class _Connection(asyncio.Protocol):
             return  # the snapshot was handled, and is out of date by now
         if self._welcome is None:
             raise ProtocolError("it sent Ready before Welcome")
-        if not self._link.accept_position(self._welcome.position):
+        if not self._link.accept(self._welcome):
             self.position = self._welcome.position
             raise ProtocolError("it knows later events than the database holds")
         self.is_ready = True
-        self._link.launcher_answered()
-        self._link.instance = self._welcome.instance
-        self._link.pid = self._welcome.pid
-        self._link.protocol = self._welcome.protocol
-        self._link.abilities = self._welcome.abilities
         self._link.hold_again()
         covers = frozenset(self._welcome.covers)
         self._listener.launcher_ready(
