@@ -257,7 +257,7 @@ class Attempt:
 
     def _write_log(self, log_text: bytes) -> int:
         """Write text into the log of an attempt that did not start; return the size of the log in bytes."""
-        output = self._context.new_output(self.launch, with_terminal=self.launch.pty)
+        output = self._context.new_output(self.launch)
         try:
             output.put(log_text)
         finally:

@@ -92,9 +92,7 @@ class Context(Struct, frozen=True, kw_only=True):
         except OSError as error:
             log.warning("cannot sync what the journal has of job %d: %s", key.job, error.strerror)
 
-    def new_output(
-        self, launch: Launch, *, with_terminal: bool = False, continues: bool = False
-    ) -> AttemptOutput:
+    def new_output(self, launch: Launch, *, continues: bool = False) -> AttemptOutput:
         """Return the output of an attempt, which goes to its log, or to the launcher that has the logs.
 
         `continues`: go on with the log that a launcher has left that died.
@@ -104,15 +102,13 @@ class Context(Struct, frozen=True, kw_only=True):
         """
         if self.outbox is not None:
             unstored = self.outbox.open(launch.key)
-            output = AttemptOutput(unstored, self.readers, with_terminal=with_terminal)
+            output = AttemptOutput(unstored, self.readers, with_terminal=launch.pty)
             unstored.go_on = output.go_on
             return output
-        path, keeps_tail = self.log_path(launch), not launch.log_kill
+        path, keeps = self.log_path(launch), not launch.log_kill
         null, folder = self.null, self.log_folder
-        log = LogFile(
-            path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder, continues=continues
-        )
-        return AttemptOutput(log, self.readers, with_terminal=with_terminal)
+        log = LogFile(path, launch.log_cap, keeps_tail=keeps, null=null, folder=folder, continues=continues)
+        return AttemptOutput(log, self.readers, with_terminal=launch.pty)
 
 
 # seconds until the next try when the machine has no room; doubled each time, up to the longest

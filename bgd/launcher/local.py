@@ -122,7 +122,7 @@ class LocalExecutor:
         No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
         """
         key, context = attempt.launch.key, self._context
-        output = context.new_output(attempt.launch, with_terminal=attempt.launch.pty)
+        output = context.new_output(attempt.launch)
         tag = new_tag()
         execution: Execution | None = None
         try:
@@ -159,7 +159,17 @@ class LocalExecutor:
         result = spawn.ResultFile() if launch.result else None
         process: Child | None = None
         try:
-            command = spawn.command_of(launch, standard_input, output.job_end, result, steps, tag)
+            command = spawn.Command(
+                argv=launch.argv,
+                env=spawn.environment_of(launch, result),
+                cwd=launch.cwd,
+                umask=launch.umask,
+                input=standard_input,
+                output=output.job_end,
+                passed=() if result is None else (result.fd,),
+                steps=steps,
+                tag=tag,
+            )
             if waits_for is None and not steps:  # most launches: no fork needed
                 process = spawn.start_process(launch, command, context.children)
             else:

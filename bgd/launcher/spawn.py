@@ -131,38 +131,15 @@ async def _kill(process: Child, context: Context) -> None:
         )
 
 
-def command_of(
-    launch: Launch,
-    standard_input: int | str,
-    output: int,
-    result: ResultFile | None,
-    steps: Sequence[Step],
-    tag: int | None,
-) -> Command:
-    """Return what to run for a Launch."""
-    environment = environment_of(launch)
-    if result is not None:
-        environment["BGD_RESULT_FD"] = str(result.fd)
-    return Command(
-        argv=launch.argv,
-        env=environment,
-        cwd=launch.cwd,
-        umask=launch.umask,
-        input=standard_input,
-        output=output,
-        passed=() if result is None else (result.fd,),
-        steps=steps,
-        tag=tag,
-    )
-
-
-def environment_of(launch: Launch) -> dict[str, str]:
-    """Return the environment of an attempt's first process."""
+def environment_of(launch: Launch, result: ResultFile | None = None) -> dict[str, str]:
+    """Return the environment of an attempt's first process, which writes its result to a file."""
     # the mark comes first: see bgd.launcher.process.mark_of
     environment = {MARK: mark(launch.key), "PYTHONUNBUFFERED": "1", **launch.env}
     environment[MARK] = mark(launch.key)
     if launch.pty:
         environment.setdefault("TERM", TERM_TYPE)
+    if result is not None:
+        environment["BGD_RESULT_FD"] = str(result.fd)
     return environment
 
 
