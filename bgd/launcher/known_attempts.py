@@ -156,7 +156,8 @@ class KnownAttempts:
     def _executor_of(self, launch: Launch) -> Executor:
         if launch.slurm is None:
             return self._local
-        self._controller_of(launch.slurm).set_rate(launch.slurm.requests_per_second)  # as configured last
+        # as configured last
+        self._controller_of(launch.slurm).limit.rate = launch.slurm.requests_per_second
         executor = pilot_start(launch).executor
         if executor not in self._pools:
             self._pools[executor] = PilotPool(self._context, self._controller_of, launch)

@@ -17,11 +17,12 @@ import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from typing import Protocol
 
 from bgd.clock import elapsed
 from bgd.launcher.cgroup import Group, Usage
-from bgd.launcher.deadlines import Deadline, Deadlines
+from bgd.launcher.deadlines import Deadline, Deadlines, settle
 from bgd.launcher.process import SHORTAGES, TICKS, Process, StreamId, name_of, open_pidfd, send_signal, tag_of
 from bgd.launcher.scan import Scan, Scanner
 from bgd.wire.launching import AttemptKey
@@ -69,9 +70,10 @@ class Ladder:
             return
         if self._deadline:
             self._deadline.cancel()
-        self._deadline = None if grace <= 0 else self._deadlines.after(grace, self._end_grace)
-        if self._deadline is None:
-            self._end_grace()
+        if grace <= 0:
+            settle(self._grace_over)
+        else:
+            self._deadline = self._deadlines.after(grace, partial(settle, self._grace_over))
 
     async def bring_down(self) -> None:
         """Return when no process of the tree is left that can be ended."""
@@ -105,10 +107,6 @@ class Ladder:
         if self._deadline:
             self._deadline.cancel()
 
-    def _end_grace(self) -> None:
-        if not self._grace_over.done():
-            self._grace_over.set_result(None)
-
     async def _signal(self, signum: int) -> list[Process]:
         """Send the whole tree a signal as if at one instant, and let it react; return the members."""
         living = self._tree.living(await self._scanner.scan(self._tree.first_tick))
@@ -136,8 +134,8 @@ class Ladder:
         def ended(pidfd: int) -> None:
             loop.remove_reader(pidfd)
             left.discard(pidfd)
-            if not left and not all_ended.done():
-                all_ended.set_result(None)
+            if not left:
+                settle(all_ended)
 
         try:
             for pidfd in pidfds:

@@ -71,7 +71,7 @@ class Controller:
 
     def __init__(self, context: Context, settings: SlurmStart) -> None:
         self._context = context
-        self._limit = RequestLimit(settings.requests_per_second, elapsed())
+        self.limit = RequestLimit(settings.requests_per_second, elapsed())
         # all that Slurm's programs need: other variables of its own would change what their arguments mean
         conf = settings.conf or os.environ.get("SLURM_CONF", "")
         self.variables = {"PATH": os.defpath, "HOME": str(Path.home())} | (
@@ -84,13 +84,9 @@ class Controller:
         self._cancelling: asyncio.Task[None] | None = None
         self.silent_since: float | None = None  # epoch time; None: it has answered
 
-    def set_rate(self, requests_per_second: float) -> None:
-        """Change how many requests it is sent."""
-        self._limit.rate = requests_per_second
-
     async def admit(self, cost: int) -> None:
         """Return when this many requests may be sent."""
-        await self._context.deadlines.wait(self._limit.take(cost, elapsed()))
+        await self._context.deadlines.wait(self.limit.take(cost, elapsed()))
 
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.
