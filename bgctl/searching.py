@@ -52,8 +52,6 @@ def search_command(
     with client() as daemon:
         log_dir = daemon.info().log_dir
         jobs = _selected_jobs(daemon, selection)
-    if not log_dir:
-        raise Refused("this daemon is of an earlier bgd, which does not tell where its logs are: restart it")
     search = _Search(log_dir, Needle.of(text, ignores_case=ignore_case), jobs)
     found = told = 0
     with closing(search.lines()) as all_lines:
