@@ -122,7 +122,7 @@ def test_an_unknown_option_is_named_where_it_is_written():
     [
         ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
         ({"timeout": "x"}, "timeout: 'x' is not a duration: write 500ms"),
-        ({"name": "two\nlines"}, "name, key and tags must be printable text"),
+        ({"name": "two\nlines"}, "must be printable text on one line"),
         ({"pty": True}, "stdin, input and pty belong to a command"),
         ({"delay": 5, "at": 1.0}, "delay and at exclude each other"),
     ],
