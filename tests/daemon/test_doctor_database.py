@@ -16,7 +16,7 @@ from bgd.daemon.backups import recover
 from bgd.daemon.doctor import check_backups, check_database
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
+from bgd.daemon.storage.schema import FIRST, VERSION, open_writable
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.wire.views import Level
 from tests.daemon.harness import configure
@@ -74,12 +74,11 @@ def test_missing_database_is_reported_with_both_remedies(config):
     )
 
 
-@pytest.mark.parametrize("version", range(1, VERSION))
+@pytest.mark.parametrize("version", range(FIRST, VERSION))
 def test_database_of_an_earlier_bgd_is_upgraded_by_the_next_start(config, path, version):
     path.unlink()
     with closing(sqlite3.connect(path)) as db:
-        for script in MIGRATIONS[:version]:
-            db.executescript(script)
+        schema.create_tables(db, version)
         db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     set_version(path, version)
 

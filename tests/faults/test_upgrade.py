@@ -25,9 +25,8 @@ from tests.support import DEADLINE, ROOT, wait_until
 RUNNING = 20
 WAITING = 5
 
-# The last commit with this version of the tables
-RELEASES = {1: "2442b3a", 2: "c9324ef"}
-LAUNCHER = "0634bcb"  # every later bgd has to work with the launcher and journal of this commit
+# The commit with the oldest tables, launcher and journal that every later bgd has to work with
+OLDEST, TABLES = "bede4c5", 16
 KILLS = times(50, 5)
 LONGEST_START = 0.5  # seconds until it is killed
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
@@ -37,7 +36,7 @@ NEXT = """
 import sys
 from bgd.daemon.storage import schema
 schema.MIGRATIONS += (sys.argv.pop(1),)
-schema.VERSION = len(schema.MIGRATIONS)
+schema.VERSION += 1
 from bgd.__main__ import main
 sys.exit(main())
 """
@@ -72,19 +71,18 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
     )
 
 
-@pytest.fixture(params=RELEASES, ids="tables of version {}".format)
-def release(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
-    """An older bgd: its version of the tables, and the folder of its source."""
-    return request.param, source_at(RELEASES[request.param], tmp_path / "release")
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The source of the oldest bgd."""
+    return source_at(OLDEST, tmp_path / "release")
 
 
-def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, release: tuple[int, Path]):
-    tables, source = release
+def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, source: Path):
     rig = Rig(tmp_path, slots=RUNNING)
     rig.start(source)
     try:
         jobs = start_jobs(rig, tmp_path, RUNNING + WAITING)
-        assert (version_of(rig), source_of(rig.launcher_pid())) == (tables, str(source))
+        assert (version_of(rig), source_of(rig.launcher_pid())) == (TABLES, str(source))
         with Prober(rig.socket) as prober:
             rig.stop()
             rig.start()
@@ -96,7 +94,7 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
         rig.close()
     assert prober.answered > 0
     record(
-        f"an upgrade from the release with version {tables} of the tables to that with version {VERSION}",
+        f"an upgrade from the release with version {TABLES} of the tables to that with version {VERSION}",
         jobs_running=RUNNING,
         right_ends=RUNNING,
         jobs_queued=WAITING,
@@ -108,10 +106,7 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
     )
 
 
-def test_an_upgrade_that_is_killed_again_and_again_succeeds_in_the_end(
-    tmp_path: Path, release: tuple[int, Path]
-):
-    tables, source = release
+def test_an_upgrade_that_is_killed_again_and_again_succeeds_in_the_end(tmp_path: Path, source: Path):
     rig = Rig(tmp_path, slots=RUNNING)
     rig.start(source)
     try:
@@ -124,7 +119,7 @@ def test_an_upgrade_that_is_killed_again_and_again_succeeds_in_the_end(
                 starting.wait(LONGEST_START * number / KILLS)
             starting.kill()
             assert starting.wait() == -signal.SIGKILL
-            before += version_of(rig) == tables
+            before += version_of(rig) == TABLES
         rig.start()
         assert version_of(rig) == VERSION
         assert states(rig, jobs) == [State.RUNNING] * RUNNING
@@ -133,7 +128,7 @@ def test_an_upgrade_that_is_killed_again_and_again_succeeds_in_the_end(
         (tmp_path / "gate").touch()
         rig.close()
     record(
-        f"an upgrade from version {tables} of the tables is killed (kill -9) on its way, and begun again",
+        f"an upgrade from version {TABLES} of the tables is killed (kill -9) on its way, and begun again",
         kills=KILLS,
         before_the_tables_had_changed=before,
         jobs_running=RUNNING,
@@ -167,8 +162,7 @@ retries = 0
 """
 
 
-def test_the_launcher_of_an_earlier_release_runs_what_a_new_bgd_gives_it(tmp_path: Path):
-    source = source_at(LAUNCHER, tmp_path / "release")
+def test_the_launcher_of_an_earlier_release_runs_what_a_new_bgd_gives_it(tmp_path: Path, source: Path):
     (tmp_path / "work.py").write_text(WORK)
     rig = Rig(tmp_path, slots=4, more=CLASS_JOBS.format(folder=tmp_path))
     rig.start(source)

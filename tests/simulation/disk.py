@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from bgd.daemon.storage import read
-from bgd.daemon.storage.schema import MIGRATIONS
+from bgd.daemon.storage.schema import VERSION, create_tables
 from tests.simulation.event_queue import EventQueue
 from tests.simulation.loop import SimulatedLoop
 
@@ -68,8 +68,7 @@ def _tell(how: Callable[[Any], None], what: object) -> None:
 
 def _empty_disk() -> bytes:
     with closing(sqlite3.connect(":memory:")) as db:
-        for script in MIGRATIONS:
-            db.executescript(script)
+        create_tables(db, VERSION)
         db.commit()
         return db.serialize()
 

@@ -110,8 +110,7 @@ def tables() -> Iterator[sqlite3.Connection]:
     """Open an empty database of this version."""
     with closing(sqlite3.connect(":memory:")) as db:
         db.row_factory = sqlite3.Row
-        for script in schema.MIGRATIONS:
-            db.executescript(script)
+        schema.create_tables(db, schema.VERSION)
         yield db
 
 

@@ -10,7 +10,6 @@ from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, save_retention_clock
 from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
-from tests.daemon.storage.test_schema_versions import lay_down
 
 SHARING = "SELECT jobs FROM counts WHERE key < 'a' ORDER BY key"  # how many jobs have each environment
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
@@ -166,20 +165,6 @@ async def test_environment_of_an_edited_job_is_deleted_if_no_other_job_has_it(st
 
     assert await sql(store, SHARING) == [(2,)]
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
-
-
-async def test_finished_jobs_of_version_2_are_counted_and_removed(path):
-    lay_down(path, "version-2-finished.sql")
-
-    store = await Store.open(path)
-
-    assert await sql(store, "SELECT logged FROM meta") == [(1017,)]
-    assert await sql(store, SHARING) == [(4,), (1,)]
-    assert await due(store, max_jobs=0) == [4, 5, 6]
-    await store.commit(Transaction(now=NOW, removed=[a_job(4), a_job(5), a_job(6)]))
-    assert await sql(store, "SELECT logged FROM meta") == [(0,)]
-    assert await sql(store, SHARING) == [(3,)]
-    await store.close()
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
