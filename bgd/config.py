@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
+from bgd import values
 from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import (
@@ -61,46 +62,7 @@ from bgd.settings import (
     or_word,
     read_section,
 )
-from bgd.values import (
-    ANY_COMMAND,
-    Address,
-    TcpAddress,
-    absolute_path,
-    absolute_paths,
-    address,
-    duration,
-    duration_within,
-    events,
-    exception_rules,
-    executor_name,
-    header_name,
-    job_option,
-    mail_address,
-    node_python,
-    notify_name,
-    number,
-    one_of,
-    page_base,
-    passed_variables,
-    path_or_nothing,
-    problem_with_command,
-    problem_with_module,
-    problem_with_variable,
-    program_with_arguments,
-    python_interpreter,
-    resource_tokens,
-    secret_url,
-    size,
-    start_rate,
-    table_or_list,
-    text,
-    texts,
-    texts_without,
-    time_zone,
-    token,
-    whole_number,
-    yes_or_no,
-)
+from bgd.values import ANY_COMMAND, Address, TcpAddress
 from bgd.wire.requests import ShutdownMode
 
 MIN_LOG = 1_000  # bytes; less would keep no line whole
@@ -229,23 +191,23 @@ class Auth(StrEnum):
 class DaemonConfig(Struct, frozen=True, kw_only=True):
     """[daemon]."""
 
-    state_dir: str = key(absolute_path)
-    socket: str = key(absolute_path)
-    slots: int = key(or_word(AUTO, _processors, whole_number(SlotCount)), word=AUTO)
-    grace: float = key(duration, 10.0)  # seconds between TERM and KILL
-    min_free: int | None = key(size(Bytes), None, none=AUTO)
+    state_dir: str = key(values.absolute_path)
+    socket: str = key(values.absolute_path)
+    slots: int = key(or_word(AUTO, _processors, values.whole_number(SlotCount)), word=AUTO)
+    grace: float = key(values.duration, 10.0)  # seconds between TERM and KILL
+    min_free: int | None = key(values.size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
-    max_load: float | None = key(number(LoadAverage), None, none="none")
+    max_load: float | None = key(values.number(LoadAverage), None, none="none")
     """Start no job while the load average of the last minute is this high or higher; None: no limit."""
-    min_memory: int | None = key(size(Bytes), None, none="none")
+    min_memory: int | None = key(values.size(Bytes), None, none="none")
     """Start no job while fewer bytes of memory are available; None: no limit."""
     on_stop: ShutdownMode = key(
-        one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
+        values.one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
     )
     """What SIGTERM does to running jobs."""
-    cgroups: Literal["limits", "all"] = key(one_of("limits", "all"), "limits")
+    cgroups: Literal["limits", "all"] = key(values.one_of("limits", "all"), "limits")
     """Which attempts get a control group of their own, where the system allows that."""
-    notify: str | None = key(notify_name, None, none="")
+    notify: str | None = key(values.notify_name, None, none="")
     """The [notify] target of every job and schedule that names none."""
 
 
@@ -253,72 +215,74 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     """[http]: `ports` is how many the daemon tries, from the one in `listen` on."""
 
     ports: int
-    listen: Address | None = key(address, TcpAddress("127.0.0.1", 8643), none="")  # None: no pages
-    auth: Auth = key(one_of(*Auth), Auth.TOKEN)
-    base: str = key(page_base, "")
+    listen: Address | None = key(values.address, TcpAddress("127.0.0.1", 8643), none="")  # None: no pages
+    auth: Auth = key(values.one_of(*Auth), Auth.TOKEN)
+    base: str = key(values.page_base, "")
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
-    metrics_token: str = key(token, "")
+    metrics_token: str = key(values.token, "")
     """The bearer token of /metrics; if it is empty, /metrics is not served."""
-    user_header: str = key(header_name, "")
+    user_header: str = key(values.header_name, "")
     """The header in which a proxy names its user; empty: no header says who asks."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
     """[security]."""
 
-    allowed_classes: tuple[str, ...] = key(texts_without(problem_with_entry), ())
-    allowed_commands: tuple[str, ...] = key(texts_without(problem_with_command), (ANY_COMMAND,))
-    allowed_env: tuple[str, ...] = key(texts_without(problem_with_variable), ())
+    allowed_classes: tuple[str, ...] = key(values.texts_without(problem_with_entry), ())
+    allowed_commands: tuple[str, ...] = key(values.texts_without(values.problem_with_command), (ANY_COMMAND,))
+    allowed_env: tuple[str, ...] = key(values.texts_without(values.problem_with_variable), ())
     """Variables that commands may bring where allowed_commands is not "*"."""
 
 
 class PythonConfig(Struct, frozen=True, kw_only=True):
     """[python]: the interpreters that class jobs run in."""
 
-    interpreter: str = key(python_interpreter, word="")
-    path: tuple[str, ...] = key(absolute_paths, ())  # in front of sys.path of class jobs
-    preload: tuple[str, ...] = key(texts_without(problem_with_module), ())
-    env: tuple[str, ...] = key(texts_without(problem_with_variable), ())  # variables a class job may bring
-    isolation: Isolation = key(one_of(*Isolation), Isolation.FORK)  # where a job does not say
-    recycle_jobs: int = key(whole_number(JobCount), 10_000)
+    interpreter: str = key(values.python_interpreter, word="")
+    path: tuple[str, ...] = key(values.absolute_paths, ())  # in front of sys.path of class jobs
+    preload: tuple[str, ...] = key(values.texts_without(values.problem_with_module), ())
+    env: tuple[str, ...] = key(
+        values.texts_without(values.problem_with_variable), ()
+    )  # variables a class job may bring
+    isolation: Isolation = key(values.one_of(*Isolation), Isolation.FORK)  # where a job does not say
+    recycle_jobs: int = key(values.whole_number(JobCount), 10_000)
     """After this many jobs a reused worker gives way to a new one."""
-    recycle_memory: int = key(size(ReuseMemory), 500_000_000)
+    recycle_memory: int = key(values.size(ReuseMemory), 500_000_000)
     """Bytes; a reused worker that takes more gives way to a new one."""
 
 
 class LogsConfig(Struct, frozen=True, kw_only=True):
     """[logs]."""
 
-    max_bytes: int = key(size(LogBytes), 100_000_000)  # of one attempt
-    on_limit: Literal["truncate", "kill"] = key(one_of("truncate", "kill"), "truncate")
+    max_bytes: int = key(values.size(LogBytes), 100_000_000)  # of one attempt
+    on_limit: Literal["truncate", "kill"] = key(values.one_of("truncate", "kill"), "truncate")
 
 
 class RetentionConfig(Struct, frozen=True, kw_only=True):
     """[retention]: how long finished jobs are kept; None: for ever, or any number of them."""
 
-    succeeded_for: float | None = key(duration, 7 * DAY, none=UNLIMITED)  # seconds since they ended
-    failed_for: float | None = key(duration, 30 * DAY, none=UNLIMITED)  # of failed and cancelled ones
-    max_finished: int | None = key(whole_number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
-    logs_total: int | None = key(size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
+    succeeded_for: float | None = key(values.duration, 7 * DAY, none=UNLIMITED)  # seconds since they ended
+    failed_for: float | None = key(values.duration, 30 * DAY, none=UNLIMITED)  # of failed and cancelled ones
+    max_finished: int | None = key(values.whole_number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
+    logs_total: int | None = key(values.size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
 
 
 class BackupConfig(Struct, frozen=True, kw_only=True):
     """[backup]: copies of the database that the daemon writes by itself."""
 
-    every: float | None = key(duration_within(BackupInterval), DAY, none="never")  # seconds
-    keep: int = key(whole_number(BackupCount), 3)
-    folder: str = key(absolute_path)
+    every: float | None = key(values.duration_within(BackupInterval), DAY, none="never")  # seconds
+    keep: int = key(values.whole_number(BackupCount), 3)
+    folder: str = key(values.absolute_path)
 
 
 class QueueConfig(Struct, frozen=True, kw_only=True):
     """[queues.NAME]."""
 
-    slots: int | None = key(whole_number(SlotCount), None, none=UNLIMITED)
+    slots: int | None = key(values.whole_number(SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
-    executor: str = key(executor_name, LOCAL)  # of jobs that name none themselves
-    rate: Rate | None = key(start_rate, None, none=UNLIMITED)
+    executor: str = key(values.executor_name, LOCAL)  # of jobs that name none themselves
+    rate: Rate | None = key(values.start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
-    weight: int | None = key(whole_number(Weight), None, none="none")
+    weight: int | None = key(values.whole_number(Weight), None, none="none")
     """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""
 
 
@@ -326,85 +290,85 @@ class RunnerConfig(Struct, frozen=True, kw_only=True):
     """[runners.NAME]: a program that runs class jobs of another language."""
 
     argv: tuple[str, ...] = key(
-        partial(program_with_arguments, example=_A_RUNNER)
+        partial(values.program_with_arguments, example=_A_RUNNER)
     )  # the program, a path or a name on PATH, and its arguments
-    cwd: str | None = key(absolute_path, None)  # the folder it starts in; None: the daemon's
+    cwd: str | None = key(values.absolute_path, None)  # the folder it starts in; None: the daemon's
 
 
 class NotifyTarget(Struct, frozen=True, kw_only=True):
     """[notify.NAME]: a target of notifications. It has one of `program`, `mail` and `url`."""
 
     program: tuple[str, ...] | None = key(
-        partial(program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
+        partial(values.program_with_arguments, example='["/usr/local/bin/tell", "--urgent"]'), None
     )
-    mail: str | None = key(mail_address, None)
-    url: str | None = key(secret_url, None)
-    on: tuple[str, ...] = key(events, ("failed",))
+    mail: str | None = key(values.mail_address, None)
+    url: str | None = key(values.secret_url, None)
+    on: tuple[str, ...] = key(values.events, ("failed",))
     """Events that it gets, by their names in bgd.core.notifications."""
-    failures: int = key(whole_number(FailureCount), 1)
+    failures: int = key(values.whole_number(FailureCount), 1)
     """Report a failure after this many in a row of the same job name or schedule."""
-    per_minute: int = key(whole_number(MessageCount), 10)
+    per_minute: int = key(values.whole_number(MessageCount), 10)
     """The most messages in a minute; what happens beyond that goes into one summary."""
 
 
 class ExecutorConfig(Struct, frozen=True, kw_only=True):
     """[executors.NAME]: what runs jobs."""
 
-    kind: ExecutorKind = key(one_of(*ExecutorKind), ExecutorKind.LOCAL)
-    argv: tuple[str, ...] = key(partial(program_with_arguments, example=_A_PREFIX), ())
+    kind: ExecutorKind = key(values.one_of(*ExecutorKind), ExecutorKind.LOCAL)
+    argv: tuple[str, ...] = key(partial(values.program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
-    shell: bool = key(yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
+    shell: bool = key(values.yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
     # of Slurm
-    folder: str = key(absolute_path)  # which the nodes share
-    python: str = key(node_python)  # on the nodes, with bgd; by default this one, by the same path
-    conf: str = key(path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
-    partition: str = key(text, "")
-    account: str = key(text, "")
-    qos: str = key(text, "")
-    constraint: str = key(text, "")
-    memory: int = key(size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
-    options: tuple[str, ...] = key(texts, ())  # further ones of sbatch
-    requests_per_second: float = key(number(RequestRate), 2.0)  # to Slurm's controller
-    nodes: int = key(whole_number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
-    node_cpus: int = key(whole_number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
-    keep_idle: float = key(duration, 60.0)  # seconds until a pilot without a job gives its node back
+    folder: str = key(values.absolute_path)  # which the nodes share
+    python: str = key(values.node_python)  # on the nodes, with bgd; by default this one, by the same path
+    conf: str = key(values.path_or_nothing, "")  # the slurm.conf to use; empty: as Slurm's programs find it
+    partition: str = key(values.text, "")
+    account: str = key(values.text, "")
+    qos: str = key(values.text, "")
+    constraint: str = key(values.text, "")
+    memory: int = key(values.size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
+    options: tuple[str, ...] = key(values.texts, ())  # further ones of sbatch
+    requests_per_second: float = key(values.number(RequestRate), 2.0)  # to Slurm's controller
+    nodes: int = key(values.whole_number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
+    node_cpus: int = key(values.whole_number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
+    keep_idle: float = key(values.duration, 60.0)  # seconds until a pilot without a job gives its node back
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
-    "retries": Key(whole_number(Retries), 3),
-    "delay": Key(duration, 5.0),
-    "backoff": Key(number(Backoff), 1.0),
-    "max_delay": Key(duration, 3600.0),
-    "jitter": Key(number(Share), 0.1),
+    "retries": Key(values.whole_number(Retries), 3),
+    "delay": Key(values.duration, 5.0),
+    "backoff": Key(values.number(Backoff), 1.0),
+    "max_delay": Key(values.duration, 3600.0),
+    "jitter": Key(values.number(Share), 0.1),
 }
 
 _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
-    **{key: Key(partial(job_option, name), None) for key, name in POLICY_KEYS.items()},
-    "on_exceptions": Key(exception_rules, None),
+    **{key: Key(partial(values.job_option, name), None) for key, name in POLICY_KEYS.items()},
+    "on_exceptions": Key(values.exception_rules, None),
 }
 
 _NOT_SCHEDULED = NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
 
 _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
-    **{name: Key(partial(job_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
-    "cwd": Key(absolute_path, None),
-    "stdin": Key(absolute_path, None),
-    "command": Key(texts, None),
-    "target": Key(text, None),
-    "args": Key(table_or_list(list, '["one", 2]'), None),
-    "kwargs": Key(table_or_list(dict, "{ copies = 2 }"), None),
-    "cron": Key(text, None),
-    "calendar": Key(text, None),
-    "every": Key(text, None),
-    "timezone": Key(time_zone, None),
-    "overlap": Key(one_of(*Overlap), Overlap.SKIP),
-    "missed": Key(one_of(*Missed), Missed.CRON),
-    "missed_within": Key(duration_within(Timeout), DAY),
-    "jitter": Key(duration, 0.0),
-    "late_after": Key(duration_within(Timeout), None),
-    "except": Key(texts, ()),
-    "env_pass": Key(passed_variables, None),
-    "paused": Key(yes_or_no, False),
+    **{name: Key(partial(values.job_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
+    "cwd": Key(values.absolute_path, None),
+    "stdin": Key(values.absolute_path, None),
+    "command": Key(values.texts, None),
+    "target": Key(values.text, None),
+    "args": Key(values.table_or_list(list, '["one", 2]'), None),
+    "kwargs": Key(values.table_or_list(dict, "{ copies = 2 }"), None),
+    "cron": Key(values.text, None),
+    "calendar": Key(values.text, None),
+    "every": Key(values.text, None),
+    "timezone": Key(values.time_zone, None),
+    "overlap": Key(values.one_of(*Overlap), Overlap.SKIP),
+    "missed": Key(values.one_of(*Missed), Missed.CRON),
+    "missed_within": Key(values.duration_within(Timeout), DAY),
+    "jitter": Key(values.duration, 0.0),
+    "late_after": Key(values.duration_within(Timeout), None),
+    "except": Key(values.texts, ()),
+    "env_pass": Key(values.passed_variables, None),
+    "paused": Key(values.yes_or_no, False),
 }
 
 SCHEMA: Schema = {
@@ -420,7 +384,7 @@ SCHEMA: Schema = {
     "classes": {ANY: _CLASSES},
     "runners": {ANY: keys_of(RunnerConfig)},
     "executors": {ANY: keys_of(ExecutorConfig)},
-    "resources": {ANY: Key(resource_tokens)},
+    "resources": {ANY: Key(values.resource_tokens)},
     "schedules": {ANY: _SCHEDULES},
     "notify": {ANY: keys_of(NotifyTarget)},
 }
@@ -544,7 +508,7 @@ def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, .
     for path in [path for path in found if path.startswith(section)]:
         name, setting = path.removeprefix(section), found[path]
         _check_name(name, setting, ResourceName, f"a resource, which is {RESOURCE_NAME}")
-        yield name, read_section(found, "resources", {name: Key(resource_tokens)})[name]
+        yield name, read_section(found, "resources", {name: Key(values.resource_tokens)})[name]
 
 
 def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPolicy]]:
@@ -552,9 +516,9 @@ def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPo
         problem = problem_with_entry(pattern)
         if problem is not None:
             raise ConfigError(f"{setting.origin}: {problem}")
-        values = read_section(found, f"classes.{pattern}", _CLASSES)
-        options = {name: values[key] for key, name in POLICY_KEYS.items() if values[key] is not None}
-        yield pattern, ClassPolicy(options, values["on_exceptions"])
+        read = read_section(found, f"classes.{pattern}", _CLASSES)
+        options = {name: read[key] for key, name in POLICY_KEYS.items() if read[key] is not None}
+        yield pattern, ClassPolicy(options, read["on_exceptions"])
 
 
 def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]:
@@ -590,18 +554,18 @@ def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyT
 def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:
     for name, setting in names_in(found, "schedules").items():
         _check_name(name, setting, ScheduleName, f"a schedule, which is {SCHEDULE_NAME}")
-        values = read_section(found, f"schedules.{name}", _SCHEDULES)
+        read = read_section(found, f"schedules.{name}", _SCHEDULES)
         try:
-            yield name, _schedule(values)
+            yield name, _schedule(read)
         except ValueError as error:
             raise ConfigError(f"{setting.origin.rpartition('.')[0]}: {error}") from error
 
 
-def _schedule(values: dict[str, Any]) -> ScheduleSpec:
+def _schedule(read: dict[str, Any]) -> ScheduleSpec:
     """Return a schedule; raise ValueError if its keys do not fit each other."""
-    if (values["command"] is None) == (values["target"] is None):
+    if (read["command"] is None) == (read["target"] is None):
         raise ValueError("a schedule has either command or target")
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in read.items() if value is not None}
     arguments = {name: given.pop(name) for name in ("args", "kwargs") if name in given}
     options = {name: given.pop(name) for name in OPTIONS if name in given and name not in _NOT_SCHEDULED}
     job = JobSpec(

@@ -8,38 +8,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from bgd.core.job import JobId
-from bgd.daemon.storage import batches, read
-from bgd.daemon.storage.records import Submission, TakenLines
+from bgd.daemon.storage import submissions
+from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import Run, runs_of
 from bgd.wire.requests import BatchPlace, GetBatch, Submit, SubmitMany
-
-
-class SubmittedJobs(Struct, frozen=True):
-    """The jobs of one request in the order of its specs.
-
-    `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
-    new one; None: all were found.
-    """
-
-    jobs: list[int]
-    found: list[int]
-    first: JobId | None
-
-    @classmethod
-    def joined(cls, parts: list[SubmittedJobs]) -> SubmittedJobs:
-        """Return the jobs of a request that came in several parts."""
-        if len(parts) == 1:
-            return parts[0]
-        jobs = [job for part in parts for job in part.jobs]
-        found = [job for part in parts for job in part.found]
-        return cls(jobs, found, next((part.first for part in parts if part.first is not None), None))
-
 
 MAX_REMEMBERED = 4096  # latest requests in memory, about 250 bytes each
 
@@ -89,7 +67,7 @@ class IdempotencyTokens:
             del self._in_progress[token]
             done.set()
 
-    async def recall(self, request: Submit | SubmitMany) -> SubmittedJobs | None:
+    async def recall(self, request: Submit | SubmitMany) -> Submission | None:
         """Return what the request made when it came before, or None if it is new.
 
         Raises:
@@ -101,7 +79,7 @@ class IdempotencyTokens:
         first = self._first_of(token)
         if first is None and request.again is not UNSET:
             await self._supervisor.saved()  # it may not be on disk yet
-            submission = await self._store.search(read.find_submission, token, request.again)
+            submission = await self._store.search(submissions.find_submission, token, request.again)
             first = None if submission is None else submission.first
         if first is None:
             return None
@@ -113,12 +91,12 @@ class IdempotencyTokens:
             return None  # the jobs it found may have finished since
         _remember(self._repeated, token, first)
         await self._supervisor.saved()
-        submission = await self._store.search(read.find_submission, token, first - 1, first)
+        submission = await self._store.search(submissions.find_submission, token, first - 1, first)
         if submission is None:
             raise Refused("the token was used too long ago: use a new token for each request")
-        return SubmittedJobs(submission.jobs, submission.found, submission.first)
+        return submission
 
-    def remember(self, request: Submit | SubmitMany, submitted: SubmittedJobs) -> None:
+    def remember(self, request: Submit | SubmitMany, submitted: Submission) -> None:
         """Remember the jobs of a request, on disk in the same transaction as the jobs."""
         token = request.token
         if token is UNSET:
@@ -128,9 +106,7 @@ class IdempotencyTokens:
                 _remember(self._repeated, token, _FOUND)
             return
         _remember(self._latest if request.again is UNSET else self._repeated, token, submitted.first)
-        self._supervisor.transaction.submissions.append(
-            Submission(submitted.first, token, submitted.jobs, submitted.found)
-        )
+        self._supervisor.transaction.submissions[token] = submitted
 
     def _first_of(self, token: bytes) -> JobId | None:
         return self._latest.get(token, self._repeated.get(token))
@@ -154,7 +130,7 @@ class OpenBatches:
         if request.close:
             self._last.pop(request.batch, None)
         await self._supervisor.saved()
-        last = await self._store.read(batches.last_line, request.batch)
+        last = await self._store.read(submissions.last_line, request.batch)
         if not request.close:
             self._last.setdefault(request.batch, last)  # another connection may have opened it
             if len(self._last) > MAX_REMEMBERED:
@@ -163,7 +139,7 @@ class OpenBatches:
 
     async def runs(self, batch: bytes, after: int, last: int) -> list[Run]:
         """Return some of the lines `after` one, up to the `last`, with their jobs; none: that was all."""
-        found = await self._store.search(batches.read_runs, batch, after)
+        found = await self._store.search(submissions.read_lines, batch, after)
         return [run for run in found if run[0] <= last]
 
     def check(self, place: BatchPlace, jobs: int) -> None:
@@ -191,7 +167,7 @@ class OpenBatches:
         if jobs:
             first, count = place.runs[-1]
             self._last[place.batch] = first + count - 1
-            taken = TakenLines(place.batch, runs_of(lines_of(place), jobs))
+            taken = place.batch, runs_of(lines_of(place), jobs)
             self._supervisor.transaction.batches.append(taken)
 
 

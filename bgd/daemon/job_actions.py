@@ -24,7 +24,6 @@ from bgd.core.job import (
     VERBS,
     WAITING,
     Conditions,
-    ExceptionRules,
     Job,
     JobId,
     Now,
@@ -36,13 +35,13 @@ from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
-from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches, SubmittedJobs
+from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import lists, pruning, read
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.pruning import PrunableJob
-from bgd.daemon.storage.records import StoredSpec
+from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
@@ -56,6 +55,9 @@ MAX_ACTS = 500
 ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
 
+
+NewJob = tuple[JobSpec, RetryPolicy]
+"""A spec with what the configuration sets for its class, and the retry policy that follows."""
 
 Later = Callable[[], Awaitable[State]]
 """What has to be awaited, once it has been decided about the other jobs."""
@@ -89,8 +91,8 @@ class JobActions:
 
     # --- new jobs -------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> None:
-        """Check the specs of new jobs; of several, the message says which one cannot be a job.
+    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> list[NewJob]:
+        """Check the specs of new jobs, and return what to submit; the message says which one cannot be a job.
 
         If they wait for others, `check_dependency_limit` is for that. `lines`: their numbers in a batch, for
         the message.
@@ -100,9 +102,10 @@ class JobActions:
             Full: the disk or a limit is.
         """
         self._supervisor.space.check(specs)
+        checked: list[NewJob] = []
         for index, spec in enumerate(specs):
             try:
-                self._check_spec(spec)
+                checked.append(self._checked_spec(spec))
                 if spec.expires is not None:
                     at = now()
                     _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
@@ -112,28 +115,29 @@ class JobActions:
                 if len(specs) == 1:
                     raise
                 raise type(error)(f"job {index} of the batch: {error}") from error
+        return checked
 
-    def _check_spec(self, spec: JobSpec) -> None:
+    def _checked_spec(self, spec: JobSpec) -> NewJob:
         problem = problem_with(spec)
         if problem is not None:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
-        check_may_run(spec, self._supervisor.config)
-        check_variables(spec, self._supervisor.config)
-        if spec.target is not None:
-            spec = under_policy(spec, self._class_policy(spec))
         config = self._supervisor.config
+        check_may_run(spec, config)
+        check_variables(spec, config)
+        spec, policy = self.new_job(spec)
         # most daemons know no executor, and a submit is too frequent to ask in vain
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
         if spec.notify is not None:
-            check_target(spec.notify, self._supervisor.config)
+            check_target(spec.notify, config)
         if spec.queue == NOTIFICATION_QUEUE:
             check_queue_name(spec.queue)
         if spec.resources:
-            check_resources(spec, self._supervisor.config)
+            check_resources(spec, config)
         self._supervisor.dispatcher.check_limits(spec)
+        return spec, policy
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
         """Check that there is room for the dependencies of these specs.
@@ -150,13 +154,13 @@ class JobActions:
 
     def submit(
         self,
-        specs: Iterable[JobSpec],
+        new: Iterable[NewJob],
         uid: int,
         env: dict[str, str] | None = None,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
-    ) -> SubmittedJobs:
-        """Make jobs of checked specs, except where an unfinished job has the key; then start what can.
+    ) -> Submission:
+        """Make jobs of what `check` returned, except where an unfinished job has the key; start what can.
 
         * `env`: the environment of those commands that have none of their own.
         * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
@@ -165,44 +169,39 @@ class JobActions:
         jobs: list[int] = []
         found: list[int] = []
         first: JobId | None = None
-        for spec in specs:
+        for spec, policy in new:
             job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
             if job_id is not None:
-                self._debounce(job_id, spec, at)
+                self._debounce(job_id, spec, policy, at)
                 found.append(job_id)
             else:
-                job_id = self._submit(spec, at, _of(spec, finished) if finished else None, uid, env)
+                job_id = self._submit(spec, policy, at, _of(spec, finished) if finished else None)
+                self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
                 first = first or job_id
             jobs.append(job_id)
         self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
-        return SubmittedJobs(jobs, found, first)
+        return Submission(jobs, found, first)
 
     def _submit(
-        self,
-        spec: JobSpec,
-        at: Now,
-        finished: Mapping[JobId, State] | None,
-        uid: int,
-        env: dict[str, str] | None,
+        self, spec: JobSpec, policy: RetryPolicy, at: Now, finished: Mapping[JobId, State] | None
     ) -> JobId:
-        spec, policy = self._with_policies(spec)
         job_id = self._supervisor.decide(
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
-        self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
         if spec.debounce is not None:
             self._debounced[job_id] = at.elapsed
         return job_id
 
-    def _with_policies(self, spec: JobSpec) -> tuple[JobSpec, RetryPolicy]:
+    def new_job(self, spec: JobSpec) -> NewJob:
         """Return a spec with what the configuration sets for its class, and its retry policy."""
+        config = self._supervisor.config
         if spec.target is None:
-            return spec, self._policy_of(spec, ())
+            return spec, policy_of(spec, config.retry_commands)
         of_class = self._class_policy(spec)
         spec = under_policy(spec, of_class)
-        return spec, self._policy_of(spec, of_class.on_exceptions or ())
+        return spec, policy_of(spec, config.retry, of_class.on_exceptions or ())
 
-    def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
+    def _debounce(self, job_id: JobId, spec: JobSpec, policy: RetryPolicy, at: Now) -> None:
         """Give a job that has never run the spec of another submit, and put it off, but not for ever.
 
         For how long it was put off is known since it was submitted, or since bgd was started.
@@ -212,9 +211,8 @@ class JobActions:
             return
         since = self._debounced.setdefault(job_id, at.elapsed)
         left = since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed
-        spec, policy = self._with_policies(spec)
         self._supervisor.transaction.edited[job_id] = spec
-        put_off = replace(spec, debounce=max(min(spec.debounce or 0.0, left), 0.0))
+        put_off = replace(spec, debounce=max(min(spec.debounce, left), 0.0))
         self._supervisor.decide(
             lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
         )
@@ -467,7 +465,7 @@ class JobActions:
             specs = await self._store.read(read.read_specs, [job_id])
             self._waiting(job_id)
             spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
-            self._check_spec(spec)
+            self._checked_spec(spec)
             self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
@@ -480,7 +478,11 @@ class JobActions:
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
             spec = under_policy(spec, self._class_policy(spec), among=changed)
-            policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
+            config = self._supervisor.config
+            default = config.retry if spec.target else config.retry_commands
+            policy = policy_of(
+                spec, default, job.policy.on_exceptions
+            )  # keep the rules it was submitted under
             self._supervisor.transaction.edited[job_id] = spec
             return self._supervisor.decide(
                 lambda scheduler, then: scheduler.edit(job_id, spec, policy, changed, then, finished),
@@ -507,10 +509,6 @@ class JobActions:
                 self._supervisor.remove(job)
         await self._supervisor.saved()
         return [job.id for job in gone]
-
-    def _policy_of(self, spec: JobSpec, on_exceptions: ExceptionRules) -> RetryPolicy:
-        config = self._supervisor.config
-        return policy_of(spec, config.retry if spec.target else config.retry_commands, on_exceptions)
 
     def _class_policy(self, spec: JobSpec) -> ClassPolicy:
         policies = self._supervisor.config.classes

@@ -132,7 +132,7 @@ class Notifications:
     def _send(self, message: Message, retries: int = RETRIES) -> JobId:
         self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())
         spec = job_of(message, self._supervisor.config.source, retries)
-        return JobId(self._actions.submit([spec], os.geteuid()).jobs[0])
+        return JobId(self._actions.submit([self._actions.new_job(spec)], os.geteuid()).jobs[0])
 
     # --- limits and targets -----------------------------------------------------------------------------
 

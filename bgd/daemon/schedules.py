@@ -172,10 +172,9 @@ class Schedules:
             BgdError: there is no such schedule, or its job is refused.
         """
         schedule = self._find(name)
-        spec = self.clock.current_job(name, schedule)
-        self._actions.check([spec])
+        new = self._actions.check([self.clock.current_job(name, schedule)])
         at = self.clock.now()
-        job = self.clock.submit(schedule, spec, Run(at, None))
+        job = self.clock.submit(schedule, new, Run(at, None))
         self.clock.add(name, Occurrence(at, Result.RAN, f"run by {who}"), job)
         return job
 

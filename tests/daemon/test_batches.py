@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.daemon import idempotency
-from bgd.daemon.storage import batches, read
-from bgd.daemon.storage.batches import KEPT_SECONDS
-from bgd.daemon.storage.records import TakenLines, Transaction
+from bgd.daemon.storage import read, submissions
+from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.daemon.storage.submissions import BATCH_SECONDS
 from bgd.wire.replies import BatchRuns, Failed, Submitted
 from bgd.wire.requests import BatchPlace, GetBatch, SubmitMany
 from tests.daemon.harness import command, served
@@ -147,7 +147,7 @@ async def test_the_batch_that_was_opened_first_is_closed_when_too_many_are_open(
 
 
 async def test_long_batches_are_told_in_parts(config, launcher, monkeypatch):
-    monkeypatch.setattr(batches, "RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(submissions, "RUNS_AT_ONCE", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
         await opened(caller)
@@ -165,13 +165,13 @@ async def test_batches_that_nobody_will_resume_are_deleted_with_the_next_one(tmp
     store = await Store.open(str(tmp_path / "bgd.db"))
     try:
         await store.write(adopt_boot, NOW, BOOT)
-        later = replace(NOW, elapsed=NOW.elapsed + KEPT_SECONDS + 1)
-        await store.commit(Transaction(now=NOW, batches=[TakenLines(BATCH, [(1, 1, 5)])]))
-        assert await store.read(batches.last_line, BATCH) == 5
+        later = replace(NOW, elapsed=NOW.elapsed + BATCH_SECONDS + 1)
+        await store.commit(Transaction(now=NOW, batches=[(BATCH, [(1, 1, 5)])]))
+        assert await store.read(submissions.last_line, BATCH) == 5
 
-        await store.commit(Transaction(now=later, batches=[TakenLines(OTHER, [(1, 6, 5)])]))
+        await store.commit(Transaction(now=later, batches=[(OTHER, [(1, 6, 5)])]))
 
-        assert await store.read(batches.last_line, BATCH) == 0
-        assert await store.read(batches.last_line, OTHER) == 5
+        assert await store.read(submissions.last_line, BATCH) == 0
+        assert await store.read(submissions.last_line, OTHER) == 5
     finally:
         await store.close()

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, submissions
 from bgd.daemon.storage.records import Submission, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
-from bgd.daemon.storage.write import SUBMISSION_SECONDS
+from bgd.daemon.storage.submissions import KEPT_SECONDS
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
@@ -157,27 +157,29 @@ async def store(tmp_path):
     """Open a store with two jobs, each of a request of its own."""
     store = await Store.open(str(tmp_path / "bgd.db"))
     await store.write(adopt_boot, NOW, BOOT)
-    await store.commit(submitted(new(1), new(2), submissions=[a_request(1), a_request(2)]))
+    await store.commit(
+        submitted(new(1), new(2), submissions={token(1): a_request(1), token(2): a_request(2)})
+    )
     yield store
     await store.close()
 
 
 async def is_known(store, number):
-    return await store.search(read.find_submission, a_request(number).token, 0) == a_request(number)
+    return await store.search(submissions.find_submission, token(number), 0) == a_request(number)
 
 
 async def test_requests_of_removed_jobs_are_deleted_from_the_disk_after_some_minutes(store):
     await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
     assert await is_known(store, 1)
 
-    later = Now(NOW.elapsed + SUBMISSION_SECONDS + 1, NOW.wall)
-    await store.commit(submitted(new(3), now=later, submissions=[a_request(3)]))
+    later = Now(NOW.elapsed + KEPT_SECONDS + 1, NOW.wall)
+    await store.commit(submitted(new(3), now=later, submissions={token(3): a_request(3)}))
     await store.commit(Transaction(now=later, removed=[a_job(2), a_job(3)]))
 
     assert [await is_known(store, number) for number in (1, 2, 3)] == [False, False, True]
 
 
-@pytest.mark.parametrize("jump", [2 * SUBMISSION_SECONDS, -2 * SUBMISSION_SECONDS])
+@pytest.mark.parametrize("jump", [2 * KEPT_SECONDS, -2 * KEPT_SECONDS])
 async def test_requests_are_not_deleted_because_the_clock_was_set(store, jump):
     for number in (1, 2):
         await store.commit(Transaction(now=Now(NOW.elapsed + 1, NOW.wall + jump), removed=[a_job(number)]))
@@ -187,4 +189,8 @@ async def test_requests_are_not_deleted_because_the_clock_was_set(store, jump):
 
 
 def a_request(number):
-    return Submission(JobId(number), number.to_bytes(16, "big"), [number], [])
+    return Submission([number], [], JobId(number))
+
+
+def token(number):
+    return number.to_bytes(16, "big")

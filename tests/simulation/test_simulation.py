@@ -21,7 +21,7 @@ from bgd.daemon.late_jobs import LateJobs
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import notifications as storage
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, submissions
 from bgd.daemon.storage import schedules as schedule_storage
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
@@ -119,7 +119,7 @@ def forget_requests(monkeypatch):
 
 
 def forget_requests_at_a_restart(monkeypatch):
-    monkeypatch.setattr(read, "find_submission", lambda *_: None)
+    monkeypatch.setattr(submissions, "find_submission", lambda *_: None)
 
 
 def forget_keys(monkeypatch):

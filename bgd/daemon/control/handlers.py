@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -13,21 +14,21 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd import clock
-from bgd.core.job import VERBS
-from bgd.core.spec import JobSpec, problem_with_environment
+from bgd.core.job import VERBS, JobId, Now, State
+from bgd.core.spec import problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, parts
-from bgd.daemon.idempotency import SubmittedJobs, lines_of
-from bgd.daemon.job_actions import JobActions
+from bgd.daemon.idempotency import lines_of
+from bgd.daemon.job_actions import JobActions, NewJob
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.lists import selected_by
-from bgd.daemon.storage.records import QueueControls
+from bgd.daemon.storage.records import QueueControls, Submission
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
@@ -133,8 +134,7 @@ class RequestHandler:
         Raises:
             Refused: it cannot be a job.
         """
-        self._actions.check([request.spec])
-        submitted = self._actions.submit([request.spec], actor.uid)
+        submitted = self._actions.submit(self._actions.check([request.spec]), actor.uid)
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
@@ -144,11 +144,7 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job.
         """
-        self._check(parts)
-        submitted = SubmittedJobs.joined(
-            [self._actions.submit(part.specs, actor.uid, part.env) for part in parts]
-        )
-        self._remember(parts[0], submitted)
+        submitted = self._submit_parts(parts, self._check(parts), actor)
         self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -171,17 +167,14 @@ class RequestHandler:
         async with self._idempotency.exclusive(parts[0]):
             submitted = await self._idempotency.recall(parts[0])
             if submitted is None:
-                specs = self._check(parts)
+                new, specs = self._check(parts), [spec for part in parts for spec in part.specs]
                 self._actions.check_dependency_limit(specs)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
                 # others may have been submitted meanwhile
                 self._actions.check_dependency_limit(specs)
                 self._check_place(parts)
-                submitted = SubmittedJobs.joined(
-                    [self._actions.submit(part.specs, actor.uid, part.env, finished, at) for part in parts]
-                )
-                self._remember(parts[0], submitted)
+                submitted = self._submit_parts(parts, new, actor, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
 
@@ -265,8 +258,8 @@ class RequestHandler:
         source = self._supervisor.config.source
         return Reloaded(request.id, source and as_utf8(source), postponed)
 
-    def _check(self, parts: list[SubmitMany]) -> list[JobSpec]:
-        """Check a batch, and return all its specs.
+    def _check(self, parts: list[SubmitMany]) -> list[NewJob]:
+        """Check a batch, and return what to submit.
 
         Raises:
             Refused: one of them cannot be a job; the message says which.
@@ -278,21 +271,37 @@ class RequestHandler:
         self._check_place(parts)
         place = parts[0].place
         lines = () if place is UNSET else list(lines_of(place))
-        specs = [spec for part in parts for spec in part.specs]
-        self._actions.check(specs, lines)
-        return specs
+        return self._actions.check([spec for part in parts for spec in part.specs], lines)
 
     def _check_place(self, parts: list[SubmitMany]) -> None:
         place = parts[0].place
         if place is not UNSET:
             self._batches.check(place, sum(len(part.specs) for part in parts))
 
-    def _remember(self, request: SubmitMany, submitted: SubmittedJobs) -> None:
-        """Note on disk, in the same transaction, which request made these jobs."""
-        if request.place is not UNSET:
-            self._batches.take(request.place, submitted.jobs)
+    def _submit_parts(
+        self,
+        parts: list[SubmitMany],
+        new: list[NewJob],
+        actor: Actor,
+        finished: Mapping[JobId, State] | None = None,
+        at: Now | None = None,
+    ) -> Submission:
+        """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
+        rest = iter(new)
+        done = [
+            self._actions.submit(islice(rest, len(part.specs)), actor.uid, part.env, finished, at)
+            for part in parts
+        ]
+        jobs, found = (
+            [job for part in done for job in part.jobs],
+            [job for part in done for job in part.found],
+        )
+        submitted = Submission(jobs, found, next((part.first for part in done if part.first), None))
+        if (place := parts[0].place) is not UNSET:
+            self._batches.take(place, jobs)
         else:
-            self._idempotency.remember(request, submitted)
+            self._idempotency.remember(parts[0], submitted)
+        return submitted
 
     async def _send_batch(self, request: GetBatch, replies: ReplySender) -> None:
         last, after = await self._batches.open(request), request.after
@@ -302,7 +311,7 @@ class RequestHandler:
         replies.send(BatchRuns(request.id, [], last))
         replies.send(End(request.id))
 
-    def _submitted(self, request_id: int, submitted: SubmittedJobs) -> Submitted:
+    def _submitted(self, request_id: int, submitted: Submission) -> Submitted:
         return Submitted(
             request_id,
             submitted.jobs,

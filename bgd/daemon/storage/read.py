@@ -23,7 +23,6 @@ from bgd.daemon.storage.records import (
     QueueControls,
     QueueSetting,
     StoredSpec,
-    Submission,
     UnfinishedJob,
     unpack_policy,
     unpack_resources,
@@ -39,7 +38,6 @@ from bgd.wire.views import OPTIONS_AS_ASKED, AttemptView, JobError, JobProgress,
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
 _MAX_VIEWS = 500  # at a time
 _MAX_SPEC_BYTES = 256 * 1024  # of the specs of views at a time, unless a single one is larger
-_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _MAX_CACHED = 1024  # most jobs have the usual conditions, and many of the rest those of their neighbours
 
 _STATES = {state.value: state for state in State}
@@ -47,7 +45,6 @@ _BEFORE_ITS_TIME = WAITING - {State.QUEUED}
 
 _decode_error = msgspec.json.Decoder(JobError).decode
 _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
-_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
 
 
 def prepare(db: sqlite3.Connection) -> str:
@@ -470,7 +467,7 @@ _STARTS_OF = """
 _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"
 
 
-# --- specs, and the requests that made jobs
+# --- specs
 
 
 def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
@@ -489,28 +486,8 @@ def read_specs(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> dict[JobId, 
     return {job_id: spec for job_id, spec in found if spec is not None}
 
 
-def find_submission(
-    db: sqlite3.Connection, token: bytes, after: int, until: int = _MAX_ID
-) -> Submission | None:
-    """Return the request with this token whose first new job is above `after` and at most `until`, or None.
-
-    An index of tokens would slow down every submit, so this reads all specs in between: 0.2 s for a million.
-    """
-    row = db.execute(_FIND_SUBMISSION, (token, after, until)).fetchone()
-    if row is None:
-        return None
-    first, answer = row
-    jobs, found = ([int(first)], []) if answer is None else _decode_jobs(answer)
-    return Submission(JobId(first), token, jobs, found)
-
-
 _READ_SPEC = """
     SELECT spec, variables, policy, uid, created_at
     FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
     WHERE specs.job = ?
-"""
-_FIND_SUBMISSION = """
-    SELECT job, answer FROM specs WHERE job > ?2 AND job <= ?3 AND token = ?1
-    UNION ALL SELECT first, jobs FROM submissions WHERE first > ?2 AND first <= ?3 AND token = ?1
-    ORDER BY 1 LIMIT 1
 """

@@ -110,22 +110,15 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
 
 
 class Submission(Struct, frozen=True):
-    """A request that made jobs: its token, the id of its first new job, and its answer.
+    """The jobs of one request in the order of its specs.
 
-    `jobs` and `found` are those of `bgd.wire.replies.Submitted`.
+    `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
+    new one; None: all were found.
     """
 
-    first: JobId
-    token: bytes
     jobs: list[int]
     found: list[int]
-
-
-class TakenLines(Struct, frozen=True):
-    """Lines of a batch that became jobs."""
-
-    batch: bytes
-    runs: list[Run]
+    first: JobId | None
 
 
 class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
@@ -214,8 +207,8 @@ class Transaction(Struct, kw_only=True):
         controls: all that people have set for slots and queues; None if nothing has changed.
         wall_ahead: seconds that the wall clock is ahead of the elapsed clock; None if nothing has changed.
         progress: what attempts have reported last.
-        submissions: requests that made jobs, in the order of their jobs.
-        batches: lines of batches that were taken, and their jobs.
+        submissions: the jobs of requests, by their tokens.
+        batches: ids of batches, and which lines of them became which jobs.
         schedules: schedules that have changed; None: it is removed.
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
@@ -249,8 +242,8 @@ class Transaction(Struct, kw_only=True):
     controls: QueueControls | None = None
     wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
-    submissions: list[Submission] = []
-    batches: list[TakenLines] = []
+    submissions: dict[bytes, Submission] = {}
+    batches: list[tuple[bytes, list[Run]]] = []
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[NewOccurrence] = []
     seen: dict[str, float] = {}

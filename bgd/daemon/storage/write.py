@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from operator import attrgetter, itemgetter
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import batches, change_stream, notifications, read, schedules
+from bgd.daemon.storage import change_stream, notifications, read, schedules, submissions
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -31,7 +31,6 @@ from bgd.daemon.storage.records import (
 )
 from bgd.wire.views import JobProgress
 
-SUBMISSION_SECONDS = 600.0  # submissions outlive removed jobs: twice as long as a client sends one again
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -55,7 +54,7 @@ class TransactionWriter:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
         jobs = self._insert(db, transaction) if transaction.new else Counter[Counted]()
         if transaction.batches:
-            batches.save(db, transaction.batches, transaction.now.elapsed)
+            submissions.save_lines(db, transaction.batches, transaction.now.elapsed)
         if transaction.saves or transaction.ends:
             _save_jobs(db, transaction)
             jobs.update(_moved(transaction.saves.values()))
@@ -94,7 +93,7 @@ class TransactionWriter:
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
         removed = [job.id for job in transaction.removed]
-        keep_submissions(db, removed, transaction.now.elapsed)
+        submissions.keep_submissions(db, removed, transaction.now.elapsed)
         self._specs.remove(db, removed)
         _remove_jobs(db, removed)
         db.executemany("DELETE FROM leftovers WHERE job BETWEEN ? AND ?", runs_of(transaction.cleared))
@@ -362,14 +361,14 @@ class SpecWriter:
         self._latest: tuple[dict[str, str] | None, int] = None, 0  # one of them, and its id
 
     def insert(
-        self, db: sqlite3.Connection, specs: dict[JobId, StoredSpec], submissions: Sequence[Submission]
+        self, db: sqlite3.Connection, specs: dict[JobId, StoredSpec], requests: dict[bytes, Submission]
     ) -> Counter[Counted]:
-        """Write the specs of new jobs and the requests that made them.
+        """Write the specs of new jobs and the requests that made them, by their tokens.
 
         Return how many of the jobs have each environment.
         """
         rows = self._rows(db, specs)
-        made = {each.first: (each.token, _answer(each)) for each in submissions}
+        made = {each.first: (token, submissions.pack_answer(each)) for token, each in requests.items()}
         first = [(*row, *made[row[2]]) for row in rows if row[2] in made] if made else []
         if first:
             insert_rows(db, f"{_INSERT_SPEC}, token, answer) VALUES", "(?, ?, ?, ?, ?)", first)
@@ -482,34 +481,3 @@ _SHARED = """
     WHERE job BETWEEN ? AND ? AND environment IS NOT NULL GROUP BY environment
 """
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
-
-# --- submissions: which requests made which jobs, so that one that is sent again makes none
-
-
-def keep_submissions(db: sqlite3.Connection, removed: list[JobId], elapsed: float) -> None:
-    """Keep the tokens of jobs that are about to be removed and were created in the last minutes.
-
-    Delete some of those that are older now. `elapsed` is the present on the elapsed clock.
-    """
-    since = elapsed - SUBMISSION_SECONDS
-    kept = db.executemany(_KEEP, [(*run, since) for run in runs_of(removed)]).rowcount
-    if kept > 0:
-        db.execute(_DELETE_OLD, (2 * kept, since))
-
-
-def _answer(submission: Submission) -> bytes | None:
-    is_plain = submission.jobs == [submission.first]
-    return None if is_plain else _encode((submission.jobs, submission.found))
-
-
-_KEEP = """
-    INSERT OR IGNORE INTO submissions (first, token, jobs, at) -- two clients may remove one job
-    SELECT job, token, answer, created_aged FROM specs JOIN jobs ON jobs.id = job
-    WHERE job BETWEEN ? AND ? AND token IS NOT NULL AND created_aged > ? + (SELECT age_ahead FROM meta)
-"""
-# Of the oldest twice as many as were added, so that none stay and a removal stays quick
-_DELETE_OLD = """
-    DELETE FROM submissions
-    WHERE first IN (SELECT first FROM submissions ORDER BY first LIMIT ?)
-          AND at <= ? + (SELECT age_ahead FROM meta)
-"""

@@ -16,7 +16,7 @@ import pytest
 
 from bgd.core.job import Conditions, Decision, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.storage import change_stream, read, records, schema, write
+from bgd.daemon.storage import change_stream, read, records, schema, submissions, write
 from bgd.daemon.storage.records import JobEvent, Submission
 from bgd.wire.views import EventView
 from tests.support import has_all_of
@@ -86,7 +86,8 @@ EVENTS = [
     JobEvent(1_790_000_002.75, JobId(17), "give up", State.FAILED, 4, Outcome.EXIT, "größer"),
     JobEvent(1_790_000_003.0, JobId(18), "submit", State.QUEUED, 0, None, None),
 ]
-SUBMISSION = Submission(JobId(17), bytes(range(16)), [17, 9], [9])
+TOKEN = bytes(range(16))
+SUBMISSION = Submission([17, 9], [9], JobId(17))
 
 Column = tuple[str, str]  # the name of a sample, and the query for its column
 
@@ -124,7 +125,7 @@ def stored_now() -> dict[str, bytes]:
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
         specs = {JobId(1): command, JobId(2): CALL, SUBMISSION.first: CALL}
         stored = {job: records.StoredSpec.of(spec, 0, 0.0) for job, spec in specs.items()}
-        write.SpecWriter().insert(db, stored, [SUBMISSION])
+        write.SpecWriter().insert(db, stored, {TOKEN: SUBMISSION})
         change_stream.append_events(db, EVENTS, None)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
@@ -175,9 +176,9 @@ def test_events_are_still_readable():
 )
 def test_submissions_are_still_readable(insert):
     with tables() as db:
-        db.execute(insert, (SUBMISSION.token, sample("submission")))
+        db.execute(insert, (TOKEN, sample("submission")))
 
-        assert read.find_submission(db, SUBMISSION.token, 0) == SUBMISSION
+        assert submissions.find_submission(db, TOKEN, 0) == SUBMISSION
 
 
 @pytest.mark.parametrize("name", [name for name, _ in COLUMNS])

@@ -18,13 +18,13 @@ import pytest
 
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.storage import (
-    batches,
     change_stream,
     notifications,
     pruning,
     read,
     schedules,
     schema,
+    submissions,
     summaries,
 )
 from bgd.daemon.storage.database import StoreBroken
@@ -260,14 +260,14 @@ async def test_requests_schedules_and_notifications_of_version_16_are_all_there(
 
     store = await Store.open(path)
 
-    found = [await store.search(read.find_submission, bytes([number]) * 16, 0) for number in (1, 2, 7)]
+    found = [await store.search(submissions.find_submission, bytes([number]) * 16, 0) for number in (1, 2, 7)]
     assert [(each.jobs, each.found) for each in found if each is not None] == [
         ([1], []),
         ([2, 1, 3], [1]),
         ([7], []),
     ]
-    assert await store.search(read.find_submission, bytes([2]) * 16, 2) is None
-    assert await store.read(batches.last_line, bytes([9]) * 16) == 2
+    assert await store.search(submissions.find_submission, bytes([2]) * 16, 2) is None
+    assert await store.read(submissions.last_line, bytes([9]) * 16) == 2
     assert list(await store.read(schedules.read_schedules)) == ["nightly"]
     ((_, occurrence),) = await store.read(schedules.history, "nightly", 10)
     assert (occurrence.job, occurrence.due_at) == (2, NOW.wall)
