@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome
 
@@ -172,14 +172,19 @@ class Waiting(Struct, frozen=True):
 class Decisions(Struct, kw_only=True):
     """What follows from some facts.
 
-    `streaks`: those that have changed; one without failures is forgotten. `waiting`: by target, where it has
-    changed. `unknown`: targets that are not configured.
+    * `messages`: to send. `unknown`: targets that are not configured.
+    * `until`: the id of the last fact that was decided about.
+    * `streaks`: those that have changed; one without failures is deleted.
+    * `waiting`: what waits for room at targets where that has changed; None: nothing.
+    * `forgotten`: targets that were removed from the configuration.
     """
 
-    messages: list[Message]
-    streaks: dict[StreakKey, Streak]
-    waiting: dict[str, Waiting]
-    unknown: set[str]
+    messages: list[Message] = []
+    unknown: set[str] = set()
+    until: int = 0
+    streaks: dict[StreakKey, Streak] = {}
+    waiting: dict[str, Waiting | None] = {}
+    forgotten: tuple[str, ...] = ()
 
 
 def decide(
@@ -195,7 +200,7 @@ def decide(
     `streaks`: at least those of these facts. `rules`: by target. `room`: how many messages
     each target may get now. `waiting`: what waits already. `new_id`: returns a random id for each message.
     """
-    decisions = Decisions(messages=[], streaks={}, waiting={}, unknown=set())
+    decisions = Decisions()
     left = dict(room)
     for fact in facts:
         target = fact.target
@@ -243,25 +248,13 @@ def instant(at: float) -> datetime:
 
 
 def _message(message_id: str, event: NotifyEvent, fact: Fact, failures: int) -> Message:
-    return Message(
-        id=message_id,
-        event=event,
-        at=instant(fact.at),
-        target=fact.target or "",
-        subject=fact.subject,
-        schedule=fact.schedule,
-        job=fact.job,
-        name=fact.name,
-        queue=fact.queue,
-        outcome=fact.outcome,
-        exit_code=fact.exit_code,
-        signal=fact.signal,
-        attempts=fact.attempts,
-        failures=failures if event in {NotifyEvent.FAILED, NotifyEvent.RECOVERED} else None,
-        reason=fact.reason,
-        due_at=None if fact.due_at is None else instant(fact.due_at),
-        count=fact.count,
-    )
+    of_fact = asdict(fact) | {
+        "event": event,
+        "at": instant(fact.at),
+        "due_at": None if fact.due_at is None else instant(fact.due_at),
+        "failures": failures if event in {NotifyEvent.FAILED, NotifyEvent.RECOVERED} else None,
+    }
+    return Message(id=message_id, subject=fact.subject, **of_fact)
 
 
 def _added(waiting: Waiting | None, message: Message) -> Waiting:

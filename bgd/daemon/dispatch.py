@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -361,24 +362,21 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
         job=JobId(ended.key.job),
         attempt=ended.key.attempt,
         outcome=report.outcome,
-        exit_code=ended.exit_code,
-        signal=ended.signal,
-        started_at=ended.started_at,
-        finished_at=ended.finished_at,
-        user_seconds=ended.user_seconds,
-        system_seconds=ended.system_seconds,
-        max_rss_bytes=ended.max_rss_bytes,
-        log_bytes=ended.log_bytes,
         log_kept=ended.log_bytes,
-        whole_tree=ended.whole_tree,
-        memory_peak_bytes=ended.memory_peak_bytes,
-        run_seconds=ended.run_seconds,
-        leftovers=ended.leftovers,
         error=error,
         result=report.value,
         decision=report.decision,
         lineage=report.lineage,
+        **dict(zip(_AS_REPORTED, _as_reported(ended), strict=True)),
     )
+
+
+# What the daemon stores as the launcher reports it
+_AS_REPORTED = (
+    *("exit_code", "signal", "started_at", "finished_at", "user_seconds", "system_seconds", "max_rss_bytes"),
+    *("log_bytes", "whole_tree", "memory_peak_bytes", "run_seconds", "leftovers"),
+)
+_as_reported = attrgetter(*_AS_REPORTED)
 
 
 def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:

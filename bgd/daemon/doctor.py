@@ -47,7 +47,9 @@ async def check_all(config: Config, folders: ForeignFolders) -> list[Finding]:
     apart = [check for check in checks if folders.may_hang(check.folder)]
     local = [check for check in checks if check not in apart]
     found = await asyncio.gather(
-        asyncio.to_thread(lambda: [each for check in local for each in _findings_of(check.run)]),
+        asyncio.to_thread(
+            lambda: [each for check in local for each in _findings_of(check.subject, check.run)]
+        ),
         *(_check_apart(folders, check) for check in apart),
     )
     return [each for part in found for each in part]
@@ -67,8 +69,8 @@ def _checks(config: Config) -> list[_Check]:
         _Check("file system", _OWN, partial(_check_file_system, state_dir)),
         _Check("disk", _OWN, partial(_check_disk, state_dir, config.daemon.min_free)),
         _Check("log disk", logs, partial(_check_log_disk, logs, state_dir)),
-        _Check("state folder", _OWN, partial(_check_folder, "state folder", state_dir)),
-        _Check("log folder", logs, partial(_check_folder, "log folder", logs)),
+        _Check("state folder", _OWN, partial(_check_folder, state_dir)),
+        _Check("log folder", logs, partial(_check_folder, logs)),
         _Check("configuration", config.source or _OWN, partial(_check_configuration, config.source)),
         _Check("socket", socket, partial(_check_socket, socket)),
         _Check("open files", _OWN, partial(check_open_files, most_slots(config))),
@@ -96,7 +98,7 @@ _OWN = "/"  # for checks inside the daemon: only the daemon can open its databas
 
 async def _check_apart(folders: ForeignFolders, check: _Check) -> list[Finding]:
     try:
-        return await folders.call(check.folder, _findings_of, check.run)
+        return await folders.call(check.folder, _findings_of, check.subject, check.run)
     except NoAnswer as error:
         remedy = "unmount that file system (umount -f -l), or make its server answer"
         return [Finding(check.subject, Level.PROBLEM, str(error), remedy)]
@@ -122,48 +124,57 @@ def check_python(config: Config) -> None:
             raise ConfigError(f"[python] path: there is no {path}")
 
 
-def _findings_of(check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
+def _findings_of(subject: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     try:
         found = check()
     except OSError as error:  # a folder with the wrong mode is one thing to find
-        found = Finding(
-            "access",
-            Level.PROBLEM,
-            f"{error.filename} cannot be looked at: {error.strerror}",
-            "give it to the user who runs bgd, as a folder of mode 700",
-        )
-    return [found] if isinstance(found, Finding) else found
+        words = f"{error.filename} cannot be looked at: {error.strerror}"
+        remedy = "give it to the user who runs bgd, as a folder of mode 700"
+        found = [Finding("access", Level.PROBLEM, words, remedy)]
+    return [replace(found, subject=subject)] if isinstance(found, Finding) else found
+
+
+# What a check returns; its subject stands in the list of checks
+
+
+def ok(message: str) -> Finding:
+    return Finding("", Level.OK, message)
+
+
+def note(message: str, remedy: str) -> Finding:
+    return Finding("", Level.NOTE, message, remedy)
+
+
+def warning(message: str, remedy: str) -> Finding:
+    return Finding("", Level.WARNING, message, remedy)
+
+
+def problem(message: str, remedy: str) -> Finding:
+    return Finding("", Level.PROBLEM, message, remedy)
 
 
 # --- The machine
 
 
 def _check_file_system(folder: str) -> Finding:
-    subject = "file system"
     kind, options = _file_system_of(folder)
     if kind in _NETWORK_TYPES:
-        return Finding(
-            subject,
-            Level.PROBLEM,
+        return problem(
             f"{folder} is on {kind}, a network file system: its locks and syncs do not keep a database safe",
             "put [daemon] state_dir on a local disk",
         )
     if kind in _VOLATILE_TYPES:
-        return Finding(
-            subject,
-            Level.WARNING,
+        return warning(
             f"{folder} is on {kind}: the jobs are gone with the machine or the container",
             "put [daemon] state_dir on a disk, or a volume, if they are to last",
         )
     careless = sorted(_UNSAFE_OPTIONS & set(options.split(",")))
     if careless:
-        return Finding(
-            subject,
-            Level.WARNING,
+        return warning(
             f"{folder} is mounted with {careless[0]}: what is answered may be lost when the power fails",
             f"mount it without {careless[0]}, unless the disk's cache has a battery",
         )
-    return Finding(subject, Level.OK, f"{kind}, local")
+    return ok(f"{kind}, local")
 
 
 def _file_system_of(folder: str) -> tuple[str, str]:
@@ -192,13 +203,11 @@ def check_open_files(slots: int) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max(_MIN_FILES, 8 * slots)
     if 0 <= soft < needed:
-        return Finding(
-            "open files",
-            Level.WARNING,
+        return warning(
             f"{soft} may be open at once, and {slots} slots with their clients may need {needed}",
             f"ulimit -n {needed} before bgd starts, or LimitNOFILE={needed} in its unit (hard limit: {hard})",
         )
-    return Finding("open files", Level.OK, f"up to {soft}")
+    return ok(f"up to {soft}")
 
 
 _MIN_FILES = 1024
@@ -208,37 +217,31 @@ def _check_system_calls() -> Finding:
     try:
         check_system_calls()
     except BgdError as error:
-        return Finding("system calls", Level.PROBLEM, str(error), "bgd does not start without it")
-    return Finding("system calls", Level.OK, "all that jobs need")
+        return problem(str(error), "bgd does not start without it")
+    return ok("all that jobs need")
 
 
 def check_file_size() -> Finding:
     """Check that no limit on the size of files stops the database from growing."""
     limit = file_size_limit()
     if limit is not None:
-        return Finding(
-            "file size",
-            Level.PROBLEM,
+        return problem(
             f"no file may be larger than {format_size(limit)}: the database will fail there",
             "ulimit -f unlimited before bgd starts, or LimitFSIZE=infinity in its unit",
         )
-    return Finding("file size", Level.OK, "unlimited")
+    return ok("unlimited")
 
 
 def _check_clock() -> Finding:
     if time.time() < _EARLIEST:
-        return Finding(
-            "clock", Level.PROBLEM, "it was never set", "set it: dates, retention and backups depend on it"
-        )
+        return problem("it was never set", "set it: dates, retention and backups depend on it")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) == _UNSYNCHRONIZED:
-        return Finding(
-            "clock",
-            Level.NOTE,
+        return note(
             "as far as the kernel knows, nothing keeps it synchronized",
             "run chrony or systemd-timesyncd (a guest may leave it to its host)",
         )
-    return Finding("clock", Level.OK, "synchronized")
+    return ok("synchronized")
 
 
 _EARLIEST = 1_735_689_600.0  # 2025, before which there was no bgd
@@ -248,13 +251,11 @@ _UNSYNCHRONIZED = 5  # TIME_ERROR of adjtimex(2)
 
 def _check_user() -> Finding:
     if os.geteuid() == 0:
-        return Finding(
-            "user",
-            Level.WARNING,
+        return warning(
             "bgd runs as root, and so does every job",
             "run it as a user of its own, as the units from `make install` do",
         )
-    return Finding("user", Level.OK, f"uid {os.geteuid()}")
+    return ok(f"uid {os.geteuid()}")
 
 
 # --- The folders, the socket and the configuration
@@ -264,31 +265,29 @@ def _check_disk(folder: str, floor: int | None) -> Finding:
     path = _existing(folder)
     disk = os.statvfs(path)
     if lacks_inodes(disk):
-        return _no_inodes("disk", folder)
+        return _no_inodes(folder)
     ballast = Path(folder, BALLAST_NAME)
     size = ballast.stat().st_size if ballast.exists() else 0
     free, least = room_on(disk, floor, recovery.unused_bytes(f"{folder}/bgd.db"), size)
     if free <= least:
-        return Finding("disk", Level.PROBLEM, f"{shortage(folder, free, least)}: they are refused", MAKE_ROOM)
-    return Finding("disk", Level.OK, f"{format_size(free)} free")
+        return problem(f"{shortage(folder, free, least)}: they are refused", MAKE_ROOM)
+    return ok(f"{format_size(free)} free")
 
 
 def _check_log_disk(folder: str, state_dir: str) -> Finding:
     path = _existing(folder)
     disk = os.statvfs(path)
     if lacks_inodes(disk):
-        return _no_inodes("log disk", folder)
+        return _no_inodes(folder)
     free = disk.f_bavail * disk.f_frsize
     least = ballast_on(disk.f_blocks * disk.f_frsize)
     if free <= least:
-        return Finding(
-            "log disk",
-            Level.PROBLEM,
+        return problem(
             f"{folder} has {format_size(free)} free, and logs leave {format_size(least)}: output is lost",
             MAKE_ROOM,
         )
     is_same = path.stat().st_dev == _existing(state_dir).stat().st_dev
-    return Finding("log disk", Level.OK, "the same" if is_same else f"{format_size(free)} free")
+    return ok("the same" if is_same else f"{format_size(free)} free")
 
 
 def _existing(folder: str) -> Path:
@@ -299,96 +298,74 @@ def _existing(folder: str) -> Path:
     return path
 
 
-def _no_inodes(subject: str, folder: str) -> Finding:
-    return Finding(
-        subject,
-        Level.PROBLEM,
-        f"{folder} has no inode free: no file can be made there",
-        "delete files there",
-    )
+def _no_inodes(folder: str) -> Finding:
+    return problem(f"{folder} has no inode free: no file can be made there", "delete files there")
 
 
-def _check_folder(subject: str, folder: str) -> Finding:
+def _check_folder(folder: str) -> Finding:
     try:
         found = os.stat(f"{folder}/.")  # noqa: PTH116 - Path would drop the dot, which requires a folder
     except FileNotFoundError:
-        return Finding(subject, Level.NOTE, f"{folder} is not there yet", "the first start makes it")
+        return note(f"{folder} is not there yet", "the first start makes it")
     except OSError as error:
         in_the_way = obstacle_at(Path(folder))
         remedy = "the next start makes the folder" if in_the_way else "run this as the daemon's user"
-        return Finding(subject, Level.PROBLEM, in_the_way or f"{folder}: {error.strerror}", remedy)
+        return problem(in_the_way or f"{folder}: {error.strerror}", remedy)
     if found.st_uid != os.geteuid():
-        return Finding(
-            subject,
-            Level.PROBLEM,
+        return problem(
             f"{folder} belongs to uid {found.st_uid}, and bgd would run as uid {os.geteuid()}",
             "run bgd as that user, or choose another [daemon] state_dir",
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
-        return Finding(
-            subject,
-            Level.WARNING,
+        return warning(
             f"{folder} is open to others (mode {stat.S_IMODE(found.st_mode):o}), and so are environments",
             f"chmod 700 {folder}",
         )
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # because of its mode or a read-only file system
-        return Finding(
-            subject,
-            Level.PROBLEM,
+        return problem(
             f"{folder} may not be written to (mode {stat.S_IMODE(found.st_mode):o})",
             f"chmod 700 {folder}, if its file system is writable",
         )
-    return Finding(subject, Level.OK, folder)
+    return ok(folder)
 
 
 def _check_configuration(source: str | None) -> Finding:
     if source is None:
-        return Finding("configuration", Level.OK, "built-in defaults")
+        return ok("built-in defaults")
     found = Path(source).stat()
     if found.st_mode & 0o022 or found.st_uid not in {0, os.geteuid()}:
-        return Finding(
-            "configuration",
-            Level.PROBLEM,
+        return problem(
             f"{source} can be written by others, who can then make bgd run any class",
             f"chown it to yourself or root, and chmod go-w {source}",
         )
-    return Finding("configuration", Level.OK, source)
+    return ok(source)
 
 
 def _check_socket(path: str) -> Finding:
     try:
         found = Path(path).lstat()
     except FileNotFoundError:
-        return Finding(
-            "socket", Level.NOTE, f"{path} is not there", "start bgd, or bgctl submit starts your own"
-        )
+        return note(f"{path} is not there", "start bgd, or bgctl submit starts your own")
     except OSError as error:
-        return Finding("socket", Level.PROBLEM, f"{path}: {error.strerror}", "see [daemon] socket")
+        return problem(f"{path}: {error.strerror}", "see [daemon] socket")
     if not stat.S_ISSOCK(found.st_mode):
-        return Finding("socket", Level.PROBLEM, f"{path} is not a socket", "move it away, then start bgd")
-    return Finding("socket", Level.OK, path)
+        return problem(f"{path} is not a socket", "move it away, then start bgd")
+    return ok(path)
 
 
 def _check_class_jobs(config: Config) -> Finding:
     program = config.python.interpreter
     if not config.security.allowed_classes:
-        return Finding("class jobs", Level.OK, "none are allowed")
+        return ok("none are allowed")
     gone = missing_installation(config.python)
     if gone is not None:
-        return Finding(
-            "class jobs",
-            Level.PROBLEM,
+        return problem(
             gone.removesuffix("; restart bgd"),
             "restart bgd: until then class jobs do not start, and use up no retries",
         )
     if shutil.which(program) is None:
-        return Finding(
-            "class jobs",
-            Level.PROBLEM,
-            f"{program} is not a program that can be run",
-            "see [python] interpreter",
-        )
-    return Finding("class jobs", Level.OK, f"run by {program}")
+        return problem(f"{program} is not a program that can be run", "see [python] interpreter")
+    return ok(f"run by {program}")
 
 
 # --- The database and its backups
@@ -400,56 +377,46 @@ _OVERDUE = 2.5  # intervals without a new backup
 
 def check_database(config: Config, patience: float = PATIENCE) -> Finding:
     """Check the database, whether or not a daemon has it open."""
-    subject = "database"
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
         tables, is_whole = recovery.check_file(path, patience)
     except FileNotFoundError:
         remedy = "the first start makes it; if there was one, `bgd --recover` restores the newest backup"
-        return Finding(subject, Level.NOTE, f"{path} is not there", remedy)
+        return note(f"{path} is not there", remedy)
     except PermissionError:
-        return Finding(subject, Level.PROBLEM, f"{path} may not be read", "run this as the daemon's user")
+        return problem(f"{path} may not be read", "run this as the daemon's user")
     except StoreBroken as error:
-        return Finding(subject, Level.PROBLEM, error.problem, error.remedy or "see the daemon's log")
+        return problem(error.problem, error.remedy or "see the daemon's log")
     version = f"version {tables} of its tables"
     if not is_whole:
-        return Finding(
-            subject,
-            Level.NOTE,
+        return note(
             f"{path}: {version}, no damage found in {patience:g} s, which was too short to check all of it",
             "`bgctl backup FILE` writes a copy that is checked completely",
         )
     if tables < VERSION:
-        return Finding(
-            subject,
-            Level.NOTE,
+        return note(
             f"{path} is sound, and from an earlier bgd ({version}, this bgd makes {VERSION})",
             "the next start upgrades it, and keeps a copy for earlier releases, if there is room:"
             f" {copy_name(path, tables)}",
         )
-    return Finding(subject, Level.OK, f"{path} is sound, {version}")
+    return ok(f"{path} is sound, {version}")
 
 
 def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
     """Check that backups are written, and that the newest are sound, as `bgd --recover` checks them."""
-    subject = "backups"
     every = config.backup.every
     if every is None:
-        return Finding(subject, Level.NOTE, "none are written", "set [backup] every, or use bgctl backup")
-    if (problem := _obstacle_to(config.backup.folder)) is not None:
-        return Finding(subject, Level.PROBLEM, f"none can be written: {problem}", "see [backup] folder")
+        return note("none are written", "set [backup] every, or use bgctl backup")
+    if (obstacle := _obstacle_to(config.backup.folder)) is not None:
+        return problem(f"none can be written: {obstacle}", "see [backup] folder")
     if (reason := open_to_others(config.backup.folder)) is not None:
-        return Finding(
-            subject,
-            Level.WARNING,
+        return warning(
             f"{reason}, and a backup can make bgd run anything: `bgd --recover` takes none from there",
             f"chmod go-w {config.backup.folder}, or choose another [backup] folder",
         )
     paths = backups_in(config.backup.folder)
     if not paths:
-        return Finding(
-            subject, Level.NOTE, f"none yet in {config.backup.folder}", "bgctl backup FILE writes one"
-        )
+        return note(f"none yet in {config.backup.folder}", "bgctl backup FILE writes one")
     return _check_copies(paths, every, patience)
 
 
@@ -466,31 +433,24 @@ def _obstacle_to(folder: str) -> str | None:
 
 
 def _check_copies(paths: list[str], every: float, patience: float) -> Finding:
-    subject = "backups"
     try:
         good, problems = recovery.newest_sound_copy(paths, patience)
     except TimeoutError:
-        return Finding(
-            subject,
-            Level.NOTE,
+        return note(
             f"{_count_and_age(paths, paths[0])}; it could not be checked completely in {patience:g} s",
             "nothing to do: it was checked when it was written, and bgd --recover checks it again",
         )
     if good is None:
-        return Finding(
-            subject, Level.PROBLEM, f"none is sound: {problems[0]}", f"delete it; {_WRITE_ONE} meanwhile"
-        )
+        return problem(f"none is sound: {problems[0]}", f"delete it; {_WRITE_ONE} meanwhile")
     if problems:
-        return Finding(
-            subject,
-            Level.WARNING,
+        return warning(
             f"{_count_and_age(paths, good.path)} of the sound ones: {problems[0]}",
             f"delete what is damaged (bgd --recover skips it); {_WRITE_ONE} meanwhile",
         )
     found = _count_and_age(paths, good.path)
     if _age_of(good.path) > _OVERDUE * every:
-        return Finding(subject, Level.WARNING, found, "the daemon's log says why, if it has run meanwhile")
-    return Finding(subject, Level.OK, f"{found} and sound")
+        return warning(found, "the daemon's log says why, if it has run meanwhile")
+    return ok(f"{found} and sound")
 
 
 def _count_and_age(paths: list[str], newest: str) -> str:

@@ -49,15 +49,13 @@ from bgd.wire.launching import SignalProcesses
 from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
 from bgd.wire.requests import ROUND, Changes
 
+MAX_POLICIES = 1000  # of targets that are kept
 MAX_DEBOUNCED = 10_000  # jobs after which those that have ended are forgotten
 FIRST_ACTS = 100  # jobs in the first transaction of an action on all that match, and in the smallest
 MAX_ACTS = 500
 ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
 
-
-NewJob = tuple[JobSpec, RetryPolicy]
-"""A spec with what the configuration sets for its class, and the retry policy that follows."""
 
 Later = Callable[[], Awaitable[State]]
 """What has to be awaited, once it has been decided about the other jobs."""
@@ -81,6 +79,8 @@ class JobActions:
         self.batches = OpenBatches(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
         self._by: str | None = None
+        self._class_policies: dict[str, ClassPolicy] = {}  # by target
+        supervisor.on_configured.append(self._class_policies.clear)
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
 
     def asked_by(self, who: str) -> JobActions:
@@ -91,8 +91,8 @@ class JobActions:
 
     # --- new jobs -------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> list[NewJob]:
-        """Check the specs of new jobs, and return what to submit; the message says which one cannot be a job.
+    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> None:
+        """Check the specs of new jobs; of several, the message says which one cannot be a job.
 
         If they wait for others, `check_dependency_limit` is for that. `lines`: their numbers in a batch, for
         the message.
@@ -102,10 +102,9 @@ class JobActions:
             Full: the disk or a limit is.
         """
         self._supervisor.space.check(specs)
-        checked: list[NewJob] = []
         for index, spec in enumerate(specs):
             try:
-                checked.append(self._checked_spec(spec))
+                self._check_spec(spec)
                 if spec.expires is not None:
                     at = now()
                     _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
@@ -115,9 +114,8 @@ class JobActions:
                 if len(specs) == 1:
                     raise
                 raise type(error)(f"job {index} of the batch: {error}") from error
-        return checked
 
-    def _checked_spec(self, spec: JobSpec) -> NewJob:
+    def _check_spec(self, spec: JobSpec) -> None:
         problem = problem_with(spec)
         if problem is not None:
             raise Refused(problem)
@@ -126,7 +124,7 @@ class JobActions:
         config = self._supervisor.config
         check_may_run(spec, config)
         check_variables(spec, config)
-        spec, policy = self.new_job(spec)
+        spec = under_policy(spec, self._class_policy(spec.target))
         # most daemons know no executor, and a submit is too frequent to ask in vain
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
@@ -137,7 +135,6 @@ class JobActions:
         if spec.resources:
             check_resources(spec, config)
         self._supervisor.dispatcher.check_limits(spec)
-        return spec, policy
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
         """Check that there is room for the dependencies of these specs.
@@ -154,13 +151,13 @@ class JobActions:
 
     def submit(
         self,
-        new: Iterable[NewJob],
+        specs: Iterable[JobSpec],
         uid: int,
         env: dict[str, str] | None = None,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
     ) -> Submission:
-        """Make jobs of what `check` returned, except where an unfinished job has the key; start what can.
+        """Make jobs of checked specs, except where an unfinished job has the key; start what can.
 
         * `env`: the environment of those commands that have none of their own.
         * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
@@ -169,39 +166,45 @@ class JobActions:
         jobs: list[int] = []
         found: list[int] = []
         first: JobId | None = None
-        for spec, policy in new:
+        for spec in specs:
             job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
             if job_id is not None:
-                self._debounce(job_id, spec, policy, at)
+                self._debounce(job_id, spec, at)
                 found.append(job_id)
             else:
-                job_id = self._submit(spec, policy, at, _of(spec, finished) if finished else None)
-                self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
+                job_id = self._submit(spec, at, _of(spec, finished) if finished else None, uid, env)
                 first = first or job_id
             jobs.append(job_id)
         self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
         return Submission(jobs, found, first)
 
     def _submit(
-        self, spec: JobSpec, policy: RetryPolicy, at: Now, finished: Mapping[JobId, State] | None
+        self,
+        spec: JobSpec,
+        at: Now,
+        finished: Mapping[JobId, State] | None,
+        uid: int,
+        env: dict[str, str] | None,
     ) -> JobId:
+        spec, policy = self._with_policies(spec)
         job_id = self._supervisor.decide(
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
+        self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
         if spec.debounce is not None:
             self._debounced[job_id] = at.elapsed
         return job_id
 
-    def new_job(self, spec: JobSpec) -> NewJob:
+    def _with_policies(self, spec: JobSpec) -> tuple[JobSpec, RetryPolicy]:
         """Return a spec with what the configuration sets for its class, and its retry policy."""
         config = self._supervisor.config
         if spec.target is None:
             return spec, policy_of(spec, config.retry_commands)
-        of_class = self._class_policy(spec)
+        of_class = self._class_policy(spec.target)
         spec = under_policy(spec, of_class)
         return spec, policy_of(spec, config.retry, of_class.on_exceptions or ())
 
-    def _debounce(self, job_id: JobId, spec: JobSpec, policy: RetryPolicy, at: Now) -> None:
+    def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
         """Give a job that has never run the spec of another submit, and put it off, but not for ever.
 
         For how long it was put off is known since it was submitted, or since bgd was started.
@@ -211,8 +214,10 @@ class JobActions:
             return
         since = self._debounced.setdefault(job_id, at.elapsed)
         left = since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed
+        put_off_by = max(min(spec.debounce, left), 0.0)
+        spec, policy = self._with_policies(spec)
         self._supervisor.transaction.edited[job_id] = spec
-        put_off = replace(spec, debounce=max(min(spec.debounce, left), 0.0))
+        put_off = replace(spec, debounce=put_off_by)
         self._supervisor.decide(
             lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
         )
@@ -465,7 +470,7 @@ class JobActions:
             specs = await self._store.read(read.read_specs, [job_id])
             self._waiting(job_id)
             spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
-            self._checked_spec(spec)
+            self._check_spec(spec)
             self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
@@ -477,7 +482,7 @@ class JobActions:
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            spec = under_policy(spec, self._class_policy(spec), among=changed)
+            spec = under_policy(spec, self._class_policy(spec.target), among=changed)
             config = self._supervisor.config
             default = config.retry if spec.target else config.retry_commands
             policy = policy_of(
@@ -510,9 +515,17 @@ class JobActions:
         await self._supervisor.saved()
         return [job.id for job in gone]
 
-    def _class_policy(self, spec: JobSpec) -> ClassPolicy:
-        policies = self._supervisor.config.classes
-        return class_policy(parse_target(spec.target), policies) if spec.target and policies else NOTHING_SAID
+    def _class_policy(self, target: str | None) -> ClassPolicy:
+        """Return what the configuration says about a target; each submit asks twice, and it is found once."""
+        if target is None or not self._supervisor.config.classes:
+            return NOTHING_SAID
+        found = self._class_policies.get(target)
+        if found is None:
+            if len(self._class_policies) >= MAX_POLICIES:
+                self._class_policies.clear()
+            found = class_policy(parse_target(target), self._supervisor.config.classes)
+            self._class_policies[target] = found
+        return found
 
 
 _METHODS: dict[str, Callable[..., State | Later]] = {

@@ -17,50 +17,27 @@ PROC = Path("/proc")
 LOOK_SECONDS = 5.0  # between two looks, while a job is queued
 
 
-class MachineLimits:
-    """Tells whether the machine is too busy for another job. Files of /proc never block.
-
-    Args:
-        max_load: jobs start while the load average of the last minute is below this; None: at any load.
-        min_memory: jobs start while at least so many bytes are available; None: whatever is.
-    """
-
-    def __init__(self, max_load: float | None, min_memory: int | None, proc: Path = PROC) -> None:
-        self._max_load = max_load
-        self._min_memory = min_memory
-        self._proc = proc
-
-    @property
-    def are_set(self) -> bool:
-        """Whether there is any limit."""
-        return self._max_load is not None or self._min_memory is not None
-
-    def exceeded(self) -> tuple[PauseReason, str] | None:
-        """Return which limit is exceeded, and that in words; None: none is."""
-        if self._max_load is not None and (load := self._load()) >= self._max_load:
-            return PauseReason.LOAD, f"it is {load:.2f}, and jobs start below {self._max_load:g}"
-        if self._min_memory is not None and (memory := self._available()) < self._min_memory:
-            wanted = format_size(self._min_memory)
-            return (
-                PauseReason.MEMORY,
-                f"{_in_megabytes(memory)} are available, and jobs start from {wanted} on",
-            )
-        return None
-
-    def _load(self) -> float:
-        return float((self._proc / "loadavg").read_text().split()[0])
-
-    def _available(self) -> int:
-        """Return how many bytes new programs may take without swapping, as the kernel estimates."""
-        for line in (self._proc / "meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            if name == "MemAvailable":
-                return int(rest.split()[0]) * 1024
-        raise OSError(f"{self._proc / 'meminfo'} has no line MemAvailable")
+def exceeded_limit(
+    max_load: float | None, min_memory: int | None, proc: Path = PROC
+) -> tuple[PauseReason, str] | None:
+    """Return which limit is exceeded, and that in words; None: none is. Files of /proc never block."""
+    if max_load is not None:
+        load = float((proc / "loadavg").read_text().split()[0])
+        if load >= max_load:
+            return PauseReason.LOAD, f"it is {load:.2f}, and jobs start below {max_load:g}"
+    if min_memory is not None and (memory := _available(proc / "meminfo")) < min_memory:
+        there = format_size(memory // 1_000_000 * 1_000_000)
+        return PauseReason.MEMORY, f"{there} are available, and jobs start from {format_size(min_memory)} on"
+    return None
 
 
-def _in_megabytes(size: int) -> str:
-    return format_size(size // 1_000_000 * 1_000_000)
+def _available(meminfo: Path) -> int:
+    """Return how many bytes new programs may take without swapping, as the kernel estimates."""
+    for line in meminfo.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    raise OSError(f"{meminfo} has no line MemAvailable")
 
 
 class MachineWatch:
@@ -81,7 +58,7 @@ class MachineWatch:
         has_queued: Callable[[], bool],
         ring: Callable[[], None],
     ) -> None:
-        self._limits = _limits_of(config)
+        self._config = config.daemon
         self._pause = pause
         self._resume = resume
         self._has_queued = has_queued
@@ -92,11 +69,11 @@ class MachineWatch:
     @property
     def is_on(self) -> bool:
         """Whether there is any limit."""
-        return self._limits.are_set
+        return self._config.max_load is not None or self._config.min_memory is not None
 
     def configure(self, config: Config) -> None:
         """Apply the limits that are configured now."""
-        self._limits = _limits_of(config)
+        self._config = config.daemon
         self._forget()
         if not self.is_on:
             for why in _PAUSES:
@@ -107,7 +84,7 @@ class MachineWatch:
         if self._timer is not None:
             return
         if self._has_queued():
-            self._exceeded = self._limits.exceeded()
+            self._exceeded = exceeded_limit(self._config.max_load, self._config.min_memory)
             found = None if self._exceeded is None else self._exceeded[0]
             if found is not None:
                 self._pause(found)
@@ -146,7 +123,3 @@ class MachineWatch:
 
 
 _PAUSES = {PauseReason.LOAD, PauseReason.MEMORY}
-
-
-def _limits_of(config: Config) -> MachineLimits:
-    return MachineLimits(config.daemon.max_load, config.daemon.min_memory)

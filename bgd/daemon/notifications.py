@@ -14,11 +14,10 @@ import msgspec
 from bgd import clock
 from bgd.config import no_target
 from bgd.core.job import JobId
-from bgd.core.notifications import NEVER, Message, NotifyEvent, SentMessages, Waiting, instant
+from bgd.core.notifications import NEVER, Decisions, Message, NotifyEvent, SentMessages, Waiting, instant
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import notifications as storage
-from bgd.daemon.storage.records import Settled
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -113,12 +112,11 @@ class Notifications:
                 return
             if self._supervisor.notify_rules is not rules:  # by others: decide again
                 continue
-            settled, messages, unknown = decided
-            self._supervisor.transaction.settled.append(settled)
-            self._waiting |= {target: each for target, each in settled.waiting.items() if each}
-            for message in messages:
+            self._supervisor.transaction.settled.append(decided)
+            self._waiting |= {target: each for target, each in decided.waiting.items() if each}
+            for message in decided.messages:
                 self._send(message)
-            self._warn(unknown)
+            self._warn(decided.unknown)
             await self._supervisor.saved()
 
     def _send_waiting(self) -> None:
@@ -127,12 +125,12 @@ class Notifications:
         for target in sent:
             self._send(self._waiting.pop(target).message(clock.now().wall, _new_id()))
         if sent:
-            self._supervisor.transaction.settled.append(Settled(waiting=dict.fromkeys(sent)))
+            self._supervisor.transaction.settled.append(Decisions(waiting=dict.fromkeys(sent)))
 
     def _send(self, message: Message, retries: int = RETRIES) -> JobId:
         self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())
         spec = job_of(message, self._supervisor.config.source, retries)
-        return JobId(self._actions.submit([self._actions.new_job(spec)], os.geteuid()).jobs[0])
+        return JobId(self._actions.submit([spec], os.geteuid()).jobs[0])
 
     # --- limits and targets -----------------------------------------------------------------------------
 
@@ -161,7 +159,7 @@ class Notifications:
             self._sent.pop(target, None)
             self._waiting.pop(target, None)
         if targets:
-            self._supervisor.transaction.settled.append(Settled(forgotten=tuple(targets)))
+            self._supervisor.transaction.settled.append(Decisions(forgotten=tuple(targets)))
             self._supervisor.when_saved(lambda: None)
 
     def _warn(self, unknown: set[str]) -> None:

@@ -31,7 +31,7 @@ from bgd.core.schedules import (
     starts,
 )
 from bgd.core.spec import JobSpec
-from bgd.daemon.job_actions import JobActions, NewJob
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
 from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, job_of
 from bgd.daemon.storage import schedules as storage
@@ -208,11 +208,11 @@ class ScheduleClock:
         after = tuple(job for job in start.after if self._supervisor.is_unfinished(job))
         spec = replace(self.current_job(name, schedule), after_any=after)
         try:
-            new = self._actions.check([spec])
+            self._actions.check([spec])
         except BgdError as error:
             logger.warning("schedule %s: its job cannot be queued: %s", name, error)
             return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
-        job = self.submit(schedule, new, Run(due.due_at, self._elapsed(due.due_at)))
+        job = self.submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
         self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
         return due, job
 
@@ -229,10 +229,10 @@ class ScheduleClock:
     def _cancel(self, job: JobId, name: str) -> None:
         self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
 
-    def submit(self, schedule: ActiveSchedule, new: list[NewJob], run: Run) -> JobId:
+    def submit(self, schedule: ActiveSchedule, spec: JobSpec, run: Run) -> JobId:
         """Queue a job of a schedule."""
         uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
-        job = JobId(self._actions.submit(new, uid).jobs[0])
+        job = JobId(self._actions.submit([spec], uid).jobs[0])
         schedule.runs[job] = run
         return job
 

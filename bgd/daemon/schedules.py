@@ -172,9 +172,10 @@ class Schedules:
             BgdError: there is no such schedule, or its job is refused.
         """
         schedule = self._find(name)
-        new = self._actions.check([self.clock.current_job(name, schedule)])
+        spec = self.clock.current_job(name, schedule)
+        self._actions.check([spec])
         at = self.clock.now()
-        job = self.clock.submit(schedule, new, Run(at, None))
+        job = self.clock.submit(schedule, spec, Run(at, None))
         self.clock.add(name, Occurrence(at, Result.RAN, f"run by {who}"), job)
         return job
 
@@ -246,12 +247,5 @@ def _as_written(spec: ScheduleSpec) -> str:
 
 
 def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
-    return OccurrenceView(
-        id=number,
-        due_at=each.due_at,
-        outcome=each.result,
-        job=each.job,
-        reason=each.reason,
-        count=each.count,
-        late=each.late,
-    )
+    of_view = {name: getattr(each, name) for name in ("due_at", "job", "reason", "count", "late")}
+    return OccurrenceView(id=number, outcome=each.result, **of_view)

@@ -81,9 +81,13 @@ async def serve(config: Config, context: StartupContext) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not context.has_launcher_service:  # a launcher that we start is under the same seccomp filter
         check_system_calls()
-    for finding in (doctor.check_open_files(most_slots(config)), doctor.check_file_size()):
+    limits = {
+        "open files": doctor.check_open_files(most_slots(config)),
+        "file size": doctor.check_file_size(),
+    }
+    for subject, finding in limits.items():
         if finding.level is not Level.OK:
-            logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
+            logger.warning("%s: %s: %s", subject, finding.message, finding.remedy)
     folder.prepare(config)
     with folder.locked(config), threads.thread_pool(asyncio.get_running_loop()):
         store = await _open_store(config, context)

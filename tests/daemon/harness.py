@@ -118,7 +118,7 @@ class Harness:
 
     def take(self, spec: JobSpec | None = None) -> JobId:
         """Submit a job without waiting until it is saved."""
-        submitted = self.actions.submit([self.actions.new_job(spec or command())], UID)
+        submitted = self.actions.submit([spec or command()], UID)
         assert submitted.first is not None
         return submitted.first
 

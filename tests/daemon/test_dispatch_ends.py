@@ -16,9 +16,10 @@ def ended(outcome=Outcome.SUCCEEDED, **fields):
 
 
 def test_report_of_a_command_is_saved_unchanged():
-    got = ended(Outcome.EXIT, exit_code=3, started_at=1.0, user_seconds=0.5, max_rss_bytes=9, log_bytes=4)
+    got = ended(Outcome.EXIT, exit_code=3, started_at=1.0, user_seconds=0.5, log_bytes=4, run_seconds=7.0)
     assert (got.job, got.attempt, got.outcome, got.exit_code) == (7, 2, Outcome.EXIT, 3)
     assert (got.started_at, got.finished_at, got.user_seconds, got.log_bytes) == (1.0, 2.0, 0.5, 4)
+    assert got.run_seconds == 7.0
     assert (got.error, got.result) == (None, None)
 
 

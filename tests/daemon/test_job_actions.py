@@ -64,7 +64,7 @@ async def test_a_job_waits_for_a_newer_one_and_takes_its_options(config, launche
     async with served(config, launcher) as life:
 
         async def submit(*argv, **fields):
-            submitted = life.actions.submit(life.actions.check([command(*argv, key="site", **fields)]), UID)
+            submitted = life.actions.submit([command(*argv, key="site", **fields)], UID)
             await soon(life.supervisor.saved())
             return submitted
 
@@ -109,7 +109,7 @@ async def test_jobs_that_have_ended_are_forgotten_by_those_that_wait(config, lau
         kept = life.take(command(key="kept", debounce=100.0))
         gone = life.take(command(key="gone", debounce=100.0))
         await life.actions.do("cancel", gone)
-        life.actions.submit(life.actions.check([command(key="kept", debounce=100.0)]), UID)
+        life.actions.submit([command(key="kept", debounce=100.0)], UID)
         assert life.actions._debounced.keys() == {kept}
 
 

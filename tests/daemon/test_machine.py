@@ -6,7 +6,7 @@ import pytest
 
 from bgd.core.scheduler import PauseReason
 from bgd.daemon import machine
-from bgd.daemon.machine import MachineLimits
+from bgd.daemon.machine import exceeded_limit
 from bgd.wire.launching import Acknowledge, Launch
 from tests.daemon.harness import command, configure, served
 from tests.daemon.scripted_launcher import end
@@ -31,17 +31,15 @@ MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailabl
 def test_the_kernel_says_how_busy_the_machine_is(tmp_path, max_load, min_memory, exceeded):
     (tmp_path / "loadavg").write_text("3.50 1.00 0.50 2/345 6789\n")
     (tmp_path / "meminfo").write_text(MEMINFO)
-    limits = MachineLimits(max_load, min_memory, tmp_path)
 
-    assert limits.exceeded() == exceeded
-    assert limits.are_set is (max_load is not None or min_memory is not None)
+    assert exceeded_limit(max_load, min_memory, tmp_path) == exceeded
 
 
 def test_a_machine_that_does_not_tell_its_memory_is_an_error(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 16000000 kB\n")
 
     with pytest.raises(OSError, match="has no line MemAvailable"):
-        MachineLimits(None, 1, tmp_path).exceeded()
+        exceeded_limit(None, 1, tmp_path)
 
 
 def test_no_job_starts_on_a_busy_machine_until_the_limit_is_gone():
@@ -70,13 +68,12 @@ def test_no_job_starts_on_a_busy_machine_until_the_limit_is_gone():
 async def test_the_machine_is_looked_at_only_while_a_job_is_queued(folder, launcher, monkeypatch):
     looks, busy = [], True
 
-    def exceeded(limits):
-        del limits
+    def exceeded(*_):
         looks.append(busy)
         return (PauseReason.LOAD, "it is too high") if busy else None
 
     monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(MachineLimits, "exceeded", exceeded)
+    monkeypatch.setattr(machine, "exceeded_limit", exceeded)
     async with served(configure(folder, "slots = 1\nmax_load = 4"), launcher) as life:
         await life.submit(command(hold=True))
         assert looks == []

@@ -226,9 +226,7 @@ async def test_whoever_cancels_a_job_is_not_told(folder, launcher, is_running):
 async def test_a_job_that_cannot_run_any_more_is_told_as_failed(folder, launcher):
     async with telling(with_targets(folder), launcher) as told:
         first = await told.life.submit(command(name="first"))
-        (after,) = told.life.actions.submit(
-            [told.life.actions.new_job(command(name="after", after=(first,)))], UID, {}
-        ).jobs
+        (after,) = told.life.actions.submit([command(name="after", after=(first,))], UID, {}).jobs
         await told.life.submit(command(name="late", hold=True, expires=0.01))
         await told.end(first)
         messages = await told.at_least(3)

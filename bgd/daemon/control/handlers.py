@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -15,13 +14,13 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.job import VERBS, JobId, Now, State
-from bgd.core.spec import problem_with_environment
+from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, parts
 from bgd.daemon.idempotency import lines_of
-from bgd.daemon.job_actions import JobActions, NewJob
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
@@ -134,7 +133,8 @@ class RequestHandler:
         Raises:
             Refused: it cannot be a job.
         """
-        submitted = self._actions.submit(self._actions.check([request.spec]), actor.uid)
+        self._actions.check([request.spec])
+        submitted = self._actions.submit([request.spec], actor.uid)
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
@@ -144,7 +144,8 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job.
         """
-        submitted = self._submit_parts(parts, self._check(parts), actor)
+        self._check(parts)
+        submitted = self._submit_parts(parts, actor)
         self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -167,14 +168,14 @@ class RequestHandler:
         async with self._idempotency.exclusive(parts[0]):
             submitted = await self._idempotency.recall(parts[0])
             if submitted is None:
-                new, specs = self._check(parts), [spec for part in parts for spec in part.specs]
+                specs = self._check(parts)
                 self._actions.check_dependency_limit(specs)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
                 # others may have been submitted meanwhile
                 self._actions.check_dependency_limit(specs)
                 self._check_place(parts)
-                submitted = self._submit_parts(parts, new, actor, finished, at)
+                submitted = self._submit_parts(parts, actor, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
 
@@ -258,8 +259,8 @@ class RequestHandler:
         source = self._supervisor.config.source
         return Reloaded(request.id, source and as_utf8(source), postponed)
 
-    def _check(self, parts: list[SubmitMany]) -> list[NewJob]:
-        """Check a batch, and return what to submit.
+    def _check(self, parts: list[SubmitMany]) -> list[JobSpec]:
+        """Check a batch, and return all its specs.
 
         Raises:
             Refused: one of them cannot be a job; the message says which.
@@ -271,7 +272,9 @@ class RequestHandler:
         self._check_place(parts)
         place = parts[0].place
         lines = () if place is UNSET else list(lines_of(place))
-        return self._actions.check([spec for part in parts for spec in part.specs], lines)
+        specs = [spec for part in parts for spec in part.specs]
+        self._actions.check(specs, lines)
+        return specs
 
     def _check_place(self, parts: list[SubmitMany]) -> None:
         place = parts[0].place
@@ -281,21 +284,14 @@ class RequestHandler:
     def _submit_parts(
         self,
         parts: list[SubmitMany],
-        new: list[NewJob],
         actor: Actor,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
     ) -> Submission:
         """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
-        rest = iter(new)
-        done = [
-            self._actions.submit(islice(rest, len(part.specs)), actor.uid, part.env, finished, at)
-            for part in parts
-        ]
-        jobs, found = (
-            [job for part in done for job in part.jobs],
-            [job for part in done for job in part.found],
-        )
+        done = [self._actions.submit(part.specs, actor.uid, part.env, finished, at) for part in parts]
+        jobs = [job for part in done for job in part.jobs]
+        found = [job for part in done for job in part.found]
         submitted = Submission(jobs, found, next((part.first for part in done if part.first), None))
         if (place := parts[0].place) is not UNSET:
             self._batches.take(place, jobs)

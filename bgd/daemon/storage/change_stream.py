@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from bgd.core.job import JobId
 from bgd.daemon.storage.records import JobEvent
@@ -102,14 +103,4 @@ def _view(number: int, event: JobEvent | dict[str, Any]) -> EventView | Schedule
 
 
 def _job_view(number: int, event: JobEvent) -> EventView:
-    return EventView(
-        id=number,
-        at=event.at,
-        job=event.job,
-        what=event.what,
-        state=event.state,
-        attempt=event.attempt,
-        outcome=event.outcome,
-        reason=event.reason,
-        by=event.by,
-    )
+    return EventView(id=number, **asdict(event))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import replace
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from bgd.core.job import Outcome, State
 from bgd.core.notifications import (
     WINDOW,
+    Decisions,
     Fact,
     Message,
     NotifyEvent,
@@ -24,7 +26,7 @@ from bgd.core.notifications import (
 from bgd.core.schedule_spec import Result
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import schedules
-from bgd.daemon.storage.records import NewOccurrence, Settled, Transaction
+from bgd.daemon.storage.records import Transaction
 from bgd.formatting import command_line
 from bgd.wire.launching import log_name
 from bgd.wire.views import JobError
@@ -61,19 +63,15 @@ def _of_occurrences(transaction: Transaction) -> Iterator[Fact]:
     """Yield which occurrences were missed, and which have jobs that are late."""
     for each in (*transaction.occurrences, *transaction.late):
         if each.late or each.result is Result.MISSED:
-            yield _of_occurrence(each, transaction.now.wall)
-
-
-def _of_occurrence(each: NewOccurrence, at: float) -> Fact:
-    return Fact(
-        event=NotifyEvent.LATE if each.late else NotifyEvent.MISSED,
-        at=at,
-        schedule=each.schedule,
-        job=each.job,
-        reason=None if each.reason is None else each.reason[:MAX_REASON],
-        due_at=each.due_at,
-        count=None if each.late else each.count,
-    )
+            yield Fact(
+                event=NotifyEvent.LATE if each.late else NotifyEvent.MISSED,
+                at=transaction.now.wall,
+                schedule=each.schedule,
+                job=each.job,
+                reason=each.reason and each.reason[:MAX_REASON],
+                due_at=each.due_at,
+                count=None if each.late else each.count,
+            )
 
 
 def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact | None:
@@ -101,7 +99,7 @@ def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact 
         exit_code=exit_code,
         signal=signal,
         attempts=attempts,
-        reason=None if reason is None else reason[:MAX_REASON],
+        reason=reason and reason[:MAX_REASON],
     )
 
 
@@ -119,7 +117,7 @@ def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRul
     return row is not None
 
 
-def _save_settled(db: sqlite3.Connection, settled: Settled) -> None:
+def _save_settled(db: sqlite3.Connection, settled: Decisions) -> None:
     db.execute("DELETE FROM notify_facts WHERE id <= ?", (settled.until,))
     gone = [key for key, streak in settled.streaks.items() if not streak.failures]
     db.executemany("DELETE FROM streaks WHERE target = ? AND subject = ?", gone)
@@ -141,25 +139,6 @@ def _save_settled(db: sqlite3.Connection, settled: Settled) -> None:
         db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
 
 
-def _row(fact: Fact) -> tuple[object, ...]:
-    return (
-        fact.target,
-        fact.event.value,
-        fact.at,
-        fact.job,
-        fact.name,
-        fact.schedule,
-        fact.queue,
-        None if fact.outcome is None else fact.outcome.value,
-        fact.exit_code,
-        fact.signal,
-        fact.attempts,
-        fact.reason,
-        fact.due_at,
-        fact.count,
-    )
-
-
 # --- reading ----------------------------------------------------------------------------------------------
 
 
@@ -170,21 +149,19 @@ def decide_page(
     waiting: Mapping[str, Waiting],
     log_dir: str,
     new_id: Callable[[], str],
-) -> tuple[Settled, list[Message], set[str]] | None:
-    """Return what follows from the oldest facts; None if there are none. Arguments as of `decide`.
-
-    This is what to store, what to send, and which targets are not configured.
-    """
+) -> Decisions | None:
+    """Return what follows from the oldest facts; None if there are none. Arguments as of `decide`."""
     rows = db.execute(_PAGE, (AT_ONCE,)).fetchall()
     if not rows:
         return None
-    facts = [_fact(row) for row in rows]
+    facts = [msgspec.convert(dict(zip(_FACT_FIELDS, row[1:], strict=True)), Fact) for row in rows]
     decisions = decide(facts, _streaks_of(db, facts), rules, room, waiting, new_id)
     for target, each in decisions.waiting.items():
-        if target not in waiting:
+        if each is not None and target not in waiting:
             decisions.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
-    settled = Settled(until=rows[-1][0], streaks=decisions.streaks, waiting={**decisions.waiting})
-    return settled, [_in_full(db, each, log_dir) for each in decisions.messages], decisions.unknown
+    decisions.messages = [_in_full(db, each, log_dir) for each in decisions.messages]
+    decisions.until = rows[-1][0]
+    return decisions
 
 
 def waiting_messages(db: sqlite3.Connection) -> dict[str, Waiting]:
@@ -219,11 +196,6 @@ def _sent(db: sqlite3.Connection, target: str, elapsed: float) -> list[float]:
     return sorted(min(at, elapsed) for (at,) in rows)
 
 
-def _fact(row: tuple[object, ...]) -> Fact:
-    values = dict(zip(_FACT_FIELDS, row[1:], strict=True))
-    return msgspec.convert(values, Fact)
-
-
 def _streaks_of(db: sqlite3.Connection, facts: list[Fact]) -> dict[StreakKey, Streak]:
     found: dict[StreakKey, Streak] = {}
     for key in {(fact.target or "", fact.streak) for fact in facts}:
@@ -256,6 +228,7 @@ _COLUMNS = (
     " count"
 )
 _FACT_FIELDS = _COLUMNS.split(", ")
+_row = attrgetter(*_FACT_FIELDS)
 
 _INSERT = f"INSERT INTO notify_facts ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
 _PAGE = f"SELECT id, {_COLUMNS} FROM notify_facts ORDER BY id LIMIT ?"  # noqa: S608 (constants)

@@ -198,29 +198,24 @@ _MAX_PROBLEM = 300  # characters; `attempts` has all of it
 
 
 def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
+    kind = row["executor_kind"]
     return AttemptView(
-        attempt=row["attempt"],
         outcome=_outcome(row["outcome"]),
-        exit_code=row["exit_code"],
-        signal=row["signal"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        user_seconds=row["user_seconds"],
-        system_seconds=row["system_seconds"],
-        max_rss_bytes=row["max_rss_bytes"],
         error=_error(row["error"]),
-        log_bytes=row["log_bytes"],
         log_path=log_name(job_id, row["attempt"]),
-        pid=row["pid"],
         whole_tree=bool(row["whole_tree"]),
-        memory_peak_bytes=row["memory_peak_bytes"],
-        leftovers=row["leftovers"],
         run_seconds=_run_seconds(row),
-        executor=row["executor"],
         tokens={name: list(held) for name, held in unpack_tokens(row["tokens"]).items()},
-        executor_kind=None if row["executor_kind"] is None else ExecutorKind(row["executor_kind"]),
-        node=row["node"],
+        executor_kind=None if kind is None else ExecutorKind(kind),
+        **dict(zip(_COLUMNS_OF_ATTEMPT, _of_attempt(row), strict=True)),
     )
+
+
+_COLUMNS_OF_ATTEMPT = (
+    *("attempt", "exit_code", "signal", "started_at", "finished_at", "user_seconds", "system_seconds"),
+    *("max_rss_bytes", "log_bytes", "pid", "memory_peak_bytes", "leftovers", "executor", "node"),
+)
+_of_attempt = itemgetter(*_COLUMNS_OF_ATTEMPT)
 
 
 def _waited_seconds(row: sqlite3.Row) -> float | None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
-from bgd.core.notifications import Fact, NotifyRule, Streak, StreakKey, Waiting
+from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.scheduler import ContinueAttempt, SaveJob, StopAttempt, SuspendAttempt
 from bgd.core.spec import Demand, JobSpec
@@ -152,21 +152,6 @@ class NewOccurrence(Struct, frozen=True):
     late: bool = False
 
 
-class Settled(Struct, frozen=True, kw_only=True):
-    """What was decided about facts, in one transaction with the jobs that send the messages.
-
-    * `until`: the id of the last fact that was decided about.
-    * `streaks`: those that have changed; one without failures is deleted.
-    * `waiting`: what waits for room at targets where that has changed; None: nothing.
-    * `forgotten`: targets that are no longer configured.
-    """
-
-    until: int = 0
-    streaks: dict[StreakKey, Streak] = {}
-    waiting: dict[str, Waiting | None] = {}
-    forgotten: tuple[str, ...] = ()
-
-
 class StoredSpec(Struct, frozen=True, gc=False):
     """A job's spec as the user `uid` submitted it, and apart from it the environment, which jobs share.
 
@@ -214,7 +199,7 @@ class Transaction(Struct, kw_only=True):
         seen: until when the occurrences of schedules are stored.
         late: occurrences, stored earlier, whose jobs have not finished in time.
         notify_facts: what a target may get a message about; stored if one does.
-        settled: what was decided about facts that were stored earlier.
+        settled: what was decided about facts that were stored earlier; its messages are jobs by now.
         rules: those of all targets; none: there are no notifications.
         default_target: the target of jobs and schedules that name none.
         has_notify_facts: whether facts were stored; known after the commit.
@@ -249,7 +234,7 @@ class Transaction(Struct, kw_only=True):
     seen: dict[str, float] = {}
     late: list[NewOccurrence] = []
     notify_facts: list[Fact] = []
-    settled: list[Settled] = []
+    settled: list[Decisions] = []
     rules: dict[str, NotifyRule] = {}
     default_target: str | None = None
     has_notify_facts: bool = False

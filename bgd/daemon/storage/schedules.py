@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 import msgspec
 
@@ -34,9 +34,9 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
         if stored is None:
             db.execute("DELETE FROM schedules WHERE name = ?", (name,))
         else:
-            db.execute(_SAVE, (name, _encode(stored.spec), *_columns(stored)))
-    rows = [_row(each) for each in transaction.occurrences]
-    db.executemany(_INSERT, rows)
+            columns = stored.uid, stored.paused, stored.seen_at, stored.boot_id
+            db.execute(_SAVE, (name, _encode(stored.spec), *columns))
+    db.executemany(_INSERT, map(_row, transaction.occurrences))
     db.executemany(_OWN, [(each.schedule, each.job) for each in transaction.occurrences if each.job])
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
     db.executemany(_NOTE_LATE, [(each.schedule, each.job) for each in transaction.late])
@@ -46,19 +46,8 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
 
 
 def _event(each: NewOccurrence, at: float) -> dict[str, object]:
-    return {
-        "at": at,
-        "schedule": each.schedule,
-        "outcome": LATE if each.late else each.result.value,
-        "due_at": each.due_at,
-        "job": each.job,
-        "reason": each.reason,
-        "count": each.count,
-    }
-
-
-def _row(each: NewOccurrence) -> tuple[object, ...]:
-    return (each.schedule, each.due_at, each.result.value, each.job, each.reason, each.count)
+    event: dict[str, object] = {"at": at, "outcome": LATE if each.late else each.result.value}
+    return event | {name: getattr(each, name) for name in ("schedule", "due_at", "job", "reason", "count")}
 
 
 def read_schedules(db: sqlite3.Connection) -> dict[str, StoredSchedule]:
@@ -129,10 +118,6 @@ def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int,
     return {name: rows[0] for name, rows in found.items() if rows}
 
 
-def _columns(stored: StoredSchedule) -> tuple[object, ...]:
-    return (stored.uid, stored.paused, stored.seen_at, stored.boot_id)
-
-
 def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
     """Delete the oldest occurrences of a schedule once it has _SLACK more than it keeps."""
     row = db.execute(_NTH, (schedule, KEPT + _SLACK)).fetchone()
@@ -146,6 +131,7 @@ _SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
 _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)
 """
+_row = attrgetter("schedule", "due_at", "result", "job", "reason", "count")
 _NOTE_LATE = "UPDATE occurrences SET late = 1 WHERE schedule = ? AND job = ?"
 _LATEST_RUNS = """
     SELECT job, due_at, reason, late FROM occurrences WHERE schedule = ? AND job IS NOT NULL

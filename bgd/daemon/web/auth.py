@@ -18,7 +18,6 @@ from http import HTTPStatus
 from pathlib import Path
 from struct import Struct as Packing
 from struct import unpack_from
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -35,11 +34,8 @@ from bgd.wire.http import HttpRequest, RequestRefused
 logger = logging.getLogger(__name__)
 
 
-class Endpoints(Struct, frozen=True):
-    """The two ends of a connection over the loopback, each as address and port."""
-
-    peer: tuple[str, int]
-    own: tuple[str, int]
+Endpoints = tuple[tuple[str, int], tuple[str, int]]
+"""The two ends of a connection over the loopback, the browser's and our own, each as address and port."""
 
 
 class Authenticator:
@@ -103,7 +99,8 @@ class Authenticator:
         )
         limits = f"Path={self.base or '/'}; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
         limits += "; Secure" if is_behind_tls else ""
-        return ("Set-Cookie", f"{self._cookie}={session.secret}; {limits}"), session.write_token
+        secret, write_token = session
+        return ("Set-Cookie", f"{self._cookie}={secret}; {limits}"), write_token
 
     def check_host(self, request: HttpRequest) -> None:
         """Refuse a host that is not ours: a stranger's name may resolve to this machine (DNS rebinding)."""
@@ -144,7 +141,7 @@ class Authenticator:
             RequestRefused: it is another user's, or the kernel does not say whose.
         """
         if endpoints is not None:
-            uid = await asyncio.to_thread(peer_uid, endpoints.peer, endpoints.own)
+            uid = await asyncio.to_thread(peer_uid, *endpoints)
             if uid is None or not may_connect(Actor(uid), self._uid):
                 raise RequestRefused(
                     HTTPStatus.FORBIDDEN,
@@ -228,24 +225,16 @@ MAX_SECRETS = 100  # of links and of sessions; the oldest is dropped
 _SECRET_BYTES = 32  # 256 random bits
 
 
-class NewSession(Struct, frozen=True):
-    """The two secrets of a session; the daemon keeps only their hashes."""
-
-    secret: str
-    write_token: str
-
-
 class _Session(Struct, frozen=True):
-    digest: str
-    write_digest: str
-    uid: int
-    until: float  # epoch: a session outlives the daemon and the machine
+    """A session, or a link that begins one.
 
+    `until`: epoch time, because a session outlives the daemon and the machine; of a link elapsed time.
+    """
 
-class _Link(Struct, frozen=True):
     digest: str
+    write_digest: str  # of a link empty
     uid: int
-    until: float  # of the elapsed clock
+    until: float
 
 
 class _Saved(Struct, frozen=True):
@@ -269,7 +258,7 @@ class Sessions:
     def __init__(self, path: Path, key: bytes = b"") -> None:
         self._path = path
         self.key = key
-        self._links: deque[_Link] = deque(maxlen=MAX_SECRETS)
+        self._links: deque[_Session] = deque(maxlen=MAX_SECRETS)
         saved = self._read()
         self.port = saved.port
         self._sessions = deque(saved.sessions, maxlen=MAX_SECRETS)
@@ -294,20 +283,22 @@ class Sessions:
     def issue_link(self, uid: int, at: float) -> str:
         """Return a token that logs this user in once; `at` is of the elapsed clock."""
         token = secrets.token_urlsafe(_SECRET_BYTES)
-        self._links.append(_Link(self._digest(token), uid, at + LINK_SECONDS))
+        self._links.append(_Session(self._digest(token), "", uid, at + LINK_SECONDS))
         return token
 
-    def log_in(self, token: str, at: float, now: float) -> NewSession | None:
-        """Use up a token; return a new session that begins `now`, or None if the token is not valid."""
+    def log_in(self, token: str, at: float, now: float) -> tuple[str, str] | None:
+        """Use up a token; return the secret and the write token of a new session that begins `now`.
+
+        Only their hashes are kept. None: the token is not valid.
+        """
         link = _found(self._links, self._digest(token))
         if link is None or at >= link.until:
             return None
         self._links.remove(link)
-        new = NewSession(secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
-        self._sessions.append(
-            _Session(self._digest(new.secret), self._digest(new.write_token), link.uid, now + SESSION_SECONDS)
-        )
-        return new
+        secret, write_token = secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+        digests = self._digest(secret), self._digest(write_token)
+        self._sessions.append(_Session(*digests, link.uid, now + SESSION_SECONDS))
+        return secret, write_token
 
     def uid_of(self, secret: str, now: float) -> int | None:
         """Return the user of a session, or None if the secret is not valid."""
@@ -327,10 +318,7 @@ class Sessions:
         return sha256(self.key + secret.encode()).hexdigest()
 
 
-S = TypeVar("S", _Session, _Link)
-
-
-def _found(kept: Iterable[S], digest: str) -> S | None:
+def _found(kept: Iterable[_Session], digest: str) -> _Session | None:
     # all are compared, so that the time taken does not reveal which one matches
     found = [each for each in kept if hmac.compare_digest(each.digest, digest)]
     return found[0] if found else None

@@ -327,7 +327,7 @@ class HttpConnection(asyncio.Protocol):
         """Return the two ends of a connection over the loopback, or None for a unix socket."""
         peer = self._transport.get_extra_info("peername")
         own = self._transport.get_extra_info("sockname")
-        return Endpoints(peer[:2], own[:2]) if isinstance(peer, tuple) else None
+        return (peer[:2], own[:2]) if isinstance(peer, tuple) else None
 
     def _time_out(self) -> None:
         self._refuse(refusal(HTTPStatus.REQUEST_TIMEOUT, f"no request came within {HEAD_SECONDS:g} seconds"))

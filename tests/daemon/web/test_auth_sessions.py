@@ -27,13 +27,13 @@ def test_a_link_works_once(sessions):
     token = sessions.issue_link(UID, at=0)
     session = sessions.log_in(token, at=1, now=1000)
 
-    assert sessions.uid_of(session.secret, now=1001) == UID
+    assert sessions.uid_of(session[0], now=1001) == UID
     assert sessions.log_in(token, at=2, now=1001) is None
 
 
 def test_links_and_sessions_expire(sessions):
     late, token = sessions.issue_link(UID, at=0), sessions.issue_link(UID, at=0)
-    secret = sessions.log_in(token, at=LINK_SECONDS - 1, now=1000).secret
+    secret = sessions.log_in(token, at=LINK_SECONDS - 1, now=1000)[0]
 
     assert sessions.log_in(late, at=LINK_SECONDS, now=1001) is None
     assert sessions.uid_of(secret, now=1000 + SESSION_SECONDS - 1) == UID
@@ -51,10 +51,10 @@ def test_neither_a_guess_nor_a_link_token_is_a_session(sessions):
 def test_only_the_token_of_a_session_may_write_and_the_cookie_does_not_reveal_it(sessions):
     one, other = log_in(sessions), log_in(sessions)
 
-    assert sessions.may_write(one.secret, one.write_token, now=1)
-    for token in (one.secret, other.write_token, ""):
-        assert not sessions.may_write(one.secret, token, now=1)
-    assert not sessions.may_write(one.secret, one.write_token, now=SESSION_SECONDS)
+    assert sessions.may_write(one[0], one[1], now=1)
+    for token in (one[0], other[1], ""):
+        assert not sessions.may_write(one[0], token, now=1)
+    assert not sessions.may_write(one[0], one[1], now=SESSION_SECONDS)
 
 
 def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
@@ -63,7 +63,7 @@ def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
 
     logged_in = [sessions.log_in(token, at=0, now=0) for token in tokens[1:]]
     logged_in.append(log_in(sessions))
-    assert [sessions.uid_of(each.secret, now=0) for each in logged_in] == [None] + [UID] * MAX_SECRETS
+    assert [sessions.uid_of(each[0], now=0) for each in logged_in] == [None] + [UID] * MAX_SECRETS
 
 
 def test_sessions_and_their_port_are_saved_privately_and_links_are_not(sessions, path):
@@ -72,8 +72,8 @@ def test_sessions_and_their_port_are_saved_privately_and_links_are_not(sessions,
     sessions.save()
 
     later = Sessions(path)
-    assert (later.port, later.uid_of(session.secret, now=1)) == (8645, UID)
-    assert later.may_write(session.secret, session.write_token, now=1)
+    assert (later.port, later.uid_of(session[0], now=1)) == (8645, UID)
+    assert later.may_write(session[0], session[1], now=1)
     assert later.log_in(link, at=1, now=1) is None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -84,9 +84,9 @@ def test_sessions_are_worth_nothing_without_the_key_that_they_began_with(path):
     first.save()
 
     for key in (b"", b"other"):
-        assert Sessions(path, key).uid_of(session.secret, now=1) is None
-        assert not Sessions(path, key).may_write(session.secret, session.write_token, now=1)
-    assert Sessions(path, b"one").may_write(session.secret, session.write_token, now=1)
+        assert Sessions(path, key).uid_of(session[0], now=1) is None
+        assert not Sessions(path, key).may_write(session[0], session[1], now=1)
+    assert Sessions(path, b"one").may_write(session[0], session[1], now=1)
     assert "one" not in path.read_text()
 
 
@@ -95,7 +95,7 @@ def test_secrets_themselves_are_neither_kept_nor_saved(sessions, path):
     sessions.save()
 
     kept = repr(vars(sessions)) + path.read_text()
-    for secret in (token, session.secret, session.write_token):
+    for secret in (token, session[0], session[1]):
         assert secret not in kept
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_file_costs_logins_and_nothing_else(path, text):
     sessions = Sessions(path)
 
     assert sessions.port == 0
-    assert sessions.uid_of(log_in(sessions).secret, now=1) == UID
+    assert sessions.uid_of(log_in(sessions)[0], now=1) == UID
 
 
 def test_a_file_that_cannot_be_written_costs_nothing_now(path, caplog):
@@ -116,5 +116,5 @@ def test_a_file_that_cannot_be_written_costs_nothing_now(path, caplog):
     session = log_in(sessions)
     sessions.save()
 
-    assert sessions.uid_of(session.secret, now=1) == UID
+    assert sessions.uid_of(session[0], now=1) == UID
     assert f"{path} cannot be written, so logins end with the daemon" in caplog.text
