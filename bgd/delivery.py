@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from email import policy
@@ -44,6 +44,7 @@ from bgd.config import NotifyTarget
 from bgd.core.notifications import NEVER, Message, NotifyEvent
 from bgd.errors import BgdError, ConfigError, nearest
 from bgd.escape import one_line
+from bgd.facts import Instant, facts_of_message
 from bgd.formatting import outcome_in_words
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.streams import open_closed_streams, use_utf_8
@@ -173,29 +174,6 @@ def headline(notification: Notification) -> str:
     return f"{happened} on {notification.host}"
 
 
-def facts(message: Message) -> Iterator[tuple[str, str]]:
-    """Yield what is known about an event, each with a label."""
-    yield "when", _local_time(message.at)
-    found = {
-        "schedule": message.schedule,
-        "due": message.due_at and _local_time(message.due_at),
-        "job": None if message.job is None else f"{message.job}",
-        "name": None if message.name == message.schedule else message.name,
-        "command": message.command,
-        "queue": message.queue,
-        "ended": outcome_in_words(message) or None,
-        "attempts": message.attempts and f"{message.attempts}",
-        "failures": f"{message.failures} in a row" if (message.failures or 0) > 1 else None,
-        "missed": f"{message.count} times" if (message.count or 0) > 1 else None,
-        "reason": message.reason,
-    }
-    for label, value in found.items():
-        if value:
-            yield label, _cut(one_line(value), MAX_FACT)
-    for each in message.summary or ():
-        yield each.event, _cut(f"{each.count}: {one_line(', '.join(each.subjects))}".rstrip(": "), MAX_FACT)
-
-
 def as_text(notification: Notification) -> str:
     """Return a notification in words, without the output."""
     message = notification.message
@@ -207,7 +185,9 @@ def as_text(notification: Notification) -> str:
             f"They are more than [notify.{one_line(message.target)}] per_minute lets through one by one.",
             "",
         ]
-    lines += [f"{label + ':':10} {value}" for label, value in facts(message)]
+    for label, value in facts_of_message(message):
+        text = _local_time(value.at) if isinstance(value, Instant) else str(value)
+        lines.append(f"{label + ':':10} {_cut(one_line(text), MAX_FACT)}")
     commands = []
     if message.job is not None:
         commands += [f"bgctl show {message.job}", f"bgctl logs {message.job}"]
@@ -240,8 +220,8 @@ def as_variables(notification: Notification) -> dict[str, str]:
     }
 
 
-def _local_time(at: datetime) -> str:
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+def _local_time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _cut(text: str, most: int) -> str:

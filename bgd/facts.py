@@ -1,6 +1,8 @@
-"""What people are shown of a job and of its attempts: facts that `bgctl show` and the pages lay out."""
+"""What people are shown of jobs and attempts: facts for `bgctl show`, pages and notifications to lay out."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -9,6 +11,7 @@ from bgd.formatting import (
     labelled_options,
     limits_of,
     memory_of,
+    outcome_in_words,
     retries_line,
     rules_line,
     slowness,
@@ -16,6 +19,9 @@ from bgd.formatting import (
 )
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
+
+if TYPE_CHECKING:  # `bgctl show` has no messages
+    from bgd.core.notifications import Message
 
 
 class Instant(Struct, frozen=True):
@@ -76,6 +82,26 @@ def facts_of_attempt(attempt: AttemptView) -> list[Fact]:
         ("process", str(attempt.pid) if attempt.pid and not is_over else ""),
         ("used", ", ".join(filter(None, used))),
         ("left", f"{attempt.leftovers}: bgd ended this" if attempt.leftovers else ""),
+    )
+
+
+def facts_of_message(message: Message) -> list[Fact]:
+    """Return what is known of an event that a target is notified of."""
+    counts = [(each.event, f"{each.count}: {', '.join(each.subjects)}") for each in message.summary or ()]
+    return _known(
+        ("when", Instant(message.at.timestamp())),
+        ("schedule", message.schedule),
+        ("due", Instant(message.due_at.timestamp()) if message.due_at else ""),
+        ("job", "" if message.job is None else str(message.job)),
+        ("name", "" if message.name == message.schedule else message.name),
+        ("command", message.command),
+        ("queue", message.queue),
+        ("ended", outcome_in_words(message)),
+        ("attempts", str(message.attempts or "")),
+        ("failures", f"{message.failures} in a row" if (message.failures or 0) > 1 else ""),
+        ("missed", f"{message.count} times" if (message.count or 0) > 1 else ""),
+        ("reason", message.reason),
+        *((event, words.rstrip(": ")) for event, words in counts),
     )
 
 

@@ -10,7 +10,6 @@ from itertools import islice
 from math import inf
 from typing import TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import clock, timezones
@@ -18,13 +17,12 @@ from bgd.clock import Clocks
 from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
-from bgd.core.schedule_spec import Result
+from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.schedules import (
     ON_TIME,
     PAUSED,
     Moment,
     Occurrence,
-    Timetable,
     count,
     next_at,
     pass_time,
@@ -32,8 +30,8 @@ from bgd.core.schedules import (
 )
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.late_jobs import AT_ONCE, LateJobs, Run
-from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, job_of
+from bgd.daemon.late_jobs import AT_ONCE, LateJobs
+from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
 from bgd.daemon.storage.store import StoreReader
@@ -43,20 +41,6 @@ from bgd.errors import BgdError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class ActiveSchedule(Struct, kw_only=True, gc=False):
-    """A schedule in force. `timetable` None: it is never due, for the reason in `problem` or by itself.
-
-    `runs`: its latest jobs, and all that have not finished, oldest first.
-    """
-
-    stored: StoredSchedule
-    timetable: Timetable | None
-    problem: str | None
-    seen: float
-    runs: dict[JobId, Run]
-    next_at: float = inf
 
 
 RunsByName = dict[str, dict[JobId, Run]]
@@ -93,7 +77,7 @@ class ScheduleClock:
         self._is_configured = asyncio.Event()
         self._wakeup = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set, on_wall_clock=True)
-        self.late_jobs = LateJobs(supervisor, self._wakeup.set)
+        self.late_jobs = LateJobs(supervisor, self.by_name, self._wakeup.set)
         self._looked = read_clocks()
 
     async def load(self) -> None:
@@ -107,9 +91,7 @@ class ScheduleClock:
         for names in batched(stored, DEFINED_AT_ONCE):
             runs = await self._store.read(storage.latest_runs, names)
             for name in names:
-                each = stored[name]
-                definition = definition_of(name, each.spec, each.seen_at)
-                self._put(name, each, definition, self._restored(runs[name]))
+                self._put(name, stored[name], self._restored(runs[name]))
         self._supervisor.on_configured.append(self._configure)
         self._configure()
         await self._take_over()
@@ -175,7 +157,7 @@ class ScheduleClock:
     def _pass(self, name: str, moment: Moment) -> None:
         """Store what became of occurrences until this moment, and queue the jobs of those that run."""
         schedule = self.by_name[name]
-        if schedule.timetable is None or is_paused(schedule):
+        if schedule.timetable is None or schedule.is_paused:
             return
         found, schedule.seen = pass_time(schedule.stored.spec, schedule.timetable, schedule.seen, moment)
         for each in found:
@@ -191,7 +173,7 @@ class ScheduleClock:
         if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != self._boot:
             schedule.stored = replace(schedule.stored, boot_id=self._boot)
             self.save(name)
-            if not is_paused(schedule):
+            if not schedule.is_paused:
                 self.add(name, *self._start(name, schedule, Occurrence(self.now(), Result.RAN)))
 
     def _start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
@@ -213,7 +195,7 @@ class ScheduleClock:
             logger.warning("schedule %s: its job cannot be queued: %s", name, error)
             return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
         job = self.submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
-        self.late_jobs.watch(name, schedule.runs, schedule.stored.spec.late_after)
+        self.late_jobs.watch(name)
         return due, job
 
     def current_job(self, name: str, schedule: ActiveSchedule) -> JobSpec:
@@ -249,7 +231,7 @@ class ScheduleClock:
         """Store what becomes of all occurrences until `at`, when a schedule changes."""
         if schedule.timetable is None:
             return
-        if not is_paused(schedule):
+        if not schedule.is_paused:
             if schedule.next_at <= at:  # not looked at yet
                 self._pass(name, replace(self._moment(), at=at))
             schedule.seen = max(schedule.seen, at)
@@ -297,10 +279,9 @@ class ScheduleClock:
                         self.finish(name, old, at)
                         self.forget(name)
                     elif name in wanted and (old is None or old.stored.spec != wanted[name]):
-                        self.define(name, definition_of(name, wanted[name], at), None, former)
+                        self.define(name, wanted[name], at, None, former)
                     elif old is not None and _is_in_another_zone(old):
-                        spec = old.stored.spec
-                        self.define(name, definition_of(name, spec, at), old.stored.uid, former)
+                        self.define(name, old.stored.spec, at, old.stored.uid, former)
                 self.note_change()
                 await asyncio.sleep(0)
         self._is_configured.set()
@@ -315,45 +296,40 @@ class ScheduleClock:
                 found |= {name: self._restored(runs[name]) for name in some}
         return found
 
-    def define(self, name: str, definition: ScheduleDefinition, uid: int | None, former: RunsByName) -> None:
+    def define(self, name: str, spec: ScheduleSpec, at: float, uid: int | None, former: RunsByName) -> None:
         """Put a new or changed schedule in force; `former`: the jobs that a new one may have already."""
         old = self.by_name.get(name)
         if old is not None:
-            self.finish(name, old, definition.seen_at)
+            self.finish(name, old, at)
         stored = StoredSchedule(
-            spec=definition.spec,
+            spec=spec,
             uid=uid,
             paused=None if old is None else old.stored.paused,
-            seen_at=definition.seen_at,
+            seen_at=at,
             boot_id=self._boot,
         )
-        self._put(name, stored, definition, former[name] if old is None else old.runs)
+        self._put(name, stored, former[name] if old is None else old.runs)
         self._supervisor.transaction.schedules[name] = stored
 
     def forget(self, name: str) -> None:
         """Take a schedule out of force."""
         del self.by_name[name]
-        self.late_jobs.forget(name)
         self._supervisor.transaction.schedules[name] = None
 
-    def _put(
-        self, name: str, stored: StoredSchedule, definition: ScheduleDefinition, runs: dict[JobId, Run]
-    ) -> None:
-        if definition.problem is not None:
-            logger.warning("schedule %s cannot be used: %s", name, definition.problem)
+    def _put(self, name: str, stored: StoredSchedule, runs: dict[JobId, Run]) -> None:
+        meaning = meaning_of(name, stored.spec)
+        timetable, problem = (None, meaning) if isinstance(meaning, str) else (meaning, None)
+        if problem is not None:
+            logger.warning("schedule %s cannot be used: %s", name, problem)
         self.by_name[name] = schedule = ActiveSchedule(
-            stored=stored,
-            timetable=definition.timetable,
-            problem=definition.problem,
-            seen=stored.seen_at,
-            runs=runs,
+            stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, runs=runs
         )
-        self._wait_until(name, schedule, inf if is_paused(schedule) else definition.next_at)
-        self.late_jobs.watch(name, runs, stored.spec.late_after)
+        self.wait(name, schedule)
+        self.late_jobs.watch(name)
 
     def wait(self, name: str, schedule: ActiveSchedule) -> None:
         """Wait for the next occurrence of a schedule."""
-        timetable = None if is_paused(schedule) else schedule.timetable
+        timetable = None if schedule.is_paused else schedule.timetable
         due_at = None if timetable is None else next_at(timetable, schedule.seen)
         self._wait_until(name, schedule, inf if due_at is None else due_at)
 
@@ -390,12 +366,6 @@ def _is_in_another_zone(schedule: ActiveSchedule) -> bool:
     except LookupError:
         return False
     return schedule.timetable is not None and schedule.timetable.zone is not zone
-
-
-def is_paused(schedule: ActiveSchedule) -> bool:
-    """Tell whether the occurrences of a schedule are skipped: as a person said, or as it says itself."""
-    stored = schedule.stored
-    return stored.spec.paused if stored.paused is None else stored.paused
 
 
 _MAX_REASON = 300  # characters

@@ -1,4 +1,4 @@
-"""What a schedule's definition means on this machine: when it is due, and which job it queues."""
+"""A schedule in force, and what its definition means on this machine: when it is due, which job it queues."""
 
 from __future__ import annotations
 
@@ -17,45 +17,61 @@ from msgspec.structs import replace
 from bgd import timezones
 from bgd.config import Config
 from bgd.core.cron import ExpressionError
+from bgd.core.job import JobId
 from bgd.core.schedule_spec import ScheduleSpec
-from bgd.core.schedules import Timetable, next_at, timetable_of
+from bgd.core.schedules import Timetable, timetable_of
 from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_environment
+from bgd.daemon.storage.records import StoredSchedule
 from bgd.errors import ConfigError
 
 
-class ScheduleDefinition(Struct, frozen=True, gc=False):
-    """A definition and what follows from it.
+class Run(Struct, gc=False):
+    """A job of a schedule, due at `due_at` on the wall clock.
 
-    * `problem`: why it cannot be used; then `timetable` is None.
-    * `next_at`: its first occurrence after `seen_at`; inf: there is none.
+    `due`: the same on the elapsed clock; None: whether it is late is settled.
     """
 
-    spec: ScheduleSpec
-    seen_at: float
-    timetable: Timetable | None = None
-    problem: str | None = None
+    due_at: float
+    due: float | None
+    is_late: bool = False
+
+
+class ActiveSchedule(Struct, kw_only=True, gc=False):
+    """A schedule in force. `timetable` None: it cannot be used, for the reason in `problem`.
+
+    `runs`: its latest jobs, and all that have not finished, oldest first. `next_at`: when it is due next.
+    `late_at`: when one of its jobs may be late, on the elapsed clock.
+    """
+
+    stored: StoredSchedule
+    timetable: Timetable | None
+    problem: str | None
+    seen: float
+    runs: dict[JobId, Run]
     next_at: float = inf
+    late_at: float = inf
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its occurrences are skipped: as a person said, or as it says itself."""
+        return self.stored.spec.paused if self.stored.paused is None else self.stored.paused
 
 
-def definition_of(name: str, spec: ScheduleSpec, seen_at: float) -> ScheduleDefinition:
-    """Return what a definition means; takes a tenth of a millisecond."""
+def meaning_of(name: str, spec: ScheduleSpec) -> Timetable | str:
+    """Return what a definition means, or why it cannot be used; takes a tenth of a millisecond."""
     if spec.timezone is not None and (problem := timezones.problem_with_zone(spec.timezone)):
-        return ScheduleDefinition(spec, seen_at, problem=f"timezone {problem}")
+        return f"timezone {problem}"
     try:
-        zone = timezones.zone(spec.timezone)
-        timetable = timetable_of(spec, zone, f"{_machine_id()}\0{name}")
+        return timetable_of(spec, timezones.zone(spec.timezone), f"{_machine_id()}\0{name}")
     except LookupError:
         remedy = "write" if spec.timezone else "add a timezone, or set the variable TZ of bgd, to"
-        problem = (
+        return (
             f"timezone {spec.timezone or timezones.machine_zone()!r} is not known on this machine: "
             f"{remedy} one such as Europe/Paris"
         )
-        return ScheduleDefinition(spec, seen_at, problem=problem)
     except ExpressionError as error:
-        return ScheduleDefinition(spec, seen_at, problem=str(error))
-    due_at = next_at(timetable, seen_at)
-    return ScheduleDefinition(spec, seen_at, timetable, next_at=inf if due_at is None else due_at)
+        return str(error)
 
 
 def check_names(config: Config, stored: Collection[str]) -> None:

@@ -15,16 +15,13 @@ from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import Occurrence, problem_with_schedule, upcoming_times
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.late_jobs import Run
 from bgd.daemon.schedule_clock import (
     DEFINED_AT_ONCE,
-    ActiveSchedule,
     RunsByName,
     ScheduleClock,
     batched,
-    is_paused,
 )
-from bgd.daemon.schedule_definitions import ScheduleDefinition, check_names, definition_of, digest_of, job_of
+from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, digest_of, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence
 from bgd.daemon.storage.store import StoreReader
@@ -84,7 +81,8 @@ class Schedules:
         if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
             raise Refused(f"schedule {name} was changed meanwhile, and is not changed now: try again")
         self._check_names([name], replaces=replaces)
-        self.clock.define(name, self._checked(name, spec), uid, former)
+        self._check_spec(name, spec)
+        self.clock.define(name, spec, self.clock.now(), uid, former)
         self.clock.note_change()
 
     async def set_many(
@@ -97,13 +95,13 @@ class Schedules:
         One that is there already with the same definition stays as it is; otherwise that is an error unless
         it `replaces` or the request is `repeated`. Raises as `set`.
         """
-        checked: dict[str, ScheduleDefinition] = {}
         former: RunsByName = {}
         config = None
         while config is not self._supervisor.config:  # it may have changed meanwhile
             config = self._supervisor.config
             for names in batched(specs, DEFINED_AT_ONCE):
-                checked |= {name: self._checked(name, specs[name]) for name in names}
+                for name in names:
+                    self._check_spec(name, specs[name])
                 await asyncio.sleep(0)
             former = await self.clock.former_runs(specs)
         same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
@@ -111,18 +109,17 @@ class Schedules:
         self._check_names(new, replaces=replaces)
         known = self.clock.by_name.keys() & new
         for name in new:
-            self.clock.define(name, checked[name], uid, former)
+            self.clock.define(name, specs[name], self.clock.now(), uid, former)
         self.clock.note_change()
         added = [name for name in new if name not in known]
         return added, [name for name in new if name in known], [name for name in specs if name in same]
 
-    def _checked(self, name: str, spec: ScheduleSpec) -> ScheduleDefinition:
-        """Return what a definition means; refuse one that is not valid or not allowed."""
-        definition = definition_of(name, spec, self.clock.now())
-        if problem := problem_with_schedule(spec) or definition.problem:
+    def _check_spec(self, name: str, spec: ScheduleSpec) -> None:
+        """Refuse a definition that is not valid or not allowed."""
+        meaning = meaning_of(name, spec)
+        if problem := problem_with_schedule(spec) or (meaning if isinstance(meaning, str) else None):
             raise Refused(problem)
         self._actions.check([job_of(name, spec)])
-        return definition
 
     def _check_names(self, names: Sequence[str], *, replaces: bool) -> None:
         """Refuse names that are configured or taken, and too many."""
@@ -159,7 +156,7 @@ class Schedules:
             Refused: there is no such schedule.
         """
         schedule = self._find(name)
-        if is_paused(schedule) is not paused:
+        if schedule.is_paused is not paused:
             self.clock.finish(name, schedule, self.clock.now())
         schedule.stored = replace(schedule.stored, paused=paused, seen_at=schedule.seen)
         self.clock.wait(name, schedule)
@@ -214,7 +211,7 @@ class Schedules:
 
     def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
         schedule = self.clock.by_name[name]
-        spec, paused = schedule.stored.spec, is_paused(schedule)
+        spec, paused = schedule.stored.spec, schedule.is_paused
         timetable = schedule.timetable
         zone = str(timetable.zone) if timetable else spec.timezone or timezones.machine_zone()
         return ScheduleView(

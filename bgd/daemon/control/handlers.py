@@ -18,7 +18,7 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, parts
+from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, send_parts
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
@@ -361,8 +361,7 @@ class ScheduleHandler:
         match request:
             case GetSchedules():
                 views = await schedules.views(request.name, request.upcoming)
-                for part in parts(views, partial(SchedulesPart, request.id)):
-                    await replies.send_and_drain(part)
+                await send_parts(views, partial(SchedulesPart, request.id), replies)
                 replies.send(End(request.id))
             case SetSchedule() | SetSchedules():
                 await self._store(request, actor, replies)

@@ -44,7 +44,6 @@ from bgd.wire.replies import (
     Reply,
     Result,
     Shown,
-    Stats,
 )
 from bgd.wire.requests import (
     Explain,
@@ -146,7 +145,9 @@ class ReadHandler:
             case GetQueues():
                 replies.send(await self.queues(request.id))
             case GetStats():
-                replies.send(await self._stats(request))
+                await self._supervisor.saved_unless_stuck()
+                since = time.time() - request.window
+                replies.send(await self._store.search(summaries.stats, request, since))
             case GetInfo():
                 replies.send(await self._info(request))
             case GetLogin():
@@ -186,25 +187,22 @@ class ReadHandler:
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
+        part_of = partial(JobsPart, request.id)
         async with replies.in_turn():
             views, rest = await self._store.search(read.first_views, request, actor.uid)
-            await self._send_jobs(request.id, await self._with_usual_times(views), replies)
+            await send_parts(await self._with_usual_times(views), part_of, replies)
         while rest:
             async with replies.in_turn():
                 views, rest = await self._store.search(read.next_views, rest)
                 if request.states is not None:  # some jobs may have left these states meanwhile
                     views = [view for view in views if view.state in request.states]
-                await self._send_jobs(request.id, await self._with_usual_times(views), replies)
+                await send_parts(await self._with_usual_times(views), part_of, replies)
         replies.send(End(request.id))
 
     async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:
         if all(view.name is None for view in views):  # most lists of most people
             return views
         return await self._store.search(self._usual_times.add_to, views)
-
-    async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
-        for part in parts(views, partial(JobsPart, request_id)):
-            await replies.send_and_drain(part)
 
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
         job_id = request.job
@@ -213,7 +211,7 @@ class ReadHandler:
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
-            [view] = await self._with_usual_times([await self._view(job_id)])
+            [view] = await self._with_usual_times([await _view(self._store, job_id)])
             replies.send(Shown(request.id, view))
         log_dir = self._supervisor.config.log_dir
         after = 0
@@ -222,46 +220,44 @@ class ReadHandler:
             async with replies.in_turn():
                 views = await self._store.read(read.attempts_of, JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
-                for part in parts(located, partial(AttemptsPart, request.id)):
-                    await replies.send_and_drain(part)
+                await send_parts(located, partial(AttemptsPart, request.id), replies)
             after = views[-1].attempt if views else after
         replies.send(End(request.id))
 
     async def _explain(self, request: Explain) -> Explained:
         await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
-        view = await self._view(request.job)
+        view = await _view(self._store, request.job)
         explanation = await explanation_of(view, self._supervisor, self._store)
         # without the arguments: at their limit both do not fit into a frame
         return Explained(request.id, replace(view, arguments=None), explanation)
 
     async def _result(self, request: GetResult) -> Result:
-        view = await self._view(request.job)
+        view = await _view(self._store, request.job)
         value, error = await self._store.read(read.result_of, JobId(request.job))
         # without the arguments: at their limits both do not fit into a frame
         return Result(request.id, replace(view, arguments=None), value, error)
 
     async def _logs(self, request: Logs, replies: ReplySender) -> None:
-        view = await self._view(request.job)
+        view = await _view(self._store, request.job)
         send = _follow_logs if request.follow else _send_logs
         await send(request, view, self._supervisor, self._store, replies)
         replies.send(End(request.id))
 
     async def _wait(self, request: Wait, replies: ReplySender) -> None:
-        waiting = set(map(JobId, request.jobs))
+        waiting, progress = set(map(JobId, request.jobs)), partial(ProgressPart, request.id)
         with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
             if request.progress:
-                await self._send_progress(
-                    request.id, await self._store.search(read.progress_of, list(waiting)), replies
-                )
+                reports = await self._store.search(read.progress_of, list(waiting))
+                await send_parts(reports, progress, replies)
             while waiting:
                 moved = subscription.take_moved() & waiting
                 finished = [job for job in moved if not self._supervisor.is_unfinished(job)]
                 while finished:
                     async with replies.in_turn():
                         views, finished = await self._ended(finished)
-                        await self._send_jobs(request.id, views, replies)
+                        await send_parts(views, partial(JobsPart, request.id), replies)
                     waiting.difference_update(JobId(view.id) for view in views)
-                await self._send_progress(request.id, subscription.take_progress(), replies)
+                await send_parts(subscription.take_progress(), progress, replies)
                 if request.only_now:
                     break
                 if waiting:
@@ -269,10 +265,6 @@ class ReadHandler:
                 if len(waiting) > MANY_JOBS:  # a reply for each end costs a tenth of a short job
                     await asyncio.sleep(GROUP_SECONDS)
         replies.send(End(request.id))
-
-    async def _send_progress(self, request_id: int, reports: list[JobProgress], replies: ReplySender) -> None:
-        for part in parts(reports, partial(ProgressPart, request_id)):
-            await replies.send_and_drain(part)
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
         """Return the views of those of these jobs that have finished, and the ids that it did not look at.
@@ -284,10 +276,6 @@ class ReadHandler:
         if missing := set(looked_at) - {view.id for view in views}:
             raise NoSuchJob(f"no job {min(missing)}")
         return [view for view in views if view.state in FINAL], rest
-
-    async def _stats(self, request: GetStats) -> Stats:
-        await self._supervisor.saved_unless_stuck()
-        return await self._store.search(summaries.stats, request, time.time() - request.window)
 
     async def _info(self, request: GetInfo) -> Info:
         config = self._supervisor.config
@@ -315,11 +303,18 @@ class ReadHandler:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
         return self._authenticator.login_link(actor.uid)
 
-    async def _view(self, job_id: int) -> JobView:
-        view = await self._store.read(read.view, JobId(job_id))
-        if view is None:
-            raise NoSuchJob(f"no job {job_id}")
-        return view
+
+async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> JobView:
+    view = await store.read(read.view, JobId(job_id))
+    if view is None:
+        raise NoSuchJob(if_gone.format(job_id))
+    return view
+
+
+async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ReplySender) -> None:
+    """Send items in as many replies as it takes."""
+    for part in parts(items, part_of):
+        await replies.send_and_drain(part)
 
 
 def parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
@@ -441,7 +436,7 @@ async def _follow_logs(
             await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if subscription.take_moved():
-                view = await _view_again(store, job_id)
+                view = await _view(store, job_id, "job {} has been removed")
             while attempt <= view.attempt:
                 log = LogReader(log_dir, view.id, attempt)
                 if offset is None:
@@ -456,13 +451,6 @@ async def _follow_logs(
             if view.state in FINAL:
                 return
             await subscription.changed.wait()
-
-
-async def _view_again(store: StoreReader, job_id: JobId) -> JobView:
-    view = await store.read(read.view, job_id)
-    if view is None:
-        raise NoSuchJob(f"job {job_id} has been removed")
-    return view
 
 
 def _requested_attempts(request: Logs, view: JobView) -> range:

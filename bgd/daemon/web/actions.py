@@ -19,7 +19,7 @@ from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import event
-from bgd.daemon.web.queries import convert_fields, list_query, parse_fields, read_query
+from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import HttpRequest, RequestRefused
@@ -84,7 +84,7 @@ class PageActions:
         actions, job_id = self._actions.asked_by(asked_by), JobId(int(job))
         try:
             if name == "priority":
-                changes = Changes(priority=read_query(request.query, _PriorityQuery).value)
+                changes = Changes(priority=read_value(request.query, Priority))
                 state = await actions.do("edit", job_id, changes=changes)
             else:
                 button = _button_of(name)
@@ -121,13 +121,13 @@ class PageActions:
     async def set_slots(self, request: HttpRequest, asked_by: str) -> PageResponse:
         """Set the slots of the daemon; without a value they are as configured."""
         del asked_by
-        slots = read_query(request.query, _SlotsQuery).value
+        slots = read_value(request.query, SlotCount | None)
         return await self._control(lambda controls: replace(controls, slots=slots), {"slots": slots})
 
     async def set_queue_slots(self, request: HttpRequest, asked_by: str, queue: str) -> PageResponse:
         """Set the slots of a queue; without a value it has no limit."""
         del asked_by
-        slots = read_query(request.query, _SlotsQuery).value
+        slots = read_value(request.query, SlotCount | None)
         return await self._control(
             lambda controls: set_queue_slots(controls, queue, slots), {"queue": queue, "slots": slots}
         )
@@ -155,8 +155,8 @@ class PageActions:
         states, fields = _button_of(name).states, parse_fields(request.query)
         wanted = list_query(request.query).wanted(time.time())
         if "ids" in fields:
-            chosen = convert_fields({"ids": fields["ids"][-1].split(",")}, _ChosenJobs)
-            return Filter(states=tuple(states)), list(map(JobId, chosen.ids))
+            ids: list[JobId] = converted(fields["ids"][-1].split(","), _ChosenJobs, "ids")
+            return Filter(states=tuple(states)), ids
         named = set(wanted.states)
         affected = (_FAILED if name == "retry" and named == set(State) else states) & named
         return replace(wanted, states=tuple(affected)), None
@@ -177,16 +177,7 @@ class PageActions:
         yield event({"end": True})
 
 
-class _PriorityQuery(Struct, frozen=True):
-    value: Priority
-
-
-class _SlotsQuery(Struct, frozen=True):
-    value: SlotCount | None = None
-
-
-class _ChosenJobs(Struct, frozen=True):
-    ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]
+_ChosenJobs = Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]
 
 
 def _button_of(name: str) -> Button:

@@ -20,13 +20,6 @@ _SLICE_SECONDS = 0.005
 _GROWTH = 4.0  # from one slice to the next, at most
 
 
-class Found(Struct, frozen=True):
-    """The jobs that were found in time, and the id after which the rest begins; None: there is no rest."""
-
-    ids: list[JobId]
-    rest: int | None = None
-
-
 class ListPage(Struct, frozen=True, kw_only=True):
     """A part of a list: the ids of its jobs, in its order.
 
@@ -58,10 +51,11 @@ async def find(
     limit: float = math.inf,
     seconds: float = math.inf,
     ascending: bool = False,
-) -> Found:
+) -> tuple[list[JobId], int | None]:
     """Return up to `limit` wanted jobs after `start`, as far as they are found in this time.
 
-    Their order, and what `start` and `ascending` mean, are those of `next_slice`.
+    Also return the id after which the rest begins; None: there is no rest. Their order, and what `start` and
+    `ascending` mean, are those of `next_slice`.
     """
     loop = asyncio.get_running_loop()
     end, rows = loop.time() + seconds, _FIRST_SLICE
@@ -73,7 +67,7 @@ async def find(
         ids += part
         now = loop.time()
         if start is None or len(ids) >= limit or now >= end:
-            return Found(ids, start)
+            return ids, start
         rows = max(int(rows * min(_SLICE_SECONDS / max(now - began, 1e-6), _GROWTH)), 1)
 
 
@@ -83,26 +77,26 @@ async def find_page(store: StoreReader, query: ListQuery, wanted: Filter, second
     if query.sort is not None:
         found = await _find_sorted(store, wanted, query.sort, query.skip, limit + 1, seconds)
         return ListPage(
-            ids=found.ids[:limit],
+            ids=found[:limit],
             newer={"from": max(query.skip - limit, 0) or None} if query.skip else None,
-            older={"from": query.skip + limit} if len(found.ids) > limit else None,
+            older={"from": query.skip + limit} if len(found) > limit else None,
         )
     if query.after is not None:
-        found = await find(store, wanted, query.after, limit=limit + 1, seconds=seconds, ascending=True)
-        if found.rest is not None:
-            ids = found.ids[:limit][::-1]
-            newer = ids[0] if len(found.ids) > limit else found.rest
+        found, rest = await find(store, wanted, query.after, limit=limit + 1, seconds=seconds, ascending=True)
+        if rest is not None:
+            ids = found[:limit][::-1]
+            newer = ids[0] if len(found) > limit else rest
             oldest = ids[-1] if ids else query.after + 1
             return ListPage(ids=ids, newer=_moved(after=newer), older=_moved(before=oldest))
     before = query.before if query.after is None else None  # all newer ones fit on the first page
-    found = await find(store, wanted, before, limit=limit + 1, seconds=seconds)
-    ids, is_full = found.ids[:limit], len(found.ids) > limit
-    older = ids[-1] if is_full else found.rest
+    found, rest = await find(store, wanted, before, limit=limit + 1, seconds=seconds)
+    ids, is_full = found[:limit], len(found) > limit
+    older = ids[-1] if is_full else rest
     return ListPage(
         ids=ids,
         newer=None if before is None else _moved(after=ids[0] if ids else before - 1),
         older=None if older is None else _moved(before=older),
-        searched_to=None if is_full else found.rest,
+        searched_to=None if is_full else rest,
     )
 
 
@@ -112,7 +106,7 @@ def _moved(*, before: int | None = None, after: int | None = None) -> dict[str, 
 
 async def _find_sorted(
     store: StoreReader, wanted: Filter, order: str, skip: int, limit: int, seconds: float
-) -> Found:
+) -> list[JobId]:
     """Return up to `limit` wanted jobs after the first `skip` of an order.
 
     What the order is for comes first. An index gives those that finished last, if nothing but the state is
@@ -128,13 +122,13 @@ async def _find_sorted(
         ids = await store.search(lists.last_finished, of_order.states, needed)
     else:
         most = MAX_SORTED if column else needed
-        ids = (await find(store, of_order, limit=most, seconds=seconds, ascending=states is WAITING)).ids
+        ids, _ = await find(store, of_order, limit=most, seconds=seconds, ascending=states is WAITING)
         if column is not None:
             ids = await store.search(lists.in_order, ids, column)
     if len(ids) < needed:
         others = replace(wanted, states=tuple(state for state in wanted.states if state not in states))
-        ids += (await find(store, others, limit=needed - len(ids), seconds=end - loop.time())).ids
-    return Found(ids[skip:needed])
+        ids += (await find(store, others, limit=needed - len(ids), seconds=end - loop.time()))[0]
+    return ids[skip:needed]
 
 
 async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[State, Count]:
@@ -153,8 +147,9 @@ async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[Stat
     counts: dict[State, Count] = {}
     for done, state in enumerate(sorted(State, key=lambda state: totals.get(state, 0))):
         share = (end - loop.time()) / (len(State) - done)
-        found = Found([])
+        found, rest = list[JobId](), None
         if totals.get(state):
-            found = await find(store, replace(wanted, states=(state,)), limit=MAX_COUNTED, seconds=share)
-        counts[state] = Count(len(found.ids), is_least=found.rest is not None)
+            of_state = replace(wanted, states=(state,))
+            found, rest = await find(store, of_state, limit=MAX_COUNTED, seconds=share)
+        counts[state] = Count(len(found), is_least=rest is not None)
     return counts

@@ -38,40 +38,26 @@ def _asked_by(event: EventView, view: JobView) -> str | None:
     return None if event.what == Move.START else event.by  # bgd starts jobs by itself
 
 
-def _in_words(event: EventView, outcome: str) -> str:  # noqa: C901, PLR0911, PLR0912 - one for each move
-    if event.what == SUBMIT:
-        return "submitted"
-    if event.what == NOTE:
-        return "changed"
-    attempt = f"attempt {event.attempt}"
-    match Move(event.what):
-        case Move.HOLD:
-            return "held"
-        case Move.RELEASE:
-            return "released"
-        case Move.BLOCK:
-            return "has to wait for other jobs"
-        case Move.UNBLOCK:
-            return "no longer waits for other jobs"
-        case Move.DEFER:
-            return "has to wait for its time"
-        case Move.COME_DUE:
-            return "due"
-        case Move.START:
-            return f"{attempt} started"
-        case Move.SUCCEED:
-            return f"{attempt} succeeded"
-        case Move.RETRY:
-            return f"{attempt} failed ({outcome}); another one follows"
-        case Move.GIVE_UP:
-            return f"{attempt} failed ({outcome})"
-        case Move.SNOOZE:
-            return f"{attempt} asked to run again later"
-        case Move.STOP:
-            return f"{attempt} told to stop"
-        case Move.REQUEUE:
-            return f"{attempt} ended ({outcome}); it is run again"
-        case Move.CANCEL:
-            return "cancelled"
-        case Move.REVIVE:
-            return "retried"
+def _in_words(event: EventView, outcome: str) -> str:
+    return WORDS[event.what].format(attempt=f"attempt {event.attempt}", outcome=outcome)
+
+
+WORDS: dict[str, str] = {
+    SUBMIT: "submitted",
+    NOTE: "changed",
+    Move.HOLD: "held",
+    Move.RELEASE: "released",
+    Move.BLOCK: "has to wait for other jobs",
+    Move.UNBLOCK: "no longer waits for other jobs",
+    Move.DEFER: "has to wait for its time",
+    Move.COME_DUE: "due",
+    Move.START: "{attempt} started",
+    Move.SUCCEED: "{attempt} succeeded",
+    Move.RETRY: "{attempt} failed ({outcome}); another one follows",
+    Move.GIVE_UP: "{attempt} failed ({outcome})",
+    Move.SNOOZE: "{attempt} asked to run again later",
+    Move.STOP: "{attempt} told to stop",
+    Move.REQUEUE: "{attempt} ended ({outcome}); it is run again",
+    Move.CANCEL: "cancelled",
+    Move.REVIVE: "retried",
+}

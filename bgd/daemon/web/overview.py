@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2s
+from math import inf
 from typing import Any, TypeVar
-
-from msgspec import Struct
 
 from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, WAITING, State
@@ -44,7 +43,8 @@ class Overview:
         self._views = views
         self._end_counter = summaries.EndCounter()
         self._reading = asyncio.Lock()
-        self._kept: dict[Callable[[sqlite3.Connection], Any], _Kept] = {}
+        # by the function that reads: its value, the newest event on disk then, and when that was
+        self._kept: dict[Callable[[sqlite3.Connection], Any], tuple[Any, int, float]] = {}
 
     async def overview(self, request: HttpRequest) -> PageResponse:
         """Return the figures of all jobs, and the names of jobs with their latest results."""
@@ -108,12 +108,13 @@ class Overview:
         """
         came_at = time.monotonic()
         async with self._reading:
-            kept, position, now = self._kept.get(function), self._store.position, time.monotonic()
-            if kept is None or not (kept.is_of(position, now) or kept.began_at >= came_at):
-                value: R = await self._store.search(function)
-                self._kept[function] = _Kept(value, position, now)
-                return value
-            found: R = kept.value
+            value: Any
+            value, read_at, began_at = self._kept.get(function, (None, -1, -inf))
+            position, now = self._store.position, time.monotonic()
+            if began_at < came_at and (read_at != position or now - began_at >= MAX_AGE):
+                value = await self._store.search(function)
+                self._kept[function] = value, position, now
+            found: R = value
             return found
 
     # --- queues, as people see them -------------------------------------------------------------------------
@@ -147,17 +148,6 @@ class Overview:
             ],
             "resources": as_json(supervisor.resource_views()),
         }
-
-
-class _Kept(Struct, frozen=True):
-    """What was read, beginning at a monotonic time, when this was the newest event on disk."""
-
-    value: Any
-    position: int
-    began_at: float
-
-    def is_of(self, position: int, now: float) -> bool:
-        return self.position == position and now - self.began_at < MAX_AGE
 
 
 # --- the overview -------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from http import HTTPStatus
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 import msgspec
@@ -361,6 +361,23 @@ def read_query(text: str, kind: type[T]) -> T:
     return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, kind)
 
 
+def read_value(text: str, kind: Any) -> Any:
+    """Return the field `value` of a query as an annotated type.
+
+    Raises:
+        RequestRefused: it cannot be used.
+    """
+    return converted(parse_fields(text).get("value", [None])[-1], kind, "value")
+
+
+def converted(value: object, kind: Any, field: str) -> Any:
+    """Return the value of a field as an annotated type; raise as `read_value`."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _bad_value(field) from error
+
+
 def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
     """Return fields as a Struct.
 
@@ -370,11 +387,9 @@ def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise RequestRefused(
-            HTTPStatus.BAD_REQUEST, f"This address has a value of {_bad_field(error)!r} that cannot be used."
-        ) from error
+        # it names the field at its end: "... - at `$.limit`"
+        raise _bad_value(str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]) from error
 
 
-def _bad_field(error: msgspec.ValidationError) -> str:
-    """Return the field that an error names at its end: "... - at `$.limit`"."""
-    return str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]
+def _bad_value(field: str) -> RequestRefused:
+    return _refused(f"This address has a value of {field!r} that cannot be used.")

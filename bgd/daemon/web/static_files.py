@@ -6,46 +6,34 @@ from functools import cache
 from hashlib import blake2s
 from pathlib import Path
 
-from msgspec import Struct
-
 from bgd.daemon.web.markup import palette
 from bgd.wire.http import HttpRequest, HttpResponse
 
 
-class StaticFile(Struct, frozen=True):
-    """A file as it is sent. `version` is what follows the question mark of its address."""
-
-    body: bytes
-    content_type: str
-    version: str
-
-
 def static_address(name: str) -> str:
     """Return the address of a file, below the base of all pages."""
-    return f"/static/{name}?{_files()[name].version}"
+    return f"/static/{name}?{_files()[name][1]}"
 
 
 def static_response(request: HttpRequest, name: str) -> HttpResponse | None:
     """Return a file, or None; a browser may keep it for ever if the address says what is in it."""
-    file = _files().get(name)
-    if file is None:
+    if name not in _files():
         return None
+    body, version = _files()[name]
     # with the version of an earlier bgd, this content must not be kept under the address of another one
-    caching = _FOR_EVER if request.query == file.version else HttpResponse().caching
-    return HttpResponse(content_type=file.content_type, body=file.body, caching=caching)
+    caching = _FOR_EVER if request.query == version else HttpResponse().caching
+    return HttpResponse(content_type=_CONTENT_TYPES[name.rpartition(".")[2]], body=body, caching=caching)
 
 
 @cache
-def _files() -> dict[str, StaticFile]:
-    """Read all at once: when the next one is due, they may be of another version."""
+def _files() -> dict[str, tuple[bytes, str]]:
+    """Return each file and its version, which follows the question mark of its address.
+
+    Read all at once: when the next one is due, they may be of another version.
+    """
     bodies = {path.name: path.read_bytes() for path in _FOLDER.iterdir()}
     bodies["palette.css"] = palette().encode()
-    return {
-        name: StaticFile(
-            body, _CONTENT_TYPES[name.rpartition(".")[2]], blake2s(body, digest_size=8).hexdigest()
-        )
-        for name, body in bodies.items()
-    }
+    return {name: (body, blake2s(body, digest_size=8).hexdigest()) for name, body in bodies.items()}
 
 
 _FOLDER = Path(__file__).parent / "static"
