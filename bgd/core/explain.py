@@ -127,7 +127,7 @@ def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tup
     named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
     reasons = [reason for reason in named if reason.cause not in _OF_MACHINE]
     reasons += _before_it_is_queued(job, place, now)
-    short = _short_of(job, place, now)
+    short = list(_short_of(job, place, now))
     if short:
         short[0] = replace(short[0], ahead=place.ahead)
     elif place.ahead != 0 or not (named or reasons or place.turn):
@@ -154,30 +154,20 @@ def _before_it_is_queued(job: Job, place: Place, now: Now) -> Iterator[Reason]:
         yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
 
 
-def _short_of(job: Job, place: Place, now: Now) -> list[Reason]:
-    reasons: list[Reason] = []
+def _short_of(job: Job, place: Place, now: Now) -> Iterator[Reason]:
+    size = place.size
     if not place.has_room:
-        reasons.append(
-            Reason(
-                cause=Cause.QUEUE_SLOTS,
-                subject=job.queue,
-                wanted=place.size,
-                slots=place.queue_slots,
-                taken=place.queue_taken,
-            )
-        )
-    if place.takes_slots and place.taken + place.size > place.slots:
-        reasons.append(Reason(cause=Cause.SLOTS, wanted=place.size, slots=place.slots, taken=place.taken))
+        slots, taken = place.queue_slots, place.queue_taken
+        yield Reason(cause=Cause.QUEUE_SLOTS, subject=job.queue, wanted=size, slots=slots, taken=taken)
+    if place.takes_slots and place.taken + size > place.slots:
+        yield Reason(cause=Cause.SLOTS, wanted=size, slots=place.slots, taken=place.taken)
     for name, wanted, free, total in place.resources:
         if wanted > free:
-            reasons.append(
-                Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
-            )
+            yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
     if place.rate is not None and place.opens_at is not None and place.opens_at > now.elapsed:
         # whole seconds: otherwise each answer would differ a little
         at = float(ceil(now.wall + place.opens_at - now.elapsed))
-        reasons.append(Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at))
-    return reasons
+        yield Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at)
 
 
 def _for_its_share(queue: str, turn: Turn) -> Reason:

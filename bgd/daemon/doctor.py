@@ -9,7 +9,8 @@ import resource
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,13 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from bgd import clock
 from bgd.config import Config
-from bgd.daemon.backups import backups_in, open_to_others
+from bgd.daemon.backups import Backups, backups_in, open_to_others
 from bgd.daemon.cluster_doctor import check_clusters
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
 from bgd.daemon.launches import missing_installation
+from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, shortage
 from bgd.daemon.storage import recovery
@@ -32,7 +35,7 @@ from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
 from bgd.startup import check_system_calls, file_size_limit
 from bgd.units import format_duration, format_size
-from bgd.wire.launching import ballast_on
+from bgd.wire.launching import LAUNCHING_PROTOCOL, ballast_on
 from bgd.wire.views import Finding, Level
 
 
@@ -462,3 +465,47 @@ def _age_of(path: str) -> float:
 
 
 _WRITE_ONE = "`bgctl backup FILE` writes one"
+
+
+# --- The parts of a daemon that runs
+
+
+def check_parts(link: LauncherLink, backups: Backups) -> Iterator[Finding]:
+    """Yield what the daemon itself knows of its backups, its launcher, and the control groups of jobs."""
+    if backups.problem is not None:
+        failed = f"the last attempt failed: {backups.problem}"
+        yield Finding("backups", Level.PROBLEM, failed, "remove the cause: bgd tries again within the hour")
+    if (abilities := link.abilities) is not None:
+        reason, _, remedy = abilities.problem.partition("; ")
+        groups = ok(f"can limit {', '.join(abilities.controllers)}")
+        if reason:
+            groups = note(f"no limits on whole jobs: {reason}", remedy)
+        yield replace(groups, subject="control groups")
+    yield replace(_check_launcher(link), subject="launcher")
+
+
+def _check_launcher(link: LauncherLink) -> Finding:
+    if not link.is_connected:
+        if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
+            return note("it has not answered yet: it is being started", "ask again in a moment")
+        return problem(
+            f"no launcher is connected, so nothing starts{': ' if link.problem else ''}{link.problem}",
+            "the daemon's log says why; as a service: systemctl status bgd-launcher",
+        )
+    if _is_stopped(link.pid):
+        return problem(
+            f"it is stopped, so no job starts, and no end of a job is noticed (pid {link.pid})",
+            f"kill -CONT {link.pid}",
+        )
+    if link.protocol < LAUNCHING_PROTOCOL:
+        return note(
+            f"it is from an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
+            "when no job runs, kill the pid that bgctl info shows: new features need a new launcher",
+        )
+    return ok(f"pid {link.pid}, protocol {link.protocol}")
+
+
+def _is_stopped(pid: int | None) -> bool:
+    with suppress(OSError):  # the process is gone, or belongs to another user
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
+    return False

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from copy import copy
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from signal import SIGCONT
 from time import monotonic
@@ -79,8 +79,8 @@ class JobActions:
         self.batches = OpenBatches(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
         self._by: str | None = None
-        self._class_policies: dict[str, ClassPolicy] = {}  # by target
-        supervisor.on_configured.append(self._class_policies.clear)
+        self._class_policy = lru_cache(MAX_POLICIES)(partial(_class_policy, supervisor))  # of a target
+        supervisor.on_configured.append(self._class_policy.cache_clear)
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
 
     def asked_by(self, who: str) -> JobActions:
@@ -124,7 +124,8 @@ class JobActions:
         config = self._supervisor.config
         check_may_run(spec, config)
         check_variables(spec, config)
-        spec = under_policy(spec, self._class_policy(spec.target))
+        if spec.target is not None:
+            spec = under_policy(spec, self._class_policy(spec.target))
         # most daemons know no executor, and a submit is too frequent to ask in vain
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
@@ -231,7 +232,7 @@ class JobActions:
         Many jobs can be submitted at that instant: the first does not make a job expire that the next one
         depends on.
         """
-        others = _unique(job_ids)
+        others = list(map(JobId, dict.fromkeys(job_ids)))
         while True:
             finished = await self.finished_among(others)
             at = now()
@@ -246,7 +247,7 @@ class JobActions:
             NoSuchJob: one of the jobs does not exist.
         """
         finished: dict[JobId, State] = {}
-        others = _unique(job_ids)
+        others = list(map(JobId, dict.fromkeys(job_ids)))
         is_unfinished = self._supervisor.is_unfinished
         while unknown := [each for each in others if each not in finished and not is_unfinished(each)]:
             await self._supervisor.saved()  # their ends may not be on disk yet
@@ -515,18 +516,6 @@ class JobActions:
         await self._supervisor.saved()
         return [job.id for job in gone]
 
-    def _class_policy(self, target: str | None) -> ClassPolicy:
-        """Return what the configuration says about a target; each submit asks twice, and it is found once."""
-        if target is None or not self._supervisor.config.classes:
-            return NOTHING_SAID
-        found = self._class_policies.get(target)
-        if found is None:
-            if len(self._class_policies) >= MAX_POLICIES:
-                self._class_policies.clear()
-            found = class_policy(parse_target(target), self._supervisor.config.classes)
-            self._class_policies[target] = found
-        return found
-
 
 _METHODS: dict[str, Callable[..., State | Later]] = {
     "retry": JobActions.revive,
@@ -537,6 +526,12 @@ _METHODS: dict[str, Callable[..., State | Later]] = {
     "remove": JobActions.remove,
 }
 """What is done to a job in a state that fits; of other verbs a method of the Scheduler decides."""
+
+
+def _class_policy(supervisor: Supervisor, target: str | None) -> ClassPolicy:
+    """Return what the configuration says about a target; each submit asks twice, and it is kept."""
+    policies = supervisor.config.classes
+    return class_policy(parse_target(target), policies) if target and policies else NOTHING_SAID
 
 
 async def _result(job_id: JobId, outcome: Later | Refused) -> ActResult:
@@ -579,10 +574,6 @@ def _of(spec: JobSpec, finished: Mapping[JobId, State]) -> dict[JobId, State]:
     """Return those of the finished jobs that this one waits for."""
     others = map(JobId, (*spec.after, *spec.after_any))
     return {other: finished[other] for other in others if other in finished}
-
-
-def _unique(job_ids: Iterable[int]) -> list[JobId]:
-    return list(map(JobId, dict.fromkeys(job_ids)))
 
 
 # --- Edits: apply changes to a spec.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any, assert_never
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.job import VERBS, JobId, Now, State
 from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
@@ -21,7 +19,7 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, send_parts
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
+from bgd.daemon.launching import LauncherLink
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
@@ -31,7 +29,6 @@ from bgd.daemon.storage.records import QueueControls, Submission
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
-from bgd.wire.launching import LAUNCHING_PROTOCOL, Abilities
 from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
     Acted,
@@ -83,7 +80,7 @@ from bgd.wire.schedules import (
     SetSchedule,
     SetSchedules,
 )
-from bgd.wire.views import Finding, JobProgress, Level, Progress
+from bgd.wire.views import Finding, JobProgress, Progress
 
 ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the transaction
 
@@ -461,68 +458,6 @@ class MaintenanceHandler:
     async def _findings(self) -> list[Finding]:
         async with self._checking:
             found = await doctor.check_all(self._supervisor.config, self._backups.folders)
-        lost = self._supervisor.lost_output.findings()
-        told = await self._notifications.findings()
-        launcher = [*_control_group_findings(self._link.abilities), _launcher_finding(self._link)]
-        return [*found, *lost, *told, *_backup_findings(self._backups), *launcher]
-
-
-def _backup_findings(backups: Backups) -> list[Finding]:
-    if backups.problem is None:
-        return []
-    return [
-        Finding(
-            "backups",
-            Level.PROBLEM,
-            f"the last attempt failed: {backups.problem}",
-            "remove the cause: bgd tries again within the hour",
-        )
-    ]
-
-
-def _control_group_findings(abilities: Abilities | None) -> list[Finding]:
-    """Return what the launcher, whose control group the jobs are below, has found out about it."""
-    if abilities is None:
-        return []
-    problem, _, remedy = abilities.problem.partition("; ")
-    if problem:
-        return [Finding("control groups", Level.NOTE, f"no limits on whole jobs: {problem}", remedy)]
-    return [Finding("control groups", Level.OK, f"can limit {', '.join(abilities.controllers)}")]
-
-
-def _launcher_finding(link: LauncherLink) -> Finding:
-    if not link.is_connected:
-        if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
-            return Finding(
-                "launcher",
-                Level.NOTE,
-                "it has not answered yet: it is being started",
-                "ask again in a moment",
-            )
-        return Finding(
-            "launcher",
-            Level.PROBLEM,
-            f"no launcher is connected, so nothing starts{': ' if link.problem else ''}{link.problem}",
-            "the daemon's log says why; as a service: systemctl status bgd-launcher",
-        )
-    if _is_stopped(link.pid):
-        return Finding(
-            "launcher",
-            Level.PROBLEM,
-            f"it is stopped, so no job starts, and no end of a job is noticed (pid {link.pid})",
-            f"kill -CONT {link.pid}",
-        )
-    if link.protocol < LAUNCHING_PROTOCOL:
-        return Finding(
-            "launcher",
-            Level.NOTE,
-            f"it is from an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
-            "when no job runs, kill the pid that bgctl info shows: new features need a new launcher",
-        )
-    return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
-
-
-def _is_stopped(pid: int | None) -> bool:
-    with suppress(OSError):  # the process is gone, or belongs to another user
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
-    return False
+        found += self._supervisor.lost_output.findings()
+        found += await self._notifications.findings()
+        return [*found, *doctor.check_parts(self._link, self._backups)]

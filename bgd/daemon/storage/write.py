@@ -29,6 +29,7 @@ from bgd.daemon.storage.records import (
     pack_waits,
     unpack_spec,
 )
+from bgd.wire.launching import Place
 from bgd.wire.views import JobProgress
 
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
@@ -231,35 +232,21 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
 
 
 def _pid_row(item: AttemptPid) -> tuple[object, ...]:
-    place = item.place
-    if place is None:
-        return (item.pid, item.started_at, item.since, None, None, None, item.job, item.attempt)
-    where = place.executor, place.kind, place.node
-    return (item.pid, item.started_at, item.since, *where, item.job, item.attempt)
+    return (item.pid, item.started_at, item.since, *_place_columns(item.place), item.job, item.attempt)
 
 
 def _end_row(end: AttemptEnd) -> tuple[object, ...]:
-    place = end.place
-    return (
-        end.outcome.value,
-        end.exit_code,
-        end.signal,
-        end.started_at,
-        end.pid,
-        end.finished_at,
-        end.user_seconds,
-        end.system_seconds,
-        end.max_rss_bytes,
-        end.log_bytes,
-        end.whole_tree,
-        end.memory_peak_bytes,
-        end.run_seconds,
-        None if place is None else place.executor,
-        None if place is None else place.kind,
-        None if place is None else place.node,
-        end.job,
-        end.attempt,
-    )
+    return (end.outcome.value, *_of_end(end), *_place_columns(end.place), end.job, end.attempt)
+
+
+_of_end = attrgetter(
+    *("exit_code", "signal", "started_at", "pid", "finished_at", "user_seconds", "system_seconds"),
+    *("max_rss_bytes", "log_bytes", "whole_tree", "memory_peak_bytes", "run_seconds"),
+)
+
+
+def _place_columns(place: Place | None) -> tuple[str | None, ...]:
+    return (None, None, None) if place is None else (place.executor, place.kind, place.node)
 
 
 def _save_progress(db: sqlite3.Connection, reports: Iterable[JobProgress]) -> None:
