@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing, nullcontext
 from copy import copy
 from functools import lru_cache, partial
+from inspect import iscoroutinefunction
 from operator import attrgetter
 from signal import SIGCONT
 from time import monotonic
@@ -55,7 +56,6 @@ FIRST_ACTS = 100  # jobs in the first transaction of an action on all that match
 MAX_ACTS = 500
 ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
-
 
 Later = Callable[[], Awaitable[State]]
 """What has to be awaited, once it has been decided about the other jobs."""
@@ -109,15 +109,13 @@ class JobActions:
                     at = now()
                     _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
             except Refused as error:
-                if lines:
-                    raise type(error)(f"line {lines[index] % ROUND}: {error}") from error
-                if len(specs) == 1:
+                if len(specs) == 1 and not lines:
                     raise
-                raise type(error)(f"job {index} of the batch: {error}") from error
+                where = f"line {lines[index] % ROUND}" if lines else f"job {index} of the batch"
+                raise type(error)(f"{where}: {error}") from error
 
     def _check_spec(self, spec: JobSpec) -> None:
-        problem = problem_with(spec)
-        if problem is not None:
+        if (problem := problem_with(spec)) is not None:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
@@ -157,27 +155,27 @@ class JobActions:
         env: dict[str, str] | None = None,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
+        into: Submission | None = None,
     ) -> Submission:
         """Make jobs of checked specs, except where an unfinished job has the key; start what can.
 
         * `env`: the environment of those commands that have none of their own.
         * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
+        * `into`: the answer to which these jobs are added; None: a new one.
         """
         at = at or now()
-        jobs: list[int] = []
-        found: list[int] = []
-        first: JobId | None = None
+        submitted = Submission() if into is None else into
         for spec in specs:
             job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
             if job_id is not None:
                 self._debounce(job_id, spec, at)
-                found.append(job_id)
+                submitted.found.append(job_id)
             else:
                 job_id = self._submit(spec, at, _of(spec, finished) if finished else None, uid, env)
-                first = first or job_id
-            jobs.append(job_id)
+                submitted.first = submitted.first or job_id
+            submitted.jobs.append(job_id)
         self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
-        return Submission(jobs, found, first)
+        return submitted
 
     def _submit(
         self,
@@ -214,11 +212,10 @@ class JobActions:
         if job is None or job.state not in WAITING or job.attempt > 0 or spec.debounce is None:
             return
         since = self._debounced.setdefault(job_id, at.elapsed)
-        left = since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed
-        put_off_by = max(min(spec.debounce, left), 0.0)
+        left = max(since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed, 0.0)
         spec, policy = self._with_policies(spec)
         self._supervisor.transaction.edited[job_id] = spec
-        put_off = replace(spec, debounce=put_off_by)
+        put_off = replace(spec, debounce=min(spec.debounce or 0.0, left))
         self._supervisor.decide(
             lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
         )
@@ -252,9 +249,8 @@ class JobActions:
         while unknown := [each for each in others if each not in finished and not is_unfinished(each)]:
             await self._supervisor.saved()  # their ends may not be on disk yet
             states = await self._store.read(read.states, unknown)
-            for job_id in unknown:
-                if job_id not in states:
-                    raise NoSuchJob(f"no job {job_id}")
+            if gone := set(unknown) - states.keys():
+                raise NoSuchJob(f"no job {min(gone)}")
             finished |= {job_id: state for job_id, state in states.items() if state in FINAL}
         return finished
 
@@ -350,10 +346,10 @@ class JobActions:
             told = [job for (_, job, _), each in zip(done, results, strict=True) if job and each.state]
             return await self._checked(results, told) if told else results
         if verb == "release":  # some may have started
-            return [
-                ActResult(each.job, self._state_of(JobId(each.job))) if each.state in WAITING else each
-                for each in results
-            ]
+            for index, each in enumerate(results):
+                if each.state in WAITING:
+                    job = self._supervisor.get(JobId(each.job))
+                    results[index] = ActResult(each.job, State.CANCELLED if job is None else job.state)
         return results
 
     def _act(
@@ -369,18 +365,20 @@ class JobActions:
         """Act on jobs as a whole; return each as it was with its new state, or why it is refused."""
         done: list[tuple[JobId, Job | None, State | Later | Refused]] = []
         verb, do, at = VERBS[name], _METHODS.get(name), now()
-        accepted = verb.accepted or verb.states
+        accepted, is_later = verb.accepted or verb.states, iscoroutinefunction(do)
         with self._supervisor.deciding(at, self._by) as scheduler:
-            decide: Callable[..., State | Later] = do or getattr(scheduler, name)
+            decide: Callable[..., Any] = do or getattr(scheduler, name)
             for job_id in asked:
                 job = scheduler.get(job_id) or finished.pop(job_id, None)
-                if among is not None and not (job is not None and _is_selected(job, among)):
+                if among is not None and (job is None or not among.has(job)):
                     continue
                 try:
                     if job is None or job.state not in accepted:
                         if job is None or not (repeated and job.state in verb.done_before):
                             raise _refused(verb, job_id, job)
                         outcome: State | Later = job.state
+                    elif is_later:
+                        outcome = partial(decide, self, job, at, **given)
                     else:
                         outcome = decide(job_id, at) if do is None else decide(self, job, at, **given)
                 except Refused as error:
@@ -420,19 +418,17 @@ class JobActions:
         if job.suspended:
             return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
         # bgd did not stop its processes, but another program may have; running ones ignore SIGCONT
-        return partial(self._signal, job, SIGCONT, whole_tree=True, seen=job)
+        return partial(self.signal, job, at, SIGCONT, whole_tree=True, seen=job)
 
-    def signal(self, job: Job, at: Now, signal: int, *, whole_tree: bool) -> Later:
-        """Send a signal to a running job."""
-        del at
-        return partial(self._signal, job, signal, whole_tree=whole_tree)
-
-    async def _signal(self, job: Job, signal: int, *, whole_tree: bool, seen: Job | None = None) -> State:
+    async def signal(
+        self, job: Job, at: Now, signal: int, *, whole_tree: bool, seen: Job | None = None
+    ) -> State:
         """Send a signal to a running job; the launcher has sent it when this returns.
 
         `seen`: send nothing if anything was decided about the job since it was this one: that is newer, and
         the launcher may not have been told of it yet.
         """
+        del at
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
         current = self._supervisor.get(job.id)
         if current is None or current.state not in ACTIVE:
@@ -460,12 +456,9 @@ class JobActions:
         self._supervisor.remove(job, self._by)
         return job.state
 
-    def edit(self, job: Job, at: Now, changes: Changes) -> Later:
+    async def edit(self, job: Job, at: Now, changes: Changes) -> State:
         """Change a waiting job."""
-        del at
-        return partial(self._edit, job.id, changes)
-
-    async def _edit(self, job_id: JobId, changes: Changes) -> State:
+        job_id = job.id
         async with self._lock:
             await self._supervisor.saved()  # its spec may not be on disk yet
             specs = await self._store.read(read.read_specs, [job_id])
@@ -495,11 +488,6 @@ class JobActions:
                 by=self._by,
             )
 
-    def _state_of(self, job_id: JobId) -> State:
-        """Return the state of a job that was waiting a moment ago."""
-        job = self._supervisor.get(job_id)
-        return State.CANCELLED if job is None else job.state
-
     def _waiting(self, job_id: JobId) -> Job:
         job = self._supervisor.get(job_id)
         if job is None or job.state not in WAITING:
@@ -517,7 +505,7 @@ class JobActions:
         return [job.id for job in gone]
 
 
-_METHODS: dict[str, Callable[..., State | Later]] = {
+_METHODS: dict[str, Callable[..., State | Later | Awaitable[State]]] = {
     "retry": JobActions.revive,
     "edit": JobActions.edit,
     "suspend": JobActions.suspend,
@@ -554,11 +542,6 @@ def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
         return Refused(f"job {job_id} has already finished ({job.state})")
     is_state = "has not finished" if verb.states == FINAL else f"is {job.state}"
     return Refused(f"job {job_id} {is_state}: {verb.refusal}")
-
-
-def _is_selected(job: Job, among: Filter) -> bool:
-    is_other = job.state is State.RUNNING and among.suspended not in {None, job.suspended}
-    return job.state in among.states and not is_other
 
 
 def _has_changed(job: Job | None) -> str:

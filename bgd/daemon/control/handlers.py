@@ -286,12 +286,11 @@ class RequestHandler:
         at: Now | None = None,
     ) -> Submission:
         """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
-        done = [self._actions.submit(part.specs, actor.uid, part.env, finished, at) for part in parts]
-        jobs = [job for part in done for job in part.jobs]
-        found = [job for part in done for job in part.found]
-        submitted = Submission(jobs, found, next((part.first for part in done if part.first), None))
+        submitted = Submission()
+        for part in parts:
+            self._actions.submit(part.specs, actor.uid, part.env, finished, at, into=submitted)
         if (place := parts[0].place) is not UNSET:
-            self._batches.take(place, jobs)
+            self._batches.take(place, submitted.jobs)
         else:
             self._idempotency.remember(parts[0], submitted)
         return submitted

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bgd.core.job import FINAL, JobId, Outcome, State, Verb
+from bgd.core.job import FINAL, Job, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
@@ -53,6 +53,11 @@ class Filter(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     target: str | None = None
     texts: tuple[str, ...] = ()
+
+    def has(self, job: Job) -> bool:
+        """Tell whether a job that was selected is still in one of the wanted states."""
+        is_other = job.state is State.RUNNING and self.suspended not in {None, job.suspended}
+        return job.state in self.states and not is_other
 
 
 def selected_by(where: Selection, verb: Verb) -> Filter:

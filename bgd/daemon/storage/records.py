@@ -109,16 +109,16 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     lineage: tuple[str, ...] = ()
 
 
-class Submission(Struct, frozen=True):
+class Submission(Struct):
     """The jobs of one request in the order of its specs.
 
     `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
     new one; None: all were found.
     """
 
-    jobs: list[int]
-    found: list[int]
-    first: JobId | None
+    jobs: list[int] = []
+    found: list[int] = []
+    first: JobId | None = None
 
 
 class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
