@@ -6,7 +6,7 @@ import time
 
 from msgspec.structs import replace
 
-from bgd.core.explain import Cause, Explanation, Reason, likely_start
+from bgd.core.explain import Cause, Explanation, likely_start
 from bgd.core.job import JobId
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
@@ -21,10 +21,7 @@ async def explanation_of(view: JobView, supervisor: Supervisor, store: StoreRead
     at = time.time()
     if likely_start(reasons, [], 0.0, at) is None and not any(each.slots for each in reasons):
         return Explanation(reasons=reasons)
-    seconds, running = await store.search(summaries.likely_ends, view.name, _queue_that_is_full(reasons))
+    # the queue whose slots the job waits for; None: it waits for those of all
+    queue = next((each.subject for each in reasons if each.cause is Cause.QUEUE_SLOTS), None)
+    seconds, running = await store.search(summaries.likely_ends, view.name, queue)
     return Explanation(reasons=reasons, likely_start_at=likely_start(reasons, running, seconds, at))
-
-
-def _queue_that_is_full(reasons: tuple[Reason, ...]) -> str | None:
-    """Return the queue whose slots the job waits for; None: it waits for those of all."""
-    return next((each.subject for each in reasons if each.cause is Cause.QUEUE_SLOTS), None)

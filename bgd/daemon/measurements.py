@@ -12,7 +12,7 @@ from time import perf_counter
 
 from bgd.core.job import Move, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.storage.records import StoredSpec, Transaction
+from bgd.daemon.storage.records import Transaction
 
 MAX_QUEUES = 30  # that are counted by name; the names are the users', and each costs some fifty time series
 OTHER_QUEUES = "(other)"  # counts all others; no queue can have this name
@@ -95,7 +95,8 @@ class Measurements:
                 queue.starts += 1
                 stored = transaction.specs.get(event.job)
                 if event.attempt == 1 and stored is not None:
-                    queue.waits.add(max(event.at - _due_at(stored), 0.0))
+                    due_at = max(stored.created_at + stored.spec.delay, stored.spec.at or 0.0)
+                    queue.waits.add(max(event.at - due_at, 0.0))
             elif event.what == Move.RETRY:
                 self.queue(transaction.saves[event.job].job.queue).retries += 1
             elif event.what in _FINISHING:
@@ -108,8 +109,3 @@ class Measurements:
 
 
 _FINISHING = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL}
-
-
-def _due_at(stored: StoredSpec) -> float:
-    """Return when a job might have started first, as epoch time."""
-    return max(stored.created_at + stored.spec.delay, stored.spec.at or 0.0)

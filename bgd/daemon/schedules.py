@@ -212,14 +212,14 @@ class Schedules:
     def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
         schedule = self.clock.by_name[name]
         spec, paused = schedule.stored.spec, schedule.is_paused
-        timetable = schedule.timetable
+        timetable, as_written = schedule.timetable, spec.cron or spec.calendar or f"every {spec.every}"
         zone = str(timetable.zone) if timetable else spec.timezone or timezones.machine_zone()
         return ScheduleView(
             name=name,
             spec=spec,
             is_configured=schedule.stored.uid is None,
             is_paused=paused,
-            words=_as_written(spec) if timetable is None else describe(timetable.when, zone),
+            words=describe(timetable.when, zone) if timetable else as_written,
             timezone=zone,
             upcoming=[] if paused or not timetable else upcoming_times(timetable, self.clock.now(), upcoming),
             latest=None if latest is None else _occurrence_view(*latest),
@@ -237,10 +237,6 @@ class Schedules:
             f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
             f" {self._supervisor.config.source}, then `bgctl reload`"
         )
-
-
-def _as_written(spec: ScheduleSpec) -> str:
-    return spec.cron or spec.calendar or f"every {spec.every}"
 
 
 def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:

@@ -76,7 +76,7 @@ class DiskSpace:
         self.check_folder()
         if self._room() >= _PLENTY:
             return
-        wanted = _WRITE_FACTOR * sum(map(_bytes_of, specs))
+        wanted = _WRITE_FACTOR * sum(len(msgspec.msgpack.encode(spec)) for spec in specs)
         if self._room() < wanted:  # an estimate: what was taken is subtracted since the last look
             self._look()
         if self._room() < wanted:
@@ -250,7 +250,3 @@ def _half_of_ballast(whole: int, unused: int) -> int:
 def min_free_on(size: int, floor: int | None) -> int:
     """Return the bytes that new jobs leave free: `floor`, or if that is None, a share of the disk's size."""
     return min(_AUTO_FLOOR, size // _AUTO_SHARE) if floor is None else floor
-
-
-def _bytes_of(spec: JobSpec) -> int:
-    return len(msgspec.msgpack.encode(spec))

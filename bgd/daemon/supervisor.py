@@ -98,7 +98,7 @@ class Supervisor:
             config,
             pause=lambda why: self._scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
             resume=lambda why: self._scheduler.resume(why, now()),
-            has_queued=self._has_queued,
+            has_queued=lambda: not self.controls.paused and any(s is State.QUEUED for _, s in self.counts),
             ring=self._look_again,
         )
         self._scheduler = self._new_scheduler(last_id=0)
@@ -542,10 +542,6 @@ class Supervisor:
         """Look at the machine in the next turn, and tell watchers."""
         self._changed.set()
         self.subscriptions.look_soon()
-
-    def _has_queued(self) -> bool:
-        """Tell whether a job is queued that a person lets start."""
-        return not self.controls.paused and any(state is State.QUEUED for _, state in self.counts)
 
     def _save_pids(self) -> None:
         self._pid_timer = None

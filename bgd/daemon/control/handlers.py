@@ -199,7 +199,8 @@ class RequestHandler:
         elif isinstance(request, GetBatch):
             await self._send_batch(request, replies)
         elif isinstance(request, Submit):
-            replies.send(await self.submit_once([_as_batch(request)], actor))
+            batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
+            replies.send(await self.submit_once([batch], actor))
         elif isinstance(request, Reload):
             replies.send(await self._reload_configuration(request))
         elif isinstance(request, Shutdown):
@@ -244,7 +245,8 @@ class RequestHandler:
         replies.send(End(number))
 
     async def _set_queues(self, request: QueueRequest) -> Reply:
-        if isinstance(request, Pause | Resume) and request.queue is not None and not _is_repeated(request):
+        is_repeated = getattr(request, "repeated", False)
+        if isinstance(request, Pause | Resume) and request.queue is not None and not is_repeated:
             await self._reads.check_queue(request.queue, pause=isinstance(request, Pause))
         self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
         await self._supervisor.saved()
@@ -316,10 +318,6 @@ class RequestHandler:
 _WHICH = {"id", "jobs", "where"}  # fields of requests that act on jobs; the others say how
 
 
-def _is_repeated(request: QueueRequest) -> bool:
-    return getattr(request, "repeated", False)
-
-
 def _with_request(controls: QueueControls, request: QueueRequest) -> QueueControls:
     match request:
         case SetSlots():
@@ -334,10 +332,6 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
             return set_paused(controls, request.queue, paused=True)
         case Resume():
             return set_paused(controls, request.queue, paused=False)
-
-
-def _as_batch(request: Submit) -> SubmitMany:
-    return SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
 
 
 class ScheduleHandler:

@@ -23,7 +23,10 @@ def history_of(
     lines = [
         {
             "at": display_time(event.at, now),
-            "what": _in_words(event, outcomes.get(event.attempt) or event.outcome or ""),
+            "what": WORDS[event.what].format(
+                attempt=f"attempt {event.attempt}",
+                outcome=outcomes.get(event.attempt) or event.outcome or "",
+            ),
             "by": _asked_by(event, view),
             "reason": event.reason,
         }
@@ -36,10 +39,6 @@ def _asked_by(event: EventView, view: JobView) -> str | None:
     if event.what == SUBMIT:  # such events do not say it
         return view.user
     return None if event.what == Move.START else event.by  # bgd starts jobs by itself
-
-
-def _in_words(event: EventView, outcome: str) -> str:
-    return WORDS[event.what].format(attempt=f"attempt {event.attempt}", outcome=outcome)
 
 
 WORDS: dict[str, str] = {

@@ -316,22 +316,18 @@ def attempt_details(
 
 
 def _shown(facts: Sequence[Fact], now: float) -> list[tuple[str, object]]:
-    """Return facts as the template facts takes them."""
+    """Return facts as the template facts takes them; what is listed leads to the jobs that have it, too."""
     shown: list[tuple[str, object]] = []
     for label, value in facts:
         match value:
             case Instant(at):
                 shown.append((label.capitalize(), display_time(at, now)))
             case Listed(field, values):
-                shown.append((label.capitalize(), _links(field, values)))
+                links = [(each, list_url(ListQuery(), **{field: each})) for each in values[:MAX_LINKS]]
+                shown.append((label.capitalize(), Links(links)))
             case str():
                 shown.append((label.capitalize(), value))
     return shown
-
-
-def _links(field: str, values: list[str]) -> Links:
-    """Return links to the jobs that have these values in a field of the list's filter."""
-    return Links([(value, list_url(ListQuery(), **{field: value})) for value in values[:MAX_LINKS]])
 
 
 def _job_links(job_ids: Sequence[int]) -> Links:

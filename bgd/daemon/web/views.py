@@ -77,6 +77,7 @@ def job_row(view: JobView, now: float) -> dict[str, Any]:
     `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
     `problem` is more about that. `queue`, `priority` and `attempts` are None where they are as usual.
     """
+    is_waiting = view.state in WAITING
     is_due = view.state is State.SCHEDULED and view.due_at is not None
     return {
         "id": f"job-{view.id}",
@@ -93,15 +94,11 @@ def job_row(view: JobView, now: float) -> dict[str, Any]:
         "priority": view.priority or None,
         "attempts": attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
         "waits_until": time_or_none(view.due_at, now) if is_due else None,
-        "waited": RunningTime(short_duration(view.waited_seconds), _waits_since(view)),
+        "waited": RunningTime(short_duration(view.waited_seconds), view.created_at if is_waiting else None),
         "ran": RunningTime(run_time(view), runs_since(view)),
         "started": time_or_none(view.started_at, now),
         "submitted": display_time(view.created_at, now),
     }
-
-
-def _waits_since(view: JobView) -> float | None:
-    return view.created_at if view.state in WAITING else None
 
 
 def runs_since(view: JobView) -> float | None:
