@@ -297,16 +297,20 @@ class AttemptTable:
             attempt.waits = None
 
     def reconcile(
-        self, jobs: Iterable[Job], snapshot: LauncherSnapshot, store_id: str, boot_id: str
-    ) -> list[Reconciliation]:
+        self, jobs: Iterable[Job], snapshot: LauncherSnapshot, store_id: str, boot_id: str, at: float
+    ) -> tuple[list[Job], list[AttemptEnd]]:
         """Compare every active attempt with what a launcher knows of it (R3).
+
+        Return the jobs whose attempts run there, and the ends of those that are over, at the epoch time `at`.
+        The next transaction saves the others for another launcher.
 
         Ends in the snapshot are left out: they are handled like any other end. Attempts that were decided
         while a transaction was being written are left out too: the next transaction saves them for the
         launcher of that time.
         """
         ended = {end.key for end in snapshot.ended}
-        found = []
+        adopted: list[Job] = []
+        over: list[AttemptEnd] = []
         for job in jobs:
             key = AttemptKey(store_id, job.id, job.attempt)
             if key in ended or job.id not in self.active:
@@ -314,37 +318,26 @@ class AttemptTable:
             if key in snapshot.started:
                 attempt = self.active[job.id]
                 attempt.launcher, attempt.is_unsent = snapshot.instance, False
-                found.append(Reconciliation(job, adopt=True))
-            else:
-                found.append(self._reconcile_absent(job, snapshot, boot_id))
-        return found
+                adopted.append(job)
+            elif (end := self._reconcile_absent(job, snapshot, boot_id, at)) is not None:
+                over.append(end)
+        return adopted, over
 
-    def _reconcile_absent(self, job: Job, snapshot: LauncherSnapshot, boot_id: str) -> Reconciliation:
+    def _reconcile_absent(
+        self, job: Job, snapshot: LauncherSnapshot, boot_id: str, at: float
+    ) -> AttemptEnd | None:
         attempt = self.active[job.id]
         launcher = attempt.launcher
         was_never_started = attempt.is_unsent or launcher == snapshot.instance or launcher in snapshot.covers
         if was_never_started and job.state is State.STOPPING:
-            return Reconciliation(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
+            return unreported_end(job, Outcome.CANCELLED, at, NEVER_STARTED)
         if was_never_started:
             attempt.is_unsent = True
             self.to_reassign.add(job.id)
-            return Reconciliation(job)
+            return None
         if launcher.partition(":")[0] != boot_id:
-            return Reconciliation(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")
-        return Reconciliation(job, outcome=Outcome.UNKNOWN, why="its launcher died; outcome unknown")
-
-
-class Reconciliation(Struct, frozen=True):
-    """What to do about an active attempt after a launcher has reported what it knows.
-
-    `adopt`: it runs there. `outcome`: it is over, for the reason `why`. Neither: the next transaction saves
-    it for another launcher.
-    """
-
-    job: Job
-    adopt: bool = False
-    outcome: Outcome | None = None
-    why: str = ""
+            return unreported_end(job, Outcome.INTERRUPTED, at, "the machine went down while it ran")
+        return unreported_end(job, Outcome.UNKNOWN, at, "its launcher died; outcome unknown")
 
 
 # --- Ends of attempts: from the launcher's report, or from what is known without one.

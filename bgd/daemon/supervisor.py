@@ -34,7 +34,7 @@ from bgd.core.scheduler import (
     SuspendAttempt,
 )
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
+from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
@@ -350,17 +350,18 @@ class Supervisor:
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None:
         """Reconcile the saved attempts with what the launcher knows, then let jobs start."""
         active = self._scheduler.active_jobs()
-        for found in self._attempts.reconcile(active, snapshot, self._store.store_id, clock.boot_id()):
-            job = found.job
-            if found.outcome is not None:
-                self._end_attempt(unreported_end(job, found.outcome, now().wall, found.why))
-            elif found.adopt:
-                started = snapshot.started[self.dispatcher.key_of(job)]
-                self.attempt_started(started)
-                self.dispatcher.watch_log(job.id)
-                self.dispatcher.resend_commands(job, started, self.config.daemon.grace)
-        for end in snapshot.ended:
-            self.attempt_ended(end)
+        adopted, over = self._attempts.reconcile(
+            active, snapshot, self._store.store_id, clock.boot_id(), now().wall
+        )
+        for end in over:
+            self._end_attempt(end)
+        for job in adopted:
+            started = snapshot.started[self.dispatcher.key_of(job)]
+            self.attempt_started(started)
+            self.dispatcher.watch_log(job.id)
+            self.dispatcher.resend_commands(job, started, self.config.daemon.grace)
+        for ended in snapshot.ended:
+            self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
         self._scheduler.resume(PauseReason.NO_LAUNCHER, now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.dispatch import AttemptTable, Reconciliation
+from bgd.daemon.dispatch import AttemptTable
 from bgd.daemon.launching import LauncherSnapshot
 from bgd.daemon.storage.records import NewAttempt
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted
@@ -29,6 +29,9 @@ def snapshot(*started, covers=(), ended=()):
     return LauncherSnapshot(HERE, frozenset(covers), known, ends)
 
 
+ADOPTED = "adopted"
+
+
 def restored(job, launcher):
     attempts = AttemptTable()
     attempts.restore(job.id, 1, launcher)
@@ -36,64 +39,69 @@ def restored(job, launcher):
 
 
 def reconcile(attempts, job, seen):
-    found = attempts.reconcile([job], seen, STORE, BOOT)
-    return found[0] if found else None
+    """Return the outcome of an attempt that is over, ADOPTED of one that runs; None: neither."""
+    adopted, over = attempts.reconcile([job], seen, STORE, BOOT, 6.0)
+    return over[0].outcome if over else ADOPTED if adopted else None
 
 
 def test_running_attempt_is_adopted():
     job = a_job()
-    assert reconcile(restored(job, BEFORE), job, snapshot(key_of(job))) == Reconciliation(job, adopt=True)
+    assert reconcile(restored(job, BEFORE), job, snapshot(key_of(job))) == ADOPTED
 
 
 def test_attempt_whose_end_is_in_the_snapshot_is_left_out():
     job = a_job()
-    assert reconcile(restored(job, HERE), job, snapshot(ended=[key_of(job)])) is None
+    attempts = restored(job, HERE)
+    assert reconcile(attempts, job, snapshot(ended=[key_of(job)])) is None
+    assert list(attempts.to_reassign) == []
 
 
 def test_attempt_absent_from_its_own_launcher_was_never_started():
     job = a_job()
     attempts = restored(job, HERE)
-    assert reconcile(attempts, job, snapshot()) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot()) is None
     assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_absent_from_a_launcher_that_covers_its_own_was_never_started():
     job = a_job()
     attempts = restored(job, BEFORE)
-    assert reconcile(attempts, job, snapshot(covers=[BEFORE])) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot(covers=[BEFORE])) is None
     assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_of_a_dead_launcher_is_unknown():
     job = a_job()
     result = reconcile(restored(job, BEFORE), job, snapshot())
-    assert result.outcome is Outcome.UNKNOWN
+    assert result is Outcome.UNKNOWN
 
 
 def test_attempt_of_an_earlier_boot_is_interrupted():
     job = a_job()
     result = reconcile(restored(job, OTHER_BOOT), job, snapshot())
-    assert result.outcome is Outcome.INTERRUPTED
+    assert result is Outcome.INTERRUPTED
 
 
 def test_stopping_attempt_that_was_never_started_is_cancelled():
     job = a_job(state=State.STOPPING)
     attempts = restored(job, HERE)
     result = reconcile(attempts, job, snapshot())
-    assert result.outcome is Outcome.CANCELLED
+    assert result is Outcome.CANCELLED
     assert list(attempts.to_reassign) == []
 
 
 def test_other_attempts_of_the_same_job_in_the_snapshot_do_not_count():
     job = a_job(attempt=2)
-    assert reconcile(restored(job, HERE), job, snapshot(AttemptKey(STORE, job.id, 1))) == Reconciliation(job)
+    attempts = restored(job, HERE)
+    assert reconcile(attempts, job, snapshot(AttemptKey(STORE, job.id, 1))) is None
+    assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempts_of_another_store_in_the_snapshot_do_not_count():
     job = a_job()
-    assert reconcile(restored(job, HERE), job, snapshot(AttemptKey("other", job.id, 1))) == Reconciliation(
-        job
-    )
+    attempts = restored(job, HERE)
+    assert reconcile(attempts, job, snapshot(AttemptKey("other", job.id, 1))) is None
+    assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_that_is_not_saved_yet_is_left_out():
@@ -105,7 +113,8 @@ def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_databa
     job = a_job()
     attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
-    assert reconcile(attempts, job, snapshot()) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot()) is None
+    assert list(attempts.to_reassign) == [job.id]
 
 
 def test_sent_attempt_of_a_dead_launcher_is_unknown():
@@ -113,7 +122,7 @@ def test_sent_attempt_of_a_dead_launcher_is_unknown():
     attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
     attempts.active[job.id].is_unsent = False
-    assert reconcile(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
+    assert reconcile(attempts, job, snapshot()) is Outcome.UNKNOWN
 
 
 def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for():

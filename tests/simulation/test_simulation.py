@@ -14,7 +14,7 @@ from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.schedules import Start
 from bgd.daemon import schedule_clock, supervisor
-from bgd.daemon.dispatch import AttemptTable, Dispatcher, Reconciliation
+from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import LateJobs
@@ -98,11 +98,10 @@ def forget_to_save_a_retry(monkeypatch):
 
 
 def start_again_what_a_dead_launcher_ran(monkeypatch):
-    def judge(self, job, snapshot, boot_id):
-        del snapshot, boot_id
+    def judge(self, job, snapshot, boot_id, at):
+        del snapshot, boot_id, at
         self.active[job.id].is_unsent = True
         self.to_reassign.add(job.id)
-        return Reconciliation(job)
 
     monkeypatch.setattr(AttemptTable, "_reconcile_absent", judge)
 
