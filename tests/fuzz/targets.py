@@ -93,7 +93,7 @@ def http(data: bytes) -> None:
     for read in (queries.list_query, queries.log_part_query, queries.search_query):
         with suppress(RequestRefused):
             read(expected.query)
-    for kind in (queries.LogQuery, queries.LogsQuery, queries.JobQuery, queries.LiveQuery):
+    for kind in (queries.LogQuery, queries.LogsQuery, queries.LiveQuery):
         with suppress(RequestRefused):
             queries.read_query(expected.query, kind)
     with suppress(RequestRefused):

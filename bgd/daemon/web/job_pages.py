@@ -27,7 +27,7 @@ from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.pages import find_job
-from bgd.daemon.web.queries import JobQuery, ListQuery, list_url, read_query
+from bgd.daemon.web.queries import AttemptNumber, ListQuery, list_url, read_value
 from bgd.daemon.web.responses import (
     PageResponse,
     json_response,
@@ -38,7 +38,6 @@ from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
     DisplayTime,
-    Links,
     LogTail,
     RunningTime,
     attempt_badge,
@@ -86,7 +85,7 @@ class JobPages:
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
-        before = read_query(request.query, JobQuery).before
+        before: int | None = read_value(request.query, AttemptNumber | None, "before")
         if wants_json(request):
             return await json_response(self._as_json(await self._find(job, before)))
         live = f"/job-logs/{job}/live" if before is None else None
@@ -324,14 +323,14 @@ def _shown(facts: Sequence[Fact], now: float) -> list[tuple[str, object]]:
                 shown.append((label.capitalize(), display_time(at, now)))
             case Listed(field, values):
                 links = [(each, list_url(ListQuery(), **{field: each})) for each in values[:MAX_LINKS]]
-                shown.append((label.capitalize(), Links(links)))
+                shown.append((label.capitalize(), links))
             case str():
                 shown.append((label.capitalize(), value))
     return shown
 
 
-def _job_links(job_ids: Sequence[int]) -> Links:
-    return Links([(f"job {job}", f"/job-logs/{job}") for job in job_ids[:MAX_LINKS]])
+def _job_links(job_ids: Sequence[int]) -> list[tuple[str, str]]:
+    return [(f"job {job}", f"/job-logs/{job}") for job in job_ids[:MAX_LINKS]]
 
 
 def _is_in_log(traceback: str, tail: LogTail) -> bool:

@@ -34,6 +34,8 @@ _WORD_FIELDS = ("state", "queue", "name", "tag")  # words of the filter that may
 _PAGE_FIELDS = ("sort", "limit", "before", "after", "from")
 
 
+AttemptNumber = Annotated[int, Meta(ge=1, le=2**31)]
+
 # What each order of a list puts first, and the column by which that is sorted; None: the newest first
 ORDERS: dict[str, tuple[frozenset[State], str | None]] = {
     "running": (ACTIVE, None),
@@ -104,12 +106,6 @@ class LogsQuery(Struct, frozen=True):
         """The job and the attempt before which to search."""
         job, _, attempt = (self.before or f"{2**62}.1").partition(".")
         return int(job), int(attempt)
-
-
-class JobQuery(Struct, frozen=True):
-    """Which attempts to show; only those with a number below `before`."""
-
-    before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class LiveQuery(Struct, frozen=True):
@@ -361,13 +357,13 @@ def read_query(text: str, kind: type[T]) -> T:
     return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, kind)
 
 
-def read_value(text: str, kind: Any) -> Any:
-    """Return the field `value` of a query as an annotated type.
+def read_value(text: str, kind: Any, field: str = "value") -> Any:
+    """Return a field of a query as an annotated type.
 
     Raises:
         RequestRefused: it cannot be used.
     """
-    return converted(parse_fields(text).get("value", [None])[-1], kind, "value")
+    return converted(parse_fields(text).get(field, [None])[-1], kind, field)
 
 
 def converted(value: object, kind: Any, field: str) -> Any:

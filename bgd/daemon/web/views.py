@@ -34,24 +34,11 @@ class DisplayTime(Struct, frozen=True):
     iso: str
 
 
-class ProgressBar(Struct, frozen=True):
-    """The progress that a job reports; `fraction` is None if it only reports text."""
-
-    fraction: float | None
-    text: str
-
-
 class RunningTime(Struct, frozen=True):
     """How long something ran, and if it still runs, since when: a page counts on from there."""
 
     text: str
     since: float | None
-
-
-class Links(Struct, frozen=True):
-    """Texts with the addresses that they lead to."""
-
-    links: list[tuple[str, str]]
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +92,10 @@ def runs_since(view: JobView) -> float | None:
     return view.started_at if view.state in ACTIVE and not view.suspended else None
 
 
-def progress_bar(view: JobView) -> ProgressBar | None:
-    if (progress := progress_of(view)) is None:
-        return None
-    return ProgressBar(progress.fraction, progress_line(progress))
+def progress_bar(view: JobView) -> tuple[float | None, str] | None:
+    """Return the progress that a job reports, as a fraction or None, and in words; None: it reports none."""
+    progress = progress_of(view)
+    return None if progress is None else (progress.fraction, progress_line(progress))
 
 
 def attempts_text(view: JobView) -> str:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bgd.core.job import Outcome, State
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.web.job_pages import attempt_details, job_details
-from bgd.daemon.web.views import NO_OUTPUT, ProgressBar, job_row
+from bgd.daemon.web.views import NO_OUTPUT, job_row
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
@@ -62,7 +62,7 @@ def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
 
 def test_lists_show_progress_of_running_jobs_and_pages_that_of_all_but_succeeded_ones():
     said = Progress(0.425, "the fourth\nfile")
-    bar = ProgressBar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
+    bar = (0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
     for state in State:
         job = replace(view_of(1), state=state, progress=said)
 
