@@ -238,10 +238,7 @@ VERBS: dict[str, Verb] = {
         done_before=frozenset({State.CANCELLED}),
     ),
     "retry": Verb(
-        done="retried",
-        states=FINAL,
-        usual=frozenset({State.FAILED}),
-        refusal="there is nothing to retry",
+        done="retried", states=FINAL, usual=frozenset({State.FAILED}), refusal="there is nothing to retry"
     ),
     "hold": Verb(
         done="held",

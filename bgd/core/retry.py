@@ -7,17 +7,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from bgd.core.job import (
-    Decision,
-    ExceptionRules,
-    Job,
-    Move,
-    NextStep,
-    Now,
-    Outcome,
-    RetryPolicy,
-    State,
-)
+from bgd.core.job import Decision, ExceptionRules, Job, Move, NextStep, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, but not a thousand times a second

@@ -220,12 +220,7 @@ class FolderWatch:
     """
 
     def __init__(
-        self,
-        state_dir: str,
-        socket: str,
-        *,
-        stop: Callable[[bool], None],
-        bind: Callable[[], None] | None,
+        self, state_dir: str, socket: str, *, stop: Callable[[bool], None], bind: Callable[[], None] | None
     ) -> None:
         """Remember where everything is now.
 

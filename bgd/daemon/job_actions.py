@@ -19,19 +19,7 @@ from msgspec.structs import replace
 from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
-from bgd.core.job import (
-    ACTIVE,
-    FINAL,
-    VERBS,
-    WAITING,
-    Conditions,
-    Job,
-    JobId,
-    Now,
-    RetryPolicy,
-    State,
-    Verb,
-)
+from bgd.core.job import ACTIVE, FINAL, VERBS, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State, Verb
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy

@@ -18,16 +18,7 @@ from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import Result, ScheduleSpec
-from bgd.core.schedules import (
-    ON_TIME,
-    PAUSED,
-    Moment,
-    Occurrence,
-    count,
-    next_at,
-    pass_time,
-    starts,
-)
+from bgd.core.schedules import ON_TIME, PAUSED, Moment, Occurrence, count, next_at, pass_time, starts
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs

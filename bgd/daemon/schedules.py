@@ -15,12 +15,7 @@ from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import Occurrence, problem_with_schedule, upcoming_times
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.schedule_clock import (
-    DEFINED_AT_ONCE,
-    RunsByName,
-    ScheduleClock,
-    batched,
-)
+from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, RunsByName, ScheduleClock, batched
 from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, digest_of, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence

@@ -329,11 +329,7 @@ async def _restore(config: Config, store: Store, context: StartupContext) -> tup
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(partial(store.write, begin_generation))
     link = LauncherLink(
-        config.daemon.state_dir,
-        config.log_dir,
-        store,
-        generation,
-        is_service=context.has_launcher_service,
+        config.daemon.state_dir, config.log_dir, store, generation, is_service=context.has_launcher_service
     )
     await _reserve_logged_ids(config, store)
     supervisor = Supervisor(config, store, link)

@@ -376,11 +376,7 @@ class ScheduleHandler:
         if isinstance(request, SetSchedule):
             if not (request.repeated and schedules.has(request.name, request.spec)):
                 await schedules.set(
-                    request.name,
-                    request.spec,
-                    actor.uid,
-                    replaces=request.replaces,
-                    digest=request.digest,
+                    request.name, request.spec, actor.uid, replaces=request.replaces, digest=request.digest
                 )
             await self._send_one(request.id, request.name, replies)
             return

@@ -24,8 +24,7 @@ def history_of(
         {
             "at": display_time(event.at, now),
             "what": WORDS[event.what].format(
-                attempt=f"attempt {event.attempt}",
-                outcome=outcomes.get(event.attempt) or event.outcome or "",
+                attempt=f"attempt {event.attempt}", outcome=outcomes.get(event.attempt) or event.outcome or ""
             ),
             "by": _asked_by(event, view),
             "reason": event.reason,

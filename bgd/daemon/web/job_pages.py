@@ -28,12 +28,7 @@ from bgd.daemon.web.live import LiveViews, Part, Snapshot
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import AttemptNumber, ListQuery, list_url, read_value
-from bgd.daemon.web.responses import (
-    PageResponse,
-    json_response,
-    render_part,
-    wants_json,
-)
+from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,

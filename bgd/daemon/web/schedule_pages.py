@@ -19,13 +19,7 @@ from bgd.daemon.schedules import Schedules
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
-from bgd.daemon.web.responses import (
-    PageResponse,
-    html_response,
-    json_response,
-    render_part,
-    wants_json,
-)
+from bgd.daemon.web.responses import PageResponse, html_response, json_response, render_part, wants_json
 from bgd.daemon.web.views import display_time
 from bgd.errors import BgdError, Refused
 from bgd.formatting import command_line
@@ -113,10 +107,7 @@ class SchedulePages:
 
 def _list_values(views: list[ScheduleView]) -> dict[str, Any]:
     now = time.time()
-    return {
-        "rows": [_row(view, now) for view in views[:MAX_ROWS]],
-        "left_out": max(len(views) - MAX_ROWS, 0),
-    }
+    return {"rows": [_row(view, now) for view in views[:MAX_ROWS]], "left_out": max(len(views) - MAX_ROWS, 0)}
 
 
 def _list_snapshot(values: dict[str, Any]) -> Snapshot:
