@@ -175,7 +175,8 @@ class Decisions(Struct, kw_only=True):
     * `messages`: to send. `unknown`: targets that are not configured.
     * `until`: the id of the last fact that was decided about.
     * `streaks`: those that have changed; one without failures is deleted.
-    * `waiting`: what waits for room at targets where that has changed; None: nothing.
+    * `waiting`: what waits for room at targets where that has changed.
+    * `sent`: targets whose waiting messages were sent.
     * `forgotten`: targets that were removed from the configuration.
     """
 
@@ -183,7 +184,8 @@ class Decisions(Struct, kw_only=True):
     unknown: set[str] = set()
     until: int = 0
     streaks: dict[StreakKey, Streak] = {}
-    waiting: dict[str, Waiting | None] = {}
+    waiting: dict[str, Waiting] = {}
+    sent: tuple[str, ...] = ()
     forgotten: tuple[str, ...] = ()
 
 

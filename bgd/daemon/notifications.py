@@ -113,7 +113,7 @@ class Notifications:
             if self._supervisor.notify_rules is not rules:  # by others: decide again
                 continue
             self._supervisor.transaction.settled.append(decided)
-            self._waiting |= {target: each for target, each in decided.waiting.items() if each}
+            self._waiting |= decided.waiting
             for message in decided.messages:
                 self._send(message)
             self._warn(decided.unknown)
@@ -125,7 +125,7 @@ class Notifications:
         for target in sent:
             self._send(self._waiting.pop(target).message(clock.now().wall, _new_id()))
         if sent:
-            self._supervisor.transaction.settled.append(Decisions(waiting=dict.fromkeys(sent)))
+            self._supervisor.transaction.settled.append(Decisions(sent=tuple(sent)))
 
     def _send(self, message: Message, retries: int = RETRIES) -> JobId:
         self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())

@@ -186,13 +186,13 @@ def tell_whoever_cancels(monkeypatch):
 
 
 def let_late_continues_through(monkeypatch):
-    send = JobActions._signal
+    send = JobActions.signal
 
-    async def send_late(self, job, signal, *, whole_tree, seen=None):
+    async def send_late(self, job, at, signal, *, whole_tree, seen=None):
         del seen
-        return await send(self, job, signal, whole_tree=whole_tree)
+        return await send(self, job, at, signal, whole_tree=whole_tree)
 
-    monkeypatch.setattr(JobActions, "_signal", send_late)
+    monkeypatch.setattr(JobActions, "signal", send_late)
 
 
 def resend_nothing(monkeypatch):

@@ -130,13 +130,11 @@ def _save_settled(db: sqlite3.Connection, settled: Decisions) -> None:
         db.executemany(_SAVE_STREAK, rows)
         db.execute("DELETE FROM streaks WHERE id <= (SELECT max(id) FROM streaks) - ?", (MAX_STREAKS,))
     for target, waiting in settled.waiting.items():
-        if waiting is None:
-            db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
-        else:
-            db.execute("INSERT OR REPLACE INTO notify_waiting VALUES (?, ?)", (target, _encode(waiting)))
+        db.execute("INSERT OR REPLACE INTO notify_waiting VALUES (?, ?)", (target, _encode(waiting)))
+    for target in (*settled.sent, *settled.forgotten):
+        db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
     for target in settled.forgotten:
         db.execute("DELETE FROM streaks WHERE target = ?", (target,))
-        db.execute("DELETE FROM notify_waiting WHERE target = ?", (target,))
 
 
 # --- reading ----------------------------------------------------------------------------------------------
@@ -157,7 +155,7 @@ def decide_page(
     facts = [msgspec.convert(dict(zip(_FACT_FIELDS, row[1:], strict=True)), Fact) for row in rows]
     decisions = decide(facts, _streaks_of(db, facts), rules, room, waiting, new_id)
     for target, each in decisions.waiting.items():
-        if each is not None and target not in waiting:
+        if target not in waiting:
             decisions.waiting[target] = replace(each, first=_in_full(db, each.first, log_dir))
     decisions.messages = [_in_full(db, each, log_dir) for each in decisions.messages]
     decisions.until = rows[-1][0]

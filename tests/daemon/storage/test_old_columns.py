@@ -123,7 +123,7 @@ def stored_now() -> dict[str, bytes]:
             "INSERT INTO samples VALUES (?, ?)", (records.pack_policy(POLICY), records.pack_waits(WAITS))
         )
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
-        specs = {JobId(1): command, JobId(2): CALL, SUBMISSION.first: CALL}
+        specs = {JobId(1): command, JobId(2): CALL, JobId(17): CALL}
         stored = {job: records.StoredSpec.of(spec, 0, 0.0) for job, spec in specs.items()}
         write.SpecWriter().insert(db, stored, {TOKEN: SUBMISSION})
         change_stream.append_events(db, EVENTS, None)
