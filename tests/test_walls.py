@@ -69,7 +69,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.formatting bgd.logfiles bgd.streams bgd.terminal",
+    " bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.streams bgd.terminal",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
@@ -81,7 +81,7 @@ ROOMS = {
     "bgd/frames.py": f"{STANDARD} bgd.wire.framing",
     "bgd/escape.py": STANDARD,
     "bgd/terminal.py": f"{STANDARD} bgd.escape",
-    "bgd/facts.py": f"{STANDARD} msgspec bgd.formatting bgd.units bgd.wire.views",
+    "bgd/facts.py": f"{STANDARD} msgspec bgd.core.notifications bgd.formatting bgd.units bgd.wire.views",
     "bgd/formatting.py": f"{STANDARD} msgspec bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
     " bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
