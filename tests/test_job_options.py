@@ -25,6 +25,7 @@ NOT_SHOWN = {"name", "after", "after_any", "at", "delay", "expires", "jitter", "
 VIEWED = [name for name in OPTIONS if name in JobView.__struct_fields__]
 
 MOST_WORDS = 10
+LABEL_WIDTH = 10  # characters before the value, in `bgctl show`
 
 by_name = pytest.mark.parametrize("name", OPTIONS)
 
@@ -40,6 +41,11 @@ def test_help_is_short_and_has_no_full_stop(name):
     assert len(text.split()) <= MOST_WORDS
     assert text[0].isupper()
     assert not text.endswith(".")
+
+
+@by_name
+def test_a_label_fits_beside_its_value(name):
+    assert len(OPTIONS[name].label or "") <= LABEL_WIDTH
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in NOT_TYPED])

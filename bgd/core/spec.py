@@ -323,7 +323,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             "Option for sbatch, for example --qos=high; may be repeated",
             in_policy=True,
             on_nodes=True,
-            label="slurm options",
+            label="sbatch",
         ),
     ] = None
     keep_leftovers: Annotated[bool, Option("Do not kill leftover processes")] = False
