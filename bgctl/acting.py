@@ -65,8 +65,8 @@ _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmati
 
 _AND_LOGS = " and their logs for good"
 _Call = Callable[[Client, list[int]], list[ActResult]]
-_FEW = 1_000  # jobs that are done before a bar is worth looking at
-_MAX_ERRORS = 10  # that are printed, of an action on all jobs that match
+_FEW = 1_000  # jobs from which a bar is useful
+_MAX_ERRORS = 10  # limit on printed errors of an action on all matching jobs
 _NO_MATCH = "no jobs match"
 _NO_FAILED = "no failed jobs match: --state cancelled or --state succeeded retries others"
 _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old ones"
@@ -160,13 +160,13 @@ _UNSET = unset_options()
     metavar="OPTION",
     help="Reset an option, for example timeout; may be repeated.",
 )
-@click.option("--no-check", is_flag=True, help="Change it even if program or folder are missing.")
+@click.option("--no-check", is_flag=True, help="Change it even if program or folder is missing.")
 def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any) -> int:
     """Change waiting jobs.
 
     Options replace the values that the jobs have, and the words after -- replace their program. --delay and
     --expires count from now. --env adds variables. --unset takes the name of an option without dashes and
-    puts its default back. A new program is looked for on your PATH.
+    restores its default. A new program is looked up on your PATH.
     """
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
@@ -175,7 +175,7 @@ def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: boo
         changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
         if _UNSET[option] in changes:
-            raise click.UsageError(f"--{option} and --unset {option} exclude each other")
+            raise click.UsageError(f"--{option} and --unset {option} cannot be combined")
     for option in unset:
         changes[_UNSET[option]] = getattr(JobSpec(), _UNSET[option])
     if argv:
@@ -198,7 +198,7 @@ def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: boo
 def suspend_command(**options: Any) -> int:
     """Stop the processes of running jobs until `bgctl continue`.
 
-    Meanwhile their time limits do not run, and they keep their slots.
+    They keep their slots, and their time limits pause.
     """
     return _perform("suspend", Client.suspend, options)
 
@@ -374,7 +374,7 @@ _ActOn = Callable[[requests.Selection], Iterator[list[ActResult]]]
 def _found(
     name: str, selection: Selection, ids: list[int], daemon: Client, act_on: _ActOn
 ) -> Iterator[ActResult]:
-    """Yield those of these jobs that are meant and to which the verb applies, as they are.
+    """Yield the selected jobs that the verb applies to.
 
     Raises:
         NoSuchJob: an id does not exist.
@@ -423,7 +423,7 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
 def _is_confirmed(
     done: str, count: int, also_lost: str = "", *, hint: str = "; --dry-run lists them"
 ) -> bool:
-    """Return whether an action may go on; ask the user at the terminal if it is for several jobs.
+    """Return whether an action may proceed; ask the user at the terminal if it is for several jobs.
 
     Args:
         done: past participle of the action, for example "removed".

@@ -1,4 +1,4 @@
-"""Read the arguments of `call` as the annotations of the function ask.
+"""Convert the arguments of `call` by the annotations of the function.
 
 The source of the function is parsed, never run: it may be that of another interpreter.
 """
@@ -33,7 +33,7 @@ class Signature(Struct, frozen=True):
 def read_words(
     daemon: Client, target: str, words: Sequence[str], before: int = 0
 ) -> tuple[list[object], dict[str, object]]:
-    """Return the positional and named arguments that the words of a command line stand for.
+    """Return the positional and named arguments in the words of a command line.
 
     `before`: number of positional arguments that precede them. A word for a parameter without annotation
     stays text. If it looks like a number, a message says so.
@@ -45,7 +45,7 @@ def read_words(
     signature = Signature() if found is None else found
     positional: list[object] = []
     named: dict[str, object] = {}
-    unsure: list[str] = []  # texts that may be meant otherwise
+    unsure: list[str] = []  # texts that may be meant as another type
     for word in words:
         name, equals, text = word.partition("=")
         if equals and name in signature.named:
@@ -67,7 +67,7 @@ def read_words(
 
 
 def _read(text: str, kinds: list[str], what: str) -> object:
-    """Return the text as the first of the types that it fits; as it is if there are none."""
+    """Return the text as the first type that fits; unchanged if there are no types."""
     if not kinds:
         return text
     possible = [_TYPES[kind] for kind in _TYPES if kind in kinds]

@@ -61,7 +61,7 @@ MAX_LINES = 2**53
 )
 @with_command_options
 @click.option("--ndjson", is_flag=True, help="Read a JSON object from each line.")
-@click.option("--template", metavar="TEXT", help="Put each line in place of {} in this command.")
+@click.option("--template", metavar="TEXT", help="Replace {} in this command with each line.")
 @click.option("--shell", is_flag=True, help="Run each line, or the template, with /bin/sh.")
 @click.option("-0", "--null", is_flag=True, help="Lines end with NUL, as from find -print0.")
 @click.option("--no-check", is_flag=True, help="Queue commands whose programs are missing.")
@@ -85,7 +85,7 @@ def batch_command(
 ) -> int:
     """Queue a job for each line of a file or of stdin.
 
-    A line is a command, in words as a shell splits them. Blank lines and lines that begin with # are skipped.
+    A line is a command, split into words as by a shell. Blank lines and lines that begin with # are skipped.
     With --template a line is an argument: {} is the line, {.} the line without its extension, {/} its last
     part, {//} its folder, {/.} its last part without extension, and {#} its number. With --ndjson a line is a
     JSON object with argv, or target and args, and the options of the job, which override those of the command
@@ -124,7 +124,7 @@ def _queue(
 ) -> int:
     """Queue the lines and return the exit code; `given`: the options of all jobs.
 
-    `open_log` comes after what may be refused: a log that was begun has to be resumed.
+    `open_log` comes after all refusals, because a started log must be resumed.
     """
     options, caller = job_options(daemon, given), Caller()
     say_what_is_not_passed_on(options)
@@ -143,7 +143,7 @@ def _queue(
 
 
 class KindOfLines(Struct, frozen=True, kw_only=True):
-    """What the lines are, and which: the options of these names."""
+    """The kind of lines, and their range: the options of these names."""
 
     skip: int | None
     ndjson: bool
@@ -153,10 +153,12 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def taken_from(cls, given: dict[str, Any]) -> KindOfLines:
-        """Take them from all options; refuse what excludes each other or what not each job can have."""
+        """Take them from all options; refuse contradictions and options that only one job can have."""
         kind = cls(**{name: given.pop(name) for name in cls.__struct_fields__})
         if kind.ndjson and (kind.template is not None or kind.shell):
-            raise click.UsageError("--ndjson excludes --template and --shell: a document says it all")
+            raise click.UsageError(
+                "--ndjson cannot be combined with --template and --shell: each document has its own command"
+            )
         if given.get("stdin") == STDIN:
             raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
         if given.get("key") is not None:
@@ -166,7 +168,7 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
         return kind
 
     def spec_of(self, maker: SpecMaker) -> SpecOfLine:
-        """Return what makes a job of a line."""
+        """Return the function that makes a job from a line."""
         if self.ndjson:
             return document_lines(maker)
         if self.template is not None:
@@ -194,7 +196,7 @@ def _opened(path: str, end: bytes) -> Iterator[Source]:
 
 
 class Batch:
-    """Queues lines, prints ids, and says how far it came if something ends it early.
+    """Queues lines, prints ids, and reports its position if it ends early.
 
     `check`: refuses lines to queue. `skipped`: how many lines at the beginning are left out.
     """
@@ -221,7 +223,7 @@ class Batch:
         self._placed = 0
 
     def follow(self, daemon: Client, halt: Halt | None, *, retry_failed: bool) -> None:
-        """Have `run` wait for the jobs as well, and halt them if that is asked for."""
+        """Make `run` wait for the jobs as well, and halt them if requested."""
         self._retry_failed = retry_failed
         self._ends = ends = Ends(daemon, self._log, halt, self._source.stop, self._report_end)
         if self._log is not None:
@@ -229,7 +231,7 @@ class Batch:
         ends.start()
 
     def _resume(self, daemon: Client, log: JobLog, ends: Ends) -> None:
-        """Find out how each line stands that this batch had before: the daemon knows, else the log."""
+        """Find the standing of each line that this batch had before, from the daemon or else the log."""
         known = log.known
 
         def note_end(line: int, job: Job) -> None:
@@ -256,8 +258,8 @@ class Batch:
         if self._log is not None:
             if self._log.known.has_changed(line, spec):
                 raise _OtherCommand(
-                    "this is not the command that was queued as this line: a batch is resumed with the"
-                    " same lines, and more behind them; with another --joblog a new one begins"
+                    "this line was queued with another command: --resume needs the same lines, with new"
+                    " ones only at the end; use another --joblog for a new batch"
                 )
             if not runs_again(self._log.known[line], retry_failed=self._retry_failed):
                 return None
@@ -282,7 +284,7 @@ class Batch:
                     self._ends.add(Note.ALL)
                     self._ends.is_done.wait()
         except KeyboardInterrupt:
-            with suppress(BgdError):  # then it is not known, and the message says less
+            with suppress(BgdError):  # then it is unknown, and the message says less
                 for taken in self._sender.known(close=True):
                     self._take(taken)
             self._ids.end()
@@ -309,7 +311,7 @@ class Batch:
         self._obstacle = taken.obstacle
 
     def _report_end(self, line: int, job: Job) -> None:
-        """Called by the thread that finds the ends."""
+        """Report an end; called by the thread that finds the ends."""
         ends = self._ends
         if global_options().json:
             view = job.view
@@ -339,7 +341,7 @@ class Batch:
             named = ends.first_failed()
             word, lines = "lines" if failed > 1 else "line", ", ".join(map(str, named))
             more = ", ..." if failed > len(named) else ""
-            again = "" if self._log is None else "; --retry-failed runs what failed again"
+            again = "" if self._log is None else "; --retry-failed reruns them"
             say(f"{failed} of {jobs} failed: {word} {lines}{more}{again}")
         if unstarted:
             say(f"{unstarted} of {jobs} cancelled before they started")
@@ -349,7 +351,7 @@ class Batch:
         return FAILED if failed or unstarted or lost or has_problem else 0
 
     def how_far(self) -> str:
-        """Say which lines are queued, and how to go on."""
+        """Say which lines are queued, and how to continue."""
         last = max(self._sender.last % ROUND, self._skipped)
         if not self._sender.last:
             return f"nothing after line {last} is queued" if last else "nothing is queued"
@@ -473,5 +475,5 @@ class Bar:
         return display
 
 
-_BAR_SECONDS = 0.5  # after which people wonder
+_BAR_SECONDS = 0.5  # after which a bar is useful
 _BAR_JOBS = 5_000

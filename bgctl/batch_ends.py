@@ -57,7 +57,7 @@ HALT = Parsed("halt", _halt)
 
 
 class Note(Enum):
-    """What the thread that looks at jobs gets besides lines and ends."""
+    """A message to the thread that looks up jobs, besides lines and ends."""
 
     LOST = auto()
     ALL = auto()
@@ -66,8 +66,8 @@ class Note(Enum):
 class Ends:
     """The ends of the jobs of one batch, with a few bytes in memory for each line.
 
-    Two threads find them: one reads the daemon's events, the other looks at jobs that have ended. Before they
-    are started, `count` takes what a resumed batch knows.
+    Two threads find them: one reads the daemon's events, the other looks up jobs that have ended. Before they
+    start, `count` takes the standings of a resumed batch.
 
     Args:
         daemon: the client, which threads may share.
@@ -109,13 +109,13 @@ class Ends:
         self._since = daemon.last_event()  # before the first job
 
     def start(self) -> None:
-        """Start to find ends."""
+        """Start finding ends."""
         self._known_failed, self._known_ended = self.counts[Standing.FAILED], self.ended
         for work in (self._read_events, self._work):
             threading.Thread(target=work, daemon=True).start()
 
     def add(self, news: Taken | Note) -> None:
-        """Follow the jobs of some lines; ALL: there are no more lines."""
+        """Follow the jobs of some lines, or, after ALL, no more."""
         self._news.put(news)
 
     @property
@@ -133,7 +133,7 @@ class Ends:
         return list(islice(failed, NAMED_LINES))
 
     def count(self, line: int, standing: Standing) -> None:
-        """Count a line as one of this standing, and no longer as what it was."""
+        """Change the standing of a line in the counts."""
         if before := self._standings[line]:
             self.counts[Standing(before)] -= 1
         self._standings[line] = standing
@@ -176,7 +176,7 @@ class Ends:
             self.is_done.set()
 
     def _take_news(self) -> None:
-        """Wait for news, and look at the jobs that they are about, all at once."""
+        """Wait for messages, and look up their jobs together."""
         ended: set[int] = set()
         news: Taken | int | Note | BgdError = self._news.get()
         with suppress(Empty):
@@ -237,7 +237,7 @@ class Ends:
     def _count(self, job: Job) -> None:
         standing = standing_of(job)
         for line in self._lines.of(job.id):
-            if not self._is_unfinished(line):  # a person has retried it meanwhile
+            if not self._is_unfinished(line):  # it was retried meanwhile
                 continue
             self.count(line, standing)
             if self._log is not None and standing is not Standing.UNSTARTED:
@@ -256,13 +256,13 @@ class Ends:
                 self.count(line, Standing.LOST)
 
     def _cancel_rest(self) -> None:
-        """Cancel the jobs that wait, and with `now` those that run."""
+        """Cancel waiting jobs, and with `now` also running ones."""
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
         for chunk in chunks(list(self._unfinished_jobs())):
             self._patiently(partial(cancel, chunk))
 
     def _patiently(self, ask: Callable[[], R]) -> R:
-        """Call `ask`, which may be repeated, and again whenever the daemon was restarted meanwhile.
+        """Call `ask`, which may be repeated, again after each restart of the daemon.
 
         Raises:
             DaemonUnreachable: no daemon came back.

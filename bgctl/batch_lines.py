@@ -28,7 +28,8 @@ READ_BYTES = 256 * 1024
 MAX_LINE = 64 << 20  # bytes: `bgctl list --json` is one line
 
 SpecOfLine = Callable[[int, bytes], JobSpec | None]
-"""Makes a job of a line, given its number; None: the line says nothing. Raises ValueError, or a BgdError."""
+"""Makes a job from a line, given its number; None: the line is blank or a comment. Raises ValueError, or a
+BgdError."""
 
 
 class Source:
@@ -46,11 +47,11 @@ class Source:
         self.read = 0
 
     def stop(self) -> None:
-        """Read no more, even if lines are waited for."""
+        """Stop reading, even while waiting for lines."""
         os.write(self._stop, b"-")
 
     def groups(self) -> Iterator[list[bytes]]:
-        """Yield the lines that there are to read now; an empty group before it waits for more.
+        """Yield the lines available now; an empty group before waiting for more.
 
         Raises:
             Refused: a line is too long.
@@ -68,7 +69,7 @@ class Source:
             yield self._without_returns([b"".join(pieces)])
 
     def _without_returns(self, lines: list[bytes]) -> list[bytes]:
-        """Take the carriage return from the ends of lines that Windows writes."""
+        """Remove the carriage return from Windows line ends."""
         return [line.removesuffix(b"\r") for line in lines] if self._end == b"\n" else lines
 
     def _next_chunk(self) -> Generator[list[bytes], None, bytes]:
@@ -96,7 +97,7 @@ def portions_of_lines(
     place_of: Callable[[int, JobSpec], int | None],
     skipped: int,
 ) -> Iterator[Portion | None]:
-    """Make jobs of lines; a portion for each group, or several for a large one; None for an empty one.
+    """Make jobs from lines; a portion for each group, or several for a large one; None for an empty one.
 
     Args:
         groups: the lines.
@@ -155,7 +156,7 @@ def _items(line: bytes) -> list[bytes]:
 def program_check(options: JobOptions, caller: Caller, folder: str) -> Callable[[JobSpec], None]:
     """Return a function that refuses commands whose programs are missing; each program is looked for once.
 
-    Documents that have a folder or variables of their own are not looked at: there it may be another program.
+    Documents with their own folder or variables are not checked: there it may be another program.
     """
     own = caller.chosen_environment(options.get("env_pass") or "all")
     path = (options.get("env") or {}).get("PATH", own.get("PATH"))
@@ -172,7 +173,7 @@ def program_check(options: JobOptions, caller: Caller, folder: str) -> Callable[
 
 
 def words_of(line: str) -> list[str]:
-    """Split a line into words as a shell does; nothing else that a shell does is done.
+    """Split a line into words like a shell, without expansions.
 
     Raises:
         ValueError: a quote is not closed.
@@ -254,7 +255,7 @@ _EXTENSION = re.compile(r"\.[^/.]*\Z")
 
 
 def _part_of(argument: str, what: str, number: int) -> str:
-    """Return what GNU parallel puts in the place of {what}."""
+    """Return GNU parallel's replacement of {what}."""
     match what:
         case "#":
             return str(number)
@@ -288,7 +289,7 @@ def document_lines(maker: SpecMaker) -> SpecOfLine:
 
 
 READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "target", "args", "kwargs"}
-"""Keys that `list` and `show` print and that no submit takes."""
+"""Keys that `list` and `show` print but no submit takes."""
 
 
 def _text(line: bytes) -> str:
@@ -302,7 +303,7 @@ def _text(line: bytes) -> str:
 
 
 def _checked(spec: JobSpec, size: int) -> JobSpec:
-    """Return a command; look closer at one that may be over a limit."""
+    """Return a command; check one that may be over a limit."""
     argv: Any = spec.argv
     if len(argv) > MAX_ARGV:
         raise ValueError(f"{len(argv)} words are too many: at most {MAX_ARGV}")

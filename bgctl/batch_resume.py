@@ -1,4 +1,4 @@
-"""What a resumed batch does with each line: the rule, and what it is decided from."""
+"""Decides about each line of a resumed batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FINGERPRINT = (1 << 60) - 1
 
 
 class Standing(IntEnum):
-    """How a line stands: as its job says, or as the joblog says if the daemon has deleted the job."""
+    """The standing of a line: from its job, or from the joblog if the daemon has deleted the job."""
 
     NEW = 0  # it never became a job
     UNFINISHED = 1
@@ -37,7 +37,7 @@ class Standing(IntEnum):
 
 
 def runs_again(standing: Standing, *, retry_failed: bool) -> bool:
-    """Tell whether a line of a batch that is resumed has to run; otherwise what there is counts."""
+    """Return whether a line of a batch that is resumed has to run; otherwise what there is counts."""
     if standing in (Standing.FAILED, Standing.LOST):
         return retry_failed
     return standing in (Standing.NEW, Standing.UNSTARTED)
@@ -84,7 +84,7 @@ _BLOCK = 1 << _BLOCK_BITS
 
 
 class Known:
-    """How each line stood when the batch was resumed, and a fingerprint of its command; 0: not known."""
+    """The standing of each line at the resume, and a fingerprint of its command; 0: unknown."""
 
     def __init__(self) -> None:
         self._lines = LineTable()
@@ -99,13 +99,13 @@ class Known:
         self._lines[line] = fingerprint << 3 | standing
 
     def has_changed(self, line: int, spec: JobSpec) -> bool:
-        """Tell whether a line has another command now; jobs with one key have that of one of their lines."""
+        """Return whether a line has another command now; jobs with one key have that of one line."""
         known = self._lines[line] >> 3
         return bool(known) and spec.key is None and fingerprint(command_of(spec)) != known
 
 
 def command_of(job: Job | JobSpec) -> str:
-    """Return what a shell would run for the same, on one line as GNU parallel writes it."""
+    """Return an equivalent shell command on one line, as GNU parallel writes it."""
     if job.argv is None:
         arguments = job.view.arguments if isinstance(job, Job) else job.arguments
         return f"{job.target} {arguments or ''}".rstrip()
@@ -115,7 +115,7 @@ def command_of(job: Job | JobSpec) -> str:
 
 
 def fingerprint(command: str) -> int:
-    """Return a number that differs if commands do; how words are quoted makes no difference."""
+    """Return a number that differs between different commands, whatever their quoting."""
     try:
         return hash(tuple(words_of(command))) & _FINGERPRINT or 1
     except ValueError:  # a shell may understand it
@@ -123,7 +123,7 @@ def fingerprint(command: str) -> int:
 
 
 class LinesOfJobs:
-    """Which line a job is of. Lines that follow each other, and their jobs, take one entry."""
+    """The line of each job. Consecutive lines with consecutive jobs take one entry."""
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
@@ -143,7 +143,7 @@ class LinesOfJobs:
         self.newest_job = job + count - 1
 
     def of(self, job_id: int) -> list[int]:
-        """Return the lines of a job; none: it is of no line."""
+        """Return the lines of a job; none: it has no line."""
         index = bisect_right(self._runs, job_id, key=itemgetter(1)) - 1
         lines = list(self._others.get(job_id, ()))
         if index >= 0 and job_id < self._runs[index][1] + self._runs[index][2]:
@@ -164,7 +164,7 @@ def runs_where(runs: Iterable[Run], wanted: Callable[[int, int], bool]) -> Itera
 
 
 def look_up(daemon: Client, runs: list[Run], known: Known, on_end: Callable[[int, Job], object]) -> list[Run]:
-    """Find out how those lines stand that became jobs. What the daemon says replaces what is known.
+    """Find the standing of lines that became jobs. The daemon's answer replaces earlier knowledge.
 
     Args:
         daemon: to ask.
@@ -197,7 +197,7 @@ def look_up(daemon: Client, runs: list[Run], known: Known, on_end: Callable[[int
 def _jobs_of(daemon: Client, lines: LinesOfJobs, known: Known) -> Iterator[Job]:
     """Yield the jobs of these lines that exist, and some others.
 
-    Left out are jobs that have succeeded as the log says: there may be a million.
+    Jobs that succeeded according to the log are left out: there may be a million.
     """
     oldest = min((job_id for _, job_id in lines), default=0)
     others, before = LineTable(), lines.newest_job + 1

@@ -77,7 +77,7 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
 
 
 def words_of_command(argv: Sequence[str], *, shell: bool) -> Sequence[str]:
-    """Return what to run for the words of a command line."""
+    """Return the argv for the words of a command line."""
     if not argv[0]:
         raise WrongUsage("the name of the program is empty")
     if shell and len(argv) > 1:
@@ -114,7 +114,7 @@ def say_what_is_not_passed_on(options: JobOptions) -> None:
 
 
 def _say_if_input_waits(argv: Sequence[str]) -> None:
-    """Warn a user who piped input into a filter, such as `cat` or `wc -l`, that the job did not get it.
+    """Warn that the job of a filter, for example `cat` or `wc -l`, did not get piped input.
 
     A program with other arguments usually reads files, and may be one of many in a loop that reads the pipe.
     """
@@ -158,13 +158,13 @@ def say_if_exists(job: Job, options: JobOptions) -> None:
     if job.is_new or global_options().json:
         return
     if "debounce" in options:
-        say(f"job {job.id} already has this key: unless it has started, it runs this command instead, later")
+        say(f"job {job.id} already has this key: if it has not started, it will run this command instead")
     else:
         say(f"job {job.id} already has this key: nothing was queued")
 
 
 def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = None) -> None:
-    """Warn a user who plans far ahead that a daemon which bgctl started does not start by itself.
+    """Warn for a job far in the future that a daemon started by bgctl does not start by itself.
 
     `options`: those of a job; None: a schedule is planned.
     """
@@ -177,9 +177,9 @@ def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = Non
         return
     try:
         os.close(os.open(f"{info.state_dir}/{_TOLD}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except OSError:  # it exists; or it cannot be made, and this would be said every time
+    except OSError:  # it exists, or it cannot be made and the warning would repeat every time
         return
-    what = "every schedule stands still" if options is None else "the job waits"
+    what = "schedules stop" if options is None else "the job waits"
     say(
         f"this daemon does not start with the machine: after a reboot {what} until the next `bgctl submit`"
         " starts it; `bgctl service install` makes it start by itself"
@@ -187,7 +187,7 @@ def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = Non
 
 
 _LONG_DELAY = 3600.0  # seconds
-_TOLD = "reboot.told"  # a file that says that this was said
+_TOLD = "reboot.told"  # a file that marks the warning as given
 
 
 def wait_or_follow(

@@ -69,7 +69,7 @@ def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:
     """
     options = global_options()
     if options.user and options.system:
-        raise WrongUsage("--user and --system exclude each other")
+        raise WrongUsage("--user and --system cannot be combined")
     return Client(
         options.socket,
         timeout=timeout,
@@ -88,7 +88,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
-    """If stdout cannot be written, for example because a disk is full, also say what is done all the same."""
+    """If stdout cannot be written, for example on a full disk, also say what is done anyway."""
     try:
         yield
     except BrokenPipeError:
@@ -139,7 +139,7 @@ def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns for people; on a terminal no line is longer than it is wide."""
+    """Print aligned columns for users; on a terminal no line is wider than the screen."""
     from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
 
     lines = [headings, *(tuple(map(one_line, row)) for row in rows)]

@@ -1,6 +1,6 @@
-r"""Crontabs: what Debian's cron would run, as schedules, and a note about everything that changes.
+r"""Crontabs: converts the jobs of Debian's cron to schedules, with a note about every difference.
 
-Nothing here reads a file, asks for a user or changes a crontab: the caller says what the machine has.
+Nothing here reads a file, looks up a user or changes a crontab: the caller describes the machine.
 
 What Debian's cron does (3.0pl1-197):
 
@@ -55,9 +55,9 @@ class Definition(Struct, frozen=True, kw_only=True):
 
 
 class Note(Struct, frozen=True):
-    """What is not as it was in cron, and why; `line` 0 means the whole file.
+    """A difference from cron, and the reason; `line` 0 means the whole file.
 
-    `is_left_out`: the line was to start something, and no definition stands for it.
+    `is_left_out`: the line has no definition.
     """
 
     line: int
@@ -74,10 +74,10 @@ class Crontab(Struct, frozen=True):
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What a crontab means depends on.
+    """The machine of a crontab.
 
     Attributes:
-        user: whose jobs are taken over.
+        user: the user whose jobs to import.
         home: the user's home.
         has_users: cron expects a user before each command of the file. Otherwise a line has one if it begins
             with a user's name.
@@ -95,7 +95,7 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 def has_user_column(path: PurePath) -> bool:
-    """Tell whether cron expects a user before each command of a file."""
+    """Return whether cron expects a user before each command of a file."""
     return path == PurePath("/etc/crontab") or path.parent == PurePath("/etc/cron.d")
 
 
@@ -123,7 +123,7 @@ def parse_crontab(text: str, machine: Machine) -> Crontab:
     lines = text.split("\n")
     if len(text) > MAX_CRONTAB or len(lines) > MAX_LINES:
         raise ValueError(
-            f"this is no crontab: it has {len(lines)} lines and {len(text)} characters, "
+            f"this is not a crontab: it has {len(lines)} lines and {len(text)} characters, "
             f"and at most {MAX_LINES} and {MAX_CRONTAB} are read"
         )
     reader = _Reader(machine)
@@ -142,7 +142,7 @@ def _notes_on_file(lines: list[str]) -> Iterator[Note]:
             "there is no newline at the end, so Debian's cron ignores the whole file; bgd reads it",
         )
     if any(line.endswith("\r") for line in lines):
-        yield Note(0, "lines end as on Windows, which cron makes part of the commands; bgd leaves it out")
+        yield Note(0, "lines have Windows line ends, which cron passes to the commands; bgd removes them")
 
 
 class _Reader:
@@ -172,7 +172,7 @@ class _Reader:
             self._leave_out(number, str(error))
 
     def note_mail(self) -> None:
-        """Say what becomes of the mail that cron sends to the user, if it sends any."""
+        """Explain what happens to the mail that cron sends to the user, if any."""
         if any(each.mail_to == self._user for each in self.definitions):
             self._note(
                 0,
@@ -197,7 +197,7 @@ class _Reader:
         self.notes.append(Note(number, shorten(one_line(text))))
 
     def _leave_out(self, number: int, why: str) -> None:
-        self.notes.append(Note(number, shorten(one_line(f"not taken over: {why}")), is_left_out=True))
+        self.notes.append(Note(number, shorten(one_line(f"not imported: {why}")), is_left_out=True))
 
     def _set(self, number: int, name: str, value: str) -> None:
         """Set a variable for the lines below."""
@@ -216,8 +216,8 @@ class _Reader:
         if name in _WITHOUT_EFFECT:
             self._note(
                 number,
-                f"{name}={value} only goes into the environment, as in Debian's cron; cronie obeys it: "
-                f"for that, add {_WITHOUT_EFFECT[name].format(value)} to each schedule from a line below",
+                f"{name}={value} only goes into the environment, as in Debian's cron; cronie uses it:"
+                f" for that, add {_WITHOUT_EFFECT[name].format(value)} to each schedule from a line below",
             )
         if name == "MAILTO" and value:
             self._note(
@@ -296,7 +296,7 @@ def _variable(line: str) -> tuple[str, str] | None:
 
 
 def _split_when(line: str) -> tuple[str, str]:
-    """Return the expression and what stands behind it."""
+    """Return the expression and the text after it."""
     if line.startswith("@"):
         return _first_word(line)
     match = _FIVE_FIELDS.fullmatch(line)
@@ -320,7 +320,7 @@ def _split_input(text: str) -> tuple[str, bytes | None]:
     return command, (read if read.endswith("\n") else read + "\n").encode(errors="surrogateescape")
 
 
-# Words before the name of what does the work
+# Words before the name of the main program
 _NOT_A_NAME = {
     *("cd", "test", "[", "[[", "if", "then", "else", "!", "true", "exec", "command", "env", "sudo", "time"),
     *("nice", "ionice", "chrt", "timeout", "flock", "chronic", "nohup"),
@@ -329,7 +329,7 @@ _NOT_A_NAME = {
 
 
 def _name_of(command: str) -> str:
-    """Return a name for a schedule: that of the program which seems to do the work, "" if none does."""
+    """Return a name for a schedule: that of its main program, "" if there is none."""
     for word in re.split(r"[\s;&|(){}<>\"']+", command):
         program = PurePath(word).name
         is_word = word and "=" not in word and not word.startswith(("-", "$", "/dev/")) and not word.isdigit()

@@ -102,7 +102,7 @@ def dashboard_command(*, opens: bool) -> int:
 def _open_in_browser(link: str) -> int:
     """Open the link in a browser; return the exit code.
 
-    Every user of the machine can read the arguments of a process, and whoever follows the link first is
+    Every user of the machine can read the arguments of a process, and the first browser to follow the link is
     logged in. Therefore pass the browser a file that only its user can read and that redirects to the link.
     """
     import webbrowser  # noqa: PLC0415 - it is slow to import
@@ -273,7 +273,7 @@ def _plain_value(key: Key[object], value: object) -> object:
 
 
 def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
-    """Return who set a key; for an unset key of [retry.commands], who set it in [retry]."""
+    """Return the source of a key; for an unset key of [retry.commands], its source in [retry]."""
     setting = found.get(".".join(path))
     if setting is None and path[:-1] == ("retry", "commands") and path[-1] != "retries":
         return found.get(f"retry.{path[-1]}")
@@ -281,7 +281,7 @@ def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
 
 
 def _without_secrets(name: str, key: Key[object], value: object) -> object:
-    """Return a value, or what stands for it: what this prints may end up in a bug report."""
+    """Return a value, or a placeholder for a secret: the output may end up in a bug report."""
     if name == "env" and isinstance(value, dict):
         return dict.fromkeys(value, _SECRET)
     return _SECRET if value and key.reader in {token, secret_url} else value
@@ -310,7 +310,7 @@ def _written(key: Key[object], value: object, setting: Setting | None) -> object
 
 
 def _is_resolved(key: Key[object], written: object, value: object) -> bool:
-    """Tell whether a value is more than another spelling of what is written, such as 90.0 for "90s"."""
+    """Return whether a value is more than another spelling of what is written, such as 90.0 for "90s"."""
     return written != value and (written == key.word or isinstance(value, str | list))
 
 
@@ -371,7 +371,7 @@ def shutdown_command(**modes: bool) -> int:
     """
     chosen = [mode for mode, is_chosen in modes.items() if is_chosen]
     if len(chosen) > 1:
-        raise click.UsageError("--wait, --requeue and --cancel exclude each other")
+        raise click.UsageError("--wait, --requeue and --cancel cannot be combined")
     with client() as daemon:
         pid = daemon.info().pid
         daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
@@ -403,7 +403,7 @@ def backup_command(file: str) -> int:
 
 def _why_not_replaceable(path: Path, state_dir: Path) -> str | None:
     """Return why the file at the path must not be replaced; None if it may. Root could replace /dev/null."""
-    with suppress(OSError):  # missing or not accessible: writing will tell
+    with suppress(OSError):  # missing or not accessible: writing will report it
         if not S_ISREG(path.stat().st_mode):
             return f"{path} is not a regular file, so it was left unchanged"
         if path.parent.samefile(state_dir):
@@ -439,9 +439,7 @@ def _write_atomically(path: Path, pieces: Iterator[bytes]) -> int:
     "bgctl --system doctor --json",
     "bgctl doctor --notify ops",
 )
-@click.option(
-    "--notify", type=NOTIFY_NAME, metavar="NAME", help="Send this [notify] target a test, check nothing."
-)
+@click.option("--notify", type=NOTIFY_NAME, metavar="NAME", help="Only send this [notify] target a test.")
 def doctor_command(*, notify: str | None) -> int:
     """Check the installation and suggest a remedy for each finding.
 

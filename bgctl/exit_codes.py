@@ -1,4 +1,4 @@
-"""Exit codes of bgctl: its own, and those that pass on how a job ended."""
+"""Exit codes of bgctl: its own, and those of jobs."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def describe_end(job: Job) -> str:
 
 
 def _reason_of_daemon(job: Job) -> str:
-    """Return why the daemon itself cancelled a job, for example because it expired; "" if a person did."""
+    """Return why the daemon itself cancelled a job, for example because it expired; "" if a user did."""
     if job.state is not State.CANCELLED or job.reason is None or job.reason.startswith("cancelled"):
-        return ""  # the reason begins with "cancelled" if a person asked for it
+        return ""  # the reason begins with "cancelled" if a user asked for it
     return excerpt(job.reason)
 
 

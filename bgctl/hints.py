@@ -1,4 +1,4 @@
-"""What people mean who type words of other programs, such as docker, systemctl, celery, at or pueue."""
+"""Hints for words of other programs, such as docker, systemctl, celery, at or pueue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIST = "`bgctl list` shows jobs, with `--json` for programs"
 _SHOW = "`bgctl show ID` shows all about a job"
 _LOGS = "`bgctl logs ID` shows the output of a job, with `-f` while it runs"
 _STATE = "`bgctl show ID` shows the state of a job, `bgctl wait ID` exits with its code"
-_EDIT = "`bgctl edit ID` changes a job that waits"
+_EDIT = "`bgctl edit ID` changes a waiting job"
 _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
@@ -49,11 +49,11 @@ VERBS = {
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
     **dict.fromkeys(("redo", "requeue", "rerun", "restart", "rollout"), _RETRY),
     **dict.fromkeys(("change", "modify", "rename", "set", "update"), _EDIT),
-    **dict.fromkeys(("nice", "renice"), "`bgctl edit ID --nice N` changes the niceness of a job that waits"),
+    **dict.fromkeys(("nice", "renice"), "`bgctl edit ID --nice N` changes the niceness of a waiting job"),
     **dict.fromkeys(("priority", "switch"), "`bgctl edit ID -p N` changes the priority of a waiting job"),
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
-    **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` goes on with a suspended job"),
+    **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` continues a suspended job"),
     **dict.fromkeys(("concurrency", "multi", "scale", "workers"), _SLOTS),
     **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
@@ -71,7 +71,7 @@ VERBS = {
     **dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` no longer starts bgd with the machine"),
     **dict.fromkeys(("daemon", "serve", "server", "up", "worker"), _DAEMON),
     **dict.fromkeys(("control", "down", "kill-server", "quit"), "`bgctl shutdown` stops the daemon"),
-    "unpause": "`bgctl resume` undoes `bgctl pause`, `bgctl continue ID` goes on with a suspended job",
+    "unpause": "`bgctl resume` undoes `bgctl pause`, `bgctl continue ID` continues a suspended job",
     "daemon-reload": "`bgctl reload` reads the configuration again",
     **dict.fromkeys(("health", "ping"), "`bgctl info` shows the daemon, `bgctl doctor` checks it"),
     **dict.fromkeys(("reason", "why"), "`bgctl explain ID` says why a job does not run"),
@@ -123,7 +123,7 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
         "--retries N tries again after a failure",
     ),
     **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
-    "--resume-failed": "--retry-failed resumes and runs what failed again",
+    "--resume-failed": "--retry-failed resumes and reruns failed lines",
     "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
     **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
     **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
@@ -172,8 +172,8 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--property": "--json prints everything, for programs",
     "--no-pager": "leave it out: bgctl has no pager",
     "--results": "`bgctl logs ID` shows the output of a job",
-    "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f goes on with what follows"),
-    "--watch": "-f goes on with what follows",
+    "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f follows new output"),
+    "--watch": "-f follows new output",
     "--match": "`bgctl wait --match REGEX ID` waits for a line of output, `bgctl search TEXT` finds lines",
     "--grep": "`bgctl search TEXT ID` prints the lines that contain a text",
     "--bar": "`bgctl wait --progress ID` shows how far jobs are",
@@ -192,7 +192,7 @@ PROGRAM_OPTIONS = {
     **dict.fromkeys(("-d", "-m"), _SUBMIT),
     "-S": "`bgctl submit -n NAME PROGRAM` names a job",
     **dict.fromkeys(("-k", "-X"), _CANCEL),
-    "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a line of shell",
+    "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a shell command",
     "-i": _SHOW,
     "-t": _FOLLOW,
     "-f": "`bgctl submit ./script.sh` queues a script, `bgctl submit --stdin FILE PROGRAM` gives it input",
@@ -202,10 +202,10 @@ PROGRAM_OPTIONS = {
 """What to type in place of an option where the verb belongs, such as those of screen, at and tsp."""
 
 STATES = {
-    **dict.fromkeys(("pending", "waiting"), "jobs that wait are held, blocked, scheduled or queued"),
+    **dict.fromkeys(("pending", "waiting"), "waiting jobs are held, blocked, scheduled or queued"),
     **dict.fromkeys(
         ("completed", "done", "ended", "exited", "finished"),
-        "jobs that have ended are succeeded, failed or cancelled",
+        "finished jobs are succeeded, failed or cancelled",
     ),
     **dict.fromkeys(("active", "started"), "running or stopping"),
     **dict.fromkeys(("error", "errored", "timeout"), "failed"),
@@ -235,7 +235,7 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_group(group: str, name: str) -> str | None:
-    """Return what to type in place of a verb that a group does not have; None if nothing is known."""
+    """Return what to type in place of a verb that a group does not have; None without a hint."""
     if group == "schedule" and " " in name:
         return name_first(name)
     return VERBS_OF_GROUPS.get(group, {}).get(name)
@@ -247,7 +247,7 @@ def name_first(when: str) -> str:
 
 
 def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
-    """Return what to type in place of a command whose program does not exist; None if nothing is known.
+    """Return what to type in place of a command whose program does not exist; None without a hint.
 
     `verb`: the verb that was typed, with what goes before its options.
     """

@@ -19,7 +19,7 @@ from bgd.client.portions import new_batch
 from bgd.errors import Refused
 
 HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
-SYNC_EVERY = 1.0  # seconds: what is not on the disk after a power cut, the daemon still knows
+SYNC_EVERY = 1.0  # seconds: the daemon still knows what a power cut removes
 
 
 class JobLog:
@@ -61,14 +61,14 @@ class JobLog:
     def _begun(self, *, resume: bool, store: str) -> bytes:
         """Begin the log, or read what it has; return the identity of the batch."""
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            raise WrongUsage(f"{self._path} is not a regular file: a joblog is read again by --resume")
+            raise WrongUsage(f"{self._path} is not a regular file: --resume has to read a joblog again")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise WrongUsage(f"another bgctl writes {self._path}: wait until it has ended") from error
         size = os.fstat(self._file).st_size
         if size and not resume:
-            raise WrongUsage(f"{self._path} exists: --resume goes on with it; delete it to begin again")
+            raise WrongUsage(f"{self._path} exists: --resume continues it; delete it to start again")
         complete = self._read()
         identity = self._read_identity(store) if resume else None
         os.ftruncate(self._file, complete)
@@ -82,7 +82,7 @@ class JobLog:
         return identity
 
     def add(self, line: int, job: Job) -> None:
-        """Write how a job has ended, unless there was a `problem`."""
+        """Write the end of a job, unless there was a `problem`."""
         code = exit_code_of_job(job)
         signal = job.signal if job.outcome is Outcome.SIGNAL else None
         began, took = job.started_at or job.finished_at or 0.0, job.run_seconds or 0.0
@@ -114,7 +114,7 @@ class JobLog:
             data = data[os.write(self._file, data) :]
 
     def _read(self) -> int:
-        """Note what it says of each line; return its bytes without a row that a power cut left incomplete."""
+        """Read its rows; return its bytes without a last row that a power cut left incomplete."""
         complete = 0
         with open(self._file, "rb", closefd=False) as file:
             for number, row in enumerate(file, start=1):
@@ -125,7 +125,9 @@ class JobLog:
                     command = found["command"].decode(errors="backslashreplace")
                     self.known.set(int(found["line"]), standing, fingerprint(command))
                 elif row.endswith(b"\n") if number > 1 else not _HEADER.startswith(row.rstrip(b"\0")):
-                    raise WrongUsage(f"line {number} of {self._path} is not one of a joblog: another file?")
+                    raise WrongUsage(
+                        f"line {number} of {self._path} is not a joblog line: is it the right file?"
+                    )
                 complete += len(row) if row.endswith(b"\n") else 0
         return complete
 

@@ -109,21 +109,21 @@ class Query(Struct, frozen=True, kw_only=True):
 )
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only ids.")
-@click.option("-w", "--watch", is_flag=True, help="Show the list again when it changes; q quits.")
+@click.option("-w", "--watch", is_flag=True, help="Redraw the list when it changes; q quits.")
 @click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
 def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
     """List jobs: running first, then waiting, then finished.
 
     With IDs, such as 64-363, list all of these that exist and match.
 
-    The newest of each come first. --sort puts the lowest or earliest first, but the highest priority;
-    --reverse turns any order around. On a terminal, the list has as many jobs as fit.
+    The newest of each come first. --sort puts the lowest or earliest first, or the highest priority;
+    --reverse reverses any order. On a terminal, the list has as many jobs as fit.
     """
     query = Query(**given)
     if names := [part for word in query.ids for part in word if isinstance(part, str)]:
         raise click.UsageError(f"{names[0]!r} is not an id: {_SELECTING}")
     if query.shows_all and query.limit is not None:
-        raise click.UsageError("--all and --limit exclude each other")
+        raise click.UsageError("--all and --limit cannot be combined")
     if watch:
         from bgctl.watching import watch_jobs  # noqa: PLC0415 - most lists are printed once
 
@@ -152,17 +152,17 @@ def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
 
 
 def no_jobs(query: Query) -> str:
-    """Return what to say instead of an empty list."""
+    """Return the message in place of an empty list."""
     return "no jobs match" if any(query.filters.values()) or query.before or query.ids else "no jobs yet"
 
 
 def _is_whole(query: Query) -> bool:
-    """Tell whether to list all jobs that match, whatever fits."""
+    """Return whether to list all jobs that match, whatever fits."""
     return query.shows_all or bool(query.ids)
 
 
 def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], list[str]]:
-    """Return the jobs that a list shows, in order, and notes for people.
+    """Return the jobs that a list shows, in order, and notes for users.
 
     `lines`: of the terminal that the jobs and notes must fit on, with a line for the prompt; None: no limit.
     """
@@ -179,7 +179,7 @@ def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], 
 
 
 _OTHER_LINES = 4  # headings, two notes, and the prompt
-_FEWEST_LINES = 5  # jobs on however small a terminal
+_FEWEST_LINES = 5  # jobs even on a tiny terminal
 
 
 def _jobs(daemon: Client, query: Query, limit: int | None) -> list[Job]:
@@ -291,7 +291,7 @@ def _attempts(job: Job) -> str:
 
 
 def _time_cell(job: Job, now: float) -> str:
-    """Return what the next attempt waits for, or the run time of the latest attempt."""
+    """Return the wait of the next attempt, or the run time of the latest one."""
     if job.state is State.BLOCKED and job.waits_for:
         return f"after:{_first_of(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
@@ -305,7 +305,7 @@ def _time_cell(job: Job, now: float) -> str:
 def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[str]:
     """Return a table of jobs that fits in this many columns, headings first.
 
-    Long names and commands are cut. Columns in which nothing stands, or only default values, are left out; if
+    Long names and commands are cut. Empty columns, and columns with only default values, are left out; if
     commands do not fit, so are the least useful ones. Ids and states are never cut.
 
     `now` None: show times of day, which stay true until the job changes, in place of ages.
@@ -440,8 +440,8 @@ _DEFAULT_WINDOW = 3600.0  # seconds
 def stats_command(*, window: float) -> int:
     """Show the number of jobs, and recent outcomes and times.
 
-    Then for each queue and each name, those with the most first: how many attempts have ended and failed, how
-    long the middle one waited and took, and within which time 95 of 100 were done.
+    Then for each queue and each name, busiest first: ended and failed attempts, median wait and duration, and
+    the duration that 95 of 100 stay within.
     """
     with client() as daemon:
         stats = daemon.stats(window=window)

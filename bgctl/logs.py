@@ -43,9 +43,7 @@ MAX_PIECE = 16 << 20  # bytes
 @click.option("--all", "all_attempts", is_flag=True, help="Show all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time.")
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
-@click.option(
-    "--after-byte", type=whole_number(0, MAX_OFFSET), metavar="N", help="Leave out the first N bytes."
-)
+@click.option("--after-byte", type=whole_number(0, MAX_OFFSET), metavar="N", help="Skip the first N bytes.")
 @click.option(
     "--max-bytes", type=whole_number(1, MAX_PIECE), metavar="M", help="Print at most M bytes, for programs."
 )
@@ -62,14 +60,14 @@ def logs_command(
 ) -> int:
     """Show the output of jobs.
 
-    The default is your latest job. A line that carriage returns rewrite is shown as it last was. On a
+    The default is your latest job. Lines rewritten with carriage returns are shown in their final state. On a
     terminal, control characters are made visible, except colors.
 
     With --after-byte or --max-bytes print a piece of one attempt, unchanged; with --json as one document with
-    next_byte, to go on from, and at_end, which says that there is and will be no more.
+    next_byte, to continue from, and at_end, true if no more will come.
     """
     if attempt is not None and shown["all_attempts"]:
-        raise click.UsageError("--attempt and --all exclude each other")
+        raise click.UsageError("--attempt and --all cannot be combined")
     is_piece = after_byte is not None or max_bytes is not None
     others = {name for name, value in shown.items() if value is not None and value is not False} - {"raw"}
     if is_piece and (path or others):
@@ -163,7 +161,7 @@ _LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
-    """Return why a log is empty, so that it does not look like a fault."""
+    """Return why a log is empty, so that it does not look like an error."""
     job = daemon.job(job_id)
     found = [each for each in job.attempts() if attempt in {None, each.attempt}]
     if found and found[-1].outcome is Outcome.NOT_STARTED and found[-1].error is not None:

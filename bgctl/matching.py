@@ -19,7 +19,7 @@ from bgd.logsearch import CONTROL
 from bgd.wire.replies import LogPart
 
 MAX_LINE = 64 * 1024  # characters of a line that are compared; a longer line is cut into parts
-MATCH_SECONDS = 1.0  # that comparing one line may take: a pattern such as (a+)+$ can take for ever
+MATCH_SECONDS = 1.0  # for comparing one line: a pattern such as (a+)+$ can take forever
 
 
 def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: float | None) -> int:
@@ -61,7 +61,7 @@ def _lines(parts: Iterable[LogPart]) -> Iterator[tuple[int, str]]:
     attempt, rest = 1, ""
     for part in parts:
         lines: list[str] = []
-        if part.attempt != attempt or part.left_out:  # a line does not go on there
+        if part.attempt != attempt or part.left_out:  # a line ends there
             yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
             attempt, rest = part.attempt, ""
         *ended, rest = (rest + decode(part.data)).split("\n")
@@ -85,7 +85,7 @@ def _last_line(rest: str) -> Iterable[str]:
 
 
 def _pieces(line: str) -> Iterator[str]:
-    """Yield what a line shows, one text after the other; nothing empty, unless all of it is."""
+    """Yield the texts that a line shows; none is empty, unless all of it is."""
     for shown in line.split("\r") if line else [""]:
         if shown or not line:
             yield from _cut(_printed(shown))
@@ -109,7 +109,7 @@ def _matches(pattern: re.Pattern[str], line: str) -> bool:
 
 @contextmanager
 def _limited(pattern: re.Pattern[str]) -> Iterator[None]:
-    """Interrupt a comparison that takes too long: Python's own can be, by a signal."""
+    """Interrupt a comparison that takes too long, by a signal."""
 
     def give_up(*_: object) -> None:
         raise Refused(

@@ -116,7 +116,7 @@ def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
     options = given_options(given)
     for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
         if one in options and other in options:
-            raise click.UsageError(f"{_flag(one)} and {_flag(other)} exclude each other")
+            raise click.UsageError(f"{_flag(one)} and {_flag(other)} cannot be combined")
     for key in options.keys() & {"after", "after_any"}:
         options[key] = chosen_ids(daemon, options[key])
     return cast("JobOptions", options)
@@ -186,7 +186,7 @@ class Parsed(click.ParamType[Any]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer what begins like this; what a daemon would have to say, only if one answers soon."""
+        """Offer completions; those from a daemon only if it answers soon."""
         del ctx, param
         with suppress(BgdError, OSError):
             return list(self._complete(incomplete))
@@ -244,7 +244,7 @@ _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 
 def _bounded(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """Return what reads a value that has a type with limits, which `rule` says in words."""
+    """Return a reader of values of a type with limits; `rule` describes them."""
 
     def parse(text: str) -> Any:
         try:
@@ -326,7 +326,7 @@ def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
 
 
 def slots_or(word: str) -> Parsed:
-    """Return the type of a number of slots or a word; None would mean that nothing was given."""
+    """Return the type of a number of slots or a word; None means not given."""
     slots = f"a number of slots from 1 to {spec.MAX_SLOTS}"
     rule = f"neither {slots} nor {word!r}; use `bgctl pause` to start nothing"
     number = _bounded(spec.SlotCount, rule)

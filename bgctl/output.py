@@ -1,4 +1,4 @@
-"""Print the output of jobs, and follow a new job until its end.
+"""Print the output of jobs, and follow a new job to its end.
 
 This module does not import click, so that `bgctl run PROGRAM` starts without it.
 """
@@ -134,7 +134,7 @@ class LogPrinter:
             self._write_bytes(self._pipe.feed(self._with_timestamps(part)))
 
     def end(self) -> None:
-        """Write what was held back. Call it after the last part."""
+        """Write the rest. Call it after the last part."""
         if self._is_escaped and not self._is_json:
             self._write_text(self._escaper.feed(b"", is_last=True) + (_RESET if self._is_colored else ""))
         elif not self._is_json:

@@ -102,9 +102,8 @@ def list_command() -> int:
     """List queues.
 
     The list contains queues that are configured, set or paused, and queues with unfinished jobs. A second
-    list contains the rate of queues that have one, when it lets the next job start, and weights. A third list
-    says of each named resource how many tokens there are, how many of them jobs hold, and how many queued
-    jobs ask for it.
+    list shows rates, the next start that they allow, and weights. A third list shows the tokens of each
+    resource, how many are taken, and how many queued jobs ask for one.
     """
     with client() as daemon:
         queues = daemon.queues()

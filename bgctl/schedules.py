@@ -1,4 +1,4 @@
-"""The verb schedule: jobs that start at certain times, and what became of each time."""
+"""The verb schedule: jobs that start at certain times, and their history."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _one_day_each(
 
 
 _settings = with_options(
-    click.option("--calendar", metavar="SPEC", help="A calendar spec as for systemd, in place of WHEN."),
+    click.option("--calendar", metavar="SPEC", help="Use a systemd calendar spec in place of WHEN."),
     click.option("--timezone", metavar="ZONE", help="Time zone of WHEN, for example Europe/Paris."),
     click.option(
         "--overlap",
@@ -87,7 +87,7 @@ _settings = with_options(
     click.option(
         "--missed",
         type=click.Choice([str(each) for each in Missed]),
-        help="What to do with times that were missed.",
+        help="What to do with missed times.",
     ),
     click.option(
         "--missed-within",
@@ -95,9 +95,11 @@ _settings = with_options(
         metavar="D",
         help="Limit on the age of a missed time that runs.",
     ),
-    click.option("--jitter", type=DURATION, metavar="D", help="Start up to D later, by a fixed share."),
     click.option(
-        "--late-after", type=TIME_LIMIT, metavar="D", help="Call a job late that takes longer than D."
+        "--jitter", type=DURATION, metavar="D", help="Delay each start by up to D, fixed per schedule."
+    ),
+    click.option(
+        "--late-after", type=TIME_LIMIT, metavar="D", help="Mark a job late if not finished after D."
     ),
     click.option(
         "--except",
@@ -105,7 +107,7 @@ _settings = with_options(
         multiple=True,
         callback=_one_day_each,
         metavar="DAY",
-        help="Leave out this day: 2026-12-24 or 12-25.",
+        help="Skip this day: 2026-12-24 or 12-25.",
     ),
 )
 
@@ -137,7 +139,7 @@ def list_command(name: str | None) -> int:
 
 
 class ProgramVerb(click.Command):
-    """A verb that takes NAME, WHEN and a program, whose words are its own: all behind --, or behind WHEN."""
+    """A verb that takes NAME, WHEN and a program: all words after --, or after WHEN."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words before the program as usual."""
@@ -180,7 +182,7 @@ class ProgramVerb(click.Command):
 @click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments of TARGET, a JSON object.")
 @click.option("--replace", is_flag=True, help="Replace a schedule of this name.")
 @click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
-@click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
+@click.option("--no-check", is_flag=True, help="Store it even if program or folder is missing.")
 @_schedule
 @_when
 @_program
@@ -190,7 +192,7 @@ def add_command(
     """Add a schedule.
 
     WHEN is a cron expression, one of cron's @names such as @daily or @reboot, or 'every 15m'. The command
-    gets the environment of the daemon, and runs in the folder in which you are now.
+    gets the environment of the daemon, and runs in the current folder.
     """
     if " " in schedule:
         from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
@@ -243,7 +245,7 @@ _UNSET = _unset_values()
     help="Reset an option, for example late-after; may be repeated.",
 )
 @click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
-@click.option("--no-check", is_flag=True, help="Store it even if program or folder are missing.")
+@click.option("--no-check", is_flag=True, help="Store it even if program or folder is missing.")
 @_schedule
 @_when
 @_program
@@ -257,17 +259,17 @@ def edit_command(
     no_check: bool,
     **given: Any,
 ) -> int:
-    """Change a schedule; what is not given stays.
+    """Change a schedule.
 
-    --unset takes the name of an option without dashes and puts its default back. Its running job goes on as
-    it is. Use `bgd.toml` to change a schedule that is configured there.
+    --unset takes the name of an option without dashes and puts its default back. A running job is not
+    affected. Use `bgd.toml` to change a schedule that is configured there.
     """
     with client() as daemon:
         values = _given(when, given)
         for option in unset:
             name, default = _UNSET[option]
             if values.setdefault(name, default) is not default:
-                raise click.UsageError(f"--{option} and --unset {option} exclude each other")
+                raise click.UsageError(f"--{option} and --unset {option} cannot be combined")
         if no_check:
             values["check"] = False
         if not values and not argv:
@@ -282,7 +284,7 @@ def edit_command(
 def remove_command(names: tuple[str, ...]) -> int:
     """Remove schedules.
 
-    Their history stays, and jobs of them that run go on.
+    Their history is kept, and running jobs continue.
     """
     return _act_on_each(names, lambda daemon, name: daemon.schedules.remove(name), lambda _: "is removed")
 
@@ -311,7 +313,7 @@ def resume_command(names: tuple[str, ...]) -> int:
 def _act_on_each(
     names: tuple[str, ...], act: Callable[[Client, str], Any], in_words: Callable[[Any], str]
 ) -> int:
-    """Act on each schedule and say what became of it; return 0, or the exit code of the first error."""
+    """Act on each schedule and report the result; return 0, or the exit code of the first error."""
     errors: list[Refused] = []
     results: list[dict[str, object]] = []
     with client() as daemon:
@@ -378,9 +380,9 @@ def next_command(name: str, *, count: int) -> int:
 )
 @_name
 def history_command(name: str, *, limit: int, before: int | None) -> int:
-    """Show what became of the times of a schedule, newest first.
+    """Show the history of a schedule, newest first.
 
-    Each time ran, was skipped, or was missed. A row may stand for several that did not run for one reason.
+    Each time ran, was skipped, or was missed. A row may stand for several times in a row.
     """
     with client() as daemon:
         rows = daemon.schedules.history(name, limit=limit, before=before)
@@ -401,14 +403,13 @@ def history_command(name: str, *, limit: int, before: int | None) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be stored.")
 @click.option("--replace", is_flag=True, help="Replace schedules of the same names.")
-@click.option("--prefix", default="", metavar="TEXT", help="Begin each name with TEXT.")
+@click.option("--prefix", default="", metavar="TEXT", help="Prefix each name with TEXT.")
 @click.argument("crontab", type=FILE, metavar="CRONTAB|-")
 def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -> int:
     """Store a schedule for each line of a crontab.
 
-    The crontab itself stays as it is: remove its lines once you have looked at `bgctl schedule`, or both run.
-    Whatever is not exactly as it was in cron is told in a line of its own. If a line was not taken over, the
-    others are stored all the same and the exit code is 65.
+    The crontab is not changed: check `bgctl schedule`, then remove its lines, or both run. Messages report
+    each difference from cron. If a line cannot be imported, the others are stored and the exit code is 65.
     """
     try:
         read = parse_crontab(_crontab_text(crontab), machine_of(Path(crontab)))
@@ -435,12 +436,12 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -
     left_out = sum(note.is_left_out for note in read.notes)
     if not left_out:
         return 0
-    say(f"{crontab}: not taken over: {left_out} of {left_out + len(read.definitions)} lines")
+    say(f"{crontab}: not imported: {left_out} of {left_out + len(read.definitions)} lines")
     return exit_codes.LEFT_OUT
 
 
 def machine_of(path: Path) -> Machine:
-    """Return what a crontab of this path means here."""
+    """Return the machine of a crontab at this path."""
     user = pwd.getpwuid(os.getuid())
     pam: dict[str, str] = {}
     for file in PAM_FILES:
@@ -507,7 +508,7 @@ schedule_command = verb_group(
 
 @contextmanager
 def _program_of(verb: str, argv: Sequence[str], *, shell: bool) -> Iterator[Sequence[str] | None]:
-    """Give the words of a program to store, None if there are none; say what is probably wrong with them."""
+    """Return the words of a program to store, None if there are none; warn about likely mistakes."""
     if not argv:
         if shell:
             raise click.UsageError("--shell takes one text, at the end, after --")
@@ -533,7 +534,7 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     kind, _, rest = when.strip().partition(" ")
     if len(when.split()) == 1 and not kind.startswith("@"):
         if ":" in when:
-            raise click.UsageError(f"{when!r} is a calendar spec as systemd has them: use --calendar {when}")
+            raise click.UsageError(f"{when!r} is a systemd calendar spec: use --calendar {when}")
         raise click.UsageError(
             f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *' or 'every 15m'"
         )

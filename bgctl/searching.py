@@ -1,4 +1,4 @@
-"""The verb search: lines of all kept logs, read by bgctl, while the daemon serves others."""
+"""The verb search: lines of all kept logs, read by bgctl itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, rea
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal
 MAX_LINES = 2**31
-PROCESSES = 4  # that search: more than processors, as each waits for the disk now and then
+PROCESSES = 4  # that search: more than processors, because each sometimes waits for the disk
 _NICE = 10  # of all but the first: the daemon gets a processor before them
 
 
@@ -44,7 +44,7 @@ def search_command(
     """Print the lines of all kept logs that contain TEXT.
 
     TEXT is not a regular expression. The newest job comes first; each line begins with job and attempt.
-    Without -i, upper and lower case differ if TEXT has a capital. Without ids and filters all logs are
+    Without -i, case matters if TEXT has a capital. Without ids and filters all logs are
     searched. Exit with 0 if a line is found, else 1.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
@@ -101,7 +101,7 @@ def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, *, only
 
 
 def _marked(text: str, needle: Needle) -> str:
-    """Return a line in which all that was searched for is marked."""
+    """Return a line with all matches marked."""
     return "".join(
         click.style(part, fg="red", bold=True) if is_found else part for part, is_found in needle.parts(text)
     )
@@ -183,7 +183,7 @@ class _Search:
         return [self._folder / name for name in sorted(names, key=int, reverse=True)]
 
     def _wanted(self, folder: Path) -> list[LogFile]:
-        """Return those logs of a folder that are to be searched, newest first."""
+        """Return the logs of a folder to search, newest first."""
         found: list[tuple[int, int, str, bool]] = []
         for name, has_parts in logs_in(folder).items():
             job, _, rest = name.partition(".")
@@ -196,7 +196,7 @@ class _Search:
 
     @contextmanager
     def _found_beside(self, folders: list[Path]) -> Generator[Iterator[_Found], None, None]:
-        """Search folders in another process; return what it finds in each, which ends early if it dies."""
+        """Search folders in another process; yield its results for each, fewer if it dies."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             child = os.fork()

@@ -53,7 +53,7 @@ def service_install_command() -> int:
     said = [f"{manager.what} is enabled and runs (pid {status['pid']}); its units are in {status['units']}"]
     if left:
         said.append(
-            f"jobs that run on under the launcher of the earlier daemon: {left}; when they have ended,"
+            f"jobs still running under the old daemon's launcher: {left}; when they have ended,"
             f" `{manager.systemctl} restart bgd` starts the service's own launcher"
         )
     if status["lingers"] is False:
@@ -72,7 +72,7 @@ def service_install_command() -> int:
 def service_status_command() -> int:
     """Show whether bgd is a service, and when it starts.
 
-    The exit code is 1 if it is no service or does not run.
+    Exit with 1 if bgd is not a service or does not run.
     """
     manager = _manager()
     status = _status(manager)
@@ -91,7 +91,7 @@ def service_status_command() -> int:
     "bgctl service remove",
     "sudo bgctl service remove",
 )
-@click.option("--interrupt", is_flag=True, help="Remove it even if jobs run, which ends them.")
+@click.option("--interrupt", is_flag=True, help="Remove it even if that interrupts jobs.")
 def service_remove_command(*, interrupt: bool) -> int:
     """Stop and disable the service, and delete its units.
 
@@ -105,7 +105,7 @@ def service_remove_command(*, interrupt: bool) -> int:
         raise Refused(f"{manager.what} is not installed")
     if is_used and not interrupt and (running := _running_jobs(manager)):
         raise Refused(
-            f"jobs that run, and would be interrupted: {running}: wait for them with `bgctl wait`, or use"
+            f"running jobs would be interrupted: {running}: wait for them with `bgctl wait`, or use"
             " --interrupt"
         )
     manager.run("disable", "--now", "bgd.socket", "bgd.service")
@@ -170,7 +170,7 @@ class _Manager(Struct, frozen=True, kw_only=True):
         return done.stdout
 
     def start(self, verb: str) -> None:
-        """Start or restart bgd, and return when it serves.
+        """Start or restart bgd, and wait until it serves.
 
         Raises:
             Refused: it did not start; the message has the last line of its log.
@@ -191,7 +191,7 @@ class _Manager(Struct, frozen=True, kw_only=True):
 
     @property
     def _environment(self) -> dict[str, str]:
-        # sudo and su leave the variable out by which systemctl finds the user's manager
+        # sudo and su drop the variable by which systemctl finds the user's manager
         runtime = f"/run/user/{os.geteuid()}"
         known = {"XDG_RUNTIME_DIR": runtime} if self.is_user and Path(runtime).is_dir() else {}
         return known | os.environ
@@ -205,7 +205,7 @@ class _Manager(Struct, frozen=True, kw_only=True):
             return ""
         name = _account().pw_name
         return (
-            f"; your service manager does not run: log in as {name} (sudo and su are no login),"
+            f"; your service manager does not run: log in as {name} (sudo and su do not count as a login),"
             f" or let root run `loginctl enable-linger {name}`"
         )
 
@@ -219,11 +219,11 @@ def _manager(*, changes: bool = False) -> _Manager:
     """
     options = global_options()
     if options.user and options.system:
-        raise WrongUsage("--user and --system exclude each other")
+        raise WrongUsage("--user and --system cannot be combined")
     if options.socket:
         raise WrongUsage("--socket is not for service: the configuration names the socket of a service")
     is_user = options.user or not (options.system or os.geteuid() == 0)
-    if not Path("/run/systemd/system").is_dir():  # as sd_booted(3) finds out
+    if not Path("/run/systemd/system").is_dir():  # as in sd_booted(3)
         raise Refused("systemd does not run here: let the service manager of this machine start `bgd`")
     if changes and not is_user and os.geteuid() != 0:
         raise NotAllowed("only root can change the services of this machine: use sudo, or leave out --system")

@@ -124,7 +124,7 @@ def _result(daemon: Client, job: Job) -> object:
         return None
     try:
         return daemon.result(job.id)
-    except JobFailed:  # someone retried it in the meantime
+    except JobFailed:  # it was retried in the meantime
         return None
 
 
@@ -158,7 +158,7 @@ def _describe_state(job: Job) -> str:
 
 
 def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterator[str]:
-    """Yield what is known of an attempt, without a traceback that was `shown` before; add a new one."""
+    """Yield the lines of an attempt, without a traceback that was already `shown`; add a new one."""
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
     facts = facts_of_attempt(attempt)
     took = (_time_label(attempt), short_duration(attempt.run_seconds))

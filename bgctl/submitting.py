@@ -50,7 +50,7 @@ class JobVerb(click.Command):
 
 
 _program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
-_no_check = click.option("--no-check", is_flag=True, help="Queue it even if program or folder are missing.")
+_no_check = click.option("--no-check", is_flag=True, help="Queue it even if program or folder is missing.")
 _shell = click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
 _wait = click.option("--wait", is_flag=True, help="Wait for the job and exit with its code.")
 _follow = click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code.")
@@ -76,7 +76,7 @@ def submit_command(
 ) -> int:
     """Queue a command and print its id.
 
-    The command reads nothing unless --stdin is given.
+    Standard input is empty unless --stdin is given.
     """
     with client(autostart=True) as daemon:
         options = job_options(daemon, given)
@@ -114,7 +114,7 @@ def call_command(
     TARGET is package.module:Class.method or package.module:function; in another language it is runner::name
     or runner::name@method.
 
-    ARGS become what the function's annotations ask for: int, float, bool, None, and JSON for list and dict.
+    ARGS are converted by the function's annotations: int, float, bool, None, and JSON for list and dict.
     NAME=VALUE is a named argument if the function has such a parameter. Without annotation ARGS are text.
     """
     positional: list[object] = json_option("--args", args_text, list)
@@ -151,7 +151,7 @@ def call_command(
 def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
-    The command reads nothing unless -i or --stdin is given. With --pty its output is printed unchanged.
+    Standard input is empty unless -i or --stdin is given. With --pty its output is printed unchanged.
 
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.

@@ -1,4 +1,4 @@
-"""What a terminal needs: untrusted text escaped, and the size of the screen and of text on it."""
+"""Terminals: escapes untrusted text, and measures the screen and text."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class TerminalEscaper:
         return shown + self._lines.end() if is_last else shown
 
     def begin_line(self) -> None:
-        """Go on as on a new line, because something else has ended this one."""
+        """Continue on a new line, because other output has ended this one."""
         self._lines.end()
 
 
 class PipeOutput:
     """Turns output, in pieces of any size, into what a pipe or file gets: lines as they ended.
 
-    Lines without a lone carriage return stay as they are. So does everything from the first byte that no text
-    has: a program may write an archive or an image.
+    Lines without a lone carriage return stay as they are. So does everything from the first byte that cannot
+    be text: a program may write an archive or an image.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LineRewriter:
         self._begin_line()
 
     def _begin_line(self) -> None:
-        self._line = ""  # what the terminal has not been fed; without a terminal all of the line
+        self._line = ""  # text not yet sent to the terminal; without a terminal the whole line
         self._terminal: Terminal | None = None  # once the line is rewritten
         self._has_colors = False
         self._shown = ""
@@ -125,7 +125,7 @@ class LineRewriter:
         return self.end() if length > _LONGEST_LINE else ""
 
     def end(self) -> str:
-        """Return what was held back of an incomplete line, and forget that line."""
+        """Return the rest of an incomplete line, and forget that line."""
         rest = self._update()
         self._begin_line()
         return rest

@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command line, in one sentence, and what to type instead."""
+"""Usage errors in one sentence, with what to type instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bgctl.submitting import call_command, run_command, submit_command
 
 
 def message_of(error: click.ClickException) -> str:
-    """Return what a usage error says."""
+    """Return the message of a usage error."""
     if isinstance(error, click.BadOptionUsage):  # it has no context, so the verb is unknown
         return _wrong_use(error.option_name, error.message)
     if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -60,13 +60,13 @@ def _one_of(message: str) -> str:
 
 
 def _state_by_meaning(option: str, message: str) -> str | None:
-    """Return which states a word of another program means; None if that is not known."""
+    """Return a hint for a state of another program; None if it is unknown."""
     word = message.partition("' is not one of ")[0].removeprefix("'")
     return f"no state {word!r}: {STATES[word]}" if option == "--state" and word in STATES else None
 
 
 def _other_option(option: str, context: click.Context) -> str | None:
-    """Return what to type in place of an option that a verb does not have; None if nothing is known."""
+    """Return what to type in place of an option that a verb does not have; None without a hint."""
     if hint := _hint_for_other_verb(option, context.info_name):
         return hint
     own = {spelling for each in context.command.params for spelling in each.opts}
@@ -93,7 +93,7 @@ def _hint_for_other_verb(option: str, own: str | None) -> str | None:
 
 
 def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
-    """Return what does the same; None if nothing does, or not for a verb with these options of its own."""
+    """Return an equivalent option; None if there is none, or not for a verb with these options."""
     hints = OPTIONS.get(option, ())
     for hint in (hints,) if isinstance(hints, str) else hints:
         named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))

@@ -1,4 +1,4 @@
-"""The verbs wait and progress: wait for jobs, and show or report how far they are."""
+"""The verbs wait and progress: wait for jobs, and show or report progress."""
 
 from __future__ import annotations
 
@@ -176,14 +176,14 @@ _MAX_BARS = 10  # a screen must hold them and the lines above
     "bgctl progress 40%",
     "bgctl progress 3/10 'the third file'",
     "bgctl progress 'still counting'",
-    "bgctl progress - '1 of who knows how many'",
+    "bgctl progress - 'file 17'",
 )
 @click.argument("fraction", metavar="FRACTION")
 @click.argument("message", required=False)
 def progress_command(fraction: str, message: str | None) -> int:
-    """Report, from within a job, how far it is.
+    """Report the progress of a job from inside it.
 
-    FRACTION is 0.4, 40% or 4/10, or - if it is unknown. Each report replaces the one before. Nothing is
+    FRACTION is 0.4, 40% or 4/10, or - if it is unknown. Each report replaces the previous one. Nothing is
     printed, unless JSON is requested.
     """
     job, attempt = _attempt_of_caller()
@@ -204,7 +204,7 @@ def _attempt_of_caller() -> tuple[int, int]:
         return int(os.environ["BGD_JOB_ID"]), int(os.environ["BGD_ATTEMPT"])
     except (KeyError, ValueError):
         raise click.UsageError(
-            "not inside a job: `bgctl progress` needs the BGD_JOB_ID and BGD_ATTEMPT that jobs get"
+            "not inside a job: `bgctl progress` needs BGD_JOB_ID and BGD_ATTEMPT of a job"
         ) from None
 
 

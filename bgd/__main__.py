@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_file,
         const=_NEWEST,
         metavar="FILE",
-        help="restore a lost database from FILE or the newest sound backup, and exit",
+        help="restore a lost database from FILE or the newest backup",
     )
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     parser.add_argument("--log-format", choices=LOG_FORMATS, default="text")

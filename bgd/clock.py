@@ -1,4 +1,4 @@
-"""Tell the time: wall clock and elapsed clock, an alarm on either, and pauses between tries.
+"""Time: wall clock and elapsed clock, an alarm on either, and pauses between retries.
 
 The elapsed clock counts seconds since the machine started. It never jumps, and it counts suspend.
 """

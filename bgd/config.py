@@ -182,7 +182,7 @@ def _processors() -> int:
 
 
 class Auth(StrEnum):
-    """How readers of the pages show who they are."""
+    """How users of the pages identify themselves."""
 
     TOKEN = "token"  # noqa: S105 - a word of the configuration
     NONE = "none"
@@ -258,7 +258,7 @@ class LogsConfig(Struct, frozen=True, kw_only=True):
 
 
 class RetentionConfig(Struct, frozen=True, kw_only=True):
-    """[retention]: how long finished jobs are kept; None: for ever, or any number of them."""
+    """[retention]: how long finished jobs are kept; None: no limit."""
 
     succeeded_for: float | None = key(values.duration, 7 * DAY, none=UNLIMITED)  # seconds since they ended
     failed_for: float | None = key(values.duration, 30 * DAY, none=UNLIMITED)  # of failed and cancelled ones

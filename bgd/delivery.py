@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def deliver(notification: Notification, name: str, target: NotifyTarget) -> None:
-    """Hand a notification to a target; if that is a program, this process becomes it.
+    """Deliver a notification to a target; if that is a program, this process becomes it.
 
     Raises:
         NotDelivered: it was not delivered, and why.
@@ -179,10 +179,10 @@ def as_text(notification: Notification) -> str:
     message = notification.message
     lines = [f"{headline(notification)}.", ""]
     if message.event is NotifyEvent.TEST:
-        lines += ["This is a test that was asked for; nothing has failed.", ""]
+        lines += ["This is a test; nothing has failed.", ""]
     if message.event is NotifyEvent.SUMMARY:
         lines += [
-            f"They are more than [notify.{one_line(message.target)}] per_minute lets through one by one.",
+            f"They exceed per_minute of [notify.{one_line(message.target)}].",
             "",
         ]
     for label, value in facts_of_message(message):
@@ -196,7 +196,7 @@ def as_text(notification: Notification) -> str:
     if message.schedule is not None:
         commands.append(f"bgctl schedule history {one_line(message.schedule)}")
     if commands:
-        lines += ["", "To look at it:", "", *(f"  {command}" for command in commands)]
+        lines += ["", "For details:", "", *(f"  {command}" for command in commands)]
     return "\n".join([*lines, ""])
 
 
@@ -297,7 +297,7 @@ def as_mail(notification: Notification, recipient: str) -> bytes:
 def as_quote(output: Sequence[str]) -> str:
     """Return lines of output as they follow a text; nothing if there are none."""
     return (
-        "\n".join(["", "The end of its output:", "", *(f"  {line}".rstrip() for line in output), ""])
+        "\n".join(["", "Its last lines of output:", "", *(f"  {line}".rstrip() for line in output), ""])
         if output
         else ""
     )

@@ -1,4 +1,4 @@
-"""The errors that callers of bgd may catch: the class says whose fault it is, the message what to do."""
+"""The errors that callers of bgd may catch: the class says who is at fault, the message what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NoSuchJob(Refused):
 
 
 class Full(Refused):
-    """There is no room for it now: too many jobs, connections or bytes. It may work later."""
+    """A limit is reached: too many jobs, connections or bytes. It may work later."""
 
 
 class DaemonUnreachable(BgdError):
@@ -73,7 +73,7 @@ class JobFailed(BgdError):
         traceback: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.args = (message,)  # the job's own words, which are not cut
+        self.args = (message,)  # the job's own message, which is not cut
 
         self.job_id = job_id
         self.name = name

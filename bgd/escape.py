@@ -1,4 +1,4 @@
-"""Escape text that others wrote, so that control characters are visible and have no effect."""
+"""Escape untrusted text, so that control characters are visible and have no effect."""
 
 from __future__ import annotations
 

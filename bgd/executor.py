@@ -63,7 +63,7 @@ class Executor(concurrent.futures.Executor):
         self._options = options
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[T]:
-        """Queue a call; returns when it is on disk.
+        """Queue a call; return when it is on disk.
 
         Raises:
             TypeError: no worker finds the function, or the arguments do not fit it or JSON.
@@ -108,7 +108,7 @@ class Executor(concurrent.futures.Executor):
         return self._results(futures, deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as the standard has it
-        """Take no more calls.
+        """Accept no more calls.
 
         Args:
             wait: return when all calls have ended.
@@ -143,7 +143,7 @@ class JobFuture(concurrent.futures.Future[T]):
         self._client = client
 
     def cancel(self) -> bool:
-        """Cancel the job if it waits and has never run; tell whether it is cancelled.
+        """Cancel the job if it waits and has never run; return whether it is cancelled.
 
         Raises:
             BgdError: the daemon could not be asked.
@@ -215,7 +215,7 @@ class _Watcher:
                 waiting[result.job].set_cancelled()
 
     def close(self) -> None:
-        """Take no more jobs."""
+        """Accept no more jobs."""
         with self._changed:
             self._is_closed = True
 
@@ -301,7 +301,7 @@ class _Watcher:
             future.set_result(value)
 
     def _give_up(self, error: BaseException) -> None:
-        """Fail all futures; their jobs go on."""
+        """Fail all futures; their jobs continue."""
         with self._changed:
             futures = list(self._futures.values())
             self._futures.clear()

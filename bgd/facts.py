@@ -42,7 +42,7 @@ Fact = tuple[str, Value]  # label and value
 
 
 def facts_of(view: JobView) -> list[Fact]:
-    """Return what was asked for and when, without what a job runs and its name."""
+    """Return the options of a job and its submit time, without its program and name."""
     return _known(
         ("queue", Listed("queue", [view.queue])),
         ("priority", str(view.priority)),
@@ -68,7 +68,7 @@ def facts_of(view: JobView) -> list[Fact]:
 
 
 def facts_of_attempt(attempt: AttemptView) -> list[Fact]:
-    """Return what is known of an attempt, without its outcome, its error and its log."""
+    """Return the facts about an attempt, without its outcome, error and log."""
     is_over = attempt.outcome is not None
     used = [
         "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
@@ -81,7 +81,7 @@ def facts_of_attempt(attempt: AttemptView) -> list[Fact]:
         ("held" if is_over else "holds", tokens_line(attempt)),
         ("process", str(attempt.pid) if attempt.pid and not is_over else ""),
         ("used", ", ".join(filter(None, used))),
-        ("left", f"{attempt.leftovers}: bgd ended this" if attempt.leftovers else ""),
+        ("killed", f"leftover {attempt.leftovers}" if attempt.leftovers else ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""Format jobs: as JSON for programs, and in words for people."""
+"""Format jobs: as JSON for programs, and as text for users."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def job_as_json(view: JobView) -> dict[str, object]:
 
 
 def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
-    """Return what a class job is called with: a list `args` and a dict `kwargs`, or nothing for a command."""
+    """Return the arguments of a class job: a list `args` and a dict `kwargs`, or nothing for a command."""
     if not view.arguments:
         return {}
     import json  # noqa: PLC0415 - most jobs are commands, and bgctl starts often
@@ -72,7 +72,7 @@ def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
 
 
 def executor_line(attempt: AttemptView) -> str:
-    """Return what runs an attempt, on one line, and what bgd cannot promise of it; empty: this machine."""
+    """Return the executor of an attempt on one line, with what bgd cannot promise; empty: this machine."""
     kind = attempt.executor_kind
     if kind is None or kind is ExecutorKind.LOCAL:
         return ""
@@ -196,7 +196,7 @@ def is_slow(view: JobView) -> bool:
 
 def slowness(view: JobView) -> str:
     """Return in words that a job is slower than usual; empty if it is not."""
-    return f"slower than usual, which is up to {short_duration(view.usual_seconds)}" if is_slow(view) else ""
+    return f"slower than usual (up to {short_duration(view.usual_seconds)})" if is_slow(view) else ""
 
 
 def state_in_words(view: JobView) -> str:
@@ -268,7 +268,7 @@ def outcome_in_words(ended: Ended) -> str:
         case Outcome.OOM:
             return "out of memory"
         case Outcome.UNKNOWN:
-            return "end not seen"
+            return "outcome unknown"
         case (
             Outcome.SUCCEEDED
             | Outcome.TIMEOUT
@@ -284,7 +284,7 @@ def outcome_in_words(ended: Ended) -> str:
 
 
 def reason_in_words(view: JobView) -> str:
-    """Return what the state of a job leaves open, in a few words: why it failed, or what it waits for."""
+    """Return the reason for the state of a job, in a few words: why it failed, or what it waits for."""
     words = state_in_words(view)
     match view.state:
         case State.FAILED:

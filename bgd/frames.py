@@ -1,4 +1,4 @@
-"""Frames of a connection: what is sent in one turn of the event loop is one write."""
+"""Frames of a connection: all frames of one turn of the event loop are one write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bgd.wire.framing import frame
 
 
 class FrameWriter:
-    """Writes frames in few writes: each write wakes the other end, which costs as much as a part of a job.
+    """Writes frames in few writes: each write wakes the other end, which is expensive.
 
     Attributes:
         transport: what is written to; None: there is no connection, and what is sent is dropped.

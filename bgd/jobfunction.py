@@ -1,4 +1,4 @@
-"""The decorator `bgd.job`: gives a function, which stays as it is, methods that queue calls of it."""
+"""The decorator `bgd.job`: adds methods to a function that queue calls of it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def job(**options: Unpack[FunctionOptions]) -> Callable[[Callable[P, R_co]], Job
 def job(function: Any = None, /, **options: Any) -> Any:
     """Give a function `submit`, `submit_many`, `submit_async`, `spec`, `options` and `schedule_spec`.
 
-    It stays the same function: a call of it runs here, and a worker finds it by its name if the daemon's
-    configuration allows that. Because a worker imports this module for each job, what submitting needs is
+    The function is unchanged: a call runs here, and a worker finds it by its name if the daemon's
+        configuration allows that. Because a worker imports this module for each job, what submitting needs is
     imported when something is submitted.
 
     Args:
@@ -112,7 +112,7 @@ class Background(Generic[P, R_co]):
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Job[Any]:
-        """Queue a call of the function; returns when it is on disk."""
+        """Queue a call of the function; return when it is on disk."""
         from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
         return default_client().call(self._checked(args, kwargs), args, kwargs, **self._unchecked)

@@ -208,7 +208,7 @@ def lock_error(path: Path, error: OSError) -> ConfigError:
 
 
 def _check_way_to(path: Path, key: str) -> None:
-    """Refuse a path with a link or folder of another user, who could make it lead elsewhere."""
+    """Refuse a path with a link or folder of another user, which could redirect it."""
     from pathlib import Path  # noqa: PLC0415 - clients make no folders, and start often
 
     trusted = {0, os.geteuid(), Path("/").stat().st_uid}  # in a user namespace root may have another uid
@@ -232,7 +232,7 @@ def _check_way_to(path: Path, key: str) -> None:
             here = Path("/") if target.startswith("/") else here.parent
         elif ahead and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
             raise ConfigError(
-                f"every user can replace what is in the folder {here}: "
+                f"every user can replace files in the folder {here}: "
                 f"chmod o-w {here}, or choose another {key}"
             )
 

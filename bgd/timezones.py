@@ -18,7 +18,7 @@ _POSIX = re.compile(r"[A-Za-z<][A-Za-z0-9<>+,./:-]{3,80}")
 
 
 def is_zone(name: str) -> bool:
-    """Tell whether the machine knows a time zone."""
+    """Return whether the machine knows a time zone."""
     try:
         zone(name)
     except LookupError:
@@ -27,7 +27,7 @@ def is_zone(name: str) -> bool:
 
 
 def problem_with_zone(name: str) -> str | None:
-    """Say why a time zone's name would mislead those who wrote it; None: it would not."""
+    """Return why a time zone's name is misleading; None: it is not."""
     found = _REVERSED.fullmatch(name)
     if found is None:
         return None

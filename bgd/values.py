@@ -223,7 +223,7 @@ def token(setting: Setting) -> str:
     secret = text(setting)
     if secret and not _TOKEN.fullmatch(secret):
         raise ValueError(
-            "must be 16 to 200 letters, digits and -._~+/=, for example of `openssl rand -hex 16`"
+            "must be 16 to 200 letters, digits and -._~+/=, for example from `openssl rand -hex 16`"
         )
     return secret
 
@@ -293,7 +293,7 @@ def secret_url(setting: Setting) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, as it stands in a URL, is this machine."""
+    """Return whether a host, as it stands in a URL, is this machine."""
     return host.lower() in {"localhost", "[::1]"} or bool(_LOOPBACK.fullmatch(host))
 
 
@@ -316,7 +316,7 @@ def resource_tokens(setting: Setting) -> tuple[str, ...]:
         return tuple(str(number) for number in range(1, value + 1))
     if not isinstance(value, str | list):
         raise ValueError(  # noqa: TRY004 - what readers raise
-            'must be a list of names such as ["0", "1"], or how many there are, such as 3'
+            'must be a list of names such as ["0", "1"], or a number such as 3'
         )
     names = texts(setting)
     for name in names:
@@ -335,9 +335,7 @@ def start_rate(setting: Setting) -> spec.Rate:
     written = text(setting)
     count, _, seconds = written.partition("/")
     if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
-        raise ValueError(
-            f'must be like "10/1m": 1 to {MAX_RATE} starts, and the time in which they may happen'
-        )
+        raise ValueError(f'must be like "10/1m": 1 to {MAX_RATE} starts, and a duration')
     return spec.Rate(int(count), checked_duration(seconds, spec.Timeout), written)
 
 
@@ -365,7 +363,7 @@ def _rule(text: object) -> Decision:
         or (step == NextStep.FAIL and after)
         or (step == NextStep.SNOOZE and not after)
     ):
-        raise ValueError(f"{text!r} does not say what follows: {_SAY_WHAT_FOLLOWS}")
+        raise ValueError(f"{text!r} does not say what to do: {_SAY_WHAT_FOLLOWS}")
     return Decision(NextStep(step), checked_duration(after) if after else None)
 
 
@@ -523,7 +521,7 @@ def _absolute(text: str, setting: Setting) -> str:
     if text == "~" or text.startswith("~/"):
         text = setting.home.rstrip("/") + text[1:] or "/"
     elif text.startswith("~"):
-        raise ValueError("must be a whole path: of homes only your own can be written as ~")
+        raise ValueError("must be a full path: ~ works only for your own home")
     return os.path.normpath(Path(setting.folder, text))
 
 

@@ -271,7 +271,7 @@ def test_a_text_says_what_happened_and_how_to_look(monkeypatch):
         "attempts:  2\n"
         "failures:  3 in a row\n"
         "reason:    it␊broke\n\n"
-        "To look at it:\n\n"
+        "For details:\n\n"
         "  bgctl show 12\n"
         "  bgctl logs 12\n"
         "  bgctl schedule history nightly\n"
@@ -286,7 +286,7 @@ def test_a_summary_names_what_it_sums_up():
 
     text = as_text(notification(TEST, event="summary", summary=summary))
 
-    assert "more than [notify.t] per_minute lets through" in text
+    assert "They exceed per_minute of [notify.t]." in text
     assert "failed:    12: nightly, po␊ll\nrecovered: 1\n" in text
     assert text.endswith("\n\n  bgctl list --state failed\n")
 
@@ -439,7 +439,7 @@ async def test_a_mail_arrives(delivered, mailbox):
     assert mail["Bcc"] is None
     text = mail.get_content().replace("\r\n", "\n")
     assert "  bgctl logs 12\n" in text
-    assert text.endswith("The end of its output:\n\n  all is well\n  .\n  no, it is not\n")
+    assert text.endswith("Its last lines of output:\n\n  all is well\n  .\n  no, it is not\n")
 
 
 @given(text(characters(exclude_categories=["Cs"])), text(characters(exclude_categories=["Cs"])))

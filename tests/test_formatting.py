@@ -174,7 +174,7 @@ def test_a_shell_reads_a_quoted_word_as_it_was(word):
         ("timeout", {"outcome": Outcome.TIMEOUT}),
         ("log limit", {"outcome": Outcome.LOG_LIMIT}),
         ("out of memory", {"outcome": Outcome.OOM}),
-        ("end not seen", {"outcome": Outcome.UNKNOWN}),
+        ("outcome unknown", {"outcome": Outcome.UNKNOWN}),
         ("waiting for a node", {"state": State.RUNNING, "needs_node": True}),
         ("suspended", {"state": State.RUNNING, "needs_node": True, "suspended": True}),
     ],

@@ -100,7 +100,7 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
 
 
 def _read_status(pipe: int, deadline: float) -> str:
-    """Return what the new daemon writes: "ready", or why it is not; empty if it ended without a word."""
+    """Return what the new daemon writes: "ready", or why it is not; empty if it ended silently."""
     poller = select.poll()
     poller.register(pipe, select.POLLIN)
     if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):

@@ -1,4 +1,4 @@
-"""The default client of the process, and `run_background_job`, for callers that have no client at hand."""
+"""The default client of the process, and `run_background_job`, for callers without a client."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class _PerThread(threading.local):
 
 
 def _location() -> _Location:
-    """Return where to look for the daemon now; a test may change it between two calls."""
+    """Return the location of the daemon now; a test may change it between two calls."""
     return tuple(map(os.environ.get, _LOCATION_VARIABLES))
 
 

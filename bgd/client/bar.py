@@ -12,7 +12,7 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(title: str, total: int | None, *, wanted: bool | None) -> Iterator[Advance]:
-    """Draw a bar on stderr until the block ends, and give the function that advances it.
+    """Draw a bar on stderr until the block ends; yield the function that advances it.
 
     Args:
         title: what the bar begins with.

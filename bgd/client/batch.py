@@ -18,8 +18,8 @@ from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import BatchRuns, Run, Submitted, runs_of
 from bgd.wire.requests import GetBatch
 
-IN_FLIGHT = 4  # portions: one that is written, one that is decided, and one on the way each way
-_TRIES = 3  # times that the connection may break while nothing is taken
+IN_FLIGHT = 4  # portions: one being written, one being decided, and one on the way each way
+_TRIES = 3  # times that the connection may break without progress
 
 
 class Taken(Struct, frozen=True):
@@ -33,7 +33,7 @@ class Taken(Struct, frozen=True):
 class BatchSender:
     """Sends the lines of one batch, and knows exactly which are jobs.
 
-    The daemon takes the lines in order, and after one that it refuses it takes no more.
+    The daemon takes the lines in order, and stops at one that it refuses.
 
     Args:
         channel: to the daemon.
@@ -50,9 +50,9 @@ class BatchSender:
         self._failure: BaseException | None = None  # of the source, raised when all before it is taken
 
     async def send(self, portions: Iterable[Portion | None]) -> AsyncGenerator[Taken, None]:
-        """Queue the jobs of all portions; yield what is taken, in order.
+        """Queue the jobs of all portions; yield taken lines, in order.
 
-        `portions`: None says that the next one may take a while: what is in flight is waited for first.
+        `portions`: None means that the next one may take a while, so portions in flight are awaited first.
 
         Raises:
             BgdError: the daemon refuses a line. Those before its portion are taken, none after it.
@@ -73,7 +73,7 @@ class BatchSender:
                 await self._channel.reconnect()
             except DaemonUnreachable:
                 raise
-            except BgdError:  # perhaps because an earlier connection's bytes came late: see how far it is
+            except BgdError:  # perhaps because bytes of an earlier connection came late: ask for its position
                 tries = tries + _TRIES if self.last == before else 1
                 if tries > _TRIES:
                     raise
@@ -86,7 +86,7 @@ class BatchSender:
     async def known(self, *, close: bool = False) -> AsyncGenerator[Taken, None]:
         """Ask the daemon which lines after the `last` it has taken.
 
-        `close`: from then on it takes no more, not even what is still on its way.
+        `close`: it takes no more, not even lines still on their way.
         """
         request = GetBatch(id=UNNUMBERED, batch=self._batch, after=self.last, close=close)
         for part in await self._channel.collect(request):
@@ -124,7 +124,7 @@ class BatchSender:
                 connection.drop(inbox)
 
     def _next(self, source: Iterator[Portion | None]) -> Portion | None:
-        """Return the next portion; None if there is none now, or none any more."""
+        """Return the next portion; None if there is none now, or never again."""
         if self._is_read:
             return None
         try:
@@ -147,7 +147,7 @@ class BatchSender:
         except TimeoutError as error:
             raise DaemonUnreachable(
                 f"the daemon did not answer within {self._channel.timeout:g} s: some lines may or may not"
-                " have been taken"
+                " have been queued"
             ) from error
         self.last = portion.last
         self._drop_pending(portion.last)

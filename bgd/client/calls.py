@@ -15,7 +15,7 @@ from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.jobfunction import Background, background_of
 
-DEFAULT_BUFFERSIZE = 1000  # jobs: enough for slots that are quick, few enough for any memory
+DEFAULT_BUFFERSIZE = 1000  # jobs: enough for fast slots, few enough for any memory
 _PORTION_BYTES = 8 << 20  # of arguments in one transaction: all clients of a daemon share its memory
 _PORTION_SECONDS = 0.1  # that a call waits for more calls, if reading the items takes time
 

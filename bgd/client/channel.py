@@ -63,7 +63,7 @@ R = TypeVar("R")
 _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause is twice the one before
 _MAX_PAUSE = 1.0
 _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
-_PATIENCE = 10  # times that the daemon may go away before a question is answered
+_PATIENCE = 10  # times that the daemon may go away before it answers a request
 _EXIT_SECONDS = 30.0  # between the end of a daemon's last connection and that of its process
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
 
@@ -76,8 +76,8 @@ _REPEATABLE = {"cancel", "hold", "release", "suspend", "continue"}
 class Channel:
     """Requests and streams that outlive a connection.
 
-    Until its deadline, a request that was surely not taken is sent again over a new connection. One that may
-    have been taken is sent again only if that does no harm.
+    Until its deadline, a request that the daemon surely did not take is sent again over a new connection. One
+    that it may have taken is sent again only if that is safe.
     """
 
     def __init__(self, connector: Connector, timeout: float, io: Concurrency) -> None:
@@ -92,15 +92,15 @@ class Channel:
         """Send a request and return its only reply.
 
         Args:
-            request: if it has the field `repeated`, that is set when the request is sent again: the daemon
-                needs it to judge what it finds done already.
+            request: its field `repeated`, if any, is set when it is sent again, so that the daemon accepts
+                what is already done.
             kind: the type of the reply.
             repeatable: the request may be taken twice, so send it again if the daemon goes away before it
                 answers.
 
         Raises:
             Refused: a value of the request is out of range.
-            DaemonUnreachable: the request may or may not have been taken.
+            DaemonUnreachable: the request may or may not have been executed.
         """
         request = checked(request)
         was_lost = False
@@ -180,7 +180,7 @@ class Channel:
                             pauses = _growing_pauses()
                             yield reply
                 except (NotSent, Broken) as error:
-                    if alone:  # others use the common one, which may be sound: only this request had no time
+                    if alone:  # others use the common one, which may be fine: only this request had no time
                         await connection.close()
                     if (request := rest()) is None:
                         return
@@ -203,7 +203,7 @@ class Channel:
         return results
 
     async def cancel_waiting(self, job_ids: Sequence[int]) -> list[ActResult]:
-        """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
+        """Cancel the waiting ones of these jobs; the entries of running ones say that they still run."""
         results = await self.act("hold", job_ids)  # a held job is not started before the next request
         held = [result.job for result in results if result.state is State.HELD]
         cancelled = iter(await self.act("cancel", held))
@@ -279,7 +279,7 @@ class Channel:
             self._connecting.release()
 
     async def reconnect(self) -> None:
-        """Return as soon as there is a connection; waits for a daemon as a stream that broke off does.
+        """Wait until there is a connection, as a broken stream does.
 
         Raises:
             DaemonUnreachable: no daemon came back within `timeout`.
@@ -358,7 +358,7 @@ class Channel:
         except TimeoutError as error:
             raise DaemonUnreachable(
                 f"the daemon did not answer within {self.timeout:g} s: "
-                "the request may or may not have been taken"
+                "the request may or may not have been executed"
             ) from error
 
     async def _open(self, *, may_start: bool = True) -> Connection | InlineConnection:
@@ -416,7 +416,7 @@ def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
 
 
 class Connector(Struct, frozen=True, kw_only=True):
-    """Where to look for a daemon: see `bgd.client.transport.client_sockets`.
+    """Where to find a daemon: see `bgd.client.transport.client_sockets`.
 
     `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
     """
@@ -532,7 +532,7 @@ class InlineConnection:
         raise Refused("there is no daemon to shut down: jobs run inline")
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """Do nothing: nothing is open."""
 
 
 def _checked_reply(reply: object) -> Reply:

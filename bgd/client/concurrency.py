@@ -1,4 +1,4 @@
-"""What a channel needs of threads or of an event loop.
+"""What a channel needs from threads or an event loop.
 
 `bgd.client.blocking.concurrency` and `bgd.client.async_.concurrency` provide it.
 """
@@ -25,7 +25,7 @@ class Bell(Protocol):
 
     def ring(self) -> None: ...
     async def wait(self, deadline: float | None) -> None:
-        """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
+        """Wait until it has rung since the last wait; raise TimeoutError at the deadline."""
 
 
 class Affinity(Protocol):
@@ -58,7 +58,7 @@ class Concurrency(Protocol):
         """
 
     async def write_some(self, connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-        """Send as much as there is room for, at least one byte; return how much.
+        """Send as many bytes as fit, at least one; return how many.
 
         Raises:
             TimeoutError: there was no room before the deadline.

@@ -20,7 +20,7 @@ from bgd.wire.requests import Forget, Request
 if TYPE_CHECKING:
     from bgd.client.concurrency import Bell, Concurrency
 
-_FORGET_SECONDS = 1.0  # for telling a busy daemon that the rest of a stream is not wanted
+_FORGET_SECONDS = 1.0  # to tell a busy daemon that the rest of a stream is not needed
 _CLOSE_SECONDS = 1.0  # for others to leave a connection that is being closed
 
 
@@ -152,8 +152,8 @@ class Connection:
         self._break(partial(DaemonUnreachable, "the connection was closed"))
         deadline = time.monotonic() + _CLOSE_SECONDS
         # Others may be about to use the descriptor, whose number could belong to the next connection once it
-        # is closed. They leave soon, and who comes later finds that the connection is broken. If this runs in
-        # a signal handler, they may be in the same thread: then the socket is closed when its last reference
+        # is closed. They leave soon, and later callers find that the connection is broken. If this runs in a
+        # signal handler, they may be in the same thread: then the socket is closed when its last reference
         # goes.
         with suppress(TimeoutError):
             for lock in (self._reading, self._sending):
@@ -190,7 +190,7 @@ class Connection:
         return inbox
 
     async def _receive(self, inbox: Inbox, deadline: float | None) -> Reply:
-        """Return the next reply to a request. Until it is there, read for all, or wait while another does."""
+        """Return the next reply to a request. Until it arrives, read for all, or wait while another does."""
         self._waiting[inbox.id] = inbox
         try:
             while not inbox:
@@ -198,7 +198,7 @@ class Connection:
                     raise self._failure()
                 if await self._io.try_acquire(self._reading):
                     try:
-                        # the one who read before may have filled this inbox, or found that it is over
+                        # the previous reader may have filled this inbox, or found the end
                         if not inbox and self._failure is None:
                             self._sort(await self._io.read_some(self._socket, deadline))
                     finally:
@@ -220,7 +220,7 @@ class Connection:
             return
         try:
             for reply in self._session.feed(data):
-                # none: the rest of a stream is unwanted, or the answer no longer awaited
+                # none: the rest of a stream is not needed, or the answer is no longer awaited
                 if (inbox := self._inboxes.get(reply.id)) is not None:
                     inbox.append(reply)
                     inbox.bell.ring()
@@ -228,7 +228,7 @@ class Connection:
             self._break(partial(type(error), str(error)))
 
     def _let_another_read(self) -> None:
-        """Wake one waiter for a reply if none is reading. Each does so when it leaves."""
+        """Wake one waiter for a reply if none is reading. Each reader calls this when it leaves."""
         if self._waiting and not self._reading.locked():
             for inbox in list(self._waiting.values()):
                 if not inbox:
@@ -249,13 +249,13 @@ class Connection:
         if self._failure is None:
             self._failure = failure
         with suppress(OSError):  # the daemon may have closed it already
-            self._socket.shutdown(socket.SHUT_RDWR)  # ends what reads and writes, which close() would not
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends reads and writes, which close() would not
         for inbox in list(self._waiting.values()):
             inbox.bell.ring()
 
 
 class Inbox(deque[Reply]):
-    """The replies to one request that its caller has not taken. The bell rings when it should have a look."""
+    """The replies to one request that its caller has not taken. The bell rings for new ones."""
 
     def __init__(self, request_id: int, bell: Bell) -> None:
         super().__init__()
@@ -264,10 +264,10 @@ class Inbox(deque[Reply]):
 
 
 def _error_in(failed: Failed) -> BgdError:
-    """Return why a request failed; a daemon that cannot read one, although it is sound, is an older one."""
+    """Return why a request failed; a daemon that cannot read a valid one is older."""
     if failed.code is ErrorCode.PROTOCOL and failed.message.startswith("not a message of"):
         return ProtocolError(
-            "the daemon is an older bgd, which does not know this request: restart it by `bgctl shutdown` and"
-            " then `bgd`, or by `systemctl restart bgd`; running jobs go on"
+            "the daemon is an older bgd, which does not know this request: restart it with `bgctl shutdown`"
+            " and then `bgd`, or with `systemctl restart bgd`; running jobs go on"
         )
     return error_of(failed.code, failed.message)

@@ -1,4 +1,4 @@
-"""Functions as targets: by which name a worker finds one, and whether a call fits it."""
+"""Functions as targets: their names for a worker, and checks of calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAIN = "__main__"
 
 
 def check_target(target: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-    """Refuse a call that would fail, as far as this process knows: it has imported the module.
+    """Refuse a call that would fail, if this process has imported the module.
 
     Raises:
         Refused: the module has no such function, or the class no such method.
@@ -47,7 +47,7 @@ def _attribute_of(owner: object, name: str, words: str) -> object:
 
 
 def target_of(function: Callable[..., Any]) -> str:
-    """Return the target by which a worker finds a function: `package.module:function` or `:Class.method`.
+    """Return the target of a function for a worker: `package.module:function` or `:Class.method`.
 
     Raises:
         TypeError: no worker would find it. The message says what to do.
@@ -85,7 +85,7 @@ def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Map
 def as_bound(
     function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Return arguments in one form for all calls that mean the same; unchanged if they do not fit."""
+    """Return arguments in a normal form for equal calls; unchanged if they do not fit."""
     taken = _signature_of(function)
     try:
         bound = None if taken is None else taken.bind(*args, **kwargs)
@@ -134,7 +134,7 @@ _known_signature = lru_cache(maxsize=200)(_read_signature)
 
 
 def _takes_object(function: Callable[..., Any]) -> bool:
-    """Tell whether it is a method, whose first argument is an object or a class."""
+    """Return whether it is a method, whose first argument is an object or a class."""
     owner, _, name = _qualified_name(function).rpartition(".")
     kind = getattr(sys.modules.get(function.__module__), owner, None) if owner else None
     return isinstance(kind, type) and not isinstance(vars(kind).get(name), staticmethod)

@@ -61,7 +61,7 @@ class Mapper:
         return not self._buffer or (has_room and not self._calls.are_all_read)
 
     async def _fill_buffer(self) -> bool:
-        """Submit as many jobs as the buffer has room for; tell whether it has any."""
+        """Submit as many jobs as the buffer has room for; return whether it has any."""
         while not self._calls.are_all_read and (room := self._calls.buffersize - len(self._buffer)) > 0:
             specs = self._calls.portion(min(room, self._portion))
             is_first = not (self._buffer or self._count)
@@ -106,7 +106,7 @@ class Mapper:
         try:
             return await self._channel.returned(job_id)
         except JobFailed as failure:
-            return failure.with_traceback(None)  # whose frames keep the connection alive
+            return failure.with_traceback(None)  # its frames keep the connection alive
 
     async def _cancel(self) -> None:
         """Cancel the jobs of the buffer that have not started."""

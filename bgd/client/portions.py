@@ -1,4 +1,4 @@
-"""Cuts a batch into portions: jobs that go over the wire together and share a transaction."""
+"""Cuts a batch into portions: jobs that are sent together and share a transaction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PORTION = 2_000  # jobs: a transaction of some 20 ms
 PORTION_BYTES = 4 << 20  # of their arguments
-PATIENCE = 0.1  # seconds that a job waits for those that come after it
+PATIENCE = 0.1  # seconds that a job waits for later ones
 
 
 class Portion(Struct, frozen=True):
@@ -43,7 +43,7 @@ class Portion(Struct, frozen=True):
 
     @property
     def waits(self) -> bool:
-        """Whether the daemon has to look jobs up, and could take a later portion before this one."""
+        """Whether the daemon must look jobs up, and could take a later portion before this one."""
         return any(spec.after or spec.after_any for spec in self.specs)
 
     def frames(self, request_id: int, batch: bytes, after: int) -> bytes:
@@ -52,7 +52,7 @@ class Portion(Struct, frozen=True):
         return batch_frames(request_id, specs=self.specs, env=self.env, place=place)
 
     def found_lines(self, jobs: list[int], found: list[int]) -> frozenset[int]:
-        """Return its lines that made no job; `found`: the jobs that had their keys, as often as they had."""
+        """Return its lines that made no job; `found`: the existing jobs with their keys, with repetitions."""
         if not found:
             return frozenset()
         new = Counter(jobs)
@@ -67,7 +67,7 @@ class Portion(Struct, frozen=True):
 
 
 def ranges_of(lines: list[int]) -> list[tuple[int, int]]:
-    """Return ascending numbers as pairs of a first number and how many follow each other from it."""
+    """Return ascending numbers as pairs of a first number and a count of consecutive ones."""
     if lines[-1] - lines[0] == len(lines) - 1:
         return [(lines[0], len(lines))]
     ranges: list[tuple[int, int]] = []
@@ -80,7 +80,7 @@ def ranges_of(lines: list[int]) -> list[tuple[int, int]]:
 
 
 class SpecMaker:
-    """Makes the specs of a batch, whose jobs share options and mostly differ in little.
+    """Makes the specs of a batch, whose jobs share options and mostly differ little.
 
     `env` is the environment of those commands whose spec has none: it is sent once for a portion and stored
     once for all. `folder` is that of those commands that name none.
@@ -97,11 +97,11 @@ class SpecMaker:
         self._plain = {name: each for name, each in self._options.items() if name not in _ENVIRONMENT}
 
     def of_words(self, words: list[str]) -> JobSpec:
-        """Return the spec of a command. Its words are short texts without NUL, and there is one at least."""
+        """Return the spec of a command. It has at least one word; words are short texts without NUL."""
         return replace(self._base, argv=tuple(words))
 
     def of_item(self, item: Item) -> JobSpec:
-        """Return the spec of an item; what it says itself counts more than the shared options.
+        """Return the spec of an item, which can override the shared options.
 
         Raises:
             Refused: a value is out of range or of the wrong type.
@@ -134,7 +134,7 @@ _ENVIRONMENT = frozenset({"env", "env_pass"})
 def portions_of(items: Iterable[Item], maker: SpecMaker) -> Iterator[Portion]:
     """Cut items into portions. Their lines are counted from 1.
 
-    A portion goes as soon as an item comes that is late.
+    A portion is sent as soon as an item arrives late.
 
     Raises:
         Refused, TypeError: an item cannot be a job; the message says which. The items before it were yielded.

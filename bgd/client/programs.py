@@ -1,4 +1,4 @@
-"""Why a command could not start here and now: a mistake that is cheaper to tell before it is queued."""
+"""Checks that a command could start, before it is queued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CannotStart(Refused):
-    """A command that could not start here and now. `problem` says why, the message also what to do."""
+    """A command that could not start. `problem` says why, the message also what to do."""
 
     def __init__(self, message: str, problem: str = "") -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ def is_relative(changes: EditOptions) -> bool:
 def checked_changes(changes: EditOptions, folder: str | None, *, check: bool = True) -> Changes:
     """Return changes to a job; with `check`, refuse them if a new program, folder or input is missing.
 
-    The program is searched for on the caller's PATH, because that of the job cannot be asked for.
+    The program is looked up on the caller's PATH, because that of the job is unknown.
 
     Args:
         changes: what becomes of the job.
@@ -111,7 +111,7 @@ def problem_with_program(name: str, path: str | None, folder: str) -> str | None
 
 @lru_cache(maxsize=100)
 def _find(name: str, path: str | None, folder: str) -> None:
-    """Find a program; only successes are kept, and a program that goes away fails when it is started."""
+    """Find a program; only successes are cached, and a program that disappears fails at its start."""
     find_program(name, {} if path is None else {"PATH": path}, folder)
 
 

@@ -1,4 +1,4 @@
-"""What callers say about a schedule, as a ScheduleSpec that can be sent."""
+"""Converts callers' arguments of schedules to a ScheduleSpec."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def new_schedule(
 
 
 def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mapping[str, Any]) -> ScheduleSpec:
-    """Return a schedule with changes; what is not given stays. Raises as `new_schedule`."""
+    """Return a schedule with changes. Raises as `new_schedule`."""
     options = _options(given)
     if argv is not None and old.job.target is not None:
         raise Refused("a class job cannot become a command: add the command as a new schedule")
@@ -124,7 +124,7 @@ def _found(sources: Iterable[object]) -> Iterator[tuple[str, ScheduleSpec]]:
 
 
 def _schedule_spec(source: object) -> tuple[str, ScheduleSpec] | None:
-    """Return what `bgd.job` has made of a function, or its `options()` of that; None: it has no schedule."""
+    """Return the schedule that `bgd.job` or `options()` gave a function; None: it has none."""
     method = getattr(source, "schedule_spec", None)
     return method() if callable(method) else None
 
@@ -159,7 +159,7 @@ def schedule_of_function(job: JobSpec, settings: Mapping[str, Any]) -> tuple[str
 
 
 def check_settings(given: Mapping[str, Any]) -> None:
-    """Refuse settings that no schedule can have, before there is one.
+    """Refuse settings that no schedule can have.
 
     Raises:
         TypeError: they do not say when.
@@ -180,7 +180,7 @@ def _check_definition(spec: ScheduleSpec) -> None:
 def _options(given: Mapping[str, Any]) -> JobOptions:
     options = {name: value for name, value in given.items() if name not in SETTINGS}
     for name in sorted(NOT_SCHEDULED & options.keys()):
-        raise Refused(f"a schedule takes no {name}: it says itself when its jobs start")
+        raise Refused(f"a schedule takes no {name}: the schedule decides when its jobs start")
     check_names(options, _OPTIONS)
     return cast("JobOptions", options)
 

@@ -96,11 +96,13 @@ class Session:
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
         """Return a function that makes the error for a daemon that closed the connection."""
         if not self.is_greeted:
-            return partial(HungUp, f"the daemon at {path} hung up without an answer: see its log")
+            return partial(
+                HungUp, f"the daemon at {path} closed the connection without an answer: see its log"
+            )
         return partial(
             Broken,
-            f"the daemon at {path} went away before it answered; running jobs continue, "
-            "and the request may or may not have been taken",
+            f"the daemon at {path} stopped before it answered; running jobs continue, "
+            "and the request may or may not have been executed",
         )
 
     def _greet(self, payload: bytes) -> None:
@@ -173,7 +175,7 @@ def _payloads(
         request = SubmitMany(id=request_id, specs=part, env=part_env, more=end < len(specs), **fields)
         payload = encode(request)
         if len(payload) > MAX_FRAME and len(part) > 1:
-            # a count that is likely to fit; specs differ, so it may take another try
+            # a count that probably fits; specs differ, so it may take another try
             count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))
             continue
         if len(payload) > MAX_FRAME:
@@ -384,7 +386,7 @@ class ResumableWait:
 
 
 class ResumableActions:
-    """A request to act on all jobs that match; it is resumed after the last job that the daemon told of."""
+    """A request to act on all jobs that match; it is resumed after the last reported job."""
 
     def __init__(self, request: Act | SendSignal | Edit) -> None:
         self._rest = request
@@ -394,7 +396,8 @@ class ResumableActions:
         """Return the request for the rest.
 
         Raises:
-            DaemonUnreachable: the daemon may have done it to more jobs than it told of, and must not twice.
+            DaemonUnreachable: the daemon may have acted on more jobs than it reported, and must not act
+            twice.
         """
         verb = tag_of(self._rest)
         if self._was_asked and verb in {"retry", "signal"}:
@@ -405,7 +408,7 @@ class ResumableActions:
         return self._rest
 
     def take(self, reply: Reply) -> list[ActResult]:
-        """Return what became of the jobs that a reply tells of."""
+        """Return the results in a reply."""
         results = expected(reply, Acted).results
         if results and self._rest.where is not None:
             where = replace(self._rest.where, after=max(result.job for result in results))

@@ -89,7 +89,7 @@ def class_spec(
 
 
 def check_options(options: JobOptions) -> None:
-    """Refuse options that no class job can have, before there is one.
+    """Refuse options that no class job can have.
 
     Raises:
         Refused: a value is out of range or of the wrong type, or it is for commands.
@@ -154,7 +154,7 @@ def spec_of(item: Item, caller: Caller) -> JobSpec:
 
 
 def _completed(spec: JobSpec, caller: Caller) -> JobSpec:
-    """Give a command the caller's folder and umask where it names none; its own variables count as chosen."""
+    """Give a command the caller's folder and umask by default; its own variables count as explicit."""
     if spec.argv is None:
         return spec
     return replace(
@@ -166,7 +166,7 @@ def _completed(spec: JobSpec, caller: Caller) -> JobSpec:
 
 
 def _given_values(options: JobOptions, caller: Caller, default_env: str) -> dict[str, Any]:
-    """Return the options that are not None, with the environment worked out."""
+    """Return the options that are not None, with the complete environment."""
     if not options:  # most jobs of a batch
         return {}
     values = {
@@ -224,7 +224,7 @@ def _as_sent(value: Any) -> Any:
 
 def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(argv, str):
-        raise TypeError(f"argv is a list of words, not {argv!r}; for a line of shell, set shell=True")
+        raise TypeError(f"argv is a list of words, not {argv!r}; for a shell command, set shell=True")
     if not hasattr(argv, "__iter__"):
         raise TypeError(f"argv is a list of words, not {argv!r}")
     return [word if type(word) is str and word.isascii() else _word(word) for word in argv]
@@ -258,7 +258,7 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         text = json.dumps(given, allow_nan=False)
         _check_json([given])
     except (TypeError, ValueError, RecursionError) as error:
-        # no cause, whose traceback would be longer than the caller's, and says no more
+        # no cause: its traceback would be long and add nothing
         raise TypeError(f"args and kwargs must be JSON values: {error}") from None
     if len(text) > MAX_WORK:
         raise Refused(
@@ -422,7 +422,7 @@ _OWN_PREFIX = "BGD_"
 
 
 class Caller:
-    """What a command inherits from this process. Each thing is read once, when it is first needed."""
+    """What a command inherits from this process. Each value is read once, at first use."""
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -510,7 +510,7 @@ _latest_inherited: list[tuple[dict[Any, Any], dict[str, str], list[str]]] = [({}
 
 
 def public_environment() -> dict[str, str]:
-    """Return this process's environment without what its service manager told it alone."""
+    """Return this process's environment without variables from its service manager."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -567,5 +567,5 @@ def system_text(text: str) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Tell whether the system's bytes were UTF-8; Python's text has lone surrogates for other bytes."""
+    """Return whether the system's bytes were UTF-8; Python's text has lone surrogates for other bytes."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

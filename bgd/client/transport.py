@@ -1,4 +1,4 @@
-"""Ways to a daemon: its Unix socket, where that is, and a backend in this process in place of any daemon."""
+"""Ways to a daemon: its Unix socket, or a backend in this process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Socket(socket.socket):
 def check_server(connection: socket.socket, place: ClientSocket) -> None:
     """Refuse a server of an untrusted user, which could read and forge everything.
 
-    The caller trusts who serves a socket that it named.
+    A socket that the caller named is trusted.
 
     Raises:
         NotAllowed: the message names the user.
@@ -59,7 +59,7 @@ def check_server(connection: socket.socket, place: ClientSocket) -> None:
 
 @contextmanager
 def process_descriptor(pid: int | None) -> Iterator[int | None]:
-    """Give a descriptor that becomes readable when a process ends.
+    """Yield a descriptor that becomes readable when a process ends.
 
     None if there is no such process here: `pid` is None, the process has ended, or it runs in a container,
     where the number means another one.
@@ -108,8 +108,8 @@ def client_sockets(
     """Yield the sockets that a client tries; it uses the first that answers.
 
     `explicit` (--socket), else $BGD_SOCKET, else that of the caller's own daemon, then the system's. `user`
-    and `system` leave only the one, and so does a named configuration. Each is worked out only when it is
-    asked for: a broken system configuration does not trouble the user of another daemon.
+    and `system` choose one of them, and so does a named configuration. Each is computed only when needed: a
+    broken system configuration does not affect users of another daemon.
 
     Raises:
         ConfigError: as from `load`.
@@ -163,11 +163,11 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
 # --- a backend in this process, which bgd.testing.inline installs -----------------------------------------
 
 Pause = Callable[[], None]
-"""Blocks until there is more to reply, or never will be."""
+"""Blocks until there is more to reply, or the end."""
 
 
 Backend = Callable[[bytes], Iterator[Reply | Pause]]
-"""Answers requests in the place of a daemon: in frames, but over no socket.
+"""Answers requests in place of a daemon: in frames, but without a socket.
 
 Yields the replies to a request, including a stream's end mark, and a Pause before each wait.
 """

@@ -1,4 +1,4 @@
-"""Conditions: what a job waits for besides its turn: a delay, a date, other jobs or a person."""
+"""Conditions: what a job waits for besides its turn: a delay, a date, other jobs or a release."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
 
 
 def due_of(spec: JobSpec, now: Now) -> float | None:
-    """Return when the delay or debounce of a new job is over, on the elapsed clock; None: it has none."""
+    """Return when the delay or debounce of a new job ends, on the elapsed clock; None: it has none."""
     delay = spec.delay if spec.debounce is None else spec.debounce
     return now.elapsed + delay if delay > 0 else None
 
 
 def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
-    """Return a waiting job in its old state with what an edited spec says; `changed`: its changed fields.
+    """Return a waiting job with an edited spec, in its old state; `changed`: the changed fields.
 
     A changed delay or expiry counts from now. A job that has run cannot expire.
     """
     fresh, due = conditions_of(spec, now), job.due
     kept = {"at", "expires", "after", "after_any"}.difference(changed)
-    if "delay" in changed or "at" in changed:  # one takes the other's place
+    if "delay" in changed or "at" in changed:  # each replaces the other
         due = due_of(spec, now)
         kept.discard("at")
     if job.attempt > 0:
@@ -69,12 +69,12 @@ def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
 
 
 def move_to(state: State, job: Job) -> Move:
-    """Return the move that brings a waiting job to a state that `waiting_state` returned."""
+    """Return the move of a waiting job to a state from `waiting_state`."""
     return next(move for move, after in MOVES[job.state].items() if after is state)
 
 
 def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:
-    """Tell whether a job expires before it may start; `due` as in Job."""
+    """Return whether a job expires before it may start; `due` as in Job."""
     if conditions.expires is None:
         return False
     until_due = 0.0 if due is None else due - now.elapsed
@@ -107,7 +107,7 @@ def without_dependency(job: Job, other: JobId) -> Job:
 def find_cycle(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], Job | None]) -> JobId | None:
     """Return one of `others` that itself waits for the job, directly or not; None if none does.
 
-    Looks once at each job that they wait for.
+    Visits each job that they wait for once.
     """
     seen: set[JobId] = set()
     for other in map(JobId, others):
@@ -128,7 +128,7 @@ def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
 
 
 def _shared(conditions: Conditions) -> Conditions:
-    """Return one object for all jobs without conditions, and mostly one for those that want the same."""
+    """Return a shared object for jobs without conditions, and mostly for those with equal ones."""
     if conditions == NO_CONDITIONS:
         return NO_CONDITIONS
     is_common = bool(conditions.resources or conditions.target) and conditions.expires is None
@@ -150,7 +150,7 @@ class WaitingJobs:
         job_of: returns the unfinished job with an id, None if there is none.
 
     Attributes:
-        waits: how many pairs there are of a job and another one that it waits for.
+        waits: number of dependencies of all jobs.
     """
 
     def __init__(self, job_of: Callable[[JobId], Job | None]) -> None:
@@ -162,7 +162,7 @@ class WaitingJobs:
         self.waits = 0
 
     def begin(self, job: Job) -> None:
-        """Add a waiting job that is new or was edited, with all that it waits for."""
+        """Add a new or edited waiting job, with everything that it waits for."""
         if job.conditions.expires is not None:
             self._expiring.push(job.id, job.conditions.expires)
         for other in {*job.conditions.after, *job.conditions.after_any}:
@@ -194,7 +194,7 @@ class WaitingJobs:
         (self._dated if job.due is None else self._delayed).forget()
 
     def take_due(self, now: Now) -> JobId | None:
-        """Remove and return a scheduled job whose time has come; None if there is none."""
+        """Remove and return a scheduled job that is due; None if there is none."""
         job_id = self._delayed.pop_due(now.elapsed)
         return self._dated.pop_due(now.wall) if job_id is None else job_id
 

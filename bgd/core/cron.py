@@ -9,11 +9,11 @@ What Debian's cron does, measured on the program itself (3.0pl1-197):
   `*/2` counts as a star: `0 0 */2 * 1` runs on Mondays with an odd date.
 * An expression whose minute or hour starts with `*` is a wildcard; bgd.core.occurrences says what follows.
 
-It reads some mistakes without a word. They are refused here, because what runs is not what is written:
-what follows a valid item is ignored (`*5` is `*`, `0~59` is `0`), and `22-2` never runs.
+It accepts some mistakes silently. They are refused here, because they do not run as written: text after a
+valid item is ignored (`*5` is `*`, `0~59` is `0`), and `22-2` never runs.
 
-Beyond Debian: `A~B` is one value from A to B, as in cronie. cronie takes another one at each start; here it
-is fixed for the machine and the schedule, by the key that the caller gives.
+Beyond Debian: `A~B` is one value from A to B, as in cronie. cronie chooses again at each start; here the
+caller's key fixes it for the machine and the schedule.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REBOOT = "@reboot"
 
 
 class ExpressionError(ValueError):
-    """A text does not say when; the message is one line: what, which part, what to do."""
+    """The text does not say when; the message is one line that names the part and the remedy."""
 
 
 class _Field(Struct, frozen=True):
@@ -98,7 +98,7 @@ def parse_cron(text: str, key: str) -> Pattern:
 
 
 def share(key: str) -> float:
-    """Return a number from 0 to below 1 that only depends on the key, and looks random from key to key."""
+    """Return a number from 0 to below 1 that depends only on the key and varies randomly between keys."""
     return int.from_bytes(sha256(key.encode()).digest()[:6]) / 2**48
 
 
@@ -174,7 +174,7 @@ def _range(field: _Field, item: str, key: str) -> range:
 def _number(field: _Field, item: str, text: str) -> int:
     if text.lower() in field.names:
         return field.names.index(text.lower()) + field.low
-    # A long number is out of range, whatever its digits; int() would refuse it in its own words
+    # A long number is out of range anyway; int() would raise an error of its own
     number = int(text[-9:]) if text.isdigit() and not text[:-9].strip("0") else -1
     if not field.low <= number <= field.high:
         where = "" if text == item else f" in {item!r}"

@@ -1,4 +1,4 @@
-"""Why a job has not started, in the words that people read, and when it will likely start."""
+"""Explains why a job has not started, and when it will likely start."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from bgd.core.job import WAITING, Job, Now, State
 from bgd.core.spec import Rate
 
-MAX_AHEAD = 100  # queued jobs before another one that are counted; there may be a million
-MAX_NAMED = 20  # jobs that one waits for and that are named
+MAX_AHEAD = 100  # limit on counting the queued jobs before a job; there may be a million
+MAX_NAMED = 20  # limit on naming jobs that a job waits for
 
 
 class Cause(StrEnum):
-    """What keeps a job from running, in the order in which people are told."""
+    """What keeps a job from running, in the order in which users see it."""
 
     LAUNCHER = "launcher"
     SHUTDOWN = "shutdown"  # the daemon is about to exit
@@ -33,7 +33,7 @@ class Cause(StrEnum):
     RATE = "rate"  # of its queue
     LOAD = "load"  # of the machine
     MEMORY = "memory"  # that the machine has left
-    SHARE = "share"  # of its queue: others have had less for their weights
+    SHARE = "share"  # of its queue: others have used less for their weights
     TURN = "turn"  # jobs before it; without any, it may start at any moment
     SUSPENSION = "suspension"  # it runs, but its processes are stopped
     START = "start"  # its slot is taken, but the launcher has not started its process yet
@@ -50,10 +50,10 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `subject`: the name of its queue, of a resource or of its executor; of HOLD and SUSPENSION the id of the
     job. `taken` of `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start
     before it, counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no
-    launcher, what the machine lacks, why its process cannot be started yet, or why it has no node, in Slurm's
-    own word. `limit`: the rate of its queue, as it is written; of SHARE its weight, for example "1 of 3".
-    `at`: until when it waits, epoch time; of CONTROLLER since when. `jobs`, `queues`: those that it waits
-    for, up to MAX_NAMED, and `more` besides.
+    launcher, what the machine lacks, why its process cannot start yet, or why it has no node, in Slurm's own
+    words. `limit`: the configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when
+    the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for,
+    up to MAX_NAMED of them, and `more` others.
     """
 
     cause: Cause
@@ -71,7 +71,7 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where a job stands among those that are queued, or would stand.
+    """The place of a job among the queued ones, or the place that it would have.
 
     It takes `size` slots. `queue_slots` None: its queue has no limit. `ahead` as in a Reason. `turn` None: no
     queue takes its turn before its own.
@@ -85,27 +85,27 @@ class Place(Struct, frozen=True, kw_only=True):
     has_room: bool  # in its queue
     is_paused: bool  # its queue is
     resources: tuple[tuple[str, int, int, int], ...]
-    """Of each resource that it asks for: its name; how many tokens it needs, are free, and there are."""
+    """For each resource that it asks for: its name, and the number of tokens needed, free, and in all."""
     rate: Rate | None  # of its queue
     opens_at: float | None  # when this lets another job start, on the elapsed clock; None: at any time
-    is_apart: bool  # no pause of all queues stops its queue
+    is_apart: bool  # its queue runs even while all queues are paused
     takes_slots: bool  # of the daemon
     ahead: int | None
     turn: Turn | None
 
 
 class Turn(Struct, frozen=True):
-    """Queues with weights take turns: a job's has `weight` of `weights`, and `before` have theirs first."""
+    """Turns of queues with weights: the job's queue has `weight` of `weights`; `before` come first."""
 
     weight: int
-    weights: int  # of all queues that take turns with it now
+    weights: int  # sum over the queues that take turns now
     before: tuple[str, ...]
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a job has not started: all that keeps it from running, in order; nothing if it does not wait.
+    """Why a job has not started: every reason, in order; none if it does not wait.
 
-    `likely_start_at`: by how long jobs of the same names took; None: unknown.
+    `likely_start_at`: estimated from earlier jobs of the same names; None: unknown.
     """
 
     reasons: tuple[Reason, ...] = ()
@@ -165,7 +165,7 @@ def _short_of(job: Job, place: Place, now: Now) -> Iterator[Reason]:
         if wanted > free:
             yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
     if place.rate is not None and place.opens_at is not None and place.opens_at > now.elapsed:
-        # whole seconds: otherwise each answer would differ a little
+        # whole seconds: otherwise every answer would differ slightly
         at = float(ceil(now.wall + place.opens_at - now.elapsed))
         yield Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at)
 
@@ -184,7 +184,7 @@ def _for_its_share(queue: str, turn: Turn) -> Reason:
 
 
 def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
-    """Return what to tell first: not yet the slots and its turn if a job waits for something before them."""
+    """Return the reasons to show first: slots and turn only if nothing else comes before them."""
     before = tuple(reason for reason in explanation.reasons if reason.cause not in _ONCE_QUEUED)
     return before or explanation.reasons
 
@@ -207,7 +207,7 @@ def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
 
 
 def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat list of cases)
-    """Return what a job waits for, without the jobs, how many more there are, or the instant that follow."""
+    """Return what a job waits for, without the jobs, counts and instants that the caller appends."""
     match reason.cause:
         case Cause.LAUNCHER:
             return f"for a launcher: {reason.problem or 'it is starting'}"
@@ -277,7 +277,7 @@ def _wait_for_node(code: str | None) -> str:
     return f"in Slurm {words} ({code})"
 
 
-# Those that most jobs meet; squeue(1) names all of them
+# The most common ones; squeue(1) lists all
 _SLURM_WORDS = {
     "Resources": "for resources",
     "Priority": "for jobs of higher priority",
@@ -311,9 +311,9 @@ def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
 
     Args:
         reasons: what it waits for.
-        running: how many of the slots that it waits for each running job holds, and when it will likely end
+        running: for each running job, the slots that it holds of those waited for, and its likely end
             (epoch time; None: unknown).
-        seconds: how long jobs of its name take; those that start before it likely take as long.
+        seconds: how long jobs of its name take; those before it are assumed to take as long.
         now: epoch time.
     """
     import heapq  # noqa: PLC0415 - clients import this module and only the daemon estimates

@@ -1,4 +1,4 @@
-"""What filters of jobs are made of, on pages and in bgctl: names of states, and patterns for names."""
+"""Parts of job filters on pages and in bgctl: names of states, and patterns for names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bgd.core.job import State
 
 SUSPENDED = "suspended"  # a running job whose processes are stopped
 STATE_NAMES = (*map(str, State), SUSPENDED)
-"""The states that people may name."""
+"""The states that users may name."""
 
 
 def named_states(names: Collection[str]) -> tuple[list[State], bool]:
-    """Return the states of these names, and whether only suspended ones of the running jobs are meant."""
+    """Return the states with these names, and whether only suspended running jobs match."""
     only_suspended = SUSPENDED in names and State.RUNNING not in names
     return [
         each for each in State if each in names or (only_suspended and each is State.RUNNING)
@@ -21,5 +21,5 @@ def named_states(names: Collection[str]) -> tuple[list[State], bool]:
 
 
 def exact_name(name: str) -> str:
-    """Return the shell's pattern that only this name matches."""
+    """Return the shell pattern that matches only this name."""
     return re.sub(r"[*?[]", r"[\g<0>]", name)

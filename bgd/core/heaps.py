@@ -1,7 +1,7 @@
-"""Heaps: which queued job is next, which job is due next, and which slot number is the smallest free one.
+"""Heaps: the next queued job, the next due job, and the smallest free slot number.
 
-Heaps forget lazily. An entry whose job has moved on stays until it comes to the top, or until so many entries
-died that a sweep is worth it. So no operation takes time in proportion to the number of jobs, on average.
+Heaps forget lazily. An entry whose job has moved on stays until it reaches the top, or until enough entries
+are dead for a sweep. So on average no operation takes time proportional to the number of jobs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from bgd.core.job import JobId
 
-_LOOKS_PER_JOB = 4  # entries that are looked at to count one job, on average at most
+_LOOKS_PER_JOB = 4  # entries to visit per counted job, at most, on average
 _WORTH_SWEEPING = 64  # dead entries; fewer are cheaper to keep than to sweep
 
 
@@ -39,7 +39,7 @@ class ReadyHeap:
         self._entries += count
 
     def top(self) -> tuple[int, JobId] | None:
-        """Return (-priority, id) of the next job, where smaller means sooner; None if there is none."""
+        """Return (-priority, id) of the next job (smaller is sooner); None if there is none."""
         while self._priorities:
             priority = -self._priorities[0]
             first = self.first_of(priority)
@@ -69,7 +69,7 @@ class ReadyHeap:
     def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
         """Return up to `most` jobs that come before this one.
 
-        None: so many entries are dead that looking at all of them would take long.
+        None: there are too many dead entries to visit.
         """
         before: set[JobId] = set()  # a job may have two entries
         looks = _LOOKS_PER_JOB * most
@@ -100,7 +100,7 @@ class ReadyHeap:
             yield from (job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority))
 
     def __len__(self) -> int:
-        """Return how many entries take memory: consecutive ids take that of one."""
+        """Return the number of entries in memory; consecutive ids count once."""
         return sum(len(runs.firsts) for runs in self._runs.values())
 
     def _sweep(self) -> None:
@@ -114,7 +114,7 @@ class ReadyHeap:
 
 
 class _Runs:
-    """Ids, lowest first. Consecutive ids, as a batch has, take the memory of one.
+    """Ids, lowest first. Consecutive ids, for example of a batch, take the memory of one.
 
     Attributes:
         firsts: a heap of the first ids of all runs; runs may overlap.
@@ -126,7 +126,7 @@ class _Runs:
         self._newest: JobId | None = None  # the first id of the run that was pushed to most recently
 
     def push(self, job_id: JobId, count: int = 1) -> None:
-        """Add an id; with `count`, that many new consecutive ids, of which it is the first."""
+        """Add an id; with `count`, that many new consecutive ids from it on."""
         newest = self._newest
         if newest is None or self._lasts.get(newest, newest) + 1 != job_id:
             heapq.heappush(self.firsts, job_id)
@@ -135,7 +135,7 @@ class _Runs:
             self._lasts[newest] = JobId(job_id + count - 1)
 
     def pop(self) -> int:
-        """Remove the lowest id; return how many entries that were: more than one if runs now overlap."""
+        """Remove the lowest id; return the number of removed entries: more than one if runs overlap."""
         first = self.firsts[0]
         last = self._lasts.pop(first, first)
         if last == first:
@@ -177,7 +177,7 @@ class DueHeap(Generic[K]):
     def __init__(self, is_live: Callable[[K, float], bool]) -> None:
         self._is_live = is_live
         self._heap: list[tuple[float, K]] = []
-        self._dead = 0  # since the last sweep, including those that came to the top by themselves
+        self._dead = 0  # since the last sweep, including those that reached the top
 
     def push(self, key: K, due: float) -> None:
         """Add a job or a name."""
@@ -213,7 +213,7 @@ class DueHeap(Generic[K]):
 
 
 class SlotPool:
-    """Slot numbers, counted from 1: which are taken, and which is the smallest free one."""
+    """Slot numbers, counted from 1: the taken ones, and the smallest free one."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
@@ -239,7 +239,7 @@ class SlotPool:
         self._taken.add(slot)
 
     def give_back(self, slot: int) -> None:
-        """Make a number free again."""
+        """Free a number."""
         self._taken.discard(slot)
         if slot < self._unused:
             heapq.heappush(self._returned, slot)

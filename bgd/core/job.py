@@ -1,4 +1,4 @@
-"""A job: its states, the table of moves between them, how its attempts may end, and what verbs do to it."""
+"""A job: its states, the moves between them, the outcomes of its attempts, and the verbs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ JobId = NewType("JobId", int)
 
 
 class State(StrEnum):
-    """Where a job is in its life; MOVES says which states follow which."""
+    """The state of a job; MOVES lists the allowed transitions."""
 
-    HELD = "held"  # waits for a person
+    HELD = "held"  # waits for `bgctl release`
     BLOCKED = "blocked"  # waits for other jobs
     SCHEDULED = "scheduled"  # waits for a time: a delay, a date, or the pause before a retry
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
-    STOPPING = "stopping"  # still running, but asked to end, to be cancelled or to run again later
+    STOPPING = "stopping"  # still running, but being stopped, to be cancelled or to run again later
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -46,7 +46,7 @@ class Move(StrEnum):
     GIVE_UP = "give up"
     SNOOZE = "snooze"  # the job asked to run again later
     STOP = "stop"
-    REQUEUE = "requeue"  # not the job's fault; another attempt follows at once
+    REQUEUE = "requeue"  # not the job's fault; the next attempt follows at once
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -94,8 +94,8 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"  # the host, launcher or daemon went down in a known way; uses up no retry
     UNKNOWN = "unknown"  # outcome lost; uses up a retry
     NOT_STARTED = "not_started"  # no such program or directory, not permitted
-    OOM = "oom"  # killed because it took more memory than it may
-    LOG_LIMIT = "log_limit"  # killed because it wrote more output than it may
+    OOM = "oom"  # killed because it exceeded its memory limit
+    LOG_LIMIT = "log_limit"  # killed because it exceeded its output limit
     REFUSED = "refused"  # no longer allowed by the configuration
     ERROR = "error"  # a class job raised
     SNOOZED = "snoozed"  # a class job asked to run again later; uses up no retry
@@ -105,7 +105,7 @@ UNSEEN = frozenset({Outcome.INTERRUPTED, Outcome.UNKNOWN})
 
 
 class NextStep(StrEnum):
-    """What follows an attempt. All except SNOOZE are for attempts that failed."""
+    """What a job wants after an attempt. All except SNOOZE are for failed attempts."""
 
     RETRY = "retry"  # try again if retries are left
     FAIL = "fail"  # give up, whatever retries are left
@@ -116,7 +116,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
     """What a class job decides about its next step, which an exit code alone cannot say.
 
     `after`: seconds until then; None: as the retry policy says, or at once. `until`: not before this epoch
-    time, for SNOOZE only. `rule`: the exception whose rule in the configuration says so; None: the job does.
+    time, for SNOOZE only. `rule`: the exception whose configured rule decided; None: the job itself decided.
     """
 
     step: NextStep = field(name="aim")
@@ -126,7 +126,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
 
 
 ExceptionRules = tuple[tuple[str, Decision], ...]
-"""What follows an exception, by the qualified name of its type or of one of its base classes."""
+"""The decision after an exception, by the qualified name of its type or of a base class."""
 
 
 class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=True):
@@ -152,10 +152,10 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
 
 
 class Conditions(Struct, frozen=True, kw_only=True, gc=False):
-    """What a job waits for besides its turn, and what else only some jobs ask for.
+    """What a job waits for besides its turn, and rare options.
 
     `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
-    elapsed clock. `after`, `after_any`: unfinished jobs that have to succeed first, or to finish. `target`:
+    elapsed clock. `after`, `after_any`: unfinished jobs that must succeed first, or only finish. `target`:
     what a notification is for; it takes one at a time.
     """
 
@@ -173,7 +173,7 @@ NO_CONDITIONS = Conditions()
 
 
 class Job(Struct, frozen=True, gc=False):
-    """What decisions about an unfinished job need, and nothing else: a million of these fit in memory."""
+    """The part of an unfinished job that decisions need: a million of these fit in memory."""
 
     id: JobId
     state: State
@@ -184,7 +184,7 @@ class Job(Struct, frozen=True, gc=False):
     failures: int = 0  # attempts that used up a retry since the job was submitted or revived
     unseen: int = 0  # attempts in a row whose outcome was lost
     due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
-    making_way: bool = False  # stopping in order to run again later, rather than to be cancelled
+    making_way: bool = False  # stopping to run again later, not to be cancelled
     conditions: Conditions = NO_CONDITIONS
     suspended: bool = False  # running, but its processes are stopped
 
@@ -192,8 +192,8 @@ class Job(Struct, frozen=True, gc=False):
 class Now(Struct, frozen=True):
     """One instant on two clocks, both in seconds.
 
-    `elapsed` never jumps and goes on while the machine sleeps (CLOCK_BOOTTIME): decisions use it. `wall` is
-    epoch time: people see it, and it decides only about jobs that should start at a date.
+    `elapsed` never jumps and runs on while the machine sleeps (CLOCK_BOOTTIME): decisions use it. `wall` is
+    epoch time: users see it, and it decides only about jobs with a start date.
     """
 
     elapsed: float
@@ -210,10 +210,10 @@ class Verb(Struct, frozen=True, kw_only=True):
     * `states`: of jobs that it applies to. `usual`: those of a selection that names none; None: all of them.
     * `accepted`: states of a job that is named by its id; None: the same.
     * `refusal`: why such a job is refused in another state.
-    * `done_before`: states of jobs to which it was done already, if it is repeated.
+    * `done_before`: states of jobs on which a repeated request was already done.
     * `suspended`: whether it applies to suspended jobs or to others; None: to both.
-    * `tells_state`: the new state of a job says more than `done`.
-    * `has_fields`: its request says more than which jobs.
+    * `tells_state`: report the new state of a job instead of `done`.
+    * `has_fields`: its request has more fields than the jobs.
     """
 
     done: str

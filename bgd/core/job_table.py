@@ -1,4 +1,4 @@
-"""All unfinished jobs, each where its state puts it: in a queue, among those that wait, or active."""
+"""All unfinished jobs, sorted by state: queued, waiting, or active."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bgd.core.limits import Resources
 from bgd.core.packed_jobs import PackedJobs
 from bgd.core.queues import QueueRule, ReadyQueues
 
-_MOST_SHARED = 1000  # kept for sharing; a stranger may send a new one with each job
+_MOST_SHARED = 1000  # limit on shared objects; a client may send a new one with each job
 
 T = TypeVar("T", RetryPolicy, str)
 
 
 class JobTable:
-    """Unfinished jobs by id in `jobs`; all else is kept in step with them.
+    """Unfinished jobs by id in `jobs`, and indexes that are kept in step with them.
 
     Args:
         slots, rules, resources: as in ReadyQueues.
@@ -33,7 +33,7 @@ class JobTable:
         self._shared: dict[Any, Any] = {}
 
     def put(self, job: Job, *, was_taken: bool = False) -> None:
-        """Store a job that is new or has changed, where its state puts it.
+        """Store a new or changed job, by its state.
 
         `was_taken`: it was just taken from `queues` or `waiting`.
         """
@@ -68,7 +68,7 @@ class JobTable:
         self._leave_place(old, was_taken=False)
 
     def shared(self, value: T) -> T:
-        """Return the object that jobs with an equal policy, or of one queue, share: a million have few."""
+        """Return a shared object equal to this one: a million jobs have few policies and queues."""
         if len(self._shared) > _MOST_SHARED:
             self._shared.clear()
         known: T = self._shared.setdefault(value, value)

@@ -18,7 +18,7 @@ NO_TOKENS: Tokens = {}
 
 
 class TokenPool:
-    """Tokens of resources: which are free. One that was removed stays held until its job gives it back.
+    """Free and held tokens of resources. A removed token stays held until its job ends.
 
     Attributes:
         totals: how many tokens each resource has.
@@ -29,7 +29,7 @@ class TokenPool:
         self.resize(resources)
 
     def resize(self, resources: Resources) -> None:
-        """Take other tokens; those that are held stay held."""
+        """Change the tokens; held ones stay held."""
         self.totals = {name: len(tokens) for name, tokens in resources.items()}
         self._places = {
             name: {each: n for n, each in enumerate(tokens)} for name, tokens in resources.items()
@@ -44,11 +44,11 @@ class TokenPool:
         return len(self._free.get(name, ()))
 
     def held(self) -> Counter[str]:
-        """Return how many tokens of each resource jobs hold, also those that were removed."""
+        """Return how many tokens of each resource are held, removed ones included."""
         return Counter(name for name, _ in self._held)
 
     def can_ever_have(self, demand: Demand) -> bool:
-        """Tell whether there are as many tokens, free or not."""
+        """Return whether there are as many tokens, free or not."""
         return all(self.totals.get(name, 0) >= count for name, count in demand)
 
     def take(self, demand: Demand) -> Tokens:
@@ -60,7 +60,7 @@ class TokenPool:
         return taken
 
     def hold(self, tokens: Tokens) -> None:
-        """Note that an active job holds these, which may be gone from the configuration."""
+        """Record that an active job holds these tokens, which may have left the configuration."""
         for name, held in tokens.items():
             self._held.update((name, each) for each in held)
 
@@ -92,7 +92,7 @@ class StartTimes:
         self.rates: Mapping[str, Rate] = {}
 
     def configure(self, rates: Mapping[str, Rate]) -> None:
-        """Take other rates. The starts of a queue count if its rate has not changed."""
+        """Change the rates. The starts of a queue still count if its rate has not changed."""
         self._starts = {
             queue: self._starts[queue] if self.rates.get(queue) == rate else deque(maxlen=rate.count)
             for queue, rate in rates.items()
@@ -105,7 +105,7 @@ class StartTimes:
             self.note(queue, at)
 
     def note(self, queue: str, at: float) -> None:
-        """Note a start; queues without a rate are left out."""
+        """Record a start, unless the queue has no rate."""
         if queue in self._starts:
             self._starts[queue].append(at)
 
@@ -118,7 +118,7 @@ class StartTimes:
 
 
 class Shares:
-    """How much of the slots each queue has had, by its weight: start-time fair queueing.
+    """The share of the slots that each queue has used, by weight: start-time fair queueing.
 
     Of queues with jobs of equal priority, the one that has used least comes next. A queue that had no jobs,
     or could start none, does not save up its share. Queues without a rule share like one of weight 1.
@@ -131,10 +131,10 @@ class Shares:
         self.are_set = False
         self._weights: dict[str, int] = {}
         self._used: dict[str | None, float] = {}
-        self._latest = 0.0  # what the queue had used whose job started last, before that
+        self._latest = 0.0  # used by the queue of the latest start, before that start
 
     def configure(self, weights: Mapping[str, int | None]) -> None:
-        """Take other weights, by queue with a rule. What queues have used counts if none has changed."""
+        """Change the weights, by queue with a rule. Used shares still count if no weight has changed."""
         self.are_set = any(weight is not None for weight in weights.values())
         others = {queue: 1 if weight is None else weight for queue, weight in weights.items()}
         if others != self._weights:
@@ -142,7 +142,7 @@ class Shares:
             self._used, self._latest = {}, 0.0
 
     def used(self, queue: str | None) -> float:
-        """Return how much a queue has used, at least as much as the one whose job started last had."""
+        """Return how much a queue has used, at least as much as the queue of the latest start."""
         return max(self._used.get(self.share_of(queue), 0.0), self._latest)
 
     def use(self, queue: str, slots: int) -> None:
@@ -151,7 +151,7 @@ class Shares:
         self._used[self.share_of(queue)] = self._latest + slots / self.weight_of(queue)
 
     def share_of(self, queue: str | None) -> str | None:
-        """Return whose share the jobs of a queue use: its own, or that of all without a rule (None)."""
+        """Return the queue whose share its jobs use: its own, or None for all queues without a rule."""
         return queue if queue in self._weights else None
 
     def weight_of(self, queue: str) -> int:

@@ -1,4 +1,4 @@
-"""Notifications: which message a target gets when jobs end, or when schedules miss a time."""
+"""Notifications: decides on messages to targets when jobs end or schedules miss a time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class NotifyEvent(StrEnum):
     SUCCEEDED = "succeeded"
     STARTED = "started"
     MISSED = "missed"  # occurrences of a schedule that came due while bgd was down
-    LATE = "late"  # a job that had not succeeded when it had to
-    SUMMARY = "summary"  # what was held back to prevent a flood
+    LATE = "late"  # a job that had not succeeded in time
+    SUMMARY = "summary"  # messages held back to prevent a flood
     TEST = "test"
 
 
@@ -43,7 +43,7 @@ CHOSEN = (
 
 
 class Counted(Struct, frozen=True, kw_only=True):
-    """A line of a summary: how often something happened, and to which jobs and schedules."""
+    """A line of a summary: a count, and the jobs and schedules."""
 
     event: NotifyEvent
     count: int
@@ -54,8 +54,8 @@ class Message(Struct, frozen=True, kw_only=True):
     """What the daemon hands to the program that delivers a notification, as JSON.
 
     * `id`: the same in every attempt to deliver it, so that a receiver can recognise a second delivery.
-    * `target`: the NAME of `[notify.NAME]`; how it is reached is looked up when it is sent.
-    * `subject`: in a few words, what this is about, for example the name of a job or a schedule.
+    * `target`: the NAME of `[notify.NAME]`, which is looked up at delivery.
+    * `subject`: for example the name of a job or a schedule.
     * `failures`: how many times in a row it failed. `count`: how many occurrences were missed.
     * `log`: path of the log of the latest attempt.
     """
@@ -86,7 +86,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class NotifyRule(Struct, frozen=True, kw_only=True):
-    """What a target gets notifications about.
+    """When a target gets notifications.
 
     `on`: these events. `failures`: a failure only once there are this many in a row. `per_minute`: this many
     messages at most, of which one may be a summary.
@@ -121,12 +121,12 @@ class Fact(Struct, frozen=True, kw_only=True):
 
     @property
     def subject(self) -> str:
-        """What the fact is about, for people."""
+        """The subject of the fact, for users."""
         return self.schedule or self.name or f"job {self.job}"
 
     @property
     def streak(self) -> str:
-        """What its failures are counted for: its schedule, else its name, else its job alone.
+        """The key that counts its failures: its schedule, else its name, else its job.
 
         The name of a schedule has no space, so the three kinds never share a streak.
         """
@@ -170,7 +170,7 @@ class Waiting(Struct, frozen=True):
 
 
 class Decisions(Struct, kw_only=True):
-    """What follows from some facts.
+    """The decisions about some facts.
 
     * `messages`: to send. `unknown`: targets that are not configured.
     * `until`: the id of the last fact that was decided about.
@@ -199,8 +199,8 @@ def decide(
 ) -> Decisions:
     """Return the messages about some facts, in their order.
 
-    `streaks`: at least those of these facts. `rules`: by target. `room`: how many messages
-    each target may get now. `waiting`: what waits already. `new_id`: returns a random id for each message.
+    `streaks`: at least those of these facts. `rules`: by target. `room`: how many messages each target may
+    get now. `waiting`: messages that wait already. `new_id`: returns a random id for each message.
     """
     decisions = Decisions()
     left = dict(room)
@@ -229,8 +229,7 @@ def decide(
 def event_to_send(event: NotifyEvent, streak: Streak, rule: NotifyRule) -> tuple[NotifyEvent | None, Streak]:
     """Return the event to send about a fact, and the streak after it; None: send nothing.
 
-    A success after a failure that was sent is a recovery. It is sent as such if the target wants that, or as
-    a success.
+    A success after a reported failure is sent as a recovery if the target wants that, else as a success.
     """
     if event is NotifyEvent.FAILED:
         failures = streak.failures + 1
@@ -260,7 +259,7 @@ def _message(message_id: str, event: NotifyEvent, fact: Fact, failures: int) -> 
 
 
 def _added(waiting: Waiting | None, message: Message) -> Waiting:
-    """Return what waits for a target after one more message."""
+    """Return the waiting messages of a target after one more."""
     if waiting is None:
         return Waiting(message, (Counted(event=message.event, count=1, subjects=(message.subject,)),))
     counts = {each.event: each for each in waiting.counts}
@@ -275,13 +274,13 @@ def _added(waiting: Waiting | None, message: Message) -> Waiting:
 
 
 class SentMessages:
-    """When one target was sent its latest messages, on a clock that never jumps."""
+    """The times of the latest messages to one target, on a clock that never jumps."""
 
     def __init__(self, instants: Iterable[float] = ()) -> None:
         self._instants = deque(instants)  # oldest first
 
     def add(self, at: float) -> None:
-        """Note that a message is sent."""
+        """Record that a message is sent."""
         self._instants.append(at)
 
     def room(self, at: float, per_minute: int) -> int:

@@ -16,8 +16,8 @@ Where clocks change, as in Debian's cron:
   time that they repeat runs the first time only. Gaps of three hours or more, such as the day that Samoa left
   out, are lost; more than three hours repeated run again.
 
-Debian's cron overlooks a change of the zone's offset that is not daylight saving (Pyongyang in 2018) until it
-is restarted. It is treated here like any other.
+Debian's cron misses a change of the zone's offset that is not daylight saving (Pyongyang in 2018) until it is
+restarted. Here it is treated like any other.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ class _Stretch(Struct, frozen=True):
 def _instants(pattern: Pattern, zone: tzinfo, after: float) -> Iterator[float]:
     for begin, end in _spans(pattern, after):
         for stretch in _stretches(zone, begin - LIMIT, end):
-            # what lies before `begin` was yielded by the span before
+            # the previous span yielded everything before `begin`
             yield from (at for at in _in_stretch(pattern, stretch, begin) if at >= begin and at > after)
 
 
 def _spans(pattern: Pattern, after: float) -> Iterator[tuple[int, int]]:
-    """Yield spans of real time that follow each other and hold all instants after `after`.
+    """Yield consecutive spans of real time that cover all instants after `after`.
 
     An offset is less than a day, so the wall clock shows a day at most a day earlier or later than UTC. The
-    spans leave out the years between two rare days, whose clocks need no look then.
+    spans skip the years between two rare days, so their clocks need no check.
     """
     done = min(math.floor(after), END)
     for day in matching_days(pattern, done // DAY - 2):
@@ -137,7 +137,7 @@ def _in_stretch(pattern: Pattern, stretch: _Stretch, begin: int) -> Iterator[flo
 
 
 def _walls_of(pattern: Pattern, stretch: _Stretch) -> tuple[int, int, int]:
-    """Return three wall seconds: what lies between the first two runs at once, what follows at its time.
+    """Return three wall seconds: times between the first two run at once, later ones at their time.
 
     If there are skipped times, the second in which the clocks went forward is the last that runs at once, in
     its turn, as in cron.
@@ -189,8 +189,8 @@ def _stretches(zone: tzinfo, begin: int, end: int) -> Iterator[_Stretch]:
 def _changes(zone: tzinfo, year: int) -> tuple[tuple[int, int], ...]:
     """Return when the clocks change within a year of UTC, each with the new offset.
 
-    A zone tells its offset at an instant only, so each day is asked. No zone has changed twice within a day
-    since 1970; the second change would count as part of the first.
+    A zone gives its offset only for an instant, so each day is checked. No zone has changed twice within a
+    day since 1970; the second change would count as part of the first.
     """
     begin, end = _start_of(year), _start_of(year + 1)
     offset, found = _offset(zone, begin), []
@@ -236,10 +236,10 @@ class CatchUp(Struct, frozen=True, kw_only=True):
 
 
 def catch_up(zone: tzinfo, seen: float, before: float, now: float) -> CatchUp:
-    """Decide what runs after the clock went from `before` to `now` at once, for example while suspended.
+    """Decide what runs after the clock jumped from `before` to `now`, for example during a suspend.
 
     `seen` is the latest instant whose fixed times have run: `before`, or more while the clock has not come
-    back to where it was set back from. The caller knows a step by a clock that cannot be set.
+    back to where it was set back from. The caller detects a step by a clock that cannot be set.
 
     The rule is that of the main loop of Debian's cron. It looks at the clock when a minute is over. It counts
     the minutes that the wall clock has moved since it last did:
@@ -247,7 +247,7 @@ def catch_up(zone: tzinfo, seen: float, before: float, now: float) -> CatchUp:
     * 1 to 5 forward (a step of 1 to 4): every missed minute runs.
     * 6 to 180 forward: fixed times run once for each missed minute; wildcards go on with this minute.
     * back by less than 180: wildcards run again, fixed times not until the clock is where it was.
-    * more than that: the clock was wrong. Everything goes on with this minute; what lies between is missed.
+    * more than that: the clock was wrong. Everything continues with this minute; times in between are missed.
 
     What is missed lies after `seen` and not after `after(when)` of the answer, if that is later.
     """

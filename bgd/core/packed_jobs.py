@@ -1,8 +1,8 @@
-"""Unfinished jobs by id. Those that wait and differ by nothing but their ids take almost no memory.
+"""Unfinished jobs by id. Waiting jobs that differ only by their ids take almost no memory.
 
 A batch of a million lines makes a million such jobs. Ids are divided into blocks of consecutive ones. A block
 keeps one job of each of a few kinds and, for each kind, a bit for each of its ids. Jobs of other kinds, and
-those that have run or wait for something of their own, are kept as they are.
+jobs that have run or wait for something of their own, are stored unpacked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bgd.core.job import Job, JobId, State
 _BITS = 8  # of an id: its place in its block; a block of 256 takes some 200 bytes for each kind
 _PLACE = (1 << _BITS) - 1
 _MAX_KINDS = 4  # in a block; if all jobs differ, packing them would take more memory than it saves
-_FEW = 64  # jobs that are kept as they are: packing them would save little and delay those that start at once
+_FEW = 64  # jobs stored unpacked: packing them would save little and delay those that start at once
 _PACKED_STATES = frozenset({State.QUEUED, State.HELD})
 
 
@@ -38,13 +38,13 @@ class _Alike:
 
 
 class PackedJobs:
-    """Unfinished jobs by id. Getting, putting and removing one takes the same time however many there are."""
+    """Unfinished jobs by id. Getting, putting and removing take constant time."""
 
     def __init__(self) -> None:
         self._single: dict[JobId, Job] = {}
         self._blocks: dict[int, list[_Alike]] = {}
         self._packed = 0
-        self._highest = JobId(0)  # id that was ever put
+        self._highest = JobId(0)  # id ever stored
 
     def get(self, job_id: JobId) -> Job | None:
         """Return the job with an id, None if there is none."""
@@ -67,7 +67,7 @@ class PackedJobs:
         return job
 
     def put(self, job: Job) -> Job | None:
-        """Keep a job in place of the one with its id; return that, None if there was none."""
+        """Store a job, replacing the one with its id; return the old one, None if there was none."""
         if job.id > self._highest:
             self._highest, old = job.id, None
         elif (old := self._single.get(job.id)) is None and self._packed:
@@ -82,7 +82,7 @@ class PackedJobs:
         return old
 
     def add(self, job: Job, count: int) -> None:
-        """Keep `count` new jobs: this one, and the same job with each of the ids that follow."""
+        """Store `count` new jobs: this one, and the same job with each of the next ids."""
         first, end = job.id, job.id + count
         while first < end:
             stop = min(end, (first | _PLACE) + 1)  # of this block
@@ -119,7 +119,7 @@ class PackedJobs:
         return len(self._single) + self._packed
 
     def _alike(self, job: Job, block: int) -> _Alike | None:
-        """Return the jobs of a block that this one can be packed with; None: it has to be kept as it is."""
+        """Return the jobs of a block that this one can be packed with; None: it must stay unpacked."""
         if job.state not in _PACKED_STATES or job.attempt or job.due is not None:
             return None
         kinds = self._blocks.get(block)

@@ -1,4 +1,4 @@
-"""Patterns: the days and times of the wall clock that a schedule names. They know no time zones.
+"""Patterns: the days and times of the wall clock that a schedule names, without time zones.
 
 A wall second counts from 1970-01-01 00:00:00 of a clock on the wall; only a zone makes it an instant. A day
 is the number of days since that date.
@@ -14,7 +14,7 @@ from itertools import takewhile
 from msgspec import Struct
 
 DAY = 86_400
-LAST_YEAR = 2199  # the last one that systemd's calendar and oncalendar know
+LAST_YEAR = 2199  # the last year of systemd's calendar and oncalendar
 _EPOCH = date(1970, 1, 1).toordinal()
 _END = date(LAST_YEAR + 1, 1, 1).toordinal() - _EPOCH
 _THURSDAY = 3  # the weekday of 1970-01-01
@@ -22,7 +22,7 @@ _DAYS_IN_MONTH = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 class Pattern(Struct, frozen=True, kw_only=True, gc=False):
-    """What cron expressions and systemd's calendar specs come down to. Every part is sorted.
+    """The common form of cron expressions and systemd calendar specs. Every part is sorted.
 
     * `days`: days of the month; -1 is the last day, -2 the one before.
     * `weekdays`: 0 is Monday, 6 is Sunday.
@@ -56,7 +56,7 @@ def walls_between(pattern: Pattern, begin: int, end: int) -> Iterator[int]:
 
 
 def count_walls(pattern: Pattern, begin: int, end: int) -> int:
-    """Count what `walls_between` yields, in a time that depends on the number of months only."""
+    """Count what `walls_between` yields, in time proportional to the number of months."""
     return _count_walls_before(pattern, begin // DAY, end) - _count_walls_before(pattern, begin // DAY, begin)
 
 

@@ -16,13 +16,13 @@ from bgd.core.spec import Demand, Rate
 
 
 class QueueRule(Struct, frozen=True, kw_only=True):
-    """What holds for one queue.
+    """The rules of one queue.
 
-    `slots`: how many its jobs may take at once, None: no limit; notifications of one target run one at a
-    time in any case. `paused`: none of its jobs start. `elsewhere`: its jobs run on other machines and take
-    none of the daemon's slots; their slot has number 0. `apart`: the same, and they start while all queues
-    are paused; a queue never changes that. `rate`: how many of its jobs may start within some time.
-    `weight`: its share of the slots; None: as if it were 1, if any queue has a weight.
+    `slots`: limit on slots of its running jobs, None: no limit; notifications of one target always run one at
+    a time. `paused`: none of its jobs start. `elsewhere`: its jobs run on other machines and take none of the
+    daemon's slots; their slot number is 0. `apart`: the same, and they start even while all queues are
+    paused; this never changes. `rate`: limit on starts of its jobs within some time. `weight`: its share of
+    the slots; None: as if it were 1, if any queue has a weight.
     """
 
     slots: int | None = None
@@ -45,18 +45,18 @@ Urgency = tuple[int, JobId]
 class ReadyQueues:
     """Queued jobs, and the slots and tokens of active ones.
 
-    Jobs that can only start in their order share a lane, which has a heap. Choosing a job looks once at each
-    lane. A lane from which nothing could start is skipped until something changes for its queue or its
-    resources: otherwise each new job would cost a look at every lane that is full or paused.
+    Jobs that can only start in their order share a lane, which has a heap. Choosing a job visits each lane
+    once. A lane from which nothing could start is skipped until its queue or its resources change: otherwise
+    each new job would visit every full or paused lane.
 
     A rule may change at any time at no cost. Jobs that were in the shared lane before their queue got a rule
-    move to its own lane when they come to the top. Only a pause of what is first in a shared lane moves all
-    of it at once, and so does a rule that its jobs run elsewhere.
+    move to its own lane when they come to the top. Only a pause of the first queue in a shared lane, or a
+    rule that its jobs run elsewhere, moves all of them at once.
 
     Nothing starves. The first job of a lane that waits only for tokens keeps later jobs from taking any of
     these resources; one that has its tokens and waits only for slots of its queue keeps later jobs of the
-    queue from taking those; one that waits only for slots of all keeps all later jobs waiting. A job whose
-    queue is full claims no tokens, which others can use meanwhile, unless a later job of its queue runs.
+    queue from taking those; one that waits only for slots of the daemon keeps all later jobs waiting. A job
+    whose queue is full claims no tokens, so others can use them, unless a later job of its queue runs.
 
     Args:
         slots: how many slots active jobs may take together.
@@ -67,7 +67,7 @@ class ReadyQueues:
     Attributes:
         taken: how many of the slots active jobs take.
         has_rates: whether any queue has a rate.
-        now: the time on the elapsed clock, for rates; who lets time pass sets it.
+        now: the time on the elapsed clock, for rates; the caller sets it as time passes.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class ReadyQueues:
         self._starts = StartTimes()
         self._shares = Shares()
         self.now = -inf
-        self._closed: set[str] = set()  # queues that were found to have started enough jobs for now
+        self._closed: set[str] = set()  # queues that have reached their rate for now
         self._active: dict[JobId, ActiveJob] = {}
         self.resize(slots, rules, resources)
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
-        """Take other numbers of slots, rules and tokens. Active jobs beyond them stay active."""
+        """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
         self._slots = slots
         self._rules = dict(rules)
         self._tokens.resize(resources)
@@ -129,10 +129,10 @@ class ReadyQueues:
         self._promising.add(lane)
 
     def forget(self, job: Job) -> None:
-        """Note that a job stopped being queued without having been taken."""
+        """Record that a job left the queue without starting."""
         _, demand, target = self._lane_of(job)
         lanes = {(None, demand, target), (job.queue, demand, target)}
-        for lane in lanes & self._heaps.keys():  # it may be older than its lane
+        for lane in lanes & self._heaps.keys():  # it may have been queued before its lane existed
             self._heaps[lane].forget()
             self._promising.add(lane)  # a smaller job may have been behind it
         self._reconsider(job)
@@ -143,14 +143,14 @@ class ReadyQueues:
         Jobs that take none of the daemon's slots come first; with `is_paused` only those of queues that are
         apart come.
 
-        A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
-        are free, it is waited for, not overtaken: otherwise it might wait for ever.
+        A job that is larger than its queue may run alone in it. If the most urgent job needs more slots than
+        are free, no job overtakes it: otherwise it could starve.
         """
         if self._closed:
             self._open()
         for lane in tuple(self._promising):
             if lane[0] is None:
-                self._top(lane)  # moves jobs to other lanes, before claims are looked at
+                self._top(lane)  # moves jobs to other lanes, before claims are checked
         outside = self._apart if is_paused else self._outside
         job = self._best(outside) if outside else None
         if job is None:
@@ -166,7 +166,7 @@ class ReadyQueues:
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.
 
-        Only those of these queues count; None: those that take the daemon's slots.
+        Only jobs of these queues count; None: jobs that take the daemon's slots.
         """
         best: tuple[int, float, JobId] | None = None
         shares = self._shares.are_set and queues is None
@@ -188,13 +188,13 @@ class ReadyQueues:
         return chosen
 
     def _open(self) -> None:
-        """Look again at queues whose rate lets another job start now."""
+        """Recheck queues whose rate lets another job start now."""
         for queue in [queue for queue in self._closed if self._is_open(queue)]:
             self._closed.remove(queue)
             self._promising |= self._lanes.get(queue, set())
 
     def openings(self) -> Iterator[tuple[str, float]]:
-        """Yield the queues that have started enough jobs for now, and until when, on the elapsed clock."""
+        """Yield the queues that have reached their rate, and until when, on the elapsed clock."""
         for queue in self._starts.rates:
             at = self._starts.opens_at(queue)
             if at is not None and at > self.now and not self._rules[queue].paused:
@@ -207,7 +207,7 @@ class ReadyQueues:
     # --- which jobs wait for which -------------------------------------------------------------------------
 
     def _may_start(self, lane: Lane, top: Urgency, job: Job) -> bool:
-        """Tell whether the first job of a lane may start as soon as there are slots for it."""
+        """Return whether the first job of a lane may start as soon as there are slots for it."""
         if not self._has_room(job) or (lane[1] and not self._has_tokens(lane, top)):
             return False
         mates = () if lane[0] is None else self._lanes[lane[0]]
@@ -216,7 +216,7 @@ class ReadyQueues:
         )
 
     def _has_tokens(self, lane: Lane, top: Urgency) -> bool:
-        """Tell whether there are tokens for the first job of a lane, and no more urgent one claims them."""
+        """Return whether tokens are free for the first job of a lane, and no more urgent job claims them."""
         if not self._are_free(lane[1]):
             return False
         rivals = {other for name, _ in lane[1] for other in self._wanting[name]} - {lane}
@@ -226,7 +226,7 @@ class ReadyQueues:
         return all(self._tokens.free(name) >= count for name, count in demand)
 
     def _claims(self, lane: Lane, top: Urgency) -> bool:
-        """Tell whether a lane begins with a job that is more urgent than `top` and claims its tokens."""
+        """Return whether a lane begins with a job that is more urgent than `top` and claims its tokens."""
         first = self._first_before(lane, top)
         if first is None or not self._tokens.can_ever_have(lane[1]):
             return False
@@ -234,7 +234,7 @@ class ReadyQueues:
         return self._has_room(first) or (rule is not None and not rule.paused and self._is_overtaken(first))
 
     def _waits_for_room(self, lane: Lane, top: Urgency) -> bool:
-        """Tell whether a lane begins with a job more urgent than `top` that lacks only slots of its queue."""
+        """Return whether a lane begins with a job more urgent than `top` that lacks only slots of a queue."""
         first = self._first_before(lane, top)
         return (
             first is not None
@@ -247,12 +247,12 @@ class ReadyQueues:
         return None if first is None or first >= top else self._job_of(first[1])
 
     def _is_overtaken(self, job: Job) -> bool:
-        """Tell whether a less urgent job of its queue is active."""
+        """Return whether a less urgent job of its queue is active."""
         urgency = (-job.priority, job.id)
         return any(held.queue == job.queue and held.urgency > urgency for held in self._active.values())
 
     def _reconsider(self, job: Job) -> None:
-        """Look again at all lanes for which a change of this job's queue or of its resources may matter."""
+        """Recheck all lanes that a change of this job's queue or resources may affect."""
         queue, demand, _ = self._lane_of(job)
         self._promising |= self._lanes[queue]
         if not self._wanting:
@@ -260,7 +260,7 @@ class ReadyQueues:
         found: set[Lane] = set()
         ahead = [*self._lanes[queue]]
         ahead += [lane for name, _ in demand for lane in self._wanting.get(name, ())]
-        while ahead:  # a lane that may take tokens again may keep others of its queue waiting, and so on
+        while ahead:  # a lane that may take tokens again may block others of its queue, and so on
             lane = ahead.pop()
             if lane not in found:
                 found.add(lane)
@@ -295,7 +295,7 @@ class ReadyQueues:
         )
 
     def _count_before(self, job: Job) -> int | None:
-        """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to look at.
+        """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to visit.
 
         Those of another lane count if its first one may start when there are slots, or keeps this one from
         its tokens or from the slots of its queue.
@@ -316,12 +316,12 @@ class ReadyQueues:
         return len(before)
 
     def _take_turns(self, one: Lane, other: Lane) -> bool:
-        """Tell whether weights decide between jobs of two lanes that have the same priority."""
+        """Return whether weights decide between jobs of two lanes that have the same priority."""
         is_shared = self._shares.share_of(one[0]) == self._shares.share_of(other[0])
         return self._shares.are_set and not is_shared and not _names(one) & _names(other)
 
     def _is_in_turn(self, other_id: JobId, job: Job) -> bool:
-        """Tell whether weights decide between two jobs; the other one may still be in its earlier lane."""
+        """Return whether weights decide between two jobs; the other one may still be in its earlier lane."""
         other = self._job_of(other_id)
         return (
             other is not None
@@ -340,9 +340,9 @@ class ReadyQueues:
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
     def _turn_of(self, job: Job) -> Turn | None:
-        """Return whose turn comes before that of a job's queue; None: no queue's, or they do not take turns.
+        """Return the queues whose turn comes before that of a job's queue; None: none, or there are no turns.
 
-        Those of other priorities and those that could not start now do not count.
+        Jobs of other priorities and jobs that could not start now do not count.
         """
         if not self._shares.are_set or job.queue in self._outside:
             return None
@@ -361,9 +361,10 @@ class ReadyQueues:
         return Turn(weight, weights, queues) if queues else None
 
     def _first_by_share(self, priority: int) -> dict[str | None, list[Job]]:
-        """Return the first job of this priority of each lane, by share and in order; of very many lanes some.
+        """Return the first job of this priority of each lane, by share and in order.
 
-        It may still be in the shared lane, because it was there before its queue got lanes of its own.
+        If there are very many lanes, only some count. A job may still be in the shared lane, from before its
+        queue got lanes of its own.
         """
         ids: set[JobId] = set()
         for lane, heap in list(self._heaps.items()):
@@ -379,7 +380,7 @@ class ReadyQueues:
         return found
 
     def resources(self) -> Iterator[tuple[str, int, int]]:
-        """Yield each resource: its name, how many tokens there are, and how many jobs hold."""
+        """Yield each resource: its name, the number of its tokens, and how many are held."""
         held = self._tokens.held()
         for name in sorted(self._tokens.totals.keys() | held.keys()):
             yield name, self._tokens.totals.get(name, 0), held[name]
@@ -387,9 +388,9 @@ class ReadyQueues:
     # --- active jobs ----------------------------------------------------------------------------------
 
     def occupy(self, job: Job) -> tuple[int, Tokens]:
-        """Give a job that was taken its slot and tokens, and return them.
+        """Give a taken job its slot and tokens, and return them.
 
-        It is the smallest free slot number, or 0 if it takes none of the daemon's slots.
+        The slot is the smallest free number, or 0 if the job takes none of the daemon's slots.
         """
         number = 0 if job.queue in self._outside else self._numbers.take_smallest()
         if self._shares.are_set and number:
@@ -461,7 +462,7 @@ class ReadyQueues:
         return top
 
     def _leave_shared_lanes(self, queues: set[str]) -> None:
-        """Put the jobs of these queues into lanes of their own, because they wait for no others."""
+        """Put the jobs of these queues into lanes of their own, because they need not wait for others."""
         for lane in tuple(self._lanes[None]):
             for job in filter(None, map(self._job_of, self._heaps[lane].ids())):
                 if job.queue in queues:
@@ -485,7 +486,7 @@ class ReadyQueues:
         return not rule.paused and self._has_slots(job, rule)
 
     def _is_open(self, queue: str) -> bool:
-        """Tell whether the rate of a queue lets another job start."""
+        """Return whether the rate of a queue lets another job start."""
         at = self._starts.opens_at(queue)
         return at is None or at <= self.now
 
@@ -494,12 +495,12 @@ class ReadyQueues:
         return slots is None or taken == 0 or taken + self._size_of(job) <= slots
 
     def _slots_for(self, job: Job, rule: QueueRule) -> tuple[int | None, int]:
-        """Return the slots that a job shares with others of its queue or target, and how many are taken."""
+        """Return the number of slots of a job's queue or target, and how many are taken."""
         target = job.conditions.target
         return rule.slots if target is None else 1, self._taken_in.get((job.queue, target), 0)
 
     def _size_of(self, job: Job) -> int:
-        """Return how many slots a job takes: all there are, if it asks for more."""
+        """Return how many slots a job takes, at most all."""
         wanted = job.conditions.slots
         return wanted if job.queue in self._outside else min(wanted, self._slots)
 
@@ -508,7 +509,7 @@ class ReadyQueues:
         return (job.queue if job.queue in self._lanes else None), conditions.resources, conditions.target
 
     def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
-        """Tell whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
+        """Return whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
         job = self._job_of(job_id)
         return (
             job is not None

@@ -1,4 +1,4 @@
-"""Retries: which move follows the end of an attempt, and how long a retry waits."""
+"""Retries: the move after the end of an attempt, and the pause before a retry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from bgd.core.job import Decision, ExceptionRules, Job, Move, NextStep, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
 
-SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, but not a thousand times a second
-MOST_UNSEEN = 3  # lost outcomes in a row; a job that brings down the machine each time must stop
+SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze forever, but not a thousand times a second
+MOST_UNSEEN = 3  # lost outcomes in a row; a job that crashes the machine each time must stop
 
 SIGNALLED = 128  # plus the number of the signal
 
@@ -19,13 +19,13 @@ NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
 NO_USE = "not retried: another attempt would not help"
 NO_USE_AFTER = "on_exceptions says that another attempt would not help after {}"
 UNSEEN_TOO_OFTEN = f"given up: the outcome of {MOST_UNSEEN} attempts in a row was lost"
-NOT_RERUN = "outcome unknown; only a job with retries or with rerun yes runs again then"
+NOT_RERUN = "outcome unknown; only jobs with retries or rerun yes run again"
 
 
 def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) -> int | None:
-    """Return the exit code that stands for how an attempt ended, as shells and timeout(1) count.
+    """Return the exit code of an attempt as in shells and timeout(1).
 
-    None: it has none, because it never ran or its outcome is unknown.
+    None: it never ran, or its outcome is unknown.
     """
     match outcome:
         case Outcome.SUCCEEDED:
@@ -52,9 +52,9 @@ def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) ->
 def move_after_end(  # noqa: PLR0911 - one for each kind of outcome
     job: Job, outcome: Outcome, code: int | None, decision: Decision | None = None
 ) -> tuple[Move, str | None]:
-    """Return the move after an attempt of an active job ended, and a reason for people.
+    """Return the move after an attempt of an active job ended, and a reason for users.
 
-    `code`: as from `exit_code_of`. `decision`: the job's own, or that of a rule. The reason is None where the
+    `code`: from `exit_code_of`. `decision`: the job's own, or that of a rule. The reason is None if the
     outcome says enough.
     """
     if job.state is State.STOPPING and outcome is not Outcome.SUCCEEDED:
@@ -67,7 +67,7 @@ def move_after_end(  # noqa: PLR0911 - one for each kind of outcome
             return Move.SUCCEED, None
         case Outcome.INTERRUPTED | Outcome.UNKNOWN:
             return _move_after_unseen_end(job, outcome)
-        case Outcome.REFUSED | Outcome.CANCELLED:  # cancelled by a person at the launcher, not by bgd
+        case Outcome.REFUSED | Outcome.CANCELLED:  # cancelled at the launcher by hand, not by bgd
             return Move.GIVE_UP, None
         case Outcome.SNOOZED:
             return Move.SNOOZE, None
@@ -86,16 +86,16 @@ def move_after_end(  # noqa: PLR0911 - one for each kind of outcome
 
 
 def recorded_outcome(job: Job, outcome: Outcome) -> Outcome:
-    """Return what is recorded of an attempt: one that was stopped to run again later was not cancelled."""
+    """Return the outcome to record: an attempt that was stopped to run again later was not cancelled."""
     return Outcome.INTERRUPTED if job.making_way and outcome is Outcome.CANCELLED else outcome
 
 
 def wait_after(
     move: Move, job: Job, now: Now, roll: float, decision: Decision | None
 ) -> tuple[float | None, float | None]:
-    """Return until when the job waits after this move, on the elapsed clock and on the wall clock.
+    """Return the end of the wait after this move, on the elapsed clock and on the wall clock.
 
-    At most one of the two is not None. `job.failures` counts the attempt that has just failed; `roll` as in
+    At most one of the two is set. `job.failures` counts the attempt that has just failed; `roll` as in
     `retry_delay`.
     """
     after = None if decision is None else decision.after
@@ -124,7 +124,7 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
 
 
 def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None:
-    """Return what the rules say about an exception, with the name by which they say it; None: nothing.
+    """Return the decision of the rules about an exception, with the name that matched; None: no rule matches.
 
     `names` are those of its type and its base classes, nearest first. The first that has a rule counts.
     """
@@ -133,9 +133,9 @@ def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None
 
 
 def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = ()) -> RetryPolicy:
-    """Return the policy of a job: what its spec says, or else `default`.
+    """Return the policy of a job: from its spec, else `default`.
 
-    A spec says nothing about exceptions; the configuration does.
+    Rules for exceptions come only from the configuration.
     """
     delays = spec.retry_delay, spec.backoff, spec.max_delay, spec.jitter
     if (spec.retries, *delays, spec.rerun, spec.retry_on, spec.no_retry_on, on_exceptions) == _NOTHING:

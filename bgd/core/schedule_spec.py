@@ -1,4 +1,4 @@
-"""What a schedule says: when it is due, what it runs, and what becomes of occurrences that cannot run."""
+"""The definition of a schedule: when it is due, what it runs, and what to do if it cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Days = Annotated[tuple[Annotated[str, Meta(max_length=MAX_DAY)], ...], Meta(max_
 
 
 class Overlap(StrEnum):
-    """What happens to an occurrence while an earlier job of its schedule has not finished."""
+    """What to do with an occurrence while an earlier job of its schedule has not finished."""
 
     SKIP = "skip"
     ALLOW = "allow"
@@ -30,15 +30,15 @@ class Overlap(StrEnum):
 
 
 class Missed(StrEnum):
-    """What happens to occurrences that came due while bgd or the machine was down."""
+    """What to do with occurrences that came due while bgd or the machine was down."""
 
     CRON = "cron"  # as in Debian's cron
     SKIP = "skip"
-    LATEST = "latest"  # besides what cron does, the latest one runs
+    LATEST = "latest"  # as `cron`, and the latest missed one runs
 
 
 class Result(StrEnum):
-    """What became of an occurrence."""
+    """The result of an occurrence."""
 
     RAN = "ran"
     SKIPPED = "skipped"
@@ -51,8 +51,8 @@ class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     * `every`: a duration such as "15m"; due at its multiples, counted from 1970.
     * `timezone`: as in the tz database; None: the machine's.
     * `missed_within`: seconds after which a missed occurrence is too old for `latest`.
-    * `jitter`: up to this many seconds later, a fixed share for this machine and name.
-    * `late_after`: seconds after an occurrence by which its job has to have finished.
+    * `jitter`: start up to this many seconds later; the delay is fixed for this machine and name.
+    * `late_after`: seconds after an occurrence within which its job must finish.
     * `env_pass`: names of the daemon's variables that a command gets besides those in `job`; None: all.
     * `excluded`: days without occurrences, as YYYY-MM-DD or MM-DD.
     """

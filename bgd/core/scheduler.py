@@ -1,4 +1,4 @@
-"""The scheduler decides for every unfinished job: facts go in, effects come out. It does nothing itself."""
+"""The scheduler decides about every unfinished job: facts go in, effects come out. It has no side effects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
 NOTE = "note"
-AFTER_NEW = -1  # priority of a notification that is tried again: what is new for its target comes first
+AFTER_NEW = -1  # priority of a retried notification: new ones for its target come first
 
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_START = "cancelled before it started"
@@ -47,7 +47,7 @@ REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NE
 
 
 class SaveJob(Struct, frozen=True, gc=False):
-    """Save the job. `at` is epoch time; `reason` tells people why, where the outcome does not.
+    """Save the job. `at` is epoch time; `reason` says why, if the outcome does not.
 
     `what` happened: SUBMIT, a Move, or NOTE if the state did not change. `before`: its state until now.
     """
@@ -80,7 +80,7 @@ class SuspendAttempt(Struct, frozen=True):
 
 
 class ContinueAttempt(Struct, frozen=True):
-    """Let the processes of a suspended attempt go on."""
+    """Continue the processes of a suspended attempt."""
 
     job: Job
 
@@ -92,7 +92,7 @@ Effect = SaveJob | StartAttempt | StopAttempt | SuspendAttempt | ContinueAttempt
 
 
 class PauseReason(StrEnum):
-    """Why no job starts; each reason ends by itself."""
+    """Why no job starts; each reason goes away by itself."""
 
     NO_LAUNCHER = "no launcher"
     ASKED = "asked"
@@ -101,7 +101,7 @@ class PauseReason(StrEnum):
     MEMORY = "memory"  # that the machine has left
 
 
-_SOME_START = {  # pauses that do not stop the queue of notifications
+_SOME_START = {  # these do not stop notifications
     PauseReason.ASKED,
     PauseReason.LOAD,
     PauseReason.MEMORY,
@@ -116,12 +116,12 @@ _OBSTACLES = {
 
 
 class Scheduler:
-    """Decides which job runs when.
+    """Decides which job runs at what time.
 
     Args:
         slots: how many slots active jobs may take together.
         rules: of each queue that has one.
-        last_id: the highest job id that was ever given out.
+        last_id: the highest job id ever assigned.
         roll: returns a random number in [0, 1).
         resources: all tokens of each resource.
     """
@@ -138,7 +138,7 @@ class Scheduler:
         self._last_id = last_id
         self._roll = roll
         self._effects: list[Effect] = []
-        self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents have not been told yet
+        self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[PauseReason] = set()
         self._waits_to_settle = False
 
@@ -180,12 +180,12 @@ class Scheduler:
         return explain(job, self._table.queues.place_of(job), obstacles, now)
 
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
-        """Yield of each resource: its name; how many tokens there are, are taken, and queued jobs want it."""
+        """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""
         for name, total, taken in self._table.queues.resources():
             yield name, total, taken, self._table.wanting.get(name, 0)
 
     def openings(self, now: Now) -> dict[str, float]:
-        """Return the queues whose rate lets no job start now, and from when on it does, epoch time."""
+        """Return the queues whose rate lets no job start now, and the epoch time when it will."""
         return {
             queue: float(ceil(now.wall + at - now.elapsed))  # as in `explain`
             for queue, at in self._table.queues.openings()
@@ -209,7 +209,7 @@ class Scheduler:
         return sorted(job.id for job in self._table.jobs if job.state in WAITING)
 
     def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
-        """Return one of `others` that itself waits for this job, so that a cycle would form; else None."""
+        """Return one of `others` that waits for this job, which would form a cycle; else None."""
         return conditions.find_cycle(job_id, others, self.get)
 
     @property
@@ -229,7 +229,7 @@ class Scheduler:
 
     @property
     def waits(self) -> int:
-        """How many pairs there are of a job and another one that it waits for."""
+        """The number of dependencies of all jobs."""
         return self._table.waiting.waits
 
     def __len__(self) -> int:
@@ -239,12 +239,12 @@ class Scheduler:
     # --- facts: jobs come and wait --------------------------------------------------------------------
 
     def restore(self, job: Job, slot: int | None = None, tokens: Tokens = NO_TOKENS, count: int = 1) -> None:
-        """Take an unfinished job from the database, with the slot and the tokens it holds if it is active.
+        """Restore an unfinished job from the database, with its slot and tokens if it is active.
 
-        `count`: how many jobs it stands for. They wait, have consecutive ids, and are otherwise the same.
+        `count`: the number of waiting jobs that it represents, with consecutive ids and otherwise equal.
         """
         policy = self._table.shared(job.policy)
-        if policy is not job.policy:  # else each of a million jobs would keep a policy of its own
+        if policy is not job.policy:  # otherwise each of a million jobs would have a policy of its own
             job = replace(job, policy=policy)
         self._last_id = max(self._last_id, job.id + count - 1)
         if count > 1 and job.state is State.QUEUED and job.conditions is NO_CONDITIONS:
@@ -258,17 +258,17 @@ class Scheduler:
             self._table.queues.reoccupy(job, slot, tokens)
 
     def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
-        """Take the starts before a restart, of queues with a rate, the earliest first; elapsed clock."""
+        """Restore the starts of queues with a rate from before a restart, earliest first; elapsed clock."""
         self._table.queues.restore_starts(starts)
 
     def submit(
         self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
     ) -> JobId:
-        """Take a new job and return its id. The caller has checked the spec, and that its key is free.
+        """Add a new job and return its id. The caller has checked the spec, and that its key is free.
 
-        Whether it starts is decided by `advance`, so that a batch can be taken as a whole.
+        `advance` decides whether it starts, so that a batch can be added as a whole.
 
-        `finished`: those of the jobs it should wait for that have finished already.
+        `finished`: its dependencies that have finished already.
         """
         self._last_id += 1
         due, wanted = conditions.due_of(spec, now), conditions.conditions_of(spec, now)
@@ -330,7 +330,7 @@ class Scheduler:
         job = self._waiting_job(job_id)
         if job.state is not State.HELD:
             self._move(job, Move.HOLD, now, reason)
-            self._settle(now)  # jobs behind it may start now
+            self._settle(now)  # jobs after it may start now
         return self._state_of(job_id)
 
     def release(self, job_id: JobId, now: Now) -> State:
@@ -347,9 +347,9 @@ class Scheduler:
         return self._state_of(job_id)
 
     def revive(self, job: Job, now: Now) -> None:
-        """Queue a finished job again, with all its retries; its attempts go on counting.
+        """Queue a finished job again, with all its retries; the numbers of attempts continue.
 
-        The caller has checked that no other job has its key now: that job would keep it.
+        The caller has checked that no other job has its key now.
 
         Raises:
             KeyError: the job is not finished.
@@ -392,7 +392,7 @@ class Scheduler:
             self._stop(job, now, making_way=True)
 
     def set_suspended(self, job_id: JobId, now: Now, *, suspended: bool) -> State:
-        """Suspend a running job, which keeps its slots, or let it go on; return its state, which stays.
+        """Suspend a running job, which keeps its slots, or continue it; return its unchanged state.
 
         Raises:
             KeyError: no running job has this id.
@@ -415,7 +415,7 @@ class Scheduler:
         code: int | None = None,
         decision: Decision | None = None,
     ) -> bool:
-        """Take the end of an attempt. Return False, without effects, if that attempt is not active.
+        """Record the end of an attempt. Return False, without effects, if that attempt is not active.
 
         `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own.
         """
@@ -439,7 +439,7 @@ class Scheduler:
     # --- facts: time and slots ------------------------------------------------------------------------
 
     def wait_to_settle(self) -> None:
-        """Let nothing follow from decisions until `advance`, so that many jobs can be acted on as a whole."""
+        """Defer the consequences of decisions until `advance`, so that many jobs can change as a whole."""
         self._waits_to_settle = True
 
     def advance(self, now: Now) -> None:
@@ -448,18 +448,18 @@ class Scheduler:
         self._settle(now)
 
     def pause(self, why: PauseReason) -> None:
-        """Start no job until this reason has ended."""
+        """Start no job until this reason ends."""
         self._pauses.add(why)
 
     def resume(self, why: PauseReason, now: Now) -> None:
-        """Note that this reason has ended."""
+        """End this reason."""
         self._pauses.discard(why)
         self._settle(now)
 
     def resize(
         self, slots: int, rules: Mapping[str, QueueRule], now: Now, resources: Resources = NO_TOKENS
     ) -> None:
-        """Take other numbers of slots, rules and tokens. Active jobs beyond them stay active."""
+        """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
         self._table.queues.resize(slots, rules, resources)
         self._settle(now)
 
@@ -487,7 +487,7 @@ class Scheduler:
 
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
-        self._table.jobs.put(job)  # nothing changed that decides about its place
+        self._table.jobs.put(job)  # nothing changed that affects its place
         self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
@@ -526,12 +526,12 @@ class Scheduler:
             self._notify(job_id, other, state, now)
 
     def _notify(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
-        """Tell a job that another one has finished; it may have been waiting for that."""
+        """Update a job after one of its dependencies has finished."""
         job = self.get(job_id)
         if job is None or (other not in job.conditions.after and other not in job.conditions.after_any):
             return
         if other in job.conditions.after and state is not State.SUCCEEDED:
-            self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed before, {_ENDS[state]}")
+            self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed first, {_ENDS[state]}")
             return
         self._table.waiting.end_wait(job_id, other)
         job = conditions.without_dependency(job, other)

@@ -1,4 +1,4 @@
-"""Schedules: what becomes of each occurrence: it runs, is skipped, or was missed."""
+"""Schedules: decides for each occurrence whether it runs, is skipped, or was missed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from bgd.core.spec import NOT_SCHEDULED, JobSpec, problem_with
 from bgd.core.when import Day, Kind, When, is_excepted, parse_exceptions, parse_when
 
 MAX_RUNS = 240  # jobs that a schedule may queue at once: a jump that cron makes up has 179 minutes
-MAX_DEFINITION = 1_000_000  # bytes, stored: with its times it still fits into one reply to a client
+MAX_DEFINITION = 1_000_000  # bytes, stored: with its times it fits into one reply to a client
 ON_TIME = 60.0  # seconds: an occurrence belongs to its minute, as in cron
 
 
 def problem_with_schedule(spec: ScheduleSpec) -> str | None:
-    """Return in one sentence what is wrong with a schedule whose types are right; None: nothing."""
+    """Return in one sentence what is wrong with a schedule of the right types; None: nothing."""
     unset = JobSpec()
     for name in sorted(NOT_SCHEDULED):
         if getattr(spec.job, name) != getattr(unset, name):
-            return f"a schedule takes no {name}: it says itself when its jobs start"
+            return f"a schedule takes no {name}: the schedule decides when its jobs start"
     try:
         timetable_of(spec, UTC, "")
     except ExpressionError as error:
@@ -40,7 +40,7 @@ def problem_with_schedule(spec: ScheduleSpec) -> str | None:
 
 
 class Occurrence(Struct, frozen=True):
-    """What became of an occurrence, or of `count` in a row from `due_at` on; `reason`: why it did not run."""
+    """The result of an occurrence, or of `count` in a row from `due_at` on; `reason`: why it did not run."""
 
     due_at: float
     result: Result
@@ -49,10 +49,10 @@ class Occurrence(Struct, frozen=True):
 
 
 class Moment(Struct, frozen=True):
-    """The wall clock when it is read.
+    """A reading of the wall clock.
 
-    `gap_at`: what it showed before it was set, or when it was last read before the machine or bgd
-    stood still; None: there was no such gap. `was_down`: bgd did not run in the gap.
+    `gap_at`: its value before it was set, or the last reading before the machine or bgd stopped; None: no
+    gap. `was_down`: bgd did not run in the gap.
     """
 
     at: float
@@ -61,7 +61,7 @@ class Moment(Struct, frozen=True):
 
 
 class Timetable(Struct, frozen=True, kw_only=True, gc=False):
-    """When a schedule is due, in a time zone, and on which days it is not."""
+    """When a schedule is due, in a time zone, and its excluded days."""
 
     when: When
     zone: tzinfo
@@ -88,7 +88,7 @@ def next_at(timetable: Timetable, after: float) -> float | None:
 
 
 def upcoming_times(timetable: Timetable, after: float, most: int) -> list[float]:
-    """Return when a schedule is due next, at most so often."""
+    """Return the next times of a schedule, at most `most`."""
     found: list[float] = []
     while len(found) < most and (at := next_at(timetable, found[-1] if found else after)) is not None:
         found.append(at)
@@ -98,9 +98,9 @@ def upcoming_times(timetable: Timetable, after: float, most: int) -> list[float]
 def pass_time(
     spec: ScheduleSpec, timetable: Timetable, seen: float, moment: Moment
 ) -> tuple[list[Occurrence], float]:
-    """Return what becomes of the occurrences after `seen`, in order, and the next `seen`.
+    """Return the results of the occurrences after `seen`, in order, and the next `seen`.
 
-    Those that run still have to pass `starts`.
+    Those that run must still pass `starts`.
     """
     if moment.gap_at is None:
         return list(_merged(_run(timetable, seen, moment.at))), max(seen, moment.at)
@@ -114,7 +114,7 @@ def pass_time(
 
 
 def _run(timetable: Timetable, after: float, until: float) -> list[Occurrence]:
-    """Return the occurrences of a span. All run, except on excluded days, or if there are very many."""
+    """Return the occurrences of a span. All run, except on excluded days and beyond a limit."""
     due = due_between(timetable.when, timetable.zone, after, until, MAX_RUNS)
     found = [_on_its_day(timetable, each) for each in due]
     if len(due) == MAX_RUNS and (more := count(timetable, due[-1], until)):
@@ -128,9 +128,9 @@ def count(timetable: Timetable, after: float, until: float) -> int:
 
 
 def _last_late(spec: ScheduleSpec, timetable: Timetable, before: float, moment: Moment) -> float:
-    """Return the instant until which occurrences do not run because of a gap; later ones do.
+    """Return the instant until which occurrences do not run because of a gap.
 
-    After a step back that is also the instant until which they do not run again.
+    After a step back they also do not run again until then.
     """
     is_made_up = spec.missed is not Missed.SKIP and not moment.was_down
     if is_made_up or moment.at < before:
@@ -141,7 +141,7 @@ def _last_late(spec: ScheduleSpec, timetable: Timetable, before: float, moment: 
 def _missed(
     spec: ScheduleSpec, timetable: Timetable, after: float, late: float, moment: Moment
 ) -> list[Occurrence]:
-    """Return what becomes of the occurrences that do not run because of a gap."""
+    """Return the results of the occurrences that do not run because of a gap."""
     latest = _latest(timetable, max(after, moment.at - spec.missed_within), min(late, moment.at), spec)
     missed = count(timetable, after, late) - (latest is not None)
     found: list[Occurrence] = []
@@ -175,7 +175,7 @@ def _on_its_day(timetable: Timetable, due_at: float) -> Occurrence:
 
 
 def _merged(found: Sequence[Occurrence]) -> Iterator[Occurrence]:
-    """Yield occurrences with one row for several in a row that did not run for one reason."""
+    """Yield occurrences, merging those in a row that did not run for the same reason."""
     last: Occurrence | None = None
     for each in found:
         if last is not None and each.result is last.result is not Result.RAN and each.reason == last.reason:
@@ -189,14 +189,14 @@ def _merged(found: Sequence[Occurrence]) -> Iterator[Occurrence]:
 
 
 class Start(Struct, frozen=True):
-    """How an occurrence runs: after which jobs have ended, and which it replaces."""
+    """How an occurrence runs: the jobs that it waits for, and the jobs that it replaces."""
 
     after: tuple[JobId, ...] = ()
     cancels: tuple[JobId, ...] = ()
 
 
 def starts(overlap: Overlap, unfinished: Sequence[JobId]) -> Start | str:
-    """Return how an occurrence runs, beside the unfinished jobs of its schedule; or why it does not."""
+    """Return how an occurrence runs, given the unfinished jobs of its schedule; or why it does not."""
     if not unfinished or overlap is Overlap.ALLOW:
         return Start()
     match overlap:

@@ -1,4 +1,4 @@
-"""Job specs: what is asked for, within limits on what a stranger may send."""
+"""Job specs: the options of a job, with limits on what a client may send."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the last that dates can show
 MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
-MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
+MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
 MAX_SLOTS = 10_000
 MAX_DEBOUNCES = 10  # times the debounce that a job is put off at most
 MAX_RESOURCES = 8  # resources that one job asks for
@@ -64,7 +64,7 @@ RESOURCE_NAME = "a name of at most 32 small letters, digits and '_', a letter fi
 TokenCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Resources = Annotated[dict[ResourceName, TokenCount], Meta(max_length=MAX_RESOURCES)]
 Demand = tuple[tuple[str, int], ...]
-"""What a job asks for: tokens of resources, sorted by name."""
+"""The tokens that a job asks for, sorted by name."""
 Nice = Annotated[int, Meta(ge=-20, le=19)]
 MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES)]
 Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
@@ -86,29 +86,29 @@ Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 DEFAULT_QUEUE = "default"
 NOTIFICATION_QUEUE = "bgd-notifications"
 """The queue of the jobs that send notifications; only bgd itself puts jobs in it."""
-LOCAL = "local"  # the executor that is always there
+LOCAL = "local"  # the executor that always exists
 
 
 class ExecutorKind(StrEnum):
     """How an executor runs a job."""
 
-    LOCAL = "local"  # on this machine, as it is
+    LOCAL = "local"  # on this machine, directly
     PREFIX = "prefix"  # with another program and its arguments in front
     SLURM = "slurm"  # on a node of a cluster
 
     @property
     def has_nodes(self) -> bool:
-        """Whether it finds a node for each job, which may ask for processors and waits elsewhere."""
+        """Whether it finds a node for each job, which may ask for processors and waits in the cluster."""
         return self is ExecutorKind.SLURM
 
     @property
     def is_seen_through(self) -> bool:
-        """Whether bgd sees and ends all that runs, wherever that is."""
+        """Whether bgd sees and ends all processes, wherever they run."""
         return self is not ExecutorKind.PREFIX
 
 
 class Rate(Struct, frozen=True):
-    """At most `count` starts within any `seconds`; `text` is how people write it, for example "10/1m"."""
+    """At most `count` starts within any `seconds`; `text` is its notation, for example "10/1m"."""
 
     count: int
     seconds: float
@@ -127,7 +127,7 @@ class Isolation(StrEnum):
 
 
 class StopSignal(StrEnum):
-    """The signal that asks the processes of a job to end. "SIGINT" and "int" are INT, too."""
+    """The signal that stops the processes of a job. "SIGINT" and "int" are INT, too."""
 
     TERM = "TERM"
     INT = "INT"
@@ -144,20 +144,19 @@ class StopSignal(StrEnum):
 
 
 class Option(Struct, frozen=True):
-    """What people may do with one field of a JobSpec.
+    """The description of one field of a JobSpec for users.
 
     The options of `bgctl`, the keywords of the client, what an edit and a class policy may set, what
-    `bgctl show` and the pages print, and the table in docs/jobs.md are made from it.
+    `bgctl show` and the pages print, and the table in docs/jobs.md are derived from it.
 
     * `help`: what it does, in at most ten words.
     * `only`: the kind of job that takes it. None: commands and class jobs do.
     * `can_edit`: it may change while the job waits.
-    * `can_unset`: an edit may take it away again.
-    * `in_schedule`: the job of a schedule may have it; a schedule says itself when its jobs start.
+    * `can_unset`: an edit may remove it.
+    * `in_schedule`: the job of a schedule may have it; options about the start may not.
     * `in_policy`: `[classes."PATTERN"]` of the configuration may set it.
     * `on_nodes`: only jobs on a cluster may have it.
-    * `limit`, `label`: its name among the limits of a job, or in a line of its own. Both None: people are
-      shown it in another way.
+    * `limit`, `label`: its name among the limits of a job, or on a line of its own. None: shown otherwise.
     """
 
     help: str
@@ -172,16 +171,15 @@ class Option(Struct, frozen=True):
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What was asked for. Either `argv` or `target` is given; `problem_with` checks what types cannot.
+    """The options of a job. Either `argv` or `target` is set; `problem_with` checks what types cannot.
 
     None means: as the daemon's configuration says (retries and their timing, `rerun`; `queue`, `priority`,
     `timeout`, limits), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
 
-    A field that people may ask for carries its Option. Adding one here is most of adding it to bgd:
-    docs/development.md tells the rest.
+    A field that users may set has an Option. docs/development.md says how to add one.
 
-    Python's garbage collector does not follow it (gc=False): it cannot be part of a cycle, and a large batch
-    makes so many that every full collection took 50 ms.
+    Python's garbage collector does not follow it (gc=False): it cannot be part of a cycle, and with those of
+    a large batch every full collection took 50 ms.
     """
 
     argv: Argv | None = None
@@ -239,7 +237,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     key: Annotated[
         Name | None, Option("Queue only one unfinished job with this key", can_edit=False, in_schedule=False)
     ] = None
-    """While an unfinished job has this key, no other one is taken with it."""
+    """While a job with this key is unfinished, bgd queues no other one."""
     debounce: Annotated[
         Timeout | None,
         Option(
@@ -249,8 +247,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             label="debounce",
         ),
     ] = None
-    """Seconds. A later submit with this key changes a job that waits and has never run: the job takes the new
-    options and waits this long again, at most MAX_DEBOUNCES times as long in all."""
+    """Seconds. A later submit with this key changes a waiting job and has never run: the job takes the new
+    options and waits this long again, at most MAX_DEBOUNCES times in all."""
     slots: Annotated[SlotCount, Option("Slots to occupy while running", can_unset=False)] = 1
     resources: Annotated[
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
@@ -327,7 +325,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         ),
     ] = None
     keep_leftovers: Annotated[bool, Option("Do not kill leftover processes")] = False
-    """Leave running what the first process leaves running when it ends by itself."""
+    """Keep processes that are still running when the first process ends by itself."""
     nice: Annotated[
         Nice | None, Option("Niceness, -20 to 19; higher yields to others", in_policy=True, limit="nice")
     ] = None
@@ -335,22 +333,22 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         MemoryBytes | None,
         Option("Limit on memory, for example 2GB", in_policy=True, limit="memory"),
     ] = None
-    """Bytes that all its processes may use together, swap included."""
+    """Limit in bytes on all its processes together, swap included."""
     cpu_max: Annotated[
         Percent | None,
         Option("CPU limit in percent; 150 = 1.5 CPUs", in_policy=True, limit="processor"),
     ] = None
-    """Percent of one processor that all its processes may use together."""
+    """Limit in percent of one processor on all its processes together."""
     pids_max: Annotated[
         ProcessCount | None,
         Option("Limit on processes and threads", in_policy=True, limit="processes"),
     ] = None
-    """Processes and threads that it may have at a time."""
+    """Limit on its processes and threads."""
     open_files: Annotated[
         OpenFiles | None,
         Option("Limit on open files of each process", in_policy=True, limit="open files"),
     ] = None
-    """Descriptors that each of its processes may have."""
+    """Limit on descriptors of each of its processes."""
     core_max: Annotated[
         FileBytes | None,
         Option("Limit on the size of core files; 0: none", in_policy=True, limit="core file"),
@@ -361,7 +359,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     )
     """None: the target of [daemon] notify, if there is one."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
-    """Names of the variables in `env` that a person or program chose, not those of a captured environment."""
+    """Names of the variables in `env` that were set explicitly, not captured with the environment."""
 
 
 OPTIONS: dict[str, Option] = {
@@ -390,12 +388,12 @@ def kind_of(name: str) -> Any:
 
 
 def may_be_nil(name: str) -> bool:
-    """Tell whether None takes the option away from a job that waits."""
+    """Return whether None takes the option away from a job that waits."""
     return OPTIONS[name].can_unset and getattr(JobSpec(), name) is None
 
 
 def problem_with(spec: JobSpec) -> str | None:
-    r"""Return in one sentence what is wrong with a spec whose types are right; None: nothing.
+    r"""Return in one sentence what is wrong with a spec of the right types; None: nothing.
 
     NUL matters most. It ends a string for the kernel, so "safe\0; evil" would pass an allow-list as one
     program and run as another.
@@ -415,15 +413,17 @@ def problem_with(spec: JobSpec) -> str | None:
 
 def _problem_with_choices(spec: JobSpec) -> str | None:
     if spec.delay and spec.at is not None:
-        return "delay and at exclude each other: both say when the job may start"
+        return "delay and at cannot be combined: both say when the job may start"
     if spec.debounce is not None and spec.key is None:
         return "debounce needs a key: it is about later jobs with the same key"
     if spec.debounce is not None and (spec.delay or spec.at is not None or spec.after or spec.after_any):
-        return "debounce excludes delay, at, after and after_any: it says when the job may start"
+        return (
+            "debounce cannot be combined with delay, at, after and after_any: it says when the job may start"
+        )
     if spec.retry_on is not None and spec.no_retry_on is not None:
-        return "retry_on and no_retry_on exclude each other"
+        return "retry_on and no_retry_on cannot be combined"
     if spec.stdin is not None and spec.input is not None:
-        return "stdin and input exclude each other: a command reads one of them"
+        return "stdin and input cannot be combined: a command reads one of them"
     return None
 
 
@@ -484,7 +484,7 @@ def problem_with_slurm_option(text: str) -> str | None:
     return f"in place of --{name[1]} use option {instead} of the job" if instead else None
 
 
-# Long options of sbatch: those that bgd sets as an option of the job says, and those that are bgd's own
+# Long options of sbatch that bgd sets from options of the job, and those that it sets itself
 _SET_BY_OPTIONS = {name: name for name in ("account", "gpus", "gres", "nodes", "partition", "time")} | {
     "cpus-per-task": "cpus",
     "ntasks": "nodes",

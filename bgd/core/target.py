@@ -1,6 +1,6 @@
-"""Targets: what a class job runs, the list of what is allowed, and what the configuration says about each.
+"""Targets of class jobs, the allow-list, and policies of the configuration.
 
-All is decided before any import.
+Nothing is imported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RunnerTarget(Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """The part that the runner is told."""
+        """The part that the runner gets."""
         return self.name + (f"@{self.method}" if self.method else "")
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ _BETWEEN_NAMES = re.compile(r"::|[:.\\/]")  # as in other languages
 _NAME = re.compile(r"[\w$][\w$!?-]*")
 
 
-@lru_cache(maxsize=1000)  # every submit and every start reads the same few
+@lru_cache(maxsize=1000)  # every submit and every start parses the same few
 def parse_target(text: str) -> Target:
     """Read a target.
 
@@ -88,11 +88,11 @@ def target_of_class(class_path: str, method: str) -> str:
 
 
 def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
-    """Tell whether a list such as ["app.services.ReportService", "app.tasks.*"] allows the target.
+    """Return whether a list such as ["app.services.ReportService", "app.tasks.*"] allows the target.
 
     An entry is the full dotted name of a class or function, one method of a class (`module.Class.method`), or
-    `module.*` for every class and function of that module, but not of modules below it. Only after the import
-    is it known which class defines a method: the worker then refuses an inherited one that no entry covers.
+    `module.*` for every class and function of that module, but not of modules below it. Only the import shows
+    which class defines a method: the worker then refuses an inherited one that no entry covers.
 
     An entry for a runner is `runner::name`, which allows all its methods, or `runner::name@method`. `*` may
     stand for the last part of the name.
@@ -123,17 +123,17 @@ def problem_with_entry(entry: str) -> str | None:
 
 
 def is_runner_name(text: str) -> bool:
-    """Tell whether a text can be the name of a runner."""
+    """Return whether a text can be the name of a runner."""
     return _RUNNER.fullmatch(text) is not None
 
 
 def is_dotted_name(text: str) -> bool:
-    """Tell whether a text can be the name of a class or exception, in Python or another language."""
+    """Return whether a text can be the name of a class or exception, in Python or another language."""
     return all(_NAME.fullmatch(name) for name in _BETWEEN_NAMES.split(text))
 
 
 def is_module(text: str) -> bool:
-    """Tell whether a text can be the name of a module, for example `package.module`."""
+    """Return whether a text can be the name of a module, for example `package.module`."""
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
 
 
@@ -173,7 +173,7 @@ def _is_runner_entry(entry: str) -> bool:
 
 
 def _with_a_colon(text: str) -> str:
-    """Return a hint if only a dot is wrong that should be a colon."""
+    """Return a hint if the only mistake is a dot in place of a colon."""
     if ":" in text or not is_module(text):
         return ""
     words = text.split(".")
@@ -206,7 +206,7 @@ POLICY_KEYS = {
 
 
 class ClassPolicy(Struct, frozen=True):
-    """What applies to a job that does not say otherwise: options by their names in JobSpec, and rules.
+    """Defaults for a job: options by their names in JobSpec, and rules.
 
     `on_exceptions` None: no pattern has rules.
     """
@@ -219,7 +219,7 @@ NOTHING_SAID = ClassPolicy()
 
 
 def class_policy(target: Target, policies: Mapping[str, ClassPolicy]) -> ClassPolicy:
-    """Return what the configuration says about a target: each key from the longest pattern that has it."""
+    """Return the policy for a target: each key from the longest pattern that has it."""
     merged = NOTHING_SAID
     for pattern in reversed(patterns_for(target)):
         if pattern in policies:
@@ -230,7 +230,7 @@ def class_policy(target: Target, policies: Mapping[str, ClassPolicy]) -> ClassPo
 
 
 def under_policy(spec: JobSpec, policy: ClassPolicy, among: Collection[str] | None = None) -> JobSpec:
-    """Return the spec with the options of the policy that it does not have itself.
+    """Return the spec with options of the policy where it has none.
 
     `among`: set only these options. None: all.
     """

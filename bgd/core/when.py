@@ -1,4 +1,4 @@
-"""When a schedule runs: what people write, and what it means. bgd.core.occurrences computes the instants."""
+"""Parses when a schedule runs. bgd.core.occurrences computes the instants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEAP_YEAR = 2000  # has every date that any year has
 
 
 class Kind(StrEnum):
-    """How a schedule says when it runs: the key of the configuration that holds the text."""
+    """The kind of a schedule's time: the key of the configuration that holds the text."""
 
     CRON = "cron"
     CALENDAR = "calendar"
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 class Every(Struct, frozen=True, gc=False):
-    """At all multiples of some seconds since 1970-01-01 00:00 UTC, so that a restart moves nothing."""
+    """At multiples of some seconds since 1970-01-01 00:00 UTC, so that a restart shifts nothing."""
 
     seconds: int
 
@@ -57,7 +57,7 @@ class When(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def parse_when(text: str, kind: Kind, *, key: str, jitter: float = 0.0) -> When:
-    """Read when a schedule runs.
+    """Parse when a schedule runs.
 
     `key` names the machine and the schedule. It chooses the values of `A~B` in a cron expression and the
     share of the jitter (in seconds), so both stay the same over restarts and differ between machines.
@@ -98,8 +98,8 @@ def _every(text: str) -> Every:
 def _calendar(text: str) -> Pattern:
     """Read a systemd calendar spec, for example "Mon..Fri 09:00".
 
-    oncalendar reads the text. Its own iterator is not used: like systemd, it leaves out a time that the
-    clocks skip in spring. bgd.core.occurrences treats such a time as Debian's cron does, and runs it.
+    oncalendar reads the text. Its own iterator is not used: like systemd, it skips a time that the clocks
+    skip in spring. bgd.core.occurrences runs such a time, like Debian's cron.
 
     A spec is a wildcard like a cron expression if its hour or minute begins with `*`, or with `0/`, which is
     what cron's `*/` is in a spec.
@@ -118,7 +118,7 @@ def _calendar(text: str) -> Pattern:
         hours=tuple(sorted(spec.hours)),
         minutes=tuple(sorted(spec.minutes)),
         seconds=tuple(sorted(spec.seconds)),
-        days=tuple(sorted(spec.days - {0})),  # oncalendar's step from the end of a month passes it by one
+        days=tuple(sorted(spec.days - {0})),  # oncalendar's step from the end of a month is one too far
         months=tuple(sorted(spec.months)),
         weekdays=tuple(sorted(spec.weekdays)),
         years=None if len(spec.years) == LAST_YEAR - _FIRST_YEAR + 1 else tuple(sorted(spec.years)),
@@ -213,7 +213,7 @@ def _day(text: str) -> Day:
 
 
 def is_excepted(days: Iterable[Day], zone: tzinfo, at: float) -> bool:
-    """Tell whether an instant falls on one of the days in this zone."""
+    """Return whether an instant falls on one of the days in this zone."""
     wall = datetime.fromtimestamp(at, zone)
     wanted = Day(wall.year, wall.month, wall.day), Day(None, wall.month, wall.day)
     return not frozenset(wanted).isdisjoint(days)

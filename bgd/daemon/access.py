@@ -1,4 +1,4 @@
-"""Decide who may do what, and which jobs may run: both sockets and the pages ask here."""
+"""Access control for both sockets and the pages: which users may connect, and which jobs may run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
 class Actor(Struct, frozen=True):
-    """The user who asks: the uid that the kernel reports for a socket's other end, not a message."""
+    """The user of a request: the uid that the kernel reports for the other end of a socket."""
 
     uid: int
 
@@ -44,7 +44,7 @@ def user_name(uid: int) -> str:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Actor:
-    """Return the user who connected, according to the kernel; uid -1, which is nobody, if it does not say."""
+    """Return the connected user from the kernel; uid -1 if the kernel does not know."""
     peer = transport.get_extra_info("socket")
     try:
         _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
@@ -55,9 +55,9 @@ def peer_of(transport: asyncio.BaseTransport) -> Actor:
 
 
 def may_connect(actor: Actor, daemon_uid: int) -> bool:
-    """Tell whether `actor` may use the daemon; a user who may use it may do everything to every job.
+    """Return whether `actor` may use the daemon; a user who may use it may do everything to every job.
 
-    The daemon serves only its own user, and root, who could take its files anyway.
+    The daemon serves only its own user, and root, which could read its files anyway.
     """
     return actor.uid in (daemon_uid, 0)
 
@@ -99,7 +99,7 @@ def check_resources(spec: JobSpec, config: Config) -> None:
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:
-    """Refuse environment variables that were set for the job, but that it may not have.
+    """Refuse environment variables that were set for the job but are not allowed.
 
     All variables of a class job are set on purpose. A command may come with its caller's whole environment:
     variables of that which are not allowed are dropped when an attempt starts.
@@ -122,7 +122,7 @@ def check_variables(spec: JobSpec, config: Config) -> None:
 
 
 def check_target(name: str, config: Config) -> None:
-    """Refuse a job that is to tell a target which is not configured.
+    """Refuse a job with a notify target that is not configured.
 
     Raises:
         Refused: there is no such target.
@@ -144,7 +144,7 @@ def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:
 
 
 def restricts_commands(config: Config) -> bool:
-    """Tell whether only listed commands may run."""
+    """Return whether only listed commands may run."""
     return ANY_COMMAND not in config.security.allowed_commands
 
 
@@ -173,7 +173,7 @@ def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
     if spec.isolation is not None:
         raise Refused(f"{target}: isolation is for Python class jobs, and this is a runner's job")
     given = "cwd" if spec.cwd is not None else next(iter(spec.env or ()), None)
-    if given is not None:  # which of these decide what is loaded differs from language to language
+    if given is not None:  # which of these decide what is loaded depends on the language
         raise NotAllowed(
             f"a runner's job takes no {given} from outside, because it may decide what code runs: "
             f"set it in [runners.{target.runner}] of the configuration"
@@ -186,5 +186,5 @@ def _in_toml(entry: str) -> str:
 
 
 def config_file(config: Config) -> str:
-    """Return how messages name the configuration."""
+    """Return the name of the configuration for messages."""
     return config.source or "the configuration (no file yet: make ~/.config/bgd/bgd.toml)"

@@ -38,7 +38,7 @@ RETRY_SECONDS = 3600.0  # until a failed backup is tried again, and until the fi
 SPARE = 8 << 20  # bytes that a backup leaves free on the disk
 MAX_DOWNLOADS = 4  # at a time, because each needs room on the disk
 CHUNK = 256 << 10  # bytes of a backup that are read at once
-_SLOWEST = 1e6  # bytes a second that a folder which may not answer takes at least
+_SLOWEST = 1e6  # bytes a second, the least that a folder which may not answer must take
 
 R = TypeVar("R")
 
@@ -70,7 +70,7 @@ class Backups:
 
     Attributes:
         problem: why the last backup that was due was not written; None if it was.
-        folders: looks at folders that may not answer.
+        folders: checks folders that may not answer.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
@@ -155,7 +155,7 @@ class Backups:
         return f"{self._config.daemon.state_dir}/backups" if self.folders.may_hang(folder) else folder
 
     async def _look(self, folder: str, function: Callable[[str], R]) -> R | None:
-        """Return what a function finds in a folder; None if the folder does not answer."""
+        """Return the result of a function on a folder; None if the folder does not answer."""
         try:
             return await self.folders.call(folder, function, folder)
         except NoAnswer as error:
@@ -277,7 +277,7 @@ def _clear_up(folder: str) -> None:
 
 
 def _written_at(folder: str) -> float | None:
-    """Return when the newest backup was written; None if none can be seen, and writing one will say why."""
+    """Return when the newest backup was written; None if none is readable."""
     with suppress(OSError):
         for path in backups_in(folder):
             with suppress(FileNotFoundError):
@@ -294,11 +294,11 @@ async def _chunks(descriptor: int) -> AsyncGenerator[bytes, None]:
 
 
 def recover(config: Config, wanted: str | None = None) -> list[str]:
-    """Restore the newest sound backup, or the file `wanted`; return a report as lines.
+    """Restore the newest intact backup, or the file `wanted`; return a report as lines.
 
     Raises:
-        Refused: the database is sound.
-        StoreBroken: there is no sound backup.
+        Refused: the database is intact.
+        StoreBroken: there is no intact backup.
         BgdError: a daemon runs, or the folders cannot be used.
     """
     folder.prepare(config)
@@ -323,7 +323,7 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
             " backup"
         ) from error
     if problem is None:
-        raise Refused(f"database {path} is sound, so nothing is restored: move it away to restore a backup")
+        raise Refused(f"database {path} is intact, so nothing is restored: move it away to restore a backup")
     if wanted is None and (reason := open_to_others(config.backup.folder)) is not None:
         raise StoreBroken(
             f"{problem}; nothing is restored: {reason}, and a backup can make bgd run anything",
@@ -333,7 +333,7 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
     backup, problems = recovery.newest_sound_copy(candidates, check=partial(recovery.take_copy, new))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
-        raise StoreBroken(f"{problem}; there is no sound backup: {tried}")
+        raise StoreBroken(f"{problem}; there is no intact backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = recovery.move_aside(path, stamp)
@@ -344,7 +344,7 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
 
 
 def open_to_others(folder: str) -> str | None:
-    """Return why other users may have written what is in a folder of backups; None if they cannot have."""
+    """Return why other users could have written files in a backup folder; None if they could not."""
     try:
         reason = recovery.foreign_writers(os.stat(folder))  # noqa: PTH116 - a plain string here
     except FileNotFoundError:
@@ -358,8 +358,8 @@ def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Ite
     lost = f"any job after {backup.last_id}"
     if highest > backup.last_id:
         lost = f"jobs {backup.last_id + 1} to {highest}, and perhaps later ones"
-    yield f"restored from {backup.path}, which is sound: {counted(backup.jobs, 'job')}"
-    yield f"lost is what happened since {written} ({age} ago): {lost}, and changes of earlier ones"
+    yield f"restored from {backup.path}, which is intact: {counted(backup.jobs, 'job')}"
+    yield f"lost since {written} ({age} ago): {lost}, and changes of earlier ones"
     if restored.held:
         yield (
             f"held when bgd starts: {counted(restored.held, 'job')} that waited then and may have run since; "

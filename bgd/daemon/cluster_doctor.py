@@ -21,7 +21,7 @@ from bgd.wire.views import Finding, Level
 
 
 def check_clusters(config: Config) -> list[Finding]:
-    """Return a finding for each executor of kind slurm. Each costs a job of a moment in Slurm."""
+    """Return a finding for each executor of kind slurm. Each costs a short job in Slurm."""
     return [
         _check(f"executor {name}", executor)
         for name, executor in config.executors.items()
@@ -91,7 +91,7 @@ def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
 def _finding_on_node(
     subject: str, executor: ExecutorConfig, seen: _Seen, between: tuple[float, float]
 ) -> Finding:
-    """Return what is wrong on a node that was asked between these instants."""
+    """Return what is wrong on a node that answered between these instants."""
     if seen.user != os.getuid():
         message = f"node {seen.node} runs jobs as user {seen.user}, and you are {os.getuid()}"
         return Finding(subject, Level.PROBLEM, message, "give your user the same number there")

@@ -1,4 +1,4 @@
-"""Dispatch: sends the launcher what was saved, if it is still wanted, and reads the ends it reports."""
+"""Dispatch: sends saved starts and commands to the launcher, and converts the ends that it reports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Dispatcher:
     Args:
         link: the connection to the launcher.
         attempts: the active attempts.
-        subscriptions: tells who follows which log.
+        subscriptions: knows the followers of each log.
         store_id: the database's id, a part of each attempt's key.
         job_of: returns the unfinished job with an id, or None.
     """
@@ -81,7 +81,7 @@ class Dispatcher:
         key = self.key_of(job)
         current = self.active_job(key)
         if current is None or not self._attempts.may_send(job, self._link.instance):
-            return None  # it is over, or the next snapshot finds it absent and unsent, and reassigns it
+            return None  # it has ended, or the next snapshot finds it unsent and reassigns it
         if current.state is State.STOPPING:  # asked for while the start was being saved
             return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
         spec = specs[job.id].whole()
@@ -145,7 +145,7 @@ class Dispatcher:
             raise Refused(problem)
 
     def stop_stray(self, key: AttemptKey, grace: float) -> None:
-        """Stop an attempt that runs although this database does not have it as running."""
+        """Stop an attempt that is not running according to this database."""
         if self.active_job(key) is None:
             logger.warning(
                 "stopping attempt %d of job %d: the database does not have it as running",
@@ -223,7 +223,7 @@ class Dispatcher:
 
 
 class ActiveAttempt(Struct):
-    """What is known of an attempt from START to its end.
+    """An active attempt, from START to its end.
 
     `launcher`: the instance it was saved for. `unreported_since`: when its start was decided, epoch time;
     None: a launcher has reported it. `waits`: why it has not begun, as its launcher says.
@@ -241,7 +241,7 @@ class AttemptTable:
     """The active attempts by job.
 
     An attempt's Launch is sent only to the launcher that the attempt was *saved* for (R3). So the database
-    always tells whether an attempt can have been started.
+    always shows whether an attempt may have started.
 
     Attributes:
         active: from START to the end.
@@ -284,7 +284,7 @@ class AttemptTable:
         self.to_reassign.discard(job_id)
 
     def note_report(self, job_id: JobId, reason: Reason | None) -> bool:
-        """Note why the attempt has not begun, None: it has; return whether that is new."""
+        """Record why the attempt has not begun, None: it has; return whether that is new."""
         attempt = self.active.get(job_id)
         if attempt is None:
             return False
@@ -373,7 +373,7 @@ _as_reported = attrgetter(*_AS_REPORTED)
 
 
 def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
-    """Let the retry policy decide what follows an exception, unless the job itself has decided."""
+    """Apply the rules for exceptions, unless the job itself has decided."""
     decision = end.decision or decision_for(end.lineage, policy.on_exceptions)
     if decision is None:
         return end
@@ -383,7 +383,7 @@ def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
 
 
 def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
-    """Return the end of an attempt that cannot start now through no fault of its job: it costs no retry."""
+    """Return the end of an attempt that cannot start for reasons outside its job: it uses up no retry."""
     decision = Decision(NextStep.SNOOZE, after=_RETRY_INTERVAL)
     return AttemptEnd(
         job=job.id,

@@ -1,4 +1,4 @@
-"""Check the machine, the folders, the database and the backups; say what is wrong and what to do."""
+"""Checks the machine, the folders, the database and the backups, and suggests remedies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def check_all(config: Config, folders: ForeignFolders) -> list[Finding]:
 
 
 class _Check(NamedTuple):
-    """A check, what it is about, and the folder that it looks at."""
+    """A check, its subject, and the folder that it reads."""
 
     subject: str
     folder: str
@@ -374,7 +374,7 @@ def _check_class_jobs(config: Config) -> Finding:
 # --- The database and its backups
 
 
-PATIENCE = 10.0  # seconds for the database, and again for the backups: a person waits for the result
+PATIENCE = 10.0  # seconds for the database, and again for the backups: a user waits for the result
 _OVERDUE = 2.5  # intervals without a new backup
 
 

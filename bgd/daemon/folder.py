@@ -21,7 +21,7 @@ from bgd.paths import OTHERS_BITS, lock_error, make_folder, make_private_folder
 
 logger = logging.getLogger(__name__)
 
-PRIVATE = OTHERS_BITS  # umask: what the daemon makes is for its own user
+PRIVATE = OTHERS_BITS  # umask: files of the daemon are for its own user
 BACKLOG = 1024  # connections that the kernel accepts for the daemon; more wait in connect(2)
 
 
@@ -80,7 +80,7 @@ def locked(config: Config) -> Iterator[None]:
 
 
 def _write_pid(fd: int) -> None:
-    """Write the pid for people to read: the lock is what counts."""
+    """Write the pid for users: only the lock matters."""
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -106,7 +106,7 @@ def _check_writable(path: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a private file as a whole: after a crash it is the old one or the new one.
+    """Replace a private file atomically: after a crash it is the old one or the new one.
 
     Raises:
         OSError: it could not be written; the old one is still there.
@@ -159,7 +159,7 @@ def check_socket_path(config: Config) -> None:
 
 
 def is_listened_on(path: Path) -> bool:
-    """Tell whether a process accepts connections at a unix socket."""
+    """Return whether a process accepts connections at a unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         error = probe.connect_ex(str(path))
@@ -167,7 +167,7 @@ def is_listened_on(path: Path) -> bool:
 
 
 def bind_unix_socket(path: Path, *, umask: int, backlog: int) -> socket.socket:
-    """Listen on a new unix socket, which replaces what has the name; `umask` counts from its birth on.
+    """Listen on a new unix socket, which replaces a file of that name; `umask` sets its mode.
 
     Raises:
         OSError: it cannot be bound there.
@@ -203,7 +203,7 @@ def _control_socket_in(handed: Sequence[socket.socket], config: Config) -> socke
 
 CHECK_EVERY = 1.0  # seconds, while jobs come in
 DATABASE_FILES = ("bgd.db", "bgd.db-wal")
-_GRACE = 1.0  # seconds in which a user who removes a database also removes the rest of the folder
+_GRACE = 1.0  # seconds in which a removal of the database may also remove the rest of the folder
 
 
 class FolderWatch:
@@ -241,7 +241,7 @@ class FolderWatch:
         self.is_lost = False
 
     def begin(self) -> None:
-        """Check whenever something in the folders is removed or moved."""
+        """Start watching for removed or moved files in the folders."""
         try:
             self._events = _watch(self._watched)
         except OSError as error:
@@ -269,7 +269,7 @@ class FolderWatch:
             raise Refused(f"no new job is taken: {self.problem}")
 
     def is_own(self, name: str) -> bool:
-        """Tell whether one of the database's files is still the one that was there at the start."""
+        """Return whether one of the database's files is still the one that was there at the start."""
         return _identity(self._folder / name) == self._files[self._folder / name]
 
     def _on_event(self) -> None:
@@ -278,7 +278,7 @@ class FolderWatch:
         self._compare()
 
     def _compare(self) -> None:
-        """Compare what is there with what was there at the start."""
+        """Compare the files with those at the start."""
         self._checked_at = clock.elapsed()
         if self.is_lost:
             return
@@ -343,7 +343,7 @@ def _checked(result: int) -> int:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, or None if nothing is there or it may not be looked at."""
+    """Return device and inode, or None if it is missing or unreadable."""
     try:
         found = path.stat()
     except OSError:

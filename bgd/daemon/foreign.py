@@ -1,4 +1,4 @@
-"""Run calls that touch folders whose file system may not answer in processes of their own.
+"""Runs calls that touch folders which may not answer, each in a process of its own.
 
 A thread that waits for such a file system cannot be stopped. It would keep its place in the pool, and keep
 the daemon's process, with its lock, from ending.
@@ -31,7 +31,7 @@ class NoAnswer(OSError):
 class ForeignFolders:
     """Runs functions that touch a folder: on a thread, or in a process if the folder may not answer.
 
-    A process that is late stays until its file system answers; meanwhile that folder gets no other one.
+    A late process stays until its file system answers; meanwhile the folder gets no other process.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class ForeignFolders:
         self._late: dict[str, list[subprocess.Popen[bytes]]] = {}  # by folder
 
     def may_hang(self, folder: str) -> bool:
-        """Return whether a look at a folder may never end."""
+        """Return whether a call on a folder may never end."""
         return self._mounts.folder_that_may_hang(folder) is not None
 
     async def call(self, folder: str, function: Callable[P, R], /, *args: P.args, **options: P.kwargs) -> R:
-        """Return what a module's function returns, which touches `folder`.
+        """Call a module's function that touches `folder`, and return its result.
 
-        It, its arguments and its result are pickled, between processes of this program only.
+        Function, arguments and result are pickled, only between processes of this program.
 
         Raises:
             NoAnswer: the folder has not answered in time.
@@ -82,7 +82,7 @@ class ForeignFolders:
             raise
         await asyncio.to_thread(process.wait, _REAPING)
         if not answer:
-            raise NoAnswer(f"{folder} cannot be looked at: the process for it ended ({process.returncode})")
+            raise NoAnswer(f"{folder} cannot be checked: the process for it ended ({process.returncode})")
         result: R | Exception = pickle.loads(answer)  # noqa: S301 - from a process of ours
         if isinstance(result, Exception):
             raise result
@@ -106,7 +106,7 @@ def _start(packed: bytes, writer: int) -> subprocess.Popen[bytes]:
 
 
 def answer() -> None:
-    """Make the call that stdin describes, and write to stdout what it returns or raises."""
+    """Make the call that stdin describes, and write its result or exception to stdout."""
     import pickle  # noqa: PLC0415 - as above
 
     function, args, options = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon

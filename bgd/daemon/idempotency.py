@@ -1,4 +1,4 @@
-"""Idempotency: a submit that is sent again, or a line of a batch, makes no second job."""
+"""Idempotency: a repeated submit, or a repeated line of a batch, makes no second job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REFUSED, _FOUND = JobId(0), JobId(-1)
 
 
 class IdempotencyTokens:
-    """Finds out by its token whether a request has come before, and what it made then.
+    """Recognizes repeated requests by their tokens, and remembers their jobs.
 
     The database knows the requests of all jobs, and for some minutes those of removed jobs. It is asked when
     the client says that it sends a request again. Memory knows the latest requests and is always asked: bytes
@@ -41,7 +41,7 @@ class IdempotencyTokens:
         self._in_progress: dict[bytes, asyncio.Event] = {}
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
-        """Return whether a request may have come before: then take it under `exclusive` and ask `recall`."""
+        """Return whether a request may be a repeat: then handle it under `exclusive` and ask `recall`."""
         token = request.token
         return token is not UNSET and (
             request.again is not UNSET or token in self._in_progress or self._first_of(token) is not None
@@ -60,7 +60,7 @@ class IdempotencyTokens:
         try:
             yield
         except BgdError:
-            if request.again is not UNSET:  # the client hears of it and gives up
+            if request.again is not UNSET:  # the client gets the refusal and gives up
                 _remember(self._repeated, token, _REFUSED)
             raise
         finally:
@@ -115,8 +115,8 @@ class IdempotencyTokens:
 class OpenBatches:
     """Takes the lines of each batch in order, each once.
 
-    What has been taken is on disk, in the transaction of its jobs. A client opens a batch on each connection:
-    it asks what that was, and sends the lines after it. Bytes of a broken connection may be read after that:
+    Taken lines are on disk, in the transaction of their jobs. A client opens a batch on each connection: it
+    asks for the last line, and sends the lines after it. Bytes of a broken connection may be read after that:
     they are out of order by then, and refused.
     """
 
@@ -126,7 +126,7 @@ class OpenBatches:
         self._last: OrderedDict[bytes, int] = OrderedDict()  # the last line that was taken of each
 
     async def open(self, request: GetBatch) -> int:
-        """Open or close a batch, as asked; return the last line that was taken of it."""
+        """Open or close a batch; return its last taken line."""
         if request.close:
             self._last.pop(request.batch, None)
         await self._supervisor.saved()

@@ -46,7 +46,7 @@ ACT_SECONDS = 0.01  # after a longer transaction the next is smaller
 SLICE = 5_000  # jobs that are looked up at a time
 
 Later = Callable[[], Awaitable[State]]
-"""What has to be awaited, once it has been decided about the other jobs."""
+"""What to await, once the other jobs are decided."""
 
 
 _on_nodes = attrgetter(*limits.ON_NODES)
@@ -54,7 +54,7 @@ _NOTHING = _on_nodes(JobSpec())
 
 
 class JobActions:
-    """Does to jobs what people ask for; `Supervisor.saved` tells when it is on disk.
+    """Carries out requests about jobs; `Supervisor.saved` returns when they are on disk.
 
     `act`, `do` and `act_on_all` carry out the verbs of `bgd.core.job.VERBS`. The methods for single verbs get
     a job in a state that fits and return its new one. They raise Refused if the configuration forbids it.
@@ -72,7 +72,7 @@ class JobActions:
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
 
     def asked_by(self, who: str) -> JobActions:
-        """Return the same actions, whose events say who asked for them."""
+        """Return the same actions, with events that name the user."""
         actions = copy(self)
         actions._by = who  # noqa: SLF001 - of the same class
         return actions
@@ -192,9 +192,9 @@ class JobActions:
         return spec, policy_of(spec, config.retry, of_class.on_exceptions or ())
 
     def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
-        """Give a job that has never run the spec of another submit, and put it off, but not for ever.
+        """Give a job that has never run the spec of another submit, and postpone it, but not forever.
 
-        For how long it was put off is known since it was submitted, or since bgd was started.
+        The limit counts from its submit, or from the start of bgd.
         """
         job = self._supervisor.get(job_id)
         if job is None or job.state not in WAITING or job.attempt > 0 or spec.debounce is None:
@@ -247,10 +247,10 @@ class JobActions:
     async def act_on_all(
         self, verb: str, wanted: Filter, after: int = 0, ids: list[JobId] | None = None, **given: Any
     ) -> AsyncGenerator[list[ActResult], None]:
-        """Act on all jobs that match now, the lowest ids first; yield what became of them once it is on disk.
+        """Act on all jobs that match now, lowest ids first; yield the results once they are on disk.
 
         Others wait for a transaction, so it has only as many jobs as take ACT_SECONDS. While it is written,
-        the next jobs are decided about. Those that do not match any more when it is their turn are left out.
+        the next jobs are decided about. Jobs that no longer match at their turn are skipped.
         `after`: only higher ids. `ids`: only those of them that are in the wanted states.
         """
         size, earlier, results = FIRST_ACTS, None, list[ActResult]()
@@ -288,7 +288,7 @@ class JobActions:
     ) -> AsyncGenerator[list[JobId], None]:
         last = self._supervisor.newest_id
         rest: int | None = after
-        await self._supervisor.saved()  # what the caller was told before is on disk
+        await self._supervisor.saved()  # earlier answers to the caller are on disk
         if ids is not None:
             yield ids
             return
@@ -316,8 +316,8 @@ class JobActions:
     ) -> list[ActResult]:
         """Act on each of a few jobs; a refusal for one does not affect the others.
 
-        * `among`: leave out jobs that it does not select any more.
-        * `repeated`: jobs to which it was done before count as done.
+        * `among`: skip jobs that it no longer selects.
+        * `repeated`: jobs on which it was already done count as done.
         """
         asked, for_final = list(map(JobId, job_ids)), VERBS[verb].states == FINAL
         async with self._lock if for_final else nullcontext():  # from reading until acting
@@ -376,7 +376,7 @@ class JobActions:
         return done
 
     async def _checked(self, results: list[ActResult], told: list[Job]) -> list[ActResult]:
-        """Refuse what the launcher has not done of what it was told about these jobs."""
+        """Refuse commands about these jobs that the launcher has not carried out."""
         await self._supervisor.saved()  # which tells the launcher
         dispatcher = self._supervisor.dispatcher
         refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in told})
@@ -402,7 +402,7 @@ class JobActions:
         return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=True), at)
 
     def continue_(self, job: Job, at: Now) -> State | Later:
-        """Let the processes of a suspended job run again."""
+        """Continue the processes of a suspended job."""
         if job.suspended:
             return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
         # bgd did not stop its processes, but another program may have; running ones ignore SIGCONT
@@ -501,7 +501,7 @@ _METHODS: dict[str, Callable[..., State | Later | Awaitable[State]]] = {
     "signal": JobActions.signal,
     "remove": JobActions.remove,
 }
-"""What is done to a job in a state that fits; of other verbs a method of the Scheduler decides."""
+"""The action on a job in a suitable state; for other verbs a method of the Scheduler decides."""
 
 
 def _class_policy(supervisor: Supervisor, target: str | None) -> ClassPolicy:
@@ -573,7 +573,7 @@ def edited(spec: JobSpec, changes: Changes) -> JobSpec:
     return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
 
 
-# Of two options that exclude each other, setting one unsets the other: its name and its unset value
+# Of two options that cannot be combined, setting one unsets the other: its name and its unset value
 _EXCLUDED_BY: dict[str, tuple[str, object]] = {
     "at": ("delay", 0.0),
     "delay": ("at", None),

@@ -1,4 +1,4 @@
-"""Notes which jobs of schedules have not finished in time."""
+"""Finds jobs of schedules that have not finished in time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LateJobs:
         )
 
     async def look(self, elapsed: float) -> bool:
-        """Note which jobs have not finished in time, some schedules at a time; return whether any has not."""
+        """Record jobs that have not finished in time, some schedules at a time; return whether any."""
         found = False
         while (at := self._heap.next_at()) is not None and at <= elapsed:
             for _ in range(AT_ONCE):

@@ -1,4 +1,4 @@
-"""Launches: what the launcher is asked to start for a job, on which executor, and whether it can be.
+"""Launches: builds the start of a job on its executor, and checks that it is possible.
 
 A command is launched as it stands, a class job as the program that runs it.
 """
@@ -51,9 +51,9 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     place: Place | None = None,
     tokens: Tokens = NO_TOKENS,
 ) -> Launch:
-    """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it.
+    """Build the Launch of an attempt: the command, or the program that runs a class job.
 
-    `place`: what runs it; None: this machine, as it is. `tokens`: those that it holds.
+    `place`: its executor; None: this machine, directly. `tokens`: those that it holds.
     """
     own = _daemons_part(job, spec, config)
     added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens)}
@@ -93,7 +93,7 @@ def _bgd_variables(job: Job, slot: int, config: Config, tokens: Tokens) -> dict[
 
 
 def _daemons_part(job: Job, spec: JobSpec, config: Config) -> dict[str, str]:
-    """Return what a job gets of the daemon's environment."""
+    """Return the part of the daemon's environment for a job."""
     if spec.target is not None:
         return _class_job_environment()  # the job adds to it
     if job.queue == NOTIFICATION_QUEUE:
@@ -122,7 +122,7 @@ _PASSED_ON = [
 
 
 def missing_installation(python: PythonConfig) -> str | None:
-    """Return what class jobs miss of bgd's own installation, which was whole at the start; None: nothing.
+    """Return what is missing of bgd's own installation for class jobs since the start; None: nothing.
 
     The launcher checks an interpreter that the configuration names, because its file system may hang.
     """
@@ -212,8 +212,8 @@ def _own_settings() -> dict[str, str]:
 def _class_job_environment() -> dict[str, str]:
     """Return the daemon's environment with absolute search paths.
 
-    An empty entry, as in `PYTHONPATH=:/opt/app`, means the working directory. Whoever chooses the working
-    directory of a class job would otherwise choose the code that it runs.
+    An empty entry, as in `PYTHONPATH=:/opt/app`, means the working directory. Otherwise the working directory
+    of a class job would decide which code it runs.
     """
     found = own_environment()
     absolute = {name: _absolute(found[name]) for name in _SEARCH_PATHS if found.get(name)}
@@ -272,9 +272,7 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
         found = next((each for each in _NOT_ON_NODES if getattr(spec, each) not in {None, False}), None)
         if found is not None:
             hint = f": use {instead}" if (instead := _INSTEAD.get(found)) else ""
-            raise Refused(
-                f"{found} is for jobs of this machine, and executor {name} runs them on a cluster{hint}"
-            )
+            raise Refused(f"{found} is for local jobs, and executor {name} runs them on a cluster{hint}")
     else:
         found = next((each for each in ON_NODES if getattr(spec, each)), None)
         if found is not None:
@@ -285,7 +283,7 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
 
 
 def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
-    """Return the executor of a job that was checked, unless it is this machine, as it is."""
+    """Return the executor of a checked job; None: this machine, directly."""
     name = _name_of(spec, queue, config)
     if name == LOCAL or (kind := config.executors[name].kind) is ExecutorKind.LOCAL:
         return None
@@ -297,7 +295,7 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
     match executor.kind:
         case ExecutorKind.LOCAL:
             return launch
-        case ExecutorKind.PREFIX:  # a process that a warm worker forks has nothing in front
+        case ExecutorKind.PREFIX:  # a process forked by a warm worker cannot have a prefix
             words = [shlex.join(launch.argv)] if executor.shell else launch.argv
             return replace(launch, argv=[*executor.argv, *words], warm=None)
         case ExecutorKind.SLURM:
@@ -328,7 +326,7 @@ def _kilobytes(size: int) -> str:
 
 
 def _pilot(spec: JobSpec, executor: ExecutorConfig, launch: Launch) -> PilotStart:
-    """Return how a pilot runs a job: one that runs others too, if it asks for no more than that has."""
+    """Return how a pilot runs a job: a shared one, if it is large enough."""
     cpus, memory = spec.cpus or 1, spec.memory or executor.memory
     size = ["--exclusive", "--mem=0"]
     is_larger = False
@@ -348,7 +346,7 @@ def _pilot(spec: JobSpec, executor: ExecutorConfig, launch: Launch) -> PilotStar
 
 
 def own_options(spec: JobSpec, executor: ExecutorConfig, launch: Launch | None = None) -> list[str]:
-    """Return what tells Slurm where, with how much and how long to run a job alone."""
+    """Return the options for sbatch of a job with its own allocation."""
     seconds = launch.timeout + launch.grace + _START_AND_END if launch and launch.timeout else None
     size = {
         "cpus-per-task": spec.cpus or 1,

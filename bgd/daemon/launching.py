@@ -1,4 +1,4 @@
-"""Launching: the daemon's connection to the launcher, which it finds or starts, greets and listens to."""
+"""Launching: the daemon's connection to the launcher: finds or starts it, greets it, reads its reports."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class LauncherLink:
     def obstacle(self) -> str | None:
         """Why nothing can start: there is no launcher, or a signal such as SIGSTOP has stopped it."""
         if self.is_connected and self._is_stopped():
-            return f"the launcher (process {self.pid}) is stopped; kill -CONT {self.pid} lets it go on"
+            return f"the launcher (process {self.pid}) is stopped; kill -CONT {self.pid} continues it"
         return self.absence
 
     @property
@@ -109,7 +109,7 @@ class LauncherLink:
         return max(self.looking_since + _RESTART_SECONDS - clock.elapsed(), 0.0)
 
     async def wait_until_absent(self) -> None:
-        """Return once there has been no launcher for so long that none can be expected."""
+        """Wait until the launcher has been missing for too long to expect one."""
         while True:
             if self.is_connected and (connection := self._connection) is not None:
                 await connection.lost.wait()
@@ -128,7 +128,7 @@ class LauncherLink:
                 if not self._is_ending:
                     logger.warning("the launcher is gone; looking for another")
             else:
-                # its absence is then an obstacle, which those who watch are told
+                # its absence is then an obstacle, which watchers must learn
                 look = listener.subscriptions.look_soon
                 asyncio.get_running_loop().call_later(self._patience_left, look)
                 await asyncio.sleep(next(pauses))
@@ -156,7 +156,7 @@ class LauncherLink:
         return answer
 
     def answer(self, number: int, *, is_alive: bool | None) -> None:
-        """Take the answer to a question, None: there will be none."""
+        """Deliver the answer to a question, None: there will be none."""
         answer = self._questions.pop(number, None)
         if answer is not None and not answer.done():
             answer.set_result(is_alive)
@@ -174,7 +174,7 @@ class LauncherLink:
         return self._child is not None
 
     async def held_sockets(self) -> Held:
-        """Return what an earlier daemon gave the launcher to hold; nothing if no launcher is ready to say."""
+        """Return the sockets that the launcher holds from an earlier daemon; none if no launcher is ready."""
         return await asyncio.to_thread(self._trade) if self.is_connected else NOTHING_HELD
 
     async def hold_sockets(self, held: Held) -> None:
@@ -211,7 +211,7 @@ class LauncherLink:
         return Held(held, sockets)
 
     async def stop_launcher(self) -> None:
-        """Stop the launcher, which first ends all jobs; return once it has reported how they ended."""
+        """Stop the launcher, which first stops all jobs; wait until it has reported their ends."""
         self._is_ending = True
         connection = self._connection
         if connection is None or self.pid is None:
@@ -221,7 +221,7 @@ class LauncherLink:
         await connection.lost.wait()
 
     async def say_goodbye(self) -> None:
-        """Tell the launcher that this daemon ends in good order, then close the connection.
+        """Announce an orderly end to the launcher, then close the connection.
 
         Call it only after `run` was cancelled. A launcher that is stopped and does not read delays this
         by GOODBYE_SECONDS at most.
@@ -250,7 +250,7 @@ class LauncherLink:
             asyncio.get_running_loop().run_in_executor(None, self._give_sockets)
 
     async def wait_until_tried(self, seconds: float) -> None:
-        """Return when a launcher has answered or could not be reached, or after this many seconds."""
+        """Wait until a launcher has answered or could not be reached, or for this many seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._has_tried.wait(), seconds)
 
@@ -277,7 +277,7 @@ class LauncherLink:
         elif connection.declined is not None:
             await self._raise_generation(connection.declined)
         else:
-            self._report_problem("it hung up without an answer")
+            self._report_problem("it closed the connection without an answer")
         return connection.is_ready
 
     def _greeting(self) -> launching.Greeting:
@@ -296,15 +296,13 @@ class LauncherLink:
         if declined.generation < self._generation:  # another reason, or an older launcher
             self._report_problem(f"it declined: {declined.problem}")
         elif await self._store.read(generation) > self._generation:
-            self._report_problem(
-                "it works for another bgd that has this database open as well: stop one of them"
-            )
+            self._report_problem("it serves another bgd with the same database: stop one of them")
         elif declined.generation > launching.MAX_GENERATION:
             self._report_problem(f"it obeys generation {declined.generation}, and there is no higher one")
         else:
             self._generation = await self._store.write(begin_generation, declined.generation)
             logger.warning(
-                "launcher: another process greeted it as generation %d; going on as generation %d",
+                "launcher: another process greeted it as generation %d; continuing as generation %d",
                 declined.generation,
                 self._generation,
             )
@@ -383,7 +381,7 @@ NOTHING_HELD = Held(launching.NO_SOCKETS, [])
 
 
 class LauncherSnapshot(Struct, frozen=True):
-    """What a launcher knows when it is greeted.
+    """The snapshot of a launcher after a greeting.
 
     `instance`: its id. `covers`: ids of earlier launchers whose attempts it knows. `started`: attempts that
     run. `ended`: ends that were not acknowledged.
@@ -396,7 +394,7 @@ class LauncherSnapshot(Struct, frozen=True):
 
 
 class DatabaseOutdated(BgdError):
-    """The launcher has heard of later events than the database holds: the database is an older copy."""
+    """The launcher knows later events than the database: the database is an older copy."""
 
     def __init__(self, position: int) -> None:
         super().__init__(f"the launcher knows event {position}, which the database does not have")

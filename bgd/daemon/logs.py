@@ -37,7 +37,7 @@ class LostOutput:
         self._running: dict[AttemptKey, int] = {}  # bytes written so far by running attempts that lose output
 
     def grew(self, grew: LogGrew) -> None:
-        """Take note of a running attempt whose log cannot be written."""
+        """Record a running attempt whose log cannot be written."""
         if grew.log_problem is not None:
             self._running[grew.key] = grew.log_bytes
             self._warn(grew.key, grew.log_problem)
@@ -57,7 +57,7 @@ class LostOutput:
         return self._running.get(key, 0)
 
     def findings(self) -> list[Finding]:
-        """Return what `bgctl doctor` reports of lost output; empty if there is none."""
+        """Return the findings of `bgctl doctor` about lost output; empty if there is none."""
         if not self._latest:
             return []
         level = Level.WARNING if self._is_losing else Level.NOTE
@@ -79,7 +79,7 @@ class LostOutput:
 class LogCleaner:
     """Deletes the logs of removed jobs, in the background.
 
-    A job is removed from the database first. What a crash leaves behind is deleted at the next start.
+    A job is removed from the database first. Leftovers of a crash are deleted at the next start.
 
     Args:
         clear: called with jobs whose logs are all deleted.

@@ -1,4 +1,4 @@
-"""Keeps jobs from starting while the machine is too busy, by its load and the memory that it has left."""
+"""Stops jobs from starting while the machine is too busy, by its load and its available memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bgd.core.scheduler import PauseReason
 from bgd.units import format_size
 
 PROC = Path("/proc")
-LOOK_SECONDS = 5.0  # between two looks, while a job is queued
+LOOK_SECONDS = 5.0  # between two checks, while a job is queued
 
 
 def exceeded_limit(
@@ -41,7 +41,7 @@ def _available(meminfo: Path) -> int:
 
 
 class MachineWatch:
-    """Looks by one timer, and only while a job is queued.
+    """Checks by one timer, and only while a job is queued.
 
     Args:
         config: has the limits.
@@ -80,7 +80,7 @@ class MachineWatch:
                 self._resume(why)
 
     def look(self) -> None:
-        """Let jobs start if the machine is not too busy, and look again later while any job is queued."""
+        """Let jobs start if the machine is not too busy, and check again later while any job is queued."""
         if self._timer is not None:
             return
         if self._has_queued():
@@ -96,7 +96,7 @@ class MachineWatch:
             self._forget()
 
     def in_words(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
-        """Return reasons that say how busy the machine is; without it if the load was not read yet."""
+        """Return reasons with the load or memory of the machine, if it was read."""
         known: list[Reason] = []
         for each in reasons:
             if each.cause not in {Cause.LOAD, Cause.MEMORY}:
@@ -106,7 +106,7 @@ class MachineWatch:
         return tuple(known) if known or not reasons else (Reason(cause=Cause.TURN, ahead=0),)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -116,7 +116,7 @@ class MachineWatch:
         self._ring()
 
     def _forget(self) -> None:
-        """Start nothing before the machine was looked at, which the next queued job brings about."""
+        """Start nothing before the next check, which the next queued job triggers."""
         self.close()
         self._exceeded = None
         self._pause(PauseReason.LOAD)

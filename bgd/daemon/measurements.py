@@ -1,4 +1,4 @@
-"""What the daemon counts and times for /metrics, since it started.
+"""Counts and times for /metrics, since the start of the daemon.
 
 Each transaction adds to it, so a job costs a few microseconds here, and a daemon without jobs nothing.
 """
@@ -41,7 +41,7 @@ class Histogram:
 
 
 class QueueMeasurements:
-    """What happened in one queue, or in all that are not counted by name."""
+    """Measurements of one queue, or of all that are not counted by name."""
 
     def __init__(self) -> None:
         self.starts = 0
@@ -53,7 +53,7 @@ class QueueMeasurements:
 
 
 class Measurements:
-    """Everything that is counted and timed.
+    """All measurements.
 
     Args:
         queues: names that are counted, whatever happens in them.

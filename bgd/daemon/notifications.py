@@ -1,4 +1,4 @@
-"""Notifications: sends targets messages about jobs and schedules, by jobs of a queue of their own."""
+"""Notifications: sends messages about jobs and schedules to targets, as jobs of a queue of their own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMEOUT = 60.0
 
 
 class Notifications:
-    """Decides about each fact whether a target gets a message.
+    """Decides for each fact whether a target gets a message.
 
     A fact is stored in the transaction of what has happened, and deleted in the transaction of the job that
     sends the message. So each notification is one job, whenever bgd is killed.
@@ -50,7 +50,7 @@ class Notifications:
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._woken.set)
 
     async def load(self) -> None:
-        """Find out what waits, and how much each target was sent in the last minute."""
+        """Load waiting messages, and how many each target got in the last minute."""
         targets, read = list(self._supervisor.notify_rules), self._store.read
         self._waiting = await read(storage.waiting_messages)
         self._sent = await read(storage.sent_messages, targets, clock.elapsed())
@@ -60,7 +60,7 @@ class Notifications:
         self._woken.set()
 
     async def run(self) -> None:
-        """Send notifications, for ever."""
+        """Send notifications, forever."""
         try:
             while True:
                 await self._woken.wait()
@@ -83,7 +83,7 @@ class Notifications:
         return self._send(message, retries=0)
 
     async def findings(self) -> list[Finding]:
-        """Return whether everything could be delivered; nothing if no target is configured."""
+        """Return a finding about undelivered notifications; none if no target is configured."""
         if not self._supervisor.notify_rules:
             return []
         count, newest = await self._store.read(storage.undelivered)
@@ -96,7 +96,7 @@ class Notifications:
     # --- messages --------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Decide about all facts there are, some at a time, and send what waits as far as there is room."""
+        """Decide about all facts, some at a time, and send waiting messages as far as there is room."""
         self._send_waiting()
         while True:
             rules = self._supervisor.notify_rules
@@ -120,7 +120,7 @@ class Notifications:
             await self._supervisor.saved()
 
     def _send_waiting(self) -> None:
-        """Send what waits for each target that may get another message, as one message."""
+        """Send waiting messages to each target with room, as one message."""
         sent = [target for target in self._waiting if self._room(target)]
         for target in sent:
             self._send(self._waiting.pop(target).message(clock.now().wall, _new_id()))
@@ -139,14 +139,14 @@ class Notifications:
         return sent.room(clock.elapsed(), self._supervisor.notify_rules[target].per_minute)
 
     def _next_room_at(self) -> float | None:
-        """Return when there is room for something that waits; None: nothing waits."""
+        """Return when there is room for a waiting message; None: none waits."""
         rules = self._supervisor.notify_rules
         return min(
             (self._sent[target].room_at(rules[target].per_minute) for target in self._waiting), default=None
         )
 
     def _configure(self) -> None:
-        """Take over the targets of the configuration that is in force now."""
+        """Apply the targets of the present configuration."""
         rules = self._supervisor.notify_rules
         self._warned.clear()
         self._forget([target for target in {**self._sent, **self._waiting} if target not in rules])

@@ -1,4 +1,4 @@
-"""Slots and queues in force: what the configuration says, and what people have set at run time."""
+"""Slots and queues in force: from the configuration, or set at run time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
 
-MAX_SET_QUEUES = 1_000  # the Scheduler looks at each of them whenever it starts a job
+MAX_SET_QUEUES = 1_000  # the Scheduler visits each of them whenever it starts a job
 
 
 def total_slots(config: Config, controls: QueueControls) -> int:
@@ -88,14 +88,14 @@ def check_queue_name(queue: str | None) -> None:
 
 
 def unknown_queue(name: str, known: Iterable[str], *, pause: bool) -> Refused:
-    """Return the error for a queue that does not exist; it suggests what was probably meant."""
+    """Return the error for a queue that does not exist, with a suggestion."""
     if name.isdecimal():
-        of_job = ("hold", "keeps it from starting", "suspend", "stops what runs")
+        of_job = ("hold", "keeps it from starting", "suspend", "stops a running one")
         if not pause:
-            of_job = ("release", "lets it start", "continue", "lets what is suspended run again")
+            of_job = ("release", "lets it start", "continue", "continues a suspended one")
         first, does, second, does_too = of_job
         return Refused(
-            f"there is no queue {name}; of job {name}: `bgctl {first} {name}` {does}, "
+            f"there is no queue {name}; for job {name}: `bgctl {first} {name}` {does}, "
             f"`bgctl {second} {name}` {does_too}"
         )
     return Refused(
@@ -111,8 +111,8 @@ def queue_views(
 ) -> list[QueueView]:
     """Return what clients see of every queue: the known ones and those in use, sorted by name.
 
-    `counts`: number of unfinished jobs by queue and state. `openings`: of queues whose rate lets no job
-    start now, from when on it does, epoch time.
+    `counts`: number of unfinished jobs by queue and state. `openings`: for queues whose rate lets no job
+    start now, when it will, epoch time.
     """
     by_queue: dict[str, dict[str, int]] = {queue: {} for queue in known_queues(config, controls)}
     for (queue, state), jobs in counts.items():

@@ -1,4 +1,4 @@
-"""Retention: keep finished jobs as configured, then delete them without making anybody wait."""
+"""Retention: keeps finished jobs as configured, then deletes them without delaying requests."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Retention:
         return await self._store.read_apart(pruning.total_prunable, keep, now().elapsed)
 
     def _schedule_pass(self) -> None:
-        """Start a pass soon: there may be too many finished jobs now."""
+        """Schedule a pass: there may be too many finished jobs now."""
         if self._pass_at is None:
             self._pass_at = now().elapsed + PASS_DELAY
             self._alarm.set(self._pass_at)

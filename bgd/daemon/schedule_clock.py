@@ -1,4 +1,4 @@
-"""When schedules are due: queues their jobs in time, and stores what became of each occurrence."""
+"""Queues the jobs of schedules when they are due, and stores the result of each occurrence."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ RunsByName = dict[str, dict[JobId, Run]]
 
 
 class ScheduleClock:
-    """The schedules in force, those of the configuration and those that people have added, as time passes.
+    """The schedules in force, from the configuration and from users, as time passes.
 
     Each occurrence is stored in one transaction with the job that it queues, so none runs twice or is lost.
 
     Attributes:
         by_name: the schedules in force.
-        late_jobs: their jobs that have not finished in time.
-        changes: grows whenever a schedule or its history changes.
+        late_jobs: jobs that have not finished in time.
+        changes: a counter of changes of schedules and their history.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ScheduleClock:
         self._due = DueHeap[str](lambda name, at: name in self.by_name and self.by_name[name].next_at == at)
         self._boot = clock.boot_id()
         self._configured_at = 0.0
-        self._is_outdated = False  # not all schedules of the configuration in force are taken over
+        self._is_outdated = False  # not all schedules of the present configuration are loaded
         self._is_configured = asyncio.Event()
         self._wakeup = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set, on_wall_clock=True)
@@ -72,7 +72,7 @@ class ScheduleClock:
         self._looked = read_clocks()
 
     async def load(self) -> None:
-        """Take over the stored and the configured schedules; what was due while bgd was down is missed.
+        """Load the stored and the configured schedules; times while bgd was down are missed.
 
         Raises:
             ConfigError: a name is configured and stored.
@@ -98,10 +98,10 @@ class ScheduleClock:
                 self._pass_boot(name)
 
     async def run(self) -> None:
-        """Queue the jobs of schedules when they are due, for ever."""
+        """Queue the jobs of schedules when they are due, forever."""
         try:
             while True:
-                # set for ever it still rings when the clock is set
+                # without a time it still rings when the clock is set
                 waits = self.by_name and not self._supervisor.is_draining
                 self._alarm.set(self._next_at() if waits else None)
                 self.late_jobs.set_alarm()
@@ -113,7 +113,7 @@ class ScheduleClock:
             self.late_jobs.close()
 
     async def configured(self) -> None:
-        """Return when those of the configuration in force are taken over."""
+        """Wait until the schedules of the present configuration are loaded."""
         await self._is_configured.wait()
         await self._supervisor.saved_unless_stuck()
 
@@ -122,7 +122,7 @@ class ScheduleClock:
         await self._take_over()
         moment = self._moment()
         self._looked = self._read_clocks()
-        await self._note_late()  # first: what is due may replace it
+        await self._note_late()  # first: due schedules may replace it
         if moment.gap_at is not None and moment.gap_at > moment.at:  # the clock was set back: for all
             for name, each in self.by_name.items():
                 self._wait_until(name, each, moment.at)
@@ -137,7 +137,7 @@ class ScheduleClock:
             self.note_change()
 
     def _moment(self) -> Moment:
-        """Look at the clock, and find out whether it jumped, or bgd was down when something was due."""
+        """Read the clock, and detect whether it jumped, or bgd was down when a schedule was due."""
         clocks = self._read_clocks()
         expected = self._looked.wall + clocks.awake - self._looked.awake
         began = expected
@@ -146,7 +146,7 @@ class ScheduleClock:
         return Moment(clocks.wall, began) if abs(clocks.wall - began) > ON_TIME else Moment(clocks.wall)
 
     def _pass(self, name: str, moment: Moment) -> None:
-        """Store what became of occurrences until this moment, and queue the jobs of those that run."""
+        """Store the results of occurrences until this moment, and queue their jobs."""
         schedule = self.by_name[name]
         if schedule.timetable is None or schedule.is_paused:
             return
@@ -159,7 +159,7 @@ class ScheduleClock:
         self.wait(name, schedule)
 
     def _pass_boot(self, name: str) -> None:
-        """Run what is due once after each boot."""
+        """Run the schedules that are due once after each boot."""
         schedule = self.by_name[name]
         if schedule.stored.spec.cron == REBOOT and schedule.stored.boot_id != self._boot:
             schedule.stored = replace(schedule.stored, boot_id=self._boot)
@@ -168,7 +168,7 @@ class ScheduleClock:
                 self.add(name, *self._start(name, schedule, Occurrence(self.now(), Result.RAN)))
 
     def _start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
-        """Queue the job of an occurrence, unless something is against it."""
+        """Queue the job of an occurrence, unless it must not run."""
         unfinished = [job for job in schedule.runs if self._supervisor.is_unfinished(job)]
         # one that has finished may be retried
         for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
@@ -210,7 +210,7 @@ class ScheduleClock:
         return job
 
     def add(self, name: str, each: Occurrence, job: JobId | None) -> None:
-        """Store what became of an occurrence, in one transaction with its job."""
+        """Store the result of an occurrence, in one transaction with its job."""
         transaction = self._supervisor.transaction
         transaction.occurrences.append(
             NewOccurrence(name, each.due_at, each.result, job, each.reason, each.count)
@@ -219,7 +219,7 @@ class ScheduleClock:
         self.note_change()
 
     def finish(self, name: str, schedule: ActiveSchedule, at: float) -> None:
-        """Store what becomes of all occurrences until `at`, when a schedule changes."""
+        """Store the results of all occurrences until `at`, when a schedule changes."""
         if schedule.timetable is None:
             return
         if not schedule.is_paused:
@@ -234,7 +234,7 @@ class ScheduleClock:
             self.add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
 
     def _restored(self, rows: Iterable[NewOccurrence]) -> dict[JobId, Run]:
-        """Return jobs of a schedule that were stored; what a person asked for is not late."""
+        """Return stored jobs of a schedule; those started by hand are never late."""
         runs: dict[JobId, Run] = {}
         for row in rows:
             if row.job is not None:
@@ -249,14 +249,14 @@ class ScheduleClock:
         return at - clocks.wall + clocks.elapsed
 
     def _configure(self) -> None:
-        """Note that the configuration has changed: from now on its schedules count, taken over in turns."""
+        """Record that the configuration has changed: load its schedules in turns from now on."""
         self._configured_at = self.now()
         self._is_outdated = True
         self._is_configured.clear()
         self._wakeup.set()
 
     async def _take_over(self) -> None:
-        """Take over the schedules of the configuration that is in force now, some at a time."""
+        """Load the schedules of the present configuration, some at a time."""
         while self._is_outdated:
             self._is_outdated = False
             wanted, at = self._supervisor.config.schedules, self._configured_at
@@ -345,13 +345,13 @@ class ScheduleClock:
         self.note_change()
 
     def note_change(self) -> None:
-        """Tell those who watch, once everything decided so far is on disk."""
+        """Notify watchers, once everything decided so far is on disk."""
         self.changes += 1
         self._supervisor.when_saved(self._supervisor.subscriptions.look_soon)
 
 
 def _is_in_another_zone(schedule: ActiveSchedule) -> bool:
-    """Tell whether the machine's time zone was set since a schedule without one of its own was defined."""
+    """Return whether the machine's time zone was set since a schedule without one of its own was defined."""
     try:
         zone = timezones.zone(schedule.stored.spec.timezone)
     except LookupError:

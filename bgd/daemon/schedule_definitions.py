@@ -89,14 +89,14 @@ def check_names(config: Config, stored: Collection[str]) -> None:
 
 @cache
 def _machine_id() -> str:
-    """Return what distinguishes this machine from others; empty if it has no id."""
+    """Return the id of this machine; empty if it has none."""
     with suppress(OSError):
         return Path("/etc/machine-id").read_text().strip()
     return platform.node()
 
 
 def digest_of(spec: ScheduleSpec) -> str:
-    """Return what distinguishes a definition from others."""
+    """Return a hash of a definition."""
     return hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=16).hexdigest()
 
 

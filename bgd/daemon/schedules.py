@@ -1,4 +1,4 @@
-"""Schedules as people see and change them: add, edit, pause, run and remove them."""
+"""Requests about schedules: add, edit, pause, run and remove them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bgd.wire.schedules import OccurrenceView, ScheduleView
 
 
 class Schedules:
-    """What people do with schedules, and what they see of them.
+    """Changes and shows schedules.
 
     Attributes:
         clock: the schedules in force.
@@ -57,14 +57,14 @@ class Schedules:
         for name, spec in stored.items():
             if spec.job.notify not in {None, *config.notify}:
                 raise ConfigError(
-                    f"{config.source}: schedule {name} tells [notify.{spec.job.notify}]: keep that target, "
-                    f"or `bgctl schedule edit {name}` first"
+                    f"{config.source}: schedule {name} still uses [notify.{spec.job.notify}]: keep that"
+                    f" target, or `bgctl schedule edit {name}` first"
                 )
 
     async def set(
         self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool, digest: str | None = None
     ) -> None:
-        """Add a schedule, or put it in the place of another one, which has this digest if one is given.
+        """Add a schedule, or replace one, which must have this digest if one is given.
 
         Raises:
             Refused: the definition is not valid, or the name is taken or, to be replaced, unknown, or
@@ -74,7 +74,7 @@ class Schedules:
         """
         former = await self.clock.former_runs([name])
         if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
-            raise Refused(f"schedule {name} was changed meanwhile, and is not changed now: try again")
+            raise Refused(f"schedule {name} has changed meanwhile, so nothing was done: try again")
         self._check_names([name], replaces=replaces)
         self._check_spec(name, spec)
         self.clock.define(name, spec, self.clock.now(), uid, former)
@@ -127,7 +127,7 @@ class Schedules:
             raise Full(f"at most {MAX_SCHEDULES} schedules fit: `bgctl schedule remove` some")
 
     def has(self, name: str, spec: ScheduleSpec | None = None) -> bool:
-        """Tell whether there is a schedule of this name, with this definition if one is given."""
+        """Return whether there is a schedule of this name, with this definition if one is given."""
         found = self.clock.by_name.get(name)
         return found is not None and spec in (None, found.stored.spec)
 
@@ -158,7 +158,7 @@ class Schedules:
         self.clock.save(name)
 
     def run_now(self, name: str, who: str) -> JobId:
-        """Queue the job of a schedule now; `who` asks for it.
+        """Queue the job of a schedule now, on request of the user `who`.
 
         Raises:
             BgdError: there is no such schedule, or its job is refused.
@@ -193,7 +193,7 @@ class Schedules:
         return views
 
     async def history(self, name: str, limit: int, before: int | None) -> list[OccurrenceView]:
-        """Return what became of the occurrences of a schedule, newest first, also of one that was removed.
+        """Return the history of a schedule, newest first, even of a removed one.
 
         Raises:
             Refused: there is and was no such schedule.

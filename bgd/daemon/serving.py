@@ -1,4 +1,4 @@
-"""Run the daemon: open the store, restore the jobs, serve until told to stop, and stop cleanly."""
+"""Run the daemon: open the store, restore the jobs, serve until a stop, and stop cleanly."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.startup import call_in_loop, check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
+from bgd.units import counted
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Level
 
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartupContext(Struct, frozen=True, kw_only=True):
-    """What the daemon gets from the program that starts it.
+    """What the daemon gets from its main program.
 
     Attributes:
         reload: reads the configuration again.
@@ -72,7 +73,7 @@ class StartupContext(Struct, frozen=True, kw_only=True):
 
 
 async def serve(config: Config, context: StartupContext) -> None:
-    """Serve with this configuration until a signal or a request says stop.
+    """Serve with this configuration until a signal or request to stop.
 
     Raises:
         BgdError: the daemon cannot start, or the store broke while it ran.
@@ -98,7 +99,7 @@ async def serve(config: Config, context: StartupContext) -> None:
                 saved = await _save_unlinked(config, store)
         except BaseExceptionGroup as group:
             for error in leaf_errors(group):
-                if isinstance(error, DatabaseOutdated):  # only now has all writing to it ended
+                if isinstance(error, DatabaseOutdated):  # only now have all writes to it ended
                     raise await _mark_outdated(config, store, error.position) from group
             raise
         finally:
@@ -309,7 +310,7 @@ class _Daemon:
                 new = await asyncio.to_thread(self._context.reload)
                 self._schedules.check(new)
             except ConfigError as error:
-                logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
+                logger.error("configuration not reloaded, keeping the old one: %s", error)  # noqa: TRY400 - no bug
                 manager.ready(f"serving with the old configuration: {error}")
                 raise
             # folders and sockets are in use: these stay until the next start
@@ -325,7 +326,7 @@ class _Daemon:
 
 
 async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[LauncherLink, Supervisor]:
-    """Load all jobs from the store, with nothing started yet."""
+    """Load all jobs from the store, before anything starts."""
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(partial(store.write, begin_generation))
     link = LauncherLink(
@@ -335,7 +336,7 @@ async def _restore(config: Config, store: Store, context: StartupContext) -> tup
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
     if not context.sockets:
-        folder.check_socket_path(config)  # before a launcher is started for nothing
+        folder.check_socket_path(config)  # before a launcher is started without need
     return link, supervisor
 
 
@@ -374,14 +375,14 @@ def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
 
 
 async def _mark_outdated(config: Config, store: Store, position: int) -> StoreBroken:
-    """Have the next start hold what waits in an old copy of the database; return the error that says so."""
+    """Let the next start hold waiting jobs of an old copy of the database; return the error about it."""
     launcher = f"{clock.boot_id()}:before-recovery"
     marked = await store.write(recovery.mark_as_outdated, position, launcher)
     return StoreBroken(
         f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
-        f" not know. Jobs that may have run since, and are held from now on: {marked.held}. Schedules, which"
-        f" are paused from now on: {marked.paused}. Jobs that ran then, and are not rerun automatically:"
-        f" {marked.running}. New jobs get ids from {marked.last_id + 1} on",
+        f" not know. Held, because they may have run since: {counted(marked.held, 'job')}. Paused:"
+        f" {counted(marked.paused, 'schedule')}. Not rerun automatically, although they ran then:"
+        f" {counted(marked.running, 'job')}. New jobs get ids from {marked.last_id + 1} on",
         "start bgd again, then see bgctl list --state held, and bgctl release or cancel, or schedule resume",
     )
 
@@ -405,7 +406,7 @@ def _end_in_time() -> None:
     """End this process soon, even if a thread waits for a disk that does not answer: everything is saved."""
 
     def end(*_: object) -> None:
-        logger.error("a disk does not answer: ending without waiting for what it was asked")
+        logger.error("a disk does not answer: stopping without waiting for it")
         os._exit(0)
 
     signal.signal(signal.SIGALRM, end)
@@ -426,6 +427,6 @@ def _postponed_changes(old: Config, new: Config) -> list[str]:
 
 _ENDING = 10.0  # seconds for what is left to do when no job needs the daemon any more
 _FIRST_ANSWER = 1.0  # seconds; a running launcher answers at once, one that is started in 0.2 s
-_STRAY_SIGNAL = "ignored %s, and will ignore it again without a message: SIGTERM ends bgd"
+_STRAY_SIGNAL = "ignored %s, and will ignore it silently from now on: SIGTERM stops bgd"
 # Python 3.13 would unlink the socket, which may be systemd's; a stale one is removed at the next start
 _never_unlink: dict[str, Any] = {"cleanup_socket": False}

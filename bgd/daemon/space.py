@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-CHECK_EVERY = 1.0  # seconds between two looks at the disk, however many jobs come, while there is room
+CHECK_EVERY = 1.0  # seconds between two checks of the disk, however many jobs arrive, while there is room
 RETRY_EVERY = 1.0  # seconds until a write that found no room is tried again
 BALLAST_NAME = "ballast"
 MAKE_ROOM = "make room there, for example with `bgctl prune`"
 _AUTO_FLOOR = 200_000_000  # bytes kept free, except on a small disk
 _AUTO_SHARE = 20  # there it is a twentieth of the disk
-_WRITE_FACTOR = 4  # times its own size that a job takes at most: -wal file, database and indices
+_WRITE_FACTOR = 4  # limit on the disk space of a job, in times its own size: -wal file, database and indices
 _TIGHT = 100_000_000  # bytes above the floor that a large transaction may take
 _PLENTY = 1 << 30  # bytes above the floor, more than any batch takes
 
 
 class DiskSpace:
-    """Free space on the disk of one folder; looked at only when work comes in or a write found no room.
+    """Free space on the disk of one folder, checked only when work arrives or a write found no room.
 
     Args:
         floor: bytes to leave free; None to derive it from the size of the disk.
@@ -85,16 +85,16 @@ class DiskSpace:
         self._free -= wanted
 
     def is_full(self) -> bool:
-        """Tell whether new jobs are refused, or decisions cannot be written."""
+        """Return whether new jobs are refused, or decisions cannot be written."""
         self._room()
         return self._was_full
 
     def is_short(self) -> bool:
-        """Tell whether a large transaction may find no room."""
+        """Return whether a large transaction may find no room."""
         return self._room() < _TIGHT
 
     def release_ballast(self) -> bool:
-        """Delete the ballast to make room for what has to be written; return False if there is none."""
+        """Delete the ballast to make room for necessary writes; return False if there is none."""
         self._looked_at = -CHECK_EVERY
         try:
             self._ballast.unlink()
@@ -127,7 +127,7 @@ class DiskSpace:
                 await asyncio.sleep(RETRY_EVERY)
             else:
                 if self.is_stuck:
-                    logger.warning("there is room again in %s: bgd goes on", self._folder)
+                    logger.warning("there is room again in %s: bgd continues", self._folder)
                     self.is_stuck = False
                     self._report_change()
                 return result
@@ -173,7 +173,7 @@ class DiskSpace:
             self.when_changed()
 
     def _restore_ballast(self, whole: int) -> None:
-        """Make the ballast whole if there is room, or else half of it if the database has the rest.
+        """Restore the ballast if there is room, or half of it if the database has the rest.
 
         One half is for the -wal file, the other for the database. Its free pages serve as well for that, and
         are all that a removal of jobs frees: the file keeps its size.
@@ -185,7 +185,7 @@ class DiskSpace:
         growth = _growth_of_ballast(size, whole, self._free, self._unused())
         self._has_ballast = growth is not None
         if growth is None:
-            self._least += _half_of_ballast(whole, self._unused())  # it is put back first
+            self._least += _half_of_ballast(whole, self._unused())  # it is restored first
         elif growth:
             self._extend_ballast(size, size + growth)
 
@@ -204,7 +204,7 @@ class DiskSpace:
 
 
 def lacks_inodes(disk: os.statvfs_result) -> bool:
-    """Tell whether no file can be made on a disk."""
+    """Return whether no file can be made on a disk."""
     return bool(disk.f_files) and not disk.f_favail  # some file systems do not count them
 
 
@@ -229,7 +229,7 @@ def shortage(folder: str, free: int, least: int) -> str:
     """Return why new jobs are refused, in words."""
     return (
         f"{folder} has {format_size(free)} free, and new jobs need more than the {format_size(least)}"
-        " that [daemon] min_free and the ballast keep"
+        " that [daemon] min_free and the ballast reserve"
     )
 
 

@@ -1,4 +1,4 @@
-"""Streams: tell followers that jobs changed, that logs grew, and what attempts report of their progress."""
+"""Streams: notify followers of changed jobs, grown logs, and progress."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from bgd.errors import Refused
 from bgd.wire.views import JobProgress
 
 PROGRESS_INTERVAL = 1.0  # seconds between two transactions that are written because of progress alone
-LOOK_DELAY = 0.05  # seconds in which changes share one look at what is watched
-LOOK_FACTOR = 20  # and this many times what the last look took, so that it never takes much of a processor
+LOOK_DELAY = 0.05  # seconds in which changes share one check of the watches
+LOOK_FACTOR = (
+    20  # and this many times the duration of the last check, so that it never takes much of a processor
+)
 MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered at once
 
 
@@ -60,7 +62,7 @@ class Subscriptions:
 
     @contextmanager
     def subscribe_to_all(self, *, progress: bool = False) -> Iterator[Subscription]:
-        """Yield a Subscription to all jobs; it tells that something changed, but not which jobs.
+        """Yield a Subscription to all jobs; it reports that something changed, but not which jobs.
 
         `progress`: it also holds what jobs report of their progress.
         """
@@ -95,12 +97,12 @@ class Subscriptions:
             self.watches.remove(watch)
 
     def look_soon(self) -> None:
-        """Look at everything that is watched, in a moment; without watches this does nothing."""
+        """Check all watches soon; without watches this does nothing."""
         if self.watches and self._look_timer is None:
             self._look_timer = asyncio.get_running_loop().call_later(self._look_delay, self._look)
 
     def has_log_subscribers(self, job_id: JobId) -> bool:
-        """Return whether anybody follows the log of this job."""
+        """Return whether the log of this job has followers."""
         return job_id in self._of_log
 
     def notify_moved(self, job_ids: Iterable[JobId]) -> None:
@@ -134,7 +136,7 @@ class Subscriptions:
 
 
 class Subscription:
-    """Tells one follower that jobs changed; the follower then looks up what became of them.
+    """Tells one follower that jobs changed; the follower then looks them up.
 
     Attributes:
         changed: set at every change; the follower clears it before looking.
@@ -199,7 +201,7 @@ class ProgressBuffer:
         self._is_due = False
 
     def report(self, progress: JobProgress, answer: Callable[[], object]) -> None:
-        """Take a report; call `answer` at once, or at the end of the interval if the job reports too often.
+        """Accept a report; call `answer` at once, or at the end of the interval if the job reports too often.
 
         Raises:
             Refused: this attempt does not run.
@@ -221,7 +223,7 @@ class ProgressBuffer:
             self.flush()
 
     def flush(self) -> None:
-        """Have the next transaction save everything."""
+        """Let the next transaction save everything."""
         if self._unsaved:
             self._is_due = True
             self._wake()

@@ -1,4 +1,4 @@
-"""The Supervisor: gives facts to the Scheduler, saves what it decides, and only then answers and acts."""
+"""The Supervisor: gives facts to the Scheduler, saves its decisions, and only then answers and acts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Supervisor:
 
     Attributes:
         config: the configuration in force.
-        controls: slots and queues as people have set them.
+        controls: slots and queues set by users.
         link: the connection to the launcher.
         transaction: the next one; code that adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
@@ -90,7 +90,7 @@ class Supervisor:
         self.newest_id = 0
         self._wall_ahead = 0.0  # seconds that the wall clock is ahead of the elapsed clock, as saved
         self.is_draining = False
-        self._changed = asyncio.Event()  # there is something to save, act on or answer
+        self._changed = asyncio.Event()  # there is work: something to save, act on or answer
         self._is_idle = asyncio.Event()
         self._store = store
         self.link = link
@@ -171,7 +171,7 @@ class Supervisor:
                     self._is_idle.set()
                 else:
                     self._is_idle.clear()
-                if self._changed.is_set():  # let what clients send now that they are answered share it
+                if self._changed.is_set():  # let the next requests of answered clients share it
                     await asyncio.sleep(0)
         finally:
             self._timer.close()
@@ -180,7 +180,7 @@ class Supervisor:
             self.progress.close()
 
     async def drain(self, mode: ShutdownMode) -> None:
-        """Start nothing more, and return when no attempt runs; with LEAVE do not wait for attempts."""
+        """Start nothing more, and wait until no attempt runs; with LEAVE do not wait for attempts."""
         self._scheduler.pause(PauseReason.DRAINING)
         self.is_draining = True
         at = now()
@@ -230,11 +230,11 @@ class Supervisor:
         return self._scheduler.taken
 
     def queue_views(self) -> list[QueueView]:
-        """Return what people see of the queues."""
+        """Return the views of the queues."""
         return queue_views(self.config, self.controls, self.counts, self._scheduler.openings(now()))
 
     def resource_views(self) -> list[ResourceView]:
-        """Return what people see of the named resources, by name."""
+        """Return the views of the named resources, by name."""
         return [
             ResourceView(name=name, tokens=tokens, taken=taken, waiting=waiting)
             for name, tokens, taken, waiting in self._scheduler.resources()
@@ -245,7 +245,7 @@ class Supervisor:
     def decide(self, fact: Callable[[Scheduler, Now], R], at: Now | None = None, by: str | None = None) -> R:
         """Give a fact to the Scheduler and return its answer; the effects are saved and carried out soon.
 
-        `at`: the instant of the fact, None for now. `by`: who asked for it.
+        `at`: the instant of the fact, None for now. `by`: the user who asked for it.
         """
         before = 0 if by is None else self._scheduler.effect_count
         answer = fact(self._scheduler, at or now())
@@ -256,7 +256,7 @@ class Supervisor:
 
     @contextmanager
     def deciding(self, at: Now, by: str | None) -> Iterator[Scheduler]:
-        """Decide about many jobs before anything follows from it; `by` as in `decide`."""
+        """Decide about many jobs before any consequences; `by` as in `decide`."""
         before = self._scheduler.effect_count
         self._scheduler.wait_to_settle()
         try:
@@ -268,7 +268,7 @@ class Supervisor:
             self._changed.set()
 
     def _note_actor(self, before: int, by: str) -> None:
-        """Note who asked for the effects after the first `before`."""
+        """Record the user who asked for the effects after the first `before`."""
         places = range(before, self._scheduler.effect_count)
         self.transaction.actors.update(dict.fromkeys(places, by))
 
@@ -323,13 +323,13 @@ class Supervisor:
         self._changed.set()
 
     async def saved(self) -> None:
-        """Return when everything decided so far is on disk."""
+        """Wait until everything decided so far is on disk."""
         done = asyncio.Event()
         self.when_saved(done.set)
         await done.wait()
 
     async def saved_unless_stuck(self) -> None:
-        """Return when everything decided so far is on disk, or at once while the disk is full."""
+        """Wait until everything decided so far is on disk, but not while the disk is full."""
         done = asyncio.Event()
         self.when_saved(done.set)
         with self.space.set_when_stuck(done):
@@ -348,7 +348,7 @@ class Supervisor:
     # --- facts from the launcher --------------------------------------------------------------------------
 
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None:
-        """Reconcile the saved attempts with what the launcher knows, then let jobs start."""
+        """Reconcile the saved attempts with the launcher's snapshot, then let jobs start."""
         active = self._scheduler.active_jobs()
         adopted, over = self._attempts.reconcile(
             active, snapshot, self._store.store_id, clock.boot_id(), now().wall
@@ -381,7 +381,7 @@ class Supervisor:
         if self._attempts.note_report(job.id, started.waits):
             self.subscriptions.look_soon()
         if started.pid is not None or started.place is not None:
-            # only people read it, so it causes no transaction of its own for a moment
+            # only users read it, so it waits a moment for another transaction
             if self._pid_timer is None:
                 self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)
             self.transaction.pids[job.id] = AttemptPid(
@@ -397,7 +397,7 @@ class Supervisor:
         self._changed.set()
 
     def log_grew(self, grew: LogGrew) -> None:
-        """Tell the followers of a log that it has grown."""
+        """Notify the followers of a log that it has grown."""
         if grew.key.store == self._store.store_id:
             self.lost_output.grew(grew)
         self.subscriptions.notify_log_grew(JobId(grew.key.job))
@@ -431,7 +431,7 @@ class Supervisor:
             self.subscriptions.look_soon()
 
     def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
-        """Launch, stop and acknowledge attempts as it was saved."""
+        """Launch, stop and acknowledge attempts as saved."""
         for job in transaction.launches:
             end = self.dispatcher.launch(job, specs, self.config, self._store.position)
             if end is not None:
@@ -442,7 +442,7 @@ class Supervisor:
             self.link.send(Acknowledge(key, self._store.position))
 
     def _close_transaction(self) -> Transaction:
-        """Add to the transaction what the Scheduler has decided; later facts share the next one."""
+        """Add the Scheduler's decisions to the transaction; later facts share the next one."""
         at = now()
         transaction, self.transaction = self.transaction, Transaction(now=at)
         transaction.now = at
@@ -488,7 +488,7 @@ class Supervisor:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
     def _end_attempt(self, end: AttemptEnd) -> None:
-        """Give an end to the Scheduler, and save it if it is the one that was waited for."""
+        """Give an end to the Scheduler, and save it if its attempt is active."""
         job = self.get(end.job)
         if job is None:
             return
@@ -520,7 +520,7 @@ class Supervisor:
         return scheduler
 
     def _apply_controls(self) -> None:
-        """Tell the Scheduler the slots, queue rules and pause that are now in force."""
+        """Give the Scheduler the slots, queue rules and pause that are now in force."""
         rules = queue_rules(self.config, self.controls)
         self._scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:
@@ -540,7 +540,7 @@ class Supervisor:
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
 
     def _look_again(self) -> None:
-        """Look at the machine in the next turn, and tell watchers."""
+        """Check the machine in the next turn, and notify watchers."""
         self._changed.set()
         self.subscriptions.look_soon()
 
@@ -564,9 +564,9 @@ def _notify_rules(config: Config) -> dict[str, NotifyRule]:
 
 
 def _notable(effect: Effect) -> NotifyEvent | None:
-    """Return what a target may get a message about; None: nothing.
+    """Return the fact for a notification; None: nothing.
 
-    A job that a person has cancelled is left out.
+    A cancelled job causes none.
     """
     job = effect.job
     if job.queue == NOTIFICATION_QUEUE:

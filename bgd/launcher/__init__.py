@@ -2,5 +2,5 @@
 
 import sys
 
-# asyncio imports OpenSSL if it can: a seventh of this process's memory, of no use for a Unix socket
+# asyncio imports OpenSSL if it can: a seventh of this process's memory, and useless for a Unix socket
 sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # None makes imports of it fail

@@ -125,7 +125,7 @@ async def _work(
     manager: ServiceManager,
 ) -> None:
     """End or adopt what the predecessor left, then serve supervisors until the launcher may exit."""
-    # who connects now waits for the sweep; without the socket there would seem to be no launcher
+    # connections wait for the sweep; without the socket the launcher would seem to be missing
     server = await asyncio.get_running_loop().create_unix_server(
         lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
     )
@@ -180,9 +180,9 @@ def _context(
 
 
 def _node() -> PilotNode:
-    """Return what Slurm has given to this pilot."""
+    """Return the node that Slurm has given to this pilot."""
     told = os.environ
-    megabytes = int(told.get("SLURM_MEM_PER_NODE", 0))  # 0: all that the node has
+    megabytes = int(told.get("SLURM_MEM_PER_NODE", 0))  # 0: the whole node
     nodes = told.get("SLURM_JOB_NODELIST") if told.get("SLURM_JOB_NUM_NODES", "1") != "1" else None
     variables = {name: told[name] for name in told if name.startswith("SLURM") or name in _OF_GPUS}
     if (cpus := told.get("SLURM_CPUS_PER_TASK")) is not None:
@@ -196,7 +196,7 @@ def _node() -> PilotNode:
 
 
 def _set_up_logging() -> None:
-    """Write lines like the daemon's, because most of them appear in the daemon's log."""
+    """Format lines like the daemon's, because most of them go to the daemon's log."""
     for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s: launcher: %(message)s"
@@ -206,7 +206,7 @@ def _set_up_logging() -> None:
 
 
 def _shed_what_was_inherited(kept: set[int | None]) -> None:
-    """Drop what jobs would inherit: open descriptors, and ignored or blocked signals."""
+    """Close descriptors and reset signals that jobs would otherwise inherit."""
     close_all_but({fd for fd in kept if fd is not None})
     for fd in kept:
         if fd is not None and fd > sys.stderr.fileno():

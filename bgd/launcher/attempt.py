@@ -1,4 +1,4 @@
-"""One attempt, from its Launch to its end: what is asked of it, and what its supervisor is told."""
+"""One attempt, from its Launch to its end: requests to it, and reports to its supervisor."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 
 class Run(Protocol):
-    """What an executor has begun for an attempt: processes here, or a place in a queue for nodes."""
+    """A started attempt on an executor: processes here, or a place in a queue for nodes."""
 
     @property
     def pid(self) -> int | None:
-        """The pid of the first process; None: it does not run yet."""
+        """The pid of the first process; None: it is not running yet."""
 
     @property
     def node(self) -> str | None:
-        """The node of a cluster that it has; None: none."""
+        """Its node on a cluster; None: none."""
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +57,7 @@ class Run(Protocol):
         """Why output is missing from its log; None: no output is missing."""
 
     def begin(self) -> None:
-        """Start what goes on while it runs: its output, its time limit."""
+        """Start reading its output and its time limit."""
 
     def stop(self, grace: float, told: StopReason) -> None:
         """Stop it, and let a class job know why. May be called again, with a shorter grace."""
@@ -69,25 +69,24 @@ class Run(Protocol):
         """Stop all its processes, or continue them."""
 
     async def ended(self) -> AttemptEnded:
-        """Return how it ended where it ran, once nothing of it is left."""
+        """Wait until all its processes are gone; return how it ended."""
 
     def abandon(self) -> None:
         """Kill its processes and release everything, after an error."""
 
     def acknowledge(self) -> None:
-        """Forget how it ended: that is in the journal."""
+        """Forget its end, which is in the journal."""
 
 
 class Attempt:
-    """One attempt: its executor starts it, and from then on it has a run.
+    """One attempt: its executor starts it and returns its run.
 
-    What is asked of it while it starts takes effect at once if that prevents its start, and otherwise as soon
-    as it runs.
+    A request during its start takes effect at once if it prevents the start, otherwise as soon as it runs.
 
     Args:
         report: called with its state when that changes.
         grew: called when its log has grown.
-        adopted: the record of a launcher that has died; it may still run.
+        adopted: its record from a dead launcher; it may still run.
 
     Attributes:
         started_at, since: when the latest try to start it began: epoch time, elapsed clock.
@@ -128,7 +127,7 @@ class Attempt:
 
     @property
     def state(self) -> AttemptStarted:
-        """What a supervisor is told of it while it has not ended."""
+        """The report to a supervisor while it has not ended."""
         run, place = self._run, self.launch.place
         if run is not None and run.node is not None and place is not None:
             place = replace(place, node=run.node)
@@ -219,7 +218,7 @@ class Attempt:
         return await run.ended()
 
     def _begin(self, run: Run) -> None:
-        """Do what was asked of it while it started."""
+        """Do what was requested during its start."""
         self._run = run
         run.begin()
         if self.is_suspended:
@@ -246,7 +245,7 @@ class Attempt:
         )
 
     def never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
-        """Return the end of an attempt of which nothing else is known."""
+        """Return the end of an attempt that never ran."""
         key, now = self.launch.key, time.time()
         return AttemptEnded(key=key, outcome=outcome, finished_at=now, log_bytes=log_bytes, problem=problem)
 
@@ -267,7 +266,7 @@ class Attempt:
     # --- what executors use
 
     def wait_for(self, reason: Reason | None) -> None:
-        """Tell why it does not run yet, unless that was told."""
+        """Report why it is not running yet, if that is new."""
         if reason != self.waits:
             self.waits = reason
             self.report()
@@ -277,26 +276,26 @@ class Attempt:
         self.wait_for(Reason(cause=Cause.START, problem=problem))
 
     def runs(self) -> None:
-        """Tell that it runs."""
+        """Report that it runs."""
         self.waits = None
         self.report()
 
     def report(self) -> None:
-        """Tell its state."""
+        """Report its state."""
         self._report(self.state)
 
     def begin_to_start(self) -> None:
-        """Note that a try to start it begins."""
+        """Record the beginning of a try to start it."""
         self.started_at, self.since = time.time(), elapsed()
 
     def kill_over_cap(self, written: Log) -> None:
-        """Note that its log has grown; end it if that is larger than it may be."""
+        """Record that its log has grown; stop it if the log is over its limit."""
         if self.launch.log_kill and written.is_over_cap and self.reason is None:
             self.stop(Outcome.LOG_LIMIT, 0.0)
         self.grew()
 
     async def may_start(self) -> bool:
-        """Wait while it is suspended; return False if it is to end instead."""
+        """Wait while it is suspended; return False if it was stopped meanwhile."""
         while self.is_suspended:
             self._resumed = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._resumed, self.stop_asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -304,7 +303,7 @@ class Attempt:
 
     @contextmanager
     def limited(self, problem: str) -> Iterator[None]:
-        """Time the attempt out, with this problem, if the block takes longer than the attempt may."""
+        """Time the attempt out, with this problem, if the block exceeds its time limit."""
 
         def time_out() -> None:
             self.problem = problem
@@ -320,7 +319,7 @@ class Attempt:
             self.limit = None
 
     def limit_run(self) -> None:
-        """Time it out if it runs longer than it may."""
+        """Time it out if it exceeds its time limit."""
 
         def time_out() -> None:
             self.stop(Outcome.TIMEOUT, self.launch.grace, StopReason.TIMEOUT)

@@ -1,4 +1,4 @@
-"""Control groups (cgroup v2), which hold processes with all descendants: a fork does not leave its group."""
+"""Control groups (cgroup v2), which hold processes with all descendants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Delegation:
-    """A folder in which this launcher can make a group for each attempt that wants one.
+    """A folder in which this launcher can make groups for attempts.
 
     `path` None: there is none. `abilities`: the limits that this launcher can set, there and otherwise.
     """
@@ -67,7 +67,7 @@ class Delegation:
 
 
 def delegation(name: str) -> Delegation:
-    """Find out what is delegated to this process, and make a folder of this name there.
+    """Find the cgroup delegated to this process, and make a folder of this name in it.
 
     The kernel does not allow processes and controllers in one group. If they would be, this process moves
     into a group of its own below.
@@ -91,7 +91,7 @@ def delegation(name: str) -> Delegation:
 
 
 def own_group(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cgroup") -> Path | None:
-    """Return the folder of the group that this process is in, None if no cgroup v2 is mounted in sight."""
+    """Return the folder of the group that this process is in, None if no cgroup v2 is mounted."""
     line = next((line for line in _lines(groups) if line.startswith("0::/")), None)
     if line is None:
         return None
@@ -141,7 +141,7 @@ def _move_into(leaf: Path, own: Path, wanted: str) -> None:
     (leaf / _PROCESSES).write_text("0")
     try:
         (own / _ENABLED).write_text(wanted)
-    except OSError:  # this process was not alone
+    except OSError:  # other processes were in the group
         (own / _PROCESSES).write_text("0")
         leaf.rmdir()
         raise
@@ -195,8 +195,8 @@ class Usage(Struct, frozen=True):
 class Group:
     """A control group, by the path of its folder; a folder that does not exist is an empty group.
 
-    Its processes may own its files and remove every permission. A file that cannot be used counts as missing:
-    the processes are then found and ended in other ways.
+    Its processes may own its files and remove every permission. An unusable file counts as missing: the
+    processes are then found and killed in other ways.
     """
 
     def __init__(self, path: str) -> None:
@@ -209,7 +209,7 @@ class Group:
         return f"{self.path}/cgroup.procs"
 
     def limit(self, limits: Limits) -> None:
-        """Set those of the limits that a group enforces.
+        """Set the limits that a group enforces.
 
         Raises:
             OSError: one cannot be set.
@@ -218,7 +218,7 @@ class Group:
             self._write("memory.max", limits.memory_max)
             with suppress(FileNotFoundError):  # swap is not counted, or there is none
                 self._write("memory.swap.max", 0)
-            self._write("memory.oom.group", 1)  # kill a job as a whole: half a job is worse than none
+            self._write("memory.oom.group", 1)  # kill the whole job: half a job is worse than none
         if limits.cpu_max is not None:
             self._write("cpu.max", f"{limits.cpu_max * _PERIOD // 100} {_PERIOD}")
         if limits.pids_max is not None:
@@ -271,7 +271,7 @@ class Group:
         return Usage(user / 1e6, system / 1e6, memory_peak=peak, oom_kills=kills)
 
     def remove(self) -> bool:
-        """Remove the group and all below it, if they are empty; return whether it is gone."""
+        """Remove the group and its subgroups, if empty; return whether it is gone."""
         for folder in sorted(self._folders(), key=len, reverse=True):
             try:
                 os.rmdir(folder)  # noqa: PTH106  a plain string here

@@ -1,4 +1,4 @@
-"""The launcher's children: it reaps those that it started, noting what they used, and orphans."""
+"""Reaps the launcher's children, recording their usage, and orphans."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OnEnd = Callable[[int, resource.struct_rusage], object]
 
 
 class Children:
-    """Reap every child of this process; distinguish own children from orphans that others left.
+    """Reap every child of this process; distinguish own children from orphans.
 
     Only SIGCHLD is used: a descriptor for each child would cost more, and would not report orphans.
     """
@@ -78,7 +78,7 @@ class Children:
         return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
     def kill(self, pid: int, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to a child that this process started, if it is not reaped."""
+        """Send a signal to a child of this process, if it is not reaped."""
         if pid in self._watched:
             os.kill(pid, signum)
 
@@ -87,7 +87,7 @@ class Children:
         self._expected[pid] = ended
 
     def forget_orphan(self, pid: int) -> None:
-        """Expect it no longer, because its own parent reaps it."""
+        """Stop expecting it, because its own parent reaps it."""
         self._expected.pop(pid, None)
 
     def peak_memory(self, usage: resource.struct_rusage) -> int | None:

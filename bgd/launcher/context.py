@@ -31,8 +31,8 @@ T = TypeVar("T")
 class Context(Struct, frozen=True, kw_only=True):
     """One per launcher. `group` owns every task; `state`, `logs` are folders; `null` is open on /dev/null.
 
-    `outbox`: a pilot's, which has no logs. `forking`: held for a turn of the loop by who forks, because many
-    forks in one turn would hold up local jobs.
+    `outbox`: a pilot's, which has no logs. `forking`: held by a fork for a turn of the loop, because many
+    forks in one turn would delay local jobs.
     """
 
     group: asyncio.TaskGroup
@@ -62,9 +62,9 @@ class Context(Struct, frozen=True, kw_only=True):
         stop_asked: asyncio.Future[None] | None = None,
         waits: Callable[[str], None] = lambda _: None,
     ) -> T:
-        """Return what `action` returns; repeat it while the machine is short of what it needs (OSError).
+        """Return what `action` returns; repeat it while the machine lacks something (OSError).
 
-        For descriptors, processes, memory and disk space, which others will give back. Once `stop_asked` is
+        For descriptors, processes, memory and disk space, which become free again. Once `stop_asked` is
         done, it is repeated at once, to notice that. `waits` is called with what the machine lacks.
         """
         pauses = doubling(_FIRST_PAUSE, _LONGEST_PAUSE)
@@ -83,7 +83,7 @@ class Context(Struct, frozen=True, kw_only=True):
         return self.group.create_task(_logged(action, whose))
 
     def sync_soon(self, key: AttemptKey) -> None:
-        """Let the records of an attempt survive a power failure soon, without waiting for it."""
+        """Sync the records of an attempt soon, without waiting."""
         self.group.create_task(self._sync(key))
 
     async def _sync(self, key: AttemptKey) -> None:
@@ -111,9 +111,9 @@ class Context(Struct, frozen=True, kw_only=True):
         return AttemptOutput(log, self.readers, with_terminal=launch.pty)
 
 
-# seconds until the next try when the machine has no room; doubled each time, up to the longest
+# seconds until the next try on a shortage; doubled each time, up to the longest
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
+_COMPLAINTS_APART = 10.0  # seconds: a shortage must not flood the log with warnings
 
 _complained_at = -_COMPLAINTS_APART
 

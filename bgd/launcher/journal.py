@@ -1,6 +1,6 @@
-"""What the launcher must remember beyond its own death: who it is, what it started, and how that ended.
+"""What the launcher must remember across its own death: its identity, started attempts, and their ends.
 
-One append-only file serves as spool, as run records and as list for the sweep (R3, R4, R5). A record is
+One append-only file is spool, run records and list for the sweep (R3, R4, R5). A record is
 appended with a plain write, which survives a kill of the launcher. An end is also synced to the disk if no
 supervisor is connected to store it. Attempts on a cluster outlive this machine, so their records are always
 synced, by a thread: local jobs must not wait for the disk meanwhile. Each record is a frame with a CRC-32 and
@@ -37,7 +37,7 @@ class Instance(Struct, frozen=True, tag="instance"):
 
     `id`: BOOT_ID:RANDOM. `groups`: the folder of its control groups; None: it had none. `pid`, `ticks`: its
     process and its start time, as in /proc/PID/stat; None from older launchers. `unsearched`: records of its
-    predecessors were lost, and the search for what they left is not finished.
+    predecessors were lost, and the search for their leftovers is not finished.
     """
 
     id: str
@@ -252,7 +252,7 @@ class Journal:
         return self._positions.get(store, 0)
 
     def raise_position(self, store: str, position: int) -> None:
-        """Note a position that a supervisor named; the next record of its store writes it to the file."""
+        """Remember a position that a supervisor named; the next record of its store writes it to the file."""
         if position > self.position(store):
             self._positions[store] = position
 
@@ -267,7 +267,7 @@ class Journal:
             self._append(Generation(store, generation, self.position(store)))
 
     def record_search_done(self) -> None:
-        """Record that the search for what lost records started has ended.
+        """Record that the search for processes of lost records has ended.
 
         Raises:
             OSError: the disk is full; the next launcher will search again.
@@ -288,7 +288,7 @@ class Journal:
     def note_suspension(self, record: Began, *, suspended: bool) -> Began:
         """Record whether an attempt on a cluster is stopped, and return its record.
 
-        If the disk is full, the next launcher takes it for what it was before.
+        If the disk is full, the next launcher assumes the previous state.
         """
         record = replace(record, suspended=suspended)
         try:
@@ -325,9 +325,9 @@ class Journal:
             self._rewrite_live(durable=bool(self._synced) or self._syncing.locked())
 
     async def make_durable(self, key: AttemptKey | None = None) -> None:
-        """Return once an attempt's records survive a power failure; None: all that was recorded so far.
+        """Wait until an attempt's records survive a power failure; None: all records so far.
 
-        All that wait for attempts at a time share a sync. It blocks a thread, which at most opens, syncs and
+        Simultaneous calls for attempts share a sync. It blocks a thread, which at most opens, syncs and
         closes, so forks need not mind it.
 
         Raises:
@@ -338,7 +338,7 @@ class Journal:
         async with self._syncing:
             if self._is_doubtful:
                 self._sync_now()
-            elif key is None or key in self._unsynced:  # else the sync before this one was shared
+            elif key is None or key in self._unsynced:  # otherwise it shared the previous sync
                 await self._sync_in_thread()
 
     async def _sync_in_thread(self) -> None:
@@ -488,7 +488,7 @@ def _written(path: Path, data: bytes, *, durable: bool) -> int:
 
 def _sync(path: Path, *, with_folder: bool) -> None:
     """Sync the file at a path, which may be replaced meanwhile: by one that is synced already."""
-    # opened again, because the kernel reports an error once to each who has opened a file
+    # opened again, because the kernel reports an error once per open file
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fdatasync(fd)

@@ -51,11 +51,11 @@ class KnownAttempts:
         self._grown: set[AttemptKey] = set()
 
     def remember(self, ends: Iterable[AttemptEnded]) -> None:
-        """Take over ends that a predecessor left unacknowledged."""
+        """Adopt unacknowledged ends of a predecessor."""
         self._known.update((ended.key, ended) for ended in ends)
 
     def adopt(self, records: Iterable[Began]) -> None:
-        """Take over attempts that outlived a predecessor."""
+        """Adopt attempts that outlived a predecessor."""
         for began in records:
             if began.launch is not None:
                 attempt = self._known[began.key] = self._new_attempt(began.launch, began)
@@ -96,7 +96,7 @@ class KnownAttempts:
         return None if isinstance(known, AttemptEnded) else known
 
     def interrupt(self) -> None:
-        """Stop all attempts, and begin no more."""
+        """Stop all attempts, and start no more."""
         self._is_closing = True
         for known in self._known.values():
             if not isinstance(known, AttemptEnded):
@@ -130,7 +130,7 @@ class KnownAttempts:
         return attempt is not None and not attempt.has_exited
 
     async def end(self) -> None:
-        """End warm workers, and give back what is held in Slurm if that does not take long."""
+        """End warm workers, and release allocations in Slurm if that is quick."""
         self.workers.end()
         for pool in self._pools.values():
             await pool.end()
@@ -175,7 +175,7 @@ class KnownAttempts:
     async def _see_to_its_end(self, attempt: Attempt) -> None:
         try:
             ended = await attempt.live()
-        except Exception as error:  # one job's trouble must not end the others with the launcher
+        except Exception as error:  # an error of one job must not end the launcher and all others
             log.exception("job %d: an error in the launcher", attempt.launch.key.job)
             ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
         try:

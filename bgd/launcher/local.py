@@ -31,7 +31,7 @@ from bgd.wire.launching import NO_LIMITS, AttemptEnded, Launch, NotStarted, Warm
 log = logging.getLogger(__name__)
 
 Begin = Callable[[AttemptOutput, int | None], Awaitable[Execution | None]]
-"""Start a first process that writes to the output and has the tag; None: the attempt is to end instead."""
+"""Start a first process with this output and tag; None: the attempt was stopped instead."""
 
 
 class LocalExecutor:
@@ -97,7 +97,7 @@ class LocalExecutor:
             return running
 
     def _group(self, launch: Launch) -> Group | None:
-        """Return the control group for the attempt; None: it gets none of its own."""
+        """Return the control group of the attempt; None: it has none of its own."""
         delegation = self._context.delegation
         if launch.limits == NO_LIMITS and not launch.own_group:
             return None
@@ -119,7 +119,7 @@ class LocalExecutor:
     ) -> LocalRun | None:
         """Start its first process with an output of its own, whose log begins with `log_text`.
 
-        No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
+        No process of the attempt is older than `since` (elapsed clock). None: it was stopped before it ran.
         """
         key, context = attempt.launch.key, self._context
         output = context.new_output(attempt.launch)
@@ -272,7 +272,7 @@ class LocalRun:
         self._begin(self._stop_or_continue())
 
     def acknowledge(self) -> None:
-        """Do nothing: how it ended is nowhere else."""
+        """Do nothing: its end is stored nowhere else."""
 
     def _begin(self, action: Coroutine[None, None, None]) -> None:
         self._context.begin(action, f"job {self.launch.key.job}")
@@ -283,7 +283,7 @@ class LocalRun:
             await self._tree.signal_all(self._context.scanner, signum)
 
     async def _stop_or_continue(self) -> None:
-        """Stop every process, also those started meanwhile; or continue all, if that was asked last."""
+        """Stop every process, including new ones; or continue all, if that was the last request."""
         async with self._tree_lock:
             if self._attempt.is_suspended:
                 await self._tree.stop_all(self._context.scanner, is_wanted=lambda: self._attempt.is_suspended)
@@ -291,7 +291,7 @@ class LocalRun:
                 await self._tree.signal_all(self._context.scanner, signal.SIGCONT)
 
     def stop(self, grace: float, told: StopReason = StopReason.OTHER) -> None:
-        """Start the stop ladder, which continues the processes that it signals; or hasten it."""
+        """Start the stop ladder, which continues the processes that it signals; or shorten it."""
         self._is_intact = False
         if self._ladder is None:
             self._execution.note_stop(told)
@@ -303,7 +303,7 @@ class LocalRun:
             self._ladder.hasten(grace)
 
     def _dump(self) -> bool:
-        """Let the process of a class job write where it is; return whether it may do so."""
+        """Let the process of a class job write its stack; return whether it can."""
         if not self.launch.result or self._execution.is_over:
             return False
         self._execution.signal(DUMP_SIGNAL)
@@ -314,7 +314,7 @@ class LocalRun:
         try:
             await self._context.retry(f"job {self.launch.key.job} cannot be ended yet", ladder.bring_down)
         except Exception as error:  # noqa: BLE001  any error concerns only this attempt
-            self._tree.kill_unseen()  # else `ended` would wait forever for the first process
+            self._tree.kill_unseen()  # otherwise `ended` would wait forever for the first process
             return error
         return None
 
@@ -328,7 +328,7 @@ class LocalRun:
     # --- what its first process leaves behind, and how it ended
 
     async def ended(self) -> AttemptEnded:
-        """Return how the first process ended, once all its leftovers have ended or are left to run."""
+        """Return how the first process ended, once its leftovers have ended or are to be kept."""
         code = await self._execution.wait()
         finished_at, run_seconds = time.time(), elapsed() - self._attempt.since
         self._context.pid_journal.end(self.launch.key)
@@ -385,7 +385,7 @@ class LocalRun:
             )
 
     async def _closed_group(self) -> Usage | None:
-        """Remove its control group; return what the whole tree used by its account, None without a group."""
+        """Remove its control group; return the usage of the whole tree, None without a group."""
         group = self._tree.group
         if group is None:
             return None

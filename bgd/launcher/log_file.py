@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 class LogFile:
     """A log file, written by splice from a pipe, so no byte of output passes through Python.
 
-    Output that cannot be written is read and thrown away: a full disk costs the log, not the job. The disk
-    counts as full when only the space is free that the database may need.
+    Output that cannot be written is read and discarded: a full disk affects the log, not the job. The disk
+    counts as full if only the space for the database is free.
 
-    `total`: bytes taken from the pipe, with those thrown away. `lost`: bytes missing from the log, except
+    `total`: bytes taken from the pipe, discarded ones included. `lost`: bytes missing from the log, except
     those over the cap. `problem`: why bytes are missing, in one line.
     """
 
@@ -84,7 +84,7 @@ class LogFile:
 
     @property
     def is_full(self) -> bool:
-        """Always False: a file throws away what it has no room for."""
+        """Always False: a file discards output without room."""
         return False
 
     def take(self, pipe: int, most: int) -> int:
@@ -292,7 +292,7 @@ class _Times:
 
 
 def bytes_logged(path: str) -> int:
-    """Return up to which byte of output the pieces reach; 0 if there is no log, or it may not be read.
+    """Return the end of the pieces as an offset in the output; 0 without a readable log.
 
     This is what is known of the size if it was not counted to the end.
     """
@@ -326,7 +326,7 @@ def _allowed_on_disk(fd: int) -> int:
 
 
 def _is_removed(fd: int) -> bool:
-    """Return whether the file has no name any more, so that what is written to it cannot be read."""
+    """Return whether the file no longer has a name, so that its content cannot be read."""
     return os.fstat(fd).st_nlink == 0
 
 
@@ -370,7 +370,7 @@ def _opened_again(path: str) -> int:
     fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileExistsError(errno.EEXIST, "it is no file any more")
+        raise FileExistsError(errno.EEXIST, "it is no longer a file")
     os.lseek(fd, 0, os.SEEK_END)
     return fd
 

@@ -1,4 +1,4 @@
-"""The outbox of a pilot: output of its jobs until the launcher that has the logs has stored it."""
+"""The outbox of a pilot: output of its jobs that is not yet stored in the logs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 from bgd.wire.launching import AttemptKey, OutputPart
 
-_MOST = 1 << 18  # bytes that are kept of one attempt; then the job waits, as for a reader of its pipe
+_MOST = 1 << 18  # bytes to keep of one attempt; then the job waits, as on a full pipe
 _PART = 1 << 16  # bytes of a message
 
 
 class Outbox:
-    """The output of all attempts that the other launcher has not stored yet."""
+    """Output of all attempts that the other launcher has not stored yet."""
 
     def __init__(self, send: Callable[[OutputPart], None]) -> None:
         self._send = send
@@ -70,7 +70,7 @@ class UnstoredOutput:
         return len(data)
 
     def close(self) -> None:
-        """Keep what is there: it still has to be stored."""
+        """Keep the content, which must still be stored."""
 
     def parts(self) -> Iterator[OutputPart]:
         """Yield all that is kept."""

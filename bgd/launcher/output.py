@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Log(Protocol):
-    """Where an attempt's output goes, from its pipe.
+    """The destination of an attempt's output.
 
     `total`: bytes taken from the pipe. `lost`: bytes of them that are missing, except those over the cap.
     `problem`: why bytes are missing, in one line. `is_over_cap`: whether output was thrown away because the
@@ -49,7 +49,7 @@ class Log(Protocol):
         """
 
     def close(self) -> None:
-        """Take no more."""
+        """Close it."""
 
 
 class AttemptOutput:
@@ -101,16 +101,16 @@ class AttemptOutput:
                 pass
 
     def begin(self, moved: Callable[[], None]) -> None:
-        """Begin, once the job has its own copy of its end; call `moved` after each amount."""
+        """Start reading, once the job has its own copy of its end; call `moved` after each chunk."""
         self._moved = moved
         if self.log.total:
             moved()
 
     def drain(self) -> bool:
-        """Move all that is there now; return whether all writers have closed it.
+        """Move everything available; return whether all writers have closed it.
 
-        Call it only after the job's first process has ended. It moves a little more than a pipe holds, so
-        that a process that goes on writing does not block the event loop.
+        Call it only after the job's first process has ended. It moves little more than a pipe holds, so that
+        a process that keeps writing does not block the event loop.
         """
         if self._terminal is not None:
             self._terminal.close_job_end()
@@ -125,7 +125,7 @@ class AttemptOutput:
         return self._end.done()
 
     def discard_rest(self, null: int, children: Children) -> None:
-        """Let processes that still have the pipe open go on writing, and throw away what they write.
+        """Let processes that still have the pipe open continue to write, and discard their output.
 
         Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
         that they outlive the launcher. It ends when the last of them has closed the pipe.
@@ -147,7 +147,7 @@ class AttemptOutput:
         self.log.close()
 
     def _read(self) -> None:
-        """Begin to read, before the job starts: if this fails, no job has been started in vain."""
+        """Start reading before the job starts, so that an error here costs no started job."""
         self._readers.add(self._reader, self._pump)
         if self._terminal is not None:
             self._readers.add(self._terminal.screen, self._pump)
@@ -155,7 +155,7 @@ class AttemptOutput:
     def _pump(self) -> bool:
         """Move one chunk; return whether there may be more."""
         if self._terminal is None and self._moved is not None:
-            # kept until now, so that the end of a silent job is one event, and not one more for its pipe; the
+            # kept until now, so that the end of a silent job is one event, without another for its pipe; the
             # log or its times need the descriptor now
             self._close_writer()
         if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
@@ -206,7 +206,7 @@ class AttemptOutput:
             self._reader = -1
 
 
-_FLOOD = 1 << 16  # bytes: a pipe's default size; when it is found full, the job writes faster than it is read
+_FLOOD = 1 << 16  # bytes: a pipe's default size; if it is full, the job writes faster than it is read
 # bytes moved in one turn of the loop, in a tenth of a millisecond; also the size of a flooding job's pipe
 _CHUNK = 1 << 18
 _RESERVED = 32  # descriptors that jobs leave for connections, process scans and pidfds
@@ -225,8 +225,8 @@ def _pipe() -> tuple[int, int]:
 # --- The terminal of a job that asked for one: without a keyboard; its output is logged.
 
 
-LINES, COLUMNS = 24, 80  # what programs expect of a terminal by default
-TERM_TYPE = "xterm"  # TERM for a job whose caller had none
+LINES, COLUMNS = 24, 80  # the default size of terminals
+TERM_TYPE = "xterm"  # TERM for a job of a caller without one
 
 
 class Terminal:
@@ -255,7 +255,7 @@ class Terminal:
         self.stream: StreamId = (status.st_dev, status.st_ino)
 
     def relay(self, pipe: int, most: int) -> bool:
-        """Move what is there now and fits into the pipe, up to `most` bytes; return False at the end.
+        """Move what is available and fits into the pipe, up to `most` bytes; return False at the end.
 
         The kernel returns a few KiB at a time, so a flood takes many turns of the loop.
         """

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class PidJournal:
-    """Record first processes for the sweep, which also works without: mark and pipe then suffice.
+    """Record first processes for the sweep, which can also work with mark and pipe alone.
 
     One timer serves all attempts, because each waits equally long.
     """

@@ -1,4 +1,4 @@
-"""Say in one line why a program could not be started: what is missing, wrong or not permitted."""
+"""Explain in one line why a program could not be started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, e
 
 
 class CannotStart(Exception):
-    """The attempt cannot be started as it is; the message is the `problem` of its end.
+    """The attempt cannot start; the message is the `problem` of its end.
 
     `log_text`: more about it, for the attempt's log.
     """
@@ -26,7 +26,7 @@ class CannotStart(Exception):
 
 
 def shortage(error: OSError, folders: Iterable[str]) -> str:
-    """Return what the machine lacks, in words; `folders`: on whose disks something is written."""
+    """Return what the machine lacks, in words; `folders`: folders that are written to."""
     match error.errno:
         case errno.EAGAIN:
             return "no more processes are allowed (a limit of the user or of bgd's control group)"
@@ -48,7 +48,7 @@ def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
     """
     try:
         kind, details = _problem(launch, error)
-    except OSError:  # the files changed meanwhile: the kernel's own error must do
+    except OSError:  # the files changed meanwhile: use the kernel's error
         kind, details = NotStarted.OTHER, f"{launch.argv[0]}: {error}"
     return one_line(kind, details)
 

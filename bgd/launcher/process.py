@@ -16,7 +16,7 @@ TICKS = os.sysconf("SC_CLK_TCK")  # per second: the unit of start times in /proc
 StreamId = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
 UNKNOWN_TICKS = sys.maxsize  # the start time if /proc/PID/stat does not answer
-MIN_TAG = 1 << 62  # tags lie above what anybody would set as a limit: see below
+MIN_TAG = 1 << 62  # tags are above any useful limit: see below
 
 # no descriptor is available just now: says nothing about the process
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -68,7 +68,7 @@ def name_of(pid: int) -> str:
 
 
 def read_silent(pid: int) -> Process | None:
-    """Return what is known of a process whose other files do not answer, None if it is gone.
+    """Return a process whose other files do not answer, as far as known; None if it is gone.
 
     /proc/PID/status and /proc/PID/limits never wait for another process.
     """
@@ -126,7 +126,7 @@ def tag_of(pid: int) -> int | None:
 
 
 def send_signal(process: Process, *signums: int) -> bool:
-    """Signal a process if it still is this one; return whether it was.
+    """Signal a process if it is still this one; return whether it was.
 
     Raises:
         PermissionError: it belongs to another user.
@@ -220,7 +220,7 @@ def new_tag() -> int | None:
 
 
 def set_tag(tag: int | None) -> None:
-    """Give every process that is started from now on this tag; None: the limit that this process had."""
+    """Set the tag of all processes started from now on; None: the original limit of this process."""
     resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if tag is None else (tag, _OWN[1]))
 
 

@@ -1,4 +1,4 @@
-"""The relay by the name by which launchers of an earlier bgd start it, as long as they run (R7)."""
+"""The relay under its old name, for launchers of an earlier bgd (R7)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The process scan: read all processes of the machine, once for all callers that wait at the same time."""
+"""The process scan: reads all processes of the machine, once for all waiting callers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Scan(Struct, frozen=True):
 class Scanner:
     """Scan processes, with one scan for all requests that wait.
 
-    `excluded`: pids that no scan shows. They work for attempts and belong to none, whatever they look like.
+    `excluded`: pids that no scan shows. They work for attempts but belong to none.
     """
 
     def __init__(self, group: asyncio.TaskGroup, mounts: Mounts, children: Children) -> None:
@@ -102,7 +102,7 @@ class Scanner:
         return await future
 
     async def read_processes(self, wanted: Collection[int]) -> dict[int, Process]:
-        """Return those of these processes that live.
+        """Return the living ones of these processes.
 
         Raises:
             OSError: one of SHORTAGES.
@@ -114,7 +114,7 @@ class Scanner:
         return {pid: process for pid in wanted if (process := read_process(pid)) is not None}
 
     async def _serve_requests(self) -> None:
-        await asyncio.sleep(0)  # so that all requests of this turn of the loop are in
+        await asyncio.sleep(0)  # to include all requests of this turn of the loop
         while self._requests:
             requests, self._requests = self._requests, []
             await self._serve(requests)

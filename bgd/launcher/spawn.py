@@ -33,7 +33,7 @@ def start_process(launch: Launch, command: Command, children: Children) -> Child
     """Start a process for a Launch; it inherits its tag, umask and folder from this process.
 
     Raises:
-        CannotStart: the reason lies in the Launch.
+        CannotStart: the Launch is the cause.
         OSError: as `spawn`.
     """
     assert isinstance(command.input, int)  # noqa: S101  only a start in a fork has a path
@@ -127,7 +127,7 @@ async def _kill(process: Child, context: Context) -> None:
     if not ended.done():
         ended.cancel()
         raise StuckProcess(
-            f"process {process.pid} was killed and waits in the kernel; it runs no program any more"
+            f"process {process.pid} was killed and waits in the kernel; it no longer runs a program"
         )
 
 
@@ -187,7 +187,7 @@ class SpawnedExecution:
 class ResultFile:
     """The file that a job writes its result to; it is in memory, because one on a disk takes longer.
 
-    Far behind the result it holds why the job is to end, for the job to read.
+    Far behind the result it holds the reason of a stop, for the job to read.
     """
 
     def __init__(self) -> None:
@@ -200,15 +200,15 @@ class ResultFile:
 
     @property
     def is_taken(self) -> bool:
-        """Whether its offset was moved: a warm worker does so before it does anything with the job."""
+        """Whether its offset was moved: a warm worker does that first with a job."""
         return os.lseek(self.fd, 0, os.SEEK_CUR) > 0
 
     def note_stop(self, reason: StopReason) -> None:
-        """Let the job read why it is to end."""
+        """Let the job read why it is stopped."""
         os.pwrite(self.fd, bytes([reason]), _STOP_REASON_AT)
 
     def read(self) -> bytes:
-        """Return the result; of one that is too long, one byte more than allowed."""
+        """Return the result, at most one byte more than allowed."""
         size = os.fstat(self.fd).st_size
         content = os.pread(self.fd, min(size, MAX_DOCUMENT + 1), 0)
         return content.rstrip(b"\0") if size > _STOP_REASON_AT else content
@@ -231,7 +231,7 @@ class StuckProcess(Exception):
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What to run for a Launch: `input` is a descriptor, or the path of a file relative to `cwd`.
+    """The program of a Launch: `input` is a descriptor, or the path of a file relative to `cwd`.
 
     `passed`: further descriptors that the program keeps, with the same numbers.
     """
@@ -284,7 +284,7 @@ def _report(writer: int, number: int, problem: str) -> None:
 # --- The steps between the fork and the program: limits, and the terminal.
 
 
-Step = tuple[str, Callable[[], None]]  # its name in a `problem`, and what it does
+Step = tuple[str, Callable[[], None]]  # its name in a `problem`, and its action
 
 
 def steps_of(launch: Launch, group: Group | None) -> list[Step]:

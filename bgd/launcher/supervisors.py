@@ -1,7 +1,7 @@
 """Supervisors on the launcher's socket, what they ask for, and when the launcher may exit.
 
-The launcher obeys the supervisor of the highest generation (R1) and declines all others. A supervisor learns
-what happened while none was connected from the snapshot that it gets after its greeting.
+The launcher obeys the supervisor of the highest generation (R1) and declines all others. The snapshot after
+its greeting tells a supervisor what happened while none was connected.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Supervisors:
             self._idle_deadline = self._context.deadlines.after(self._idle, self._may_exit.set)
 
     async def wait_for_exit(self) -> None:
-        """Return when the launcher may exit and no attempt was launched since."""
+        """Wait until the launcher may exit and no attempt was launched since."""
         while not self._may_exit.is_set() or self._attempts.running:
             self._may_exit.clear()
             await self._may_exit.wait()
@@ -116,7 +116,7 @@ class Supervisors:
     # --- what connections bring
 
     def open(self) -> None:
-        """Handle the messages that wait, in their order, and all later ones."""
+        """Handle waiting messages, in order, and all later ones."""
         self._is_open = True
         waiting, self._waiting = self._waiting, []
         for connection, message in waiting:
@@ -140,7 +140,7 @@ class Supervisors:
             self._active.transport.close()
 
     def eof(self, connection: SupervisorConnection) -> bool:
-        """Note that a connection sends no more; return whether to keep it until its messages are handled."""
+        """Record the end of a connection; return whether to keep it until its messages are handled."""
         if not self._is_open:
             self._finished.append(connection)
         return not self._is_open
@@ -183,7 +183,7 @@ class Supervisors:
         self.check_exit()
 
     def set_slow(self, connection: SupervisorConnection, *, is_slow: bool) -> None:
-        """Note whether a connection's peer is slow to read."""
+        """Record whether a connection's peer is slow to read."""
         if connection is self._active:
             self._channel.is_slow = is_slow
             self._attempts.send_growth()
@@ -228,7 +228,7 @@ class Supervisors:
         self.check_exit()
 
     def _be_alive(self) -> None:
-        """Show that the connection works, at a pace that no peer can make a storm of."""
+        """Show that the connection works, at a limited rate."""
         if elapsed() - self._alive_at >= _ALIVE_APART:
             self._alive_at = elapsed()
             self._channel.send(self._welcome)
@@ -349,7 +349,7 @@ def _peer_uid(connection: socket.socket) -> int:
 
 
 class SupervisorChannel:
-    """Send messages in few writes: each write wakes the supervisor, which costs as much as a part of a job.
+    """Send messages in few writes, because each write wakes the supervisor.
 
     `is_slow`: the supervisor does not read what was sent, so send only what is necessary.
     """
@@ -366,7 +366,7 @@ class SupervisorChannel:
         return self.frames.transport is not None
 
     def connect(self, transport: asyncio.WriteTransport, newest: int) -> None:
-        """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
+        """Send to this supervisor from now on; drop the previous one, with everything unread and unsent."""
         self.disconnect()
         self.frames.transport = transport
         self._newest = newest
@@ -382,7 +382,7 @@ class SupervisorChannel:
             self.frames.send(encode(launching.readable_by(message, self._newest)))
 
     def send_soon(self, message: FromLauncher) -> None:
-        """Send a message with the next one that `send` takes, or soon: only people wait for it."""
+        """Send a message with the next one from `send`, or soon: it is not urgent."""
         if self.is_connected:
             self.frames.add(encode(launching.readable_by(message, self._newest)))
             if self._timer is None:
@@ -400,14 +400,14 @@ _SOON = 0.01  # seconds
 
 
 class HeldSockets:
-    """The sockets that a daemon gave to the launcher last, with what it said about them."""
+    """The sockets that a daemon last gave to the launcher, with their description."""
 
     def __init__(self) -> None:
         self._packet = launching.NO_SOCKETS
         self._fds: list[int] = []
 
     def trade(self, transport: asyncio.Transport) -> None:
-        """Send what is held on a connection, then take what comes on it instead, if anything comes."""
+        """Send the held sockets on a connection, then accept new ones from it, if any."""
         try:
             connection = transport.get_extra_info("socket").dup()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The sweep (R5): a new launcher ends what its dead predecessor left, before it answers any supervisor."""
+"""The sweep (R5): a new launcher kills the leftovers of its predecessor before it answers any supervisor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEnded], list[Began]]:
     """End leftovers; return all ends to be reported, whether the predecessor saw them or not.
 
-    Attempts on a cluster are not ended: they are returned, and run on. Slurm need not answer for that.
+    Attempts on a cluster run on and are returned, even if Slurm does not answer.
     """
     ends = [records.finished.ended for records in left.attempts.values() if records.finished]
     unfinished = {key: records for key, records in left.attempts.items() if not records.finished}
@@ -62,7 +62,7 @@ async def sweep(left: JournalContents, context: Context) -> tuple[list[AttemptEn
 async def end_strays(store: str, context: Context) -> None:
     """End all processes with a mark of this store; to be called before any of its attempts is started here.
 
-    This is for a lost or damaged journal: nothing else tells what its launcher had started.
+    This is for a lost or damaged journal: only marks show what its launcher had started.
 
     Raises:
         LauncherBusy: that launcher still runs, for example because this database is a copy of one in use.
@@ -165,7 +165,7 @@ def take_lock(state: Path) -> int:
 
 
 def write_lock_pid(lock: int) -> None:
-    """Write this process's pid into the lock file, for people: nothing depends on it."""
+    """Write this process's pid into the lock file, for users: nothing depends on it."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -174,7 +174,7 @@ def check_predecessor_ended(predecessor: Instance | None, state: Path) -> None:
     """Check that the launcher whose journal was found has ended: only then may its leftovers be ended.
 
     The lock does not show this if it was deleted, or if the folder is a copy of one in use. The jobs of such
-    a folder must not be ended, and not be started a second time.
+    a folder must be neither killed nor started again.
 
     Raises:
         LauncherBusy: that launcher still runs.

@@ -1,4 +1,4 @@
-"""The process tree of an attempt, whatever its processes do to escape, and the stop ladder.
+"""The process tree of an attempt, even of processes that try to escape, and the stop ladder.
 
 A process belongs to an attempt if it is in the first process's group or session or in the attempt's control
 group, has its tag, has its output pipe or terminal open and not another attempt's tag, carries its mark in
@@ -65,7 +65,7 @@ class Ladder:
         self.hasten(grace)
 
     def hasten(self, grace: float) -> None:
-        """End the grace in this many seconds, if that is sooner."""
+        """Shorten the grace time to this many seconds."""
         if self._grace_over.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
             return
         if self._deadline:
@@ -76,7 +76,7 @@ class Ladder:
             self._deadline = self._deadlines.after(grace, partial(settle, self._grace_over))
 
     async def bring_down(self) -> None:
-        """Return when no process of the tree is left that can be ended."""
+        """Wait until no process of the tree is left that can be killed."""
         while not self._grace_over.done():
             living = await self._signal(self._first)
             if not living:
@@ -226,7 +226,7 @@ class Tree:
         self._pid = pid
         self._ticks = ticks
         self._tag = tag
-        # while the group has a process, even a zombie, its number is not reused
+        # the number of a group is not reused while it has a process, even a zombie
         self._has_group = pid is not None and ticks is None
         self._found: dict[int, int] = {}  # pid -> ticks of members seen alive
         self._sent: set[tuple[int, int, int]] = set()  # pid, ticks, signal
@@ -269,11 +269,11 @@ class Tree:
     ) -> tuple[list[Process], list[Process]]:
         """Stop every member (SIGSTOP), also those started meanwhile.
 
-        While all are stopped, each can be sent a signal before one of them reacts to the end of another: a
-        shell whose child dies first would run the next command of its script. Parents are stopped before
-        their children and must be continued after them (`reversed`): a shell with job control goes on with
-        its script when it sees a stopped child, and the kernel sends SIGHUP to stopped processes whose group
-        is orphaned by the end of a parent.
+        While all are stopped, each can be sent a signal before one of them reacts to the end of another:
+        otherwise otherwise a shell whose child dies first would run the next command of its script. Parents
+        are stopped before their children and must be continued after them (`reversed`): a shell with job
+        control goes on with its script when it sees a stopped child, and the kernel sends SIGHUP to stopped
+        processes whose group is orphaned by the end of a parent.
 
         Returns:
             The living members, and those of them that this call stopped. It does not touch processes that are
@@ -352,7 +352,7 @@ class Tree:
             return
 
     def kill_unseen(self) -> None:
-        """Kill without a scan what certainly belongs: its control group, and the first process's group."""
+        """Kill without a scan what certainly belongs to it: control group and process group."""
         if self.group is not None:
             self.group.kill()
         if self._has_group and self._pid is not None:
@@ -382,7 +382,7 @@ class Tree:
 
 
 def _name(process: Process) -> tuple[int, int]:
-    """Return what identifies a process: no other process ever has both."""
+    """Return the identity of a process: no other process ever has both."""
     return process.pid, process.ticks
 
 
@@ -398,7 +398,7 @@ def _by_age(members: dict[int, Process], scan: Scan) -> list[Process]:
 _MAX_SCANS = 100
 _STILL_SCANS = 2  # scans in a row in which nothing runs: the first may have missed the child of a late fork
 _SHORTAGE_PAUSE = 0.2  # seconds until the next try if descriptors are short
-_LATE_PAUSE = 0.02  # seconds for a process to stop that was sent SIGSTOP: on a busy machine it takes its time
+_LATE_PAUSE = 0.02  # seconds for a process to stop after SIGSTOP: on a busy machine that takes time
 _MAY_FORK = frozenset("RS")  # states; with D it waits for the exec of its child, which may be stopped before
 _BATCH = 50  # processes signalled in a row, some milliseconds, before the event loop gets a turn
 _SENT_AGAIN = {signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL}
@@ -421,7 +421,7 @@ def key_from_mark(mark: str) -> AttemptKey | None:
 
 
 class StopReason(IntEnum):
-    """Why an attempt is ended, as its process is told. bgd/worker/stopping.py has the numbers too."""
+    """Why an attempt is stopped, for its process. bgd/worker/stopping.py has the same numbers."""
 
     TIMEOUT = 1
     CANCELLED = 2
@@ -451,7 +451,7 @@ class Execution(Protocol):
         """
 
     def note_stop(self, reason: StopReason) -> None:
-        """Let it know why it will get its stop signal, if it can look that up; do nothing once it is over."""
+        """Let it read why it will get its stop signal, if it can; do nothing once it is over."""
 
     async def wait(self) -> int:
         """Wait for its end; return its exit code, or the negated number of the signal that ended it."""
@@ -460,7 +460,7 @@ class Execution(Protocol):
         """Return what it used; call once it is over."""
 
     def read_result(self) -> bytes | None:
-        """Return what it has written as its result, None if it can write none; call once it is over."""
+        """Return its result, None if it cannot have one; call once it is over."""
 
     def has_left_others(self, tree: Tree) -> bool:
         """Return whether its group has other processes; call once, right after `wait`."""

@@ -1,4 +1,4 @@
-"""Calls of class jobs: what a worker is told to run, and what it reports about it, both as JSON."""
+"""Calls of class jobs: the request to a worker, and its report, both as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what surrounds it
 MAX_BASES = 100  # classes of an exception
-NULL_RESULT = b'{"ok":null}'  # assumed where a program of another language writes nothing
+NULL_RESULT = b'{"ok":null}'  # default if a program of another language writes nothing
 NO_RESULT = "no_result"  # type of the error if a process ended well without a result
 
 _DEFAULT_TYPES = {NextStep.RETRY: "retry", NextStep.FAIL: "fail", NextStep.SNOOZE: Outcome.SNOOZED.value}
@@ -63,11 +63,11 @@ def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str 
 
 
 class AttemptReport(Struct, frozen=True):
-    """What became of an attempt of a class job, by its own report as far as that can be believed.
+    """The result of an attempt of a class job, from its own report, as far as that is plausible.
 
     * `value`: JSON text of what the method returned.
     * `error`: what it raised.
-    * `decision`: what it decides about the next step.
+    * `decision`: about its next step.
     * `lineage`: if it raised an exception without a decision, the names of its type and base classes, nearest
       first.
     """
@@ -80,10 +80,10 @@ class AttemptReport(Struct, frozen=True):
 
 
 def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
-    """Return what became of a class job, from its result file (None or empty: nothing) and its outcome.
+    """Return the result of a class job, from its result file (None or empty: nothing) and its outcome.
 
-    If another program ended the process, the outcome that the launcher saw stays, whatever it had written. Of
-    a job that was ended by bgd the error is kept: it tells where the job was.
+    If another program ended the process, the launcher's outcome stays, whatever the file says. If bgd ended
+    the job, its error is kept: it shows where the job was.
     """
     if outcome in _ENDED_BY_BGD:
         return AttemptReport(outcome, error=_error_in(raw or b""))
@@ -105,7 +105,7 @@ def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
 
 
 def _error_in(raw: bytes) -> JobError | None:
-    """Return the error that a result file tells of, None if it holds none or cannot be read."""
+    """Return the error in a result file, None if it holds none or cannot be read."""
     try:
         told, value = _read_document(raw)
         return None if value is not None else _report_of(told).error
@@ -140,7 +140,7 @@ def _report_of_decision(told: _Decision) -> AttemptReport:
 
 
 def _read_document(raw: bytes) -> tuple[_Document, str | None]:
-    """Return what a result file says, and the JSON text of the value in it."""
+    """Return the content of a result file, and the JSON text of its value."""
     if not raw:
         raise ValueError("the process ended before the method returned")
     if len(raw) > MAX_DOCUMENT:

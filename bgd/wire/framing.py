@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bgd.errors import ProtocolError
 
-MAX_FRAME = 1 << 20  # bytes, on the clients' socket: a stranger can make the daemon hold this much
+MAX_FRAME = 1 << 20  # bytes, on the clients' socket: a client can make the daemon hold this much
 HEADER = 4
 
 
@@ -22,7 +22,7 @@ def frame(payload: bytes, limit: int = MAX_FRAME) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into payloads, whatever the pieces in which it arrives."""
+    """Cuts a stream of bytes into payloads."""
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
@@ -52,7 +52,7 @@ class FrameReader:
 
     @property
     def is_mid_frame(self) -> bool:
-        """Whether the stream would end inside a frame if it ended now."""
+        """Whether the stream is inside a frame."""
         return bool(self._buffer)
 
     @property

@@ -1,7 +1,7 @@
 """HTTP/1.1 as bgd speaks it, as bytes: one request without a body, one answer, then the connection ends.
 
-h11 reads and writes the syntax. This module refuses what h11 accepts although two readers may understand it
-differently. Without bodies, unusual line ends and second requests, request smuggling has nothing to use.
+h11 reads and writes the syntax. This module also refuses requests that two readers may understand
+differently. Without bodies, unusual line ends and second requests, request smuggling is impossible.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class HttpResponse(Struct, frozen=True, kw_only=True):
 
 
 class RequestRefused(ProtocolError):
-    """The client sent something that is not served; `response` tells it why."""
+    """The request is refused; `response` says why."""
 
     def __init__(self, status: HTTPStatus, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)

@@ -1,9 +1,9 @@
-"""Launching: what the supervisor and the launcher say to each other, as MessagePack frames.
+"""Launching: the messages between supervisor and launcher, as MessagePack frames.
 
 The supervisor begins with Greeting. The launcher drops any older supervisor and answers with Welcome, one
-AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each side says
-what happens. A supervisor also understands launchers of earlier protocols. Messages and fields are only ever
-added, fields with a default. R1 to R8 are the rules in docs/reliability.md.
+AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each side
+reports what happens. A supervisor also understands launchers of earlier protocols. Messages and fields are
+only ever added, fields with a default. R1 to R8 are the rules in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NO_SOCKETS = b"-"
 
 
 class AttemptKey(Struct, frozen=True, array_like=True):
-    """Names one attempt on this machine for ever. `store` is the id of the database."""
+    """The permanent name of one attempt on this machine. `store` is the id of the database."""
 
     store: str
     job: int
@@ -47,13 +47,13 @@ class AttemptKey(Struct, frozen=True, array_like=True):
 class Greeting(Struct, frozen=True, tag="greeting"):
     """Introduce the supervisor.
 
-    * `protocol`: the oldest that the supervisor speaks. Any launcher of this or a later one will do (R7); it
-      names its own in Welcome.
+    * `protocol`: the oldest that the supervisor speaks. Any launcher of this or a later protocol works (R7);
+      it names its own in Welcome.
     * `generation`: grows with every start of a supervisor. The launcher obeys the highest only (R1).
-    * `position`: the id of the newest event in the database. The launcher remembers the highest it was told,
-      so it recognizes a database that is older than what it was asked to do.
-    * `newest`: the newest protocol that the supervisor speaks. The launcher sends it nothing of a later one.
-      0: it does not say, as before protocol 6.
+    * `position`: the id of the newest event in the database. The launcher remembers the highest one, so it
+      recognizes a database that is older than its requests.
+    * `newest`: the newest protocol that the supervisor speaks. The launcher sends it nothing later. 0:
+      unknown, as before protocol 6.
     """
 
     protocol: int
@@ -117,8 +117,8 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     * `options`: arguments of sbatch.
     * `keep_idle`: seconds without an attempt until a pilot is given back.
     * `cpus`, `memory`: what the attempt occupies there; bytes.
-    * `own`: arguments of sbatch for a pilot of its own, which it gets if it is too large for the others.
-    * `alone`: it gets a pilot of its own in any case, which ends with it.
+    * `own`: arguments of sbatch for a pilot of its own, if it is too large for the others. * `alone`: it
+      always gets a pilot of its own, which ends with it.
     """
 
     executor: str
@@ -137,10 +137,10 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     * `folder`: the nodes share it.
     * `python`: what runs bgd there.
     * `options`: arguments of srun, from an earlier bgd that names none for sbatch.
-    * `conf`: the configuration of Slurm that its programs read; empty: as they find it.
-    * `requests_per_second`: the most that all attempts with this `conf` send to Slurm's controller.
+    * `conf`: the configuration of Slurm for its programs; empty: they find it.
+    * `requests_per_second`: limit on requests of all attempts with this `conf` to Slurm's controller.
     * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, which it may share.
-    * `pilot`: how a pilot runs it. None: an earlier bgd meant it for an srun of its own.
+    * `pilot`: how a pilot runs it. None: from an earlier bgd, for an srun of its own.
     """
 
     folder: str
@@ -162,13 +162,13 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `result`: give the process a file for its result, with the descriptor's number in BGD_RESULT_FD.
     * `usual_result`: the result that AttemptEnded reports if the process wrote none.
     * `log_cap`: bytes that are kept.
-    * `warm`: how to start without a fresh interpreter. A launcher that cannot do this runs `argv` with
+    * `warm`: how to start without a fresh interpreter. A launcher without warm workers runs `argv` with
       `stdin`, to the same effect.
     * `keep_leftovers`: if the first process ends by itself, leave alone what it leaves running.
     * `own_group`: use a control group for this attempt where possible, even if no limit needs one.
     * `position`: as in Greeting.
     * `stop_signal`: sent first to end the attempt. None: TERM.
-    * `place`: what runs it, to be repeated in AttemptStarted; None: this machine, as it is.
+    * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `slurm`: run it on a cluster; None: on this machine.
     """
 
@@ -199,7 +199,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
 class StopProcesses(Struct, frozen=True, tag="stop"):
     """End an attempt: send its stop signal to the whole process tree, and KILL after `grace` seconds.
 
-    May be repeated. `is_cancel`: its job is cancelled, not to run again; a class job is told so.
+    May be repeated. `is_cancel`: its job is cancelled and will not run again; a class job can read that.
     """
 
     key: AttemptKey
@@ -225,7 +225,7 @@ class SuspendProcesses(Struct, frozen=True, tag="suspend"):
 
 
 class ContinueProcesses(Struct, frozen=True, tag="continue"):
-    """Let an attempt go on that SuspendProcesses stopped. Any other is left alone."""
+    """Continue an attempt that SuspendProcesses stopped; ignore others."""
 
     key: AttemptKey
 
@@ -252,7 +252,7 @@ class CheckAttempt(Struct, frozen=True, tag="check"):
 
 
 class RenewWorkers(Struct, frozen=True, tag="renew"):
-    """Give the present warm workers no further attempt; new ones take their place when needed."""
+    """Give the present warm workers no more attempts; new ones replace them when needed."""
 
 
 class OutputStored(Struct, frozen=True, tag="stored"):
@@ -266,17 +266,17 @@ class KeepAlive(Struct, frozen=True, tag="keep_alive"):
     """Tell a pilot that its launcher still needs it; after a minute without a message it ends with its jobs.
 
     Since protocol 6 it repeats its Welcome, which shows that the connection works. Pilots of protocol 5
-    answer with Ready, or not at all. Of launchers of protocol 5 some need any answer, and others ask again
-    after each Ready: a Welcome suits both.
+    answer with Ready, or not at all. Some launchers of protocol 5 need any answer, others ask again after
+    each Ready: a Welcome suits both.
     """
 
 
 class TradeSockets(Struct, frozen=True, tag="sockets"):
-    """Take the listening sockets that the launcher keeps; sent alone, on a connection without a greeting.
+    """Ask for the listening sockets that the launcher holds; sent alone, on a connection without a greeting.
 
     The launcher answers with one packet without a frame: bytes that it does not interpret and, as SCM_RIGHTS,
     the sockets; NO_SOCKETS if it keeps none. It keeps them until the supervisor sends such a packet in turn,
-    or hangs up without one.
+    or disconnects.
     """
 
 
@@ -340,9 +340,9 @@ class Welcome(Struct, frozen=True, tag="welcome"):
 
 
 class PilotNode(Struct, frozen=True, kw_only=True):
-    """What a pilot has: its nodes in Slurm, and processors and bytes of memory of its own; None: unknown.
+    """The resources of a pilot: its nodes in Slurm, its processors, and its memory in bytes; None: unknown.
 
-    `variables`: what Slurm says of the allocation, for an attempt that has it alone.
+    `variables`: Slurm's variables of the allocation, for an attempt that has it alone.
     """
 
     name: str
@@ -352,7 +352,7 @@ class PilotNode(Struct, frozen=True, kw_only=True):
 
 
 class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What limits a launcher can set.
+    """The limits that a launcher can set.
 
     `controllers`: those of cgroup v2 that it has. `problem`: why it does not have all, and what to do.
     `least_nice`: the lowest niceness. `most_open_files`, `most_core`: the highest of these limits; None: any.
@@ -366,7 +366,7 @@ class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AttemptStarted(Struct, frozen=True, tag="started"):
-    """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
+    """The process of the attempt runs; `pid` None: it is starting. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock. `place`: that of its Launch, with the node if it has one.
     `waits`: why it has no node or, since protocol 6, no process yet; None: it has. An AttemptStarted is sent
@@ -389,11 +389,11 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     * `result`: what a class job wrote to its result file.
     * `problem`: why it did not start, in one line.
     * `whole_tree`: processor times are those of all its processes.
-    * `memory_peak_bytes`: the most that all its processes used together, including the files they cached.
+    * `memory_peak_bytes`: peak of all its processes together, including cached files.
     * `log_lost`: bytes that are missing from its log; `log_problem`: why, in one line.
     * `run_seconds`: from its start to the end of its first process, on the elapsed clock; None: it did not
       run, or the time is not known.
-    * `leftovers`: the processes that it left behind and that were ended, in words; None: none.
+    * `leftovers`: leftover processes that were killed, in words; None: none.
     """
 
     key: AttemptKey
@@ -417,10 +417,10 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
 
 
 class NotStarted(StrEnum):
-    """How the `problem` of an attempt begins that did not start; a colon and details follow."""
+    """The beginning of the `problem` of an attempt that did not start; a colon and details follow."""
 
     NO_PROGRAM = "program not found"
-    NO_INTERPRETER = "interpreter not found"  # the program exists, but not what its first line names
+    NO_INTERPRETER = "interpreter not found"  # the program exists, but not the interpreter in its first line
     NOT_EXECUTABLE = "not executable"
     NOT_PERMITTED = "not permitted"
     NO_DIRECTORY = "no such directory"
@@ -432,11 +432,11 @@ class NotStarted(StrEnum):
 
 
 class Ready(Struct, frozen=True, tag="ready"):
-    """The snapshot is complete, and everything since then was sent."""
+    """The snapshot and everything since then are complete."""
 
 
 class LogGrew(Struct, frozen=True, tag="grew"):
-    """How many bytes a watched log has now, or a log that can no longer be written.
+    """The present size of a watched log, or of a log that can no longer be written.
 
     `log_problem`: why output is missing from it, in one line; None: none is missing.
     """
@@ -454,7 +454,7 @@ class Checked(Struct, frozen=True, tag="checked"):
 
 
 class OutputPart(Struct, frozen=True, tag="output"):
-    """What an attempt of a pilot has written, from this offset on. Repeated on each connection."""
+    """Output of an attempt of a pilot, from this offset on. Repeated on each connection."""
 
     key: AttemptKey
     offset: int

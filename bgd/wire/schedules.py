@@ -104,7 +104,7 @@ class OccurrenceView(Struct, frozen=True, kw_only=True):
     due_at: float
     outcome: Result
     job: int | None = None  # None also once the job is removed
-    reason: str | None = None  # why it did not run, or who asked for it
+    reason: str | None = None  # why it did not run, or the user who asked for it
     count: int = 1
     late: bool = False  # its job had not finished when the schedule's `late_after` was over
 

@@ -209,7 +209,7 @@ class ScheduleEvent(Struct, frozen=True, kw_only=True):
     outcome: str
     due_at: float
     job: int | None = None  # the one that was queued
-    reason: str | None = None  # why it did not run, or who asked for it
+    reason: str | None = None  # why it did not run, or the user who asked for it
     count: int = 1
 
 
@@ -239,7 +239,7 @@ class JobError(Struct, frozen=True):
     traceback: str | None = None
 
     def in_words(self, outcome: str | None) -> str:
-        """Return the error for people who see the outcome beside it."""
+        """Return the error as text beside the outcome."""
         if self.type == outcome:
             return self.message
         return f"{self.type}: {self.message}" if self.message else self.type

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Refusal(Exception):
-    """The job must not run: it cannot be read, or its target is not what its name says."""
+    """The job must not run: it is unreadable, or its target does not match its name."""
 
 
 def resolve(
@@ -47,7 +47,7 @@ def resolve(
 
 
 def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
-    """Call a function; an error that says that these arguments do not fit it asks for no retry."""
+    """Call a function; do not retry if the arguments do not fit it."""
     try:
         return function(*args, **kwargs)
     except TypeError as error:
@@ -63,13 +63,13 @@ def _takes(function: Callable[..., object], args: Sequence[Any], kwargs: dict[st
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:
         return False
-    except ValueError:  # a function that is not written in Python may tell nothing about itself
+    except ValueError:  # a function that is not written in Python may have no signature
         return True
     return True
 
 
 def without_retry(error: Exception) -> Exception:
-    """Return the error, which says as `bgd_job.Fail` does that another attempt would not help."""
+    """Return the error, marked like `bgd_job.Fail`: another attempt would not help."""
     error.bgd_wish = {"aim": "fail"}  # type: ignore[attr-defined]
     return error
 
@@ -139,7 +139,8 @@ def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None
 def _is_inherited_by_name(home: type, named: str, method: str, allowed: Sequence[str] | None) -> bool:
     """Return True if an entry names the inherited method or its class, False if one names its whole module.
 
-    Whoever lists a class may not know what its bases can do: a parser in a base may unpickle its argument.
+    The author of an entry may not know what base classes can do: a parser in a base may unpickle its
+    argument.
 
     Raises:
         Refusal: no entry covers the method.
@@ -193,8 +194,8 @@ def _check_name(found: Any, module: str, name: str) -> None:
 def _check_code(function: Any, module: str, name: str, home: str) -> None:
     """Refuse what is not a function with code of its own from the module `home`, whatever __module__ claims.
 
-    A method of another object, a functools.partial or an object that can be called is there for the class to
-    use, not for strangers to call.
+    A method of another object, a functools.partial or an object that can be called is for use by the class,
+    not for callers.
     """
     function = _unwrapped(function, f"{module}:{name}")
     if "__code__" not in vars(type(function)):  # not hasattr: a bound method has the code of its function

@@ -75,13 +75,13 @@ class SharedMemory:
         os.close(fd)
 
     def take(self, job_id: int) -> None:
-        """Note that the job may run from here on.
+        """Record that the job may run from here on.
 
         If the worker dies, the launcher knows by this whether another worker must be given the job.
         """
         _NUMBERS.pack_into(self._memory, 0, 0, job_id)  # in this order
 
     def stop_reason(self) -> int:
-        """Return why the job that was taken last is to end: see stopping.py; 0: it is not."""
+        """Return why the last taken job is stopped: see stopping.py; 0: it is not."""
         reason: int = _NUMBERS.unpack_from(self._memory, 0)[0]
         return reason

@@ -163,7 +163,7 @@ def _reseed() -> None:
 
 
 def fork_hazards() -> str | None:
-    """Return in one line what forbids forking this process, None if nothing does."""
+    """Return in one line why this process must not fork, None if it may."""
     found = [*_threads(), *_event_loops()]
     if not found:
         native = _native_threads()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - Python 3.9 needs Union
 
     class Result(Protocol):
-        """Takes the result document of a job, and learns why the job is to end."""
+        """Takes the result document of a job, and reads why the job is stopped."""
 
         def write(self, document: bytes) -> None: ...
         def stop_handler(self, signal_name: str | None) -> AbstractContextManager[Any]: ...
@@ -70,7 +70,7 @@ def read(text: str | bytes) -> Job:
 
 
 class ResultFile:
-    """The file that takes the result document of a job, and holds the reason why the job is to end."""
+    """The file that takes the result document of a job, and holds the reason of a stop."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -90,7 +90,7 @@ class ResultFile:
             written += os.pwrite(self._fd, document[written:], written)
 
     def stop_handler(self, signal_name: str | None) -> StopHandler:
-        """Return what raises in the job when it is to end."""
+        """Return the handler that raises in the job when it is stopped."""
         return StopHandler(signal_name, self._stop_reason)
 
     def _stop_reason(self) -> int:
@@ -235,7 +235,7 @@ def _check_shape(value: object) -> None:
 
 
 def _wish_of(error: BaseException) -> dict[str, object] | None:
-    """Return what an exception asks for next (retry, fail, snooze); None if it asks for nothing.
+    """Return the next step that an exception asks for (retry, fail, snooze); None if it asks for none.
 
     It is one of bgd_job, or one that `without_retry` has marked. The class is not compared, so that it may
     come from any copy of bgd_job.

@@ -1,4 +1,4 @@
-"""The process and the standard streams of a job, to which the job may have done anything."""
+"""The process and the standard streams of a job, in any state that the job left them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flush() -> None:
         try:
             getattr(sys, name).flush()
         except Exception:  # noqa: BLE001 - no reader, disk full, or closed or replaced by the job
-            # else the interpreter would flush it again at its end, and exit with code 120
+            # otherwise the interpreter would flush it again at its end, and exit with code 120
             redirect_to_null(os.O_WRONLY, fd)
             setattr(sys, name, None)
 

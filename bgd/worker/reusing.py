@@ -11,7 +11,7 @@ worker no other job.
 
 What a job leaves in memory, the next job finds. The worker undoes changes to the environment, the working
 directory, the umask, signals, the standard streams and sys.path. If the job left threads, closed the channel
-to the launcher or was to end, the worker ends with the job, as an interpreter would.
+to the launcher or was stopped, the worker ends with the job, like an interpreter.
 """
 
 from __future__ import annotations

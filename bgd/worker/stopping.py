@@ -1,8 +1,7 @@
-"""Raise an exception in a job that is cancelled or out of time, so that it can clean up.
+"""Raise an exception in a job that is cancelled or times out, so that it can clean up.
 
-The launcher notes the reason, then sends the stop signal. The signal raises only if there is a reason. It is
-sent for others too (bgd makes way for a restart, a person sends it), and then does what it would do without
-bgd.
+The launcher notes the reason, then sends the stop signal. The signal raises only if there is a reason. It has
+other causes too (a requeue, or a signal from a user), and then acts as without bgd.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A warm worker: an interpreter that has imported what jobs need before they come.
+"""A warm worker: an interpreter that has imported in advance what jobs need.
 
-The launcher is at the other end of the channel, whose descriptor is the only argument. It first says what to
-import: {"protocol", "path", "preload"}. If the worker is to run the jobs in its own process, there is also
+The launcher is at the other end of the channel, whose descriptor is the only argument. It first sends the
+imports: {"protocol", "path", "preload"}. If the worker is to run the jobs in its own process, there is also
 "recycle", and a descriptor of memory to share. The worker sends {"importing": MODULE} before each import.
 Then it sends {"ready": PID, "unfit": "why it must not fork" | null}; or {"failed": "why"}, and exits; or
 {"ready", "skew"} if it speaks another protocol. All further messages are about jobs: see forking.py and

@@ -52,7 +52,7 @@ class LoadedFiles:
     def __init__(self) -> None:
         self._library = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120  pathlib is slow to import
         self._own = os.path.dirname(__file__) + os.sep  # noqa: PTH120
-        # another interpreter has another standard library, of which this process has loaded only a part
+        # another interpreter has another standard library, and this process has loaded only a part
         self._seen = {file: _state_of(file) for file in [sys.executable or ""]}
         self._modules = 0
         self._next_check_at = 0.0

@@ -42,7 +42,7 @@ def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison
             " largest in brackets where there were several rounds."
         ),
         "## How the systems differ",
-        "They do not do the same. Some keep nothing, some run no processes. Read this before the figures.",
+        "The systems differ in what they do: some store nothing, some run no processes.",
         _table(
             (
                 "system",
@@ -55,9 +55,8 @@ def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison
             [(each.name, *each[1:-1]) for each in SYSTEMS.values()],
         ),
         (
-            "Durable systems were set to fsync each change. Each figure of another system is without what"
-            " bgd does besides: a log file, a process tree that can be stopped, and a durable record of each"
-            " start and end."
+            "Durable systems were set to fsync each change. The other systems do less: only bgd writes a log"
+            " file, can stop a process tree, and durably records each start and end."
         ),
     ]
     if any(result["quick"] for result in results.values()):

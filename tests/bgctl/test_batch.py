@@ -109,7 +109,7 @@ def test_a_bad_line_is_named_with_what_is_queued_and_skip_goes_on(daemon):
     [
         (["no-such-file"], "cannot read no-such-file: No such file or directory"),
         (["/"], "cannot read /: Is a directory"),
-        (["--ndjson", "--shell"], "--ndjson excludes --template and --shell"),
+        (["--ndjson", "--shell"], "--ndjson cannot be combined with --template and --shell"),
         (["--key", "a"], "--key would make one job of all lines"),
         (["--stdin", "-"], "--stdin takes a file here"),
         (["--template", "'"], "--template: a quote is not closed"),
@@ -255,14 +255,14 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
     assert running.returncode == 1
     assert said == (
         "bgctl: halted: no line after 3 was queued; --resume runs what has not\n"
-        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed runs what failed again\n"
+        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed reruns them\n"
         "bgctl: 1 of 3 jobs cancelled before they started\n"
     )
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
     resumed = daemon.bgctl(*command, "--resume")
     assert (resumed.returncode, resumed.stderr) == (
         1,
-        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed runs what failed again\n",
+        "bgctl: 1 of 3 jobs failed: line 1; --retry-failed reruns them\n",
     )
     assert (daemon.folder / "tries").read_text() == "1\n2\n3\n"
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2", "3"]

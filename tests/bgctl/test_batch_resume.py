@@ -44,7 +44,7 @@ def codes(log):
 
 
 THREE = leaving("a") + leaving("b", 3) + leaving("c")
-FAILED = "bgctl: 1 of 3 jobs failed: line 2; --retry-failed runs what failed again\n"
+FAILED = "bgctl: 1 of 3 jobs failed: line 2; --retry-failed reruns them\n"
 
 
 @pytest.mark.parametrize("loss", [lambda log: log.write_text(""), lambda log: log.unlink()])
@@ -65,7 +65,7 @@ def test_a_line_that_failed_before_counts_until_it_succeeds(daemon, batch, tmp_p
     batch(text)
     resumed = batch(text, "--resume")
     assert resumed.returncode == 1
-    assert resumed.stderr == "bgctl: 1 of 2 jobs failed: line 2; --retry-failed runs what failed again\n"
+    assert resumed.stderr == "bgctl: 1 of 2 jobs failed: line 2; --retry-failed reruns them\n"
     (tmp_path / "mended").touch()
     daemon.bgctl("retry", resumed.stdout.strip().split("-")[1])
     daemon.bgctl("wait", resumed.stdout.strip())
@@ -85,7 +85,7 @@ def test_lines_that_failed_run_again_if_that_is_asked_for(batch, tmp_path):
     again = batch(text + leaving("d"), "--retry-failed")
 
     assert again.returncode == 1
-    assert again.stderr == "bgctl: 1 of 4 jobs failed: line 3; --retry-failed runs what failed again\n"
+    assert again.stderr == "bgctl: 1 of 4 jobs failed: line 3; --retry-failed reruns them\n"
     assert batch.traces() == ["b", "c", "c", "d", "tried", "tried"]
     resumed = batch(text + leaving("d"), "--resume")
     assert resumed.stderr == again.stderr
@@ -119,7 +119,7 @@ def test_lines_that_changed_are_refused_and_none_of_them_runs(batch, first, then
     refused = batch(*then, "--resume")
 
     assert refused.returncode == 1
-    assert f"bgctl: line {line}: this is not the command that was queued as this line" in refused.stderr
+    assert f"bgctl: line {line}: this line was queued with another command" in refused.stderr
     assert batch.log.read_text() == ran
     assert "new" not in ran
 
@@ -135,7 +135,7 @@ def test_a_job_that_still_waits_has_the_command_of_its_line(daemon, batch, tmp_p
 
     refused = batch("echo a\necho new\n", "--resume")
 
-    assert "bgctl: line 2: this is not the command that was queued as this line" in refused.stderr
+    assert "bgctl: line 2: this line was queued with another command" in refused.stderr
     daemon.bgctl("cancel", "--tag", "waiting", "--yes")
 
 
@@ -156,17 +156,17 @@ def test_where_jobs_were_deleted_the_joblog_counts(daemon, batch):
     resumed = batch(text, "--resume")
     assert resumed.returncode == 1
     assert resumed.stderr == (
-        "bgctl: 1 of 4 jobs failed: line 2; --retry-failed runs what failed again\n"
+        "bgctl: 1 of 4 jobs failed: line 2; --retry-failed reruns them\n"
         "bgctl: 1 of 4 jobs deleted, outcome unknown\n"
     )
     assert batch.traces() == ["a", "b", "c", "d"]
     changed = batch(leaving("new") + text, "--resume")
-    assert "line 1: this is not the command" in changed.stderr
+    assert "line 1: this line was queued with another command" in changed.stderr
 
     batch(text, "--retry-failed")
     assert batch.traces() == ["a", "b", "b", "c", "d", "d"]
     assert batch(text, "--resume").stderr == (
-        "bgctl: 1 of 4 jobs failed: line 2; --retry-failed runs what failed again\n"
+        "bgctl: 1 of 4 jobs failed: line 2; --retry-failed reruns them\n"
     )
 
 

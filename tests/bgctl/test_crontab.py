@@ -238,7 +238,7 @@ def test_variables_are_read_as_by_cron(line, name, value):
 
 @pytest.mark.parametrize("line", ["A='x' y", "A='x", "A B=c", "=x"])
 def test_what_is_neither_a_variable_nor_a_time_gets_a_note(line):
-    assert notes(read(f"{line}\n"))[0].startswith("line 1: not taken over: ")
+    assert notes(read(f"{line}\n"))[0].startswith("line 1: not imported: ")
 
 
 def test_settings_of_cronie_become_hints():
@@ -261,7 +261,7 @@ def test_starts_of_the_machine_are_taken_over():
 
     assert [each[:2] for each in schedules(crontab)] == [("sleep", "@reboot"), ("ssh-agent", "@reboot")]
     assert len(notes(crontab)) == 1
-    assert "line 4: not taken over: '@Reboot' is not a name that cron knows" in notes(crontab)[0]
+    assert "line 4: not imported: '@Reboot' is not a name that cron knows" in notes(crontab)[0]
 
 
 def test_each_mistake_is_named_and_the_rest_is_taken_over():
@@ -278,7 +278,7 @@ def test_each_mistake_is_named_and_the_rest_is_taken_over():
         5: "hour '22-2' ends before it begins",
         6: "day of month 'L' is out of range",
     }.items():
-        assert any(note.startswith(f"line {number}: not taken over: ") and words in note for note in found), (
+        assert any(note.startswith(f"line {number}: not imported: ") and words in note for note in found), (
             number
         )
     assert "line 7: LOGNAME=bob has no effect: it stays ann, as in cron" in found
@@ -290,7 +290,7 @@ def test_a_file_that_cron_ignores_is_read_all_the_same():
 
     assert notes(crontab) == [
         MAIL,
-        "lines end as on Windows, which cron makes part of the commands; bgd leaves it out",
+        "lines have Windows line ends, which cron passes to the commands; bgd removes them",
         "line 2: there is no newline at the end, so Debian's cron ignores the whole file; bgd reads it",
     ]
     assert schedules(crontab) == [
@@ -318,8 +318,8 @@ def test_of_a_system_crontab_only_the_lines_of_the_user_are_taken_over():
     ]
     assert crontab.definitions[0].cwd == "/root"
     assert notes(crontab)[1:] == [
-        "line 6: not taken over: it runs as www-data; import it as that user",
-        "line 8: not taken over: there is no command, so cron would run an empty one: add it after the time",
+        "line 6: not imported: it runs as www-data; import it as that user",
+        "line 8: not imported: there is no command, so cron would run an empty one: add it after the time",
     ]
     others = read(SYSTEM, user="www-data", has_users=True)
     assert [each[0] for each in schedules(others)] == ["cron.php"]
@@ -403,7 +403,7 @@ def test_a_long_command_is_refused_like_by_cron():
 
     assert len(read(f"@daily {longest}\n").definitions) == 1
     assert (
-        "line 1: not taken over: the command has 999 characters, and Debian's cron takes 998: put it"
+        "line 1: not imported: the command has 999 characters, and Debian's cron takes 998: put it"
         in " ".join(notes(read(f"@daily {longest}x\n")))
     )
 
@@ -417,7 +417,7 @@ def test_notes_are_short_and_cannot_move_the_cursor():
 
 @pytest.mark.parametrize("text", ["\n" * MAX_LINES, "x" * (MAX_CRONTAB + 1)])
 def test_a_file_that_is_too_large_is_refused(text):
-    with pytest.raises(ValueError, match="this is no crontab: it has"):
+    with pytest.raises(ValueError, match="this is not a crontab: it has"):
         read(text)
 
 

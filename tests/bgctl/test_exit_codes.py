@@ -108,7 +108,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
             ["--cwd", "/no/such", "true"],
             "folder /no/such does not exist; --no-check queues it anyway",
         ),
-        (["-n", "a\tb", "true"], "name, key and tags must be printable text"),
+        (["-n", "a\tb", "true"], "name, key, tags and words for Slurm must be printable text"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_queued(daemon, arguments, message):
@@ -129,7 +129,7 @@ def test_modes_of_shutdown_exclude_each_other(daemon):
 
     assert (done.returncode, done.stderr) == (
         2,
-        "bgctl: --wait, --requeue and --cancel exclude each other\n",
+        "bgctl: --wait, --requeue and --cancel cannot be combined\n",
     )
     assert daemon.bgctl("info").returncode == 0
 

@@ -87,7 +87,7 @@ def test_a_log_that_exists_is_neither_overwritten_nor_shared(path):
     with pytest.raises(WrongUsage, match="another bgctl writes"):
         JobLog(path, resume=True, store="s")
     log.close()
-    with pytest.raises(WrongUsage, match="exists: --resume goes on with it; delete it to begin again"):
+    with pytest.raises(WrongUsage, match="exists: --resume continues it; delete it to start again"):
         JobLog(path, resume=False, store="s")
 
 
@@ -95,7 +95,7 @@ def test_a_log_that_exists_is_neither_overwritten_nor_shared(path):
 def test_a_file_that_is_no_joblog_is_refused_and_stays_as_it_is(path, text):
     Path(path).write_text(text)
 
-    with pytest.raises(WrongUsage, match=r"line [12] of .* is not one of a joblog"):
+    with pytest.raises(WrongUsage, match=r"line [12] of .* is not a joblog line"):
         JobLog(path, resume=True, store="s")
     assert Path(path).read_text() == text
     assert not Path(f"{path}.batch").exists()
@@ -142,7 +142,7 @@ def test_only_a_regular_file_can_be_a_joblog(path):
     os.mkfifo(path)
 
     for name in (path, "/dev/full"):
-        with pytest.raises(WrongUsage, match="is not a regular file: a joblog is read again by --resume"):
+        with pytest.raises(WrongUsage, match="is not a regular file: --resume has to read a joblog again"):
             JobLog(name, resume=False, store="s")
 
 

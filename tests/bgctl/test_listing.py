@@ -112,7 +112,7 @@ def test_all_jobs_can_be_listed(own_daemon):
 
     assert len(own_daemon.bgctl("list", "--ids").stdout.split()) == 50
     assert own_daemon.bgctl("list", "--ids", "--all").stdout.split()[-3:] == ids[::-1]
-    assert "--all and --limit exclude each other" in own_daemon.bgctl("list", "--all", "-n", "3").stderr
+    assert "--all and --limit cannot be combined" in own_daemon.bgctl("list", "--all", "-n", "3").stderr
 
 
 def test_list_before_an_id_prints_the_next_page(own_daemon):

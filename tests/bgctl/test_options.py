@@ -90,7 +90,7 @@ def test_an_option_cannot_be_set_and_unset_at_once(daemon):
     done = daemon.bgctl("edit", job_id, "--unset", "timeout", "--timeout", "5s")
 
     assert done.returncode == 2
-    assert "--timeout and --unset timeout exclude each other" in done.stderr
+    assert "--timeout and --unset timeout cannot be combined" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_job_whose_dependency_failed_never_runs(daemon):
 
     waited = daemon.bgctl("wait", waiting)
     assert waited.returncode == 125
-    assert f"{waiting} cancelled (job {failing}, which had to succeed before, was cancelled)" in waited.stdout
+    assert f"{waiting} cancelled (job {failing}, which had to succeed first, was cancelled)" in waited.stdout
 
 
 def test_an_expired_job_never_runs(daemon):

@@ -32,12 +32,12 @@ def test_an_unknown_queue_is_refused_and_not_created(own_daemon):
     own_daemon.bgctl("queue", "set", "mail", "--slots", "2")
 
     assert own_daemon.bgctl("pause", "371").stderr == (
-        "bgctl: there is no queue 371; of job 371: `bgctl hold 371` keeps it from starting,"
-        " `bgctl suspend 371` stops what runs\n"
+        "bgctl: there is no queue 371; for job 371: `bgctl hold 371` keeps it from starting,"
+        " `bgctl suspend 371` stops a running one\n"
     )
     assert own_daemon.bgctl("resume", "371").stderr == (
-        "bgctl: there is no queue 371; of job 371: `bgctl release 371` lets it start,"
-        " `bgctl continue 371` lets what is suspended run again\n"
+        "bgctl: there is no queue 371; for job 371: `bgctl release 371` lets it start,"
+        " `bgctl continue 371` continues a suspended one\n"
     )
     typo = own_daemon.bgctl("resume", "mial")
     assert typo.returncode == 1

@@ -183,7 +183,7 @@ def test_an_edit_takes_options_away_again(own_daemon):
     assert not schedule.keys() & {"late_after", "except", "resources"}
     done = own_daemon.bgctl("schedule", "edit", "tick", "--unset", "jitter", "--jitter", "5s")
     assert done.returncode == 2
-    assert "--jitter and --unset jitter exclude each other" in done.stderr
+    assert "--jitter and --unset jitter cannot be combined" in done.stderr
 
 
 @pytest.mark.parametrize("job", [JobSpec(argv=("/bin/true",)), JobSpec(target="app.reports:build")])
@@ -306,9 +306,9 @@ def test_a_crontab_becomes_schedules_and_every_difference_is_told(own_daemon, tm
 
     first, second = done.stdout.split()
     assert [line.split()[0] for line in shown.stdout.splitlines()] == [first, second]
-    assert "line 6: not taken over: minute" in done.stderr
-    assert shown.stderr.splitlines()[-1] == f"bgctl: {file}: not taken over: 1 of 3 lines"
-    assert done.stderr.splitlines()[-1] == "bgctl: -: not taken over: 1 of 3 lines"
+    assert "line 6: not imported: minute" in done.stderr
+    assert shown.stderr.splitlines()[-1] == f"bgctl: {file}: not imported: 1 of 3 lines"
+    assert done.stderr.splitlines()[-1] == "bgctl: -: not imported: 1 of 3 lines"
     assert (shown.returncode, done.returncode) == (65, 65)
     assert "line 3: MAILTO=ann@example.org: bgd keeps what commands print" in done.stderr
     job = own_daemon.bgctl("schedule", "run", first, "--wait").stdout.strip()

@@ -88,9 +88,7 @@ def test_show_begins_with_the_first_job_that_there_is(daemon):
 def test_show_names_the_processes_that_were_left_behind(daemon):
     job_id = daemon.finished_job("sh", "-c", "sleep 100 & exit 0")
 
-    assert re.search(
-        r"\n  left       sleep \(pid \d+\): bgd ended this\n", daemon.bgctl("show", job_id).stdout
-    )
+    assert re.search(r"\n  killed     leftover sleep \(pid \d+\)\n", daemon.bgctl("show", job_id).stdout)
 
 
 def test_a_traceback_that_attempts_share_is_shown_once():

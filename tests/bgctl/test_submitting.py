@@ -140,7 +140,7 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
 
     own_daemon.submit("--key", "site", "--debounce", "1h", "true")
     newer = own_daemon.bgctl("submit", "--key", "site", "--debounce", "1h", "false")
-    assert "already has this key: unless it has started, it runs this command instead" in newer.stderr
+    assert "already has this key: if it has not started, it will run this command instead" in newer.stderr
 
 
 @pytest.mark.parametrize("verb", ["submit", "call", "run", "batch"])

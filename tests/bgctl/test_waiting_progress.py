@@ -86,7 +86,7 @@ def test_progress_outside_a_job_is_refused(daemon, env):
 
     assert done.returncode == 2
     assert done.stderr == (
-        "bgctl: not inside a job: `bgctl progress` needs the BGD_JOB_ID and BGD_ATTEMPT that jobs get\n"
+        "bgctl: not inside a job: `bgctl progress` needs BGD_JOB_ID and BGD_ATTEMPT of a job\n"
     )
 
 

@@ -171,7 +171,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_unreachable(client_at, play):
         peer.wait_for_end()
 
     client = client_at(play(script), timeout=0.2)
-    with pytest.raises(DaemonUnreachable, match="some lines may or may not have been taken"):
+    with pytest.raises(DaemonUnreachable, match="some lines may or may not have been queued"):
         runs(sender_at(client), [portion(1)])
     client.close()
 

@@ -47,7 +47,7 @@ def test_a_client_that_is_refused_before_the_hello_learns_why(client_at, play):
 def test_a_daemon_that_hangs_up_at_once_is_unreachable(client_at, play):
     client = client_at(play(lambda _: None))
 
-    with pytest.raises(DaemonUnreachable, match="hung up without an answer"):
+    with pytest.raises(DaemonUnreachable, match="closed the connection without an answer"):
         client.submit(["true"])
 
 

@@ -304,7 +304,7 @@ def test_an_unknown_change_is_an_error_that_names_the_nearest():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("make -j2", "not 'make -j2'; for a line of shell, set shell=True"),
+        ("make -j2", "not 'make -j2'; for a shell command, set shell=True"),
         (5, "not 5"),
         (["make", 5], "and 5 is not a string: convert it with str()"),
     ],

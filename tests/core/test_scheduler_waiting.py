@@ -78,8 +78,8 @@ def test_a_failure_cancels_all_jobs_that_depend_on_it_however_indirectly():
 
     told = saves(scheduler)
     assert {told[job_id].job.state for job_id in (*chain[1:], held)} == {State.CANCELLED}
-    assert told[chain[1]].reason == f"job {first}, which had to succeed before, failed"
-    assert told[chain[2]].reason == f"job {chain[1]}, which had to succeed before, was cancelled"
+    assert told[chain[1]].reason == f"job {first}, which had to succeed first, failed"
+    assert told[chain[2]].reason == f"job {chain[1]}, which had to succeed first, was cancelled"
     assert told[survivor].job.state is State.RUNNING
     assert len(scheduler) == 1
 
@@ -96,7 +96,7 @@ def test_a_job_does_not_wait_for_jobs_that_have_finished():
     assert told[lucky].job.state is State.RUNNING
     assert (told[doomed].job.state, told[doomed].reason) == (
         State.CANCELLED,
-        "job 2, which had to succeed before, failed",
+        "job 2, which had to succeed first, failed",
     )
 
 

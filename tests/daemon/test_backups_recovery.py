@@ -178,13 +178,13 @@ def test_what_was_checked_is_restored_whatever_has_the_name_by_then(config, path
 
     monkeypatch.setattr(recovery, "check_copy", replaced_meanwhile)
     (_, restored, *_) = recover(config)
-    assert restored == f"restored from {backup}, which is sound: 5 jobs"
+    assert restored == f"restored from {backup}, which is intact: 5 jobs"
     jobs, *_ = asyncio.run(look_into(path))
     assert len(jobs) == 4  # unfinished ones
 
 
 def test_a_sound_database_is_never_replaced(config, path):
-    with pytest.raises(Refused, match="is sound, so nothing is restored"):
+    with pytest.raises(Refused, match="is intact, so nothing is restored"):
         recover(config)
 
     *_, last_id, _ = asyncio.run(look_into(path))
@@ -334,7 +334,7 @@ def test_nothing_changes_without_a_good_backup(config, path, wanted):
     path.write_bytes(b"damaged")
     Path(config.backup.folder, "bgd-20251125T030000Z.db").unlink()
 
-    with pytest.raises(StoreBroken, match="there is no sound backup"):
+    with pytest.raises(StoreBroken, match="there is no intact backup"):
         recover(config, wanted)
 
     assert path.read_bytes() == b"damaged"
@@ -515,6 +515,6 @@ def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemo
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert f"database {database}" in last
-    assert "`bgd --recover` puts the newest backup in its place" in last
+    assert "`bgd --recover` restores the newest backup" in last
     database.unlink()  # or the fixture finds no daemon at the end
     own_daemon.start()

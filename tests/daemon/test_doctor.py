@@ -40,7 +40,7 @@ def found(config, subject):
     [
         ("ext4", "rw,relatime", Level.OK, "ext4, local"),
         ("nfs4", "rw", Level.PROBLEM, "is on nfs4, a network file system"),
-        ("tmpfs", "rw", Level.WARNING, "the jobs are gone with the machine"),
+        ("tmpfs", "rw", Level.WARNING, "jobs are lost when the machine"),
         ("ext4", "rw,nobarrier", Level.WARNING, "is mounted with nobarrier"),
     ],
 )
@@ -207,7 +207,7 @@ def test_launcher_that_was_stopped_is_a_problem(own_daemon):
         shown = own_daemon.bgctl("doctor").stdout
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert f"so no job starts, and no end of a job is noticed (pid {pid})" in shown
+    assert f"no job starts, and ends of jobs are not noticed (pid {pid})" in shown
     assert f"kill -CONT {pid}" in shown
 
 
@@ -235,7 +235,7 @@ def test_doctor_continues_if_a_folder_cannot_be_searched(home):
     done = home.bgctl("doctor")
 
     assert done.returncode == 1
-    assert f"problem  access: {folder}/state/bgd.db cannot be looked at: Not a directory\n" in done.stdout
+    assert f"problem  access: {folder}/state/bgd.db cannot be checked: Not a directory\n" in done.stdout
     assert "file system: " in done.stdout
 
 

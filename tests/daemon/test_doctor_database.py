@@ -61,7 +61,7 @@ def test_sound_database_is_ok_and_not_changed(config, path):
     finding = check_database(config)
 
     assert (finding.level, finding.remedy) == (Level.OK, None)
-    assert finding.message == f"{path} is sound, version {VERSION} of its tables"
+    assert finding.message == f"{path} is intact, version {VERSION} of its tables"
     assert path.read_bytes() == before
 
 
@@ -111,7 +111,7 @@ def test_damaged_database_is_reported_in_the_words_of_a_start(config, path):
     finding = check_database(config)
 
     assert finding.level is Level.PROBLEM
-    assert "`bgd --recover` puts the newest backup in its place" in str(finding.remedy)
+    assert "`bgd --recover` restores the newest backup" in str(finding.remedy)
     with pytest.raises(StoreBroken) as refused:
         open_writable(str(path))
     assert str(refused.value) == f"{finding.message}; {finding.remedy}"
@@ -220,7 +220,7 @@ def test_backup_folder_that_others_can_write_to_is_warned_about(config, backup):
 
 
 def test_age_of_the_newest_sound_backup_is_reported_and_a_late_one_warned_about(config, backup):
-    assert check_backups(config).message == "1, the newest 0s old and sound"
+    assert check_backups(config).message == "1, the newest 0s old and intact"
     os.utime(backup, (1, 1))
     assert check_backups(config).level is Level.WARNING
 
@@ -228,7 +228,7 @@ def test_age_of_the_newest_sound_backup_is_reported_and_a_late_one_warned_about(
 def test_a_backup_from_the_future_counts_as_new(config, backup):
     ahead = time.time() + 3600  # the time before the clock was set back
     os.utime(backup, (ahead, ahead))
-    assert check_backups(config).message == "1, the newest 0s old and sound"
+    assert check_backups(config).message == "1, the newest 0s old and intact"
 
 
 def test_damaged_backup_is_skipped_by_doctor_and_recovery(config, backup, path):
@@ -240,14 +240,14 @@ def test_damaged_backup_is_skipped_by_doctor_and_recovery(config, backup, path):
     finding = check_backups(config)
 
     assert finding.level is Level.WARNING
-    assert finding.message.startswith(f"2, the newest 1h old of the sound ones: {newer} is damaged")
+    assert finding.message.startswith(f"2, the newest 1h old of the intact ones: {newer} is damaged")
     path.unlink()
     assert f"skipped: {newer} is damaged" in "\n".join(recover(config))
 
     backup.unlink()
     finding = check_backups(config)
     assert finding.level is Level.PROBLEM
-    assert finding.message.startswith(f"none is sound: {newer} is damaged")
+    assert finding.message.startswith(f"none is intact: {newer} is damaged")
 
 
 def test_backup_that_takes_too_long_is_reported_as_partly_checked(config, backup):

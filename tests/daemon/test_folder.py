@@ -114,7 +114,7 @@ def test_folder_below_a_world_writable_one_is_refused_unless_that_is_sticky(fold
     config = in_state_dir(configure(folder), f"{folder}/open/bgd")
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)
-    with pytest.raises(ConfigError, match=f"every user can replace what is in the folder {folder}/open"):
+    with pytest.raises(ConfigError, match=f"every user can replace files in the folder {folder}/open"):
         state_folder.prepare(config)
 
     (folder / "open").chmod(0o1777)

@@ -285,7 +285,7 @@ async def test_job_after_one_that_failed_is_cancelled_at_once_and_says_why(confi
 
         view = await life.view(submitted.jobs[0])
         assert (view.state, view.waits_for) == (State.CANCELLED, [])
-        assert view.reason == f"job {failed}, which had to succeed before, failed"
+        assert view.reason == f"job {failed}, which had to succeed first, failed"
         assert (await life.view(submitted.jobs[1])).state is State.RUNNING
 
 

@@ -20,11 +20,11 @@ MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailabl
     [
         (None, None, None),
         (3.6, 2_000_000_000, None),
-        (3.5, None, (PauseReason.LOAD, "it is 3.50, and jobs start below 3.5")),
+        (3.5, None, (PauseReason.LOAD, "it is 3.50; jobs start below 3.5")),
         (
             4.0,
             3_000_000_000,
-            (PauseReason.MEMORY, "2.05GB are available, and jobs start from 3GB on"),
+            (PauseReason.MEMORY, "2.05GB available; jobs start at 3GB"),
         ),
     ],
 )

@@ -234,7 +234,7 @@ async def test_a_job_that_cannot_run_any_more_is_told_as_failed(folder, launcher
         found = {each.subject: (each.event, each.outcome, each.reason) for each in messages}
         assert found == {
             "first": (FAILED, Outcome.EXIT, None),
-            "after": (FAILED, Outcome.CANCELLED, f"job {first}, which had to succeed before, failed"),
+            "after": (FAILED, Outcome.CANCELLED, f"job {first}, which had to succeed first, failed"),
             "late": (FAILED, Outcome.CANCELLED, EXPIRED),
         }
         assert (await told.life.view(after)).state in FINAL

@@ -794,7 +794,7 @@ async def test_jobs_wait_for_a_launcher_that_is_stopped_and_say_so(config, launc
             for job in (JobId(sent.job), held):
                 first = life.supervisor.explain(job)[0]
                 assert first.cause is Cause.LAUNCHER
-                assert f"kill -CONT {stopped.pid} lets it go on" in (first.problem or "")
+                assert f"kill -CONT {stopped.pid} continues it" in (first.problem or "")
     finally:
         stopped.kill()
         await stopped.wait()

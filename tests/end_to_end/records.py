@@ -17,7 +17,7 @@ from tests.end_to_end.load import Load
 from tests.end_to_end.watcher import Watcher
 
 CLOCKS = 0.01  # seconds; supervisor and launcher read clocks of their own
-IN_VAIN = "waited_in_vain"  # counted with the outcomes: jobs cancelled because a job they waited for failed
+DEPENDENCY_FAILED = "dependency_failed"  # counted with the outcomes: cancelled because a dependency failed
 
 Shown = tuple[JobView, list[AttemptView]]
 
@@ -118,7 +118,7 @@ def _check_wait(job: int, spec: JobSpec, shown: Mapping[int, Shown]) -> list[str
         before, _ = shown[other]
         if other in spec.after and before.state is not State.SUCCEEDED:
             assert (view.state, attempts) == (State.CANCELLED, []), f"job {job} waited for {other}: {view}"
-            return [IN_VAIN]
+            return [DEPENDENCY_FAILED]
         assert attempts, f"job {job} has waited for {other}, and never ran: {view}"
         started_at = attempts[0].started_at
         assert before.finished_at is not None

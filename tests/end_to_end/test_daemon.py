@@ -610,7 +610,7 @@ def test_reload_of_a_bad_configuration_keeps_the_old_one_and_says_why(machine):
     machine.start()
     machine.configure('[daemon]\nslots = "many"\n')
     machine.signal(signal.SIGHUP)
-    wait_until(lambda: "configuration not reloaded, the old one stays" in machine.log)
+    wait_until(lambda: "configuration not reloaded, keeping the old one" in machine.log)
     assert "daemon.slots" in machine.log
     with machine.client() as client:
         assert client.info().slots == 3

@@ -17,7 +17,7 @@ from tests.end_to_end.clients import CLIENTS as BUSY_CLIENTS
 from tests.end_to_end.clients import MAX_QUEUE_SLOTS, MAX_SLOTS, QUEUES, Clients
 from tests.end_to_end.history import History
 from tests.end_to_end.load import CLASSES, MODULE, Load
-from tests.end_to_end.records import IN_VAIN, AttemptRecords, check_history
+from tests.end_to_end.records import DEPENDENCY_FAILED, AttemptRecords, check_history
 from tests.end_to_end.suspension import check_suspended
 from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
@@ -121,11 +121,11 @@ def test_being_stopped_for_a_while_loses_nothing_and_starts_nothing_twice(rig: R
 
 def told(what: str, load: Load, outcomes: Counter[str], how_often: dict[str, int], **more: int) -> None:
     """Record a series that was checked: any other count than 0 of what is 0 here has failed before."""
-    in_vain = outcomes.pop(IN_VAIN, 0)
+    dependency_failed = outcomes.pop(DEPENDENCY_FAILED, 0)
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0}
     jobs = len(load.acknowledged)
-    record(what, **how_often, jobs=jobs, waited_in_vain=in_vain, **ends, **never, **more)
+    record(what, **how_often, jobs=jobs, dependency_failed=dependency_failed, **ends, **never, **more)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_a_stranger_who_greets_the_launcher_stops_nothing(home):
             assert stranger.recv(1)
         client.submit(["true"]).wait(DEADLINE)
         assert client.job(sleeper.id).state == "running"
-    assert "going on as generation 1000000001" in (home.folder / "bgd.log").read_text()
+    assert "continuing as generation 1000000001" in (home.folder / "bgd.log").read_text()
     home.process.send_signal(signal.SIGTERM)
     assert home.process.wait(DEADLINE) == os.EX_OK
     home.start()

@@ -140,7 +140,7 @@ def test_jobs_after_one_that_fails_while_the_daemon_is_away_are_cancelled(mortal
 
         states = [job.refresh().state for job in (before, after, last, anyhow)]
         assert states == [State.FAILED, State.CANCELLED, State.CANCELLED, State.SUCCEEDED]
-        assert after.reason == f"job {before.id}, which had to succeed before, failed"
+        assert after.reason == f"job {before.id}, which had to succeed first, failed"
 
 
 def _is_stopped(pid: int | None) -> bool:

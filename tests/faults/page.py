@@ -11,18 +11,17 @@ from msgspec import Struct
 HEAD = """\
 # Faults
 
-What was done to bgd on purpose, how often, and with what result? `make faults` repeats it and writes
-this page; do not edit it by hand. Every test run does the same a few times.
+Which faults were injected into bgd, how often, and with what result? `make faults` repeats them and writes
+this page; do not edit it by hand. Every test run repeats each fault a few times.
 
-A row is the latest run of its series that found nothing wrong. For jobs that means: each acknowledged
-job is there and has finished once; each of its attempts started once and ended once, at a different time
-from the others and within its time limit; and the recorded exit code is the one that the job itself
-wrote down. If anything is wrong, `make faults` fails and writes nothing. Ends are counted by the
-outcomes of attempts; `unknown` are attempts that ran when their launcher died, or on Slurm when their
-pilot did. Jobs that "waited in vain" were cancelled because a job they waited for failed. The machine had
-two processors and other work to do.
+A row is the latest run of its series, and it found no error: each acknowledged job was kept and finished
+once; each of its attempts started once and ended once, without overlap and within its time limit; and the
+recorded exit code is the one that the job itself wrote down. If it finds an error, `make faults` fails and
+writes nothing. Ends are counted by the outcome of the attempt; `unknown` are attempts that ran when their
+launcher died, or on Slurm when their pilot did. "dependency failed" counts jobs that were cancelled because
+a job they waited for failed. The machine had two processors and other work to do.
 
-| what was done | what came of it | on | by |
+| fault | result | on | by |
 |---|---|---|---|
 """
 NOT_TRIED = "\nNot tried yet: {reasons}.\n"

@@ -124,7 +124,7 @@ def test_an_unknown_option_is_named_where_it_is_written():
         ({"timeout": "x"}, "timeout: 'x' is not a duration: write 500ms"),
         ({"name": "two\nlines"}, "must be printable text on one line"),
         ({"pty": True}, "stdin, input and pty belong to a command"),
-        ({"delay": 5, "at": 1.0}, "delay and at exclude each other"),
+        ({"delay": 5, "at": 1.0}, "delay and at cannot be combined"),
     ],
 )
 def test_a_wrong_value_is_named_where_it_is_written(options, words):

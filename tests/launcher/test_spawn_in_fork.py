@@ -119,7 +119,7 @@ def test_a_job_that_cannot_be_killed_ends_and_delays_no_other(supervisor, silent
     assert end.outcome is Outcome.TIMEOUT
     assert end.problem == (
         f"the file system at {silent.point} (fuse.silent) did not answer; "
-        f"process {pid} was killed and waits in the kernel; it runs no program any more"
+        f"process {pid} was killed and waits in the kernel; it no longer runs a program"
     )
     assert is_alive(pid)
     silent.end()

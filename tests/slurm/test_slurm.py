@@ -257,12 +257,12 @@ def test_what_slurm_does_not_know_fails_in_its_words(client):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"executor": "cluster", "pty": True}, "pty is for jobs of this machine"),
+        ({"executor": "cluster", "pty": True}, "pty is for local jobs"),
         (
             {"executor": "cluster", "memory_max": 10**8},
-            "memory_max is for jobs of this machine.*: use memory",
+            "memory_max is for local jobs.*: use memory",
         ),
-        ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for jobs of this machine"),
+        ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for local jobs"),
         ({"cpus": 2}, "cpus is for jobs on a cluster, and executor local"),
         ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on a cluster"),
         ({"partition": "high"}, "partition is for jobs on a cluster, and executor local"),

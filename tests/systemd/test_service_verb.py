@@ -132,7 +132,7 @@ def test_jobs_of_the_daemon_that_ran_before_run_on(machine):
     told = machine.run(*bgctl, "service", "install", user="ada")
 
     assert "has ended; its jobs run on" in told
-    assert "earlier daemon: 1; when they have ended, `systemctl --user restart bgd` starts" in told
+    assert "old daemon's launcher: 1; when they have ended, `systemctl --user restart bgd` starts" in told
     machine.run("sh", "-c", f"echo 7 > {pipe}", user="ada")
     machine.run(*bgctl, "wait", "1", user="ada", code=7)
     clean_up(machine)
@@ -147,7 +147,7 @@ def test_service_is_not_removed_under_running_jobs_unless_that_is_asked_for(mach
 
     refused = machine.run(*bgctl, "service", "remove", user="ada", code=1)
 
-    assert "jobs that run, and would be interrupted: 1" in refused
+    assert "running jobs would be interrupted: 1" in refused
     machine.run(*bgctl, "service", "remove", "--interrupt", user="ada")
     assert machine.run("pgrep", "-u", "ada", "sleep", code=1) == ""
     assert "started a daemon for you" in machine.run(*bgctl, "submit", "--cwd", "/", "true", user="ada")
@@ -183,7 +183,7 @@ def test_root_makes_another_installation_the_service_of_the_machine(machine):
     shown = status(machine, bgctl, user="root")
     assert "/srv/test/bgd/bin/python" in machine.run("cat", f"/proc/{shown['pid']}/cmdline")
     assert machine.run(*bgctl, "run", "--cwd", "/", "id", "-un") == "bgd"
-    assert "jobs that run, and would be interrupted: 1" in machine.run(*bgctl, "service", "remove", code=1)
+    assert "running jobs would be interrupted: 1" in machine.run(*bgctl, "service", "remove", code=1)
     machine.run("sh", "-c", f"echo 4 > {pipe}")
     machine.run(*bgctl, "wait", job, code=4)
     units = [f"/etc/systemd/system/{name}" for name in ("bgd.service", "bgd.socket", "bgd-launcher.service")]

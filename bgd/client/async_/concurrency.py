@@ -1,4 +1,4 @@
-"""What the client needs of an event loop: locks, reads and writes with deadlines, and the like.
+"""The event loop's side of the client: locks, reads and writes with deadlines.
 
 `bgd.client.blocking.concurrency` is the same for threads, and `bgd.client.concurrency` says what both have.
 """
@@ -44,7 +44,7 @@ class Bell:
         _complete(self._wakeup)
 
     async def wait(self, deadline: float | None) -> None:
-        """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
+        """Wait until it has rung since the last wait; raise TimeoutError at the deadline."""
         try:
             await _in_time(self._wakeup, deadline)
         finally:
@@ -79,7 +79,7 @@ async def connected_socket(path: str, deadline: float | None) -> socket.socket:
 
 
 async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-    """Send as much as there is room for, at least one byte; return how much.
+    """Send as many bytes as fit, at least one; return how many.
 
     Raises:
         TimeoutError: there was no room before the deadline.
@@ -155,7 +155,7 @@ class Affinity:
 
     @property
     def is_same_process(self) -> bool:
-        """Whether this is the client's process. What a forked child closes is closed for its parent too."""
+        """Whether this is the client's process. Closing in a forked child would also close for its parent."""
         return os.getpid() == self._pid
 
     def check(self) -> None:

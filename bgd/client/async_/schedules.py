@@ -96,7 +96,7 @@ class AsyncSchedules:
         return await self._set_many(schedules_of(sources), replaces=True)
 
     async def edit(self, name: str, /, argv: Sequence[str] | None = None, **given: Any) -> ScheduleView:
-        """Change a stored schedule; what is not given stays.
+        """Change a stored schedule.
 
         Raises:
             Refused: there is no such schedule, it is configured, it was changed meanwhile, or it
@@ -125,7 +125,7 @@ class AsyncSchedules:
         return found
 
     async def remove(self, name: str) -> None:
-        """Remove a stored schedule. Its history stays, and a job of it that runs goes on."""
+        """Remove a stored schedule. Its history stays, and running jobs continue."""
         await self._channel.ask(wire.RemoveSchedule(UNNUMBERED, name), replies.Done, repeatable=True)
 
     async def pause(self, name: str) -> ScheduleView:
@@ -137,7 +137,7 @@ class AsyncSchedules:
         return await self._set_paused(name, paused=False)
 
     async def run(self, name: str) -> AsyncJob:
-        """Queue the job of a schedule now, also if an earlier one runs."""
+        """Queue the job of a schedule now, even if an earlier one runs."""
         reply = await self._channel.ask(wire.RunSchedule(UNNUMBERED, name), replies.Submitted)
         return AsyncJob(self._client, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
 
@@ -149,7 +149,7 @@ class AsyncSchedules:
     async def history(
         self, name: str, *, limit: int = 50, before: int | None = None
     ) -> Sequence[OccurrenceView]:
-        """Return what became of the occurrences of a schedule, newest first, also of a removed one."""
+        """Return the history of a schedule, newest first, even of a removed one."""
         request = wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before)
         reply = await self._channel.ask(request, wire.HistoryPart, repeatable=True)
         return reply.occurrences

@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
-STATS_WINDOW = 3600.0  # seconds that figures cover by default
+TIMEOUT = 30.0  # seconds; a daemon usually answers in milliseconds, but may have a full disk or a long queue
+STATS_WINDOW = 3600.0  # default window of figures, in seconds
 
 
 class Client:
-    """A client of one daemon. It connects when it is first used, and again after the daemon was restarted.
+    """A client of one daemon. It connects at first use, and again after a restart of the daemon.
 
     Threads may share a Client; a forked child makes its own. A closed client can be
     used again. Methods take jobs as ids or as objects with an id, and durations as seconds, as texts such as
@@ -66,8 +66,8 @@ class Client:
 
     Args:
         socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
-        timeout: how long connecting and each answer may take, and how long a stream waits for a daemon that
-            went away; then DaemonUnreachable is raised.
+        timeout: limit on connecting, on each answer, and on the wait of a stream for a daemon that is gone;
+            then DaemonUnreachable is raised.
         autostart: start the caller's own daemon when none answers and `socket` is None. A stream that lost
             its daemon waits some seconds first, because a service manager may restart it.
         config: the configuration file that says where the daemon is; None: the usual one.
@@ -98,7 +98,7 @@ class Client:
         self._channel = Channel(connector, seconds_of(timeout), concurrency)
 
     def close(self) -> None:
-        """Close the connection; the client opens another when it is used again."""
+        """Close the connection; the next use opens another."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -112,7 +112,7 @@ class Client:
     # --- submitting jobs ------------------------------------------------------------------------------
 
     def submit(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[JobOptions]) -> Job:
-        """Queue a command; returns when it is on disk.
+        """Queue a command; return when it is on disk.
 
         The command gets this process's environment, working directory and umask, unless told otherwise.
 
@@ -166,14 +166,14 @@ class Client:
     def batch(self, items: Iterable[Item], **options: Unpack[JobOptions]) -> Generator[Job, None, None]:
         """Queue any number of jobs, some thousand in a transaction; yield each when it is on disk, in order.
 
-        Items are read as they are sent, so that neither side holds all of them. If the connection breaks, the
-        client finds out which items are jobs, and continues: each becomes one. When the caller stops before
-        the end, some items that were read already may be queued. Programs are not looked for.
+        Items are read as they are sent, so neither side holds all of them. If the connection breaks, the
+        client finds out which items are jobs, and continues: each becomes one. If the caller stops early,
+        some items that were already read may be queued. Programs are not checked.
 
         Args:
             items: as of `submit_many`; may be endless. They are read in the thread or task that asks for the
-                jobs. Items that come slowly are sent together with the first one that is late.
-            options: of all jobs; what an item says itself counts more.
+                jobs. Items that come slowly are sent when the next one arrives.
+            options: of all jobs; an item can override them.
 
         Raises:
             Refused: an item is not accepted; the message names it. Nothing after it is queued. What was
@@ -190,7 +190,7 @@ class Client:
                     yield Job(self, job_id, is_new=line not in taken.found, obstacle=taken.obstacle)
 
     def batch_sender(self, batch: bytes, last: int = 0) -> BatchSender:
-        """Return what sends a batch whose identity the caller keeps, in order to continue it later."""
+        """Return a sender of a batch whose identity the caller keeps, to continue it later."""
         from bgd.client.blocking.batch import BatchSender  # noqa: PLC0415 - as above
 
         return BatchSender(self._channel, batch, last)
@@ -300,8 +300,8 @@ class Client:
     ) -> list[Job]:
         """List at most `limit` jobs, newest first.
 
-        To read on, pass the last id of a list as `before`. A list without `states` and `before` begins with
-        all unfinished jobs, however old: read on with its oldest finished one.
+        For the next page, pass the last id as `before`. A list without `states` and `before` begins with
+        all unfinished jobs, however old: continue with its oldest finished one.
 
         Args:
             states: only jobs in these states; None: the unfinished and the latest finished ones.
@@ -388,9 +388,9 @@ class Client:
             attempt: None: the latest one; 0: all of them, oldest first.
             follow: go on until the job has finished, across attempts.
             tail: only this many last lines of the output so far.
-            timestamps: tell in `LogPart.times` when the bytes came.
-            offset: begin with this byte of the attempt, whose number is then needed.
-            timeout: how long it may take in all.
+            timestamps: set `LogPart.times` to the times of the bytes.
+            offset: begin with this byte; requires the number of the attempt.
+            timeout: limit on the whole call.
 
         Raises:
             TimeoutError: it takes longer than `timeout`.
@@ -438,9 +438,9 @@ class Client:
             since: only events after this id; 0: from the oldest that is kept; None: from the first step on,
                 or without `follow` from the oldest.
             follow: do not end, but wait for events to come.
-            progress: with `follow`, also yield what jobs report of their progress, at most once a second, as
+            progress: with `follow`, also yield progress of jobs, at most once a second, as
                 events whose `what` is "progress". These are not kept, and have the id of the event before.
-            schedules: also yield what becomes of the times of schedules, as ScheduleEvent.
+            schedules: also yield results of schedules, as ScheduleEvent.
 
         Raises:
             Refused: events after `since` are no longer kept.
@@ -455,7 +455,7 @@ class Client:
                     yield event
 
     def reconnect(self) -> None:
-        """Return as soon as there is a daemon, which may be restarting.
+        """Wait until a daemon answers, which may be restarting.
 
         Raises:
             DaemonUnreachable: none came back within the client's timeout.
@@ -463,7 +463,7 @@ class Client:
         self._channel.reconnect()
 
     def last_event(self) -> int:
-        """Return the id of the latest event: pass it to `events` to get all that happens from now on."""
+        """Return the id of the latest event: pass it to `events` to get all later events."""
         request = requests.GetEvents(id=UNNUMBERED, follow=True)
         with closing(self._channel.follow(lambda: request)) as parts:
             return expected(next(parts), replies.EventsPart).last
@@ -485,17 +485,17 @@ class Client:
         return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
 
     def returned(self, job_id: int) -> Any:
-        """Return what a finished job returned, also if the daemon is being restarted; see `result`."""
+        """Return the value of a finished job, even if the daemon is restarting; see `result`."""
         return self._channel.returned(job_id)
 
     # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
 
     def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Cancel jobs; running ones are asked to end, and killed after the grace time."""
+        """Cancel jobs; running ones get the stop signal, and are killed after the grace time."""
         return self._channel.act("cancel", ids_of(jobs))
 
     def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
+        """Cancel the waiting ones of these jobs; the entries of running ones say that they still run."""
         return self._channel.cancel_waiting(ids_of(jobs))
 
     def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
@@ -533,8 +533,8 @@ class Client:
     ) -> list[ActResult]:
         """Change waiting jobs.
 
-        With `check`, a new program, folder or input that is missing here is refused. A program whose path is
-        relative is looked for if it gets a new folder or if only one job is changed.
+        With `check`, a new program, folder or input that is missing here is refused. A program with a
+        relative path is checked if the folder changes too, or if only one job is changed.
 
         Raises:
             Refused: a value is out of range, there is nothing to change, or something is missing.
@@ -569,14 +569,14 @@ class Client:
     def act_on_all(
         self, verb: str, where: Selection, **options: Any
     ) -> Generator[list[ActResult], None, None]:
-        """Act on all jobs that match, oldest first; yield what became of them, some hundred at a time.
+        """Act on all jobs that match, oldest first; yield the results, some hundred at a time.
 
         The daemon finds them, so neither side holds them all. It continues when the daemon was restarted,
         unless a second time would do more than the first.
 
         Args:
             verb: cancel, retry, hold, release, suspend, continue, signal, remove or edit.
-            where: which jobs; with `dry_run`, the entries have their present states.
+            where: the jobs; with `dry_run`, the entries have their present states.
             options: of `signal`: `signal`, its number, and `whole_tree`; of `edit` those of `Client.edit`.
 
         Raises:
@@ -604,11 +604,11 @@ class Client:
         return self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True)
 
     def remove_queue(self, name: str) -> Queues:
-        """Forget what was set for a queue, so that the configuration counts again."""
+        """Reset a queue to its configuration."""
         return self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True)
 
     def pause(self, queue: str | None = None) -> Queues:
-        """Start no job of a queue, None: of any queue, until it is resumed."""
+        """Start no jobs of a queue, None: of any queue, until it is resumed."""
         return self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True)
 
     def resume(self, queue: str | None = None) -> Queues:
@@ -628,7 +628,7 @@ class Client:
         return self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
 
     def stats(self, window: Duration = STATS_WINDOW) -> Stats:
-        """Return figures of the last `window`, and of all jobs that wait or run."""
+        """Return figures of the last `window`, and of all waiting and running jobs."""
         request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
         return self._channel.ask(request, Stats, repeatable=True)
 
@@ -650,7 +650,7 @@ class Client:
         return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: Duration | None = None) -> None:
-        """End the daemon and wait until it is gone, so that the next one finds the state folder free.
+        """Stop the daemon and wait until it is gone, so that the next one can use the state folder.
 
         Args:
             mode: what happens to running jobs (see ShutdownMode); None: as configured.
@@ -670,7 +670,7 @@ class Client:
         logs_total: int | None = None,
         dry_run: bool = False,
     ) -> Pruned:
-        """Delete finished jobs and their logs, those that finished first before others; return their count.
+        """Delete finished jobs and their logs, oldest first; return their count.
 
         Without `older_than`, `keep` and `logs_total`, the retention rules of the configuration apply.
 
@@ -709,6 +709,6 @@ class Client:
         return reply.findings
 
     def test_notification(self, target: str) -> Job:
-        """Send a test message to a target of notifications, once; return the job that sends it."""
+        """Send a test message to a notification target, once; return the job that sends it."""
         reply = self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
         return Job(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)

@@ -1,4 +1,4 @@
-"""What the client needs of threads: locks, reads and writes with deadlines, and the like.
+"""The threads' side of the client: locks, reads and writes with deadlines.
 
 `bgd.client.async_.concurrency` is the same for event loops. None of the coroutines here ever suspends: they
 block their thread. So the channel of AsyncClient runs in it without an event loop.
@@ -66,7 +66,7 @@ class Bell:
             pass
 
     async def wait(self, deadline: float | None) -> None:
-        """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
+        """Wait until it has rung since the last wait; raise TimeoutError at the deadline."""
         await acquire(self._silence, deadline)
 
 
@@ -98,7 +98,7 @@ def blocking_socket(path: str, deadline: float | None) -> Socket:
 
 
 async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-    """Send as much as there is room for, at least one byte; return how much.
+    """Send as many bytes as fit, at least one; return how many.
 
     Raises:
         TimeoutError: there was no room before the deadline.
@@ -164,7 +164,7 @@ class Affinity:
 
     @property
     def is_same_process(self) -> bool:
-        """Whether this is the client's process. What a forked child closes is closed for its parent too."""
+        """Whether this is the client's process. Closing in a forked child would also close for its parent."""
         return os.getpid() == self._pid
 
     def check(self) -> None:
@@ -217,7 +217,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate(values: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-    """Yield what a generator yields that never suspends; close it at the end."""
+    """Iterate over a generator that never suspends; close it at the end."""
     step = values.__anext__
     try:
         while True:

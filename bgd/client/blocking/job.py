@@ -1,5 +1,5 @@
 # Generated from bgd/client/async_/job.py by `make client`: edit that file.
-"""A job object: what the daemon last told about a job, and the actions on it."""
+"""A job object: the daemon's last answer about a job, and the actions on it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
 
     @property
     def view(self) -> JobView:
-        """What the daemon last told about the job, as an immutable value."""
+        """The daemon's last answer about the job, as an immutable value."""
         if self._view is None:
             self._view = first_view(self.id, self._client.view)
         return self._view
@@ -71,12 +71,12 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
         return sorted({*super().__dir__(), *JobView.__struct_fields__})
 
     def refresh(self) -> Self:
-        """Look the job up again; returns the job itself."""
+        """Look the job up again; return the job itself."""
         self._view = self._client.view(self.id)
         return self
 
     def wait(self, timeout: Duration | None = None) -> Self:
-        """Wait until the job has finished, also over restarts of the daemon; returns the job itself.
+        """Wait until the job has finished, even across restarts of the daemon; return the job itself.
 
         Raises:
             TimeoutError: it has not finished within `timeout`.
@@ -152,7 +152,7 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
         return new_state(self._client.signal([self.id], signum, whole_tree=whole_tree))
 
     def edit(self, *, check: bool = True, **changes: Unpack[EditOptions]) -> Self:
-        """Change the waiting job; returns the job itself, looked up again. `check`: as of `Client.edit`.
+        """Change the waiting job; return the job itself, looked up again. `check`: as of `Client.edit`.
 
         Raises:
             Refused: it is not waiting, a value is out of range, or a program, folder or input is missing.

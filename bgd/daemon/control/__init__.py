@@ -1,1 +1,1 @@
-"""The control socket: what clients ask over it, and what they are answered."""
+"""The control socket: requests of clients and their answers."""

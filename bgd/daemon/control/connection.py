@@ -45,7 +45,7 @@ MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
 HELLO_SECONDS = 5.0  # from connecting to a complete hello
 FRAME_SECONDS = 10.0  # from the first to the last byte of a frame
-HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader, above which it gets and sends no more
+HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader, above which it is paused
 MAX_READ_BYTES = 256 * 1024  # in one call
 SPEC_BYTES = 512  # estimate for the memory of a spec beyond its bytes on the wire, which may be a single one
 WORD_BYTES = 64  # likewise for one of its words, and for each job that it waits for
@@ -98,7 +98,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = FlowControl(server.memory, self._pause, self._resume)
         self._dispatcher: RequestDispatcher
-        self._is_ended = False  # by the daemon; what a client sent before it hung up is still handled
+        self._is_ended = False  # by the daemon; requests from before a client hung up are still handled
         self._payloads: Iterator[bytes] = iter(())  # that have arrived and are not handled yet
 
     # --- called by the loop -------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._reader = FrameReader()  # the rest of a partial frame will never come
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to put the next bytes, and so how many to read."""
+        """Return the buffer for the next bytes, which limits how many to read."""
         del sizehint
         rest = self._reader.missing if self._flow.large_frame else 0
         return _read_buffer[: rest or SMALL_BYTES]
@@ -142,12 +142,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._handle_payloads()
 
     def pause_writing(self) -> None:
-        """Note that too many bytes wait for the client to read them."""
+        """Record that too many bytes wait for the client."""
         self._flow.writable.clear()
         self._flow.may_read()
 
     def resume_writing(self) -> None:
-        """Note that the client has read enough of them."""
+        """Record that the client has read enough of them."""
         self._flow.writable.set()
         self._flow.resume_if_allowed()
 
@@ -176,7 +176,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     # --- requests -----------------------------------------------------------------------------------
 
     def _handle_payloads(self) -> None:
-        """Handle what has arrived, as far as flow control allows."""
+        """Handle arrived frames, as far as flow control allows."""
         try:
             while not self._is_ended and self._flow.may_read():
                 payload = next(self._payloads, None)
@@ -199,7 +199,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             request_id = request_id_of(payload)
             if request_id is None:
                 raise
-            self._dispatcher.refuse_unreadable(request_id, error)  # the frames are sound, so go on
+            self._dispatcher.refuse_unreadable(request_id, error)  # the frames are intact, so continue
         else:
             self._dispatcher.dispatch(request, len(payload))
 
@@ -230,7 +230,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._clear_deadline()
 
     def _resume(self) -> None:
-        """Handle what had arrived before the pause, then read on."""
+        """Handle frames from before the pause, then continue reading."""
         if self._transport.is_closing():
             return
         self._handle_payloads()
@@ -244,7 +244,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._clear_deadline()
         self.send(Failed(0, code, message))
         self._is_ended = True
-        # free what will not be handled: it may be large, and Python frees a dead connection late
+        # free unhandled data: it may be large, and Python frees a dead connection late
         self._reader, self._payloads = FrameReader(), iter(())
         self._flow.end_frame()
         # closing a socket with unread bytes resets it, which keeps many clients from reading the message
@@ -252,7 +252,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             os.read(self._transport.get_extra_info("socket").fileno(), MAX_READ_BYTES)
         if self._flow.writable.is_set():
             self._transport.close()
-        else:  # closing would wait for ever for a client that reads nothing
+        else:  # closing would wait forever for a client that reads nothing
             self._transport.abort()
 
     def _set_deadline(self, seconds: float, message: str) -> None:
@@ -359,7 +359,7 @@ class RequestDispatcher:
     def _add_to_batch(self, request: SubmitMany, size: int) -> None:
         """Take a part of a batch; submit all of it with the last part."""
         if request.id == self._unreadable_id:
-            raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
+            raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is queued")
         if self._batch is None:
             self._batch = PartialBatch(request.id, self._memory.batches)
         try:
@@ -409,7 +409,7 @@ class RequestDispatcher:
         self._replies.send(await self._handler.submit_once(parts, self._actor))
 
     def _start_task(self, request: Request, size: int) -> None:
-        """Begin what takes more than one turn of the loop."""
+        """Start a request that takes more than one turn of the loop."""
         work = partial(self._handler.answer, request, self._actor, self._replies)
         match request:
             case Submit():

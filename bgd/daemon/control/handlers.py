@@ -82,7 +82,7 @@ from bgd.wire.schedules import (
 )
 from bgd.wire.views import Finding, JobProgress, Progress
 
-ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the transaction
+ACTIONS_PER_TRANSACTION = 200  # of one request: all others wait for the transaction
 
 QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 MaintenanceRequest = Prune | GetBackup | GetCheckup | SendTest
@@ -212,7 +212,7 @@ class RequestHandler:
             assert_never(request)
 
     async def _act(self, request: Act | SendSignal | Edit, actor: Actor, replies: ReplySender) -> None:
-        """Do one thing to each of several jobs; a refusal for one does not affect the others."""
+        """Apply a verb to each of several jobs; a refusal for one does not affect the others."""
         actions, verb = self._actions.asked_by(actor.name), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
         if request.where is not None:
@@ -335,7 +335,7 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
 
 
 class ScheduleHandler:
-    """Changes and tells schedules."""
+    """Answers requests about schedules."""
 
     def __init__(self, supervisor: Supervisor, schedules: Schedules) -> None:
         self._supervisor = supervisor
@@ -392,7 +392,7 @@ class ScheduleHandler:
 
 
 class MaintenanceHandler:
-    """Deletes old jobs, sends backups and tests, and runs checks, while others are served."""
+    """Deletes old jobs, sends backups and tests, and runs checks, without blocking others."""
 
     def __init__(
         self,

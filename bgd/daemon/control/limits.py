@@ -5,7 +5,7 @@ script that runs away: it submits without end, stops in the middle of requests, 
 connection has bounds of its own, and all connections share a few. The daemon does not read from a client at
 one of its own bounds. At a shared bound, it does not read from clients that have unsaved jobs or have begun
 a large frame; small requests of all others are still answered. Once a large frame has room, it is read until
-it is complete or its deadline passes, so nobody waits for ever.
+it is complete or its deadline passes, so no client waits forever.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOLLOWED_BYTES = 512  # estimate for each job that a stream waits for
 
 
 class FlowControl:
-    """Decides when the daemon reads from one client, by what it holds for that client and for all.
+    """Decides when the daemon reads from a client, by the memory held for it and for all.
 
     Args:
         shared: what the daemon holds for all clients.
@@ -123,7 +123,7 @@ class FlowControl:
 
 
 class SharedMemory:
-    """What the daemon holds for all connections together.
+    """Memory that the daemon holds for all connections together.
 
     Attributes:
         batches: for batches that are still incomplete or not on disk yet.
@@ -146,7 +146,7 @@ class SharedMemory:
         self.waiting: dict[Callable[[], None], None] = {}
 
     def release(self, *, unsaved: int = 0, partial: int = 0) -> None:
-        """Give bytes back; if that leaves a bound, let all clients that wait try again."""
+        """Release bytes; if that gets below a bound, let all waiting clients try again."""
         was_full = self.unsaved >= MAX_UNSAVED_BYTES
         self.unsaved -= unsaved
         self.partial -= partial
@@ -165,7 +165,7 @@ class Budget:
         self._used = 0
 
     def acquire(self, count: int) -> None:
-        """Use some bytes.
+        """Take some bytes.
 
         Raises:
             Full: fewer are left.
@@ -175,5 +175,5 @@ class Budget:
         self._used += count
 
     def release(self, count: int) -> None:
-        """Give bytes back."""
+        """Release bytes."""
         self._used -= count

@@ -154,7 +154,7 @@ class ReadHandler:
                 replies.send(Login(request.id, self._login_link(actor)))
 
     async def queues(self, request_id: int) -> Queues:
-        """Return slots and queues as they are now, with everything that this client was told before."""
+        """Return slots and queues as they are now, and not older than earlier answers to this client."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
         return Queues(
@@ -171,7 +171,7 @@ class ReadHandler:
     async def check_queue(self, name: str, *, pause: bool) -> None:
         """Refuse the name of a queue that is neither configured nor set and has no jobs: it may be mistyped.
 
-        It may be paused before it has any, unless it is a number, which is meant for a job.
+        A queue may be paused before it has jobs, but a number is meant as a job.
 
         Raises:
             Refused: there is no such queue; the message suggests the name that was probably meant.
@@ -338,14 +338,14 @@ def parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
 async def _send_events(
     request: GetEvents, supervisor: Supervisor, store: StoreReader, replies: ReplySender
 ) -> None:
-    """Send the events after `request.since`; with `request.follow` also those to come, for ever.
+    """Send the events after `request.since`; with `request.follow` also later ones, forever.
 
     Send the first part at once, even without events: it says where the stream begins.
     """
     with supervisor.subscriptions.subscribe_to_all(
         progress=request.progress and request.follow
     ) as subscription:
-        await supervisor.saved_unless_stuck()  # so that all that this client was told has happened
+        await supervisor.saved_unless_stuck()  # so that it is not older than earlier answers to this client
         oldest, newest = await store.read(change_stream.event_bounds)
         since = request.since
         if since is None:
@@ -420,7 +420,7 @@ async def _follow_logs(
 ) -> None:
     """Send what attempts have written and will write, one after the other, until the job has finished.
 
-    It misses nothing and polls nothing, because it subscribes before it looks for the first time.
+    It misses nothing without polling, because it subscribes before its first read.
 
     Raises:
         NoSuchJob: the job was removed before everything was sent.
@@ -431,7 +431,7 @@ async def _follow_logs(
     attempt = attempts[0] if attempts else view.attempt + 1
     offset = None if attempts else 0  # an attempt that is yet to come is sent whole
     with supervisor.subscribe_to_log(job_id) as subscription:
-        if request.tail is not None:  # a client that has to ask again needs to know where it began
+        if request.tail is not None:  # a client that resumes needs to know where the output began
             offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
             await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
         while True:

@@ -30,7 +30,7 @@ def write_copy(db: sqlite3.Connection, path: str) -> DatabaseCopy:
     Others can read and write the database meanwhile.
 
     Raises:
-        StoreBroken: what was written is not sound.
+        StoreBroken: the copy is not intact.
         OSError, sqlite3.Error: it cannot be written.
     """
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -51,7 +51,7 @@ def check_copy(path: str, seconds: float | None = None, *, name: str | None = No
     """
     name = name or path
     try:
-        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait for ever
+        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait forever
             raise StoreBroken(f"{name} is not a regular file")
         Path(path).open("rb").close()  # for every cause SQLite says "unable to open database file"
     except OSError as error:

@@ -24,7 +24,7 @@ from bgd.units import format_size
 
 PRIMARY = 0xFF  # mask: the low byte of SQLite's extended result codes is the kind of error
 
-DAMAGED = "`bgd --recover` puts the newest backup in its place; or move it away to start with an empty one"
+DAMAGED = "`bgd --recover` restores the newest backup; or move it away to start with an empty one"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 P = ParamSpec("P")
@@ -255,7 +255,7 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
 
 
 def _is_over_quota(path: str) -> bool:
-    """Tell whether a quota leaves no room beside the database, which SQLite calls an I/O error."""
+    """Return whether a quota leaves no room beside the database, which SQLite calls an I/O error."""
     try:
         folder = os.path.dirname(path)  # noqa: PTH120 - a plain string here
         probe = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -291,5 +291,5 @@ _REMEDIES = {
     sqlite3.SQLITE_READONLY: FORBIDDEN,
     sqlite3.SQLITE_CANTOPEN: FORBIDDEN,
     sqlite3.SQLITE_PERM: FORBIDDEN,
-    sqlite3.SQLITE_BUSY: "another program, or a bgd that does not answer, has it open: end that",
+    sqlite3.SQLITE_BUSY: "another program, or a bgd that does not answer, has it open: stop it",
 }

@@ -104,7 +104,7 @@ def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact 
 
 
 def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRule]) -> bool:
-    """Tell whether a fact may cause a message, or changes a streak.
+    """Return whether a fact may cause a message, or changes a streak.
 
     A success that causes no message matters only after a failure, which may still be among the facts.
     """
@@ -163,13 +163,13 @@ def decide_page(
 
 
 def waiting_messages(db: sqlite3.Connection) -> dict[str, Waiting]:
-    """Return what waits for room, by target."""
+    """Return the waiting messages, by target."""
     rows = db.execute("SELECT target, waiting FROM notify_waiting")
     return {target: _decode_waiting(packed) for target, packed in rows}
 
 
 def known_targets(db: sqlite3.Connection) -> set[str]:
-    """Return the targets of which anything is stored; some may not be configured any more."""
+    """Return the targets with stored data; some may no longer be configured."""
     return {target for (target,) in db.execute(_TARGETS)}
 
 

@@ -18,7 +18,7 @@ class RetentionLimits(Struct, frozen=True, kw_only=True):
     """Which finished jobs are kept; a job is deleted as soon as one limit does not let it stay.
 
     Attributes:
-        max_age: seconds since its end, by state; None means for ever. Jobs in other states are not touched.
+        max_age: seconds since its end, by state; None means forever. Jobs in other states are not touched.
         max_jobs: the latest of each of these states; None means all.
         max_log_bytes: of all logs together; None means any number.
     """

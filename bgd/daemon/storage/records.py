@@ -208,8 +208,8 @@ class Transaction(Struct, kw_only=True):
         launches: jobs whose attempts to launch after the commit.
         commands: what to do to running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
-        actors: who asked for the effects of the Scheduler, by their place.
-        removers: who asked to remove jobs.
+        actors: users behind the effects of the Scheduler, by their place.
+        removers: users who asked to remove jobs.
     """
 
     now: Now

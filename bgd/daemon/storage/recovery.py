@@ -1,4 +1,4 @@
-"""Recovery: put a backup in the place of a lost database, and find out whether a database is sound.
+"""Recovery: put a backup in the place of a lost database, and check whether a database is intact.
 
 A restored database is marked as outdated. The start that loads it holds the jobs that wait, and then removes
 the mark, so that a crash in between starts none of them. Its schedules are paused.
@@ -80,7 +80,7 @@ def newest_sound_copy(
     seconds: float | None = None,
     check: Callable[[str, float | None], DatabaseCopy] = check_copy,
 ) -> tuple[DatabaseCopy | None, list[str]]:
-    """Return the first copy that is sound, and why those before it are not.
+    """Return the first intact copy, and why those before it are not.
 
     `seconds` limits the time for all of them; None does not. `check` is given one of them and the time left.
 
@@ -102,7 +102,7 @@ def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCop
     """Copy a backup to the file `new`, and check the copy: no other user can change it after the check.
 
     Raises:
-        StoreBroken: it is not sound, or another user may have written it.
+        StoreBroken: it is not intact, or another user may have written it.
         OSError: it cannot be copied.
     """
     for end in ("", "-wal"):
@@ -215,7 +215,7 @@ def check_file(path: str, seconds: float) -> tuple[int, bool]:
         PermissionError: this user may not read it.
         StoreBroken: a daemon would not start with it; the message says why.
     """
-    if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait forever
         raise StoreBroken(f"{path} is not a regular file", "move it away")
     if not os.access(path, os.R_OK, effective_ids=True):
         raise PermissionError(f"{path} may not be read")

@@ -287,7 +287,7 @@ def _create(path: str) -> None:
             db.executescript(f"PRAGMA page_size = {_PAGE}; PRAGMA application_id = {APPLICATION_ID}")
         with suppress(FileNotFoundError):  # SQLite would take it for that of the new file
             Path(f"{path}-wal").rename(f"{path}-wal.old")
-            logger.warning("%s-wal is of a database that is gone: it is kept as %s-wal.old", path, path)
+            logger.warning("%s-wal belongs to a database that is gone: it is kept as %s-wal.old", path, path)
         Path(new).replace(path)
         fsync_path(str(Path(path).parent))  # otherwise a power cut may remove the file, whatever it holds
     except OSError as error:

@@ -165,7 +165,7 @@ def _streak(runs: list[Run]) -> int:
     return len(runs)
 
 
-_ENDS = {State.SUCCEEDED.value, State.FAILED.value}  # of runs; who cancels a job says nothing of how it runs
+_ENDS = {State.SUCCEEDED.value, State.FAILED.value}  # of runs; a cancel says nothing about the run
 
 # From one name to the next without reading the jobs in between
 _NAMES = """

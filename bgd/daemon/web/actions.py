@@ -73,7 +73,7 @@ def offered(view: JobView) -> list[tuple[str, Button]]:
 
 
 class PageActions:
-    """What pages may ask for. The history of each job says who did it: `asked_by`."""
+    """Actions of pages. The history of each job names the user: `asked_by`."""
 
     def __init__(self, supervisor: Supervisor, actions: JobActions) -> None:
         self._supervisor = supervisor

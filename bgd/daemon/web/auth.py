@@ -1,4 +1,4 @@
-"""Decide who may see pages: which host was asked for, which user asks, and whether the user is logged in."""
+"""Access control of pages: the host of the request, its user, and the login."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Authenticator:
     """Checks every request: the host it names, the page it comes from, its user, and the user's session.
 
     Behind a unix socket the kernel knows the proxy's user, not the browser's. There the session alone
-    decides, or the proxy says in a header who asks, and whoever may open the socket may ask.
+    decides, or a header in which the proxy names the user; every process that can open the socket may ask.
 
     On a port the pages have a name of their own, made of the secret of its sockets. Once these are lost, a
     server of another user can have the port and the name, and leave a service worker in the browser. The
@@ -163,7 +163,7 @@ class Authenticator:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
     def check_write(self, request: HttpRequest) -> str:
-        """Return who asks for a change, and refuse one that a page of another origin asks for.
+        """Return the user of a change, and refuse one from a page of another origin.
 
         Browsers treat all ports of a host as one site: despite SameSite they send the cookie with a form that
         a program on another port serves, and to that program, too. The token is kept by the browser for
@@ -176,7 +176,7 @@ class Authenticator:
         host = request.headers["host"].lower()
         is_own = request.headers.get("origin") in {f"http://{host}", f"https://{host}"}
         if site != "same-origin" and (site is not None or not is_own):
-            raise RequestRefused(HTTPStatus.FORBIDDEN, "Only these pages themselves may change anything.")
+            raise RequestRefused(HTTPStatus.FORBIDDEN, "Changes are accepted only from these pages.")
         if (user := self._user_of_proxy(request)) is not None:
             return f"{user}, through the proxy"
         token, now = request.headers.get("x-bgd-token", ""), time.time()
@@ -185,7 +185,7 @@ class Authenticator:
             if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
                 return f"{Actor(uid).name}, on the page"
         raise RequestRefused(
-            HTTPStatus.FORBIDDEN, "This browser may only read: open a new link of `bgctl dashboard`."
+            HTTPStatus.FORBIDDEN, "This browser cannot make changes: open a new link of `bgctl dashboard`."
         )
 
     def _user_of_proxy(self, request: HttpRequest) -> str | None:
@@ -269,7 +269,7 @@ class Sessions:
         except FileNotFoundError:
             pass
         except (OSError, msgspec.MsgspecError) as error:
-            logger.warning("%s cannot be read, so everybody has to log in again: %s", self._path, error)
+            logger.warning("%s cannot be read, so all browsers have to log in again: %s", self._path, error)
         return _Saved(0, [])
 
     def save(self) -> None:
@@ -306,7 +306,7 @@ class Sessions:
         return None if session is None else session.uid
 
     def may_write(self, secret: str, token: str, now: float) -> bool:
-        """Tell whether this is the write token of the session with this secret."""
+        """Return whether this is the write token of the session with this secret."""
         session = self._find(secret, now)
         return session is not None and hmac.compare_digest(session.write_digest, self._digest(token))
 

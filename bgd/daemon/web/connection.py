@@ -283,10 +283,10 @@ class HttpConnection(asyncio.Protocol):
         try:
             await self._send(answer, request)
         except (BgdError, OSError) as error:
-            logger.error("an answer to a browser breaks off: %s", error)  # noqa: TRY400 - it says all
+            logger.error("an answer to a browser was cut off: %s", error)  # noqa: TRY400 - it says all
             self._transport.abort()
         except Exception:  # likewise; the client sees that the answer is incomplete
-            logger.exception("an answer to a browser breaks off")
+            logger.exception("an answer to a browser was cut off")
             self._transport.abort()
 
     async def _send(self, answer: PageResponse, request: HttpRequest) -> None:
@@ -330,7 +330,9 @@ class HttpConnection(asyncio.Protocol):
         return (peer[:2], own[:2]) if isinstance(peer, tuple) else None
 
     def _time_out(self) -> None:
-        self._refuse(refusal(HTTPStatus.REQUEST_TIMEOUT, f"no request came within {HEAD_SECONDS:g} seconds"))
+        self._refuse(
+            refusal(HTTPStatus.REQUEST_TIMEOUT, f"no request arrived within {HEAD_SECONDS:g} seconds")
+        )
 
     def _set_deadline(self, seconds: float, on_timeout: Callable[[], None]) -> None:
         self._clear_deadline()

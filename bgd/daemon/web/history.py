@@ -1,4 +1,4 @@
-"""The history of a job in words: what happened, when, and who asked for it."""
+"""The history of a job in words: events, times and users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def history_of(
 ) -> dict[str, object]:
     """Return the newest events of a job for the template history.html, the newest last.
 
-    `attempts`: those whose outcomes are known. `by`: who asked for an event; None: bgd itself.
+    `attempts`: those whose outcomes are known. `by`: the user behind an event; None: bgd itself.
     """
     outcomes = {each.attempt: outcome_in_words(each) for each in attempts}
     shown = events[-MAX_SHOWN:]

@@ -329,7 +329,7 @@ def _job_links(job_ids: Sequence[int]) -> list[tuple[str, str]]:
 
 
 def _is_in_log(traceback: str, tail: LogTail) -> bool:
-    """Tell whether the end of a log shows a traceback, as that of a class job does; spaces may differ."""
+    """Return whether the end of a log shows a traceback, as that of a class job does; spaces may differ."""
     words = Markup("").join([tail.html, tail.open_html]).striptags()
     return " ".join(traceback.split()) in words
 

@@ -184,7 +184,8 @@ class LogPages:
         """
         if self._searches >= MAX_SEARCHES:
             raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{MAX_SEARCHES} searches are already running: try again later.",
             )
         self._searches += 1
         try:
@@ -200,7 +201,7 @@ class LogPages:
 
 
 def read_part(log: LogReader, query: LogPartQuery, *, last: int | None = None) -> LogPart:
-    """Return the part of a log that an address names, or about so many last lines. Reads files."""
+    """Return the part of a log that an address names, or about this many last lines. Reads files."""
     if query.at is not None and query.at < log.size():
         begin = line_begin(log, query.at)
         return part_from(log, begin)

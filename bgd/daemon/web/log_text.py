@@ -30,7 +30,7 @@ MAX_LINES = 500  # of a part
 MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
 MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
 COUNTED = 16 * 1024 * 1024  # bytes at the beginning of a log in which lines are counted for their numbers
-MAX_LINE = 64 * 1024 * 1024  # bytes of a line that overwrites itself, of which the end is shown
+MAX_LINE = 64 * 1024 * 1024  # bytes of a line that overwrites itself; its end is shown
 WINDOW = 16 * MAX_CHUNK  # bytes in which the beginning of a long line is looked for first
 MAX_LISTED_LINE = 1000  # bytes of a line that a search found
 STYLE_SEARCH = 16 * 1024  # bytes before a part in which its colours may have been set
@@ -321,7 +321,7 @@ def _line_end(log: LogReader, offset: int) -> int:
 
 
 def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: int | None) -> LogPart:
-    """Return the part between two offsets, of which only what begins at `start` is read."""
+    """Return the part between two offsets; only its end from `start` on is read."""
     if number is None and begin <= COUNTED:
         number = _count_lines(log, begin)
     text = LogText(log, start, _style_before(log, start), number)

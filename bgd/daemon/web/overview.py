@@ -104,7 +104,7 @@ class Overview:
     async def _fresh(self, function: Callable[[sqlite3.Connection], R]) -> R:
         """Return what a function reads from the store.
 
-        It is read again only if something has happened since. Those who come meanwhile share the next read.
+        It is read again only if something has happened since. Later callers share the next read.
         """
         came_at = time.monotonic()
         async with self._reading:

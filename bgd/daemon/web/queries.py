@@ -252,7 +252,7 @@ def _filter_of(words: tuple[Word, ...], now: float) -> Filter:
     fields: dict[str, object] = {}
     for key, given in values.items():
         if len(given) > 1 and key in FILTERS and key not in _REPEATED:
-            raise _refused(f"{key}: stands there twice.")
+            raise _refused(f"{key}: is given twice.")
         fields |= _fields_of(key, given, now)
     return msgspec.convert(fields, Filter)
 

@@ -31,7 +31,7 @@ class PageResponse(Struct, frozen=True):
 
 
 def wants_json(request: HttpRequest) -> bool:
-    """Tell whether the client asks for JSON instead of a page."""
+    """Return whether the client asks for JSON instead of a page."""
     return "application/json" in request.headers.get("accept", "")
 
 
@@ -80,7 +80,7 @@ async def compressed(request: HttpRequest, answer: PageResponse) -> PageResponse
 
 
 def _accepts_gzip(request: HttpRequest) -> bool:
-    """Tell whether an answer may be compressed.
+    """Return whether an answer may be compressed.
 
     Not for a visit from another site: that may choose what is searched for, and learn from the length of the
     answer on the network what else is on the page (BREACH).

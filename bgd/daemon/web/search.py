@@ -91,10 +91,11 @@ class SearchPages:
         """
         for search, other in self._going.items():
             if browser and other == browser:
-                search.ended = "this browser has begun another search"
+                search.ended = "this browser has started another search"
         if sum(search.ended is None for search in self._going) >= MAX_SEARCHES:
             raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_SEARCHES} searches go on already: try again later."
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{MAX_SEARCHES} searches are already running: try again later.",
             )
 
     async def _found(
@@ -121,7 +122,7 @@ class SearchPages:
                     yield found
                 has_more = not search.is_idle or position is not None
                 if now - began > MAX_SECONDS and has_more and search.ended is None:
-                    search.ended = f"{MAX_SECONDS:g} seconds are over"
+                    search.ended = f"{MAX_SECONDS:g} seconds have passed"
         finally:
             search.stopped.set()
             del self._going[search]
@@ -184,7 +185,7 @@ class LogsSearch:
             if self.read_bytes >= MAX_BYTES:
                 self.ended = f"{size_text(self.read_bytes)} have been read"
             elif self.places >= MAX_PLACES:
-                self.ended = f"{self.places} places are found"
+                self.ended = f"{self.places} matches were found"
             now = time.monotonic()
             if found is not None or self.ended is not None or now >= until:
                 return found

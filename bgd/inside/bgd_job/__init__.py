@@ -1,6 +1,6 @@
 """What a job can tell bgd from inside: its progress, and to retry, fail or run again later.
 
-And what bgd raises in a class job that is to end: TimedOut or Cancelled.
+And the exceptions that bgd raises in a class job that is stopped: TimedOut or Cancelled.
 
 Every class job can import it. Elsewhere, for example in tests of the job's code or in a script that runs as a
 job, install it alone: `pip install ./bgd/inside` in a checkout of bgd. It uses only the standard library of
@@ -25,7 +25,7 @@ MAX_SECONDS = 366 * 86_400.0  # bgd's limit for every duration; a longer one is 
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999
 MAX_MESSAGE = 200  # characters of a progress message
 
-Listener = Callable[..., object]  # takes a fraction and a message, either of which may be None
+Listener = Callable[..., object]  # takes a fraction and a message; both may be None
 listener: ContextVar[Listener | None] = ContextVar("bgd_job.listener", default=None)
 """Receives what `progress` is given, in place of bgd; for bgd.testing."""
 

@@ -1,1 +1,1 @@
-"""Attempts on a Slurm cluster: pilots run them, in allocations that this launcher asks Slurm for."""
+"""Attempts on a Slurm cluster: pilots run them, in allocations that this launcher requests."""

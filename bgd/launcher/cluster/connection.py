@@ -26,8 +26,8 @@ class PilotConnection(asyncio.Protocol):
     _transport: asyncio.Transport
 
     def __init__(self, pilot: Pilot, context: Context) -> None:
-        self.is_ready = False  # it has said all that it knows
-        self.silent_beats = 0  # how often it was asked for a sign of life since it said something
+        self.is_ready = False  # its snapshot is complete
+        self.silent_beats = 0  # KeepAlives sent since its last message
         self.lost = asyncio.Event()
         self._pilot = pilot
         self._context = context
@@ -61,7 +61,7 @@ class PilotConnection(asyncio.Protocol):
             self._context.begin(self._handle_later(), "pilots")
 
     def _handle(self, data: bytes = b"") -> None:
-        """Handle messages that have come, and those that came before.
+        """Handle new messages, after those that waited.
 
         Raises:
             OSError: there is no descriptor for a log now; may be tried again.

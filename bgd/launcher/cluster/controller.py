@@ -1,4 +1,4 @@
-"""Slurm's controller, asked by Slurm's own programs, with fewer requests than it takes from one user."""
+"""Slurm's controller, through Slurm's own programs, within its limit on requests of one user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SBATCH_COST, STEP_COST = 2, 2  # requests, measured with Slurm 24.11
 _SQUEUE_COST = 2
 _SCANCEL_COST = 2
 _BURST = 20  # requests at once
-_SHORT_WAIT = 2.0  # seconds that are not worth a report
+_SHORT_WAIT = 2.0  # seconds of delay that need no report
 _PATIENCE = 20.0  # seconds for an answer
 _HINT = 'Try "sbatch'  # --help" for more information
 _COMPLETING = "COMPLETING"  # upon which the state follows
@@ -31,7 +31,7 @@ _IS_AWAY = (
     *("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication"),
     *("Resource temporarily unavailable", "Cannot allocate memory"),
 )
-# what it says of requests that it may take later: a partition that is down, a limit on submitted jobs
+# its messages about temporary refusals: a partition that is down, a limit on submitted jobs
 _NOT_NOW = (
     *("not available (", "available now", "usable now", "try again", "presently disabled", "standby mode"),
     *("are busy", "temporarily", "uthentication", "MaxSubmit"),
@@ -91,17 +91,17 @@ class Controller:
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.
 
-        All who ask before the question is sent share its answer.
+        Calls that arrive before the request is sent share its answer.
         """
         if self._question is None:
             self._question = asyncio.get_running_loop().create_future()
             self._context.group.create_task(self._ask())
-        return await asyncio.shield(self._question)  # who asks may be cancelled, and others wait too
+        return await asyncio.shield(self._question)  # the caller may be cancelled while others wait
 
     async def submit(
         self, arguments: list[str], is_wanted: Callable[[], bool], delayed: Callable[[], None]
     ) -> tuple[int, str] | None:
-        """Return the exit code and the words of sbatch; None if that is not wanted any more before.
+        """Return the exit code and output of sbatch; None if it is no longer wanted.
 
         One at a time, so that questions come in between. `delayed` is called if requests have to wait.
 
@@ -119,11 +119,11 @@ class Controller:
         return code, text.decode(errors="replace")
 
     def is_away(self, words: str) -> bool:
-        """Return whether sbatch said that it got no answer."""
+        """Return whether sbatch reported that it got no answer."""
         return any(each in words for each in _IS_AWAY)
 
     async def refuses_for_now(self, words: str) -> bool:
-        """Return whether what sbatch said is about the state of the site now, and not about the job."""
+        """Return whether sbatch refused because of the present state of the site, not because of the job."""
         return any(each in words for each in (*_IS_AWAY, *_NOT_NOW)) or await self.jobs() is None
 
     async def end_of(self, name: str, number: str) -> tuple[str, str]:
@@ -143,7 +143,7 @@ class Controller:
         return state, nodes
 
     async def cancel(self, name: str) -> None:
-        """Cancel the job of this name, together with others that are cancelled meanwhile."""
+        """Cancel the job with this name, in one request with other cancels."""
         self._cancelled.add(name)
         if self._cancelling is None or self._cancelling.done():
             self._cancelling = self._context.begin(self._cancel_all(), "jobs to cancel in Slurm")
@@ -163,7 +163,7 @@ class Controller:
                 await self.run("scancel", "--quiet", "--me", *numbers)
 
     async def signal_steps(self, name: str, signum: int, besides: str) -> None:
-        """Signal all steps of the job of this name, except those of the name `besides`."""
+        """Signal all steps of the job with this name, except those named `besides`."""
         await self.admit(_SQUEUE_COST)
         _, text = await self.run("squeue", "--me", "--steps", "--noheader", "--format=%i|%j|%A")
         jobs = await self.jobs() or {}
@@ -175,7 +175,7 @@ class Controller:
             await self.run("scancel", "--quiet", f"--signal={signum}", *steps)
 
     async def release(self, name: str, silent: Callable[[], None] = lambda: None) -> None:
-        """Return once there is no job of this name; cancel one that there is.
+        """Wait until no job has this name; cancel one that has it.
 
         `silent` is called whenever the controller does not answer.
         """
@@ -227,7 +227,7 @@ class Controller:
 
         Raises:
             CannotStart: it is not on the PATH of this process, or cannot be run.
-            OSError: the reason lies in the machine; nothing was started, so it may be tried again.
+            OSError: the machine is the cause; nothing was started, so it may be retried.
         """
         path = next((p for each in os.get_exec_path() if os.access(p := f"{each}/{argv[0]}", os.X_OK)), None)
         if path is None:
@@ -242,11 +242,11 @@ class Controller:
         return Child(pid, self._context.children)
 
     async def _ask(self) -> None:
-        async with self._asking:  # without a controller each question takes long: more would pile up
+        async with self._asking:  # without a controller each request takes long: more would pile up
             await self.admit(_SQUEUE_COST)
             question, self._question = self._question, None
             if question is None:
-                return  # it was answered with the one before
+                return  # the previous request answered it
             code, text = await self.run("squeue", "--me", "--noheader", "--format=%A|%j|%T|%r")
         answer = None
         if code:
@@ -262,11 +262,11 @@ class Controller:
 
 
 def pauses() -> Iterator[float]:
-    """Yield the pauses in seconds until Slurm is asked again."""
+    """Yield the pauses in seconds between requests to Slurm."""
     return doubling(0.25, 30.0)
 
 
 def last_line(words: str) -> str:
-    """Return the last of the lines that a program of Slurm has written, without its name."""
+    """Return the last line of output of a program of Slurm, without its name."""
     lines = [line for line in words.splitlines() if line.strip() and not line.startswith(_HINT)]
     return printable(lines[-1].removeprefix("sbatch: ").removeprefix("error: ")) if lines else ""

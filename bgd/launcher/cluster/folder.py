@@ -1,4 +1,4 @@
-"""The folder of a pilot, which its node shares: the script that starts it, and what it leaves.
+"""The folder of a pilot, shared with its node: its start script and its results.
 
 Only forks of the launcher touch it, because its file system may hang.
 """
@@ -32,10 +32,10 @@ LEASE = 60.0  # seconds without a message until a pilot ends
 
 
 class Leftovers(Struct, frozen=True):
-    """What a pilot has left. `problem`: why that is unknown. `is_locked`: it runs. `last_words`: of its log.
+    """The results of a pilot.
 
-    `has_all`: it ended in good order, so an attempt that is not in `ends` was never started. `node`: where it
-    ran, if it did.
+    `problem`: why they are unknown. `is_locked`: it runs. `last_words`: of its log. `has_all`: it ended in
+    good order, so an attempt that is not in `ends` was never started. `node`: where it ran, if it did.
     """
 
     problem: str = ""
@@ -69,7 +69,7 @@ class PilotFolder:
         await self._in_fork(partial(_prepare, self.path))
 
     async def left(self) -> Leftovers:
-        """Return what is in it."""
+        """Return its content."""
         try:
             return msgspec.msgpack.decode(await self._in_fork(partial(_left, self.path)), type=Leftovers)
         except _UNUSABLE as error:
@@ -107,7 +107,7 @@ class PilotFolder:
                 await asyncio.sleep(0)
             return child, written
 
-        child, written = await self._context.retry(f"{self.path} cannot be looked at yet", start)
+        child, written = await self._context.retry(f"{self.path} cannot be checked yet", start)
         text = await written
         await child.wait()
         problem, _, answer = text.partition(b"\n")
@@ -125,7 +125,9 @@ class PilotFolder:
 
 def _answer(do: Callable[[], bytes], shared: str, folder: str, writer: int) -> None:
     try:
-        if Path(shared).exists():  # else its file system may be away, and a look must not take its place
+        if Path(
+            shared
+        ).exists():  # otherwise its file system may be missing, and must not be replaced by a new folder
             make_cluster_folder(Path(shared))
         _check_own(folder)
         text = b"\n" + do()
@@ -138,7 +140,7 @@ def _answer(do: Callable[[], bytes], shared: str, folder: str, writer: int) -> N
 
 
 def _check_own(folder: str) -> None:
-    """Refuse a link, and a folder that another user made while the shared one was open to others."""
+    """Refuse a link, and a folder of another user."""
     with suppress(FileNotFoundError):
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
@@ -155,8 +157,8 @@ def _prepare(folder: str) -> bytes:
 
 
 def _left(folder: str) -> bytes:
-    logging.disable()  # it is a fork; a record that was cut short is what a killed pilot leaves
-    Path(folder).parent.stat()  # else its file system may be away, and nothing is known
+    logging.disable()  # it is a fork; a killed pilot leaves a truncated record
+    Path(folder).parent.stat()  # otherwise its file system may be missing, and nothing is known
     lock = Path(folder, "launcher.lock")
     if lock.exists() and _is_locked(lock):
         return msgspec.msgpack.encode(Leftovers(is_locked=True))
@@ -220,4 +222,4 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
     [ $code -eq 143 ] && exit $code  # TERM, before it could handle that, and so before it ran anything
 done
 """
-_MOST_TEXT = 1 << 16  # bytes that are read of its log
+_MOST_TEXT = 1 << 16  # bytes of its log to read

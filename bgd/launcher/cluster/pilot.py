@@ -1,6 +1,6 @@
-"""One pilot, as the launcher that submitted it sees it, and the attempts that were given to it.
+"""One pilot, seen from the launcher that submitted it, and its attempts.
 
-It knows the rules R1 to R8, so what this launcher says to it is what a supervisor says. It is reached by an
+It implements the rules R1 to R8, so this launcher talks to it like a supervisor. It is reached by an
 srun that connects to its socket (bgd/launcher/cluster/relay.py); if that dies, another one takes its place,
 and a new launcher adopts the pilots of its predecessor with their attempts. A pilot that hears nothing ends
 by itself, and its allocation with it.
@@ -48,13 +48,13 @@ log = logging.getLogger(__name__)
 
 
 class Pilot:
-    """One batch job of Slurm that runs a launcher, and the attempts that were given to it.
+    """One batch job of Slurm that runs a launcher, and its attempts.
 
     Attributes:
         slurm: its cluster and folder.
-        own: the only attempt that it is for; None: it is for many.
+        own: its only attempt; None: it is for many.
         number: of its job in Slurm; None: it is not submitted.
-        node: what Slurm has given to it; None: it is not known yet.
+        node: its node from Slurm; None: not known yet.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Pilot:
         self._folder = PilotFolder(pool.context, slurm.folder, name)
         self._python = slurm.python
         self._attempts: dict[AttemptKey, PilotRun] = {}
-        self._ended: set[AttemptKey] = set()  # which it may not forget yet
+        self._ended: set[AttemptKey] = set()  # which it must not forget yet
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
-        self._held: dict[AttemptKey, AttemptEnded] = {}  # ends of which Slurm may know the cause
-        self._heard_at = elapsed()  # when it was connected last
+        self._held: dict[AttemptKey, AttemptEnded] = {}  # ends whose cause Slurm may know
+        self._heard_at = elapsed()  # when it was last connected
         self._is_adopted = number is not None
         self._is_closing = False
         self._is_gone = False
@@ -93,11 +93,11 @@ class Pilot:
 
     @property
     def own_key(self) -> AttemptKey | None:
-        """The key of the only attempt that it is for."""
+        """The key of its only attempt."""
         return None if self.own is None else self.own.launch.key
 
     def has_room(self, attempt: PilotRun) -> bool:
-        """Whether an attempt may be given to it now."""
+        """Whether it can take an attempt now."""
         if self._connection is None or not self._connection.is_ready or self._is_closing or self.node is None:
             return False
         if self.own is not None:
@@ -106,15 +106,15 @@ class Pilot:
 
     @property
     def runs_what_it_should(self) -> bool:
-        """Whether it has said what it runs, if it is of an earlier launcher, and nothing else runs there."""
+        """Whether its snapshot is complete, if it is from an earlier launcher, and it runs nothing else."""
         return not ((self._is_adopted and self.is_starting) or self._strangers)
 
     def is_large_enough(self, attempt: PilotRun) -> bool:
-        """Whether an attempt fits if it has nothing else, as far as that is known."""
+        """Whether an attempt would fit on the empty pilot, as far as known."""
         return self.node is None or _fit(self.node, [attempt])
 
     def give(self, attempt: PilotRun) -> None:
-        """Let it run an attempt.
+        """Give it an attempt to run.
 
         Raises:
             OSError: the journal cannot be written; nothing has begun.
@@ -128,7 +128,7 @@ class Pilot:
         self.adopt(attempt, began)
 
     def adopt(self, attempt: PilotRun, began: Began) -> None:
-        """Add an attempt, whether or not the pilot has heard of it, and tell it."""
+        """Add an attempt that the pilot may or may not know, and send it."""
         key = attempt.launch.key
         self._attempts[key] = attempt
         attempt.given_to(self, began)
@@ -155,22 +155,22 @@ class Pilot:
                 self._connection.send(message)
 
     def _variables(self, node: PilotNode) -> dict[str, str]:
-        """Return what an attempt finds in its environment of Slurm: its node, or all that is its own."""
+        """Return the variables of Slurm for an attempt: its node, or its whole allocation."""
         return {"SLURMD_NODENAME": node.name} if self.own is None else node.variables
 
     def signal_steps(self, signum: int) -> None:
-        """Signal what an attempt that has nodes of its own has started on them by srun."""
+        """Signal the tasks that an attempt with nodes of its own has started with srun."""
         self._pool.begin(self._controller.signal_steps(self.name, signum, _RELAY))
 
     # --- its life
 
     async def live(self) -> None:
-        """Submit it, stay connected while it runs, and see to its attempts when it is gone."""
+        """Submit it, stay connected while it runs, and end its attempts when it is gone."""
         again = pauses()
         while True:
             try:
                 await self._live()
-            except Exception:  # raised further, it would cancel the task group, and so end every job
+            except Exception:  # if raised, it would cancel the task group and so end every job
                 log.exception("pilot %s: an error in the launcher", self.name)
                 await self._wait(next(again))
             else:
@@ -186,12 +186,12 @@ class Pilot:
                 self._pool.refuse(self, str(problem))
                 await self._folder.remove()
                 return
-        if self.number is not None:  # else it is not wanted any more
+        if self.number is not None:  # otherwise it is no longer wanted
             await self._attend()
         await self._finish(await self._end_what_it_left())
 
     async def _attend(self) -> None:
-        """Stay connected to it while Slurm has it."""
+        """Stay connected to it while it is in Slurm."""
         again, absent = pauses(), 0
         while absent < _ABSENCES and not self._is_given_up:
             jobs = await self._controller.jobs()
@@ -219,7 +219,7 @@ class Pilot:
             await self._controller.cancel(self.name)
 
     def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
-        """Tell those that wait for it why it does not run."""
+        """Tell waiting attempts why it does not run."""
         if is_silent:
             self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
         elif found is not None and found.state == "PENDING":
@@ -233,18 +233,18 @@ class Pilot:
             self.own.wait_for(reason)
         elif self.own is None and self.is_starting:
             self._pool.note_reason(reason)
-        if cause is Cause.NODE:  # it waits to end what it left
+        if cause is Cause.NODE:  # it waits to kill leftovers
             for attempt in self._attempts.values():
                 attempt.wait_for(reason)
 
     @property
     def _is_given_up(self) -> bool:
-        """Whether all that is known of its attempts was asked to stop long ago: they must end."""
+        """Whether all its known attempts were stopped so long ago that they must end."""
         attempts = self._attempts.values()
         return bool(attempts) and all(each.is_overdue for each in attempts)
 
     async def _end_what_it_left(self) -> Leftovers:
-        """Submit it again to the same node, as Slurm without control groups only ends what it sees."""
+        """Submit it again to the same node to kill leftovers, which Slurm without control groups misses."""
         left = await self._left()
         for _ in range(_TRIES):
             if self._is_given_up or not await self._may_have_left_processes(left):
@@ -253,7 +253,9 @@ class Pilot:
             try:
                 self.number = await self._submitted(f"--nodelist={left.node}")
             except CannotStart as problem:
-                log.warning("what pilot %s left on node %s is left alone: %s", self.name, left.node, problem)
+                log.warning(
+                    "leftovers of pilot %s on node %s are left alone: %s", self.name, left.node, problem
+                )
                 break
             await self._attend()
             left = await self._left()
@@ -267,7 +269,7 @@ class Pilot:
         return self._is_unwatched or state in _NOT_ENDED_BY_SLURM
 
     async def _submitted(self, *place: str) -> int | None:
-        """Submit it until Slurm takes it; return its number there, None if it is not wanted any more.
+        """Submit it until Slurm accepts it; return its number there, None if it is no longer wanted.
 
         Raises:
             CannotStart: Slurm refuses it.
@@ -276,7 +278,7 @@ class Pilot:
         while True:
             left_out = [] if place else self._pool.nodes_left_out()
             arguments = [*self._options(), *place]
-            if left_out:  # beside those that were asked for: of several options sbatch takes the last
+            if left_out:  # after the requested ones: sbatch uses the last of several options
                 asked = [each.removeprefix(_EXCLUDE) for each in arguments if each.startswith(_EXCLUDE)]
                 arguments.append(f"{_EXCLUDE}{','.join([*asked, *left_out])}")
             said = await self._controller.submit(
@@ -295,7 +297,7 @@ class Pilot:
             if code > 0 and not await self._controller.refuses_for_now(words):
                 if left_out and self._pool.leave_none_out():
                     continue
-                raise CannotStart(one_line(launching.NotStarted.OTHER, f"Slurm takes no pilot: {problem}"))
+                raise CannotStart(one_line(launching.NotStarted.OTHER, f"Slurm refuses the pilot: {problem}"))
             is_silent = self._controller.silent_since is not None
             self._note_reason(
                 Cause.CONTROLLER if is_silent else Cause.NODE,
@@ -304,7 +306,7 @@ class Pilot:
             )
             self._pool.note_refusal(problem)
             await self._wait(next(again))
-            if code <= 0 or self._controller.is_away(words):  # it may have taken the job all the same
+            if code <= 0 or self._controller.is_away(words):  # it may have accepted the job anyway
                 await self._controller.release(self.name, self._note_silence)
 
     def _note_silence(self) -> None:
@@ -333,7 +335,7 @@ class Pilot:
         return left.has_all or not (self._is_reached or left.is_locked or left.problem)
 
     async def _serve(self) -> bool:
-        """Stay connected as long as that is possible; return whether it has greeted."""
+        """Stay connected as long as possible; return whether it has greeted."""
         connection = self._connection = PilotConnection(self, self._context)
         try:
             relay, ours = await self._relay()
@@ -355,7 +357,7 @@ class Pilot:
         return connection.is_ready
 
     async def _relay(self) -> tuple[Child, socket.socket]:
-        """Start an srun that connects to it; return it, and the socket to talk over.
+        """Start an srun that connects to it; return the srun and the socket.
 
         Raises:
             CannotStart: that is not possible.
@@ -378,7 +380,7 @@ class Pilot:
         return await self._context.retry(f"pilot {self.name} cannot be reached yet", start)
 
     async def _left(self) -> Leftovers:
-        """Return what it has left, once it has ended."""
+        """Return its results, once it has ended."""
         again = pauses()
         while (left := await self._folder.left()).is_locked or left.problem:
             if self._is_given_up or not (left.is_locked or self._attempts):
@@ -389,7 +391,7 @@ class Pilot:
         return left
 
     async def _finish(self, left: Leftovers) -> None:
-        """End its attempts as its journal says, as Slurm says, or as unknown."""
+        """End its attempts by its journal, by Slurm's reason, or as unknown."""
         ends = {ended.key: ended for ended in left.ends} | self._held
         is_failure = self.number is not None and not (self._has_worked or self._is_closing)
         state, node = "", left.node
@@ -407,9 +409,9 @@ class Pilot:
             ended = ends.get(key) or attempt.lost(self._problem(state))
             attempt.finish(_with_cause(ended, cause, is_own=self.own is not None))
         self._is_gone = True
-        words = left.last_words or f"Slurm ended it before it worked ({state or 'unknown'})"
+        words = left.last_words or f"Slurm ended it before it was ready ({state or 'unknown'})"
         self._pool.ended(self, words if is_failure else None, node if state in _OF_ITS_NODE else "")
-        if not self._ended:  # else its folder is the only proof until the ends are on the disk
+        if not self._ended:  # otherwise its folder is the only proof until the ends are on disk
             await self._folder.remove()
 
     def _problem(self, state: str) -> str:
@@ -450,7 +452,7 @@ class Pilot:
     # --- what it says
 
     def receive(self, message: FromLauncher) -> None:
-        """Do what one of its messages asks for.
+        """Handle one of its messages.
 
         Raises:
             ProtocolError: it declines this launcher.
@@ -469,10 +471,10 @@ class Pilot:
             case AttemptEnded():
                 self._note_end(message)
             case launching.LogGrew() | launching.Checked():
-                pass  # a pilot is not asked for these: the output itself comes
+                pass  # pilots send no such messages: they send the output itself
 
     def _begin_work(self) -> None:
-        """Repeat what its attempts are asked to do, and take more of them, unless it only answers."""
+        """Repeat requests to its attempts, and accept new ones, unless it only answers."""
         if self._connection is None or self._connection.is_ready:
             return
         self._connection.is_ready = True
@@ -491,7 +493,7 @@ class Pilot:
             self._connection.send(launching.OutputStored(part.key, end))
 
     def _note_start(self, started: AttemptStarted) -> None:
-        """Tell an attempt; end one whose record was lost: its job may run again, but not beside it."""
+        """Update an attempt; stop one whose record was lost, because its job may run again."""
         key, connection = started.key, self._connection
         if key in self._attempts:
             self._attempts[key].started(started)
@@ -519,7 +521,7 @@ class Pilot:
             self._pool.assign()
 
     def _keep_alive(self) -> None:
-        """Keep the pilot alive; drop the connection if nothing comes from it.
+        """Keep the pilot alive; drop the connection if it is silent.
 
         The srun of a step whose slurmstepd was killed stays, and says nothing.
         """
@@ -551,7 +553,7 @@ def _fit(node: PilotNode, attempts: Collection[PilotRun]) -> bool:
 
 
 def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnded:
-    """Return an end as Slurm explains it, which ended the pilot; `state`: its word for how that ended."""
+    """Return an end with Slurm's reason for ending the pilot; `state`: Slurm's word for it."""
     outcome = _CAUSES.get(state)
     if outcome is None or ended.outcome not in _OF_A_CAUSE:
         return ended
@@ -562,11 +564,11 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
 
 _EXCLUDE = "--exclude="
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
-_TRIES = 3  # times to end what it left
+_TRIES = 3  # tries to kill leftovers
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
 _MAY_START = {"", "PENDING", "CONFIGURING", "RUNNING"}  # although it was not listed
 _NOT_ENDED_BY_SLURM = {"FAILED", ""}  # its script was killed; or Slurm does not remember
-_OF_ITS_NODE = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}  # if it ends so before it works
+_OF_ITS_NODE = {"FAILED", "NODE_FAIL", "BOOT_FAIL"}  # if it ends like this before it works
 _CAUSES = {
     "PREEMPTED": Outcome.INTERRUPTED,
     "CANCELLED": Outcome.INTERRUPTED,
@@ -574,5 +576,5 @@ _CAUSES = {
     "OUT_OF_MEMORY": Outcome.OOM,
 }
 _OF_A_CAUSE = {Outcome.INTERRUPTED, Outcome.SIGNAL, Outcome.UNKNOWN}
-_BEAT = LEASE / 6  # three of them until a connection is given up, which leaves time for the next one
-_HUNG = 3 * LEASE  # seconds without an answer until Slurm is to end it: by itself it ends after two leases
+_BEAT = LEASE / 6  # after three of them the connection is dropped, which leaves time for the next one
+_HUNG = 3 * LEASE  # seconds without an answer until Slurm must end it: by itself it ends after two leases

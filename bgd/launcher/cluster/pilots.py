@@ -1,8 +1,8 @@
 """Pilots: launchers on the nodes of a cluster, in allocations of Slurm.
 
-A pilot is a batch job in Slurm that runs this very program on a node, with its journal in the shared folder.
-Most run many short attempts, and their allocation is kept meanwhile. An attempt that wants whole nodes, GPUs
-or more than the others have gets a pilot of its own, which ends with it.
+A pilot is a batch job in Slurm that runs this program on a node, with its journal in the shared folder. Most
+run many short attempts in one allocation. An attempt that needs whole nodes, GPUs or more than shared pilots
+have gets its own pilot, which ends with it.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class PilotPool:
         self._connected: list[Pilot] = []  # of these, to be given their attempts
         self._unacknowledged: dict[AttemptKey, Pilot] = {}  # ended and recorded
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failures = Counter[AttemptKey | None]()  # pilots that ended before they worked, in a row
+        self._failures = Counter[AttemptKey | None]()  # consecutive pilots that ended before they worked
         self._left_out: dict[str, float] = {}  # nodes on which pilots fail, until when on the elapsed clock
         self._is_ending = False
         self._is_delayed = False  # until the journal can be written
-        self._is_refused = False  # Slurm takes no more pilots for now
+        self._is_refused = False  # Slurm refuses more pilots for now
         self._refusal: str | None = None  # why not, as logged last
-        # a reset may have taken records: attempts that nobody knows may run on pilots
+        # a reset may have lost records: unknown attempts may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
         self._reason = self.reason(Cause.PILOT)
         self._tidying = self.begin(self._release_leftovers())
@@ -69,13 +69,13 @@ class PilotPool:
         return Reason(cause=cause, subject=self.start.executor, problem=code, at=at)
 
     def note_refusal(self, problem: str | None) -> None:
-        """Log why Slurm refuses a pilot for now; all that are refused share a line. None: it takes one."""
+        """Log why Slurm refuses pilots for now, in one line for all. None: it accepts one."""
         if problem is not None and problem != self._refusal:
             log.warning("executor %s: Slurm refuses a pilot for now: %s", self.start.executor, problem)
         self._refusal = problem
 
     async def execute(self, attempt: Attempt) -> PilotRun | None:
-        """Start an attempt, or find again one that a dead launcher started (see Executor)."""
+        """Start an attempt, or adopt one that a dead launcher started (see Executor)."""
         if attempt.adopted is None and attempt.stop_asked.done():
             return None
         return PilotRun(attempt, self.context, self)
@@ -94,27 +94,27 @@ class PilotPool:
             attempt.wait_for(self._reason)
 
     def requeue(self, attempt: PilotRun) -> None:
-        """Give it to another pilot, since its pilot ended before it began with it (R3)."""
+        """Give it to another pilot, because its pilot ended before starting it (R3)."""
         if attempt.is_taken_back() and not attempt.start.alone:  # `ended` starts the next pilot of its own
             self._waiting[attempt.launch.key] = attempt
             self._waiting.move_to_end(attempt.launch.key, last=False)
 
     def forget(self, attempt: PilotRun) -> None:
-        """Take it off the list, or end its own pilot. Those behind it may fit where it did not."""
+        """Remove it from the list, or end its own pilot. Later ones may fit where it did not."""
         if (pilot := self._own.get(attempt.launch.key)) is not None:
             pilot.close()
         if self._waiting.pop(attempt.launch.key, None) is not None:
             self.assign()
 
     def adopt(self, attempt: PilotRun, began: Began) -> None:
-        """Look for the pilot that a dead launcher gave it to."""
+        """Find its pilot from a dead launcher."""
         assert began.pilot is not None  # noqa: S101  its journal says so
         own = attempt if attempt.start.alone else None
         pilot = self._shared.get(began.pilot[0]) if own is None else None
         (pilot or self._begin(began.pilot, own, attempt.launch.slurm)).adopt(attempt, began)
 
     def assign(self) -> None:
-        """Give attempts to pilots with room; start a pilot for those that are left."""
+        """Give attempts to pilots with room; start a pilot for the rest."""
         if self._may_run_unknown_ones:
             return
         try:
@@ -136,7 +136,7 @@ class PilotPool:
         self.assign()
 
     def _give_all(self) -> None:
-        """Give attempts to pilots with room; start pilots for those that are too large for all there are.
+        """Give attempts to pilots with room; start pilots for those that are too large for all existing ones.
 
         Raises:
             OSError: the journal cannot be written.
@@ -161,7 +161,7 @@ class PilotPool:
 
     @property
     def _may_run_unknown_ones(self) -> bool:
-        """Whether pilots of before a reset may still run attempts that no record names."""
+        """Whether pilots from before a reset may still run unrecorded attempts."""
         if not self._has_all_records and self._tidying.done():
             self._has_all_records = all(each.runs_what_it_should for each in self._pilots)
         return not self._has_all_records
@@ -180,7 +180,7 @@ class PilotPool:
         return any(not each.is_starting for each in self._present)
 
     def connected(self, pilot: Pilot) -> None:
-        """Note that a pilot works."""
+        """Record that a pilot works."""
         self._failures.pop(pilot.own_key, None)
         if pilot.own is None:
             self.note_reason(self.reason(Cause.PILOT))
@@ -189,14 +189,14 @@ class PilotPool:
         self.assign()
 
     def ended(self, pilot: Pilot, problem: str | None, node: str) -> None:
-        """Note that a pilot is gone; `problem`: why it never worked, None if it did; `node`: where."""
+        """Record that a pilot is gone; `problem`: why it never worked, None if it did; `node`: where."""
         self._drop(pilot)
         own = pilot.own if pilot.own is not None and pilot.own.is_waiting else None
         if problem is not None:
             log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
             self._failures[pilot.own_key] += 1
             if node:
-                log.warning("leaving out node %s for %g s", node, _LEFT_OUT)
+                log.warning("avoiding node %s for %g s", node, _LEFT_OUT)
                 self._left_out[node] = elapsed() + _LEFT_OUT
         if self._failures[pilot.own_key] >= _TRIES and (own is not None or not self._works):
             del self._failures[pilot.own_key]
@@ -207,7 +207,7 @@ class PilotPool:
         self.assign()
 
     def refuse(self, pilot: Pilot, problem: str) -> None:
-        """Note that Slurm refuses this pilot. Its others, if there are any, go on."""
+        """Record that Slurm refuses this pilot. Its other pilots, if any, continue."""
         self._drop(pilot)
         if pilot.own is not None:
             self._fail([pilot.own], problem)
@@ -223,17 +223,17 @@ class PilotPool:
         self.assign()
 
     def nodes_left_out(self) -> list[str]:
-        """Return the nodes on which pilots have failed lately."""
+        """Return the nodes on which pilots have failed recently."""
         self._left_out = {node: until for node, until in self._left_out.items() if until > elapsed()}
         return sorted(self._left_out)
 
     def leave_none_out(self) -> bool:
-        """Use all nodes again; return whether that changes anything."""
+        """Use all nodes again; return whether any was avoided."""
         found, self._left_out = bool(self._left_out), {}
         return found
 
     def note_reason(self, reason: Reason) -> None:
-        """Tell those that wait for any pilot why."""
+        """Tell attempts that wait for any pilot the reason."""
         self._reason = reason
         for attempt in self._waiting.values():
             attempt.wait_for(reason)
@@ -244,11 +244,11 @@ class PilotPool:
         return bool(self._waiting)
 
     async def released(self) -> None:
-        """Return once the pilots of an earlier launcher that no record names have ended."""
+        """Wait until unrecorded pilots of an earlier launcher have ended."""
         await asyncio.shield(self._tidying)
 
     async def end(self) -> None:
-        """Give all allocations back; if Slurm does not answer soon, the pilots do it by themselves."""
+        """Release all allocations; if Slurm does not answer soon, the pilots do it by themselves."""
         self._is_ending = True
         if ends := [self.begin(each.give_back()) for each in self._pilots]:
             await asyncio.wait(ends, timeout=_GIVE_BACK_SECONDS)
@@ -263,13 +263,13 @@ class PilotPool:
         return task
 
     def acknowledge(self, pilot: Pilot, key: AttemptKey) -> None:
-        """Let a pilot forget an attempt whose end is recorded, once that survives a power failure."""
+        """Let a pilot forget an attempt once its recorded end survives a power failure."""
         if not self._unacknowledged:
             self.begin(self._acknowledge())
         self._unacknowledged[key] = pilot
 
     async def _acknowledge(self) -> None:
-        """Tell pilots what they may forget. What is on the disk will not be asked of them again."""
+        """Tell pilots what they may forget, because it is on disk."""
         while self._unacknowledged:
             await self.context.deadlines.timer(_PAUSE)  # so that many share a sync
             recorded = dict(self._unacknowledged)
@@ -310,7 +310,7 @@ class PilotPool:
             attempt.refuse(problem)
 
     async def _release_leftovers(self) -> None:
-        """End pilots that no record names: a power failure may have taken the latest records."""
+        """End unrecorded pilots: a power failure may have destroyed the latest records."""
         names = partial(PilotFolder(self.context, self.slurm.folder, "").names, self._prefix)
         for name in await self.context.retry("what earlier launchers left cannot be listed yet", names):
             is_known = any(each.name == name for each in self._pilots)
@@ -323,8 +323,8 @@ class PilotPool:
                 await folder.remove()
 
 
-_TRIES = 3  # pilots that end before they work, until what waits for them fails
-_LEFT_OUT = 600.0  # seconds without a node on which a pilot failed
+_TRIES = 3  # pilots that end before they work, until waiting attempts fail
+_LEFT_OUT = 600.0  # seconds to avoid a node on which a pilot failed
 _PAUSE = 1.0
-_REFUSED = 30.0  # seconds until Slurm is asked for another pilot
+_REFUSED = 30.0  # seconds until the next pilot is requested
 _GIVE_BACK_SECONDS = 5.0

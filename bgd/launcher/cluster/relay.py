@@ -1,6 +1,6 @@
 """Connect the launcher to a pilot on this node. srun runs this program and carries its stdin and stdout.
 
-If one of the programs in between dies, the launcher starts another srun and reaches the same pilot again.
+If one of the programs in between dies, the launcher reaches the same pilot through another srun.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PART = 1 << 16
 
 
 def main() -> int:
-    """Pass on what both sides send until one of them ends. Return 1 if no pilot listens."""
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the pilot gets it, too, and still has ends to tell
+    """Relay both directions until one side ends. Return 1 if no pilot listens."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the pilot gets it, too, and still has ends to report
     os.chdir(Path(sys.argv[1]).parent)
     connection = _connected(Path(sys.argv[1]).name)
     if connection is None:

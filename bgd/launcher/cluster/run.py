@@ -1,4 +1,4 @@
-"""An attempt by a pilot, as this launcher sees it: it keeps the log and the record."""
+"""An attempt on a pilot, seen from this launcher, which keeps its log and record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class PilotRun:
-    """An attempt that waits in the pool until a pilot has room, and then is with that pilot."""
+    """An attempt that waits in the pool, then runs on a pilot."""
 
     has_exited = False  # as far as this launcher knows
 
@@ -50,7 +50,7 @@ class PilotRun:
         self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
         self._stop: launching.StopProcesses | None = None  # that it was asked for
-        self._stop_by = math.inf  # when it is overdue to have ended, on the elapsed clock
+        self._stop_by = math.inf  # when its end is overdue, on the elapsed clock
         self._signals: list[launching.SignalProcesses] = []  # that could not be sent yet
 
     @property
@@ -70,11 +70,11 @@ class PilotRun:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it was asked to stop so long ago that its pilot cannot be expected to tell its end."""
+        """Whether it was stopped so long ago that its pilot will not report its end."""
         return elapsed() > self._stop_by
 
     def may_be_slurms_doing(self, ended: AttemptEnded, *, is_alone: bool) -> bool:
-        """Return whether it may have ended so because Slurm ended its allocation, which it may have alone."""
+        """Return whether Slurm may have ended it with its allocation, which it may have alone."""
         is_killed = is_alone and ended.signal in {signal.SIGKILL, signal.SIGTERM}
         return self._stop is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
 
@@ -91,7 +91,7 @@ class PilotRun:
     # --- what may be asked of it
 
     def begin(self) -> None:
-        """Let it wait for a pilot, or look for the one that has it."""
+        """Let it wait for a pilot, or find the pilot that has it."""
         if self._adopted is None:
             self._pool.add(self)
         elif self._adopted.pilot is None:
@@ -129,7 +129,7 @@ class PilotRun:
 
     @property
     def is_suspended(self) -> bool:
-        """Whether its processes are to be stopped."""
+        """Whether its processes should be stopped."""
         return self._attempt.is_suspended
 
     @property
@@ -158,7 +158,7 @@ class PilotRun:
             self._pool.acknowledge(self._pilot, self.launch.key)
 
     def wait_for(self, reason: Reason) -> None:
-        """Tell why it waits, unless that was told."""
+        """Report why it waits, if that is new."""
         self._attempt.wait_for(reason)
 
     def refuse(self, problem: str) -> None:
@@ -170,7 +170,7 @@ class PilotRun:
         return self._attempt.never_ran(Outcome.UNKNOWN, problem)
 
     def stand_alone(self) -> None:
-        """Want a pilot of its own, as it is too large for the others."""
+        """Request a pilot of its own, because it is too large for the others."""
         assert self.launch.slurm is not None  # noqa: S101  as below
         self.start = replace(self.start, alone=True)
         self.launch = replace(self.launch, slurm=replace(self.launch.slurm, pilot=self.start))
@@ -178,15 +178,17 @@ class PilotRun:
     # --- what its pilot does
 
     def given_to(self, pilot: Pilot, record: Began) -> None:
-        """Note which pilot has it, as the journal says."""
+        """Record its pilot in the journal."""
         self._pilot, self._record = pilot, record
         self._attempt.waits = None
 
     def is_taken_back(self) -> bool:
-        """Let it wait for a pilot again; return False, and end it, if it is to stop."""
+        """Let it wait for a pilot again; return False, and end it, if it was stopped."""
         self._pilot, self._adopted, self._record = None, None, None
         try:
-            self._context.journal.forget(self.launch.key)  # else it counts as started if this launcher dies
+            self._context.journal.forget(
+                self.launch.key
+            )  # otherwise it counts as started if this launcher dies
         except OSError as error:
             log.warning("cannot remove job %d from the journal: %s", self.launch.key.job, error.strerror)
         if self._stop is not None:
@@ -196,7 +198,7 @@ class PilotRun:
         return True
 
     def messages(self, variables: dict[str, str]) -> list[ToLauncher]:
-        """Return what to tell its pilot over a new connection. It may know it already (R2).
+        """Return the messages to its pilot over a new connection. It may know them already (R2).
 
         `variables`: those of Slurm; the environment may have others, of a job that its sender is in.
         """
@@ -213,7 +215,7 @@ class PilotRun:
         return asked
 
     def started(self, message: AttemptStarted) -> None:
-        """Take over what its pilot says of its start."""
+        """Record the start that its pilot reports."""
         self._attempt.waits = message.waits
         if self.pid is None and message.pid is not None:
             self.pid = message.pid
@@ -232,7 +234,7 @@ class PilotRun:
         return self.log_bytes
 
     def finish(self, ended: AttemptEnded) -> None:
-        """Take its end from its pilot, with the times of this machine's clock."""
+        """Record the end that its pilot reports, in times of this machine's clock."""
         if self._end.done():
             return
         if self._adopted is not None:
@@ -256,14 +258,14 @@ class PilotRun:
         )
 
     async def _end_former(self) -> None:
-        """End what an earlier bgd started by an srun of its own: Slurm is not to have it any more."""
+        """Cancel in Slurm what an earlier bgd started with an srun of its own."""
         assert self.launch.slurm is not None  # noqa: S101  as above
         await self._pool.controller_of(self.launch.slurm).release(former_name(self.launch.key))
         self.finish(self._attempt.never_ran(Outcome.INTERRUPTED, "an earlier bgd started it"))
 
 
 def pilot_start(launch: Launch) -> launching.PilotStart:
-    """Return what an attempt needs of a pilot."""
+    """Return what an attempt needs from a pilot."""
     assert launch.slurm is not None  # noqa: S101  checked by the caller
     return launch.slurm.pilot or replace(_FORMER, executor=launch.place.executor if launch.place else "")
 
@@ -273,7 +275,7 @@ def former_name(key: AttemptKey) -> str:
     return f"bgd-{key.store}-{key.job}-{key.attempt}"
 
 
-_OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # how it may end after a stop
+_OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # possible outcomes after a stop
 _OF_SLURM = ("SLURM_", "SRUN_")
 _OVERDUE = 60.0  # seconds after the grace time
 # of what an earlier bgd starts without a pilot

@@ -1,1 +1,1 @@
-"""Warm workers: interpreters that have imported what class jobs need before the jobs come."""
+"""Warm workers: interpreters that have imported in advance what class jobs need."""

@@ -1,6 +1,6 @@
 """Attempts in a warm worker or in a process forked from it.
 
-Messages from a worker are trusted no more than a job, because users' code runs in it.
+Messages from a worker are as untrusted as a job, because it runs users' code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class NotAccepted(Exception):
-    """The worker did not accept the attempt, and nothing of it ran: another worker may."""
+    """The worker did not start the attempt, so another worker may."""
 
 
 class Handover:
@@ -47,7 +47,7 @@ class Handover:
 
 
 def description_of(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
-    """Return what a worker with this environment is told of a job."""
+    """Return the description of a job for a worker with this environment."""
     wanted = environment_of(launch)
     changes: dict[str, str | None] = {
         name: value for name, value in wanted.items() if environment.get(name) != value
@@ -63,7 +63,7 @@ def description_of(launch: Launch, environment: dict[str, str]) -> dict[str, obj
 
 
 def problem_in(message: WorkerMessage, launch: Launch, context: Context) -> Exception | None:
-    """Return what the worker's answer means for who waits for it; None: the job runs."""
+    """Return the error in the worker's answer; None: the job runs."""
     if message.stale is not None:
         return NotAccepted()
     if message.lost is not None:
@@ -82,7 +82,7 @@ def problem_in(message: WorkerMessage, launch: Launch, context: Context) -> Exce
 
 
 WorkerUsage = tuple[float, float, int]
-"""What a worker has used since it began: user and system seconds, and its peak memory in KiB."""
+"""The usage of a worker since its start: user and system seconds, and its peak memory in KiB."""
 
 
 class ReusedExecution:

@@ -60,7 +60,7 @@ class WorkerChannel:
         self._closed = closed
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
-        self._is_full = False  # whether the loop watches for room
+        self._is_full = False  # whether the loop waits for room
         self._unhandled: tuple[WorkerMessage, list[int]] | None = None
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
@@ -82,13 +82,13 @@ class WorkerChannel:
             self._flush()
 
     def receive(self) -> bool:
-        """Handle what has come, up to a number of messages; return whether there may be more."""
+        """Handle received messages, up to a limit; return whether there may be more."""
         for _ in range(_MAX_MESSAGES):
             try:
                 message, descriptors = self._unhandled or self._next_message()
             except BlockingIOError:
                 return False
-            except OSError:  # no descriptor for what comes with the next message
+            except OSError:  # no descriptor for the one in the next message
                 self._wait_for_room()
                 return False
             except _NO_MESSAGE:
@@ -106,7 +106,7 @@ class WorkerChannel:
         return True
 
     def _wait_for_room(self) -> None:
-        """Read no more until the machine may have what it lacked."""
+        """Stop reading until the shortage may be over."""
         self._loop.remove_reader(self._socket)
         self._loop.call_later(_RETRY_DELAY, self._go_on)
 
@@ -116,7 +116,7 @@ class WorkerChannel:
             self.receive()
 
     def receive_rest(self) -> None:
-        """Handle all that has come; only once no process is left that could send forever."""
+        """Handle all received messages; only once no process is left that could send forever."""
         while self.receive():
             pass
 
@@ -183,7 +183,7 @@ class WorkerChannel:
                 if error.errno in _SHORTAGES:
                     self._loop.call_later(_RETRY_DELAY, self._flush)
                     return
-                break  # the worker is gone; those who wait for an answer learn that from its end
+                break  # the worker is gone; waiting callers learn that from its end
             self._unsent.popleft()
             if file is not None:
                 os.close(file)
@@ -219,7 +219,7 @@ def _close_all(descriptors: Sequence[int]) -> None:
 
 
 class SharedMemory:
-    """Memory for what either side must know without a message; `fd` is the file behind it."""
+    """Memory for what both sides must know without a message; `fd` is the file behind it."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("bgd-worker")
@@ -233,11 +233,11 @@ class SharedMemory:
         return number
 
     def note_stop(self, reason: StopReason) -> None:
-        """Let the job that was taken last know why it is to end, before it gets the stop signal."""
+        """Let the last taken job read why it is stopped, before it gets the stop signal."""
         _REASON.pack_into(self._memory, 0, reason)
 
     def close(self) -> None:
-        """Close the file; what it holds can still be read and changed."""
+        """Close the file; its content can still be read and changed."""
         os.close(self.fd)
 
 

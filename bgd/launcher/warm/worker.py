@@ -1,4 +1,4 @@
-"""Warm workers: processes that import what jobs need, and then fork for each job, or run it themselves."""
+"""Warm workers: processes that import what jobs need, then fork for each job or run it themselves."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class WorkerPool:
             self._living.discard(worker)
 
     def _check(self, worker: Worker) -> None:
-        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle."""
+        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle key."""
         workers = self._by_key.get(worker.key, [])
         if worker.is_retired and worker in workers:
             workers.remove(worker)
@@ -245,7 +245,7 @@ class Worker:
         self._changed(self)
 
     def retire(self) -> None:
-        """Give it no more attempts; it ends when it has finished those it has."""
+        """Give it no more attempts; it ends after its present ones."""
         self.is_retired = True
         if not self.users and self.settled.done():
             self._channel.close()
@@ -456,9 +456,9 @@ def _beginning(warm: WarmStart) -> dict[str, object]:
     return beginning
 
 
-_FIRST_CHECK = 0.002  # seconds until the launcher looks whether an attempt has begun; each pause is doubled
+_FIRST_CHECK = 0.002  # seconds between checks whether an attempt has begun; each pause is doubled
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job
-_EXIT_PATIENCE = 5.0  # seconds for a worker that is no longer needed, or that delays the end of an attempt
+_EXIT_PATIENCE = 5.0  # seconds for a worker that is not needed, or that delays the end of an attempt
 
 
 # --- The start of a worker's process, and why one did not become ready.
@@ -478,7 +478,7 @@ def end_of(code: int) -> str:
 
 
 class StartupOutput:
-    """What a worker prints while it starts: a pipe that is always read, and whose first bytes are kept."""
+    """Output of a starting worker: a pipe that is always read, and whose first bytes are kept."""
 
     def __init__(self) -> None:
         """Make the pipe; `far_end` is for the worker, and must be closed here once the worker has it."""
@@ -520,7 +520,7 @@ _KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job'
 
 
 class WarmKey(Struct, frozen=True):
-    """What a worker cannot change once it runs; attempts with the same key may share a worker."""
+    """What a running worker cannot change; attempts with the same key may share a worker."""
 
     isolation: Isolation
     argv: tuple[str, ...]
@@ -528,7 +528,7 @@ class WarmKey(Struct, frozen=True):
     preload: tuple[str, ...]
     recycle: tuple[int | None, int | None]
     folder: str  # where it starts
-    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it too
+    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it
     startup: tuple[tuple[str, str], ...]
 
 

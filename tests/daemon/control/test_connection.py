@@ -455,7 +455,7 @@ async def test_batch_with_an_unreadable_part_is_not_submitted_without_it(config,
         if bad == 2:
             assert (await caller.ask(SubmitMany(id=8, specs=[command()]), Submitted)).jobs == [1]
         else:
-            assert "none of it is taken" in (await caller.refusal()).message
+            assert "none of it is queued" in (await caller.refusal()).message
 
 
 async def test_unfinished_batches_of_all_clients_share_one_budget(config, launcher, monkeypatch):

@@ -162,9 +162,7 @@ async def test_database_of_another_program_is_refused_and_unchanged(path):
 async def test_file_that_is_not_a_database_is_refused(path):
     write(path, b"# my notes\n" * 100)
 
-    assert "file is not a database; `bgd --recover` puts the newest backup in its place" in await refusal_of(
-        path
-    )
+    assert "file is not a database; `bgd --recover` restores the newest backup" in await refusal_of(path)
 
 
 async def test_missing_folder_is_refused(tmp_path):
@@ -184,4 +182,4 @@ async def test_damaged_file_is_refused(path):
         content[page : page + 64] = b"\xff" * 64
     write(path, content)
 
-    assert "`bgd --recover` puts the newest backup in its place" in await refusal_of(path)
+    assert "`bgd --recover` restores the newest backup" in await refusal_of(path)

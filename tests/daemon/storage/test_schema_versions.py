@@ -95,8 +95,8 @@ async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
             await Store.open(path)
     assert str(refused.value) == (
         f"database {path} cannot be upgraded from version {VERSION} of its tables to {VERSION + 1} (no such"
-        " table: nowhere), and is unchanged: start the earlier bgd again, or `bgd --recover` puts the newest"
-        " backup in its place; or move it away to start with an empty one"
+        " table: nowhere), and is unchanged: start the earlier bgd again, or `bgd --recover` restores the"
+        " newest backup; or move it away to start with an empty one"
     )
 
     store = await Store.open(path)

@@ -90,7 +90,7 @@ async def test_a_job_is_slow_that_takes_longer_than_95_of_100_of_its_name(store)
     assert await usual_of(store, usual, 22) == (None, False)  # it waits
     assert await usual_of(store, usual, 31) == (None, False)
     assert await usual_of(store, usual, 32) == (None, False)
-    assert slowness(await with_usual(store, usual, 20)) == "slower than usual, which is up to 19s"
+    assert slowness(await with_usual(store, usual, 20)) == "slower than usual (up to 19s)"
 
 
 async def test_a_usual_time_is_computed_once_for_a_while_and_for_a_few_names_at_a_time(store, monkeypatch):

@@ -241,8 +241,8 @@ def test_a_search_finds_all_places_and_visits_them(tab, client, numbers):
     expect(tab.locator("#log .target")).to_have_text("0077777 line\n")
     tab.keyboard.press("Enter")
     expect(tab.locator("#log .target")).to_have_text("0177777 line\n")
-    tab.click("[aria-label='Previous place']")
-    tab.click("[aria-label='Previous place']")
+    tab.click("[aria-label='Previous match']")
+    tab.click("[aria-label='Previous match']")
     expect(tab.locator("#log .target")).to_have_text("0977777 line\n")
     expect(tab.locator(".found b")).to_have_text("10")
 

@@ -239,7 +239,7 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
 
     async def run() -> None:
         searches = [await begun() for _ in range(MAX_SEARCHES)]
-        with pytest.raises(RequestRefused, match="4 searches go on already"):
+        with pytest.raises(RequestRefused, match="4 searches are already running"):
             await pages.search(request, "1", "1")
         await searches.pop().aclose()  # as when a browser hangs up
         searches.append(await begun())
@@ -247,7 +247,7 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
             await search.aclose()
         # answers that are not sent yet count, too; these end with the loop
         answers = [await pages.search(request, "1", "1") for _ in range(MAX_SEARCHES)]
-        with pytest.raises(RequestRefused, match="4 searches go on already"):
+        with pytest.raises(RequestRefused, match="4 searches are already running"):
             await pages.search(request, "1", "1")
         answers.clear()
 

@@ -70,7 +70,7 @@ def test_words_and_fields_select_jobs(address, expected):
         ("q=state:faild", "There is no state 'faild' (did you mean failed?)."),
         ("state=bogus", "There is no state 'bogus' (known are blocked, cancelled, failed,"),
         ("q=queue:a/b", "There can be no queue 'a/b'"),
-        ("q=queue:a+queue:b", "queue: stands there twice."),
+        ("q=queue:a+queue:b", "queue: is given twice."),
         ("q=queue:", "'queue:' has no value."),
         ("q=queue:=mail", "only name:= has an equals sign"),
         ("q=exit:sigkill", "exit: takes a number from 0 to 255, not 'sigkill'."),

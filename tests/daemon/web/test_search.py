@@ -317,11 +317,11 @@ async def test_a_browser_has_one_search_and_all_together_a_few(stored):
         return answer.chunks
 
     first, *others = [await begin(f"session={number}") for number in range(web_search.MAX_SEARCHES)]
-    with pytest.raises(RequestRefused, match="searches go on already"):
+    with pytest.raises(RequestRefused, match="searches are already running"):
         await begin("session=new")
     again = await begin("session=0")
     rest = [chunk async for chunk in first]
-    assert b"this browser has begun another search" in rest[-1]
+    assert b"this browser has started another search" in rest[-1]
     for search in (first, again, *others):
         await search.aclose()
     await (await begin("session=new")).aclose()
@@ -333,7 +333,7 @@ async def test_a_search_counts_before_its_answer_is_sent(stored):
         await stored.search(asking("text=error", f"session={number}"))
         for number in range(web_search.MAX_SEARCHES)
     ]
-    with pytest.raises(RequestRefused, match="searches go on already"):
+    with pytest.raises(RequestRefused, match="searches are already running"):
         await stored.search(asking("text=error", "session=new"))
     for answer in answers:
         async for _ in answer.chunks:

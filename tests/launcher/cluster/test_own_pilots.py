@@ -89,7 +89,7 @@ def test_a_job_that_slurm_will_never_take_is_refused_in_slurms_words_and_no_othe
     ended = supervisor.run("true")
 
     assert ended.outcome is Outcome.NOT_STARTED
-    words = "cannot start: Slurm takes no pilot: Batch job submission failed: Invalid account"
+    words = "cannot start: Slurm refuses the pilot: Batch job submission failed: Invalid account"
     assert ended.problem == words
     assert supervisor.run("true", slurm=slurm.pilot_start).outcome is Outcome.SUCCEEDED
 
