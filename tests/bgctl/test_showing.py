@@ -39,7 +39,7 @@ def test_json_of_a_job_has_the_keys_that_scripts_rely_on(daemon):
 def test_show_prints_text_for_people(daemon):
     job_id = daemon.finished_job("-n", "odd", "sh", "-c", "exit 3")
 
-    sheet = daemon.bgctl("status", job_id).stdout
+    sheet = daemon.bgctl("show", job_id).stdout
 
     assert sheet.startswith(f"Job {job_id}: failed (3)\n  command    sh -c 'exit 3'\n  name       odd\n")
     assert "\nAttempt 1: exit code 3\n" in sheet
