@@ -131,7 +131,7 @@ def _findings_of(subject: str, check: Callable[[], Finding | list[Finding]]) -> 
     try:
         found = check()
     except OSError as error:  # a folder with the wrong mode is one thing to find
-        words = f"{error.filename} cannot be looked at: {error.strerror}"
+        words = f"{error.filename} cannot be checked: {error.strerror}"
         remedy = "give it to the user who runs bgd, as a folder of mode 700"
         found = [Finding("access", Level.PROBLEM, words, remedy)]
     return [replace(found, subject=subject)] if isinstance(found, Finding) else found
@@ -168,13 +168,13 @@ def _check_file_system(folder: str) -> Finding:
         )
     if kind in _VOLATILE_TYPES:
         return warning(
-            f"{folder} is on {kind}: the jobs are gone with the machine or the container",
-            "put [daemon] state_dir on a disk, or a volume, if they are to last",
+            f"{folder} is on {kind}: jobs are lost when the machine or container stops",
+            "to keep them, put [daemon] state_dir on a disk or a volume",
         )
     careless = sorted(_UNSAFE_OPTIONS & set(options.split(",")))
     if careless:
         return warning(
-            f"{folder} is mounted with {careless[0]}: what is answered may be lost when the power fails",
+            f"{folder} is mounted with {careless[0]}: acknowledged jobs may be lost in a power failure",
             f"mount it without {careless[0]}, unless the disk's cache has a battery",
         )
     return ok(f"{kind}, local")
@@ -302,7 +302,7 @@ def _existing(folder: str) -> Path:
 
 
 def _no_inodes(folder: str) -> Finding:
-    return problem(f"{folder} has no inode free: no file can be made there", "delete files there")
+    return problem(f"{folder} has no free inodes: files cannot be created there", "delete files there")
 
 
 def _check_folder(folder: str) -> Finding:
@@ -398,15 +398,15 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
         )
     if tables < VERSION:
         return note(
-            f"{path} is sound, and from an earlier bgd ({version}, this bgd makes {VERSION})",
+            f"{path} is intact, and from an earlier bgd ({version}, this bgd makes {VERSION})",
             "the next start upgrades it, and keeps a copy for earlier releases, if there is room:"
             f" {copy_name(path, tables)}",
         )
-    return ok(f"{path} is sound, {version}")
+    return ok(f"{path} is intact, {version}")
 
 
 def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
-    """Check that backups are written, and that the newest are sound, as `bgd --recover` checks them."""
+    """Check that backups are written, and that the newest are intact, as `bgd --recover` checks them."""
     every = config.backup.every
     if every is None:
         return note("none are written", "set [backup] every, or use bgctl backup")
@@ -444,16 +444,16 @@ def _check_copies(paths: list[str], every: float, patience: float) -> Finding:
             "nothing to do: it was checked when it was written, and bgd --recover checks it again",
         )
     if good is None:
-        return problem(f"none is sound: {problems[0]}", f"delete it; {_WRITE_ONE} meanwhile")
+        return problem(f"none is intact: {problems[0]}", f"delete it; {_WRITE_ONE} meanwhile")
     if problems:
         return warning(
-            f"{_count_and_age(paths, good.path)} of the sound ones: {problems[0]}",
+            f"{_count_and_age(paths, good.path)} of the intact ones: {problems[0]}",
             f"delete what is damaged (bgd --recover skips it); {_WRITE_ONE} meanwhile",
         )
     found = _count_and_age(paths, good.path)
     if _age_of(good.path) > _OVERDUE * every:
         return warning(found, "the daemon's log says why, if it has run meanwhile")
-    return ok(f"{found} and sound")
+    return ok(f"{found} and intact")
 
 
 def _count_and_age(paths: list[str], newest: str) -> str:
@@ -494,7 +494,7 @@ def _check_launcher(link: LauncherLink) -> Finding:
         )
     if _is_stopped(link.pid):
         return problem(
-            f"it is stopped, so no job starts, and no end of a job is noticed (pid {link.pid})",
+            f"it is stopped: no job starts, and ends of jobs are not noticed (pid {link.pid})",
             f"kill -CONT {link.pid}",
         )
     if link.protocol < LAUNCHING_PROTOCOL:

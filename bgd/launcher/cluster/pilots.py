@@ -315,7 +315,7 @@ class PilotPool:
         for name in await self.context.retry("what earlier launchers left cannot be listed yet", names):
             is_known = any(each.name == name for each in self._pilots)
             if name.rpartition("-")[0] == self._prefix[:-1] and not is_known:
-                log.warning("ending pilot %s, which an earlier launcher left", name)
+                log.warning("ending pilot %s, left by an earlier launcher", name)
                 await self.controller_of(self.slurm).release(name)
                 folder = PilotFolder(self.context, self.slurm.folder, name)
                 while (await folder.left()).is_locked:
