@@ -77,8 +77,8 @@ def test_words_and_fields_select_jobs(address, expected):
         ("q=exit:256", "exit: takes a number from 0 to 255, not '256'."),
         ("q=priority:1001", "priority: takes a number from -1000 to 1000, not '1001'."),
         (
-            "q=since:yesterday",
-            "since: 'yesterday' is neither an age such as 2h nor a date such as 2026-10-01 14:30.",
+            "q=since:noon",
+            "since: 'noon' is neither an age such as 2h nor a date such as 2026-10-01 14:30.",
         ),
         ('q=name:"two words', "The quotes of 'name:\"two words' are not closed."),
         ('q="one"two', "The quotes of '\"one\"two' are not closed."),
