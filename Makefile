@@ -72,11 +72,11 @@ man: $(INSTALLED)  ## generate the manual pages from the help texts
 
 # The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
-# lines. A shell makes its background processes ignore Ctrl-C, which some tests need; `env` undoes that.
+# lines. Background processes of a shell ignore Ctrl-C, those under nohup hangups; some tests need both: see `env`.
 PYTEST := $(BIN)/pytest --slow
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(PYTEST) $(GUARD); failed=$$?; \
-	env --default-signal=INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
+	env --default-signal=HUP,INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
 		$(addprefix test-,$(PARTS)) || failed=1; \
 	exit $$failed
 

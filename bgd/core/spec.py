@@ -295,7 +295,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     gres: Annotated[
         SlurmWord | None,
         Option(
-            "Generic resources of Slurm per node, for example gpu:a100:2",
+            "Slurm resources per node, for example gpu:a100:2",
             in_policy=True,
             on_nodes=True,
             label="gres",
