@@ -318,7 +318,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     slurm_options: Annotated[
         SlurmOptions | None,
         Option(
-            "Option for sbatch, for example --qos=high; may be repeated",
+            "Option of sbatch, such as --qos=high; may be repeated",
             in_policy=True,
             on_nodes=True,
             label="sbatch",
