@@ -480,8 +480,11 @@ def problem_with_slurm_option(text: str) -> str | None:
     # sbatch also takes the beginning of a name for the whole
     if any(each.startswith(name[1]) for each in _BGDS_OWN):
         return f"a job cannot have --{name[1]}, which bgd sets itself"
-    instead = next((use for each, use in _SET_BY_OPTIONS.items() if each.startswith(name[1])), None)
-    return f"in place of --{name[1]} use option {instead} of the job" if instead else None
+    if instead := next((use for each, use in _SET_BY_OPTIONS.items() if each.startswith(name[1])), None):
+        return f"in place of --{name[1]} use option {instead} of the job"
+    if name[2] is None and name[1] not in _FLAGS_OF_SBATCH:  # it would take bgd's next option for its value
+        return f"--{name[1]} needs a value: --{name[1]}=VALUE"
+    return None
 
 
 # Long options of sbatch that bgd sets from options of the job, and those that it sets itself
@@ -489,6 +492,10 @@ _SET_BY_OPTIONS = {name: name for name in ("account", "gpus", "gres", "nodes", "
     "cpus-per-task": "cpus",
     "ntasks": "nodes",
     **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "memory"),
+}
+_FLAGS_OF_SBATCH = {
+    *("contiguous", "exclusive", "ignore-pbs", "nice", "no-kill", "overcommit", "oversubscribe", "propagate"),
+    *("reboot", "spread-job", "use-min-nodes", "x11"),
 }
 _BGDS_OWN = (
     *(

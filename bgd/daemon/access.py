@@ -80,6 +80,11 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {config_file(config)}: "
                 "list programs there by absolute path, and submit them by that path"
             )
+        if restricts_commands(config) and spec.slurm_options:
+            raise NotAllowed(
+                f"[security] allowed_commands of {config_file(config)} lists programs, and slurm_options"
+                " could change what they run: set them in `options` of the executor"
+            )
 
 
 def check_resources(spec: JobSpec, config: Config) -> None:

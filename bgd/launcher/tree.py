@@ -270,7 +270,7 @@ class Tree:
         """Stop every member (SIGSTOP), also those started meanwhile.
 
         While all are stopped, each can be sent a signal before one of them reacts to the end of another:
-        otherwise otherwise a shell whose child dies first would run the next command of its script. Parents
+        otherwise a shell whose child dies first would run the next command of its script. Parents
         are stopped before their children and must be continued after them (`reversed`): a shell with job
         control goes on with its script when it sees a stopped child, and the kernel sends SIGHUP to stopped
         processes whose group is orphaned by the end of a parent.

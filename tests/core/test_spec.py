@@ -104,6 +104,7 @@ def test_a_valid_spec_has_no_problem(spec):
         (command(slurm_options=("--wr=rm",)), "a job cannot have --wr, which bgd sets itself"),
         (command(slurm_options=("--job-name=x",)), "cannot have --job-name"),
         (command(slurm_options=("--uid=0",)), "cannot have --uid"),
+        (command(slurm_options=("--mail-user",)), "--mail-user needs a value: --mail-user=VALUE"),
         (command(slurm_options=("--mem-per-cpu=1G",)), "in place of --mem-per-cpu use option memory"),
         (command(slurm_options=("--ntasks=2",)), "in place of --ntasks use option nodes"),
         (command(slurm_options=("--parti=x",)), "in place of --parti use option partition"),

@@ -18,6 +18,14 @@ argv = ["php"]
 COMMANDS = '[security]\nallowed_commands = ["/bin/true"]'
 
 
+def test_options_of_sbatch_are_refused_where_only_some_programs_may_run(folder):
+    spec = JobSpec(argv=("/bin/true",), slurm_options=("--container=/tmp/mine",))
+
+    with pytest.raises(NotAllowed, match="set them in `options` of the executor"):
+        check_may_run(spec, configure(folder, rest=COMMANDS))
+    check_may_run(spec, configure(folder))
+
+
 @pytest.mark.parametrize("uid", [DAEMON, 0])
 def test_daemon_serves_its_own_user_and_root(uid):
     assert may_connect(Actor(uid), DAEMON)

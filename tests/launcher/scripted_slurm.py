@@ -25,14 +25,15 @@ echo started >>{folder}/squeues
 [ ! -e {folder}/away ] || exit 1
 case "$*" in *--states=all*) echo "FAILED|n1"; exit 0 ;; esac  # who asks knows that it has ended
 for job in {folder}/jobs/*; do
-    read -r name pid <"$job" && kill -0 "$pid" && echo "${{job##*/}}|$name|RUNNING|None"
+    read -r name pid conf <"$job" && [ "$conf" = "$SLURM_CONF" ] &&
+        kill -0 "$pid" && echo "${{job##*/}}|$name|RUNNING|None"
 done
 exit 0
 """
 # the job's session ends with a SIGTERM, as a pilot's script ignores it until its launcher has ended
 SCANCEL = """#!/bin/sh
 for number; do
-    [ ! -e "{folder}/jobs/$number" ] || {{ read -r name pid <"{folder}/jobs/$number"; kill -TERM "-$pid"; }}
+    [ ! -e "{folder}/jobs/$number" ] || {{ read -r name pid _ <"{folder}/jobs/$number"; kill -TERM "-$pid"; }}
 done
 exit 0
 """
@@ -49,7 +50,7 @@ while [ "${{1#--}}" != "$1" ]; do shift; done
 number=$(($(ls {folder}/jobs | wc -l) + 1))
 export PYTHONPATH={source} SLURMD_NODENAME=n1 SLURM_CPUS_ON_NODE=2 SLURM_MEM_PER_NODE=1000
 setsid sh "$@" </dev/null >"$output" 2>&1 &
-echo "$name $!" >{folder}/jobs/$number
+echo "$name $! $SLURM_CONF" >{folder}/jobs/$number
 echo $number
 """
 

@@ -49,6 +49,30 @@ def test_jobs_go_to_the_cluster_that_is_configured_and_pilots_of_before_stay_on_
 
 
 @needs_strace
+def test_a_later_launcher_finds_a_job_on_the_cluster_that_took_it(host, supervisor, slurm):
+    """The job waited, and the cluster that is configured changed meanwhile."""
+    gates = [slurm.folder / name for name in ("first", "waits")]
+    for gate in gates:
+        os.mkfifo(gate)
+    first = supervisor.launch("sh", "-c", f"read code <{gates[0]}; exit $code", slurm=slurm.full_pilot)
+    wait_until(lambda: supervisor.started(first).pid)
+    runs = slurm.folder / "runs"
+    waits = supervisor.launch("sh", "-c", f": >{runs}; read code <{gates[1]}; exit $code")
+    (slurm.folder / "other").mkdir(mode=0o700)
+    other = {"conf": "/elsewhere/slurm.conf", "folder": f"{slurm.folder}/other"}
+    assert supervisor.run("true", slurm=replace(slurm.pilot_start, **other)).outcome is Outcome.SUCCEEDED
+    wait_until(runs.exists)
+
+    host.kill()
+    host.start()
+    after = host.supervise(2)
+
+    assert not isinstance(after.snapshot[waits], AttemptEnded)
+    for job, gate, code in zip((first, waits), gates, (3, 4), strict=True):
+        gate.write_text(f"{code}\n")
+        assert after.ended(job).exit_code == code
+
+
 def test_a_pilot_is_submitted_as_soon_as_the_machine_has_a_process_for_it(host, supervisor, tamper):
     tamper("clone3,vfork", "error=EAGAIN:when=1")
 

@@ -111,7 +111,7 @@ def test_a_node_that_does_not_see_the_folder_is_left_out(site, daemon, client):
 
     assert [job.exit_code for job in ended] == [5, 6]
     assert {job.attempts()[0].node for job in ended} == {"n2"}
-    assert "leaving out node n1" in (daemon.folder / "bgd.log").read_text()
+    assert "avoiding node n1" in (daemon.folder / "bgd.log").read_text()
 
 
 # --- what takes minutes

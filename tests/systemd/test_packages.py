@@ -140,6 +140,11 @@ def test_debian_package_is_installed_upgraded_with_running_jobs_and_purged(debia
     debian.run("test", "-e", "/var/lib/bgd/bgd.db")
     assert debian.attempt("bgctl", "list").returncode
 
+    debian.run("dpkg", "--install", "/usr/share/packages/next.deb")
+
+    assert debian.unit("bgd.service", "ActiveState") == "active"
+    assert debian.run("bgctl", "list", "--ids") != ""
+
     debian.run("dpkg", "--purge", "bgd")
 
     left = 'for path; do case $path in *bgd*) test ! -e "$path" || echo "$path" ;; esac; done'

@@ -120,10 +120,15 @@ class Pilot:
             OSError: the journal cannot be written; nothing has begun.
         """
         assert self.number is not None  # noqa: S101  it is connected
-        launch, now = attempt.launch, elapsed()
-        place = self.name, self.number
+        slurm = attempt.launch.slurm
+        assert slurm is not None  # noqa: S101  it is for a pilot
+        # where the pilot is, which may be another cluster than the one that is configured since
+        there = replace(slurm, conf=self.slurm.conf, folder=self.slurm.folder, python=self.slurm.python)
+        launch, now = replace(attempt.launch, slurm=there), elapsed()
         stopped = attempt.is_suspended
-        began = Began(launch.key, 0, now, time.time(), launch=launch, pilot=place, suspended=stopped)
+        began = Began(
+            launch.key, 0, now, time.time(), launch=launch, pilot=(self.name, self.number), suspended=stopped
+        )
         self._context.journal.add_step(began)
         self.adopt(attempt, began)
 
@@ -294,6 +299,11 @@ class Pilot:
                 self._pool.note_refusal(None)
                 return int(number.partition(";")[0])
             problem = last_line(words) or f"code {code}"
+            if code == 0:  # an option without its value took --parsable for it
+                await self._controller.release(self.name, self._note_silence)
+                raise CannotStart(
+                    one_line(launching.NotStarted.OTHER, f"sbatch does not print a job's number: {problem}")
+                )
             if code > 0 and not await self._controller.refuses_for_now(words):
                 if left_out and self._pool.leave_none_out():
                     continue
