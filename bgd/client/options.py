@@ -121,11 +121,11 @@ class FurtherOptions(EditableOptions, total=False):
     * `memory`: memory per node on a cluster.
     * `nodes`: number of nodes on a cluster.
     * `gpus`: number of GPUs on a cluster.
-    * `gres`: generic resources of Slurm per node.
+    * `gres`: slurm resources per node.
     * `partition`: partition of Slurm.
     * `account`: account of Slurm to charge.
     * `time`: time to ask Slurm for: minutes or H:MM:SS.
-    * `slurm_options`: option for sbatch.
+    * `slurm_options`: option of sbatch, such as --qos=high; may be repeated.
     * `keep_leftovers`: do not kill leftover processes.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory.

@@ -24,10 +24,10 @@ def exceeded_limit(
     if max_load is not None:
         load = float((proc / "loadavg").read_text().split()[0])
         if load >= max_load:
-            return PauseReason.LOAD, f"it is {load:.2f}, and jobs start below {max_load:g}"
+            return PauseReason.LOAD, f"it is {load:.2f}; jobs start below {max_load:g}"
     if min_memory is not None and (memory := _available(proc / "meminfo")) < min_memory:
         there = format_size(memory // 1_000_000 * 1_000_000)
-        return PauseReason.MEMORY, f"{there} are available, and jobs start from {format_size(min_memory)} on"
+        return PauseReason.MEMORY, f"{there} available; jobs start at {format_size(min_memory)}"
     return None
 
 

@@ -239,7 +239,7 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "@daily", "--", "A=1", "true"], "`bgctl schedule add x WHEN -e A=1 -- true` sets"),
         (["add", "x", "@daily", "--shell", "--", "a", "b"], "--shell takes one text, not 2 words"),
         (["edit", "x", "@daily", "--shell"], "--shell takes one text, at the end, after --"),
-        (["add", "x y", "@daily", "--", "true"], "name"),
+        (["add", "x y", "@daily", "--", "true"], "a NAME comes first"),
         (["add", "x", "@daily", "--except", "12-24,12-25", "--", "true"], "--except 12-24 --except 12-25"),
         (["add", "x", "@daily", "--except", "Christmas eve", "--", "true"], "'Christmas eve' is not a day"),
         (

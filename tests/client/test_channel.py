@@ -71,7 +71,7 @@ def test_nothing_is_sent_to_the_own_socket_if_another_user_serves_it(client_at, 
 def test_the_owner_of_its_folder_may_serve_the_systems_socket(client_at, config, tmp_path):
     with impostor(tmp_path / "run/bgd.sock") as process:
         os.chown(tmp_path / "run", STRANGER, STRANGER)
-        with pytest.raises(DaemonUnreachable, match="hung up"):
+        with pytest.raises(DaemonUnreachable, match="closed the connection without an answer"):
             client_at(config=str(config), system=True, timeout=DEADLINE).info()
         assert received(process) > 0
 
@@ -88,7 +88,7 @@ def test_nothing_is_sent_to_the_systems_socket_if_another_user_serves_it(client_
 
 def test_any_user_may_serve_a_named_socket(client_at, tmp_path):
     with impostor(tmp_path / "run/bgd.sock") as process:
-        with pytest.raises(BgdError, match="hung up"):
+        with pytest.raises(BgdError, match="closed the connection without an answer"):
             client_at(str(tmp_path / "run/bgd.sock"), timeout=DEADLINE).info()
         assert received(process) > 0
 

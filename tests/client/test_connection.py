@@ -69,7 +69,7 @@ def test_a_daemon_that_goes_away_before_it_answers_may_have_taken_the_job(client
         peer.greet()
         peer.receive()
 
-    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+    with pytest.raises(DaemonUnreachable, match="may or may not have been executed"):
         client_at(play(script)).submit(["true"])
 
 

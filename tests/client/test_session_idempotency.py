@@ -108,7 +108,7 @@ def test_an_answer_that_is_lost_until_the_timeout_is_an_error(client_at, play):
         peer.greet(newest=1)
         peer.receive()
 
-    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+    with pytest.raises(DaemonUnreachable, match="may or may not have been executed"):
         client_at(play(script, script), timeout=0.3).submit(["true"])
 
 
@@ -195,7 +195,7 @@ def test_an_action_that_must_not_be_done_twice_does_not_go_on(client_at, play, v
 @pytest.mark.parametrize("verb", ["retry", "remove"])
 def test_actions_that_must_not_be_repeated_are_sent_once(client_at, daemon_that, heard, verb):
     client = client_at(daemon_that(1, 1, answer=acted_on))
-    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+    with pytest.raises(DaemonUnreachable, match="may or may not have been executed"):
         getattr(client, verb)([5])
     assert len(heard) == 1
 

@@ -368,7 +368,7 @@ async def test_a_schedule_whose_target_is_gone_runs_all_the_same(folder, launche
             await life.schedules.set(
                 "other", ScheduleSpec(job=command(notify="opps"), cron="@daily"), UID, replaces=False
             )
-        with pytest.raises(ConfigError, match=r"schedule hourly tells \[notify\.ops\]"):
+        with pytest.raises(ConfigError, match=r"schedule hourly still uses \[notify\.ops\]"):
             life.schedules.check(configure(folder))
         await life.pass_time(1)
     async with lives.begin(configure(folder)) as life:

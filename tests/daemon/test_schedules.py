@@ -423,7 +423,7 @@ async def test_of_two_edits_at_once_the_second_is_refused(lives):
         first, second = replace(HOURLY, cron="30 * * * *"), replace(HOURLY, paused=True)
         await life.schedules.set("hourly", first, UID, replaces=True, digest=seen.digest)
 
-        with pytest.raises(Refused, match="hourly was changed meanwhile"):
+        with pytest.raises(Refused, match="hourly has changed meanwhile"):
             await life.schedules.set("hourly", second, UID, replaces=True, digest=seen.digest)
         [seen] = await life.schedules.views("hourly", 1)
         assert seen.spec == first

@@ -297,7 +297,7 @@ def test_output_lost_without_inodes_is_counted(machine):
         ran = machine.bgctl("run", "echo", "word")
         assert (ran.returncode, ran.stdout) == (0, "")
         assert "==> 5 bytes missing: " in ran.stderr
-        assert f"problem  log disk: {logs} has no inode free" in machine.bgctl("doctor").stdout
+        assert f"problem  log disk: {logs} has no free inodes" in machine.bgctl("doctor").stdout
         machine.stop()
 
 
