@@ -282,7 +282,8 @@ def for_operators(argv: Sequence[str], verb: str) -> str | None:
 
 def _is_one_edit(typed: str, meant: str) -> bool:
     """Return whether a character was added, left out or replaced, or two neighbours were exchanged."""
-    at = next((n for n, (a, b) in enumerate(zip(typed, meant, strict=False)) if a != b), len(meant))
+    shorter = min(len(typed), len(meant))
+    at = next((n for n in range(shorter) if typed[n] != meant[n]), shorter)
     after, behind = typed[at:], meant[at:]
     exchanged = after[1:2] + after[:1] + after[2:]
     return behind in {exchanged, after[1:]} or after == behind[1:] or after[1:] == behind[1:]

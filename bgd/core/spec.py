@@ -247,8 +247,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
             label="debounce",
         ),
     ] = None
-    """Seconds. A later submit with this key changes a waiting job and has never run: the job takes the new
-    options and waits this long again, at most MAX_DEBOUNCES times in all."""
+    """Seconds. A later submit with this key changes a job that waits and has never run: it takes the new
+    options and waits this long again, at most MAX_DEBOUNCES times as long in all."""
     slots: Annotated[SlotCount, Option("Slots to occupy while running", can_unset=False)] = 1
     resources: Annotated[
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")

@@ -18,7 +18,17 @@ from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import Result, ScheduleSpec
-from bgd.core.schedules import ON_TIME, PAUSED, Moment, Occurrence, count, next_at, pass_time, starts
+from bgd.core.schedules import (
+    ON_TIME,
+    PAUSED,
+    Moment,
+    Occurrence,
+    Timetable,
+    count,
+    next_at,
+    pass_time,
+    starts,
+)
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.late_jobs import AT_ONCE, LateJobs
@@ -35,6 +45,7 @@ T = TypeVar("T")
 
 
 RunsByName = dict[str, dict[JobId, Run]]
+Meant = tuple[Timetable, float | None]  # what a definition means, and its first time
 
 
 class ScheduleClock:
@@ -287,8 +298,19 @@ class ScheduleClock:
                 found |= {name: self._restored(runs[name]) for name in some}
         return found
 
-    def define(self, name: str, spec: ScheduleSpec, at: float, uid: int | None, former: RunsByName) -> None:
-        """Put a new or changed schedule in force; `former`: the jobs that a new one may have already."""
+    def define(
+        self,
+        name: str,
+        spec: ScheduleSpec,
+        at: float,
+        uid: int | None,
+        former: RunsByName,
+        meant: Meant | None = None,
+    ) -> None:
+        """Put a new or changed schedule in force; `former`: the jobs that a new one may have already.
+
+        `meant`: what the definition means, if that is known: it takes a while to find out.
+        """
         old = self.by_name.get(name)
         if old is not None:
             self.finish(name, old, at)
@@ -299,7 +321,7 @@ class ScheduleClock:
             seen_at=at,
             boot_id=self._boot,
         )
-        self._put(name, stored, former[name] if old is None else old.runs)
+        self._put(name, stored, former[name] if old is None else old.runs, meant)
         self._supervisor.transaction.schedules[name] = stored
 
     def forget(self, name: str) -> None:
@@ -307,15 +329,20 @@ class ScheduleClock:
         del self.by_name[name]
         self._supervisor.transaction.schedules[name] = None
 
-    def _put(self, name: str, stored: StoredSchedule, runs: dict[JobId, Run]) -> None:
-        meaning = meaning_of(name, stored.spec)
+    def _put(
+        self, name: str, stored: StoredSchedule, runs: dict[JobId, Run], meant: Meant | None = None
+    ) -> None:
+        meaning = meaning_of(name, stored.spec) if meant is None else meant[0]
         timetable, problem = (None, meaning) if isinstance(meaning, str) else (meaning, None)
         if problem is not None:
             logger.warning("schedule %s cannot be used: %s", name, problem)
         self.by_name[name] = schedule = ActiveSchedule(
             stored=stored, timetable=timetable, problem=problem, seen=stored.seen_at, runs=runs
         )
-        self.wait(name, schedule)
+        if meant is None or schedule.is_paused:
+            self.wait(name, schedule)
+        else:
+            self._wait_until(name, schedule, inf if meant[1] is None else meant[1])
         self.late_jobs.watch(name)
 
     def wait(self, name: str, schedule: ActiveSchedule) -> None:

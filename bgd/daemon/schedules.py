@@ -13,9 +13,9 @@ from bgd.config import Config
 from bgd.core.describe import describe
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
-from bgd.core.schedules import Occurrence, problem_with_schedule, upcoming_times
+from bgd.core.schedules import Occurrence, next_at, problem_with_schedule, upcoming_times
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, RunsByName, ScheduleClock, batched
+from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, Meant, RunsByName, ScheduleClock, batched
 from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, digest_of, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence
@@ -76,8 +76,8 @@ class Schedules:
         if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
             raise Refused(f"schedule {name} has changed meanwhile, so nothing was done: try again")
         self._check_names([name], replaces=replaces)
-        self._check_spec(name, spec)
-        self.clock.define(name, spec, self.clock.now(), uid, former)
+        at = self.clock.now()
+        self.clock.define(name, spec, at, uid, former, self._checked(name, spec, at))
         self.clock.note_change()
 
     async def set_many(
@@ -91,12 +91,13 @@ class Schedules:
         it `replaces` or the request is `repeated`. Raises as `set`.
         """
         former: RunsByName = {}
+        meant: dict[str, Meant] = {}
+        at = self.clock.now()
         config = None
         while config is not self._supervisor.config:  # it may have changed meanwhile
             config = self._supervisor.config
             for names in batched(specs, DEFINED_AT_ONCE):
-                for name in names:
-                    self._check_spec(name, specs[name])
+                meant |= {name: self._checked(name, specs[name], at) for name in names}
                 await asyncio.sleep(0)
             former = await self.clock.former_runs(specs)
         same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
@@ -104,17 +105,20 @@ class Schedules:
         self._check_names(new, replaces=replaces)
         known = self.clock.by_name.keys() & new
         for name in new:
-            self.clock.define(name, specs[name], self.clock.now(), uid, former)
+            self.clock.define(name, specs[name], at, uid, former, meant[name])
         self.clock.note_change()
         added = [name for name in new if name not in known]
         return added, [name for name in new if name in known], [name for name in specs if name in same]
 
-    def _check_spec(self, name: str, spec: ScheduleSpec) -> None:
-        """Refuse a definition that is not valid or not allowed."""
+    def _checked(self, name: str, spec: ScheduleSpec, at: float) -> Meant:
+        """Return what a definition means; refuse one that is not valid or not allowed."""
         meaning = meaning_of(name, spec)
-        if problem := problem_with_schedule(spec) or (meaning if isinstance(meaning, str) else None):
+        if problem := problem_with_schedule(spec):
             raise Refused(problem)
+        if isinstance(meaning, str):
+            raise Refused(meaning)
         self._actions.check([job_of(name, spec)])
+        return meaning, next_at(meaning, at)
 
     def _check_names(self, names: Sequence[str], *, replaces: bool) -> None:
         """Refuse names that are configured or taken, and too many."""

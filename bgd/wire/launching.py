@@ -117,8 +117,8 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     * `options`: arguments of sbatch.
     * `keep_idle`: seconds without an attempt until a pilot is given back.
     * `cpus`, `memory`: what the attempt occupies there; bytes.
-    * `own`: arguments of sbatch for a pilot of its own, if it is too large for the others. * `alone`: it
-      always gets a pilot of its own, which ends with it.
+    * `own`: arguments of sbatch for a pilot of its own, if it is too large for the others.
+    * `alone`: it always gets a pilot of its own, which ends with it.
     """
 
     executor: str

@@ -289,6 +289,7 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("flush", "bgctl prune"),
         ("nice 5 ls", "bgctl edit ID --nice N"),
         ("nce", "see 'bgctl --help'"),
+        ("w", "`bgctl submit w`"),
         ("canceel 1", "did you mean cancel?"),
         ("wathc", "did you mean watch?"),
         ("sbatch job.sh", "bgctl submit PROGRAM"),
