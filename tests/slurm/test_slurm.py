@@ -248,10 +248,10 @@ def test_what_a_job_asks_of_slurm_reaches_its_own_allocation(slurm, client):
 
 
 def test_what_slurm_does_not_know_fails_in_its_words(client):
-    job = on_cluster(client, "true", slurm_options=["--no-such-option"]).wait(DEADLINE)
+    job = on_cluster(client, "true", slurm_options=["--no-such-option=1"]).wait(DEADLINE)
 
     assert job.outcome is Outcome.NOT_STARTED
-    assert "unrecognized option '--no-such-option'" in job.problem
+    assert "unrecognized option '--no-such-option=1'" in job.problem
 
 
 @pytest.mark.parametrize(
