@@ -299,11 +299,9 @@ class Pilot:
                 self._pool.note_refusal(None)
                 return int(number.partition(";")[0])
             problem = last_line(words) or f"code {code}"
-            if code == 0:  # an option without its value took --parsable for it
+            if code == 0 and "Submitted batch job" in words:  # an option without its value took --parsable
                 await self._controller.release(self.name, self._note_silence)
-                raise CannotStart(
-                    one_line(launching.NotStarted.OTHER, f"sbatch does not print a job's number: {problem}")
-                )
+                raise CannotStart(one_line(launching.NotStarted.OTHER, "an option of sbatch lacks its value"))
             if code > 0 and not await self._controller.refuses_for_now(words):
                 if left_out and self._pool.leave_none_out():
                     continue

@@ -94,6 +94,18 @@ def test_a_job_that_slurm_will_never_take_is_refused_in_slurms_words_and_no_othe
     assert supervisor.run("true", slurm=slurm.pilot_start).outcome is Outcome.SUCCEEDED
 
 
+def test_an_option_that_takes_bgds_next_one_for_its_value_ends_the_job(supervisor, slurm):
+    """sbatch then prints a sentence in place of a number, and the job was submitted without end."""
+    sbatch = slurm.folder / "sbatch"
+    sbatch.write_text(sbatch.read_text().replace("echo $number", "echo Submitted batch job $number"))
+
+    ended = supervisor.run("true", slurm=slurm.own_pilot)
+
+    assert ended.outcome is Outcome.NOT_STARTED
+    assert ended.problem == "cannot start: an option of sbatch lacks its value"
+    assert slurm.count("sbatch") == 1
+
+
 def test_a_job_that_waits_for_its_pilot_can_be_cancelled(supervisor, slurm):
     (slurm.folder / "refusal").write_text("Socket timed out on send/recv operation\n")
     job = supervisor.launch("true")
