@@ -220,7 +220,7 @@ class Connection:
             return
         try:
             for reply in self._session.feed(data):
-                # none: the rest of a stream is not needed, or the answer is no longer awaited
+                # None: the caller no longer waits for this answer or the rest of this stream
                 if (inbox := self._inboxes.get(reply.id)) is not None:
                     inbox.append(reply)
                     inbox.bell.ring()

@@ -340,7 +340,7 @@ class ReadyQueues:
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
     def _turn_of(self, job: Job) -> Turn | None:
-        """Return the queues whose turn comes before that of a job's queue; None: none, or there are no turns.
+        """Return the queues served before a job's queue; None if there are none, or queues take no turns.
 
         Jobs of other priorities and jobs that could not start now do not count.
         """

@@ -86,7 +86,7 @@ def save_lines(db: sqlite3.Connection, taken: list[tuple[bytes, list[Run]]], ela
 
 
 def read_lines(db: sqlite3.Connection, batch: bytes, after: int) -> list[Run]:
-    """Return some lines of a batch with their jobs, all after one line; none: there are no more."""
+    """Return the next lines of a batch after a given one, with their jobs; empty after the last line."""
     return [tuple(row) for row in db.execute(_READ_LINES, (batch, after, RUNS_AT_ONCE))]
 
 

@@ -101,7 +101,7 @@ class Controller:
     async def submit(
         self, arguments: list[str], is_wanted: Callable[[], bool], delayed: Callable[[], None]
     ) -> tuple[int, str] | None:
-        """Return the exit code and output of sbatch; None if it is no longer wanted.
+        """Return the exit code and output of sbatch; None if the submission was called off.
 
         One at a time, so that questions come in between. `delayed` is called if requests have to wait.
 

@@ -191,7 +191,7 @@ class Pilot:
                 self._pool.refuse(self, str(problem))
                 await self._folder.remove()
                 return
-        if self.number is not None:  # otherwise it is no longer wanted
+        if self.number is not None:  # otherwise it was called off
             await self._attend()
         await self._finish(await self._end_what_it_left())
 
@@ -274,7 +274,7 @@ class Pilot:
         return self._is_unwatched or state in _NOT_ENDED_BY_SLURM
 
     async def _submitted(self, *place: str) -> int | None:
-        """Submit it until Slurm accepts it; return its number there, None if it is no longer wanted.
+        """Submit it until Slurm accepts it; return its number there, None if it was called off.
 
         Raises:
             CannotStart: Slurm refuses it.
