@@ -125,11 +125,9 @@ class Ladder:
         loop = asyncio.get_running_loop()
         all_ended = loop.create_future()
         pidfds, is_short = _open_pidfds(processes)
-        left = set(pidfds)
+        left: set[int] = set()
         ends = {all_ended, until}
-        must_scan_again = not self._reached_all or (is_short and not left)
-        if must_scan_again:
-            ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
+        again: asyncio.Future[None] | None = None
 
         def ended(pidfd: int) -> None:
             loop.remove_reader(pidfd)
@@ -139,11 +137,18 @@ class Ladder:
 
         try:
             for pidfd in pidfds:
-                loop.add_reader(pidfd, ended, pidfd)
-            if left or must_scan_again:
+                try:
+                    loop.add_reader(pidfd, ended, pidfd)
+                except OSError:  # the kernel watches no more descriptors
+                    is_short = True
+                else:
+                    left.add(pidfd)
+            if not self._reached_all or (is_short and not left):
+                ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
+            if left or again is not None:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if must_scan_again:
+            if again is not None:
                 again.cancel()
             for pidfd in pidfds:
                 loop.remove_reader(pidfd)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
+from bgd.launcher.deadlines import Deadlines
+from bgd.launcher.process import read_process
+from bgd.launcher.scan import Scan, Scanner
+from bgd.launcher.tree import Ladder, Tree
 from bgd.wire.launching import AttemptKey, Launch, StopProcesses
 from tests.launcher.host import PATIENCE, STORE, is_alive, needs_root, needs_strace, pids_in, written
 from tests.support import wait_until
@@ -420,3 +428,36 @@ def highest_descriptor(pid: int) -> int:
 def limit_descriptors(pid: int, limit: int) -> None:
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
+
+
+async def test_processes_that_the_kernel_cannot_watch_are_killed_all_the_same(monkeypatch):
+    """At the limit on watched descriptors (epoll(7)) the launcher gave up after the first signal."""
+    loop = asyncio.get_running_loop()
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # noqa: ASYNC220 - it returns at once
+
+    class OneProcess:
+        async def scan(self, _: int) -> Scan:
+            found = None if child.poll() is not None else read_process(child.pid)
+            return Scan({} if found is None or found.is_dead else {child.pid: found}).with_children()
+
+    add_reader = loop.add_reader
+
+    def full(fd: int, callback: Callable[..., None], *arguments: object) -> None:
+        if arguments:  # a process, and not the alarm of the deadlines
+            refused.append(fd)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add_reader(fd, callback)
+
+    refused: list[int] = []
+    first = read_process(child.pid)
+    assert first is not None
+    monkeypatch.setattr(loop, "add_reader", full)
+    tree = Tree(AttemptKey(STORE, 1, 1), None, 0.0, child.pid, first.ticks)
+    try:
+        await Ladder(tree, cast("Scanner", OneProcess()), Deadlines(loop), grace=0.0).bring_down()
+
+        assert child.wait(PATIENCE) == -signal.SIGKILL
+        assert refused
+    finally:
+        child.kill()
+        child.wait()
