@@ -291,10 +291,15 @@ def ids_of(jobs: Iterable[JobReference], name: str = "jobs") -> list[int]:
 
     Raises:
         TypeError: `jobs` is not a list of jobs.
+        Refused: a number cannot be the id of a job.
     """
     if isinstance(jobs, str | bytes) or not isinstance(jobs, Iterable):
         raise TypeError(f"{name} is a list of jobs such as [5, job], not {jobs!r}")
-    return [_id_of(job, name) for job in jobs]
+    ids = [_id_of(job, name) for job in jobs]
+    for index, job_id in enumerate(ids):
+        if not 1 <= job_id <= limits.MAX_ID:
+            raise Refused(f"{name}[{index}]: a whole number from 1 to {limits.MAX_ID}, not {job_id}")
+    return ids
 
 
 def states_of(states: Iterable[State | str]) -> list[State]:

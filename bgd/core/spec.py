@@ -21,6 +21,7 @@ MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
 MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the last that dates can show
+MAX_ID = 2**63 - 1  # of a job: the largest integer of SQLite
 MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
@@ -55,7 +56,7 @@ Backoff = Annotated[float, Meta(ge=1, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Umask = Annotated[int, Meta(ge=0, le=0o777)]
 Instant = Annotated[float, Meta(ge=0, le=MAX_INSTANT)]
-JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+JobNumber = Annotated[int, Meta(ge=1, le=MAX_ID)]
 JobNumbers = Annotated[tuple[JobNumber, ...], Meta(max_length=MAX_WAITS)]
 ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
 SlotCount = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]

@@ -328,6 +328,27 @@ def test_thousands_of_jobs_fit_one_call(client):
     assert all(result.state is State.CANCELLED for result in client.cancel([job.id for job in jobs]))
 
 
+@pytest.mark.parametrize("verb", ["cancel", "hold", "remove"])
+def test_a_job_that_is_named_twice_is_acted_on_once_and_both_entries_say_so(client, verb):
+    job = client.submit(["true"], delay=3600)
+    if verb == "remove":
+        job.cancel()
+
+    first, second = getattr(client, verb)([job, job.id])
+
+    assert first == second
+    assert second.state is not None
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 2**63])
+@pytest.mark.parametrize("verb", ["cancel", "wait", "result", "logs"])
+def test_a_number_that_no_job_has_is_refused_at_once(verb, job_id):
+    client = Client("/nonexistent/bgd.sock")
+
+    with pytest.raises(Refused, match=rf"jobs\[0\]: a whole number from 1 to \d+, not {job_id}$"):
+        list(getattr(client, verb)(job_id if verb in {"result", "logs"} else [job_id]))
+
+
 def test_cancel_waiting_leaves_running_jobs_alone(client):
     running = client.submit(["sleep", "60"])
     waiting = [client.submit(["true"], delay=3600), client.submit(["true"], hold=True)]

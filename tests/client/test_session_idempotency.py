@@ -15,9 +15,11 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd import Client, State
+from bgd.client.session import REPEATABLE_SECONDS
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies, requests
 from bgd.wire.framing import FrameReader, frame
+from tests.docs.pages import page
 from tests.support import DEADLINE, Daemon, wait_until
 
 # --- what a client sends to scripted daemons ------------------------------------------------------------
@@ -101,6 +103,24 @@ def test_a_submit_is_repeated_with_its_token_however_often_its_answer_is_lost(cl
 
     assert job.id == 9
     assert heard[1:] == [replace(heard[0], again=7)] * 3
+
+
+def test_a_submit_is_not_sent_again_once_the_daemon_may_have_forgotten_it(
+    client_at, daemon_that, heard, monkeypatch
+):
+    monkeypatch.setattr("bgd.client.session.REPEATABLE_SECONDS", 0.0)
+
+    client = client_at(daemon_that(7, 8))
+    with pytest.raises(DaemonUnreachable, match="may or may not have been executed"):
+        client.submit(["true"], key="one")
+    assert len(heard) == 1
+
+    client.submit(["true"])  # for the script that is left
+
+
+def test_the_page_on_the_client_says_how_long_a_submit_is_repeated():
+    assert REPEATABLE_SECONDS == 5 * 60
+    assert "five minutes after it first sent it" in page("docs/python.md")
 
 
 def test_an_answer_that_is_lost_until_the_timeout_is_an_error(client_at, play):

@@ -212,17 +212,18 @@ class RequestHandler:
             assert_never(request)
 
     async def _act(self, request: Act | SendSignal | Edit, actor: Actor, replies: ReplySender) -> None:
-        """Apply a verb to each of several jobs; a refusal for one does not affect the others."""
+        """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
         actions, verb = self._actions.asked_by(actor.name), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
         if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, replies)
             return
-        results: list[ActResult] = []
-        for start in range(0, len(request.jobs), ACTIONS_PER_TRANSACTION):
-            results += await actions.act(verb, request.jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
+        jobs, results = list(dict.fromkeys(request.jobs)), dict[int, ActResult]()
+        for start in range(0, len(jobs), ACTIONS_PER_TRANSACTION):
+            done = await actions.act(verb, jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
+            results |= {each.job: each for each in done}
             await self._supervisor.saved()
-        replies.send(Acted(request.id, results))
+        replies.send(Acted(request.id, [results[job] for job in request.jobs]))
 
     async def _act_on_all(
         self,
