@@ -11,7 +11,7 @@ from msgspec import Struct
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.wire.requests import RequestId
+from bgd.wire.requests import Message
 from bgd.wire.views import (
     AttemptView,
     EventView,
@@ -37,14 +37,13 @@ class ErrorCode(StrEnum):
     CONFIG = "config"  # in answers to Reload only
 
 
-class Submitted(Struct, frozen=True, tag="submitted"):
+class Submitted(Message, frozen=True, tag="submitted"):
     """The ids of the jobs, in the order of their specs.
 
     `found`: those that already were there, unfinished and with the same key, and stand for new ones.
     `created`: nothing was found, all jobs are new. `obstacle`: why no job can start now; None: none is known.
     """
 
-    id: RequestId
     jobs: list[int]
     created: bool = True
     found: list[int] = []
@@ -69,63 +68,56 @@ def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
     return [*runs, (first, of, count)] if count else []
 
 
-class BatchRuns(Struct, frozen=True, tag="batch"):
+class BatchRuns(Message, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
     `last`: the last line of the whole batch that has been taken; 0: none.
     """
 
-    id: RequestId
     runs: list[Run]
     last: int
 
 
-class JobsPart(Struct, frozen=True, tag="jobs"):
+class JobsPart(Message, frozen=True, tag="jobs"):
     """Some jobs of a list, or a job that has finished."""
 
-    id: RequestId
     jobs: list[JobView]
 
 
-class ProgressPart(Struct, frozen=True, tag="progress"):
+class ProgressPart(Message, frozen=True, tag="progress"):
     """What running jobs last reported about their progress."""
 
-    id: RequestId
     jobs: list[JobProgress]
 
 
-class Shown(Struct, frozen=True, tag="shown"):
+class Shown(Message, frozen=True, tag="shown"):
     """One job; its attempts follow."""
 
-    id: RequestId
     job: JobView
 
 
-class Explained(Struct, frozen=True, tag="explained"):
+class Explained(Message, frozen=True, tag="explained"):
     """What keeps a job from running. `job` and `explanation` are of one moment."""
 
-    id: RequestId
     job: JobView
     explanation: Explanation
 
 
-class AttemptsPart(Struct, frozen=True, tag="attempts"):
+class AttemptsPart(Message, frozen=True, tag="attempts"):
     """Some attempts of a job."""
 
-    id: RequestId
     attempts: list[AttemptView]
 
 
-class Result(Struct, frozen=True, tag="result"):
+class Result(Message, frozen=True, tag="result"):
     """The job, and the JSON text of its result in `value`; None: it has none."""
 
-    id: RequestId
     job: JobView
     value: str | None
     error: JobError | None
 
 
-class LogPart(Struct, frozen=True, tag="log"):
+class LogPart(Message, frozen=True, tag="log"):
     """A piece of an attempt's output.
 
     * `times`: with `timestamps`, pairs of an offset in `data` and the epoch time when the bytes from there on
@@ -136,7 +128,6 @@ class LogPart(Struct, frozen=True, tag="log"):
       `offset` plus its length.
     """
 
-    id: RequestId
     attempt: int
     data: bytes
     times: list[tuple[int, float]] = []
@@ -154,44 +145,39 @@ class ActResult(Struct, frozen=True):
     message: str | None = None
 
 
-class Acted(Struct, frozen=True, tag="acted"):
+class Acted(Message, frozen=True, tag="acted"):
     """What became of each job that a request named."""
 
-    id: RequestId
     results: list[ActResult]
 
 
-class Pruned(Struct, frozen=True, tag="pruned"):
+class Pruned(Message, frozen=True, tag="pruned"):
     """How many jobs, and bytes of their logs, are deleted so far; or would be."""
 
-    id: RequestId
     jobs: int
     log_bytes: int
 
 
-class BackupPart(Struct, frozen=True, tag="backup"):
+class BackupPart(Message, frozen=True, tag="backup"):
     """A piece of a copy of the database. All pieces of a copy have `size` bytes together."""
 
-    id: RequestId
     size: int
     data: bytes
 
 
-class Checkup(Struct, frozen=True, tag="checkup"):
+class Checkup(Message, frozen=True, tag="checkup"):
     """What a checkup of the installation found."""
 
-    id: RequestId
     findings: list[Finding]
 
 
-class Queues(Struct, frozen=True, tag="queues", kw_only=True):
+class Queues(Message, frozen=True, tag="queues", kw_only=True):
     """The slots of the daemon, and its queues.
 
     `configured_slots`: what `slots` is without SetSlots. `paused`: no job starts at all. `obstacle`: as in
     Submitted.
     """
 
-    id: RequestId
     slots: int
     configured_slots: int
     taken: int
@@ -201,21 +187,20 @@ class Queues(Struct, frozen=True, tag="queues", kw_only=True):
     resources: list[ResourceView] = []
 
 
-class EventsPart(Struct, frozen=True, tag="events"):
+class EventsPart(Message, frozen=True, tag="events"):
     """Some events, by kind. The first part comes at once and holds none.
 
     `last`: to go on after this part, ask for what happened since this event. `lost`: events after the one in
     the request are no longer kept; look at the jobs themselves.
     """
 
-    id: RequestId
     events: list[EventView]
     last: int
     lost: bool = False
     schedules: list[ScheduleEvent] = []
 
 
-class Stats(Struct, frozen=True, tag="stats", kw_only=True):
+class Stats(Message, frozen=True, tag="stats", kw_only=True):
     """Figures; None where nothing happened.
 
     * `counts`: jobs by state.
@@ -230,7 +215,6 @@ class Stats(Struct, frozen=True, tag="stats", kw_only=True):
     Figures of the window reach back only as far as events are kept: the newest 100,000.
     """
 
-    id: RequestId
     window: float
     counts: dict[str, int]
     outcomes: dict[str, int]
@@ -243,10 +227,9 @@ class Stats(Struct, frozen=True, tag="stats", kw_only=True):
     names: list[GroupStats] = []
 
 
-class Info(Struct, frozen=True, tag="info", kw_only=True):
+class Info(Message, frozen=True, tag="info", kw_only=True):
     """The daemon itself."""
 
-    id: RequestId
     version: str
     pid: int
     started_at: float
@@ -264,37 +247,30 @@ class Info(Struct, frozen=True, tag="info", kw_only=True):
     autostarted: bool = False  # a client started it; so after a reboot it runs once a client does so again
 
 
-class Login(Struct, frozen=True, tag="login"):
+class Login(Message, frozen=True, tag="login"):
     """A link for a browser of the same user. It works once, within a minute."""
 
-    id: RequestId
     url: str
 
 
-class Reloaded(Struct, frozen=True, tag="reloaded"):
+class Reloaded(Message, frozen=True, tag="reloaded"):
     """`config`: the file that was read, None: there is none. `postponed`: keys that wait for a restart."""
 
-    id: RequestId
     config: str | None
     postponed: list[str] = []
 
 
-class Done(Struct, frozen=True, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """The request is carried out."""
 
-    id: RequestId
 
-
-class End(Struct, frozen=True, tag="end"):
+class End(Message, frozen=True, tag="end"):
     """The stream is complete."""
 
-    id: RequestId
 
-
-class Failed(Struct, frozen=True, tag="failed"):
+class Failed(Message, frozen=True, tag="failed"):
     """The request is refused; this also ends a stream."""
 
-    id: RequestId
     code: ErrorCode
     message: str
 

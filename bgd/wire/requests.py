@@ -1,4 +1,4 @@
-"""Requests: what a client asks the daemon, one Struct a request. `id` is repeated by all its replies.
+"""Requests: what a client asks the daemon, one Struct a request.
 
 An arrow in a docstring names the replies: one of them, or a stream that ends with End. Failed ends both.
 """
@@ -51,7 +51,13 @@ NamedJobs = Annotated[list[JobNumber], Meta(max_length=MAX_IDS)]
 # --- about jobs -------------------------------------------------------------------------------------------
 
 
-class Submit(Struct, frozen=True, tag="submit"):
+class Message(Struct, frozen=True):
+    """A request or a reply. `id`: the number of a request on its connection, which its replies repeat."""
+
+    id: RequestId
+
+
+class Submit(Message, frozen=True, tag="submit"):
     """-> Submitted, when the job is on disk.
 
     `token`: random bytes of this request alone. They let a client that lost the answer send the request
@@ -59,7 +65,6 @@ class Submit(Struct, frozen=True, tag="submit"):
     did the first time.
     """
 
-    id: RequestId
     spec: JobSpec
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
@@ -82,7 +87,7 @@ class BatchPlace(Struct, frozen=True):
     runs: Annotated[list[tuple[LineNumber, LineNumber]], Meta(max_length=MAX_BATCH)]
 
 
-class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
+class SubmitMany(Message, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of the jobs are on disk: all or none.
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
@@ -90,7 +95,6 @@ class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
     Submit, count in the first part, and so does `place`, which replaces them.
     """
 
-    id: RequestId
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
     env: Environment | None = None
     more: bool = False
@@ -99,26 +103,24 @@ class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
     place: BatchPlace | UnsetType = UNSET
 
 
-class GetBatch(Struct, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
+class GetBatch(Message, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
     """-> BatchRuns..., End: the jobs of those lines of a batch that come after the line `after`.
 
     A daemon that has just started takes lines of a batch only after this request. `close`: it takes no more,
     not even what an earlier connection has sent and the daemon has not read, until it is asked again.
     """
 
-    id: RequestId
     batch: Token
     after: LineNumber = 0
     close: bool = False
 
 
-class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
+class List(Message, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     """-> JobsPart..., End. Newest first.
 
     Without `states`: unfinished jobs and the latest finished ones, `limit` in all.
     """
 
-    id: RequestId
     states: list[State] | None = None
     queue: QueueName | None = None
     name: Annotated[str, Meta(max_length=200)] | None = None  # a shell pattern: * ? [...]
@@ -129,28 +131,25 @@ class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     before: JobNumber | None = None  # only lower ids than this one: the next page
 
 
-class Show(Struct, frozen=True, tag="show"):
+class Show(Message, frozen=True, tag="show"):
     """-> Shown, AttemptsPart..., End. `job` None: the caller's latest."""
 
-    id: RequestId
     job: JobNumber | None = None
 
 
-class Explain(Struct, frozen=True, tag="explain"):
+class Explain(Message, frozen=True, tag="explain"):
     """-> Explained: what keeps a job from running, and when it will likely start."""
 
-    id: RequestId
     job: JobNumber
 
 
-class GetResult(Struct, frozen=True, tag="result"):
+class GetResult(Message, frozen=True, tag="result"):
     """-> Result: what the latest attempt of a class job returned or raised."""
 
-    id: RequestId
     job: JobNumber
 
 
-class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
+class Logs(Message, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     """-> LogPart..., End: the output of one attempt, or of all, oldest first.
 
     * `attempt`: None: the latest; 0: all.
@@ -160,7 +159,6 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
       is then a certain one, and all later ones follow it.
     """
 
-    id: RequestId
     job: JobNumber
     attempt: Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)] | None = None
     tail: Annotated[int, Meta(ge=0, le=MAX_TAIL)] | None = None
@@ -169,14 +167,13 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
 
 
-class Wait(Struct, frozen=True, tag="wait"):
+class Wait(Message, frozen=True, tag="wait"):
     """-> JobsPart for each job as it finishes (at once if it has finished), and End after the last.
 
     With `progress` also ProgressPart: what running jobs last reported, then each time they report more. With
     `only_now` End follows the jobs that have finished by now.
     """
 
-    id: RequestId
     jobs: Jobs
     progress: bool = False
     only_now: bool = False
@@ -206,13 +203,12 @@ class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 if TYPE_CHECKING:
 
-    class Act(Struct, frozen=True):
+    class Act(Message, frozen=True):
         """-> Acted: one entry a job, on disk. With `where` -> Acted..., End, for the jobs that it selects.
 
         `repeated`: the answer to the same request was lost; jobs to which it was done already count as done.
         """
 
-        id: RequestId
         jobs: NamedJobs = []
         repeated: bool = False
         where: Selection | None = None
@@ -240,11 +236,11 @@ else:
         name.capitalize(): defstruct(
             name.capitalize(),
             [
-                ("id", RequestId),
                 ("jobs", NamedJobs, []),
                 ("repeated", bool, False),
                 ("where", Selection | None, None),
             ],
+            bases=(Message,),
             module=__name__,
             frozen=True,
             omit_defaults=True,
@@ -275,20 +271,18 @@ def _kind_of_change(name: str) -> Any:
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
-class SendSignal(Struct, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
+class SendSignal(Message, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
     """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
 
-    id: RequestId
     jobs: NamedJobs = []
     where: Selection | None = None
     signal: Annotated[int, Meta(ge=1, le=MAX_SIGNAL)]
     whole_tree: bool = False
 
 
-class Edit(Struct, frozen=True, tag="edit", omit_defaults=True):
+class Edit(Message, frozen=True, tag="edit", omit_defaults=True):
     """-> As Act. Change waiting jobs."""
 
-    id: RequestId
     jobs: NamedJobs = []
     changes: Changes = Changes()
     where: Selection | None = None
@@ -303,20 +297,19 @@ def act(verb: str, **fields: Any) -> Act | SendSignal | Edit:
     return request
 
 
-class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
+class SetProgress(Message, frozen=True, tag="set_progress", kw_only=True):
     """-> Done. Replace what a running attempt last reported about its progress; on disk within a second.
 
     A job that reports very often gets its answers no sooner than that.
     """
 
-    id: RequestId
     job: JobNumber
     attempt: Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
     fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
 
 
-class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
+class GetEvents(Message, frozen=True, tag="events", kw_only=True):
     """-> EventsPart..., End: what happened after the event `since`, oldest first.
 
     * `since`: None: from now on with `follow`, otherwise from the oldest event that is kept.
@@ -325,46 +318,37 @@ class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
     * `schedules`: also send what becomes of the times of schedules.
     """
 
-    id: RequestId
     since: Annotated[int, Meta(ge=0, le=MAX_EVENT)] | None = None
     follow: bool = False
     progress: bool = False
     schedules: bool = False
 
 
-class Forget(Struct, frozen=True, tag="forget"):
+class Forget(Message, frozen=True, tag="forget"):
     """End the stream of the request `request` early; End follows in that stream. No reply of its own."""
 
-    id: RequestId
     request: RequestId
 
 
 # --- about the daemon -------------------------------------------------------------------------------------
 
 
-class GetInfo(Struct, frozen=True, tag="info"):
+class GetInfo(Message, frozen=True, tag="info"):
     """-> Info."""
 
-    id: RequestId
 
-
-class GetStats(Struct, frozen=True, tag="stats"):
+class GetStats(Message, frozen=True, tag="stats"):
     """-> Stats: figures of the last `window` seconds, and of all jobs that wait or run."""
 
-    id: RequestId
     window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
 
 
-class GetLogin(Struct, frozen=True, tag="login"):
+class GetLogin(Message, frozen=True, tag="login"):
     """-> Login: a link that logs a browser in."""
 
-    id: RequestId
 
-
-class Reload(Struct, frozen=True, tag="reload"):
+class Reload(Message, frozen=True, tag="reload"):
     """-> Reloaded: read the configuration again. One that cannot be used changes nothing."""
-
-    id: RequestId
 
 
 class ShutdownMode(StrEnum):
@@ -376,77 +360,66 @@ class ShutdownMode(StrEnum):
     CANCEL = "cancel"  # they are cancelled
 
 
-class Shutdown(Struct, frozen=True, tag="shutdown"):
+class Shutdown(Message, frozen=True, tag="shutdown"):
     """-> Done when the daemon has begun to end; the connection ends with it. `mode` None: as configured."""
 
-    id: RequestId
     mode: ShutdownMode | None = None
 
 
-class GetCheckup(Struct, frozen=True, tag="checkup"):
+class GetCheckup(Message, frozen=True, tag="checkup"):
     """-> Checkup: what is wrong with the installation."""
 
-    id: RequestId
 
-
-class SendTest(Struct, frozen=True, tag="send_test"):
+class SendTest(Message, frozen=True, tag="send_test"):
     """-> Submitted: send a test message to a target of notifications. The job is what sends it."""
 
-    id: RequestId
     target: NotifyName
 
 
-class GetQueues(Struct, frozen=True, tag="queues"):
+class GetQueues(Message, frozen=True, tag="queues"):
     """-> Queues."""
 
-    id: RequestId
 
-
-class SetSlots(Struct, frozen=True, tag="slots"):
+class SetSlots(Message, frozen=True, tag="slots"):
     """-> Queues. Set how many slots the daemon has; None: as configured. Kept over restarts."""
 
-    id: RequestId
     slots: SlotCount | None
 
 
-class SetQueue(Struct, frozen=True, tag="set_queue"):
+class SetQueue(Message, frozen=True, tag="set_queue"):
     """-> Queues. Set how many slots a queue has; None: no limit. Kept over restarts."""
 
-    id: RequestId
     queue: QueueName
     slots: SlotCount | None
 
 
-class RemoveQueue(Struct, frozen=True, tag="remove_queue"):
+class RemoveQueue(Message, frozen=True, tag="remove_queue"):
     """-> Queues. Forget what SetQueue and Pause said about a queue: it is as configured again.
 
     `repeated`: the answer to the same request was lost; it is no error if there is nothing to forget.
     """
 
-    id: RequestId
     queue: QueueName
     repeated: bool = False
 
 
-class Pause(Struct, frozen=True, tag="pause"):
+class Pause(Message, frozen=True, tag="pause"):
     """-> Queues. Start no job of a queue until it is resumed; None: no job at all. Kept over restarts."""
 
-    id: RequestId
     queue: QueueName | None = None
 
 
-class Resume(Struct, frozen=True, tag="resume"):
+class Resume(Message, frozen=True, tag="resume"):
     """-> Queues. Undo a Pause. None undoes that of all queues together, not those of single queues.
 
     `repeated`: the answer to the same request was lost; it is no error if there is no such queue now.
     """
 
-    id: RequestId
     queue: QueueName | None = None
     repeated: bool = False
 
 
-class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+class Prune(Message, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     """-> Pruned..., End: delete finished jobs and their logs, starting with the one that finished first.
 
     It deletes those that finished more than `older_than` seconds ago, that are not among the latest `keep` of
@@ -454,7 +427,6 @@ class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     configured. `states`: only jobs in these; None: in any final state. `dry_run`: only tell what would go.
     """
 
-    id: RequestId
     states: Annotated[list[State], Meta(min_length=1, max_length=3)] | None = None
     older_than: Duration | None = None
     keep: Annotated[int, Meta(ge=0, le=MAX_KEPT)] | None = None
@@ -462,10 +434,8 @@ class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     dry_run: bool = False
 
 
-class GetBackup(Struct, frozen=True, tag="backup"):
+class GetBackup(Message, frozen=True, tag="backup"):
     """-> BackupPart..., End: a copy of the database as it was at one instant."""
-
-    id: RequestId
 
 
 _CommonRequest = (

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleName, ScheduleSpec
-from bgd.wire.requests import RequestId
+from bgd.wire.requests import Message
 
 MAX_UPCOMING = 100
 MAX_HISTORY = 1_000
@@ -15,18 +15,17 @@ MAX_HISTORY = 1_000
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-class GetSchedules(Struct, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
+class GetSchedules(Message, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesPart..., End: all schedules by name, or one.
 
     `upcoming`: how many of the next occurrences of each the answer has.
     """
 
-    id: RequestId
     name: ScheduleName | None = None
     upcoming: Annotated[int, Meta(ge=0, le=MAX_UPCOMING)] = 1
 
 
-class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
+class SetSchedule(Message, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
     """-> SchedulesPart. Store a schedule.
 
     `replaces`: it takes the place of the one of this name; otherwise there must be none. `digest`: that one
@@ -34,7 +33,6 @@ class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_de
     lost; it is no error if it is stored already.
     """
 
-    id: RequestId
     name: ScheduleName
     spec: ScheduleSpec
     replaces: bool = False
@@ -42,49 +40,44 @@ class SetSchedule(Struct, frozen=True, tag="set_schedule", kw_only=True, omit_de
     digest: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class SetSchedules(Struct, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
+class SetSchedules(Message, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesSet. Store schedules in one transaction: all of them, or none.
 
     `replaces`: they also take the place of those of their names; otherwise there must be none. One that is
     stored with this definition already stays as it is. `repeated`: as in SetSchedule.
     """
 
-    id: RequestId
     schedules: Annotated[dict[ScheduleName, ScheduleSpec], Meta(max_length=MAX_SCHEDULES)]
     replaces: bool = False
     repeated: bool = False
 
 
-class RemoveSchedule(Struct, frozen=True, tag="remove_schedule"):
+class RemoveSchedule(Message, frozen=True, tag="remove_schedule"):
     """-> Done. Its history stays, and a job of it that runs goes on. `repeated`: as in RemoveQueue."""
 
-    id: RequestId
     name: ScheduleName
     repeated: bool = False
 
 
-class PauseSchedule(Struct, frozen=True, tag="pause_schedule"):
+class PauseSchedule(Message, frozen=True, tag="pause_schedule"):
     """-> SchedulesPart. Skip its occurrences until it is resumed, or resume it. Kept over restarts."""
 
-    id: RequestId
     name: ScheduleName
     paused: bool
 
 
-class RunSchedule(Struct, frozen=True, tag="run_schedule"):
+class RunSchedule(Message, frozen=True, tag="run_schedule"):
     """-> Submitted: queue the job of a schedule now, whatever else of it runs."""
 
-    id: RequestId
     name: ScheduleName
 
 
-class GetHistory(Struct, frozen=True, tag="history", kw_only=True, omit_defaults=True):
+class GetHistory(Message, frozen=True, tag="history", kw_only=True, omit_defaults=True):
     """-> HistoryPart. What became of the occurrences of a schedule, newest first, also of a removed one.
 
     `before`: only rows with lower ids: the next page.
     """
 
-    id: RequestId
     name: ScheduleName
     limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
@@ -134,26 +127,23 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     digest: str | None = None
 
 
-class SchedulesPart(Struct, frozen=True, tag="schedules"):
+class SchedulesPart(Message, frozen=True, tag="schedules"):
     """Some schedules."""
 
-    id: RequestId
     schedules: list[ScheduleView]
 
 
-class SchedulesSet(Struct, frozen=True, tag="schedules_set"):
+class SchedulesSet(Message, frozen=True, tag="schedules_set"):
     """Names of schedules, by what became of them; what is unchanged was stored like this before."""
 
-    id: RequestId
     added: list[str]
     changed: list[str]
     unchanged: list[str]
 
 
-class HistoryPart(Struct, frozen=True, tag="history"):
+class HistoryPart(Message, frozen=True, tag="history"):
     """Some occurrences of a schedule."""
 
-    id: RequestId
     occurrences: list[OccurrenceView]
 
 
