@@ -487,8 +487,8 @@ def copy_interpreter(folder: Path) -> None:
     """Make folder/python3: this interpreter with what a pilot needs, also if it is in root's home."""
     library = Path(sysconfig.get_path("stdlib"))
     # with __pycache__, as an installed bgd has it: a process that compiles its modules itself takes 3 MB more
-    unused = "test", "site-packages", "config-*", "idlelib", "ensurepip", "lib2to3", "distutils", "*.opt-?.pyc"
-    left_out = shutil.ignore_patterns(*unused)
+    unused = {"test", "site-packages", "idlelib", "ensurepip", "lib2to3", "distutils"}
+    left_out = shutil.ignore_patterns(*unused, "config-*", "*.opt-?.pyc")
     shutil.copytree(library, folder / "lib" / library.name, ignore=left_out)
     for shared in Path(sys.base_prefix, "lib").glob("libpython*.so*"):
         shutil.copy(shared, folder / "lib")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ _BURST = 20  # requests at once
 _SHORT_WAIT = 2.0  # seconds of delay that need no report
 _PATIENCE = 20.0  # seconds for an answer
 _HINT = 'Try "sbatch'  # --help" for more information
+# an option of sbatch that excludes nodes, with them in the same word or in the next; "--exclud" is enough
+_EXCLUDE = re.compile(r"(?:^|\0)(?:--exclude?[=\0]|-x\0?)([^\0]+)")
 _COMPLETING = "COMPLETING"  # upon which the state follows
 _COLUMNS = 4  # of what squeue prints
 # what Slurm's programs say if the controller cannot be reached (slurm_errno.c), or this machine has no room
@@ -264,6 +267,20 @@ class Controller:
 def pauses() -> Iterator[float]:
     """Yield the pauses in seconds between requests to Slurm."""
     return doubling(0.25, 30.0)
+
+
+def excluding(nodes: list[str], arguments: list[str]) -> list[str]:
+    """Return arguments of sbatch that exclude these nodes too: of several such options it uses the last."""
+    if not nodes:
+        return arguments
+    asked = _EXCLUDE.findall("\0".join(arguments))
+    return [*arguments, f"--exclude={','.join([*asked, *nodes])}"]
+
+
+def number_in(words: str) -> int | None:
+    """Return the number that sbatch --parsable prints: alone, or with the name of the cluster."""
+    numbers = (line.partition(";")[0] for line in words.splitlines())
+    return next((int(each) for each in numbers if each.isdecimal()), None)
 
 
 def last_line(words: str) -> str:

@@ -24,7 +24,7 @@ from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
-from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, last_line, pauses
+from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, excluding, last_line, number_in, pauses
 from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
@@ -280,42 +280,39 @@ class Pilot:
             CannotStart: Slurm refuses it.
         """
         again = pauses()
+        script = self._folder.script, self._python, self._folder.path
         while True:
             left_out = [] if place else self._pool.nodes_left_out()
-            arguments = [*self._options(), *place]
-            if left_out:  # after the requested ones: sbatch uses the last of several options
-                asked = [each.removeprefix(_EXCLUDE) for each in arguments if each.startswith(_EXCLUDE)]
-                arguments.append(f"{_EXCLUDE}{','.join([*asked, *left_out])}")
             said = await self._controller.submit(
-                [*arguments, self._folder.script, self._python, self._folder.path],
+                [*excluding(left_out, [*self._options(), *place]), *script],
                 is_wanted=lambda: not (self._is_closing or self._is_given_up),
                 delayed=partial(self._note_reason, Cause.REQUESTS),
             )
             if said is None:
                 return None
             code, words = said
-            number = next((line for line in words.splitlines() if line.partition(";")[0].isdecimal()), None)
-            if code == 0 and number is not None:
+            if code == 0 and (number := number_in(words)) is not None:
                 self._pool.note_refusal(None)
-                return int(number.partition(";")[0])
-            problem = last_line(words) or f"code {code}"
+                return number
             if code == 0 and "Submitted batch job" in words:  # an option without its value took --parsable
                 await self._controller.release(self.name, self._note_silence)
                 raise CannotStart(one_line(launching.NotStarted.OTHER, "an option of sbatch lacks its value"))
-            if code > 0 and not await self._controller.refuses_for_now(words):
-                if left_out and self._pool.leave_none_out():
-                    continue
+            problem = last_line(words) or f"code {code}"
+            if code <= 0 or await self._controller.refuses_for_now(words):
+                await self._wait_after(problem, next(again))
+            elif not (left_out and self._pool.leave_none_out()):
                 raise CannotStart(one_line(launching.NotStarted.OTHER, f"Slurm refuses the pilot: {problem}"))
-            is_silent = self._controller.silent_since is not None
-            self._note_reason(
-                Cause.CONTROLLER if is_silent else Cause.NODE,
-                None if is_silent else problem,
-                self._controller.silent_since,
-            )
-            self._pool.note_refusal(problem)
-            await self._wait(next(again))
             if code <= 0 or self._controller.is_away(words):  # it may have accepted the job anyway
                 await self._controller.release(self.name, self._note_silence)
+
+    async def _wait_after(self, refusal: str, seconds: float) -> None:
+        """Wait until the next try, and tell the attempts why."""
+        if self._controller.silent_since is None:
+            self._note_reason(Cause.NODE, refusal)
+        else:
+            self._note_silence()
+        self._pool.note_refusal(refusal)
+        await self._wait(seconds)
 
     def _note_silence(self) -> None:
         self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
@@ -570,7 +567,6 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
     return replace(ended, outcome=outcome, problem=f"Slurm ended its allocation: {state}")
 
 
-_EXCLUDE = "--exclude="
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
 _TRIES = 3  # tries to kill leftovers
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bgd.launcher.cluster.controller import Controller, RequestLimit
+from bgd.launcher.cluster.controller import Controller, RequestLimit, excluding
 from bgd.wire.launching import SlurmStart
 
 
@@ -91,3 +91,13 @@ async def test_a_signal_for_the_steps_of_a_job_leaves_out_how_it_is_reached(aske
     await controller.signal_steps("a", 19, "bgd-relay")
 
     assert ran[-1] == ("scancel", "--quiet", "--signal=19", "7.1")
+
+
+@pytest.mark.parametrize(
+    "asked", [["--exclude=n7,n8"], ["--exclud=n7,n8"], ["--exclude", "n7,n8"], ["-x", "n7,n8"], ["-xn7,n8"]]
+)
+def test_nodes_that_fail_are_left_out_besides_those_that_are_asked_for_in_any_way_of_sbatch(asked):
+    arguments = ["--gres=gpu:1", *asked, "--exclusive", "--comment=-x n6"]
+
+    assert excluding(["n1"], arguments) == [*arguments, "--exclude=n7,n8,n1"]
+    assert excluding([], arguments) == arguments
