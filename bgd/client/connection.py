@@ -266,8 +266,10 @@ class Inbox(deque[Reply]):
 def _error_in(failed: Failed) -> BgdError:
     """Return why a request failed; a daemon that cannot read a valid one is older."""
     if failed.code is ErrorCode.PROTOCOL and failed.message.startswith("not a message of"):
+        _, _, field = failed.message.partition("unknown field ")
+        unknown = field.partition(" ")[0] or "this request"
         return ProtocolError(
-            "the daemon is an older bgd, which does not know this request: restart it with `bgctl shutdown`"
+            f"the daemon is an older bgd, which does not know {unknown}: restart it with `bgctl shutdown`"
             " and then `bgd`, or with `systemctl restart bgd`; running jobs go on"
         )
     return error_of(failed.code, failed.message)

@@ -45,7 +45,9 @@ class Result(StrEnum):
     MISSED = "missed"
 
 
-class ScheduleSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class ScheduleSpec(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
     """A schedule as it was defined. One of `cron`, `calendar` and `every` says when it is due.
 
     * `every`: a duration such as "15m"; due at its multiples, counted from 1970.

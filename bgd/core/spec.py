@@ -171,7 +171,7 @@ class Option(Struct, frozen=True):
     label: str | None = None
 
 
-class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The options of a job. Either `argv` or `target` is set; `problem_with` checks what types cannot.
 
     None means: as the daemon's configuration says (retries and their timing, `rerun`; `queue`, `priority`,

@@ -57,7 +57,11 @@ class Message(Struct, frozen=True):
     id: RequestId
 
 
-class Submit(Message, frozen=True, tag="submit"):
+class Asked(Message, frozen=True, forbid_unknown_fields=True):
+    """A request. Unknown fields are refused: without them, more might be meant."""
+
+
+class Submit(Asked, frozen=True, tag="submit"):
     """-> Submitted, when the job is on disk.
 
     `token`: random bytes of this request alone. They let a client that lost the answer send the request
@@ -70,7 +74,7 @@ class Submit(Message, frozen=True, tag="submit"):
     again: NewestJob | UnsetType = UNSET
 
 
-class BatchPlace(Struct, frozen=True):
+class BatchPlace(Struct, frozen=True, forbid_unknown_fields=True):
     """Which lines of a batch the jobs of one SubmitMany are.
 
     The daemon takes the lines of a batch in order, each once, and keeps how far it is together with the jobs.
@@ -87,7 +91,7 @@ class BatchPlace(Struct, frozen=True):
     runs: Annotated[list[tuple[LineNumber, LineNumber]], Meta(max_length=MAX_BATCH)]
 
 
-class SubmitMany(Message, frozen=True, tag="submit_many", kw_only=True):
+class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of the jobs are on disk: all or none.
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
@@ -103,7 +107,7 @@ class SubmitMany(Message, frozen=True, tag="submit_many", kw_only=True):
     place: BatchPlace | UnsetType = UNSET
 
 
-class GetBatch(Message, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
+class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
     """-> BatchRuns..., End: the jobs of those lines of a batch that come after the line `after`.
 
     A daemon that has just started takes lines of a batch only after this request. `close`: it takes no more,
@@ -115,7 +119,7 @@ class GetBatch(Message, frozen=True, tag="batch", kw_only=True, omit_defaults=Tr
     close: bool = False
 
 
-class List(Message, frozen=True, tag="list", kw_only=True, omit_defaults=True):
+class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     """-> JobsPart..., End. Newest first.
 
     Without `states`: unfinished jobs and the latest finished ones, `limit` in all.
@@ -131,25 +135,25 @@ class List(Message, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     before: JobNumber | None = None  # only lower ids than this one: the next page
 
 
-class Show(Message, frozen=True, tag="show"):
+class Show(Asked, frozen=True, tag="show"):
     """-> Shown, AttemptsPart..., End. `job` None: the caller's latest."""
 
     job: JobNumber | None = None
 
 
-class Explain(Message, frozen=True, tag="explain"):
+class Explain(Asked, frozen=True, tag="explain"):
     """-> Explained: what keeps a job from running, and when it will likely start."""
 
     job: JobNumber
 
 
-class GetResult(Message, frozen=True, tag="result"):
+class GetResult(Asked, frozen=True, tag="result"):
     """-> Result: what the latest attempt of a class job returned or raised."""
 
     job: JobNumber
 
 
-class Logs(Message, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
+class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     """-> LogPart..., End: the output of one attempt, or of all, oldest first.
 
     * `attempt`: None: the latest; 0: all.
@@ -167,7 +171,7 @@ class Logs(Message, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
 
 
-class Wait(Message, frozen=True, tag="wait"):
+class Wait(Asked, frozen=True, tag="wait"):
     """-> JobsPart for each job as it finishes (at once if it has finished), and End after the last.
 
     With `progress` also ProgressPart: what running jobs last reported, then each time they report more. With
@@ -182,7 +186,7 @@ class Wait(Message, frozen=True, tag="wait"):
 # --- acting on jobs ---------------------------------------------------------------------------------------
 
 
-class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All jobs to which a verb applies and that have what is given here, now and when it is their turn.
 
     * `states`: None: those that the verb is usually for. `suspended`: of the running ones, only these.
@@ -203,7 +207,7 @@ class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 if TYPE_CHECKING:
 
-    class Act(Message, frozen=True):
+    class Act(Asked, frozen=True):
         """-> Acted: one entry a job, on disk. With `where` -> Acted..., End, for the jobs that it selects.
 
         `repeated`: the answer to the same request was lost; jobs to which it was done already count as done.
@@ -213,7 +217,7 @@ if TYPE_CHECKING:
         repeated: bool = False
         where: Selection | None = None
 
-    class Changes(Struct, frozen=True, kw_only=True):
+    class Changes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Changes of a job that waits: `argv`, and the options that can be edited. What is absent stays.
 
         None takes an option away. `delay` and `expires` count from now. `env` sets variables in addition.
@@ -240,7 +244,7 @@ else:
                 ("repeated", bool, False),
                 ("where", Selection | None, None),
             ],
-            bases=(Message,),
+            bases=(Asked,),
             module=__name__,
             frozen=True,
             omit_defaults=True,
@@ -261,6 +265,7 @@ else:
         ],
         module=__name__,
         frozen=True,
+        forbid_unknown_fields=True,
         kw_only=True,
         omit_defaults=True,
     )
@@ -271,7 +276,7 @@ def _kind_of_change(name: str) -> Any:
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
-class SendSignal(Message, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
+class SendSignal(Asked, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
     """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
 
     jobs: NamedJobs = []
@@ -280,7 +285,7 @@ class SendSignal(Message, frozen=True, tag="signal", kw_only=True, omit_defaults
     whole_tree: bool = False
 
 
-class Edit(Message, frozen=True, tag="edit", omit_defaults=True):
+class Edit(Asked, frozen=True, tag="edit", omit_defaults=True):
     """-> As Act. Change waiting jobs."""
 
     jobs: NamedJobs = []
@@ -297,7 +302,7 @@ def act(verb: str, **fields: Any) -> Act | SendSignal | Edit:
     return request
 
 
-class SetProgress(Message, frozen=True, tag="set_progress", kw_only=True):
+class SetProgress(Asked, frozen=True, tag="set_progress", kw_only=True):
     """-> Done. Replace what a running attempt last reported about its progress; on disk within a second.
 
     A job that reports very often gets its answers no sooner than that.
@@ -309,7 +314,7 @@ class SetProgress(Message, frozen=True, tag="set_progress", kw_only=True):
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
 
 
-class GetEvents(Message, frozen=True, tag="events", kw_only=True):
+class GetEvents(Asked, frozen=True, tag="events", kw_only=True):
     """-> EventsPart..., End: what happened after the event `since`, oldest first.
 
     * `since`: None: from now on with `follow`, otherwise from the oldest event that is kept.
@@ -324,7 +329,7 @@ class GetEvents(Message, frozen=True, tag="events", kw_only=True):
     schedules: bool = False
 
 
-class Forget(Message, frozen=True, tag="forget"):
+class Forget(Asked, frozen=True, tag="forget"):
     """End the stream of the request `request` early; End follows in that stream. No reply of its own."""
 
     request: RequestId
@@ -333,21 +338,21 @@ class Forget(Message, frozen=True, tag="forget"):
 # --- about the daemon -------------------------------------------------------------------------------------
 
 
-class GetInfo(Message, frozen=True, tag="info"):
+class GetInfo(Asked, frozen=True, tag="info"):
     """-> Info."""
 
 
-class GetStats(Message, frozen=True, tag="stats"):
+class GetStats(Asked, frozen=True, tag="stats"):
     """-> Stats: figures of the last `window` seconds, and of all jobs that wait or run."""
 
     window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
 
 
-class GetLogin(Message, frozen=True, tag="login"):
+class GetLogin(Asked, frozen=True, tag="login"):
     """-> Login: a link that logs a browser in."""
 
 
-class Reload(Message, frozen=True, tag="reload"):
+class Reload(Asked, frozen=True, tag="reload"):
     """-> Reloaded: read the configuration again. One that cannot be used changes nothing."""
 
 
@@ -360,40 +365,40 @@ class ShutdownMode(StrEnum):
     CANCEL = "cancel"  # they are cancelled
 
 
-class Shutdown(Message, frozen=True, tag="shutdown"):
+class Shutdown(Asked, frozen=True, tag="shutdown"):
     """-> Done when the daemon has begun to end; the connection ends with it. `mode` None: as configured."""
 
     mode: ShutdownMode | None = None
 
 
-class GetCheckup(Message, frozen=True, tag="checkup"):
+class GetCheckup(Asked, frozen=True, tag="checkup"):
     """-> Checkup: what is wrong with the installation."""
 
 
-class SendTest(Message, frozen=True, tag="send_test"):
+class SendTest(Asked, frozen=True, tag="send_test"):
     """-> Submitted: send a test message to a target of notifications. The job is what sends it."""
 
     target: NotifyName
 
 
-class GetQueues(Message, frozen=True, tag="queues"):
+class GetQueues(Asked, frozen=True, tag="queues"):
     """-> Queues."""
 
 
-class SetSlots(Message, frozen=True, tag="slots"):
+class SetSlots(Asked, frozen=True, tag="slots"):
     """-> Queues. Set how many slots the daemon has; None: as configured. Kept over restarts."""
 
     slots: SlotCount | None
 
 
-class SetQueue(Message, frozen=True, tag="set_queue"):
+class SetQueue(Asked, frozen=True, tag="set_queue"):
     """-> Queues. Set how many slots a queue has; None: no limit. Kept over restarts."""
 
     queue: QueueName
     slots: SlotCount | None
 
 
-class RemoveQueue(Message, frozen=True, tag="remove_queue"):
+class RemoveQueue(Asked, frozen=True, tag="remove_queue"):
     """-> Queues. Forget what SetQueue and Pause said about a queue: it is as configured again.
 
     `repeated`: the answer to the same request was lost; it is no error if there is nothing to forget.
@@ -403,13 +408,13 @@ class RemoveQueue(Message, frozen=True, tag="remove_queue"):
     repeated: bool = False
 
 
-class Pause(Message, frozen=True, tag="pause"):
+class Pause(Asked, frozen=True, tag="pause"):
     """-> Queues. Start no job of a queue until it is resumed; None: no job at all. Kept over restarts."""
 
     queue: QueueName | None = None
 
 
-class Resume(Message, frozen=True, tag="resume"):
+class Resume(Asked, frozen=True, tag="resume"):
     """-> Queues. Undo a Pause. None undoes that of all queues together, not those of single queues.
 
     `repeated`: the answer to the same request was lost; it is no error if there is no such queue now.
@@ -419,7 +424,7 @@ class Resume(Message, frozen=True, tag="resume"):
     repeated: bool = False
 
 
-class Prune(Message, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+class Prune(Asked, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     """-> Pruned..., End: delete finished jobs and their logs, starting with the one that finished first.
 
     It deletes those that finished more than `older_than` seconds ago, that are not among the latest `keep` of
@@ -434,7 +439,7 @@ class Prune(Message, frozen=True, tag="prune", kw_only=True, omit_defaults=True)
     dry_run: bool = False
 
 
-class GetBackup(Message, frozen=True, tag="backup"):
+class GetBackup(Asked, frozen=True, tag="backup"):
     """-> BackupPart..., End: a copy of the database as it was at one instant."""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleName, ScheduleSpec
-from bgd.wire.requests import Message
+from bgd.core.spec import JobSpec
+from bgd.wire.requests import Asked, Message
 
 MAX_UPCOMING = 100
 MAX_HISTORY = 1_000
@@ -15,7 +16,7 @@ MAX_HISTORY = 1_000
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-class GetSchedules(Message, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
+class GetSchedules(Asked, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesPart..., End: all schedules by name, or one.
 
     `upcoming`: how many of the next occurrences of each the answer has.
@@ -25,7 +26,7 @@ class GetSchedules(Message, frozen=True, tag="schedules", kw_only=True, omit_def
     upcoming: Annotated[int, Meta(ge=0, le=MAX_UPCOMING)] = 1
 
 
-class SetSchedule(Message, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
+class SetSchedule(Asked, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
     """-> SchedulesPart. Store a schedule.
 
     `replaces`: it takes the place of the one of this name; otherwise there must be none. `digest`: that one
@@ -40,7 +41,7 @@ class SetSchedule(Message, frozen=True, tag="set_schedule", kw_only=True, omit_d
     digest: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class SetSchedules(Message, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
+class SetSchedules(Asked, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesSet. Store schedules in one transaction: all of them, or none.
 
     `replaces`: they also take the place of those of their names; otherwise there must be none. One that is
@@ -52,27 +53,27 @@ class SetSchedules(Message, frozen=True, tag="set_schedules", kw_only=True, omit
     repeated: bool = False
 
 
-class RemoveSchedule(Message, frozen=True, tag="remove_schedule"):
+class RemoveSchedule(Asked, frozen=True, tag="remove_schedule"):
     """-> Done. Its history stays, and a job of it that runs goes on. `repeated`: as in RemoveQueue."""
 
     name: ScheduleName
     repeated: bool = False
 
 
-class PauseSchedule(Message, frozen=True, tag="pause_schedule"):
+class PauseSchedule(Asked, frozen=True, tag="pause_schedule"):
     """-> SchedulesPart. Skip its occurrences until it is resumed, or resume it. Kept over restarts."""
 
     name: ScheduleName
     paused: bool
 
 
-class RunSchedule(Message, frozen=True, tag="run_schedule"):
+class RunSchedule(Asked, frozen=True, tag="run_schedule"):
     """-> Submitted: queue the job of a schedule now, whatever else of it runs."""
 
     name: ScheduleName
 
 
-class GetHistory(Message, frozen=True, tag="history", kw_only=True, omit_defaults=True):
+class GetHistory(Asked, frozen=True, tag="history", kw_only=True, omit_defaults=True):
     """-> HistoryPart. What became of the occurrences of a schedule, newest first, also of a removed one.
 
     `before`: only rows with lower ids: the next page.
@@ -88,6 +89,20 @@ ScheduleRequest = (
 )
 
 # --- replies ----------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    SeenSchedule = ScheduleSpec
+else:  # that of a newer daemon may have fields that are not known here
+
+    class SeenJob(JobSpec, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+        """A job of a schedule as a client sees it."""
+
+    class SeenSchedule(
+        ScheduleSpec, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False
+    ):
+        """A schedule as a client sees it."""
+
+        job: SeenJob
 
 
 class OccurrenceView(Struct, frozen=True, kw_only=True):
@@ -115,7 +130,7 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    spec: ScheduleSpec
+    spec: SeenSchedule
     is_configured: bool
     is_paused: bool
     words: str

@@ -187,11 +187,16 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, pl
 
 
 @pytest.mark.parametrize(
-    "kind", ["no_such_request", "wait"]
-)  # earlier, `cancel` needed its jobs as `wait` does
-def test_a_daemon_that_does_not_know_a_request_is_called_older(client_at, play, kind):
+    ("fields", "named"),
+    [
+        ({"type": "no_such_request"}, "this request"),
+        ({"type": "wait"}, "this request"),  # earlier, `cancel` needed its jobs as `wait` does
+        ({"type": "submit", "spec": {"argv": ["true"], "later": 1}}, "`later`"),
+    ],
+)
+def test_a_daemon_that_does_not_know_a_request_or_an_option_is_called_older(client_at, play, fields, named):
     with pytest.raises(ProtocolError) as unknown:
-        decode_request(msgspec.msgpack.encode({"type": kind, "id": 1}))
+        decode_request(msgspec.msgpack.encode({"id": 1, **fields}))
 
     def script(peer):
         peer.greet()
@@ -199,7 +204,9 @@ def test_a_daemon_that_does_not_know_a_request_is_called_older(client_at, play, 
 
     with (
         client_at(play(script)) as client,
-        pytest.raises(ProtocolError, match="the daemon is an older bgd, which does not know this request"),
+        pytest.raises(
+            ProtocolError, match=f"the daemon is an older bgd, which does not know {named}: restart"
+        ),
     ):
         client.queues()
 

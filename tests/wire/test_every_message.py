@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgd.errors import ProtocolError
+from bgd.wire.messages import Hello, decode_reply, decode_request
 from tests.wire.message_strategies import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
 
 DEEP = 100_000  # levels, a hundred times the limit of the interpreter
@@ -55,13 +56,54 @@ def test_every_message_arrives_as_it_was_sent(direction, kind, data):
 
 @by_kind
 @given(data=st.data())
-def test_fields_of_a_later_version_are_ignored(direction, kind, data):
+def test_fields_of_a_later_version_are_refused_in_requests_and_ignored_elsewhere(direction, kind, data):
     message = data.draw(messages_of(kind))
     _, encode, decode = DIRECTIONS[direction]
     fields = msgspec.msgpack.decode(encode(message), strict=False)
     fields["of_a_later_version"] = data.draw(plain_values)
+    payload = msgspec.msgpack.encode(fields)
 
-    assert decode(msgspec.msgpack.encode(fields)) == message
+    if direction == "request" and kind is not Hello:
+        with pytest.raises(ProtocolError, match="unknown field `of_a_later_version`"):
+            decode(payload)
+    else:
+        assert decode(payload) == message
+
+
+@pytest.mark.parametrize(
+    ("request_", "unknown"),
+    [
+        ({"type": "submit", "spec": {"argv": ["a"], "retires": 3}}, "`retires` - at `$.spec`"),
+        ({"type": "cancel", "where": {"tags": "x"}}, "`tags` - at `$.where`"),
+        ({"type": "edit", "jobs": [1], "changes": {"prioritee": 1}}, "`prioritee` - at `$.changes`"),
+        (
+            {"type": "set_schedule", "name": "a", "spec": {"job": {"argv": ["a"], "retires": 3}}},
+            "`retires` - at `$.spec.job`",
+        ),
+    ],
+)
+def test_an_unknown_field_within_a_request_is_refused(request_, unknown):
+    with pytest.raises(ProtocolError) as caught:
+        decode_request(msgspec.msgpack.encode({**request_, "id": 1}))
+
+    assert unknown in str(caught.value)
+
+
+def test_a_client_lists_schedules_that_have_options_of_a_later_version():
+    job = {"argv": ["date"], "of_a_later_version": 1}
+    schedule = {
+        "name": "nightly",
+        "spec": {"job": job, "every": "1d", "of_a_later_version": 1},
+        "is_configured": False,
+        "is_paused": False,
+        "words": "every day",
+        "timezone": "UTC",
+        "upcoming": [],
+    }
+
+    reply = decode_reply(msgspec.msgpack.encode({"type": "schedules", "id": 1, "schedules": [schedule]}))
+
+    assert reply.schedules[0].spec.job.argv == ("date",)
 
 
 @by_direction

@@ -82,7 +82,7 @@ OCCURRENCE = schedules.OccurrenceView(
 )
 SCHEDULE_VIEW = schedules.ScheduleView(
     name="nightly",
-    spec=SCHEDULE,
+    spec=msgspec.convert(msgspec.to_builtins(SCHEDULE), schedules.SeenSchedule),
     is_configured=True,
     is_paused=False,
     words="every day at 03:00",
