@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bgd.errors import ProtocolError
 from bgd.wire.messages import Hello, decode_reply, decode_request
+from bgd.wire.schedules import SchedulesPart
 from tests.wire.message_strategies import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
 
 DEEP = 100_000  # levels, a hundred times the limit of the interpreter
@@ -103,6 +104,7 @@ def test_a_client_lists_schedules_that_have_options_of_a_later_version():
 
     reply = decode_reply(msgspec.msgpack.encode({"type": "schedules", "id": 1, "schedules": [schedule]}))
 
+    assert isinstance(reply, SchedulesPart)
     assert reply.schedules[0].spec.job.argv == ("date",)
 
 
