@@ -36,7 +36,8 @@ from bgctl.options import FILE, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
 from bgctl.verbs import verb
 from bgd import Client, Job
-from bgd.client.blocking.batch import Taken
+from bgd.client.batch import Taken
+from bgd.client.blocking.concurrency import iterate
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.specs import Caller
 from bgd.core.spec import JobSpec
@@ -241,7 +242,7 @@ class Batch:
         def is_kept(line: int, _: int) -> bool:
             return not runs_again(known[line], retry_failed=self._retry_failed)
 
-        runs = [run for taken in self._sender.known() for run in _without_rounds(taken).runs]
+        runs = [run for taken in iterate(self._sender.known()) for run in _without_rounds(taken).runs]
         self._placed = self._sender.last
         kept = list(runs_where(look_up(daemon, runs, known, note_end), is_kept))
         self._ids.add(Taken(kept))
@@ -272,9 +273,10 @@ class Batch:
 
     def run(self, portions: Iterator[Portion | None]) -> int:
         """Queue and follow all; return the exit code."""
+        portions = takewhile(lambda _: not self._is_halted, portions)
         try:
             with self._bar:
-                for taken in self._sender.send(takewhile(lambda _: not self._is_halted, portions)):
+                for taken in iterate(self._sender.send(portions)):
                     self._take(taken)
                     self._bar.queued(self._jobs)
                 self._ids.end()
@@ -285,7 +287,7 @@ class Batch:
                     self._ends.is_done.wait()
         except KeyboardInterrupt:
             with suppress(BgdError):  # then it is unknown, and the message says less
-                for taken in self._sender.known(close=True):
+                for taken in iterate(self._sender.known(close=True)):
                     self._take(taken)
             self._ids.end()
             say(f"interrupted: {self.how_far()}{self._what_runs()}")

@@ -18,7 +18,7 @@ from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, chunks, ended_o
 from bgctl.joblog import JobLog
 from bgctl.options import FINISHED, Parsed
 from bgd import Client, Job
-from bgd.client.blocking.batch import Taken
+from bgd.client.batch import Taken
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import Run
 from bgd.wire.views import EventView

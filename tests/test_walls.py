@@ -93,7 +93,7 @@ ROOMS = {
     "bgd/timezones.py": STANDARD,
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
-    "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
+    "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
     " bgd.core.schedule_spec bgd.core.spec bgd.formatting bgd.timezones bgd.wire.schedules",

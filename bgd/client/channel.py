@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +37,7 @@ from bgd.client.transport import (
     seconds_left,
 )
 from bgd.core.job import State
-from bgd.errors import DaemonUnreachable, NotAllowed, Refused
+from bgd.errors import BgdError, DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire.replies import (
     Acted,
@@ -55,10 +56,10 @@ from bgd.wire.requests import GetBackup, GetInfo, GetResult, Request, Shutdown, 
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
-    from bgd.client.calls import Calls
     from bgd.client.concurrency import Concurrency
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause is twice the one before
 _MAX_PAUSE = 1.0
@@ -84,7 +85,8 @@ class Channel:
         self._connector = connector
         self.timeout = timeout
         self._io = io
-        self._affinity = io.new_affinity()
+        self._pid = os.getpid()
+        self._loop: object = None  # of the first use; None also for threads
         self._connecting = io.new_lock()
         self._connection: Connection | None = None
 
@@ -193,6 +195,23 @@ class Channel:
             if alone:
                 await connection.close()
 
+    async def resumed(
+        self,
+        rest: Callable[[], Request | None],
+        take: Callable[[Reply], Iterable[T]],
+        seconds: float | None = None,
+    ) -> AsyncGenerator[T, None]:
+        """Yield what `take` makes of the replies that `follow` yields over connections of their own.
+
+        Raises:
+            TimeoutError: it takes longer than `seconds`.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        async with aclosing(self.follow(rest, deadline, alone=True)) as parts:
+            async for part in parts:
+                for each in take(part):
+                    yield each
+
     async def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
         """Act on jobs; a verb that may be done twice is repeated."""
         results: list[ActResult] = []
@@ -254,15 +273,9 @@ class Channel:
                 f"the daemon went away after {received} bytes of a backup: ask for it again"
             )
 
-    def map(self, calls: Calls, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
-        """Queue the calls; yield their results in order."""
-        from bgd.client.mapping import Mapper  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
-
-        return Mapper(self, calls).results(return_exceptions=return_exceptions)
-
     async def connection(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return the connection, a new one if there is none or it broke."""
-        self._affinity.check()
+        self._check_owner()
         if (backend := installed_backend()) is not None:
             return InlineConnection(backend, self._io)
         if (connection := self._connection) is not None and not connection.is_broken:
@@ -322,8 +335,17 @@ class Channel:
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and self._affinity.is_same_process:
+        if connection is not None and os.getpid() == self._pid:  # a forked child would close its parent's
             await connection.close()
+
+    def _check_owner(self) -> None:
+        """Raise BgdError in a forked child, and on another event loop than that of the first use."""
+        if os.getpid() != self._pid:
+            raise BgdError(f"{self._io.CLIENT} belongs to the parent process: make a new one after fork")
+        loop = self._io.running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise BgdError(f"{self._io.CLIENT} belongs to another event loop: make one for each loop")
 
     async def _answered(
         self,
@@ -363,7 +385,7 @@ class Channel:
 
     async def _open(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return a connection for one stream alone."""
-        self._affinity.check()
+        self._check_owner()
         if (backend := installed_backend()) is not None:
             return InlineConnection(backend, self._io)
         return await self._connect(may_start=may_start)

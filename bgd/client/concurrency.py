@@ -28,21 +28,15 @@ class Bell(Protocol):
         """Wait until it has rung since the last wait; raise TimeoutError at the deadline."""
 
 
-class Affinity(Protocol):
-    """The process, and the event loop if there is one, that a client belongs to."""
-
-    @property
-    def is_same_process(self) -> bool: ...
-    def check(self) -> None:
-        """Raise BgdError elsewhere."""
-
-
 class Concurrency(Protocol):
     """Locks, and reads and writes with deadlines on the monotonic clock; None: no limit."""
 
+    CLIENT: str  # "this Client" in messages
+
     def new_lock(self) -> Lock: ...
     def new_bell(self) -> Bell: ...
-    def new_affinity(self) -> Affinity: ...
+    def running_loop(self) -> object:
+        """Return the event loop of the caller; None for threads."""
 
     async def acquire(self, lock: Any, deadline: float | None) -> None:
         """Take a lock; raise TimeoutError if it is not free before the deadline."""

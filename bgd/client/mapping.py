@@ -1,35 +1,67 @@
-"""The work of `map`, for both clients: submits a job for each item and yields the results in order."""
+"""`map`: submits a job for each item and yields the results in order."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence, Sized
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
 from bgd.client.bar import Advance, progress_bar
-from bgd.client.calls import Calls
 from bgd.client.channel import Channel
+from bgd.client.options import JobOptions, MapOptions
 from bgd.client.session import batch_frames
+from bgd.client.specs import Caller, class_spec, seconds_of
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
-from bgd.errors import BgdError, DaemonUnreachable, JobFailed
+from bgd.errors import BgdError, DaemonUnreachable, JobFailed, Refused
+from bgd.jobfunction import Background, background_of
 from bgd.wire.views import JobView
 
+DEFAULT_BUFFERSIZE = 1000  # jobs: enough for fast slots, few enough for any memory
 _PORTIONS = 4  # into which the buffer is divided, so that slots have work while one portion is read
+_PORTION_BYTES = 8 << 20  # of arguments in one transaction: all clients of a daemon share its memory
+_PORTION_SECONDS = 0.1  # that a call waits for more calls, if reading the items takes time
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+Called = Callable[[A], R] | Background[[A], R]
+Awaited = Called[A, Coroutine[Any, Any, R]]
+Target = str | Called[Any, Any]
 
 
 class Mapper:
-    """One `map`, with its buffer: the jobs whose results were not yielded yet."""
+    """One `map`, with its buffer: the jobs whose results were not yielded yet.
 
-    def __init__(self, channel: Channel, calls: Calls) -> None:
+    Its arguments are those of `map`.
+
+    Raises:
+        TypeError, Refused: no job can have this target or these options.
+    """
+
+    def __init__(
+        self, channel: Channel, target: Target, items: Iterable[object], options: MapOptions
+    ) -> None:
         self._channel = channel
-        self._calls = calls
-        self._portion = max(1, calls.buffersize // _PORTIONS)
+        self._name = target if isinstance(target, str) else getattr(target, "__qualname__", "map")
+        self._total = len(items) if isinstance(items, Sized) else None  # None: unknown
+        self._timeout = seconds_of(options.get("timeout"))
+        self._progress = options.get("progress")
+        self._buffersize = options.get("buffersize", DEFAULT_BUFFERSIZE)
+        if self._buffersize < 1:
+            raise ValueError("buffersize must be >= 1")
+        self._items = enumerate(items)
+        self._are_all_read = False
+        self._spec = _spec_maker(target, options)
+        # each job gets a key, so that it can be submitted again if the answer was lost
+        self._key_prefix = f"map-{os.urandom(8).hex()}"
+        self._portion = max(1, self._buffersize // _PORTIONS)
         self._buffer: deque[int] = deque()
         self._finished: set[int] = set()  # jobs of the buffer
         self._unanswered: Sequence[JobSpec] = ()  # submitted, and the daemon has not answered yet
@@ -37,9 +69,9 @@ class Mapper:
 
     async def results(self, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
         """Yield the results; see `AsyncClient.map`."""
-        timeout = self._calls.timeout
+        timeout = self._timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        with progress_bar(self._calls.name, self._calls.total, wanted=self._calls.progress) as advance:
+        with progress_bar(self._name, self._total, wanted=self._progress) as advance:
             try:
                 while await self._fill_buffer():
                     async with aclosing(self._finishing(deadline)) as finishing:
@@ -57,13 +89,13 @@ class Mapper:
 
     @property
     def _needs_more(self) -> bool:
-        has_room = len(self._buffer) <= self._calls.buffersize - self._portion
-        return not self._buffer or (has_room and not self._calls.are_all_read)
+        has_room = len(self._buffer) <= self._buffersize - self._portion
+        return not self._buffer or (has_room and not self._are_all_read)
 
     async def _fill_buffer(self) -> bool:
         """Submit as many jobs as the buffer has room for; return whether it has any."""
-        while not self._calls.are_all_read and (room := self._calls.buffersize - len(self._buffer)) > 0:
-            specs = self._calls.portion(min(room, self._portion))
+        while not self._are_all_read and (room := self._buffersize - len(self._buffer)) > 0:
+            specs = self._next_specs(min(room, self._portion))
             is_first = not (self._buffer or self._count)
             submit = partial(self._submit, specs)
             self._unanswered = specs
@@ -89,8 +121,8 @@ class Mapper:
                 async for job in finishing:
                     yield job
         except TimeoutError:
-            of = "" if self._calls.total is None else f" of {self._calls.total}"
-            raise TimeoutError(f"{self._count}{of} results came within {self._calls.timeout:g} s") from None
+            of = "" if self._total is None else f" of {self._total}"
+            raise TimeoutError(f"{self._count}{of} results came within {self._timeout:g} s") from None
 
     async def _wait_for_first(self, finishing: AsyncGenerator[JobView, None], advance: Advance) -> None:
         """Wait until the first job of the buffer has finished."""
@@ -116,3 +148,45 @@ class Mapper:
         waiting = [job_id for job_id in self._buffer if job_id not in self._finished]
         if waiting:
             await self._channel.cancel_waiting(waiting)
+
+    def _next_specs(self, most: int) -> list[JobSpec]:
+        """Read the next items, at most `most` and only as many as suit one transaction; return their specs.
+
+        Raises:
+            TypeError, Refused: an item cannot be an argument. The message names it.
+        """
+        specs: list[JobSpec] = []
+        size, began_at = 0, time.monotonic()
+        for number, item in self._items:
+            spec = self._numbered(number, item)
+            specs.append(spec)
+            size += len(spec.arguments or "")
+            is_late = time.monotonic() - began_at > _PORTION_SECONDS
+            if len(specs) == most or size > _PORTION_BYTES or is_late:
+                return specs
+        self._are_all_read = True
+        return specs
+
+    def _numbered(self, number: int, item: object) -> JobSpec:
+        try:
+            spec = self._spec(item)
+        except (TypeError, Refused) as error:
+            raise type(error)(f"item {number}: {error}") from error
+        if spec.key is not None:
+            raise Refused("map gives each job a key of its own: one key would make one job of all items")
+        return replace(spec, key=f"{self._key_prefix}-{number}")
+
+
+def _spec_maker(target: Target, options: MapOptions) -> Callable[[object], JobSpec]:
+    job_options = {
+        _JOB_OPTION_NAMES.get(name, name): value for name, value in options.items() if name not in _OF_THE_MAP
+    }
+    given = cast(JobOptions, job_options)
+    if not isinstance(target, str):
+        return background_of(target, given).spec
+    caller = Caller()
+    return lambda item: class_spec(target, [item], {}, given, caller)
+
+
+_OF_THE_MAP = {"timeout", "buffersize", "progress"}
+_JOB_OPTION_NAMES = {"time_limit": "timeout"}

@@ -334,14 +334,14 @@ class ResumableLogs:
         """Return the request for the rest, None if nothing is left."""
         return None if self._is_complete else self._rest
 
-    def take(self, reply: Reply) -> LogPart | None:
-        """Return the next piece of output, None if the reply has none."""
+    def take(self, reply: Reply) -> list[LogPart]:
+        """Return the next piece of output in a list, which is empty if the reply has none."""
         part = expected(reply, LogPart)
         if self._is_one_attempt and self._rest.offset is not None and part.attempt != self._rest.attempt:
             self._is_complete = True
-            return None
+            return []
         self._rest = replace(self._rest, attempt=part.attempt, offset=part.offset + len(part.data), tail=None)
-        return part if part.data or part.left_out else None
+        return [part] if part.data or part.left_out else []
 
 
 class ResumableWait:

@@ -14,7 +14,7 @@ import pytest
 
 from bgctl.batch import IdPrinter
 from bgctl.common import set_global_options
-from bgd.client.blocking.batch import Taken
+from bgd.client.batch import Taken
 from bgd.wire.requests import MAX_IDS
 from tests.support import DEADLINE, wait_until
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bgctl.batch_ends import Ends, Note
 from bgctl.batch_resume import Standing
 from bgd import Client, Job, NoSuchJob, State
-from bgd.client.blocking.batch import Taken
+from bgd.client.batch import Taken
 from bgd.errors import DaemonUnreachable, Refused
 from bgd.wire.views import EventView
 from tests.client.scripted import view_of

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -15,6 +16,10 @@ SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # the others are written by hand
 GENERATED = ["client", "job", "schedules"]
+
+# Calls of what both clients share, which is written with async
+SHARED = re.compile(r"self\._channel\.\w+|sender\.send|Mapper\(.*\)\.results", re.DOTALL)
+IMPORT = "from bgd.client.blocking.concurrency import closed_at_exit, iterate, run\n"
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 
@@ -32,12 +37,6 @@ PATTERNS = [
     (r"\ban Async", "a Async"),
     (r"Async(Client|Job|Schedules)", r"\1"),
     (r"bgd\.client\.async_", "bgd.client.blocking"),
-    (r"bgd\.client\.batch import", "bgd.client.blocking.batch import"),
-    (
-        r"(from bgd\.client)\.channel import Channel\b,?",
-        r"\1.blocking.concurrency import Channel\n\1.channel import",
-    ),
-    (r"from bgd\.client\.channel import\n", ""),
 ]
 
 # Where the two differ in more than that
@@ -55,7 +54,7 @@ PASSAGES = {
 
 def blocking(name: str) -> str:
     """Return the source of a module of the blocking client."""
-    text = (SOURCE / f"{name}.py").read_text()
+    text = _without_loop((SOURCE / f"{name}.py").read_text())
     for passage, other in PASSAGES.items():
         text = text.replace(passage, other)
     for pattern, replacement in PATTERNS:
@@ -63,8 +62,31 @@ def blocking(name: str) -> str:
     return _tidy(HEADER.format(name=name) + text, name)
 
 
+def _without_loop(text: str) -> str:
+    """Let the thread run what both clients share: the first way for one that is awaited, else the second."""
+    tree, begins = ast.parse(text), [0]
+    for line in text.encode().splitlines(keepends=True):
+        begins.append(begins[-1] + len(line))
+    awaited = {node.value for node in ast.walk(tree) if isinstance(node, ast.Await)}
+    inserted: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and SHARED.fullmatch(called := ast.unparse(node.func)):
+            way = "run(" if node in awaited else "iterate("
+            if called.endswith(".results"):  # a map that is left open must still cancel its jobs
+                way = "closed_at_exit(iterate("
+            assert node.end_lineno is not None
+            assert node.end_col_offset is not None
+            inserted.append((begins[node.lineno - 1] + node.col_offset, way))
+            inserted.append((begins[node.end_lineno - 1] + node.end_col_offset, ")" * way.count("(")))
+    code = text.encode()
+    for place, words in sorted(inserted, reverse=True):
+        code = code[:place] + words.encode() + code[place:]
+    future = b"from __future__ import annotations\n\n"
+    return code.replace(future, future + IMPORT.encode()).decode()
+
+
 def _tidy(text: str, name: str) -> str:
-    for arguments in (["check", "--select=I", "--fix"], ["format"]):
+    for arguments in (["check", "--select=I,F401", "--fix"], ["format"]):
         command = [
             sys.executable,
             "-m",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from bgd import AsyncClient
+from bgd.client.blocking.concurrency import iterate
 from bgd.client.portions import Portion, SpecMaker, portions_of, ranges_of
 from bgd.client.specs import Caller
 from bgd.core.spec import JobSpec
@@ -46,7 +48,9 @@ def sender_at(client, last=0):
 
 
 def runs(sender, portions):
-    return [run for taken in sender.send(portions) for run in taken.runs]
+    sent = sender.send(portions)
+    steps = iterate(sent) if isinstance(sent, AsyncGenerator) else sent  # those of an AsyncClient are driven
+    return [run for taken in steps for run in taken.runs]
 
 
 def test_several_portions_are_in_flight(client_at, play):

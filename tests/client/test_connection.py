@@ -297,6 +297,5 @@ def test_every_error_of_a_client_is_a_bgd_error():
 def wait_until_hung_up(client: Any) -> None:
     """Wait until the kernel knows that the daemon closed the connection."""
     poller = select.poll()
-    channel = getattr(client._channel, "shared", client._channel)
-    poller.register(channel._connection._socket, select.POLLIN)
+    poller.register(client._channel._connection._socket, select.POLLIN)
     assert poller.poll(DEADLINE * 1000)

@@ -115,7 +115,7 @@ def test_a_forked_child_is_told_to_make_its_own_client(play):
         check=True,
     )
 
-    assert "make a new Client after fork" in done.stdout
+    assert "this Client belongs to the parent process: make a new one after fork" in done.stdout
     assert done.stdout.endswith("\n2\n")
 
 

@@ -154,7 +154,7 @@ def test_bytes_of_a_stream_on_the_protocol_page_are_what_they_are_said_to_be():
     rest = ResumableLogs(requests.Logs(id=2, job=7, attempt=0, follow=True))
 
     assert messages.decode_request(follow) == rest.request()
-    assert messages.decode_reply(log) == rest.take(part)
+    assert [messages.decode_reply(log)] == rest.take(part)
     assert (again := rest.request())
     assert messages.decode_request(resume) == msgspec.structs.replace(again, id=1)
     assert messages.decode_reply(end) == replies.End(1)

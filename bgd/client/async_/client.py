@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -45,7 +44,7 @@ from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 if TYPE_CHECKING:
     from bgd.client.async_.schedules import AsyncSchedules
     from bgd.client.batch import BatchSender
-    from bgd.client.calls import Awaited, Called, Target
+    from bgd.client.mapping import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
 A = TypeVar("A")
@@ -184,8 +183,8 @@ class AsyncClient:
         # most programs have no batch, and bgctl starts often
         from bgd.client.portions import SpecMaker, lines_and_jobs, new_batch, portions_of  # noqa: PLC0415
 
-        sender = self.batch_sender(new_batch())
-        async with aclosing(sender.send(portions_of(items, SpecMaker(options, Caller())))) as parts:
+        sender, portions = self.batch_sender(new_batch()), portions_of(items, SpecMaker(options, Caller()))
+        async with aclosing(sender.send(portions)) as parts:
             async for taken in parts:
                 for line, job_id in lines_and_jobs(taken.runs):
                     yield AsyncJob(self, job_id, is_new=line not in taken.found, obstacle=taken.obstacle)
@@ -269,9 +268,9 @@ class AsyncClient:
             Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
-        from bgd.client.calls import Calls  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
+        from bgd.client.mapping import Mapper  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
 
-        return self._channel.map(Calls(target, items, options), return_exceptions=return_exceptions)
+        return Mapper(self._channel, target, items, options).results(return_exceptions=return_exceptions)
 
     async def _submit(self, spec: JobSpec) -> AsyncJob:
         reply = await self._channel.submit(partial(submit_frames, spec=spec))
@@ -371,7 +370,7 @@ class AsyncClient:
         [finished] = await self.wait([job], timeout=timeout)
         return await self.returned(finished.id)
 
-    async def logs(
+    def logs(
         self,
         job: JobReference,
         *,
@@ -400,12 +399,7 @@ class AsyncClient:
         fields = {"attempt": attempt, "tail": tail, "offset": offset}
         request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         rest = ResumableLogs(checked(request))
-        seconds = seconds_of(timeout)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        async with aclosing(self._channel.follow(rest.request, deadline, alone=True)) as parts:
-            async for part in parts:
-                if (piece := rest.take(part)) is not None:
-                    yield piece
+        return self._channel.resumed(rest.request, rest.take, seconds_of(timeout))
 
     @overload
     def events(
@@ -425,7 +419,7 @@ class AsyncClient:
         progress: bool = False,
         schedules: Literal[True],
     ) -> AsyncGenerator[EventView | ScheduleEvent, None]: ...
-    async def events(
+    def events(
         self,
         since: int | None = None,
         *,
@@ -450,10 +444,7 @@ class AsyncClient:
             id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
         )
         rest = ResumableEvents(checked(request))
-        async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
-            async for part in parts:
-                for event in rest.take(part):
-                    yield event
+        return self._channel.resumed(rest.request, rest.take)
 
     async def reconnect(self) -> None:
         """Wait until a daemon answers, which may be restarting.
@@ -567,7 +558,7 @@ class AsyncClient:
         )
         await self._channel.ask(request, replies.Done, repeatable=True)
 
-    async def act_on_all(
+    def act_on_all(
         self, verb: str, where: Selection, **options: Any
     ) -> AsyncGenerator[list[ActResult], None]:
         """Act on all jobs that match, oldest first; yield the results, some hundred at a time.
@@ -587,9 +578,7 @@ class AsyncClient:
             check, changes = options.pop("check", True), cast("EditOptions", options)
             options = {"changes": checked_changes(changes, None, check=check)}
         rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
-        async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
-            async for part in parts:
-                yield rest.take(part)
+        return self._channel.resumed(rest.request, lambda part: [rest.take(part)])
 
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
@@ -146,29 +145,8 @@ def _complete(future: asyncio.Future[bool], is_in_time: bool = True) -> None:  #
 # --- the event loop ---------------------------------------------------------------------------------------
 
 
-class Affinity:
-    """The process and the event loop that a client belongs to, from its first use."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def is_same_process(self) -> bool:
-        """Whether this is the client's process. Closing in a forked child would also close for its parent."""
-        return os.getpid() == self._pid
-
-    def check(self) -> None:
-        """Raise BgdError in another process or on another loop."""
-        if not self.is_same_process:
-            raise BgdError("this AsyncClient belongs to the parent process: make a new one after fork")
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if self._loop is not loop:
-            raise BgdError("this AsyncClient belongs to another event loop: make one for each loop")
-
-
-new_affinity = Affinity
+CLIENT = "this AsyncClient"
+running_loop = asyncio.get_running_loop
 sleep = asyncio.sleep
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -12,9 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 from bgd.client.blocking import concurrency
-from bgd.client.blocking.concurrency import Channel
+from bgd.client.blocking.concurrency import closed_at_exit, iterate, run
 from bgd.client.blocking.job import Job
-from bgd.client.channel import Connector
+from bgd.client.channel import Channel, Connector
 from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
@@ -45,9 +44,9 @@ from bgd.wire.requests import Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
-    from bgd.client.blocking.batch import BatchSender
+    from bgd.client.batch import BatchSender
     from bgd.client.blocking.schedules import Schedules
-    from bgd.client.calls import Awaited, Called, Target
+    from bgd.client.mapping import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
 A = TypeVar("A")
@@ -99,7 +98,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
-        self._channel.close()
+        run(self._channel.close())
 
     def __enter__(self) -> Self:
         return self
@@ -157,7 +156,7 @@ class Client:
         if not specs:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
-        reply = self._channel.submit(frames)
+        reply = run(self._channel.submit(frames))
         found = set(reply.found)
         return [
             Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
@@ -183,15 +182,15 @@ class Client:
         # most programs have no batch, and bgctl starts often
         from bgd.client.portions import SpecMaker, lines_and_jobs, new_batch, portions_of  # noqa: PLC0415
 
-        sender = self.batch_sender(new_batch())
-        with closing(sender.send(portions_of(items, SpecMaker(options, Caller())))) as parts:
+        sender, portions = self.batch_sender(new_batch()), portions_of(items, SpecMaker(options, Caller()))
+        with closing(iterate(sender.send(portions))) as parts:
             for taken in parts:
                 for line, job_id in lines_and_jobs(taken.runs):
                     yield Job(self, job_id, is_new=line not in taken.found, obstacle=taken.obstacle)
 
     def batch_sender(self, batch: bytes, last: int = 0) -> BatchSender:
         """Return a sender of a batch whose identity the caller keeps, to continue it later."""
-        from bgd.client.blocking.batch import BatchSender  # noqa: PLC0415 - as above
+        from bgd.client.batch import BatchSender  # noqa: PLC0415 - as above
 
         return BatchSender(self._channel, batch, last)
 
@@ -268,12 +267,16 @@ class Client:
             Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
-        from bgd.client.calls import Calls  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
+        from bgd.client.mapping import Mapper  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
 
-        return self._channel.map(Calls(target, items, options), return_exceptions=return_exceptions)
+        return closed_at_exit(
+            iterate(
+                Mapper(self._channel, target, items, options).results(return_exceptions=return_exceptions)
+            )
+        )
 
     def _submit(self, spec: JobSpec) -> Job:
-        reply = self._channel.submit(partial(submit_frames, spec=spec))
+        reply = run(self._channel.submit(partial(submit_frames, spec=spec)))
         return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
 
     # --- looking at jobs and waiting for them ---------------------------------------------------------
@@ -317,7 +320,7 @@ class Client:
         request = requests.List(
             id=UNNUMBERED, states=chosen, since=since, before=before, limit=limit, **texts
         )
-        parts = self._channel.collect(request)
+        parts = run(self._channel.collect(request))
         views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
         return [Job(self, view.id, view) for view in views]
 
@@ -352,7 +355,7 @@ class Client:
             DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
         """
         wanted = list(dict.fromkeys(ids_of(jobs)))
-        with closing(self._channel.finished(wanted, seconds_of(timeout), on_progress)) as views:
+        with closing(iterate(self._channel.finished(wanted, seconds_of(timeout), on_progress))) as views:
             for view in views:
                 yield Job(self, view.id, view)
 
@@ -399,12 +402,7 @@ class Client:
         fields = {"attempt": attempt, "tail": tail, "offset": offset}
         request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         rest = ResumableLogs(checked(request))
-        seconds = seconds_of(timeout)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        with closing(self._channel.follow(rest.request, deadline, alone=True)) as parts:
-            for part in parts:
-                if (piece := rest.take(part)) is not None:
-                    yield piece
+        return iterate(self._channel.resumed(rest.request, rest.take, seconds_of(timeout)))
 
     @overload
     def events(
@@ -449,10 +447,7 @@ class Client:
             id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
         )
         rest = ResumableEvents(checked(request))
-        with closing(self._channel.follow(rest.request, alone=True)) as parts:
-            for part in parts:
-                for event in rest.take(part):
-                    yield event
+        return iterate(self._channel.resumed(rest.request, rest.take))
 
     def reconnect(self) -> None:
         """Wait until a daemon answers, which may be restarting.
@@ -460,73 +455,73 @@ class Client:
         Raises:
             DaemonUnreachable: none came back within the client's timeout.
         """
-        self._channel.reconnect()
+        run(self._channel.reconnect())
 
     def last_event(self) -> int:
         """Return the id of the latest event: pass it to `events` to get all later events."""
         request = requests.GetEvents(id=UNNUMBERED, follow=True)
-        with closing(self._channel.follow(lambda: request)) as parts:
+        with closing(iterate(self._channel.follow(lambda: request))) as parts:
             return expected(next(parts), replies.EventsPart).last
 
     def view(self, job_id: int | None = None) -> JobView:
         """Return a job as the daemon shows it; None: the caller's latest."""
-        [shown, *_] = self._channel.collect(requests.Show(UNNUMBERED, job_id))
+        [shown, *_] = run(self._channel.collect(requests.Show(UNNUMBERED, job_id)))
         return expected(shown, replies.Shown).job
 
     def explain(self, job_id: int) -> Explanation:
         """Return what keeps a job from running, in order, and when it will likely start."""
         request = requests.Explain(UNNUMBERED, job_id)
-        reply = self._channel.ask(request, replies.Explained, repeatable=True)
+        reply = run(self._channel.ask(request, replies.Explained, repeatable=True))
         return reply.explanation
 
     def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""
-        [_, *parts] = self._channel.collect(requests.Show(UNNUMBERED, job_id))
+        [_, *parts] = run(self._channel.collect(requests.Show(UNNUMBERED, job_id)))
         return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
 
     def returned(self, job_id: int) -> Any:
         """Return the value of a finished job, even if the daemon is restarting; see `result`."""
-        return self._channel.returned(job_id)
+        return run(self._channel.returned(job_id))
 
     # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
 
     def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; running ones get the stop signal, and are killed after the grace time."""
-        return self._channel.act("cancel", ids_of(jobs))
+        return run(self._channel.act("cancel", ids_of(jobs)))
 
     def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel the waiting ones of these jobs; the entries of running ones say that they still run."""
-        return self._channel.cancel_waiting(ids_of(jobs))
+        return run(self._channel.cancel_waiting(ids_of(jobs)))
 
     def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with all their retries."""
-        return self._channel.act("retry", ids_of(jobs))
+        return run(self._channel.act("retry", ids_of(jobs)))
 
     def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
-        return self._channel.act("hold", ids_of(jobs))
+        return run(self._channel.act("hold", ids_of(jobs)))
 
     def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Let held jobs start when their turn comes."""
-        return self._channel.act("release", ids_of(jobs))
+        return run(self._channel.act("release", ids_of(jobs)))
 
     def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Stop the processes of running jobs; their time limits pause, and they keep their slots."""
-        return self._channel.act("suspend", ids_of(jobs))
+        return run(self._channel.act("suspend", ids_of(jobs)))
 
     def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Continue running jobs that were suspended or that stopped by themselves."""
-        return self._channel.act("continue", ids_of(jobs))
+        return run(self._channel.act("continue", ids_of(jobs)))
 
     def signal(
         self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
     ) -> list[ActResult]:
         """Send a signal to the first process of running jobs, or to all of their processes."""
-        return self._channel.act("signal", ids_of(jobs), signal=signum, whole_tree=whole_tree)
+        return run(self._channel.act("signal", ids_of(jobs), signal=signum, whole_tree=whole_tree))
 
     def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Delete finished jobs and their logs; their ids are not used again."""
-        return self._channel.act("remove", ids_of(jobs))
+        return run(self._channel.act("remove", ids_of(jobs)))
 
     def edit(
         self, jobs: Iterable[JobReference], *, check: bool = True, **changes: Unpack[EditOptions]
@@ -541,7 +536,7 @@ class Client:
         """
         ids = ids_of(jobs)
         folder = self._folder_of(ids) if check and is_relative(changes) else None
-        return self._channel.act("edit", ids, changes=checked_changes(changes, folder, check=check))
+        return run(self._channel.act("edit", ids, changes=checked_changes(changes, folder, check=check)))
 
     def _folder_of(self, ids: Sequence[int]) -> str | None:
         """Return the working directory of a job; None if `ids` are several, or if the job does not exist."""
@@ -564,7 +559,7 @@ class Client:
         request = requests.SetProgress(
             id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
         )
-        self._channel.ask(request, replies.Done, repeatable=True)
+        run(self._channel.ask(request, replies.Done, repeatable=True))
 
     def act_on_all(
         self, verb: str, where: Selection, **options: Any
@@ -586,34 +581,32 @@ class Client:
             check, changes = options.pop("check", True), cast("EditOptions", options)
             options = {"changes": checked_changes(changes, None, check=check)}
         rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
-        with closing(self._channel.follow(rest.request, alone=True)) as parts:
-            for part in parts:
-                yield rest.take(part)
+        return iterate(self._channel.resumed(rest.request, lambda part: [rest.take(part)]))
 
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 
     def queues(self) -> Queues:
-        return self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True)
+        return run(self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True))
 
     def set_slots(self, slots: int | None) -> Queues:
         """Set the number of the daemon's slots; None: as configured."""
-        return self._channel.ask(requests.SetSlots(UNNUMBERED, slots), Queues, repeatable=True)
+        return run(self._channel.ask(requests.SetSlots(UNNUMBERED, slots), Queues, repeatable=True))
 
     def set_queue(self, name: str, slots: int | None) -> Queues:
         """Set the number of a queue's slots; None: no limit except the daemon's."""
-        return self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True)
+        return run(self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True))
 
     def remove_queue(self, name: str) -> Queues:
         """Reset a queue to its configuration."""
-        return self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True)
+        return run(self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True))
 
     def pause(self, queue: str | None = None) -> Queues:
         """Start no jobs of a queue, None: of any queue, until it is resumed."""
-        return self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True)
+        return run(self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True))
 
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
-        return self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True)
+        return run(self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True))
 
     @property
     def schedules(self) -> Schedules:
@@ -625,12 +618,12 @@ class Client:
     # --- the daemon itself ----------------------------------------------------------------------------
 
     def info(self) -> Info:
-        return self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
+        return run(self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True))
 
     def stats(self, window: Duration = STATS_WINDOW) -> Stats:
         """Return figures of the last `window`, and of all waiting and running jobs."""
         request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
-        return self._channel.ask(request, Stats, repeatable=True)
+        return run(self._channel.ask(request, Stats, repeatable=True))
 
     def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
@@ -638,7 +631,7 @@ class Client:
         Raises:
             Refused: the daemon serves no dashboard.
         """
-        login = self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
+        login = run(self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True))
         return login.url
 
     def reload(self) -> Reloaded:
@@ -647,7 +640,7 @@ class Client:
         Raises:
             ConfigError: the configuration cannot be used; the daemon keeps the old one.
         """
-        return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
+        return run(self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True))
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: Duration | None = None) -> None:
         """Stop the daemon and wait until it is gone, so that the next one can use the state folder.
@@ -659,7 +652,7 @@ class Client:
         Raises:
             TimeoutError: the daemon has not ended in time. It goes on shutting down.
         """
-        self._channel.shut_down(None if mode is None else ShutdownMode(mode), seconds_of(timeout))
+        run(self._channel.shut_down(None if mode is None else ShutdownMode(mode), seconds_of(timeout)))
 
     def prune(
         self,
@@ -688,7 +681,7 @@ class Client:
         seconds = seconds_of(older_than, "older_than")
         request = requests.Prune(id=UNNUMBERED, states=chosen, older_than=seconds, dry_run=dry_run, **sizes)
         pruned = Pruned(UNNUMBERED, 0, 0)
-        with closing(self._channel.follow(lambda: checked(request))) as parts:
+        with closing(iterate(self._channel.follow(lambda: checked(request)))) as parts:
             for part in parts:
                 pruned = expected(part, Pruned)
         return pruned
@@ -701,14 +694,14 @@ class Client:
             Full: the daemon has no space for one.
             DaemonUnreachable: the backup broke off; the pieces so far are useless.
         """
-        return self._channel.backup()
+        return iterate(self._channel.backup())
 
     def checkup(self) -> list[Finding]:
         """Return the problems that the daemon finds in its installation, with remedies."""
-        reply = self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
+        reply = run(self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True))
         return reply.findings
 
     def test_notification(self, target: str) -> Job:
         """Send a test message to a notification target, once; return the job that sends it."""
-        reply = self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
+        reply = run(self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted))
         return Job(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)

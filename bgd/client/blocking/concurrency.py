@@ -12,26 +12,15 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from bgd.client.channel import Channel as AsyncChannel
-from bgd.client.channel import Connector
-from bgd.client.session import ProgressCallback
 from bgd.client.transport import READ_SIZE, Socket, seconds_left
-from bgd.errors import BgdError
-from bgd.wire.replies import ActResult, Reply, Submitted
-from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import JobView
-
-if TYPE_CHECKING:
-    from bgd.client.calls import Calls
-    from bgd.client.concurrency import Concurrency
 
 P = ParamSpec("P")
 T = TypeVar("T")
-R = TypeVar("R")
 G = TypeVar("G", bound=Generator[Any, None, None])
 
 new_lock = threading.Lock
@@ -156,24 +145,11 @@ def _wait_until(connection: socket.socket, event: int, deadline: float | None) -
 # --- threads and processes --------------------------------------------------------------------------------
 
 
-class Affinity:
-    """The process that a client belongs to."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-
-    @property
-    def is_same_process(self) -> bool:
-        """Whether this is the client's process. Closing in a forked child would also close for its parent."""
-        return os.getpid() == self._pid
-
-    def check(self) -> None:
-        """Raise BgdError in another process."""
-        if os.getpid() != self._pid:
-            raise BgdError("this Client belongs to the parent process: make a new Client after fork")
+CLIENT = "this Client"
 
 
-new_affinity = Affinity
+def running_loop() -> None:
+    """Return None: threads have no event loop."""
 
 
 async def sleep(seconds: float) -> None:
@@ -228,57 +204,6 @@ def iterate(values: AsyncGenerator[T, None]) -> Generator[T, None, None]:
             yield value
     finally:
         run(values.aclose())
-
-
-class Channel:
-    """Each method is that of `shared`."""
-
-    def __init__(self, connector: Connector, timeout: float, io: Concurrency) -> None:
-        self.shared = AsyncChannel(connector, timeout, io)
-        self.timeout = timeout
-
-    def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
-        return run(self.shared.ask(request, kind, repeatable=repeatable))
-
-    def submit(self, frames: Callable[..., bytes]) -> Submitted:
-        return run(self.shared.submit(frames))
-
-    def collect(self, request: Request) -> list[Reply]:
-        return run(self.shared.collect(request))
-
-    def follow(
-        self, rest: Callable[[], Request | None], deadline: float | None = None, *, alone: bool = False
-    ) -> Generator[Reply, None, None]:
-        return iterate(self.shared.follow(rest, deadline, alone=alone))
-
-    def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
-        return run(self.shared.act(verb, job_ids, **fields))
-
-    def cancel_waiting(self, job_ids: Sequence[int]) -> list[ActResult]:
-        return run(self.shared.cancel_waiting(job_ids))
-
-    def returned(self, job_id: int) -> Any:
-        return run(self.shared.returned(job_id))
-
-    def finished(
-        self, job_ids: list[int], seconds: float | None, on_progress: ProgressCallback | None = None
-    ) -> Generator[JobView, None, None]:
-        return iterate(self.shared.finished(job_ids, seconds, on_progress))
-
-    def backup(self) -> Generator[bytes, None, None]:
-        return iterate(self.shared.backup())
-
-    def map(self, calls: Calls, *, return_exceptions: bool) -> Generator[Any, None, None]:
-        return closed_at_exit(iterate(self.shared.map(calls, return_exceptions=return_exceptions)))
-
-    def reconnect(self) -> None:
-        run(self.shared.reconnect())
-
-    def shut_down(self, mode: ShutdownMode | None, seconds: float | None) -> None:
-        run(self.shared.shut_down(mode, seconds))
-
-    def close(self) -> None:
-        run(self.shared.close())
 
 
 def first_view(job_id: int, look_up: Callable[[int], JobView]) -> JobView:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bgd.client.blocking.concurrency import run
 from bgd.client.blocking.job import Job
 from bgd.client.schedules import changed_schedule, new_schedule, schedules_of, set_schedules
 from bgd.client.session import UNNUMBERED, expected
@@ -17,7 +18,7 @@ from bgd.wire.schedules import OccurrenceView, SchedulesSet, ScheduleView
 
 if TYPE_CHECKING:
     from bgd.client.blocking.client import Client
-    from bgd.client.blocking.concurrency import Channel
+    from bgd.client.channel import Channel
 
 
 class Schedules:
@@ -112,7 +113,7 @@ class Schedules:
             Refused: there is no such schedule.
         """
         request = wire.GetSchedules(id=UNNUMBERED, name=name, upcoming=upcoming)
-        parts = self._channel.collect(request)
+        parts = run(self._channel.collect(request))
         return [view for part in parts for view in expected(part, wire.SchedulesPart).schedules]
 
     def get(self, name: str) -> ScheduleView | None:
@@ -125,7 +126,7 @@ class Schedules:
 
     def remove(self, name: str) -> None:
         """Remove a stored schedule. Its history stays, and running jobs continue."""
-        self._channel.ask(wire.RemoveSchedule(UNNUMBERED, name), replies.Done, repeatable=True)
+        run(self._channel.ask(wire.RemoveSchedule(UNNUMBERED, name), replies.Done, repeatable=True))
 
     def pause(self, name: str) -> ScheduleView:
         """Skip the occurrences of a schedule until it is resumed."""
@@ -137,7 +138,7 @@ class Schedules:
 
     def run(self, name: str) -> Job:
         """Queue the job of a schedule now, even if an earlier one runs."""
-        reply = self._channel.ask(wire.RunSchedule(UNNUMBERED, name), replies.Submitted)
+        reply = run(self._channel.ask(wire.RunSchedule(UNNUMBERED, name), replies.Submitted))
         return Job(self._client, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
 
     def next(self, name: str, count: int = 1) -> Sequence[float]:
@@ -148,20 +149,20 @@ class Schedules:
     def history(self, name: str, *, limit: int = 50, before: int | None = None) -> Sequence[OccurrenceView]:
         """Return the history of a schedule, newest first, even of a removed one."""
         request = wire.GetHistory(id=UNNUMBERED, name=name, limit=limit, before=before)
-        reply = self._channel.ask(request, wire.HistoryPart, repeatable=True)
+        reply = run(self._channel.ask(request, wire.HistoryPart, repeatable=True))
         return reply.occurrences
 
     def _set_many(self, specs: dict[str, ScheduleSpec], *, replaces: bool) -> SchedulesSet:
-        return self._channel.ask(set_schedules(specs, replaces=replaces), SchedulesSet, repeatable=True)
+        return run(self._channel.ask(set_schedules(specs, replaces=replaces), SchedulesSet, repeatable=True))
 
     def _set(
         self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
     ) -> ScheduleView:
         request = wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
-        reply = self._channel.ask(request, wire.SchedulesPart, repeatable=True)
+        reply = run(self._channel.ask(request, wire.SchedulesPart, repeatable=True))
         return reply.schedules[0]
 
     def _set_paused(self, name: str, *, paused: bool) -> ScheduleView:
         request = wire.PauseSchedule(UNNUMBERED, name, paused)
-        reply = self._channel.ask(request, wire.SchedulesPart, repeatable=True)
+        reply = run(self._channel.ask(request, wire.SchedulesPart, repeatable=True))
         return reply.schedules[0]
