@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,59 +73,22 @@ _NO_FAILED = "no failed jobs match: --state cancelled or --state succeeded retri
 _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old ones"
 
 
-@verb(
-    "cancel",
-    "bgctl cancel 12",
-    "bgctl cancel 3-9 last",
-    "bgctl cancel --queue mail --dry-run",
+def _command_of(name: str) -> click.Command:
+    """Make the command of a verb that takes nothing except jobs."""
+    call = getattr(Client, f"{name}_" if iskeyword(name) else name)
+
+    @verb(name, *VERBS[name].examples)
+    @with_action_options(name)
+    def command(**options: Any) -> int:
+        return _perform(name, call, options)
+
+    command.help = VERBS[name].help
+    return command
+
+
+globals().update(
+    {f"{name}_command": _command_of(name) for name, each in VERBS.items() if not each.has_fields}
 )
-@with_action_options("cancel")
-def cancel_command(**options: Any) -> int:
-    """Cancel jobs.
-
-    A waiting job never starts. A running job gets its stop signal, and is killed after the
-    grace time.
-    """
-    return _perform("cancel", Client.cancel, options)
-
-
-@verb(
-    "retry",
-    "bgctl retry 12",
-    "bgctl retry --state failed --since 1d",
-)
-@with_action_options("retry")
-def retry_command(**options: Any) -> int:
-    """Run finished jobs again.
-
-    They get all their retries again. A selection without --state means failed jobs.
-    """
-    return _perform("retry", Client.retry, options)
-
-
-@verb(
-    "hold",
-    "bgctl hold 12",
-    "bgctl hold --queue mail --yes",
-)
-@with_action_options("hold")
-def hold_command(**options: Any) -> int:
-    """Keep waiting jobs from starting until they are released."""
-    return _perform("hold", Client.hold, options)
-
-
-@verb(
-    "release",
-    "bgctl release 12",
-    "bgctl release --state held --tag checked",
-)
-@with_action_options("release")
-def release_command(**options: Any) -> int:
-    """Release held jobs.
-
-    They then wait for their turn, their start time or the jobs that they depend on.
-    """
-    return _perform("release", Client.release, options)
 
 
 class CommandWithArgv(click.Command):
@@ -189,31 +153,6 @@ def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: boo
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
 
-@verb(
-    "suspend",
-    "bgctl suspend 12",
-    "bgctl suspend --queue render --yes",
-)
-@with_action_options("suspend")
-def suspend_command(**options: Any) -> int:
-    """Stop the processes of running jobs until `bgctl continue`.
-
-    They keep their slots, and their time limits pause.
-    """
-    return _perform("suspend", Client.suspend, options)
-
-
-@verb(
-    "continue",
-    "bgctl continue 12",
-    "bgctl continue --queue render --yes",
-)
-@with_action_options("continue")
-def continue_command(**options: Any) -> int:
-    """Continue jobs that were suspended or that stopped themselves."""
-    return _perform("continue", Client.continue_, options)
-
-
 def _signal(text: str) -> int:
     """Parse "HUP", "SIGHUP" or "1"."""
     if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_SIGNAL:
@@ -258,20 +197,6 @@ def signal_command(*, number: int, tree: bool, **options: Any) -> int:
     """
     call = partial(Client.signal, signum=number, whole_tree=tree)
     return _perform("signal", call, options, signal=number, whole_tree=tree)
-
-
-@verb(
-    "remove",
-    "bgctl remove 12",
-    "bgctl remove --state succeeded --name 'nightly-*' --dry-run",
-)
-@with_action_options("remove")
-def remove_command(**options: Any) -> int:
-    """Delete finished jobs and their logs.
-
-    Their ids are never used again.
-    """
-    return _perform("remove", Client.remove, options)
 
 
 @verb(

@@ -9,6 +9,7 @@ import click
 import bgd
 from bgctl.common import WrongUsage
 from bgctl.verbs import VerbGroup, with_global_options
+from bgd.core.job import VERBS
 
 
 def invoke(arguments: list[str]) -> int:
@@ -41,15 +42,7 @@ _MODULES = {
     "search": "searching",
     "wait": "waiting",
     "progress": "waiting",
-    "cancel": "acting",
-    "retry": "acting",
-    "hold": "acting",
-    "release": "acting",
-    "edit": "acting",
-    "suspend": "acting",
-    "continue": "acting",
-    "signal": "acting",
-    "remove": "acting",
+    **dict.fromkeys(VERBS, "acting"),
     "slots": "queues",
     "pause": "queues",
     "resume": "queues",

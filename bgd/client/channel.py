@@ -36,7 +36,7 @@ from bgd.client.transport import (
     process_descriptor,
     seconds_left,
 )
-from bgd.core.job import State
+from bgd.core.job import VERBS, State
 from bgd.errors import BgdError, DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire.replies import (
@@ -67,11 +67,6 @@ _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
 _PATIENCE = 10  # times that the daemon may go away before it answers a request
 _EXIT_SECONDS = 30.0  # between the end of a daemon's last connection and that of its process
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
-
-# Verbs that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
-# job that has failed again by then), nor those that are refused once they are done, for a reason that would
-# mislead (remove, edit).
-_REPEATABLE = {"cancel", "hold", "release", "suspend", "continue"}
 
 
 class Channel:
@@ -217,7 +212,7 @@ class Channel:
         results: list[ActResult] = []
         for portion in portions(job_ids):
             request = act(verb, jobs=portion, **fields)
-            reply = await self.ask(request, Acted, repeatable=verb in _REPEATABLE)
+            reply = await self.ask(request, Acted, repeatable=VERBS[verb].is_repeatable)
             results += reply.results
         return results
 

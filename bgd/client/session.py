@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 import bgd
-from bgd.core.job import Outcome, State
+from bgd.core.job import VERBS, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, Full, JobFailed, ProtocolError, Refused
 from bgd.wire.framing import HEADER, MAX_FRAME, FrameReader, frame
@@ -400,7 +400,7 @@ class ResumableActions:
             twice.
         """
         verb = tag_of(self._rest)
-        if self._was_asked and verb in {"retry", "signal"}:
+        if self._was_asked and VERBS[verb].does_more:
             raise DaemonUnreachable(
                 f"the daemon went away in the middle of this {verb}: see which jobs are left"
             )

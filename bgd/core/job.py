@@ -213,7 +213,10 @@ class Verb(Struct, frozen=True, kw_only=True):
     * `done_before`: states of jobs on which a repeated request was already done.
     * `suspended`: whether it applies to suspended jobs or to others; None: to both.
     * `tells_state`: report the new state of a job instead of `done`.
-    * `has_fields`: its request has more fields than the jobs.
+    * `is_repeatable`: a client that lost the answer may send the request again. Not if the second time does
+      more than the first (`does_more`), nor if it is refused for a reason that would mislead.
+    * `has_fields`: its request has more fields than the jobs. If not, `help` and `examples` make its command
+      in bgctl.
     """
 
     done: str
@@ -224,7 +227,11 @@ class Verb(Struct, frozen=True, kw_only=True):
     done_before: frozenset[State] = frozenset()
     suspended: bool | None = None
     tells_state: bool = True
+    is_repeatable: bool = False
+    does_more: bool = False
     has_fields: bool = False
+    help: str = ""
+    examples: tuple[str, ...] = ()
 
 
 _RUNNING = frozenset({State.RUNNING})
@@ -236,18 +243,50 @@ VERBS: dict[str, Verb] = {
         states=WAITING | _RUNNING,
         accepted=WAITING | ACTIVE,
         done_before=frozenset({State.CANCELLED}),
+        is_repeatable=True,
+        help=(
+            "Cancel jobs.\n\n"
+            "A waiting job never starts. A running job gets its stop signal, and is killed after the grace"
+            " time."
+        ),
+        examples=(
+            "bgctl cancel 12",
+            "bgctl cancel 3-9 last",
+            "bgctl cancel --queue mail --dry-run",
+        ),
     ),
     "retry": Verb(
-        done="retried", states=FINAL, usual=frozenset({State.FAILED}), refusal="there is nothing to retry"
+        done="retried",
+        states=FINAL,
+        usual=frozenset({State.FAILED}),
+        refusal="there is nothing to retry",
+        does_more=True,
+        help=(
+            "Run finished jobs again.\n\n"
+            "They get all their retries again. A selection without --state means failed jobs."
+        ),
+        examples=("bgctl retry 12", "bgctl retry --state failed --since 1d"),
     ),
     "hold": Verb(
         done="held",
         states=WAITING - _HELD,
         accepted=WAITING,
         refusal="only a waiting job can be held (suspend stops a running one)",
+        is_repeatable=True,
+        help="Keep waiting jobs from starting until they are released.",
+        examples=("bgctl hold 12", "bgctl hold --queue mail --yes"),
     ),
     "release": Verb(
-        done="released", states=_HELD, refusal="it is not held", done_before=frozenset(State) - _HELD
+        done="released",
+        states=_HELD,
+        refusal="it is not held",
+        done_before=frozenset(State) - _HELD,
+        is_repeatable=True,
+        help=(
+            "Release held jobs.\n\n"
+            "They then wait for their turn, their start time or the jobs that they depend on."
+        ),
+        examples=("bgctl release 12", "bgctl release --state held --tag checked"),
     ),
     "edit": Verb(done="changed", states=WAITING, refusal="only a waiting job can be edited", has_fields=True),
     "suspend": Verb(
@@ -256,6 +295,12 @@ VERBS: dict[str, Verb] = {
         refusal="only a running job can be suspended",
         suspended=False,
         tells_state=False,
+        is_repeatable=True,
+        help=(
+            "Stop the processes of running jobs until `bgctl continue`.\n\n"
+            "They keep their slots, and their time limits pause."
+        ),
+        examples=("bgctl suspend 12", "bgctl suspend --queue render --yes"),
     ),
     "continue": Verb(
         done="continued",
@@ -263,14 +308,25 @@ VERBS: dict[str, Verb] = {
         refusal="only a running job can be continued",
         suspended=True,
         tells_state=False,
+        is_repeatable=True,
+        help="Continue jobs that were suspended or that stopped themselves.",
+        examples=("bgctl continue 12", "bgctl continue --queue render --yes"),
     ),
     "signal": Verb(
         done="signalled",
         states=ACTIVE,
         refusal="only a running job can be sent a signal",
         tells_state=False,
+        does_more=True,
         has_fields=True,
     ),
-    "remove": Verb(done="removed", states=FINAL, refusal="cancel it first", tells_state=False),
+    "remove": Verb(
+        done="removed",
+        states=FINAL,
+        refusal="cancel it first",
+        tells_state=False,
+        help="Delete finished jobs and their logs.\n\nTheir ids are never used again.",
+        examples=("bgctl remove 12", "bgctl remove --state succeeded --name 'nightly-*' --dry-run"),
+    ),
 }
 """By the name of a verb: the tag of its request, and the method of the Scheduler where that decides."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from keyword import iskeyword
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from bgd.core.job import ACTIVE, FINAL, MOVES, WAITING, State
+from bgctl import acting
+from bgd import AsyncClient, AsyncJob
+from bgd.core.job import ACTIVE, FINAL, MOVES, VERBS, WAITING, State
 from bgd.wire.requests import Act, Request
 from tests.docs.pages import block, page, section
 from tests.support import ROOT
@@ -64,6 +69,44 @@ def test_every_request_is_named_in_every_room_of_a_new_verb(room):
     missing = [name for name in names if not re.search(rf"\b{name}\b", text)]
 
     assert not missing, f"docs/development.md, 'A verb': no file of {room} names {missing}"
+
+
+@pytest.mark.parametrize("heading", ["A verb", "A job option"])
+def test_adding_a_verb_or_a_job_option_takes_four_files_at_most(heading):
+    steps = section(DEVELOPMENT, f"### {heading}").partition("Any other:")[0]
+    files = re.findall(r"^\d\. `([^`]+)`", steps, re.MULTILINE)
+
+    assert 2 < len(files) <= 4
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_method_of_clients_and_jobs_and_a_command(verb):
+    method = f"{verb}_" if iskeyword(verb) else verb
+    of_jobs = "send_signal" if verb == "signal" else method  # a job's `signal` is that which ended it
+
+    assert callable(getattr(AsyncClient, method))
+    assert callable(getattr(AsyncJob, of_jobs))
+    assert acting.__dict__[f"{verb}_command"].help
+
+
+def test_a_row_of_verbs_alone_makes_a_request_and_a_command():
+    program = """
+from bgd.core import job
+job.VERBS["nap"] = job.Verb(done="napped", states=job.ACTIVE, help="Let jobs nap.", examples=("bgctl nap 3",))
+from bgd import Client
+from bgd.wire import messages, requests
+request = requests.act("nap", jobs=[3])
+assert messages.decode_request(messages.encode(request)) == request and isinstance(request, requests.Act)
+Client.nap = lambda client, ids: []
+from bgctl.cli import invoke
+invoke(["nap", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+    assert "Let jobs nap." in done.stdout
+    assert "bgctl nap 3" in done.stdout
 
 
 def test_development_page_draws_the_table_of_moves():
