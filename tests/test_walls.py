@@ -148,6 +148,14 @@ def test_only_one_function_changes_a_state():
     assert changes == [(Path("bgd/core/scheduler.py"), "Scheduler", "_move")]
 
 
+def test_only_one_function_makes_the_end_of_an_attempt():
+    makers = [
+        path for path in SOURCES for call in calls_in(tree_of(path)) if last_name(call.func) == "AttemptEnded"
+    ]
+
+    assert makers == [Path("bgd/launcher/attempt.py")]
+
+
 def test_only_the_supervisor_commits_jobs():
     """All others write what concerns the whole database, such as its clock or generation."""
     writes = {

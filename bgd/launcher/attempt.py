@@ -24,7 +24,7 @@ from bgd.launcher.journal import Began
 from bgd.launcher.output import Log
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.tree import StopReason
-from bgd.wire.launching import AttemptEnded, AttemptStarted, Launch
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
 
 log = logging.getLogger(__name__)
 
@@ -238,16 +238,12 @@ class Attempt:
                 run.abandon()
             except Exception:  # an error of one job must not end the launcher, and all others with it
                 log.exception("job %d: not all of its resources could be released", self.launch.key.job)
-        return replace(
-            self.never_ran(Outcome.UNKNOWN, problem, self.log_bytes),
-            started_at=self.started_at,
-            run_seconds=elapsed() - self.since if run else None,
-        )
+        ran_for = elapsed() - self.since if run else None
+        return end_of(self.launch.key, Outcome.UNKNOWN, problem, self.log_bytes, self.started_at, ran_for)
 
     def never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
         """Return the end of an attempt that never ran."""
-        key, now = self.launch.key, time.time()
-        return AttemptEnded(key=key, outcome=outcome, finished_at=now, log_bytes=log_bytes, problem=problem)
+        return end_of(self.launch.key, outcome, problem, log_bytes)
 
     def acknowledge(self) -> None:
         """Let its executor forget how it ended; call it once that is in the journal."""
@@ -325,6 +321,26 @@ class Attempt:
             self.stop(Outcome.TIMEOUT, self.launch.grace, StopReason.TIMEOUT)
 
         self.limit = Countdown(self._context.deadlines, self.launch.timeout or None, time_out)
+
+
+def end_of(
+    key: AttemptKey,
+    outcome: Outcome,
+    problem: str | None,
+    log_bytes: int,
+    started_at: float | None = None,
+    run_seconds: float | None = None,
+) -> AttemptEnded:
+    """Return how an attempt has ended; if it ran here, its run adds what its processes used and left."""
+    return AttemptEnded(
+        key=key,
+        outcome=outcome,
+        started_at=started_at,
+        finished_at=time.time(),
+        log_bytes=log_bytes,
+        problem=problem,
+        run_seconds=run_seconds,
+    )
 
 
 Executor = Callable[[Attempt], Awaitable[Run | None]]

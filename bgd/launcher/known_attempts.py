@@ -31,7 +31,7 @@ class KnownAttempts:
     """Do what the supervisor asks of attempts, and report to it.
 
     Attributes:
-        running: the number of attempts that have not ended.
+        unended: attempts that have not ended.
         idle: called when no attempt runs any more.
     """
 
@@ -39,74 +39,70 @@ class KnownAttempts:
         self._context = context
         self.workers = WorkerPool(context)
         self._channel = channel
-        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
+        self.unended: dict[AttemptKey, Attempt] = {}
+        self._ends: dict[AttemptKey, AttemptEnded] = {}  # not acknowledged
         self._local = LocalExecutor(context, self.workers).execute
         self._controllers: dict[str, Controller] = {}  # of each Slurm, by its configuration
         self._pools: dict[str, PilotPool] = {}  # by their executors
-        self.running = 0
         self.idle: Callable[[], None] = lambda: None
         self._is_closing = False
         self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an attempt has begun and not ended."""
+        return len(self.unended) > len(self._deferred)
+
     def remember(self, ends: Iterable[AttemptEnded]) -> None:
         """Adopt unacknowledged ends of a predecessor."""
-        self._known.update((ended.key, ended) for ended in ends)
+        self._ends.update((ended.key, ended) for ended in ends)
 
     def adopt(self, records: Iterable[Began]) -> None:
         """Adopt attempts that outlived a predecessor."""
         for began in records:
             if began.launch is not None:
-                attempt = self._known[began.key] = self._new_attempt(began.launch, began)
-                self._begin(attempt)
+                self._begin(self._add(began.launch, began))
 
     def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
         """Yield the state or the end of every known attempt."""
-        for known in self._known.values():
-            yield known if isinstance(known, AttemptEnded) else known.state
+        yield from (attempt.state for attempt in self.unended.values())
+        yield from self._ends.values()
 
     def launch(self, launch: Launch) -> None:
         """Start an attempt once: if its key is known, report its state again (R2)."""
-        known = self._known.get(launch.key)
-        if known is not None:
-            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
+        key = launch.key
+        if key in self.unended or key in self._ends:
+            self._channel.send(self.unended[key].state if key in self.unended else self._ends[key])
             return
-        attempt = self._new_attempt(launch)
-        self._known[launch.key] = attempt
+        attempt = self._add(launch)
         if self._is_closing:
             # the journal has nothing of it, so it counts as never started and the next launcher gets it;
             # interrupting it would fail all queued jobs, one after the other
-            self._deferred.add(launch.key)
+            self._deferred.add(key)
         else:
             self._begin(attempt)
 
     def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
         """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
-        if attempt := self.unended(key):
+        if attempt := self.unended.get(key):
             told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
             attempt.stop(Outcome.CANCELLED, grace, told)
             if key in self._deferred:
                 self._deferred.remove(key)
                 self._begin(attempt)  # it ends at once
 
-    def unended(self, key: AttemptKey) -> Attempt | None:
-        """Return an attempt that has not ended."""
-        known = self._known.get(key)
-        return None if isinstance(known, AttemptEnded) else known
-
     def interrupt(self) -> None:
         """Stop all attempts, and start no more."""
         self._is_closing = True
-        for known in self._known.values():
-            if not isinstance(known, AttemptEnded):
-                known.stop(Outcome.INTERRUPTED, known.launch.grace)
+        for attempt in self.unended.values():
+            attempt.stop(Outcome.INTERRUPTED, attempt.launch.grace)
 
     def acknowledge(self, key: AttemptKey) -> None:
         """Forget an attempt that has ended (R4)."""
-        if not isinstance(self._known.get(key), AttemptEnded):
+        if self._ends.pop(key, None) is None:
             return
-        del self._known[key]
         self._watched.discard(key)
         if self._context.outbox is not None:
             self._context.outbox.forget(key)
@@ -120,13 +116,13 @@ class KnownAttempts:
         if not on:
             self._watched.discard(key)
             self._grown.discard(key)
-        elif key in self._known:
+        elif self._known(key) is not None:
             self._watched.add(key)
             self._note_growth(key)
 
     def is_alive(self, key: AttemptKey) -> bool:
         """Return whether an attempt has not ended, even if this launcher has yet to learn that."""
-        attempt = self.unended(key)
+        attempt = self.unended.get(key)
         return attempt is not None and not attempt.has_exited
 
     async def end(self) -> None:
@@ -145,13 +141,15 @@ class KnownAttempts:
         if self._channel.is_slow:
             return
         for key in self._grown:
-            if known := self._known.get(key):
+            if known := self._known(key):
                 self._channel.send(launching.LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
-    def _new_attempt(self, launch: Launch, adopted: Began | None = None) -> Attempt:
+    def _add(self, launch: Launch, adopted: Began | None = None) -> Attempt:
         grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
-        return Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
+        attempt = Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
+        self.unended[launch.key] = attempt
+        return attempt
 
     def _executor_of(self, launch: Launch) -> Executor:
         if launch.slurm is None:
@@ -169,7 +167,6 @@ class KnownAttempts:
         return self._controllers[slurm.conf]
 
     def _begin(self, attempt: Attempt) -> None:
-        self.running += 1
         self._context.group.create_task(self._see_to_its_end(attempt))
 
     async def _see_to_its_end(self, attempt: Attempt) -> None:
@@ -184,15 +181,18 @@ class KnownAttempts:
             attempt.acknowledge()
         except OSError as error:  # report it rather than wait for space: the supervisor stores it
             log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
-        self._known[ended.key] = ended
-        self.running -= 1
+        del self.unended[ended.key]
+        self._ends[ended.key] = ended
         self._channel.send(ended)
-        if not self.running:
+        if not self.is_running:
             self.idle()
 
+    def _known(self, key: AttemptKey) -> Attempt | AttemptEnded | None:
+        return self.unended.get(key) or self._ends.get(key)
+
     def _note_growth(self, key: AttemptKey) -> None:
-        known = self._known[key]
-        if key in self._watched or known.log_problem is not None:
+        known = self._known(key)
+        if key in self._watched or (known is not None and known.log_problem is not None):
             if not self._grown:
                 asyncio.get_running_loop().call_soon(self.send_growth)
             self._grown.add(key)

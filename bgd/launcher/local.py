@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
 from functools import partial
 
+from msgspec.structs import replace
+
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher import spawn
-from bgd.launcher.attempt import Attempt
+from bgd.launcher.attempt import Attempt, end_of
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, LostChild, has_ended
 from bgd.launcher.context import Context
@@ -411,24 +413,20 @@ class LocalRun:
     ) -> AttemptEnded:
         usage, written = self._execution.usage(), self._output.log
         result = self._execution.read_result()
-        return AttemptEnded(
-            key=self.launch.key,
-            outcome=outcome,
+        problem = _out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem
+        return replace(
+            end_of(self.launch.key, outcome, problem, written.total, self._attempt.started_at, run_seconds),
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
-            started_at=self._attempt.started_at,
             finished_at=finished_at,
             user_seconds=(figures or usage).user_seconds,
             system_seconds=(figures or usage).system_seconds,
             max_rss_bytes=usage.max_rss_bytes,
-            log_bytes=written.total,
-            problem=_out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem,
             result=None if result is None else result or self.launch.usual_result,
             whole_tree=figures is not None,
             memory_peak_bytes=figures.memory_peak if figures else None,
             log_lost=written.lost,
             log_problem=written.problem,
-            run_seconds=run_seconds,
             leftovers=self._leftovers,
         )
 

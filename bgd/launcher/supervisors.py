@@ -93,7 +93,7 @@ class Supervisors:
         if self._idle_deadline is not None:
             self._idle_deadline.cancel()
             self._idle_deadline = None
-        if self._attempts.running:
+        if self._attempts.is_running:
             return
         if self._must_exit or (self._has_goodbye and self._idle is not None):
             self._may_exit.set()
@@ -102,7 +102,7 @@ class Supervisors:
 
     async def wait_for_exit(self) -> None:
         """Wait until the launcher may exit and no attempt was launched since."""
-        while not self._may_exit.is_set() or self._attempts.running:
+        while not self._may_exit.is_set() or self._attempts.is_running:
             self._may_exit.clear()
             await self._may_exit.wait()
 
@@ -241,13 +241,13 @@ class Supervisors:
             case launching.StopProcesses():
                 self._attempts.stop(message.key, message.grace, is_cancel=message.is_cancel)
             case launching.SignalProcesses(key, signum, whole_tree):
-                if attempt := self._attempts.unended(key):
+                if attempt := self._attempts.unended.get(key):
                     attempt.signal(signum, whole_tree=whole_tree)
             case launching.SuspendProcesses(key):
-                if attempt := self._attempts.unended(key):
+                if attempt := self._attempts.unended.get(key):
                     attempt.suspend()
             case launching.ContinueProcesses(key):
-                if attempt := self._attempts.unended(key):
+                if attempt := self._attempts.unended.get(key):
                     attempt.resume()
             case launching.Acknowledge():
                 self._journal.raise_position(message.key.store, message.position)

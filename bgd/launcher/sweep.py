@@ -8,7 +8,6 @@ import logging
 import os
 import select
 import socket
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
 from bgd.errors import BgdError
+from bgd.launcher.attempt import end_of
 from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
 from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of
@@ -123,15 +123,12 @@ def _tree_of(key: AttemptKey, records: AttemptRecords) -> Tree | None:
 
 
 def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot: bool) -> AttemptEnded:
-    return AttemptEnded(
-        key=key,
-        outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
-        started_at=records.began.started_at if records.began else None,
-        finished_at=time.time(),
-        log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
-        problem="its launcher died" if is_same_boot else "the machine went down",
-        run_seconds=elapsed() - records.began.since if records.began and is_same_boot else None,
-    )
+    log_bytes = bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}")
+    started_at = records.began.started_at if records.began else None
+    if not is_same_boot:
+        return end_of(key, Outcome.INTERRUPTED, "the machine went down", log_bytes, started_at)
+    ran_for = elapsed() - records.began.since if records.began else None
+    return end_of(key, Outcome.UNKNOWN, "its launcher died", log_bytes, started_at, ran_for)
 
 
 # --- Lock and socket: a state folder has one launcher, and one socket to reach it (R6).
