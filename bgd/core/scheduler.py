@@ -67,25 +67,13 @@ class StartAttempt(Struct, frozen=True, gc=False):
     tokens: Tokens = NO_TOKENS
 
 
-class StopAttempt(Struct, frozen=True):
-    """End the job's running attempt: first politely, then by force."""
+class CommandAttempt(Struct, frozen=True):
+    """Do to the job's running attempt what the job now says: end it, suspend it, or let it continue."""
 
     job: Job
 
 
-class SuspendAttempt(Struct, frozen=True):
-    """Stop the processes of the job's running attempt without ending them."""
-
-    job: Job
-
-
-class ContinueAttempt(Struct, frozen=True):
-    """Continue the processes of a suspended attempt."""
-
-    job: Job
-
-
-Effect = SaveJob | StartAttempt | StopAttempt | SuspendAttempt | ContinueAttempt
+Effect = SaveJob | StartAttempt | CommandAttempt
 
 
 # --- the scheduler ----------------------------------------------------------------------------------------
@@ -403,7 +391,7 @@ class Scheduler:
         if job.suspended is not suspended:
             job = replace(job, suspended=suspended)
             self._note(job, now)
-            self._effects.append(SuspendAttempt(job) if suspended else ContinueAttempt(job))
+            self._effects.append(CommandAttempt(job))
         return job.state
 
     def ended(
@@ -492,7 +480,7 @@ class Scheduler:
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
         job = self._move(job, Move.STOP, now, making_way=making_way, suspended=False)
-        self._effects.append(StopAttempt(job))
+        self._effects.append(CommandAttempt(job))
         return job
 
     # --- what follows ---------------------------------------------------------------------------------

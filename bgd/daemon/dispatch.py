@@ -16,7 +16,6 @@ from bgd.core.explain import Cause, Reason
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
-from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run
@@ -108,28 +107,25 @@ class Dispatcher:
             attempt.is_unsent = False
             self.watch_log(job.id)
             if current.suspended:
-                self.send_command(SuspendAttempt(current), config.daemon.grace)
+                self.send_command(current, config.daemon.grace)
         return None
 
-    def send_command(self, command: StopAttempt | SuspendAttempt | ContinueAttempt, grace: float) -> None:
-        """Stop, suspend or continue an attempt, unless it ended before the command was saved."""
-        key = self.key_of(command.job)
+    def send_command(self, job: Job, grace: float) -> None:
+        """Stop, suspend or continue an attempt, as its job says, unless it ended before that was saved."""
+        key = self.key_of(job)
         if self.active_job(key) is None:
             return
-        match command:
-            case StopAttempt(job):
-                self._link.send(launching.StopProcesses(key, grace, is_cancel=not job.making_way))
-            case SuspendAttempt():
-                self._link.send(launching.SuspendProcesses(key))
-            case ContinueAttempt():
-                self._link.send(launching.ContinueProcesses(key))
+        if job.state is State.STOPPING:
+            self._link.send(launching.StopProcesses(key, grace, is_cancel=not job.making_way))
+        else:
+            self._link.send(
+                (launching.SuspendProcesses if job.suspended else launching.ContinueProcesses)(key)
+            )
 
     def resend_commands(self, job: Job, started: AttemptStarted, grace: float) -> None:
         """Send an adopted attempt the commands that may have been saved but not sent."""
-        if job.state is State.STOPPING:
-            self.send_command(StopAttempt(job), grace)
-        elif job.suspended is not started.suspended:
-            self.send_command(SuspendAttempt(job) if job.suspended else ContinueAttempt(job), grace)
+        if job.state is State.STOPPING or job.suspended is not started.suspended:
+            self.send_command(job, grace)
 
     def check_limits(self, spec: JobSpec) -> None:
         """Check that the launcher can enforce the limits of a spec, as far as its abilities are known.

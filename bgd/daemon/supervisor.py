@@ -24,14 +24,12 @@ from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
     REASONS_OF_CANCEL,
     SUBMIT,
-    ContinueAttempt,
+    CommandAttempt,
     Effect,
     PauseReason,
     SaveJob,
     Scheduler,
     StartAttempt,
-    StopAttempt,
-    SuspendAttempt,
 )
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end
@@ -436,8 +434,8 @@ class Supervisor:
             end = self.dispatcher.launch(job, specs, self.config, self._store.position)
             if end is not None:
                 self._end_attempt(end)
-        for command in transaction.commands:
-            self.dispatcher.send_command(command, self.config.daemon.grace)
+        for job in transaction.commands:
+            self.dispatcher.send_command(job, self.config.daemon.grace)
         for key in transaction.acknowledge:
             self.link.send(Acknowledge(key, self._store.position))
 
@@ -483,7 +481,7 @@ class Supervisor:
                 if (current := self.get(effect.job.id)) is not None:
                     transaction.launches.append(current)
             else:
-                transaction.commands.append(effect)
+                transaction.commands.append(effect.job)
             if self.notify_rules and (event := _notable(effect)) is not None:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
@@ -579,7 +577,7 @@ def _notable(effect: Effect) -> NotifyEvent | None:
                 return NotifyEvent.SUCCEEDED
             is_known = job.state is State.CANCELLED and reason in REASONS_OF_CANCEL
             return NotifyEvent.FAILED if job.state in FINAL and not is_known else None
-        case StopAttempt() | SuspendAttempt() | ContinueAttempt():
+        case CommandAttempt():
             return None
 
 

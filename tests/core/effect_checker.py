@@ -30,14 +30,12 @@ from bgd.core.scheduler import (
     EXPIRED,
     NOTE,
     SUBMIT,
-    ContinueAttempt,
+    CommandAttempt,
     Effect,
     PauseReason,
     SaveJob,
     Scheduler,
     StartAttempt,
-    StopAttempt,
-    SuspendAttempt,
 )
 from bgd.core.spec import JobSpec
 from tests.core.dependency_model import DependencyModel
@@ -334,7 +332,7 @@ def _orders(old: Job | None, new: Job) -> list[tuple[JobId, type[Effect]]]:
     if old is None:
         return []
     if new.state in ACTIVE and new.state is not old.state:
-        return [(new.id, StartAttempt if new.state is State.RUNNING else StopAttempt)]
+        return [(new.id, StartAttempt if new.state is State.RUNNING else CommandAttempt)]
     if new.state is old.state and new.suspended is not old.suspended:
-        return [(new.id, SuspendAttempt if new.suspended else ContinueAttempt)]
+        return [(new.id, CommandAttempt)]
     return []

@@ -8,11 +8,10 @@ from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, 
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import (
     CANCELLED_BEFORE_START,
-    ContinueAttempt,
+    CommandAttempt,
     PauseReason,
     SaveJob,
     StartAttempt,
-    SuspendAttempt,
 )
 from tests.core.scheduling import (
     NO_RETRIES,
@@ -141,11 +140,12 @@ def test_a_suspended_job_keeps_its_slot_and_is_suspended_once():
         scheduler.set_suspended(job_id, NOW, suspended=True)
     save, suspend = scheduler.take_effects()
     assert save.job.suspended
-    assert suspend == SuspendAttempt(save.job)
+    assert suspend == CommandAttempt(save.job)
 
     scheduler.set_suspended(job_id, NOW, suspended=False)
     save, go_on = scheduler.take_effects()
-    assert go_on == ContinueAttempt(save.job)
+    assert not save.job.suspended
+    assert go_on == CommandAttempt(save.job)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN])

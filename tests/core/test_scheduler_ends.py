@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import Decision, JobId, NextStep, Outcome, RetryPolicy, State
-from bgd.core.scheduler import PauseReason, StopAttempt
+from bgd.core.scheduler import CommandAttempt, PauseReason
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,
@@ -157,7 +157,7 @@ def test_a_running_job_is_stopped_and_cancelled_when_it_has_ended():
     assert scheduler.cancel(job_id, NOW) is State.STOPPING
 
     save, stop = scheduler.take_effects()
-    assert stop == StopAttempt(save.job)
+    assert stop == CommandAttempt(save.job)
     assert end(scheduler, job_id, Outcome.SIGNAL).job.state is State.CANCELLED
 
 
@@ -206,7 +206,7 @@ def test_a_requeued_job_runs_again():
     scheduler.requeue(job_id, NOW)
     save, stop = scheduler.take_effects()
     assert (save.job.state, save.job.making_way) == (State.STOPPING, True)
-    assert stop == StopAttempt(save.job)
+    assert stop == CommandAttempt(save.job)
 
     scheduler.ended(job_id, 1, Outcome.CANCELLED, NOW)
     assert not scheduler.get(job_id).making_way

@@ -14,7 +14,7 @@ from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPo
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import Result, ScheduleSpec
-from bgd.core.scheduler import ContinueAttempt, SaveJob, StopAttempt, SuspendAttempt
+from bgd.core.scheduler import SaveJob
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
@@ -206,7 +206,7 @@ class Transaction(Struct, kw_only=True):
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
-        commands: what to do to running attempts after the commit.
+        commands: jobs that say what to do to their running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
         actors: users behind the effects of the Scheduler, by their place.
         removers: users who asked to remove jobs.
@@ -241,7 +241,7 @@ class Transaction(Struct, kw_only=True):
     specs: dict[JobId, StoredSpec] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []
-    commands: list[StopAttempt | SuspendAttempt | ContinueAttempt] = []
+    commands: list[Job] = []
     acknowledge: list[AttemptKey] = []
     actors: dict[int, str] = {}
     removers: dict[JobId, str] = {}
