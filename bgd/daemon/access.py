@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pwd
 import socket
 import struct
-from functools import lru_cache
+import sys
+from functools import cache, lru_cache
 
 from msgspec import Struct
 
 from bgd.config import Config, no_target
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
-from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
+from bgd.core.target import PythonTarget, RunnerTarget, Target, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused, nearest
+from bgd.mounts import Mounts
 from bgd.values import ANY_COMMAND
 from bgd.wire.class_jobs import problem_with_arguments
 
@@ -164,11 +167,31 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
         entry = _in_toml(patterns_for(target)[0])
         raise NotAllowed(
             f"{text} is not in [security] allowed_classes of {config_file(config)}: "
-            f"add {entry} there, then `bgctl reload`"
+            f"add {entry} there, then `bgctl reload`{_where_is(target, config)}"
         )
     problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
     if problem is not None:
         raise Refused(problem)
+
+
+def _where_is(target: Target, config: Config) -> str:
+    """Say whether a module is on [python] path, by its files: the entry alone does not make it importable."""
+    module = target.module if isinstance(target, PythonTarget) else "sys"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return ""
+    name = module.replace(".", "/")
+    for folder in config.python.path:
+        places = [os.path.join(folder, name), os.path.join(folder, f"{name}.py")]  # noqa: PTH118
+        if not _mounts().folder_that_may_hang(folder) and any(map(os.path.exists, places)):
+            return f"; {module} is on [python] path, in {folder}"
+    return (
+        f"; {module} is not on [python] path: add its folder there, unless the interpreter has it installed"
+    )
+
+
+@cache
+def _mounts() -> Mounts:
+    return Mounts()
 
 
 def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:

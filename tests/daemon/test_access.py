@@ -49,6 +49,24 @@ def test_unlisted_class_is_refused_with_key_and_file(folder, target):
         check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
 
 
+def test_the_refusal_of_a_class_says_whether_its_module_is_on_the_path(folder, tmp_path):
+    (tmp_path / "app/jobs").mkdir(parents=True)
+    (tmp_path / "app/tasks.py").write_text("raise SystemExit")  # it is not imported
+    closed = tmp_path / "closed"
+    config = configure(folder, rest=f'[python]\npath = ["{closed}", "{tmp_path}"]')
+
+    for target, words in {
+        "app.tasks:send": f"; app.tasks is on [python] path, in {tmp_path}",
+        "app.jobs:Mail.send": f"; app.jobs is on [python] path, in {tmp_path}",
+        "app.other:send": "; app.other is not on [python] path: add its folder there,"
+        " unless the interpreter has it installed",
+        "os.path:join": "then `bgctl reload`",
+    }.items():
+        with pytest.raises(NotAllowed) as refused:
+            check_may_run(JobSpec(target=target), config)
+        assert str(refused.value).endswith(words)
+
+
 @pytest.mark.parametrize(
     "name",
     [
