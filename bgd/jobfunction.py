@@ -52,7 +52,7 @@ _SETTINGS = (
     "late_after",
     "excluded",
 )
-_ADDED = ("submit", "submit_async", "submit_many", "spec", "options", "schedule_spec")
+_ADDED = ("submit", "submit_async", "submit_many", "spec", "options", "schedule_spec", "delay", "enqueue")
 
 
 @overload
@@ -173,6 +173,20 @@ class Background(Generic[P, R_co]):
         from bgd.client.schedules import schedule_of_function  # noqa: PLC0415 - see `job`
 
         return schedule_of_function(self._spec((), {}), self._schedule)
+
+    if not TYPE_CHECKING:
+
+        def delay(self, *args, **kwargs):
+            """Refuse what `submit` is in Celery and RQ; the message says what to write."""
+            from bgd.client.functions import in_words  # noqa: PLC0415 - only for an error
+
+            own = background_of(self._function, {})._options  # noqa: SLF001 - of the same class
+            name = self._function.__qualname__
+            if changed := {each: value for each, value in self._options.items() if own.get(each) != value}:
+                name = in_words(f"{name}.options", (), changed)
+            raise TypeError(f"a job is queued by submit: write {in_words(f'{name}.submit', args, kwargs)}")
+
+        enqueue = delay
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Signature, ismethod, signature
+from reprlib import Repr
 from types import FunctionType
 from typing import Any
 
+from bgd.core.spec import OPTIONS
 from bgd.core.target import PythonTarget, parse_target
 from bgd.errors import Refused
 
@@ -80,6 +82,45 @@ def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Map
         taken.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{_qualified_name(function)}{taken}: {error}") from None
+
+
+def other_call(client: str, what: Any, args: Sequence[object], kwargs: Mapping[str, object]) -> TypeError:
+    """Return the error for a function or a program that is given to a client as other libraries take it.
+
+    The message has what to write. `client`: the words that the call begins with.
+    """
+    if not callable(what) and (not isinstance(what, str) or ":" not in what):
+        argv = [*what, *args] if isinstance(what, list | tuple) else [what, *args]
+        return TypeError(f"a command is a list: write {in_words(f'{client}.submit', [argv], kwargs)}")
+    options = {name: value for name, value in kwargs.items() if name in OPTIONS}
+    named = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+    given = [what if isinstance(what, str) else target_of(what), list(args), *([named] if named else [])]
+    return TypeError(f"a function is called by its name: write {in_words(f'{client}.call', given, options)}")
+
+
+def other_method(client: str, name: str) -> Callable[..., Any]:
+    """Return a stand-in for a method that other libraries have: it raises `other_call`.
+
+    Raises:
+        AttributeError: no known library has a method of this name.
+    """
+    if name not in {"delay", "enqueue"}:  # of RQ and others
+        raise AttributeError(f"a client has no attribute {name!r}", name=name)
+
+    def refuse(what: Any, *args: object, **kwargs: object) -> None:
+        raise other_call(client, what, args, kwargs)
+
+    return refuse
+
+
+def in_words(call: str, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    """Return a call as one writes it, with "..." in place of what is long."""
+    words = [*map(_short.repr, args), *(f"{name}={_short.repr(value)}" for name, value in kwargs.items())]
+    return f"{call}({', '.join(words)})"
+
+
+_short = Repr()
+_short.maxstring = _short.maxother = 100
 
 
 def as_bound(

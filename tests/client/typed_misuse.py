@@ -26,6 +26,9 @@ def misuse_of_functions(client: Client) -> None:
     add.options(priorty=5)  # E: call-arg
     add.submit_many([1, 2])  # E: list-item
     add.spec()  # E: call-arg
+    add.delay(1)  # E: attr-defined
+    client.submit("true", "now")  # E: arg-type
+    client.enqueue(add, 1)  # E: attr-defined
     with bgd.using(add):  # E: arg-type
         print(text, number, client)
 

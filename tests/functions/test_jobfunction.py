@@ -272,3 +272,81 @@ def test_a_worker_does_not_import_the_client_for_the_options_of_its_job():
     job = tasks.loaded.submit()
 
     assert "bgd.client.specs" not in job.result(DEADLINE)
+
+
+# --- habits of Celery, RQ and Huey ------------------------------------------------------------------------
+
+
+def suggestion(call, *args, **kwargs):
+    """Return what the error of a call says to write."""
+    with pytest.raises(TypeError) as raised:
+        call(*args, **kwargs)
+    said = str(raised.value)
+    assert "\n" not in said
+    return said.partition(": write ")[2]
+
+
+@pytest.mark.parametrize("name", ["delay", "enqueue"])
+def test_a_call_of_a_function_as_in_celery_says_what_to_write(name):
+    written = suggestion(getattr(tasks.send, name), "ada", copies=2)
+    of_method = suggestion(getattr(tasks.Report.text, name), 3)
+
+    assert written == "send.submit('ada', copies=2)"
+    assert eval(written, vars(tasks)).result(DEADLINE) == "2 for ada"
+    assert eval(of_method, vars(tasks)).result(DEADLINE) == "made anew, 3 pages"
+
+
+def test_what_to_write_keeps_the_options_that_were_changed():
+    changed = tasks.send.options(queue="letters", retries=0)
+    written = suggestion(changed.delay, "ada")  # type: ignore[attr-defined]  # on purpose
+
+    assert written == "send.options(queue='letters').submit('ada')"
+    assert eval(written, vars(tasks)).queue == "letters"
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "written"),
+    [
+        ("enqueue", (tasks.send, "ada"), {}, "client.call('tests.functions.tasks:send', ['ada'])"),
+        (
+            "delay",
+            ("tests.functions.tasks:send", "ada"),
+            {"copies": 2},
+            "client.call('tests.functions.tasks:send', ['ada'], {'copies': 2})",
+        ),
+        (
+            "submit",
+            (tasks.send, "ada"),
+            {"copies": 2, "queue": "letters"},
+            "client.call('tests.functions.tasks:send', ['ada'], {'copies': 2}, queue='letters')",
+        ),
+        ("submit", (tasks.loaded,), {}, "client.call('tests.functions.tasks:loaded', [])"),
+        ("submit", ("echo", "hi"), {"queue": "letters"}, "client.submit(['echo', 'hi'], queue='letters')"),
+        ("enqueue", (["echo", "hi"],), {}, "client.submit(['echo', 'hi'])"),
+    ],
+)
+def test_a_call_of_a_client_as_in_rq_says_what_to_write(name, args, kwargs, written):
+    with Client() as client:
+        assert suggestion(getattr(client, name), *args, **kwargs) == written
+        job = eval(written, {"client": client})
+        assert job.wait(DEADLINE).state == "succeeded"
+        assert job.queue == kwargs.get("queue", "default")
+
+    async def ask() -> str:
+        async with AsyncClient() as client:
+            try:
+                await getattr(client, name)(*args, **kwargs)
+            except TypeError as error:
+                return str(error)
+        return ""
+
+    assert asyncio.run(ask()).endswith(f": write await {written}")
+
+
+def test_what_to_write_is_short_and_names_a_function_that_no_worker_finds():
+    with Client() as client:
+        assert len(suggestion(client.enqueue, tasks.send, "x" * 100_000)) < 300  # type: ignore[attr-defined]  # on purpose
+        with pytest.raises(TypeError, match="a lambda of tests"):
+            client.enqueue(lambda: 1)  # type: ignore[attr-defined]  # on purpose
+        with pytest.raises(AttributeError, match="a client has no attribute 'jbos'"):
+            client.jbos  # type: ignore[attr-defined]  # noqa: B018  # on purpose

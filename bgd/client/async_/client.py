@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, cast, overload
 
 from bgd.client.async_ import concurrency
 from bgd.client.async_.job import AsyncJob
@@ -108,7 +108,9 @@ class AsyncClient:
 
     # --- submitting jobs ------------------------------------------------------------------------------
 
-    async def submit(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[JobOptions]) -> AsyncJob:
+    async def submit(
+        self, argv: Sequence[str | os.PathLike[str]], *call: Never, **options: Unpack[JobOptions]
+    ) -> AsyncJob:
         """Queue a command; return when it is on disk.
 
         The command gets this process's environment, working directory and umask, unless told otherwise.
@@ -119,6 +121,10 @@ class AsyncClient:
             DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
                 once more, which makes no second job; if that fails too, it is unknown whether there is a job.
         """
+        if call or callable(argv):
+            from bgd.client.functions import other_call  # noqa: PLC0415 - only for an error
+
+            raise other_call("await client", argv, call, options)
         return await self._submit(checked_command(argv, options))
 
     async def call(
@@ -275,6 +281,13 @@ class AsyncClient:
     async def _submit(self, spec: JobSpec) -> AsyncJob:
         reply = await self._channel.submit(partial(submit_frames, spec=spec))
         return AsyncJob(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            from bgd.client.functions import other_method  # noqa: PLC0415 - only for an error
+
+            return other_method("await client", name)
 
     # --- looking at jobs and waiting for them ---------------------------------------------------------
 

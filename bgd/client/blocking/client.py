@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, cast, overload
 
 from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import closed_at_exit, iterate, run
@@ -110,7 +110,9 @@ class Client:
 
     # --- submitting jobs ------------------------------------------------------------------------------
 
-    def submit(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[JobOptions]) -> Job:
+    def submit(
+        self, argv: Sequence[str | os.PathLike[str]], *call: Never, **options: Unpack[JobOptions]
+    ) -> Job:
         """Queue a command; return when it is on disk.
 
         The command gets this process's environment, working directory and umask, unless told otherwise.
@@ -121,6 +123,10 @@ class Client:
             DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
                 once more, which makes no second job; if that fails too, it is unknown whether there is a job.
         """
+        if call or callable(argv):
+            from bgd.client.functions import other_call  # noqa: PLC0415 - only for an error
+
+            raise other_call("client", argv, call, options)
         return self._submit(checked_command(argv, options))
 
     def call(
@@ -278,6 +284,13 @@ class Client:
     def _submit(self, spec: JobSpec) -> Job:
         reply = run(self._channel.submit(partial(submit_frames, spec=spec)))
         return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            from bgd.client.functions import other_method  # noqa: PLC0415 - only for an error
+
+            return other_method("client", name)
 
     # --- looking at jobs and waiting for them ---------------------------------------------------------
 
