@@ -67,7 +67,7 @@ def read_words(
 
 
 def _read(text: str, kinds: list[str], what: str) -> object:
-    """Return the text as the first type that fits; unchanged if there are no types."""
+    """Convert the text to the first of the types that accepts it; without types, return it unchanged."""
     if not kinds:
         return text
     possible = [_TYPES[kind] for kind in _TYPES if kind in kinds]

@@ -94,7 +94,7 @@ def explain_command(ids: JobIdRanges) -> int:
 def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
     now = time.time()
     if not explanation.reasons:
-        yield f"Job {job.id}: {_describe_state(job)}, and waits for nothing"
+        yield f"Job {job.id}: {_describe_state(job)}; nothing blocks it"
         return
     state = State.RUNNING if job.view.needs_node else _describe_state(job)  # the reasons say the rest
     yield f"Job {job.id}: {state}, and waits"

@@ -112,7 +112,7 @@ class JobActions:
         check_variables(spec, config)
         if spec.target is not None:
             spec = under_policy(spec, self._class_policy(spec.target))
-        # most daemons know no executor, and a submit is too frequent to ask in vain
+        # most daemons have no executors, and submits are frequent: skip the check
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
         if spec.notify is not None:

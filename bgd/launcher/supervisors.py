@@ -41,9 +41,9 @@ class Supervisors:
     the journal keeps them.
 
     Args:
-        must_search: before anything is started, end what a lost journal does not name.
-        lease: a pilot ends its jobs and itself after so many seconds without a message, or up to twice as
-            many. None: this is no pilot. `node`: what a pilot has.
+        must_search: before starting anything, end processes that a lost journal does not name.
+        lease: seconds without a message after which a pilot ends its jobs and itself, at most twice that.
+            None: this launcher is not a pilot. `node`: what the node of a pilot has.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ class LoadedFiles:
         return not file.startswith(self._own)
 
 
-_CHECK_SHARE = 20  # checks take at most one part in so many of the time; 1,000 files take milliseconds
+_CHECK_SHARE = 20  # checks take at most 1/20 of the time; 1,000 files take milliseconds
 
 
 def _state_of(file: str) -> tuple[int, int, int] | None:

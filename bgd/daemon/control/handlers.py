@@ -265,7 +265,7 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job; the message says which.
         """
-        for part in parts:  # each environment once, not once for every job that gets it
+        for part in parts:  # check each environment once, not once per job
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")

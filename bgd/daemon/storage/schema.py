@@ -20,14 +20,13 @@ APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: distin
 # The tables of version FIRST, the oldest that can be upgraded.
 FIRST = 16
 TABLES = (
-    # One row. last_id grows when jobs are deleted: the last id given out is this or that of the newest job.
-    # logged: bytes of all logs on disk. is_outdated 1: an older copy of itself, so the jobs that wait in it
-    # may have run since; the next start holds them. slots: as people have set them, NULL: as configured.
+    # One row. last_id grows when jobs are deleted: the last id used is this or that of the newest job.
+    # logged: bytes of all logs on disk. is_outdated 1: the file is an older copy, so jobs that wait in it
+    # may have run since; the next start holds them. slots: as set by bgctl; NULL: as configured.
     #
-    # Retention's own clock, which nobody can set, is elapsed time of the boot boot_id, plus age_ahead. What
-    # is on it is named `aged`, or `at` in submissions and batches. age_noted is a moment on it, from which
-    # the next boot continues. The wall clock is wall_ahead ahead of elapsed time, so that setting it changes
-    # one row.
+    # Retention has a clock of its own, which cannot be set: time elapsed since the boot boot_id, plus
+    # age_ahead. Its times are named `aged`, or `at` in submissions and batches. The next boot continues
+    # from age_noted. The wall clock is wall_ahead ahead of elapsed time, so that setting it changes one row.
     """CREATE TABLE meta (
         store_id TEXT NOT NULL, generation INTEGER NOT NULL, last_id INTEGER NOT NULL, boot_id TEXT NOT NULL,
         slots INTEGER, paused INTEGER NOT NULL DEFAULT 0, logged INTEGER NOT NULL DEFAULT 0, age_ahead REAL,
@@ -60,7 +59,7 @@ TABLES = (
     CREATE INDEX jobs_by_queue ON jobs (queue, state) WHERE queue <> 'default';
     CREATE INDEX jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
     CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;"""
-    # Cold: written once, read when the job starts and when somebody asks. spec is a JobSpec without env. A
+    # Cold: written once, read when the job starts or on request. spec is a JobSpec without env. A
     # job that is the first new one of a request has the request's token, and an answer: MessagePack of all
     # ids in the answer and of those that were not new; NULL means only this job.
     """CREATE TABLE specs (

@@ -66,8 +66,8 @@ class NameSummary(Struct, frozen=True, kw_only=True):
 class Board(Struct, frozen=True):
     """The names whose jobs were submitted last.
 
-    `left_out`: how many more names there are, at least that many if `has_more`. `is_cut`: so many jobs are
-    not finished that those of each name are counted only in part.
+    `left_out`: how many more names there are, or at least how many if `has_more`. `is_cut`: there were too
+    many unfinished jobs to count all those of each name.
     """
 
     names: list[NameSummary]

@@ -16,7 +16,7 @@ def static_address(name: str) -> str:
 
 
 def static_response(request: HttpRequest, name: str) -> HttpResponse | None:
-    """Return a file, or None; a browser may keep it for ever if the address says what is in it."""
+    """Return a file, or None. A browser may cache it without limit if the address contains its version."""
     if name not in _files():
         return None
     body, version = _files()[name]

@@ -108,7 +108,7 @@ def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
         "Likely start: not known",  # nobody knows how long the other one takes
     ]
     assert daemon.bgctl("explain", str(running.id)).stdout == (
-        f"Job {running.id}: running, and waits for nothing\n"
+        f"Job {running.id}: running; nothing blocks it\n"
     )
     client.pause()
     explained = json.loads(daemon.bgctl("explain", "--json", str(queued.id)).stdout)
