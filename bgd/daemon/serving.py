@@ -180,7 +180,7 @@ class _Daemon:
             tasks=self._tasks,
         )
         control = ControlServer(
-            self._handler(None if web is None else web.authenticator), os.geteuid(), self._tasks
+            self._handler(None if web is None else web.site.authenticator), os.geteuid(), self._tasks
         )
         await self._listen(control, self._context.sockets)
         watch = self._watch(control)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC
-from inspect import signature
-from unittest import mock
 
 from click import UsageError
 
@@ -21,7 +19,7 @@ from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with
 from bgd.core.when import Kind, parse_when
 from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import queries
-from bgd.daemon.web.router import Router, pages_by_path
+from bgd.daemon.web.router import PAGES, find
 from bgd.errors import ProtocolError
 from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
@@ -36,8 +34,6 @@ from tests.fuzz.files import configuration, journal, logs
 MONTH = 30 * 86_400  # seconds
 SOME = 100
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-PAGES = pages_by_path(**{name: mock.Mock() for name in signature(pages_by_path).parameters})
-ROUTER = Router(mock.Mock(), mock.Mock(), PAGES, {})
 
 
 def frames(data: bytes) -> None:
@@ -98,8 +94,7 @@ def http(data: bytes) -> None:
             queries.read_query(expected.query, kind)
     with suppress(RequestRefused):
         queries.list_url(queries.list_query(expected.query))
-    with suppress(RequestRefused):
-        ROUTER._find(expected.path)
+    find(PAGES, expected.path)
     whole.begin(HttpResponse(body=b"page"))
 
 

@@ -17,10 +17,10 @@ from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_paused, set_queue_slots
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import QueueControls
-from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
+from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.requests import Changes
@@ -72,109 +72,100 @@ def offered(view: JobView) -> list[tuple[str, Button]]:
     return [(name, each) for name, each in BUTTONS.items() if view.state in each.states and name != idle]
 
 
-class PageActions:
-    """Actions of pages. The history of each job names the user: `asked_by`."""
+async def act(site: Site, request: HttpRequest, asked_by: str, job: str, name: str) -> PageResponse:
+    """Act on one job; return its new state as JSON."""
+    actions, job_id = site.actions.asked_by(asked_by), JobId(int(job))
+    try:
+        if name == "priority":
+            changes = Changes(priority=read_value(request.query, Priority))
+            state = await actions.do("edit", job_id, changes=changes)
+        else:
+            button = _button_of(name)
+            state = await actions.do(button.verb, job_id, **button.given)
+    except NoSuchJob as error:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, str(error)) from error
+    except Refused as error:
+        raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
+    await site.supervisor.saved()
+    return await json_response({"id": job_id, "state": state})
 
-    def __init__(self, supervisor: Supervisor, actions: JobActions) -> None:
-        self._supervisor = supervisor
-        self._actions = actions
 
-    async def act(self, request: HttpRequest, asked_by: str, job: str, name: str) -> PageResponse:
-        """Act on one job; return its new state as JSON."""
-        actions, job_id = self._actions.asked_by(asked_by), JobId(int(job))
-        try:
-            if name == "priority":
-                changes = Changes(priority=read_value(request.query, Priority))
-                state = await actions.do("edit", job_id, changes=changes)
-            else:
-                button = _button_of(name)
-                state = await actions.do(button.verb, job_id, **button.given)
-        except NoSuchJob as error:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, str(error)) from error
-        except Refused as error:
-            raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
-        await self._supervisor.saved()
-        return await json_response({"id": job_id, "state": state})
+async def count(site: Site, request: HttpRequest, name: str) -> PageResponse:
+    """Return how many jobs an action on all that match would reach, as JSON."""
+    return await json_response({"count": await _count(site, *_affected(request, name))})
 
-    async def count(self, request: HttpRequest, name: str) -> PageResponse:
-        """Return how many jobs an action on all that match would reach, as JSON."""
-        return await json_response({"count": await self._count(*self._affected(request, name))})
 
-    async def act_on_all(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
-        """Act on all jobs that match now; return how far it is, as server-sent events.
+async def act_on_all(site: Site, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
+    """Act on all jobs that match now; return how far it is, as server-sent events.
 
-        It ends when the browser hangs up.
-        """
-        wanted, ids = self._affected(request, name)
-        return event_stream(self._progress(_button_of(name), self._actions.asked_by(asked_by), wanted, ids))
+    It ends when the browser hangs up.
+    """
+    wanted, ids = _affected(request, name)
+    return event_stream(_progress(site, _button_of(name), site.actions.asked_by(asked_by), wanted, ids))
 
-    async def pause(self, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
-        """Pause all queues together, or undo that."""
-        del request, asked_by
-        return await self._set_paused(None, name)
 
-    async def pause_queue(self, request: HttpRequest, asked_by: str, queue: str, name: str) -> PageResponse:
-        """Pause one queue, or resume it."""
-        del request, asked_by
-        return await self._set_paused(queue, name)
+async def pause(
+    site: Site, request: HttpRequest, asked_by: str, queue: str | None, name: str
+) -> PageResponse:
+    """Pause a queue, or all of them together, or undo that."""
+    del request, asked_by
+    paused = name == "pause"
+    return await _control(
+        site, lambda controls: set_paused(controls, queue, paused=paused), {"queue": queue, "paused": paused}
+    )
 
-    async def set_slots(self, request: HttpRequest, asked_by: str) -> PageResponse:
-        """Set the slots of the daemon; without a value they are as configured."""
-        del asked_by
-        slots = read_value(request.query, SlotCount | None)
-        return await self._control(lambda controls: replace(controls, slots=slots), {"slots": slots})
 
-    async def set_queue_slots(self, request: HttpRequest, asked_by: str, queue: str) -> PageResponse:
-        """Set the slots of a queue; without a value it has no limit."""
-        del asked_by
-        slots = read_value(request.query, SlotCount | None)
-        return await self._control(
-            lambda controls: set_queue_slots(controls, queue, slots), {"queue": queue, "slots": slots}
-        )
+async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str | None) -> PageResponse:
+    """Set the slots of a queue, or of the daemon; without a value to no limit, or as configured."""
+    del asked_by
+    slots = read_value(request.query, SlotCount | None)
 
-    async def _set_paused(self, queue: str | None, name: str) -> PageResponse:
-        paused = name == "pause"
-        return await self._control(
-            lambda controls: set_paused(controls, queue, paused=paused), {"queue": queue, "paused": paused}
-        )
+    def change(controls: QueueControls) -> QueueControls:
+        return replace(controls, slots=slots) if queue is None else set_queue_slots(controls, queue, slots)
 
-    async def _control(
-        self, change: Callable[[QueueControls], QueueControls], answer: dict[str, object]
-    ) -> PageResponse:
-        """Change slots or queues, and answer with this once that is on disk."""
-        try:
-            controls = change(self._supervisor.controls)
-        except Refused as error:
-            raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
-        self._supervisor.set_controls(controls)
-        await self._supervisor.saved()
-        return await json_response(answer)
+    return await _control(site, change, {"queue": queue, "slots": slots})
 
-    def _affected(self, request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | None]:
-        """Return the jobs that an action is for: all that match, or those of them that are named in `ids`."""
-        states, fields = _button_of(name).states, parse_fields(request.query)
-        wanted = list_query(request.query).wanted(time.time())
-        if "ids" in fields:
-            ids: list[JobId] = converted(fields["ids"][-1].split(","), _ChosenJobs, "ids")
-            return Filter(states=tuple(states)), ids
-        named = set(wanted.states)
-        affected = (_FAILED if name == "retry" and named == set(State) else states) & named
-        return replace(wanted, states=tuple(affected)), None
 
-    async def _count(self, wanted: Filter, ids: list[JobId] | None) -> int:
-        return sum([len(part) async for part in self._actions.states_of_all(wanted, ids=ids)])
+async def _control(
+    site: Site, change: Callable[[QueueControls], QueueControls], answer: dict[str, object]
+) -> PageResponse:
+    """Change slots or queues, and answer with this once that is on disk."""
+    try:
+        controls = change(site.supervisor.controls)
+    except Refused as error:
+        raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
+    site.supervisor.set_controls(controls)
+    await site.supervisor.saved()
+    return await json_response(answer)
 
-    async def _progress(
-        self, button: Button, actions: JobActions, wanted: Filter, ids: list[JobId] | None
-    ) -> AsyncGenerator[bytes, None]:
-        of, done, refused = await self._count(wanted, ids), 0, list[str | None]()
-        portions = actions.act_on_all(button.verb, wanted, ids=ids, **button.given)
-        async with aclosing(portions):
-            async for results in portions:
-                done += len(results)
-                refused += [result.message for result in results if result.state is None]
-                yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3]})
-        yield event({"end": True})
+
+def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | None]:
+    """Return the jobs that an action is for: all that match, or those of them that are named in `ids`."""
+    states, fields = _button_of(name).states, parse_fields(request.query)
+    wanted = list_query(request.query).wanted(time.time())
+    if "ids" in fields:
+        ids: list[JobId] = converted(fields["ids"][-1].split(","), _ChosenJobs, "ids")
+        return Filter(states=tuple(states)), ids
+    named = set(wanted.states)
+    affected = (_FAILED if name == "retry" and named == set(State) else states) & named
+    return replace(wanted, states=tuple(affected)), None
+
+
+async def _count(site: Site, wanted: Filter, ids: list[JobId] | None) -> int:
+    return sum([len(part) async for part in site.actions.states_of_all(wanted, ids=ids)])
+
+
+async def _progress(
+    site: Site, button: Button, actions: JobActions, wanted: Filter, ids: list[JobId] | None
+) -> AsyncGenerator[bytes, None]:
+    of, done, refused = await _count(site, wanted, ids), 0, list[str | None]()
+    portions = actions.act_on_all(button.verb, wanted, ids=ids, **button.given)
+    async with aclosing(portions):
+        async for results in portions:
+            done += len(results)
+            refused += [result.message for result in results if result.state is None]
+            yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3]})
+    yield event({"end": True})
 
 
 _ChosenJobs = Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]

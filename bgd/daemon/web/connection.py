@@ -18,22 +18,13 @@ from bgd.daemon.launching import NOTHING_HELD, LauncherLink
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions, derived
-from bgd.daemon.web.frame import Frame
-from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.listening import CannotListen, open_sockets
-from bgd.daemon.web.live import LiveViews, event
-from bgd.daemon.web.log_pages import LogPages
-from bgd.daemon.web.log_text import LogThreads
-from bgd.daemon.web.monitoring import Monitoring
-from bgd.daemon.web.overview import Overview
-from bgd.daemon.web.pages import Pages
+from bgd.daemon.web.live import event
 from bgd.daemon.web.responses import PageResponse, set_site
-from bgd.daemon.web.router import Answer, Router, changes_by_path, pages_by_path
-from bgd.daemon.web.schedule_pages import SchedulePages
+from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
-from bgd.daemon.web.search import SearchPages
+from bgd.daemon.web.site import Site
 from bgd.errors import BgdError
 from bgd.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
@@ -82,47 +73,19 @@ async def start_web_server(
     authenticator = Authenticator(opened.address, config.http, os.geteuid(), sessions, opened.secret)
     set_site(config.http.base, has_proxy_users=bool(config.http.user_header))
     seals = Seals(derived(opened.secret, "pages"))
-    views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store), seals)
-    pages, changes = _pages(supervisor, actions, store, views, schedules=schedules, link=link)
-    server = WebServer(authenticator, Router(authenticator, seals, pages, changes), tasks)
+    server = WebServer(
+        Site(authenticator, seals, store, supervisor, actions, schedules=schedules, tasks=tasks)
+    )
     await server.start(opened.sockets)
     logger.info("pages at %s", authenticator.url)
     return server
 
 
-def _pages(
-    supervisor: Supervisor,
-    actions: JobActions,
-    store: Store,
-    views: LiveViews,
-    *,
-    schedules: Schedules,
-    link: LauncherLink,
-) -> tuple[dict[str, Answer], dict[str, Answer]]:
-    """Return all pages and all changes, by the patterns of their paths."""
-    threads = LogThreads()
-    page_actions = PageActions(supervisor, actions)
-    schedule_pages = SchedulePages(supervisor, schedules, views)
-    pages = pages_by_path(
-        pages=Pages(supervisor, store, views),
-        jobs=JobPages(supervisor, store, views, threads),
-        logs=LogPages(supervisor, store, views, threads),
-        overview=Overview(supervisor, store, views),
-        schedules=schedule_pages,
-        search=SearchPages(store, supervisor.config.log_dir, views, threads),
-        actions=page_actions,
-        monitoring=Monitoring(supervisor, store, schedules, lambda: link.is_connected),
-    )
-    return pages, changes_by_path(actions=page_actions, schedules=schedule_pages)
-
-
 class WebServer:
     """All connections of browsers, and what they share."""
 
-    def __init__(self, authenticator: Authenticator, router: Router, tasks: asyncio.TaskGroup) -> None:
-        self.authenticator = authenticator
-        self.router = router
-        self.tasks = tasks
+    def __init__(self, site: Site) -> None:
+        self.site = site
         self._servers: list[asyncio.Server] = []
         self._answering: set[HttpConnection] = set()
         self._streaming: set[HttpConnection] = set()
@@ -226,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
             self._is_input_done = True
             self._clear_deadline()
             self._server.mark_answering(self)
-            self._task = self._server.tasks.create_task(self._answer(request))
+            self._task = self._server.site.tasks.create_task(self._answer(request))
 
     def eof_received(self) -> bool:
         """Keep the connection of a client that has asked and sends no more, until it is answered."""
@@ -265,10 +228,10 @@ class HttpConnection(asyncio.Protocol):
 
     async def _answer(self, request: HttpRequest) -> None:
         try:
-            answer = await self._server.router.answer(request, self._endpoints())
-            if answer.is_stream:
+            page = await answer(self._server.site, request, self._endpoints())
+            if page.is_stream:
                 self._server.mark_streaming(self)
-                self._seal = answer.seal
+                self._seal = page.seal
         except RequestRefused as error:
             self._refuse(error.response)
             return
@@ -281,7 +244,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in bgd: see the daemon's log"))
             return
         try:
-            await self._send(answer, request)
+            await self._send(page, request)
         except (BgdError, OSError) as error:
             logger.error("an answer to a browser was cut off: %s", error)  # noqa: TRY400 - it says all
             self._transport.abort()
@@ -289,10 +252,10 @@ class HttpConnection(asyncio.Protocol):
             logger.exception("an answer to a browser was cut off")
             self._transport.abort()
 
-    async def _send(self, answer: PageResponse, request: HttpRequest) -> None:
-        self._transport.write(self._exchange.begin(answer.response))
-        if answer.chunks is not None:
-            async with aclosing(answer.chunks) as chunks:
+    async def _send(self, page: PageResponse, request: HttpRequest) -> None:
+        self._transport.write(self._exchange.begin(page.response))
+        if page.chunks is not None:
+            async with aclosing(page.chunks) as chunks:
                 async for chunk in chunks:
                     self._transport.write(self._exchange.more(chunk))
                     await self._writable.wait()

@@ -18,17 +18,14 @@ from bgd.core.filters import exact_name
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
-from bgd.daemon.storage.store import Store
-from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.streams import Subscription
-from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import offered
 from bgd.daemon.web.history import history_of
-from bgd.daemon.web.live import LiveViews, Part, Snapshot
-from bgd.daemon.web.log_text import LogThreads
+from bgd.daemon.web.live import Part, Snapshot
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import AttemptNumber, ListQuery, list_url, read_value
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
+from bgd.daemon.web.site import Site
 from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
@@ -67,134 +64,134 @@ EARLIER_LOG = 1024
 MAX_LINKS = 50  # of one kind
 
 
-class JobPages:
-    """The page of a job, and the stream of what changes on it."""
+async def job(site: Site, request: HttpRequest, job: str) -> PageResponse:
+    """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
+    before: int | None = read_value(request.query, AttemptNumber | None, "before")
+    if wants_json(request):
+        return await json_response(_as_json(site, await _find(site, job, before)))
+    live = f"/job-logs/{job}/live" if before is None else None
+    return await site.views.page("job.html", _values(site, job, before), live)
 
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews, threads: LogThreads) -> None:
-        self._supervisor = supervisor
-        self._store = store
-        self._log_dir = supervisor.config.log_dir
-        self._views = views
-        self._threads = threads
-        self._usual_times = UsualTimes()
 
-    async def job(self, request: HttpRequest, job: str) -> PageResponse:
-        """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
-        before: int | None = read_value(request.query, AttemptNumber | None, "before")
-        if wants_json(request):
-            return await json_response(self._as_json(await self._find(job, before)))
-        live = f"/job-logs/{job}/live" if before is None else None
-        return await self._views.page("job.html", self._values(job, before), live)
+async def job_live(site: Site, request: HttpRequest, job: str) -> PageResponse:
+    """Return the stream of changes of a job, without its output. It says so if there is no such job."""
+    job_id = JobId(int(job))
+    events: list[EventView] = []
 
-    async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
-        """Return the stream of changes of a job, without its output. It says so if there is no such job."""
-        job_id = JobId(int(job))
-        events: list[EventView] = []
+    async def build() -> Snapshot:
+        found = await _find(site, job, None)
+        events.extend(await _events(site, found.view, events[-1].id if events else 0))
+        return _snapshot(site, replace(found, events=events))
 
-        async def build() -> Snapshot:
-            found = await self._find(job, None)
-            events.extend(await self._events(found.view, events[-1].id if events else 0))
-            return self._snapshot(replace(found, events=events))
+    @contextmanager
+    def subscribe() -> Iterator[Subscription]:
+        subscriptions = site.supervisor.subscriptions
+        with (
+            subscriptions.subscribe([job_id], progress=True) as subscription,
+            subscriptions.watch(subscription, partial(site.supervisor.explain, job_id)),
+            subscriptions.watch(subscription, partial(site.supervisor.some_dependents_of, job_id, 0)),
+        ):
+            yield subscription
 
-        @contextmanager
-        def subscribe() -> Iterator[Subscription]:
-            subscriptions = self._supervisor.subscriptions
-            with (
-                subscriptions.subscribe([job_id], progress=True) as subscription,
-                subscriptions.watch(subscription, partial(self._supervisor.explain, job_id)),
-                subscriptions.watch(subscription, partial(self._supervisor.some_dependents_of, job_id, 0)),
-            ):
-                yield subscription
+    return site.views.stream(request, f"/job-logs/{job}", build, subscribe)
 
-        return self._views.stream(request, f"/job-logs/{job}", build, subscribe)
 
-    async def _find(self, job: str, before: int | None) -> _FoundJob:
-        """Return a job with its attempts before a number, and without its events."""
-        [view] = await self._store.search(self._usual_times.add_to, [await find_job(self._store, job)])
-        job_id = JobId(view.id)
-        end = before or view.attempt + 1
-        after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
-        attempts = await self._store.read(read.attempts_of, job_id, after, min(end - 1, ATTEMPTS_ON_A_PAGE))
-        result = None
-        if view.state is State.SUCCEEDED:
-            result, _ = await self._store.read(read.result_of, job_id)
-        explanation = await explanation_of(view, self._supervisor, self._store)
-        return _FoundJob(
-            view=view,
-            explanation=explanation,
-            dependents=self._supervisor.some_dependents_of(job_id, MAX_LINKS),
-            attempts=attempts,
-            result=result,
-        )
+async def _find(site: Site, job: str, before: int | None) -> _FoundJob:
+    """Return a job with its attempts before a number, and without its events."""
+    [view] = await site.store.search(site.usual_times.add_to, [await find_job(site.store, job)])
+    job_id = JobId(view.id)
+    end = before or view.attempt + 1
+    after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
+    attempts = await site.store.read(read.attempts_of, job_id, after, min(end - 1, ATTEMPTS_ON_A_PAGE))
+    result = None
+    if view.state is State.SUCCEEDED:
+        result, _ = await site.store.read(read.result_of, job_id)
+    explanation = await explanation_of(view, site.supervisor, site.store)
+    return _FoundJob(
+        view=view,
+        explanation=explanation,
+        dependents=site.supervisor.some_dependents_of(job_id, MAX_LINKS),
+        attempts=attempts,
+        result=result,
+    )
 
-    async def _events(self, view: JobView, after: int) -> list[EventView]:
-        return await self._store.search(change_stream.events_of, JobId(view.id), after)
 
-    def _as_json(self, found: _FoundJob) -> dict[str, object]:
-        located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in found.attempts]
-        return job_as_json(found.view) | {
-            **explanation_as_json(found.explanation),
-            "result": None if found.result is None else json.loads(found.result),
-            "attempts": as_json(located),
-        }
+async def _events(site: Site, view: JobView, after: int) -> list[EventView]:
+    return await site.store.search(change_stream.events_of, JobId(view.id), after)
 
-    async def _values(self, job: str, before: int | None) -> dict[str, object]:
-        """Return the values for the job's page."""
-        found = await self._find(job, before)
-        view = found.view
-        stored = await self._store.read(read.read_spec, JobId(view.id))
-        events = await self._events(view, 0)
-        first = found.attempts[0].attempt if found.attempts else 1
-        return {
-            **_summary(found),
-            "id": view.id,
-            "attempts": await self._threads.run(None, self._attempts, view, found.attempts),
-            "history": history_of(view, events, found.attempts, time.time()),
-            "variables": sorted(stored.env or ()) if stored else [],
-            "before": first if first > 1 else None,
-        }
 
-    def _attempts(self, view: JobView, attempts: list[AttemptView]) -> list[dict[str, Any]]:
-        return [self._attempt(view, each) for each in reversed(attempts)]
+def _as_json(site: Site, found: _FoundJob) -> dict[str, object]:
+    located = [
+        replace(each, log_path=f"{site.supervisor.config.log_dir}/{each.log_path}") for each in found.attempts
+    ]
+    return job_as_json(found.view) | {
+        **explanation_as_json(found.explanation),
+        "result": None if found.result is None else json.loads(found.result),
+        "attempts": as_json(located),
+    }
 
-    def _attempt(self, view: JobView, attempt: AttemptView) -> dict[str, Any]:
-        """Return what the page shows of an attempt, with the end of its log. Reads files."""
-        is_latest = attempt.attempt == view.attempt
-        tail = read_tail(
-            LogReader(self._log_dir, view.id, attempt.attempt), LATEST_LOG if is_latest else EARLIER_LOG
-        )
-        return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
 
-    def _snapshot(self, found: _FoundJob) -> Snapshot:
-        view, attempts = found.view, found.attempts
+async def _values(site: Site, job: str, before: int | None) -> dict[str, object]:
+    """Return the values for the job's page."""
+    found = await _find(site, job, before)
+    view = found.view
+    stored = await site.store.read(read.read_spec, JobId(view.id))
+    events = await _events(site, view, 0)
+    first = found.attempts[0].attempt if found.attempts else 1
+    return {
+        **_summary(found),
+        "id": view.id,
+        "attempts": await site.threads.run(None, partial(_attempts, site), view, found.attempts),
+        "history": history_of(view, events, found.attempts, time.time()),
+        "variables": sorted(stored.env or ()) if stored else [],
+        "before": first if first > 1 else None,
+    }
 
-        def render(template: str) -> str:
-            return render_part(template, {**_summary(found), "attempts": attempts})
 
-        def history() -> str:
-            lines = history_of(view, found.events, attempts, time.time())
-            return render_part("history.html", {"history": lines})
+def _attempts(site: Site, view: JobView, attempts: list[AttemptView]) -> list[dict[str, Any]]:
+    return [_attempt(site, view, each) for each in reversed(attempts)]
 
-        def section(attempt: AttemptView, template: str) -> str:
-            return render_part(template, {"id": view.id, "attempt": self._attempt(view, attempt)})
 
-        times = [(each.attempt, each.started_at, each.outcome) for each in attempts]
-        parts = {
-            "summary": Part(
-                (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
-            ),
-            "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
-            "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
-            "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
-            "history": Part(found.events[-1].id if found.events else 0, history),
-        }
-        for each in attempts:
-            name = f"attempt-{each.attempt}"
-            parts[name] = Part(each.attempt == view.attempt, partial(section, each, "attempt.html"))
-            shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
-            for element in ("head", "facts"):
-                parts[f"{name}-{element}"] = Part(shown, partial(section, each, f"attempt_{element}.html"))
-        return Snapshot(parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
+def _attempt(site: Site, view: JobView, attempt: AttemptView) -> dict[str, Any]:
+    """Return what the page shows of an attempt, with the end of its log. Reads files."""
+    is_latest = attempt.attempt == view.attempt
+    tail = read_tail(
+        LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt),
+        LATEST_LOG if is_latest else EARLIER_LOG,
+    )
+    return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
+
+
+def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
+    view, attempts = found.view, found.attempts
+
+    def render(template: str) -> str:
+        return render_part(template, {**_summary(found), "attempts": attempts})
+
+    def history() -> str:
+        lines = history_of(view, found.events, attempts, time.time())
+        return render_part("history.html", {"history": lines})
+
+    def section(attempt: AttemptView, template: str) -> str:
+        return render_part(template, {"id": view.id, "attempt": _attempt(site, view, attempt)})
+
+    times = [(each.attempt, each.started_at, each.outcome) for each in attempts]
+    parts = {
+        "summary": Part(
+            (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
+        ),
+        "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
+        "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
+        "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
+        "history": Part(found.events[-1].id if found.events else 0, history),
+    }
+    for each in attempts:
+        name = f"attempt-{each.attempt}"
+        parts[name] = Part(each.attempt == view.attempt, partial(section, each, "attempt.html"))
+        shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
+        for element in ("head", "facts"):
+            parts[f"{name}-{element}"] = Part(shown, partial(section, each, f"attempt_{element}.html"))
+    return Snapshot(parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
 
 
 class _FoundJob(Struct, frozen=True, kw_only=True):

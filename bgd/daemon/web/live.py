@@ -16,8 +16,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from bgd.daemon.storage import summaries
+from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
-from bgd.daemon.web.frame import Frame
+from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.log_text import LogLines, LogText, LogThreads
 from bgd.daemon.web.queries import LiveQuery, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, html_response, render_part
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = 15.0  # seconds of silence after which a page learns that it is still connected
 MAX_AGE = 1800.0  # seconds until a browser connects again, and is checked again
 PAUSE = 0.1  # seconds between two updates of a page
+FAILURES_SHOWN = 86_400.0  # seconds since a failure in which the icon shows it
 PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages never take much of a processor
 
 
@@ -62,27 +65,46 @@ def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = 
 
 
 class LiveViews:
-    """All that browsers look at now, by address."""
+    """All that browsers look at now, by address, and what every page shows of the daemon."""
 
-    def __init__(
-        self, tasks: asyncio.TaskGroup, position: Callable[[], int], frame: Frame, seals: Seals
-    ) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, supervisor: Supervisor, store: Store, seals: Seals) -> None:
         self._tasks = tasks
+        self._supervisor = supervisor
+        self._store = store
         self._seals = seals
-        self._position = position  # the newest event on disk
-        self._frame = frame
         self._views: dict[str, LiveView] = {}
+
+    @property
+    def position(self) -> int:
+        """The newest event on disk."""
+        return self._store.position
+
+    async def frame(self) -> dict[str, object]:
+        """Return the values for the templates banner.html and icon.html, by their names."""
+        has_failed = await self._store.read(summaries.has_failed_within, FAILURES_SHOWN)
+        return {"banner": self._banner(), "icon": "icon-failed.svg" if has_failed else "icon.svg"}
+
+    def _banner(self) -> dict[str, object]:
+        """Return why no job starts, or none is accepted; None or False: nothing is wrong."""
+        supervisor = self._supervisor
+        folder = supervisor.config.daemon.state_dir if supervisor.space.is_full() else None
+        obstacle = supervisor.link.obstacle
+        return {"is_paused": supervisor.controls.paused, "obstacle": obstacle, "full_disk": folder}
+
+    def watch_banner(self, subscription: Subscription) -> AbstractContextManager[None]:
+        """Also wake a subscription when a banner comes or goes."""
+        return self._supervisor.subscriptions.watch(subscription, self._banner)
 
     async def values(self, live: str | None, version: int) -> dict[str, object]:
         """Return what base.html needs; without the address of a stream the page is not kept up to date."""
-        frame = await self._frame.values()
+        frame = await self.frame()
         return {"live": live, "version": version, "now": time.time(), **self._seals.new_page(), **frame}
 
     async def page(
         self, template: str, values: Awaitable[dict[str, object]], live: str | None
     ) -> PageResponse:
         """Return a page; `values` are read after its version is known, so that its stream misses nothing."""
-        version = self._position()
+        version = self.position
         return await html_response(template, await values | await self.values(live, version))
 
     def stream(
@@ -90,25 +112,22 @@ class LiveViews:
         request: HttpRequest,
         address: str,
         build: Callable[[], Awaitable[Snapshot]],
-        subscribe: Callable[[], AbstractContextManager[Subscription]],
+        subscribe: Callable[[], AbstractContextManager[Subscription]] | None = None,
     ) -> PageResponse:
         """Return the updates of a page, until MAX_AGE is over.
 
-        `build` reads what the page shows; `subscribe` yields what tells that it may have changed.
+        `build` reads what the page shows; `subscribe` yields what tells that it may have changed, by default
+        whenever any job does.
         """
         since = read_query(request.query, LiveQuery).since
-        return event_stream(self._updates(address, build, subscribe, since))
+        subscribe = subscribe or self._supervisor.subscriptions.subscribe_to_all
+        return event_stream(self._updates(address, partial(LiveView, build, subscribe, self), since))
 
     async def _updates(
-        self,
-        address: str,
-        build: Callable[[], Awaitable[Snapshot]],
-        subscribe: Callable[[], AbstractContextManager[Subscription]],
-        since: int,
+        self, address: str, new_view: Callable[[], LiveView], since: int
     ) -> AsyncGenerator[bytes, None]:
-        view = self._views.get(address)
-        if view is None:
-            view = self._views[address] = LiveView(build, subscribe, self._position, self._frame)
+        if (view := self._views.get(address)) is None:
+            view = self._views[address] = new_view()
             view.task = self._tasks.create_task(view.run())
         loop = asyncio.get_running_loop()
         until = loop.time() + MAX_AGE
@@ -123,7 +142,8 @@ class LiveViews:
                         yield event(viewer.take())
                     else:
                         yield HEARTBEAT
-                        self._frame.look_again()
+                        if self._supervisor.space.is_full():  # nothing tells that there is room again
+                            self._supervisor.subscriptions.look_soon()
                 if view.why_gone is not None:
                     yield event({"gone": view.why_gone})
             finally:
@@ -141,12 +161,10 @@ class LiveView:
         self,
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]],
-        position: Callable[[], int],
-        frame: Frame,
+        views: LiveViews,
     ) -> None:
         self._build = build
-        self._frame = frame
-        self._position = position
+        self._views = views
         self._version = self._newest = 0  # events that the latest snapshot shows for sure, and may show
         self._subscribe = subscribe
         self._latest: Snapshot | None = None
@@ -170,7 +188,7 @@ class LiveView:
     async def run(self) -> None:
         """Read, render and hand out what changed, again and again. A failure ends streams, not the daemon."""
         try:
-            with self._subscribe() as subscription, self._frame.watch(subscription):
+            with self._subscribe() as subscription, self._views.watch_banner(subscription):
                 while True:
                     subscription.take_moved()
                     subscription.take_progress()
@@ -189,13 +207,13 @@ class LiveView:
     async def _update(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        version = self._position()
+        version = self._views.position
         before, after = self._latest, await self._build()
-        frame = await self._frame.values()
+        frame = await self._views.frame()
         for name, value in frame.items():
             render = partial(render_part, f"{name}.html", {name: value})
             after.parts[name] = Part(value, render, has_version=False)
-        newest = self._position()  # what happened while it was read may be in it, too
+        newest = self._views.position  # what happened while it was read may be in it, too
         old = before.parts if before else {}
         changed = {
             id_: part for id_, part in after.parts.items() if id_ not in old or old[id_].shown != part.shown
@@ -210,7 +228,7 @@ class LiveView:
             else:
                 viewer.add(version, rendered, order)
         took = loop.time() - began if before else 0.0  # the first one in a process also compiles templates
-        await _pause(max(PAUSE, PAUSE_FACTOR * took))
+        await asyncio.sleep(max(PAUSE, PAUSE_FACTOR * took))
 
 
 class _Viewer:
@@ -275,7 +293,7 @@ async def follow_log(
             is_last = await has_ended()  # before the log is read: it may grow until then
             while lines := await threads.run(log, shown.read):
                 yield event(await threads.run(log, render, lines))
-                await _pause(PAUSE)
+                await asyncio.sleep(PAUSE)
                 await threads.run(log, shown.skip)
             if is_last:
                 yield event({"end": True})
@@ -301,12 +319,3 @@ async def _is_set_within(happened: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _pause(seconds: float) -> None:
-    over = asyncio.Event()
-    timer = asyncio.get_running_loop().call_later(seconds, over.set)
-    try:
-        await over.wait()
-    finally:
-        timer.cancel()

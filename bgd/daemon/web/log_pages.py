@@ -16,10 +16,8 @@ from msgspec.structs import replace
 from bgd.core.job import JobId
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.storage import read
-from bgd.daemon.storage.store import Store
-from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.job_pages import attempt_details
-from bgd.daemon.web.live import LiveViews, Part, Snapshot, event, follow_log
+from bgd.daemon.web.live import Part, Snapshot, event, follow_log
 from bgd.daemon.web.log_text import (
     OVER_LIMIT,
     LogLine,
@@ -54,6 +52,7 @@ from bgd.daemon.web.responses import (
     render_part,
     wants_json,
 )
+from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
@@ -78,123 +77,117 @@ class AttemptLog(Struct, frozen=True):
         return f"/job-logs/{self.job.id}/{self.attempt.attempt}"
 
 
-class LogPages:
-    """The pages of a log."""
+async def view(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return a part of a log, its end if the address names none, with what leads to all others."""
+    query = log_part_query(request.query)
+    if wants_json(request):
+        log = await _log(site, job, attempt)
+        shown = await site.threads.run(log.reader, read_part, log.reader, query)
+        return await json_response(_as_json(log, shown))
 
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews, threads: LogThreads) -> None:
-        self._supervisor = supervisor
-        self._store = store
-        self._log_dir = supervisor.config.log_dir
-        self._views = views
-        self._threads = threads
-        self._searches = 0  # that go on now
+    async def values() -> dict[str, object]:
+        log = await _log(site, job, attempt)
+        return await site.threads.run(log.reader, _values, log, query)
 
-    async def view(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return a part of a log, its end if the address names none, with what leads to all others."""
-        query = log_part_query(request.query)
-        if wants_json(request):
-            log = await self._log(job, attempt)
-            shown = await self._threads.run(log.reader, read_part, log.reader, query)
-            return await json_response(_as_json(log, shown))
+    return await site.views.page("log.html", values(), f"/job-logs/{job}/{attempt}/view/live")
 
-        async def values() -> dict[str, object]:
-            log = await self._log(job, attempt)
-            return await self._threads.run(log.reader, _values, log, query)
 
-        return await self._views.page("log.html", values(), f"/job-logs/{job}/{attempt}/view/live")
+async def view_live(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return the stream of changes of what the page says about the attempt, also that it is gone."""
 
-    async def view_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the stream of changes of what the page says about the attempt, also that it is gone."""
+    async def build() -> Snapshot:
+        log = await _log(site, job, attempt)
+        shown = log.attempt if log.attempt.outcome else replace(log.attempt, run_seconds=None, log_bytes=None)
+        return Snapshot({"head": Part(shown, partial(render_part, "log_head.html", _head(log)))})
 
-        async def build() -> Snapshot:
-            log = await self._log(job, attempt)
-            shown = (
-                log.attempt if log.attempt.outcome else replace(log.attempt, run_seconds=None, log_bytes=None)
-            )
-            return Snapshot({"head": Part(shown, partial(render_part, "log_head.html", _head(log)))})
+    subscribe = partial(site.supervisor.subscriptions.subscribe, [JobId(int(job))])
+    return site.views.stream(request, f"/job-logs/{job}/{attempt}/view", build, subscribe)
 
-        subscribe = partial(self._supervisor.subscriptions.subscribe, [JobId(int(job))])
-        return self._views.stream(request, f"/job-logs/{job}/{attempt}/view", build, subscribe)
 
-    async def part(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return a part of a log for an open page."""
-        query = log_part_query(request.query)
-        log = await self._log(job, attempt)
-        shown = await self._threads.run(log.reader, read_part, log.reader, query)
-        return await json_response(await self._threads.run(log.reader, _linked_part, log, shown, query))
+async def part(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return a part of a log for an open page."""
+    query = log_part_query(request.query)
+    log = await _log(site, job, attempt)
+    shown = await site.threads.run(log.reader, read_part, log.reader, query)
+    return await json_response(await site.threads.run(log.reader, _linked_part, log, shown, query))
 
-    async def search(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return where a text occurs in a log, and how often.
 
-        That is a page, which has the first lines; JSON; or for a script server-sent events while it goes on.
-        """
-        query = search_query(request.query)
-        log = await self._log(job, attempt)
-        found = self._search(log, query)
-        await anext(found)  # it counts from now on, and until it is closed
-        if "text/event-stream" in request.headers.get("accept", ""):
-            return event_stream(_search_events(found))
-        hits: list[int] = []
-        count = 0
-        async with aclosing(found):
-            async for progress in found:
-                hits += progress.hits
-                count = progress.count
-        if wants_json(request):
-            return await json_response({"count": count, "hits": hits})
-        values = await self._threads.run(log.reader, _search_values, log, query, count, hits)
-        return await html_response("log_search.html", values)
+async def search(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return where a text occurs in a log, and how often.
 
-    async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the raw log of one attempt."""
-        query = read_query(request.query, LogQuery)
-        log = await self._log(job, attempt)
-        name = f'attachment; filename="bgd-{log.job.id}.{attempt}.log"'
-        headers = (("Content-Disposition", name),) if query.download else ()
-        chunks = stream_log(self._threads, log.reader, query.tail, expected_log_bytes(log.attempt))
-        return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
+    That is a page, which has the first lines; JSON; or for a script server-sent events while it goes on.
+    """
+    query = search_query(request.query)
+    log = await _log(site, job, attempt)
+    found = _search(site, log, query)
+    await anext(found)  # it counts from now on, and until it is closed
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return event_stream(_search_events(found))
+    hits: list[int] = []
+    count = 0
+    async with aclosing(found):
+        async for progress in found:
+            hits += progress.hits
+            count = progress.count
+    if wants_json(request):
+        return await json_response({"count": count, "hits": hits})
+    values = await site.threads.run(log.reader, _search_values, log, query, count, hits)
+    return await html_response("log_search.html", values)
 
-    async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the stream of the output of one attempt, from an offset on."""
-        query = read_query(request.query, LiveQuery)
-        log = await self._log(job, attempt)
-        job_id = JobId(log.job.id)
-        text = LogText(log.reader, query.at, query.style, query.line, in_parts=query.linked)
 
-        async def has_ended() -> bool:
-            found = await self._store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)
-            return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
+async def log(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return the raw log of one attempt."""
+    query = read_query(request.query, LogQuery)
+    log = await _log(site, job, attempt)
+    name = f'attachment; filename="bgd-{log.job.id}.{attempt}.log"'
+    headers = (("Content-Disposition", name),) if query.download else ()
+    chunks = stream_log(site.threads, log.reader, query.tail, expected_log_bytes(log.attempt))
+    return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
 
-        render = _linked if query.linked else _plain
-        grown = self._supervisor.subscribe_to_log(job_id)
-        return event_stream(follow_log(self._threads, log.reader, text, render, grown, has_ended))
 
-    async def _log(self, job: str, attempt: str) -> AttemptLog:
-        view, number = await find_job(self._store, job), int(attempt)
-        found = await self._store.read(read.attempts_of, JobId(view.id), number - 1, 1)
-        if not found or found[0].attempt != number:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {number}.")
-        return AttemptLog(view, found[0], LogReader(self._log_dir, view.id, number))
+async def log_live(site: Site, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+    """Return the stream of the output of one attempt, from an offset on."""
+    query = read_query(request.query, LiveQuery)
+    log = await _log(site, job, attempt)
+    job_id = JobId(log.job.id)
+    text = LogText(log.reader, query.at, query.style, query.line, in_parts=query.linked)
 
-    async def _search(self, log: AttemptLog, query: SearchQuery) -> AsyncGenerator[SearchProgress, None]:
-        """Yield that nothing is found yet, at once, and then what is found.
+    async def has_ended() -> bool:
+        found = await site.store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)
+        return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
 
-        Raises:
-            RequestRefused: too many others search now.
-        """
-        if self._searches >= MAX_SEARCHES:
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{MAX_SEARCHES} searches are already running: try again later.",
-            )
-        self._searches += 1
-        try:
-            yield SearchProgress(0, [], 0, 0)
-            search = LogSearch(log.reader, Needle.of(query.text), query.limit)
-            while progress := await self._threads.run(log.reader, search.step):
-                yield progress
-        finally:
-            self._searches -= 1
+    render = _linked if query.linked else _plain
+    grown = site.supervisor.subscribe_to_log(job_id)
+    return event_stream(follow_log(site.threads, log.reader, text, render, grown, has_ended))
+
+
+async def _log(site: Site, job: str, attempt: str) -> AttemptLog:
+    view, number = await find_job(site.store, job), int(attempt)
+    found = await site.store.read(read.attempts_of, JobId(view.id), number - 1, 1)
+    if not found or found[0].attempt != number:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {number}.")
+    return AttemptLog(view, found[0], LogReader(site.supervisor.config.log_dir, view.id, number))
+
+
+async def _search(site: Site, log: AttemptLog, query: SearchQuery) -> AsyncGenerator[SearchProgress, None]:
+    """Yield that nothing is found yet, at once, and then what is found.
+
+    Raises:
+        RequestRefused: too many others search now.
+    """
+    if site.threads.searches >= MAX_SEARCHES:
+        raise RequestRefused(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{MAX_SEARCHES} searches are already running: try again later.",
+        )
+    site.threads.searches += 1
+    try:
+        yield SearchProgress(0, [], 0, 0)
+        search = LogSearch(log.reader, Needle.of(query.text), query.limit)
+        while progress := await site.threads.run(log.reader, search.step):
+            yield progress
+    finally:
+        site.threads.searches -= 1
 
 
 # --- Parts

@@ -90,9 +90,14 @@ Args = TypeVarTuple("Args")
 
 
 class LogThreads:
-    """Threads that read and show logs. Everything else has others: a log may take long."""
+    """Threads that read and show logs. Everything else has others: a log may take long.
+
+    Attributes:
+        searches: searches of single logs that go on now.
+    """
 
     def __init__(self) -> None:
+        self.searches = 0
         self._pool = start_pool(THREADS)
 
     async def run(self, log: LogReader | None, function: Callable[[*Args], R], *args: *Args) -> R:

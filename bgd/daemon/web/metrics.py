@@ -28,9 +28,7 @@ from bgd.daemon.supervisor import Supervisor
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
-def collect(
-    supervisor: Supervisor, schedules: Schedules, figures: Figures, *, is_ready: bool
-) -> list[Metric]:
+def collect(supervisor: Supervisor, schedules: Schedules, figures: Figures) -> list[Metric]:
     """Return all metrics of what is in memory, and of what was read from the database."""
     measured = supervisor.measurements
     unfinished: Counter[tuple[str, State]] = Counter()
@@ -44,7 +42,7 @@ def collect(
         jobs,
         *_jobs_of_queues(measured, unfinished),
         *_attempts_of_queues(measured),
-        *_daemon(supervisor, is_ready=is_ready),
+        *_daemon(supervisor),
         GaugeMetricFamily(
             "bgd_log_bytes", "Size of the logs of attempts that have ended.", figures.log_bytes
         ),
@@ -113,13 +111,15 @@ def _attempts_of_queues(measured: Measurements) -> Iterator[Metric]:
     yield from (starts, ends, retries, runs)
 
 
-def _daemon(supervisor: Supervisor, *, is_ready: bool) -> Iterator[Metric]:
+def _daemon(supervisor: Supervisor) -> Iterator[Metric]:
     measured, is_paused = supervisor.measurements, supervisor.controls.paused
     yield GaugeMetricFamily("bgd_slots", "Slots for running jobs.", supervisor.slots)
     yield GaugeMetricFamily("bgd_slots_taken", "Slots that running jobs take.", supervisor.taken)
     yield GaugeMetricFamily("bgd_paused", "1 if all queues are paused together.", int(is_paused))
     yield GaugeMetricFamily(
-        "bgd_launcher_connected", "1 if the launcher is connected, so that jobs can start.", int(is_ready)
+        "bgd_launcher_connected",
+        "1 if the launcher is connected, so that jobs can start.",
+        int(supervisor.link.is_connected),
     )
     yield HistogramMetricFamily(
         "bgd_commit_seconds",

@@ -3,151 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import Callable
 from functools import partial
 from hashlib import blake2s
-from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
-from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds
-from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
+from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
+from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import RunningTime, lasting, size_text, time_or_none
 from bgd.formatting import as_json, iso_time, short_duration
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 
-FIRST_COUNT = 0.03  # seconds that a page takes to count what ended; its stream counts the rest
-NEXT_COUNT = 0.1  # seconds at a time, between which others may search
-MAX_AGE = 60.0  # seconds after which all is read again although nothing happened
 MAX_QUEUES = 200  # on a page
 
-R = TypeVar("R")
+
+async def overview(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the figures of all jobs, and the names of jobs with their latest results."""
+    if wants_json(request):
+        return await json_response(_overview_as_json(*await _read_overview(site, is_patient=False)))
+    values = _overview_values(site, is_patient=False)
+    return await site.views.page("overview.html", values, "/job-logs/overview/live")
 
 
-class Overview:
-    """The pages about all jobs."""
+async def overview_live(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the stream of changes of the overview."""
 
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews) -> None:
-        self._supervisor = supervisor
-        self._store = store
-        self._views = views
-        self._end_counter = summaries.EndCounter()
-        self._reading = asyncio.Lock()
-        # by the function that reads: its value, the newest event on disk then, and when that was
-        self._kept: dict[Callable[[sqlite3.Connection], Any], tuple[Any, int, float]] = {}
+    async def build() -> Snapshot:
+        return _overview_snapshot(await _overview_values(site, is_patient=True))
 
-    async def overview(self, request: HttpRequest) -> PageResponse:
-        """Return the figures of all jobs, and the names of jobs with their latest results."""
-        if wants_json(request):
-            return await json_response(_overview_as_json(*await self._read_overview(is_patient=False)))
-        values = self._overview_values(is_patient=False)
-        return await self._views.page("overview.html", values, "/job-logs/overview/live")
+    return site.views.stream(request, "/job-logs/overview", build)
 
-    async def overview_live(self, request: HttpRequest) -> PageResponse:
-        """Return the stream of changes of the overview."""
 
-        async def build() -> Snapshot:
-            return _overview_snapshot(await self._overview_values(is_patient=True))
+async def queues(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the queues, and the slots of the daemon."""
+    if wants_json(request):
+        return await json_response(await _queues_as_json(site))
+    values = _queue_values(site, is_patient=False)
+    return await site.views.page("queues.html", values, "/job-logs/queues/live")
 
-        subscribe = self._supervisor.subscriptions.subscribe_to_all
-        return self._views.stream(request, "/job-logs/overview", build, subscribe)
 
-    async def queues(self, request: HttpRequest) -> PageResponse:
-        """Return the queues, and the slots of the daemon."""
-        if wants_json(request):
-            return await json_response(self._queues_as_json(*await self._read_queues(is_patient=False)))
-        values = self._queue_values(is_patient=False)
-        return await self._views.page("queues.html", values, "/job-logs/queues/live")
+async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the stream of changes of the queues."""
 
-    async def queues_live(self, request: HttpRequest) -> PageResponse:
-        """Return the stream of changes of the queues."""
+    async def build() -> Snapshot:
+        return _queues_snapshot(await _queue_values(site, is_patient=True))
 
-        async def build() -> Snapshot:
-            return _queues_snapshot(await self._queue_values(is_patient=True))
-
-        subscribe = self._supervisor.subscriptions.subscribe_to_all
-        return self._views.stream(request, "/job-logs/queues", build, subscribe)
-
-    # --- reading --------------------------------------------------------------------------------------------
-
-    async def _read_overview(self, *, is_patient: bool) -> tuple[Board, Figures, Ends]:
-        board, figures = await self._fresh(summaries.board), await self._fresh(summaries.figures)
-        return board, figures, await self._ends(is_patient=is_patient)
-
-    async def _overview_values(self, *, is_patient: bool) -> dict[str, Any]:
-        found = await self._read_overview(is_patient=is_patient)
-        return await asyncio.to_thread(_overview_values, *found)
-
-    async def _read_queues(self, *, is_patient: bool) -> tuple[dict[str, float], Ends]:
-        return await self._fresh(summaries.oldest_queued), await self._ends(is_patient=is_patient)
-
-    async def _ends(self, *, is_patient: bool) -> Ends:
-        """Return what ended in the last day; a patient caller waits until all is counted."""
-        ends = await self._fresh(self._count_ends)
-        while is_patient and not ends.is_complete:
-            ends = await self._store.search(self._end_counter.count, NEXT_COUNT)
-        return ends
-
-    def _count_ends(self, db: sqlite3.Connection) -> Ends:
-        return self._end_counter.count(db, FIRST_COUNT)
-
-    async def _fresh(self, function: Callable[[sqlite3.Connection], R]) -> R:
-        """Return what a function reads from the store.
-
-        It is read again only if something has happened since. Later callers share the next read.
-        """
-        came_at = time.monotonic()
-        async with self._reading:
-            value: Any
-            value, read_at, began_at = self._kept.get(function, (None, -1, -inf))
-            position, now = self._store.position, time.monotonic()
-            if began_at < came_at and (read_at != position or now - began_at >= MAX_AGE):
-                value = await self._store.search(function)
-                self._kept[function] = value, position, now
-            found: R = value
-            return found
-
-    # --- queues, as people see them -------------------------------------------------------------------------
-
-    async def _queue_values(self, *, is_patient: bool) -> dict[str, Any]:
-        """Return the values for the page of the queues."""
-        oldest, ends = await self._read_queues(is_patient=is_patient)
-        now, views = time.time(), self._supervisor.queue_views()
-        return {
-            "rows": [_queue_row(view, oldest.get(view.name), ends, now) for view in views[:MAX_QUEUES]],
-            "left_out": max(len(views) - MAX_QUEUES, 0),
-            "resources": self._supervisor.resource_views(),
-            "slots": self._supervisor.slots,
-            "taken": self._supervisor.taken,
-            "paused": self._supervisor.controls.paused,
-            "is_complete": ends.is_complete,
-        }
-
-    def _queues_as_json(self, oldest: dict[str, float], ends: Ends) -> dict[str, object]:
-        supervisor = self._supervisor
-        return {
-            "slots": supervisor.slots,
-            "taken": supervisor.taken,
-            "paused": supervisor.controls.paused,
-            "is_complete": ends.is_complete,
-            "queues": [
-                as_json(view)
-                | {"oldest_queued_at": iso_time(oldest.get(view.name))}
-                | as_json(ends.queues.get(view.name, QueueEnds()))
-                for view in supervisor.queue_views()
-            ],
-            "resources": as_json(supervisor.resource_views()),
-        }
+    return site.views.stream(request, "/job-logs/queues", build)
 
 
 # --- the overview -------------------------------------------------------------------------------------------
@@ -156,7 +65,16 @@ class Overview:
 CHART_WIDTH, CHART_HEIGHT = 230, 40
 
 
-def _overview_values(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
+async def _read_overview(site: Site, *, is_patient: bool) -> tuple[Board, Figures, Ends]:
+    board, figures = await site.fresh(summaries.board), await site.fresh(summaries.figures)
+    return board, figures, await site.ends(is_patient=is_patient)
+
+
+async def _overview_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
+    return await asyncio.to_thread(_shown_overview, *await _read_overview(site, is_patient=is_patient))
+
+
+def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
     now = time.time()
     counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
     return {
@@ -266,6 +184,42 @@ _ANY = ListQuery()
 
 
 # --- queues -------------------------------------------------------------------------------------------------
+
+
+async def _queue_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
+    """Return the values for the page of the queues."""
+    oldest, ends = await site.fresh(summaries.oldest_queued), await site.ends(is_patient=is_patient)
+    now, views = time.time(), site.supervisor.queue_views()
+    return {
+        **_slots(site, ends),
+        "rows": [_queue_row(view, oldest.get(view.name), ends, now) for view in views[:MAX_QUEUES]],
+        "left_out": max(len(views) - MAX_QUEUES, 0),
+        "resources": site.supervisor.resource_views(),
+    }
+
+
+async def _queues_as_json(site: Site) -> dict[str, object]:
+    oldest, ends = await site.fresh(summaries.oldest_queued), await site.ends(is_patient=False)
+    return {
+        **_slots(site, ends),
+        "queues": [
+            as_json(view)
+            | {"oldest_queued_at": iso_time(oldest.get(view.name))}
+            | as_json(ends.queues.get(view.name, QueueEnds()))
+            for view in site.supervisor.queue_views()
+        ],
+        "resources": as_json(site.supervisor.resource_views()),
+    }
+
+
+def _slots(site: Site, ends: Ends) -> dict[str, object]:
+    supervisor = site.supervisor
+    return {
+        "slots": supervisor.slots,
+        "taken": supervisor.taken,
+        "paused": supervisor.controls.paused,
+        "is_complete": ends.is_complete,
+    }
 
 
 def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) -> dict[str, Any]:

@@ -11,18 +11,15 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from msgspec import Struct
-
 from bgd.core.filters import STATE_NAMES
 from bgd.core.job import JobId, State
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.lists import Filter
-from bgd.daemon.storage.store import Store, StoreReader
-from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.actions import BUTTONS
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
-from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
+from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
     FILTERS,
     MAX_FILTER,
@@ -40,6 +37,7 @@ from bgd.daemon.web.responses import (
     render_part,
     wants_json,
 )
+from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import job_row
 from bgd.formatting import job_as_json
 from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
@@ -51,97 +49,86 @@ COUNT_SECONDS = 0.05  # after which it also stops counting them for the tabs
 MAX_COMPLETIONS = 20
 
 
-class Pages:
-    """The pages. They ask the Supervisor only what has changed: what is not on disk is not shown."""
-
-    def __init__(self, supervisor: Supervisor, store: Store, views: LiveViews) -> None:
-        self._supervisor = supervisor
-        self._store = store
-        self._views = views
-
-    async def jobs(self, request: HttpRequest) -> PageResponse:
-        """Return the list of jobs."""
-        if wants_json(request):
-            query = list_query(request.query)
-            return PageResponse(HttpResponse(content_type=JSON, body=None), self._list_as_json(query))
-        try:
-            query = list_query(request.query)
-        except RequestRefused as error:
-            return await self._problem(request, error)
-        return await self._views.page("jobs.html", self._values(query), list_url(query, "/live"))
-
-    async def jobs_live(self, request: HttpRequest) -> PageResponse:
-        """Return the stream of changes of a list."""
+async def jobs(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the list of jobs."""
+    if wants_json(request):
         query = list_query(request.query)
-
-        async def build() -> Snapshot:
-            return _list_snapshot(query, await self._list(query))
-
-        subscribe = partial(self._supervisor.subscriptions.subscribe_to_all, progress=True)
-        return self._views.stream(request, list_url(query), build, subscribe)
-
-    async def complete(self, request: HttpRequest) -> PageResponse:
-        """Return, as JSON, what a word of a filter may become."""
-        word = parse_fields(request.query).get("word", [""])[-1][:MAX_FILTER]
-        key, colon, beginning = word.partition(":")
-        if not colon:
-            return await json_response([f"{each}:" for each in FILTERS if each.startswith(word)])
-        beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
-        found: Iterable[str] = []
-        if key == "state":
-            found = STATE_NAMES
-        elif key in lists.DISTINCT:
-            found = await self._store.search(lists.distinct, key, beginning, MAX_COMPLETIONS)
-        if key == "queue":
-            known = known_queues(self._supervisor.config, self._supervisor.controls)
-            found = sorted({*known, *found})
-        matching = [each for each in found if each.startswith(beginning)]
-        return await json_response([word_for(key, each) for each in matching[:MAX_COMPLETIONS]])
-
-    async def _problem(self, request: HttpRequest, error: RequestRefused) -> PageResponse:
-        """Return the list without jobs, and what is wrong with the address."""
-        counts = await count(self._store, Filter(), COUNT_SECONDS)
-        values = _list_values(ListQuery(), _Listed([], counts, None))
-        values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
-        page = values | await self._views.values(None, 0)
-        return await html_response("jobs.html", page, status=error.response.status)
-
-    async def _values(self, query: ListQuery) -> dict[str, object]:
-        return _list_values(query, await self._list(query))
-
-    async def _list(self, query: ListQuery) -> _Listed:
-        wanted = query.wanted(time.time())
-        end = asyncio.get_running_loop().time() + COUNT_SECONDS
-        page = await find_page(self._store, query, wanted, SEARCH_SECONDS)
-        counts = await count(self._store, wanted, end - asyncio.get_running_loop().time())
-        rows: list[dict[str, Any]] = []
-        async with aclosing(self._batches(page.ids, wanted)) as batches:
-            async for views in batches:
-                rows += await asyncio.to_thread(_rows, views)
-        return _Listed(rows, counts, page)
-
-    async def _batches(self, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
-        """Yield these jobs, a few at a time: each may have a million bytes of arguments."""
-        while job_ids:
-            views, job_ids = await self._store.search(read.next_views, job_ids)
-            yield [view for view in views if view.state in wanted.states]  # some may have changed meanwhile
-
-    async def _list_as_json(self, query: ListQuery) -> AsyncGenerator[bytes, None]:
-        separator = b"["
-        wanted = query.wanted(time.time())
-        page = await find_page(self._store, query, wanted, math.inf)
-        async with aclosing(self._batches(page.ids, wanted)) as batches:
-            async for views in batches:
-                for view in views:
-                    yield separator + await asyncio.to_thread(encode_json, job_as_json(view))
-                    separator = b","
-        yield b"]\n" if separator == b"," else b"[]\n"
+        return PageResponse(HttpResponse(content_type=JSON, body=None), _list_as_json(site, query))
+    try:
+        query = list_query(request.query)
+    except RequestRefused as error:
+        return await _problem(site, request, error)
+    return await site.views.page("jobs.html", _values(site, query), list_url(query, "/live"))
 
 
-class _Listed(Struct, frozen=True):
-    rows: list[dict[str, Any]]
-    counts: dict[State, Count]
-    page: ListPage | None  # None: the address cannot be understood
+async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the stream of changes of a list."""
+    query = list_query(request.query)
+
+    async def build() -> Snapshot:
+        return _snapshot(await _values(site, query))
+
+    subscribe = partial(site.supervisor.subscriptions.subscribe_to_all, progress=True)
+    return site.views.stream(request, list_url(query), build, subscribe)
+
+
+async def complete(site: Site, request: HttpRequest) -> PageResponse:
+    """Return, as JSON, what a word of a filter may become."""
+    word = parse_fields(request.query).get("word", [""])[-1][:MAX_FILTER]
+    key, colon, beginning = word.partition(":")
+    if not colon:
+        return await json_response([f"{each}:" for each in FILTERS if each.startswith(word)])
+    beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
+    found: Iterable[str] = []
+    if key == "state":
+        found = STATE_NAMES
+    elif key in lists.DISTINCT:
+        found = await site.store.search(lists.distinct, key, beginning, MAX_COMPLETIONS)
+    if key == "queue":
+        known = known_queues(site.supervisor.config, site.supervisor.controls)
+        found = sorted({*known, *found})
+    matching = [each for each in found if each.startswith(beginning)]
+    return await json_response([word_for(key, each) for each in matching[:MAX_COMPLETIONS]])
+
+
+async def _problem(site: Site, request: HttpRequest, error: RequestRefused) -> PageResponse:
+    """Return the list without jobs, and what is wrong with the address."""
+    counts = await count(site.store, Filter(), COUNT_SECONDS)
+    values = _list_values(ListQuery(), [], counts, None)
+    values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
+    page = values | await site.views.values(None, 0)
+    return await html_response("jobs.html", page, status=error.response.status)
+
+
+async def _values(site: Site, query: ListQuery) -> dict[str, Any]:
+    wanted = query.wanted(time.time())
+    end = asyncio.get_running_loop().time() + COUNT_SECONDS
+    page = await find_page(site.store, query, wanted, SEARCH_SECONDS)
+    counts = await count(site.store, wanted, end - asyncio.get_running_loop().time())
+    rows: list[dict[str, Any]] = []
+    async with aclosing(_batches(site, page.ids, wanted)) as batches:
+        async for views in batches:
+            rows += await asyncio.to_thread(_rows, views)
+    return _list_values(query, rows, counts, page)
+
+
+async def _batches(site: Site, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
+    """Yield these jobs, a few at a time: each may have a million bytes of arguments."""
+    while job_ids:
+        views, job_ids = await site.store.search(read.next_views, job_ids)
+        yield [view for view in views if view.state in wanted.states]  # some may have changed meanwhile
+
+
+async def _list_as_json(site: Site, query: ListQuery) -> AsyncGenerator[bytes, None]:
+    separator = b"["
+    wanted = query.wanted(time.time())
+    page = await find_page(site.store, query, wanted, math.inf)
+    async with aclosing(_batches(site, page.ids, wanted)) as batches:
+        async for views in batches:
+            for view in views:
+                yield separator + await asyncio.to_thread(encode_json, job_as_json(view))
+                separator = b","
+    yield b"]\n" if separator == b"," else b"[]\n"
 
 
 async def find_job(store: StoreReader, job: str) -> JobView:
@@ -157,25 +144,25 @@ def _rows(views: list[JobView]) -> list[dict[str, Any]]:
     return [job_row(view, now) for view in views]
 
 
-def _list_snapshot(query: ListQuery, listed: _Listed) -> Snapshot:
-    values = _list_values(query, listed)
+def _snapshot(values: dict[str, Any]) -> Snapshot:
     parts = {
-        "tabs": Part(listed.counts, partial(render_part, "tabs.html", values)),
+        "tabs": Part(values["tabs"], partial(render_part, "tabs.html", values)),
         "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
         "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
     }
-    rows = row_parts(listed.rows, "row.html")
+    rows = row_parts(values["rows"], "row.html")
     return Snapshot(parts | rows, list(rows))
 
 
-def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
-    """Return the values for the list's page."""
+def _list_values(
+    query: ListQuery, rows: list[dict[str, Any]], counts: dict[State, Count], page: ListPage | None
+) -> dict[str, Any]:
+    """Return the values for the list's page; without a `page` the address cannot be understood."""
     chosen = [name for word in query.words if word.key == "state" for name in word.value.split(",")]
     first: dict[str, object] = {"before": None, "after": None, "from": None}
-    page = listed.page
-    totals = listed.counts.values()
+    totals = counts.values()
     return {
-        "rows": listed.rows,
+        "rows": rows,
         "text": query.text,
         "problem": None,
         "sort": query.sort,
@@ -186,11 +173,9 @@ def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
         "verbs": [(name, verb) for name, verb in BUTTONS.items() if verb.for_many],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
         "total": Count(sum(each.jobs for each in totals), any(each.is_least for each in totals)),
-        "tabs": [
-            (state.value, listed.counts[state], list_url(query, state=[state], **first)) for state in State
-        ],
+        "tabs": [(state.value, counts[state], list_url(query, state=[state], **first)) for state in State],
         "all": list_url(query, state=None, **first),
-        "empty": _why_empty(query, listed),
+        "empty": _why_empty(query) if page and not rows else None,
         "searched_to": page.searched_to if page else None,
         "newest": list_url(query, **first) if page and page.newer else None,
         "newer": list_url(query, **page.newer) if page and page.newer else None,
@@ -198,13 +183,9 @@ def _list_values(query: ListQuery, listed: _Listed) -> dict[str, object]:
     }
 
 
-def _why_empty(query: ListQuery, listed: _Listed) -> str | None:
-    """Return the kind of message in place of jobs; None if there are jobs."""
-    if listed.rows or listed.page is None:
-        return None
-    if query.words or query.before or query.skip:
-        return "unmatched"
-    return "new"
+def _why_empty(query: ListQuery) -> str:
+    """Return the kind of message in place of jobs."""
+    return "unmatched" if query.words or query.before or query.skip else "new"
 
 
 _ORDERS = {

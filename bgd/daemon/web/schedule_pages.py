@@ -15,11 +15,10 @@ from msgspec import to_builtins
 
 from bgd import timezones
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.daemon.schedules import Schedules
 from bgd.daemon.streams import Subscription
-from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import LiveViews, Part, Snapshot, row_parts
+from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.responses import PageResponse, html_response, json_response, render_part, wants_json
+from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import display_time
 from bgd.errors import BgdError, Refused
 from bgd.formatting import command_line
@@ -33,76 +32,73 @@ HISTORY = 50  # rows on it
 MAX_COMMAND = 200  # characters
 
 
-class SchedulePages:
-    """The pages of schedules. What is not on disk is not shown."""
+async def schedules(site: Site, request: HttpRequest) -> PageResponse:
+    """Return all schedules with their next and latest times."""
+    if wants_json(request):
+        return await json_response(to_builtins(await site.schedules.views(None, 1)))
+    return await site.views.page("schedules.html", _values(site), "/job-logs/schedules/live")
 
-    def __init__(self, supervisor: Supervisor, schedules: Schedules, views: LiveViews) -> None:
-        self._supervisor = supervisor
-        self._schedules = schedules
-        self._views = views
 
-    async def list(self, request: HttpRequest) -> PageResponse:
-        """Return all schedules with their next and latest times."""
-        if wants_json(request):
-            return await json_response(to_builtins(await self._schedules.views(None, 1)))
-        return await self._views.page("schedules.html", self._values(), "/job-logs/schedules/live")
+async def schedules_live(site: Site, request: HttpRequest) -> PageResponse:
+    """Return the stream of changes of the schedules."""
 
-    async def list_live(self, request: HttpRequest) -> PageResponse:
-        """Return the stream of changes of the schedules."""
+    async def build() -> Snapshot:
+        return _list_snapshot(await _values(site))
 
-        async def build() -> Snapshot:
-            return _list_snapshot(await self._values())
+    return site.views.stream(request, "/job-logs/schedules", build, partial(_subscribe, site))
 
-        return self._views.stream(request, "/job-logs/schedules", build, self._subscribe)
 
-    async def _values(self) -> dict[str, Any]:
-        return await asyncio.to_thread(_list_values, await self._schedules.views(None, 1))
+async def _values(site: Site) -> dict[str, Any]:
+    return await asyncio.to_thread(_list_values, await site.schedules.views(None, 1))
 
-    async def schedule(self, request: HttpRequest, name: str) -> PageResponse:
-        """Return one schedule, its next times, and what became of the latest ones; also of a removed one."""
-        try:
-            history = await self._schedules.history(name, HISTORY, None)
-        except Refused as error:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no schedule {name}.") from error
-        views = await self._schedules.views(name, UPCOMING) if self._schedules.has(name) else []
-        if wants_json(request):
-            return await json_response(
-                {"schedule": to_builtins(views[0]) if views else None, "history": to_builtins(history)}
-            )
-        now = time.time()
-        values: dict[str, object] = {
-            "name": name,
-            "row": _row(views[0], now) if views else None,
-            "facts": list(_facts(views[0].spec)) if views else [],
-            "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
-            "history": [_occurrence(each, now) for each in history],
-        }
-        return await html_response("schedule.html", values | await self._views.values(None, 0))
 
-    async def act(self, request: HttpRequest, asked_by: str, name: str, verb: str) -> PageResponse:
-        """Run a schedule now, pause it or resume it; the answer is JSON."""
-        del request
-        try:
-            if verb == "run":
-                answer: dict[str, object] = {"id": self._schedules.run_now(name, asked_by)}
-            else:
-                self._schedules.set_paused(name, paused=verb == "pause")
-                answer = {"name": name, "paused": verb == "pause"}
-        except BgdError as error:
-            status = HTTPStatus.CONFLICT if self._schedules.has(name) else HTTPStatus.NOT_FOUND
-            raise RequestRefused(status, str(error)) from error
-        await self._supervisor.saved()
-        return await json_response(answer)
+async def schedule(site: Site, request: HttpRequest, name: str) -> PageResponse:
+    """Return one schedule, its next times, and what became of the latest ones; also of a removed one."""
+    try:
+        history = await site.schedules.history(name, HISTORY, None)
+    except Refused as error:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no schedule {name}.") from error
+    views = await site.schedules.views(name, UPCOMING) if site.schedules.has(name) else []
+    if wants_json(request):
+        return await json_response(
+            {"schedule": to_builtins(views[0]) if views else None, "history": to_builtins(history)}
+        )
+    now = time.time()
+    values: dict[str, object] = {
+        "name": name,
+        "row": _row(views[0], now) if views else None,
+        "facts": list(_facts(views[0].spec)) if views else [],
+        "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
+        "history": [_occurrence(each, now) for each in history],
+    }
+    return await html_response("schedule.html", values | await site.views.values(None, 0))
 
-    @contextmanager
-    def _subscribe(self) -> Iterator[Subscription]:
-        """Yield what tells that jobs or schedules have changed."""
-        subscriptions = self._supervisor.subscriptions
-        with (
-            subscriptions.subscribe_to_all() as subscription,
-            subscriptions.watch(subscription, lambda: self._schedules.clock.changes),
-        ):
-            yield subscription
+
+async def act(site: Site, request: HttpRequest, asked_by: str, name: str, verb: str) -> PageResponse:
+    """Run a schedule now, pause it or resume it; the answer is JSON."""
+    del request
+    try:
+        if verb == "run":
+            answer: dict[str, object] = {"id": site.schedules.run_now(name, asked_by)}
+        else:
+            site.schedules.set_paused(name, paused=verb == "pause")
+            answer = {"name": name, "paused": verb == "pause"}
+    except BgdError as error:
+        status = HTTPStatus.CONFLICT if site.schedules.has(name) else HTTPStatus.NOT_FOUND
+        raise RequestRefused(status, str(error)) from error
+    await site.supervisor.saved()
+    return await json_response(answer)
+
+
+@contextmanager
+def _subscribe(site: Site) -> Iterator[Subscription]:
+    """Yield what tells that jobs or schedules have changed."""
+    subscriptions = site.supervisor.subscriptions
+    with (
+        subscriptions.subscribe_to_all() as subscription,
+        subscriptions.watch(subscription, lambda: site.schedules.clock.changes),
+    ):
+        yield subscription
 
 
 def _list_values(views: list[ScheduleView]) -> dict[str, Any]:

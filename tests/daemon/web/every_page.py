@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import signature
-from unittest import mock
-
 from bgd.daemon.web import router
-from bgd.daemon.web.router import pages_by_path
 
 # What stands for a group of a path; the first that is part of a path counts
 EXAMPLES = {
@@ -25,6 +21,7 @@ NOT_PAGES = (
     "/live",
     "/complete",
     "/part",
+    "/seal",
     router._VERB,
     r"\.",
 )  # streams, answers of actions and scripts, files
@@ -32,10 +29,9 @@ NOT_PAGES = (
 
 def page_addresses() -> list[str]:
     """Return the address of each page that a session opens; {job} stands for the id of a job."""
-    parts = {name: mock.Mock() for name in signature(pages_by_path).parameters}
     found = [
         pattern
-        for pattern in pages_by_path(**parts)
+        for pattern in router.PAGES
         if pattern.startswith("/job-logs") and not any(part in pattern for part in NOT_PAGES)
     ]
     return sorted(filled(pattern) for pattern in found)

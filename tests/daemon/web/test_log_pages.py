@@ -16,7 +16,7 @@ import pytest
 from bgd import logfiles
 from bgd import logsearch as log_search
 from bgd.daemon.web import log_pages, log_text
-from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES, LogPages
+from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES
 from bgd.daemon.web.log_text import LogThreads, line_begin, part_before
 from bgd.daemon.web.queries import SearchQuery
 from bgd.logfiles import LogReader
@@ -226,13 +226,13 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
     monkeypatch.setattr(log_search, "STEP", 10)
     monkeypatch.setattr(log_search, "MAX_LINE", 9)
     monkeypatch.setattr(logfiles, "BLOCK", 10)
-    pages = LogPages(mock.Mock(), mock.Mock(), mock.Mock(), LogThreads())
-    monkeypatch.setattr(pages, "_log", mock.AsyncMock(return_value=mock.Mock(reader=reader)))
+    site = mock.Mock(threads=LogThreads())
+    monkeypatch.setattr(log_pages, "_log", mock.AsyncMock(return_value=mock.Mock(reader=reader)))
     headers = {"accept": "text/event-stream"}
     request = HttpRequest(is_head=False, path="", query="text=x", headers=headers)
 
     async def begun() -> AsyncGenerator[bytes, None]:
-        chunks = (await pages.search(request, "1", "1")).chunks
+        chunks = (await log_pages.search(site, request, "1", "1")).chunks
         assert chunks is not None
         assert b'"count": 10,' in await anext(chunks)
         return chunks
@@ -240,19 +240,19 @@ def test_searches_at_once_are_bounded_and_end_with_their_connections(tmp_path, m
     async def run() -> None:
         searches = [await begun() for _ in range(MAX_SEARCHES)]
         with pytest.raises(RequestRefused, match="4 searches are already running"):
-            await pages.search(request, "1", "1")
+            await log_pages.search(site, request, "1", "1")
         await searches.pop().aclose()  # as when a browser hangs up
         searches.append(await begun())
         for search in searches:
             await search.aclose()
         # answers that are not sent yet count, too; these end with the loop
-        answers = [await pages.search(request, "1", "1") for _ in range(MAX_SEARCHES)]
+        answers = [await log_pages.search(site, request, "1", "1") for _ in range(MAX_SEARCHES)]
         with pytest.raises(RequestRefused, match="4 searches are already running"):
-            await pages.search(request, "1", "1")
+            await log_pages.search(site, request, "1", "1")
         answers.clear()
 
     asyncio.run(run())
-    assert pages._searches == 0
+    assert site.threads.searches == 0
 
 
 def test_all_threads_for_logs_may_hang_while_other_pages_are_answered(monkeypatch):
