@@ -50,7 +50,8 @@ while [ "${{1#--}}" != "$1" ]; do shift; done
 number=$(($(ls {folder}/jobs | wc -l) + 1))
 export PYTHONPATH={source} SLURMD_NODENAME=n1 SLURM_CPUS_ON_NODE=2 SLURM_MEM_PER_NODE=1000
 setsid sh "$@" </dev/null >"$output" 2>&1 &
-echo "$name $! $SLURM_CONF" >{folder}/jobs/$number
+echo "$name $! $SLURM_CONF" >{folder}/new
+mv {folder}/new {folder}/jobs/$number  # tests read these files at any time
 echo $number
 """
 

@@ -106,10 +106,11 @@ def test_an_option_that_takes_bgds_next_one_for_its_value_ends_the_job(superviso
     assert slurm.count("sbatch") == 1
 
 
-def test_a_job_that_waits_for_its_pilot_can_be_cancelled(supervisor, slurm):
-    (slurm.folder / "refusal").write_text("Socket timed out on send/recv operation\n")
+def test_a_job_that_waits_for_its_pilot_can_be_cancelled(host, supervisor, slurm):
+    words = "Socket timed out on send/recv operation"
+    (slurm.folder / "refusal").write_text(f"{words}\n")
     job = supervisor.launch("true")
-    wait_until(lambda: slurm.count("sbatch"))
+    wait_until(lambda: words in host.said)
 
     supervisor.say(StopProcesses(job, 1.0))
 
