@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bgd import Client
 from tests.bench.bench_latency import submit_to_start
 from tests.bench.harness import percentiles, report
 from tests.bench.options import arguments
-from tests.slurm.two_nodes import TwoNodes, serving_as_user, what_is_missing
+from tests.slurm.two_nodes import TwoNodes, running_cluster, serving_as_user, what_is_missing
 from tests.support import Daemon, wait_until
 
 WAITING = 20  # jobs in Slurm, or on their way there
@@ -35,18 +33,16 @@ def main() -> int:
         return 1
     times: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
     samples = 20 if options.quick else SAMPLES
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = TwoNodes(Path(folder))
-        try:
-            cluster.start()
-            with serving_as_user(cluster, slots=WAITING + 4) as daemon, daemon.client(60) as client:
-                local_starts(daemon, samples)  # the first ones are slow
-                for _ in range(options.rounds):
-                    for setting in SETTINGS:
-                        with prepared(setting, cluster, client):
-                            times[setting] += local_starts(daemon, samples)
-        finally:
-            cluster.stop()
+    with (
+        running_cluster() as cluster,
+        serving_as_user(cluster, slots=WAITING + 4) as daemon,
+        daemon.client(60) as client,
+    ):
+        local_starts(daemon, samples)  # the first ones are slow
+        for _ in range(options.rounds):
+            for setting in SETTINGS:
+                with prepared(setting, cluster, client):
+                    times[setting] += local_starts(daemon, samples)
     report(
         "local starts",
         load=os.getloadavg()[0],

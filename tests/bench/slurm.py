@@ -27,7 +27,7 @@ from tests.bench import machine
 from tests.bench.bench_commands import HYPERQUEUE
 from tests.bench.installing import peers_python
 from tests.bench.options import Peers
-from tests.slurm.two_nodes import AS_USER, TwoNodes, serving_as_user, what_is_missing
+from tests.slurm.two_nodes import AS_USER, TwoNodes, running_cluster, serving_as_user, what_is_missing
 from tests.support import Daemon, wait_until
 
 SLOTS = 4
@@ -73,16 +73,13 @@ def main() -> int:
     memory: Memory = {}
     peers = Peers()
     for setting in SETTINGS:
-        with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-            cluster = TwoNodes(Path(folder), setting.limit)
-            try:
-                cluster.start()
-                with serving_as_user(cluster, slots=SLOTS, requests=setting.requests) as daemon:
-                    measure(rates, setting, cluster, daemon, options, peers)
-                    if setting.limit is None:
-                        memory = memory_of_jobs(daemon, cluster, options.executors)
-            finally:
-                cluster.stop()
+        with (
+            running_cluster(setting.limit) as cluster,
+            serving_as_user(cluster, slots=SLOTS, requests=setting.requests) as daemon,
+        ):
+            measure(rates, setting, cluster, daemon, options, peers)
+            if setting.limit is None:
+                memory = memory_of_jobs(daemon, cluster, options.executors)
     say_all(rates, memory, peers.missing)
     return 0
 

@@ -1,4 +1,4 @@
-"""One Slurm and one daemon for all tests of this folder."""
+"""One Slurm for all tests of this folder, but test_site.py, and a daemon for each module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.gate import Gate
-from tests.slurm.two_nodes import USER, TwoNodes, serving_as_user, what_is_missing
+from tests.slurm.two_nodes import USER, running_cluster, serving_as_user, what_is_missing
 
 
 @pytest.fixture(scope="session")
@@ -16,16 +16,11 @@ def slurm():
     missing = what_is_missing()
     if missing is not None:
         pytest.skip(missing)
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = TwoNodes(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with running_cluster() as cluster:
+        yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def daemon(slurm):
     with serving_as_user(slurm) as running:
         yield running
@@ -39,7 +34,7 @@ def daemon(slurm):
         print(slurm.run("ps", "-U", USER, "-o", "pid,ppid,stat,wchan:20,args"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(daemon):
     with daemon.client() as connected:
         yield connected

@@ -5,10 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from tests.slurm.two_nodes import TwoNodes, serving_as_user, what_is_missing
+from tests.slurm.two_nodes import running_cluster, serving_as_user, what_is_missing
 from tests.support import Daemon
 
 COMMANDS = (
@@ -38,22 +36,17 @@ def main() -> int:
     if missing is not None:
         print(missing, file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = TwoNodes(Path(folder))
-        try:
-            cluster.start()
-            print(cluster.run("sinfo"))
-            with serving_as_user(cluster) as daemon:
-                numbers = daemon.folder / "numbers"
-                numbers.write_text("".join(f"{number}\n" for number in range(1, 501)))
-                numbers.chmod(0o644)
-                for command in COMMANDS:
-                    show(daemon, command)
-            cluster.wait_until_idle()
-            left = cluster.jobs()
-            print(f"left in Slurm: {', '.join(left) or 'nothing'}")
-        finally:
-            cluster.stop()
+    with running_cluster() as cluster:
+        print(cluster.run("sinfo"))
+        with serving_as_user(cluster) as daemon:
+            numbers = daemon.folder / "numbers"
+            numbers.write_text("".join(f"{number}\n" for number in range(1, 501)))
+            numbers.chmod(0o644)
+            for command in COMMANDS:
+                show(daemon, command)
+        cluster.wait_until_idle()
+        left = cluster.jobs()
+        print(f"left in Slurm: {', '.join(left) or 'nothing'}")
     return bool(left)
 
 

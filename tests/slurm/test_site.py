@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from bgd import Outcome, State
 from tests.faults.figures import SHARE
 from tests.slurm.gate import kill, parent_of
 from tests.slurm.test_slurm import on_cluster, started, written
-from tests.slurm.two_nodes import TwoNodes, serving_as_user, what_a_site_lacks
+from tests.slurm.two_nodes import running_cluster, what_a_site_lacks
 from tests.support import DEADLINE, wait_until
 
 only_with_faults = pytest.mark.skipif(not SHARE, reason="takes minutes: `make slurm-faults` runs it")
@@ -23,30 +22,12 @@ everywhere = pytest.mark.parametrize("where", [{}, {"nodes": 1}], ids=["shared",
 
 
 @pytest.fixture(scope="module")
-def site():
+def slurm():
     missing = what_a_site_lacks()
     if missing is not None:
         pytest.skip(missing)
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = TwoNodes(Path(folder), like_a_site=True)
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
-
-
-@pytest.fixture(scope="module")
-def daemon(site):
-    with serving_as_user(site) as running:
-        yield running
-        print(site.run("squeue"), (running.folder / "bgd.log").read_text())  # shown if the last test failed
-
-
-@pytest.fixture(scope="module")
-def client(daemon):
-    with daemon.client() as connected:
-        yield connected
+    with running_cluster(like_a_site=True) as cluster:
+        yield cluster
 
 
 @everywhere
@@ -65,11 +46,11 @@ def test_signals_reach_a_job_in_a_control_group_and_its_code_arrives(client, whe
 
 
 @everywhere
-def test_a_job_whose_allocation_is_cancelled_gets_its_stop_signal_first(site, client, where: dict[str, Any]):
+def test_a_job_whose_allocation_is_cancelled_gets_its_stop_signal_first(slurm, client, where: dict[str, Any]):
     script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
     job = started(on_cluster(client, script, rerun=False, **where))
 
-    site.run("scancel", "--user=nobody")
+    slurm.run("scancel", "--user=nobody")
 
     ended = job.wait(DEADLINE)
     assert ended.outcome is Outcome.INTERRUPTED
@@ -86,10 +67,10 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_ends_as_out_of_memory(cl
     assert (job.state, job.outcome) == (State.FAILED, Outcome.OOM), job
 
 
-def test_jobs_wait_while_munge_is_away(site, client):
+def test_jobs_wait_while_munge_is_away(slurm, client):
     running = started(on_cluster(client, "echo ready; sleep 1000", nodes=1))
 
-    with site.without_munge():
+    with slurm.without_munge():
         job = on_cluster(client, "exit 4", nodes=1)
         wait_until(lambda: "authentication error" in why(client, job))
 
@@ -102,9 +83,9 @@ def why(client, job) -> str:
     return " ".join(each.problem or "" for each in client.explain(job.id).reasons)
 
 
-def test_a_node_that_does_not_see_the_folder_is_left_out(site, daemon, client):
-    site.wait_until_idle()
-    with site.hidden(daemon.folder, "n1"):
+def test_a_node_that_does_not_see_the_folder_is_left_out(slurm, daemon, client):
+    slurm.wait_until_idle()
+    with slurm.hidden(daemon.folder, "n1"):
         jobs = [on_cluster(client, f"exit {code}", nodes=1, cpus=2) for code in (5, 6)]
 
         ended = client.wait([job.id for job in jobs], timeout=DEADLINE)
@@ -128,18 +109,18 @@ def test_a_job_that_uses_up_the_time_of_its_allocation_ends_as_timeout(client):
 
 
 @only_with_faults
-def test_a_job_can_be_cancelled_whose_pilot_was_killed_on_a_drained_node(site, daemon, client):
+def test_a_job_can_be_cancelled_whose_pilot_was_killed_on_a_drained_node(slurm, daemon, client):
     job = started(on_cluster(client, "echo ready; sleep 1000", nodes=1))
     node = f"nodename={job.attempts()[0].node}"
-    site.run("scontrol", "update", node, "state=drain", "reason=test")
+    slurm.run("scontrol", "update", node, "state=drain", "reason=test")
     pilots = [int(each.name) for each in Path("/proc").glob("[0-9]*") if is_pilot(each, daemon.folder)]
     kill(*pilots, *map(parent_of, pilots))
 
     job.cancel()
 
     assert job.wait(PATIENCE).outcome is Outcome.CANCELLED
-    site.run("scontrol", "update", node, "state=resume")
-    site.wait_until_idle()
+    slurm.run("scontrol", "update", node, "state=resume")
+    slurm.wait_until_idle()
 
 
 def is_pilot(process: Path, folder: Path) -> bool:

@@ -441,6 +441,18 @@ def children_of(pid: int) -> list[int]:
 
 
 @contextmanager
+def running_cluster(request_limit: int | None = 40, *, like_a_site: bool = False) -> Iterator[TwoNodes]:
+    """Run the two nodes in a new folder; the arguments are those of TwoNodes."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        cluster = TwoNodes(Path(folder), request_limit, like_a_site=like_a_site)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@contextmanager
 def serving_as_user(
     cluster: TwoNodes,
     *,
