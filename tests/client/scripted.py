@@ -18,8 +18,8 @@ from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
+from tests.support import DEADLINE
 
-DEADLINE = 10.0
 FULL_SECONDS = 0.2  # a socket that accepts no data for this long is full
 
 

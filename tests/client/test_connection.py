@@ -18,7 +18,8 @@ from bgd.paths import SYSTEM_PATHS
 from bgd.wire import replies
 from bgd.wire.messages import decode_request
 from bgd.wire.replies import ErrorCode
-from tests.client.scripted import DEADLINE, Peer, serve, view_of
+from tests.client.scripted import Peer, serve, view_of
+from tests.support import DEADLINE
 
 
 def test_submit_returns_the_daemons_id(client_at, play):
@@ -70,7 +71,7 @@ def test_a_daemon_that_goes_away_before_it_answers_may_have_taken_the_job(client
         peer.receive()
 
     with pytest.raises(DaemonUnreachable, match="may or may not have been executed"):
-        client_at(play(script)).submit(["true"])
+        client_at(play(script), timeout=2.0).submit(["true"])  # 2 s: it waits for another daemon
 
 
 def test_a_request_that_cannot_have_been_taken_is_sent_again_over_a_new_connection(client_at, play):

@@ -12,8 +12,8 @@ import uvloop
 
 from bgd import AsyncClient, BgdError, DaemonUnreachable
 from bgd.wire import replies
-from tests.client.scripted import DEADLINE, accept, serve, view_of
-from tests.support import wait_until
+from tests.client.scripted import accept, serve, view_of
+from tests.support import DEADLINE, wait_until
 
 TASKS = 8
 

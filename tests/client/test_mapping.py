@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from bgd import AsyncClient, State
 from bgd.wire import replies, requests
-from tests.client.scripted import DEADLINE, view_of
+from tests.client.scripted import view_of
+from tests.support import DEADLINE
 
 TARGET = "app.tasks:area"
 

@@ -36,13 +36,13 @@ from bgd.wire.launching import (
     encode,
     log_name,
 )
-from tests.support import SLOWNESS, wait_until
+from tests.support import DEADLINE, wait_until
 
 SOURCE = Path(__file__).parents[2]
 STORE = (
     f"store-{os.getpid()}"  # a launcher ends processes with its store's mark, so other test runs need another
 )
-PATIENCE = 30.0 * SLOWNESS  # seconds after which an expected event counts as lost
+PATIENCE = DEADLINE
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")
 OWN_GROUP = own_group()
