@@ -34,7 +34,7 @@ from bgd.wire.launching import (
     WatchLog,
     problem_with_limits,
 )
-from bgd.wire.views import JobError
+from bgd.wire.views import JobError, JobUsage
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,21 @@ class Dispatcher:
             elif not answer.result():
                 found[job_id] = Refused(f"job {job_id} has ended")
         return found
+
+    async def usage(self) -> tuple[dict[int, JobUsage], str | None]:
+        """Ask the launcher what running jobs use now; also return why nothing is known of any."""
+        link, answer = self._link, self._link.ask_usage()
+        await asyncio.wait({answer}, timeout=0.0 if link.obstacle else ANSWER_PATIENCE)
+        if not answer.done() or (usages := answer.result()) is None:
+            is_old = link.is_connected and not link.supports(launching.MeasureUsage())
+            return {}, OLD_LAUNCHER if is_old else link.obstacle or "the launcher does not answer"
+        return {
+            job.id: JobUsage(
+                cpu_percent=each.cpu_percent, memory_bytes=each.memory_bytes, processes=each.processes
+            )
+            for each in usages
+            if (job := self.active_job(each.key)) is not None
+        }, None
 
     def active_job(self, key: AttemptKey) -> Job | None:
         """Return the job whose active attempt has this key, or None."""

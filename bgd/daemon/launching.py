@@ -25,7 +25,15 @@ from bgd.frames import FrameWriter
 from bgd.paths import lock_error
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, ToLauncher, encode
+from bgd.wire.launching import (
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    AttemptUsage,
+    FromLauncher,
+    ToLauncher,
+    encode,
+)
 
 if TYPE_CHECKING:
     from bgd.daemon.supervisor import Supervisor
@@ -70,6 +78,7 @@ class LauncherLink:
         self._to_hold: Held | None = None
         self._questions: dict[int, asyncio.Future[bool | None]] = {}  # that the launcher has not answered
         self._numbers = itertools.count(1)
+        self._usage: asyncio.Future[list[AttemptUsage] | None] | None = None  # that it was asked for
         self._has_tried = asyncio.Event()  # to reach a launcher, with or without success
         self.problem = ""
         self.looking_since = clock.elapsed()
@@ -160,6 +169,23 @@ class LauncherLink:
         answer = self._questions.pop(number, None)
         if answer is not None and not answer.done():
             answer.set_result(is_alive)
+
+    def ask_usage(self) -> asyncio.Future[list[AttemptUsage] | None]:
+        """Ask the launcher what running attempts use; None: no launcher is connected, or it cannot say.
+
+        Requests that come before the answer share it.
+        """
+        if self._usage is None or self._usage.done():
+            self._usage = asyncio.get_running_loop().create_future()
+            question = launching.MeasureUsage()
+            if not (self.supports(question) and self.send(question)):
+                self._usage.set_result(None)
+        return self._usage
+
+    def take_usage(self, usages: list[AttemptUsage] | None) -> None:
+        """Deliver what attempts use, None: there will be no answer."""
+        if self._usage is not None and not self._usage.done():
+            self._usage.set_result(usages)
 
     def supports(self, message: ToLauncher) -> bool:
         """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
@@ -268,6 +294,7 @@ class LauncherLink:
         self._connection = None
         for number in list(self._questions):
             self.answer(number, is_alive=None)
+        self.take_usage(None)
         if connection.is_ready:
             self.looking_since = clock.elapsed()
             self.problem = ""
@@ -470,6 +497,8 @@ class _Connection(asyncio.Protocol):
                 self._listener.log_grew(message)
             case launching.Checked(number, is_alive):
                 self._link.answer(number, is_alive=is_alive)
+            case launching.Measured(usages):
+                self._link.take_usage(usages)
             case launching.OutputPart():
                 raise ProtocolError("it sends output, as only a pilot does")
 

@@ -23,7 +23,7 @@ from bgd.launcher.deadlines import Countdown, settle
 from bgd.launcher.journal import Began
 from bgd.launcher.output import Log
 from bgd.launcher.problems import CannotStart
-from bgd.launcher.tree import StopReason
+from bgd.launcher.tree import StopReason, Tree
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ class Run(Protocol):
     @property
     def node(self) -> str | None:
         """Its node on a cluster; None: none."""
+
+    @property
+    def tree(self) -> Tree | None:
+        """Its processes; None: they are not on this machine."""
 
     @property
     def is_over(self) -> bool:
@@ -139,6 +143,11 @@ class Attempt:
     def has_exited(self) -> bool:
         """Whether its first process has ended, even if that is not known yet."""
         return self._run is not None and self._run.has_exited
+
+    @property
+    def tree(self) -> Tree | None:
+        """Its processes, while its first one runs on this machine."""
+        return None if self._run is None or self._run.is_over else self._run.tree
 
     @property
     def log_bytes(self) -> int:

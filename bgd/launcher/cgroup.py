@@ -192,6 +192,14 @@ class Usage(Struct, frozen=True):
     oom_kills: int = 0
 
 
+class PresentUsage(Struct, frozen=True):
+    """What living processes use: processor time until now, and bytes of memory now."""
+
+    cpu_seconds: float
+    memory: int
+    processes: int
+
+
 class Group:
     """A control group, by the path of its folder; a folder that does not exist is an empty group.
 
@@ -269,6 +277,13 @@ class Group:
             peak = int(self._read("memory.peak"))
         user, system = used.get("user_usec", 0), used.get("system_usec", 0)
         return Usage(user / 1e6, system / 1e6, memory_peak=peak, oom_kills=kills)
+
+    def present_usage(self) -> PresentUsage | None:
+        """Return what its processes use now; None if it does not count their memory."""
+        with self._if_usable():
+            memory, used = int(self._read("memory.current")), self._numbers("cpu.stat")
+            return PresentUsage(used["usage_usec"] / 1e6, memory, len(self.pids()))
+        return None
 
     def remove(self) -> bool:
         """Remove the group and its subgroups, if empty; return whether it is gone."""

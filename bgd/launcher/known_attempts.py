@@ -17,6 +17,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
+from bgd.launcher.usage import UsageReader
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire import launching
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch, SlurmStart
@@ -49,6 +50,8 @@ class KnownAttempts:
         self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
+        self._usage = UsageReader(context, self.unended)
+        self._is_measuring = False
 
     @property
     def is_running(self) -> bool:
@@ -125,6 +128,23 @@ class KnownAttempts:
         attempt = self.unended.get(key)
         return attempt is not None and not attempt.has_exited
 
+    def measure(self) -> None:
+        """Report what the attempts use; requests that come meanwhile get the same report."""
+        if not self._is_measuring:
+            self._is_measuring = True
+            self._context.begin(self._measure(), "usage of jobs")
+
+    async def _measure(self) -> None:
+        try:
+            answers = [answer for pool in self._pools.values() for answer in pool.ask_usage()]
+            usages = list(await self._usage.read())
+            if answers:
+                await asyncio.wait(answers, timeout=_PILOT_PATIENCE)
+            usages += [usage for answer in answers if answer.done() for usage in answer.result()]
+            self._channel.send(launching.Measured(usages))
+        finally:
+            self._is_measuring = False
+
     async def end(self) -> None:
         """End warm workers, and release allocations in Slurm if that is quick."""
         self.workers.end()
@@ -196,3 +216,6 @@ class KnownAttempts:
             if not self._grown:
                 asyncio.get_running_loop().call_soon(self.send_growth)
             self._grown.add(key)
+
+
+_PILOT_PATIENCE = 2.0  # seconds for pilots to say what their attempts use

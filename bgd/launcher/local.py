@@ -213,7 +213,7 @@ class LocalRun:
         self._context = context
         self._execution = execution
         self._output = output
-        self._tree = tree
+        self.tree = tree
         self._is_intact = True  # only the job itself has acted on its processes
         self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
         self._ladder: Ladder | None = None
@@ -282,15 +282,15 @@ class LocalRun:
     async def _signal_tree(self, signum: int) -> None:
         """Send every process a signal as if at one instant; processes stopped before stay stopped."""
         async with self._tree_lock:
-            await self._tree.signal_all(self._context.scanner, signum)
+            await self.tree.signal_all(self._context.scanner, signum)
 
     async def _stop_or_continue(self) -> None:
         """Stop every process, including new ones; or continue all, if that was the last request."""
         async with self._tree_lock:
             if self._attempt.is_suspended:
-                await self._tree.stop_all(self._context.scanner, is_wanted=lambda: self._attempt.is_suspended)
+                await self.tree.stop_all(self._context.scanner, is_wanted=lambda: self._attempt.is_suspended)
             else:
-                await self._tree.signal_all(self._context.scanner, signal.SIGCONT)
+                await self.tree.signal_all(self._context.scanner, signal.SIGCONT)
 
     def stop(self, grace: float, told: StopReason = StopReason.OTHER) -> None:
         """Start the stop ladder, which continues the processes that it signals; or shorten it."""
@@ -299,7 +299,7 @@ class LocalRun:
             self._execution.note_stop(told)
             first = signal.Signals[f"SIG{self.launch.stop_signal or StopSignal.TERM}"]
             scanner, deadlines = self._context.scanner, self._context.deadlines
-            self._ladder = Ladder(self._tree, scanner, deadlines, grace, first, self._dump)
+            self._ladder = Ladder(self.tree, scanner, deadlines, grace, first, self._dump)
             self._descent = self._context.group.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)
@@ -316,14 +316,14 @@ class LocalRun:
         try:
             await self._context.retry(f"job {self.launch.key.job} cannot be ended yet", ladder.bring_down)
         except Exception as error:  # noqa: BLE001  any error concerns only this attempt
-            self._tree.kill_unseen()  # otherwise `ended` would wait forever for the first process
+            self.tree.kill_unseen()  # otherwise `ended` would wait forever for the first process
             return error
         return None
 
     def abandon(self) -> None:
         """Kill its processes and release everything, after `ended` has failed."""
         self._context.pid_journal.end(self.launch.key)
-        self._tree.kill_unseen()
+        self.tree.kill_unseen()
         self._output.close()
         self._execution.release(is_intact=False)
 
@@ -356,10 +356,10 @@ class LocalRun:
         what = f"what job {self.launch.key.job} left running cannot be found yet"
 
         async def has_left_orphans() -> bool:
-            return self._tree.left_any(self._context.children.orphans())
+            return self.tree.left_any(self._context.children.orphans())
 
         is_closed = self._output.drain()
-        has_others = self._execution.has_left_others(self._tree)
+        has_others = self._execution.has_left_others(self.tree)
         if self._descent is None and not is_closed:
             # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
             over = self._context.deadlines.timer(_OUTPUT_PATIENCE)
@@ -388,7 +388,7 @@ class LocalRun:
 
     async def _closed_group(self) -> Usage | None:
         """Remove its control group; return the usage of the whole tree, None without a group."""
-        group = self._tree.group
+        group = self.tree.group
         if group is None:
             return None
         if self._descent is not None or not self.launch.keep_leftovers:
@@ -400,7 +400,7 @@ class LocalRun:
         return figures
 
     def _outcome(self, code: int, figures: Usage | None) -> Outcome:
-        if self._attempt.reason is not None and self._tree.was_signalled:
+        if self._attempt.reason is not None and self.tree.was_signalled:
             return self._attempt.reason
         if code and figures and figures.oom_kills:
             return Outcome.OOM

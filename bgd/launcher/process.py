@@ -27,6 +27,7 @@ class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
 
     `state`: the letter that /proc shows: T if it was stopped by SIGSTOP or another stop signal.
     `tag`: the tag of its attempt; None if it has none, or if it was not read.
+    `cpu_ticks`: processor time of it and of the children that it has waited for. `memory`: resident bytes.
     """
 
     pid: int
@@ -37,6 +38,8 @@ class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     is_dead: bool  # a zombie: its parent has not yet reaped it
     state: str
     tag: int | None = None
+    cpu_ticks: int = 0
+    memory: int = 0
 
 
 def read_process(pid: int) -> Process | None:
@@ -59,6 +62,8 @@ def read_process(pid: int) -> Process | None:
         # a process whose first thread has ended shows Z too, while its other threads run on
         is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
         state=chr(fields[0][0]),
+        cpu_ticks=sum(map(int, fields[11:15])),
+        memory=int(fields[21]) * _PAGE,
     )
 
 
@@ -198,6 +203,7 @@ def _contents(path: str, most: int) -> bytes:
 # and for one that is now a thread's (EINVAL or ENOENT)
 _NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _MAX_STAT = 4096
 _MAX_NAME = 64
 _MAX_STATUS = 1 << 16  # it lists all groups of the user

@@ -33,6 +33,8 @@ from bgd.mounts import Mounts
 
 log = logging.getLogger(__name__)
 
+NEVER = sys.maxsize  # the first tick of a scan without details
+
 
 class Scan(Struct, frozen=True):
     """The living processes at about one moment; `streams`, `marks` and tags only of those young enough.
@@ -108,7 +110,7 @@ class Scanner:
             OSError: one of SHORTAGES.
         """
         if self._mounts.had_any:
-            scan = await self._scan_in_fork(wanted, _NEVER)
+            scan = await self._scan_in_fork(wanted, NEVER)
             if scan is not None:
                 return scan.processes
         return {pid: process for pid in wanted if (process := read_process(pid)) is not None}
@@ -212,7 +214,6 @@ _SLICE = 0.001  # seconds of scanning in a row: the longest that a start waits f
 _RETRY_DELAY = 0.2  # seconds until the next try if descriptors are short
 _FORK_TIMEOUT = 30.0  # seconds for a fork, which needs about a second
 _MAX_FORKS = 8
-_NEVER = sys.maxsize  # the first tick of a scan without details
 _SILENT = "only its parent, group, session and tag show whether it belongs to a job"
 _LENGTH = struct.Struct("=Q")
 _decoder = msgspec.msgpack.Decoder(Scan)

@@ -256,6 +256,8 @@ class Supervisors:
                 self._attempts.watch(message.key, on=message.on)
             case launching.CheckAttempt(key, number):
                 self._channel.send(launching.Checked(number, self._attempts.is_alive(key)))
+            case launching.MeasureUsage():
+                self._attempts.measure()
             case launching.RenewWorkers():
                 self._attempts.workers.renew()
             case launching.OutputStored(key, offset):

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from enum import IntEnum
 from functools import partial
@@ -225,12 +225,13 @@ class Tree:
         self.key = key
         self.group = group
         self.first_tick = math.floor(since * TICKS) - 1  # the kernel rounds differently
+        self.since = since
         self.was_signalled = False  # whether the first process was, while it lived
         self._mark = mark(key)
         self._stream = stream
-        self._pid = pid
+        self.pid = pid
         self._ticks = ticks
-        self._tag = tag
+        self.tag = tag
         # the number of a group is not reused while it has a process, even a zombie
         self._has_group = pid is not None and ticks is None
         self._found: dict[int, int] = {}  # pid -> ticks of members seen alive
@@ -240,7 +241,7 @@ class Tree:
     def has_group(self) -> bool:
         """Return whether the first process's group has others; call once, right after it was reaped."""
         try:
-            os.killpg(self._pid or 0, 0)
+            os.killpg(self.pid or 0, 0)
         except ProcessLookupError:
             self._has_group = False
         except PermissionError:
@@ -251,12 +252,12 @@ class Tree:
         """Return whether one of these orphans, or a process in the control group, belongs to this attempt."""
         if self.group is not None and self.group.is_populated:
             return True
-        return self._tag is not None and any(tag_of(pid) == self._tag for pid in orphans)
+        return self.tag is not None and any(tag_of(pid) == self.tag for pid in orphans)
 
     def living(self, scan: Scan) -> list[Process]:
         """Return the living members that can be signalled: the oldest first, parents before children."""
-        if self._ticks is not None and self._pid is not None and self._pid in scan.processes:
-            self._has_group |= scan.processes[self._pid].ticks == self._ticks
+        if self._ticks is not None and self.pid is not None and self.pid in scan.processes:
+            self._has_group |= scan.processes[self.pid].ticks == self._ticks
         members = {pid: each for pid, each in scan.processes.items() if self._is_root(each, scan)}
         grouped = self.group.pids() if self.group else set[int]()
         members.update((pid, scan.processes[pid]) for pid in grouped & scan.processes.keys())
@@ -325,7 +326,7 @@ class Tree:
             return False
         if signum not in {signal.SIGSTOP, signal.SIGCONT}:
             self._sent.add(sent)
-            self.was_signalled |= was_there and process.pid == self._pid
+            self.was_signalled |= was_there and process.pid == self.pid
         return True
 
     async def signal_all(self, scanner: Scanner, signum: int) -> None:
@@ -360,9 +361,9 @@ class Tree:
         """Kill without a scan what certainly belongs to it: control group and process group."""
         if self.group is not None:
             self.group.kill()
-        if self._has_group and self._pid is not None:
+        if self._has_group and self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _is_root(self, process: Process, scan: Scan) -> bool:
         """Return whether a process belongs by itself, not by descent."""
@@ -371,7 +372,7 @@ class Tree:
             or (self._has_group and self._is_of_group(process))
             or (self._stream in scan.streams.get(process.pid, ()) and not self._has_another_tag(process))
             or scan.marks.get(process.pid) == self._mark
-            or (self._tag is not None and process.tag == self._tag)
+            or (self.tag is not None and process.tag == self.tag)
         )
 
     def _has_another_tag(self, process: Process) -> bool:
@@ -380,10 +381,36 @@ class Tree:
         A process that the launcher is just starting has the pipes of all attempts open, until its exec closes
         them.
         """
-        return self._tag is not None and process.tag not in {None, self._tag}
+        return self.tag is not None and process.tag not in {None, self.tag}
 
     def _is_of_group(self, process: Process) -> bool:
-        return self._pid in (process.group, process.session)
+        return self.pid in (process.group, process.session)
+
+
+def members_of(trees: Collection[Tree], scan: Scan) -> dict[AttemptKey, list[Process]]:
+    """Return the living members of trees whose first processes run, in one pass over a scan without details.
+
+    A process that has left the group and session of its tree, and whose parent has ended, is a child of this
+    process: only the tags of these are read.
+    """
+    of_group = {tree.pid: tree.key for tree in trees}
+    of_tag: dict[int | None, AttemptKey] = {tree.tag: tree.key for tree in trees if tree.tag is not None}
+    found: dict[int, AttemptKey] = {}
+    for pid, process in scan.processes.items():
+        key = of_group.get(pid) or of_group.get(process.group) or of_group.get(process.session)
+        if key is None and process.parent == os.getpid():
+            key = of_tag.get(tag_of(pid))
+        if key is not None:
+            found[pid] = key
+    parents = list(found)
+    members: dict[AttemptKey, list[Process]] = {tree.key: [] for tree in trees}
+    for pid in parents:
+        members[found[pid]].append(scan.processes[pid])
+        for child in scan.children.get(pid, []):
+            if child.pid not in found:
+                found[child.pid] = found[pid]
+                parents.append(child.pid)
+    return members
 
 
 def _name(process: Process) -> tuple[int, int]:

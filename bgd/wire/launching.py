@@ -21,7 +21,7 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 7
+LAUNCHING_PROTOCOL = 8
 # of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
 OLDEST_LAUNCHING_PROTOCOL = 1
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
@@ -251,6 +251,10 @@ class CheckAttempt(Struct, frozen=True, tag="check"):
     number: int
 
 
+class MeasureUsage(Struct, frozen=True, tag="measure"):
+    """Ask what running attempts use now; the launcher answers with Measured."""
+
+
 class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no more attempts; new ones replace them when needed."""
 
@@ -294,6 +298,7 @@ ToLauncher = (
     | Acknowledge
     | WatchLog
     | CheckAttempt
+    | MeasureUsage
     | RenewWorkers
     | OutputStored
     | KeepAlive
@@ -312,6 +317,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 6
         case Launch(slurm=SlurmStart(pilot=PilotStart(alone=True))):
             return 7
+        case MeasureUsage():
+            return 8
         case _:
             return OLDEST_LAUNCHING_PROTOCOL
 
@@ -453,6 +460,25 @@ class Checked(Struct, frozen=True, tag="checked"):
     is_alive: bool
 
 
+class AttemptUsage(Struct, frozen=True):
+    """What all processes of an attempt use now.
+
+    `cpu_percent`: since the reading before; 100 is one processor; None: there was none. `memory_bytes`: of
+    its control group, or the resident memory of all, in which shared pages count more than once.
+    """
+
+    key: AttemptKey
+    cpu_percent: float | None
+    memory_bytes: int
+    processes: int
+
+
+class Measured(Struct, frozen=True, tag="measured"):
+    """Answer a MeasureUsage. An attempt that is not here has no process, or none that this launcher sees."""
+
+    attempts: list[AttemptUsage]
+
+
 class OutputPart(Struct, frozen=True, tag="output"):
     """Output of an attempt of a pilot, from this offset on. Repeated on each connection."""
 
@@ -473,7 +499,9 @@ class Declined(Struct, frozen=True, tag="declined"):
     position: int = 0
 
 
-FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Checked | OutputPart | Declined
+FromLauncher = (
+    Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Checked | Measured | OutputPart | Declined
+)
 
 
 def readable_by(message: FromLauncher, newest: int) -> FromLauncher:

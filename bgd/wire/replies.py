@@ -19,6 +19,7 @@ from bgd.wire.views import (
     GroupStats,
     JobError,
     JobProgress,
+    JobUsage,
     JobView,
     QueueView,
     ResourceView,
@@ -187,6 +188,16 @@ class Queues(Message, frozen=True, tag="queues", kw_only=True):
     resources: list[ResourceView] = []
 
 
+class JobUsages(Message, frozen=True, tag="usage"):
+    """What running jobs use now, by id, without those of which nothing is known.
+
+    `problem`: why nothing is known of any job; None: it is.
+    """
+
+    jobs: dict[int, JobUsage]
+    problem: str | None = None
+
+
 class EventsPart(Message, frozen=True, tag="events"):
     """Some events, by kind. The first part comes at once and holds none.
 
@@ -292,6 +303,7 @@ _CommonReply = (
     | Queues
     | EventsPart
     | Stats
+    | JobUsages
     | Info
     | Login
     | Reloaded

@@ -348,6 +348,10 @@ class GetStats(Asked, frozen=True, tag="stats"):
     window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
 
 
+class GetUsage(Asked, frozen=True, tag="usage"):
+    """-> JobUsages: what running jobs use now. The first answer after a pause takes a moment."""
+
+
 class GetLogin(Asked, frozen=True, tag="login"):
     """-> Login: a link that logs a browser in."""
 
@@ -469,6 +473,7 @@ _CommonRequest = (
     | Resume
     | GetEvents
     | GetStats
+    | GetUsage
     | GetInfo
     | GetLogin
     | Reload

@@ -101,6 +101,18 @@ class JobProgress(Struct, frozen=True):
     progress: Progress
 
 
+class JobUsage(Struct, frozen=True, kw_only=True):
+    """What all processes of a running job use now.
+
+    `cpu_percent`: in the last seconds; 100 is one processor; None: not known yet. `memory_bytes`: as its
+    control group counts, or the resident memory of all processes, in which shared pages count more than once.
+    """
+
+    cpu_percent: float | None
+    memory_bytes: int
+    processes: int
+
+
 class AttemptView(Struct, frozen=True, kw_only=True):
     """An attempt as people see it.
 

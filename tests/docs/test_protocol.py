@@ -39,6 +39,7 @@ VALUES = [
     views.JobView,
     views.Progress,
     views.JobProgress,
+    views.JobUsage,
     views.AttemptView,
     views.QueueView,
     Explanation,

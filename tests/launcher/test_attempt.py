@@ -27,7 +27,7 @@ class ToyRun:
     """Notes what it is asked for, and ends when it is stopped."""
 
     has_exited = is_over = False
-    log_bytes, log_problem, node = 7, None, "toy-1"
+    log_bytes, log_problem, node, tree = 7, None, "toy-1", None
 
     def __init__(self, attempt: Attempt) -> None:
         self.pid: int | None = None

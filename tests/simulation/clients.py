@@ -136,6 +136,7 @@ class SimulatedClient:
                 requests.Show(UNSENT, self.own[-1]),
                 requests.GetEvents(id=UNSENT, since=0),
                 requests.GetStats(UNSENT),
+                requests.GetUsage(UNSENT),
             ]
             return dice.choice(asks)
         queue = QUEUES[self.number]  # its own one: no other client changes it

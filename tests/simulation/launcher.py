@@ -26,6 +26,8 @@ from bgd.wire.launching import (
     Greeting,
     KeepAlive,
     Launch,
+    Measured,
+    MeasureUsage,
     OutputStored,
     Ready,
     RenewWorkers,
@@ -162,6 +164,8 @@ class SimulatedLauncher:
                 self._suspend(self._journal.runs[key])
             case ContinueProcesses(key) if key in self._journal.runs:
                 self._continue(self._journal.runs[key])
+            case MeasureUsage():
+                self._say(Measured([]))
             case CheckAttempt(key, number):
                 self._say(Checked(number, key in self._journal.runs))
             case Acknowledge(key, position):

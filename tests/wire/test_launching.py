@@ -15,6 +15,7 @@ from bgd.wire.launching import (
     AttemptStarted,
     CheckAttempt,
     Launch,
+    MeasureUsage,
     PilotStart,
     Ready,
     SlurmStart,
@@ -96,6 +97,10 @@ def on_slurm(pilot: PilotStart) -> Launch:
 @pytest.mark.parametrize("message", [TradeSockets(), CheckAttempt(KEY, 1)])
 def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
     assert protocol_of(message) == 6
+
+
+def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
+    assert protocol_of(MeasureUsage()) == 8
 
 
 def test_an_older_launcher_would_run_a_job_of_its_own_pilot_beside_others():

@@ -257,6 +257,7 @@ SENT: dict[str, list[Message]] = {
         requests.Resume(25),
         requests.GetEvents(id=26, since=98, follow=True),
         requests.GetStats(27, 60.0),
+        requests.GetUsage(48),
         requests.GetInfo(10),
         requests.GetLogin(13),
         requests.Reload(14),
@@ -303,6 +304,9 @@ SENT: dict[str, list[Message]] = {
             run_p95=None,
             oldest_queued_at=1_790_000_000.25,
         ),
+        replies.JobUsages(
+            48, {17: views.JobUsage(cpu_percent=97.5, memory_bytes=64_000_000, processes=3)}, "no"
+        ),
         replies.Info(
             id=8,
             version="0.1.0",
@@ -348,6 +352,7 @@ SENT: dict[str, list[Message]] = {
         launching.Acknowledge(KEY),
         launching.WatchLog(KEY, on=False),
         launching.CheckAttempt(KEY, 7),
+        launching.MeasureUsage(),
         launching.RenewWorkers(),
         launching.OutputStored(KEY, 4096),
         launching.KeepAlive(),
@@ -374,6 +379,7 @@ SENT: dict[str, list[Message]] = {
         launching.Ready(),
         launching.LogGrew(KEY, 240),
         launching.Checked(7, is_alive=True),
+        launching.Measured([launching.AttemptUsage(KEY, 97.5, 64_000_000, 3)]),
         launching.OutputPart(KEY, 4096, b"line\n"),
         launching.Declined("protocol 7 is unknown"),
     ],

@@ -37,7 +37,7 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
+from bgd.wire.replies import ActResult, Info, JobUsages, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
@@ -634,6 +634,13 @@ class AsyncClient:
         """Return figures of the last `window`, and of all waiting and running jobs."""
         request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
         return await self._channel.ask(request, Stats, repeatable=True)
+
+    async def usage(self) -> JobUsages:
+        """Return the processor time and memory that running jobs use now, by id.
+
+        The first answer after a pause of 10 seconds takes about half a second.
+        """
+        return await self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True)
 
     async def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.

@@ -39,7 +39,7 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
+from bgd.wire.replies import ActResult, Info, JobUsages, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Selection, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
 
@@ -637,6 +637,13 @@ class Client:
         """Return figures of the last `window`, and of all waiting and running jobs."""
         request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
         return run(self._channel.ask(request, Stats, repeatable=True))
+
+    def usage(self) -> JobUsages:
+        """Return the processor time and memory that running jobs use now, by id.
+
+        The first answer after a pause of 10 seconds takes about half a second.
+        """
+        return run(self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True))
 
     def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.

@@ -37,6 +37,7 @@ from bgd.wire.replies import (
     Explained,
     Info,
     JobsPart,
+    JobUsages,
     Login,
     LogPart,
     ProgressPart,
@@ -53,6 +54,7 @@ from bgd.wire.requests import (
     GetQueues,
     GetResult,
     GetStats,
+    GetUsage,
     List,
     Logs,
     Show,
@@ -71,7 +73,18 @@ GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
 ReadRequest = (
-    List | Show | Explain | GetResult | Logs | Wait | GetEvents | GetQueues | GetStats | GetInfo | GetLogin
+    List
+    | Show
+    | Explain
+    | GetResult
+    | Logs
+    | Wait
+    | GetEvents
+    | GetQueues
+    | GetStats
+    | GetUsage
+    | GetInfo
+    | GetLogin
 )
 
 T = TypeVar("T")
@@ -148,6 +161,8 @@ class ReadHandler:
                 await self._supervisor.saved_unless_stuck()
                 since = time.time() - request.window
                 replies.send(await self._store.search(summaries.stats, request, since))
+            case GetUsage():
+                replies.send(JobUsages(request.id, *await self._supervisor.dispatcher.usage()))
             case GetInfo():
                 replies.send(await self._info(request))
             case GetLogin():

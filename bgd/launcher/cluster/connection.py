@@ -12,7 +12,7 @@ from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader
-from bgd.wire.launching import MAX_LAUNCHING_FRAME, ToLauncher, encode
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptUsage, ToLauncher, encode
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
@@ -29,6 +29,8 @@ class PilotConnection(asyncio.Protocol):
         self.is_ready = False  # its snapshot is complete
         self.silent_beats = 0  # KeepAlives sent since its last message
         self.lost = asyncio.Event()
+        self.protocol = launching.OLDEST_LAUNCHING_PROTOCOL  # of the pilot
+        self._usage: asyncio.Future[list[AttemptUsage]] | None = None  # that it was asked for
         self._pilot = pilot
         self._context = context
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
@@ -47,6 +49,21 @@ class PilotConnection(asyncio.Protocol):
     def send(self, message: ToLauncher) -> None:
         """Send a message with others of this turn of the loop."""
         self._out.send(encode(message))
+
+    def ask_usage(self) -> asyncio.Future[list[AttemptUsage]]:
+        """Ask what its attempts use; an earlier pilot cannot say, so nothing."""
+        if self._usage is None or self._usage.done():
+            self._usage = asyncio.get_running_loop().create_future()
+            if launching.protocol_of(launching.MeasureUsage()) <= self.protocol:
+                self.send(launching.MeasureUsage())
+            else:
+                self._usage.set_result([])
+        return self._usage
+
+    def take_usage(self, usages: list[AttemptUsage]) -> None:
+        """Deliver its answer."""
+        if self._usage is not None and not self._usage.done():
+            self._usage.set_result(usages)
 
     def drop(self) -> None:
         """Close it at once."""
@@ -69,7 +86,7 @@ class PilotConnection(asyncio.Protocol):
         try:
             self._unhandled.extend(self._frames.feed(data))
             while self._unhandled and not self.lost.is_set():
-                self._pilot.receive(launching.decode_from_launcher(self._unhandled[0]))
+                self._pilot.receive(self, launching.decode_from_launcher(self._unhandled[0]))
                 self._unhandled.popleft()
         except ProtocolError as error:
             log.warning("pilot %s: dropped its connection: %s", self._pilot.name, error)
@@ -83,4 +100,5 @@ class PilotConnection(asyncio.Protocol):
         self._transport.resume_reading()
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self.take_usage([])
         self.lost.set()

@@ -34,6 +34,7 @@ from bgd.wire.launching import (
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
+    AttemptUsage,
     FromLauncher,
     PilotNode,
     SlurmStart,
@@ -153,6 +154,11 @@ class Pilot:
             return False
         self._connection.send(message)
         return True
+
+    def ask_usage(self) -> asyncio.Future[list[AttemptUsage]] | None:
+        """Ask what its attempts use; None: there is no connection."""
+        connection = self._connection
+        return connection.ask_usage() if connection is not None and connection.is_ready else None
 
     def _repeat(self, attempt: PilotRun) -> None:
         if self._connection is not None and self._connection.is_ready and self.node is not None:
@@ -456,15 +462,16 @@ class Pilot:
 
     # --- what it says
 
-    def receive(self, message: FromLauncher) -> None:
+    def receive(self, connection: PilotConnection, message: FromLauncher) -> None:
         """Handle one of its messages.
 
         Raises:
             ProtocolError: it declines this launcher.
         """
         match message:
-            case launching.Welcome(node=node):
+            case launching.Welcome(protocol=protocol, node=node):
                 self.node = node or self.node
+                connection.protocol = protocol
             case launching.Declined():
                 raise ProtocolError(message.problem)
             case launching.Ready():
@@ -475,6 +482,8 @@ class Pilot:
                 self._store(message)
             case AttemptEnded():
                 self._note_end(message)
+            case launching.Measured(usages):
+                connection.take_usage(usages)
             case launching.LogGrew() | launching.Checked():
                 pass  # pilots send no such messages: they send the output itself
 

@@ -24,7 +24,7 @@ from bgd.launcher.cluster.run import PilotRun, pilot_start
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
-from bgd.wire.launching import AttemptKey, Launch, NotStarted, SlurmStart
+from bgd.wire.launching import AttemptKey, AttemptUsage, Launch, NotStarted, SlurmStart
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,10 @@ class PilotPool:
         if not self._has_all_records and self._tidying.done():
             self._has_all_records = all(each.runs_what_it_should for each in self._pilots)
         return not self._has_all_records
+
+    def ask_usage(self) -> list[asyncio.Future[list[AttemptUsage]]]:
+        """Ask all connected pilots what their attempts use."""
+        return [answer for pilot in self._pilots if (answer := pilot.ask_usage()) is not None]
 
     @property
     def _pilots(self) -> list[Pilot]:

@@ -34,6 +34,7 @@ class PilotRun:
     """An attempt that waits in the pool, then runs on a pilot."""
 
     has_exited = False  # as far as this launcher knows
+    tree = None
 
     def __init__(self, attempt: Attempt, context: Context, pool: PilotPool) -> None:
         self.launch = attempt.launch

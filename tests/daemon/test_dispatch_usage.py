@@ -1,0 +1,77 @@
+"""What running jobs use: one question to the launcher for all who ask, and none without them."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from bgd.daemon.dispatch import OLD_LAUNCHER
+from bgd.wire.launching import AttemptKey, AttemptUsage, Measured, MeasureUsage
+from bgd.wire.replies import JobUsages
+from bgd.wire.requests import GetUsage
+from bgd.wire.views import JobUsage
+from tests.daemon.harness import served
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
+
+USED = JobUsage(cpu_percent=97.5, memory_bytes=64_000_000, processes=3)
+
+
+def usage_of(key: AttemptKey) -> AttemptUsage:
+    return AttemptUsage(key, 97.5, 64_000_000, 3)
+
+
+async def test_all_who_ask_meanwhile_share_one_answer_of_the_launcher(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        callers = [await life.call() for _ in range(3)]
+        for caller in callers:
+            caller.send(GetUsage(1))
+        await launcher.hear(MeasureUsage)
+
+        launcher.say(Measured([usage_of(key)]))
+
+        for caller in callers:
+            assert await caller.hear(JobUsages) == JobUsages(1, {key.job: USED})
+        launcher.say(end(key))
+        assert not isinstance(await launcher.next(), MeasureUsage)
+
+
+async def test_only_attempts_that_run_now_are_named(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        caller = await life.call()
+        caller.send(GetUsage(1))
+        await launcher.hear(MeasureUsage)
+
+        others = [replace(key, attempt=2), replace(key, job=404), replace(key, store="another")]
+        launcher.say(Measured([usage_of(each) for each in [*others, key]]))
+
+        assert (await caller.hear(JobUsages)).jobs == {key.job: USED}
+
+
+async def test_a_launcher_of_an_earlier_bgd_is_not_asked_and_keeps_its_jobs(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        launcher.hang_up()
+        await launcher.greet(protocol=7)
+        await soon(life.is_met.wait())
+        caller = await life.call()
+
+        assert await caller.ask(GetUsage(1), JobUsages) == JobUsages(1, {}, OLD_LAUNCHER)
+
+        launcher.say(end(key))
+        assert not isinstance(await launcher.next(), MeasureUsage)
+
+
+async def test_without_a_launcher_nothing_is_known(config, launcher):
+    async with served(config, launcher) as life:
+        await life.launched()
+        caller = await life.call()
+        caller.send(GetUsage(1))
+        await launcher.hear(MeasureUsage)
+
+        launcher.hang_up()
+
+        answer = await caller.hear(JobUsages)
+        assert answer.jobs == {}
+        assert answer.problem == "the launcher does not answer"
