@@ -36,6 +36,7 @@ _MODULES = {
     "batch": "batch",
     "list": "listing",
     "watch": "watching",
+    "top": "watching",
     "show": "showing",
     "explain": "showing",
     "logs": "logs",

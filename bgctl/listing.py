@@ -38,6 +38,7 @@ from bgd.formatting import (
     command_line,
     is_slow,
     job_as_json,
+    load,
     progress_line,
     progress_of,
     reply_as_json,
@@ -45,10 +46,12 @@ from bgd.formatting import (
     short_duration,
     state_in_words,
 )
-from bgd.units import format_duration
+from bgd.units import format_duration, format_size
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
-from bgd.wire.views import EventView, GroupStats, ScheduleEvent
+from bgd.wire.views import EventView, GroupStats, JobUsage, ScheduleEvent
+
+Usages = Mapping[int, JobUsage]  # what running jobs use now, by id
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -59,6 +62,10 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "created": lambda job: (job.created_at, job.id),
     "started": lambda job: (job.started_at or 0.0, job.id),
     "finished": lambda job: (job.finished_at or 0.0, job.id),
+}
+USAGE_KEYS: dict[str, Callable[[JobUsage], float]] = {
+    "cpu": lambda usage: usage.cpu_percent or 0.0,
+    "memory": lambda usage: usage.memory_bytes,
 }
 _SELECTING = "--state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
 _RUNNING = (State.RUNNING, State.STOPPING)
@@ -79,6 +86,12 @@ class Query(Struct, frozen=True, kw_only=True):
     shows_all: bool = False
     sort: str | None = None
     reverse: bool = False
+    usage: bool = False
+
+    @property
+    def needs_usage(self) -> bool:
+        """Whether it shows, or sorts by, what running jobs use now."""
+        return self.usage or self.sort in USAGE_KEYS
 
 
 @verb(
@@ -103,11 +116,12 @@ class Query(Struct, frozen=True, kw_only=True):
 )
 @click.option(
     "--sort",
-    type=click.Choice(list(_SORT_KEYS)),
+    type=click.Choice([*_SORT_KEYS, *USAGE_KEYS]),
     metavar="KEY",
-    help="Sort by id, state, priority, queue, name, created, started, finished.",
+    help="Sort by one of the keys above.",
 )
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
+@click.option("--usage", is_flag=True, help="Show CPU, memory and processes of running jobs.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only ids.")
 @click.option("-w", "--watch", is_flag=True, help="Redraw the list when it changes; q quits.")
 @click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
@@ -116,7 +130,8 @@ def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
 
     With IDs, such as 64-363, list all of these that exist and match.
 
-    The newest of each come first. --sort puts the lowest or earliest first, or the highest priority;
+    The newest of each come first. --sort KEY sorts by id, state, priority, queue, name, created, started,
+    finished, cpu or memory. It puts the lowest or earliest first, or the highest priority, CPU or memory;
     --reverse reverses any order. On a terminal, the list has as many jobs as fit.
     """
     query = Query(**given)
@@ -134,21 +149,36 @@ def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
     columns, lines = screen_size()
     with client() as daemon:
         fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
-        jobs, notes = listed(daemon, query, fits)
+        usages = running_usages(daemon) if query.needs_usage else None
+        jobs, notes = listed(daemon, query, fits, usages)
     if global_options().json:
-        print_json([job_as_json(job.view) for job in jobs])
+        print_json([job_with_usage(job, usages) for job in jobs])
     elif only_ids:
         for job in jobs:
             click.echo(job.id)
     elif not jobs:
         say(no_jobs(query))
     elif not as_table:
-        _print_for_programs(jobs)
+        print_for_programs(jobs, usages)
     else:
-        click.echo("\n".join(table_lines(jobs, columns, time.time())))
+        click.echo("\n".join(table_lines(jobs, columns, time.time(), usages)))
         for note in notes if is_terminal() else []:
             say(note)
     return 0
+
+
+def running_usages(daemon: Client) -> Usages:
+    """Return what running jobs use now; say why if nothing is known."""
+    answer = daemon.usage()
+    if answer.problem is not None:
+        say(f"what jobs use is not known: {answer.problem}")
+    return answer.jobs
+
+
+def job_with_usage(job: Job, usages: Usages | None) -> dict[str, object]:
+    """Return a job for JSON, with what it uses now if that was asked for; null: nothing."""
+    fields = job_as_json(job.view)
+    return fields if usages is None else fields | {"usage": as_json(usages.get(job.id))}
 
 
 def no_jobs(query: Query) -> str:
@@ -161,18 +191,20 @@ def _is_whole(query: Query) -> bool:
     return query.shows_all or bool(query.ids)
 
 
-def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], list[str]]:
+def listed(
+    daemon: Client, query: Query, lines: int | None, usages: Usages | None = None
+) -> tuple[list[Job], list[str]]:
     """Return the jobs that a list shows, in order, and notes for users.
 
     `lines`: of the terminal that the jobs and notes must fit on, with a line for the prompt; None: no limit.
     """
     if lines is not None:
         most = max(lines - _OTHER_LINES, _FEWEST_LINES)
-        jobs, has_more = _jobs_that_fit(daemon, query, most)
+        jobs, has_more = _jobs_that_fit(daemon, query, most, usages)
         rest = [_describe_rest(daemon, query, jobs)] if has_more else []
     else:
         limit = query.limit or (None if _is_whole(query) else DEFAULT_LIST)
-        jobs = _jobs(daemon, query, limit)
+        jobs = _jobs(daemon, query, limit, usages)
         rest = [_options_for_rest(query, jobs)] if len(jobs) == limit else []
     pause = _why_paused(daemon, jobs) if is_terminal() else None
     return jobs, rest + ([] if pause is None else [pause])
@@ -182,27 +214,34 @@ _OTHER_LINES = 4  # headings, two notes, and the prompt
 _FEWEST_LINES = 5  # jobs even on a tiny terminal
 
 
-def _jobs(daemon: Client, query: Query, limit: int | None) -> list[Job]:
+def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None) -> list[Job]:
     """Return the first `limit` jobs in the order of the query; None means all."""
     step = -1 if query.reverse else 1
     if query.sort is None:
         found = jobs_matching(daemon, query.filters, query.ids, limit=limit, before=query.before)
         return (found if query.before else sorted(found, key=_group))[::step]
     found = jobs_matching(daemon, query.filters, query.ids, before=query.before)
+    if query.sort in USAGE_KEYS:
+        return by_usage(found, query.sort, usages or {})[::step][:limit]
     return sorted(found, key=_SORT_KEYS[query.sort])[::step][:limit]
+
+
+def by_usage(jobs: list[Job], key: str, usages: Usages) -> list[Job]:
+    """Return jobs in order: those that use most come first, and those of which nothing is known last."""
+    return sorted(jobs, key=lambda job: (-USAGE_KEYS[key](usages[job.id]) if job.id in usages else 1, job.id))
 
 
 def _group(job: Job) -> int:
     return next(number for number, states in enumerate(GROUPS) if job.state in states)
 
 
-def _jobs_that_fit(daemon: Client, query: Query, most: int) -> tuple[list[Job], bool]:
+def _jobs_that_fit(daemon: Client, query: Query, most: int, usages: Usages | None) -> tuple[list[Job], bool]:
     """Return at most this many jobs in the order of the query, and whether there are others.
 
     All running jobs are among them if they fit. Waiting and finished jobs share the rest.
     """
     if query.sort is not None or query.before is not None:
-        found = _jobs(daemon, query, most + 1)
+        found = _jobs(daemon, query, most + 1, usages)
         return found[:most], len(found) > most
     running, waiting, finished = (
         jobs_matching(daemon, query.filters | {"states": names}, query.ids, limit=most + 1) if names else []
@@ -272,9 +311,10 @@ _MAX_NAMED = 3  # jobs or queues in a narrow cell
 # --- for programs: all columns, with the words that they compare
 
 
-def _print_for_programs(jobs: list[Job]) -> None:
+def print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
+    """Print all columns, with the words that programs compare."""
     now = time.time()
-    cells = _cells(jobs, now) | {
+    cells = _cells(jobs, now, usages) | {
         "STATE": [SUSPENDED if job.suspended else job.state for job in jobs],
         "TIME": [_time_cell(job, now) or "-" for job in jobs],
         "NAME": [one_line(job.name or "-") for job in jobs],
@@ -283,6 +323,8 @@ def _print_for_programs(jobs: list[Job]) -> None:
     }
     if not any(progress_of(job.view) for job in jobs):
         del cells["PROGRESS"]
+    for heading in _USAGE_COLUMNS if usages is not None else ():
+        cells[heading] = [cell or "-" for cell in cells[heading]]
     print_columns(tuple(cells), list(zip(*cells.values(), strict=True)))
 
 
@@ -302,7 +344,9 @@ def _time_cell(job: Job, now: float) -> str:
 # --- for people: a table as wide as the terminal, one line per job
 
 
-def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[str]:
+def table_lines(
+    jobs: Sequence[Job], columns: int, now: float | None, usages: Usages | None = None
+) -> list[str]:
     """Return a table of jobs that fits in this many columns, headings first.
 
     Long names and commands are cut. Empty columns, and columns with only default values, are left out; if
@@ -311,7 +355,9 @@ def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[st
     `now` None: show times of day, which stay true until the job changes, in place of ages.
     """
     table = {
-        heading: cells for heading, cells in _cells(jobs, now).items() if _says_something(heading, cells)
+        heading: cells
+        for heading, cells in _cells(jobs, now, usages).items()
+        if _says_something(heading, cells)
     }
     widths = _column_widths(table, columns)
     lines = [_styled(_aligned(heading, heading, width), bold=True) for heading, width in widths.items()]
@@ -333,11 +379,12 @@ def _says_something(heading: str, cells: list[str]) -> bool:
 _USUAL = {"ATTEMPT": "[01]/1", "PRIORITY": "0", "QUEUE": "default"}
 
 
-def _cells(jobs: Sequence[Job], now: float | None) -> dict[str, list[str]]:
+def _cells(jobs: Sequence[Job], now: float | None, usages: Usages | None) -> dict[str, list[str]]:
     submitted = "SUBMITTED" if now is None else "AGE"
     return {
         "ID": [str(job.id) for job in jobs],
         "STATE": [state_in_words(job.view) for job in jobs],
+        **({} if usages is None else _usage_cells([usages.get(job.id) for job in jobs])),
         "PRIORITY": [str(job.priority) for job in jobs],
         "QUEUE": [job.queue for job in jobs],
         "ATTEMPT": [_attempts(job) for job in jobs],
@@ -352,6 +399,15 @@ def _cells(jobs: Sequence[Job], now: float | None) -> dict[str, list[str]]:
     }
 
 
+def _usage_cells(usages: Sequence[JobUsage | None]) -> dict[str, list[str]]:
+    return {
+        "CPU": ["" if each is None else load(each) for each in usages],
+        "MEMORY": ["" if each is None else format_size(each.memory_bytes) for each in usages],
+        "PROCESSES": ["" if each is None else str(each.processes) for each in usages],
+    }
+
+
+_USAGE_COLUMNS = ("CPU", "MEMORY", "PROCESSES")
 _LONGEST_COMMAND = 2000  # characters; no terminal is wider
 
 
@@ -396,7 +452,7 @@ def _column_widths(table: dict[str, list[str]], columns: int) -> dict[str, int]:
     for heading in widths.keys() & _MAX_WIDTHS:
         widths[heading] = min(widths[heading], _MAX_WIDTHS[heading])
     command = widths.pop("COMMAND")
-    for heading in ("ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE"):  # least useful first
+    for heading in ("PROCESSES", "ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE"):  # least useful first
         if _space_left(widths, columns) < min(command, _GOOD_COMMAND_WIDTH):
             widths.pop(heading, None)
     for heading in ("NAME", "PROGRESS", "TIME"):
@@ -416,7 +472,7 @@ _MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
 _GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
 _MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
 _NARROW = 10  # cells; enough to recognize a name
-_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE"}
+_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", *_USAGE_COLUMNS}
 
 
 # --- statistics

@@ -10,6 +10,7 @@ from functools import partial
 import click
 
 from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color
+from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import JobIdRanges, chosen_ids, job_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
@@ -23,13 +24,13 @@ from bgd.formatting import (
     attempt_in_words,
     command_line,
     explanation_as_json,
-    job_as_json,
     needs_node,
     progress_line,
     progress_of,
     short_duration,
     signal_name,
     state_in_words,
+    usage_line,
 )
 from bgd.wire.views import AttemptView
 
@@ -39,8 +40,9 @@ from bgd.wire.views import AttemptView
     "bgctl show 12",
     "bgctl show --json last",
 )
+@click.option("--usage", is_flag=True, help="Show CPU, memory and processes of running jobs.")
 @click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
-def show_command(ids: JobIdRanges) -> int:
+def show_command(ids: JobIdRanges, *, usage: bool) -> int:
     """Show everything about jobs, with results and attempts.
 
     The default is your latest job.
@@ -48,6 +50,7 @@ def show_command(ids: JobIdRanges) -> int:
     missing: list[NoSuchJob] = []
     gap = ""
     with client() as daemon:
+        usages = running_usages(daemon) if usage else None
         for job_id in chosen_ids(daemon, ids):
             try:
                 job = daemon.job(job_id)
@@ -56,9 +59,9 @@ def show_command(ids: JobIdRanges) -> int:
                 missing.append(error)
                 continue
             if global_options().json:
-                print_json(_as_json(daemon, job, attempts))
+                print_json(_as_json(daemon, job, attempts, usages))
             else:
-                click.echo(gap + "\n".join(_job_lines(daemon, job, attempts)))
+                click.echo(gap + "\n".join(_job_lines(daemon, job, attempts, usages)))
                 gap = "\n"
     for earlier in missing[:-1]:
         say(str(earlier))
@@ -110,8 +113,10 @@ def _likely_start(explanation: Explanation, now: float) -> str:
     return "at any moment" if at <= now else local_time(at, now)
 
 
-def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str, object]:
-    return job_as_json(job.view) | {
+def _as_json(
+    daemon: Client, job: Job, attempts: list[AttemptView], usages: Usages | None
+) -> dict[str, object]:
+    return job_with_usage(job, usages) | {
         **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
         "attempts": as_json(attempts),
@@ -128,7 +133,7 @@ def _result(daemon: Client, job: Job) -> object:
         return None
 
 
-def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[str]:
+def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Usages | None) -> Iterator[str]:
     now = time.time()
     yield f"Job {job.id}: {_describe_state(job)}"
     yield from _labelled_lines(
@@ -138,6 +143,7 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
         *facts_of(job.view),
         ("waits", _why_waiting(_explanation(daemon, job))),
         ("progress", progress_line(progress_of(job.view))),
+        ("uses", usage_line(usages[job.id]) if usages and job.id in usages else ""),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))

@@ -1,4 +1,4 @@
-"""The verb watch: the list of jobs, shown again whenever something changes."""
+"""The verbs watch and top: jobs, shown again when something changes, and what running ones use."""
 
 from __future__ import annotations
 
@@ -13,19 +13,33 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
 
-from bgctl.common import client, global_options, is_terminal, print_json
-from bgctl.listing import GROUPS, Query, listed, no_jobs, table_lines
-from bgctl.selecting import with_filters
+from bgctl.common import client, global_options, is_terminal, print_json, say
+from bgctl.listing import (
+    GROUPS,
+    USAGE_KEYS,
+    Query,
+    by_usage,
+    job_with_usage,
+    listed,
+    no_jobs,
+    print_for_programs,
+    running_usages,
+    table_lines,
+)
+from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import fitted, screen_size
 from bgctl.verbs import verb
-from bgd import BgdError, Client, State
+from bgd import BgdError, Client, Job, State
 from bgd.escape import one_line
-from bgd.formatting import job_as_json
+from bgd.formatting import job_as_json, usage_line
 from bgd.units import counted
+from bgd.wire.replies import JobUsages
+from bgd.wire.views import JobUsage
 
 
 @verb(
@@ -46,6 +60,8 @@ def watch_command(*, filters: dict[str, Any]) -> int:
 
 def watch_jobs(query: Query) -> int:
     """Show the jobs of a query until the user presses q."""
+    if query.needs_usage:
+        raise click.UsageError("a watched list shows no usage: use `bgctl top`")
     is_json = global_options().json
     if not (is_json or is_terminal()):
         raise click.UsageError("a list can be watched only on a terminal: use --json, or `bgctl events -f`")
@@ -62,11 +78,64 @@ def watch_jobs(query: Query) -> int:
                 return 0
 
 
+@verb(
+    "top",
+    "bgctl top",
+    "bgctl top --sort memory",
+    "bgctl top --json | jq '.[0].usage'",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(list(USAGE_KEYS)),
+    default="cpu",
+    metavar="KEY",
+    help="Sort by cpu (default) or memory.",
+)
+def top_command(*, sort: str) -> int:
+    """Show CPU, memory and processes of running jobs, live.
+
+    What uses most comes first. q or Ctrl-C ends it. With --json, or if stdout is no terminal, print one
+    picture and end.
+
+    100% CPU is one processor. It counts all processes of a job, over the seconds since the picture before.
+    """
+    with client() as daemon:
+        if is_terminal() and not global_options().json:
+            return _watch_usage(daemon, sort)
+        usages = running_usages(daemon)
+        jobs = by_usage(_running(daemon), sort, usages)
+    if global_options().json:
+        print_json([job_with_usage(job, usages) for job in jobs])
+    elif jobs:
+        print_for_programs(jobs, usages)
+    else:
+        say(_NOTHING_RUNS)
+    return 0
+
+
+def _running(daemon: Client) -> list[Job]:
+    return jobs_matching(daemon, {"states": GROUPS[0]})
+
+
+def _watch_usage(daemon: Client, sort: str) -> int:
+    with _screen(is_used=True):
+        changes = _Changes(None)
+        while True:
+            answer = daemon.usage()
+            _draw(_picture_of_usage(by_usage(_running(daemon), sort, answer.jobs), answer))
+            if not changes.wait(_TOP_INTERVAL):
+                return 0
+
+
+_NOTHING_RUNS = "no job is running"
+_TOP_INTERVAL = 2.0  # seconds between two pictures
+
+
 class _Changes:
     """Waits for events of jobs, for a new size of the terminal, and for the key q."""
 
-    def __init__(self, events: Client) -> None:
-        self._events = events
+    def __init__(self, events: Client | None) -> None:
+        """Begin to wait; None: without events."""
         self._error: BgdError | None = None
         self._wakes, self._wake = os.pipe()
         for end in (self._wakes, self._wake):
@@ -74,15 +143,17 @@ class _Changes:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGWINCH, lambda *_: None)  # only to wake
         self._keys = [0] if sys.stdin.isatty() else []
-        threading.Thread(target=self._follow, args=[events.last_event()], daemon=True).start()
+        if events is not None:
+            follow = partial(self._follow, events, events.last_event())
+            threading.Thread(target=follow, daemon=True).start()
 
-    def wait(self) -> bool:
-        """Return True at the next change, False if the user wants to end.
+    def wait(self, longest: float | None = None) -> bool:
+        """Return True at the next change or after `longest` seconds, False if the user wants to end.
 
         Raises:
             BgdError: no daemon answers any more.
         """
-        while not select.select([self._wakes, *self._keys], [], [], None)[0]:
+        while not select.select([self._wakes, *self._keys], [], [], longest)[0] and longest is None:
             pass
         deadline = time.monotonic() + _PAUSE
         # what happens meanwhile is drawn at once, and does not keep the terminal busy
@@ -95,9 +166,9 @@ class _Changes:
             raise self._error
         return True
 
-    def _follow(self, since: int) -> None:
+    def _follow(self, events: Client, since: int) -> None:
         try:
-            for _ in self._events.events(since=since, progress=True):
+            for _ in events.events(since=since, progress=True):
                 self._report()
         except BgdError as error:
             self._error = error
@@ -143,17 +214,41 @@ def _picture(daemon: Client, query: Query) -> list[str]:
     running, waiting, finished = (sum(info.counts.get(state, 0) for state in group) for group in GROUPS)
     failed = f" ({count} failed)" if (count := info.counts.get(State.FAILED, 0)) else ""
     head = f"{running} running, {waiting} waiting, {finished} finished{failed}; {counted(info.slots, 'slot')}"
-    note = f"{datetime.now().astimezone():%H:%M:%S}, q quits"
     jobs, notes = listed(daemon, query, lines - 1)  # the last line is that of the prompt
     table = table_lines(jobs, columns, None) if jobs else [no_jobs(query)]
+    return [_first_line(head, columns), "", *table, *(fitted(one_line(each), columns) for each in notes)]
+
+
+def _picture_of_usage(jobs: list[Job], answer: JobUsages) -> list[str]:
+    columns, lines = screen_size()
+    usages = answer.jobs.values()
+    total = JobUsage(
+        cpu_percent=sum(each.cpu_percent or 0.0 for each in usages),
+        memory_bytes=sum(each.memory_bytes for each in usages),
+        processes=sum(each.processes for each in usages),
+    )
+    head = f"{len(jobs)} running: {usage_line(total)}" if usages else f"{len(jobs)} running"
+    most = max(lines - _OTHER_LINES, 1)
+    table = table_lines(jobs[:most], columns, time.time(), answer.jobs) if jobs else [_NOTHING_RUNS]
+    notes = [f"{len(jobs) - most} more"] if len(jobs) > most else []
+    if answer.problem is not None:
+        notes.append(f"what jobs use is not known: {answer.problem}")
+    return [_first_line(head, columns), "", *table, *(fitted(one_line(each), columns) for each in notes)]
+
+
+_OTHER_LINES = 5  # head, gap, headings, and two notes
+
+
+def _first_line(head: str, columns: int) -> str:
+    note = f"{datetime.now().astimezone():%H:%M:%S}, q quits"
     gap = columns - len(head) - len(note)
-    first = f"{head}{' ' * gap}{note}" if gap > 1 else fitted(head, columns)
-    return [first, "", *table, *(fitted(one_line(each), columns) for each in notes)]
+    return f"{head}{' ' * gap}{note}" if gap > 1 else fitted(head, columns)
 
 
 def _draw(lines: list[str]) -> None:
     # clear first: after a full line the cursor still stands on its last cell
-    _write(_HOME + "\n".join(_CLEAR_LINE + line for line in lines) + _CLEAR_REST)
+    *above, last = lines
+    _write(_HOME + "".join(f"{_CLEAR_LINE}{line}\n" for line in above) + _CLEAR_REST + last)
 
 
 def _write(text: str) -> None:

@@ -26,7 +26,7 @@ from bgd.core.spec import (
 )
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
-from bgd.wire.views import AttemptView, JobView, Progress
+from bgd.wire.views import AttemptView, JobUsage, JobView, Progress
 
 _SHORT = 10  # seconds, below which a decimal matters
 _ROUNDING = 1e-9  # 0.29 * 100 is less than 29
@@ -119,6 +119,18 @@ def percent(fraction: float) -> int:
 def memory_of(attempt: AttemptView) -> int | None:
     """Return peak memory in bytes: of all its processes if that is known, else of the largest."""
     return attempt.max_rss_bytes if attempt.memory_peak_bytes is None else attempt.memory_peak_bytes
+
+
+def usage_line(usage: JobUsage) -> str:
+    """Return what a job uses now on one line, for example "97% CPU, 120MB, 3 processes"."""
+    processes = f"{usage.processes} process{'es' * (usage.processes != 1)}"
+    cpu = f"{percent} CPU, " if (percent := load(usage)) else ""
+    return f"{cpu}{format_size(usage.memory_bytes)}, {processes}"
+
+
+def load(usage: JobUsage) -> str:
+    """Return how busy a job keeps processors: "97%"; empty if that is not known yet."""
+    return "" if usage.cpu_percent is None else f"{usage.cpu_percent:.0f}%"
 
 
 def limits_of(view: JobView) -> str:
