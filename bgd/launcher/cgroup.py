@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from bgd.launcher.deadlines import readable
 from bgd.wire.launching import CONTROLLERS, Abilities, AttemptKey, Limits
 
 log = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ class Group:
             try:
                 changes.register(events, select.EPOLLPRI)
                 while _POPULATED.encode() in os.pread(events, _MAX_READ, 0) and not until.done():
-                    await _readable(changes.fileno(), until)
+                    await readable(changes.fileno(), until)
             finally:
                 os.close(events)
 
@@ -338,21 +339,6 @@ _PERIOD = 100_000  # microseconds, the kernel's own choice
 _POPULATED = "populated 1"
 _UNUSABLE = "control group %s cannot be used (%s): its processes are found in other ways"
 _MAX_READ = 4096
-
-
-async def _readable(fd: int, until: asyncio.Future[None]) -> None:
-    loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-
-    def read() -> None:
-        loop.remove_reader(fd)
-        readable.set_result(None)
-
-    loop.add_reader(fd, read)
-    try:
-        await asyncio.wait({readable, until}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        loop.remove_reader(fd)
 
 
 # --- The limits without a group that this launcher can set.

@@ -1,4 +1,4 @@
-"""Keep many deadlines on the elapsed clock with one alarm."""
+"""Wait: for many deadlines on the elapsed clock with one alarm, and for a descriptor."""
 
 from __future__ import annotations
 
@@ -138,3 +138,19 @@ def settle(future: asyncio.Future[None]) -> None:
     """Let a future be done, which it may be."""
     if not future.done():
         future.set_result(None)
+
+
+async def readable(fd: int, until: asyncio.Future[None]) -> None:
+    """Return when there is something to read from a descriptor, or `until` is done."""
+    loop = asyncio.get_running_loop()
+    has_some: asyncio.Future[None] = loop.create_future()
+
+    def read() -> None:
+        loop.remove_reader(fd)
+        has_some.set_result(None)
+
+    loop.add_reader(fd, read)
+    try:
+        await asyncio.wait({has_some, until}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(fd)

@@ -17,6 +17,7 @@ from msgspec import Struct
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, Children, fork, start_program
 from bgd.launcher.context import Context
+from bgd.launcher.deadlines import readable
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
@@ -368,20 +369,8 @@ class StandardInput:
 
         Without a writer its reader would see the end of the file at once.
         """
-        if self.fd is None:
-            return
-        fd, loop = self.fd, asyncio.get_running_loop()
-        begun: asyncio.Future[None] = loop.create_future()
-
-        def begin() -> None:
-            loop.remove_reader(fd)
-            begun.set_result(None)
-
-        loop.add_reader(fd, begin)
-        try:
-            await asyncio.wait({begun, until}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            loop.remove_reader(fd)
+        if self.fd is not None:
+            await readable(self.fd, until)
 
     def close(self) -> None:
         if self.fd is not None:

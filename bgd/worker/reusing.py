@@ -56,6 +56,7 @@ class _ReusedWorker:
         self._memory = memory
         self._jobs_left = max_jobs
         self._max_memory = max_memory
+        self._document = b""
         self._files = LoadedFiles()
         self._mark = EnvironmentMark()
         self._environment = _Environment()
@@ -73,15 +74,14 @@ class _ReusedWorker:
             os.close(descriptors[0])
             return
         redirect_output(descriptors[0])
-        kept = _KeptResult(self._memory)
-        code = exit_code_of(lambda: carry_out(read(job["text"]), kept))
+        code = exit_code_of(lambda: carry_out(read(job["text"]), self))
         exit_if_forked(code)
         if not self._channel.is_intact:
-            if kept.document:
+            if self._document:
                 log("the job closed the channel for its result, so the result is lost\n")
                 code = 1
             exit_process(code)
-        result = kept.document.decode()
+        result, self._document = self._document.decode(), b""
         # the slot of a job that was to end is free once this process has ended
         must_exit = threading.active_count() > 1 or self._memory.stop_reason()
         while len(result) > _PIECE or (result and must_exit):
@@ -92,6 +92,14 @@ class _ReusedWorker:
         self._restore()
         self._files.add_new()
         self._report(job["id"], code, result)
+
+    def write(self, document: bytes) -> None:
+        """Keep the result document of the job until it is sent."""
+        self._document = document
+
+    def stop_handler(self, signal_name: str | None) -> StopHandler:
+        """Return the handler that raises in the job when it is stopped."""
+        return StopHandler(signal_name, self._memory.stop_reason)
 
     def _begin(self, job: dict[str, Any]) -> bool:
         """Return whether the job can run; if not, tell the launcher."""
@@ -144,20 +152,6 @@ class _ReusedWorker:
         self._channel.send_json(
             b'{"id":%d,"code":%d,"usage":%b,"left_children":%b,"spent":%b,"result":%b}' % report
         )
-
-
-class _KeptResult:
-    """Keeps the result document of a job until it is sent."""
-
-    def __init__(self, memory: SharedMemory) -> None:
-        self.document = b""
-        self._memory = memory
-
-    def write(self, document: bytes) -> None:
-        self.document = document
-
-    def stop_handler(self, signal_name: str | None) -> StopHandler:
-        return StopHandler(signal_name, self._memory.stop_reason)
 
 
 class _Environment:

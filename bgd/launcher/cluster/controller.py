@@ -54,27 +54,16 @@ class SlurmJob(Struct, frozen=True):
         return None if self.reason == "None" else printable(self.reason)
 
 
-class RequestLimit:
-    """A token bucket: how long to wait for this many requests."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate  # requests a second
-        self._tokens = float(_BURST)
-        self._at = now
-
-    def take(self, cost: int, now: float) -> float:
-        """Take this many requests; return how many seconds to wait before they are sent."""
-        self._tokens = min(self._tokens + (now - self._at) * self.rate, _BURST) - cost
-        self._at = now
-        return max(-self._tokens / self.rate, 0.0)
-
-
 class Controller:
-    """One controller, for all pilots of its executors. Nothing here blocks the event loop."""
+    """One controller, for all pilots of its executors. Nothing here blocks the event loop.
+
+    `rate`: limit on requests a second, beyond a burst.
+    """
 
     def __init__(self, context: Context, settings: SlurmStart) -> None:
         self._context = context
-        self.limit = RequestLimit(settings.requests_per_second, elapsed())
+        self.rate = settings.requests_per_second
+        self._tokens, self._tokens_at = float(_BURST), elapsed()  # requests that may be sent, and since when
         # all that Slurm's programs need: other variables of its own would change what their arguments mean
         conf = settings.conf or os.environ.get("SLURM_CONF", "")
         self.variables = {"PATH": os.defpath, "HOME": str(Path.home())} | (
@@ -89,7 +78,10 @@ class Controller:
 
     async def admit(self, cost: int) -> None:
         """Return when this many requests may be sent."""
-        await self._context.deadlines.wait(self.limit.take(cost, elapsed()))
+        now = elapsed()
+        self._tokens = min(self._tokens + (now - self._tokens_at) * self.rate, _BURST) - cost
+        self._tokens_at = now
+        await self._context.deadlines.wait(max(-self._tokens / self.rate, 0.0))
 
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.

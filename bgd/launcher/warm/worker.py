@@ -65,7 +65,7 @@ class WorkerPool:
                 self._note_unfit(key, worker.problem)
             # a crash fails the attempt that the worker was started for; for others another worker may not
             # crash
-            if worker.problem is not None and (free is None or not isinstance(worker.problem, WorkerCrashed)):
+            if worker.problem is not None and (free is None or not worker.has_crashed):
                 raise worker.problem
         return None
 
@@ -144,7 +144,8 @@ class Worker:
     """One warm worker. `changed` is called when an attempt has released it, or when it has ended.
 
     `users`: how many attempts wait for it or run in it. `settled` is done when it is ready, or has a
-    `problem` and never will be ready; `log_text` is what it printed until then.
+    `problem` and never will be ready; `log_text` is what it printed until then. `has_crashed`: it has ended
+    without a reason, as it was killed, or a module that it imported ended it.
     """
 
     def __init__(self, key: WarmKey, context: Context, changed: Callable[[Worker], None]) -> None:
@@ -153,6 +154,7 @@ class Worker:
         self.is_retired = False
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.problem: Exception | None = None
+        self.has_crashed = False
         self.log_text = b""
         self._context = context
         self._changed = changed
@@ -318,10 +320,8 @@ class Worker:
         finally:
             self._context.scanner.excluded.discard(process.pid)
             self._clean_up(process, code)
-        if self._failure is not None:
-            self._fail(self._failure)
-        else:
-            self._fail(f"its worker {end_of(code)} while it {self._doing}", WorkerCrashed)
+        self.has_crashed = self._failure is None
+        self._fail(self._failure or f"its worker {end_of(code)} while it {self._doing}")
 
     def _set_process(self, process: Child) -> None:
         self._process = process
@@ -430,8 +430,8 @@ class Worker:
             return NoWarmWorker("its interpreter is not the process that was started, but a child of that")
         return None
 
-    def _fail(self, problem: str, kind: type[CannotStart] = CannotStart) -> None:
-        self._settle(kind(one_line(NotStarted.OTHER, problem)))
+    def _fail(self, problem: str) -> None:
+        self._settle(CannotStart(one_line(NotStarted.OTHER, problem)))
 
     def _settle(self, problem: Exception | None) -> None:
         if self.settled.done():
@@ -462,10 +462,6 @@ _EXIT_PATIENCE = 5.0  # seconds for a worker that is not needed, or that delays 
 
 
 # --- The start of a worker's process, and why one did not become ready.
-
-
-class WorkerCrashed(CannotStart):
-    """The worker ended without a reason: it was killed, or a module that it imported ended it."""
 
 
 def end_of(code: int) -> str:

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bgd.launcher.cluster.controller import Controller, RequestLimit, excluding
+from bgd.launcher.cluster import controller
+from bgd.launcher.cluster.controller import Controller, excluding
 from bgd.wire.launching import SlurmStart
 
 
-def test_a_burst_goes_at_once_and_then_requests_wait_for_the_rate():
-    limit = RequestLimit(rate=2.0, now=100.0)
+@pytest.fixture
+def waits_of(monkeypatch):
+    """Return the seconds that requests wait at a limit of two a second, from their costs and times."""
+    monkeypatch.setattr(controller, "elapsed", lambda: 0.0)
+    waits: list[float] = []
 
-    assert [limit.take(4, 100.0) for _ in range(5)] == [0.0] * 5
-    assert limit.take(4, 100.0) == 2.0
-    assert limit.take(2, 101.0) == 2.0
-    assert limit.take(2, 110.0) == 0.0
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    context: Any = SimpleNamespace(deadlines=SimpleNamespace(wait=wait))
+    limited = Controller(
+        context, SlurmStart(folder="/shared", python="python3", options=[], requests_per_second=2.0)
+    )
+
+    async def ask(*requests: tuple[int, float]) -> list[float]:
+        for cost, at in requests:
+            monkeypatch.setattr(controller, "elapsed", partial(float, at))
+            await limited.admit(cost)
+        return waits
+
+    return ask
 
 
-def test_a_long_silence_allows_no_larger_burst():
-    limit = RequestLimit(rate=2.0, now=0.0)
+async def test_a_burst_goes_at_once_and_then_requests_wait_for_the_rate(waits_of):
+    waits = await waits_of(*[(4, 0.0)] * 6, (2, 1.0), (2, 10.0))
 
-    assert [limit.take(10, 1e6) for _ in range(3)] == [0.0, 0.0, 5.0]
+    assert waits == [0.0] * 5 + [2.0, 2.0, 0.0]
+
+
+async def test_a_long_silence_allows_no_larger_burst(waits_of):
+    assert await waits_of(*[(10, 1e6)] * 3) == [0.0, 0.0, 5.0]
 
 
 @pytest.fixture
@@ -46,9 +66,9 @@ async def asked():
         context: Any = SimpleNamespace(
             group=group, deadlines=deadlines, begin=lambda action, _: group.create_task(action)
         )
-        controller = Controller(context, SlurmStart(folder="/shared", python="python3", options=[]))
-        controller.run = run  # type: ignore[method-assign, assignment]  # which would run Slurm's programs
-        yield controller, answer, ran
+        asked = Controller(context, SlurmStart(folder="/shared", python="python3", options=[]))
+        asked.run = run  # type: ignore[method-assign, assignment]  # which would run Slurm's programs
+        yield asked, answer, ran
 
 
 async def test_all_who_ask_at_a_time_share_an_answer(asked):
