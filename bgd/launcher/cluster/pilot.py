@@ -84,7 +84,6 @@ class Pilot:
         self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
         self._is_cancelled = False  # by this launcher, although Slurm let it run
         self._connection: PilotConnection | None = None
-        self._beat: Deadline | None = None
         self._idle: Deadline | None = None
         self._watch_idleness()
 
@@ -352,14 +351,13 @@ class Pilot:
             relay, ours = await self._relay()
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
             connection.greet(self._pool.store)
-            self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
+            self._context.deadlines.after(_BEAT, partial(self._keep_alive, connection))
             await connection.lost.wait()
         except CannotStart as error:
             log.warning("pilot %s: no connection: %s", self.name, error)
             return False
         finally:
             self._connection = None
-            self._stop_beating()
         self._context.children.kill(relay.pid)  # it may hang, without its node
         await relay.wait()
         self._is_reached = connection.is_ready
@@ -534,13 +532,12 @@ class Pilot:
             self._strangers.discard(ended.key)
             self._pool.assign()
 
-    def _keep_alive(self) -> None:
+    def _keep_alive(self, connection: PilotConnection) -> None:
         """Keep the pilot alive; drop the connection if it is silent.
 
         The srun of a step whose slurmstepd was killed stays, and says nothing.
         """
-        connection = self._connection
-        if connection is None:
+        if connection is not self._connection:
             return
         if connection.silent_beats == 0:
             self.send(launching.KeepAlive())
@@ -551,12 +548,7 @@ class Pilot:
             connection.drop()
             return
         connection.silent_beats += 1
-        self._beat = self._context.deadlines.after(_BEAT, self._keep_alive)
-
-    def _stop_beating(self) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
-            self._beat = None
+        self._context.deadlines.after(_BEAT, partial(self._keep_alive, connection))
 
 
 def _fit(node: PilotNode, attempts: Collection[PilotRun]) -> bool:
