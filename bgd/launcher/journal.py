@@ -17,6 +17,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -291,12 +292,8 @@ class Journal:
         If the disk is full, the next launcher assumes the previous state.
         """
         record = replace(record, suspended=suspended)
-        try:
+        with or_without(f"the suspension of job {record.key.job}"):
             self.add_step(record)
-        except OSError as error:
-            log.warning(
-                "cannot write to the journal that job %d is stopped: %s", record.key.job, error.strerror
-            )
         return record
 
     def add_end(self, ended: AttemptEnded, *, durable: bool) -> None:
@@ -436,6 +433,15 @@ class Journal:
         self._live_bytes = self._size - header
         self._is_moved = True
         self._is_doubtful = False
+
+
+@contextmanager
+def or_without(record: str) -> Iterator[None]:
+    """Go on without a record that the block cannot write, and log that: `record` names it."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("cannot write %s to the journal: %s", record, error.strerror)
 
 
 _LIMIT = MAX_LAUNCHING_FRAME + 1024  # an AttemptEnded with its framing

@@ -14,7 +14,7 @@ from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.cluster.run import pilot_start
 from bgd.launcher.context import Context
-from bgd.launcher.journal import Began
+from bgd.launcher.journal import Began, or_without
 from bgd.launcher.local import LocalExecutor
 from bgd.launcher.tree import StopReason
 from bgd.launcher.usage import UsageReader
@@ -109,10 +109,8 @@ class KnownAttempts:
         self._watched.discard(key)
         if self._context.outbox is not None:
             self._context.outbox.forget(key)
-        try:
+        with or_without(f"the acknowledgement of job {key.job}"):  # then a next launcher reports it again
             self._context.journal.forget(key)
-        except OSError as error:  # after a restart it is reported and acknowledged again
-            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
 
     def watch(self, key: AttemptKey, *, on: bool) -> None:
         """Start or stop reporting the growth of an attempt's log."""
@@ -195,12 +193,10 @@ class KnownAttempts:
         except Exception as error:  # an error of one job must not end the launcher and all others
             log.exception("job %d: an error in the launcher", attempt.launch.key.job)
             ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
-        try:
-            is_unheard = self._is_closing or not self._channel.is_connected
+        is_unheard = self._is_closing or not self._channel.is_connected
+        with or_without(f"the end of job {ended.key.job}"):  # report it rather than wait for space
             self._context.journal.add_end(ended, durable=is_unheard)
             attempt.acknowledge()
-        except OSError as error:  # report it rather than wait for space: the supervisor stores it
-            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         del self.unended[ended.key]
         self._ends[ended.key] = ended
         self._channel.send(ended)

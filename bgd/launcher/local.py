@@ -362,9 +362,8 @@ class LocalRun:
         has_others = self._execution.has_left_others(self.tree)
         if self._descent is None and not is_closed:
             # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
-            over = self._context.deadlines.timer(_OUTPUT_PATIENCE)
-            is_closed = await self._output.ended(over)
-            over.cancel()
+            await self._context.deadlines.wait(_OUTPUT_PATIENCE, self._output.end)
+            is_closed = self._output.end.done()
         # a process that escaped, and whose parent has ended, has become a child of the launcher
         has_others = has_others or not is_closed or await self._context.retry(what, has_left_orphans)
         are_left = self._descent is None and has_others and not self.launch.keep_leftovers

@@ -55,7 +55,7 @@ class Log(Protocol):
 class AttemptOutput:
     """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
 
-    `inode` is the number of the pipe in /proc/PID/fd.
+    `inode` is the number of the pipe in /proc/PID/fd. `end`: done once all writers have closed it.
     """
 
     def __init__(self, log: Log, readers: Readers, *, with_terminal: bool) -> None:
@@ -71,7 +71,7 @@ class AttemptOutput:
         self._reader = self._writer = -1
         self._moved: Callable[[], None] | None = None
         self._is_large = False
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             if with_terminal:
                 self._terminal = Terminal()
@@ -115,14 +115,9 @@ class AttemptOutput:
         if self._terminal is not None:
             self._terminal.close_job_end()
         start = self.log.total
-        while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
+        while not self.end.done() and self._pump() and self.log.total - start <= _CHUNK:
             pass
-        return self._end.done()
-
-    async def ended(self, until: asyncio.Future[None]) -> bool:
-        """Wait until all writers have closed it, or `until` is done; return whether they have."""
-        await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
-        return self._end.done()
+        return self.end.done()
 
     def discard_rest(self, null: int, children: Children) -> None:
         """Let processes that still have the pipe open continue to write, and discard their output.
@@ -133,7 +128,7 @@ class AttemptOutput:
         Raises:
             OSError: the reader cannot be started.
         """
-        if self._terminal is not None or self._end.done():
+        if self._terminal is not None or self.end.done():
             return  # a terminal is hung up instead, as usual when its session ends
         self._readers.remove(self._reader)
         os.set_blocking(self._reader, True)
@@ -167,7 +162,7 @@ class AttemptOutput:
             return False
         if count == 0:
             self._close_reader()
-            self._end.set_result(None)
+            self.end.set_result(None)
             return False
         if count >= _FLOOD and not self._is_large:
             self._enlarge()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from bgd.launcher.journal import FirstProcess, Journal
+from bgd.launcher.journal import FirstProcess, Journal, or_without
 from bgd.launcher.process import UNKNOWN_TICKS
 from bgd.launcher.scan import Scanner
 from bgd.launcher.tree import Execution
@@ -72,13 +72,8 @@ class PidJournal:
             first = seen.get(execution.pid)
             # an execution that is not over is not reaped, so the pid is still this process's
             if first is not None and first.ticks != UNKNOWN_TICKS and not execution.is_over:
-                self._record(key, first.pid, first.ticks)
-
-    def _record(self, key: AttemptKey, pid: int, ticks: int) -> None:
-        try:
-            self._journal.add_step(FirstProcess(key, pid, ticks))
-        except OSError as error:
-            log.warning("cannot write the pid of job %d to the journal: %s", key.job, error.strerror)
+                with or_without(f"the pid of job {key.job}"):
+                    self._journal.add_step(FirstProcess(key, first.pid, first.ticks))
 
 
 _LASTING = 0.05  # seconds

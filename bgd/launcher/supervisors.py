@@ -21,6 +21,7 @@ from bgd.errors import ProtocolError
 from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
+from bgd.launcher.journal import or_without
 from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.sweep import LauncherBusy, end_strays
 from bgd.wire import launching
@@ -176,10 +177,8 @@ class Supervisors:
             return
         self._active = None
         self._channel.disconnect()
-        try:
+        with or_without("the latest ends"):  # a next sync may still come before a power failure
             self._journal.sync()  # no supervisor is there to store these ends
-        except OSError as error:  # the next one, or a next sync, may still come before a power failure
-            log.warning("cannot sync the journal: %s", error.strerror)
         self.check_exit()
 
     def set_slow(self, connection: SupervisorConnection, *, is_slow: bool) -> None:
@@ -212,10 +211,8 @@ class Supervisors:
             self._active = connection
         self._has_goodbye = False
         self._journal.raise_position(store, greeting.position)
-        try:
+        with or_without("a supervisor's generation"):  # then only this launcher remembers it
             self._journal.record_generation(store, greeting.generation)
-        except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
-            log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
         self._attempts.unwatch_all()
         instance, position = self._journal.instance, self._journal.position(store)
         who = launching.LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers

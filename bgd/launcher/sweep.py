@@ -18,7 +18,7 @@ from bgd.errors import BgdError
 from bgd.launcher.attempt import end_of
 from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
-from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of
+from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of, or_without
 from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.process import open_pidfd, read_process
 from bgd.launcher.scan import Scan
@@ -83,10 +83,8 @@ async def end_strays(store: str, context: Context) -> None:
         async with asyncio.TaskGroup() as group:
             for key in keys:
                 group.create_task(kill_tree(_marked_tree(key), context))
-    try:
+    with or_without("the end of the search"):  # then the next launcher searches again
         context.journal.record_search_done()
-    except OSError as error:  # the next launcher will search again
-        log.warning("cannot write the end of the search to the journal: %s", error.strerror)
 
 
 def _above(marked: Collection[int], scan: Scan) -> set[int]:

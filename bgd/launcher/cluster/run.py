@@ -16,7 +16,7 @@ from bgd.core.explain import Reason
 from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
-from bgd.launcher.journal import Began
+from bgd.launcher.journal import Began, or_without
 from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.tree import StopReason
@@ -186,12 +186,8 @@ class PilotRun:
     def is_taken_back(self) -> bool:
         """Let it wait for a pilot again; return False, and end it, if it was stopped."""
         self._pilot, self._adopted, self._record = None, None, None
-        try:
-            self._context.journal.forget(
-                self.launch.key
-            )  # otherwise it counts as started if this launcher dies
-        except OSError as error:
-            log.warning("cannot remove job %d from the journal: %s", self.launch.key.job, error.strerror)
+        with or_without(f"the loss of the pilot of job {self.launch.key.job}"):  # then it counts as started
+            self._context.journal.forget(self.launch.key)
         if self._stop is not None:
             self.stop(0.0, StopReason.OTHER)
             return False
