@@ -9,7 +9,6 @@ import asyncio
 import ctypes
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,35 +107,25 @@ class Alarm:
 _NEVER = 0.0  # disarms a timerfd
 _SOONEST = 1e-6  # seconds after the machine started, so in the past
 _LATEST = 9e9  # seconds; later ones, such as infinity, would overflow the kernel's 63 bits of nanoseconds
-_TFD_NONBLOCK = os.O_NONBLOCK
-_TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 _TFD_TIMER_CANCEL_ON_SET = 2
+_libc = ctypes.CDLL(None, use_errno=True)  # os has these calls from Python 3.13 on
 
-if sys.version_info >= (3, 13):
 
-    def _create(clock: int) -> int:
-        return os.timerfd_create(clock, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+def _create(clock: int) -> int:
+    return _checked(_libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC))
 
-    def _arm(fd: int, at: float, *, reports_changes: bool) -> None:
-        more = os.TFD_TIMER_CANCEL_ON_SET if reports_changes else 0
-        os.timerfd_settime(fd, flags=os.TFD_TIMER_ABSTIME | more, initial=at)
 
-else:
-    _libc = ctypes.CDLL(None, use_errno=True)
+def _arm(fd: int, at: float, *, reports_changes: bool) -> None:
+    seconds = int(at)
+    # struct itimerspec: the interval (none), then the first expiry, each in seconds and nanoseconds
+    times = (ctypes.c_long * 4)(0, 0, seconds, int((at - seconds) * 1e9))
+    flags = _TFD_TIMER_ABSTIME | (_TFD_TIMER_CANCEL_ON_SET if reports_changes else 0)
+    _checked(_libc.timerfd_settime(fd, flags, times, None))
 
-    def _create(clock: int) -> int:
-        return _checked(_libc.timerfd_create(clock, _TFD_NONBLOCK | _TFD_CLOEXEC))
 
-    def _arm(fd: int, at: float, *, reports_changes: bool) -> None:
-        seconds = int(at)
-        # struct itimerspec: the interval (none), then the first expiry, each in seconds and nanoseconds
-        times = (ctypes.c_long * 4)(0, 0, seconds, int((at - seconds) * 1e9))
-        flags = _TFD_TIMER_ABSTIME | (_TFD_TIMER_CANCEL_ON_SET if reports_changes else 0)
-        _checked(_libc.timerfd_settime(fd, flags, times, None))
-
-    def _checked(result: int) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return result
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -157,16 +157,13 @@ def no_target(name: str, known: Collection[str]) -> str:
 AUTO = "auto"
 UNLIMITED = "unlimited"
 
-LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
 Bytes = Annotated[int, Meta(ge=0, le=2**62)]
+LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
 ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62)]
+UpToThousand = Annotated[int, Meta(ge=1, le=1000)]
 JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
-BackupCount = Annotated[int, Meta(ge=1, le=1000)]
-Weight = Annotated[int, Meta(ge=1, le=1000)]
 LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
-FailureCount = Annotated[int, Meta(ge=1, le=1000)]
-MessageCount = Annotated[int, Meta(ge=1, le=1000)]
 RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
 PilotNodes = Annotated[int, Meta(ge=0, le=1000)]
 NodeCpus = Annotated[int, Meta(ge=0, le=10_000)]
@@ -193,8 +190,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 
     state_dir: str = key(values.absolute_path)
     socket: str = key(values.absolute_path)
-    slots: int = key(or_word(AUTO, _processors, values.whole_number(SlotCount)), word=AUTO)
-    grace: float = key(values.duration, 10.0)  # seconds between TERM and KILL
+    slots: int = key(or_word(AUTO, _processors, values.number(SlotCount)), word=AUTO)
+    grace: float = key(values.duration(), 10.0)  # seconds between TERM and KILL
     min_free: int | None = key(values.size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
     max_load: float | None = key(values.number(LoadAverage), None, none="none")
@@ -244,7 +241,7 @@ class PythonConfig(Struct, frozen=True, kw_only=True):
         values.texts_without(values.problem_with_variable), ()
     )  # variables a class job may bring
     isolation: Isolation = key(values.one_of(*Isolation), Isolation.FORK)  # where a job does not say
-    recycle_jobs: int = key(values.whole_number(JobCount), 10_000)
+    recycle_jobs: int = key(values.number(JobCount), 10_000)
     """After this many jobs a reused worker gives way to a new one."""
     recycle_memory: int = key(values.size(ReuseMemory), 500_000_000)
     """Bytes; a reused worker that takes more gives way to a new one."""
@@ -260,29 +257,31 @@ class LogsConfig(Struct, frozen=True, kw_only=True):
 class RetentionConfig(Struct, frozen=True, kw_only=True):
     """[retention]: how long finished jobs are kept; None: no limit."""
 
-    succeeded_for: float | None = key(values.duration, 7 * DAY, none=UNLIMITED)  # seconds since they ended
-    failed_for: float | None = key(values.duration, 30 * DAY, none=UNLIMITED)  # of failed and cancelled ones
-    max_finished: int | None = key(values.whole_number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
+    succeeded_for: float | None = key(values.duration(), 7 * DAY, none=UNLIMITED)  # seconds since they ended
+    failed_for: float | None = key(
+        values.duration(), 30 * DAY, none=UNLIMITED
+    )  # of failed and cancelled ones
+    max_finished: int | None = key(values.number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
     logs_total: int | None = key(values.size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
 
 
 class BackupConfig(Struct, frozen=True, kw_only=True):
     """[backup]: copies of the database that the daemon writes by itself."""
 
-    every: float | None = key(values.duration_within(BackupInterval), DAY, none="never")  # seconds
-    keep: int = key(values.whole_number(BackupCount), 3)
+    every: float | None = key(values.duration(BackupInterval), DAY, none="never")  # seconds
+    keep: int = key(values.number(UpToThousand), 3)
     folder: str = key(values.absolute_path)
 
 
 class QueueConfig(Struct, frozen=True, kw_only=True):
     """[queues.NAME]."""
 
-    slots: int | None = key(values.whole_number(SlotCount), None, none=UNLIMITED)
+    slots: int | None = key(values.number(SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
     executor: str = key(values.executor_name, LOCAL)  # of jobs that name none themselves
     rate: Rate | None = key(values.start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
-    weight: int | None = key(values.whole_number(Weight), None, none="none")
+    weight: int | None = key(values.number(UpToThousand), None, none="none")
     """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""
 
 
@@ -305,9 +304,9 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     url: str | None = key(values.secret_url, None)
     on: tuple[str, ...] = key(values.events, ("failed",))
     """Events that it gets, by their names in bgd.core.notifications."""
-    failures: int = key(values.whole_number(FailureCount), 1)
+    failures: int = key(values.number(UpToThousand), 1)
     """Report a failure after this many in a row of the same job name or schedule."""
-    per_minute: int = key(values.whole_number(MessageCount), 10)
+    per_minute: int = key(values.number(UpToThousand), 10)
     """The most messages in a minute; what happens beyond that goes into one summary."""
 
 
@@ -329,16 +328,16 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     memory: int = key(values.size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
     options: tuple[str, ...] = key(values.texts, ())  # further ones of sbatch
     requests_per_second: float = key(values.number(RequestRate), 2.0)  # to Slurm's controller
-    nodes: int = key(values.whole_number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
-    node_cpus: int = key(values.whole_number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
-    keep_idle: float = key(values.duration, 60.0)  # seconds until a pilot without a job gives its node back
+    nodes: int = key(values.number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
+    node_cpus: int = key(values.number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
+    keep_idle: float = key(values.duration(), 60.0)  # seconds until a pilot without a job gives its node back
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
-    "retries": Key(values.whole_number(Retries), 3),
-    "delay": Key(values.duration, 5.0),
+    "retries": Key(values.number(Retries), 3),
+    "delay": Key(values.duration(), 5.0),
     "backoff": Key(values.number(Backoff), 1.0),
-    "max_delay": Key(values.duration, 3600.0),
+    "max_delay": Key(values.duration(), 3600.0),
     "jitter": Key(values.number(Share), 0.1),
 }
 
@@ -363,9 +362,9 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "timezone": Key(values.time_zone, None),
     "overlap": Key(values.one_of(*Overlap), Overlap.SKIP),
     "missed": Key(values.one_of(*Missed), Missed.CRON),
-    "missed_within": Key(values.duration_within(Timeout), DAY),
-    "jitter": Key(values.duration, 0.0),
-    "late_after": Key(values.duration_within(Timeout), None),
+    "missed_within": Key(values.duration(Timeout), DAY),
+    "jitter": Key(values.duration(), 0.0),
+    "late_after": Key(values.duration(Timeout), None),
     "except": Key(values.texts, ()),
     "env_pass": Key(values.passed_variables, None),
     "paused": Key(values.yes_or_no, False),

@@ -9,21 +9,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_BYTES = {
-    "": 1,
-    "k": 2**10,  # without B, as systemd, docker and ulimit count
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
+_BYTES: dict[str, int] = {"": 1, "b": 1} | {
+    prefix + end: base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for end, base in (
+        ("", 2**10),
+        ("ib", 2**10),
+        ("b", 10**3),
+    )  # without B as systemd, docker and ulimit count
 }
 
 _SPELLED_OUT = {"minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}  # in seconds

@@ -39,23 +39,13 @@ MAX_PORT = 65_535
 # --- values of many kinds of keys -------------------------------------------------------------------------
 
 
-def whole_number(kind: object) -> Reader[int]:
-    """Return a reader of whole numbers within the bounds of an annotated type, such as Retries."""
-    return lambda setting: int(_converted(setting.value, kind, is_text=setting.is_text))
+def number(kind: object) -> Reader[Any]:
+    """Return a reader of numbers of an annotated type, whole or not, within its bounds, such as Retries."""
+    return lambda setting: _converted(setting.value, kind, is_text=setting.is_text)
 
 
-def number(kind: object) -> Reader[float]:
-    """Return a reader of numbers within the bounds of an annotated type."""
-    return lambda setting: float(_converted(setting.value, kind, is_text=setting.is_text))
-
-
-def duration(setting: Setting) -> float:
-    """Read a duration, in seconds, within the usual bounds."""
-    return checked_duration(setting.value, spec.Duration)
-
-
-def duration_within(kind: object) -> Reader[float]:
-    """Return a reader of durations within the bounds of an annotated type."""
+def duration(kind: object = spec.Duration) -> Reader[float]:
+    """Return a reader of durations, in seconds, within the bounds of an annotated type."""
     return lambda setting: checked_duration(setting.value, kind)
 
 
@@ -90,6 +80,18 @@ def one_of(*words: T) -> Reader[T]:
 def text(setting: Setting) -> str:
     """Read a printable text."""
     return _text(setting.value)
+
+
+def matching(pattern: str, allowed: str, *, may_be_empty: bool = True) -> Reader[str]:
+    """Return a reader of texts that a pattern matches as a whole; `allowed` says in errors what that is."""
+
+    def reader(setting: Setting) -> str:
+        written = text(setting)
+        if not (re.fullmatch(pattern, written) or (may_be_empty and not written)):
+            raise ValueError(allowed)
+        return written
+
+    return reader
 
 
 def texts(setting: Setting) -> tuple[str, ...]:
@@ -139,13 +141,8 @@ def absolute_paths(setting: Setting) -> tuple[str, ...]:
     return tuple(_absolute(entry, setting) for entry in texts(setting))
 
 
-def program(setting: Setting) -> str:
-    """Read a program: a path, a bare name that is looked for on PATH later, or an empty text."""
-    return as_program(text(setting), setting)
-
-
 def as_program(word: str, setting: Setting) -> str:
-    """Return a program with its path made absolute, if it has one."""
+    """Return a program with its path made absolute, if it has one; a bare name is searched for later."""
     return _absolute(word, setting) if "/" in word else word
 
 
@@ -190,45 +187,31 @@ def address(setting: Setting) -> Address:
 
 def python_interpreter(setting: Setting) -> str:
     """Read an interpreter; an empty text stands for the one that runs this."""
-    return program(setting) or sys.executable
+    return as_program(text(setting), setting) or sys.executable
 
 
-def page_base(setting: Setting) -> str:
-    """Read what stands before the paths of all pages."""
-    base = text(setting)
-    if base and (len(base) > MAX_BASE or not _BASE.fullmatch(base)):
-        raise ValueError(
-            'must be empty or a path such as "/jobs": it begins with "/", does not end with one, '
-            f"has only letters, digits, '-', '_' and '.', and at most {MAX_BASE} characters"
-        )
-    return base
-
-
-def header_name(setting: Setting) -> str:
-    """Read the name of an HTTP header, or an empty text."""
-    name = text(setting)
-    if name and (not _HEADER.fullmatch(name) or name.lower() in _OTHER_HEADERS):
-        raise ValueError('must be empty or the name of a header such as "X-Remote-User"')
-    return name
-
-
-_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-_OTHER_HEADERS = {"authorization", "cookie", "host", "origin", "x-bgd-token"}  # they say something else
-
-_BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
-
-
-def token(setting: Setting) -> str:
-    """Read a secret that programs send; `bgctl config show` does not print it."""
-    secret = text(setting)
-    if secret and not _TOKEN.fullmatch(secret):
-        raise ValueError(
-            "must be 16 to 200 letters, digits and -._~+/=, for example from `openssl rand -hex 16`"
-        )
-    return secret
-
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}")  # b64token of RFC 6750, and not to be guessed
+# What browsers and proxies pass on unchanged
+page_base = matching(
+    rf"(?!.{{{MAX_BASE + 1}}})(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",
+    'must be empty or a path such as "/jobs": it begins with "/", does not end with one, '
+    f"has only letters, digits, '-', '_' and '.', and at most {MAX_BASE} characters",
+)
+# The headers that it excludes say something else
+header_name = matching(
+    r"(?!(?i:authorization|cookie|host|origin|x-bgd-token)\Z)[A-Za-z][A-Za-z0-9-]{0,63}",
+    'must be empty or the name of a header such as "X-Remote-User"',
+)
+# A secret that programs send: b64token of RFC 6750, and not to be guessed. `bgctl config show` hides it
+token = matching(
+    r"[A-Za-z0-9._~+/=-]{16,200}",
+    "must be 16 to 200 letters, digits and -._~+/=, for example from `openssl rand -hex 16`",
+)
+# Less than mail allows: some programs take a recipient that begins with - | or / as something else
+mail_address = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?",
+    'must be one address, such as "ops@example.org", or a user of this machine',
+    may_be_empty=False,
+)
 
 
 def program_with_arguments(setting: Setting, example: str) -> tuple[str, ...]:
@@ -243,7 +226,7 @@ def program_with_arguments(setting: Setting, example: str) -> tuple[str, ...]:
 
 def node_python(setting: Setting) -> str:
     """Read an interpreter that the nodes of a cluster have."""
-    if not (name := program(setting)):
+    if not (name := as_program(text(setting), setting)):
         raise ValueError('must be a program on the nodes, for example "python3"')
     return name
 
@@ -251,18 +234,6 @@ def node_python(setting: Setting) -> str:
 def path_or_nothing(setting: Setting) -> str:
     """Read a path and make it absolute; an empty text stays empty."""
     return absolute_path(setting) if text(setting) else ""
-
-
-def mail_address(setting: Setting) -> str:
-    """Read an address of mail, or the name of a user."""
-    address = text(setting)
-    if not _MAIL.fullmatch(address):
-        raise ValueError('must be one address, such as "ops@example.org", or a user of this machine')
-    return address
-
-
-# Less than mail allows: some programs take a recipient that begins with - | or / as something else
-_MAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=~-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?")
 
 
 def events(setting: Setting) -> tuple[str, ...]:
@@ -382,8 +353,8 @@ def job_option(name: str, setting: Setting) -> object:
         spec.QueueName: queue_name,
         spec.ExecutorName: executor_name,
         spec.NotifyName: notify_name,
-        spec.Duration: duration,
-        spec.Timeout: duration_within(spec.Timeout),
+        spec.Duration: duration(),
+        spec.Timeout: duration(spec.Timeout),
         spec.MemoryBytes: size(spec.MemoryBytes),
         spec.FileBytes: size(spec.FileBytes),
         spec.SlurmOptions: texts_without(spec.problem_with_slurm_option),
@@ -392,9 +363,8 @@ def job_option(name: str, setting: Setting) -> object:
         return _word(kind, text(setting))
     if kind in readers:
         return readers[kind](setting)
-    bare = getattr(kind, "__origin__", kind)
-    if bare in {int, float}:
-        return (whole_number(kind) if bare is int else number(kind))(setting)
+    if getattr(kind, "__origin__", kind) in {int, float}:
+        return number(kind)(setting)
     try:
         return msgspec.convert(setting.value, kind)
     except msgspec.ValidationError as error:
