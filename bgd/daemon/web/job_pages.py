@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -22,6 +21,7 @@ from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import offered
 from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import Part, Snapshot
+from bgd.daemon.web.log_text import LogPart, last_part, plain
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import AttemptNumber, ListQuery, list_url, read_value
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
@@ -30,7 +30,6 @@ from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
     DisplayTime,
-    LogTail,
     RunningTime,
     attempt_badge,
     attempts_text,
@@ -38,9 +37,7 @@ from bgd.daemon.web.views import (
     command_text,
     display_time,
     progress_bar,
-    read_tail,
     runs_since,
-    size_text,
     time_or_none,
 )
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
@@ -54,6 +51,7 @@ from bgd.formatting import (
     short_duration,
 )
 from bgd.logfiles import LogReader
+from bgd.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -155,10 +153,8 @@ def _attempts(site: Site, view: JobView, attempts: list[AttemptView]) -> list[di
 def _attempt(site: Site, view: JobView, attempt: AttemptView) -> dict[str, Any]:
     """Return what the page shows of an attempt, with the end of its log. Reads files."""
     is_latest = attempt.attempt == view.attempt
-    tail = read_tail(
-        LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt),
-        LATEST_LOG if is_latest else EARLIER_LOG,
-    )
+    log = LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt)
+    tail = last_part(log, LATEST_LOG if is_latest else EARLIER_LOG)
     return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
 
 
@@ -275,7 +271,7 @@ def _course_of(view: JobView, now: float) -> Iterator[tuple[str, object]]:
 
 
 def attempt_details(
-    attempt: AttemptView, tail: LogTail, now: float, *, is_latest: bool = True
+    attempt: AttemptView, tail: LogPart | None, now: float, *, is_latest: bool = True
 ) -> dict[str, Any]:
     """Return what a job's page shows of one attempt.
 
@@ -284,9 +280,10 @@ def attempt_details(
     """
     is_running, error = attempt.outcome is None, attempt.error
     traceback = None if error is None else error.traceback
-    if traceback is not None and _is_in_log(traceback, tail):
+    if traceback is not None and tail is not None and _is_in_log(traceback, tail):
         traceback = None
-    output = [("output", size_text(attempt.log_bytes))] if attempt.log_bytes else []
+    shown = {"lines": "", "open": ""} if tail is None else plain(tail)
+    output = [("output", format_size(attempt.log_bytes))] if attempt.log_bytes else []
     took = short_duration(attempt.run_seconds)
     return {
         "number": attempt.attempt,
@@ -297,9 +294,9 @@ def attempt_details(
         "facts": _shown([*facts_of_attempt(attempt), *output], now),
         "error": None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
         "traceback": None if traceback is None else _end(traceback, MAX_TEXT),
-        "log": tail,
-        "has_output": bool(tail.html or tail.open_html),
-        "omitted": size_text(tail.omitted) if tail.omitted else None,
+        "log": shown,
+        "has_output": bool(shown["lines"] or shown["open"]),
+        "omitted": format_size(tail.begin) if tail is not None and tail.begin else None,
         "is_running": is_running,
         "needs_node": needs_node(attempt),
         "is_latest": is_latest,
@@ -325,10 +322,11 @@ def _job_links(job_ids: Sequence[int]) -> list[tuple[str, str]]:
     return [(f"job {job}", f"/job-logs/{job}") for job in job_ids[:MAX_LINKS]]
 
 
-def _is_in_log(traceback: str, tail: LogTail) -> bool:
+def _is_in_log(traceback: str, tail: LogPart) -> bool:
     """Return whether the end of a log shows a traceback, as that of a class job does; spaces may differ."""
-    words = Markup("").join([tail.html, tail.open_html]).striptags()
-    return " ".join(traceback.split()) in words
+    lines = [*tail.lines, tail.open] if tail.open else tail.lines
+    shown = "\n".join("".join(text for text, _ in line.runs) for line in lines)
+    return " ".join(traceback.split()) in " ".join(shown.split())
 
 
 def _indented(result: str, most: int) -> str:

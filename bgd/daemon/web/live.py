@@ -20,7 +20,7 @@ from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.log_text import LogLines, LogText, LogThreads
+from bgd.daemon.web.log_text import LogPart, LogText, LogThreads
 from bgd.daemon.web.queries import LiveQuery, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, html_response, render_part
 from bgd.daemon.web.seals import Seals
@@ -278,7 +278,7 @@ async def follow_log(
     threads: LogThreads,
     log: LogReader,
     shown: LogText,
-    render: Callable[[LogLines], dict[str, object]],
+    render: Callable[[LogPart], dict[str, object]],
     subscription: AbstractContextManager[Subscription],
     has_ended: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[bytes, None]:

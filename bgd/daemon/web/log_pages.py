@@ -21,19 +21,17 @@ from bgd.daemon.web.live import Part, Snapshot, event, follow_log
 from bgd.daemon.web.log_text import (
     OVER_LIMIT,
     LogLine,
-    LogLines,
     LogPart,
     LogText,
     LogThreads,
     line_begin,
+    linked,
     linked_line,
-    linked_lines,
     part_before,
     part_from,
-    plain_lines,
+    plain,
     shown_line,
 )
-from bgd.daemon.web.markup import line_markup
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import (
     LiveQuery,
@@ -53,7 +51,6 @@ from bgd.daemon.web.responses import (
     wants_json,
 )
 from bgd.daemon.web.site import Site
-from bgd.daemon.web.views import NO_OUTPUT
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
 from bgd.logsearch import LogSearch, Needle, SearchProgress
@@ -156,7 +153,7 @@ async def log_live(site: Site, request: HttpRequest, job: str, attempt: str) -> 
         found = await site.store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)
         return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
 
-    render = _linked if query.linked else _plain
+    render = linked if query.linked else plain
     grown = site.supervisor.subscribe_to_log(job_id)
     return event_stream(follow_log(site.threads, log.reader, text, render, grown, has_ended))
 
@@ -213,13 +210,13 @@ def _values(log: AttemptLog, query: LogPartQuery) -> dict[str, object]:
         "part": _linked_part(log, part, query),
         "shown": part,
         "is_running": log.attempt.outcome is None,
-        "earlier": _url(before=part.begin, line=part.number) if part.begin else None,
-        "later": _url(after=part.end, line=part.next_number) if part.open is None else None,
+        "earlier": _url(before=part.begin, line=part.first) if part.begin else None,
+        "later": _url(after=part.at, line=part.number) if part.open is None else None,
     }
 
 
 def _head(log: AttemptLog) -> dict[str, object]:
-    details = attempt_details(log.attempt, NO_OUTPUT, time.time())
+    details = attempt_details(log.attempt, None, time.time())
     return {"job": log.job, "path": log.path, "attempt": details}
 
 
@@ -228,24 +225,12 @@ def _url(**fields: int | None) -> str:
 
 
 def _linked_part(log: AttemptLog, part: LogPart, query: LogPartQuery) -> dict[str, object]:
-    """Return a part for the page of a log: its lines as HTML, the open one, and what comes behind."""
-    lines, target = list(part.lines), Markup("")
+    """Return a part for the page of a log, with what could not be written at its end."""
     is_linked = query.at is not None and query.at < part.size
-    if is_linked and lines:
-        target = linked_line(lines.pop(0), "target")
-    open_line = Markup("")
-    if part.open is not None and part.open.runs:
-        open_line = linked_line(part.open, "target" if is_linked and not target else "")
+    shown = linked(part, "target" if is_linked else "")
     if part.open is not None:
-        open_line += _missing(log, part.size)
-    return {
-        "lines": target + linked_lines(lines),
-        "open": open_line,
-        "at": part.end,
-        "style": part.style,
-        "line": part.next_number or "",
-        "last": part.open is not None,
-    }
+        shown["open"] += _missing(log, part.size)
+    return shown | {"last": part.open is not None}
 
 
 def _missing(log: AttemptLog, end: int) -> Markup:
@@ -256,34 +241,12 @@ def _missing(log: AttemptLog, end: int) -> Markup:
     return linked_line(LogLine([(_gap_text(missing), "")], end, None, None))
 
 
-def _linked(lines: LogLines) -> dict[str, object]:
-    """Return what the page of a log gets when the log has grown."""
-    return {
-        "lines": linked_lines(lines.lines),
-        "open": linked_line(lines.open) if lines.open.runs else "",
-        "at": lines.at,
-        "style": lines.style,
-        "line": lines.number or "",
-        "skipped": lines.skipped_to,
-    }
-
-
-def _plain(lines: LogLines) -> dict[str, object]:
-    """Return what the page of a job gets."""
-    return {
-        "lines": plain_lines(lines.lines),
-        "open": line_markup(lines.open.runs),
-        "at": lines.at,
-        "style": lines.style,
-    }
-
-
 def _as_json(log: AttemptLog, part: LogPart) -> dict[str, object]:
     return {
         "job": log.job.id,
         "attempt": log.attempt.attempt,
         "begin": part.begin,
-        "end": part.size if part.open is not None else part.end,
+        "end": part.size if part.open is not None else part.at,
         "size": part.size,
         "lines": [
             {
@@ -319,7 +282,7 @@ def _search_values(log: AttemptLog, query: SearchQuery, count: int, hits: list[i
         if begin > last or not begins:  # it is not in the line of the last one
             begins.append(begin)
         last = hit
-    lines = linked_lines([shown_line(log.reader, begin) for begin in begins])
+    lines = Markup("").join(linked_line(shown_line(log.reader, begin)) for begin in begins)
     return {
         **_head(log),
         "text": query.text,

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TypeVar, TypeVarTuple
+from itertools import chain, repeat
+from typing import Any, TypeVar, TypeVarTuple
 
 from markupsafe import Markup
 from msgspec import Struct
@@ -53,36 +54,23 @@ class LogLine(Struct, frozen=True):
     time: float | None
 
 
-class LogLines(Struct, frozen=True, kw_only=True):
-    """Lines that have ended, and the open one.
+class LogPart(Struct, frozen=True, kw_only=True):
+    """Lines of a log that have ended, and behind them the open one, if no other part follows.
 
     A reader goes on from `at`, in `style`, in the line `number`: where the open line begins or, in a very
-    long one, after a carriage return. `skipped_to`: what is before this offset was not read.
+    long one, after a carriage return. `skipped_to`: what is before this offset was not read. `begin` and
+    `first` are the offset and the number of the first line, `size` is that of the log.
     """
 
     lines: list[LogLine]
-    open: LogLine
+    open: LogLine | None
     at: int
     style: str
     number: int | None
-    skipped_to: int | None
-
-
-class LogPart(Struct, frozen=True, kw_only=True):
-    """A part of a log: all between two offsets. `number` and `next_number` are those of the lines there.
-
-    `open` is the open line at the end of the log; only the last part has one. `at` and `style`: from where a
-    reader follows the log.
-    """
-
-    begin: int
-    end: int
-    size: int
-    number: int | None
-    next_number: int | None
-    lines: list[LogLine]
-    open: LogLine | None = None
-    style: str = ""
+    skipped_to: int | None = None
+    begin: int = 0
+    first: int | None = None
+    size: int = 0
 
 
 R = TypeVar("R")
@@ -146,7 +134,7 @@ class LogText:
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._lines: list[LogLine] = []  # not returned yet
 
-    def read(self, limit: int = MAX_CHUNK) -> LogLines | None:
+    def read(self, limit: int = MAX_CHUNK) -> LogPart | None:
         """Return what comes next, at most min(limit, MAX_CHUNK) bytes; None if there is nothing yet.
 
         `limit` counts the bytes of a gap, too.
@@ -164,11 +152,11 @@ class LogText:
         self._add(data, chunk.times)
         return self.take()
 
-    def take(self) -> LogLines:
+    def take(self) -> LogPart:
         """Return what was read and not returned yet."""
         lines, self._lines = self._lines, []
         skipped_to, self._skipped_to = self._skipped_to, None
-        return LogLines(
+        return LogPart(
             lines=lines,
             open=LogLine(self._terminal.open_line, self._line_begin, self._number, self._time),
             at=self._resume,
@@ -246,7 +234,7 @@ def part_from(log: LogReader, begin: int, number: int | None = None) -> LogPart:
         start = _last_of_line(log, begin, end)
     elif end < size or chunk.data.count(b"\n") > MAX_LINES:
         end = chunk.offset + _end_of_lines(chunk.data)
-    return _part(log, begin, start, end, size, number)
+    return _part(log, begin, start, end, size, number or _count_lines(log, begin))
 
 
 def part_before(log: LogReader, end: int, number: int | None = None, *, lines: int | None = None) -> LogPart:
@@ -268,7 +256,16 @@ def part_before(log: LogReader, end: int, number: int | None = None, *, lines: i
         number = None
     elif number is not None:
         number = max(number - data[max(begin - offset, 0) :].count(b"\n"), 1)
-    return _part(log, begin, start, end, size, number)
+    return _part(log, begin, start, end, size, number or _count_lines(log, begin))
+
+
+def last_part(log: LogReader, most: int) -> LogPart:
+    """Return about the last `most` bytes, from the beginning of a line on; the lines have no numbers."""
+    size = log.size()
+    begin, data = log.read_before(size, most)
+    if begin:
+        begin += data.find(b"\n") + 1
+    return _part(log, begin, begin, size, size, None)
 
 
 def line_begin(log: LogReader, offset: int, lowest: int = 0) -> int:
@@ -327,8 +324,6 @@ def _line_end(log: LogReader, offset: int) -> int:
 
 def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: int | None) -> LogPart:
     """Return the part between two offsets; only its end from `start` on is read."""
-    if number is None and begin <= COUNTED:
-        number = _count_lines(log, begin)
     text = LogText(log, start, _style_before(log, start), number)
     lines: list[LogLine] = []
     found = text.take()
@@ -336,25 +331,19 @@ def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: i
         found = more
         lines += found.lines
     is_last = end >= size
-    if not is_last and found.open.runs:  # a line that is longer than a part
+    if not is_last and found.open is not None and found.open.runs:  # a line that is longer than a part
         lines.append(found.open)
     if lines and start > begin:
         lines[0] = replace(lines[0], at=begin)
-    return LogPart(
-        begin=begin,
-        end=found.at if is_last else end,
-        size=size,
-        number=number,
-        next_number=found.number,
-        lines=lines,
-        open=found.open if is_last else None,
-        style=found.style,
-    )
+    part = replace(found, lines=lines, begin=begin, first=number, size=size)
+    return part if is_last else replace(part, at=end, open=None)
 
 
 def _count_lines(log: LogReader, end: int) -> int | None:
-    """Return the number of the line that begins at an offset; None if there is a gap before it."""
+    """Return the number of the line that begins at an offset; None if it is far, or behind a gap."""
     number, offset = 1, 0
+    if end > COUNTED:
+        return None
     for begin, block in log.blocks(0, end):
         if begin != offset:
             return None
@@ -422,18 +411,31 @@ _LATER_BYTES = bytes(range(0x80, 0xC0))  # the second to fourth byte of a charac
 # --- HTML
 
 
-def plain_lines(lines: list[LogLine]) -> Markup:
-    """Return lines that have ended as HTML."""
-    return Markup("").join(line_markup(line.runs) + "\n" for line in lines)
+def plain(part: LogPart) -> dict[str, Any]:
+    """Return what the page of a job shows of a log, and from where it follows the log."""
+    return {
+        "lines": Markup("").join(line_markup(line.runs) + "\n" for line in part.lines),
+        "open": line_markup(part.open.runs) if part.open else "",
+        "at": part.at,
+        "style": part.style,
+    }
 
 
-def linked_lines(lines: list[LogLine]) -> Markup:
-    """Return lines as HTML; each begins with a link to itself that has its number and time."""
-    return Markup("").join(linked_line(line) for line in lines)
+def linked(part: LogPart, classes: str = "") -> dict[str, Any]:
+    """Return what the page of a log shows: each line is a link to itself; the first has these classes."""
+    of_lines = chain([classes], repeat(""))
+    return {
+        "lines": Markup("").join(map(linked_line, part.lines, of_lines)),
+        "open": linked_line(part.open, next(of_lines)) if part.open and part.open.runs else Markup(""),
+        "at": part.at,
+        "style": part.style,
+        "line": part.number or "",
+        "skipped": part.skipped_to,
+    }
 
 
 def linked_line(line: LogLine, classes: str = "") -> Markup:
-    """Return one line like that, of some classes.
+    """Return one line as HTML; it begins with a link to itself that has its number and time.
 
     The link is for the pointer: a key that stops at each of some hundred lines is of no use.
     """

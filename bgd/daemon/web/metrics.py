@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client import Metric, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -16,7 +17,6 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     InfoMetricFamily,
 )
-from prometheus_client.registry import Collector
 
 import bgd
 from bgd.core.job import FINAL, Outcome, State
@@ -56,18 +56,8 @@ def collect(supervisor: Supervisor, schedules: Schedules, figures: Figures) -> l
 
 def as_text(metrics: list[Metric], state_dir: str) -> bytes:
     """Return these metrics and those of the process and its disk as text. Blocks: call it on a thread."""
-    registry = CollectorRegistry(auto_describe=False)
-    ProcessCollector(registry=registry)
-    registry.register(_Collected([*metrics, *_disk(Path(state_dir))]))
-    return generate_latest(registry)
-
-
-class _Collected(Collector):
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+    families = [*ProcessCollector(registry=None).collect(), *metrics, *_disk(Path(state_dir))]
+    return generate_latest(SimpleNamespace(collect=lambda: families))
 
 
 def _jobs_of_queues(measured: Measurements, unfinished: Counter[tuple[str, State]]) -> Iterator[Metric]:

@@ -17,8 +17,9 @@ from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.daemon.web.views import RunningTime, lasting, size_text, time_or_none
+from bgd.daemon.web.views import RunningTime, lasting, time_or_none
 from bgd.formatting import as_json, iso_time, short_duration
+from bgd.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 
@@ -90,8 +91,8 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
         "failed_url": list_url(_ANY, state=[State.FAILED]),
         "done_url": list_url(_ANY, state=[State.SUCCEEDED, State.FAILED]),
         "oldest": _wait(figures.oldest_queued_at, now),
-        "log_size": size_text(figures.log_bytes),
-        "database_size": size_text(figures.database_bytes),
+        "log_size": format_size(figures.log_bytes),
+        "database_size": format_size(figures.database_bytes),
         "is_complete": ends.is_complete,
         "chart": _chart(ends.hours),
         "chart_size": (CHART_WIDTH, CHART_HEIGHT),

@@ -27,10 +27,11 @@ from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
-from bgd.daemon.web.views import display_time, size_text
+from bgd.daemon.web.views import display_time
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
+from bgd.units import format_size
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import log_name
 
@@ -183,7 +184,7 @@ class LogsSearch:
         until = rested + STEP_SECONDS
         for found in self._work or ():
             if self.read_bytes >= MAX_BYTES:
-                self.ended = f"{size_text(self.read_bytes)} have been read"
+                self.ended = f"{format_size(self.read_bytes)} have been read"
             elif self.places >= MAX_PLACES:
                 self.ended = f"{self.places} matches were found"
             now = time.monotonic()
@@ -346,7 +347,7 @@ def _end_values(search: LogsSearch) -> dict[str, object]:
     if search.ended is not None and search.last is not None:
         fields = {"text": search.needle.text, "before": _position(search.last)}
         older = f"/job-logs/search?{urlencode(fields)}"
-    return {"older": older, "read": size_text(search.read_bytes)}
+    return {"older": older, "read": format_size(search.read_bytes)}
 
 
 async def _as_ndjson(

@@ -1,18 +1,15 @@
-"""Say in words what the pages show of jobs, attempts and logs; the templates only lay it out."""
+"""Say in words what the pages show of jobs and attempts; the templates only lay it out."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from markupsafe import Markup
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.web.log_text import LogText, plain_lines
-from bgd.daemon.web.markup import line_markup
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -22,7 +19,6 @@ from bgd.formatting import (
     run_time,
     short_duration,
 )
-from bgd.logfiles import LogReader
 from bgd.wire.views import AttemptView, JobView
 
 
@@ -128,16 +124,6 @@ def attempt_badge(attempt: AttemptView) -> str:
             return State.FAILED
 
 
-def size_text(count: int) -> str:
-    for unit, name in _SIZES:
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
-
-
-_SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-
-
 def display_time(at: float, now: float) -> DisplayTime:
     local = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
     relative = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
@@ -159,37 +145,3 @@ def beginning(text: str, most: int) -> str:
 _MAX_COMMAND = 300  # characters, in a list; the job's own page has more
 _MAX_TAGS = 3
 MAX_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
-
-
-# --- The end of a log
-
-
-class LogTail(Struct, frozen=True):
-    """The last output of an attempt, as HTML: the lines that have ended, and the open one.
-
-    `at` and `style` are those at the beginning of the open line. `omitted`: bytes before all that.
-    """
-
-    html: Markup
-    open_html: Markup
-    at: int = 0
-    style: str = ""
-    omitted: int = 0
-
-
-NO_OUTPUT = LogTail(Markup(""), Markup(""))
-
-
-def read_tail(log: LogReader, most: int) -> LogTail:
-    """Return about the last `most` bytes of a log, from the beginning of a line on. Reads files."""
-    end = log.size()
-    begin = max(end - most, 0)
-    first = log.read(begin, most)
-    if first.left_out or begin:  # only what follows a gap is one text
-        begin = first.offset + first.data.find(b"\n") + 1
-    text = LogText(log, begin)
-    tail, html = NO_OUTPUT, Markup("")
-    while text.offset < end and (lines := text.read()):
-        html += plain_lines(lines.lines)
-        tail = LogTail(html, line_markup(lines.open.runs), lines.at, lines.style, begin)
-    return tail

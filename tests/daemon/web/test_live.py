@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bgd.daemon.web.live import Snapshot, _Viewer
-from bgd.daemon.web.log_text import LogText, plain_lines
+from bgd.daemon.web.log_text import LogText, plain
 from bgd.logfiles import MAX_CHUNK, LogReader
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
@@ -252,7 +252,7 @@ def test_a_reader_that_is_far_behind_skips_and_is_told(tmp_path):
 
     assert lines is not None
     assert (
-        plain_lines(lines.lines).splitlines()[0]
+        str(plain(lines)["lines"]).splitlines()[0]
         == f"==&gt; {1_000_000 - MAX_CHUNK} bytes not shown here; reload the page for all &lt;=="
     )
     assert lines.at == log.size()
@@ -265,7 +265,8 @@ def test_a_line_without_an_end_is_broken(tmp_path):
     lines = LogText(log, 0).read()
 
     assert lines is not None
-    assert (len(plain_lines(lines.lines)), lines.open.runs, lines.at) == (40_001, [], 40_000)
+    shown = plain(lines)
+    assert (len(shown["lines"]), shown["open"], lines.at) == (40_001, "", 40_000)
 
 
 FRAME = {"banner", "icon"}

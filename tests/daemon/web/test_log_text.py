@@ -58,15 +58,15 @@ def segment(log: LogReader, offset: int, data: bytes) -> None:
 def parts_down(log: LogReader) -> list[LogPart]:
     parts = [part_from(log, 0)]
     while parts[-1].open is None:
-        parts.append(part_from(log, parts[-1].end, parts[-1].next_number))
-        assert parts[-1].open or parts[-1].end > parts[-1].begin
+        parts.append(part_from(log, parts[-1].at, parts[-1].number))
+        assert parts[-1].open or parts[-1].at > parts[-1].begin
     return parts
 
 
 def parts_up(log: LogReader) -> list[LogPart]:
     parts = [part_before(log, log.size())]
     while parts[0].begin:
-        parts.insert(0, part_before(log, parts[0].begin, parts[0].number))
+        parts.insert(0, part_before(log, parts[0].begin, parts[0].first))
         assert parts[0].begin < parts[1].begin
     return parts
 
@@ -83,7 +83,11 @@ def all_lines(parts: list[LogPart]) -> list[tuple[int, str]]:
 
 def whole(log: LogReader) -> list[tuple[int, str]]:
     lines = LogText(log, 0).read()
-    return [] if lines is None else shown(lines.lines) + shown([lines.open] if lines.open.runs else [])
+    return (
+        []
+        if lines is None
+        else shown(lines.lines) + shown([lines.open] if lines.open and lines.open.runs else [])
+    )
 
 
 @given(
@@ -112,7 +116,7 @@ def test_parts_join_whatever_the_log_contains(head, gap, tail):
             segment(log, len(head) + gap, tail)
         for parts in (parts_down(log), parts_up(log)):
             assert parts[0].begin == 0
-            assert [part.end for part in parts[:-1]] == [part.begin for part in parts[1:]]
+            assert [part.at for part in parts[:-1]] == [part.begin for part in parts[1:]]
             text = "".join(text for _, text in all_lines(parts))
             assert f"==> {gap} bytes left out" in text or not (gap and tail)
             if b"\r" not in head + tail:
@@ -140,7 +144,7 @@ def test_a_long_line_that_overwrites_itself_is_one_line(log):
     expected = [(0, "begin"), (6, "100% #"), (6 + len(bar) + 1, "end")]
     assert all_lines(parts_down(log)) == all_lines(parts_up(log)) == expected
     assert line_begin(log, len(bar)) == 6
-    assert [part.number for part in parts_down(log)] == [1, 2, 3]
+    assert [part.first for part in parts_down(log)] == [1, 2, 3]
 
 
 def test_a_reader_of_a_long_progress_bar_goes_on_near_its_end(log):
@@ -152,10 +156,11 @@ def test_a_reader_of_a_long_progress_bar_goes_on_near_its_end(log):
         last = lines
 
     assert part.begin in {0, 6}
-    assert part.end > 6 + len(bar) - 70_000
+    assert part.at > 6 + len(bar) - 70_000
     assert last.at > 6 + len(bar) - 140_000
     assert (part.style, last.style) == ("38;5;2", "38;5;2")
     assert part.open is not None
+    assert last.open is not None
     assert part.open.runs == last.open.runs == [(f"  4999 {'#' * 50}", "38;5;2")]
 
 
@@ -178,7 +183,7 @@ def test_a_gap_is_shown_where_it_is_and_lines_behind_it_have_no_number(log):
     assert [line.number for part in parts_up(log) for line in part.lines] == [1, 2, None, None, None]
     assert line_begin(log, 500) == 8
     assert part_before(log, 1008).begin == 0
-    assert part_from(log, 1014).number is None
+    assert part_from(log, 1014).first is None
 
 
 @pytest.mark.usefixtures("small")
@@ -186,10 +191,10 @@ def test_lines_far_from_the_beginning_have_the_number_that_their_neighbour_says(
     monkeypatch.setattr(log_text, "COUNTED", 10)
     log.path.write_bytes(b"word\n" * 20)
 
-    assert part_from(log, 50).number is None
-    assert part_from(log, 50, 11).next_number == 14
-    assert part_before(log, 50, 11).number == 8
-    assert part_before(log, 10, None).number == 1
+    assert part_from(log, 50).first is None
+    assert part_from(log, 50, 11).number == 14
+    assert part_before(log, 50, 11).first == 8
+    assert part_before(log, 10, None).first == 1
 
 
 def test_each_line_has_the_time_of_its_first_byte(log):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bgd.core.job import Outcome, State
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.web.job_pages import attempt_details, job_details
-from bgd.daemon.web.views import NO_OUTPUT, job_row
+from bgd.daemon.web.views import job_row
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
@@ -51,7 +51,7 @@ def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
         "tokens": {},
     }
 
-    details = attempt_details(AttemptView(**ended), NO_OUTPUT, now=2.0)
+    details = attempt_details(AttemptView(**ended), None, now=2.0)
 
     assert details["error"] is not None
     assert details["traceback"] is not None
@@ -98,6 +98,6 @@ def test_an_attempt_shows_what_runs_it_and_where(kind, node, outcome, fact):
         "node": node,
     }
 
-    facts = attempt_details(AttemptView(**fields), NO_OUTPUT, now=2.0)["facts"]
+    facts = attempt_details(AttemptView(**fields), None, now=2.0)["facts"]
 
     assert [each for each in facts if each[0] in {"Runs on", "Ran on"}] == ([fact] if fact else [])
