@@ -39,7 +39,7 @@ ROOMS = {
     "bgd/core/notifications.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
-    "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
+    "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.logsearch bgd.terminal"
     " bgd.timezones bgd.wire",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+import bgd
 from bgd import clock
 from bgd.config import Config
 from bgd.daemon.backups import Backups, backups_in, open_to_others
@@ -69,6 +70,7 @@ class _Check(NamedTuple):
 def _checks(config: Config) -> list[_Check]:
     state_dir, logs, socket = config.daemon.state_dir, config.log_dir, config.daemon.socket
     return [
+        _Check("version", _OWN, lambda: ok(f"bgd {bgd.__version__}")),
         _Check("file system", _OWN, partial(_check_file_system, state_dir)),
         _Check("disk", _OWN, partial(_check_disk, state_dir, config.daemon.min_free)),
         _Check("log disk", logs, partial(_check_log_disk, logs, state_dir)),

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+import bgd
 from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
@@ -215,6 +216,7 @@ def test_every_finding_is_one_line_and_available_as_json(daemon):
     done = daemon.bgctl("doctor", "--json")
     findings = json.loads(done.stdout)
     assert {"disk", "launcher", "state folder"} <= {each["subject"] for each in findings}
+    assert f"bgd {bgd.__version__}" in [each["message"] for each in findings if each["subject"] == "version"]
     assert done.returncode == int(any(each["level"] in {"warning", "problem"} for each in findings))
     shown = daemon.bgctl("doctor").stdout
     assert all(f" {each['subject']}: " in shown for each in findings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+import bgd
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.static_files import static_address
 from bgd.escape import one_line
@@ -35,6 +36,7 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
     )
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base
+    environment.globals["bgd_version"] = bgd.__version__
     environment.globals["has_proxy_users"] = has_proxy_users
     environment.globals["static"] = lambda name: base + static_address(name)
     for name in environment.list_templates():

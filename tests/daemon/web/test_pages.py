@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bgd import JobSpec
+from bgd import JobSpec, __version__
+from tests.daemon.web.browsing import Browser
 from tests.support import wait_until
 
 
@@ -142,7 +143,7 @@ def test_a_page_shows_the_end_of_a_long_log_and_raw_streams_all_of_it(browser, c
     page = browser.get(f"/job-logs/{job.id}").text
     assert "<code>999999\n" not in page
     assert "999999\n1000000\n</code>" in page
-    assert "without the first 6.8 MB" in page
+    assert "without the first 6.82MB" in page
     raw = browser.get(f"/job-logs/{job.id}/1")
     assert raw.body == whole
     assert raw.headers["content-type"] == "text/plain; charset=utf-8"
@@ -198,3 +199,19 @@ def test_a_list_of_ten_thousand_jobs_is_served(browser, client):
     assert page.ids == [job.id for job in jobs[: -200 - 1 : -1]]
     assert "10,0" in page.text
     assert [job["id"] for job in browser.json("/job-logs?queue=crowd&limit=60")] == page.ids[:60]
+
+
+def test_the_footer_of_pages_names_the_version_of_bgd_after_a_login(daemon, browser, jobs):
+    footer = f"<footer>bgd {__version__}</footer>"
+
+    for path in (
+        "",
+        "/overview",
+        "/queues",
+        "/schedules",
+        "/search",
+        f"/{jobs[0].id}",
+        f"/{jobs[0].id}/1/view",
+    ):
+        assert footer in browser.get(f"/job-logs{path}").text
+    assert "<footer>" not in Browser(daemon).get("/job-logs").text
