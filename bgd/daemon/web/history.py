@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from bgd.core.job import Move
 from bgd.core.scheduler import NOTE, SUBMIT
-from bgd.daemon.web.views import display_time
 from bgd.formatting import outcome_in_words
 from bgd.wire.views import AttemptView, EventView, JobView
 
 MAX_SHOWN = 50  # of the newest events
 
 
-def history_of(
-    view: JobView, events: list[EventView], attempts: list[AttemptView], now: float
-) -> dict[str, object]:
+def history_of(view: JobView, events: list[EventView], attempts: list[AttemptView]) -> dict[str, object]:
     """Return the newest events of a job for the template history.html, the newest last.
 
     `attempts`: those whose outcomes are known. `by`: the user behind an event; None: bgd itself.
@@ -22,7 +19,7 @@ def history_of(
     shown = events[-MAX_SHOWN:]
     lines = [
         {
-            "at": display_time(event.at, now),
+            "at": event.at,
             "what": WORDS[event.what].format(
                 attempt=f"attempt {event.attempt}", outcome=outcomes.get(event.attempt) or event.outcome or ""
             ),

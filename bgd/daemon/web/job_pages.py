@@ -29,16 +29,12 @@ from bgd.daemon.web.site import Site
 from bgd.daemon.web.timeline import timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
-    DisplayTime,
-    RunningTime,
     attempt_badge,
     attempts_text,
     beginning,
     command_text,
-    display_time,
     progress_bar,
-    runs_since,
-    time_or_none,
+    time_run,
 )
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
@@ -47,7 +43,6 @@ from bgd.formatting import (
     explanation_as_json,
     job_as_json,
     needs_node,
-    run_time,
     short_duration,
 )
 from bgd.logfiles import LogReader
@@ -140,7 +135,7 @@ async def _values(site: Site, job: str, before: int | None) -> dict[str, object]
         **_summary(found),
         "id": view.id,
         "attempts": await site.threads.run(None, partial(_attempts, site), view, found.attempts),
-        "history": history_of(view, events, found.attempts, time.time()),
+        "history": history_of(view, events, found.attempts),
         "variables": sorted(stored.env or ()) if stored else [],
         "before": first if first > 1 else None,
     }
@@ -155,7 +150,7 @@ def _attempt(site: Site, view: JobView, attempt: AttemptView) -> dict[str, Any]:
     is_latest = attempt.attempt == view.attempt
     log = LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt)
     tail = last_part(log, LATEST_LOG if is_latest else EARLIER_LOG)
-    return attempt_details(attempt, tail, time.time(), is_latest=is_latest)
+    return attempt_details(attempt, tail, is_latest=is_latest)
 
 
 def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
@@ -165,7 +160,7 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         return render_part(template, {**_summary(found), "attempts": attempts})
 
     def history() -> str:
-        lines = history_of(view, found.events, attempts, time.time())
+        lines = history_of(view, found.events, attempts)
         return render_part("history.html", {"history": lines})
 
     def section(attempt: AttemptView, template: str) -> str:
@@ -205,36 +200,35 @@ class _FoundJob(Struct, frozen=True, kw_only=True):
 
 
 def _summary(found: _FoundJob) -> dict[str, object]:
-    view, now = found.view, time.time()
+    view = found.view
     actions = dict(offered(view))
     return {
-        "job": job_details(view, found.result, now),
+        "job": job_details(view, found.result),
         "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
-        "reasons": [_shown_reason(each, now) for each in next_reasons(found.explanation)],
-        "likely_start": _likely_start(found.explanation, now),
+        "reasons": [_shown_reason(each) for each in next_reasons(found.explanation)],
+        "likely_start": _likely_start(found.explanation),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
         "actions": actions,
-        "timeline": timeline_of(view, found.attempts, now),
+        "timeline": timeline_of(view, found.attempts, time.time()),
     }
 
 
 # --- In words
 
 
-def _shown_reason(reason: Reason, now: float) -> dict[str, object]:
+def _shown_reason(reason: Reason) -> dict[str, object]:
     """Return one thing that a job waits for: words, then links to jobs, or an instant."""
-    due = time_or_none(reason.at, now)
-    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": due}
+    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": reason.at}
 
 
-def _likely_start(explanation: Explanation, now: float) -> DisplayTime | None:
+def _likely_start(explanation: Explanation) -> float | None:
     """Return when a job will likely start, unless that is what it waits for, or may be at any moment."""
     at = explanation.likely_start_at
     is_said = any(reason.at == at for reason in explanation.reasons)
-    return None if at is None or at <= now or is_said else display_time(at, now)
+    return None if at is None or at <= time.time() or is_said else at
 
 
-def job_details(view: JobView, result: str | None, now: float) -> dict[str, Any]:
+def job_details(view: JobView, result: str | None) -> dict[str, Any]:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
     return {
         "id": view.id,
@@ -248,31 +242,29 @@ def job_details(view: JobView, result: str | None, now: float) -> dict[str, Any]
         "is_finished": view.state in FINAL,
         "can_be_edited": view.state in WAITING,
         "priority": view.priority,
-        "facts": [*_shown(facts_of(view), now), *_course_of(view, now)],
+        "facts": [*_shown(facts_of(view)), *_course_of(view)],
         "result": None if result is None else _indented(result, MAX_TEXT),
     }
 
 
-def _course_of(view: JobView, now: float) -> Iterator[tuple[str, object]]:
+def _course_of(view: JobView) -> Iterator[tuple[str, object]]:
     """Yield what has become of a job so far; `bgctl show` says it of each attempt."""
     yield "Attempts", attempts_text(view)
     if view.due_at and view.state is State.HELD:
-        yield "Due", display_time(view.due_at, now)
+        yield "Due", Instant(view.due_at)
     if view.waits_for and view.state is not State.BLOCKED:
         yield "Waits for", _job_links(view.waits_for)
     if view.waited_seconds is not None and view.state is not State.SCHEDULED:
         yield "Waited", short_duration(view.waited_seconds)
-    if ran := run_time(view):
-        yield "Ran", RunningTime(ran, runs_since(view))
+    if ran := time_run(view):
+        yield "Ran", ran
     if view.finished_at:
-        yield "Finished", display_time(view.finished_at, now)
+        yield "Finished", Instant(view.finished_at)
     if view.suspended:
         yield "Suspended", "its processes are stopped"
 
 
-def attempt_details(
-    attempt: AttemptView, tail: LogPart | None, now: float, *, is_latest: bool = True
-) -> dict[str, Any]:
+def attempt_details(attempt: AttemptView, tail: LogPart | None, *, is_latest: bool = True) -> dict[str, Any]:
     """Return what a job's page shows of one attempt.
 
     `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
@@ -284,14 +276,13 @@ def attempt_details(
         traceback = None
     shown = {"lines": "", "open": ""} if tail is None else plain(tail)
     output = [("output", format_size(attempt.log_bytes))] if attempt.log_bytes else []
-    took = short_duration(attempt.run_seconds)
     return {
         "number": attempt.attempt,
         "state": attempt_badge(attempt),
         "outcome": attempt_in_words(attempt),
-        "took": RunningTime(took, attempt.started_at if is_running else None),
-        "ended": time_or_none(attempt.finished_at, now),
-        "facts": _shown([*facts_of_attempt(attempt), *output], now),
+        "took": (is_running and attempt.started_at) or short_duration(attempt.run_seconds),
+        "ended": attempt.finished_at,
+        "facts": _shown([*facts_of_attempt(attempt), *output]),
         "error": None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
         "traceback": None if traceback is None else _end(traceback, MAX_TEXT),
         "log": shown,
@@ -303,17 +294,15 @@ def attempt_details(
     }
 
 
-def _shown(facts: Sequence[Fact], now: float) -> list[tuple[str, object]]:
+def _shown(facts: Sequence[Fact]) -> list[tuple[str, object]]:
     """Return facts as the template facts takes them; what is listed leads to the jobs that have it, too."""
     shown: list[tuple[str, object]] = []
     for label, value in facts:
         match value:
-            case Instant(at):
-                shown.append((label.capitalize(), display_time(at, now)))
             case Listed(field, values):
                 links = [(each, list_url(ListQuery(), **{field: each})) for each in values[:MAX_LINKS]]
                 shown.append((label.capitalize(), links))
-            case str():
+            case str() | Instant():
                 shown.append((label.capitalize(), value))
     return shown
 

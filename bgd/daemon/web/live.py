@@ -24,7 +24,6 @@ from bgd.daemon.web.log_text import LogPart, LogText, LogThreads
 from bgd.daemon.web.queries import LiveQuery, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, html_response, render_part
 from bgd.daemon.web.seals import Seals
-from bgd.daemon.web.views import lasting
 from bgd.errors import BgdError
 from bgd.logfiles import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
@@ -57,9 +56,9 @@ class Snapshot(Struct, frozen=True):
 
 
 def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = True) -> dict[str, Part]:
-    """Return the parts of rows, each with an `id`; see `bgd.daemon.web.views.lasting`."""
+    """Return the parts of rows, each with an `id`."""
     return {
-        row["id"]: Part(lasting(row), partial(render_part, template, {"row": row}), has_version=has_version)
+        row["id"]: Part(row, partial(render_part, template, {"row": row}), has_version=has_version)
         for row in rows
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -216,7 +215,7 @@ def _values(log: AttemptLog, query: LogPartQuery) -> dict[str, object]:
 
 
 def _head(log: AttemptLog) -> dict[str, object]:
-    details = attempt_details(log.attempt, None, time.time())
+    details = attempt_details(log.attempt, None)
     return {"job": log.job, "path": log.path, "attempt": details}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from hashlib import blake2s
 from typing import Any
@@ -17,7 +16,6 @@ from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.daemon.web.views import RunningTime, lasting, time_or_none
 from bgd.formatting import as_json, iso_time, short_duration
 from bgd.units import format_size
 from bgd.wire.http import HttpRequest
@@ -76,10 +74,9 @@ async def _overview_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
 
 
 def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
-    now = time.time()
     counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
     return {
-        "rows": [_name_row(each, now, is_cut=board.is_cut) for each in board.names],
+        "rows": [_name_row(each, is_cut=board.is_cut) for each in board.names],
         "left_out": board.left_out,
         "has_more": board.has_more,
         "running": sum(counts.get(state, 0) for state in ACTIVE),
@@ -90,7 +87,7 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
         "failed": day[1],
         "failed_url": list_url(_ANY, state=[State.FAILED]),
         "done_url": list_url(_ANY, state=[State.SUCCEEDED, State.FAILED]),
-        "oldest": _wait(figures.oldest_queued_at, now),
+        "oldest": figures.oldest_queued_at,
         "log_size": format_size(figures.log_bytes),
         "database_size": format_size(figures.database_bytes),
         "is_complete": ends.is_complete,
@@ -99,7 +96,7 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
     }
 
 
-def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> dict[str, Any]:
+def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
     """Return what the overview shows of a name; `is_cut`: unfinished jobs were counted only in part."""
     succeeded, failed = summary.succeeded, summary.failed
     latest = max(filter(None, (succeeded, failed)), key=lambda run: run.job, default=None)
@@ -113,9 +110,9 @@ def _name_row(summary: NameSummary, now: float, *, is_cut: bool) -> dict[str, An
         "is_target": summary.is_target,
         "state": None if latest is None else latest.state.value,
         "streak": _streak(summary),
-        "succeeded": time_or_none(succeeded.at if succeeded else None, now),
+        "succeeded": succeeded and succeeded.at,
         "succeeded_job": succeeded and succeeded.job,
-        "failed": time_or_none(failed.at if failed else None, now),
+        "failed": failed and failed.at,
         "failed_job": failed and failed.job,
         "median": short_duration(summary.median),
         "last": short_duration(summary.last_seconds),
@@ -133,10 +130,6 @@ def _streak(summary: NameSummary) -> str:
         return ""
     more = "+" if summary.streak == summary.runs and summary.runs == summaries.RUNS else ""
     return f"{summary.streak}{more} in a row"
-
-
-def _wait(since: float | None, now: float) -> RunningTime:
-    return RunningTime("" if since is None else short_duration(now - since), since)
 
 
 def _chart(hours: list[tuple[int, int]]) -> dict[str, str]:
@@ -158,7 +151,7 @@ def _chart(hours: list[tuple[int, int]]) -> dict[str, str]:
 
 def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
     rows = row_parts(values["rows"], "name_row.html")
-    figures = lasting({name: value for name, value in values.items() if name != "rows"})
+    figures = {name: value for name, value in values.items() if name != "rows"}
     left_out = partial(render_part, "names_left_out.html", values)
     parts = {
         "figures": Part(figures, partial(render_part, "figures.html", values)),
@@ -190,10 +183,10 @@ _ANY = ListQuery()
 async def _queue_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
     """Return the values for the page of the queues."""
     oldest, ends = await site.fresh(summaries.oldest_queued), await site.ends(is_patient=is_patient)
-    now, views = time.time(), site.supervisor.queue_views()
+    views = site.supervisor.queue_views()
     return {
         **_slots(site, ends),
-        "rows": [_queue_row(view, oldest.get(view.name), ends, now) for view in views[:MAX_QUEUES]],
+        "rows": [_queue_row(view, oldest.get(view.name), ends) for view in views[:MAX_QUEUES]],
         "left_out": max(len(views) - MAX_QUEUES, 0),
         "resources": site.supervisor.resource_views(),
     }
@@ -223,7 +216,7 @@ def _slots(site: Site, ends: Ends) -> dict[str, object]:
     }
 
 
-def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) -> dict[str, Any]:
+def _queue_row(view: QueueView, oldest: float | None, ends: Ends) -> dict[str, Any]:
     of_queue = ends.queues.get(view.name, QueueEnds())
 
     def number(count: int, *states: State) -> dict[str, object]:
@@ -244,9 +237,9 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends, now: float) ->
         "waiting": number(sum(waiting.values()), *_IN_ORDER),
         "states": ", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
         "rate": view.rate or "",
-        "opens": time_or_none(view.opens_at, now) if waiting.get(State.QUEUED) else None,
+        "opens": view.opens_at if waiting.get(State.QUEUED) else None,
         "weight": "" if view.weight is None else str(view.weight),
-        "oldest": _wait(oldest, now),
+        "oldest": oldest,
         "hour": number(of_queue.hour, *ended),
         "hour_failed": number(of_queue.hour_failed, State.FAILED),
         "day": number(of_queue.day, *ended),

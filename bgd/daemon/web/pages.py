@@ -140,8 +140,7 @@ async def find_job(store: StoreReader, job: str) -> JobView:
 
 
 def _rows(views: list[JobView]) -> list[dict[str, Any]]:
-    now = time.time()
-    return [job_row(view, now) for view in views]
+    return [job_row(view) for view in views]
 
 
 def _snapshot(values: dict[str, Any]) -> Snapshot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import bgd
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.static_files import static_address
 from bgd.escape import one_line
+from bgd.formatting import iso_time, short_duration
 
 
 def render(template: str, values: dict[str, object], base: str, *, has_proxy_users: bool) -> str:
@@ -34,6 +37,8 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    for each in (local_time, relative_time, iso_time, time_since):
+        environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base
     environment.globals["bgd_version"] = bgd.__version__
@@ -47,6 +52,22 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
 def _escape_text(value: object) -> object:
     """Make the special characters of any text visible; markup was made here, and stays."""
     return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def local_time(at: float) -> str:
+    """Return an instant as local time."""
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def relative_time(at: float) -> str:
+    """Return how long ago an instant was, or how long it is until then."""
+    seconds = time.time() - at
+    return f"{short_duration(seconds)} ago" if seconds >= 0 else f"in {short_duration(-seconds)}"
+
+
+def time_since(at: float) -> str:
+    """Return the time since an instant."""
+    return short_duration(time.time() - at)
 
 
 _TEMPLATES = Path(__file__).parent / "templates"

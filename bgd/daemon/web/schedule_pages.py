@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,7 +18,6 @@ from bgd.daemon.streams import Subscription
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.responses import PageResponse, html_response, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.daemon.web.views import display_time
 from bgd.errors import BgdError, Refused
 from bgd.formatting import command_line
 from bgd.units import format_duration
@@ -63,13 +61,12 @@ async def schedule(site: Site, request: HttpRequest, name: str) -> PageResponse:
         return await json_response(
             {"schedule": to_builtins(views[0]) if views else None, "history": to_builtins(history)}
         )
-    now = time.time()
     values: dict[str, object] = {
         "name": name,
-        "row": _row(views[0], now) if views else None,
+        "row": _row(views[0]) if views else None,
         "facts": list(_facts(views[0].spec)) if views else [],
         "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
-        "history": [_occurrence(each, now) for each in history],
+        "history": [_occurrence(each) for each in history],
     }
     return await html_response("schedule.html", values | await site.views.values(None, 0))
 
@@ -102,8 +99,7 @@ def _subscribe(site: Site) -> Iterator[Subscription]:
 
 
 def _list_values(views: list[ScheduleView]) -> dict[str, Any]:
-    now = time.time()
-    return {"rows": [_row(view, now) for view in views[:MAX_ROWS]], "left_out": max(len(views) - MAX_ROWS, 0)}
+    return {"rows": [_row(view) for view in views[:MAX_ROWS]], "left_out": max(len(views) - MAX_ROWS, 0)}
 
 
 def _list_snapshot(values: dict[str, Any]) -> Snapshot:
@@ -113,7 +109,7 @@ def _list_snapshot(values: dict[str, Any]) -> Snapshot:
     return Snapshot({"empty": Part(bool(rows), empty, has_version=False)} | rows, list(rows))
 
 
-def _row(view: ScheduleView, now: float) -> dict[str, Any]:
+def _row(view: ScheduleView) -> dict[str, Any]:
     return {
         "id": f"schedule-{view.name}",
         "name": view.name,
@@ -123,9 +119,9 @@ def _row(view: ScheduleView, now: float) -> dict[str, Any]:
         "is_paused": view.is_paused,
         "problem": view.problem,
         "is_late": view.is_late,
-        "next": display_time(view.upcoming[0], now) if view.upcoming else None,
+        "next": view.upcoming[0] if view.upcoming else None,
         "next_in_zone": _in_zone(view.upcoming[0], view) if view.upcoming else "",
-        "latest": None if view.latest is None else _occurrence(view.latest, now),
+        "latest": None if view.latest is None else _occurrence(view.latest),
     }
 
 
@@ -172,13 +168,13 @@ def _in_zone(at: float, view: ScheduleView) -> str:
     return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
-def _occurrence(view: OccurrenceView, now: float) -> dict[str, Any]:
+def _occurrence(view: OccurrenceView) -> dict[str, Any]:
     """Return what became of a time of a schedule; `state` chooses the colour of its badge."""
     count = f", {view.count:,} times" if view.count > 1 else ""
     return {
         "outcome": f"{view.outcome}{count}{', late' if view.late else ''}",
         "state": "failed" if view.late else _BADGES[view.outcome],
-        "due": display_time(view.due_at, now),
+        "due": view.due_at,
         "job": view.job,
         "reason": view.reason or "",
     }

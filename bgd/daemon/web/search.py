@@ -27,7 +27,6 @@ from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
-from bgd.daemon.web.views import display_time
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
@@ -326,7 +325,7 @@ def _found_as_html(found: FoundInLog, needle: Needle) -> str:
     values = {
         "attempt": attempt,
         "outcome": outcome_in_words(attempt) or "running",
-        "ended": None if attempt.at is None else display_time(attempt.at, time.time()),
+        "ended": attempt.at,
         "path": path,
         "places": [[(line, _marked(line.text, needle)) for line in place] for place in found.places],
         "more": f"{path}/search?{urlencode({'text': needle.text})}" if found.has_more else None,

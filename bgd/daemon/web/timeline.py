@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from bgd.core.job import FINAL, State
-from bgd.daemon.web.views import attempt_badge, display_time
+from bgd.daemon.web.views import attempt_badge
 from bgd.formatting import needs_node, outcome_in_words, short_duration
 from bgd.wire.views import AttemptView, JobView
 
@@ -38,8 +38,8 @@ def timeline_of(view: JobView, attempts: list[AttemptView], now: float) -> dict[
     goes_on = end == now and view.state not in FINAL
     return {
         "bars": [_bar(span, begin, scale) for span in spans],
-        "begin": display_time(begin, now),
-        "end": None if goes_on else display_time(end, now),
+        "begin": begin,
+        "end": None if goes_on else end,
         "text": "; ".join(span.words for span in spans),
     }
 

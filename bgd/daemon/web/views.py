@@ -1,18 +1,16 @@
-"""Say in words what the pages show of jobs and attempts; the templates only lay it out."""
+"""Say in words what the pages show of jobs and attempts.
+
+The templates lay it out and show instants as times. What is still growing is the instant since when it grows.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
-
-from msgspec import Struct
-from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.formatting import (
     command_line,
-    iso_time,
     progress_line,
     progress_of,
     reason_in_words,
@@ -22,43 +20,12 @@ from bgd.formatting import (
 from bgd.wire.views import AttemptView, JobView
 
 
-class DisplayTime(Struct, frozen=True):
-    """A time for people, absolute and relative, and for programs."""
-
-    local: str
-    relative: str
-    iso: str
-
-
-class RunningTime(Struct, frozen=True):
-    """How long something ran, and if it still runs, since when: a page counts on from there."""
-
-    text: str
-    since: float | None
-
-
-def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row without what a page counts on by itself: a change of only that is none."""
-    return {name: _lasting(value) for name, value in row.items()}
-
-
-def _lasting(value: object) -> object:
-    match value:
-        case DisplayTime():
-            return replace(value, relative="")
-        case RunningTime(since=float()):
-            return replace(value, text="")
-        case dict():
-            return lasting(value)
-        case _:
-            return value
-
-
-def job_row(view: JobView, now: float) -> dict[str, Any]:
+def job_row(view: JobView) -> dict[str, Any]:
     """Return what the list shows of a job, in one line.
 
     `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
-    `problem` is more about that. `queue`, `priority` and `attempts` are None where they are as usual.
+    `problem` is more about that. `waited` and `ran` are durations or, while they grow, instants. `queue`,
+    `priority` and `attempts` are None where they are as usual.
     """
     is_waiting = view.state in WAITING
     is_due = view.state is State.SCHEDULED and view.due_at is not None
@@ -76,16 +43,17 @@ def job_row(view: JobView, now: float) -> dict[str, Any]:
         "queue": None if view.queue == DEFAULT_QUEUE else view.queue,
         "priority": view.priority or None,
         "attempts": attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
-        "waits_until": time_or_none(view.due_at, now) if is_due else None,
-        "waited": RunningTime(short_duration(view.waited_seconds), view.created_at if is_waiting else None),
-        "ran": RunningTime(run_time(view), runs_since(view)),
-        "started": time_or_none(view.started_at, now),
-        "submitted": display_time(view.created_at, now),
+        "waits_until": view.due_at if is_due else None,
+        "waited": view.created_at if is_waiting else short_duration(view.waited_seconds),
+        "ran": time_run(view),
+        "started": view.started_at,
+        "submitted": view.created_at,
     }
 
 
-def runs_since(view: JobView) -> float | None:
-    return view.started_at if view.state in ACTIVE and not view.suspended else None
+def time_run(view: JobView) -> float | str:
+    """Return how long the latest attempt ran or, while it runs, since when: a page counts on from there."""
+    return (view.state in ACTIVE and not view.suspended and view.started_at) or run_time(view)
 
 
 def progress_bar(view: JobView) -> tuple[float | None, str] | None:
@@ -122,16 +90,6 @@ def attempt_badge(attempt: AttemptView) -> str:
             | Outcome.ERROR
         ):
             return State.FAILED
-
-
-def display_time(at: float, now: float) -> DisplayTime:
-    local = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
-    relative = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
-    return DisplayTime(local, relative, iso_time(at) or "")
-
-
-def time_or_none(at: float | None, now: float) -> DisplayTime | None:
-    return None if at is None else display_time(at, now)
 
 
 def command_text(view: JobView, most: int) -> str:

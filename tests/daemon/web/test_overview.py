@@ -279,7 +279,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(client):
 def test_nobody_can_change_the_queue_of_notifications(name, buttons):
     views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {(name, State.QUEUED): 1}, {})
     [view] = [each for each in views if each.name == name]
-    row = overview._queue_row(view, None, Ends([], {}, is_complete=True), 0.0)
+    row = overview._queue_row(view, None, Ends([], {}, is_complete=True))
 
     html = render("queue_row.html", {"row": row}, "", has_proxy_users=False)
     assert html.count("<button") == buttons

@@ -22,16 +22,16 @@ ODD = "\N{RIGHT-TO-LEFT OVERRIDE}"
 def test_a_command_of_a_million_characters_is_cut():
     job = replace(view_of(1), argv=["/bin/echo", *[ODD * 10] * 9_999])
 
-    assert len(job_row(job, now=2.0)["command"]) == 301
-    assert job_row(job, now=2.0)["command"].startswith("/bin/echo '<U+202E>")
-    assert 20_000 < len(job_details(job, None, now=2.0)["command"]) < LIMIT
+    assert len(job_row(job)["command"]) == 301
+    assert job_row(job)["command"].startswith("/bin/echo '<U+202E>")
+    assert 20_000 < len(job_details(job, None)["command"]) < LIMIT
 
 
 def test_a_deeply_nested_result_takes_only_the_memory_of_what_is_shown():
     result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB if each number had its own line
 
     tracemalloc.start()
-    shown = job_details(view_of(1), result, now=2.0)["result"]
+    shown = job_details(view_of(1), result)["result"]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -51,7 +51,7 @@ def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
         "tokens": {},
     }
 
-    details = attempt_details(AttemptView(**ended), None, now=2.0)
+    details = attempt_details(AttemptView(**ended), None)
 
     assert details["error"] is not None
     assert details["traceback"] is not None
@@ -66,9 +66,9 @@ def test_lists_show_progress_of_running_jobs_and_pages_that_of_all_but_succeeded
     for state in State:
         job = replace(view_of(1), state=state, progress=said)
 
-        assert job_row(job, now=2.0)["bar"] == (bar if state in {State.RUNNING, State.STOPPING} else None)
-        assert job_details(job, None, now=2.0)["bar"] == (None if state is State.SUCCEEDED else bar)
-    assert job_details(view_of(1), None, now=2.0)["bar"] is None
+        assert job_row(job)["bar"] == (bar if state in {State.RUNNING, State.STOPPING} else None)
+        assert job_details(job, None)["bar"] == (None if state is State.SUCCEEDED else bar)
+    assert job_details(view_of(1), None)["bar"] is None
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_an_attempt_shows_what_runs_it_and_where(kind, node, outcome, fact):
         "node": node,
     }
 
-    facts = attempt_details(AttemptView(**fields), None, now=2.0)["facts"]
+    facts = attempt_details(AttemptView(**fields), None)["facts"]
 
     assert [each for each in facts if each[0] in {"Runs on", "Ran on"}] == ([fact] if fact else [])
