@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -101,9 +100,7 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
 
 def _read_status(pipe: int, deadline: float) -> str:
     """Return what the new daemon writes: "ready", or why it is not; empty if it ended silently."""
-    poller = select.poll()
-    poller.register(pipe, select.POLLIN)
-    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+    if not concurrency.run(concurrency.wait_readable(pipe, max(0.0, deadline - time.monotonic()))):
         return "not ready in time"
     return os.read(pipe, _MAX_STATUS).decode(errors="replace").strip()
 

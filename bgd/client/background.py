@@ -16,8 +16,6 @@ from bgd.client.options import Duration, FurtherOptions
 from bgd.core.target import target_of_class
 
 if TYPE_CHECKING:
-    import asyncio
-
     from bgd.client.async_.client import AsyncClient
 
 TIMEOUT = 5.0  # seconds; a web request cannot wait longer for a daemon that is dead
@@ -122,16 +120,11 @@ def default_async_client() -> AsyncClient:
     if (chosen := _chosen_async.get()) is not None:
         return chosen
     owner = (asyncio.get_running_loop(), _location())
-    if _per_thread.client is None or _per_thread.owner != owner:
-        _per_thread.owner, _per_thread.client = owner, AsyncClient(timeout=TIMEOUT)
-    return _per_thread.client
-
-
-class _PerThread(threading.local):
-    """The AsyncClient of a thread. One is enough because a thread runs one loop at a time."""
-
-    owner: tuple[asyncio.AbstractEventLoop, _Location] | None = None
-    client: AsyncClient | None = None
+    known, client = getattr(_per_thread, "latest", (None, None))
+    if client is None or known != owner:
+        client = AsyncClient(timeout=TIMEOUT)
+        _per_thread.latest = owner, client
+    return client
 
 
 def _location() -> _Location:
@@ -142,11 +135,11 @@ def _location() -> _Location:
 def _forget_clients() -> None:
     """Drop the clients of the parent, and their connections, in a forked child."""
     _clients.clear()
-    _per_thread.owner = _per_thread.client = None
+    _per_thread.__dict__.clear()
 
 
 _chosen: ContextVar[Client | None] = ContextVar("bgd client", default=None)
 _chosen_async: ContextVar[AsyncClient | None] = ContextVar("bgd async client", default=None)
 _clients: dict[_Location, Client] = {}
-_per_thread = _PerThread()
+_per_thread = threading.local()  # the latest AsyncClient and its owner: a thread runs one loop at a time
 os.register_at_fork(after_in_child=_forget_clients)

@@ -51,20 +51,8 @@ class Concurrency(Protocol):
             OSError: no daemon listens there, or the listener's queue was full until the deadline.
         """
 
-    async def write_some(self, connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-        """Send as many bytes as fit, at least one; return how many.
-
-        Raises:
-            TimeoutError: there was no room before the deadline.
-            OSError: the connection broke.
-        """
-
-    async def read_some(self, connection: socket.socket, deadline: float | None) -> bytes:
-        """Return what arrives next; empty at the end of the connection.
-
-        Raises:
-            TimeoutError: nothing arrived before the deadline.
-        """
+    async def wait_ready(self, connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
+        """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
 
     async def sleep(self, seconds: float) -> None: ...
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
-from bgd.client.transport import NO_WAY_IN, ClientSocket, check_server
+from bgd.client.transport import NO_WAY_IN, READ_SIZE, ClientSocket, check_server
 from bgd.errors import BgdError, DaemonUnreachable, ProtocolError
 from bgd.wire.replies import End, ErrorCode, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
@@ -173,14 +173,23 @@ class Connection:
             if self._failure is not None:
                 raise NotSent(str(self._failure()))
             while rest:
-                rest = rest[await self._io.write_some(self._socket, rest, deadline) :]
+                rest = rest[await self._write_some(rest, deadline) :]
         except OSError as error:
             self._break(partial(Broken, f"the connection to {self._path} broke: {error}"))
-            raise NotSent(f"no request could be sent to {self._path}: {error}") from error
+            problem = str(error) or "the daemon reads nothing"
+            raise NotSent(f"no request could be sent to {self._path}: {problem}") from error
         finally:
             if rest:  # also after an interrupt: nothing can follow half a frame
                 self._break(partial(Broken, f"a request to {self._path} was interrupted"))
             self._sending.release()
+
+    async def _write_some(self, data: memoryview, deadline: float | None) -> int:
+        """Send as many bytes as fit, at least one; return how many."""
+        while True:
+            try:
+                return self._socket.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await self._io.wait_ready(self._socket, deadline, to_write=True)
 
     # --- receiving ----------------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ class Connection:
                     try:
                         # the previous reader may have filled this inbox, or found the end
                         if not inbox and self._failure is None:
-                            self._sort(await self._io.read_some(self._socket, deadline))
+                            self._sort(await self._read_some(deadline))
                     finally:
                         self._reading.release()
                 else:
@@ -212,6 +221,17 @@ class Connection:
         if isinstance(reply, Failed):
             raise _error_in(reply)
         return reply
+
+    async def _read_some(self, deadline: float | None) -> bytes:
+        """Return what arrives next; empty at the end of the connection."""
+        while True:
+            await self._io.wait_ready(self._socket, deadline, to_write=False)
+            try:
+                return self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:  # a daemon killed with our request unread resets the connection, an end as well
+                return b""
 
     def _sort(self, data: bytes) -> None:
         """Put the replies that these bytes complete into the inboxes of their requests."""
@@ -243,7 +263,7 @@ class Connection:
         while not self._session.is_greeted:
             if self._failure is not None:
                 raise self._failure()
-            self._sort(await self._io.read_some(self._socket, deadline))
+            self._sort(await self._read_some(deadline))
 
     def _break(self, failure: Callable[[], BgdError]) -> None:
         if self._failure is None:

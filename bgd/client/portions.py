@@ -15,7 +15,7 @@ from bgd.client.session import batch_frames
 from bgd.client.specs import Caller, Item, command_spec, spec_of
 from bgd.core.spec import JobSpec, problem_with
 from bgd.errors import BgdError, Refused
-from bgd.wire.replies import Run
+from bgd.wire.replies import Run, runs_of
 from bgd.wire.requests import BatchPlace
 
 if TYPE_CHECKING:
@@ -70,13 +70,7 @@ def ranges_of(lines: list[int]) -> list[tuple[int, int]]:
     """Return ascending numbers as pairs of a first number and a count of consecutive ones."""
     if lines[-1] - lines[0] == len(lines) - 1:
         return [(lines[0], len(lines))]
-    ranges: list[tuple[int, int]] = []
-    for line in lines:
-        if ranges and line == sum(ranges[-1]):
-            ranges[-1] = (ranges[-1][0], ranges[-1][1] + 1)
-        else:
-            ranges.append((line, 1))
-    return ranges
+    return [(first, count) for first, _, count in runs_of(lines, lines)]
 
 
 class SpecMaker:

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
 
-from bgd.client.functions import as_bound, target_of
+from bgd.client.functions import as_bound, in_words, target_of
 from bgd.client.session import failure_of
 from bgd.client.transport import Pause, install_backend
 from bgd.config import Config, load
@@ -192,8 +192,7 @@ def _call_in_words(
     what: Callable[..., Any] | str, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> str:
     target = what if isinstance(what, str) else target_of(what)
-    words = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
-    return f"{target}({', '.join(words)})" if words else target
+    return in_words(target, args, kwargs) if args or kwargs else target
 
 
 class InlineJob(Struct, kw_only=True):
@@ -244,9 +243,7 @@ class InlineJob(Struct, kw_only=True):
         return None if self.result_text is None else json.loads(self.result_text)
 
     def __str__(self) -> str:
-        words = [repr(value) for value in self.args]
-        words += [f"{name}={value!r}" for name, value in self.kwargs.items()]
-        return f"{self.target}({', '.join(words)})"
+        return in_words(self.target, self.args, self.kwargs)
 
     def _arguments(self) -> Any:
         return json.loads(self.spec.arguments or "{}")

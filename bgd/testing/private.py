@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
+from bgd.client.blocking.concurrency import run, wait_readable
 from bgd.client.options import Duration
 from bgd.client.transport import ClientSocket, process_descriptor
 from bgd.errors import DaemonUnreachable
@@ -101,10 +101,7 @@ def _end(daemon: PrivateDaemon) -> None:
             info = client.info()
         with process_descriptor(info.launcher_pid) as launcher:
             client.shutdown("cancel", timeout=PATIENCE)
-            ending = select.poll()  # select takes no descriptor above 1023
-            if launcher is not None:
-                ending.register(launcher, select.POLLIN)
-            if launcher is not None and not ending.poll(PATIENCE * 1000):
+            if launcher is not None and not run(wait_readable(launcher, PATIENCE)):
                 raise TimeoutError(f"the launcher of a private daemon has not ended within {PATIENCE:g} s")
 
 

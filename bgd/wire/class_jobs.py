@@ -173,11 +173,8 @@ class _Arguments(Struct, forbid_unknown_fields=True):
     kwargs: dict[str, Raw] = {}
 
 
-class _Error(Struct):
-    type: str
-    message: str
-    traceback: str | None = None
-    bases: Annotated[list[str], Meta(max_length=MAX_BASES)] = []
+class _Error(JobError, frozen=True):
+    bases: Annotated[tuple[str, ...], Meta(max_length=MAX_BASES)] = ()
 
 
 class _Decision(Struct):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
-from bgd.wire.requests import NewestJob, Request, RequestId
+from bgd.wire.requests import Message, NewestJob, Request
 
 if TYPE_CHECKING:
     from bgd.wire.schedules import ScheduleReply
@@ -112,11 +112,7 @@ def _reply_decoder(kind: type[Reply]) -> msgspec.msgpack.Decoder[Reply]:
     return msgspec.msgpack.Decoder(kind)
 
 
-class _OnlyId(Struct):
-    id: RequestId
-
-
-_decode_id = msgspec.msgpack.Decoder(_OnlyId).decode
+_decode_id = msgspec.msgpack.Decoder(Message).decode
 
 # MsgspecError alone is not enough: deep nesting and bad UTF-8 raise errors of their own
 _UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from bgd.client.blocking.concurrency import blocking_socket
-from bgd.client.transport import READ_SIZE, Socket, seconds_left
+from bgd.client.transport import Socket, seconds_left
 from bgd.errors import BgdError
 from bgd.wire.views import JobView
 
@@ -77,46 +77,13 @@ async def connected_socket(path: str, deadline: float | None) -> socket.socket:
     return connection
 
 
-async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-    """Send as many bytes as fit, at least one; return how many.
-
-    Raises:
-        TimeoutError: there was no room before the deadline.
-        OSError: the connection broke.
-    """
-    # sock_sendall of the loop does not tell how much it has sent when it is cancelled
-    while True:
-        try:
-            return connection.send(data)
-        except BlockingIOError:
-            loop = asyncio.get_running_loop()
-            await _ready(connection, loop.add_writer, loop.remove_writer, deadline)
-
-
-async def read_some(connection: socket.socket, deadline: float | None) -> bytes:
-    """Return what arrives next; empty at the end of the connection.
-
-    Raises:
-        TimeoutError: nothing arrived before the deadline.
-    """
+async def wait_ready(connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
+    """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
     loop = asyncio.get_running_loop()
-    while True:
-        await _ready(connection, loop.add_reader, loop.remove_reader, deadline)
-        try:
-            return connection.recv(READ_SIZE)
-        except BlockingIOError:
-            continue
-        except OSError:  # a daemon killed with our request unread resets the connection, an end as well
-            return b""
-
-
-async def _ready(
-    connection: socket.socket,
-    watch: Callable[..., object],
-    unwatch: Callable[[socket.socket], object],
-    deadline: float | None,
-) -> None:
-    is_ready = asyncio.get_running_loop().create_future()
+    is_ready = loop.create_future()
+    watch, unwatch = (
+        (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
+    )
     watch(connection, _complete, is_ready)
     try:
         await _in_time(is_ready, deadline)

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import GeneratorType
 from typing import Any, ParamSpec, TypeVar
 
-from bgd.client.transport import READ_SIZE, Socket, seconds_left
+from bgd.client.transport import Socket, seconds_left
 from bgd.wire.views import JobView
 
 P = ParamSpec("P")
@@ -86,36 +86,6 @@ def blocking_socket(path: str, deadline: float | None) -> Socket:
     return connection
 
 
-async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
-    """Send as many bytes as fit, at least one; return how many.
-
-    Raises:
-        TimeoutError: there was no room before the deadline.
-        OSError: the connection broke.
-    """
-    while True:
-        try:
-            return connection.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            _wait_until(connection, select.POLLOUT, deadline)
-
-
-async def read_some(connection: socket.socket, deadline: float | None) -> bytes:
-    """Return what arrives next; empty at the end of the connection.
-
-    Raises:
-        TimeoutError: nothing arrived before the deadline.
-    """
-    while True:
-        _wait_until(connection, select.POLLIN, deadline)
-        try:
-            return connection.recv(READ_SIZE, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            continue
-        except OSError:  # a daemon killed with our request unread resets the connection, an end as well
-            return b""
-
-
 def _connect(connection: socket.socket, path: str, deadline: float | None) -> None:
     if (seconds := seconds_left(deadline)) is not None:
         # With a timeout of Python's, connect() to a busy Unix socket fails at once with EAGAIN.
@@ -133,13 +103,13 @@ def _is_connected(connection: socket.socket) -> bool:
     return True
 
 
-def _wait_until(connection: socket.socket, event: int, deadline: float | None) -> None:
-    """Return when the socket is readable or writable, or closed; raise TimeoutError at the deadline."""
+async def wait_ready(connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
+    """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
     poller = select.poll()
-    poller.register(connection, event)
+    poller.register(connection, select.POLLOUT if to_write else select.POLLIN)
     seconds = seconds_left(deadline)
     if not poller.poll(None if seconds is None else seconds * 1000):
-        raise TimeoutError("the daemon reads nothing" if event == select.POLLOUT else "")
+        raise TimeoutError
 
 
 # --- threads and processes --------------------------------------------------------------------------------
