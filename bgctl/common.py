@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from bgd.client.blocking.client import TIMEOUT, Client
+from bgd.client.blocking.client import Client
+from bgd.client.blocking.daemon import TIMEOUT
 from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
 

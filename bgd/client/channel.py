@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.connection import Connection, Inbox
+from bgd.client.connection import (
+    NO_WAY_IN,
+    ClientSocket,
+    Connection,
+    Inbox,
+    client_sockets,
+    process_descriptor,
+    seconds_left,
+)
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
@@ -27,15 +35,6 @@ from bgd.client.session import (
     value_of,
 )
 from bgd.client.specs import checked
-from bgd.client.transport import (
-    NO_WAY_IN,
-    Backend,
-    ClientSocket,
-    client_sockets,
-    installed_backend,
-    process_descriptor,
-    seconds_left,
-)
 from bgd.core.job import VERBS, State
 from bgd.errors import BgdError, DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
@@ -337,7 +336,7 @@ class Channel:
         """Raise BgdError in a forked child, and on another event loop than that of the first use."""
         if os.getpid() != self._pid:
             raise BgdError(f"{self._io.CLIENT} belongs to the parent process: make a new one after fork")
-        loop = self._io.running_loop()
+        loop = self._io.running_loop and self._io.running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
             raise BgdError(f"{self._io.CLIENT} belongs to another event loop: make one for each loop")
@@ -433,7 +432,7 @@ def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
 
 
 class Connector(Struct, frozen=True, kw_only=True):
-    """Where to find a daemon: see `bgd.client.transport.client_sockets`.
+    """Where to find a daemon: see `bgd.client.connection.client_sockets`.
 
     `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
     """
@@ -500,6 +499,35 @@ def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachabl
 
 
 # --- a backend in this process ---------------------------------------------------------------------------
+
+
+Pause = Callable[[], None]
+"""Blocks until there is more to reply, or the end."""
+
+
+Backend = Callable[[bytes], Iterator[Reply | Pause]]
+"""Answers requests in place of a daemon: in frames, but without a socket.
+
+Yields the replies to a request, including a stream's end mark, and a Pause before each wait.
+"""
+
+
+def installed_backend() -> Backend | None:
+    """Return the backend that answers in this process, None if clients connect to daemons."""
+    return _backends[-1] if _backends else None
+
+
+@contextmanager
+def install_backend(backend: Backend) -> Iterator[None]:
+    """Let a backend answer all clients of this process, in all threads; the latest one wins."""
+    _backends.append(backend)
+    try:
+        yield
+    finally:
+        _backends.remove(backend)
+
+
+_backends: list[Backend] = []
 
 
 class InlineConnection:

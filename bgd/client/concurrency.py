@@ -33,10 +33,12 @@ class Concurrency(Protocol):
 
     CLIENT: str  # "this Client" in messages
 
+    @property
+    def running_loop(self) -> Callable[[], object] | None:
+        """Return the event loop of the caller. None: threads have none."""
+
     def new_lock(self) -> Lock: ...
     def new_bell(self) -> Bell: ...
-    def running_loop(self) -> object:
-        """Return the event loop of the caller; None for threads."""
 
     async def acquire(self, lock: Any, deadline: float | None) -> None:
         """Take a lock; raise TimeoutError if it is not free before the deadline."""

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.channel import Channel
+from bgd.client.connection import seconds_left
 from bgd.client.options import JobOptions, MapOptions
 from bgd.client.session import batch_frames
 from bgd.client.specs import Caller, class_spec, seconds_of
-from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed, Refused
 from bgd.jobfunction import Background, background_of

@@ -17,9 +17,9 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
 
+from bgd.client.channel import Pause, install_backend
 from bgd.client.functions import as_bound, in_words, target_of
 from bgd.client.session import failure_of
-from bgd.client.transport import Pause, install_backend
 from bgd.config import Config, load
 from bgd.core.job import FINAL, Move, Outcome, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
@@ -269,7 +269,7 @@ class InlineBackend:
         self._is_over = False
 
     def answer(self, frames: bytes) -> Replies:
-        """Yield the replies to a request; see `bgd.client.transport.Backend`."""
+        """Yield the replies to a request; see `bgd.client.channel.Backend`."""
         parts = [decode_request(payload) for payload in FrameReader().feed(frames)]
         try:
             yield from self._answer(parts)

@@ -16,8 +16,8 @@ from msgspec import Struct
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.concurrency import run, wait_readable
+from bgd.client.connection import ClientSocket, process_descriptor
 from bgd.client.options import Duration
-from bgd.client.transport import ClientSocket, process_descriptor
 from bgd.errors import DaemonUnreachable
 from bgd.testing.inline import hide_frames
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # the others are written by hand
-GENERATED = ["client", "job", "schedules"]
+GENERATED = ["client", "daemon", "job", "schedules"]
 
 # Calls of what both clients share, which is written with async
 SHARED = re.compile(r"self\._channel\.\w+|sender\.send|Mapper\(.*\)\.results", re.DOTALL)
@@ -35,7 +35,7 @@ PATTERNS = [
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),
-    (r"Async(Client|Job|Schedules)", r"\1"),
+    (r"Async(Client|DaemonClient|Job|Schedules)", r"\1"),
     (r"bgd\.client\.async_", "bgd.client.blocking"),
 ]
 

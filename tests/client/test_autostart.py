@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgd.client.autostart import LOCK_NAME, start_daemon
-from bgd.client.transport import ClientSocket
+from bgd.client.connection import ClientSocket
 from bgd.errors import ConfigError, DaemonUnreachable
 from tests.daemon.harness import configure
 

@@ -1,4 +1,4 @@
-"""The client: submits jobs, looks at them, waits for them, acts on them, and steers the daemon."""
+"""The client: submits jobs, looks at them, waits for them and acts on them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, TypeVar, Unpack, cast, overload
 
-from bgd.client.async_ import concurrency
+from bgd.client.async_.daemon import AsyncDaemonClient
 from bgd.client.async_.job import AsyncJob
-from bgd.client.channel import Channel, Connector
 from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
@@ -22,24 +20,15 @@ from bgd.client.session import (
     expected,
     submit_frames,
 )
-from bgd.client.specs import (
-    Caller,
-    Item,
-    checked,
-    class_spec,
-    ids_of,
-    seconds_of,
-    specs_of,
-    states_of,
-)
+from bgd.client.specs import Caller, Item, checked, class_spec, ids_of, seconds_of, specs_of, states_of
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, Info, JobUsages, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Selection, ShutdownMode
-from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView, ScheduleEvent
+from bgd.wire.replies import ActResult, LogPart
+from bgd.wire.requests import Selection
+from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.async_.schedules import AsyncSchedules
@@ -50,11 +39,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 R = TypeVar("R")
 
-TIMEOUT = 30.0  # seconds; a daemon usually answers in milliseconds, but may have a full disk or a long queue
-STATS_WINDOW = 3600.0  # default window of figures, in seconds
 
-
-class AsyncClient:
+class AsyncClient(AsyncDaemonClient):
     """A client of one daemon. It connects at first use, and again after a restart of the daemon.
 
     The tasks of one event loop may share an AsyncClient; a forked child makes its own. A closed client can be
@@ -72,39 +58,6 @@ class AsyncClient:
         system: only the system's daemon.
         on_autostart: called with the pid and the log file of a daemon that was started.
     """
-
-    def __init__(
-        self,
-        socket: str | os.PathLike[str] | None = None,
-        *,
-        timeout: Duration = TIMEOUT,
-        autostart: bool = True,
-        config: str | os.PathLike[str] | None = None,
-        user: bool = False,
-        system: bool = False,
-        on_autostart: Callable[[int, str], None] | None = None,
-    ) -> None:
-        connector = Connector(
-            socket=None if socket is None else os.fspath(socket),
-            config=None if config is None else os.fspath(config),
-            user=user,
-            system=system,
-            autostart=autostart,
-            on_autostart=on_autostart,
-        )
-        self._channel = Channel(connector, seconds_of(timeout), concurrency)
-
-    async def close(self) -> None:
-        """Close the connection; the next use opens another."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     # --- submitting jobs ------------------------------------------------------------------------------
 
@@ -593,30 +546,10 @@ class AsyncClient:
         rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
         return self._channel.resumed(rest.request, lambda part: [rest.take(part)])
 
-    # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
-
-    async def queues(self) -> Queues:
-        return await self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True)
-
-    async def set_slots(self, slots: int | None) -> Queues:
-        """Set the number of the daemon's slots; None: as configured."""
-        return await self._channel.ask(requests.SetSlots(UNNUMBERED, slots), Queues, repeatable=True)
-
-    async def set_queue(self, name: str, slots: int | None) -> Queues:
-        """Set the number of a queue's slots; None: no limit except the daemon's."""
-        return await self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True)
-
-    async def remove_queue(self, name: str) -> Queues:
-        """Reset a queue to its configuration."""
-        return await self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True)
-
-    async def pause(self, queue: str | None = None) -> Queues:
-        """Start no jobs of a queue, None: of any queue, until it is resumed."""
-        return await self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True)
-
-    async def resume(self, queue: str | None = None) -> Queues:
-        """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
-        return await self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True)
+    async def test_notification(self, target: str) -> AsyncJob:
+        """Send a test message to a notification target, once; return the job that sends it."""
+        reply = await self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
+        return AsyncJob(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)
 
     @property
     def schedules(self) -> AsyncSchedules:
@@ -624,103 +557,3 @@ class AsyncClient:
         from bgd.client.async_.schedules import AsyncSchedules  # noqa: PLC0415 - few programs use them
 
         return AsyncSchedules(self, self._channel)
-
-    # --- the daemon itself ----------------------------------------------------------------------------
-
-    async def info(self) -> Info:
-        return await self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
-
-    async def stats(self, window: Duration = STATS_WINDOW) -> Stats:
-        """Return figures of the last `window`, and of all waiting and running jobs."""
-        request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
-        return await self._channel.ask(request, Stats, repeatable=True)
-
-    async def usage(self) -> JobUsages:
-        """Return the processor time and memory that running jobs use now, by id.
-
-        The first answer after a pause of 10 seconds takes about half a second.
-        """
-        return await self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True)
-
-    async def login_link(self) -> str:
-        """Return a link that logs this user's browser in to the dashboard, once and within a minute.
-
-        Raises:
-            Refused: the daemon serves no dashboard.
-        """
-        login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
-        return login.url
-
-    async def reload(self) -> Reloaded:
-        """Make the daemon read its configuration again.
-
-        Raises:
-            ConfigError: the configuration cannot be used; the daemon keeps the old one.
-        """
-        return await self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
-
-    async def shutdown(
-        self, mode: ShutdownMode | str | None = None, *, timeout: Duration | None = None
-    ) -> None:
-        """Stop the daemon and wait until it is gone, so that the next one can use the state folder.
-
-        Args:
-            mode: what happens to running jobs (see ShutdownMode); None: as configured.
-            timeout: how long to wait, None: no limit.
-
-        Raises:
-            TimeoutError: the daemon has not ended in time. It goes on shutting down.
-        """
-        await self._channel.shut_down(None if mode is None else ShutdownMode(mode), seconds_of(timeout))
-
-    async def prune(
-        self,
-        *,
-        states: Iterable[State | str] | None = None,
-        older_than: Duration | None = None,
-        keep: int | None = None,
-        logs_total: int | None = None,
-        dry_run: bool = False,
-    ) -> Pruned:
-        """Delete finished jobs and their logs, oldest first; return their count.
-
-        Without `older_than`, `keep` and `logs_total`, the retention rules of the configuration apply.
-
-        Args:
-            states: only jobs in these final states.
-            older_than: delete jobs that finished longer ago than this.
-            keep: delete all but this many of the latest jobs of each state.
-            logs_total: delete jobs until all logs together have at most this many bytes.
-            dry_run: only count the jobs.
-        """
-        chosen, sizes = (
-            None if states is None else states_of(states),
-            {"keep": keep, "logs_total": logs_total},
-        )
-        seconds = seconds_of(older_than, "older_than")
-        request = requests.Prune(id=UNNUMBERED, states=chosen, older_than=seconds, dry_run=dry_run, **sizes)
-        pruned = Pruned(UNNUMBERED, 0, 0)
-        async with aclosing(self._channel.follow(lambda: checked(request))) as parts:
-            async for part in parts:
-                pruned = expected(part, Pruned)
-        return pruned
-
-    def backup(self) -> AsyncGenerator[bytes, None]:
-        """Yield a verified copy of the daemon's database in pieces: a file for `bgd --recover`.
-
-        Raises:
-            Refused: the daemon cannot write a backup.
-            Full: the daemon has no space for one.
-            DaemonUnreachable: the backup broke off; the pieces so far are useless.
-        """
-        return self._channel.backup()
-
-    async def checkup(self) -> list[Finding]:
-        """Return the problems that the daemon finds in its installation, with remedies."""
-        reply = await self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
-        return reply.findings
-
-    async def test_notification(self, target: str) -> AsyncJob:
-        """Send a test message to a notification target, once; return the job that sends it."""
-        reply = await self._channel.ask(requests.SendTest(UNNUMBERED, target), replies.Submitted)
-        return AsyncJob(self, reply.jobs[0], is_new=True, obstacle=reply.obstacle)

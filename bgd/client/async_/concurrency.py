@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from bgd.client.blocking.concurrency import blocking_socket
-from bgd.client.transport import Socket, seconds_left
+from bgd.client.connection import Socket, seconds_left
 from bgd.errors import BgdError
 from bgd.wire.views import JobView
 

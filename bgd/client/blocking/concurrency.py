@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import GeneratorType
 from typing import Any, ParamSpec, TypeVar
 
-from bgd.client.transport import Socket, seconds_left
+from bgd.client.connection import Socket, seconds_left
 from bgd.wire.views import JobView
 
 P = ParamSpec("P")
@@ -116,10 +116,7 @@ async def wait_ready(connection: socket.socket, deadline: float | None, *, to_wr
 
 
 CLIENT = "this Client"
-
-
-def running_loop() -> None:
-    """Return None: threads have no event loop."""
+running_loop = None
 
 
 async def sleep(seconds: float) -> None:

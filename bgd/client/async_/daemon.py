@@ -1,0 +1,182 @@
+"""What a client asks of the daemon as a whole: its slots and queues, its figures, its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bgd.client.async_ import concurrency
+from bgd.client.channel import Channel, Connector
+from bgd.client.session import UNNUMBERED, expected
+from bgd.client.specs import checked, seconds_of, states_of
+from bgd.core.job import State
+from bgd.wire import replies, requests
+from bgd.wire.replies import Info, JobUsages, Pruned, Queues, Reloaded, Stats
+from bgd.wire.requests import ShutdownMode
+from bgd.wire.views import Finding
+
+if TYPE_CHECKING:
+    from bgd.client.options import Duration
+
+TIMEOUT = 30.0  # seconds; a daemon usually answers in milliseconds, but may have a full disk or a long queue
+STATS_WINDOW = 3600.0  # default window of figures, in seconds
+
+
+class AsyncDaemonClient:
+    """The connection of an AsyncClient, and its requests that are about no certain jobs."""
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        timeout: Duration = TIMEOUT,
+        autostart: bool = True,
+        config: str | os.PathLike[str] | None = None,
+        user: bool = False,
+        system: bool = False,
+        on_autostart: Callable[[int, str], None] | None = None,
+    ) -> None:
+        connector = Connector(
+            socket=None if socket is None else os.fspath(socket),
+            config=None if config is None else os.fspath(config),
+            user=user,
+            system=system,
+            autostart=autostart,
+            on_autostart=on_autostart,
+        )
+        self._channel = Channel(connector, seconds_of(timeout), concurrency)
+
+    async def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
+
+    async def queues(self) -> Queues:
+        return await self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True)
+
+    async def set_slots(self, slots: int | None) -> Queues:
+        """Set the number of the daemon's slots; None: as configured."""
+        return await self._channel.ask(requests.SetSlots(UNNUMBERED, slots), Queues, repeatable=True)
+
+    async def set_queue(self, name: str, slots: int | None) -> Queues:
+        """Set the number of a queue's slots; None: no limit except the daemon's."""
+        return await self._channel.ask(requests.SetQueue(UNNUMBERED, name, slots), Queues, repeatable=True)
+
+    async def remove_queue(self, name: str) -> Queues:
+        """Reset a queue to its configuration."""
+        return await self._channel.ask(requests.RemoveQueue(UNNUMBERED, name), Queues, repeatable=True)
+
+    async def pause(self, queue: str | None = None) -> Queues:
+        """Start no jobs of a queue, None: of any queue, until it is resumed."""
+        return await self._channel.ask(requests.Pause(UNNUMBERED, queue), Queues, repeatable=True)
+
+    async def resume(self, queue: str | None = None) -> Queues:
+        """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
+        return await self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True)
+
+    # --- the daemon itself ----------------------------------------------------------------------------
+
+    async def info(self) -> Info:
+        return await self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
+
+    async def stats(self, window: Duration = STATS_WINDOW) -> Stats:
+        """Return figures of the last `window`, and of all waiting and running jobs."""
+        request = requests.GetStats(UNNUMBERED, seconds_of(window, "window"))
+        return await self._channel.ask(request, Stats, repeatable=True)
+
+    async def usage(self) -> JobUsages:
+        """Return the processor time and memory that running jobs use now, by id.
+
+        The first answer after a pause of 10 seconds takes about half a second.
+        """
+        return await self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True)
+
+    async def login_link(self) -> str:
+        """Return a link that logs this user's browser in to the dashboard, once and within a minute.
+
+        Raises:
+            Refused: the daemon serves no dashboard.
+        """
+        login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
+        return login.url
+
+    async def reload(self) -> Reloaded:
+        """Make the daemon read its configuration again.
+
+        Raises:
+            ConfigError: the configuration cannot be used; the daemon keeps the old one.
+        """
+        return await self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
+
+    async def shutdown(
+        self, mode: ShutdownMode | str | None = None, *, timeout: Duration | None = None
+    ) -> None:
+        """Stop the daemon and wait until it is gone, so that the next one can use the state folder.
+
+        Args:
+            mode: what happens to running jobs (see ShutdownMode); None: as configured.
+            timeout: how long to wait, None: no limit.
+
+        Raises:
+            TimeoutError: the daemon has not ended in time. It goes on shutting down.
+        """
+        await self._channel.shut_down(None if mode is None else ShutdownMode(mode), seconds_of(timeout))
+
+    async def prune(
+        self,
+        *,
+        states: Iterable[State | str] | None = None,
+        older_than: Duration | None = None,
+        keep: int | None = None,
+        logs_total: int | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete finished jobs and their logs, oldest first; return their count.
+
+        Without `older_than`, `keep` and `logs_total`, the retention rules of the configuration apply.
+
+        Args:
+            states: only jobs in these final states.
+            older_than: delete jobs that finished longer ago than this.
+            keep: delete all but this many of the latest jobs of each state.
+            logs_total: delete jobs until all logs together have at most this many bytes.
+            dry_run: only count the jobs.
+        """
+        chosen, sizes = (
+            None if states is None else states_of(states),
+            {"keep": keep, "logs_total": logs_total},
+        )
+        seconds = seconds_of(older_than, "older_than")
+        request = requests.Prune(id=UNNUMBERED, states=chosen, older_than=seconds, dry_run=dry_run, **sizes)
+        pruned = Pruned(UNNUMBERED, 0, 0)
+        async with aclosing(self._channel.follow(lambda: checked(request))) as parts:
+            async for part in parts:
+                pruned = expected(part, Pruned)
+        return pruned
+
+    def backup(self) -> AsyncGenerator[bytes, None]:
+        """Yield a verified copy of the daemon's database in pieces: a file for `bgd --recover`.
+
+        Raises:
+            Refused: the daemon cannot write a backup.
+            Full: the daemon has no space for one.
+            DaemonUnreachable: the backup broke off; the pieces so far are useless.
+        """
+        return self._channel.backup()
+
+    async def checkup(self) -> list[Finding]:
+        """Return the problems that the daemon finds in its installation, with remedies."""
+        reply = await self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
+        return reply.findings
