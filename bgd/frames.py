@@ -22,9 +22,8 @@ class FrameWriter:
 
     def send(self, payload: bytes) -> None:
         """Write a payload at the end of this turn of the loop, together with others."""
-        if self.transport is not None:
-            self._unsent.append(frame(payload, self._limit))
-            self.flush_soon()
+        self.add(payload)
+        self.flush_soon()
 
     def add(self, payload: bytes) -> None:
         """Write a payload with the next one that `send` takes, or with the next flush."""

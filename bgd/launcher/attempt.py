@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -214,8 +213,7 @@ class Attempt:
         """Run it; return how it ended when no process of it is left."""
         try:
             what = f"job {self.launch.key.job} cannot start yet"
-            execute = partial(self._executor, self)
-            run = await self._context.retry(what, execute, self.stop_asked, self.wait_to_start)
+            run = await self._context.retry(what, self._execute, self.stop_asked, self.wait_to_start)
         except CannotStart as error:
             log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self.never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
@@ -225,6 +223,12 @@ class Attempt:
             return self.never_ran(self.reason or Outcome.CANCELLED, self.problem)
         self._begin(run)
         return await run.ended()
+
+    async def _execute(self) -> Run | None:
+        """Let its executor start it, unless it is to end; what a dead launcher has started is found first."""
+        if self.stop_asked.done() and self.adopted is None:
+            return None
+        return await self._executor(self)
 
     def _begin(self, run: Run) -> None:
         """Do what was requested during its start."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bgd.launcher.deadlines import readable
+from bgd.launcher.process import own_status
 from bgd.wire.launching import CONTROLLERS, Abilities, AttemptKey, Limits
 
 log = logging.getLogger(__name__)
@@ -212,10 +213,13 @@ class Group:
         self.path = path
         self._is_reported = False  # whether a warning was logged that it cannot be used
 
-    @property
-    def procs_file(self) -> str:
-        """The file to which a process writes 0 to join the group."""
-        return f"{self.path}/cgroup.procs"
+    def join(self) -> None:
+        """Move this process into the group.
+
+        Raises:
+            OSError: it cannot join.
+        """
+        self._write(_PROCESSES, 0)
 
     def limit(self, limits: Limits) -> None:
         """Set the limits that a group enforces.
@@ -237,7 +241,7 @@ class Group:
         """Return the pids in the group and in groups that its processes made below it."""
         found: set[int] = set()
         for folder in self._folders():
-            with self._if_usable(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
+            with self._if_usable(), open(f"{folder}/{_PROCESSES}", encoding="ascii") as file:  # noqa: PTH123
                 found.update(map(int, file))
         return found
 
@@ -358,8 +362,7 @@ def _least_nice() -> int:
 
 
 def _has_capability(capability: int) -> bool:
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> capability & 1)
+    return bool(int(own_status("CapEff"), 16) >> capability & 1)
 
 
 def _hard_limit(limit: int) -> int | None:

@@ -12,10 +12,9 @@ import signal
 import subprocess
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
-from bgd.launcher.process import read_silent
+from bgd.launcher.process import own_status, read_silent
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
@@ -97,7 +96,7 @@ class Children:
         """
         if usage.ru_maxrss > self._peak:
             try:
-                self._peak = _peak_of_this() + _INEXACT
+                self._peak = int(own_status("VmHWM")) + _INEXACT
             except OSError:  # no descriptor is free
                 return None
         return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
@@ -149,11 +148,6 @@ def _ended_child() -> int | None:
     except ChildProcessError:
         return None
     return None if ended is None else ended.si_pid
-
-
-def _peak_of_this() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 # --- Programs that this process starts.

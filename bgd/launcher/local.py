@@ -45,8 +45,6 @@ class LocalExecutor:
 
     async def execute(self, attempt: Attempt) -> LocalRun | None:
         """Start an attempt; return None if it is to end before it ran (see Executor)."""
-        if attempt.stop_asked.done():
-            return None
         launch, log_text = attempt.launch, b""
         # limits do not apply to a fork
         if launch.warm is not None and launch.limits == NO_LIMITS:

@@ -48,7 +48,7 @@ def read_process(pid: int) -> Process | None:
     Some kernels block the reader while the process is in the middle of an exec. That can be forever if the
     exec closes a file on a file system that does not answer. `open_streams` and `mark_of` can block likewise.
     """
-    stat = _contents(f"/proc/{pid}/stat", _MAX_STAT)
+    stat = contents(f"/proc/{pid}/stat", _MAX_STAT)
     if not stat:
         return None
     # the name is in parentheses and may contain anything, even parentheses
@@ -69,7 +69,7 @@ def read_process(pid: int) -> Process | None:
 
 def name_of(pid: int) -> str:
     """Return the name of a process's program, at most 15 bytes; empty if it is gone. It never blocks."""
-    return _contents(f"/proc/{pid}/comm", _MAX_NAME).decode(errors="backslashreplace").removesuffix("\n")
+    return contents(f"/proc/{pid}/comm", _MAX_NAME).decode(errors="backslashreplace").removesuffix("\n")
 
 
 def read_silent(pid: int) -> Process | None:
@@ -77,7 +77,7 @@ def read_silent(pid: int) -> Process | None:
 
     /proc/PID/status and /proc/PID/limits never wait for another process.
     """
-    lines = _contents(f"/proc/{pid}/status", _MAX_STATUS).splitlines()
+    lines = contents(f"/proc/{pid}/status", _MAX_STATUS).splitlines()
     fields = {name: value.split() for name, _, value in (line.partition(b":") for line in lines)}
     if b"PPid" not in fields:
         return None
@@ -117,14 +117,14 @@ def open_streams(pid: int) -> set[StreamId]:
 
 def mark_of(pid: int) -> str | None:
     """Return the mark that a process was started with; None without one, or if it may not be inspected."""
-    environment = b"\0" + _contents(f"/proc/{pid}/environ", _MAX_ENVIRONMENT)
+    environment = b"\0" + contents(f"/proc/{pid}/environ", _MAX_ENVIRONMENT)
     _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
     return rest.partition(b"\0")[0][:_MAX_MARK].decode(errors="replace") if found else None
 
 
 def tag_of(pid: int) -> int | None:
     """Return the tag of a process; None if it has none, or if it may not be inspected."""
-    _, _, rest = _contents(f"/proc/{pid}/limits", _MAX_STAT).partition(b"Max realtime timeout")
+    _, _, rest = contents(f"/proc/{pid}/limits", _MAX_STAT).partition(b"Max realtime timeout")
     soft = rest.split(maxsplit=1)[:1]
     number = int(soft[0]) if soft and soft[0].isdigit() else 0
     return number if number >= MIN_TAG else None
@@ -185,7 +185,17 @@ def _is_still_there(process: Process) -> bool:
     return now is not None and now.ticks == process.ticks
 
 
-def _contents(path: str, most: int) -> bytes:
+def own_status(field: str) -> str:
+    """Return the first word of a field of this process's /proc/PID/status.
+
+    Raises:
+        OSError: no descriptor is free.
+    """
+    _, _, rest = contents("/proc/self/status", _MAX_STATUS).partition(f"\n{field}:".encode())
+    return rest.split(maxsplit=1)[0].decode()
+
+
+def contents(path: str, most: int) -> bytes:
     """Return what a file of a process holds; nothing if it does not exist or may not be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -294,7 +294,7 @@ def steps_of(launch: Launch, group: Group | None) -> list[Step]:
         return []
     limits, steps = launch.limits, list[Step]()
     if group is not None:
-        steps.append((f"control group {group.path}", partial(_join, group)))
+        steps.append((f"control group {group.path}", group.join))
     if (nice := limits.nice) is not None:
         steps.append((f"nice {nice}", partial(os.setpriority, os.PRIO_PROCESS, 0, nice)))
     resources = {"core_max": resource.RLIMIT_CORE, "open_files": resource.RLIMIT_NOFILE}
@@ -321,12 +321,6 @@ def _apply_steps(steps: Sequence[Step]) -> None:
                 raise
             reason = error.strerror if isinstance(error, OSError) else error
             raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
-
-
-def _join(group: Group) -> None:
-    fd = os.open(group.procs_file, os.O_WRONLY)
-    os.write(fd, b"0")
-    os.close(fd)
 
 
 _MAX_REPORT = 4096

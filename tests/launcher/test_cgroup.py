@@ -53,7 +53,7 @@ def group() -> Iterator[Group]:
 
 def put_into(group: Group, *argv: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(argv)
-    Path(group.procs_file).write_text(str(process.pid))
+    Path(group.path, "cgroup.procs").write_text(str(process.pid))
     return process
 
 

@@ -74,10 +74,8 @@ class PilotPool:
             log.warning("executor %s: Slurm refuses a pilot for now: %s", self.start.executor, problem)
         self._refusal = problem
 
-    async def execute(self, attempt: Attempt) -> PilotRun | None:
+    async def execute(self, attempt: Attempt) -> PilotRun:
         """Start an attempt, or adopt one that a dead launcher started (see Executor)."""
-        if attempt.adopted is None and attempt.stop_asked.done():
-            return None
         return PilotRun(attempt, self.context, self)
 
     def add(self, attempt: PilotRun) -> None:

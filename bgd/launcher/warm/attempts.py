@@ -17,7 +17,7 @@ from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
-from bgd.launcher.process import read_process
+from bgd.launcher.process import contents, read_process
 from bgd.launcher.spawn import ResultFile, environment_of
 from bgd.launcher.tree import StopReason, Tree, mark
 from bgd.launcher.warm.channel import SharedMemory, WorkerMessage
@@ -283,12 +283,7 @@ def child_of(parents: set[int], pidfd: int) -> int:
 
 def _pid_of(pidfd: int) -> int:
     """Return the pid of a pidfd; -1 if the process is gone, or if this is not a pidfd."""
-    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, _MAX_FDINFO)
-    finally:
-        os.close(fd)
-    _, found, rest = text.partition(b"\nPid:")
+    _, found, rest = contents(f"/proc/self/fdinfo/{pidfd}", _MAX_FDINFO).partition(b"\nPid:")
     return int(rest.split(maxsplit=1)[0]) if found else -1
 
 
