@@ -186,14 +186,16 @@ class LocalExecutor:
             log.warning("job %d: %s for %g s; it keeps waiting", job, silence, _LONG)
             attempt.wait_to_start(silence)
 
+        def give_up(stuck: str) -> None:
+            attempt.problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", job, attempt.problem)
+
         long = self._context.deadlines.after(_LONG, warn)
         try:
             with attempt.limited(f"{silence} within the time limit"):
-                return await spawn.start_in_fork(attempt.launch, command, self._context, attempt.stop_asked)
-        except spawn.StuckProcess as stuck:
-            attempt.problem = f"{silence}; {stuck}"
-            log.warning("job %d: %s", job, attempt.problem)
-            return None
+                return await spawn.start_in_fork(
+                    attempt.launch, command, self._context, attempt.stop_asked, stuck=give_up
+                )
         finally:
             long.cancel()
 

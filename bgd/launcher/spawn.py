@@ -89,10 +89,12 @@ async def start_in_fork(
     context: Context,
     stop_asked: asyncio.Future[None] | None = None,
     begun: Callable[[Child], None] = lambda _: None,
+    stuck: Callable[[str], None] = lambda _: None,
 ) -> Child | None:
     """Do what `start_process` does in a fork, which may hang; None: it was killed, as `stop_asked` was done.
 
-    `begun` is given the process at once. Only a fork can open a path as input, or take steps.
+    `begun` is given the process at once, and `stuck` a sentence about it, if it was killed and does not die.
+    Only a fork can open a path as input, or take steps.
 
     A fork takes 2 ms, and `start_process` 0.1 ms. A shell would take 0.5 ms, and could not report why the
     program cannot be started. A fork is safe because the only other thread, the journal's, holds no lock that
@@ -100,7 +102,6 @@ async def start_in_fork(
 
     Raises:
         CannotStart, OSError: as `start_process`.
-        StuckProcess: it was killed and does not die.
     """
     kept = [each for each in (command.input, command.output, *command.passed) if isinstance(each, int)]
     pid, settled = fork(partial(_become, launch, command), kept)
@@ -110,7 +111,8 @@ async def start_in_fork(
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if not settled.done():
         settled.cancel()
-        await _kill(process, context)
+        if not await _killed(process, context):
+            stuck(f"process {process.pid} was killed and waits in the kernel; it no longer runs a program")
         return None
     if report := settled.result():
         await process.wait()
@@ -121,15 +123,14 @@ async def start_in_fork(
     return process
 
 
-async def _kill(process: Child, context: Context) -> None:
+async def _killed(process: Child, context: Context) -> bool:
+    """Kill a process; return whether it has ended soon."""
     context.children.kill(process.pid)
     ended = context.group.create_task(process.wait())
     await context.deadlines.wait(UNKILLABLE, ended)
-    if not ended.done():
-        ended.cancel()
-        raise StuckProcess(
-            f"process {process.pid} was killed and waits in the kernel; it no longer runs a program"
-        )
+    is_over = ended.done()
+    ended.cancel()
+    return is_over
 
 
 def environment_of(launch: Launch, result: ResultFile | None = None) -> dict[str, str]:
@@ -222,10 +223,6 @@ class ResultFile:
 
 
 _STOP_REASON_AT = 1 << 21  # bytes; bgd/worker/job.py has it too
-
-
-class StuckProcess(Exception):
-    """A process that was killed before it ran a program does not die; the message names it."""
 
 
 # --- What a fork does, for starts that may hang: it hangs alone and can be killed.
