@@ -33,6 +33,7 @@ ROOMS = {
     "bgd/core/pattern.py": f"{PURE} bisect datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
+    "bgd/core/filters.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
@@ -100,8 +101,8 @@ ROOMS = {
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
-    "bgctl/matching.py": f"{STANDARD} click bgctl bgd.Client bgd.errors bgd.escape bgd.logsearch"
-    " bgd.wire.replies",
+    "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.escape bgd.formatting"
+    " bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State"
     " bgd.logfiles bgd.logsearch",

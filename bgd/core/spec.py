@@ -1,10 +1,11 @@
 """Job specs: the options of a job, with limits on what a client may send."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, get_args
 
+import msgspec
 from msgspec import Meta, Struct
 
 # --- limits on what a stranger may send ------------------------------------------------------------
@@ -386,6 +387,24 @@ def kind_of(name: str) -> Any:
         return kinds[0]
     bounds = [each for each in said if not isinstance(each, Option)]
     return Annotated[kind, *bounds] if bounds else kind
+
+
+def text_reader(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return a function that reads a value of a type with limits; `rule` describes them in its ValueError."""
+
+    def parse(text: str) -> Any:
+        try:
+            return msgspec.convert(read(text), kind, strict=False)  # numbers are text
+        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
+            raise ValueError(f"{text!r} is not {rule}") from None
+
+    return parse
+
+
+def whole_number_reader(kind: Any) -> Callable[[str], Any]:
+    """Return a function that reads a whole number within the limits of its type."""
+    [limits] = kind.__metadata__
+    return text_reader(kind, f"a whole number from {limits.ge} to {limits.le}")
 
 
 def may_be_nil(name: str) -> bool:

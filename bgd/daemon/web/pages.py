@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from bgd.core.filters import STATE_NAMES
+from bgd.core.filters import FILTERS, STATE_NAMES
 from bgd.core.job import JobId, State
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
@@ -21,7 +21,6 @@ from bgd.daemon.web.actions import BUTTONS
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
-    FILTERS,
     MAX_FILTER,
     ListQuery,
     list_query,

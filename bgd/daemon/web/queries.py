@@ -12,12 +12,11 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.filters import STATE_NAMES, exact_name, named_states
+from bgd.core.filters import FILTERS, STATE_NAMES, exact_name, named_states
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
-from bgd.core.spec import MAX_PRIORITY, QUEUE_NAME, JobNumber, QueueName
+from bgd.core.spec import JobNumber
 from bgd.daemon.storage.lists import Filter
 from bgd.errors import nearest
-from bgd.units import parse_past_time
 from bgd.wire.http import RequestRefused
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
@@ -257,27 +256,25 @@ def _filter_of(words: tuple[Word, ...], now: float) -> Filter:
     return msgspec.convert(fields, Filter)
 
 
-def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, object]:  # noqa: PLR0911 - one a key
-    word, texts = words[0], tuple(dict.fromkeys(word.value for word in words))
+def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, object]:
+    texts = tuple(dict.fromkeys(word.value for word in words))
     match key:
+        case None:
+            return {"texts": texts}
         case "state":
             return _state_fields(texts)
-        case "queue":
-            return {"queue": _queue_name(word)}
         case "name":
-            return {"name": _name_pattern(word)}
+            return {"name": _name_pattern(words[0])}
         case "tag":
             return {"tags": texts}
-        case "class":
-            return {"target": word.value}
-        case "exit":
-            return {"exit_code": _number(word, 0, 255)}
-        case "priority":
-            return {"priority": _number(word, -MAX_PRIORITY, MAX_PRIORITY)}
-        case "since":
-            return {"since": _past_time(word, now)}
         case _:
-            return {"texts": texts}
+            try:
+                return {_FIELDS.get(key, key): FILTERS[key](texts[0], now)}
+            except ValueError as error:
+                raise _refused(f"{key}: {error}.") from error
+
+
+_FIELDS = {"class": "target", "exit": "exit_code"}  # of Filter, where they have another name
 
 
 def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
@@ -295,29 +292,6 @@ def _name_pattern(word: Word) -> str:
         raise _refused(f"A pattern for names takes at most {_MAX_STARS} stars: {_shown(word.text)}.")
     return word.value
 
-
-def _queue_name(word: Word) -> str:
-    try:
-        return msgspec.convert(word.value, QueueName)
-    except msgspec.ValidationError as error:
-        raise _refused(f"There can be no queue {_shown(word.value)}: it would need {QUEUE_NAME}.") from error
-
-
-def _past_time(word: Word, now: float) -> float:
-    try:
-        return parse_past_time(word.value, now)
-    except ValueError as error:
-        raise _refused(f"since: {error}.") from error
-
-
-def _number(word: Word, least: int, most: int) -> int:
-    if re.fullmatch("-?[0-9]{1,5}", word.value) and least <= int(word.value) <= most:
-        return int(word.value)
-    raise _refused(f"{word.key}: takes a number from {least} to {most}, not {_shown(word.value)}.")
-
-
-FILTERS = ("state", "queue", "name", "tag", "class", "exit", "since", "priority")
-"""What can stand before a colon."""
 
 _REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
 _WORD = re.compile(r'\s*(?:([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
