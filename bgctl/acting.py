@@ -15,7 +15,7 @@ import click
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, print_json, print_json_array, say
+from bgctl.common import answer, global_options, print_json_array, say
 from bgctl.options import (
     DURATION,
     FINISHED,
@@ -23,13 +23,15 @@ from bgctl.options import (
     Parsed,
     chosen_ids,
     job_options,
+    no_check_option,
     offer,
+    unset_option,
     unset_options,
     whole_number,
     with_changeable_options,
 )
 from bgctl.selecting import Selection, with_selection
-from bgctl.verbs import verb
+from bgctl.verbs import ProgramVerb, name_of, verb
 from bgd import BgdError, Client, Refused, State
 from bgd.client.bar import progress_bar
 from bgd.client.programs import CannotStart
@@ -47,25 +49,22 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-def with_action_options(
-    verb: str, *, has_own_options: bool = False
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+_Call = Callable[[Client, list[int]], list[ActResult]]
+
+
+def _with_action_options(function: Callable[..., int]) -> Callable[..., int | None]:
     """Add ids, a selection, --dry-run and --yes to a verb."""
-
-    def decorate(function: Callable[..., int]) -> Callable[..., int]:
-        dry_run = click.option(
-            "--dry-run", is_flag=True, help="Show which jobs would be affected, change nothing."
-        )
-        with_all = with_selection(VERBS[verb].states, has_own_options=has_own_options)
-        return with_all(dry_run(_yes(function)))
-
-    return decorate
+    dry_run = click.option(
+        "--dry-run", is_flag=True, help="Show which jobs would be affected, change nothing."
+    )
+    name = name_of(function)
+    with_all = with_selection(VERBS[name].states, has_own_options=name == "edit")
+    return with_all(dry_run(_yes(function)))
 
 
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 _AND_LOGS = " and their logs for good"
-_Call = Callable[[Client, list[int]], list[ActResult]]
 _FEW = 1_000  # jobs from which a bar is useful
 _MAX_ERRORS = 10  # limit on printed errors of an action on all matching jobs
 _NO_MATCH = "no jobs match"
@@ -77,13 +76,11 @@ def _command_of(name: str) -> click.Command:
     """Make the command of a verb that takes nothing except jobs."""
     call = getattr(Client, f"{name}_" if iskeyword(name) else name)
 
-    @verb(name, *VERBS[name].examples)
-    @with_action_options(name)
-    def command(**options: Any) -> int:
-        return _perform(name, call, options)
+    def command(daemon: Client, **options: Any) -> int:
+        return _perform(daemon, name, call, options)
 
-    command.help = VERBS[name].help
-    return command
+    command.__name__, command.__doc__ = name, VERBS[name].help
+    return verb(*VERBS[name].examples)(_with_action_options(command))
 
 
 globals().update(
@@ -91,41 +88,22 @@ globals().update(
 )
 
 
-class CommandWithArgv(click.Command):
-    """A command that takes a program after `--` and receives it as `argv`."""
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Return the pieces of the usage line, with the program at its end."""
-        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM [ARGS]...]"]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Set the program aside, because click would read it as more arguments."""
-        end = args.index("--") if "--" in args else len(args)
-        ctx.params["argv"] = tuple(args[end + 1 :])
-        return super().parse_args(ctx, args[:end])
-
-
 _UNSET = unset_options()
 
 
 @verb(
-    "edit",
     "bgctl edit 12 --priority 10 --queue mail",
     "bgctl edit 12 --unset timeout -- make -j4 all",
     "bgctl edit --state held --tagged import --retries 5 --yes",
-    cls=CommandWithArgv,
+    cls=ProgramVerb,
 )
-@with_action_options("edit", has_own_options=True)
+@_with_action_options
 @with_changeable_options
-@click.option(
-    "--unset",
-    type=click.Choice(list(_UNSET)),
-    multiple=True,
-    metavar="OPTION",
-    help="Reset an option, for example timeout; may be repeated.",
-)
-@click.option("--no-check", is_flag=True, help="Change it even if program or folder is missing.")
-def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any) -> int:
+@unset_option(_UNSET, "timeout")
+@no_check_option("Change")
+def edit_command(
+    daemon: Client, *, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any
+) -> int:
     """Change waiting jobs.
 
     Options replace the values that the jobs have, and the words after -- replace their program. --delay and
@@ -135,8 +113,7 @@ def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: boo
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
     options = {name: given.pop(name) for name in ("selection", "dry_run", "yes")}
-    with client() as daemon:
-        changes: dict[str, Any] = dict(job_options(daemon, given))
+    changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
         if _UNSET[option] in changes:
             raise click.UsageError(f"--{option} and --unset {option} cannot be combined")
@@ -148,7 +125,7 @@ def edit_command(*, argv: tuple[str, ...], unset: tuple[str, ...], no_check: boo
         raise click.UsageError("nothing to change: give options or a program after --")
     changes["check"] = not no_check
     try:
-        return _perform("edit", lambda daemon, ids: daemon.edit(ids, **changes), options, **changes)
+        return _perform(daemon, "edit", lambda daemon, ids: daemon.edit(ids, **changes), options, **changes)
     except CannotStart as error:
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
@@ -172,12 +149,8 @@ def _signals_like(incomplete: str) -> Iterator[CompletionItem]:
 _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
 
 
-@verb(
-    "signal",
-    "bgctl signal 12 -s USR1",
-    "bgctl signal --tree -s INT 3-9",
-)
-@with_action_options("signal")
+@verb("bgctl signal 12 -s USR1", "bgctl signal --tree -s INT 3-9")
+@_with_action_options
 @click.option(
     "-s",
     "--signal",
@@ -189,18 +162,17 @@ _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
     help="Signal to send.",
 )
 @click.option("--tree", is_flag=True, help="Signal all processes of the job, not only the first.")
-def signal_command(*, number: int, tree: bool, **options: Any) -> int:
+def signal_command(daemon: Client, *, number: int, tree: bool, **options: Any) -> int:
     """Send a signal to running jobs.
 
     A job that ends because of it has failed, and is retried if it has retries left. Use `bgctl cancel` to
     end a job for good.
     """
     call = partial(Client.signal, signum=number, whole_tree=tree)
-    return _perform("signal", call, options, signal=number, whole_tree=tree)
+    return _perform(daemon, "signal", call, options, signal=number, whole_tree=tree)
 
 
 @verb(
-    "prune",
     "bgctl prune --dry-run",
     "bgctl prune --older-than 2d",
     "bgctl prune --state succeeded --keep 1000 --yes",
@@ -225,6 +197,7 @@ def signal_command(*, number: int, tree: bool, **options: Any) -> int:
 @click.option("--dry-run", is_flag=True, help="Show how many jobs would be deleted.")
 @_yes
 def prune_command(
+    daemon: Client,
     *,
     states: tuple[str, ...],
     older_than: float | None,
@@ -238,23 +211,18 @@ def prune_command(
     Without --older-than, --keep and --logs-total, apply the [retention] section of the daemon's configuration
     now. With several of them, a job is deleted if any applies. Ids are never used again.
     """
-    with client() as daemon:
-        prune = partial(
-            daemon.prune, states=states or None, older_than=older_than, keep=keep, logs_total=logs_total
-        )
-        pruned = prune(dry_run=True)
-        if not dry_run and pruned.jobs:
-            if not (
-                yes or _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint="; --dry-run only counts them")
-            ):
-                return exit_codes.REFUSED
-            pruned = prune()
-    if global_options().json:
-        print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})
-    else:
-        click.echo(_describe_pruned(pruned, dry_run=dry_run))
-        if not pruned.jobs:
-            say("prune removes jobs by age and number; `bgctl remove` removes those you name")
+    prune = partial(
+        daemon.prune, states=states or None, older_than=older_than, keep=keep, logs_total=logs_total
+    )
+    pruned = prune(dry_run=True)
+    if not dry_run and pruned.jobs:
+        hint = "; --dry-run only counts them"
+        if not (yes or _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint=hint)):
+            return exit_codes.REFUSED
+        pruned = prune()
+    answer({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes}, _describe_pruned(pruned, dry_run=dry_run))
+    if not pruned.jobs and not global_options().json:
+        say("prune removes jobs by age and number; `bgctl remove` removes those you name")
     return 0
 
 
@@ -265,10 +233,11 @@ def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     return f"{removed}, with {format_size(pruned.log_bytes)} of logs"
 
 
-def _perform(name: str, call: _Call, options: dict[str, Any], /, **fields: Any) -> int:
+def _perform(daemon: Client, name: str, call: _Call, options: dict[str, Any], /, **fields: Any) -> int:
     """Act on jobs and report what became of them, or only show them; return the exit code.
 
     Args:
+        daemon: does it.
         name: the verb.
         call: the method of the client for jobs by their ids.
         options: those of `with_action_options`.
@@ -276,21 +245,20 @@ def _perform(name: str, call: _Call, options: dict[str, Any], /, **fields: Any) 
     """
     selection: Selection = options["selection"]
     dry_run, yes = options["dry_run"], options["yes"]
-    with client() as daemon:
-        act_on = partial(daemon.act_on_all, name, **fields)
-        if selection.is_by_filter and not selection.ids:
-            return _act_on_all(name, selection.where(), act_on, dry_run=dry_run, yes=yes)
-        ids = chosen_ids(daemon, selection.ids)
-        if dry_run or selection.is_by_filter:
-            found = _found(name, selection, ids, daemon, act_on)
-            if dry_run:
-                return _print_dry_run(name, found)
-            ids = [each.job for each in found]
-            if not (yes or _is_confirmed(VERBS[name].done, len(ids))):
-                return exit_codes.REFUSED
-        if not ids and not global_options().json:
-            say(_NO_MATCH)
-        return _report(name, call(daemon, ids) if ids else [])
+    act_on = partial(daemon.act_on_all, name, **fields)
+    if selection.is_by_filter and not selection.ids:
+        return _act_on_all(name, selection.where(), act_on, dry_run=dry_run, yes=yes)
+    ids = chosen_ids(daemon, selection.ids)
+    if dry_run or selection.is_by_filter:
+        found = _found(name, selection, ids, daemon, act_on)
+        if dry_run:
+            return _print_dry_run(name, found)
+        ids = [each.job for each in found]
+        if not (yes or _is_confirmed(VERBS[name].done, len(ids))):
+            return exit_codes.REFUSED
+    if not ids and not global_options().json:
+        say(_NO_MATCH)
+    return _report(name, call(daemon, ids) if ids else [])
 
 
 _ActOn = Callable[[requests.Selection], Iterator[list[ActResult]]]

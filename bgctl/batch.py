@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
 
-from bgctl.batch_ends import HALT, Ends, Halt, Note
+from bgctl.batch_ends import HALT, Ends, Halt
 from bgctl.batch_lines import (
     Source,
     SpecOfLine,
@@ -27,11 +26,10 @@ from bgctl.batch_lines import (
     template_lines,
     word_lines,
 )
-from bgctl.batch_resume import Standing, look_up, runs_again, runs_where
+from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
 from bgctl.commands import say_once_what_a_reboot_does, say_what_is_not_passed_on
-from bgctl.common import client, global_options, print_json, say, writing_to_stdout
+from bgctl.common import global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
-from bgctl.joblog import JobLog
 from bgctl.options import FILE, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
 from bgctl.verbs import verb
@@ -53,11 +51,11 @@ MAX_LINES = 2**53
 
 
 @verb(
-    "batch",
     "bgctl batch jobs.txt",
     "find . -name '*.tif' | bgctl batch --template 'convert {} {.}.png'",
     "bgctl batch --shell -q nightly --retries 2 < jobs.txt",
     "bgctl list --json --state failed | bgctl batch --ndjson",
+    autostart=True,
     cls=JobVerb,
 )
 @with_command_options
@@ -73,17 +71,7 @@ MAX_LINES = 2**53
 @click.option("--resume", is_flag=True, help="Run only lines that have not run yet.")
 @click.option("--retry-failed", is_flag=True, help="Resume, and rerun failed lines.")
 @click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
-def batch_command(
-    path: str,
-    *,
-    null: bool,
-    wait: bool,
-    halt: Halt | None,
-    joblog: str | None,
-    resume: bool,
-    retry_failed: bool,
-    **given: Any,
-) -> int:
+def batch_command(daemon: Client, path: str, **given: Any) -> int:
     """Queue a job for each line of a file or of stdin.
 
     A line is a command, split into words as by a shell. Blank lines and lines that begin with # are skipped.
@@ -102,61 +90,56 @@ def batch_command(
     soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
     running jobs.
     """
-    kind, resume = KindOfLines.taken_from(given), resume or retry_failed
-    if resume and joblog is None:
-        raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
-    with client(autostart=True) as daemon, _opened(path, b"\0" if null else b"\n") as source:
-        follow = partial(Batch.follow, daemon=daemon, halt=halt, retry_failed=retry_failed)
-        follows = wait or halt is not None or joblog is not None
-
-        def open_log() -> JobLog | None:
-            return None if joblog is None else JobLog(joblog, resume=resume, store=daemon.info().store_id)
-
-        return _queue(daemon, source, kind, given, open_log, follow if follows else None)
+    settings = Settings.taken_from(given)
+    with _opened(path, b"\0" if settings.null else b"\n") as source:
+        return _queue(daemon, source, settings, given)
 
 
-def _queue(
-    daemon: Client,
-    source: Source,
-    kind: KindOfLines,
-    given: dict[str, Any],
-    open_log: Callable[[], JobLog | None],
-    follow: Callable[[Batch], None] | None,
-) -> int:
-    """Queue the lines and return the exit code; `given`: the options of all jobs.
-
-    `open_log` comes after all refusals, because a started log must be resumed.
-    """
+def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, Any]) -> int:
+    """Queue the lines and return the exit code; `given`: the options of all jobs."""
     options, caller = job_options(daemon, given), Caller()
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
-    spec_of = kind.spec_of(maker)
-    check = None if kind.no_check else program_check(options, caller, maker.folder)
-    batch = Batch(daemon, source, open_log(), check, kind.skip or 0)
-    groups = documents(source.groups()) if kind.ndjson else source.groups()
-    portions = portions_of_lines(groups, maker, spec_of, batch.place_of, kind.skip or 0)
+    spec_of = settings.spec_of(maker)
+    check = None if settings.no_check else program_check(options, caller, maker.folder)
+    # after all refusals, because a started log must be resumed
+    log = None
+    if settings.joblog is not None:
+        log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
+    batch = Batch(daemon, source, log, check, settings.skip or 0)
+    groups = documents(source.groups()) if settings.ndjson else source.groups()
+    portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
     with writing_to_stdout(batch.how_far):
-        if follow is not None:
-            follow(batch)
+        if settings.wait or settings.halt is not None or log is not None:
+            batch.follow(daemon, settings.halt, retry_failed=settings.retry_failed)
         code = batch.run(portions)
     say_once_what_a_reboot_does(daemon, options)
     return code
 
 
-class KindOfLines(Struct, frozen=True, kw_only=True):
-    """The kind of lines, and their range: the options of these names."""
+class Settings(Struct, frozen=True, kw_only=True):
+    """The options of a batch itself, by their names."""
 
+    null: bool
     skip: int | None
     ndjson: bool
     template: str | None
     shell: bool
     no_check: bool
+    wait: bool
+    halt: Halt | None
+    joblog: str | None
+    resume: bool
+    retry_failed: bool
 
     @classmethod
-    def taken_from(cls, given: dict[str, Any]) -> KindOfLines:
+    def taken_from(cls, given: dict[str, Any]) -> Settings:
         """Take them from all options; refuse contradictions and options that only one job can have."""
-        kind = cls(**{name: given.pop(name) for name in cls.__struct_fields__})
-        if kind.ndjson and (kind.template is not None or kind.shell):
+        given["resume"] |= given["retry_failed"]
+        settings = cls(**{name: given.pop(name) for name in cls.__struct_fields__})
+        if settings.resume and settings.joblog is None:
+            raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
+        if settings.ndjson and (settings.template is not None or settings.shell):
             raise click.UsageError(
                 "--ndjson cannot be combined with --template and --shell: each document has its own command"
             )
@@ -166,7 +149,7 @@ class KindOfLines(Struct, frozen=True, kw_only=True):
             raise click.UsageError(
                 "--key would make one job of all lines: with --ndjson each can have its own"
             )
-        return kind
+        return settings
 
     def spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return the function that makes a job from a line."""
@@ -220,7 +203,7 @@ class Batch:
         self._jobs = self._found = 0
         self._obstacle: str | None = None
         self._ends: Ends | None = None
-        self._retry_failed = False
+        self._retry_failed = self._has_other_command = False
         self._placed = 0
 
     def follow(self, daemon: Client, halt: Halt | None, *, retry_failed: bool) -> None:
@@ -258,7 +241,8 @@ class Batch:
         """
         if self._log is not None:
             if self._log.known.has_changed(line, spec):
-                raise _OtherCommand(
+                self._has_other_command = True
+                raise Refused(
                     "this line was queued with another command: --resume needs the same lines, with new"
                     " ones only at the end; use another --joblog for a new batch"
                 )
@@ -283,7 +267,7 @@ class Batch:
                 self._say_what_is_odd()
                 if self._ends is not None:
                     self._bar.wait()
-                    self._ends.add(Note.ALL)
+                    self._ends.add_no_more()
                     self._ends.is_done.wait()
         except KeyboardInterrupt:
             with suppress(BgdError):  # then it is unknown, and the message says less
@@ -294,8 +278,8 @@ class Batch:
             return INTERRUPTED
         except BgdError as error:
             self._ids.end()
-            if isinstance(error, _OtherCommand):  # which --resume would meet again
-                raise Refused(str(error)) from error
+            if self._has_other_command:  # --resume would meet it again
+                raise
             raise type(error)(f"{error}; {self.how_far()}") from error
         return 0 if self._ends is None else self._code_of(self._ends)
 
@@ -363,10 +347,6 @@ class Batch:
     def _what_runs(self) -> str:
         ends = self._ends
         return "" if ends is None else f"; {ends.jobs - ends.ended} of their jobs have not ended, and go on"
-
-
-class _OtherCommand(Refused):
-    """A line has another command than when it was queued."""
 
 
 def _without_rounds(taken: Taken) -> Taken:

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from enum import Enum, auto
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -14,8 +13,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, chunks, ended_of, standing_of
-from bgctl.joblog import JobLog
+from bgctl.batch_resume import JobLog, LinesOfJobs, LineTable, Standing, chunks, ended_of, standing_of
 from bgctl.options import FINISHED, Parsed
 from bgd import Client, Job
 from bgd.client.batch import Taken
@@ -56,13 +54,6 @@ def _halt(text: str) -> Halt:
 HALT = Parsed("halt", _halt)
 
 
-class Note(Enum):
-    """A message to the thread that looks up jobs, besides lines and ends."""
-
-    LOST = auto()
-    ALL = auto()
-
-
 class Ends:
     """The ends of the jobs of one batch, with a few bytes in memory for each line.
 
@@ -96,8 +87,9 @@ class Ends:
         self._halt = halt
         self._stop_reading = stop_reading
         self._report = report
-        self._news: SimpleQueue[Taken | int | Note | BgdError] = SimpleQueue()
+        self._news: SimpleQueue[Callable[[], object]] = SimpleQueue()  # what the second thread has to do
         self._lines = LinesOfJobs()
+        self._ended: set[int] = set()  # jobs to look up
         self._early: set[int] = set()  # jobs that have ended, perhaps of lines whose answer is to come
         self._standings = LineTable()
         self._is_all_known = False
@@ -114,9 +106,14 @@ class Ends:
         for work in (self._read_events, self._work):
             threading.Thread(target=work, daemon=True).start()
 
-    def add(self, news: Taken | Note) -> None:
-        """Follow the jobs of some lines, or, after ALL, no more."""
-        self._news.put(news)
+    def add(self, taken: Taken) -> None:
+        """Follow the jobs of some lines."""
+        for run in taken.runs:
+            self._news.put(partial(self._add_run, run))
+
+    def add_no_more(self) -> None:
+        """End as soon as the jobs of all lines so far have ended."""
+        self._news.put(self._note_all)
 
     @property
     def jobs(self) -> int:
@@ -152,14 +149,17 @@ class Ends:
                     for event in self._daemon.events(since):
                         since = event.id
                         if isinstance(event, EventView) and event.state in FINISHED:
-                            self._news.put(event.job)
+                            self._news.put(partial(self._note_end, event.job))
                 except Refused:  # the events that followed were deleted meanwhile
                     since = self._daemon.last_event()
-                    self._news.put(Note.LOST)
+                    self._news.put(self._look_at_all)
                 except DaemonUnreachable:
                     self._daemon.reconnect()
         except BgdError as error:
-            self._news.put(error)
+            self._news.put(partial(self._fail, error))
+
+    def _fail(self, error: BgdError) -> None:
+        raise error
 
     # --- the thread that looks at jobs ------------------------------------------------------------------
 
@@ -176,48 +176,35 @@ class Ends:
             self.is_done.set()
 
     def _take_news(self) -> None:
-        """Wait for messages, and look up their jobs together."""
-        ended: set[int] = set()
-        news: Taken | int | Note | BgdError = self._news.get()
+        """Wait for news, and look up the jobs that they name together."""
+        self._news.get()()
         with suppress(Empty):
             while True:
-                match news:
-                    case BgdError():
-                        raise news
-                    case int():
-                        self._note_end(news, ended)
-                    case Taken():
-                        for run in news.runs:
-                            ended |= self._add_run(run)
-                    case Note():
-                        self._look_at(sorted(ended))
-                        ended.clear()
-                        self._follow_note(news)
-                news = self._news.get_nowait()
-        self._look_at(sorted(ended))
+                self._news.get_nowait()()
+        self._look_at(sorted(self._ended))
+        self._ended.clear()
 
-    def _note_end(self, job_id: int, ended: set[int]) -> None:
+    def _note_end(self, job_id: int) -> None:
         if self._lines.of(job_id):
-            ended.add(job_id)
+            self._ended.add(job_id)
         elif job_id > self._lines.newest_job and not self._is_all_known:
             self._early.add(job_id)
 
-    def _add_run(self, run: Run) -> set[int]:
-        """Follow the jobs of a run; return those that have ended already."""
+    def _add_run(self, run: Run) -> None:
+        """Follow the jobs of a run; some may have ended already."""
         line, job, count = run
         self._lines.add(run)
         for number in range(line, line + count):
             self.count(number, Standing.UNFINISHED)
-        ended = {each for each in self._early if job <= each < job + count}
+        self._ended |= {each for each in self._early if job <= each < job + count}
         self._early = {each for each in self._early if each > self._lines.newest_job}
-        return ended
 
-    def _follow_note(self, note: Note) -> None:
-        if note is Note.ALL:
-            self._is_all_known = True
-            if self.is_halted:
-                self._cancel_rest()
-            return
+    def _note_all(self) -> None:
+        self._is_all_known = True
+        if self.is_halted:
+            self._cancel_rest()
+
+    def _look_at_all(self) -> None:
         for chunk in chunks(self._unfinished_jobs()):
             self._look_at(chunk)
 

@@ -29,39 +29,28 @@ def invoke(arguments: list[str]) -> int:
         raise WrongUsage(message_of(error)) from error
 
 
-_MODULES = {
-    "submit": "submitting",
-    "call": "submitting",
-    "run": "submitting",
+# The verbs of each module, in the order of the help
+_FAMILIES = {
+    "submit call run": "submitting",
     "batch": "batch",
     "list": "listing",
-    "watch": "watching",
-    "top": "watching",
-    "show": "showing",
-    "explain": "showing",
+    "watch top": "watching",
+    "show explain": "showing",
     "logs": "logs",
     "search": "searching",
-    "wait": "waiting",
-    "progress": "waiting",
-    **dict.fromkeys(VERBS, "acting"),
-    "slots": "queues",
-    "pause": "queues",
-    "resume": "queues",
-    "queue": "queues",
+    "wait progress": "waiting",
+    " ".join(VERBS): "acting",
+    "slots pause resume queue": "queues",
     "schedule": "schedules",
-    "stats": "listing",
-    "events": "listing",
-    "info": "daemon",
-    "dashboard": "daemon",
-    "config": "daemon",
-    "reload": "daemon",
+    "stats events": "listing",
+    "info dashboard config reload": "daemon",
     "completion": "completing",
     "shutdown": "daemon",
     "prune": "acting",
-    "backup": "daemon",
-    "doctor": "daemon",
+    "backup doctor": "daemon",
     "service": "service",
 }
+_MODULES = {verb: module for verbs, module in _FAMILIES.items() for verb in verbs.split()}
 _ALIASES = {"ls": "list", "status": "list"}
 
 
@@ -111,5 +100,4 @@ def cli(context: click.Context) -> int:
         return 0
     command = cli.get_command(context, "list")
     assert command is not None  # noqa: S101 - it is in the table
-    code: int = context.invoke(command)
-    return code
+    return context.invoke(command) or 0

@@ -9,10 +9,11 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from bgctl.common import WrongUsage, global_options, print_json, say, writing_to_stdout
+from bgctl.common import WrongUsage, answer, global_options, say, writing_to_stdout
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart
 from bgd.client.specs import undecodable_names
@@ -61,23 +62,43 @@ def run(
 
 
 def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
-    argv = words_of_command(argv, shell=shell)
-    say_what_is_not_passed_on(options)
-    if options.get("stdin") == "-":
-        options["input"] = _read_stdin()
-        del options["stdin"]
-    options["check"] = not no_check
-    try:
-        job = daemon.submit(argv, **options)
-    except CannotStart as error:
-        raise Refused(f"{problem_in_words(error, argv)}; --no-check queues it anyway") from None
-    say_if_it_has_operators(argv)
+    with program_of(argv, shell=shell) as words:
+        say_what_is_not_passed_on(options)
+        if options.get("stdin") == "-":
+            options["input"] = _read_stdin()
+            del options["stdin"]
+        options["check"] = not no_check
+        job = daemon.submit(words, **options)
     say_once_what_a_reboot_does(daemon, options)
     return job
 
 
-def words_of_command(argv: Sequence[str], *, shell: bool) -> Sequence[str]:
-    """Return the argv for the words of a command line."""
+@contextmanager
+def program_of(
+    argv: Sequence[str], *, shell: bool, verb: str = "submit", does: str = "queues"
+) -> Iterator[Sequence[str]]:
+    """Yield the argv for the words of a command line; explain why its program cannot start.
+
+    Args:
+        argv: the words.
+        shell: they are one text for a shell.
+        verb: what was typed before the options.
+        does: what --no-check does with such a program.
+    """
+    words = _words_of_command(argv, shell=shell)
+    try:
+        yield words
+    except CannotStart as error:
+        problem = _problem_in_words(error, words, verb)
+        raise Refused(f"{problem}; --no-check {does} it anyway") from None
+    _say_if_it_has_operators(words, verb)
+
+
+def _words_of_command(argv: Sequence[str], *, shell: bool) -> Sequence[str]:
+    if not argv:  # a schedule may have none
+        if shell:
+            raise WrongUsage("--shell takes one text, at the end, after --")
+        return argv
     if not argv[0]:
         raise WrongUsage("the name of the program is empty")
     if shell and len(argv) > 1:
@@ -87,8 +108,8 @@ def words_of_command(argv: Sequence[str], *, shell: bool) -> Sequence[str]:
     return ("/bin/sh", "-c", *argv) if shell else argv
 
 
-def problem_in_words(error: CannotStart, argv: Sequence[str], verb: str = "submit") -> str:
-    """Return why a command cannot start, and what to type instead; `verb`: what goes before its options."""
+def _problem_in_words(error: CannotStart, argv: Sequence[str], verb: str) -> str:
+    """Return why a command cannot start, and what to type instead."""
     import shutil  # noqa: PLC0415 - only for an error
 
     from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
@@ -98,7 +119,7 @@ def problem_in_words(error: CannotStart, argv: Sequence[str], verb: str = "submi
     return error.problem
 
 
-def say_if_it_has_operators(argv: Sequence[str], verb: str = "submit") -> None:
+def _say_if_it_has_operators(argv: Sequence[str], verb: str) -> None:
     """Warn if a program gets words of a shell, such as |, as arguments."""
     if OPERATORS & set(argv[1:]):
         from bgctl.hints import for_operators  # noqa: PLC0415 - few commands have such a word
@@ -148,10 +169,7 @@ def _read_stdin() -> bytes:
 
 def print_id(job: Job) -> None:
     with writing_to_stdout(lambda: f"job {job.id} is queued"):
-        if global_options().json:
-            print_json({"id": job.id, "created": job.is_new})
-        else:
-            print(job.id, flush=True)
+        answer({"id": job.id, "created": job.is_new}, job.id)
 
 
 def say_if_exists(job: Job, options: JobOptions) -> None:

@@ -98,14 +98,26 @@ def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
         raise Refused(f"cannot write to stdout: {error.strerror}; {what_is_done()}") from error
 
 
-def report(document: object, *messages: str) -> int:
-    """Print a JSON document if that is asked for, else say some messages; return the exit code 0."""
+def report(document: object, *messages: str) -> None:
+    """Print a JSON document if that is asked for, else say some messages."""
     if global_options().json:
         print_json(document)
     else:
         for message in messages:
             say(message)
-    return 0
+
+
+def answer(document: object, *lines: object) -> None:
+    """Print a JSON document if that is asked for, else lines of text."""
+    if global_options().json:
+        print_json(document)
+    else:
+        print_lines(*lines)
+
+
+def print_lines(*lines: object) -> None:
+    if lines:
+        print(*lines, sep="\n", flush=True)
 
 
 def print_json(value: object) -> None:
@@ -128,32 +140,30 @@ def json_line(value: object) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns for programs; only the last column may contain blanks."""
-    lines = [
-        headings,
-        *((*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def columns_of(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of aligned columns for programs; only the last column may contain blanks."""
+    words = [(*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows]
+    return _aligned([headings, *words], len)
 
 
-def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns for users; on a terminal no line is wider than the screen."""
+def table_of(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a table for users; on a terminal none is wider than the screen."""
     from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
 
-    lines = [headings, *(tuple(map(one_line, row)) for row in rows)]
-    widths = [max(map(cells_of, column)) for column in zip(*lines, strict=True)]
     columns, _ = screen_size()
+    for line in _aligned([headings, *(tuple(map(one_line, row)) for row in rows)], cells_of):
+        yield fitted(line, columns) if is_terminal() else line
+
+
+def _aligned(lines: list[tuple[str, ...]], width_of: Callable[[str], int]) -> Iterator[str]:
+    widths = [max(map(width_of, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = [cell + " " * (width - cells_of(cell)) for cell, width in zip(line, widths, strict=True)]
-        text = "  ".join(cells).rstrip()
-        print(fitted(text, columns) if is_terminal() else text)
+        cells = [cell + " " * (width - width_of(cell)) for cell, width in zip(line, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
 
 
-def print_labelled(lines: Iterable[tuple[str, object]]) -> None:
-    """Print values with labels; on a terminal, a long enumeration continues below its beginning."""
+def labelled(lines: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """Yield values with labels; on a terminal, a long enumeration continues below its beginning."""
     from textwrap import wrap  # noqa: PLC0415 - most verbs do not need it
 
     from bgctl.terminal import screen_size  # noqa: PLC0415 - likewise
@@ -163,7 +173,7 @@ def print_labelled(lines: Iterable[tuple[str, object]]) -> None:
         text = str(value)
         parts = wrap(text, width) if ", " in text and is_terminal() else [text]  # a path stays whole
         for number, part in enumerate(parts):
-            print(f"{'' if number else label:<{_LABEL}}{part}")
+            yield f"{'' if number else label:<{_LABEL}}{part}"
 
 
 _LABEL = 11  # characters

@@ -8,21 +8,20 @@ import click
 from click.shell_completion import get_completion_class, shell_complete
 
 from bgctl.cli import cli
-from bgctl.common import COMPLETION_VARIABLE, global_options, print_json
-from bgctl.verbs import verb
+from bgctl.common import COMPLETION_VARIABLE, answer
+from bgctl.verbs import verb_without_daemon
 
 _PROGRAM = "bgctl"
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@verb(
-    "completion",
+@verb_without_daemon(
     'eval "$(bgctl completion bash)"    # in ~/.bashrc',
     'eval "$(bgctl completion zsh)"     # in ~/.zshrc',
     "bgctl completion fish | source    # in ~/.config/fish/config.fish",
 )
 @click.argument("shell", type=click.Choice(_SHELLS))
-def completion_command(shell: str) -> int:
+def completion_command(shell: str) -> None:
     """Print a script that makes a shell complete bgctl commands.
 
     The shell then completes verbs, options, ids of jobs to which the verb applies, and queues.
@@ -30,11 +29,7 @@ def completion_command(shell: str) -> int:
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click supports all three
     script = kind(cli, {}, _PROGRAM, COMPLETION_VARIABLE).source()
-    if global_options().json:
-        print_json({"shell": shell, "script": script})
-    else:
-        click.echo(script)
-    return 0
+    answer({"shell": shell, "script": script}, script)
 
 
 def complete(instruction: str) -> int:

@@ -68,11 +68,6 @@ class Note(Struct, frozen=True):
         return f"line {self.line}: {self.text}" if self.line else self.text
 
 
-class Crontab(Struct, frozen=True):
-    definitions: tuple[Definition, ...]
-    notes: tuple[Note, ...]
-
-
 class Machine(Struct, frozen=True, kw_only=True):
     """The machine of a crontab.
 
@@ -126,13 +121,14 @@ def parse_crontab(text: str, machine: Machine) -> Crontab:
             f"this is not a crontab: it has {len(lines)} lines and {len(text)} characters, "
             f"and at most {MAX_LINES} and {MAX_CRONTAB} are read"
         )
-    reader = _Reader(machine)
+    crontab = Crontab(machine)
     for number, line in enumerate(lines, 1):
-        reader.read(number, line.removesuffix("\r"))
-    reader.note_mail()
-    reader.note_pam()
-    notes = [*reader.notes, *_notes_on_file(lines)]
-    return Crontab(tuple(reader.definitions), tuple(sorted(notes, key=lambda note: note.line)))
+        crontab.read(number, line.removesuffix("\r"))
+    crontab.note_mail()
+    crontab.note_pam()
+    crontab.notes += _notes_on_file(lines)
+    crontab.notes.sort(key=lambda note: note.line)
+    return crontab
 
 
 def _notes_on_file(lines: list[str]) -> Iterator[Note]:
@@ -145,8 +141,8 @@ def _notes_on_file(lines: list[str]) -> Iterator[Note]:
         yield Note(0, "lines have Windows line ends, which cron passes to the commands; bgd removes them")
 
 
-class _Reader:
-    """Reads line after line, because variables hold for the lines below them."""
+class Crontab:
+    """The definitions and notes of a crontab, read line after line: variables hold for those below."""
 
     def __init__(self, machine: Machine) -> None:
         self.definitions: list[Definition] = []

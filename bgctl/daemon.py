@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 
@@ -18,19 +19,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import (
-    client,
-    global_options,
-    has_colors,
-    local_time,
-    print_json,
-    print_labelled,
-    report,
-    say,
-)
+from bgctl.common import answer, client, global_options, has_colors, labelled, local_time, report, say
 from bgctl.options import FILE, NOTIFY_NAME
-from bgctl.verbs import verb, verb_group
-from bgd import BgdError, State, config
+from bgctl.verbs import verb, verb_group, verb_without_daemon
+from bgd import BgdError, Client, State, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
 from bgd.escape import one_line
 from bgd.formatting import as_json, outcome_in_words, reply_as_json
@@ -43,23 +35,15 @@ from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Finding, Level
 
 
-@verb(
-    "info",
-    "bgctl info",
-    "bgctl info --pid",
-)
+@verb("bgctl info", "bgctl info --pid")
 @click.option("--pid", is_flag=True, help="Print only the process id of the daemon.")
-def info_command(*, pid: bool) -> int:
+def info_command(daemon: Client, *, pid: bool) -> None:
     """Show the daemon, its paths and the number of jobs."""
-    with client() as daemon:
-        info = daemon.info()
-    if global_options().json:
-        print_json({"pid": info.pid} if pid else reply_as_json(info))
-    elif pid:
-        click.echo(info.pid)
+    info = daemon.info()
+    if pid:
+        answer({"pid": info.pid}, info.pid)
     else:
-        print_labelled(_info_lines(info))
-    return 0
+        answer(reply_as_json(info), *labelled(_info_lines(info)))
 
 
 def _info_lines(info: Info) -> list[tuple[str, object]]:
@@ -79,23 +63,15 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
     ]
 
 
-@verb(
-    "dashboard",
-    "bgctl dashboard",
-    "bgctl dashboard --open",
-)
+@verb("bgctl dashboard", "bgctl dashboard --open")
 @click.option("--open", "opens", is_flag=True, help="Open the link in your browser.")
-def dashboard_command(*, opens: bool) -> int:
+def dashboard_command(daemon: Client, *, opens: bool) -> int:
     """Print a link that logs your browser in to the log page.
 
     The link works once, within a minute. The browser stays logged in for 7 days.
     """
-    with client() as daemon:
-        link = daemon.login_link()
-    if global_options().json:
-        print_json({"url": link})
-    else:
-        click.echo(link)
+    link = daemon.login_link()
+    answer({"url": link}, link)
     return _open_in_browser(link) if opens else 0
 
 
@@ -173,13 +149,12 @@ _PAGE_PREFIX = "login-"  # prefix of the file names of login pages
 _LINK_LIFETIME = 60.0  # seconds
 
 
-@verb(
-    "show",
+@verb_without_daemon(
     "bgctl config show",
     "bgctl config show --system",
     "bgctl config show --config new.toml",
 )
-def config_show_command() -> int:
+def show_command() -> None:
     """Show the configuration as a daemon would read it.
 
     The output is TOML and valid as a configuration file. Values are shown as they are written; a comment says
@@ -187,15 +162,10 @@ def config_show_command() -> int:
     """
     given = global_options()
     loaded = config.load(given.config, system=given.system)
-    if given.json:
-        print_json(_config_as_json(loaded))
-    else:
-        for line in _toml_lines(loaded):
-            click.echo(one_line(line))
-    return 0
+    answer(_config_as_json(loaded), *map(one_line, _toml_lines(loaded)))
 
 
-config_command = verb_group("config", "Show the configuration.", config_show_command)
+config_command = verb_group("config", "Show the configuration.", show_command)
 
 
 def _config_as_json(loaded: config.Config) -> dict[str, object]:
@@ -337,33 +307,25 @@ _SIZES = {"min_free", "recycle_memory", "max_bytes", "logs_total", "memory_max",
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 
 
-@verb(
-    "reload",
-    "bgctl reload",
-)
-def reload_command() -> int:
+@verb("bgctl reload")
+def reload_command(daemon: Client) -> None:
     """Make the daemon read its configuration again.
 
     An invalid configuration changes nothing; the error says why.
     """
-    with client() as daemon:
-        reloaded = daemon.reload()
-    return report(
+    reloaded = daemon.reload()
+    report(
         {"config": reloaded.config, "postponed": reloaded.postponed},
         f"the daemon has read {reloaded.config or 'the built-in defaults'}",
         *(f"{what} takes effect at the next start" for what in reloaded.postponed),
     )
 
 
-@verb(
-    "shutdown",
-    "bgctl shutdown",
-    "bgctl shutdown --wait",
-)
+@verb("bgctl shutdown", "bgctl shutdown --wait")
 @click.option("--wait", is_flag=True, help="Start no more jobs; stop once the running ones end.")
 @click.option("--requeue", is_flag=True, help="Stop running jobs and rerun them at the next start.")
 @click.option("--cancel", is_flag=True, help="Cancel running jobs.")
-def shutdown_command(**modes: bool) -> int:
+def shutdown_command(daemon: Client, **modes: bool) -> None:
     """Stop the daemon and wait until it has ended.
 
     What happens to running jobs depends on daemon.on_stop in the configuration. By default they keep running,
@@ -372,33 +334,28 @@ def shutdown_command(**modes: bool) -> int:
     chosen = [mode for mode, is_chosen in modes.items() if is_chosen]
     if len(chosen) > 1:
         raise click.UsageError("--wait, --requeue and --cancel cannot be combined")
-    with client() as daemon:
-        pid = daemon.info().pid
-        daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
-    return report({"pid": pid, "ended": True}, f"the daemon (pid {pid}) has ended")
+    pid = daemon.info().pid
+    daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
+    report({"pid": pid, "ended": True}, f"the daemon (pid {pid}) has ended")
 
 
-@verb(
-    "backup",
-    "bgctl backup ~/bgd-backup.db",
-    "bgctl --system backup /mnt/backups/bgd.db",
-)
+@verb("bgctl backup ~/bgd-backup.db", "bgctl --system backup /mnt/backups/bgd.db")
 @click.argument("file", type=FILE, metavar="FILE")
-def backup_command(file: str) -> int:
+def backup_command(daemon: Client, file: str) -> None:
     """Write a copy of the database to FILE while the daemon runs.
 
     The copy is checked before it is sent, and replaces FILE only when all of it is on disk. It does not
     contain the logs of jobs. `bgd --recover FILE` restores a lost database from it.
     """
     path = Path(file).absolute()
-    with client() as daemon, closing(daemon.backup()) as pieces:
+    with closing(daemon.backup()) as pieces:
         if reason := _why_not_replaceable(path, Path(daemon.info().state_dir)):
             raise Refused(f"{reason}: choose another file")
         try:
             size = _write_atomically(path, pieces)
         except OSError as error:
             raise Refused(f"cannot write {path}: {error.strerror}") from error
-    return report({"path": str(path), "bytes": size}, f"backup written: {path} ({format_size(size)})")
+    report({"path": str(path), "bytes": size}, f"backup written: {path} ({format_size(size)})")
 
 
 def _why_not_replaceable(path: Path, state_dir: Path) -> str | None:
@@ -433,8 +390,7 @@ def _write_atomically(path: Path, pieces: Iterator[bytes]) -> int:
     return size
 
 
-@verb(
-    "doctor",
+@verb_without_daemon(
     "bgctl doctor",
     "bgctl --system doctor --json",
     "bgctl doctor --notify ops",
@@ -449,13 +405,7 @@ def doctor_command(*, notify: str | None) -> int:
     if notify is not None:
         return _test_notification(notify)
     findings = _findings()
-    if global_options().json:
-        print_json(as_json(findings))
-    else:
-        for each in findings:
-            click.echo(_finding_line(each))
-            if each.remedy is not None:
-                click.echo(f"{'':9}{one_line(each.remedy)}")
+    answer(as_json(findings), *chain(*map(_finding_lines, findings)))
     is_well = all(each.level in {Level.OK, Level.NOTE} for each in findings)
     return 0 if is_well else exit_codes.REFUSED
 
@@ -468,12 +418,11 @@ def _test_notification(target: str) -> int:
         is_sent = job.state == State.SUCCEEDED
         lines = [] if is_sent else job.output().splitlines()[-_MOST_LINES:]
         how = " ".join(lines).removeprefix("bgd: ") or outcome_in_words(job.view)
-    if global_options().json:
-        print_json({"target": target, "job": job.id, "sent": is_sent, "problem": None if is_sent else how})
-    elif is_sent:
-        click.echo(f"a test was sent to {target} by job {job.id}")
-    else:
-        click.echo(one_line(f"no test was sent to {target}: {how} (bgctl logs {job.id})"))
+    sent = f"a test was sent to {target} by job {job.id}"
+    answer(
+        {"target": target, "job": job.id, "sent": is_sent, "problem": None if is_sent else how},
+        sent if is_sent else one_line(f"no test was sent to {target}: {how} (bgctl logs {job.id})"),
+    )
     return 0 if is_sent else exit_codes.REFUSED
 
 
@@ -516,10 +465,12 @@ def _findings_without_daemon() -> list[Finding]:
 _CHECK_TIMEOUT = 60.0  # seconds; bgd allows itself 20 for the database and a backup
 
 
-def _finding_line(finding: Finding) -> str:
+def _finding_lines(finding: Finding) -> Iterator[str]:
     word = f"{finding.level.value:<9}"
     colored = click.style(word, fg=_LEVEL_COLORS[finding.level]) if has_colors() else word
-    return f"{colored}{finding.subject}: {one_line(finding.message)}"
+    yield f"{colored}{finding.subject}: {one_line(finding.message)}"
+    if finding.remedy is not None:
+        yield f"{'':9}{one_line(finding.remedy)}"
 
 
 _LEVEL_COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}

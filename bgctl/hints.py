@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from bgctl.commands import OPERATORS
 from bgd.formatting import quoted
@@ -25,152 +26,139 @@ _RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state faile
 _WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
-VERBS = {
-    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "push", "sbatch", "spawn"), _SUBMIT),
+T = TypeVar("T")
+
+
+def _by_word(hints: dict[str, T]) -> dict[str, T]:
+    """Return a table by single words of one by several words."""
+    return {word: hint for words, hint in hints.items() for word in words.split()}
+
+
+_VERBS = {
+    "add new create nohup launch push sbatch spawn": _SUBMIT,
     "apply": "bgd reads no files of jobs: " + _SUBMIT,
     "exec": "`bgctl run PROGRAM` runs a command; `bgctl show ID` has the pid of a job",
-    "start": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
-    "enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
-    **dict.fromkeys(("unhold", "unstash"), "`bgctl release ID` lets a held job start"),
-    **dict.fromkeys(("abort", "atrm", "qdel", "revoke", "scancel", "terminate"), _CANCEL),
+    "start enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
+    "unhold unstash": "`bgctl release ID` lets a held job start",
+    "abort atrm qdel revoke scancel terminate": _CANCEL,
     "kill": "`bgctl cancel ID` stops a job, `bgctl signal ID -s KILL` sends a signal",
     "stop": "`bgctl cancel ID` stops a job, `bgctl suspend ID` halts it, `bgctl shutdown` stops the daemon",
-    **dict.fromkeys(("atq", "get", "history", "jobs", "list-units", "ps", "squeue"), _LIST),
-    **dict.fromkeys(("container", "job", "pod", "pods", "processes", "task", "tasks"), _LIST),
-    **dict.fromkeys(("report", "summary"), "`bgctl stats` shows the number of jobs and how they ended"),
-    **dict.fromkeys(("monit", "monitor"), "`bgctl watch` shows jobs while they change"),
+    "atq get history jobs list-units ps squeue container job pod pods processes task tasks": _LIST,
+    "report summary": "`bgctl stats` shows the number of jobs and how they ended",
+    "monit monitor": "`bgctl watch` shows jobs while they change",
     "htop": "`bgctl top` shows what running jobs use",
-    **dict.fromkeys(("describe", "inspect"), _SHOW),
-    **dict.fromkeys(("is-active", "is-failed", "poll", "result"), _STATE),
-    **dict.fromkeys(("cat", "journal", "journalctl"), _LOGS),
-    **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
-    **dict.fromkeys(
-        ("clean", "cleanup", "clear", "empty", "flush", "gc", "purge", "reset", "system"), _PRUNE
-    ),
-    **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
-    **dict.fromkeys(("redo", "requeue", "rerun", "restart", "rollout"), _RETRY),
-    **dict.fromkeys(("change", "modify", "rename", "set", "update"), _EDIT),
-    **dict.fromkeys(("nice", "renice"), "`bgctl edit ID --nice N` changes the niceness of a waiting job"),
-    **dict.fromkeys(("priority", "switch"), "`bgctl edit ID -p N` changes the priority of a waiting job"),
+    "describe inspect": _SHOW,
+    "is-active is-failed poll result": _STATE,
+    "cat journal journalctl": _LOGS,
+    "attach fg follow output tail": _FOLLOW,
+    "clean cleanup clear empty flush gc purge reset system": _PRUNE,
+    "del delete rm": "`bgctl remove ID` deletes a finished job; " + _CANCEL,
+    "redo requeue rerun restart rollout": _RETRY,
+    "change modify rename set update": _EDIT,
+    "nice renice": "`bgctl edit ID --nice N` changes the niceness of a waiting job",
+    "priority switch": "`bgctl edit ID -p N` changes the priority of a waiting job",
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
-    **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` continues a suspended job"),
-    **dict.fromkeys(("concurrency", "multi", "scale", "workers"), _SLOTS),
-    **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
-    **dict.fromkeys(("at", "later", "timer"), _WHEN),
-    **dict.fromkeys(("beat", "cron", "crontab"), _SCHEDULE),
-    **dict.fromkeys(("list-timers", "schedules", "timers"), "`bgctl schedule` lists schedules"),
-    **dict.fromkeys(
-        ("find", "grep"), "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs"
-    ),
-    **dict.fromkeys(("array", "map", "xargs"), _BATCH),
+    "bg thaw unfreeze": "`bgctl continue ID` continues a suspended job",
+    "concurrency multi scale workers": _SLOTS,
+    "group groups queues": "`bgctl queue` shows and changes queues",
+    "at later timer": _WHEN,
+    "beat cron crontab": _SCHEDULE,
+    "list-timers schedules timers": "`bgctl schedule` lists schedules",
+    "find grep": "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs",
+    "array map xargs": _BATCH,
     "parallel": f"{_SLOTS}, {_BATCH}",
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",
     "version": "`bgctl --version` prints the version",
-    **dict.fromkeys(("enable", "install"), "`bgctl service install` starts bgd with the machine"),
-    **dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` no longer starts bgd with the machine"),
-    **dict.fromkeys(("daemon", "serve", "server", "up", "worker"), _DAEMON),
-    **dict.fromkeys(("control", "down", "kill-server", "quit"), "`bgctl shutdown` stops the daemon"),
+    "enable install": "`bgctl service install` starts bgd with the machine",
+    "disable uninstall": "`bgctl service remove` no longer starts bgd with the machine",
+    "daemon serve server up worker": _DAEMON,
+    "control down kill-server quit": "`bgctl shutdown` stops the daemon",
     "unpause": "`bgctl resume` undoes `bgctl pause`, `bgctl continue ID` continues a suspended job",
     "daemon-reload": "`bgctl reload` reads the configuration again",
-    **dict.fromkeys(("health", "ping"), "`bgctl info` shows the daemon, `bgctl doctor` checks it"),
-    **dict.fromkeys(("reason", "why"), "`bgctl explain ID` says why a job does not run"),
-    **dict.fromkeys(
-        ("alert", "mail", "notify"), "`bgctl submit --notify TARGET PROGRAM` tells you how a job ends"
-    ),
-    **dict.fromkeys(("flower", "ui", "web"), "`bgctl dashboard` prints a link to the pages"),
+    "health ping": "`bgctl info` shows the daemon, `bgctl doctor` checks it",
+    "reason why": "`bgctl explain ID` says why a job does not run",
+    "alert mail notify": "`bgctl submit --notify TARGET PROGRAM` tells you how a job ends",
+    "flower ui web": "`bgctl dashboard` prints a link to the pages",
 }
+VERBS = _by_word(_VERBS)
 """What to type in place of a verb that bgctl does not have."""
 
-VERBS_OF_GROUPS = {
-    "queue": dict.fromkeys(
-        ("add", "create", "edit", "new"), "`bgctl queue set NAME --slots N` makes or changes a queue"
-    )
-    | dict.fromkeys(("get", "info", "show", "status"), "`bgctl queue list` shows all queues")
-    | dict.fromkeys(("pause", "resume"), "`bgctl pause NAME` and `bgctl resume NAME` do it"),
-    "config": dict.fromkeys(
-        ("edit", "set"),
-        "edit the file that `bgctl config show` names at its top, then `bgctl reload`",
-    )
-    | dict.fromkeys(("check", "test", "validate"), "`bgd --check` checks the configuration"),
-    "service": dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` removes it")
-    | dict.fromkeys(("enable", "start"), "`bgctl service install` starts it, now and with the machine"),
-    "schedule": dict.fromkeys(("create", "new", "set"), "`bgctl schedule add` adds one, `edit` changes one")
-    | dict.fromkeys(("delete", "rm"), "`bgctl schedule remove NAME` removes one")
-    | dict.fromkeys(("disable", "stop", "suspend"), "`bgctl schedule pause NAME` skips its times")
-    | dict.fromkeys(("enable", "unpause"), "`bgctl schedule resume NAME` undoes `bgctl schedule pause`")
-    | dict.fromkeys(("now", "start", "trigger"), "`bgctl schedule run NAME` queues its job now")
-    | dict.fromkeys(("get", "info", "show", "status"), "`bgctl schedule list NAME --json` shows all of it")
-    | {"rename": "add it again under the other name, then `bgctl schedule remove NAME`"}
-    | dict.fromkeys(("log", "logs"), "`bgctl logs NAME` shows its last output, `history` its times"),
+_VERBS_OF_GROUPS = {
+    "queue": {
+        "add create edit new": "`bgctl queue set NAME --slots N` makes or changes a queue",
+        "get info show status": "`bgctl queue list` shows all queues",
+        "pause resume": "`bgctl pause NAME` and `bgctl resume NAME` do it",
+    },
+    "config": {
+        "edit set": "edit the file that `bgctl config show` names at its top, then `bgctl reload`",
+        "check test validate": "`bgd --check` checks the configuration",
+    },
+    "service": {
+        "disable uninstall": "`bgctl service remove` removes it",
+        "enable start": "`bgctl service install` starts it, now and with the machine",
+    },
+    "schedule": {
+        "create new set": "`bgctl schedule add` adds one, `edit` changes one",
+        "delete rm": "`bgctl schedule remove NAME` removes one",
+        "disable stop suspend": "`bgctl schedule pause NAME` skips its times",
+        "enable unpause": "`bgctl schedule resume NAME` undoes `bgctl schedule pause`",
+        "now start trigger": "`bgctl schedule run NAME` queues its job now",
+        "get info show status": "`bgctl schedule list NAME --json` shows all of it",
+        "rename": "add it again under the other name, then `bgctl schedule remove NAME`",
+        "log logs": "`bgctl logs NAME` shows its last output, `history` its times",
+    },
 }
+VERBS_OF_GROUPS = {group: _by_word(hints) for group, hints in _VERBS_OF_GROUPS.items()}
 """What to type in place of a verb that a group of verbs does not have."""
 
 _BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the background"
 
-OPTIONS: dict[str, str | tuple[str, ...]] = {
-    **dict.fromkeys(("--countdown", "--in", "--wait-for"), "--delay D starts a job later"),
-    **dict.fromkeys(("--begin", "--date", "--eta", "--start-time"), "--at TIME starts a job at a time"),
-    **dict.fromkeys(("--dependency", "--depends", "--depends-on", "--needs"), "--after ID waits for a job"),
-    **dict.fromkeys(("--label", "--labels", "-l"), "--tag TEXT labels a job"),
-    **dict.fromkeys(("--group", "-g"), "--queue NAME chooses the queue"),
-    **dict.fromkeys(("--description", "--job-name", "--title"), "--name TEXT names a job"),
-    **dict.fromkeys(("--paused", "--stashed"), "--hold keeps a job from starting"),
-    **dict.fromkeys(("--deadline", "--ttl"), "--expires D cancels a job that has not started by then"),
-    **dict.fromkeys(("--max-time", "--runtime", "--time", "--time-limit"), "--timeout D limits an attempt"),
-    **dict.fromkeys(
-        ("--attempts", "--max-retries", "--restart", "--retry", "--tries"),
-        "--retries N tries again after a failure",
-    ),
-    **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
+_OPTIONS: dict[str, str | tuple[str, ...]] = {
+    "--countdown --in --wait-for": "--delay D starts a job later",
+    "--begin --date --eta --start-time": "--at TIME starts a job at a time",
+    "--dependency --depends --depends-on --needs -a": "--after ID waits for a job",
+    "--label --labels -l": "--tag TEXT labels a job",
+    "--group -g": "--queue NAME chooses the queue",
+    "--description --job-name --title -S": "--name TEXT names a job",
+    "--paused --stashed": "--hold keeps a job from starting",
+    "--deadline --ttl": "--expires D cancels a job that has not started by then",
+    "--max-time --runtime --time --time-limit": "--timeout D limits an attempt",
+    "--attempts --max-retries --restart --retry --tries": "--retries N tries again after a failure",
+    "--background --bg --detach -D -d": _BACKGROUND,
     "--resume-failed": "--retry-failed resumes and reruns failed lines",
     "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
-    **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
-    **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
-    **dict.fromkeys(("--mem", "--memory", "-m"), "--memory-max SIZE limits memory"),
-    **dict.fromkeys(("--cpu", "--cpu-limit", "--cpus"), "--cpu-max PERCENT limits processor time"),
+    "--chdir --dir --workdir --working-directory -C": "--cwd DIR sets it",
+    "--environment --export --setenv -E": "--env K=V sets a variable",
+    "--mem --memory -m": "--memory-max SIZE limits memory",
+    "--cpu --cpu-limit --cpus": "--cpu-max PERCENT limits processor time",
     "--pids-limit": "--pids-max N limits processes",
-    **dict.fromkeys(
-        ("--log", "--output", "-o"),
-        "`bgctl logs ID` shows the output of a job; --json is output for programs",
-    ),
-    **dict.fromkeys(("--interactive", "--tty", "-it"), "--pty gives the job a terminal"),
-    **dict.fromkeys(("--concurrency", "--jobs", "--max-procs", "--workers", "-P", "-j"), _SLOTS),
-    **dict.fromkeys(
-        ("--dedupe", "--job-id", "--task-id", "--unique", "-k"), "--key TEXT queues only one job"
-    ),
-    **dict.fromkeys(("--quiet", "--silent"), "leave it out: bgctl prints little, `--ids` of list only ids"),
-    "--force": "`bgctl signal ID -s KILL` kills at once",
-    "-9": "`bgctl signal ID -s KILL` kills at once",
+    "--log --output -o": "`bgctl logs ID` shows the output of a job; --json is output for programs",
+    "--interactive --tty -it": "--pty gives the job a terminal",
+    "--concurrency --jobs --max-procs --workers -P -j": _SLOTS,
+    "--dedupe --job-id --task-id --unique -k": "--key TEXT queues only one job",
+    "--quiet --silent": "leave it out: bgctl prints little, `--ids` of list only ids",
+    "--force -9": "`bgctl signal ID -s KILL` kills at once",
     "--lines": "-n N shows the last lines",
     "--tail": ("-n N shows the last lines", "--since ID begins after an event"),
-    **dict.fromkeys(
-        ("--cron", "--every", "--schedule", "--when"),
-        ("write '0 3 * * *' or 'every 15m' after the name, or use --calendar SPEC", _SCHEDULE),
+    "--cron --every --schedule --when": (
+        "write '0 3 * * *' or 'every 15m' after the name, or use --calendar SPEC",
+        _SCHEDULE,
     ),
-    **dict.fromkeys(("--tz", "--zone"), "--timezone ZONE sets the zone of its times"),
-    **dict.fromkeys(("--grace", "--late"), "--late-after D says when a job is late"),
+    "--tz --zone": "--timezone ZONE sets the zone of its times",
+    "--grace --late": "--late-after D says when a job is late",
     "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
     "--print-task-id": "leave it out: submit prints the id",
     "--since": ("--window D looks back this far", "`bgctl logs -n N ID` shows the last lines"),
     "--rate": "[queues.NAME] rate in the configuration limits how many jobs start in some time",
     "--weight": "[queues.NAME] weight in the configuration shares the slots out among queues",
-    "-S": "--name TEXT names a job",
-    "-a": "--after ID waits for a job",
-    **dict.fromkeys(("--failed", "--queued", "--running"), "--state STATE selects jobs by state"),
-    **dict.fromkeys(
-        ("--mount", "--volume", "-v"),
-        "leave it out: jobs use the files of this machine, --cwd DIR is where they run",
-    ),
-    "--status": "--state STATE selects jobs by state",
+    "--failed --queued --running --status": "--state STATE selects jobs by state",
+    "--mount --volume -v": "leave it out: jobs use the files of this machine, --cwd DIR is where they run",
     "--filter": "--state, --queue, --name and --tag select jobs",
-    **dict.fromkeys(
-        ("--previous", "-p"),
-        ("--attempt N shows an earlier attempt", "--json prints everything, for programs"),
-    ),
-    "--property": "--json prints everything, for programs",
+    "--previous -p": ("--attempt N shows an earlier attempt", "--json prints everything, for programs"),
+    "--property --format": "--json prints everything, for programs",
     "--no-pager": "leave it out: bgctl has no pager",
     "--results": "`bgctl logs ID` shows the output of a job",
     "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f follows new output"),
@@ -180,39 +168,38 @@ OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--bar": "`bgctl wait --progress ID` shows how far jobs are",
     "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
     "--interval": "`bgctl watch` shows jobs while they change",
-    **dict.fromkeys(("--array", "--arrays"), _BATCH),
+    "--array --arrays": _BATCH,
     "-n": ("--any waits for the first of several jobs", "leave it out: what is shown is always up to date"),
-    "--format": "--json prints everything, for programs",
 }
+OPTIONS = _by_word(_OPTIONS)
 """What to type in place of an option that a verb does not have: the first that the verb understands."""
 
-PROGRAM_OPTIONS = {
-    **dict.fromkeys(("-V", "-v"), "`bgctl --version` prints the version"),
+_PROGRAM_OPTIONS = {
+    "-V -v": "`bgctl --version` prints the version",
     "-l": _LIST,
-    **dict.fromkeys(("-r", "-x"), f"{_FOLLOW}, {_LIST}"),
-    **dict.fromkeys(("-d", "-m"), _SUBMIT),
+    "-r -x": f"{_FOLLOW}, {_LIST}",
+    "-d -m": _SUBMIT,
     "-S": "`bgctl submit -n NAME PROGRAM` names a job",
-    **dict.fromkeys(("-k", "-X"), _CANCEL),
+    "-k -X": _CANCEL,
     "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a shell command",
     "-i": _SHOW,
     "-t": _FOLLOW,
     "-f": "`bgctl submit ./script.sh` queues a script, `bgctl submit --stdin FILE PROGRAM` gives it input",
     "-n": "`bgctl list -n N` shows N jobs, `bgctl logs -n N ID` the last N lines of one",
-    **dict.fromkeys(("-p", "-q"), "options of a job follow the verb: `bgctl submit -p 5 -q NAME PROGRAM`"),
+    "-p -q": "options of a job follow the verb: `bgctl submit -p 5 -q NAME PROGRAM`",
 }
+PROGRAM_OPTIONS = _by_word(_PROGRAM_OPTIONS)
 """What to type in place of an option where the verb belongs, such as those of screen, at and tsp."""
 
-STATES = {
-    **dict.fromkeys(("pending", "waiting"), "waiting jobs are held, blocked, scheduled or queued"),
-    **dict.fromkeys(
-        ("completed", "done", "ended", "exited", "finished"),
-        "finished jobs are succeeded, failed or cancelled",
-    ),
-    **dict.fromkeys(("active", "started"), "running or stopping"),
-    **dict.fromkeys(("error", "errored", "timeout"), "failed"),
-    **dict.fromkeys(("aborted", "killed", "stopped"), "cancelled, failed or suspended"),
-    **dict.fromkeys(("ok", "success"), "succeeded"),
+_STATES = {
+    "pending waiting": "waiting jobs are held, blocked, scheduled or queued",
+    "completed done ended exited finished": "finished jobs are succeeded, failed or cancelled",
+    "active started": "running or stopping",
+    "error errored timeout": "failed",
+    "aborted killed stopped": "cancelled, failed or suspended",
+    "ok success": "succeeded",
 }
+STATES = _by_word(_STATES)
 """What to type in place of a state that bgd does not have."""
 
 _BUILTINS = {".", "[[", "alias", "bg", "case", "cd", "command", "eval", "exec", "export", "fg", "for"}

@@ -13,20 +13,21 @@ import click
 from msgspec import Struct
 
 from bgctl.common import (
-    client,
+    answer,
+    columns_of,
     excerpt,
     global_options,
     has_colors,
     is_terminal,
+    labelled,
     local_time,
-    print_columns,
     print_json,
-    print_labelled,
-    print_table,
+    print_lines,
     say,
     state_color,
+    table_of,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, job_ids, whole_number
+from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, whole_number, with_ids
 from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
@@ -95,7 +96,6 @@ class Query(Struct, frozen=True, kw_only=True):
 
 
 @verb(
-    "list",
     "bgctl list",
     "bgctl list --state failed --since 1d",
     "bgctl list 64-363",
@@ -124,8 +124,8 @@ class Query(Struct, frozen=True, kw_only=True):
 @click.option("--usage", is_flag=True, help="Show CPU, memory and processes of running jobs.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only ids.")
 @click.option("-w", "--watch", is_flag=True, help="Redraw the list when it changes; q quits.")
-@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
-def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
+@with_ids()
+def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -> None:
     """List jobs: running first, then waiting, then finished.
 
     With IDs, such as 64-363, list all of these that exist and match.
@@ -142,29 +142,27 @@ def list_command(*, only_ids: bool, watch: bool, **given: Any) -> int:
     if watch:
         from bgctl.watching import watch_jobs  # noqa: PLC0415 - most lists are printed once
 
-        return watch_jobs(query)
+        watch_jobs(daemon, query)
+        return
     as_table = not (global_options().json or only_ids) and (
         is_terminal() or has_colors()
     )  # colors: for `less -R`
     columns, lines = screen_size()
-    with client() as daemon:
-        fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
-        usages = running_usages(daemon) if query.needs_usage else None
-        jobs, notes = listed(daemon, query, fits, usages)
+    fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
+    usages = running_usages(daemon) if query.needs_usage else None
+    jobs, notes = listed(daemon, query, fits, usages)
     if global_options().json:
         print_json([job_with_usage(job, usages) for job in jobs])
     elif only_ids:
-        for job in jobs:
-            click.echo(job.id)
+        print_lines(*(job.id for job in jobs))
     elif not jobs:
         say(no_jobs(query))
     elif not as_table:
         print_for_programs(jobs, usages)
     else:
-        click.echo("\n".join(table_lines(jobs, columns, time.time(), usages)))
+        print_lines(*table_lines(jobs, columns, time.time(), usages))
         for note in notes if is_terminal() else []:
             say(note)
-    return 0
 
 
 def running_usages(daemon: Client) -> Usages:
@@ -325,7 +323,7 @@ def print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
         del cells["PROGRESS"]
     for heading in _USAGE_COLUMNS if usages is not None else ():
         cells[heading] = [cell or "-" for cell in cells[heading]]
-    print_columns(tuple(cells), list(zip(*cells.values(), strict=True)))
+    print_lines(*columns_of(tuple(cells), list(zip(*cells.values(), strict=True))))
 
 
 def _attempts(job: Job) -> str:
@@ -481,11 +479,7 @@ _RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", *_USAGE_COLUMNS}
 _DEFAULT_WINDOW = 3600.0  # seconds
 
 
-@verb(
-    "stats",
-    "bgctl stats",
-    "bgctl stats --window 1d --json",
-)
+@verb("bgctl stats", "bgctl stats --window 1d --json")
 @click.option(
     "--window",
     type=TIME_LIMIT,
@@ -493,23 +487,18 @@ _DEFAULT_WINDOW = 3600.0  # seconds
     metavar="D",
     help="Period to look back; default: 1h.",
 )
-def stats_command(*, window: float) -> int:
+def stats_command(daemon: Client, *, window: float) -> None:
     """Show the number of jobs, and recent outcomes and times.
 
     Then for each queue and each name, busiest first: ended and failed attempts, median wait and duration, and
     the duration that 95 of 100 stay within.
     """
-    with client() as daemon:
-        stats = daemon.stats(window=window)
-    if global_options().json:
-        print_json(reply_as_json(stats))
-    else:
-        print_labelled(_stats_lines(stats))
-        for heading, groups in (("QUEUE", stats.queues), ("NAME", stats.names)):
-            if groups:
-                print()
-                print_table((*_GROUP_HEADINGS, heading), [_group_row(group) for group in groups])
-    return 0
+    stats = daemon.stats(window=window)
+    lines = [*labelled(_stats_lines(stats))]
+    for heading, groups in (("QUEUE", stats.queues), ("NAME", stats.names)):
+        if groups:
+            lines += ["", *table_of((*_GROUP_HEADINGS, heading), map(_group_row, groups))]
+    answer(reply_as_json(stats), *lines)
 
 
 _GROUP_HEADINGS = ("ENDED", "FAILED", "WAITED", "TOOK", "MOST-WITHIN")
@@ -547,11 +536,7 @@ def _times(median: float | None, p95: float | None) -> str:
     return f"median {short_duration(median)}, 95% within {short_duration(p95)}"
 
 
-@verb(
-    "events",
-    "bgctl events -f",
-    "bgctl events --since 1200 | jq -c 'select(.state == \"failed\")'",
-)
+@verb("bgctl events -f", "bgctl events --since 1200 | jq -c 'select(.state == \"failed\")'")
 @click.option("-f", "--follow", is_flag=True, help="Continue with new events until Ctrl-C.")
 @click.option(
     "--since",
@@ -559,20 +544,18 @@ def _times(median: float | None, p95: float | None) -> str:
     metavar="ID",
     help="Start after this event; 0 means all kept events.",
 )
-def events_command(*, follow: bool, since: int | None) -> int:
+def events_command(daemon: Client, *, follow: bool, since: int | None) -> None:
     """Print events of jobs and schedules.
 
     Each event is one line: a JSON object or, on a terminal, plain text. Without --since, print all kept
     events, or with -f only new ones. Progress is not kept, so only -f shows it.
     """
     as_text = is_terminal() and not global_options().json
-    with client() as daemon:
-        for event in daemon.events(since=since, follow=follow, progress=True, schedules=True):
-            if as_text:
-                click.echo(_event_line(event))
-            else:
-                print_json(as_json(event))
-    return 0
+    for event in daemon.events(since=since, follow=follow, progress=True, schedules=True):
+        if as_text:
+            click.echo(_event_line(event))
+        else:
+            print_json(as_json(event))
 
 
 def _event_line(event: EventView | ScheduleEvent) -> str:

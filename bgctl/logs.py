@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, is_terminal, print_json, say
-from bgctl.options import FINISHED, JobIdRanges, chosen_ids, job_ids, whole_number
+from bgctl.common import answer, global_options, is_terminal, print_json, say
+from bgctl.options import FINISHED, JobIdRanges, chosen_ids, whole_number, with_ids
 from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
@@ -25,7 +25,6 @@ MAX_PIECE = 16 << 20  # bytes
 
 
 @verb(
-    "logs",
     "bgctl logs 12",
     "bgctl logs -f -n 20 last",
     "bgctl logs --all --timestamps 12 > log.txt",
@@ -48,8 +47,9 @@ MAX_PIECE = 16 << 20  # bytes
     "--max-bytes", type=whole_number(1, MAX_PIECE), metavar="M", help="Print at most M bytes, for programs."
 )
 @click.option("--path", is_flag=True, help="Print the path of the log instead.")
-@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
+@with_ids()
 def logs_command(
+    daemon: Client,
     ids: JobIdRanges,
     *,
     attempt: int | None,
@@ -72,16 +72,15 @@ def logs_command(
     others = {name for name, value in shown.items() if value is not None and value is not False} - {"raw"}
     if is_piece and (path or others):
         raise click.UsageError("--after-byte and --max-bytes go with --attempt and --json only")
-    with client() as daemon:
-        job_ids = chosen_ids(daemon, ids)
-        if is_piece:
-            if len(job_ids) > 1:
-                raise click.UsageError("--after-byte and --max-bytes take one job")
-            return _print_piece(daemon, job_ids[0], attempt, after_byte or 0, max_bytes or MAX_PIECE)
-        if path:
-            return max([_print_path(daemon, job_id, attempt) for job_id in job_ids])
-        for job_id in job_ids:
-            _print_log(daemon, job_id, attempt, is_one_of=len(job_ids), **shown)
+    job_ids = chosen_ids(daemon, ids)
+    if is_piece:
+        if len(job_ids) > 1:
+            raise click.UsageError("--after-byte and --max-bytes take one job")
+        return _print_piece(daemon, job_ids[0], attempt, after_byte or 0, max_bytes or MAX_PIECE)
+    if path:
+        return max([_print_path(daemon, job_id, attempt) for job_id in job_ids])
+    for job_id in job_ids:
+        _print_log(daemon, job_id, attempt, is_one_of=len(job_ids), **shown)
     return 0
 
 
@@ -185,10 +184,7 @@ def _print_path(daemon: Client, job_id: int, attempt: int | None) -> int:
         )
         say(f"job {job_id} {wrote or 'wrote nothing: it has no log'}")
         return exit_codes.REFUSED
-    if global_options().json:
-        print_json({"job": job_id, "attempt": shown.attempt, "log_path": shown.log_path})
-    else:
-        click.echo(shown.log_path)
+    answer({"job": job_id, "attempt": shown.attempt, "log_path": shown.log_path}, shown.log_path)
     if not exists:
         say(f"job {job_id} has no log yet: its first output creates the file")
     return 0

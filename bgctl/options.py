@@ -11,20 +11,18 @@ from enum import EnumType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import click
-import msgspec
 from msgspec import Meta
 
 from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core import spec
-from bgd.core.filters import exact_name
-from bgd.core.spec import OPTIONS, Option, kind_of
+from bgd.core.filters import FILTERS, exact_name, read_queue
+from bgd.core.spec import OPTIONS, Option, kind_of, text_reader, whole_number_reader
 from bgd.escape import one_line
 from bgd.units import (
     counted,
     format_duration,
     parse_duration,
-    parse_past_time,
     parse_size,
     problem_with_zone_of,
 )
@@ -107,6 +105,23 @@ def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def no_check_option(what: str) -> Callable[[F], F]:
+    """Add --no-check to a verb that begins `what` it does with a command."""
+    help_ = f"{what} it even if program or folder is missing."
+    return click.option("--no-check", is_flag=True, help=help_)
+
+
+def unset_option(names: Iterable[str], example: str) -> Callable[[F], F]:
+    """Add --unset, which resets options of these names, to a verb."""
+    return click.option(
+        "--unset",
+        type=click.Choice(list(names)),
+        multiple=True,
+        metavar="OPTION",
+        help=f"Reset an option, for example {example}; may be repeated.",
+    )
+
+
 def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
     """Return the options that were given, in the form that the client takes.
 
@@ -127,6 +142,8 @@ def given_options(given: dict[str, Any]) -> dict[str, Any]:
     values = {
         key: value for key, value in given.items() if value is not None and value is not False and value != ()
     }
+    for key in values.keys() & {"env", "resources"}:
+        values[key] = dict(values[key])
     return values | ({"rerun": values["rerun"] == "yes"} if "rerun" in values else {})
 
 
@@ -200,6 +217,11 @@ def offer(value: str, **more: str) -> CompletionItem:
     return CompletionItem(value, **more)
 
 
+def with_ids(states: Collection[State] | None = None) -> Callable[[F], F]:
+    """Add jobs, in any number of words, to a verb; shell completion offers those in these states."""
+    return click.argument("ids", nargs=-1, type=job_ids(states), metavar="[ID]...")
+
+
 def job_ids(states: Collection[State] | None = None) -> Parsed:
     """Return the type of jobs in one word: "12", "3-9", "last", a name, or several separated by commas.
 
@@ -243,31 +265,9 @@ _MAX_WIDTH = 60  # characters of a command
 _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 
-def _bounded(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """Return a reader of values of a type with limits; `rule` describes them."""
-
-    def parse(text: str) -> Any:
-        try:
-            return msgspec.convert(read(text), kind, strict=False)  # numbers are text
-        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
-            raise ValueError(f"{text!r} is not {rule}") from None
-
-    return parse
-
-
 def whole_number(least: int, most: int) -> Parsed:
     """Return the type of whole numbers from `least` to `most`, both included."""
-    return _whole_number(Annotated[int, Meta(ge=least, le=most)])
-
-
-def _whole_number(kind: Any) -> Parsed:
-    [limits] = kind.__metadata__
-    return Parsed("number", _bounded(kind, f"a whole number from {limits.ge} to {limits.le}"))
-
-
-def _past_time(text: str) -> float:
-    """Parse "2h", "2026-10-01" or "2026-10-01 14:30"; local time unless a zone is given."""
-    return parse_past_time(text, time.time())
+    return Parsed("number", whole_number_reader(Annotated[int, Meta(ge=least, le=most)]))
 
 
 def _future_time(text: str) -> float:
@@ -329,7 +329,7 @@ def slots_or(word: str) -> Parsed:
     """Return the type of a number of slots or a word; None means not given."""
     slots = f"a number of slots from 1 to {spec.MAX_SLOTS}"
     rule = f"neither {slots} nor {word!r}; use `bgctl pause` to start nothing"
-    number = _bounded(spec.SlotCount, rule)
+    number = text_reader(spec.SlotCount, rule)
     return Parsed("slots", lambda text: word if text == word else number(text))
 
 
@@ -388,17 +388,17 @@ def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
 
 
 def _size(kind: Any, rule: str) -> Parsed:
-    return Parsed("size", _bounded(kind, rule, parse_size))
+    return Parsed("size", text_reader(kind, rule, parse_size))
 
 
 ARGUMENT = _path("file", may_be_empty=True)
 DURATION = Parsed("duration", _duration)
 FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
-NAME = Parsed("text", _bounded(spec.Name, f"a text of 1 to {spec.MAX_NAME} characters"))
-NOTIFY_NAME = Parsed("name", _bounded(spec.NotifyName, spec.NOTIFY_NAME))
-PAST_TIME = Parsed("when", _past_time)
-QUEUE_NAME = Parsed("queue", _bounded(spec.QueueName, f"a queue: {spec.QUEUE_NAME}"), _queues_like)
+NAME = Parsed("text", text_reader(spec.Name, f"a text of 1 to {spec.MAX_NAME} characters"))
+NOTIFY_NAME = Parsed("name", text_reader(spec.NotifyName, spec.NOTIFY_NAME))
+PAST_TIME = Parsed("when", lambda text: FILTERS["since"](text, time.time()))
+QUEUE_NAME = Parsed("queue", read_queue, _queues_like)
 SIZE = _size(spec.FileBytes, f"a size from 0 to {spec.MAX_BYTES} bytes")
 TIME_LIMIT = Parsed("duration", _time_limit)
 
@@ -406,28 +406,15 @@ TIME_LIMIT = Parsed("duration", _time_limit)
 # --- the options of jobs ---------------------------------------------------------------------------------
 
 
-def _parse_assignments(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str] | None:
-    pairs = [value.partition("=") for value in values]
-    for name, equals, _ in pairs:
-        if not equals or not name:
-            raise click.BadParameter(f"{name!r} is not NAME=VALUE", context, parameter)
-    return {name: value for name, _, value in pairs} or None
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"{name!r} is not NAME=VALUE")
+    return name, value
 
 
-def _parse_resources(
-    context: click.Context, parameter: click.Parameter, values: tuple[tuple[str, int], ...]
-) -> dict[str, int] | None:
-    del context, parameter
-    return dict(values) or None
-
-
-def _parse_env_pass(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | list[str] | None:
-    del context, parameter
-    return value if value in (None, "all", "none") else value.split(",")
+def _env_pass(text: str) -> str | list[str]:
+    return text if text in {"all", "none"} else text.split(",")
 
 
 _AT_MOST = f"at most {spec.MAX_BYTES} bytes"
@@ -445,16 +432,16 @@ def _click_option(name: str) -> Callable[[F], F]:
     elif isinstance(kind, EnumType):
         settings["type"] = WordType(kind)
     elif getattr(kind, "__origin__", None) is int:
-        settings["type"], settings["metavar"] = _whole_number(kind), "N"
+        settings["type"], settings["metavar"] = Parsed("number", whole_number_reader(kind)), "N"
     return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
 # Parameter type and metavar for each type of a field
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
-    spec.Backoff: (Parsed("number", _bounded(spec.Backoff, "a number from 1 to 100")), "F"),
+    spec.Backoff: (Parsed("number", text_reader(spec.Backoff, "a number from 1 to 100")), "F"),
     spec.Duration: (DURATION, "D"),
     spec.ExecutorName: (
-        Parsed("name", _bounded(spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}")),
+        Parsed("name", text_reader(spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}")),
         "NAME",
     ),
     spec.ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
@@ -468,20 +455,20 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     spec.Name: (NAME, "TEXT"),
     spec.NotifyName: (NOTIFY_NAME, "NAME"),
     spec.Percent: (
-        Parsed("percent", _bounded(spec.Percent, _PERCENT, lambda text: text.removesuffix("%"))),
+        Parsed("percent", text_reader(spec.Percent, _PERCENT, lambda text: text.removesuffix("%"))),
         "PERCENT",
     ),
     spec.QueueName: (QUEUE_NAME, "NAME"),
-    spec.SlurmTime: (Parsed("time", _bounded(spec.SlurmTime, spec.SLURM_TIME)), "TIME"),
+    spec.SlurmTime: (Parsed("time", text_reader(spec.SlurmTime, spec.SLURM_TIME)), "TIME"),
     spec.SlurmWord: (
-        Parsed("text", _bounded(spec.SlurmWord, f"a text of 1 to {spec.MAX_SLURM_WORD} characters")),
+        Parsed("text", text_reader(spec.SlurmWord, f"a text of 1 to {spec.MAX_SLURM_WORD} characters")),
         "TEXT",
     ),
-    spec.Share: (Parsed("number", _bounded(spec.Share, "a number from 0 to 1")), "SHARE"),
+    spec.Share: (Parsed("number", text_reader(spec.Share, "a number from 0 to 1")), "SHARE"),
     spec.SlurmOptions: (
         Parsed(
             "option",
-            _bounded(spec.SlurmWord, f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"),
+            text_reader(spec.SlurmWord, f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"),
         ),
         "OPTION",
     ),
@@ -507,18 +494,17 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "rerun": {"is_flag": False, "type": click.Choice(["yes", "no"])},
     "after": _UNFINISHED_IDS,
     "after_any": _UNFINISHED_IDS,
-    "env": {"multiple": True, "callback": _parse_assignments, "metavar": "K=V"},
+    "env": {"multiple": True, "type": Parsed("assignment", _assignment), "metavar": "K=V"},
     "resources": {
         "type": Parsed(
             "resource",
-            _bounded(
+            text_reader(
                 tuple[spec.ResourceName, spec.TokenCount],
                 f"NAME=N, such as gpu=1: {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}",
                 _name_and_count,
             ),
         ),
         "multiple": True,
-        "callback": _parse_resources,
         "metavar": "NAME=N",
     },
     "stdin": {"type": FILE, "metavar": "FILE|-"},
@@ -529,5 +515,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMAND_LINE_OPTIONS = [name for name in OPTIONS if name not in {"umask", "input"}]
 
 _ENV_PASS = click.option(
-    "--env-pass", callback=_parse_env_pass, metavar="all|none|NAMES", help="Environment variables to pass on."
+    "--env-pass",
+    type=Parsed("names", _env_pass),
+    metavar="all|none|NAMES",
+    help="Environment variables to pass on.",
 )

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, global_options, print_json, print_table, report, say
+from bgctl.common import answer, global_options, report, say, table_of
 from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
-from bgd import State
+from bgd import Client, State
 from bgd.errors import nearest
 from bgd.formatting import reply_as_json, short_duration
 from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView
-
-_ALL_PAUSED = "all queues are paused together: `bgctl resume` starts jobs again"
 
 _UNLIMITED = "unlimited"
 _AUTO = "auto"
@@ -29,106 +27,78 @@ _queue_argument = click.argument("queue", required=False, type=QUEUE_NAME)
 
 
 @verb(
-    "slots",
     "bgctl slots",
     "bgctl slots 8",
     "bgctl slots auto",
 )
 @click.argument("slots", required=False, type=slots_or(_AUTO), metavar="[N|auto]")
-def slots_command(slots: int | str | None) -> int:
+def slots_command(daemon: Client, slots: int | str | None) -> None:
     """Show or set the number of slots.
 
     auto restores the configured number. Running jobs keep running.
     """
-    with client() as daemon:
-        queues = daemon.queues() if slots is None else daemon.set_slots(_slots_or_none(slots))
-    if global_options().json:
-        print_json({name: getattr(queues, name) for name in ("slots", "configured_slots", "taken")})
-    else:
-        usual = "" if queues.slots == queues.configured_slots else f" (configured: {queues.configured_slots})"
-        click.echo(f"{counted(queues.slots, 'slot')}{usual}, {queues.taken} taken")
-        if queues.paused:
-            say(_ALL_PAUSED)
-    return 0
+    queues = daemon.queues() if slots is None else daemon.set_slots(_slots_or_none(slots))
+    usual = "" if queues.slots == queues.configured_slots else f" (configured: {queues.configured_slots})"
+    answer(
+        {name: getattr(queues, name) for name in ("slots", "configured_slots", "taken")},
+        f"{counted(queues.slots, 'slot')}{usual}, {queues.taken} taken",
+    )
+    _say_if_paused(queues)
 
 
-@verb(
-    "pause",
-    "bgctl pause",
-    "bgctl pause mail",
-)
+@verb("bgctl pause", "bgctl pause mail")
 @_queue_argument
-def pause_command(queue: str | None) -> int:
+def pause_command(daemon: Client, queue: str | None) -> None:
     """Stop starting jobs, of one queue or of all.
 
     `bgctl resume` undoes it. Running jobs keep running; use `bgctl suspend` to stop them, and `bgctl hold`
     for single jobs.
     """
-    with client() as daemon:
-        queues = daemon.pause(queue)
+    queues = daemon.pause(queue)
     others = {each.name: each for each in queues.queues}
     paused = others.pop(queue or "", None)
     is_new = paused is not None and not paused.counts and paused.slots == paused.configured_slots is None
     note = f"; no job waits in it yet ({nearest(paused.name, others)})" if paused and is_new else ""
-    return report(reply_as_json(queues), f"{_queue_is(queue)} paused{note}")
+    report(reply_as_json(queues), f"{_queue_is(queue)} paused{note}")
 
 
-@verb(
-    "resume",
-    "bgctl resume",
-    "bgctl resume mail",
-)
+@verb("bgctl resume", "bgctl resume mail")
 @_queue_argument
-def resume_command(queue: str | None) -> int:
+def resume_command(daemon: Client, queue: str | None) -> None:
     """Undo `bgctl pause`.
 
     Without QUEUE, undo only the pause of all queues together, not of single queues.
     """
-    with client() as daemon:
-        queues = daemon.resume(queue)
+    queues = daemon.resume(queue)
     paused = ", ".join(each.name for each in queues.queues if each.paused)
     rest = f"; still paused: {paused}" if queue is None and paused else ""
     if queue is not None and queues.paused:
         rest = "; but all queues are paused together: `bgctl resume`"
-    return report(reply_as_json(queues), f"{_queue_is(queue)} resumed{rest}")
+    report(reply_as_json(queues), f"{_queue_is(queue)} resumed{rest}")
 
 
-@verb(
-    "list",
-    "bgctl queue list",
-    "bgctl queue list --json",
-)
-def list_command() -> int:
+@verb("bgctl queue list", "bgctl queue list --json")
+def list_command(daemon: Client) -> None:
     """List queues.
 
     The list contains queues that are configured, set or paused, and queues with unfinished jobs. A second
     list shows rates, the next start that they allow, and weights. A third list shows the tokens of each
     resource, how many are taken, and how many queued jobs ask for one.
     """
-    with client() as daemon:
-        queues = daemon.queues()
-    if global_options().json:
-        print_json(reply_as_json(queues))
-        return 0
-    print_table(_HEADINGS, list(_rows(queues)))
-    limited = list(_rows_of_limited(queues))
-    if limited:
-        print()
-        print_table(("QUEUE", "RATE", "NEXT", "WEIGHT"), limited)
-    if queues.resources:
-        print()
-        resources = [(each.name, each.tokens, each.taken, each.waiting) for each in queues.resources]
-        print_table(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), [tuple(map(str, row)) for row in resources])
-    if queues.paused:
-        say(_ALL_PAUSED)
-    return 0
+    queues = daemon.queues()
+    resources = [
+        tuple(map(str, (each.name, each.tokens, each.taken, each.waiting))) for each in queues.resources
+    ]
+    lines = [*table_of(_HEADINGS, _rows(queues))]
+    if limited := list(_rows_of_limited(queues)):
+        lines += ["", *table_of(("QUEUE", "RATE", "NEXT", "WEIGHT"), limited)]
+    if resources:
+        lines += ["", *table_of(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), resources)]
+    answer(reply_as_json(queues), *lines)
+    _say_if_paused(queues)
 
 
-@verb(
-    "set",
-    "bgctl queue set mail --slots 2",
-    "bgctl queue set mail --slots unlimited",
-)
+@verb("bgctl queue set mail --slots 2", "bgctl queue set mail --slots unlimited")
 @click.argument("name", type=QUEUE_NAME)
 @click.option(
     "--slots",
@@ -137,34 +107,34 @@ def list_command() -> int:
     metavar="N|unlimited",
     help="Limit on its running jobs, within the daemon's slots.",
 )
-def set_command(name: str, *, slots: int | str) -> int:
+def set_command(daemon: Client, name: str, *, slots: int | str) -> None:
     """Set the number of slots of a queue.
 
     The number survives restarts and overrides the configuration until `bgctl queue remove`.
     """
-    with client() as daemon:
-        queues = daemon.set_queue(name, _slots_or_none(slots))
-    return report(reply_as_json(queues), f"queue {name} has {counted(slots, 'slot')}")
+    queues = daemon.set_queue(name, _slots_or_none(slots))
+    report(reply_as_json(queues), f"queue {name} has {counted(slots, 'slot')}")
 
 
-@verb(
-    "remove",
-    "bgctl queue remove mail",
-)
+@verb("bgctl queue remove mail")
 @click.argument("name", type=QUEUE_NAME)
-def remove_command(name: str) -> int:
+def remove_command(daemon: Client, name: str) -> None:
     """Reset a queue to its configuration.
 
     This also resumes it. Its jobs stay.
     """
-    with client() as daemon:
-        queues = daemon.remove_queue(name)
-    return report(reply_as_json(queues), f"queue {name} is as configured")
+    queues = daemon.remove_queue(name)
+    report(reply_as_json(queues), f"queue {name} is as configured")
 
 
 queue_command = verb_group(
     "queue", "List queues and set their slots.", list_command, set_command, remove_command
 )
+
+
+def _say_if_paused(queues: Queues) -> None:
+    if queues.paused and not global_options().json:
+        say("all queues are paused together: `bgctl resume` starts jobs again")
 
 
 def _slots_or_none(slots: int | str) -> int | None:

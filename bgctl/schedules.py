@@ -9,8 +9,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -20,13 +20,20 @@ import click
 from bgctl import exit_codes
 from bgctl.commands import (
     print_id,
-    problem_in_words,
-    say_if_it_has_operators,
+    program_of,
     say_once_what_a_reboot_does,
     wait_or_follow,
-    words_of_command,
 )
-from bgctl.common import client, global_options, local_time, print_json, print_table, report, say
+from bgctl.common import (
+    answer,
+    global_options,
+    local_time,
+    print_json,
+    print_lines,
+    report,
+    say,
+    table_of,
+)
 from bgctl.crontab import (
     MAX_CRONTAB,
     PAM_FILES,
@@ -40,16 +47,18 @@ from bgctl.options import (
     DURATION,
     FILE,
     TIME_LIMIT,
+    Parsed,
     given_options,
+    no_check_option,
+    unset_option,
     unset_options_of_schedules,
     whole_number,
     with_options,
     with_schedule_options,
 )
-from bgctl.submitting import json_option
-from bgctl.verbs import verb, verb_group
+from bgctl.submitting import json_option, shell_option, with_end_options
+from bgctl.verbs import ProgramVerb, verb, verb_group
 from bgd import Client, Refused, timezones
-from bgd.client.programs import CannotStart
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
 from bgd.formatting import as_json, command_line, iso_time, short_duration
@@ -63,17 +72,13 @@ _name = click.argument("name")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _schedule = click.argument("schedule", metavar="NAME")  # beside an option --name
 _when = click.argument("when", required=False)
-_program = click.argument("argv", nargs=-1, metavar="[-- PROGRAM [ARGS]...]")
 
 
-def _one_day_each(
-    context: click.Context, parameter: click.Parameter, days: tuple[str, ...]
-) -> tuple[str, ...]:
-    for day in days:
-        if "," in day:
-            words = " ".join(f"--except {each.strip()}" for each in day.split(","))
-            raise click.BadParameter(f"{day!r} is not one day: write {words}", context, parameter)
-    return days
+def _day(text: str) -> str:
+    if "," in text:
+        words = " ".join(f"--except {each.strip()}" for each in text.split(","))
+        raise ValueError(f"{text!r} is not one day: write {words}")
+    return text
 
 
 _settings = with_options(
@@ -105,75 +110,39 @@ _settings = with_options(
         "--except",
         "excluded",
         multiple=True,
-        callback=_one_day_each,
+        type=Parsed("day", _day),
         metavar="DAY",
         help="Skip this day: 2026-12-24 or 12-25.",
     ),
 )
 
 
-@verb(
-    "list",
-    "bgctl schedule list",
-    "bgctl schedule list nightly --json",
-)
+@verb("bgctl schedule list", "bgctl schedule list nightly --json")
 @click.argument("name", required=False)
-def list_command(name: str | None) -> int:
+def list_command(daemon: Client, name: str | None) -> None:
     """List schedules with their next and last times.
 
     With NAME, list only that schedule.
     """
-    with client() as daemon:
-        views = daemon.schedules.list(name)
+    views = daemon.schedules.list(name)
     if global_options().json:
         print_json([_as_json(view) for view in views])
     elif not views:
         say("no schedules: add one with `bgctl schedule add nightly '0 3 * * *' -- PROGRAM`")
     else:
         now = time.time()
-        print_table(_HEADINGS, [_row(view, now) for view in views])
+        print_lines(*table_of(_HEADINGS, [_row(view, now) for view in views]))
         for view in views:
             if view.problem:
                 say(f"schedule {view.name} never runs: {view.problem}")
-    return 0
-
-
-class ProgramVerb(click.Command):
-    """A verb that takes NAME, WHEN and a program: all words after --, or after WHEN."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the words before the program as usual."""
-        end = self._before_program(ctx, args)
-        rest = super().parse_args(ctx, args[:end])
-        ctx.params["argv"] += tuple(args[end:] if args[end : end + 1] != ["--"] else args[end + 1 :])
-        return rest
-
-    def _before_program(self, ctx: click.Context, args: list[str]) -> int:
-        """Return how many words stand before the program, or before --."""
-        takes_value = {
-            name: isinstance(option, click.Option) and not option.is_flag and not option.count
-            for option in self.get_params(ctx)
-            for name in option.opts
-        }
-        names, index = 0, 0
-        while index < len(args) and args[index] != "--":
-            word = args[index]
-            if word.startswith("-") and word != "-":
-                index += 1 + takes_value.get(word, False)
-                continue
-            names += 1
-            if names > (1 if "--calendar" in args[:index] else 2):
-                break
-            index += 1
-        return min(index, len(args))
 
 
 @verb(
-    "add",
     "bgctl schedule add nightly '0 3 * * *' -- /usr/local/bin/backup --all",
     "bgctl schedule add tick 'every 15m' --overlap queue -- ./poll.sh",
     "bgctl schedule add report @daily --timezone Europe/Paris --target app.reports:build",
     cls=ProgramVerb,
+    autostart=True,
 )
 @_settings
 @with_schedule_options
@@ -181,14 +150,20 @@ class ProgramVerb(click.Command):
 @click.option("--args", "args_text", metavar="JSON", help="Positional arguments of TARGET, a JSON array.")
 @click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments of TARGET, a JSON object.")
 @click.option("--replace", is_flag=True, help="Replace a schedule of this name.")
-@click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
-@click.option("--no-check", is_flag=True, help="Store it even if program or folder is missing.")
+@shell_option
+@no_check_option("Store")
 @_schedule
 @_when
-@_program
 def add_command(
-    schedule: str, when: str | None, *, argv: tuple[str, ...], shell: bool, no_check: bool, **given: Any
-) -> int:
+    daemon: Client,
+    schedule: str,
+    when: str | None,
+    *,
+    argv: tuple[str, ...],
+    shell: bool,
+    no_check: bool,
+    **given: Any,
+) -> None:
     """Add a schedule.
 
     WHEN is a cron expression, one of cron's @names such as @daily or @reboot, or 'every 15m'. The command
@@ -198,20 +173,19 @@ def add_command(
         from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
 
         raise click.UsageError(name_first(schedule))
-    with client(autostart=True) as daemon:
-        values = _given(when, given)
-        args = json_option("--args", values.pop("args_text", None), list)
-        kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)
-        if not argv and "target" not in values:
-            raise click.UsageError("a schedule needs a program: put it at the end, after --")
-        if not values.keys() & {"cron", "calendar", "every"}:
-            raise click.UsageError(_NO_WHEN)
-        with _program_of(f"schedule add {schedule} WHEN", argv, shell=shell) as words:
-            view = daemon.schedules.add(
-                schedule, words, args=args, kwargs=kwargs, check=not no_check, **values
-            )
-        say_once_what_a_reboot_does(daemon)
-    return report(_as_json(view), f"schedule {schedule} is stored{_next_in_words(view)}")
+    values = _given(when, given)
+    args = json_option("--args", values.pop("args_text", None), list)
+    kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)
+    if not argv and "target" not in values:
+        raise click.UsageError("a schedule needs a program: put it at the end, after --")
+    if not values.keys() & {"cron", "calendar", "every"}:
+        raise click.UsageError(_NO_WHEN)
+    with program_of(argv, shell=shell, verb=f"schedule add {schedule} WHEN", does="stores") as words:
+        view = daemon.schedules.add(
+            schedule, words or None, args=args, kwargs=kwargs, check=not no_check, **values
+        )
+    say_once_what_a_reboot_does(daemon)
+    report(_as_json(view), f"schedule {schedule} is stored{_next_in_words(view)}")
 
 
 def _unset_values() -> dict[str, tuple[str, object]]:
@@ -229,7 +203,6 @@ _UNSET = _unset_values()
 
 
 @verb(
-    "edit",
     "bgctl schedule edit nightly '30 4 * * *'",
     "bgctl schedule edit nightly --unset late-after",
     "bgctl schedule edit nightly --retries 2 -- /usr/local/bin/backup --fast",
@@ -237,19 +210,13 @@ _UNSET = _unset_values()
 )
 @_settings
 @with_schedule_options
-@click.option(
-    "--unset",
-    type=click.Choice(list(_UNSET)),
-    multiple=True,
-    metavar="OPTION",
-    help="Reset an option, for example late-after; may be repeated.",
-)
-@click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
-@click.option("--no-check", is_flag=True, help="Store it even if program or folder is missing.")
+@unset_option(_UNSET, "late-after")
+@shell_option
+@no_check_option("Store")
 @_schedule
 @_when
-@_program
 def edit_command(
+    daemon: Client,
     schedule: str,
     when: str | None,
     *,
@@ -258,120 +225,105 @@ def edit_command(
     shell: bool,
     no_check: bool,
     **given: Any,
-) -> int:
+) -> None:
     """Change a schedule.
 
     --unset takes the name of an option without dashes and puts its default back. A running job is not
     affected. Use `bgd.toml` to change a schedule that is configured there.
     """
-    with client() as daemon:
-        values = _given(when, given)
-        for option in unset:
-            name, default = _UNSET[option]
-            if values.setdefault(name, default) is not default:
-                raise click.UsageError(f"--{option} and --unset {option} cannot be combined")
-        if no_check:
-            values["check"] = False
-        if not values and not argv:
-            raise click.UsageError("nothing to change: name at least one option")
-        with _program_of(f"schedule edit {schedule}", argv, shell=shell) as words:
-            view = daemon.schedules.edit(schedule, words, **values)
-    return report(_as_json(view), f"schedule {schedule} is changed{_next_in_words(view)}")
+    values = _given(when, given)
+    for option in unset:
+        name, default = _UNSET[option]
+        if values.setdefault(name, default) is not default:
+            raise click.UsageError(f"--{option} and --unset {option} cannot be combined")
+    if no_check:
+        values["check"] = False
+    if not values and not argv:
+        raise click.UsageError("nothing to change: name at least one option")
+    with program_of(argv, shell=shell, verb=f"schedule edit {schedule}", does="stores") as words:
+        view = daemon.schedules.edit(schedule, words or None, **values)
+    report(_as_json(view), f"schedule {schedule} is changed{_next_in_words(view)}")
 
 
-@verb("remove", "bgctl schedule remove nightly", "bgctl schedule remove nightly weekly")
+@verb("bgctl schedule remove nightly", "bgctl schedule remove nightly weekly")
 @_names
-def remove_command(names: tuple[str, ...]) -> int:
+def remove_command(daemon: Client, names: tuple[str, ...]) -> int:
     """Remove schedules.
 
     Their history is kept, and running jobs continue.
     """
-    return _act_on_each(names, lambda daemon, name: daemon.schedules.remove(name), lambda _: "is removed")
+    return _act_on_each(daemon.schedules.remove, names, lambda _: "is removed")
 
 
-@verb("pause", "bgctl schedule pause nightly", "bgctl schedule pause nightly weekly")
+@verb("bgctl schedule pause nightly", "bgctl schedule pause nightly weekly")
 @_names
-def pause_command(names: tuple[str, ...]) -> int:
+def pause_command(daemon: Client, names: tuple[str, ...]) -> int:
     """Skip the times of schedules until they are resumed."""
     undo = "is paused: `bgctl schedule resume {}` undoes that"
-    return _act_on_each(
-        names, lambda daemon, name: daemon.schedules.pause(name), lambda view: undo.format(view.name)
-    )
+    return _act_on_each(daemon.schedules.pause, names, lambda view: undo.format(view.name))
 
 
-@verb("resume", "bgctl schedule resume nightly", "bgctl schedule resume nightly weekly")
+@verb("bgctl schedule resume nightly", "bgctl schedule resume nightly weekly")
 @_names
-def resume_command(names: tuple[str, ...]) -> int:
+def resume_command(daemon: Client, names: tuple[str, ...]) -> int:
     """Undo `bgctl schedule pause`."""
-    return _act_on_each(
-        names,
-        lambda daemon, name: daemon.schedules.resume(name),
-        lambda view: f"is resumed{_next_in_words(view)}",
-    )
+    return _act_on_each(daemon.schedules.resume, names, lambda view: f"is resumed{_next_in_words(view)}")
 
 
-def _act_on_each(
-    names: tuple[str, ...], act: Callable[[Client, str], Any], in_words: Callable[[Any], str]
-) -> int:
+def _act_on_each(act: Callable[[str], Any], names: tuple[str, ...], in_words: Callable[[Any], str]) -> int:
     """Act on each schedule and report the result; return 0, or the exit code of the first error."""
     errors: list[Refused] = []
     results: list[dict[str, object]] = []
-    with client() as daemon:
-        for name in dict.fromkeys(names):
-            try:
-                view = act(daemon, name)
-            except Refused as error:
-                errors.append(error)
-                results.append({"name": name, "error": str(error)})
-                say(str(error))
-                continue
-            fields = {"name": name, "removed": True} if view is None else _as_json(view)
-            results.append({**fields, "error": None})
-            if not global_options().json:
-                say(f"schedule {name} {in_words(view)}")
+    for name in dict.fromkeys(names):
+        try:
+            view = act(name)
+        except Refused as error:
+            errors.append(error)
+            results.append({"name": name, "error": str(error)})
+            say(str(error))
+            continue
+        fields = {"name": name, "removed": True} if view is None else _as_json(view)
+        results.append({**fields, "error": None})
+        if not global_options().json:
+            say(f"schedule {name} {in_words(view)}")
     if global_options().json:
         print_json(results)
     return exit_codes.exit_code_of_error(errors[0]) if errors else 0
 
 
-@verb("run", "bgctl schedule run nightly", "bgctl schedule run nightly --follow")
-@click.option("--wait", is_flag=True, help="Wait for the job and exit with its code.")
-@click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code.")
+@verb("bgctl schedule run nightly", "bgctl schedule run nightly --follow")
+@with_end_options
 @_name
-def run_command(name: str, *, wait: bool, follow: bool) -> int:
+def run_command(daemon: Client, name: str, *, wait: bool, follow: bool) -> int:
     """Queue the job of a schedule now and print its id.
 
     It is the same job with the same environment, and it starts even if an earlier one runs.
     """
-    with client() as daemon:
-        job = daemon.schedules.run(name)
-        print_id(job)
-        return wait_or_follow(daemon, job, wait=wait, follow=follow)
+    job = daemon.schedules.run(name)
+    print_id(job)
+    return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
-@verb("next", "bgctl schedule next nightly", "bgctl schedule next nightly -n 10")
+@verb("bgctl schedule next nightly", "bgctl schedule next nightly -n 10")
 @click.option(
     "-n", "--count", type=whole_number(1, MAX_UPCOMING), default=5, metavar="N", help="Number of times."
 )
 @_name
-def next_command(name: str, *, count: int) -> int:
+def next_command(daemon: Client, name: str, *, count: int) -> None:
     """Show when a schedule is due next, in its time zone."""
-    with client() as daemon:
-        [view] = daemon.schedules.list(name, upcoming=count)
+    [view] = daemon.schedules.list(name, upcoming=count)
     if global_options().json:
         print_json({"name": name, "timezone": view.timezone, "next": [iso_time(at) for at in view.upcoming]})
-        return 0
+        return
     zone = "" if view.timezone in view.words else f", {view.timezone}"
     say(f"schedule {name}: {view.words}{zone}")
     if view.is_paused:
         say(f"it is paused: `bgctl schedule resume {name}` undoes that")
     now = time.time()
-    for at in view.upcoming:
-        click.echo(f"{_in_zone(at, view)} (in {short_duration(at - now)})")
-    return 0
+    print_lines(*(f"{_in_zone(at, view)} (in {short_duration(at - now)})" for at in view.upcoming))
 
 
-@verb("history", "bgctl schedule history nightly", "bgctl schedule history nightly -n 200 --json")
+@verb("bgctl schedule history nightly", "bgctl schedule history nightly -n 200 --json")
 @click.option(
     "-n", "--limit", type=whole_number(1, MAX_HISTORY), default=20, metavar="N", help="Number of rows."
 )
@@ -379,33 +331,28 @@ def next_command(name: str, *, count: int) -> int:
     "--before", type=whole_number(1, 2**63 - 1), metavar="ROW", help="Show only rows below this one."
 )
 @_name
-def history_command(name: str, *, limit: int, before: int | None) -> int:
+def history_command(daemon: Client, name: str, *, limit: int, before: int | None) -> None:
     """Show the history of a schedule, newest first.
 
     Each time ran, was skipped, or was missed. A row may stand for several times in a row.
     """
-    with client() as daemon:
-        rows = daemon.schedules.history(name, limit=limit, before=before)
-    if global_options().json:
-        print_json(as_json(rows))
-    elif not rows:
+    rows = daemon.schedules.history(name, limit=limit, before=before)
+    if not (rows or global_options().json):
         say(f"schedule {name} has not been due yet")
-    else:
-        now = time.time()
-        print_table(_HISTORY_HEADINGS, [_history_row(each, now) for each in rows])
-    return 0
+        return
+    answer(as_json(rows), *table_of(_HISTORY_HEADINGS, map(_history_row, rows)))
 
 
 @verb(
-    "import",
     "crontab -l | bgctl schedule import -",
     "bgctl schedule import /etc/cron.d/backup --dry-run",
+    autostart=True,
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be stored.")
 @click.option("--replace", is_flag=True, help="Replace schedules of the same names.")
 @click.option("--prefix", default="", metavar="TEXT", help="Prefix each name with TEXT.")
 @click.argument("crontab", type=FILE, metavar="CRONTAB|-")
-def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -> int:
+def import_command(daemon: Client, crontab: str, *, dry_run: bool, replace: bool, prefix: str) -> int:
     """Store a schedule for each line of a crontab.
 
     The crontab is not changed: check `bgctl schedule`, then remove its lines, or both run. Messages report
@@ -421,18 +368,17 @@ def import_command(crontab: str, *, dry_run: bool, replace: bool, prefix: str) -
     for name in definitions:
         if not re.fullmatch(_NAME, name):
             raise click.UsageError(f"--prefix: {name!r} cannot name a schedule, which is {SCHEDULE_NAME}")
-    with client(autostart=True) as daemon:
-        if not replace:
-            _refuse_names_in_use(daemon, definitions)
-        if dry_run:
-            for name, each in definitions.items():
-                click.echo(f"{name}  {each.cron}  {shlex.join(each.argv)}")
-        else:
-            schedules = {name: _as_schedule(each) for name, each in definitions.items()}
-            daemon.schedules.add_many(schedules, replace=replace)
-            if schedules:
-                click.echo("\n".join(schedules))
-                say_once_what_a_reboot_does(daemon)
+    if not replace:
+        _refuse_names_in_use(daemon, definitions)
+    if dry_run:
+        for name, each in definitions.items():
+            click.echo(f"{name}  {each.cron}  {shlex.join(each.argv)}")
+    else:
+        schedules = {name: _as_schedule(each) for name, each in definitions.items()}
+        daemon.schedules.add_many(schedules, replace=replace)
+        if schedules:
+            click.echo("\n".join(schedules))
+            say_once_what_a_reboot_does(daemon)
     left_out = sum(note.is_left_out for note in read.notes)
     if not left_out:
         return 0
@@ -506,22 +452,6 @@ schedule_command = verb_group(
 )
 
 
-@contextmanager
-def _program_of(verb: str, argv: Sequence[str], *, shell: bool) -> Iterator[Sequence[str] | None]:
-    """Return the words of a program to store, None if there are none; warn about likely mistakes."""
-    if not argv:
-        if shell:
-            raise click.UsageError("--shell takes one text, at the end, after --")
-        yield None
-        return
-    words = words_of_command(argv, shell=shell)
-    try:
-        yield words
-    except CannotStart as error:
-        raise Refused(f"{problem_in_words(error, words, verb)}; --no-check stores it anyway") from None
-    say_if_it_has_operators(words, verb)
-
-
 def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings and options that were given, with WHEN as the client takes it."""
     if given.get("stdin") == "-":
@@ -572,10 +502,10 @@ def _row(view: ScheduleView, now: float) -> tuple[str, ...]:
     )
 
 
-def _history_row(each: OccurrenceView, now: float) -> tuple[str, ...]:
+def _history_row(each: OccurrenceView) -> tuple[str, ...]:
     count = f", {each.count} times" if each.count > 1 else ""
     return (
-        local_time(each.due_at, now),
+        local_time(each.due_at, time.time()),
         f"{each.outcome}{count}{', late' if each.late else ''}",
         "-" if each.job is None else str(each.job),
         each.reason or "",

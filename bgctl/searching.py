@@ -11,9 +11,9 @@ from signal import SIGKILL
 import click
 import msgspec
 
-from bgctl.common import client, global_options, has_colors, is_terminal, json_line, say
+from bgctl.common import global_options, has_colors, is_terminal, json_line, say
 from bgctl.exit_codes import FAILED
-from bgctl.options import chosen_ids, whole_number
+from bgctl.options import whole_number
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
@@ -28,7 +28,6 @@ _NICE = 10  # of all but the first: the daemon gets a processor before them
 
 
 @verb(
-    "search",
     "bgctl search 'disk full'",
     "bgctl search --ids Traceback --since 1d",
     "bgctl search -n 1 'connection refused' 12 14-20",
@@ -39,7 +38,7 @@ _NICE = 10  # of all but the first: the daemon gets a processor before them
 @click.option("-n", "most", type=whole_number(1, MAX_LINES), metavar="N", help="Stop after N lines.")
 @click.option("--ids", "only_ids", is_flag=True, help="Print only the ids of the jobs.")
 def search_command(
-    text: str, selection: Selection, *, ignore_case: bool, most: int | None, only_ids: bool
+    daemon: Client, text: str, selection: Selection, *, ignore_case: bool, most: int | None, only_ids: bool
 ) -> int:
     """Print the lines of all kept logs that contain TEXT.
 
@@ -49,9 +48,8 @@ def search_command(
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")
-    with client() as daemon:
-        log_dir = daemon.info().log_dir
-        jobs = _selected_jobs(daemon, selection)
+    log_dir = daemon.info().log_dir
+    jobs = None if selection.is_empty else set(selection.ids_in(daemon, tuple(State)))
     search = _Search(log_dir, Needle.of(text, ignores_case=ignore_case), jobs)
     found = told = 0
     with closing(search.lines()) as all_lines:
@@ -67,15 +65,6 @@ def search_command(
     if not found:
         say(f"no line of {search.logs} logs contains {text!r}")
     return 0 if found else FAILED
-
-
-def _selected_jobs(daemon: Client, selection: Selection) -> Collection[int] | None:
-    """Return the ids of the jobs whose logs to search; None: of all."""
-    if selection.is_empty:
-        return None
-    if selection.is_by_filter:
-        return {job.id for job in selection.jobs_in(daemon, tuple(State))}
-    return set(chosen_ids(daemon, selection.ids))
 
 
 def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, *, only_ids: bool) -> None:

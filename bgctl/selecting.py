@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from msgspec import Struct
 
-from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, job_ids, with_options
+from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, with_ids, with_options
 from bgd import Client, Job, State
 from bgd.core.filters import STATE_NAMES, named_states
 from bgd.wire import requests
 from bgd.wire.requests import MAX_LIST
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_FILTERS = ("states", "queue", "name", "tag", "since")
+# The filters that bgctl has, each with its type, metavar and help
+_FILTERS: dict[str, tuple[Any, str, str]] = {
+    "states": (
+        click.Choice(STATE_NAMES),
+        "STATE",
+        "Select jobs in this state, or suspended; may be repeated.",
+    ),
+    "queue": (QUEUE_NAME, "NAME", "Select jobs in this queue."),
+    "name": (None, "GLOB", "Select jobs by name; * and ? are wildcards."),
+    "tag": (None, "TEXT", "Select jobs with this tag."),
+    "since": (PAST_TIME, "WHEN", "Select jobs submitted since, for example 2h or 2026-10-01."),
+}
 _PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 
-_FILTER_OPTIONS = {"queue": ("-q", "--queue"), "name": ("--name",), "tag": ("--tag",)}
+_USUAL_SPELLINGS = {"states": ["--state"], "queue": ["-q", "--queue"]}
 # for verbs whose --queue, --name and --tag set properties of jobs
-_ALTERNATIVE_FILTER_OPTIONS = {"queue": ("--in-queue",), "name": ("--named",), "tag": ("--tagged",)}
+_OTHER_SPELLINGS = {"states": ["--state"], "queue": ["--in-queue"], "name": ["--named"], "tag": ["--tagged"]}
+
+
+Verb = Callable[..., int | None]  # its first argument is a client
 
 
 class Selection(Struct, frozen=True):
@@ -43,16 +55,18 @@ class Selection(Struct, frozen=True):
     def where(self) -> requests.Selection:
         """Return the jobs that the filters select, for the daemon."""
         states, only_suspended = named_states(self.filters["states"])
-        others: dict[str, Any] = {name: self.filters[name] for name in _FILTERS if name != "states"}
-        return requests.Selection(states=states or None, suspended=only_suspended or None, **others)
+        others = self.filters | {"states": states or None, "suspended": only_suspended or None}
+        return requests.Selection(**others)
 
-    def jobs_in(self, daemon: Client, states: Collection[State]) -> list[Job]:
-        """Return all selected jobs, oldest first.
+    def ids_in(self, daemon: Client, states: Collection[State]) -> list[int]:
+        """Return the ids of all selected jobs; without filters, of those that were named.
 
-        `states`: the states to select if the user gave no --state.
+        `states`: the states to select if the user gave filters without --state.
         """
+        if not self.is_by_filter:
+            return chosen_ids(daemon, self.ids)
         filters = self.filters | {"states": self.filters["states"] or states}
-        return jobs_matching(daemon, filters, self.ids)[::-1]
+        return [job.id for job in reversed(jobs_matching(daemon, filters, self.ids))]
 
 
 def jobs_matching(
@@ -88,21 +102,30 @@ def jobs_matching(
     return jobs[:limit]
 
 
-def with_filters(
-    function: Callable[..., int], *, options: Mapping[str, tuple[str, ...]] = _FILTER_OPTIONS
-) -> Callable[..., int]:
+def with_filters(function: Verb, *, spellings: Mapping[str, list[str]] = _USUAL_SPELLINGS) -> Verb:
     """Add the options that filter jobs to a verb, which receives them as `filters` for Client.jobs."""
 
     @wraps(function)
-    def filtering(**given: Any) -> int:
-        return function(filters={name: given.pop(f"{_PREFIX}{name}") for name in _FILTERS}, **given)
+    def filtering(daemon: Client, **given: Any) -> int | None:
+        return function(daemon, filters={name: given.pop(f"{_PREFIX}{name}") for name in _FILTERS}, **given)
 
-    return _filter_options(options)(filtering)
+    options = (
+        click.option(
+            *spellings.get(name, [f"--{name}"]),
+            f"{_PREFIX}{name}",
+            multiple=name == "states",
+            type=kind,
+            metavar=metavar,
+            help=purpose,
+        )
+        for name, (kind, metavar, purpose) in _FILTERS.items()
+    )
+    return with_options(*options)(filtering)
 
 
 def with_selection(
     states: Collection[State], *, may_be_empty: bool = False, has_own_options: bool = False
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+) -> Callable[[Verb], Verb]:
     """Add ids and the options that filter jobs to a verb, which receives them as `selection`.
 
     Args:
@@ -110,52 +133,19 @@ def with_selection(
         may_be_empty: allow a command line that selects no jobs.
         has_own_options: the verb has its own --queue, --name and --tag.
     """
-    options = _ALTERNATIVE_FILTER_OPTIONS if has_own_options else _FILTER_OPTIONS
+    spellings = _OTHER_SPELLINGS if has_own_options else _USUAL_SPELLINGS
 
-    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+    def decorate(function: Verb) -> Verb:
         @wraps(function)
-        def selecting(ids: JobIdRanges, filters: dict[str, Any], **given: Any) -> int:
+        def selecting(
+            daemon: Client, *, ids: JobIdRanges, filters: dict[str, Any], **given: Any
+        ) -> int | None:
             selection = Selection(ids, filters)
             if selection.is_empty and not may_be_empty:
-                choice = ", ".join(["--state", *(spellings[-1] for spellings in options.values()), "--since"])
+                choice = ", ".join(spellings.get(name, [f"--{name}"])[-1] for name in _FILTERS)
                 raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them with {choice}")
-            return function(selection=selection, **given)
+            return function(daemon, selection=selection, **given)
 
-        argument = click.argument("ids", nargs=-1, type=job_ids(states), metavar="[ID]...")
-        return argument(with_filters(selecting, options=options))
+        return with_ids(states)(with_filters(selecting, spellings=spellings))
 
     return decorate
-
-
-def _filter_options(options: Mapping[str, tuple[str, ...]]) -> Callable[[F], F]:
-    return with_options(
-        click.option(
-            "--state",
-            f"{_PREFIX}states",
-            multiple=True,
-            type=click.Choice(STATE_NAMES),
-            metavar="STATE",
-            help="Select jobs in this state, or suspended; may be repeated.",
-        ),
-        click.option(
-            *options["queue"],
-            f"{_PREFIX}queue",
-            type=QUEUE_NAME,
-            metavar="NAME",
-            help="Select jobs in this queue.",
-        ),
-        click.option(
-            *options["name"],
-            f"{_PREFIX}name",
-            metavar="GLOB",
-            help="Select jobs by name; * and ? are wildcards.",
-        ),
-        click.option(*options["tag"], f"{_PREFIX}tag", metavar="TEXT", help="Select jobs with this tag."),
-        click.option(
-            "--since",
-            f"{_PREFIX}since",
-            type=PAST_TIME,
-            metavar="WHEN",
-            help="Select jobs submitted since, for example 2h or 2026-10-01.",
-        ),
-    )

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
-from msgspec import Struct
 
 import bgd
 from bgctl import exit_codes
 from bgctl.common import WrongUsage, global_options, print_json, report, say
-from bgctl.verbs import verb, verb_group
+from bgctl.verbs import verb_group, verb_without_daemon
 from bgd import Client, config
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
@@ -32,12 +31,8 @@ _HIDDEN_FROM_SYSTEM_UNITS = ("/home", "/root", "/run/user", "/tmp", "/var/tmp") 
 _START_TIMEOUT = 120.0  # seconds; systemd itself gives up after 90
 
 
-@verb(
-    "install",
-    "bgctl service install",
-    "sudo bgctl service install",
-)
-def service_install_command() -> int:
+@verb_without_daemon("bgctl service install", "sudo bgctl service install")
+def install_command() -> None:
     """Write and enable the units, and start bgd as a service.
 
     For root, bgd becomes a service of the machine, which runs jobs as the user bgd. For other users, and with
@@ -61,15 +56,11 @@ def service_install_command() -> int:
             "it starts when you log in, and ends, with its jobs, at your last logout; to start it with the"
             " machine and keep it after a logout: loginctl enable-linger"
         )
-    return report(status, *said)
+    report(status, *said)
 
 
-@verb(
-    "status",
-    "bgctl service status",
-    "bgctl --system service status --json",
-)
-def service_status_command() -> int:
+@verb_without_daemon("bgctl service status", "bgctl --system service status --json")
+def status_command() -> int:
     """Show whether bgd is a service, and when it starts.
 
     Exit with 1 if bgd is not a service or does not run.
@@ -86,13 +77,9 @@ def service_status_command() -> int:
     return 0 if status["pid"] else exit_codes.REFUSED
 
 
-@verb(
-    "remove",
-    "bgctl service remove",
-    "sudo bgctl service remove",
-)
+@verb_without_daemon("bgctl service remove", "sudo bgctl service remove")
 @click.option("--interrupt", is_flag=True, help="Remove it even if that interrupts jobs.")
-def service_remove_command(*, interrupt: bool) -> int:
+def remove_command(*, interrupt: bool) -> None:
     """Stop and disable the service, and delete its units.
 
     Units of a package are kept, and so are the configuration, all jobs and their logs.
@@ -115,46 +102,41 @@ def service_remove_command(*, interrupt: bool) -> int:
     manager.run("daemon-reload")
     kept = "" if own else f"; the units in {status['units']} are kept"
     message = f"{manager.what} is stopped and does not start again{kept}; jobs and configuration are kept"
-    return report({"deleted": [str(path) for path in own]}, message)
+    report({"deleted": [str(path) for path in own]}, message)
 
 
 service_command = verb_group(
     "service",
     "Let systemd start bgd with the machine or with your login.",
-    service_status_command,
-    service_install_command,
-    service_remove_command,
+    status_command,
+    install_command,
+    remove_command,
 )
 
 
 # --- systemd ----------------------------------------------------------------------------------------------
 
 
-class _Manager(Struct, frozen=True, kw_only=True):
+class _Manager:
     """The systemd that runs the services of the machine or of the caller.
 
     Attributes:
+        what: bgd as its service, in words.
+        systemctl, bgctl: the commands for it, as the caller may type them.
         folder: where its units are written.
     """
 
-    is_user: bool
-    folder: Path
-
-    @property
-    def what(self) -> str:
-        return (
-            f"bgd as a service of {_account().pw_name}"
-            if self.is_user
-            else "bgd as a service of this machine"
-        )
-
-    @property
-    def systemctl(self) -> str:
-        return "systemctl --user" if self.is_user else "systemctl"
-
-    @property
-    def bgctl(self) -> str:
-        return "bgctl" if self.is_user == (os.geteuid() != 0) else f"bgctl --{self.scope}"
+    def __init__(self, *, is_user: bool) -> None:
+        self.is_user = is_user
+        self.scope = "user" if is_user else "system"
+        self.systemctl = "systemctl --user" if is_user else "systemctl"
+        self.bgctl = "bgctl" if is_user == (os.geteuid() != 0) else f"bgctl --{self.scope}"
+        self.what = f"bgd as a service of {_account().pw_name if is_user else 'this machine'}"
+        self.folder = Path(f"{_account().pw_dir}/.config/systemd/user" if is_user else "/etc/systemd/system")
+        # sudo and su drop the variable by which systemctl finds the user's manager
+        runtime = f"/run/user/{os.geteuid()}"
+        known = {"XDG_RUNTIME_DIR": runtime} if is_user and Path(runtime).is_dir() else {}
+        self._environment = known | os.environ
 
     def run(self, *arguments: str) -> str:
         """Run systemctl and return what it prints.
@@ -184,17 +166,6 @@ class _Manager(Struct, frozen=True, kw_only=True):
         names = "LoadState,FragmentPath,UnitFileState,ActiveState,MainPID"
         lines = self.run("show", f"--property={names}", unit).splitlines()
         return dict(line.split("=", 1) for line in lines)
-
-    @property
-    def scope(self) -> str:
-        return "user" if self.is_user else "system"
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        # sudo and su drop the variable by which systemctl finds the user's manager
-        runtime = f"/run/user/{os.geteuid()}"
-        known = {"XDG_RUNTIME_DIR": runtime} if self.is_user and Path(runtime).is_dir() else {}
-        return known | os.environ
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["systemctl", f"--{self.scope}", "--no-ask-password", *arguments]
@@ -227,8 +198,7 @@ def _manager(*, changes: bool = False) -> _Manager:
         raise Refused("systemd does not run here: let the service manager of this machine start `bgd`")
     if changes and not is_user and os.geteuid() != 0:
         raise NotAllowed("only root can change the services of this machine: use sudo, or leave out --system")
-    folder = f"{_account().pw_dir}/.config/systemd/user" if is_user else "/etc/systemd/system"
-    return _Manager(is_user=is_user, folder=Path(folder))
+    return _Manager(is_user=is_user)
 
 
 def _run(

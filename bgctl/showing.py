@@ -9,9 +9,9 @@ from functools import partial
 
 import click
 
-from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color
+from bgctl.common import global_options, has_colors, local_time, print_json, say, state_color
 from bgctl.listing import Usages, job_with_usage, running_usages
-from bgctl.options import JobIdRanges, chosen_ids, job_ids
+from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
@@ -35,63 +35,51 @@ from bgd.formatting import (
 from bgd.wire.views import AttemptView
 
 
-@verb(
-    "show",
-    "bgctl show 12",
-    "bgctl show --json last",
-)
+@verb("bgctl show 12", "bgctl show --json last")
 @click.option("--usage", is_flag=True, help="Show CPU, memory and processes of running jobs.")
-@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
-def show_command(ids: JobIdRanges, *, usage: bool) -> int:
+@with_ids()
+def show_command(daemon: Client, ids: JobIdRanges, *, usage: bool) -> None:
     """Show everything about jobs, with results and attempts.
 
     The default is your latest job.
     """
     missing: list[NoSuchJob] = []
     gap = ""
-    with client() as daemon:
-        usages = running_usages(daemon) if usage else None
-        for job_id in chosen_ids(daemon, ids):
-            try:
-                job = daemon.job(job_id)
-                attempts = job.attempts()
-            except NoSuchJob as error:
-                missing.append(error)
-                continue
-            if global_options().json:
-                print_json(_as_json(daemon, job, attempts, usages))
-            else:
-                click.echo(gap + "\n".join(_job_lines(daemon, job, attempts, usages)))
-                gap = "\n"
+    usages = running_usages(daemon) if usage else None
+    for job_id in chosen_ids(daemon, ids):
+        try:
+            job = daemon.job(job_id)
+            attempts = job.attempts()
+        except NoSuchJob as error:
+            missing.append(error)
+            continue
+        if global_options().json:
+            print_json(_as_json(daemon, job, attempts, usages))
+        else:
+            click.echo(gap + "\n".join(_job_lines(daemon, job, attempts, usages)))
+            gap = "\n"
     for earlier in missing[:-1]:
         say(str(earlier))
     if missing:
         raise missing[-1]
-    return 0
 
 
-@verb(
-    "explain",
-    "bgctl explain 12",
-    "bgctl explain --json last",
-)
-@click.argument("ids", nargs=-1, type=job_ids(), metavar="[ID]...")
-def explain_command(ids: JobIdRanges) -> int:
+@verb("bgctl explain 12", "bgctl explain --json last")
+@with_ids()
+def explain_command(daemon: Client, ids: JobIdRanges) -> None:
     """Say why jobs have not started, and what has to happen first.
 
     The likely start is estimated from how long jobs of the same names took.
 
     The default is your latest job.
     """
-    with client() as daemon:
-        for job_id in chosen_ids(daemon, ids):
-            job = daemon.job(job_id)
-            explanation = _explanation(daemon, job)
-            if global_options().json:
-                print_json({"id": job.id, "state": job.state} | explanation_as_json(explanation))
-            else:
-                click.echo("\n".join(_explanation_lines(job, explanation)))
-    return 0
+    for job_id in chosen_ids(daemon, ids):
+        job = daemon.job(job_id)
+        explanation = _explanation(daemon, job)
+        if global_options().json:
+            print_json({"id": job.id, "state": job.state} | explanation_as_json(explanation))
+        else:
+            click.echo("\n".join(_explanation_lines(job, explanation)))
 
 
 def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:

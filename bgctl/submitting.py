@@ -14,9 +14,16 @@ from bgctl.commands import (
     submit,
     wait_or_follow,
 )
-from bgctl.common import client
-from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
+from bgctl.options import (
+    ARGUMENT,
+    job_options,
+    no_check_option,
+    with_call_options,
+    with_command_options,
+    with_options,
+)
 from bgctl.verbs import verb
+from bgd import Client
 
 T = TypeVar("T")
 
@@ -50,61 +57,66 @@ class JobVerb(click.Command):
 
 
 _program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
-_no_check = click.option("--no-check", is_flag=True, help="Queue it even if program or folder is missing.")
-_shell = click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
-_wait = click.option("--wait", is_flag=True, help="Wait for the job and exit with its code.")
-_follow = click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code.")
+_no_check = no_check_option("Queue")
+shell_option = click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
+with_end_options = with_options(
+    click.option("--wait", is_flag=True, help="Wait for the job and exit with its code."),
+    click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code."),
+)
 
 
 @verb(
-    "submit",
     "bgctl submit make -j2",
     "bgctl submit -p 10 --timeout 5m -n nightly -- rsync -a /srv/ /backup/",
     "bgctl submit --retries 3 --retry-delay 30s --backoff 2 ./flaky.sh",
     "bgctl submit --after last --shell 'zcat /srv/*.gz | sort -u > all.txt'",
     ends_options=True,
     cls=JobVerb,
+    autostart=True,
 )
 @with_command_options
-@_shell
+@shell_option
 @_no_check
-@_wait
-@_follow
+@with_end_options
 @_program
 def submit_command(
-    argv: tuple[str, ...], *, shell: bool, no_check: bool, wait: bool, follow: bool, **given: Any
+    daemon: Client,
+    argv: tuple[str, ...],
+    *,
+    shell: bool,
+    no_check: bool,
+    wait: bool,
+    follow: bool,
+    **given: Any,
 ) -> int:
     """Queue a command and print its id.
 
     Standard input is empty unless --stdin is given.
     """
-    with client(autostart=True) as daemon:
-        options = job_options(daemon, given)
-        return submit(daemon, argv, options, shell=shell, no_check=no_check, wait=wait, follow=follow)
+    options = job_options(daemon, given)
+    return submit(daemon, argv, options, shell=shell, no_check=no_check, wait=wait, follow=follow)
 
 
 @verb(
-    "call",
     "bgctl call app.services:ExampleService.example_method param1 param2",
     "bgctl call app.reports:build month=2026-10 copies=3 --retries 0",
     "bgctl call app.mail:send --args '[\"someone@example.org\", 3]' --kwargs '{\"urgent\": true}'",
     cls=JobVerb,
+    autostart=True,
 )
 @with_call_options
-@_wait
-@_follow
+@with_end_options
 @click.option("--kw", "named", multiple=True, metavar="K=V", help="Pass a named argument, as text.")
 @click.option("--args", "args_text", metavar="JSON", help="Pass positional arguments as a JSON array.")
 @click.option("--kwargs", "kwargs_text", metavar="JSON", help="Pass named arguments as a JSON object.")
 @click.argument("target")
 @click.argument("args", nargs=-1)
 def call_command(
+    daemon: Client,
     target: str,
     args: tuple[str, ...],
     *,
     named: tuple[str, ...],
-    args_text: str | None,
-    kwargs_text: str | None,
     wait: bool,
     follow: bool,
     **given: Any,
@@ -117,38 +129,39 @@ def call_command(
     ARGS are converted by the function's annotations: int, float, bool, None, and JSON for list and dict.
     NAME=VALUE is a named argument if the function has such a parameter. Without annotation ARGS are text.
     """
-    positional: list[object] = json_option("--args", args_text, list)
-    keywords = json_option("--kwargs", kwargs_text, dict) | _keywords(named)
-    with client(autostart=True) as daemon:
-        if args:
-            from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
+    positional: list[object] = json_option("--args", given.pop("args_text"), list)
+    keywords = json_option("--kwargs", given.pop("kwargs_text"), dict) | _keywords(named)
+    if args:
+        from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
 
-            more, by_name = read_words(daemon, target, args, before=len(positional))
-            if twice := sorted(by_name.keys() & keywords):
-                raise click.UsageError(f"{twice[0]} is given twice")
-            positional, keywords = positional + more, keywords | by_name
-        options = job_options(daemon, given)
-        job = daemon.call(target, positional, keywords, **options)
-        print_id(job)
-        say_once_what_a_reboot_does(daemon, options)
-        say_if_exists(job, options)
-        return wait_or_follow(daemon, job, wait=wait, follow=follow)
+        more, by_name = read_words(daemon, target, args, before=len(positional))
+        if twice := sorted(by_name.keys() & keywords):
+            raise click.UsageError(f"{twice[0]} is given twice")
+        positional, keywords = positional + more, keywords | by_name
+    options = job_options(daemon, given)
+    job = daemon.call(target, positional, keywords, **options)
+    print_id(job)
+    say_once_what_a_reboot_does(daemon, options)
+    say_if_exists(job, options)
+    return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
 @verb(
-    "run",
     "bgctl run make test",
     "bgctl run --timeout 1h -- ./import.sh --all",
     ends_options=True,
     cls=JobVerb,
+    autostart=True,
 )
 @with_command_options
-@_shell
+@shell_option
 @_no_check
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
 @click.option("-i", "stdin", flag_value="-", help="Pass stdin to the command, as --stdin - does.")
 @_program
-def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any) -> int:
+def run_command(
+    daemon: Client, argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any
+) -> int:
     """Queue a command, show its output, and exit with its code.
 
     Standard input is empty unless -i or --stdin is given. With --pty its output is printed unchanged.
@@ -156,8 +169,7 @@ def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
-    with client(autostart=True) as daemon:
-        return run(daemon, argv, job_options(daemon, given), shell=shell, no_check=no_check, raw=raw)
+    return run(daemon, argv, job_options(daemon, given), shell=shell, no_check=no_check, raw=raw)
 
 
 def json_option(option: str, text: str | None, kind: type[T]) -> T:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import set_global_options
+from bgctl.common import client, set_global_options
 from bgctl.options import FILE, with_options
 from bgd.errors import nearest
 
@@ -16,12 +16,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def verb(
-    name: str, *examples: str, ends_options: bool = False, cls: type[click.Command] = click.Command
-) -> Callable[[Callable[..., int]], click.Command]:
-    """Turn a function that returns an exit code into a verb with the global options.
+    *examples: str, autostart: bool = False, **settings: Any
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Turn a function NAME_command, whose first parameter is a client of the daemon, into a verb.
 
     Args:
-        name: the verb.
+        examples: command lines for the help.
+        autostart: start the caller's own daemon if it is down.
+        settings: others of `verb_without_daemon`.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        @wraps(function)
+        def connected(**given: Any) -> int | None:
+            with client(autostart=autostart) as daemon:
+                return function(daemon, **given)
+
+        return verb_without_daemon(*examples, **settings)(connected)
+
+    return decorate
+
+
+def verb_without_daemon(
+    *examples: str, ends_options: bool = False, cls: type[click.Command] = click.Command
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Turn a function NAME_command into a verb with the global options.
+
+    The function returns an exit code; None means 0.
+
+    Args:
         examples: command lines for the help.
         ends_options: leave everything after the first argument to the program that it names.
         cls: class of the command.
@@ -29,14 +52,54 @@ def verb(
     settings: dict[str, object] = {"allow_interspersed_args": not ends_options}
     epilog = "\n  ".join(["\b\nExamples:", *examples]) + f"\n\n{_SEE_ALSO}"
 
-    def decorate(function: Callable[..., int]) -> click.Command:
+    def decorate(function: Callable[..., int | None]) -> click.Command:
         with_all = with_global_options(hidden=True)(function)
-        return click.command(name, cls, context_settings=settings, epilog=epilog)(with_all)
+        return click.command(name_of(function), cls, context_settings=settings, epilog=epilog)(with_all)
 
     return decorate
 
 
+def name_of(function: Callable[..., object]) -> str:
+    """Return the verb that a function is for."""
+    return function.__name__.removesuffix("_command")
+
+
 _SEE_ALSO = "Global options: --socket, --config, --user, --system, --json, --color; see 'bgctl --help'."
+
+
+class ProgramVerb(click.Command):
+    """A verb that receives a program as `argv`: all words after --, or after its other arguments."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the usage line, with the program at its end."""
+        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM [ARGS]...]"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the program aside, because click would read it as more arguments."""
+        end = self._before_program(ctx, args)
+        ctx.params["argv"] = tuple(args[end:] if args[end : end + 1] != ["--"] else args[end + 1 :])
+        return super().parse_args(ctx, args[:end])
+
+    def _before_program(self, ctx: click.Context, args: list[str]) -> int:
+        """Return how many words stand before the program, or before --."""
+        takes_value = {
+            name: isinstance(option, click.Option) and not option.is_flag and not option.count
+            for option in self.get_params(ctx)
+            for name in option.opts
+        }
+        numbers = [each.nargs for each in self.params if isinstance(each, click.Argument)]
+        most = len(args) if -1 in numbers else sum(numbers)
+        names, index = 0, 0
+        while index < len(args) and args[index] != "--":
+            word = args[index]
+            if word.startswith("-") and word != "-":
+                index += 1 + takes_value.get(word, False)
+                continue
+            names += 1
+            if names > most - ("--calendar" in args[:index]):  # in place of WHEN
+                break
+            index += 1
+        return min(index, len(args))
 
 
 def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
@@ -46,8 +109,7 @@ def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
         context = click.get_current_context()
         if context.invoked_subcommand is not None:
             return 0
-        code: int = context.invoke(verbs[0])
-        return code
+        return context.invoke(verbs[0]) or 0
 
     return VerbGroup(
         name,

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import click
 
-from bgctl.common import client, global_options, has_colors, is_terminal, print_json, say
+from bgctl.common import global_options, has_colors, is_terminal, print_json, say
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
-from bgd import Job
+from bgd import Client, Job
+from bgd.errors import Refused
 from bgd.escape import one_line
 from bgd.formatting import as_json, job_as_json, progress_line
 from bgd.units import counted
+from bgd.wire.replies import LogPart
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
 from bgd.wire.views import JobProgress, Progress
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as ProgressDisplay
-    from rich.progress import TaskID
-
 
 @verb(
-    "wait",
     "bgctl wait 12",
     "bgctl wait --timeout 10m 3-9",
     "bgctl wait --any 4 5",
@@ -42,7 +41,13 @@ if TYPE_CHECKING:
 @click.option("--match", metavar="REGEX", help="Wait for a line of output that matches; print it.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Give up after D and exit with 75.")
 def wait_command(
-    selection: Selection, *, any_of_them: bool, shows_progress: bool, match: str | None, timeout: float | None
+    daemon: Client,
+    selection: Selection,
+    *,
+    any_of_them: bool,
+    shows_progress: bool,
+    match: str | None,
+    timeout: float | None,
 ) -> int:
     """Wait until jobs have finished, and print how they ended.
 
@@ -55,25 +60,19 @@ def wait_command(
     """
     if match is not None and (any_of_them or shows_progress or selection.is_by_filter):
         raise click.UsageError("--match takes one job, and excludes --any, --progress and filters")
-    with client() as daemon:
-        if match is not None:
-            from bgctl.matching import wait_for_line  # noqa: PLC0415 - few waits need it
-
-            return wait_for_line(daemon, chosen_ids(daemon, selection.ids), match, timeout)
-        if selection.is_by_filter:
-            job_ids = [job.id for job in selection.jobs_in(daemon, UNFINISHED)]
-        else:
-            job_ids = chosen_ids(daemon, selection.ids)
-        if not job_ids:
-            say("no jobs match")
-        finished = []
-        with _reporter(len(job_ids), shows_progress=shows_progress) as (show_progress, show_end):
-            on_progress = show_progress if shows_progress else None
-            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
-                show_end(job)
-                finished.append(exit_code_of_job(job))
-                if any_of_them:
-                    break
+    if match is not None:
+        return wait_for_line(daemon, chosen_ids(daemon, selection.ids), match, timeout)
+    job_ids = selection.ids_in(daemon, UNFINISHED)
+    if not job_ids:
+        say("no jobs match")
+    finished = []
+    with _reporter(len(job_ids), shows_progress=shows_progress) as (show_progress, show_end):
+        on_progress = show_progress if shows_progress else None
+        for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
+            show_end(job)
+            finished.append(exit_code_of_job(job))
+            if any_of_them:
+                break
     if len(job_ids) == 1:
         return finished[0]
     return FAILED if any(finished) else 0
@@ -109,7 +108,7 @@ def _bars(jobs: int) -> Iterator[Reporter]:
     """Show progress bars below everything that is printed meanwhile; remove them at the end."""
     # rich is slow to import, and no other output needs it
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, TaskID, TextColumn  # noqa: PLC0415
     from rich.progress import Progress as ProgressDisplay  # noqa: PLC0415
 
     columns = [
@@ -120,48 +119,28 @@ def _bars(jobs: int) -> Iterator[Reporter]:
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
     # nothing else writes to stdout meanwhile, so rich need not redirect it
     with ProgressDisplay(*columns, console=console, transient=True, redirect_stdout=False) as display:
-        bars = _Bars(display, jobs)
-        yield bars.show_progress, bars.show_end
+        finished, of_job = 0, dict[int, TaskID]()
+        all_jobs = counted(jobs, "job")
+        of_all = display.add_task("all", total=jobs, text=f"0 of {all_jobs}", visible=jobs > 1)
 
+        def show_progress(update: JobProgress) -> None:
+            if update.job not in of_job:
+                if len(of_job) >= _MAX_BARS:
+                    return
+                of_job[update.job] = display.add_task(f"job {update.job}", total=None, text="")
+            fraction, text = update.progress.fraction, _bar_text(update.progress)
+            total = None if fraction is None else 1.0  # without a fraction the bar pulses
+            display.update(of_job[update.job], total=total, completed=fraction or 0.0, text=text)
 
-class _Bars:
-    """Shows a bar for each job that reports progress, and one for all jobs if there are several.
+        def show_end(job: Job) -> None:
+            nonlocal finished
+            finished += 1
+            display.console.print(f"{job.id} {describe_end(job)}", markup=False, soft_wrap=True)
+            display.update(of_all, completed=finished, text=f"{finished} of {all_jobs}")
+            if job.id in of_job:
+                display.remove_task(of_job.pop(job.id))
 
-    Args:
-        display: draws the bars.
-        jobs: number of jobs to wait for.
-    """
-
-    def __init__(self, display: ProgressDisplay, jobs: int) -> None:
-        self._display = display
-        self._jobs = jobs
-        self._finished = 0
-        self._all = display.add_task("all", total=jobs, text=self._count()) if jobs > 1 else None
-        self._bar_of: dict[int, TaskID] = {}
-
-    def show_progress(self, update: JobProgress) -> None:
-        """Update the bar of a job; only the first few jobs get one."""
-        progress = update.progress
-        if update.job not in self._bar_of:
-            if len(self._bar_of) >= _MAX_BARS:
-                return
-            self._bar_of[update.job] = self._display.add_task(f"job {update.job}", total=None, text="")
-        bar = self._bar_of[update.job]
-        # without a fraction the bar pulses
-        total = None if progress.fraction is None else 1.0
-        self._display.update(bar, total=total, completed=progress.fraction or 0.0, text=_bar_text(progress))
-
-    def show_end(self, job: Job) -> None:
-        """Remove the bar of a job, count it, and print above the bars how it ended."""
-        self._display.console.print(f"{job.id} {describe_end(job)}", markup=False, soft_wrap=True)
-        self._finished += 1
-        if self._all is not None:
-            self._display.update(self._all, completed=self._finished, text=self._count())
-        if job.id in self._bar_of:
-            self._display.remove_task(self._bar_of.pop(job.id))
-
-    def _count(self) -> str:
-        return f"{self._finished} of {counted(self._jobs, 'job')}"
+        yield show_progress, show_end
 
 
 def _bar_text(progress: Progress) -> str:
@@ -172,7 +151,6 @@ _MAX_BARS = 10  # a screen must hold them and the lines above
 
 
 @verb(
-    "progress",
     "bgctl progress 40%",
     "bgctl progress 3/10 'the third file'",
     "bgctl progress 'still counting'",
@@ -180,7 +158,7 @@ _MAX_BARS = 10  # a screen must hold them and the lines above
 )
 @click.argument("fraction", metavar="FRACTION")
 @click.argument("message", required=False)
-def progress_command(fraction: str, message: str | None) -> int:
+def progress_command(daemon: Client, fraction: str, message: str | None) -> None:
     """Report the progress of a job from inside it.
 
     FRACTION is 0.4, 40% or 4/10, or - if it is unknown. Each report replaces the previous one. Nothing is
@@ -192,11 +170,9 @@ def progress_command(fraction: str, message: str | None) -> int:
     progress = Progress(
         None if fraction == _UNKNOWN else _parse_fraction(fraction), _shortened(message or "") or None
     )
-    with client() as daemon:
-        daemon.set_progress(job, attempt, progress.fraction, progress.message)
+    daemon.set_progress(job, attempt, progress.fraction, progress.message)
     if global_options().json:
         print_json({"job": job, "attempt": attempt, "progress": as_json(progress)})
-    return 0
 
 
 def _attempt_of_caller() -> tuple[int, int]:
@@ -230,3 +206,123 @@ _FRACTION = re.compile(rf"(?P<number>{_NUMBER})(?:(?P<percent>%)|/(?P<of>{_NUMBE
 def _shortened(message: str) -> str:
     """Cut a message to the maximum length, with bytes that are not UTF-8 escaped."""
     return message.encode(errors="backslashreplace").decode()[:MAX_PROGRESS_MESSAGE]
+
+
+# --- a line of output ---------------------------------------------------------------------------------------
+
+MAX_LINE = 64 * 1024  # characters of a line that are compared; a longer line is cut into parts
+MATCH_SECONDS = 1.0  # for comparing one line: a pattern such as (a+)+$ can take forever
+
+
+def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: float | None) -> int:
+    """Print the first line that matches, and return 0; return 1 if the job finishes without one.
+
+    Raises:
+        TimeoutError: neither has happened in time.
+        Refused: comparing one line takes too long.
+    """
+    if len(job_ids) > 1:
+        raise click.UsageError(f"--match takes one job, not {len(job_ids)}")
+    [job_id] = job_ids
+    try:
+        wanted = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise click.UsageError(f"--match {pattern!r} is not a regular expression: {error}") from error
+    began = time.monotonic()
+    try:
+        with closing(daemon.logs(job_id, attempt=0, follow=True, timeout=timeout)) as parts:
+            for attempt, line in _lines(parts):
+                if _matches(wanted, line):
+                    return _tell(job_id, attempt, line)
+    except TimeoutError:
+        waited = time.monotonic() - began
+        if timeout is not None:
+            waited = min(waited, timeout)
+        raise TimeoutError(f"no line of job {job_id} has matched {pattern!r} within {waited:.3g} s") from None
+    job = daemon.job(job_id).wait()
+    say(f"no line of job {job_id} matches {pattern!r}, and the job is over: {describe_end(job)}")
+    return FAILED
+
+
+def _lines(parts: Iterable[LogPart]) -> Iterator[tuple[int, str]]:
+    """Cut output into lines without colors, each with its attempt.
+
+    What a carriage return overwrites is a line of its own.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    attempt, rest = 1, ""
+    for part in parts:
+        lines: list[str] = []
+        if part.attempt != attempt or part.left_out:  # a line ends there
+            yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
+            attempt, rest = part.attempt, ""
+        *ended, rest = (rest + decode(part.data)).split("\n")
+        for line in ended:
+            lines += _pieces(line.rstrip("\r"))
+        body = rest.rstrip("\r")  # a carriage return at the end may belong to a newline
+        before, overwritten, _ = body.rpartition("\r")
+        if overwritten:
+            lines += _pieces(before)
+        rest = rest[len(before + overwritten) :]
+        if len(rest) > MAX_LINE:
+            *cut, rest = _cut(rest)
+            lines += map(_printed, cut)
+        yield from ((attempt, line) for line in lines)
+    yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
+
+
+def _last_line(rest: str) -> Iterable[str]:
+    """Return what a line without an end shows."""
+    return _pieces(rest.rstrip("\r")) if rest else ()
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """Yield the texts that a line shows; none is empty, unless all of it is."""
+    for shown in line.split("\r") if line else [""]:
+        if shown or not line:
+            yield from _cut(_printed(shown))
+
+
+def _printed(text: str) -> str:
+    """Return a text without sequences for the terminal."""
+    from bgd.logsearch import CONTROL  # noqa: PLC0415 - few waits need it
+
+    return re.sub(CONTROL.decode(), "", text)
+
+
+def _cut(line: str) -> list[str]:
+    """Return the parts of a line, each of MAX_LINE at most; neighbours share half, for matches in between."""
+    overlap = MAX_LINE // 2
+    return [line[at : at + MAX_LINE] for at in range(0, max(len(line) - overlap, 1), MAX_LINE - overlap)]
+
+
+def _matches(pattern: re.Pattern[str], line: str) -> bool:
+    with _limited(pattern):
+        return pattern.search(line) is not None
+
+
+@contextmanager
+def _limited(pattern: re.Pattern[str]) -> Iterator[None]:
+    """Interrupt a comparison that takes too long, by a signal."""
+
+    def give_up(*_: object) -> None:
+        raise Refused(
+            f"comparing a line with {pattern.pattern!r} takes longer than {MATCH_SECONDS:g} s: simplify the"
+            " pattern, for example without a repetition within a repetition"
+        )
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, MATCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _tell(job_id: int, attempt: int, line: str) -> int:
+    if global_options().json:
+        print_json({"job": job_id, "attempt": attempt, "line": line})
+    else:
+        print(one_line(line), flush=True)
+    return 0

@@ -43,29 +43,28 @@ from bgd.wire.views import JobUsage
 
 
 @verb(
-    "watch",
     "bgctl watch",
     "bgctl watch --queue mail",
     "bgctl watch --json | jq -c 'map(.id)'",
 )
 @with_filters
-def watch_command(*, filters: dict[str, Any]) -> int:
+def watch_command(daemon: Client, *, filters: dict[str, Any]) -> None:
     """Show the list of jobs while it changes.
 
     The list fits the terminal, running jobs first. q or Ctrl-C ends it. With --json, print the list as an
     array on one line, again whenever something changes.
     """
-    return watch_jobs(Query(filters=filters))
+    watch_jobs(daemon, Query(filters=filters))
 
 
-def watch_jobs(query: Query) -> int:
+def watch_jobs(daemon: Client, query: Query) -> None:
     """Show the jobs of a query until the user presses q."""
     if query.needs_usage:
         raise click.UsageError("a watched list shows no usage: use `bgctl top`")
     is_json = global_options().json
     if not (is_json or is_terminal()):
         raise click.UsageError("a list can be watched only on a terminal: use --json, or `bgctl events -f`")
-    with client() as daemon, client() as events, _screen(is_used=not is_json):
+    with client() as events, _screen(is_used=not is_json):
         changes = _Changes(events)
         while True:
             if is_json:
@@ -75,11 +74,10 @@ def watch_jobs(query: Query) -> int:
             else:
                 _draw(_picture(daemon, query))
             if not changes.wait():
-                return 0
+                return
 
 
 @verb(
-    "top",
     "bgctl top",
     "bgctl top --sort memory",
     "bgctl top --json | jq '.[0].usage'",
@@ -91,7 +89,7 @@ def watch_jobs(query: Query) -> int:
     metavar="KEY",
     help="Sort by cpu (default) or memory.",
 )
-def top_command(*, sort: str) -> int:
+def top_command(daemon: Client, *, sort: str) -> None:
     """Show CPU, memory and processes of running jobs, live.
 
     What uses most comes first. q or Ctrl-C ends it. With --json, or if stdout is no terminal, print one
@@ -99,32 +97,31 @@ def top_command(*, sort: str) -> int:
 
     100% CPU is one processor. It counts all processes of a job, over the seconds since the picture before.
     """
-    with client() as daemon:
-        if is_terminal() and not global_options().json:
-            return _watch_usage(daemon, sort)
-        usages = running_usages(daemon)
-        jobs = by_usage(_running(daemon), sort, usages)
+    if is_terminal() and not global_options().json:
+        _watch_usage(daemon, sort)
+        return
+    usages = running_usages(daemon)
+    jobs = by_usage(_running(daemon), sort, usages)
     if global_options().json:
         print_json([job_with_usage(job, usages) for job in jobs])
     elif jobs:
         print_for_programs(jobs, usages)
     else:
         say(_NOTHING_RUNS)
-    return 0
 
 
 def _running(daemon: Client) -> list[Job]:
     return jobs_matching(daemon, {"states": GROUPS[0]})
 
 
-def _watch_usage(daemon: Client, sort: str) -> int:
+def _watch_usage(daemon: Client, sort: str) -> None:
     with _screen(is_used=True):
         changes = _Changes(None)
         while True:
             answer = daemon.usage()
             _draw(_picture_of_usage(by_usage(_running(daemon), sort, answer.jobs), answer))
             if not changes.wait(_TOP_INTERVAL):
-                return 0
+                return
 
 
 _NOTHING_RUNS = "no job is running"

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from bgctl.batch_ends import Ends, Note
+from bgctl.batch_ends import Ends
 from bgctl.batch_resume import Standing
 from bgd import Client, Job, NoSuchJob, State
 from bgd.client.batch import Taken
@@ -79,7 +79,7 @@ def wait_for(ends):
 def test_jobs_are_looked_at_when_events_are_no_longer_kept():
     daemon = FakeDaemon(job1=State.SUCCEEDED, job2=State.FAILED)
     ends, told = ends_of(daemon, (1, 1, 2))
-    ends.add(Note.ALL)
+    ends.add_no_more()
     daemon.then = Refused("events after 7 are no longer kept")
     daemon.go_on.set()
 
@@ -93,7 +93,7 @@ def test_an_end_that_is_heard_of_before_the_line_is_taken_counts():
     ends, _ = ends_of(daemon, (1, 1, 1))
     daemon.go_on.set()
     ends.add(Taken([(2, 5, 1)]))
-    ends.add(Note.ALL)
+    ends.add_no_more()
 
     assert wait_for(ends) == (2, 2, 0, 0, 0)
 
@@ -102,7 +102,7 @@ def test_jobs_that_were_deleted_are_counted_apart():
     daemon = FakeDaemon(job1=State.SUCCEEDED, job2=None)
     daemon.then = [1, 2]
     ends, told = ends_of(daemon, (1, 1, 2))
-    ends.add(Note.ALL)
+    ends.add_no_more()
     daemon.go_on.set()
 
     assert wait_for(ends) == (2, 2, 0, 0, 1)

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bgctl.batch_ends import HALT, Halt
-from bgctl.batch_resume import LinesOfJobs, LineTable, Standing, runs_again
+from bgctl.batch_resume import HEADER, JobLog, LinesOfJobs, LineTable, Standing, runs_again
 from bgctl.common import WrongUsage
-from bgctl.joblog import HEADER, JobLog
 from bgd import Client, Job, Outcome, State
 from bgd.errors import Refused
 from tests.client.scripted import view_of

@@ -67,10 +67,10 @@ def test_enumerations_continue_below_their_beginning_on_a_terminal(monkeypatch, 
     lines = [("jobs", "1 running, 2 held, 3 blocked"), ("socket", "/a path/with blanks/stays whole.sock")]
     monkeypatch.setenv("COLUMNS", "30")
 
-    common.print_labelled(lines)
+    common.print_lines(*common.labelled(lines))
     assert capsys.readouterr().out.splitlines()[0] == "jobs       1 running, 2 held, 3 blocked"
     monkeypatch.setattr(common, "is_terminal", lambda: True)
-    common.print_labelled(lines)
+    common.print_lines(*common.labelled(lines))
     assert capsys.readouterr().out.splitlines() == [
         "jobs       1 running, 2 held,",
         "           3 blocked",

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from bgctl import matching
-from bgctl.matching import _lines, wait_for_line
+from bgctl import waiting
+from bgctl.waiting import _lines, wait_for_line
 from bgd.errors import Refused
 from bgd.wire.replies import LogPart
 from tests.support import DEADLINE
@@ -51,7 +51,7 @@ def test_lines_have_the_attempts_that_wrote_them():
 
 
 def test_a_long_line_counts_as_several(monkeypatch):
-    monkeypatch.setattr(matching, "MAX_LINE", 3)
+    monkeypatch.setattr(waiting, "MAX_LINE", 3)
 
     assert lines_by_part(part(b"abcdefg"), part(b"hi\nabcd\n"), part(b"abcdef")) == [
         ["abc", "cde"],
@@ -91,7 +91,7 @@ class Logs:
 
 
 def test_a_pattern_that_would_take_for_ever_ends_the_wait(monkeypatch):
-    monkeypatch.setattr(matching, "MATCH_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "MATCH_SECONDS", 0.05)
 
     with pytest.raises(Refused, match=r"comparing a line with .* takes longer than 0.05 s: simplify"):
         wait_for_line(Logs(part(b"a" * 60 + b"!\n")), [7], "(a+)+$", None)  # type: ignore[arg-type]  # enough here
