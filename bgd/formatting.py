@@ -124,8 +124,13 @@ def memory_of(attempt: AttemptView) -> int | None:
 def usage_line(usage: JobUsage) -> str:
     """Return what a job uses now on one line, for example "97% CPU, 120MB, 3 processes"."""
     processes = f"{usage.processes} process{'es' * (usage.processes != 1)}"
+    return f"{brief_usage(usage)}, {processes}"
+
+
+def brief_usage(usage: JobUsage) -> str:
+    """Return the CPU and memory that a job uses now, for example "97% CPU, 120MB"."""
     cpu = f"{percent} CPU, " if (percent := load(usage)) else ""
-    return f"{cpu}{format_size(usage.memory_bytes)}, {processes}"
+    return f"{cpu}{format_size(usage.memory_bytes)}"
 
 
 def load(usage: JobUsage) -> str:

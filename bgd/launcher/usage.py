@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from bgd.launcher.cgroup import PresentUsage
 from bgd.launcher.context import Context
 from bgd.launcher.process import TICKS, Process
 from bgd.launcher.scan import NEVER
-from bgd.launcher.tree import members_of
+from bgd.launcher.tree import Tree, members_of
 from bgd.wire.launching import AttemptKey, AttemptUsage
 
 
@@ -57,8 +58,11 @@ class UsageReader:
     async def _take(self) -> dict[Attempt, PresentUsage]:
         """Read what each attempt uses, and remember its processor time."""
         trees = {tree: attempt for attempt in self._attempts.values() if (tree := attempt.tree) is not None}
-        grouped = {tree: tree.group.present_usage() for tree in trees if tree.group is not None}
-        found = {tree: usage for tree, usage in grouped.items() if usage is not None}
+        found: dict[Tree, PresentUsage] = {}
+        for tree in trees:
+            if tree.group is not None and (usage := tree.group.present_usage()) is not None:
+                found[tree] = usage
+                await asyncio.sleep(0)  # others go on: with many groups this takes long
         if rest := trees.keys() - found.keys():
             members = members_of(rest, await self._context.scanner.scan(NEVER))
             found.update((tree, _sum_of(members[tree.key])) for tree in rest if members[tree.key])

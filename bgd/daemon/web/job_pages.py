@@ -44,6 +44,7 @@ from bgd.formatting import (
     job_as_json,
     needs_node,
     short_duration,
+    usage_line,
 )
 from bgd.logfiles import LogReader
 from bgd.units import format_size
@@ -83,6 +84,7 @@ async def job_live(site: Site, request: HttpRequest, job: str) -> PageResponse:
             subscriptions.subscribe([job_id], progress=True) as subscription,
             subscriptions.watch(subscription, partial(site.supervisor.explain, job_id)),
             subscriptions.watch(subscription, partial(site.supervisor.some_dependents_of, job_id, 0)),
+            site.usage.watch(subscription, partial(_uses, site, job_id)),
         ):
             yield subscription
 
@@ -142,19 +144,26 @@ async def _values(site: Site, job: str, before: int | None) -> dict[str, object]
 
 
 def _attempts(site: Site, view: JobView, attempts: list[AttemptView]) -> list[dict[str, Any]]:
-    return [_attempt(site, view, each) for each in reversed(attempts)]
+    uses = _uses(site, view.id)
+    return [_attempt(site, view, each, uses) for each in reversed(attempts)]
 
 
-def _attempt(site: Site, view: JobView, attempt: AttemptView) -> dict[str, Any]:
+def _uses(site: Site, job_id: int) -> str:
+    """Return what a job uses now; empty if it does not run, or that is not known."""
+    usage = site.usage.jobs.get(job_id)
+    return "" if usage is None else usage_line(usage)
+
+
+def _attempt(site: Site, view: JobView, attempt: AttemptView, uses: str) -> dict[str, Any]:
     """Return what the page shows of an attempt, with the end of its log. Reads files."""
     is_latest = attempt.attempt == view.attempt
     log = LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt)
     tail = last_part(log, LATEST_LOG if is_latest else EARLIER_LOG)
-    return attempt_details(attempt, tail, is_latest=is_latest)
+    return attempt_details(attempt, tail, is_latest=is_latest, uses=uses)
 
 
 def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
-    view, attempts = found.view, found.attempts
+    view, attempts, uses = found.view, found.attempts, _uses(site, found.view.id)
 
     def render(template: str) -> str:
         return render_part(template, {**_summary(found), "attempts": attempts})
@@ -164,7 +173,7 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         return render_part("history.html", {"history": lines})
 
     def section(attempt: AttemptView, template: str) -> str:
-        return render_part(template, {"id": view.id, "attempt": _attempt(site, view, attempt)})
+        return render_part(template, {"id": view.id, "attempt": _attempt(site, view, attempt, uses)})
 
     times = [(each.attempt, each.started_at, each.outcome) for each in attempts]
     parts = {
@@ -180,8 +189,9 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         name = f"attempt-{each.attempt}"
         parts[name] = Part(each.attempt == view.attempt, partial(section, each, "attempt.html"))
         shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
-        for element in ("head", "facts"):
-            parts[f"{name}-{element}"] = Part(shown, partial(section, each, f"attempt_{element}.html"))
+        parts[f"{name}-head"] = Part(shown, partial(section, each, "attempt_head.html"))
+        facts, now = partial(section, each, "attempt_facts.html"), "" if each.outcome else uses
+        parts[f"{name}-facts"] = Part((shown, now), facts, has_version=not now)
     return Snapshot(parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
 
 
@@ -264,11 +274,14 @@ def _course_of(view: JobView) -> Iterator[tuple[str, object]]:
         yield "Suspended", "its processes are stopped"
 
 
-def attempt_details(attempt: AttemptView, tail: LogPart | None, *, is_latest: bool = True) -> dict[str, Any]:
+def attempt_details(
+    attempt: AttemptView, tail: LogPart | None, *, is_latest: bool = True, uses: str = ""
+) -> dict[str, Any]:
     """Return what a job's page shows of one attempt.
 
     `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
-    beginning is not shown. `is_running`: its log may grow. `needs_node`: it waits for one.
+    beginning is not shown. `is_running`: its log may grow. `needs_node`: it waits for one. `uses`: what it
+    uses now, if it runs.
     """
     is_running, error = attempt.outcome is None, attempt.error
     traceback = None if error is None else error.traceback
@@ -276,13 +289,14 @@ def attempt_details(attempt: AttemptView, tail: LogPart | None, *, is_latest: bo
         traceback = None
     shown = {"lines": "", "open": ""} if tail is None else plain(tail)
     output = [("output", format_size(attempt.log_bytes))] if attempt.log_bytes else []
+    present = [("uses", uses)] if uses and is_running else []
     return {
         "number": attempt.attempt,
         "state": attempt_badge(attempt),
         "outcome": attempt_in_words(attempt),
         "took": (is_running and attempt.started_at) or short_duration(attempt.run_seconds),
         "ended": attempt.finished_at,
-        "facts": _shown([*facts_of_attempt(attempt), *output]),
+        "facts": _shown([*facts_of_attempt(attempt), *present, *output]),
         "error": None if error is None else beginning(error.in_words(attempt.outcome), MAX_TEXT),
         "traceback": None if traceback is None else _end(traceback, MAX_TEXT),
         "log": shown,

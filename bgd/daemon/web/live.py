@@ -1,6 +1,6 @@
 """Keep open pages up to date with server-sent events: the parts of a page that changed, and output.
 
-Nothing is polled. What several browsers look at is read and rendered once for all of them.
+Only what running jobs use is polled. What several browsers look at is read and rendered once for all of them.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ class Snapshot(Struct, frozen=True):
 
 
 def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = True) -> dict[str, Part]:
-    """Return the parts of rows, each with an `id`."""
+    """Return the parts of rows, each with an `id`. What a job uses changes without an event."""
     return {
-        row["id"]: Part(row, partial(render_part, template, {"row": row}), has_version=has_version)
+        row["id"]: Part(
+            row,
+            partial(render_part, template, {"row": row}),
+            has_version=has_version and not row.get("usage"),
+        )
         for row in rows
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import BUTTONS
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import Part, Snapshot, row_parts
@@ -38,10 +39,10 @@ from bgd.daemon.web.responses import (
 )
 from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import job_row
-from bgd.formatting import job_as_json
+from bgd.formatting import brief_usage, job_as_json
 from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.requests import DEFAULT_LIST
-from bgd.wire.views import JobView
+from bgd.wire.views import JobUsage, JobView
 
 SEARCH_SECONDS = 0.03  # that a page looks for jobs by what has no index
 COUNT_SECONDS = 0.05  # after which it also stops counting them for the tabs
@@ -67,7 +68,14 @@ async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
     async def build() -> Snapshot:
         return _snapshot(await _values(site, query))
 
-    subscribe = partial(site.supervisor.subscriptions.subscribe_to_all, progress=True)
+    @contextmanager
+    def subscribe() -> Iterator[Subscription]:
+        with (
+            site.supervisor.subscriptions.subscribe_to_all(progress=True) as subscription,
+            site.usage.watch(subscription, lambda: _in_brief(site.usage.jobs)),
+        ):
+            yield subscription
+
     return site.views.stream(request, list_url(query), build, subscribe)
 
 
@@ -107,7 +115,7 @@ async def _values(site: Site, query: ListQuery) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     async with aclosing(_batches(site, page.ids, wanted)) as batches:
         async for views in batches:
-            rows += await asyncio.to_thread(_rows, views)
+            rows += await asyncio.to_thread(_rows, views, site.usage.jobs)
     return _list_values(query, rows, counts, page)
 
 
@@ -138,8 +146,12 @@ async def find_job(store: StoreReader, job: str) -> JobView:
     return view
 
 
-def _rows(views: list[JobView]) -> list[dict[str, Any]]:
-    return [job_row(view) for view in views]
+def _rows(views: list[JobView], usages: Mapping[int, JobUsage]) -> list[dict[str, Any]]:
+    return [job_row(view, usages.get(view.id)) for view in views]
+
+
+def _in_brief(usages: Mapping[int, JobUsage]) -> dict[int, str]:
+    return {job_id: brief_usage(usage) for job_id, usage in usages.items()}
 
 
 def _snapshot(values: dict[str, Any]) -> Snapshot:

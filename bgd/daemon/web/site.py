@@ -19,6 +19,7 @@ from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
+from bgd.daemon.web.usage import UsageWatch
 
 FIRST_COUNT = 0.03  # seconds that a page takes to count what ended; its stream counts the rest
 NEXT_COUNT = 0.1  # seconds at a time, between which others may search
@@ -52,6 +53,7 @@ class Site:
         self.threads = LogThreads()
         self.search_pages = SearchPages(store, supervisor.config.log_dir, self.views, self.threads)
         self.usual_times = UsualTimes()
+        self.usage = UsageWatch(supervisor, tasks)
         self._end_counter = EndCounter()
         self._reading = asyncio.Lock()
         # by the function that reads: its value, the newest event on disk then, and when that was

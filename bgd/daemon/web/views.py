@@ -10,6 +10,7 @@ from typing import Any
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.formatting import (
+    brief_usage,
     command_line,
     progress_line,
     progress_of,
@@ -17,15 +18,15 @@ from bgd.formatting import (
     run_time,
     short_duration,
 )
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobUsage, JobView
 
 
-def job_row(view: JobView) -> dict[str, Any]:
+def job_row(view: JobView, usage: JobUsage | None = None) -> dict[str, Any]:
     """Return what the list shows of a job, in one line.
 
     `reason` says what the state leaves open: why it failed, what it waits for, or that it is suspended;
     `problem` is more about that. `waited` and `ran` are durations or, while they grow, instants. `queue`,
-    `priority` and `attempts` are None where they are as usual.
+    `priority` and `attempts` are None where they are as usual, `usage` where it is not known.
     """
     is_waiting = view.state in WAITING
     is_due = view.state is State.SCHEDULED and view.due_at is not None
@@ -42,6 +43,7 @@ def job_row(view: JobView) -> dict[str, Any]:
         "more_tags": max(len(view.tags) - _MAX_TAGS, 0),
         "queue": None if view.queue == DEFAULT_QUEUE else view.queue,
         "priority": view.priority or None,
+        "usage": None if usage is None else brief_usage(usage),
         "attempts": attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
         "waits_until": view.due_at if is_due else None,
         "waited": view.created_at if is_waiting else short_duration(view.waited_seconds),
