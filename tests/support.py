@@ -18,6 +18,7 @@ import pexpect  # type: ignore[import-untyped]  # it has no types
 
 from bgd import Client
 from bgd.errors import DaemonUnreachable
+from tests import forking
 
 ROOT = Path(__file__).parents[1]
 SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", "1"))  # more than 1 on an emulated machine
@@ -51,10 +52,13 @@ class Home:
         self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, read: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run bgctl to its end, with pipes for its streams and `read` as its stdin."""
+        env, cwd = self.env | (env or {}), cwd or self.folder
+        if not self.prefix and (done := forking.run(arguments, env, cwd, read, DEADLINE)) is not None:
+            return done
         return subprocess.run(
             [*self.prefix, sys.executable, "-m", "bgctl", *arguments],
-            env=self.env | (env or {}),
-            cwd=cwd or self.folder,
+            env=env,
+            cwd=cwd,
             input=read,
             capture_output=True,
             text=True,
