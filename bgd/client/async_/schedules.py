@@ -130,11 +130,11 @@ class AsyncSchedules:
 
     async def pause(self, name: str) -> ScheduleView:
         """Skip the occurrences of a schedule until it is resumed."""
-        return await self._set_paused(name, paused=True)
+        return await self._view(wire.PauseSchedule(UNNUMBERED, name, paused=True))
 
     async def resume(self, name: str) -> ScheduleView:
         """Undo `pause`."""
-        return await self._set_paused(name, paused=False)
+        return await self._view(wire.PauseSchedule(UNNUMBERED, name, paused=False))
 
     async def run(self, name: str) -> AsyncJob:
         """Queue the job of a schedule now, even if an earlier one runs."""
@@ -160,11 +160,10 @@ class AsyncSchedules:
     async def _set(
         self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
     ) -> ScheduleView:
-        request = wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
-        reply = await self._channel.ask(request, wire.SchedulesPart, repeatable=True)
-        return reply.schedules[0]
+        return await self._view(
+            wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
+        )
 
-    async def _set_paused(self, name: str, *, paused: bool) -> ScheduleView:
-        request = wire.PauseSchedule(UNNUMBERED, name, paused)
+    async def _view(self, request: wire.SetSchedule | wire.PauseSchedule) -> ScheduleView:
         reply = await self._channel.ask(request, wire.SchedulesPart, repeatable=True)
         return reply.schedules[0]

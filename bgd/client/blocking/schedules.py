@@ -130,11 +130,11 @@ class Schedules:
 
     def pause(self, name: str) -> ScheduleView:
         """Skip the occurrences of a schedule until it is resumed."""
-        return self._set_paused(name, paused=True)
+        return self._view(wire.PauseSchedule(UNNUMBERED, name, paused=True))
 
     def resume(self, name: str) -> ScheduleView:
         """Undo `pause`."""
-        return self._set_paused(name, paused=False)
+        return self._view(wire.PauseSchedule(UNNUMBERED, name, paused=False))
 
     def run(self, name: str) -> Job:
         """Queue the job of a schedule now, even if an earlier one runs."""
@@ -158,11 +158,10 @@ class Schedules:
     def _set(
         self, name: str, spec: ScheduleSpec, *, replaces: bool, digest: str | None = None
     ) -> ScheduleView:
-        request = wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
-        reply = run(self._channel.ask(request, wire.SchedulesPart, repeatable=True))
-        return reply.schedules[0]
+        return self._view(
+            wire.SetSchedule(id=UNNUMBERED, name=name, spec=spec, replaces=replaces, digest=digest)
+        )
 
-    def _set_paused(self, name: str, *, paused: bool) -> ScheduleView:
-        request = wire.PauseSchedule(UNNUMBERED, name, paused)
+    def _view(self, request: wire.SetSchedule | wire.PauseSchedule) -> ScheduleView:
         reply = run(self._channel.ask(request, wire.SchedulesPart, repeatable=True))
         return reply.schedules[0]
