@@ -16,7 +16,7 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 GUARD := tests/guard
 
 # What `make test` runs, each in a process of its own. The longest begin first; the short ones fill the gaps.
-PARTS := series fault-series launcher bgctl systemd web-logs slurm others daemon web warm pure-rooms
+PARTS := slurm launcher others fault-series web-pages web-lists series bgctl systemd warm web daemon pure-rooms
 series := $(wildcard tests/end_to_end/test_[a-k]*.py)
 fault-series := $(wildcard tests/end_to_end/test_[l-z]*.py) tests/faults tests/testing
 warm := tests/launcher/warm tests/worker
@@ -24,7 +24,8 @@ launcher := --ignore=tests/launcher/warm tests/launcher
 bgctl := tests/bgctl
 systemd := tests/systemd
 web := $(wildcard tests/daemon/web/test_[a-k]*.py)
-web-logs := $(wildcard tests/daemon/web/test_[l-z]*.py)
+web-lists := $(wildcard tests/daemon/web/test_l*.py)
+web-pages := $(wildcard tests/daemon/web/test_[m-z]*.py)
 slurm := tests/slurm
 daemon := --ignore=tests/daemon/web tests/daemon tests/cron tests/docs
 others := $(addprefix --ignore=,$(PURE_TESTS) $(GUARD) tests/end_to_end $(filter tests/%,$(foreach part,$(filter-out others pure-rooms,$(PARTS)),$($(part))))) tests

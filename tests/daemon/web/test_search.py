@@ -226,8 +226,9 @@ class NoFrame:
 
 
 @pytest.fixture
-async def stored(store, logs):
-    """A store of six jobs, of which each has a log; the pages that search them."""
+async def stored(store, logs, monkeypatch):
+    """A store of six jobs, of which each has a log; pages that search them, silent even if they are slow."""
+    monkeypatch.setattr(web_search, "SIGN_OF_LIFE", DEADLINE)
     await put(store, *(new(number, name=f"job <{number}>") for number in range(1, 7)))
     for number in range(1, 7):
         logs.add(f"error {number}\n".encode())
