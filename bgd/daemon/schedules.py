@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -62,53 +63,54 @@ class Schedules:
                 )
 
     async def set(
-        self, name: str, spec: ScheduleSpec, uid: int, *, replaces: bool, digest: str | None = None
-    ) -> None:
-        """Add a schedule, or replace one, which must have this digest if one is given.
-
-        Raises:
-            Refused: the definition is not valid, or the name is taken or, to be replaced, unknown, or
-                it was changed.
-            NotAllowed: the configuration does not allow its job.
-            Full: there are too many schedules.
-        """
-        former = await self.clock.former_runs([name])
-        if replaces and digest not in {digest_of(self._find(name).stored.spec), None}:
-            raise Refused(f"schedule {name} has changed meanwhile, so nothing was done: try again")
-        self._check_names([name], replaces=replaces)
-        at = self.clock.now()
-        self.clock.define(name, spec, at, uid, former, self._checked(name, spec, at))
-        self.clock.note_change()
-
-    async def set_many(
-        self, specs: Mapping[str, ScheduleSpec], uid: int, *, replaces: bool, repeated: bool
+        self,
+        specs: Mapping[str, ScheduleSpec],
+        uid: int,
+        *,
+        replaces: bool,
+        repeated: bool = False,
+        digests: Mapping[str, str | None] = MappingProxyType({}),
     ) -> tuple[list[str], list[str], list[str]]:
         """Add schedules in one transaction, all of them or none; `replaces`: also in the place of others.
 
         Return the names of those that were added, that were changed, and that are as before.
 
         One that is there already with the same definition stays as it is; otherwise that is an error unless
-        it `replaces` or the request is `repeated`. Raises as `set`.
+        it `replaces` or the request is `repeated`. `digests`: of those that there must be; None: of any.
+
+        Raises:
+            Refused: a definition is not valid, or a name is taken or, to be replaced, unknown or changed.
+            NotAllowed: the configuration does not allow its job.
+            Full: there are too many schedules.
         """
-        former: RunsByName = {}
-        meant: dict[str, Meant] = {}
         at = self.clock.now()
-        config = None
-        while config is not self._supervisor.config:  # it may have changed meanwhile
-            config = self._supervisor.config
-            for names in batched(specs, DEFINED_AT_ONCE):
-                meant |= {name: self._checked(name, specs[name], at) for name in names}
-                await asyncio.sleep(0)
-            former = await self.clock.former_runs(specs)
+        meant, former = await self._meant(specs, at)
         same = {name for name, spec in specs.items() if (replaces or repeated) and self.has(name, spec)}
         new = [name for name in specs if name not in same]
         self._check_names(new, replaces=replaces)
+        for name in digests.keys() - (same if repeated else ()):
+            if digests[name] not in {digest_of(self._find(name).stored.spec), None}:
+                raise Refused(f"schedule {name} has changed meanwhile, so nothing was done: try again")
         known = self.clock.by_name.keys() & new
         for name in new:
             self.clock.define(name, specs[name], at, uid, former, meant[name])
         self.clock.note_change()
         added = [name for name in new if name not in known]
         return added, [name for name in new if name in known], [name for name in specs if name in same]
+
+    async def _meant(
+        self, specs: Mapping[str, ScheduleSpec], at: float
+    ) -> tuple[dict[str, Meant], RunsByName]:
+        """Return what definitions mean, under the present configuration, and the former jobs of new names."""
+        meant: dict[str, Meant] = {}
+        while True:
+            config = self._supervisor.config
+            for names in batched(specs, DEFINED_AT_ONCE):
+                meant |= {name: self._checked(name, specs[name], at) for name in names}
+                await asyncio.sleep(0)
+            former = await self.clock.former_runs(specs)
+            if config is self._supervisor.config:  # it may have changed meanwhile
+                return meant, former
 
     def _checked(self, name: str, spec: ScheduleSpec, at: float) -> Meant:
         """Return what a definition means; refuse one that is not valid or not allowed."""

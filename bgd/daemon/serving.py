@@ -25,7 +25,7 @@ from bgd.config import Config
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
+from bgd.daemon.control.handlers import RequestHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
@@ -205,15 +205,18 @@ class _Daemon:
             task.add_done_callback(self._background.discard)
 
     def _handler(self, authenticator: Authenticator | None) -> RequestHandler:
-        supervisor, link = self._supervisor, self._link
-        autostarted = self._context.autostarted
+        reads = ReadHandler(
+            self._supervisor, self._store, authenticator, autostarted=self._context.autostarted
+        )
         return RequestHandler(
-            supervisor,
+            self._supervisor,
             self._actions,
-            MaintenanceHandler(supervisor, link, self._retention, self._backups, self._notifications),
-            ReadHandler(supervisor, self._store, link, authenticator, autostarted=autostarted),
-            ScheduleHandler(supervisor, self._schedules),
-            self._shut_down,
+            reads,
+            schedules=self._schedules,
+            retention=self._retention,
+            backups=self._backups,
+            notifications=self._notifications,
+            shut_down=self._shut_down,
             reload=self._reload,
         )
 

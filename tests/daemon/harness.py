@@ -15,7 +15,7 @@ from bgd.core.spec import JobSpec
 from bgd.daemon import folder
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
+from bgd.daemon.control.handlers import RequestHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
@@ -194,21 +194,18 @@ class ServedHarness(Harness):
 
     def serve(self) -> None:
         self.shutdowns = []
-        reads = ReadHandler(self.supervisor, self.store, self.link)
-        retention = Retention(self.supervisor, self.actions, self.store)
         self.backups = Backups(self.supervisor, self.store)
         self.notifications = Notifications(self.supervisor, self.actions, self.store)
-        maintenance = MaintenanceHandler(
-            self.supervisor, self.link, retention, self.backups, self.notifications
-        )
         self.schedules = Schedules(self.supervisor, self.actions, self.store)
         handler = RequestHandler(
             self.supervisor,
             self.actions,
-            maintenance,
-            reads,
-            ScheduleHandler(self.supervisor, self.schedules),
-            self.shutdowns.append,
+            ReadHandler(self.supervisor, self.store),
+            schedules=self.schedules,
+            retention=Retention(self.supervisor, self.actions, self.store),
+            backups=self.backups,
+            notifications=self.notifications,
+            shut_down=self.shutdowns.append,
             reload=_no_reload,
         )
         self.control = ControlServer(handler, os.geteuid(), self.tasks)

@@ -17,7 +17,7 @@ WATCHED = replace(HOURLY, late_after=10 * MINUTE)
 
 async def start(life: Life, spec=WATCHED) -> int:
     """Add a schedule, let it be due once, and return its job."""
-    await life.schedules.set("hourly", spec, UID, replaces=False)
+    await life.schedules.set({"hourly": spec}, UID, replaces=False)
     await life.pass_time(HOUR)
     [row] = await life.rows("hourly")
     return row.job or 0
@@ -133,9 +133,9 @@ async def test_of_jobs_side_by_side_each_is_late_in_its_turn(lives):
 async def test_a_changed_definition_holds_for_a_job_that_runs(lives):
     async with lives.begin() as life:
         await start(life, HOURLY)
-        await life.schedules.set("hourly", replace(HOURLY, late_after=30 * MINUTE), UID, replaces=True)
+        await life.schedules.set({"hourly": replace(HOURLY, late_after=30 * MINUTE)}, UID, replaces=True)
         await life.pass_time(10 * MINUTE)
-        await life.schedules.set("hourly", replace(HOURLY, late_after=40 * MINUTE), UID, replaces=True)
+        await life.schedules.set({"hourly": replace(HOURLY, late_after=40 * MINUTE)}, UID, replaces=True)
         await life.pass_time(20 * MINUTE)
         assert await late(life) == [False]
         await life.pass_time(10 * MINUTE)
@@ -155,7 +155,7 @@ async def test_nothing_of_a_removed_schedule_is_late(lives):
 
 async def test_a_job_that_somebody_asked_for_is_never_late(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", WATCHED, UID, replaces=False)
+        await life.schedules.set({"hourly": WATCHED}, UID, replaces=False)
         life.schedules.run_now("hourly", "anna")
         await life.pass_time(30 * MINUTE)
     async with lives.begin() as life:

@@ -274,7 +274,7 @@ async def test_a_retried_job_continues_its_streak(folder, launcher):
 
 async def test_a_job_with_the_name_of_a_schedule_has_a_streak_of_its_own(folder, launcher):
     async with telling(with_targets(folder, f"{OPS}on = ['failed', 'recovered']\n"), launcher) as told:
-        await told.life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await told.life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await told.end(told.life.schedules.run_now("hourly", "ada"))
         await told.run(Outcome.SUCCEEDED, name="hourly")
         await told.run(name="hourly")
@@ -317,7 +317,7 @@ async def test_jobs_of_a_schedule_are_told_under_its_name(folder, launcher):
     async with telling(with_targets(folder, daemon=""), launcher) as told:
         schedules = told.life.schedules
         job = replace(HOURLY.job, name="x", notify="ops")
-        await schedules.set("hourly", replace(HOURLY, job=job), UID, replaces=False)
+        await schedules.set({"hourly": replace(HOURLY, job=job)}, UID, replaces=False)
         await told.end(schedules.run_now("hourly", "ada"))
 
         [message] = await told.messages()
@@ -335,7 +335,7 @@ async def test_missed_occurrences_are_told(folder, launcher, clocks, daemon, own
     lives = LifeContext(config, launcher, clocks)
     spec = replace(HOURLY, job=replace(HOURLY.job, notify=own))
     async with lives.begin() as life:
-        await life.schedules.set("hourly", spec, UID, replaces=False)
+        await life.schedules.set({"hourly": spec}, UID, replaces=False)
         await life.pass_time(1)
     clocks.go_on(10 * HOUR + 100)
     async with lives.begin() as life:
@@ -350,7 +350,7 @@ async def test_missed_occurrences_are_told(folder, launcher, clocks, daemon, own
 async def test_a_job_of_a_schedule_that_is_late_is_told(folder, launcher, clocks):
     config = with_targets(folder, f"{OPS}on = ['late']\n")
     async with LifeContext(config, launcher, clocks).begin() as life:
-        await life.schedules.set("hourly", replace(HOURLY, late_after=60.0), UID, replaces=False)
+        await life.schedules.set({"hourly": replace(HOURLY, late_after=60.0)}, UID, replaces=False)
         await life.pass_time(HOUR)
         [job] = await life.jobs()
         await life.pass_time(61)
@@ -363,10 +363,10 @@ async def test_a_schedule_whose_target_is_gone_runs_all_the_same(folder, launche
     lives = LifeContext(with_targets(folder, daemon=""), launcher, clocks)
     async with lives.begin() as life:
         job = replace(HOURLY.job, notify="ops")
-        await life.schedules.set("hourly", replace(HOURLY, job=job), UID, replaces=False)
+        await life.schedules.set({"hourly": replace(HOURLY, job=job)}, UID, replaces=False)
         with pytest.raises(Refused, match=r"there is no \[notify\.opps\]; did you mean ops\?"):
             await life.schedules.set(
-                "other", ScheduleSpec(job=command(notify="opps"), cron="@daily"), UID, replaces=False
+                {"other": ScheduleSpec(job=command(notify="opps"), cron="@daily")}, UID, replaces=False
             )
         with pytest.raises(ConfigError, match=r"schedule hourly still uses \[notify\.ops\]"):
             life.schedules.check(configure(folder))

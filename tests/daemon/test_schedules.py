@@ -28,7 +28,7 @@ from tests.daemon.waiting import soon
 
 async def test_an_occurrence_queues_a_job_with_the_name_of_its_schedule(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR)
 
         [row] = await life.rows("hourly")
@@ -40,7 +40,7 @@ async def test_an_occurrence_queues_a_job_with_the_name_of_its_schedule(lives):
 
 async def test_nothing_happens_before_it_is_due(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR - 1)
 
         assert await life.rows("hourly") == []
@@ -49,7 +49,7 @@ async def test_nothing_happens_before_it_is_due(lives):
 
 async def test_row_and_job_are_in_one_transaction(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await soon(life.harness.supervisor.saved())
         life.harness.commits.close()  # bgd is killed before it has written this
         life.clocks.go_on(HOUR)
@@ -66,7 +66,7 @@ async def test_row_and_job_are_in_one_transaction(lives):
 
 async def test_a_killed_daemon_does_not_queue_a_stored_occurrence_again(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR + 1)
         jobs = await life.jobs()
     async with lives.begin() as life:
@@ -78,7 +78,7 @@ async def test_a_killed_daemon_does_not_queue_a_stored_occurrence_again(lives):
 
 async def test_an_occurrence_within_a_restart_runs(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR - 5)
     lives.clocks.go_on(20)  # bgd is upgraded
     async with lives.begin() as life:
@@ -87,7 +87,7 @@ async def test_an_occurrence_within_a_restart_runs(lives):
 
 async def test_occurrences_while_bgd_was_down_are_one_row(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(1)
     lives.clocks.go_on(10 * HOUR + 100)
     async with lives.begin() as life:
@@ -99,7 +99,7 @@ async def test_occurrences_while_bgd_was_down_are_one_row(lives):
 
 async def test_the_latest_missed_occurrence_runs_if_asked_for(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", replace(HOURLY, missed=Missed.LATEST), UID, replaces=False)
+        await life.schedules.set({"hourly": replace(HOURLY, missed=Missed.LATEST)}, UID, replaces=False)
         await life.pass_time(1)
     lives.clocks.go_on(10 * HOUR - 100)
     async with lives.begin() as life:
@@ -110,7 +110,7 @@ async def test_the_latest_missed_occurrence_runs_if_asked_for(lives):
 
 async def test_a_machine_that_slept_over_ten_occurrences_runs_none_of_them(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(1)
         await life.jump(10 * HOUR + 100)  # the clock that stands still in suspend does not move
 
@@ -121,7 +121,7 @@ async def test_a_machine_that_slept_over_ten_occurrences_runs_none_of_them(lives
 
 async def test_a_stopped_daemon_misses_what_was_due_meanwhile(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(5 * HOUR + 600)  # it did not look, though all clocks went on
 
         assert [(row.result, row.count) for row in await life.rows("hourly")] == [(Result.MISSED, 5)]
@@ -129,8 +129,8 @@ async def test_a_stopped_daemon_misses_what_was_due_meanwhile(lives):
 
 async def test_after_the_clock_was_set_back_a_fixed_time_does_not_run_again(lives):
     async with lives.begin() as life:
-        await life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
-        await life.schedules.set("tick", replace(HOURLY, cron="* * * * *"), UID, replaces=False)
+        await life.schedules.set({"nightly": NIGHTLY}, UID, replaces=False)
+        await life.schedules.set({"tick": replace(HOURLY, cron="* * * * *")}, UID, replaces=False)
         life.clocks.go_on(15 * HOUR - MINUTE)
         await life.schedules.clock.look()
         await life.pass_time(MINUTE)
@@ -145,7 +145,7 @@ async def test_after_the_clock_was_set_back_a_fixed_time_does_not_run_again(live
 
 async def test_ten_years_ahead_and_back_are_a_row_and_then_as_before(lives):
     async with lives.begin() as life:
-        await life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+        await life.schedules.set({"nightly": NIGHTLY}, UID, replaces=False)
         await life.jump(3653 * DAY)
         [row] = await life.rows("nightly")
         assert (row.result, row.count) == (Result.MISSED, 3653)
@@ -157,7 +157,7 @@ async def test_ten_years_ahead_and_back_are_a_row_and_then_as_before(lives):
 
 async def test_what_runs_at_boot_runs_once_a_boot(lives, monkeypatch):
     async with lives.begin() as life:
-        await life.schedules.set("boot", replace(HOURLY, cron="@reboot"), UID, replaces=False)
+        await life.schedules.set({"boot": replace(HOURLY, cron="@reboot")}, UID, replaces=False)
         await life.pass_time(DAY)
         assert await life.rows("boot") == []
     boot = clock.boot_id()
@@ -169,7 +169,7 @@ async def test_what_runs_at_boot_runs_once_a_boot(lives, monkeypatch):
 
 async def test_a_job_that_is_no_longer_allowed_is_missed_with_the_reason(lives, folder: Path):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(1)
     strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
     async with lives.begin(strict) as life:
@@ -182,7 +182,7 @@ async def test_a_job_that_is_no_longer_allowed_is_missed_with_the_reason(lives, 
 
 async def test_a_daemon_that_is_ending_leaves_occurrences_to_the_next(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(1)
         await soon(life.harness.supervisor.drain(ShutdownMode.LEAVE))
         await life.pass_time(HOUR)
@@ -193,7 +193,7 @@ async def test_a_daemon_that_is_ending_leaves_occurrences_to_the_next(lives):
 
 async def test_an_excluded_day_leaves_a_row_and_no_job(lives):
     async with lives.begin() as life:
-        await life.schedules.set("nightly", replace(NIGHTLY, excluded=("11-28",)), UID, replaces=False)
+        await life.schedules.set({"nightly": replace(NIGHTLY, excluded=("11-28",))}, UID, replaces=False)
         await life.pass_time(15 * HOUR)
         await life.pass_time(DAY)
 
@@ -208,7 +208,7 @@ async def test_an_excluded_day_leaves_a_row_and_no_job(lives):
 async def due_twice(life: Life, overlap: Overlap) -> list[NewOccurrence]:
     """Let a schedule be due twice; the job of the first time has failed once and waits to be tried again."""
     spec = replace(HOURLY, overlap=overlap, job=command(retries=1, retry_delay=DAY))
-    await life.schedules.set("hourly", spec, UID, replaces=False)
+    await life.schedules.set({"hourly": spec}, UID, replaces=False)
     await life.pass_time(HOUR)
     [first] = await life.rows("hourly")
     await life.finish(first.job or 0, Outcome.EXIT, 1)
@@ -236,7 +236,7 @@ async def test_skip_runs_again_when_the_job_has_finished(lives):
 
 async def test_skip_sees_a_job_that_is_older_than_many_finished_ones_after_a_restart(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         jobs = [life.schedules.run_now("hourly", "anna") for _ in range(SLOTS + storage.LATEST)]
         for job in jobs[SLOTS:]:  # they wait for a slot
             assert await life.harness.actions.do("cancel", job) is State.CANCELLED
@@ -249,7 +249,7 @@ async def test_skip_sees_a_job_that_is_older_than_many_finished_ones_after_a_res
 
 async def test_skip_sees_a_job_that_somebody_retries(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         for _ in range(2):
             await life.pass_time(HOUR)
             await life.finish((await life.rows("hourly"))[-1].job or 0, Outcome.EXIT, 0)
@@ -288,7 +288,7 @@ async def test_replace_cancels_the_other(lives):
 
 async def test_replace_starts_when_the_running_job_has_ended(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", replace(HOURLY, overlap=Overlap.REPLACE), UID, replaces=False)
+        await life.schedules.set({"hourly": replace(HOURLY, overlap=Overlap.REPLACE)}, UID, replaces=False)
         await life.pass_time(HOUR)
         await life.pass_time(HOUR)
 
@@ -310,15 +310,13 @@ async def test_a_schedule_that_is_removed_and_added_again_knows_its_unfinished_j
     async with lives.begin() as life:
         first, _ = await due_twice(life, Overlap.SKIP)
         life.schedules.remove("hourly")
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)  # before the removal is on disk
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)  # before the removal is on disk
         await life.pass_time(HOUR)
         assert (await life.rows("hourly"))[-1].reason == f"job {first.job} has not finished"
         life.schedules.remove("hourly")
         await soon(life.harness.supervisor.saved())
     async with lives.begin() as life:
-        await life.schedules.set_many(
-            {"hourly": HOURLY, "other": NIGHTLY}, UID, replaces=False, repeated=False
-        )
+        await life.schedules.set({"hourly": HOURLY, "other": NIGHTLY}, UID, replaces=False, repeated=False)
         await life.pass_time(HOUR)
 
         assert (await life.rows("hourly"))[-1].reason == f"job {first.job} has not finished"
@@ -328,7 +326,7 @@ async def test_a_schedule_that_is_removed_while_it_is_added_knows_its_unfinished
     async with lives.begin() as life:
         first, _ = await due_twice(life, Overlap.SKIP)
         adding = asyncio.create_task(
-            life.schedules.set_many({"other": NIGHTLY, "hourly": HOURLY}, UID, replaces=True, repeated=False)
+            life.schedules.set({"other": NIGHTLY, "hourly": HOURLY}, UID, replaces=True, repeated=False)
         )
         await asyncio.sleep(0)  # it checks them
         life.schedules.remove("hourly")
@@ -343,7 +341,7 @@ async def test_a_schedule_that_is_removed_while_it_is_added_knows_its_unfinished
 
 async def test_occurrences_of_a_paused_schedule_are_one_row(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         life.schedules.set_paused("hourly", paused=True)
         await life.pass_time(5 * HOUR)
         life.schedules.set_paused("hourly", paused=False)
@@ -357,7 +355,7 @@ async def test_occurrences_of_a_paused_schedule_are_one_row(lives):
 
 async def test_pausing_twice_forgets_nothing(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         for _ in range(2):
             life.schedules.set_paused("hourly", paused=True)
             await life.pass_time(2 * HOUR)
@@ -367,7 +365,7 @@ async def test_pausing_twice_forgets_nothing(lives):
 
 
 async def edit(life: Life) -> None:
-    await life.schedules.set("hourly", replace(HOURLY, cron="30 * * * *"), UID, replaces=True)
+    await life.schedules.set({"hourly": replace(HOURLY, cron="30 * * * *")}, UID, replaces=True)
 
 
 async def pause(life: Life) -> None:
@@ -381,7 +379,7 @@ async def remove(life: Life) -> None:
 @pytest.mark.parametrize("change", [edit, pause, remove])
 async def test_what_is_due_when_a_schedule_changes_runs_first(lives, change):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         life.clocks.go_on(HOUR)
         await change(life)  # before anybody has looked at the clock
         await life.schedules.clock.look()
@@ -391,7 +389,7 @@ async def test_what_is_due_when_a_schedule_changes_runs_first(lives, change):
 
 async def test_a_pause_outlives_the_daemon(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         life.schedules.set_paused("hourly", paused=True)
         await life.pass_time(1)
     lives.clocks.go_on(3 * HOUR)
@@ -405,10 +403,10 @@ async def test_a_pause_outlives_the_daemon(lives):
 
 async def test_an_edit_counts_from_now_and_leaves_a_running_job_alone(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR)
         [first] = await life.rows("hourly")
-        await life.schedules.set("hourly", replace(HOURLY, cron="30 * * * *"), UID, replaces=True)
+        await life.schedules.set({"hourly": replace(HOURLY, cron="30 * * * *")}, UID, replaces=True)
         await life.pass_time(30 * MINUTE)
 
         assert (await life.harness.view(first.job or 0)).state is State.RUNNING
@@ -418,21 +416,21 @@ async def test_an_edit_counts_from_now_and_leaves_a_running_job_alone(lives):
 
 async def test_of_two_edits_at_once_the_second_is_refused(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         [seen] = await life.schedules.views("hourly", 1)
         first, second = replace(HOURLY, cron="30 * * * *"), replace(HOURLY, paused=True)
-        await life.schedules.set("hourly", first, UID, replaces=True, digest=seen.digest)
+        await life.schedules.set({"hourly": first}, UID, replaces=True, digests={"hourly": seen.digest})
 
         with pytest.raises(Refused, match="hourly has changed meanwhile"):
-            await life.schedules.set("hourly", second, UID, replaces=True, digest=seen.digest)
+            await life.schedules.set({"hourly": second}, UID, replaces=True, digests={"hourly": seen.digest})
         [seen] = await life.schedules.views("hourly", 1)
         assert seen.spec == first
-        await life.schedules.set("hourly", second, UID, replaces=True, digest=seen.digest)
+        await life.schedules.set({"hourly": second}, UID, replaces=True, digests={"hourly": seen.digest})
 
 
 async def test_a_removed_schedule_keeps_its_history_and_lets_its_job_end(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR)
         life.schedules.remove("hourly")
         await life.pass_time(2 * HOUR)
@@ -447,7 +445,7 @@ async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_
     lives, monkeypatch
 ):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.harness.supervisor.drain(ShutdownMode.WAIT)
         life.clocks.go_on(HOUR)
         looks = 0
@@ -472,7 +470,7 @@ async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_
 
 async def test_run_now_queues_the_same_job_whatever_runs(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR)
         job = life.schedules.run_now("hourly", "anna")
 
@@ -497,21 +495,21 @@ async def test_run_now_queues_the_same_job_whatever_runs(lives):
 async def test_a_definition_that_is_not_valid_is_refused(lives, spec, words):
     async with lives.begin() as life:
         with pytest.raises(Refused, match=words):
-            await life.schedules.set("bad", spec, UID, replaces=False)
+            await life.schedules.set({"bad": spec}, UID, replaces=False)
 
 
 async def test_a_machine_whose_zone_is_not_known_is_told_by_its_name(lives, monkeypatch):
     monkeypatch.setenv("TZ", "CET-1CEST")
     async with lives.begin() as life:
         with pytest.raises(Refused, match=r"timezone 'CET-1CEST' is not known .* set the variable TZ of bgd"):
-            await life.schedules.set("x", ScheduleSpec(job=command(), cron="@daily"), UID, replaces=False)
+            await life.schedules.set({"x": ScheduleSpec(job=command(), cron="@daily")}, UID, replaces=False)
 
 
 async def test_a_stored_schedule_that_cannot_be_used_any_more_says_why_and_when_it_was_due(
     lives, monkeypatch
 ):
     async with lives.begin() as life:
-        await life.schedules.set("often", ScheduleSpec(job=command(), every="15m"), UID, replaces=False)
+        await life.schedules.set({"often": ScheduleSpec(job=command(), every="15m")}, UID, replaces=False)
         await soon(life.harness.supervisor.saved())
     monkeypatch.setenv("TZ", "CET-1CEST")
     async with lives.begin() as life:
@@ -525,14 +523,14 @@ async def test_a_job_that_is_not_allowed_is_refused_at_once(lives, folder: Path)
     strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
     async with lives.begin(strict) as life:
         with pytest.raises(NotAllowed):
-            await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+            await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
 
 
 async def test_names_are_taken_and_unknown_ones_are_told_with_the_nearest(lives):
     async with lives.begin() as life:
-        await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         with pytest.raises(Refused, match="already"):
-            await life.schedules.set("hourly", HOURLY, UID, replaces=False)
+            await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         for act in (life.schedules.remove, lambda name: life.schedules.run_now(name, "anna")):
             with pytest.raises(Refused, match="hourly"):
                 act("hourli")
@@ -548,7 +546,7 @@ async def test_a_configured_schedule_runs_and_can_be_paused_but_not_removed(live
         with pytest.raises(Refused, match="configured"):
             life.schedules.remove("nightly")
         with pytest.raises(Refused, match="configured"):
-            await life.schedules.set("nightly", NIGHTLY, UID, replaces=True)
+            await life.schedules.set({"nightly": NIGHTLY}, UID, replaces=True)
         life.schedules.set_paused("nightly", paused=True)
         life.schedules.set_paused("nightly", paused=False)
         await life.pass_time(15 * HOUR)
@@ -574,8 +572,8 @@ async def test_a_reload_takes_over_the_time_zone_of_the_machine(lives, folder: P
     configured = configure(folder, rest=CONFIGURED.replace('timezone = "UTC"\n', ""))
     stored = replace(NIGHTLY, timezone=None)
     async with lives.begin(configured) as life:
-        await life.schedules.set("stored", stored, UID, replaces=False)
-        await life.schedules.set("fixed", replace(stored, timezone="UTC"), UID, replaces=False)
+        await life.schedules.set({"stored": stored}, UID, replaces=False)
+        await life.schedules.set({"fixed": replace(stored, timezone="UTC")}, UID, replaces=False)
         await life.pass_time(1)
         monkeypatch.setenv("TZ", "Asia/Tokyo")
         before = await life.schedules.views(None, 1)
@@ -626,7 +624,7 @@ async def test_an_unchanged_configuration_misses_what_was_due_while_bgd_was_down
 
 async def test_a_name_that_is_stored_and_configured_is_refused(lives, folder: Path):
     async with lives.begin() as life:
-        await life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+        await life.schedules.set({"nightly": NIGHTLY}, UID, replaces=False)
         await soon(life.harness.supervisor.saved())
         with pytest.raises(ConfigError, match="nightly"):
             life.schedules.check(configure(folder, rest=CONFIGURED))
@@ -667,7 +665,7 @@ async def test_a_name_is_configured_from_the_reload_on(lives, folder: Path):
     async with lives.begin() as life:
         life.harness.supervisor.configure(configure(folder, rest=CONFIGURED))
         with pytest.raises(Refused, match="configured"):
-            await life.schedules.set("nightly", NIGHTLY, UID, replaces=False)
+            await life.schedules.set({"nightly": NIGHTLY}, UID, replaces=False)
 
 
 async def test_many_schedules_are_checked_by_the_configuration_in_force_when_they_are_stored(
@@ -675,7 +673,7 @@ async def test_many_schedules_are_checked_by_the_configuration_in_force_when_the
 ):
     async with lives.begin() as life:
         storing = asyncio.create_task(
-            life.schedules.set_many({"nightly": NIGHTLY}, UID, replaces=True, repeated=False)
+            life.schedules.set({"nightly": NIGHTLY}, UID, replaces=True, repeated=False)
         )
         await asyncio.sleep(0)
         strict = configure(folder, rest='[security]\nallowed_commands = ["/bin/ls"]')
@@ -690,10 +688,10 @@ async def test_a_repeated_request_for_many_is_no_error_and_a_full_table_is(lives
     monkeypatch.setattr(daemon, "MAX_SCHEDULES", 2)
     async with lives.begin() as life:
         both = {"one": NIGHTLY, "two": HOURLY}
-        told = await life.schedules.set_many(both, UID, replaces=False, repeated=False)
-        again = await life.schedules.set_many(both, UID, replaces=False, repeated=True)
+        told = await life.schedules.set(both, UID, replaces=False, repeated=False)
+        again = await life.schedules.set(both, UID, replaces=False, repeated=True)
         with pytest.raises(Full):
-            await life.schedules.set_many({"three": NIGHTLY}, UID, replaces=True, repeated=False)
+            await life.schedules.set({"three": NIGHTLY}, UID, replaces=True, repeated=False)
 
         assert (told, again) == ((["one", "two"], [], []), ([], [], ["one", "two"]))
 
@@ -703,7 +701,7 @@ async def test_a_repeated_request_for_many_is_no_error_and_a_full_table_is(lives
 
 async def test_old_rows_are_deleted_but_not_that_of_an_unfinished_job(lives):
     async with lives.begin() as life:
-        await life.schedules.set("tick", replace(HOURLY, cron="* * * * *"), UID, replaces=False)
+        await life.schedules.set({"tick": replace(HOURLY, cron="* * * * *")}, UID, replaces=False)
         for _ in range(storage.KEPT + 150):
             await life.pass_time(MINUTE)
 

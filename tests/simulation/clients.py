@@ -189,7 +189,8 @@ class SimulatedClient:
 
     def _give(self, life: SupervisorLife, request: Request) -> None:
         assert life.handler is not None
-        actor, receiver = Actor(uid=0), _Receiver(self._heard)
+        actor = Actor(uid=0)
+        receiver = _Receiver(self._heard, actor)
         may_be_duplicate = life.handler.may_be_duplicate
         try:
             match request:
@@ -206,7 +207,7 @@ class SimulatedClient:
                     life.handler.submit_many([request], actor, receiver.send)
                 case _:
                     life.loop.create_task(
-                        self._await(request, partial(life.handler.answer, request, actor, receiver), receiver)
+                        self._await(request, partial(life.handler.answer, request, receiver), receiver)
                     )
         except BgdError as error:
             receiver.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
@@ -239,8 +240,9 @@ class SimulatedClient:
 class _Receiver:
     """Receives the replies to one request; of a list it waits for the end."""
 
-    def __init__(self, heard: Callable[[Reply], None]) -> None:
+    def __init__(self, heard: Callable[[Reply], None], actor: Actor) -> None:
         self._heard = heard
+        self.actor = actor
 
     def send(self, reply: Reply) -> None:
         if not isinstance(reply, JobsPart):

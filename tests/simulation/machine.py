@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from bgd.clock import Clocks
 from bgd.config import Config, NotifyTarget, QueueConfig, load
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler, ScheduleHandler
+from bgd.daemon.control.handlers import RequestHandler
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
@@ -197,16 +197,11 @@ class Machine:
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
-        reads = ReadHandler(supervisor, store, link)
         actions = JobActions(supervisor, store)
-        retention = Retention(supervisor, actions, store)
         notifications = Notifications(supervisor, actions, store)
         if self.config.notify:
             await notifications.load()
             life.tasks.append(life.loop.create_task(notifications.run()))
-        maintenance = MaintenanceHandler(
-            supervisor, link, retention, Backups(supervisor, store), notifications
-        )
         schedules = Schedules(supervisor, actions, store, self._clocks)
         if self.has_schedules:
             await schedules.clock.load()
@@ -214,10 +209,12 @@ class Machine:
         life.handler = RequestHandler(
             supervisor,
             actions,
-            maintenance,
-            reads,
-            ScheduleHandler(supervisor, schedules),
-            self.shut_down,
+            ReadHandler(supervisor, store),
+            schedules=schedules,
+            retention=Retention(supervisor, actions, store),
+            backups=Backups(supervisor, store),
+            notifications=notifications,
+            shut_down=self.shut_down,
             reload=_no_reload,
         )
 

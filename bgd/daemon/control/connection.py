@@ -22,7 +22,6 @@ from bgd.daemon.control.limits import (
     FlowControl,
     SharedMemory,
 )
-from bgd.daemon.control.reads import ReplySender
 from bgd.errors import BgdError, Full, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
@@ -94,6 +93,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._server = server
         self._reader = FrameReader()
         self._transport: asyncio.Transport
+        self.actor: Actor
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = FlowControl(server.memory, self._pause, self._resume)
@@ -108,14 +108,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._server.connections.add(self)
-        actor = peer_of(transport)
-        self._dispatcher = RequestDispatcher(self._server, actor, self._flow, self, self.close)
+        self.actor = peer_of(transport)
+        self._dispatcher = RequestDispatcher(self._server, self._flow, self)
         limit = self._server.max_connections
         if len(self._server.connections) > limit:
             message = f"too many connections: the daemon serves {limit}: close some, or try again later"
             self._refuse(ErrorCode.FULL, message)
             return
-        if not may_connect(actor, self._server.uid):
+        if not may_connect(self.actor, self._server.uid):
             self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._server.uid} and root only")
             return
         self._set_deadline(HELLO_SECONDS, "no hello arrived in time")
@@ -272,27 +272,16 @@ class RequestDispatcher:
 
     Args:
         server: what all clients share.
-        actor: the user of the client.
         flow: of the client's connection.
-        replies: the way back to the client.
-        hang_up: ends the connection once everything is sent.
+        client: its connection.
     """
 
-    def __init__(
-        self,
-        server: ControlServer,
-        actor: Actor,
-        flow: FlowControl,
-        replies: ReplySender,
-        hang_up: Callable[[], None],
-    ) -> None:
+    def __init__(self, server: ControlServer, flow: FlowControl, client: ClientConnection) -> None:
         self._handler = server.handler
         self._memory = server.memory
         self._group = server.tasks
-        self._actor = actor
         self._flow = flow
-        self._replies = replies
-        self._hang_up = hang_up
+        self._client = client
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
         self._batch: PartialBatch | None = None
         self._unreadable_id = -1  # of the last request that could not be decoded
@@ -315,7 +304,7 @@ class RequestDispatcher:
             case Forget():
                 task = self._tasks.get(request.request)
                 if task is not None and task.cancel():
-                    self._replies.send(End(request.request))
+                    self._client.send(End(request.request))
             case _:
                 self._start_task(request, size)
 
@@ -342,7 +331,7 @@ class RequestDispatcher:
     def _submit(self, request: Submit, size: int) -> None:
         """Answer without a task: thousands of requests a second come this way."""
         try:
-            self._handler.submit(request, self._actor, partial(self._send_and_finish, size))
+            self._handler.submit(request, self._client.actor, partial(self._send_and_finish, size))
         except BgdError as error:
             self._fail(request.id, error)
         else:
@@ -366,7 +355,7 @@ class RequestDispatcher:
             self._batch.add(request, size)
         except BgdError as error:
             self._fail(request.id, error)
-            self._hang_up()  # otherwise the parts still to come would be taken for another batch
+            self._client.close()  # otherwise the parts still to come would be taken for another batch
             return
         if not request.more:
             batch, self._batch = self._batch, None
@@ -389,7 +378,7 @@ class RequestDispatcher:
             self._send_and_finish(0, reply)
 
         try:
-            self._handler.submit_many(batch.parts, self._actor, finish)
+            self._handler.submit_many(batch.parts, self._client.actor, finish)
         except BgdError as error:
             self._fail(request.id, error)
             batch.drop()
@@ -397,20 +386,20 @@ class RequestDispatcher:
             self._flow.begin()
 
     def _send_and_finish(self, unsaved: int, reply: Reply) -> None:
-        self._replies.send(reply)
+        self._client.send(reply)
         self._flow.finish(unsaved)
 
     def _fail(self, request_id: int, error: BgdError) -> None:
-        self._replies.send(Failed(request_id, code_of(error), str(error)))
+        self._client.send(Failed(request_id, code_of(error), str(error)))
 
     # --- by a task ----------------------------------------------------------------------------------
 
     async def _submit_batch_once(self, parts: list[SubmitMany]) -> None:
-        self._replies.send(await self._handler.submit_once(parts, self._actor))
+        self._client.send(await self._handler.submit_once(parts, self._client.actor))
 
     def _start_task(self, request: Request, size: int) -> None:
         """Start a request that takes more than one turn of the loop."""
-        work = partial(self._handler.answer, request, self._actor, self._replies)
+        work = partial(self._handler.answer, request, self._client)
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, get_args
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -16,10 +16,9 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender, send_parts
+from bgd.daemon.control.reads import Answers, ReadHandler, ReplySender, send_parts
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.launching import LauncherLink
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, requested_limits
@@ -27,7 +26,7 @@ from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.lists import selected_by
 from bgd.daemon.storage.records import QueueControls, Submission
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import ProtocolError, Refused
+from bgd.errors import Refused
 from bgd.escape import as_utf8
 from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
@@ -46,7 +45,6 @@ from bgd.wire.replies import (
 from bgd.wire.requests import (
     Act,
     Edit,
-    Forget,
     GetBackup,
     GetBatch,
     GetCheckup,
@@ -74,18 +72,16 @@ from bgd.wire.schedules import (
     PauseSchedule,
     RemoveSchedule,
     RunSchedule,
-    ScheduleRequest,
     SchedulesPart,
     SchedulesSet,
     SetSchedule,
     SetSchedules,
 )
-from bgd.wire.views import Finding, JobProgress, Progress
+from bgd.wire.views import JobProgress, Progress
 
 ACTIONS_PER_TRANSACTION = 200  # of one request: all others wait for the transaction
 
 QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
-MaintenanceRequest = Prune | GetBackup | GetCheckup | SendTest
 
 
 class RequestHandler:
@@ -96,26 +92,53 @@ class RequestHandler:
         reload: reads the configuration again; returns what takes effect only at the next start.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the parts of the daemon that clients talk to)
         self,
         supervisor: Supervisor,
         actions: JobActions,
-        maintenance: MaintenanceHandler,
         reads: ReadHandler,
-        schedules: ScheduleHandler,
-        shut_down: Callable[[ShutdownMode | None], None],
         *,
+        schedules: Schedules,
+        retention: Retention,
+        backups: Backups,
+        notifications: Notifications,
+        shut_down: Callable[[ShutdownMode | None], None],
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._supervisor = supervisor
         self._actions = actions
-        self._maintenance = maintenance
-        self._idempotency = actions.idempotency
-        self._batches = actions.batches
         self._reads = reads
         self._schedules = schedules
+        self._retention = retention
+        self._backups = backups
+        self._notifications = notifications
+        self._idempotency = actions.idempotency
+        self._batches = actions.batches
         self._shut_down = shut_down
         self._reload = reload
+        self._checking = asyncio.Lock()  # a check may take long, and there are few threads
+        self._answers = self._own_answers() | reads.answers
+
+    def _own_answers(self) -> Answers:
+        return {
+            **dict.fromkeys((*get_args(Act), SendSignal, Edit), self._act),
+            **dict.fromkeys(get_args(QueueRequest), self._set_queues),
+            Submit: self._submit_single,
+            GetBatch: self._send_batch,
+            GetSchedules: self._send_schedules,
+            SetSchedule: self._set_schedule,
+            SetSchedules: self._set_schedules,
+            RemoveSchedule: self._remove_schedule,
+            PauseSchedule: self._pause_schedule,
+            RunSchedule: self._run_schedule,
+            GetHistory: self._history,
+            Prune: self._prune,
+            GetBackup: self._send_backup,
+            GetCheckup: self._check_up,
+            SendTest: self._send_test,
+            Reload: self._reload_configuration,
+            Shutdown: self._end,
+        }
 
     @property
     def newest(self) -> int:
@@ -178,52 +201,32 @@ class RequestHandler:
 
     # --- everything else --------------------------------------------------------------------------------
 
-    async def answer(  # noqa: C901 (a flat list of cases)
-        self, request: Request | ScheduleRequest, actor: Actor, replies: ReplySender
-    ) -> None:
+    async def answer(self, request: Request, replies: ReplySender) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
             BgdError: the request is refused; the caller tells the client.
         """
-        if isinstance(request, ReadRequest):
-            await self._reads.answer(request, actor, replies)
-        elif isinstance(request, Act | SendSignal | Edit):
-            await self._act(request, actor, replies)
-        elif isinstance(request, QueueRequest):
-            replies.send(await self._set_queues(request))
-        elif isinstance(request, MaintenanceRequest):
-            await self._maintenance.answer(request, replies)
-        elif isinstance(request, ScheduleRequest):
-            await self._schedules.answer(request, actor, replies)
-        elif isinstance(request, GetBatch):
-            await self._send_batch(request, replies)
-        elif isinstance(request, Submit):
-            batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
-            replies.send(await self.submit_once([batch], actor))
-        elif isinstance(request, Reload):
-            replies.send(await self._reload_configuration(request))
-        elif isinstance(request, Shutdown):
-            replies.send(Done(request.id))
-            self._shut_down(request.mode)
-        elif isinstance(request, SubmitMany | SetProgress | Forget):
-            raise ProtocolError(f"{type(request).__name__} is not answered here")
-        else:
-            assert_never(request)
+        reply = await self._answers[type(request)](request, replies)
+        replies.send(End(request.id) if reply is None else reply)
 
-    async def _act(self, request: Act | SendSignal | Edit, actor: Actor, replies: ReplySender) -> None:
+    async def _submit_single(self, request: Submit, replies: ReplySender) -> Reply:
+        batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
+        return await self.submit_once([batch], replies.actor)
+
+    async def _act(self, request: Act | SendSignal | Edit, replies: ReplySender) -> Reply | None:
         """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
-        actions, verb = self._actions.asked_by(actor.name), tag_of(request)
+        actions, verb = self._actions.asked_by(replies.actor.name), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
         if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, replies)
-            return
+            return None
         jobs, results = list(dict.fromkeys(request.jobs)), dict[int, ActResult]()
         for start in range(0, len(jobs), ACTIONS_PER_TRANSACTION):
             done = await actions.act(verb, jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
             results |= {each.job: each for each in done}
             await self._supervisor.saved()
-        replies.send(Acted(request.id, [results[job] for job in request.jobs]))
+        return Acted(request.id, [results[job] for job in request.jobs])
 
     async def _act_on_all(
         self,
@@ -243,17 +246,16 @@ class RequestHandler:
             async with aclosing(actions.act_on_all(verb, wanted, where.after, **given)) as portions:
                 async for results in portions:
                     await replies.send_and_drain(Acted(number, results))
-        replies.send(End(number))
 
-    async def _set_queues(self, request: QueueRequest) -> Reply:
+    async def _set_queues(self, request: QueueRequest, replies: ReplySender) -> Reply:
         is_repeated = getattr(request, "repeated", False)
         if isinstance(request, Pause | Resume) and request.queue is not None and not is_repeated:
             await self._reads.check_queue(request.queue, pause=isinstance(request, Pause))
         self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
         await self._supervisor.saved()
-        return await self._reads.queues(request.id)
+        return await self._reads.queues(request, replies)
 
-    async def _reload_configuration(self, request: Reload) -> Reply:
+    async def _reload_configuration(self, request: Reload, _: ReplySender) -> Reply:
         postponed = await self._reload()
         await self._supervisor.saved()  # the new configuration may have changed jobs that wait
         source = self._supervisor.config.source
@@ -304,7 +306,6 @@ class RequestHandler:
             await replies.send_and_drain(BatchRuns(request.id, runs, last))
             after = runs[-1][0]
         replies.send(BatchRuns(request.id, [], last))
-        replies.send(End(request.id))
 
     def _submitted(self, request_id: int, submitted: Submission) -> Submitted:
         return Submitted(
@@ -314,6 +315,86 @@ class RequestHandler:
             found=submitted.found,
             obstacle=self._supervisor.link.absence,
         )
+
+    async def _end(self, request: Shutdown, _: ReplySender) -> Reply:
+        self._shut_down(request.mode)
+        return Done(request.id)
+
+    # --- schedules --------------------------------------------------------------------------------------
+
+    async def _send_schedules(self, request: GetSchedules, replies: ReplySender) -> None:
+        views = await self._schedules.views(request.name, request.upcoming)
+        await send_parts(views, partial(SchedulesPart, request.id), replies)
+
+    async def _set_schedule(self, request: SetSchedule, replies: ReplySender) -> Reply:
+        await self._schedules.set(
+            {request.name: request.spec},
+            replies.actor.uid,
+            replaces=request.replaces,
+            repeated=request.repeated,
+            digests={request.name: request.digest} if request.replaces else {},
+        )
+        return await self._one_schedule(request)
+
+    async def _set_schedules(self, request: SetSchedules, replies: ReplySender) -> Reply:
+        stored = await self._schedules.set(
+            request.schedules, replies.actor.uid, replaces=request.replaces, repeated=request.repeated
+        )
+        await self._supervisor.saved()
+        return SchedulesSet(request.id, *stored)
+
+    async def _remove_schedule(self, request: RemoveSchedule, _: ReplySender) -> Reply:
+        if not request.repeated or self._schedules.has(request.name):
+            self._schedules.remove(request.name)
+        await self._supervisor.saved()
+        return Done(request.id)
+
+    async def _pause_schedule(self, request: PauseSchedule, _: ReplySender) -> Reply:
+        self._schedules.set_paused(request.name, paused=request.paused)
+        return await self._one_schedule(request)
+
+    async def _run_schedule(self, request: RunSchedule, replies: ReplySender) -> Reply:
+        return await self._queued(request, self._schedules.run_now(request.name, replies.actor.name))
+
+    async def _history(self, request: GetHistory, _: ReplySender) -> Reply:
+        rows = await self._schedules.history(request.name, request.limit, request.before)
+        return HistoryPart(request.id, rows)
+
+    async def _one_schedule(self, request: SetSchedule | PauseSchedule) -> Reply:
+        await self._supervisor.saved()
+        return SchedulesPart(request.id, await self._schedules.views(request.name, 1))
+
+    async def _queued(self, request: RunSchedule | SendTest, job: JobId) -> Reply:
+        await self._supervisor.saved()
+        return Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle)
+
+    # --- maintenance ------------------------------------------------------------------------------------
+
+    async def _prune(self, request: Prune, replies: ReplySender) -> None:
+        keep = requested_limits(request, self._supervisor.config)
+        if request.dry_run:
+            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
+            return
+        replies.send(Pruned(request.id, 0, 0))
+        async with aclosing(self._retention.prune(keep)) as passes:
+            async for jobs, log_bytes in passes:
+                await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
+
+    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
+        async with self._backups.download() as (size, pieces), aclosing(pieces):
+            async for data in pieces:
+                await replies.send_and_drain(BackupPart(request.id, size, data))
+
+    async def _check_up(self, request: GetCheckup, _: ReplySender) -> Reply:
+        async with self._checking:
+            found = await doctor.check_all(self._supervisor.config, self._backups.folders)
+        found += self._supervisor.lost_output.findings()
+        found += await self._notifications.findings()
+        found += doctor.check_parts(self._supervisor.link, self._backups)
+        return Checkup(request.id, found)
+
+    async def _send_test(self, request: SendTest, _: ReplySender) -> Reply:
+        return await self._queued(request, self._notifications.test(request.target))
 
 
 _WHICH = {"id", "jobs", "where"}  # fields of requests that act on jobs; the others say how
@@ -333,121 +414,3 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
             return set_paused(controls, request.queue, paused=True)
         case Resume():
             return set_paused(controls, request.queue, paused=False)
-
-
-class ScheduleHandler:
-    """Answers requests about schedules."""
-
-    def __init__(self, supervisor: Supervisor, schedules: Schedules) -> None:
-        self._supervisor = supervisor
-        self._schedules = schedules
-
-    async def answer(self, request: ScheduleRequest, actor: Actor, replies: ReplySender) -> None:
-        """Answer one request, with one reply or a stream of them.
-
-        Raises:
-            BgdError: the request is refused; the caller tells the client.
-        """
-        schedules = self._schedules
-        match request:
-            case GetSchedules():
-                views = await schedules.views(request.name, request.upcoming)
-                await send_parts(views, partial(SchedulesPart, request.id), replies)
-                replies.send(End(request.id))
-            case SetSchedule() | SetSchedules():
-                await self._store(request, actor, replies)
-            case RemoveSchedule():
-                if not request.repeated or schedules.has(request.name):
-                    schedules.remove(request.name)
-                await self._supervisor.saved()
-                replies.send(Done(request.id))
-            case PauseSchedule():
-                schedules.set_paused(request.name, paused=request.paused)
-                await self._send_one(request.id, request.name, replies)
-            case RunSchedule():
-                job = schedules.run_now(request.name, actor.name)
-                await self._supervisor.saved()
-                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle))
-            case GetHistory():
-                rows = await schedules.history(request.name, request.limit, request.before)
-                replies.send(HistoryPart(request.id, rows))
-
-    async def _store(self, request: SetSchedule | SetSchedules, actor: Actor, replies: ReplySender) -> None:
-        schedules = self._schedules
-        if isinstance(request, SetSchedule):
-            if not (request.repeated and schedules.has(request.name, request.spec)):
-                await schedules.set(
-                    request.name, request.spec, actor.uid, replaces=request.replaces, digest=request.digest
-                )
-            await self._send_one(request.id, request.name, replies)
-            return
-        stored = await schedules.set_many(
-            request.schedules, actor.uid, replaces=request.replaces, repeated=request.repeated
-        )
-        await self._supervisor.saved()
-        replies.send(SchedulesSet(request.id, *stored))
-
-    async def _send_one(self, request_id: int, name: str, replies: ReplySender) -> None:
-        await self._supervisor.saved()
-        replies.send(SchedulesPart(request_id, await self._schedules.views(name, 1)))
-
-
-class MaintenanceHandler:
-    """Deletes old jobs, sends backups and tests, and runs checks, without blocking others."""
-
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        link: LauncherLink,
-        retention: Retention,
-        backups: Backups,
-        notifications: Notifications,
-    ) -> None:
-        self._supervisor = supervisor
-        self._link = link
-        self._retention = retention
-        self._backups = backups
-        self._notifications = notifications
-        self._checking = asyncio.Lock()  # a check may take long, and there are few threads
-
-    async def answer(self, request: MaintenanceRequest, replies: ReplySender) -> None:
-        """Answer one request, with one reply or a stream of them.
-
-        Raises:
-            Refused: it cannot be done.
-        """
-        match request:
-            case Prune():
-                await self._prune(request, replies)
-                replies.send(End(request.id))
-            case GetBackup():
-                await self._send_backup(request, replies)
-                replies.send(End(request.id))
-            case GetCheckup():
-                replies.send(Checkup(request.id, await self._findings()))
-            case SendTest():
-                job = self._notifications.test(request.target)
-                await self._supervisor.saved()
-                replies.send(Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle))
-
-    async def _prune(self, request: Prune, replies: ReplySender) -> None:
-        keep = requested_limits(request, self._supervisor.config)
-        if request.dry_run:
-            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
-            return
-        replies.send(Pruned(request.id, 0, 0))
-        async with aclosing(self._retention.prune(keep)) as passes:
-            async for jobs, log_bytes in passes:
-                await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
-
-    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
-        async with self._backups.download() as (size, pieces), aclosing(pieces):
-            async for data in pieces:
-                await replies.send_and_drain(BackupPart(request.id, size, data))
-
-    async def _findings(self) -> list[Finding]:
-        async with self._checking:
-            found = await doctor.check_all(self._supervisor.config, self._backups.folders)
-        found += self._supervisor.lost_output.findings()
-        found += await self._notifications.findings()
-        return [*found, *doctor.check_parts(self._link, self._backups)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
@@ -17,7 +18,6 @@ from bgd.core.job import FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.access import Actor
 from bgd.daemon.explaining import explanation_of
-from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
 from bgd.daemon.storage import change_stream, read, summaries
@@ -32,7 +32,6 @@ from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
     AttemptsPart,
-    End,
     EventsPart,
     Explained,
     Info,
@@ -45,6 +44,7 @@ from bgd.wire.replies import (
     Reply,
     Result,
     Shown,
+    Stats,
 )
 from bgd.wire.requests import (
     Explain,
@@ -57,6 +57,7 @@ from bgd.wire.requests import (
     GetUsage,
     List,
     Logs,
+    Request,
     Show,
     Wait,
 )
@@ -72,21 +73,6 @@ MANY_JOBS = 100  # a client that waits for more jobs than this hears of their en
 GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
-ReadRequest = (
-    List
-    | Show
-    | Explain
-    | GetResult
-    | Logs
-    | Wait
-    | GetEvents
-    | GetQueues
-    | GetStats
-    | GetUsage
-    | GetInfo
-    | GetLogin
-)
-
 T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart)
 
@@ -97,11 +83,20 @@ class ReplySender(Protocol):
     Use `send` for a single reply, and `send_and_drain` for one of many, so that they do not pile up while the
     client reads slowly. Load and send what is large inside `in_turn`: it lets one request of a client at a
     time hold such a thing, and none while the client does not read.
+
+    Attributes:
+        actor: the user of the client.
     """
+
+    actor: Actor
 
     def send(self, reply: Reply) -> None: ...
     async def send_and_drain(self, reply: Reply) -> None: ...
     def in_turn(self) -> AbstractAsyncContextManager[None]: ...
+
+
+Answers = dict[type[Struct], Callable[[Any, ReplySender], Awaitable[Reply | None]]]
+"""The answer to each type of request: it returns the reply, or None after the parts of a stream."""
 
 
 class ReadHandler:
@@ -116,70 +111,43 @@ class ReadHandler:
         self,
         supervisor: Supervisor,
         store: StoreReader,
-        link: LauncherLink,
         authenticator: Authenticator | None = None,
         *,
         autostarted: bool = False,
     ) -> None:
         self._supervisor = supervisor
         self._store = store
-        self._link = link
         self._authenticator = authenticator
         self._autostarted = autostarted
         self._started_at = time.time()
         self._usual_times = UsualTimes()
+        self.answers: Answers = {
+            List: self._list,
+            Show: self._show,
+            Explain: self._explain,
+            Logs: self._logs,
+            Wait: self._wait,
+            GetResult: self._result,
+            GetEvents: self._events,
+            GetQueues: self.queues,
+            GetStats: self._stats,
+            GetUsage: self._usage,
+            GetInfo: self._info,
+            GetLogin: self._login,
+        }
 
-    async def answer(  # noqa: C901 (a flat list of cases)
-        self, request: ReadRequest, actor: Actor, replies: ReplySender
-    ) -> None:
-        """Answer one request, with one reply or a stream of them.
-
-        Raises:
-            BgdError: it cannot be answered; the caller tells the client.
-        """
-        match request:
-            case List():
-                await self._list(request, actor, replies)
-            case Show():
-                await self._show(request, actor, replies)
-            case Explain():
-                async with replies.in_turn():
-                    replies.send(await self._explain(request))
-            case Logs():
-                await self._logs(request, replies)
-            case Wait():
-                await self._wait(request, replies)
-            case GetResult():
-                async with replies.in_turn():
-                    replies.send(await self._result(request))
-            case GetEvents():
-                await _send_events(request, self._supervisor, self._store, replies)
-                replies.send(End(request.id))
-            case GetQueues():
-                replies.send(await self.queues(request.id))
-            case GetStats():
-                await self._supervisor.saved_unless_stuck()
-                since = time.time() - request.window
-                replies.send(await self._store.search(summaries.stats, request, since))
-            case GetUsage():
-                replies.send(JobUsages(request.id, *await self._supervisor.dispatcher.usage()))
-            case GetInfo():
-                replies.send(await self._info(request))
-            case GetLogin():
-                replies.send(Login(request.id, self._login_link(actor)))
-
-    async def queues(self, request_id: int) -> Queues:
+    async def queues(self, request: Request, _: ReplySender) -> Queues:
         """Return slots and queues as they are now, and not older than earlier answers to this client."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
         return Queues(
-            id=request_id,
+            id=request.id,
             slots=supervisor.slots,
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.taken,
             paused=supervisor.controls.paused,
             queues=supervisor.queue_views(),
-            obstacle=self._link.obstacle,
+            obstacle=supervisor.link.obstacle,
             resources=supervisor.resource_views(),
         )
 
@@ -200,11 +168,11 @@ class ReadHandler:
         if not await self._store.read(summaries.has_jobs_in, name):
             raise unknown_queue(name, (view.name for view in supervisor.queue_views()), pause=pause)
 
-    async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
+    async def _list(self, request: List, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         part_of = partial(JobsPart, request.id)
         async with replies.in_turn():
-            views, rest = await self._store.search(read.first_views, request, actor.uid)
+            views, rest = await self._store.search(read.first_views, request, replies.actor.uid)
             await send_parts(await self._with_usual_times(views), part_of, replies)
         while rest:
             async with replies.in_turn():
@@ -212,17 +180,16 @@ class ReadHandler:
                 if request.states is not None:  # some jobs may have left these states meanwhile
                     views = [view for view in views if view.state in request.states]
                 await send_parts(await self._with_usual_times(views), part_of, replies)
-        replies.send(End(request.id))
 
     async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:
         if all(view.name is None for view in views):  # most lists of most people
             return views
         return await self._store.search(self._usual_times.add_to, views)
 
-    async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
+    async def _show(self, request: Show, replies: ReplySender) -> None:
         job_id = request.job
         if job_id is None:
-            job_id = await self._store.search(read.latest, actor.uid)
+            job_id = await self._store.search(read.latest, replies.actor.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
@@ -237,26 +204,26 @@ class ReadHandler:
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
                 await send_parts(located, partial(AttemptsPart, request.id), replies)
             after = views[-1].attempt if views else after
-        replies.send(End(request.id))
 
-    async def _explain(self, request: Explain) -> Explained:
-        await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
-        view = await _view(self._store, request.job)
-        explanation = await explanation_of(view, self._supervisor, self._store)
-        # without the arguments: at their limit both do not fit into a frame
-        return Explained(request.id, replace(view, arguments=None), explanation)
+    async def _explain(self, request: Explain, replies: ReplySender) -> Explained:
+        async with replies.in_turn():
+            await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
+            view = await _view(self._store, request.job)
+            explanation = await explanation_of(view, self._supervisor, self._store)
+            # without the arguments: at their limit both do not fit into a frame
+            return Explained(request.id, replace(view, arguments=None), explanation)
 
-    async def _result(self, request: GetResult) -> Result:
-        view = await _view(self._store, request.job)
-        value, error = await self._store.read(read.result_of, JobId(request.job))
-        # without the arguments: at their limits both do not fit into a frame
-        return Result(request.id, replace(view, arguments=None), value, error)
+    async def _result(self, request: GetResult, replies: ReplySender) -> Result:
+        async with replies.in_turn():
+            view = await _view(self._store, request.job)
+            value, error = await self._store.read(read.result_of, JobId(request.job))
+            # without the arguments: at their limits both do not fit into a frame
+            return Result(request.id, replace(view, arguments=None), value, error)
 
     async def _logs(self, request: Logs, replies: ReplySender) -> None:
         view = await _view(self._store, request.job)
         send = _follow_logs if request.follow else _send_logs
         await send(request, view, self._supervisor, self._store, replies)
-        replies.send(End(request.id))
 
     async def _wait(self, request: Wait, replies: ReplySender) -> None:
         waiting, progress = set(map(JobId, request.jobs)), partial(ProgressPart, request.id)
@@ -279,7 +246,6 @@ class ReadHandler:
                     await subscription.changed.wait()
                 if len(waiting) > MANY_JOBS:  # a reply for each end costs a tenth of a short job
                     await asyncio.sleep(GROUP_SECONDS)
-        replies.send(End(request.id))
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
         """Return the views of those of these jobs that have finished, and the ids that it did not look at.
@@ -292,7 +258,46 @@ class ReadHandler:
             raise NoSuchJob(f"no job {min(missing)}")
         return [view for view in views if view.state in FINAL], rest
 
-    async def _info(self, request: GetInfo) -> Info:
+    async def _events(self, request: GetEvents, replies: ReplySender) -> None:
+        """Send the events after `request.since`; with `request.follow` also later ones, forever.
+
+        Send the first part at once, even without events: it says where the stream begins.
+        """
+        with self._supervisor.subscriptions.subscribe_to_all(
+            progress=request.progress and request.follow
+        ) as subscription:
+            await self._supervisor.saved_unless_stuck()  # not older than earlier answers to this client
+            oldest, newest = await self._store.read(change_stream.event_bounds)
+            since = request.since
+            if since is None:
+                since = newest if request.follow else oldest - 1
+            await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
+            while True:
+                subscription.changed.clear()
+                events = None
+                while events is None or events:
+                    async with replies.in_turn():
+                        events = await self._store.read(change_stream.read_events, since, EVENTS_AT_ONCE)
+                        if events:
+                            since = events[-1].id
+                            await replies.send_and_drain(_events_part(request, events))
+                if not request.follow:
+                    return
+                reports = list(_progress_events(subscription.take_progress(), self._supervisor, since))
+                for start in range(0, len(reports), EVENTS_AT_ONCE):
+                    await replies.send_and_drain(
+                        EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
+                    )
+                await subscription.changed.wait()
+
+    async def _stats(self, request: GetStats, _: ReplySender) -> Stats:
+        await self._supervisor.saved_unless_stuck()
+        return await self._store.search(summaries.stats, request, time.time() - request.window)
+
+    async def _usage(self, request: GetUsage, _: ReplySender) -> JobUsages:
+        return JobUsages(request.id, *await self._supervisor.dispatcher.usage())
+
+    async def _info(self, request: GetInfo, _: ReplySender) -> Info:
         config = self._supervisor.config
         return Info(
             id=request.id,
@@ -305,18 +310,18 @@ class ReadHandler:
             slots=self._supervisor.slots,
             running=self._supervisor.running,
             counts=await self._store.read(summaries.counts),
-            launcher_pid=self._link.pid,
+            launcher_pid=self._supervisor.link.pid,
             store_id=self._store.store_id,
             http=None if self._authenticator is None else self._authenticator.url,
-            obstacle=self._link.obstacle,
+            obstacle=self._supervisor.link.obstacle,
             log_dir=as_utf8(self._supervisor.config.log_dir),
             autostarted=self._autostarted,
         )
 
-    def _login_link(self, actor: Actor) -> str:
+    async def _login(self, request: GetLogin, replies: ReplySender) -> Login:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
-        return self._authenticator.login_link(actor.uid)
+        return Login(request.id, self._authenticator.login_link(replies.actor.uid))
 
 
 async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> JobView:
@@ -348,41 +353,6 @@ def parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
 
 
 # --- events
-
-
-async def _send_events(
-    request: GetEvents, supervisor: Supervisor, store: StoreReader, replies: ReplySender
-) -> None:
-    """Send the events after `request.since`; with `request.follow` also later ones, forever.
-
-    Send the first part at once, even without events: it says where the stream begins.
-    """
-    with supervisor.subscriptions.subscribe_to_all(
-        progress=request.progress and request.follow
-    ) as subscription:
-        await supervisor.saved_unless_stuck()  # so that it is not older than earlier answers to this client
-        oldest, newest = await store.read(change_stream.event_bounds)
-        since = request.since
-        if since is None:
-            since = newest if request.follow else oldest - 1
-        await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
-        while True:
-            subscription.changed.clear()
-            events = None
-            while events is None or events:
-                async with replies.in_turn():
-                    events = await store.read(change_stream.read_events, since, EVENTS_AT_ONCE)
-                    if events:
-                        since = events[-1].id
-                        await replies.send_and_drain(_events_part(request, events))
-            if not request.follow:
-                return
-            reports = list(_progress_events(subscription.take_progress(), supervisor, since))
-            for start in range(0, len(reports), EVENTS_AT_ONCE):
-                await replies.send_and_drain(
-                    EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
-                )
-            await subscription.changed.wait()
 
 
 def _events_part(request: GetEvents, events: Sequence[EventView | ScheduleEvent]) -> EventsPart:

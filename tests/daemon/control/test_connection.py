@@ -647,7 +647,7 @@ async def test_bug_in_one_answer_fails_only_that_request_and_is_logged(config, l
         raise RuntimeError("can't start new thread")
 
     async with served(config, launcher) as life:
-        monkeypatch.setattr(life.control.handler._reads, "_show", broken)
+        monkeypatch.setitem(life.control.handler._answers, Show, broken)
         caller = await life.call()
 
         assert "bug in bgd" in (await caller.ask(Show(1), Failed)).message
