@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Literal, Self, get_args
 
 import msgspec
@@ -172,6 +173,11 @@ class Option(Struct, frozen=True):
     label: str | None = None
 
 
+_at_start = partial(Option, in_schedule=False)
+_in_policy = partial(Option, in_policy=True)
+_on_nodes = partial(_in_policy, on_nodes=True)
+
+
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The options of a job. Either `argv` or `target` is set; `problem_with` checks what types cannot.
 
@@ -188,66 +194,44 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
-    queue: Annotated[QueueName | None, Option("Queue to submit to", can_unset=False, in_policy=True)] = None
+    queue: Annotated[QueueName | None, _in_policy("Queue to submit to", can_unset=False)] = None
     priority: Annotated[
         Priority | None,
-        Option(
-            f"Higher starts first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0",
-            can_unset=False,
-            in_policy=True,
-        ),
+        _in_policy(f"Higher starts first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0", can_unset=False),
     ] = None
     name: Annotated[Name | None, Option("Name of the job")] = None
     tags: Annotated[Tags, Option("Tag to filter by; may be repeated")] = ()
-    retries: Annotated[
-        Retries | None, Option("Retry up to this many times after a failure", in_policy=True)
-    ] = None
-    retry_delay: Annotated[
-        Duration | None, Option("Pause before a retry, for example 5s or 2m", in_policy=True)
-    ] = None
-    backoff: Annotated[Backoff | None, Option("Multiply the pause by F after each retry", in_policy=True)] = (
+    retries: Annotated[Retries | None, _in_policy("Retry up to this many times after a failure")] = None
+    retry_delay: Annotated[Duration | None, _in_policy("Pause before a retry, for example 5s or 2m")] = None
+    backoff: Annotated[Backoff | None, _in_policy("Multiply the pause by F after each retry")] = None
+    max_delay: Annotated[Duration | None, _in_policy("Longest pause before a retry")] = None
+    jitter: Annotated[Share | None, _in_policy("Vary pauses randomly by this fraction, for example 0.1")] = (
         None
     )
-    max_delay: Annotated[Duration | None, Option("Longest pause before a retry", in_policy=True)] = None
-    jitter: Annotated[
-        Share | None, Option("Vary pauses randomly by this fraction, for example 0.1", in_policy=True)
-    ] = None
     retry_on: Annotated[ExitCodes | None, Option("Retry only after these codes; 124 is the time limit")] = (
         None
     )
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
     rerun: Annotated[bool | None, Option("Rerun an attempt whose outcome was lost")] = None
-    timeout: Annotated[Timeout | None, Option("Time limit for each attempt", in_policy=True)] = None
-    stop_signal: Annotated[
-        StopSignal | None,
-        Option("Stop signal (default TERM)", in_policy=True, label="stop with"),
-    ] = None
+    timeout: Annotated[Timeout | None, _in_policy("Time limit for each attempt")] = None
+    stop_signal: Annotated[StopSignal | None, _in_policy("Stop signal (default TERM)", label="stop with")] = (
+        None
+    )
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
-    delay: Annotated[Duration, Option("Wait at least this long before starting", in_schedule=False)] = 0.0
-    at: Annotated[
-        Instant | None, Option("Start at this time, for example 'tomorrow 9:00'", in_schedule=False)
-    ] = None
-    expires: Annotated[
-        Timeout | None, Option("Cancel the job if it has not started by then", in_schedule=False)
-    ] = None
+    delay: Annotated[Duration, _at_start("Wait at least this long before starting")] = 0.0
+    at: Annotated[Instant | None, _at_start("Start at this time, for example 'tomorrow 9:00'")] = None
+    expires: Annotated[Timeout | None, _at_start("Cancel the job if it has not started by then")] = None
     """Seconds from now, within which the first attempt starts or none does."""
-    after: Annotated[JobNumbers, Option("Start after these jobs have succeeded", in_schedule=False)] = ()
-    after_any: Annotated[
-        JobNumbers, Option("Start after these jobs finish, even if they fail", in_schedule=False)
-    ] = ()
-    key: Annotated[
-        Name | None, Option("Queue only one unfinished job with this key", can_edit=False, in_schedule=False)
-    ] = None
+    after: Annotated[JobNumbers, _at_start("Start after these jobs have succeeded")] = ()
+    after_any: Annotated[JobNumbers, _at_start("Start after these jobs finish, even if they fail")] = ()
+    key: Annotated[Name | None, _at_start("Queue only one unfinished job with this key", can_edit=False)] = (
+        None
+    )
     """While a job with this key is unfinished, bgd queues no other one."""
     debounce: Annotated[
         Timeout | None,
-        Option(
-            "Start this long after the latest submit with its key",
-            can_edit=False,
-            in_schedule=False,
-            label="debounce",
-        ),
+        _at_start("Start this long after the latest submit with its key", can_edit=False, label="debounce"),
     ] = None
     """Seconds. A later submit with this key changes a job that waits and has never run: it takes the new
     options and waits this long again, at most MAX_DEBOUNCES times as long in all."""
@@ -256,7 +240,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
     ] = None
     """The number of tokens of each resource, by its name in [resources]."""
-    hold: Annotated[bool, Option("Wait until the job is released", can_edit=False, in_schedule=False)] = False
+    hold: Annotated[bool, _at_start("Wait until the job is released", can_edit=False)] = False
     cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
     umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None
     env: Annotated[Environment | None, Option("Set an environment variable", can_unset=False)] = None
@@ -268,92 +252,58 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     ] = None
     pty: Annotated[bool, Option("Run in a pseudo-terminal", only="command")] = False
     isolation: Annotated[
-        Isolation | None,
-        Option("Fork, spawn or reuse an interpreter", only="class", in_policy=True),
+        Isolation | None, _in_policy("Fork, spawn or reuse an interpreter", only="class")
     ] = None
-    executor: Annotated[
-        ExecutorName | None, Option("Executor to run the job on", in_policy=True, label="executor")
-    ] = None
+    executor: Annotated[ExecutorName | None, _in_policy("Executor to run the job on", label="executor")] = (
+        None
+    )
     """An entry of `[executors]`, or "local". None: as its queue says."""
-    cpus: Annotated[
-        CpuCount | None, Option("CPUs per node on a cluster", in_policy=True, on_nodes=True, label="cpus")
-    ] = None
+    cpus: Annotated[CpuCount | None, _on_nodes("CPUs per node on a cluster", label="cpus")] = None
     """None: one."""
     memory: Annotated[
-        MemoryBytes | None,
-        Option(
-            "Memory per node on a cluster, for example 4GB", in_policy=True, on_nodes=True, label="memory"
-        ),
+        MemoryBytes | None, _on_nodes("Memory per node on a cluster, for example 4GB", label="memory")
     ] = None
     """Bytes; None: as the executor says."""
-    nodes: Annotated[
-        NodeCount | None,
-        Option("Number of nodes on a cluster", in_policy=True, on_nodes=True, label="nodes"),
-    ] = None
+    nodes: Annotated[NodeCount | None, _on_nodes("Number of nodes on a cluster", label="nodes")] = None
     """It gets `cpus` and `memory` on each, runs on the first, and may run srun. None: one, without srun."""
-    gpus: Annotated[
-        GpuCount | None, Option("Number of GPUs on a cluster", in_policy=True, on_nodes=True, label="gpus")
-    ] = None
+    gpus: Annotated[GpuCount | None, _on_nodes("Number of GPUs on a cluster", label="gpus")] = None
     gres: Annotated[
-        SlurmWord | None,
-        Option(
-            "Slurm resources per node, for example gpu:a100:2",
-            in_policy=True,
-            on_nodes=True,
-            label="gres",
-        ),
+        SlurmWord | None, _on_nodes("Slurm resources per node, for example gpu:a100:2", label="gres")
     ] = None
-    partition: Annotated[
-        SlurmWord | None, Option("Partition of Slurm", in_policy=True, on_nodes=True, label="partition")
-    ] = None
+    partition: Annotated[SlurmWord | None, _on_nodes("Partition of Slurm", label="partition")] = None
     """None: as the executor says, and so for the account."""
-    account: Annotated[
-        SlurmWord | None, Option("Account of Slurm to charge", in_policy=True, on_nodes=True, label="account")
-    ] = None
+    account: Annotated[SlurmWord | None, _on_nodes("Account of Slurm to charge", label="account")] = None
     time: Annotated[
-        SlurmTime | None,
-        Option(
-            "Time to ask Slurm for: minutes or H:MM:SS", in_policy=True, on_nodes=True, label="slurm time"
-        ),
+        SlurmTime | None, _on_nodes("Time to ask Slurm for: minutes or H:MM:SS", label="slurm time")
     ] = None
     """Slurm's limit on the allocation. None: as `timeout` says, or the partition if there is none."""
     slurm_options: Annotated[
         SlurmOptions | None,
-        Option(
-            "Option of sbatch, such as --qos=high; may be repeated",
-            in_policy=True,
-            on_nodes=True,
-            label="sbatch",
-        ),
+        _on_nodes("Option of sbatch, such as --qos=high; may be repeated", label="sbatch"),
     ] = None
     keep_leftovers: Annotated[bool, Option("Do not kill leftover processes")] = False
     """Keep processes that are still running when the first process ends by itself."""
-    nice: Annotated[
-        Nice | None, Option("Niceness, -20 to 19; higher yields to others", in_policy=True, limit="nice")
-    ] = None
+    nice: Annotated[Nice | None, _in_policy("Niceness, -20 to 19; higher yields to others", limit="nice")] = (
+        None
+    )
     memory_max: Annotated[
-        MemoryBytes | None,
-        Option("Limit on memory, for example 2GB", in_policy=True, limit="memory"),
+        MemoryBytes | None, _in_policy("Limit on memory, for example 2GB", limit="memory")
     ] = None
     """Limit in bytes on all its processes together, swap included."""
     cpu_max: Annotated[
-        Percent | None,
-        Option("CPU limit in percent; 150 = 1.5 CPUs", in_policy=True, limit="processor"),
+        Percent | None, _in_policy("CPU limit in percent; 150 = 1.5 CPUs", limit="processor")
     ] = None
     """Limit in percent of one processor on all its processes together."""
     pids_max: Annotated[
-        ProcessCount | None,
-        Option("Limit on processes and threads", in_policy=True, limit="processes"),
+        ProcessCount | None, _in_policy("Limit on processes and threads", limit="processes")
     ] = None
     """Limit on its processes and threads."""
     open_files: Annotated[
-        OpenFiles | None,
-        Option("Limit on open files of each process", in_policy=True, limit="open files"),
+        OpenFiles | None, _in_policy("Limit on open files of each process", limit="open files")
     ] = None
     """Limit on descriptors of each of its processes."""
     core_max: Annotated[
-        FileBytes | None,
-        Option("Limit on the size of core files; 0: none", in_policy=True, limit="core file"),
+        FileBytes | None, _in_policy("Limit on the size of core files; 0: none", limit="core file")
     ] = None
     """Bytes of a core file of each of its processes; 0: none is written."""
     notify: Annotated[NotifyName | None, Option("Notify this target when the job ends", label="notifies")] = (
