@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from operator import attrgetter
+from typing import Any, assert_never
 
 from msgspec.structs import replace
 
@@ -137,36 +138,30 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
 
     Rules for exceptions come only from the configuration.
     """
-    delays = spec.retry_delay, spec.backoff, spec.max_delay, spec.jitter
-    if (spec.retries, *delays, spec.rerun, spec.retry_on, spec.no_retry_on, on_exceptions) == _NOTHING:
+    if _asked(spec) == _NOTHING and not on_exceptions:
         return default  # as for most jobs
-    return RetryPolicy(
-        retries=default.retries if spec.retries is None else spec.retries,
-        delay=default.delay if spec.retry_delay is None else spec.retry_delay,
-        backoff=default.backoff if spec.backoff is None else spec.backoff,
-        max_delay=default.max_delay if spec.max_delay is None else spec.max_delay,
-        jitter=default.jitter if spec.jitter is None else spec.jitter,
-        rerun=default.rerun if spec.rerun is None else spec.rerun,
-        retry_on=spec.retry_on,
-        no_retry_on=spec.no_retry_on,
-        on_exceptions=on_exceptions,
+    given = {field: value for field, name in _OPTIONS.items() if (value := getattr(spec, name)) is not None}
+    return replace(
+        default, **given, retry_on=spec.retry_on, no_retry_on=spec.no_retry_on, on_exceptions=on_exceptions
     )
-
-
-_NOTHING = (None,) * 8 + ((),)
 
 
 def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
     """Return the spec with the policy in it, so that a later configuration does not change this job."""
-    return replace(
-        spec,
-        retries=policy.retries,
-        retry_delay=policy.delay,
-        backoff=policy.backoff,
-        max_delay=policy.max_delay,
-        jitter=policy.jitter,
-        rerun=policy.rerun,
-    )
+    return replace(spec, **options_of(policy))
+
+
+def options_of(policy: RetryPolicy) -> dict[str, Any]:
+    """Return what a policy says of each option that a job may leave to the configuration."""
+    return {name: getattr(policy, field) for field, name in _OPTIONS.items()}
+
+
+# The options of a job by their fields in its policy, which the configuration has too
+_OPTIONS = {"retries": "retries", "delay": "retry_delay", "rerun": "rerun"} | {
+    name: name for name in ("backoff", "max_delay", "jitter")
+}
+_asked = attrgetter(*_OPTIONS.values(), "retry_on", "no_retry_on")
+_NOTHING = _asked(JobSpec())
 
 
 def _move_after_failure(job: Job, code: int | None, decision: Decision | None) -> tuple[Move, str | None]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
-from bgd.core.retry import with_policy
+from bgd.core.retry import options_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, ExecutorKind, Rate
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
@@ -133,7 +133,6 @@ def _view(row: sqlite3.Row) -> JobView:
         state=State(row["state"]),
         outcome=_outcome(row["outcome"]),
         tags=list(spec.tags),
-        retry_delay=policy.delay,
         due_at=_due_at(row),
         retry_on=None if policy.retry_on is None else list(policy.retry_on),
         no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
@@ -149,19 +148,18 @@ def _view(row: sqlite3.Row) -> JobView:
         problem=_problem(row),
         needs_node=_needs_node(row),
         **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
-        **dict(zip(_OF_POLICY, _of_policy(policy), strict=True)),
+        **options_of(policy),
         **dict(zip(_OF_SPEC, _of_spec(spec), strict=True)),
     )
 
 
-# What a JobView copies: columns, fields of the policy, and all other options of the spec
+# What a JobView copies besides the policy: columns, and all other options of the spec
 _COLUMNS_OF_VIEW = (
     *("id", "exit_code", "signal", "reason", "queue", "priority", "attempt", "created_at", "started_at"),
     *("finished_at", "key", "slots", "snoozes"),
 )
-_OF_POLICY = ("retries", "backoff", "max_delay", "jitter", "rerun")
 _OF_SPEC = [name for name in OPTIONS_AS_ASKED if name not in _COLUMNS_OF_VIEW]
-_of_row, _of_policy, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_POLICY), attrgetter(*_OF_SPEC)
+_of_row, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_SPEC)
 
 
 def _needs_node(row: sqlite3.Row) -> bool:
