@@ -130,10 +130,10 @@ class JobActions:
             Full: all jobs together would have too many.
         """
         wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs if spec.after or spec.after_any)
-        if wanted and self._supervisor.waits + wanted > limits.MAX_ALL_WAITS:
+        if wanted and self._supervisor.scheduler.waits + wanted > limits.MAX_ALL_WAITS:
             raise Full(
                 f"all jobs together may have {limits.MAX_ALL_WAITS} dependencies, and have "
-                f"{self._supervisor.waits}: try again when some jobs have ended"
+                f"{self._supervisor.scheduler.waits}: try again when some jobs have ended"
             )
 
     def submit(
@@ -154,7 +154,7 @@ class JobActions:
         at = at or now()
         submitted = Submission() if into is None else into
         for spec in specs:
-            job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
+            job_id = None if spec.key is None else self._supervisor.scheduler.holder_of(spec.key)
             if job_id is not None:
                 self._debounce(job_id, spec, at)
                 submitted.found.append(job_id)
@@ -432,7 +432,9 @@ class JobActions:
     def revive(self, job: Job, at: Now, specs: Mapping[JobId, StoredSpec]) -> State:
         """Queue a finished job again."""
         check_may_run(specs[job.id].whole(), self._supervisor.config)
-        holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
+        holder = (
+            None if job.conditions.key is None else self._supervisor.scheduler.holder_of(job.conditions.key)
+        )
         if holder is not None:
             raise Refused(f"job {job.id} has the key of job {holder}, which has not finished")
         self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)

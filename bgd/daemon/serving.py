@@ -271,7 +271,7 @@ class _Daemon:
         """Return when the daemon may end: its jobs have ended as asked, or the stop was requested twice."""
         supervisor, tasks = self._supervisor, self._tasks
         mode = await self._stops.get()
-        logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
+        logger.info("stopping: running jobs %d, mode %s", supervisor.scheduler.running, mode.value)
         self._context.manager.stopping(f"stopping, mode {mode.value}")
         is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
         drain = tasks.create_task(self._interrupt_jobs() if is_init else supervisor.drain(mode))
@@ -280,14 +280,14 @@ class _Daemon:
         await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
         if not drain.done():
             why = "asked again to stop" if again.done() else (self._link.obstacle or "there is no launcher")
-            logger.warning("%s: leaving %d jobs as they are", why, supervisor.running)
+            logger.warning("%s: leaving %d jobs as they are", why, supervisor.scheduler.running)
             drain.cancel()
         again.cancel()
         absent.cancel()
 
     async def _interrupt_jobs(self) -> None:
         """End all jobs in order, because the kernel kills them when the first process of a container ends."""
-        if self._supervisor.running:
+        if self._supervisor.scheduler.running:
             logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
         await self._supervisor.drain(ShutdownMode.LEAVE)
         await self._link.stop_launcher()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -72,6 +72,7 @@ class Supervisor:
     Attributes:
         config: the configuration in force.
         controls: slots and queues set by users.
+        scheduler: the one that decides; others only ask it, and change it by `decide`.
         link: the connection to the launcher.
         transaction: the next one; code that adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
@@ -94,12 +95,14 @@ class Supervisor:
         self.link = link
         self._machine = MachineWatch(
             config,
-            pause=lambda why: self._scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
-            resume=lambda why: self._scheduler.resume(why, now()),
-            has_queued=lambda: not self.controls.paused and any(s is State.QUEUED for _, s in self.counts),
+            pause=lambda why: self.scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
+            resume=lambda why: self.scheduler.resume(why, now()),
+            has_queued=lambda: (
+                not self.controls.paused and any(s is State.QUEUED for _, s in self.scheduler.counts)
+            ),
             ring=self._look_again,
         )
-        self._scheduler = self._new_scheduler(last_id=0)
+        self.scheduler = self._new_scheduler(last_id=0)
         self._attempts = AttemptTable()
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
@@ -133,13 +136,13 @@ class Supervisor:
             )
         self.controls = await self._store.read(read.controls)
         self.newest_id = await self._store.read(read.last_id)
-        self._scheduler = self._new_scheduler(self.newest_id)
+        self.scheduler = self._new_scheduler(self.newest_id)
         rates = {name: queue.rate for name, queue in self.config.queues.items() if queue.rate is not None}
         have_run: list[JobId] = []  # of queues with a rate
         async for page in self._store.unfinished():
             for restored in page:
                 try:
-                    self._scheduler.restore(restored.job, restored.slot, restored.tokens, restored.count)
+                    self.scheduler.restore(restored.job, restored.slot, restored.tokens, restored.count)
                 except ValueError as error:  # each row is sound, but they contradict each other
                     raise self._store.damaged(error) from error
                 if restored.job.attempt and restored.job.queue in rates:
@@ -148,7 +151,7 @@ class Supervisor:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
-            self._scheduler.restore_starts(starts)
+            self.scheduler.restore_starts(starts)
         for name in await self._store.read(summaries.queue_names, MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
@@ -162,10 +165,10 @@ class Supervisor:
                 await self._changed.wait()
                 self._changed.clear()
                 await self._settle()
-                self._timer.set(self._scheduler.next_timer_at())
-                at = self._scheduler.next_wall_timer_at()
+                self._timer.set(self.scheduler.next_timer_at())
+                at = self.scheduler.next_wall_timer_at()
                 self._wall_timer.set(inf if at is None else at)  # it also rings when the clock is set
-                if self.running == 0:
+                if self.scheduler.running == 0:
                     self._is_idle.set()
                 else:
                     self._is_idle.clear()
@@ -179,14 +182,14 @@ class Supervisor:
 
     async def drain(self, mode: ShutdownMode) -> None:
         """Start nothing more, and wait until no attempt runs; with LEAVE do not wait for attempts."""
-        self._scheduler.pause(PauseReason.DRAINING)
+        self.scheduler.pause(PauseReason.DRAINING)
         self.is_draining = True
         at = now()
-        for job in self._scheduler.active_jobs():
+        for job in self.scheduler.active_jobs():
             if mode is ShutdownMode.REQUEUE:
-                self._scheduler.requeue(job.id, at)
+                self.scheduler.requeue(job.id, at)
             elif mode is ShutdownMode.CANCEL:
-                self._scheduler.cancel(job.id, at)
+                self.scheduler.cancel(job.id, at)
         self.progress.flush()
         await self.saved_unless_stuck()
         if mode is not ShutdownMode.LEAVE:
@@ -203,39 +206,19 @@ class Supervisor:
         _call(self.on_configured)
 
     @property
-    def running(self) -> int:
-        """The number of jobs with an attempt that is starting or running."""
-        return self._scheduler.running
-
-    @property
-    def counts(self) -> Mapping[tuple[str, State], int]:
-        """The number of unfinished jobs in each queue and state, where there are any."""
-        return self._scheduler.counts
-
-    @property
-    def waits(self) -> int:
-        """The number of dependencies of all unfinished jobs together."""
-        return self._scheduler.waits
-
-    @property
     def slots(self) -> int:
         """The number of slots in force."""
         return total_slots(self.config, self.controls)
 
-    @property
-    def taken(self) -> int:
-        """The number of slots that attempts occupy."""
-        return self._scheduler.taken
-
     def queue_views(self) -> list[QueueView]:
         """Return the views of the queues."""
-        return queue_views(self.config, self.controls, self.counts, self._scheduler.openings(now()))
+        return queue_views(self.config, self.controls, self.scheduler.counts, self.scheduler.openings(now()))
 
     def resource_views(self) -> list[ResourceView]:
         """Return the views of the named resources, by name."""
         return [
             ResourceView(name=name, tokens=tokens, taken=taken, waiting=waiting)
-            for name, tokens, taken, waiting in self._scheduler.resources()
+            for name, tokens, taken, waiting in self.scheduler.resources()
         ]
 
     # --- decisions and answers ------------------------------------------------------------------------
@@ -245,8 +228,8 @@ class Supervisor:
 
         `at`: the instant of the fact, None for now. `by`: the user who asked for it.
         """
-        before = 0 if by is None else self._scheduler.effect_count
-        answer = fact(self._scheduler, at or now())
+        before = 0 if by is None else self.scheduler.effect_count
+        answer = fact(self.scheduler, at or now())
         if by is not None:
             self._note_actor(before, by)
         self._changed.set()
@@ -255,38 +238,34 @@ class Supervisor:
     @contextmanager
     def deciding(self, at: Now, by: str | None) -> Iterator[Scheduler]:
         """Decide about many jobs before any consequences; `by` as in `decide`."""
-        before = self._scheduler.effect_count
-        self._scheduler.wait_to_settle()
+        before = self.scheduler.effect_count
+        self.scheduler.wait_to_settle()
         try:
-            yield self._scheduler
+            yield self.scheduler
         finally:
-            self._scheduler.advance(at)
+            self.scheduler.advance(at)
             if by is not None:
                 self._note_actor(before, by)
             self._changed.set()
 
     def _note_actor(self, before: int, by: str) -> None:
         """Record the user who asked for the effects after the first `before`."""
-        places = range(before, self._scheduler.effect_count)
+        places = range(before, self.scheduler.effect_count)
         self.transaction.actors.update(dict.fromkeys(places, by))
 
     def get(self, job_id: JobId) -> Job | None:
         """Return an unfinished job, or None if no unfinished job has this id."""
-        return self._scheduler.get(job_id)
+        return self.scheduler.get(job_id)
 
     def is_unfinished(self, job_id: JobId) -> bool:
-        return self._scheduler.get(job_id) is not None
-
-    def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
-        """Return how many jobs wait for this one, and up to `limit` of them."""
-        return self._scheduler.some_dependents_of(job_id, limit)
+        return self.scheduler.get(job_id) is not None
 
     def explain(self, job_id: JobId) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished.
 
         An attempt that is handed to a cluster runs for the Scheduler, and may wait there for a node.
         """
-        reasons = self._scheduler.explain(job_id, now())
+        reasons = self.scheduler.explain(job_id, now())
         job = self.get(job_id)
         if job is not None and job.state is State.RUNNING:
             wait = self.dispatcher.wait_of(job)
@@ -298,10 +277,6 @@ class Supervisor:
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.link.obstacle)
         is_said = {Cause.LAUNCHER, Cause.TURN} if reasons[-1].ahead == 0 else {Cause.LAUNCHER}
         return (launcher, *(each for each in reasons if each.cause not in is_said))
-
-    def holder_of(self, key: str) -> JobId | None:
-        """Return the id of the unfinished job with this key, or None."""
-        return self._scheduler.holder_of(key)
 
     def remove(self, job: Job, by: str | None = None) -> None:
         """Delete a finished job, as requested, and its logs once its rows are off the disk."""
@@ -347,7 +322,7 @@ class Supervisor:
 
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None:
         """Reconcile the saved attempts with the launcher's snapshot, then let jobs start."""
-        active = self._scheduler.active_jobs()
+        active = self.scheduler.active_jobs()
         adopted, over = self._attempts.reconcile(
             active, snapshot, self._store.store_id, clock.boot_id(), now().wall
         )
@@ -362,13 +337,13 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        self._scheduler.resume(PauseReason.NO_LAUNCHER, now())
+        self.scheduler.resume(PauseReason.NO_LAUNCHER, now())
         self._changed.set()
 
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
         self._attempts.forget_waits()
-        self._scheduler.pause(PauseReason.NO_LAUNCHER)
+        self.scheduler.pause(PauseReason.NO_LAUNCHER)
         self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
@@ -465,7 +440,7 @@ class Supervisor:
 
     def _add_effects(self, transaction: Transaction) -> None:
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
-        for place, effect in enumerate(self._scheduler.take_effects()):
+        for place, effect in enumerate(self.scheduler.take_effects()):
             if isinstance(effect, SaveJob):
                 if effect.what == SUBMIT:
                     transaction.new.append(effect.job)
@@ -492,7 +467,7 @@ class Supervisor:
             return
         end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
-        if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
+        if self.scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
             end = replace(end, outcome=recorded_outcome(job, end.outcome))
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
@@ -520,20 +495,20 @@ class Supervisor:
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
         rules = queue_rules(self.config, self.controls)
-        self._scheduler.resize(self.slots, rules, now(), self.config.resources)
+        self.scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:
-            self._scheduler.pause(PauseReason.ASKED)
+            self.scheduler.pause(PauseReason.ASKED)
         else:
-            self._scheduler.resume(PauseReason.ASKED, now())
+            self.scheduler.resume(PauseReason.ASKED, now())
         self._changed.set()
 
     async def _hold_waiting_jobs(self) -> None:
         """Hold all jobs that wait, in a database that was restored; nothing starts before that is saved."""
-        waiting = self._scheduler.waiting_jobs()
+        waiting = self.scheduler.waiting_jobs()
         for start in range(0, len(waiting), HELD_AT_ONCE):
             for job_id in waiting[start : start + HELD_AT_ONCE]:
                 if self.is_unfinished(job_id):  # it may have expired
-                    self._scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
+                    self.scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
 
@@ -548,7 +523,7 @@ class Supervisor:
             self._changed.set()
 
     def _advance(self) -> None:
-        self._scheduler.advance(now())
+        self.scheduler.advance(now())
         self._changed.set()
 
 

@@ -338,7 +338,7 @@ async def test_number_of_all_dependencies_is_limited(config, launcher, monkeypat
         await life.actions.do("cancel", JobId(waiting))
         one = command(after=(first,))
         batch = await caller.ask(SubmitMany(id=3, specs=[one] * 3), Failed)
-        assert (batch.code, life.supervisor.waits) == (ErrorCode.FULL, 0)
+        assert (batch.code, life.supervisor.scheduler.waits) == (ErrorCode.FULL, 0)
         await caller.ask(SubmitMany(id=4, specs=[one] * 2), Submitted)
 
 

@@ -83,7 +83,9 @@ async def job_live(site: Site, request: HttpRequest, job: str) -> PageResponse:
         with (
             subscriptions.subscribe([job_id], progress=True) as subscription,
             subscriptions.watch(subscription, partial(site.supervisor.explain, job_id)),
-            subscriptions.watch(subscription, partial(site.supervisor.some_dependents_of, job_id, 0)),
+            subscriptions.watch(
+                subscription, partial(site.supervisor.scheduler.some_dependents_of, job_id, 0)
+            ),
             site.usage.watch(subscription, partial(_uses, site, job_id)),
         ):
             yield subscription
@@ -105,7 +107,7 @@ async def _find(site: Site, job: str, before: int | None) -> _FoundJob:
     return _FoundJob(
         view=view,
         explanation=explanation,
-        dependents=site.supervisor.some_dependents_of(job_id, MAX_LINKS),
+        dependents=site.supervisor.scheduler.some_dependents_of(job_id, MAX_LINKS),
         attempts=attempts,
         result=result,
     )

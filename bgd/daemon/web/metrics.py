@@ -32,7 +32,7 @@ def collect(supervisor: Supervisor, schedules: Schedules, figures: Figures) -> l
     """Return all metrics of what is in memory, and of what was read from the database."""
     measured = supervisor.measurements
     unfinished: Counter[tuple[str, State]] = Counter()
-    for (queue, state), count in supervisor.counts.items():
+    for (queue, state), count in supervisor.scheduler.counts.items():
         unfinished[measured.name_of(queue), state] += count
     jobs = GaugeMetricFamily("bgd_jobs", "Jobs in the database, by state.", labels=["state"])
     for state in State:
@@ -104,7 +104,7 @@ def _attempts_of_queues(measured: Measurements) -> Iterator[Metric]:
 def _daemon(supervisor: Supervisor) -> Iterator[Metric]:
     measured, is_paused = supervisor.measurements, supervisor.controls.paused
     yield GaugeMetricFamily("bgd_slots", "Slots for running jobs.", supervisor.slots)
-    yield GaugeMetricFamily("bgd_slots_taken", "Slots that running jobs take.", supervisor.taken)
+    yield GaugeMetricFamily("bgd_slots_taken", "Slots that running jobs take.", supervisor.scheduler.taken)
     yield GaugeMetricFamily("bgd_paused", "1 if all queues are paused together.", int(is_paused))
     yield GaugeMetricFamily(
         "bgd_launcher_connected",

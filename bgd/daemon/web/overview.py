@@ -210,7 +210,7 @@ def _slots(site: Site, ends: Ends) -> dict[str, object]:
     supervisor = site.supervisor
     return {
         "slots": supervisor.slots,
-        "taken": supervisor.taken,
+        "taken": supervisor.scheduler.taken,
         "paused": supervisor.controls.paused,
         "is_complete": ends.is_complete,
     }

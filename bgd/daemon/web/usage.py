@@ -43,7 +43,7 @@ class UsageWatch:
 
     async def _read_again_and_again(self) -> None:
         while True:
-            if self._supervisor.running:
+            if self._supervisor.scheduler.running:
                 self.jobs, _ = await self._supervisor.dispatcher.usage()
             else:
                 self.jobs = {}

@@ -296,7 +296,7 @@ async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, la
         caller.send(*(Submit(number, command()) for number in range(6, 10)))
         for _ in range(10):
             await is_alive(other)
-        assert len(life.supervisor._scheduler) == 4
+        assert len(life.supervisor.scheduler) == 4
         life.commits.open()
         assert [(await caller.hear(Submitted)).id for _ in range(10)] == list(range(10))
 

@@ -26,7 +26,7 @@ GONE = 8  # clients that come and go, one after the other
 
 
 async def taken(life):
-    return len(life.supervisor._scheduler)
+    return len(life.supervisor.scheduler)
 
 
 async def asked_until(caller, condition):
