@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd import __version__
-from bgd.config import Config, ExecutorConfig
+from bgd.config import ExecutorConfig
 from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_options
 from bgd.errors import ConfigError
@@ -20,13 +20,33 @@ from bgd.paths import make_cluster_folder
 from bgd.wire.views import Finding, Level
 
 
-def check_clusters(config: Config) -> list[Finding]:
-    """Return a finding for each executor of kind slurm. Each costs a short job in Slurm."""
-    return [
-        _check(f"executor {name}", executor)
-        for name, executor in config.executors.items()
-        if executor.kind.has_nodes
-    ]
+def check_cluster(executor: ExecutorConfig) -> Finding:
+    """Return a finding about an executor of kind slurm. It costs a short job in Slurm."""
+    for name in ("sbatch", "srun", "squeue", "scancel"):
+        if shutil.which(name) is None:
+            remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
+            return Finding("", Level.PROBLEM, f"there is no {name}", remedy)
+    if executor.conf and not Path(executor.conf).exists():
+        message = f"its conf {executor.conf} does not exist"
+        return Finding("", Level.PROBLEM, message, "set conf to the slurm.conf of this machine")
+    code, _, lines = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
+    if code:
+        remedy = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
+        return Finding("", Level.PROBLEM, f"Slurm's controller cannot be reached: {lines[-1]}", remedy)
+    probe = Path(executor.folder, f"probe-{os.getpid()}")
+    try:
+        make_cluster_folder(Path(executor.folder))
+        probe.touch()
+    except ConfigError as error:
+        message, _, remedy = str(error).partition(": ")
+        return Finding("", Level.PROBLEM, message, remedy)
+    except OSError as error:
+        message = f"its folder {executor.folder} cannot be written: {error.strerror}"
+        return Finding("", Level.PROBLEM, message, "make it a folder of yours that the nodes share")
+    try:
+        return _probe(executor, str(probe))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 class _Seen(Struct):
@@ -40,35 +60,7 @@ class _Seen(Struct):
     problem: str  # why it has none
 
 
-def _check(subject: str, executor: ExecutorConfig) -> Finding:
-    for name in ("sbatch", "srun", "squeue", "scancel"):
-        if shutil.which(name) is None:
-            remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
-            return Finding(subject, Level.PROBLEM, f"there is no {name}", remedy)
-    if executor.conf and not Path(executor.conf).exists():
-        message = f"its conf {executor.conf} does not exist"
-        return Finding(subject, Level.PROBLEM, message, "set conf to the slurm.conf of this machine")
-    code, _, lines = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
-    if code:
-        remedy = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
-        return Finding(subject, Level.PROBLEM, f"Slurm's controller cannot be reached: {lines[-1]}", remedy)
-    probe = Path(executor.folder, f"probe-{os.getpid()}")
-    try:
-        make_cluster_folder(Path(executor.folder))
-        probe.touch()
-    except ConfigError as error:
-        message, _, remedy = str(error).partition(": ")
-        return Finding(subject, Level.PROBLEM, message, remedy)
-    except OSError as error:
-        message = f"its folder {executor.folder} cannot be written: {error.strerror}"
-        return Finding(subject, Level.PROBLEM, message, "make it a folder of yours that the nodes share")
-    try:
-        return _probe(subject, executor, str(probe))
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
+def _probe(executor: ExecutorConfig, probe: str) -> Finding:
     wait = ["srun", *own_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
     argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-c", _PROGRAM, probe]
     began = time.time()
@@ -76,38 +68,36 @@ def _probe(subject: str, executor: ExecutorConfig, probe: str) -> Finding:
     ended, words = time.time(), lines[-1]
     if code == 0:
         said = text.rstrip().rpartition("\n")[2]  # a prolog of the site may write before
-        return _finding_on_node(subject, executor, msgspec.json.decode(said, type=_Seen), (began, ended))
+        return _finding_on_node(executor, msgspec.json.decode(said, type=_Seen), (began, ended))
     if words.endswith("busy") or words.startswith("no answer"):
         message = "no node is free now, so its folder and clocks were not checked"
-        return Finding(subject, Level.NOTE, message, "run `bgctl doctor` again when a node is free")
+        return Finding("", Level.NOTE, message, "run `bgctl doctor` again when a node is free")
     unknown = next((line for line in lines if _NO_PROGRAM in line), None)
     if unknown is not None:
         message = f"a node cannot run python of the executor: {unknown.partition(_NO_PROGRAM)[2]}"
-        return Finding(subject, Level.PROBLEM, message, f"install bgd there by this path, {_OR_SET}")
+        return Finding("", Level.PROBLEM, message, f"install bgd there by this path, {_OR_SET}")
     remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
-    return Finding(subject, Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
+    return Finding("", Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
 
 
-def _finding_on_node(
-    subject: str, executor: ExecutorConfig, seen: _Seen, between: tuple[float, float]
-) -> Finding:
+def _finding_on_node(executor: ExecutorConfig, seen: _Seen, between: tuple[float, float]) -> Finding:
     """Return what is wrong on a node that answered between these instants."""
     if seen.user != os.getuid():
         message = f"node {seen.node} runs jobs as user {seen.user}, and you are {os.getuid()}"
-        return Finding(subject, Level.PROBLEM, message, "give your user the same number there")
+        return Finding("", Level.PROBLEM, message, "give your user the same number there")
     if not seen.sees_folder:
         message = f"node {seen.node} does not see {executor.folder}"
         remedy = "set folder to one that this machine and the nodes share"
-        return Finding(subject, Level.PROBLEM, message, remedy)
+        return Finding("", Level.PROBLEM, message, remedy)
     if seen.bgd != __version__:
         found = f"bgd {seen.bgd}, and this is {__version__}" if seen.bgd else f"no bgd: {seen.problem}"
         message = f"python of the executor ({executor.python}) on node {seen.node} has {found}"
-        return Finding(subject, Level.PROBLEM, message, f"install this version of bgd there, {_OR_SET}")
+        return Finding("", Level.PROBLEM, message, f"install this version of bgd there, {_OR_SET}")
     began, ended = between
     if not began - _CLOCK_TOLERANCE <= seen.at <= ended + _CLOCK_TOLERANCE:
         message = f"the clock of node {seen.node} differs by about {abs(seen.at - ended):.0f} s"
-        return Finding(subject, Level.WARNING, message, "set the clocks by NTP: files get wrong times")
-    return Finding(subject, Level.OK, f"node {seen.node} runs jobs and shares {executor.folder}")
+        return Finding("", Level.WARNING, message, "set the clocks by NTP: files get wrong times")
+    return Finding("", Level.OK, f"node {seen.node} runs jobs and shares {executor.folder}")
 
 
 def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, list[str]]:

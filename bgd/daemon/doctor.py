@@ -22,7 +22,7 @@ import bgd
 from bgd import clock
 from bgd.config import Config
 from bgd.daemon.backups import Backups, backups_in, open_to_others
-from bgd.daemon.cluster_doctor import check_clusters
+from bgd.daemon.cluster_doctor import check_cluster
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
 from bgd.daemon.launches import missing_installation
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
@@ -51,10 +51,8 @@ async def check_all(config: Config, folders: ForeignFolders) -> list[Finding]:
     apart = [check for check in checks if folders.may_hang(check.folder)]
     local = [check for check in checks if check not in apart]
     found = await asyncio.gather(
-        asyncio.to_thread(
-            lambda: [each for check in local for each in _findings_of(check.subject, check.run)]
-        ),
-        *(_check_apart(folders, check) for check in apart),
+        asyncio.to_thread(lambda: [_finding_of(check.subject, check.run) for check in local]),
+        asyncio.gather(*(_check_apart(folders, check) for check in apart)),
     )
     return [each for part in found for each in part]
 
@@ -64,7 +62,7 @@ class _Check(NamedTuple):
 
     subject: str
     folder: str
-    run: Callable[[], Finding | list[Finding]]
+    run: Callable[[], Finding]
 
 
 def _checks(config: Config) -> list[_Check]:
@@ -87,11 +85,7 @@ def _checks(config: Config) -> list[_Check]:
         _Check("database", _OWN, partial(check_database, config)),
         _Check("backups", config.backup.folder, partial(check_backups, config)),
         *(
-            _Check(
-                f"executor {name}",
-                executor.folder,
-                partial(check_clusters, replace(config, executors={name: executor})),
-            )
+            _Check(f"executor {name}", executor.folder, partial(check_cluster, executor))
             for name, executor in config.executors.items()
             if executor.kind.has_nodes
         ),
@@ -101,12 +95,12 @@ def _checks(config: Config) -> list[_Check]:
 _OWN = "/"  # for checks inside the daemon: only the daemon can open its database
 
 
-async def _check_apart(folders: ForeignFolders, check: _Check) -> list[Finding]:
+async def _check_apart(folders: ForeignFolders, check: _Check) -> Finding:
     try:
-        return await folders.call(check.folder, _findings_of, check.subject, check.run)
+        return await folders.call(check.folder, _finding_of, check.subject, check.run)
     except NoAnswer as error:
         remedy = "unmount that file system (umount -f -l), or make its server answer"
-        return [Finding(check.subject, Level.PROBLEM, str(error), remedy)]
+        return Finding(check.subject, Level.PROBLEM, str(error), remedy)
 
 
 def findings_as_json(config: Config) -> str:
@@ -129,14 +123,13 @@ def check_python(config: Config) -> None:
             raise ConfigError(f"[python] path: there is no {path}")
 
 
-def _findings_of(subject: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
+def _finding_of(subject: str, check: Callable[[], Finding]) -> Finding:
     try:
-        found = check()
+        return replace(check(), subject=subject)
     except OSError as error:  # a folder with the wrong mode is one thing to find
         words = f"{error.filename} cannot be checked: {error.strerror}"
         remedy = "give it to the user who runs bgd, as a folder of mode 700"
-        found = [Finding("access", Level.PROBLEM, words, remedy)]
-    return [replace(found, subject=subject)] if isinstance(found, Finding) else found
+        return Finding("access", Level.PROBLEM, words, remedy)
 
 
 # What a check returns; its subject stands in the list of checks
@@ -446,7 +439,9 @@ def _check_copies(paths: list[str], every: float, patience: float) -> Finding:
             "nothing to do: it was checked when it was written, and bgd --recover checks it again",
         )
     if good is None:
-        return problem(f"none is intact: {problems[0]}", f"delete it; {_WRITE_ONE} meanwhile")
+        return problem(
+            f"none can be restored: {problems[0]}", f"delete what is damaged; {_WRITE_ONE} meanwhile"
+        )
     if problems:
         return warning(
             f"{_count_and_age(paths, good.path)} of the intact ones: {problems[0]}",

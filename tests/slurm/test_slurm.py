@@ -14,13 +14,13 @@ from pathlib import Path
 from re import fullmatch
 
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from bgd import Outcome, Refused, State
-from bgd.config import ExecutorConfig, load
+from bgd.config import ExecutorConfig
 from bgd.core.explain import Cause, in_words
 from bgd.core.spec import ExecutorKind
-from bgd.daemon.cluster_doctor import check_clusters
+from bgd.daemon.cluster_doctor import check_cluster
 from bgd.wire.views import Finding
 from tests.launcher.host import is_stopped
 from tests.slurm.two_nodes import AS_USER, USER, free_ports
@@ -405,5 +405,4 @@ UNKNOWN_USER = 54_321
 def findings(slurm, folder, options) -> list[Finding]:
     usual = {"kind": ExecutorKind.SLURM, "folder": str(folder), "conf": str(slurm.configuration)}
     usual["python"] = sys.executable
-    executor = ExecutorConfig(**(usual | options))
-    return check_clusters(replace(load(environ={"HOME": "/"}), executors={"x": executor}))
+    return [check_cluster(ExecutorConfig(**(usual | options)))]
