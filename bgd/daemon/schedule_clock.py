@@ -31,7 +31,6 @@ from bgd.core.schedules import (
 )
 from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.late_jobs import AT_ONCE, LateJobs
 from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
@@ -44,6 +43,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+AT_ONCE = 100  # schedules handled in one turn of the loop
+DEFINED_AT_ONCE = 20  # definitions handled in one turn of the loop; each takes a tenth of a millisecond
+_MAX_REASON = 300  # characters
+
 RunsByName = dict[str, dict[JobId, Run]]
 Meant = tuple[Timetable, float | None]  # what a definition means, and its first time
 
@@ -55,7 +58,6 @@ class ScheduleClock:
 
     Attributes:
         by_name: the schedules in force.
-        late_jobs: jobs that have not finished in time.
         changes: a counter of changes of schedules and their history.
     """
 
@@ -79,7 +81,11 @@ class ScheduleClock:
         self._is_configured = asyncio.Event()
         self._wakeup = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set, on_wall_clock=True)
-        self.late_jobs = LateJobs(supervisor, self.by_name, self._wakeup.set)
+        self._late_at = DueHeap[str](
+            lambda name, at: name in self.by_name and self.by_name[name].late_at == at
+        )
+        self._late: set[str] = set()  # schedules with a late job, as of the last look
+        self._late_alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set)
         self._looked = read_clocks()
 
     async def load(self) -> None:
@@ -115,13 +121,13 @@ class ScheduleClock:
                 # without a time it still rings when the clock is set
                 waits = self.by_name and not self._supervisor.is_draining
                 self._alarm.set(self._next_at() if waits else None)
-                self.late_jobs.set_alarm()
+                self._late_alarm.set(self._late_at.next_at())
                 await self._wakeup.wait()
                 self._wakeup.clear()
                 await self.look()
         finally:
             self._alarm.close()
-            self.late_jobs.close()
+            self._late_alarm.close()
 
     async def configured(self) -> None:
         """Wait until the schedules of the present configuration are loaded."""
@@ -142,10 +148,6 @@ class ScheduleClock:
                 if (due := self._due.pop_due(moment.at)) is not None:
                     self._pass(due, moment)
             await asyncio.sleep(0)
-
-    async def _note_late(self) -> None:
-        if await self.late_jobs.look(self._looked.elapsed):
-            self.note_change()
 
     def _moment(self) -> Moment:
         """Read the clock, and detect whether it jumped, or bgd was down when a schedule was due."""
@@ -197,7 +199,7 @@ class ScheduleClock:
             logger.warning("schedule %s: its job cannot be queued: %s", name, error)
             return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
         job = self.submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
-        self.late_jobs.watch(name)
+        self._watch(name)
         return due, job
 
     def current_job(self, name: str, schedule: ActiveSchedule) -> JobSpec:
@@ -343,7 +345,7 @@ class ScheduleClock:
             self.wait(name, schedule)
         else:
             self._wait_until(name, schedule, inf if meant[1] is None else meant[1])
-        self.late_jobs.watch(name)
+        self._watch(name)
 
     def wait(self, name: str, schedule: ActiveSchedule) -> None:
         """Wait for the next occurrence of a schedule."""
@@ -361,6 +363,60 @@ class ScheduleClock:
     def _next_at(self) -> float:
         at = self._due.next_at()
         return inf if at is None else at
+
+    # --- jobs that are late: on the elapsed clock, so none is late because the clock was set
+
+    @property
+    def late_count(self) -> int:
+        """The number of schedules with a late job that has not finished."""
+        self._late = {name for name in self._late if self.is_late(name)}
+        return len(self._late)
+
+    def is_late(self, name: str) -> bool:
+        """Tell whether a job of a schedule is late and has not finished."""
+        schedule = self.by_name.get(name)
+        return schedule is not None and any(
+            run.is_late and self._supervisor.is_unfinished(job) for job, run in schedule.runs.items()
+        )
+
+    async def _note_late(self) -> None:
+        """Record jobs that have not finished when `late_after` is over, some schedules at a time."""
+        elapsed, found = self._looked.elapsed, False
+        while (at := self._late_at.next_at()) is not None and at <= elapsed:
+            for _ in range(AT_ONCE):
+                if (name := self._late_at.pop_due(elapsed)) is not None:
+                    found |= self._settle_late(name, elapsed)
+            await asyncio.sleep(0)
+        if found:
+            self.note_change()
+
+    def _settle_late(self, name: str, elapsed: float) -> bool:
+        """Settle for each run of a schedule whose time is over whether it is late; return whether any is."""
+        schedule, found = self.by_name[name], False
+        late_after = schedule.stored.spec.late_after
+        for job, run in schedule.runs.items():
+            if run.due is None or late_after is None or run.due + late_after > elapsed:
+                continue
+            run.due = None
+            if self._supervisor.is_unfinished(job):
+                run.is_late = found = True
+                late = NewOccurrence(name, run.due_at, Result.RAN, job, late=True)
+                self._supervisor.transaction.late.append(late)
+        self._watch(name)
+        return found
+
+    def _watch(self, name: str) -> None:
+        """Watch the runs of a schedule, which have changed."""
+        schedule = self.by_name[name]
+        late_after = schedule.stored.spec.late_after
+        due = min((run.due for run in schedule.runs.values() if run.due is not None), default=inf)
+        schedule.late_at = inf if late_after is None else due + late_after
+        self._late_at.forget()
+        if schedule.late_at < inf:
+            self._late_at.push(name, schedule.late_at)
+            self._wakeup.set()
+        if any(run.is_late for run in schedule.runs.values()):
+            self._late.add(name)
 
     def now(self) -> float:
         """Return the time of the wall clock."""
@@ -384,12 +440,6 @@ def _is_in_another_zone(schedule: ActiveSchedule) -> bool:
     except LookupError:
         return False
     return schedule.timetable is not None and schedule.timetable.zone is not zone
-
-
-_MAX_REASON = 300  # characters
-
-
-DEFINED_AT_ONCE = 20  # definitions handled in one turn of the loop; each takes a tenth of a millisecond
 
 
 def batched(items: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:

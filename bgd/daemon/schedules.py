@@ -225,7 +225,7 @@ class Schedules:
             upcoming=[] if paused or not timetable else upcoming_times(timetable, self.clock.now(), upcoming),
             latest=None if latest is None else _occurrence_view(*latest),
             problem=schedule.problem,
-            is_late=self.clock.late_jobs.is_late(name),
+            is_late=self.clock.is_late(name),
         )
 
     def _find(self, name: str) -> ActiveSchedule:

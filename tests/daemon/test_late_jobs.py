@@ -29,7 +29,7 @@ async def late(life: Life) -> list[bool]:
 
 async def is_late(life: Life) -> bool:
     [view] = await life.schedules.views("hourly", 0)
-    assert life.schedules.clock.late_jobs.count == int(view.is_late)
+    assert life.schedules.clock.late_count == int(view.is_late)
     return view.is_late
 
 
@@ -150,7 +150,7 @@ async def test_nothing_of_a_removed_schedule_is_late(lives):
         await life.pass_time(HOUR)
 
         assert await late(life) == [False]
-        assert life.schedules.clock.late_jobs.count == 0
+        assert life.schedules.clock.late_count == 0
 
 
 async def test_a_job_that_somebody_asked_for_is_never_late(lives):

@@ -17,7 +17,6 @@ from bgd.daemon import schedule_clock, supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.late_jobs import LateJobs
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import notifications as storage
@@ -281,7 +280,7 @@ def forget_jobs_of_schedules_at_a_restart(monkeypatch):
 
 
 def note_no_late_job(monkeypatch):
-    monkeypatch.setattr(LateJobs, "_note", lambda *_: False)
+    monkeypatch.setattr(ScheduleClock, "_settle_late", lambda *_: False)
 
 
 def watch_no_job_after_a_restart(monkeypatch):

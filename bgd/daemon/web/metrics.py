@@ -49,7 +49,7 @@ def collect(supervisor: Supervisor, schedules: Schedules, figures: Figures) -> l
         GaugeMetricFamily(
             "bgd_schedules_late",
             "Schedules with a late job that has not finished.",
-            schedules.clock.late_jobs.count,
+            schedules.clock.late_count,
         ),
     ]
 
