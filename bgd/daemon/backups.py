@@ -23,7 +23,7 @@ from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
 from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import copying, recovery
 from bgd.daemon.storage.copying import DatabaseCopy
-from bgd.daemon.storage.database import StoreBroken, StoreTooNew, fsync_path
+from bgd.daemon.storage.database import StoreBroken, StoreOfOtherVersion, fsync_path
 from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -309,7 +309,7 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
         except OSError as error:
             raise StoreBroken(f"nothing is restored: {error}") from error
         finally:
-            Path(new).unlink(missing_ok=True)
+            recovery.delete_copy(new)
 
 
 def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
@@ -317,9 +317,10 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
         problem = recovery.problem_with(path)
-    except StoreTooNew as error:
+    except StoreOfOtherVersion as error:
+        remedy = error.remedy or "install that bgd again"
         raise Refused(
-            f"{error}, so nothing is restored: install that bgd again, or move the database away to restore a"
+            f"{error.problem}, so nothing is restored: {remedy}, or move the database away to restore a"
             " backup"
         ) from error
     if problem is None:

@@ -27,7 +27,7 @@ from bgd.daemon.storage import change_stream, copying, read, recovery, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN
-from bgd.daemon.storage.schema import VERSION
+from bgd.daemon.storage.schema import FIRST, UPGRADE, VERSION
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -203,6 +203,32 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
 
     assert path.exists()
     assert not list(path.parent.glob("*.damaged-*"))
+
+
+def set_version(path, version):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+def test_a_database_that_only_an_earlier_bgd_can_upgrade_is_never_replaced(config, path):
+    set_version(path, FIRST - 1)
+
+    with pytest.raises(Refused, match=f"is too old .*, so nothing is restored: {UPGRADE}, or move"):
+        recover(config)
+
+    assert path.exists()
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_backup_that_is_too_old_is_refused_with_the_remedy_and_leaves_no_files(config, path):
+    path.unlink()
+    backup = Path(config.backup.folder, "bgd-20251125T030000Z.db")
+    set_version(backup, FIRST - 1)
+
+    with pytest.raises(StoreBroken, match=f"no intact backup: database {backup} is too old .*; {UPGRADE}"):
+        recover(config, str(backup))
+
+    assert not list(path.parent.glob("bgd.db*"))
 
 
 async def events_in(path, since):

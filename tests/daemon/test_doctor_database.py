@@ -16,7 +16,7 @@ from bgd.daemon.backups import recover
 from bgd.daemon.doctor import check_backups, check_database
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.schema import FIRST, VERSION, open_writable
+from bgd.daemon.storage.schema import FIRST, UPGRADE, VERSION, open_writable
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.wire.views import Level
 from tests.daemon.harness import configure
@@ -247,7 +247,17 @@ def test_damaged_backup_is_skipped_by_doctor_and_recovery(config, backup, path):
     backup.unlink()
     finding = check_backups(config)
     assert finding.level is Level.PROBLEM
-    assert finding.message.startswith(f"none is intact: {newer} is damaged")
+    assert finding.message.startswith(f"none can be restored: {newer} is damaged")
+
+
+def test_backup_that_is_too_old_is_reported_with_the_remedy(config, backup):
+    set_version(backup, FIRST - 1)
+
+    finding = check_backups(config)
+
+    assert finding.level is Level.PROBLEM
+    assert finding.message.startswith(f"none can be restored: database {backup} is too old")
+    assert finding.message.endswith(UPGRADE)
 
 
 def test_backup_that_takes_too_long_is_reported_as_partly_checked(config, backup):

@@ -12,7 +12,7 @@ from msgspec import Struct
 from bgd.core.job import JobId
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken, fsync_path, time_limit
-from bgd.daemon.storage.schema import check, open_readable, version_of
+from bgd.daemon.storage.schema import UPGRADE, check, open_readable, version_of
 
 
 class DatabaseCopy(Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ def check_copy(path: str, seconds: float | None = None, *, name: str | None = No
     `name` is what errors call it, if that is not its path.
 
     Raises:
-        StoreBroken: it cannot be read, is damaged, or was written by a newer bgd or another program.
+        StoreBroken: it cannot be read, is damaged, or was written by another bgd or another program.
         TimeoutError: the time was too short.
     """
     name = name or path
@@ -60,7 +60,8 @@ def check_copy(path: str, seconds: float | None = None, *, name: str | None = No
         with closing(open_readable(path)) as db, time_limit(db, seconds):
             return _checked(db, name, Path(path).stat().st_mtime)
     except StoreBroken as error:
-        raise type(error)(error.problem) from error  # its remedy is for the database in use
+        # other remedies are for the database in use
+        raise type(error)(error.problem, UPGRADE if error.remedy == UPGRADE else None) from error
     except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
         raise StoreBroken(f"{name} is damaged ({error})") from error
 

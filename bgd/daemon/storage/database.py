@@ -40,8 +40,8 @@ class StoreBroken(BgdError):
         self.remedy = remedy
 
 
-class StoreTooNew(StoreBroken):
-    """A newer bgd wrote the database; as far as this bgd can tell, nothing is wrong with it."""
+class StoreOfOtherVersion(StoreBroken):
+    """A newer bgd, or a much older one, wrote the database; as far as this bgd can tell, it is sound."""
 
 
 class DiskFull(StoreBroken):

@@ -25,7 +25,7 @@ from bgd.daemon.storage.change_stream import NO_EVENTS, newest_event
 from bgd.daemon.storage.copying import DatabaseCopy, check_copy, free_bytes
 from bgd.daemon.storage.database import (
     StoreBroken,
-    StoreTooNew,
+    StoreOfOtherVersion,
     fsync_path,
     time_limit,
     transaction,
@@ -62,13 +62,13 @@ def problem_with(path: str) -> str | None:
     """Return why the database cannot be used; None if it can.
 
     Raises:
-        StoreTooNew: only a newer bgd can use it.
+        StoreOfOtherVersion: only another bgd can use it.
     """
     if not Path(path).exists():
         return f"database {path} is not there"
     try:
         check_copy(path)
-    except StoreTooNew:
+    except StoreOfOtherVersion:
         raise
     except StoreBroken as error:
         return str(error)
@@ -105,8 +105,7 @@ def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCop
         StoreBroken: it is not intact, or another user may have written it.
         OSError: it cannot be copied.
     """
-    for end in ("", "-wal"):
-        Path(f"{new}{end}").unlink(missing_ok=True)
+    delete_copy(new)
     try:
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -126,6 +125,12 @@ def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCop
     finally:
         os.close(source)
     return replace(check_copy(new, name=path), written_at=found.st_mtime)
+
+
+def delete_copy(path: str) -> None:
+    """Delete a copy, if it exists, with the files that SQLite has left beside it."""
+    for end in ("", "-wal", "-shm"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 def foreign_writers(found: os.stat_result) -> str | None:

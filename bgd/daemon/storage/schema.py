@@ -11,7 +11,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, StoreTooNew, fsync_path
+from bgd.daemon.storage.database import (
+    DAMAGED,
+    FORBIDDEN,
+    PRIMARY,
+    StoreBroken,
+    StoreOfOtherVersion,
+    fsync_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +167,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)
+UPGRADE = "start the bgd of commit bede4c5 with it once, which upgrades it"
+"""The remedy for tables from before FIRST."""
 
 COPY_KEPT = 7 * 86_400.0  # seconds that a copy from before an upgrade is kept
 
@@ -231,14 +240,14 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
             f"database {path} belongs to another program", "move it away, or choose another state_dir"
         )
     if 0 < version < FIRST:
-        raise StoreBroken(
+        raise StoreOfOtherVersion(
             f"database {path} is too old (version {version} of its tables, this bgd knows {FIRST} and later)",
-            "start the bgd of commit bede4c5 with it once, which upgrades it",
+            UPGRADE,
         )
     if version > VERSION:
         copy = copy_name(path, VERSION)
         known = f" {copy}" if os.path.exists(copy) else ""  # noqa: PTH110 - a plain string here
-        raise StoreTooNew(
+        raise StoreOfOtherVersion(
             f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
             f" up to {VERSION})",
             "install that bgd again; or move it away with its -wal file, and"
