@@ -1,17 +1,12 @@
-"""Explains why a job has not started, and when it will likely start."""
+"""Why a job has not started, in words, and when it will likely start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from math import ceil
 from typing import Literal, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
-
-from bgd.core.job import WAITING, Job, Now, State
-from bgd.core.spec import Rate
 
 MAX_AHEAD = 100  # limit on counting the queued jobs before a job; there may be a million
 MAX_NAMED = 20  # limit on naming jobs that a job waits for
@@ -70,38 +65,6 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     queues: tuple[str, ...] = ()
 
 
-class Place(Struct, frozen=True, kw_only=True):
-    """The place of a job among the queued ones, or the place that it would have.
-
-    It takes `size` slots. `queue_slots` None: its queue has no limit. `ahead` as in a Reason. `turn` None: no
-    queue takes its turn before its own.
-    """
-
-    size: int
-    slots: int
-    taken: int
-    queue_slots: int | None
-    queue_taken: int
-    has_room: bool  # in its queue
-    is_paused: bool  # its queue is
-    resources: tuple[tuple[str, int, int, int], ...]
-    """For each resource that it asks for: its name, and the number of tokens needed, free, and in all."""
-    rate: Rate | None  # of its queue
-    opens_at: float | None  # when this lets another job start, on the elapsed clock; None: at any time
-    is_apart: bool  # its queue runs even while all queues are paused
-    takes_slots: bool  # of the daemon
-    ahead: int | None
-    turn: Turn | None
-
-
-class Turn(Struct, frozen=True):
-    """Turns of queues with weights: the job's queue has `weight` of `weights`; `before` come first."""
-
-    weight: int
-    weights: int  # sum over the queues that take turns now
-    before: tuple[str, ...]
-
-
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a job has not started: every reason, in order; none if it does not wait.
 
@@ -112,72 +75,8 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     likely_start_at: float | None = None
 
 
-# --- why ----------------------------------------------------------------------------------------------------
-
-
-def explain(job: Job, place: Place, obstacles: Iterable[Cause], now: Now) -> tuple[Reason, ...]:
-    """Return everything that keeps an unfinished job from running: granting all of it starts the job.
-
-    `obstacles`: what keeps the daemon from starting any job.
-    """
-    if job.state not in WAITING:
-        is_stopped = job.state is State.RUNNING and job.suspended
-        return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
-    ignored = {Cause.PAUSE, *_OF_MACHINE} if place.is_apart else set()
-    named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
-    reasons = [reason for reason in named if reason.cause not in _OF_MACHINE]
-    reasons += _before_it_is_queued(job, place, now)
-    short = list(_short_of(job, place, now))
-    if short:
-        short[0] = replace(short[0], ahead=place.ahead)
-    elif place.ahead != 0 or not (named or reasons or place.turn):
-        short = [Reason(cause=Cause.TURN, slots=place.slots, taken=place.taken, ahead=place.ahead)]
-    if place.turn is not None:
-        short.append(_for_its_share(job.queue, place.turn))
-    return (*reasons, *short, *(reason for reason in named if reason.cause in _OF_MACHINE))
-
-
+OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
 _OfSlots = Literal[Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN]
-_OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
-
-
-def _before_it_is_queued(job: Job, place: Place, now: Now) -> Iterator[Reason]:
-    if place.is_paused:
-        yield Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue)
-    if job.state is State.HELD:
-        yield Reason(cause=Cause.HOLD, subject=str(job.id))
-    is_early = job.due is not None and job.due > now.elapsed
-    if is_early or (job.conditions.at is not None and job.conditions.at > now.wall):
-        yield Reason(cause=Cause.TIME)
-    others = tuple(dict.fromkeys((*job.conditions.after, *job.conditions.after_any)))
-    if others:
-        yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
-
-
-def _short_of(job: Job, place: Place, now: Now) -> Iterator[Reason]:
-    size = place.size
-    if not place.has_room:
-        slots, taken = place.queue_slots, place.queue_taken
-        yield Reason(cause=Cause.QUEUE_SLOTS, subject=job.queue, wanted=size, slots=slots, taken=taken)
-    if place.takes_slots and place.taken + size > place.slots:
-        yield Reason(cause=Cause.SLOTS, wanted=size, slots=place.slots, taken=place.taken)
-    for name, wanted, free, total in place.resources:
-        if wanted > free:
-            yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
-    if place.rate is not None and place.opens_at is not None and place.opens_at > now.elapsed:
-        # whole seconds: otherwise every answer would differ slightly
-        at = float(ceil(now.wall + place.opens_at - now.elapsed))
-        yield Reason(cause=Cause.RATE, subject=job.queue, limit=place.rate.text, at=at)
-
-
-def _for_its_share(queue: str, turn: Turn) -> Reason:
-    return Reason(
-        cause=Cause.SHARE,
-        subject=queue,
-        limit=f"{turn.weight} of {turn.weights}",
-        queues=turn.before[:MAX_NAMED],
-        more=len(turn.before[MAX_NAMED:]),
-    )
 
 
 # --- in words -----------------------------------------------------------------------------------------------
@@ -190,7 +89,7 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
 
 
 _ONCE_QUEUED = frozenset(
-    {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN, *_OF_MACHINE}
+    {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN, *OF_MACHINE}
 )
 
 

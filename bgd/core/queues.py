@@ -1,16 +1,17 @@
-"""Queues: which queued job starts next, within the slots of the daemon and the rules of its queues."""
+"""Queues: which queued job starts next, within the slots and the rules of its queue, and why others wait."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from math import inf
+from math import ceil, inf
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from bgd.core.explain import MAX_AHEAD, Place, Turn
+from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason
 from bgd.core.heaps import ReadyHeap, SlotPool
-from bgd.core.job import Job, JobId, State
+from bgd.core.job import WAITING, Job, JobId, Now, State
 from bgd.core.limits import NO_TOKENS, Resources, Shares, StartTimes, TokenPool, Tokens
 from bgd.core.spec import Demand, Rate
 
@@ -270,29 +271,44 @@ class ReadyQueues:
 
     # --- why one waits --------------------------------------------------------------------------------
 
-    def place_of(self, job: Job) -> Place:
-        """Return where a waiting job stands, or would stand if it were queued."""
+    def explain(self, job: Job, obstacles: Iterable[Cause], now: Now) -> tuple[Reason, ...]:
+        """Return everything that keeps an unfinished job from running: granting all of it starts the job.
+
+        `obstacles`: what keeps the daemon from starting any job.
+        """
+        if job.state not in WAITING:
+            is_stopped = job.state is State.RUNNING and job.suspended
+            return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
         rule = self._rules.get(job.queue, QueueRule())
-        queue_slots, queue_taken = self._slots_for(job, rule)
-        return Place(
-            size=self._size_of(job),
-            slots=self._slots,
-            taken=self.taken,
-            queue_slots=queue_slots,
-            queue_taken=queue_taken,
-            has_room=self._has_slots(job, rule),
-            rate=rule.rate,
-            opens_at=self._starts.opens_at(job.queue),
-            is_paused=rule.paused,
-            is_apart=rule.apart,
-            takes_slots=job.queue not in self._outside,
-            resources=tuple(
-                (name, count, self._tokens.free(name), self._tokens.totals.get(name, 0))
-                for name, count in job.conditions.resources
-            ),
-            ahead=self._count_before(job),
-            turn=self._turn_of(job),
-        )
+        ignored = {Cause.PAUSE, *OF_MACHINE} if rule.apart else set()
+        named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
+        reasons = [reason for reason in named if reason.cause not in OF_MACHINE]
+        reasons += _before_it_is_queued(job, rule, now)
+        short, ahead, turn = list(self._short_of(job, rule, now)), self._count_before(job), self._turn_of(job)
+        if short:
+            short[0] = replace(short[0], ahead=ahead)
+        elif ahead != 0 or not (named or reasons or turn):
+            short = [Reason(cause=Cause.TURN, slots=self._slots, taken=self.taken, ahead=ahead)]
+        if turn is not None:
+            short.append(turn)
+        return (*reasons, *short, *(reason for reason in named if reason.cause in OF_MACHINE))
+
+    def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
+        size = self._size_of(job)
+        if not self._has_slots(job, rule):
+            slots, taken = self._slots_for(job, rule)
+            yield Reason(cause=Cause.QUEUE_SLOTS, subject=job.queue, wanted=size, slots=slots, taken=taken)
+        if job.queue not in self._outside and self.taken + size > self._slots:
+            yield Reason(cause=Cause.SLOTS, wanted=size, slots=self._slots, taken=self.taken)
+        for name, wanted in job.conditions.resources:
+            free, total = self._tokens.free(name), self._tokens.totals.get(name, 0)
+            if wanted > free:
+                yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
+        opens_at = self._starts.opens_at(job.queue)
+        if rule.rate is not None and opens_at is not None and opens_at > now.elapsed:
+            # whole seconds: otherwise every answer would differ slightly
+            at = float(ceil(now.wall + opens_at - now.elapsed))
+            yield Reason(cause=Cause.RATE, subject=job.queue, limit=rule.rate.text, at=at)
 
     def _count_before(self, job: Job) -> int | None:
         """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to visit.
@@ -339,8 +355,8 @@ class ReadyQueues:
         are_rivals = not {lane[0], own[0]} & self._outside and self._has_room(first)
         return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
-    def _turn_of(self, job: Job) -> Turn | None:
-        """Return the queues served before a job's queue; None if there are none, or queues take no turns.
+    def _turn_of(self, job: Job) -> Reason | None:
+        """Return which queues are served before a job's queue; None: none is, or queues take no turns.
 
         Jobs of other priorities and jobs that could not start now do not count.
         """
@@ -358,7 +374,11 @@ class ReadyQueues:
                 weights += self._shares.weight_of(first.queue)
                 before.append((self._shares.used(first.queue), first.id, first.queue))
         queues = tuple(queue for *turn, queue in sorted(before) if tuple(turn) < mine)
-        return Turn(weight, weights, queues) if queues else None
+        if not queues:
+            return None
+        named, more = queues[:MAX_NAMED], len(queues[MAX_NAMED:])
+        limit = f"{weight} of {weights}"
+        return Reason(cause=Cause.SHARE, subject=job.queue, limit=limit, queues=named, more=more)
 
     def _first_by_share(self, priority: int) -> dict[str | None, list[Job]]:
         """Return the first job of this priority of each lane, by share and in order.
@@ -519,6 +539,19 @@ class ReadyQueues:
             and job.conditions.resources == lane[1]
             and job.conditions.target == lane[2]
         )
+
+
+def _before_it_is_queued(job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
+    if rule.paused:
+        yield Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue)
+    if job.state is State.HELD:
+        yield Reason(cause=Cause.HOLD, subject=str(job.id))
+    is_early = job.due is not None and job.due > now.elapsed
+    if is_early or (job.conditions.at is not None and job.conditions.at > now.wall):
+        yield Reason(cause=Cause.TIME)
+    others = tuple(dict.fromkeys((*job.conditions.after, *job.conditions.after_any)))
+    if others:
+        yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
 
 
 def _names(lane: Lane) -> set[str]:

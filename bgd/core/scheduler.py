@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core import conditions
-from bgd.core.explain import Cause, Reason, explain
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -165,7 +165,7 @@ class Scheduler:
         if job is None:
             return ()
         obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
-        return explain(job, self._table.queues.place_of(job), obstacles, now)
+        return self._table.queues.explain(job, obstacles, now)
 
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""

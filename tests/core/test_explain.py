@@ -164,7 +164,7 @@ class Situation:
             job.id
             for job in others
             if self.share(job.queue) in before
-            or self.scheduler._table.queues.place_of(job).ahead != 0
+            or self.scheduler._table.queues._count_before(job) != 0
             or not ready.issuperset(causes(self.scheduler, job.id, self.now))
         }
         self.hold(lambda job: job.id in held)
