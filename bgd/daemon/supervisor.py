@@ -39,7 +39,7 @@ from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
 from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.storage import read, recovery, summaries
+from bgd.daemon.storage import lists, read, recovery
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -152,7 +152,7 @@ class Supervisor:
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
             self.scheduler.restore_starts(starts)
-        for name in await self._store.read(summaries.queue_names, MAX_QUEUES):
+        for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()

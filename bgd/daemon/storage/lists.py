@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.core.job import FINAL, Job, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
@@ -65,14 +66,13 @@ def selected_by(where: Selection, verb: Verb) -> Filter:
     states = verb.states & set(verb.usual or verb.states if where.states is None else where.states)
     if verb.suspended is not None and where.suspended is not None and verb.suspended != where.suspended:
         states -= {State.RUNNING}
-    return Filter(
-        states=tuple(states),
-        suspended=where.suspended if verb.suspended is None else verb.suspended,
-        queue=where.queue,
-        name=where.name,
-        tags=() if where.tag is None else (where.tag,),
-        since=where.since,
-    )
+    suspended = where.suspended if verb.suspended is None else verb.suspended
+    return replace(_filter_of(where), states=tuple(states), suspended=suspended)
+
+
+def _filter_of(where: Selection | List) -> Filter:
+    tags = () if where.tag is None else (where.tag,)
+    return Filter(queue=where.queue, name=where.name, tags=tags, since=where.since)
 
 
 def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
@@ -90,14 +90,7 @@ def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[Job
         groups = (tuple(dict.fromkeys(query.states)),)
     elif query.before is not None:  # by id alone, so that pages leave nothing out
         groups = (ALL_STATES,)
-    wanted = Filter(
-        queue=query.queue,
-        name=query.name,
-        tags=() if query.tag is None else (query.tag,),
-        since=query.since,
-        uid=uid if query.mine else None,
-    )
-    search = _Search(db, wanted)
+    search = _Search(db, replace(_filter_of(query), uid=uid if query.mine else None))
     highest = _MAX_ID if query.before is None else query.before - 1
     ids: list[JobId] = []
     for states in groups:
@@ -170,7 +163,7 @@ def last_finished(db: sqlite3.Connection, states: Sequence[State], limit: int) -
     return [JobId(job) for _, job in sorted(map(tuple, found), reverse=True)[:limit]]
 
 
-def distinct(db: sqlite3.Connection, what: str, beginning: str, limit: int) -> list[str]:
+def distinct(db: sqlite3.Connection, what: str, beginning: str = "", limit: int = _MAX_ID) -> list[str]:
     """Return the first few names, tags or queues that begin so, in order, without the default queue.
 
     Each is found by a look-up in an index, however many jobs have it.

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.storage import change_stream
+from bgd.daemon.storage import change_stream, lists
 from bgd.daemon.storage.database import plain_cursor, transaction
 from bgd.daemon.storage.records import unpack_spec
 from bgd.wire.replies import Stats
@@ -226,10 +226,13 @@ def likely_ends(
 
 def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
     """Return how long jobs of a name ran; None: none that succeeded is among the latest."""
-    rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()
-    rows = rows or cursor.execute(_SECONDS_OF_LATEST, (name, MAX_WAITING)).fetchall()
-    times = sorted(seconds for (seconds,) in rows[:RUNS])
+    times = _times(cursor, _SECONDS_OF_NAME, name) or _times(cursor, _SECONDS_OF_LATEST, name)
     return _percentile(times, 0.5)
+
+
+def _times(cursor: sqlite3.Cursor, sql: str, name: str) -> list[float]:
+    rows = cursor.execute(sql, (name, MAX_WAITING)).fetchall()
+    return sorted(seconds for (seconds,) in rows[:RUNS])
 
 
 _RUNNING = f"""
@@ -280,18 +283,13 @@ class UsualTimes:
                 until, times = self._known.get(view.name, (0.0, []))
                 if until < now and left:
                     left -= 1
-                    times = self._looked_up(cursor, view.name, now)
+                    times = _times(cursor, _SECONDS_OF_NAME, view.name)
+                    if len(self._known) >= MAX_USUAL:
+                        self._known.clear()
+                    self._known[view.name] = now + USUAL_SECONDS, times
                 usual = _usual_beside(times, view)
             found.append(view if usual is None else replace(view, usual_seconds=usual))
         return found
-
-    def _looked_up(self, cursor: sqlite3.Cursor, name: str, now: float) -> list[float]:
-        rows = cursor.execute(_SECONDS_OF_NAME, (name, MAX_WAITING)).fetchall()[:RUNS]
-        times = sorted(seconds for (seconds,) in rows)
-        if len(self._known) >= MAX_USUAL:
-            self._known.clear()
-        self._known[name] = now + USUAL_SECONDS, times
-        return times
 
 
 def _usual_beside(times: list[float], view: JobView) -> float | None:
@@ -443,7 +441,9 @@ def figures(db: sqlite3.Connection) -> Figures:
 
 def oldest_queued(db: sqlite3.Connection) -> dict[str, float]:
     """Return when the oldest queued job of each queue that has any was submitted."""
-    return {queue: at for queue, at in plain_cursor(db).execute(_OLDEST_OF_QUEUES) if at is not None}
+    found = {queue: _value(db.execute(_OLDEST_IN, (queue,))) for queue in lists.distinct(db, "queue")}
+    found[DEFAULT_QUEUE] = _value(db.execute(_OLDEST_OF_DEFAULT))
+    return {queue: at for queue, at in found.items() if at is not None}
 
 
 def _value(cursor: sqlite3.Cursor) -> float | None:
@@ -468,12 +468,6 @@ def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
         f"SELECT 1 FROM jobs INDEXED BY jobs_by_queue WHERE queue = ? AND queue <> '{DEFAULT_QUEUE}' LIMIT 1"  # noqa: S608 (a constant)
     )
     return db.execute(sql, (queue,)).fetchone() is not None
-
-
-def queue_names(db: sqlite3.Connection, limit: int) -> list[str]:
-    """Return the queues of all jobs, finished or not, in order of their names, without the default one."""
-    sql = f"WITH RECURSIVE {_NAMES_OF_QUEUES} SELECT queue FROM queues WHERE queue IS NOT NULL LIMIT ?"  # noqa: S608 (a constant)
-    return [name for (name,) in db.execute(sql, (limit,))]
 
 
 def stats(db: sqlite3.Connection, request: GetStats, since: float) -> Stats:
@@ -541,32 +535,16 @@ _FAILED_SINCE = """
     WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1
 """
 
-# From one queue to the next, because finished jobs are in the same index. The default queue is not in it: it
-# has all jobs of a state except those in other queues.
-_NAMES_OF_QUEUES = f"""
-    queues(queue) AS (
-        SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'
-        UNION ALL
-        SELECT (
-            SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue
-            WHERE queue <> '{DEFAULT_QUEUE}' AND queue > queues.queue
-        ) FROM queues WHERE queue IS NOT NULL
-    )
+# The default queue is not in the index by queue: it has all jobs of a state except those in other queues
+_OLDEST_IN = f"""
+    SELECT created_at FROM jobs INDEXED BY jobs_by_queue
+    WHERE queue <> '{DEFAULT_QUEUE}' AND queue = ? AND state = 'queued' ORDER BY id LIMIT 1
 """  # noqa: S608 (a constant)
-_OLDEST_OF_QUEUES = f"""
-    WITH RECURSIVE {_NAMES_OF_QUEUES}
-    SELECT queue, (
-        SELECT created_at FROM jobs INDEXED BY jobs_by_queue
-        WHERE jobs.queue <> '{DEFAULT_QUEUE}' AND jobs.queue = queues.queue AND state = 'queued'
-        ORDER BY id LIMIT 1
-    ) FROM queues WHERE queue IS NOT NULL
-    UNION ALL
-    SELECT '{DEFAULT_QUEUE}', (
-        SELECT created_at FROM (
-            SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
-            ORDER BY id LIMIT {_FIRST_QUEUED}
-        ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
-    )
+_OLDEST_OF_DEFAULT = f"""
+    SELECT created_at FROM (
+        SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
+        ORDER BY id LIMIT {_FIRST_QUEUED}
+    ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
 """  # noqa: S608 (constants)
 _OLDEST_QUEUED = "SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1"
 
