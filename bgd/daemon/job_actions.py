@@ -231,16 +231,11 @@ class JobActions:
         Raises:
             NoSuchJob: one of the jobs does not exist.
         """
-        finished: dict[JobId, State] = {}
-        others = list(map(JobId, dict.fromkeys(job_ids)))
-        is_unfinished = self._supervisor.is_unfinished
-        while unknown := [each for each in others if each not in finished and not is_unfinished(each)]:
-            await self._supervisor.saved()  # their ends may not be on disk yet
-            states = await self._store.read(read.states, unknown)
-            if gone := set(unknown) - states.keys():
-                raise NoSuchJob(f"no job {min(gone)}")
-            finished |= {job_id: state for job_id, state in states.items() if state in FINAL}
-        return finished
+        others = set(map(JobId, job_ids))
+        finished = await self._finished(others)
+        if gone := [each for each in others - finished.keys() if not self._supervisor.is_unfinished(each)]:
+            raise NoSuchJob(f"no job {min(gone)}")
+        return {job_id: job.state for job_id, job in finished.items()}
 
     # --- verbs --------------------------------------------------------------------------------------------
 
