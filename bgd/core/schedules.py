@@ -40,12 +40,19 @@ def problem_with_schedule(spec: ScheduleSpec) -> str | None:
 
 
 class Occurrence(Struct, frozen=True):
-    """The result of an occurrence, or of `count` in a row from `due_at` on; `reason`: why it did not run."""
+    """The result of an occurrence, or of `count` in a row from `due_at` on; `reason`: why it did not run.
+
+    The daemon adds the name of its schedule, the job that was queued, and whether that was `late`: it had not
+    finished in time.
+    """
 
     due_at: float
     result: Result
     reason: str | None = None
     count: int = 1
+    schedule: str = ""
+    job: JobId | None = None
+    late: bool = False
 
 
 class Moment(Struct, frozen=True):

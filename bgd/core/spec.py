@@ -468,19 +468,10 @@ _FLAGS_OF_SBATCH = {
     *("reboot", "spread-job", "use-min-nodes", "x11"),
 }
 _BGDS_OWN = (
-    *(
-        "array",
-        "chdir",
-        "clusters",
-        "comment",
-        "dependency",
-        "error",
-        "export",
-        "export-file",
-        "get-user-env",
-    ),
-    *("gid", "help", "hold", "input", "job-name", "no-requeue", "open-mode", "output", "parsable", "quiet"),
-    *("requeue", "signal", "test-only", "uid", "usage", "verbose", "version", "wait", "wrap"),
+    *("array", "chdir", "clusters", "comment", "dependency", "error", "export", "export-file"),
+    *("get-user-env", "gid", "help", "hold", "input", "job-name", "no-requeue", "open-mode", "output"),
+    *("parsable", "quiet", "requeue", "signal", "test-only", "uid", "usage", "verbose", "version", "wait"),
+    "wrap",
 )
 
 

@@ -33,7 +33,7 @@ from bgd.core.spec import JobSpec
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
-from bgd.daemon.storage.records import NewOccurrence, StoredSchedule
+from bgd.daemon.storage.records import StoredSchedule
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError
@@ -225,9 +225,7 @@ class ScheduleClock:
     def add(self, name: str, each: Occurrence, job: JobId | None) -> None:
         """Store the result of an occurrence, in one transaction with its job."""
         transaction = self._supervisor.transaction
-        transaction.occurrences.append(
-            NewOccurrence(name, each.due_at, each.result, job, each.reason, each.count)
-        )
+        transaction.occurrences.append(replace(each, schedule=name, job=job))
         transaction.seen[name] = self.by_name[name].seen
         self.note_change()
 
@@ -246,7 +244,7 @@ class ScheduleClock:
         if skipped and first is not None:
             self.add(name, Occurrence(first, Result.SKIPPED, PAUSED, skipped), None)
 
-    def _restored(self, rows: Iterable[NewOccurrence]) -> dict[JobId, Run]:
+    def _restored(self, rows: Iterable[Occurrence]) -> dict[JobId, Run]:
         """Return stored jobs of a schedule; those started by hand are never late."""
         runs: dict[JobId, Run] = {}
         for row in rows:
@@ -400,7 +398,7 @@ class ScheduleClock:
             run.due = None
             if self._supervisor.is_unfinished(job):
                 run.is_late = found = True
-                late = NewOccurrence(name, run.due_at, Result.RAN, job, late=True)
+                late = Occurrence(run.due_at, Result.RAN, schedule=name, job=job, late=True)
                 self._supervisor.transaction.late.append(late)
         self._watch(name)
         return found

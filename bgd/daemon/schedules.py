@@ -19,7 +19,6 @@ from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, Meant, RunsByName, ScheduleClock, batched
 from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, digest_of, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
-from bgd.daemon.storage.records import NewOccurrence
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ConfigError, Full, Refused, nearest
@@ -210,7 +209,7 @@ class Schedules:
             self._find(name)
         return [_occurrence_view(number, each) for number, each in rows]
 
-    def _view(self, name: str, latest: tuple[int, NewOccurrence] | None, upcoming: int) -> ScheduleView:
+    def _view(self, name: str, latest: tuple[int, Occurrence] | None, upcoming: int) -> ScheduleView:
         schedule = self.clock.by_name[name]
         spec, paused = schedule.stored.spec, schedule.is_paused
         timetable, as_written = schedule.timetable, spec.cron or spec.calendar or f"every {spec.every}"
@@ -240,6 +239,6 @@ class Schedules:
         )
 
 
-def _occurrence_view(number: int, each: NewOccurrence) -> OccurrenceView:
+def _occurrence_view(number: int, each: Occurrence) -> OccurrenceView:
     of_view = {name: getattr(each, name) for name in ("due_at", "job", "reason", "count", "late")}
     return OccurrenceView(id=number, outcome=each.result, **of_view)

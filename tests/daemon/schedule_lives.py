@@ -10,10 +10,10 @@ from bgd.clock import Clocks
 from bgd.config import Config
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.schedules import Occurrence
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
-from bgd.daemon.storage.records import NewOccurrence
 from bgd.wire.launching import Launch
 from bgd.wire.requests import List
 from tests.daemon.harness import Harness, command, running_supervisor
@@ -63,7 +63,7 @@ class Life:
         await self.schedules.clock.look()
         await soon(self.harness.supervisor.saved())
 
-    async def rows(self, name: str) -> list[NewOccurrence]:
+    async def rows(self, name: str) -> list[Occurrence]:
         """Return the stored occurrences of a schedule, oldest first."""
         await soon(self.harness.supervisor.saved())
         found = await self.harness.store.read(storage.history, name, 100)

@@ -12,11 +12,10 @@ from bgd import clock
 from bgd.config import Config
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, EXCLUDED, PAUSED
+from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, EXCLUDED, PAUSED, Occurrence
 from bgd.daemon import schedules as daemon
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
-from bgd.daemon.storage.records import NewOccurrence
 from bgd.errors import ConfigError, Full, NotAllowed, Refused
 from bgd.wire.requests import List, ShutdownMode
 from tests.daemon.harness import SLOTS, UID, command, configure
@@ -92,7 +91,7 @@ async def test_occurrences_while_bgd_was_down_are_one_row(lives):
     lives.clocks.go_on(10 * HOUR + 100)
     async with lives.begin() as life:
         assert await life.rows("hourly") == [
-            NewOccurrence("hourly", NOON + HOUR, Result.MISSED, None, BGD_WAS_DOWN, 10)
+            Occurrence(NOON + HOUR, Result.MISSED, BGD_WAS_DOWN, 10, "hourly")
         ]
         assert await life.jobs() == []
 
@@ -115,7 +114,7 @@ async def test_a_machine_that_slept_over_ten_occurrences_runs_none_of_them(lives
         await life.jump(10 * HOUR + 100)  # the clock that stands still in suspend does not move
 
         assert await life.rows("hourly") == [
-            NewOccurrence("hourly", NOON + HOUR, Result.MISSED, None, CLOCK_JUMPED, 10)
+            Occurrence(NOON + HOUR, Result.MISSED, CLOCK_JUMPED, 10, "hourly")
         ]
 
 
@@ -205,7 +204,7 @@ async def test_an_excluded_day_leaves_a_row_and_no_job(lives):
 # --- overlap, with jobs that retry
 
 
-async def due_twice(life: Life, overlap: Overlap) -> list[NewOccurrence]:
+async def due_twice(life: Life, overlap: Overlap) -> list[Occurrence]:
     """Let a schedule be due twice; the job of the first time has failed once and waits to be tried again."""
     spec = replace(HOURLY, overlap=overlap, job=command(retries=1, retry_delay=DAY))
     await life.schedules.set({"hourly": spec}, UID, replaces=False)
@@ -346,9 +345,7 @@ async def test_occurrences_of_a_paused_schedule_are_one_row(lives):
         await life.pass_time(5 * HOUR)
         life.schedules.set_paused("hourly", paused=False)
 
-        assert await life.rows("hourly") == [
-            NewOccurrence("hourly", NOON + HOUR, Result.SKIPPED, None, PAUSED, 5)
-        ]
+        assert await life.rows("hourly") == [Occurrence(NOON + HOUR, Result.SKIPPED, PAUSED, 5, "hourly")]
         await life.pass_time(HOUR)
         assert [row.result for row in await life.rows("hourly")][-1] is Result.RAN
 

@@ -24,9 +24,9 @@ from bgd.core.notifications import (
     decide,
 )
 from bgd.core.schedule_spec import Result
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage import schedules
-from bgd.daemon.storage.records import Transaction
+from bgd.daemon.storage.records import Transaction, unpack_spec
 from bgd.formatting import command_line
 from bgd.wire.launching import log_name
 from bgd.wire.views import JobError
@@ -39,7 +39,6 @@ _MOST_SENT = 2_000  # jobs of one name among which the latest messages are looke
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
-_decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
@@ -215,7 +214,7 @@ def _in_full(db: sqlite3.Connection, message: Message, log_dir: str) -> Message:
         reason = _decode_error(error).in_words(message.outcome)[:MAX_REASON]
     return replace(
         message,
-        command=command_line(_decode_spec(packed), MAX_COMMAND),
+        command=command_line(unpack_spec(packed), MAX_COMMAND),
         log=f"{log_dir}/{log_name(message.job or 0, attempt)}" if attempt else None,
         reason=reason,
     )

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
-from bgd.core.schedule_spec import Result, ScheduleSpec
+from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import SaveJob
+from bgd.core.schedules import Occurrence
 from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
@@ -137,21 +138,6 @@ class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
     boot_id: str = ""
 
 
-class NewOccurrence(Struct, frozen=True):
-    """What became of one or more occurrences of a schedule; `job` is the one that was queued.
-
-    `late`: it had not finished in time; what is new is not late yet.
-    """
-
-    schedule: str
-    due_at: float
-    result: Result
-    job: JobId | None = None
-    reason: str | None = None
-    count: int = 1
-    late: bool = False
-
-
 class StoredSpec(Struct, frozen=True, gc=False):
     """A job's spec as the user `uid` submitted it, and apart from it the environment, which jobs share.
 
@@ -230,9 +216,9 @@ class Transaction(Struct, kw_only=True):
     submissions: dict[bytes, Submission] = {}
     batches: list[tuple[bytes, list[Run]]] = []
     schedules: dict[str, StoredSchedule | None] = {}
-    occurrences: list[NewOccurrence] = []
+    occurrences: list[Occurrence] = []
     seen: dict[str, float] = {}
-    late: list[NewOccurrence] = []
+    late: list[Occurrence] = []
     notify_facts: list[Fact] = []
     settled: list[Decisions] = []
     rules: dict[str, NotifyRule] = {}
@@ -297,19 +283,14 @@ def unpack_policy(packed: bytes) -> RetryPolicy:
     return _decode_policy(packed)
 
 
-def pack_resources(demand: Demand) -> bytes | None:
-    """Return the tokens that a job asks for as the database stores them; None if it asks for none."""
-    return _encode(demand) if demand else None
+def pack_tokens(tokens: Demand | Tokens) -> bytes | None:
+    """Return the tokens that a job asks for, or an attempt holds, as the database stores them; None: none."""
+    return _encode(tokens) if tokens else None
 
 
 def unpack_resources(packed: bytes | None) -> Demand:
     """Return the tokens that a job asks for."""
     return () if packed is None else _decode_demand(packed)
-
-
-def pack_tokens(tokens: Tokens) -> bytes | None:
-    """Return the tokens that an attempt holds as the database stores them; None if it holds none."""
-    return _encode(tokens) if tokens else None
 
 
 def unpack_tokens(packed: bytes | None) -> Tokens:

@@ -11,7 +11,8 @@ import msgspec
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.core.schedule_spec import Result, ScheduleSpec
-from bgd.daemon.storage.records import NewOccurrence, StoredSchedule, Transaction
+from bgd.core.schedules import Occurrence
+from bgd.daemon.storage.records import StoredSchedule, Transaction
 from bgd.daemon.storage.schema import open_readable
 
 LATEST = 20  # finished jobs of a schedule that are remembered, because one may be retried
@@ -45,7 +46,7 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
     return [_event(each, transaction.now.wall) for each in (*transaction.occurrences, *transaction.late)]
 
 
-def _event(each: NewOccurrence, at: float) -> dict[str, object]:
+def _event(each: Occurrence, at: float) -> dict[str, object]:
     event: dict[str, object] = {"at": at, "outcome": LATE if each.late else each.result.value}
     return event | {name: getattr(each, name) for name in ("schedule", "due_at", "job", "reason", "count")}
 
@@ -83,16 +84,16 @@ def stored_names(path: str) -> set[str]:
         return {name for (name,) in rows}
 
 
-def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[NewOccurrence]]:
+def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[Occurrence]]:
     """Return what ran last of schedules, oldest first; whatever has not finished is among it."""
     oldest = [job for state in _UNFINISHED for (job,) in db.execute(_OLDEST, (state,)) if job is not None]
-    found: dict[str, list[NewOccurrence]] = {}
+    found: dict[str, list[Occurrence]] = {}
     for name in names:
         rows = set(db.execute(_LATEST_RUNS, (name, LATEST)))
         if oldest:
             rows |= set(db.execute(_UNFINISHED_RUNS, (name, min(oldest))))
         found[name] = [
-            NewOccurrence(name, due_at, Result.RAN, JobId(job), reason, 1, bool(late))
+            Occurrence(due_at, Result.RAN, reason, 1, name, JobId(job), bool(late))
             for job, due_at, reason, late in sorted(rows, key=itemgetter(0))
         ]
     return found
@@ -100,19 +101,19 @@ def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[
 
 def history(
     db: sqlite3.Connection, schedule: str, limit: int, before: int | None = None
-) -> list[tuple[int, NewOccurrence]]:
+) -> list[tuple[int, Occurrence]]:
     """Return occurrences of a schedule with their ids, newest first; only ids below `before`.
 
     Jobs that have been removed are not named.
     """
     rows = db.execute(_HISTORY, (schedule, before or 2**63 - 1, limit))
     return [
-        (number, NewOccurrence(schedule, due_at, Result(result), job, reason, count, bool(late)))
-        for number, due_at, result, job, reason, count, late in rows
+        (number, Occurrence(due_at, Result(result), reason, count, schedule, job, bool(late)))
+        for number, due_at, result, reason, count, job, late in rows
     ]
 
 
-def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int, NewOccurrence]]:
+def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int, Occurrence]]:
     """Return the newest occurrence, with its id, of each of these schedules that has any."""
     found = {name: history(db, name, 1) for name in names}
     return {name: rows[0] for name, rows in found.items() if rows}
@@ -145,7 +146,7 @@ _UNFINISHED_RUNS = f"""
     )
 """  # noqa: S608 (constants)
 _HISTORY = """
-    SELECT id, due_at, result, (SELECT id FROM jobs WHERE id = occurrences.job), reason, count, late
+    SELECT id, due_at, result, reason, count, (SELECT id FROM jobs WHERE id = occurrences.job), late
     FROM occurrences WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
 """
 _NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"

@@ -24,7 +24,6 @@ from bgd.daemon.storage.records import (
     Submission,
     Transaction,
     pack_policy,
-    pack_resources,
     pack_tokens,
     pack_waits,
     unpack_spec,
@@ -203,7 +202,7 @@ def _columns(job: Job) -> tuple[object, ...]:
         pack_waits(conditions),
         conditions.key,
         conditions.slots,
-        pack_resources(conditions.resources),
+        pack_tokens(conditions.resources),
         job.suspended,
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Result
+from bgd.core.schedules import Occurrence
 from bgd.daemon.storage import change_stream, summaries
 from bgd.daemon.storage.change_stream import EVENTS_KEPT
 from bgd.daemon.storage.records import (
@@ -15,7 +16,6 @@ from bgd.daemon.storage.records import (
     AttemptPid,
     JobEvent,
     NewAttempt,
-    NewOccurrence,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -82,8 +82,8 @@ async def test_events_are_read_in_order_and_in_parts(store):
 
 
 async def test_events_of_schedules_follow_those_of_jobs_in_one_series(store):
-    missed = NewOccurrence("nightly", 1.5, Result.MISSED, None, "bgd was not running", 3)
-    late = NewOccurrence("hourly", 2.5, Result.RAN, JobId(7), late=True)
+    missed = Occurrence(1.5, Result.MISSED, "bgd was not running", 3, "nightly")
+    late = Occurrence(2.5, Result.RAN, schedule="hourly", job=JobId(7), late=True)
     await store.commit(Transaction(now=NOW, events=[event(7)], occurrences=[missed], late=[late]))
     await append(store, event(8))
 
