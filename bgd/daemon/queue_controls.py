@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -35,27 +36,16 @@ def queue_rules(config: Config, controls: QueueControls) -> dict[str, QueueRule]
     return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
 
 
-def set_queue_slots(controls: QueueControls, queue: str, slots: int | None) -> QueueControls:
-    """Return the controls with another number of slots for a queue; None means no limit.
-
-    Raises:
-        Full: too many queues are set.
-        Refused: it is the queue of notifications.
-    """
-    setting = replace(_setting(queue, controls), has_slots=True, slots=slots)
-    return _with_setting(controls, queue, setting)
-
-
-def set_paused(controls: QueueControls, queue: str | None, *, paused: bool) -> QueueControls:
-    """Return the controls with a queue paused or resumed; None means the daemon as a whole.
+def set_queue(controls: QueueControls, queue: str | None, **changes: Any) -> QueueControls:
+    """Return the controls with changes of a QueueSetting for a queue; None: of all queues together.
 
     Raises:
         Full: too many queues are set.
         Refused: it is the queue of notifications.
     """
     if queue is None:
-        return replace(controls, paused=paused)
-    return _with_setting(controls, queue, replace(_setting(queue, controls), paused=paused))
+        return replace(controls, **changes)
+    return _with_setting(controls, queue, replace(_setting(queue, controls), **changes))
 
 
 def reset_queue(controls: QueueControls, queue: str) -> QueueControls:

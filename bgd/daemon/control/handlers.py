@@ -20,7 +20,7 @@ from bgd.daemon.control.reads import Answers, ReadHandler, ReplySender, send_par
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.notifications import Notifications
-from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
+from bgd.daemon.queue_controls import reset_queue, set_queue
 from bgd.daemon.retention import Retention, requested_limits
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.lists import selected_by
@@ -405,12 +405,10 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
         case SetSlots():
             return replace(controls, slots=request.slots)
         case SetQueue():
-            return set_queue_slots(controls, request.queue, request.slots)
+            return set_queue(controls, request.queue, has_slots=True, slots=request.slots)
         case RemoveQueue():
             if request.repeated and request.queue not in controls.queues:
                 return controls
             return reset_queue(controls, request.queue)
-        case Pause():
-            return set_paused(controls, request.queue, paused=True)
-        case Resume():
-            return set_paused(controls, request.queue, paused=False)
+        case Pause() | Resume():
+            return set_queue(controls, request.queue, paused=isinstance(request, Pause))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import VERBS, JobId, State
 from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.queue_controls import set_paused, set_queue_slots
+from bgd.daemon.queue_controls import set_queue
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.web.live import event
@@ -111,7 +111,7 @@ async def pause(
     del request, asked_by
     paused = name == "pause"
     return await _control(
-        site, lambda controls: set_paused(controls, queue, paused=paused), {"queue": queue, "paused": paused}
+        site, lambda controls: set_queue(controls, queue, paused=paused), {"queue": queue, "paused": paused}
     )
 
 
@@ -121,7 +121,7 @@ async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str 
     slots = read_value(request.query, SlotCount | None)
 
     def change(controls: QueueControls) -> QueueControls:
-        return replace(controls, slots=slots) if queue is None else set_queue_slots(controls, queue, slots)
+        return replace(controls, slots=slots) if queue is None else set_queue(controls, queue, has_slots=True, slots=slots)
 
     return await _control(site, change, {"queue": queue, "slots": slots})
 
