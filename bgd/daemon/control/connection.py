@@ -97,9 +97,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = FlowControl(server.memory, self._pause, self._resume)
-        self._dispatcher: RequestDispatcher
         self._is_ended = False  # by the daemon; requests from before a client hung up are still handled
         self._payloads: Iterator[bytes] = iter(())  # that have arrived and are not handled yet
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
+        self._batch: PartialBatch | None = None
+        self._unreadable_id = -1  # of the last request that could not be decoded
 
     # --- called by the loop -------------------------------------------------------------------------
 
@@ -109,7 +111,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._server.connections.add(self)
         self.actor = peer_of(transport)
-        self._dispatcher = RequestDispatcher(self._server, self._flow, self)
         limit = self._server.max_connections
         if len(self._server.connections) > limit:
             message = f"too many connections: the daemon serves {limit}: close some, or try again later"
@@ -125,8 +126,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         del exc
         self._server.connections.discard(self)
         self._clear_deadline()
-        self._dispatcher.cancel()
-        self._dispatcher.drop_batch()
+        self._cancel()
+        self._drop_batch()
         self._flow.end_frame()
         self._reader = FrameReader()  # the rest of a partial frame will never come
 
@@ -170,7 +171,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Hang up once everything is sent; cancel streams, as a slow reader must not keep them alive."""
         self._is_ended = True
-        self._dispatcher.cancel()
+        self._cancel()
         self._transport.close()
 
     # --- requests -----------------------------------------------------------------------------------
@@ -199,9 +200,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             request_id = request_id_of(payload)
             if request_id is None:
                 raise
-            self._dispatcher.refuse_unreadable(request_id, error)  # the frames are intact, so continue
+            self._refuse_unreadable(request_id, error)  # the frames are intact, so continue
         else:
-            self._dispatcher.dispatch(request, len(payload))
+            self._dispatch(request, len(payload))
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -266,36 +267,17 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    # --- requests that can be read ------------------------------------------------------------------
 
-class RequestDispatcher:
-    """Passes one client's requests to the handler and counts them until they are answered.
-
-    Args:
-        server: what all clients share.
-        flow: of the client's connection.
-        client: its connection.
-    """
-
-    def __init__(self, server: ControlServer, flow: FlowControl, client: ClientConnection) -> None:
-        self._handler = server.handler
-        self._memory = server.memory
-        self._group = server.tasks
-        self._flow = flow
-        self._client = client
-        self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
-        self._batch: PartialBatch | None = None
-        self._unreadable_id = -1  # of the last request that could not be decoded
-
-    def dispatch(self, request: Request, size: int) -> None:
+    def _dispatch(self, request: Request, size: int) -> None:
         """Begin to answer a request of `size` bytes.
 
         Raises:
             ProtocolError: it is not allowed at this point; nothing after it can be understood.
         """
+        handler = self._server.handler
         match request:
-            case Submit() if not _has_dependencies(request.spec) and not self._handler.may_be_duplicate(
-                request
-            ):
+            case Submit() if not (_has_dependencies(request.spec) or handler.may_be_duplicate(request)):
                 self._submit(request, size)
             case SubmitMany():
                 self._add_to_batch(request, size)
@@ -304,24 +286,24 @@ class RequestDispatcher:
             case Forget():
                 task = self._tasks.get(request.request)
                 if task is not None and task.cancel():
-                    self._client.send(End(request.request))
+                    self.send(End(request.request))
             case _:
                 self._start_task(request, size)
 
-    def refuse_unreadable(self, request_id: int, error: ProtocolError) -> None:
+    def _refuse_unreadable(self, request_id: int, error: ProtocolError) -> None:
         """Refuse a request that cannot be decoded, and with it the batch that it is a part of."""
         self._fail(request_id, error)
         self._unreadable_id = request_id
         if self._batch is not None and self._batch.request_id == request_id:
-            self.drop_batch()
+            self._drop_batch()
 
-    def drop_batch(self) -> None:
+    def _drop_batch(self) -> None:
         """Forget the parts of an unfinished batch."""
         if self._batch is not None:
             self._batch.drop()
             self._batch = None
 
-    def cancel(self) -> None:
+    def _cancel(self) -> None:
         """Cancel all requests that are answered by tasks."""
         for task in self._tasks.values():
             task.cancel()
@@ -331,7 +313,7 @@ class RequestDispatcher:
     def _submit(self, request: Submit, size: int) -> None:
         """Answer without a task: thousands of requests a second come this way."""
         try:
-            self._handler.submit(request, self._client.actor, partial(self._send_and_finish, size))
+            self._server.handler.submit(request, self.actor, partial(self._send_and_finish, size))
         except BgdError as error:
             self._fail(request.id, error)
         else:
@@ -340,7 +322,7 @@ class RequestDispatcher:
     def _report(self, request: SetProgress) -> None:
         self._flow.begin()
         try:
-            self._handler.report(request, partial(self._send_and_finish, 0))
+            self._server.handler.report(request, partial(self._send_and_finish, 0))
         except BgdError as error:
             self._fail(request.id, error)
             self._flow.finish()
@@ -350,12 +332,12 @@ class RequestDispatcher:
         if request.id == self._unreadable_id:
             raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is queued")
         if self._batch is None:
-            self._batch = PartialBatch(request.id, self._memory.batches)
+            self._batch = PartialBatch(request.id, self._server.memory.batches)
         try:
             self._batch.add(request, size)
         except BgdError as error:
             self._fail(request.id, error)
-            self._client.close()  # otherwise the parts still to come would be taken for another batch
+            self.close()  # otherwise the parts still to come would be taken for another batch
             return
         if not request.more:
             batch, self._batch = self._batch, None
@@ -367,7 +349,7 @@ class RequestDispatcher:
 
     def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
         """Submit a complete batch, which keeps its memory until it is on disk."""
-        if self._handler.may_be_duplicate(batch.parts[0]) or any(
+        if self._server.handler.may_be_duplicate(batch.parts[0]) or any(
             _has_dependencies(spec) for part in batch.parts for spec in part.specs
         ):
             self._start(request, partial(self._submit_batch_once, batch.parts), batch.drop)
@@ -378,7 +360,7 @@ class RequestDispatcher:
             self._send_and_finish(0, reply)
 
         try:
-            self._handler.submit_many(batch.parts, self._client.actor, finish)
+            self._server.handler.submit_many(batch.parts, self.actor, finish)
         except BgdError as error:
             self._fail(request.id, error)
             batch.drop()
@@ -386,20 +368,20 @@ class RequestDispatcher:
             self._flow.begin()
 
     def _send_and_finish(self, unsaved: int, reply: Reply) -> None:
-        self._client.send(reply)
+        self.send(reply)
         self._flow.finish(unsaved)
 
     def _fail(self, request_id: int, error: BgdError) -> None:
-        self._client.send(Failed(request_id, code_of(error), str(error)))
+        self.send(Failed(request_id, code_of(error), str(error)))
 
     # --- by a task ----------------------------------------------------------------------------------
 
     async def _submit_batch_once(self, parts: list[SubmitMany]) -> None:
-        self._client.send(await self._handler.submit_once(parts, self._client.actor))
+        self.send(await self._server.handler.submit_once(parts, self.actor))
 
     def _start_task(self, request: Request, size: int) -> None:
         """Start a request that takes more than one turn of the loop."""
-        work = partial(self._handler.answer, request, self._client)
+        work = partial(self._server.handler.answer, request, self)
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)
@@ -408,11 +390,11 @@ class RequestDispatcher:
                 if isinstance(request, Wait):
                     memory += FOLLOWED_BYTES * len(request.jobs)
                 try:
-                    self._memory.streams.acquire(memory)
+                    self._server.memory.streams.acquire(memory)
                 except BgdError as error:
                     self._fail(request.id, error)
                     return
-                self._start(request, work, partial(self._memory.streams.release, memory))
+                self._start(request, work, partial(self._server.memory.streams.release, memory))
             case _:
                 self._start(request, work, lambda: None, short_task=True)
 
@@ -430,7 +412,7 @@ class RequestDispatcher:
             done()
             raise ProtocolError(f"request id {request.id} is in use")
         self._flow.begin(unsaved, short_task=short_task)
-        task = self._group.create_task(self._answer(request, work))
+        task = self._server.tasks.create_task(self._answer(request, work))
         self._tasks[request.id] = task
 
         def end(_: object) -> None:
