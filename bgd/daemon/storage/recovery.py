@@ -172,15 +172,12 @@ def restore(new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: s
     `last_id`: the highest job id that is known.
     """
     with closing(open_writable(new)) as db, transaction(db):
-        held, paused = _mark_outdated(db, last_id + MARGIN - backup.last_id)
-        running = _disown(db, launcher)
-        db.execute(
-            "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
-        )
+        result = _mark_outdated(db, last_id + MARGIN, last_id + MARGIN - backup.last_id, launcher)
+        db.execute("UPDATE meta SET generation = generation + ?", (_GENERATIONS,))
     fsync_path(new)
     Path(new).rename(path)
     fsync_path(str(Path(path).parent))
-    return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id + MARGIN)
+    return result
 
 
 def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> RecoveryResult:
@@ -189,11 +186,8 @@ def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> Re
     `position`: the highest event id that was given out.
     """
     with transaction(db):
-        held, paused = _mark_outdated(db, max(position - newest_event(db), 0) + MARGIN)
-        running = _disown(db, launcher)
-        last_id = read.last_id(db) + MARGIN
-        db.execute("UPDATE meta SET last_id = ?", (last_id,))
-    return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id)
+        skipped = max(position - newest_event(db), 0) + MARGIN
+        return _mark_outdated(db, read.last_id(db) + MARGIN, skipped, launcher)
 
 
 def is_outdated(db: sqlite3.Connection) -> bool:
@@ -251,20 +245,21 @@ def unused_bytes(path: str) -> int:
         return 0
 
 
-def _mark_outdated(db: sqlite3.Connection, skipped: int) -> tuple[int, int]:
-    """Have the next start hold the jobs that wait, and pause all schedules; return how many of each.
+def _mark_outdated(db: sqlite3.Connection, last_id: int, skipped: int, launcher: str) -> RecoveryResult:
+    """Have the next start hold the jobs that wait, pause all schedules, and disown the attempts that ran.
 
-    Never give out `skipped` event ids.
+    Never give out this job id or a lower one, nor `skipped` event ids.
 
     So the events of an earlier recovery, from this backup or another, have other ids as well.
     """
     db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (skipped, NO_EVENTS))
-    db.execute("UPDATE meta SET is_outdated = 1")
+    db.execute("UPDATE meta SET is_outdated = 1, last_id = ?", (last_id,))
     held = 0
     for state in WAITING - {State.HELD}:
         (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
         held += jobs
-    return held, db.execute("UPDATE schedules SET paused = 1").rowcount
+    paused = db.execute("UPDATE schedules SET paused = 1").rowcount
+    return RecoveryResult(held=held, paused=paused, running=_disown(db, launcher), last_id=last_id)
 
 
 def _disown(db: sqlite3.Connection, launcher: str) -> int:
