@@ -135,20 +135,10 @@ def _finding_of(subject: str, check: Callable[[], Finding]) -> Finding:
 # What a check returns; its subject stands in the list of checks
 
 
-def ok(message: str) -> Finding:
-    return Finding("", Level.OK, message)
-
-
-def note(message: str, remedy: str) -> Finding:
-    return Finding("", Level.NOTE, message, remedy)
-
-
-def warning(message: str, remedy: str) -> Finding:
-    return Finding("", Level.WARNING, message, remedy)
-
-
-def problem(message: str, remedy: str) -> Finding:
-    return Finding("", Level.PROBLEM, message, remedy)
+ok = partial(Finding, "", Level.OK)
+note = partial(Finding, "", Level.NOTE)
+warning = partial(Finding, "", Level.WARNING)
+problem = partial(Finding, "", Level.PROBLEM)
 
 
 # --- The machine

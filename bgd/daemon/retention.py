@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncGenerator
 from functools import partial
 
+from msgspec.structs import replace
+
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
@@ -141,12 +143,9 @@ def requested_limits(request: Prune, config: Config) -> RetentionLimits:
     unfinished = set(states) - FINAL
     if unfinished:
         raise Refused(f"only finished jobs can be pruned, not {min(unfinished)} ones: cancel them first")
-    configured = configured_limits(config)
     if request.older_than is None and request.keep is None and request.logs_total is None:
-        max_age = {state: configured.max_age[state] for state in states}
-        return RetentionLimits(
-            max_age=max_age, max_jobs=configured.max_jobs, max_log_bytes=configured.max_log_bytes
-        )
+        configured = configured_limits(config)
+        return replace(configured, max_age={state: configured.max_age[state] for state in states})
     return RetentionLimits(
         max_age=dict.fromkeys(states, request.older_than),
         max_jobs=request.keep,

@@ -122,9 +122,9 @@ async def _open_store(config: Config, context: StartupContext) -> Store:
 
 async def _serve(config: Config, store: Store, context: StartupContext) -> FolderWatch | None:
     """Serve until told to stop; return the watch if it has seen the database lose its name, else None."""
-    link, supervisor = await _restore(config, store, context)
+    supervisor = await _restore(config, store, context)
     async with asyncio.TaskGroup() as tasks:
-        watch = await _Daemon(config, store, context, link, supervisor, tasks).serve()
+        watch = await _Daemon(config, store, context, supervisor, tasks).serve()
     logger.info("bgd has stopped")
     return watch if watch.is_lost else None
 
@@ -137,14 +137,12 @@ class _Daemon:
         config: Config,
         store: Store,
         context: StartupContext,
-        link: LauncherLink,
         supervisor: Supervisor,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._config = config
         self._store = store
         self._context = context
-        self._link = link
         self._supervisor = supervisor
         self._tasks = tasks
         self._actions = JobActions(supervisor, store)
@@ -159,7 +157,8 @@ class _Daemon:
 
     async def serve(self) -> FolderWatch:
         """Serve until told to stop; return the watch on the files."""
-        supervisor, link, manager = self._supervisor, self._link, self._context.manager
+        supervisor, manager = self._supervisor, self._context.manager
+        link = supervisor.link
         self._handle_signals()
         self._begin(
             supervisor.run(), supervisor.log_cleaner.run(), self._retention.run(), self._backups.run()
@@ -276,10 +275,14 @@ class _Daemon:
         is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
         drain = tasks.create_task(self._interrupt_jobs() if is_init else supervisor.drain(mode))
         again = tasks.create_task(self._stops.get())
-        absent = tasks.create_task(self._link.wait_until_absent())
+        absent = tasks.create_task(self._supervisor.link.wait_until_absent())
         await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
         if not drain.done():
-            why = "asked again to stop" if again.done() else (self._link.obstacle or "there is no launcher")
+            why = (
+                "asked again to stop"
+                if again.done()
+                else (self._supervisor.link.obstacle or "there is no launcher")
+            )
             logger.warning("%s: leaving %d jobs as they are", why, supervisor.scheduler.running)
             drain.cancel()
         again.cancel()
@@ -290,7 +293,7 @@ class _Daemon:
         if self._supervisor.scheduler.running:
             logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
         await self._supervisor.drain(ShutdownMode.LEAVE)
-        await self._link.stop_launcher()
+        await self._supervisor.link.stop_launcher()
         await self._supervisor.saved()
 
     async def _reload_if_good(self) -> None:
@@ -328,7 +331,7 @@ class _Daemon:
             return postponed
 
 
-async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[LauncherLink, Supervisor]:
+async def _restore(config: Config, store: Store, context: StartupContext) -> Supervisor:
     """Load all jobs from the store, before anything starts."""
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(partial(store.write, begin_generation))
@@ -340,7 +343,7 @@ async def _restore(config: Config, store: Store, context: StartupContext) -> tup
     await supervisor.restore()
     if not context.sockets:
         folder.check_socket_path(config)  # before a launcher is started without need
-    return link, supervisor
+    return supervisor
 
 
 async def _save_unlinked(config: Config, store: Store) -> str:

@@ -66,15 +66,14 @@ class Subscriptions:
 
         `progress`: it also holds what jobs report of their progress.
         """
-        subscription = Subscription(())
-        self._of_all.add(subscription)
-        if progress:
-            self._of_progress[subscription] = None
-        try:
-            yield subscription
-        finally:
-            self._of_progress.pop(subscription, None)
-            self._of_all.discard(subscription)
+        with self.subscribe(()) as subscription:
+            self._of_all.add(subscription)
+            if progress:
+                self._of_progress[subscription] = None
+            try:
+                yield subscription
+            finally:
+                self._of_all.discard(subscription)
 
     @contextmanager
     def watch(self, subscription: Subscription, look: Callable[[], object]) -> Iterator[None]:

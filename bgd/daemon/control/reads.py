@@ -332,24 +332,18 @@ async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> 
 
 
 async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ReplySender) -> None:
-    """Send items in as many replies as it takes."""
-    for part in parts(items, part_of):
-        await replies.send_and_drain(part)
-
-
-def parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
-    """Yield the items in as many replies as it takes to fit each into a frame."""
+    """Send items in as many replies as it takes to fit each into a frame."""
     part_items: list[T] = []
     size = 0
     for item in items:
         item_size = len(encode(part_of([item])))
         if part_items and size + item_size > PART_BYTES:
-            yield part_of(part_items)
+            await replies.send_and_drain(part_of(part_items))
             part_items, size = [], 0
         part_items.append(item)
         size += item_size
     if part_items:
-        yield part_of(part_items)
+        await replies.send_and_drain(part_of(part_items))
 
 
 # --- events
