@@ -11,8 +11,6 @@ import struct
 import sys
 from functools import cache, lru_cache
 
-from msgspec import Struct
-
 from bgd.config import Config, no_target
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import PythonTarget, RunnerTarget, Target, is_allowed, parse_target, patterns_for
@@ -26,17 +24,6 @@ logger = logging.getLogger(__name__)
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
-class Actor(Struct, frozen=True):
-    """The user of a request: the uid that the kernel reports for the other end of a socket."""
-
-    uid: int
-
-    @property
-    def name(self) -> str:
-        """The user's name, or the number of a user without one."""
-        return user_name(self.uid)
-
-
 @lru_cache(1024)
 def user_name(uid: int) -> str:
     """Return the name of a user, or the number if there is none."""
@@ -46,23 +33,23 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def peer_of(transport: asyncio.BaseTransport) -> Actor:
-    """Return the connected user from the kernel; uid -1 if the kernel does not know."""
+def peer_of(transport: asyncio.BaseTransport) -> int:
+    """Return the uid of the connected user from the kernel; -1 if the kernel does not know."""
     peer = transport.get_extra_info("socket")
     try:
         _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError:
         logger.exception("the kernel does not name the user at the other end of a connection")
-        return Actor(uid=-1)
-    return Actor(uid)
+        return -1
+    return int(uid)
 
 
-def may_connect(actor: Actor, daemon_uid: int) -> bool:
-    """Return whether `actor` may use the daemon; a user who may use it may do everything to every job.
+def may_connect(uid: int, daemon_uid: int) -> bool:
+    """Return whether a user may use the daemon; a user who may use it may do everything to every job.
 
     The daemon serves only its own user, and root, which could read its files anyway.
     """
-    return actor.uid in (daemon_uid, 0)
+    return uid in {daemon_uid, 0}
 
 
 def check_may_run(spec: JobSpec, config: Config) -> None:

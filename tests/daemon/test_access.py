@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.access import Actor, check_may_run, check_variables, may_connect
+from bgd.daemon.access import check_may_run, check_variables, may_connect
 from bgd.errors import NotAllowed, Refused
 from tests.daemon.harness import command, configure
 
@@ -28,12 +28,12 @@ def test_options_of_sbatch_are_refused_where_only_some_programs_may_run(folder):
 
 @pytest.mark.parametrize("uid", [DAEMON, 0])
 def test_daemon_serves_its_own_user_and_root(uid):
-    assert may_connect(Actor(uid), DAEMON)
+    assert may_connect(uid, DAEMON)
 
 
 @pytest.mark.parametrize("uid", [1001, 65534, -1])
 def test_daemon_serves_nobody_else(uid):
-    assert not may_connect(Actor(uid), DAEMON)
+    assert not may_connect(uid, DAEMON)
 
 
 @pytest.mark.parametrize(

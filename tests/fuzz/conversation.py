@@ -9,7 +9,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from bgd.daemon.access import Actor
 from bgd.daemon.control.connection import ClientConnection
 from bgd.daemon.control.limits import SharedMemory
 from bgd.wire.framing import frame
@@ -70,23 +69,22 @@ class _Control:
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         return request.again is not UNSET
 
-    def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
-        del actor
+    def submit(self, request: Submit, uid: int, reply: Callable[[Reply], None]) -> None:
+        del uid
         asyncio.get_running_loop().call_soon(reply, Done(request.id))
 
-    def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
-        del actor
+    def submit_many(self, parts: list[SubmitMany], uid: int, reply: Callable[[Reply], None]) -> None:
+        del uid
         reply(Done(parts[0].id))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         reply(Done(request.id))
 
-    async def submit_once(self, parts: list[SubmitMany], actor: Actor) -> Reply:
-        del actor
+    async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
+        del uid
         return Done(parts[0].id)
 
-    async def answer(self, request: Any, actor: Actor, replies: ClientConnection) -> None:
-        del actor
+    async def answer(self, request: Any, replies: ClientConnection) -> None:
         await replies.send_and_drain(Done(request.id))
 
 

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, JobId, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.access import Actor
 from bgd.errors import BgdError
 from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
@@ -189,22 +188,21 @@ class SimulatedClient:
 
     def _give(self, life: SupervisorLife, request: Request) -> None:
         assert life.handler is not None
-        actor = Actor(uid=0)
-        receiver = _Receiver(self._heard, actor)
+        receiver = _Receiver(self._heard)
         may_be_duplicate = life.handler.may_be_duplicate
         try:
             match request:
                 case requests.Submit(spec=spec) if not (
                     spec.after or spec.after_any or may_be_duplicate(request)
                 ):
-                    life.handler.submit(request, actor, receiver.send)
+                    life.handler.submit(request, receiver.uid, receiver.send)
                 case requests.SubmitMany(specs=specs) if may_be_duplicate(request) or any(
                     spec.after or spec.after_any for spec in specs
                 ):
-                    work = partial(life.handler.submit_once, [request], actor)
+                    work = partial(life.handler.submit_once, [request], receiver.uid)
                     life.loop.create_task(self._await(request, work, receiver))
                 case requests.SubmitMany():
-                    life.handler.submit_many([request], actor, receiver.send)
+                    life.handler.submit_many([request], receiver.uid, receiver.send)
                 case _:
                     life.loop.create_task(
                         self._await(request, partial(life.handler.answer, request, receiver), receiver)
@@ -240,9 +238,9 @@ class SimulatedClient:
 class _Receiver:
     """Receives the replies to one request; of a list it waits for the end."""
 
-    def __init__(self, heard: Callable[[Reply], None], actor: Actor) -> None:
+    def __init__(self, heard: Callable[[Reply], None]) -> None:
         self._heard = heard
-        self.actor = actor
+        self.uid = 0
 
     def send(self, reply: Reply) -> None:
         if not isinstance(reply, JobsPart):

@@ -12,7 +12,7 @@ from functools import partial
 
 import bgd
 from bgd.core.spec import JobSpec
-from bgd.daemon.access import Actor, may_connect, peer_of
+from bgd.daemon.access import may_connect, peer_of
 from bgd.daemon.control.handlers import RequestHandler
 from bgd.daemon.control.limits import (
     FOLLOWED_BYTES,
@@ -93,7 +93,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._server = server
         self._reader = FrameReader()
         self._transport: asyncio.Transport
-        self.actor: Actor
+        self.uid = -1
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = FlowControl(server.memory, self._pause, self._resume)
@@ -110,13 +110,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._server.connections.add(self)
-        self.actor = peer_of(transport)
+        self.uid = peer_of(transport)
         limit = self._server.max_connections
         if len(self._server.connections) > limit:
             message = f"too many connections: the daemon serves {limit}: close some, or try again later"
             self._refuse(ErrorCode.FULL, message)
             return
-        if not may_connect(self.actor, self._server.uid):
+        if not may_connect(self.uid, self._server.uid):
             self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._server.uid} and root only")
             return
         self._set_deadline(HELLO_SECONDS, "no hello arrived in time")
@@ -313,7 +313,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _submit(self, request: Submit, size: int) -> None:
         """Answer without a task: thousands of requests a second come this way."""
         try:
-            self._server.handler.submit(request, self.actor, partial(self._send_and_finish, size))
+            self._server.handler.submit(request, self.uid, partial(self._send_and_finish, size))
         except BgdError as error:
             self._fail(request.id, error)
         else:
@@ -360,7 +360,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._send_and_finish(0, reply)
 
         try:
-            self._server.handler.submit_many(batch.parts, self.actor, finish)
+            self._server.handler.submit_many(batch.parts, self.uid, finish)
         except BgdError as error:
             self._fail(request.id, error)
             batch.drop()
@@ -377,7 +377,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     # --- by a task ----------------------------------------------------------------------------------
 
     async def _submit_batch_once(self, parts: list[SubmitMany]) -> None:
-        self.send(await self._server.handler.submit_once(parts, self.actor))
+        self.send(await self._server.handler.submit_once(parts, self.uid))
 
     def _start_task(self, request: Request, size: int) -> None:
         """Start a request that takes more than one turn of the loop."""

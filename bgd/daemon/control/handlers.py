@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import VERBS, JobId, Now, State
 from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
-from bgd.daemon.access import Actor
+from bgd.daemon.access import user_name
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import Answers, ReadHandler, ReplySender, send_parts
 from bgd.daemon.idempotency import lines_of
@@ -85,7 +85,7 @@ QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 
 
 class RequestHandler:
-    """Answers requests of actors that may connect.
+    """Answers requests of users who may connect.
 
     Args:
         shut_down: ends the daemon in the given way; None means as configured.
@@ -147,25 +147,25 @@ class RequestHandler:
 
     # --- the hot path: no task, no await --------------------------------------------------------------
 
-    def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
+    def submit(self, request: Submit, uid: int, reply: Callable[[Reply], None]) -> None:
         """Submit one job that waits for no other; call `reply` when the job is on disk.
 
         Raises:
             Refused: it cannot be a job.
         """
         self._actions.check([request.spec])
-        submitted = self._actions.submit([request.spec], actor.uid)
+        submitted = self._actions.submit([request.spec], uid)
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
-    def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
+    def submit_many(self, parts: list[SubmitMany], uid: int, reply: Callable[[Reply], None]) -> None:
         """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
 
         Raises:
             Refused: one of them cannot be a job.
         """
         self._check(parts)
-        submitted = self._submit_parts(parts, actor)
+        submitted = self._submit_parts(parts, uid)
         self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -179,7 +179,7 @@ class RequestHandler:
         """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
         return self._idempotency.may_be_duplicate(request)
 
-    async def submit_once(self, parts: list[SubmitMany], actor: Actor) -> Reply:
+    async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
         """Submit a batch unless that has been done before; return the reply once all is on disk.
 
         Raises:
@@ -195,7 +195,7 @@ class RequestHandler:
                 # others may have been submitted meanwhile
                 self._actions.check_dependency_limit(specs)
                 self._check_place(parts)
-                submitted = self._submit_parts(parts, actor, finished, at)
+                submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
 
@@ -212,11 +212,11 @@ class RequestHandler:
 
     async def _submit_single(self, request: Submit, replies: ReplySender) -> Reply:
         batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
-        return await self.submit_once([batch], replies.actor)
+        return await self.submit_once([batch], replies.uid)
 
     async def _act(self, request: Act | SendSignal | Edit, replies: ReplySender) -> Reply | None:
         """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
-        actions, verb = self._actions.asked_by(replies.actor.name), tag_of(request)
+        actions, verb = self._actions.asked_by(user_name(replies.uid)), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
         if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, replies)
@@ -286,14 +286,14 @@ class RequestHandler:
     def _submit_parts(
         self,
         parts: list[SubmitMany],
-        actor: Actor,
+        uid: int,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
     ) -> Submission:
         """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
         submitted = Submission()
         for part in parts:
-            self._actions.submit(part.specs, actor.uid, part.env, finished, at, into=submitted)
+            self._actions.submit(part.specs, uid, part.env, finished, at, into=submitted)
         if (place := parts[0].place) is not UNSET:
             self._batches.take(place, submitted.jobs)
         else:
@@ -329,7 +329,7 @@ class RequestHandler:
     async def _set_schedule(self, request: SetSchedule, replies: ReplySender) -> Reply:
         await self._schedules.set(
             {request.name: request.spec},
-            replies.actor.uid,
+            replies.uid,
             replaces=request.replaces,
             repeated=request.repeated,
             digests={request.name: request.digest} if request.replaces else {},
@@ -338,7 +338,7 @@ class RequestHandler:
 
     async def _set_schedules(self, request: SetSchedules, replies: ReplySender) -> Reply:
         stored = await self._schedules.set(
-            request.schedules, replies.actor.uid, replaces=request.replaces, repeated=request.repeated
+            request.schedules, replies.uid, replaces=request.replaces, repeated=request.repeated
         )
         await self._supervisor.saved()
         return SchedulesSet(request.id, *stored)
@@ -354,7 +354,7 @@ class RequestHandler:
         return await self._one_schedule(request)
 
     async def _run_schedule(self, request: RunSchedule, replies: ReplySender) -> Reply:
-        return await self._queued(request, self._schedules.run_now(request.name, replies.actor.name))
+        return await self._queued(request, self._schedules.run_now(request.name, user_name(replies.uid)))
 
     async def _history(self, request: GetHistory, _: ReplySender) -> Reply:
         rows = await self._schedules.history(request.name, request.limit, request.before)

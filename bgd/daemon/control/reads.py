@@ -16,7 +16,6 @@ from msgspec.structs import replace
 import bgd
 from bgd.core.job import FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.access import Actor
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
@@ -85,10 +84,10 @@ class ReplySender(Protocol):
     time hold such a thing, and none while the client does not read.
 
     Attributes:
-        actor: the user of the client.
+        uid: of the user of the client.
     """
 
-    actor: Actor
+    uid: int
 
     def send(self, reply: Reply) -> None: ...
     async def send_and_drain(self, reply: Reply) -> None: ...
@@ -172,7 +171,7 @@ class ReadHandler:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         part_of = partial(JobsPart, request.id)
         async with replies.in_turn():
-            views, rest = await self._store.search(read.first_views, request, replies.actor.uid)
+            views, rest = await self._store.search(read.first_views, request, replies.uid)
             await send_parts(await self._with_usual_times(views), part_of, replies)
         while rest:
             async with replies.in_turn():
@@ -189,7 +188,7 @@ class ReadHandler:
     async def _show(self, request: Show, replies: ReplySender) -> None:
         job_id = request.job
         if job_id is None:
-            job_id = await self._store.search(read.latest, replies.actor.uid)
+            job_id = await self._store.search(read.latest, replies.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
@@ -321,7 +320,7 @@ class ReadHandler:
     async def _login(self, request: GetLogin, replies: ReplySender) -> Login:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
-        return Login(request.id, self._authenticator.login_link(replies.actor.uid))
+        return Login(request.id, self._authenticator.login_link(replies.uid))
 
 
 async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> JobView:

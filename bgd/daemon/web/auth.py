@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from bgd import clock
 from bgd.config import Auth, HttpConfig
-from bgd.daemon.access import Actor, may_connect
+from bgd.daemon.access import may_connect, user_name
 from bgd.daemon.folder import replace_file
 from bgd.daemon.web.listening import LOOPBACK
 from bgd.daemon.web.responses import NOT_LOGGED_IN
@@ -142,7 +142,7 @@ class Authenticator:
         """
         if endpoints is not None:
             uid = await asyncio.to_thread(peer_uid, *endpoints)
-            if uid is None or not may_connect(Actor(uid), self._uid):
+            if uid is None or not may_connect(uid, self._uid):
                 raise RequestRefused(
                     HTTPStatus.FORBIDDEN,
                     f"These pages are for user {self._uid} of this machine, and for root.",
@@ -183,7 +183,7 @@ class Authenticator:
         for secret in request.cookies(self._cookie):
             uid = self._sessions.uid_of(secret, now)
             if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
-                return f"{Actor(uid).name}, on the page"
+                return f"{user_name(uid)}, on the page"
         raise RequestRefused(
             HTTPStatus.FORBIDDEN, "This browser cannot make changes: open a new link of `bgctl dashboard`."
         )
@@ -207,7 +207,7 @@ class Authenticator:
 
     def _is_valid(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, time.time())
-        return uid is not None and may_connect(Actor(uid), self._uid)
+        return uid is not None and may_connect(uid, self._uid)
 
 
 OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."
