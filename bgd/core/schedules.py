@@ -195,28 +195,22 @@ def _merged(found: Sequence[Occurrence]) -> Iterator[Occurrence]:
         yield last
 
 
-class Start(Struct, frozen=True):
-    """How an occurrence runs: the jobs that it waits for, and the jobs that it replaces."""
+def starts(overlap: Overlap, unfinished: Sequence[JobId]) -> tuple[JobId, ...] | str:
+    """Return which of the unfinished jobs of its schedule an occurrence waits for; or why it does not run.
 
-    after: tuple[JobId, ...] = ()
-    cancels: tuple[JobId, ...] = ()
-
-
-def starts(overlap: Overlap, unfinished: Sequence[JobId]) -> Start | str:
-    """Return how an occurrence runs, given the unfinished jobs of its schedule; or why it does not."""
-    if not unfinished or overlap is Overlap.ALLOW:
-        return Start()
+    With REPLACE, the caller cancels those jobs.
+    """
+    if not unfinished:
+        return ()
     match overlap:
+        case Overlap.ALLOW:
+            return ()
         case Overlap.SKIP:
             return f"job {unfinished[-1]} has not finished"
-        case Overlap.QUEUE:
-            return (
-                f"job {unfinished[-1]} waits already"
-                if len(unfinished) > 1
-                else Start(after=tuple(unfinished))
-            )
-        case Overlap.REPLACE:
-            return Start(after=tuple(unfinished), cancels=tuple(unfinished))
+        case Overlap.QUEUE if len(unfinished) > 1:
+            return f"job {unfinished[-1]} waits already"
+        case Overlap.QUEUE | Overlap.REPLACE:
+            return tuple(unfinished)
         case _:
             assert_never(overlap)
 

@@ -17,7 +17,7 @@ from bgd.clock import Clocks
 from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
 from bgd.core.job import JobId
-from bgd.core.schedule_spec import Result, ScheduleSpec
+from bgd.core.schedule_spec import Overlap, Result, ScheduleSpec
 from bgd.core.schedules import (
     ON_TIME,
     PAUSED,
@@ -186,12 +186,13 @@ class ScheduleClock:
         # one that has finished may be retried
         for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
             del schedule.runs[job]
-        start = starts(schedule.stored.spec.overlap, unfinished)
-        if isinstance(start, str):
-            return replace(due, result=Result.SKIPPED, reason=start), None
-        for job in start.cancels:
+        overlap = schedule.stored.spec.overlap
+        before = starts(overlap, unfinished)
+        if isinstance(before, str):
+            return replace(due, result=Result.SKIPPED, reason=before), None
+        for job in before if overlap is Overlap.REPLACE else ():
             self._cancel(job, name)
-        after = tuple(job for job in start.after if self._supervisor.is_unfinished(job))
+        after = tuple(job for job in before if self._supervisor.is_unfinished(job))
         spec = replace(self.current_job(name, schedule), after_any=after)
         try:
             self._actions.check([spec])

@@ -19,7 +19,6 @@ from bgd.core.schedules import (
     TOO_MANY,
     Moment,
     Occurrence,
-    Start,
     next_at,
     pass_time,
     problem_with_schedule,
@@ -217,17 +216,17 @@ def test_a_clock_set_back_while_bgd_was_down_is_like_one_set_back_before():
 
 @pytest.mark.parametrize("overlap", list(Overlap))
 def test_without_an_unfinished_job_every_occurrence_starts(overlap):
-    assert starts(overlap, []) == Start()
+    assert starts(overlap, []) == ()
 
 
 @pytest.mark.parametrize(
     ("overlap", "unfinished", "expected"),
     [
-        (Overlap.ALLOW, [7], Start()),
+        (Overlap.ALLOW, [7], ()),
         (Overlap.SKIP, [7], "job 7 has not finished"),
-        (Overlap.QUEUE, [7], Start(after=(JobId(7),))),
+        (Overlap.QUEUE, [7], (7,)),
         (Overlap.QUEUE, [7, 8], "job 8 waits already"),
-        (Overlap.REPLACE, [7, 8], Start(after=(JobId(7), JobId(8)), cancels=(JobId(7), JobId(8)))),
+        (Overlap.REPLACE, [7, 8], (7, 8)),
     ],
 )
 def test_overlap_decides_beside_unfinished_jobs(overlap, unfinished, expected):

@@ -12,7 +12,6 @@ from bgd.core.job import Move, State
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.core.schedules import Start
 from bgd.daemon import schedule_clock, supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import IdempotencyTokens
@@ -272,7 +271,7 @@ def pass_over_what_is_due_when_a_schedule_changes(monkeypatch):
 
 
 def allow_every_overlap(monkeypatch):
-    monkeypatch.setattr(schedule_clock, "starts", lambda *_: Start())
+    monkeypatch.setattr(schedule_clock, "starts", lambda *_: ())
 
 
 def forget_jobs_of_schedules_at_a_restart(monkeypatch):
