@@ -21,24 +21,17 @@ MAX_SUBJECTS = 20  # that a summary names for each event
 class NotifyEvent(StrEnum):
     """What a notification is about."""
 
+    STARTED = "started"
     FAILED = "failed"
     RECOVERED = "recovered"
     SUCCEEDED = "succeeded"
-    STARTED = "started"
     MISSED = "missed"  # occurrences of a schedule that came due while bgd was down
     LATE = "late"  # a job that had not succeeded in time
     SUMMARY = "summary"  # messages held back to prevent a flood
     TEST = "test"
 
 
-CHOSEN = (
-    NotifyEvent.STARTED,
-    NotifyEvent.FAILED,
-    NotifyEvent.RECOVERED,
-    NotifyEvent.SUCCEEDED,
-    NotifyEvent.MISSED,
-    NotifyEvent.LATE,
-)
+CHOSEN = tuple(each for each in NotifyEvent if each not in {NotifyEvent.SUMMARY, NotifyEvent.TEST})
 """The events that `on` of a target may name."""
 
 

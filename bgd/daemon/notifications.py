@@ -12,15 +12,14 @@ from uuid import uuid4
 import msgspec
 
 from bgd import clock
-from bgd.config import no_target
 from bgd.core.job import JobId
 from bgd.core.notifications import NEVER, Decisions, Message, NotifyEvent, SentMessages, Waiting, instant
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.daemon.access import check_target
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import Refused
 from bgd.wire.views import Finding, Level
 
 logger = logging.getLogger(__name__)
@@ -76,8 +75,7 @@ class Notifications:
         Raises:
             Refused: there is no such target.
         """
-        if target not in self._supervisor.notify_rules:
-            raise Refused(no_target(target, self._supervisor.notify_rules))
+        check_target(target, self._supervisor.config)
         at = instant(clock.now().wall)
         message = Message(id=_new_id(), event=NotifyEvent.TEST, at=at, target=target, subject="test")
         return self._send(message, retries=0)
