@@ -25,12 +25,16 @@ MAX_REMEMBERED = 4096  # latest requests in memory, about 250 bytes each
 _REFUSED, _FOUND = JobId(0), JobId(-1)
 
 
-class IdempotencyTokens:
-    """Recognizes repeated requests by their tokens, and remembers their jobs.
+class Idempotency:
+    """Recognizes repeated requests by their tokens, and takes each line of a batch once.
 
     The database knows the requests of all jobs, and for some minutes those of removed jobs. It is asked when
     the client says that it sends a request again. Memory knows the latest requests and is always asked: bytes
     of a broken connection may be read after the same request came over a newer connection.
+
+    The lines of a batch are taken in order, and are on disk in the transaction of their jobs. A client opens
+    a batch on each connection: it asks for the last line, and sends the lines after it. Lines that are read
+    late from a broken connection are out of order by then, and refused.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
@@ -39,6 +43,7 @@ class IdempotencyTokens:
         self._latest: OrderedDict[bytes, JobId] = OrderedDict()  # the first new job of each, by token
         self._repeated: OrderedDict[bytes, JobId] = OrderedDict()  # likewise, of requests sent again
         self._in_progress: dict[bytes, asyncio.Event] = {}
+        self._last_lines: OrderedDict[bytes, int] = OrderedDict()  # that were taken of open batches
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         """Return whether a request may be a repeat: then handle it under `exclusive` and ask `recall`."""
@@ -108,53 +113,42 @@ class IdempotencyTokens:
         _remember(self._latest if request.again is UNSET else self._repeated, token, submitted.first)
         self._supervisor.transaction.submissions[token] = submitted
 
-    def _first_of(self, token: bytes) -> JobId | None:
-        return self._latest.get(token, self._repeated.get(token))
+    # --- batches ----------------------------------------------------------------------------------------
 
-
-class OpenBatches:
-    """Takes the lines of each batch in order, each once.
-
-    Taken lines are on disk, in the transaction of their jobs. A client opens a batch on each connection: it
-    asks for the last line, and sends the lines after it. Bytes of a broken connection may be read after that:
-    they are out of order by then, and refused.
-    """
-
-    def __init__(self, supervisor: Supervisor, store: Store) -> None:
-        self._supervisor = supervisor
-        self._store = store
-        self._last: OrderedDict[bytes, int] = OrderedDict()  # the last line that was taken of each
-
-    async def open(self, request: GetBatch) -> int:
+    async def open_batch(self, request: GetBatch) -> int:
         """Open or close a batch; return its last taken line."""
         if request.close:
-            self._last.pop(request.batch, None)
+            self._last_lines.pop(request.batch, None)
         await self._supervisor.saved()
         last = await self._store.read(submissions.last_line, request.batch)
         if not request.close:
-            self._last.setdefault(request.batch, last)  # another connection may have opened it
-            if len(self._last) > MAX_REMEMBERED:
-                self._last.popitem(last=False)
+            self._last_lines.setdefault(request.batch, last)  # another connection may have opened it
+            if len(self._last_lines) > MAX_REMEMBERED:
+                self._last_lines.popitem(last=False)
         return last
 
-    async def runs(self, batch: bytes, after: int, last: int) -> list[Run]:
+    async def runs_of_batch(self, batch: bytes, after: int, last: int) -> list[Run]:
         """Return some of the lines `after` one, up to the `last`, with their jobs; none: that was all."""
         found = await self._store.search(submissions.read_lines, batch, after)
         return [run for run in found if run[0] <= last]
 
-    def check(self, place: BatchPlace, jobs: int) -> None:
+    def check_lines(self, parts: list[SubmitMany]) -> None:
         """Refuse lines that are not those after the last one.
 
         Raises:
             Refused: the batch is not open, or these are not the next lines.
         """
-        last = self._last.get(place.batch)
+        place = parts[0].place
+        if place is UNSET:
+            return
+        last = self._last_lines.get(place.batch)
         if last is None:
             raise Refused("this batch is not open: ask how far it is first")
         if last != place.after:
             raise Refused(
                 f"line {last} of this batch was the last, not line {place.after}: ask how far it is"
             )
+        jobs = sum(len(part.specs) for part in parts)
         for first, count in place.runs:
             if first <= last or count < 1:
                 raise Refused(f"{count} lines from line {first} cannot follow line {last}")
@@ -162,13 +156,16 @@ class OpenBatches:
         if jobs:
             raise Refused("a batch needs a line for each job")
 
-    def take(self, place: BatchPlace, jobs: list[int]) -> None:
-        """Take the lines that `check` has found to be the next ones, in the transaction of their jobs."""
+    def take_lines(self, place: BatchPlace, jobs: list[int]) -> None:
+        """Take the lines that `check_lines` has found to be next, in the transaction of their jobs."""
         if jobs:
             first, count = place.runs[-1]
-            self._last[place.batch] = first + count - 1
+            self._last_lines[place.batch] = first + count - 1
             taken = place.batch, runs_of(lines_of(place), jobs)
             self._supervisor.transaction.batches.append(taken)
+
+    def _first_of(self, token: bytes) -> JobId | None:
+        return self._latest.get(token, self._repeated.get(token))
 
 
 def lines_of(place: BatchPlace) -> Iterator[int]:

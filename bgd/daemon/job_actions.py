@@ -24,7 +24,7 @@ from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
-from bgd.daemon.idempotency import IdempotencyTokens, OpenBatches
+from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import lists, pruning, read
@@ -63,8 +63,7 @@ class JobActions:
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
-        self.idempotency = IdempotencyTokens(supervisor, store)
-        self.batches = OpenBatches(supervisor, store)
+        self.idempotency = Idempotency(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
         self._by: str | None = None
         self._class_policy = lru_cache(MAX_POLICIES)(partial(_class_policy, supervisor))  # of a target

@@ -14,7 +14,7 @@ from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.daemon import schedule_clock, supervisor
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
-from bgd.daemon.idempotency import IdempotencyTokens
+from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
@@ -112,7 +112,7 @@ def forget_requests(monkeypatch):
     async def recall(*_):
         return None
 
-    monkeypatch.setattr(IdempotencyTokens, "recall", recall)
+    monkeypatch.setattr(Idempotency, "recall", recall)
 
 
 def forget_requests_at_a_restart(monkeypatch):

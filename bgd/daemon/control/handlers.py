@@ -113,7 +113,6 @@ class RequestHandler:
         self._backups = backups
         self._notifications = notifications
         self._idempotency = actions.idempotency
-        self._batches = actions.batches
         self._shut_down = shut_down
         self._reload = reload
         self._checking = asyncio.Lock()  # a check may take long, and there are few threads
@@ -194,7 +193,7 @@ class RequestHandler:
                 finished, at = await self._actions.finished_dependencies(others)
                 # others may have been submitted meanwhile
                 self._actions.check_dependency_limit(specs)
-                self._check_place(parts)
+                self._idempotency.check_lines(parts)
                 submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
@@ -271,17 +270,12 @@ class RequestHandler:
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
-        self._check_place(parts)
+        self._idempotency.check_lines(parts)
         place = parts[0].place
         lines = () if place is UNSET else list(lines_of(place))
         specs = [spec for part in parts for spec in part.specs]
         self._actions.check(specs, lines)
         return specs
-
-    def _check_place(self, parts: list[SubmitMany]) -> None:
-        place = parts[0].place
-        if place is not UNSET:
-            self._batches.check(place, sum(len(part.specs) for part in parts))
 
     def _submit_parts(
         self,
@@ -295,14 +289,14 @@ class RequestHandler:
         for part in parts:
             self._actions.submit(part.specs, uid, part.env, finished, at, into=submitted)
         if (place := parts[0].place) is not UNSET:
-            self._batches.take(place, submitted.jobs)
+            self._idempotency.take_lines(place, submitted.jobs)
         else:
             self._idempotency.remember(parts[0], submitted)
         return submitted
 
     async def _send_batch(self, request: GetBatch, replies: ReplySender) -> None:
-        last, after = await self._batches.open(request), request.after
-        while runs := await self._batches.runs(request.batch, after, last):
+        last, after = await self._idempotency.open_batch(request), request.after
+        while runs := await self._idempotency.runs_of_batch(request.batch, after, last):
             await replies.send_and_drain(BatchRuns(request.id, runs, last))
             after = runs[-1][0]
         replies.send(BatchRuns(request.id, [], last))
