@@ -19,7 +19,9 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 
 STANDARD = " ".join(sys.stdlib_module_names)
 # Modules of the standard library that deal in values only, not in the machine, the time or chance
-PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
+PURE = (
+    "__future__ collections dataclasses enum functools heapq itertools json keyword math operator re typing"
+)
 CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units bgd.values"
 VERSION = "bgd bgd.__version__"
 
@@ -116,6 +118,7 @@ ROOMS = {
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one
+QUESTIONS = {"counts", "holder_of", "running", "some_dependents_of", "taken", "waits"}  # to the Scheduler
 HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
 
 by_source = pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -136,6 +139,21 @@ def test_nobody_but_the_supervisor_holds_the_scheduler(path):
         return
 
     assert not [node for node in run_time_nodes(tree_of(path)) if "Scheduler" in names_in(node)]
+
+
+@by_source
+def test_others_only_ask_the_scheduler_what_changes_nothing(path):
+    if path in HOLDERS_OF_THE_SCHEDULER:
+        return
+    asked = {
+        node.attr
+        for node in run_time_nodes(tree_of(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "scheduler"
+    }
+
+    assert asked <= QUESTIONS
 
 
 def test_only_one_function_changes_a_state():
