@@ -120,10 +120,10 @@ async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str 
     del asked_by
     slots = read_value(request.query, SlotCount | None)
 
-    def change(controls: QueueControls) -> QueueControls:
-        return replace(controls, slots=slots) if queue is None else set_queue(controls, queue, has_slots=True, slots=slots)
-
-    return await _control(site, change, {"queue": queue, "slots": slots})
+    changes = {"slots": slots} if queue is None else {"has_slots": True, "slots": slots}
+    return await _control(
+        site, lambda controls: set_queue(controls, queue, **changes), {"queue": queue, "slots": slots}
+    )
 
 
 async def _control(
