@@ -169,9 +169,12 @@ class Chaos:
         return [pid for pid in sorted(parents) if command_of(pid).startswith("slurmstepd")]
 
     def _some(self, client: Client, find: Callable[[], list[T]]) -> list[T]:
-        """Return what `find` finds, once that is anything."""
-        self.wait(client, find)
-        return find() or self._some(client, find)  # it may have ended since
+        """Return what `find` finds, once that is anything; submit another job if all have finished."""
+        self.wait(client, lambda: find() or not self._unfinished(client))
+        found = find()
+        if not found and not self._unfinished(client):
+            self._submit(client, 1)
+        return found or self._some(client, find)  # it may have ended since
 
     def _restart_slurmctld(self, _: Client) -> None:
         self._cluster.kill_controller()
