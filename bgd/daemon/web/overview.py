@@ -16,7 +16,7 @@ from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.formatting import as_json, iso_time, short_duration
+from bgd.formatting import as_json, iso_time
 from bgd.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
@@ -98,24 +98,16 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
 
 def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
     """Return what the overview shows of a name; `is_cut`: unfinished jobs were counted only in part."""
-    succeeded, failed = summary.succeeded, summary.failed
-    latest = max(filter(None, (succeeded, failed)), key=lambda run: run.job, default=None)
+    latest = max(filter(None, (summary.succeeded, summary.failed)), key=lambda run: run.job, default=None)
     more = "+" if is_cut else ""
     kind = "target" if summary.is_target else "name"
     filter_ = {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)}
     url = partial(list_url, _ANY, **filter_)
     return {
         "id": f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
-        "name": summary.name,
-        "is_target": summary.is_target,
+        "of": summary,
         "state": None if latest is None else latest.state.value,
         "streak": _streak(summary),
-        "succeeded": succeeded and succeeded.at,
-        "succeeded_job": succeeded and succeeded.job,
-        "failed": failed and failed.at,
-        "failed_job": failed and failed.job,
-        "median": short_duration(summary.median),
-        "last": short_duration(summary.last_seconds),
         "running": f"{summary.running:,}{more}" if summary.running else "",
         "waiting": f"{summary.waiting:,}{more}" if summary.waiting else "",
         "url": url(),
@@ -227,18 +219,14 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends) -> dict[str, A
     is_set = view.slots != view.configured_slots
     return {
         "id": f"queue-{view.name}",
-        "name": view.name,
+        "queue": view,
         "url": list_url(_ANY, queue=view.name),
         "can_change": view.name != NOTIFICATION_QUEUE,
-        "paused": view.paused,
-        "slots": view.slots,
         "configured": f"configured: {view.configured_slots or 'no limit'}" if is_set else "",
         "running": number(sum(view.counts.get(state, 0) for state in ACTIVE), *_RUNNING),
         "waiting": number(sum(waiting.values()), *_IN_ORDER),
         "states": ", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
-        "rate": view.rate or "",
         "opens": view.opens_at if waiting.get(State.QUEUED) else None,
-        "weight": "" if view.weight is None else str(view.weight),
         "oldest": oldest,
         "hour": number(of_queue.hour, *ended),
         "hour_failed": number(of_queue.hour_failed, State.FAILED),

@@ -37,7 +37,7 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (local_time, relative_time, iso_time, time_since):
+    for each in (local_time, relative_time, time_since, iso_time, short_duration):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base

@@ -112,13 +112,8 @@ def _list_snapshot(values: dict[str, Any]) -> Snapshot:
 def _row(view: ScheduleView) -> dict[str, Any]:
     return {
         "id": f"schedule-{view.name}",
-        "name": view.name,
+        "schedule": view,
         "command": command_line(view.spec.job, enough=MAX_COMMAND + 1)[:MAX_COMMAND],
-        "words": view.words,
-        "zone": view.timezone,
-        "is_paused": view.is_paused,
-        "problem": view.problem,
-        "is_late": view.is_late,
         "next": view.upcoming[0] if view.upcoming else None,
         "next_in_zone": _in_zone(view.upcoming[0], view) if view.upcoming else "",
         "latest": None if view.latest is None else _occurrence(view.latest),
@@ -174,9 +169,7 @@ def _occurrence(view: OccurrenceView) -> dict[str, Any]:
     return {
         "outcome": f"{view.outcome}{count}{', late' if view.late else ''}",
         "state": "failed" if view.late else _BADGES[view.outcome],
-        "due": view.due_at,
-        "job": view.job,
-        "reason": view.reason or "",
+        "time": view,
     }
 
 
