@@ -113,7 +113,7 @@ _libc = ctypes.CDLL(None, use_errno=True)  # os has these calls from Python 3.13
 
 
 def _create(clock: int) -> int:
-    return _checked(_libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC))
+    return checked(_libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _arm(fd: int, at: float, *, reports_changes: bool) -> None:
@@ -121,10 +121,11 @@ def _arm(fd: int, at: float, *, reports_changes: bool) -> None:
     # struct itimerspec: the interval (none), then the first expiry, each in seconds and nanoseconds
     times = (ctypes.c_long * 4)(0, 0, seconds, int((at - seconds) * 1e9))
     flags = _TFD_TIMER_ABSTIME | (_TFD_TIMER_CANCEL_ON_SET if reports_changes else 0)
-    _checked(_libc.timerfd_settime(fd, flags, times, None))
+    checked(_libc.timerfd_settime(fd, flags, times, None))
 
 
-def _checked(result: int) -> int:
+def checked(result: int) -> int:
+    """Return the result of a call of the C library; raise OSError if the call has failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -19,33 +19,9 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from bgd import values
+from bgd.core import spec
 from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
-from bgd.core.spec import (
-    EXECUTOR_NAME,
-    LOCAL,
-    MAX_DURATION,
-    NOT_SCHEDULED,
-    NOTIFICATION_QUEUE,
-    NOTIFY_NAME,
-    OPTIONS,
-    QUEUE_NAME,
-    RESOURCE_NAME,
-    Backoff,
-    ExecutorKind,
-    ExecutorName,
-    Isolation,
-    JobSpec,
-    MemoryBytes,
-    NotifyName,
-    QueueName,
-    Rate,
-    ResourceName,
-    Retries,
-    Share,
-    SlotCount,
-    Timeout,
-)
 from bgd.core.target import POLICY_KEYS, ClassPolicy, is_runner_name, problem_with_entry
 from bgd.errors import ConfigError, nearest
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
@@ -139,11 +115,11 @@ def value_of(section: Struct, key: str) -> object:
     return value
 
 
-def _value_of_schedule(spec: ScheduleSpec, key: str) -> object:
+def _value_of_schedule(schedule: ScheduleSpec, key: str) -> object:
     if key in ("args", "kwargs"):
-        return None if spec.job.arguments is None else msgspec.json.decode(spec.job.arguments)[key]
+        return None if schedule.job.arguments is None else msgspec.json.decode(schedule.job.arguments)[key]
     name = {"command": "argv", "except": "excluded"}.get(key, key)
-    value: object = getattr(spec if name in ScheduleSpec.__struct_fields__ else spec.job, name)
+    value: object = getattr(schedule if name in ScheduleSpec.__struct_fields__ else schedule.job, name)
     return value
 
 
@@ -167,7 +143,7 @@ LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
 RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
 PilotNodes = Annotated[int, Meta(ge=0, le=1000)]
 NodeCpus = Annotated[int, Meta(ge=0, le=10_000)]
-BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
+BackupInterval = Annotated[float, Meta(ge=60.0, le=spec.MAX_DURATION)]
 
 
 _A_RUNNER = '["php", "artisan", "bgd:run"]'
@@ -190,7 +166,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 
     state_dir: str = key(values.absolute_path)
     socket: str = key(values.absolute_path)
-    slots: int = key(or_word(AUTO, _processors, values.number(SlotCount)), word=AUTO)
+    slots: int = key(or_word(AUTO, _processors, values.number(spec.SlotCount)), word=AUTO)
     grace: float = key(values.duration(), 10.0)  # seconds between TERM and KILL
     min_free: int | None = key(values.size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
@@ -219,7 +195,7 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     metrics_token: str = key(values.token, "")
     """The bearer token of /metrics; if it is empty, /metrics is not served."""
     user_header: str = key(values.header_name, "")
-    """The header in which a proxy names its user; empty: no header says who asks."""
+    """The header in which a proxy names its user; empty: no header names the user."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
@@ -240,7 +216,9 @@ class PythonConfig(Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = key(
         values.texts_without(values.problem_with_variable), ()
     )  # variables a class job may bring
-    isolation: Isolation = key(values.one_of(*Isolation), Isolation.FORK)  # where a job does not say
+    isolation: spec.Isolation = key(
+        values.one_of(*spec.Isolation), spec.Isolation.FORK
+    )  # where a job does not say
     recycle_jobs: int = key(values.number(JobCount), 10_000)
     """After this many jobs a reused worker gives way to a new one."""
     recycle_memory: int = key(values.size(ReuseMemory), 500_000_000)
@@ -276,10 +254,10 @@ class BackupConfig(Struct, frozen=True, kw_only=True):
 class QueueConfig(Struct, frozen=True, kw_only=True):
     """[queues.NAME]."""
 
-    slots: int | None = key(values.number(SlotCount), None, none=UNLIMITED)
+    slots: int | None = key(values.number(spec.SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
-    executor: str = key(values.executor_name, LOCAL)  # of jobs that name none themselves
-    rate: Rate | None = key(values.start_rate, None, none=UNLIMITED)
+    executor: str = key(values.executor_name, spec.LOCAL)  # of jobs that name none themselves
+    rate: spec.Rate | None = key(values.start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
     weight: int | None = key(values.number(UpToThousand), None, none="none")
     """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""
@@ -313,7 +291,7 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
 class ExecutorConfig(Struct, frozen=True, kw_only=True):
     """[executors.NAME]: what runs jobs."""
 
-    kind: ExecutorKind = key(values.one_of(*ExecutorKind), ExecutorKind.LOCAL)
+    kind: spec.ExecutorKind = key(values.one_of(*spec.ExecutorKind), spec.ExecutorKind.LOCAL)
     argv: tuple[str, ...] = key(partial(values.program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
     shell: bool = key(values.yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
@@ -325,7 +303,7 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     account: str = key(values.text, "")
     qos: str = key(values.text, "")
     constraint: str = key(values.text, "")
-    memory: int = key(values.size(MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
+    memory: int = key(values.size(spec.MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
     options: tuple[str, ...] = key(values.texts, ())  # further ones of sbatch
     requests_per_second: float = key(values.number(RequestRate), 2.0)  # to Slurm's controller
     nodes: int = key(values.number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
@@ -334,11 +312,11 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
-    "retries": Key(values.number(Retries), 3),
+    "retries": Key(values.number(spec.Retries), 3),
     "delay": Key(values.duration(), 5.0),
-    "backoff": Key(values.number(Backoff), 1.0),
+    "backoff": Key(values.number(spec.Backoff), 1.0),
     "max_delay": Key(values.duration(), 3600.0),
-    "jitter": Key(values.number(Share), 0.1),
+    "jitter": Key(values.number(spec.Share), 0.1),
 }
 
 _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
@@ -346,10 +324,14 @@ _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not
     "on_exceptions": Key(values.exception_rules, None),
 }
 
-_NOT_SCHEDULED = NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
+_NOT_SCHEDULED = spec.NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
 
 _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
-    **{name: Key(partial(values.job_option, name), None) for name in OPTIONS if name not in _NOT_SCHEDULED},
+    **{
+        name: Key(partial(values.job_option, name), None)
+        for name in spec.OPTIONS
+        if name not in _NOT_SCHEDULED
+    },
     "cwd": Key(values.absolute_path, None),
     "stdin": Key(values.absolute_path, None),
     "command": Key(values.texts, None),
@@ -362,9 +344,9 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "timezone": Key(values.time_zone, None),
     "overlap": Key(values.one_of(*Overlap), Overlap.SKIP),
     "missed": Key(values.one_of(*Missed), Missed.CRON),
-    "missed_within": Key(values.duration(Timeout), DAY),
+    "missed_within": Key(values.duration(spec.Timeout), DAY),
     "jitter": Key(values.duration(), 0.0),
-    "late_after": Key(values.duration(Timeout), None),
+    "late_after": Key(values.duration(spec.Timeout), None),
     "except": Key(values.texts, ()),
     "env_pass": Key(values.passed_variables, None),
     "paused": Key(values.yes_or_no, False),
@@ -460,15 +442,15 @@ def _queues(
     found: Mapping[str, Setting], executors: Mapping[str, ExecutorConfig]
 ) -> Iterator[tuple[str, QueueConfig]]:
     for name, setting in names_in(found, "queues").items():
-        _check_name(name, setting, QueueName, f"a queue, which is {QUEUE_NAME}")
-        if name == NOTIFICATION_QUEUE:
+        _check_name(name, setting, spec.QueueName, f"a queue, which is {spec.QUEUE_NAME}")
+        if name == spec.NOTIFICATION_QUEUE:
             raise ConfigError(
                 f"{setting.origin}: queue {name} is for bgd's own notifications: choose another name"
             )
         queue = _section(found, f"queues.{name}", QueueConfig)
-        if queue.executor not in {LOCAL, *executors}:
+        if queue.executor not in {spec.LOCAL, *executors}:
             origin = found[f"queues.{name}.executor"].origin
-            known = nearest(queue.executor, [LOCAL, *executors])
+            known = nearest(queue.executor, [spec.LOCAL, *executors])
             raise ConfigError(f"{origin}: there is no [executors.{queue.executor}]; {known}")
         yield name, queue
 
@@ -476,9 +458,11 @@ def _queues(
 def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[str, ExecutorConfig]]:
     for name, setting in names_in(found, "executors").items():
         section = f"executors.{name}"
-        _check_name(name, setting, ExecutorName, f"an executor, which is {EXECUTOR_NAME}")
-        if name == LOCAL:
-            raise ConfigError(f"{setting.origin}: the executor {LOCAL} is always there and cannot be changed")
+        _check_name(name, setting, spec.ExecutorName, f"an executor, which is {spec.EXECUTOR_NAME}")
+        if name == spec.LOCAL:
+            raise ConfigError(
+                f"{setting.origin}: the executor {spec.LOCAL} is always there and cannot be changed"
+            )
         folder = f"{state_dir}/executors/{name}"
         executor = _section(found, section, ExecutorConfig, folder=folder, python=sys.executable)
         own = {"kind", *_KEYS_OF_EXECUTORS[executor.kind]}
@@ -486,7 +470,7 @@ def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[s
             if f"{section}.{other}" in found:
                 origin = found[f"{section}.{other}"].origin
                 raise ConfigError(f"{origin}: {other} is not for an executor of kind {executor.kind}")
-        if executor.kind is ExecutorKind.PREFIX and not executor.argv:
+        if executor.kind is spec.ExecutorKind.PREFIX and not executor.argv:
             raise ConfigError(f"{setting.origin}: [{section}] has no argv: write one such as {_A_PREFIX}")
         if f"{section}.shell" not in found:  # ssh may stand behind another program, such as nice
             executor = replace(
@@ -495,10 +479,10 @@ def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[s
         yield name, executor
 
 
-_KEYS_OF_EXECUTORS: dict[ExecutorKind, set[str]] = {
-    ExecutorKind.LOCAL: set(),
-    ExecutorKind.PREFIX: {"argv", "shell"},
-    ExecutorKind.SLURM: keys_of(ExecutorConfig).keys() - {"kind", "argv", "shell"},
+_KEYS_OF_EXECUTORS: dict[spec.ExecutorKind, set[str]] = {
+    spec.ExecutorKind.LOCAL: set(),
+    spec.ExecutorKind.PREFIX: {"argv", "shell"},
+    spec.ExecutorKind.SLURM: keys_of(ExecutorConfig).keys() - {"kind", "argv", "shell"},
 }
 
 
@@ -506,7 +490,7 @@ def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, .
     section = "resources."
     for path in [path for path in found if path.startswith(section)]:
         name, setting = path.removeprefix(section), found[path]
-        _check_name(name, setting, ResourceName, f"a resource, which is {RESOURCE_NAME}")
+        _check_name(name, setting, spec.ResourceName, f"a resource, which is {spec.RESOURCE_NAME}")
         yield name, read_section(found, "resources", {name: Key(values.resource_tokens)})[name]
 
 
@@ -539,7 +523,7 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
 def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyTarget]]:
     targets = names_in(found, "notify")
     for name, setting in targets.items():
-        _check_name(name, setting, NotifyName, f"a target of notifications, which is {NOTIFY_NAME}")
+        _check_name(name, setting, spec.NotifyName, f"a target of notifications, which is {spec.NOTIFY_NAME}")
         if len(targets) > MAX_TARGETS:
             raise ConfigError(f"{setting.origin}: {len(targets)} targets are over the limit of {MAX_TARGETS}")
         target = _section(found, f"notify.{name}", NotifyTarget)
@@ -566,22 +550,22 @@ def _schedule(read: dict[str, Any]) -> ScheduleSpec:
         raise ValueError("a schedule has either command or target")
     given = {name: value for name, value in read.items() if value is not None}
     arguments = {name: given.pop(name) for name in ("args", "kwargs") if name in given}
-    options = {name: given.pop(name) for name in OPTIONS if name in given and name not in _NOT_SCHEDULED}
-    job = JobSpec(
+    options = {name: given.pop(name) for name in spec.OPTIONS if name in given and name not in _NOT_SCHEDULED}
+    job = spec.JobSpec(
         argv=given.pop("command", None),
         target=given.pop("target", None),
         arguments=msgspec.json.encode({"args": [], "kwargs": {}} | arguments).decode() if arguments else None,
         explicit_env=tuple(options.get("env", ())),
         **options,
     )
-    spec = ScheduleSpec(job=job, excluded=given.pop("except", ()), **given)
+    schedule = ScheduleSpec(job=job, excluded=given.pop("except", ()), **given)
     from bgd.core.schedules import problem_with_schedule  # noqa: PLC0415 - most configurations have no schedule
 
-    problem = problem_with_schedule(spec)
+    problem = problem_with_schedule(schedule)
     if problem is not None:
         raise ValueError(problem)
     try:  # a Struct does not check what it is given; the next start would refuse to read it
-        return msgspec.convert(msgspec.to_builtins(spec), ScheduleSpec)
+        return msgspec.convert(msgspec.to_builtins(schedule), ScheduleSpec)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$.")
         raise ValueError(f"{path.rstrip('`').removeprefix('job.')}: {problem}") from error

@@ -1,4 +1,4 @@
-"""The errors that callers of bgd may catch: the class says who is at fault, the message what to do."""
+"""The errors that callers of bgd may catch: the class says which side is at fault, the message what to do."""
 
 from __future__ import annotations
 

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from bgd.formatting import (
     executor_line,
-    labelled_options,
-    limits_of,
     memory_of,
+    options_of,
     outcome_in_words,
     retries_line,
     rules_line,
@@ -58,8 +57,8 @@ def facts_of(view: JobView) -> list[Fact]:
         ("on errors", rules_line(view)),
         ("snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),
         ("timeout", format_duration(view.timeout) if view.timeout else ""),
-        ("limits", limits_of(view)),
-        *labelled_options(view),
+        ("limits", ", ".join(map(" ".join, options_of(view, "limit")))),
+        *options_of(view, "label"),
         ("leftovers", "left running" if view.keep_leftovers else ""),
         ("submitted", Instant(view.created_at)),
         ("expires", Instant(view.expires_at) if view.expires_at else ""),

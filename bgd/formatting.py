@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -138,21 +138,12 @@ def load(usage: JobUsage) -> str:
     return "" if usage.cpu_percent is None else f"{usage.cpu_percent:.0f}%"
 
 
-def limits_of(view: JobView) -> str:
-    """Return a job's limits, for example "memory 64MB, processes 100"; empty if it has none."""
-    return ", ".join(
-        f"{option.limit} {_option_text(name, value)}"
-        for name, option in OPTIONS.items()
-        if option.limit is not None and (value := getattr(view, name)) is not None
-    )
-
-
-def labelled_options(view: JobView) -> list[tuple[str, str]]:
-    """Return the job options that are shown on lines of their own, by label."""
+def options_of(view: JobView, kind: Literal["limit", "label"]) -> list[tuple[str, str]]:
+    """Return the options of a job that are shown as limits or on lines of their own, each with its word."""
     return [
-        (option.label, _option_text(name, value))
+        (word, _option_text(name, value))
         for name, option in OPTIONS.items()
-        if option.label is not None and (value := getattr(view, name)) is not None
+        if (word := getattr(option, kind)) is not None and (value := getattr(view, name)) is not None
     ]
 
 

@@ -325,21 +325,14 @@ _MASK = 0x40 | 0x80 | 0x200 | 0x400 | 0x800  # IN_MOVED_FROM, _MOVED_TO, _DELETE
 
 def _watch(folders: set[Path]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    fd = clock.checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
     try:
         for folder in folders:
-            _checked(libc.inotify_add_watch(fd, os.fsencode(folder), _MASK))
+            clock.checked(libc.inotify_add_watch(fd, os.fsencode(folder), _MASK))
     except OSError:
         os.close(fd)
         raise
     return fd
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -333,7 +333,7 @@ def derived(secret: bytes, use: str) -> bytes:
 
 
 def peer_uid(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
-    """Return the user who made the socket `peer` that is connected to `own`; None if it is closed."""
+    """Return the user of the socket `peer` that is connected to `own`; None if it is closed."""
     try:
         return _uid_from_netlink(peer, own)
     except OSError as error:  # a kernel or a sandbox without netlink

@@ -14,7 +14,7 @@ from bgd.daemon.web.site import Site
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
 Answer = Callable[..., Awaitable[PageResponse]]
-"""Takes the site, the request, of a change also who asks for it, and the groups of the path."""
+"""Takes the site, the request, of a change also the user, and the groups of the path."""
 
 
 async def answer(site: Site, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:

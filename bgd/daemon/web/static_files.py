@@ -21,7 +21,7 @@ def static_response(request: HttpRequest, name: str) -> HttpResponse | None:
         return None
     body, version = _files()[name]
     # with the version of an earlier bgd, this content must not be kept under the address of another one
-    caching = _FOR_EVER if request.query == version else HttpResponse().caching
+    caching = _FOREVER if request.query == version else HttpResponse().caching
     return HttpResponse(content_type=_CONTENT_TYPES[name.rpartition(".")[2]], body=body, caching=caching)
 
 
@@ -42,4 +42,4 @@ _CONTENT_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FOR_EVER = "public, max-age=31536000, immutable"
+_FOREVER = "public, max-age=31536000, immutable"
