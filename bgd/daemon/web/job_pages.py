@@ -19,14 +19,13 @@ from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import offered
-from bgd.daemon.web.history import history_of
 from bgd.daemon.web.live import Part, Snapshot
 from bgd.daemon.web.log_text import LogPart, last_part, plain
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import AttemptNumber, ListQuery, list_url, read_value
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.daemon.web.timeline import timeline_of
+from bgd.daemon.web.timeline import history_of, timeline_of
 from bgd.daemon.web.views import (
     MAX_TEXT,
     attempt_badge,
@@ -215,7 +214,8 @@ def _summary(found: _FoundJob) -> dict[str, object]:
     view = found.view
     actions = dict(offered(view))
     return {
-        "job": job_details(view, found.result),
+        "job": view,
+        **job_details(view, found.result),
         "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
         "reasons": [_shown_reason(each) for each in next_reasons(found.explanation)],
         "likely_start": _likely_start(found.explanation),
@@ -243,18 +243,12 @@ def _likely_start(explanation: Explanation) -> float | None:
 def job_details(view: JobView, result: str | None) -> dict[str, Any]:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
     return {
-        "id": view.id,
-        "state": view.state.value,
-        "name": view.name,
         "same_name": "" if view.name is None else list_url(ListQuery(), name=exact_name(view.name)),
-        "reason": view.reason,
         "bar": progress_bar(view),
         "command": command_text(view, MAX_TEXT),
-        "is_class": view.target is not None,
         "is_finished": view.state in FINAL,
         "can_be_edited": view.state in WAITING,
-        "priority": view.priority,
-        "facts": [*_shown(facts_of(view)), *_course_of(view)],
+        "known": [*_shown(facts_of(view)), *_course_of(view)],
         "result": None if result is None else _indented(result, MAX_TEXT),
     }
 

@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -134,25 +134,26 @@ class LiveViews:
             view.task = self._tasks.create_task(view.run())
         loop = asyncio.get_running_loop()
         until = loop.time() + MAX_AGE
-        with view.viewer(since) as viewer:
-            try:
-                yield HEARTBEAT
-                while loop.time() < until and not view.has_ended:
-                    has_news = await viewer.has_news()
-                    if view.has_ended:
-                        break
-                    if has_news:
-                        yield event(viewer.take())
-                    else:
-                        yield HEARTBEAT
-                        if self._supervisor.space.is_full():  # nothing tells that there is room again
-                            self._supervisor.subscriptions.look_soon()
-                if view.why_gone is not None:
-                    yield event({"gone": view.why_gone})
-            finally:
-                if not view.viewers - {viewer}:
-                    view.task.cancel()
-                    self._views.pop(address, None)
+        viewer = view.add_viewer(since)
+        try:
+            yield HEARTBEAT
+            while loop.time() < until and not view.has_ended:
+                has_news = await viewer.has_news()
+                if view.has_ended:
+                    break
+                if has_news:
+                    yield event(viewer.take())
+                else:
+                    yield HEARTBEAT
+                    if self._supervisor.space.is_full():  # nothing tells that there is room again
+                        self._supervisor.subscriptions.look_soon()
+            if view.why_gone is not None:
+                yield event({"gone": view.why_gone})
+        finally:
+            view.viewers.remove(viewer)
+            if not view.viewers:
+                view.task.cancel()
+                self._views.pop(address, None)
 
 
 class LiveView:
@@ -176,17 +177,13 @@ class LiveView:
         self.has_ended = False
         self.why_gone: str | None = None  # there is nothing to look at any more
 
-    @contextmanager
-    def viewer(self, since: int) -> Iterator[_Viewer]:
-        """Yield a new viewer, whose page has this version."""
+    def add_viewer(self, since: int) -> _Viewer:
+        """Return a new viewer, whose page has this version."""
         viewer = _Viewer(since)
         if self._latest is not None:
             viewer.begin(self._latest, self._version, self._newest, self._rendered)
         self.viewers.add(viewer)
-        try:
-            yield viewer
-        finally:
-            self.viewers.discard(viewer)
+        return viewer
 
     async def run(self) -> None:
         """Read, render and hand out what changed, again and again. A failure ends streams, not the daemon."""

@@ -64,7 +64,7 @@ async def schedule(site: Site, request: HttpRequest, name: str) -> PageResponse:
     values: dict[str, object] = {
         "name": name,
         "row": _row(views[0]) if views else None,
-        "facts": list(_facts(views[0].spec)) if views else [],
+        "facts": _facts(views[0].spec) if views else [],
         "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
         "history": [_occurrence(each) for each in history],
     }
@@ -120,30 +120,25 @@ def _row(view: ScheduleView) -> dict[str, Any]:
     }
 
 
-def _facts(spec: ScheduleSpec) -> Iterator[tuple[str, str]]:
-    """Yield what else the definition says, each with a label."""
-    yield "If the last job still runs", _OVERLAPS[spec.overlap]
-    if spec.missed is not Missed.CRON:
+def _facts(spec: ScheduleSpec) -> list[tuple[str, str]]:
+    """Return what else the definition says, each with a label."""
+    job, age = spec.job, ""
+    if spec.missed is Missed.LATEST:
         age = f", if not older than {format_duration(spec.missed_within)}"
-        yield "If missed", f"{_MISSED[spec.missed]}{age if spec.missed is Missed.LATEST else ''}"
-    if spec.late_after is not None:
-        yield "Late after", format_duration(spec.late_after)
-    if spec.jitter:
-        yield "Jitter", format_duration(spec.jitter)
-    if spec.excluded:
-        yield "Not on", ", ".join(spec.excluded)
-    job = spec.job
-    if job.timeout is not None:
-        yield "Time limit", format_duration(job.timeout)
-    for label, value in {
+    facts: dict[str, Any] = {
+        "If the last job still runs": _OVERLAPS[spec.overlap],
+        "If missed": spec.missed is not Missed.CRON and f"{_MISSED[spec.missed]}{age}",
+        "Late after": spec.late_after and format_duration(spec.late_after),
+        "Jitter": spec.jitter and format_duration(spec.jitter),
+        "Not on": ", ".join(spec.excluded),
+        "Time limit": job.timeout and format_duration(job.timeout),
         "Queue": job.queue,
-        "Priority": job.priority,
-        "Retries": job.retries,
+        "Priority": "" if job.priority is None else str(job.priority),
+        "Retries": "" if job.retries is None else str(job.retries),
         "Notifies": job.notify,
-        "Tags": ", ".join(job.tags) or None,
-    }.items():
-        if value is not None:
-            yield label, str(value)
+        "Tags": ", ".join(job.tags),
+    }
+    return [(label, value) for label, value in facts.items() if value]
 
 
 _OVERLAPS = {

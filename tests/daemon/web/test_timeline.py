@@ -1,4 +1,4 @@
-"""Bars of a timeline follow each other to scale, whatever the clock did."""
+"""Bars of a timeline follow each other to scale, whatever the clock did; each event has words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.job import Outcome, State
-from bgd.daemon.web.timeline import LEAST_RUN, WIDTH, timeline_of
+from bgd.core.job import Move, Outcome, State
+from bgd.core.scheduler import NOTE, SUBMIT
+from bgd.daemon.web.timeline import LEAST_RUN, WIDTH, WORDS, timeline_of
 from bgd.wire.views import AttemptView
 from tests.client.scripted import view_of
 
@@ -88,3 +89,7 @@ def test_bars_stay_in_the_picture_whatever_the_clock_did(times, state, due):
     assert timeline is not None
     for bar in timeline["bars"]:
         assert 0 <= bar["x"] <= bar["x"] + bar["width"] <= WIDTH + 0.1
+
+
+def test_each_move_has_words():
+    assert WORDS.keys() == {SUBMIT, NOTE, *Move}
