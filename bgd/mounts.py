@@ -206,24 +206,21 @@ def _interpreter(program: str) -> str | None:
 def _loader(head: bytes) -> str | None:
     """Return the PT_INTERP of an ELF file in this machine's byte order, if the file's first bytes show it."""
     is_wide = head[4] == _ELFCLASS64
+    word, table_at, sizes_at, start_at, length_at = (
+        ("=Q", 32, 54, 8, 32) if is_wide else ("=I", 28, 42, 4, 16)
+    )
     try:
-        (table,) = struct.unpack_from("=Q" if is_wide else "=I", head, 32 if is_wide else 28)
-        size, count = struct.unpack_from("=HH", head, 54 if is_wide else 42)
+        (table,) = struct.unpack_from(word, head, table_at)
+        size, count = struct.unpack_from("=HH", head, sizes_at)
         for number in range(min(count, _HEAD)):
             at = table + number * size
-            (kind,) = struct.unpack_from("=I", head, at)
-            if kind == _PT_INTERP:
-                start, length = _extent(head, at, is_wide=is_wide)
+            if struct.unpack_from("=I", head, at) == (_PT_INTERP,):
+                (start,) = struct.unpack_from(word, head, at + start_at)
+                (length,) = struct.unpack_from(word, head, at + length_at)
                 return os.fsdecode(head[start : start + length].rstrip(b"\0")) or None
     except struct.error:  # beyond these bytes
         return None
     return None
-
-
-def _extent(head: bytes, at: int, *, is_wide: bool) -> tuple[int, int]:
-    if is_wide:
-        return struct.unpack_from("=Q", head, at + 8)[0], struct.unpack_from("=Q", head, at + 32)[0]
-    return struct.unpack_from("=I", head, at + 4)[0], struct.unpack_from("=I", head, at + 16)[0]
 
 
 # All other types may hang: nfs, cifs, 9p, ceph, fuse, autofs and future ones; proc too, because its links
