@@ -12,7 +12,7 @@ import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import settings
 
-from tests.support import DEADLINE, ROOT, WIDTH, Daemon, Home, serving
+from tests.support import DEADLINE, ROOT, WIDTH, Daemon, serving
 
 settings.register_profile("short", max_examples=30, stateful_step_count=30, deadline=None, print_blob=True)
 settings.register_profile(
@@ -68,11 +68,11 @@ def own_daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 @pytest.fixture
 def home():
-    """A home in which nothing runs; a daemon that the test starts there is stopped afterwards."""
+    """A home in which nothing runs; the daemon that the test starts there is stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        empty = Home(Path(folder))
+        empty = Daemon(Path(folder))
         yield empty
-        empty.shut_down()
+        empty.stop()
 
 
 @pytest.fixture

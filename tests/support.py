@@ -97,7 +97,7 @@ class Home:
 class Daemon(Home):
     """A home whose daemon is a child process of the test."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]  # once it has been started
     program = ("-m", "bgd")
 
     def start(self, *options: str) -> None:
@@ -121,8 +121,10 @@ class Daemon(Home):
             assert pipe.readline() == "ready\n", (self.folder / "bgd.log").read_text()
 
     def stop(self) -> None:
+        """Stop what runs, whether the test has started it here, or a client."""
         self.shut_down()
-        self.process.wait(DEADLINE)
+        if hasattr(self, "process"):
+            self.process.wait(DEADLINE)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from bgd.core.job import Outcome
 from bgd.systemd import ServiceManager, take_sockets
 from bgd.wire.launching import AttemptEnded, Goodbye
 from tests.launcher.host import PATIENCE, Host
-from tests.support import DEADLINE, ROOT, Daemon, wait_until
+from tests.support import DEADLINE, ROOT, wait_until
 
 # Puts a socket where systemd would, and prints what take_sockets takes
 TAKE = """
@@ -66,15 +65,6 @@ def host(tmp_path: Path) -> Iterator[Host]:
     host.clear_up()
 
 
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    """A daemon that the test starts."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        daemon = Daemon(Path(folder))
-        yield daemon
-        daemon.stop()
-
-
 def test_only_variables_of_the_manager_are_removed_from_the_environment(listener):
     environ = variables(listener, WATCHDOG_PID=str(os.getpid()), PATH="/bin")
 
@@ -116,23 +106,23 @@ def test_missing_manager_is_a_warning(tmp_path, caplog):
     assert "cannot notify the service manager of READY=1: [Errno 2] No such file" in caplog.text
 
 
-def test_daemon_notifies_the_manager(daemon, listener):
-    daemon.env |= variables(listener)
-    daemon.start()
+def test_daemon_notifies_the_manager(home, listener):
+    home.env |= variables(listener)
+    home.start()
 
-    assert listener.hear("WATCHDOG=1") == {"READY": "1", "STATUS": f"serving {daemon.socket}"}
+    assert listener.hear("WATCHDOG=1") == {"READY": "1", "STATUS": f"serving {home.socket}"}
     assert listener.hear() == listener.hear() == {"WATCHDOG": "1"}
-    daemon.process.send_signal(signal.SIGHUP)
+    home.process.send_signal(signal.SIGHUP)
     assert listener.hear("WATCHDOG=1").keys() == {"RELOADING", "MONOTONIC_USEC"}
     assert listener.hear("WATCHDOG=1")["READY"] == "1"
-    daemon.configure("[daemon]\nslot = 5\n")
-    daemon.process.send_signal(signal.SIGHUP)
+    home.configure("[daemon]\nslot = 5\n")
+    home.process.send_signal(signal.SIGHUP)
     assert "RELOADING" in listener.hear("WATCHDOG=1")
     assert "old configuration" in listener.hear("WATCHDOG=1")["STATUS"]
-    daemon.configure("")
-    daemon.process.send_signal(signal.SIGTERM)
+    home.configure("")
+    home.process.send_signal(signal.SIGTERM)
     assert listener.hear("WATCHDOG=1") == {"STOPPING": "1", "STATUS": "stopping, mode leave"}
-    assert daemon.process.wait(DEADLINE) == 0
+    assert home.process.wait(DEADLINE) == 0
 
 
 def test_launcher_service_stays_until_it_is_stopped_and_ends_its_jobs(host, listener, monkeypatch):
@@ -156,14 +146,14 @@ def test_launcher_service_stays_until_it_is_stopped_and_ends_its_jobs(host, list
     assert launcher.wait(PATIENCE) == 0
 
 
-def test_daemon_that_awaits_a_launcher_starts_none_and_uses_the_one_that_comes(daemon):
-    daemon.start("--await-launcher")
-    log = daemon.folder / "bgd.log"
-    with daemon.client() as client:
+def test_daemon_that_awaits_a_launcher_starts_none_and_uses_the_one_that_comes(home):
+    home.start("--await-launcher")
+    log = home.folder / "bgd.log"
+    with home.client() as client:
         wait_until(lambda: "is bgd-launcher.service running?" in log.read_text())
         assert client.info().launcher_pid is None
         job = client.submit(["true"])
-        service = Host(daemon.state_dir)
+        service = Host(home.state_dir)
         launcher = service.start("--stay")
 
         job.wait(DEADLINE)

@@ -6,9 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def set_clock(tmp_path: Path) -> SetClock:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def daemon(home: Daemon, tmp_path: Path) -> Daemon:
     """A daemon that reads, like the programs beside it, a clock that the test sets."""
     compiler = shutil.which("cc")
     if compiler is None:
@@ -64,12 +63,9 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     source.write_text(WRONG_CLOCK)
     offset = f'-DFILE_OF_OFFSET="{tmp_path / "offset"}"'
     subprocess.run([compiler, "-shared", "-fPIC", offset, "-o", library, source], check=True)
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        served = Daemon(Path(folder))
-        served.env["LD_PRELOAD"] = str(library)
-        served.start()
-        yield served
-        served.stop()
+    home.env["LD_PRELOAD"] = str(library)
+    home.start()
+    return home
 
 
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])

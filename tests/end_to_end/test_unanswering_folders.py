@@ -10,25 +10,22 @@ import pytest
 from bgd.client import channel
 from bgd.errors import DaemonUnreachable
 from tests.launcher.silent_mount import SilentMount, silent_mount
-from tests.support import DEADLINE, Daemon, Home, wait_until
+from tests.support import DEADLINE, Daemon, wait_until
 
 DOCTORS = 20
 
 
 @pytest.fixture
-def mount(home: Home):
+def mount(home: Daemon):
     with silent_mount(home.folder) as silent:
         yield silent
 
 
 @pytest.fixture
-def daemon(home: Home, mount: SilentMount):
-    running = Daemon(home.folder)
-    running.configure(f'[backup]\nevery = "1h"\nfolder = "{mount.point}/backups"\n')
-    running.start()
-    yield running
-    mount.end()
-    running.stop()
+def daemon(home: Daemon, mount: SilentMount):
+    home.configure(f'[backup]\nevery = "1h"\nfolder = "{mount.point}/backups"\n')
+    home.start()
+    return home
 
 
 def threads_of(daemon: Daemon) -> int:
@@ -41,7 +38,7 @@ def children_of(daemon: Daemon) -> int:
 
 
 def test_twenty_doctors_and_a_backup_folder_that_does_not_answer_leave_the_daemon_healthy(
-    home: Home, daemon: Daemon, mount: SilentMount
+    home: Daemon, daemon: Daemon, mount: SilentMount
 ):
     wait_until(mount.is_asked)
     mount.read_request()  # from now on the process that asked cannot even be killed
@@ -73,55 +70,51 @@ def test_twenty_doctors_and_a_backup_folder_that_does_not_answer_leave_the_daemo
     daemon.start()  # its lock is free
 
 
-def with_a_hanging_thread(home: Home, mount: SilentMount) -> Daemon:
+def hang_a_thread(daemon: Daemon, mount: SilentMount) -> None:
     """Start a daemon and let it read its configuration from a file system that no longer answers."""
-    running = Daemon(home.folder)
-    running.configure("")
-    running.start()
-    configuration = home.folder / ".config/bgd/bgd.toml"
+    daemon.configure("")
+    daemon.start()
+    configuration = daemon.folder / ".config/bgd/bgd.toml"
     configuration.unlink()
     configuration.symlink_to(mount.point / "bgd.toml")
-    with running.client(timeout=0.5) as client, pytest.raises(DaemonUnreachable):
+    with daemon.client(timeout=0.5) as client, pytest.raises(DaemonUnreachable):
         client.reload()
     assert mount.is_asked()
-    return running
 
 
-def test_a_thread_that_waits_for_a_disk_does_not_keep_the_daemon_from_ending(home: Home, mount: SilentMount):
-    running = with_a_hanging_thread(home, mount)
+def test_a_thread_that_waits_for_a_disk_does_not_keep_the_daemon_from_ending(
+    home: Daemon, mount: SilentMount
+):
+    hang_a_thread(home, mount)
 
-    with running.client() as client:
+    with home.client() as client:
         client.shutdown()
 
-    assert running.process.poll() == 0
+    assert home.process.poll() == 0
     assert "a disk does not answer" in (home.folder / "bgd.log").read_text()
 
 
-def test_a_daemon_has_not_ended_while_its_process_has_not(home: Home, mount: SilentMount, monkeypatch):
+def test_a_daemon_has_not_ended_while_its_process_has_not(home: Daemon, mount: SilentMount, monkeypatch):
     monkeypatch.setattr(channel, "_EXIT_SECONDS", 1.0)
-    running = with_a_hanging_thread(home, mount)
+    hang_a_thread(home, mount)
     mount.read_request()  # from now on the process cannot be killed
 
     with (
-        running.client() as client,
-        pytest.raises(TimeoutError, match=f"process {running.process.pid} has not"),
+        home.client() as client,
+        pytest.raises(TimeoutError, match=f"process {home.process.pid} has not"),
     ):
         client.shutdown()
 
-    assert running.process.poll() is None
+    assert home.process.poll() is None
     mount.end()
-    assert running.process.wait(DEADLINE) == 0
+    assert home.process.wait(DEADLINE) == 0
 
 
-def test_a_backup_folder_that_answers_again_gets_its_backup(home: Home, mount: SilentMount):
-    running = Daemon(home.folder)
-    running.configure(f'[backup]\nevery = "1h"\nfolder = "{mount.point}/backups"\n')
-    running.start()
+def test_a_backup_folder_that_answers_again_gets_its_backup(daemon: Daemon, mount: SilentMount):
     wait_until(mount.is_asked)
     mount.end()  # unmounted: the folder below is an ordinary one
-    running.bgctl("reload")
+    daemon.bgctl("reload")
 
-    done = running.bgctl("doctor")
+    done = daemon.bgctl("doctor")
 
     assert f"note     backups: none yet in {mount.point}/backups" in done.stdout
-    running.stop()

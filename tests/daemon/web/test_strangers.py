@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -20,12 +19,11 @@ from tests.daemon.web.browsing import (
     Answered,
     Browser,
     answered_with,
-    configure_pages,
     heard,
     held_secret,
     log_of,
 )
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 SECRET = "the-secret-name"
 LONG = "x" * 20_000
@@ -38,10 +36,7 @@ UNBOUND = "secret-of-an-earlier-bgd"  # or of a unix socket
 
 @pytest.fixture(scope="module")
 def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        configure_pages(running, "127.0.0.1:0")
-        running.start()
+    with serving() as running:
         key = derived(held_secret(running), "sessions")
         running.process.kill()
         running.process.wait()
@@ -58,7 +53,6 @@ def daemon():
             Browser(running).get("/job-logs", f"Cookie: bgd_{Browser(running).port}={SECOND}").status == 200
         )
         yield running
-        running.stop()
 
 
 def session(key: bytes, secret: str, uid: int, until: float) -> dict[str, object]:

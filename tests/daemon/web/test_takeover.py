@@ -55,13 +55,11 @@ print(sorted(set(taken)))
 
 
 @pytest.fixture
-def daemon(tmp_path):
-    daemon = Daemon(tmp_path)
-    configure_pages(daemon, "127.0.0.1:0")
-    daemon.start()
-    held_secret(daemon)
-    yield daemon
-    daemon.stop()
+def daemon(home):
+    configure_pages(home, "127.0.0.1:0")
+    home.start()
+    held_secret(home)
+    return home
 
 
 @contextmanager
