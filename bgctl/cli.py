@@ -39,6 +39,7 @@ _FAMILIES = {
     "logs": "logs",
     "search": "searching",
     "wait progress": "waiting",
+    "attach send": "attaching",
     " ".join(VERBS): "acting",
     "slots pause resume queue": "queues",
     "schedule": "schedules",

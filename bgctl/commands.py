@@ -48,12 +48,18 @@ def run(
     shell: bool = False,
     no_check: bool = False,
     raw: bool = False,
+    interactive: bool = False,
 ) -> int:
-    """Queue a command, show its output, and return its exit code."""
+    """Queue a command, show its output, and return its exit code; `interactive`: also type into it."""
     job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
     if global_options().json:
         print_id(job)
     say_if_exists(job, options)
+    if interactive:
+        from bgctl.attaching import attach  # noqa: PLC0415 - it imports the parser and an event loop
+
+        _say_obstacle(job)
+        return attach(daemon, job.id, is_new=True)
     # with its own terminal the job expects this one to obey its control characters
     code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
     if "stdin" not in options and "input" not in options:
@@ -161,6 +167,8 @@ OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&",
 
 
 def _read_stdin() -> bytes:
+    if sys.stdin.isatty():
+        say("reading your terminal, Ctrl-D ends it")
     data = sys.stdin.buffer.read(MAX_INPUT + 1)
     if len(data) > MAX_INPUT:
         raise WrongUsage(f"more than {MAX_INPUT} bytes arrived: write them to a file and use --stdin FILE")
@@ -212,10 +220,14 @@ def wait_or_follow(
     daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
 ) -> int:
     """Wait for a job or follow its output if asked to; return the exit code."""
-    if job.obstacle is not None:
-        say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")
+    _say_obstacle(job)
     if not (wait or follow):
         return 0
     from bgctl.output import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
 
     return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
+
+
+def _say_obstacle(job: Job) -> None:
+    if job.obstacle is not None:
+        say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")

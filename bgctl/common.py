@@ -20,7 +20,7 @@ from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
-    from bgd import Job
+    from bgd import AsyncClient, Job
 
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
 _STATE_COLORS = {
@@ -68,18 +68,27 @@ def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:
     Raises:
         WrongUsage: the global options contradict each other.
     """
+    return Client(**_client_options(), timeout=timeout, autostart=autostart)
+
+
+def async_client() -> AsyncClient:
+    """Return a client of the same daemon for a verb with an event loop; raises as `client`."""
+    from bgd import AsyncClient  # noqa: PLC0415 - hardly any verb has an event loop
+
+    return AsyncClient(**_client_options(), autostart=False)
+
+
+def _client_options() -> dict[str, Any]:
     options = global_options()
     if options.user and options.system:
         raise WrongUsage("--user and --system cannot be combined")
-    return Client(
-        options.socket,
-        timeout=timeout,
-        autostart=autostart,
-        config=options.config,
-        user=options.user,
-        system=options.system,
-        on_autostart=lambda pid, log: say(f"started a daemon for you (pid {pid}, log {log})"),
-    )
+    return {
+        "socket": options.socket,
+        "config": options.config,
+        "user": options.user,
+        "system": options.system,
+        "on_autostart": lambda pid, log: say(f"started a daemon for you (pid {pid}, log {log})"),
+    }
 
 
 def say(message: str) -> None:

@@ -48,7 +48,7 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
 
 def wait_for_job(job: Job) -> int:
     """Wait until a job has finished; return its exit code."""
-    return _report_end(job.wait())
+    return report_end(job.wait())
 
 
 def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
@@ -62,10 +62,11 @@ def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
     job.wait()
     if exit_code_of_job(job):
         printer.end_line()
-    return _report_end(job)
+    return report_end(job)
 
 
-def _report_end(job: Job) -> int:
+def report_end(job: Job) -> int:
+    """Say how a finished job ended, if it did not succeed; return its exit code."""
     if global_options().json:
         print_json(job_as_json(job.view))
     elif code := exit_code_of_job(job):

@@ -35,7 +35,7 @@ GROUPS = {
     "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",
     "On a cluster": "cpus memory nodes gpus gres time partition account slurm_options",
     "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",
-    "Input and output": "stdin pty raw wait follow",
+    "Input and output": "stdin interactive pty raw wait follow",
     "Finding it": "name tags notify",
 }
 
@@ -158,10 +158,9 @@ def call_command(
 @_no_check
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
 @click.option("-i", "stdin", flag_value="-", help="Pass stdin to the command, as --stdin - does.")
+@click.option("-it", "interactive", is_flag=True, help="Type into the command's terminal while it runs.")
 @_program
-def run_command(
-    daemon: Client, argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any
-) -> int:
+def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
     Standard input is empty unless -i or --stdin is given. With --pty its output is printed unchanged.
@@ -169,7 +168,15 @@ def run_command(
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
-    return run(daemon, argv, job_options(daemon, given), shell=shell, no_check=no_check, raw=raw)
+    if interactive:
+        from bgctl.attaching import check_terminal  # noqa: PLC0415 - it imports an event loop
+
+        check_terminal("run -it")
+        if given["stdin"]:
+            raise click.UsageError("-it types while the command runs: leave out -i and --stdin")
+        given["pty"] = True
+    how = {name: given.pop(name) for name in ("shell", "no_check", "raw")}
+    return run(daemon, argv, job_options(daemon, given), interactive=interactive, **how)
 
 
 def json_option(option: str, text: str | None, kind: type[T]) -> T:

@@ -25,7 +25,7 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
     see = f"see '{context.command_path} --help'"
     match error:
         case click.MissingParameter() if context.info_name == "run" and context.params.get("tags"):
-            return "missing argument PROGRAM: -t is a tag; `bgctl run --pty -i PROGRAM` gives it a terminal"
+            return "missing argument PROGRAM: -t is a tag; `bgctl run -it PROGRAM` types into its terminal"
         case click.MissingParameter(param=click.Parameter() as missing):
             return f"missing {missing.param_type_name} {_name_of(missing, context)}: {see}"
         case click.BadParameter(param=click.Parameter() as wrong):

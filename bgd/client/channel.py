@@ -46,16 +46,18 @@ from bgd.wire.replies import (
     End,
     Failed,
     Info,
+    KeyboardOpened,
     Reply,
     Result,
     Submitted,
     error_of,
 )
-from bgd.wire.requests import GetBackup, GetInfo, GetResult, Request, Shutdown, ShutdownMode, act
+from bgd.wire.requests import GetBackup, GetInfo, GetKeyboard, GetResult, Request, Shutdown, ShutdownMode, act
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
     from bgd.client.concurrency import Concurrency
+    from bgd.client.keyboard import Keyboard
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -205,6 +207,16 @@ class Channel:
             async for part in parts:
                 for each in take(part):
                     yield each
+
+    async def keyboard(self, job_id: int, *, wait: bool) -> Keyboard | None:
+        """Open the keyboard of a job; with `wait` once it runs, None: it has finished instead."""
+        from bgd.client.keyboard import Keyboard  # noqa: PLC0415 - most programs open none, and bgctl starts often
+
+        request = checked(GetKeyboard(UNNUMBERED, job_id, wait))
+        async with aclosing(self.follow(lambda: request, alone=True)) as parts:
+            async for part in parts:
+                return Keyboard(expected(part, KeyboardOpened))
+        return None
 
     async def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
         """Act on jobs; a verb that may be done twice is repeated."""

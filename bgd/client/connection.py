@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
 from bgd.errors import BgdError, ConfigError, DaemonUnreachable, NotAllowed, ProtocolError
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
-from bgd.wire.replies import End, ErrorCode, Failed, Reply, error_of
+from bgd.wire.replies import End, ErrorCode, Failed, KeyboardOpened, Reply, error_of
 from bgd.wire.requests import Forget, Request
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 NO_WAY_IN = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError)
 READ_SIZE = 64 * 1024  # bytes; malloc maps and unmaps much larger ones each time
+_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _FORGET_SECONDS = 1.0  # to tell a busy daemon that the rest of a stream is not needed
 _CLOSE_SECONDS = 1.0  # for others to leave a connection that is being closed
 
@@ -50,6 +52,7 @@ class Connection:
         self._reading = io.new_lock()
         self._inboxes: dict[int, Inbox] = {}  # of all requests, by their ids
         self._waiting: dict[int, Inbox] = {}  # of those whose callers wait for a reply
+        self._descriptors: list[int] = []  # that came with what was read
         self._failure: Callable[[], BgdError] | None = None  # why this connection is broken
 
     @classmethod
@@ -235,11 +238,13 @@ class Connection:
         while True:
             await self._io.wait_ready(self._socket, deadline, to_write=False)
             try:
-                return self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
+                data, descriptors, *_ = socket.recv_fds(self._socket, READ_SIZE, 1, _RECEIVE)
             except BlockingIOError:
                 continue
             except OSError:  # a daemon killed with our request unread resets the connection, an end as well
                 return b""
+            self._descriptors += descriptors
+            return data
 
     def _sort(self, data: bytes) -> None:
         """Put the replies that these bytes complete into the inboxes of their requests."""
@@ -247,13 +252,19 @@ class Connection:
             self._break(self._session.end(self._path))
             return
         try:
-            for reply in self._session.feed(data):
+            for received in self._session.feed(data):
+                reply = self._with_descriptor(received) if isinstance(received, KeyboardOpened) else received
                 # None: the caller no longer waits for this answer or the rest of this stream
                 if (inbox := self._inboxes.get(reply.id)) is not None:
                     inbox.append(reply)
                     inbox.bell.ring()
         except BgdError as error:
             self._break(partial(type(error), str(error)))
+
+    def _with_descriptor(self, opened: KeyboardOpened) -> KeyboardOpened:
+        if not self._descriptors:
+            raise ProtocolError("the daemon has sent a keyboard without its socket")
+        return replace(opened, descriptor=self._descriptors.pop())
 
     def _let_another_read(self) -> None:
         """Wake one waiter for a reply if none is reading. Each reader calls this when it leaves."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ from msgspec import Struct
 from bgd import clock
 from bgd.daemon.folder import bind_unix_socket
 from bgd.daemon.storage.store import Store, begin_generation, generation
-from bgd.errors import BgdError, ProtocolError
+from bgd.errors import BgdError, ProtocolError, Refused
 from bgd.frames import FrameWriter
 from bgd.paths import lock_error
 from bgd.wire import launching
@@ -45,7 +46,7 @@ LONGEST_PAUSE = 30.0
 LONGEST_SERVICE_PAUSE = 1.0  # likewise, if a service manager starts the launcher
 LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a problem
 GOODBYE_SECONDS = 5.0  # for the last messages to be read
-TRADE_SECONDS = 5.0  # for a launcher to answer TradeSockets
+ALONE_SECONDS = 5.0  # for a launcher to answer a message that is sent alone
 _BACKLOG = 16  # connections
 _RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
@@ -208,6 +209,46 @@ class LauncherLink:
         self._to_hold = held
         await asyncio.to_thread(self._give_sockets)
 
+    async def open_keyboard(self, key: AttemptKey) -> tuple[socket.socket, int] | None:
+        """Return a keyboard of an attempt's terminal, and the size of its log; None: it has no terminal now.
+
+        Raises:
+            Refused: the launcher is an older one, or the terminal has too many.
+        """
+        request = launching.OpenKeyboard(key)
+        if self.is_connected and not self.supports(request):
+            raise Refused(
+                f"the keyboard of job {key.job} needs a newer launcher: bgd starts one once no job runs"
+            )
+        return await asyncio.to_thread(self._open_keyboard, request) if self.is_connected else None
+
+    def _open_keyboard(self, request: launching.OpenKeyboard) -> tuple[socket.socket, int] | None:
+        try:
+            with self._asked(request) as connection:
+                answer, fds, *_ = socket.recv_fds(
+                    connection, launching.MAX_KEYBOARD_ANSWER, 1, socket.MSG_CMSG_CLOEXEC
+                )
+        except OSError as error:
+            raise Refused(f"job {request.key.job} has no keyboard now: the launcher: {error}") from error
+        if fds:
+            return socket.socket(fileno=fds[0]), int(answer)
+        if answer:
+            raise Refused(f"job {request.key.job} has no keyboard now: {answer.decode()}")
+        return None
+
+    @contextlib.contextmanager
+    def _asked(self, message: ToLauncher) -> Iterator[socket.socket]:
+        """Yield a connection on which a message was sent that is sent alone; blocks.
+
+        Raises:
+            OSError: the launcher is gone, or does not answer in time.
+        """
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ALONE_SECONDS)
+            connection.connect(str(self._state_dir / "launcher.sock"))
+            connection.sendall(frame(encode(message), launching.MAX_LAUNCHING_FRAME))
+            yield connection
+
     def _give_sockets(self) -> None:
         for replaced in self._trade().sockets:
             replaced.close()
@@ -217,10 +258,7 @@ class LauncherLink:
         if not (self.is_connected and self.supports(launching.TradeSockets())):
             return NOTHING_HELD  # without such a launcher the sockets end with this daemon
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(TRADE_SECONDS)
-                connection.connect(str(self._state_dir / "launcher.sock"))
-                connection.sendall(frame(encode(launching.TradeSockets()), launching.MAX_LAUNCHING_FRAME))
+            with self._asked(launching.TradeSockets()) as connection:
                 held, fds, *_ = socket.recv_fds(
                     connection, launching.MAX_SOCKETS_PACKET, launching.MAX_HELD_SOCKETS
                 )

@@ -353,6 +353,8 @@ class Supervisor:
             return
         if self._attempts.note_report(job.id, started.waits):
             self.subscriptions.look_soon()
+        if started.pid is not None:
+            self.subscriptions.notify_log_grew(job.id)  # followers may wait for its terminal
         if started.pid is not None or started.place is not None:
             # only users read it, so it waits a moment for another transaction
             if self._pid_timer is None:

@@ -20,7 +20,7 @@ from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown, settle
 from bgd.launcher.journal import Began
-from bgd.launcher.output import Log
+from bgd.launcher.output import AttemptOutput, Log
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.tree import StopReason, Tree
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
@@ -98,6 +98,7 @@ class Attempt:
         problem: why its start ended.
         limit: on the run, or on what the start waits for.
         waits: why it does not run yet, if that may take longer.
+        output: of its processes on this machine; None: none run here yet.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Attempt:
         self._report = report
         self._run: Run | None = None
         self.waits: Reason | None = None
+        self.output: AttemptOutput | None = None
         self._told = StopReason.OTHER
         self._resumed: asyncio.Future[None] | None = None  # while the start waits for `resume`
         self._signals: dict[int, bool] = {}  # for its start: signum -> whether it is for the whole tree

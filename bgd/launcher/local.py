@@ -248,6 +248,7 @@ class LocalRun:
     def begin(self) -> None:
         """Start its time limit, and read its output."""
         self._attempt.limit_run()
+        self._attempt.output = self._output
         self._output.begin(partial(self._attempt.kill_over_cap, self._output.log))
         self._context.pid_journal.begin(self.launch.key, self._execution)
         self._attempt.runs()

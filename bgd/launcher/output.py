@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from bgd.launcher.children import Child, Children, Readers, start_program
+from bgd.launcher.keyboards import Keyboards
 from bgd.launcher.log_file import move
 from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import StreamId
@@ -56,6 +57,7 @@ class AttemptOutput:
     """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
 
     `inode` is the number of the pipe in /proc/PID/fd. `end`: done once all writers have closed it.
+    `terminal`: None without one, or once it is closed.
     """
 
     def __init__(self, log: Log, readers: Readers, *, with_terminal: bool) -> None:
@@ -67,14 +69,14 @@ class AttemptOutput:
         """
         self.log = log
         self._readers = readers
-        self._terminal: Terminal | None = None
+        self.terminal: Terminal | None = None
         self._reader = self._writer = -1
         self._moved: Callable[[], None] | None = None
         self._is_large = False
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             if with_terminal:
-                self._terminal = Terminal()
+                self.terminal = Terminal()
             self._reader, self._writer = _pipe()
             os.set_blocking(self._reader, False)  # the job's end stays blocking, as programs expect
             self.inode = os.fstat(self._reader).st_ino
@@ -86,12 +88,12 @@ class AttemptOutput:
     @property
     def job_end(self) -> int:
         """The descriptor for the job, valid until `begin`."""
-        return self._writer if self._terminal is None else self._terminal.job_end
+        return self._writer if self.terminal is None else self.terminal.job_end
 
     @property
     def stream(self) -> StreamId:
         """What identifies a process that can write to it."""
-        return self.inode if self._terminal is None else self._terminal.stream
+        return self.inode if self.terminal is None else self.terminal.stream
 
     def put(self, text: bytes) -> None:
         """Write text to the log that does not come from the pipe. Call it before `begin`."""
@@ -112,8 +114,8 @@ class AttemptOutput:
         Call it only after the job's first process has ended. It moves little more than a pipe holds, so that
         a process that keeps writing does not block the event loop.
         """
-        if self._terminal is not None:
-            self._terminal.close_job_end()
+        if self.terminal is not None:
+            self.terminal.close_job_end()
         start = self.log.total
         while not self.end.done() and self._pump() and self.log.total - start <= _CHUNK:
             pass
@@ -128,7 +130,7 @@ class AttemptOutput:
         Raises:
             OSError: the reader cannot be started.
         """
-        if self._terminal is not None or self.end.done():
+        if self.terminal is not None or self.end.done():
             return  # a terminal is hung up instead, as usual when its session ends
         self._readers.remove(self._reader)
         os.set_blocking(self._reader, True)
@@ -144,16 +146,16 @@ class AttemptOutput:
     def _read(self) -> None:
         """Start reading before the job starts, so that an error here costs no started job."""
         self._readers.add(self._reader, self._pump)
-        if self._terminal is not None:
-            self._readers.add(self._terminal.screen, self._pump)
+        if self.terminal is not None:
+            self._readers.add(self.terminal.screen, self._pump)
 
     def _pump(self) -> bool:
         """Move one chunk; return whether there may be more."""
-        if self._terminal is None and self._moved is not None:
+        if self.terminal is None and self._moved is not None:
             # kept until now, so that the end of a silent job is one event, without another for its pipe; the
             # log or its times need the descriptor now
             self._close_writer()
-        if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
+        if self.terminal is not None and not self.terminal.relay(self._writer, _CHUNK):
             self._close_terminal()
             self._close_writer()
         try:
@@ -184,10 +186,10 @@ class AttemptOutput:
             fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
 
     def _close_terminal(self) -> None:
-        if self._terminal is not None:
-            self._readers.remove(self._terminal.screen)
-            self._terminal.close()
-            self._terminal = None
+        if self.terminal is not None:
+            self._readers.remove(self.terminal.screen)
+            self.terminal.close()
+            self.terminal = None
 
     def _close_writer(self) -> None:
         if self._writer >= 0:
@@ -217,7 +219,7 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
-# --- The terminal of a job that asked for one: without a keyboard; its output is logged.
+# --- The terminal of a job that asked for one; its output is logged.
 
 
 LINES, COLUMNS = 24, 80  # the default size of terminals
@@ -225,7 +227,7 @@ TERM_TYPE = "xterm"  # TERM for a job of a caller without one
 
 
 class Terminal:
-    """A pseudo-terminal. The job has `job_end`; `relay` takes what it writes there.
+    """A pseudo-terminal. The job has `job_end`; `relay` takes what it writes there, `keyboards` type into it.
 
     This process keeps `job_end` open until `close_job_end`: a program that closes all its copies, to open
     /dev/tty again later, must not look like the end of the output.
@@ -248,6 +250,7 @@ class Terminal:
         termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
         status = os.fstat(self.job_end)
         self.stream: StreamId = (status.st_dev, status.st_ino)
+        self.keyboards = Keyboards(self.screen)
 
     def relay(self, pipe: int, most: int) -> bool:
         """Move what is available and fits into the pipe, up to `most` bytes; return False at the end.
@@ -272,6 +275,7 @@ class Terminal:
 
     def close(self) -> None:
         """Hang up: processes that still have the job's end can read and write no more."""
+        self.keyboards.close()
         self.close_job_end()
         os.close(self.screen)
 

@@ -26,7 +26,15 @@ from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.sweep import LauncherBusy, end_strays
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import MAX_LAUNCHING_FRAME, FromLauncher, Launch, PilotNode, ToLauncher, encode
+from bgd.wire.launching import (
+    MAX_LAUNCHING_FRAME,
+    AttemptKey,
+    FromLauncher,
+    Launch,
+    PilotNode,
+    ToLauncher,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +166,9 @@ class Supervisors:
         if isinstance(message, launching.TradeSockets):
             self._held.trade(connection.transport)
             return
+        if isinstance(message, launching.OpenKeyboard):
+            self._open_keyboard(message.key, connection.transport)
+            return
         if self._is_open and self._must_search and isinstance(message, launching.Greeting):
             self._must_search = self._is_open = False
             self._context.group.create_task(self._search(message.store))
@@ -186,6 +197,21 @@ class Supervisors:
         if connection is self._active:
             self._channel.is_slow = is_slow
             self._attempts.send_growth()
+
+    def _open_keyboard(self, key: AttemptKey, transport: asyncio.Transport) -> None:
+        """Answer on this connection, then close it."""
+        attempt = self._attempts.unended.get(key)
+        output = attempt.output if attempt is not None else None
+        with suppress(OSError), _without_transport(transport) as connection:  # else the daemon is gone
+            if output is None or output.terminal is None:
+                return
+            try:
+                keyboard = output.terminal.keyboards.open()
+            except OSError as error:
+                connection.send(str(error.strerror).encode())
+                return
+            with keyboard:
+                socket.send_fds(connection, [b"%d" % output.log.total], [keyboard.fileno()])
 
     async def _search(self, store: str) -> None:
         """End what a lost journal does not name, then handle the first greeting."""
@@ -262,7 +288,7 @@ class Supervisors:
                     self._context.outbox.stored(key, offset)
             case launching.KeepAlive():
                 self._be_alive()
-            case launching.Greeting() | launching.TradeSockets():
+            case launching.Greeting() | launching.TradeSockets() | launching.OpenKeyboard():
                 pass  # `receive` has handled it
             case launching.Goodbye():
                 self._has_goodbye = True
@@ -344,6 +370,19 @@ def _peer_uid(connection: socket.socket) -> int:
     return uid
 
 
+def _without_transport(transport: asyncio.Transport) -> socket.socket:
+    """Return the socket of a connection, whose transport would read packets without their descriptors.
+
+    Raises:
+        OSError: this process has no descriptors left.
+    """
+    try:
+        own: socket.socket = transport.get_extra_info("socket").dup()
+    finally:
+        transport.abort()
+    return own
+
+
 # --- The channel to the active supervisor: without one, messages are dropped, as the next snapshot has them.
 
 
@@ -408,12 +447,10 @@ class HeldSockets:
     def trade(self, transport: asyncio.Transport) -> None:
         """Send the held sockets on a connection, then accept new ones from it, if any."""
         try:
-            connection = transport.get_extra_info("socket").dup()
+            connection = _without_transport(transport)
         except OSError as error:
             log.warning("cannot hold sockets for bgd: %s", error.strerror)
             return
-        finally:
-            transport.abort()  # it would read a packet without its descriptors
         try:
             socket.send_fds(connection, [self._packet], self._fds)
         except OSError:  # the daemon is gone

@@ -21,7 +21,7 @@ from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 8
+LAUNCHING_PROTOCOL = 9
 # of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
 OLDEST_LAUNCHING_PROTOCOL = 1
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
@@ -30,6 +30,7 @@ JOBS_PER_FOLDER = 1000
 MAX_BALLAST = 8 << 20  # bytes
 MAX_SOCKETS_PACKET = 1024  # bytes; see TradeSockets
 MAX_HELD_SOCKETS = 8
+MAX_KEYBOARD_ANSWER = 1024  # bytes; see OpenKeyboard
 NO_SOCKETS = b"-"
 
 
@@ -284,6 +285,17 @@ class TradeSockets(Struct, frozen=True, tag="sockets"):
     """
 
 
+class OpenKeyboard(Struct, frozen=True, tag="keyboard"):
+    """Ask for a keyboard of the terminal of an attempt; sent alone, on a connection without a greeting.
+
+    The launcher answers without a frame: the size of the attempt's log in decimal digits and, as SCM_RIGHTS,
+    one end of a socket pair, whose packets `bgd.wire.keyboard` has; or a text that says why not. It only
+    closes the connection if the attempt has no terminal at present.
+    """
+
+    key: AttemptKey
+
+
 class Goodbye(Struct, frozen=True, tag="goodbye"):
     """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6)."""
 
@@ -303,6 +315,7 @@ ToLauncher = (
     | OutputStored
     | KeepAlive
     | TradeSockets
+    | OpenKeyboard
     | Goodbye
 )
 
@@ -319,6 +332,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 7
         case MeasureUsage():
             return 8
+        case OpenKeyboard():
+            return 9
         case _:
             return OLDEST_LAUNCHING_PROTOCOL
 

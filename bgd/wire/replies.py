@@ -137,6 +137,18 @@ class LogPart(Message, frozen=True, tag="log"):
     missing: str = ""
 
 
+class KeyboardOpened(Message, frozen=True, tag="keyboard", omit_defaults=True):
+    """A keyboard: with the first byte of this frame comes, as SCM_RIGHTS, a socket for its packets.
+
+    * `log_bytes`: the size of the attempt's output so far.
+    * `descriptor`: of that socket; the client sets it when it arrives.
+    """
+
+    attempt: int
+    log_bytes: int
+    descriptor: int = -1
+
+
 class ActResult(Struct, frozen=True):
     """The new state of one job, or the code and text of a refusal."""
 
@@ -296,6 +308,7 @@ _CommonReply = (
     | AttemptsPart
     | Result
     | LogPart
+    | KeyboardOpened
     | Acted
     | Pruned
     | BackupPart

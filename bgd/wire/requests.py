@@ -171,6 +171,16 @@ class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
 
 
+class GetKeyboard(Asked, frozen=True, tag="keyboard"):
+    """-> KeyboardOpened, End: type into the terminal of a running job. Refused if it has none.
+
+    `wait`: until its next attempt runs. If the job finishes instead, End comes alone.
+    """
+
+    job: JobNumber
+    wait: bool = False
+
+
 class Wait(Asked, frozen=True, tag="wait"):
     """-> JobsPart for each job as it finishes (at once if it has finished), and End after the last.
 
@@ -456,6 +466,7 @@ _CommonRequest = (
     | Explain
     | GetResult
     | Logs
+    | GetKeyboard
     | Wait
     | Act
     | SendSignal

@@ -32,7 +32,7 @@ from bgctl.program import run
         (["no-such-program"], "no verb 'no-such-program': see 'bgctl --help'"),
         (["kill-session", "-t", "1"], "no verb 'kill-session': `bgctl cancel ID` stops a job"),
         (["is-active", "1"], "no verb 'is-active': `bgctl show ID` shows the state"),
-        (["run", "-it", "bash"], "-t is a tag; `bgctl run --pty -i PROGRAM` gives it a terminal"),
+        (["run", "-i", "-t", "bash"], "-t is a tag; `bgctl run -it PROGRAM` types into its terminal"),
         (["run", "-v", "/tmp:/tmp", "ls"], "no option -v: leave it out: jobs use the files of this machine"),
         (["logs", "-p", "1"], "no option -p: --attempt N shows an earlier attempt"),
         (["show", "-p", "State", "1"], "no option -p: --json prints everything"),

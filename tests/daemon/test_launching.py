@@ -117,7 +117,7 @@ async def test_launcher_of_an_earlier_version_is_not_asked_for_sockets(config, l
 async def test_launcher_that_does_not_answer_about_sockets_is_not_waited_for(
     config, launcher, monkeypatch, caplog
 ):
-    monkeypatch.setattr(launching, "TRADE_SECONDS", 0.1)
+    monkeypatch.setattr(launching, "ALONE_SECONDS", 0.1)
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         await soon(life.is_met.wait())

@@ -249,6 +249,9 @@ class _Receiver:
     async def send_and_drain(self, reply: Reply) -> None:
         self.send(reply)
 
+    def send_descriptor(self, reply: Reply, descriptor: int) -> None:
+        raise NotImplementedError("no simulated client types")
+
     @asynccontextmanager
     async def in_turn(self) -> AsyncGenerator[None, None]:
         yield

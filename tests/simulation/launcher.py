@@ -28,6 +28,7 @@ from bgd.wire.launching import (
     Launch,
     Measured,
     MeasureUsage,
+    OpenKeyboard,
     OutputStored,
     Ready,
     RenewWorkers,
@@ -182,6 +183,7 @@ class SimulatedLauncher:
                 | OutputStored()
                 | KeepAlive()
                 | TradeSockets()
+                | OpenKeyboard()
                 | Goodbye()
                 | Greeting()
             ):

@@ -232,6 +232,7 @@ SENT: dict[str, list[Message]] = {
         requests.Explain(46, 17),
         requests.GetResult(5, 17),
         requests.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
+        requests.GetKeyboard(6, 17, wait=True),
         requests.Wait(7, [17, 18]),
         requests.Cancel(8, [17]),
         requests.Retry(9, [17]),
@@ -281,6 +282,7 @@ SENT: dict[str, list[Message]] = {
         replies.AttemptsPart(4, [ATTEMPT]),
         replies.Result(5, VIEW, '{"rows":3}', ERROR),
         replies.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),
+        replies.KeyboardOpened(6, 4, 4096),
         replies.Acted(
             7,
             [
@@ -357,6 +359,7 @@ SENT: dict[str, list[Message]] = {
         launching.OutputStored(KEY, 4096),
         launching.KeepAlive(),
         launching.TradeSockets(),
+        launching.OpenKeyboard(KEY),
         launching.Goodbye(),
     ],
     "from_launcher": [

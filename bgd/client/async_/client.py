@@ -33,6 +33,7 @@ from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, Schedul
 if TYPE_CHECKING:
     from bgd.client.async_.schedules import AsyncSchedules
     from bgd.client.batch import BatchSender
+    from bgd.client.keyboard import Keyboard
     from bgd.client.mapping import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
@@ -366,6 +367,19 @@ class AsyncClient(AsyncDaemonClient):
         request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         rest = ResumableLogs(checked(request))
         return self._channel.resumed(rest.request, rest.take, seconds_of(timeout))
+
+    async def keyboard(self, job: JobReference, *, wait: bool = False) -> Keyboard | None:
+        """Open the keyboard of a running job that was submitted with `pty`.
+
+        Args:
+            job: whose terminal.
+            wait: wait until the next attempt runs; return None if the job finishes instead.
+
+        Raises:
+            Refused: the job has no terminal; or it does not run, without `wait`.
+        """
+        [job_id] = ids_of([job])
+        return await self._channel.keyboard(job_id, wait=wait)
 
     @overload
     def events(

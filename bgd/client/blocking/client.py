@@ -35,6 +35,7 @@ from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, Schedul
 if TYPE_CHECKING:
     from bgd.client.batch import BatchSender
     from bgd.client.blocking.schedules import Schedules
+    from bgd.client.keyboard import Keyboard
     from bgd.client.mapping import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
@@ -369,6 +370,19 @@ class Client(DaemonClient):
         request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         rest = ResumableLogs(checked(request))
         return iterate(self._channel.resumed(rest.request, rest.take, seconds_of(timeout)))
+
+    def keyboard(self, job: JobReference, *, wait: bool = False) -> Keyboard | None:
+        """Open the keyboard of a running job that was submitted with `pty`.
+
+        Args:
+            job: whose terminal.
+            wait: wait until the next attempt runs; return None if the job finishes instead.
+
+        Raises:
+            Refused: the job has no terminal; or it does not run, without `wait`.
+        """
+        [job_id] = ids_of([job])
+        return run(self._channel.keyboard(job_id, wait=wait))
 
     @overload
     def events(

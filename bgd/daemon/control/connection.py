@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
@@ -30,6 +31,7 @@ from bgd.wire.requests import (
     MAX_BATCH,
     Forget,
     GetEvents,
+    GetKeyboard,
     Logs,
     Request,
     SetProgress,
@@ -163,6 +165,25 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Send one of many replies, no faster than the client reads."""
         self.send(reply)
         await self._flow.writable.wait()
+
+    def send_descriptor(self, reply: Reply, descriptor: int) -> None:
+        """Send a reply together with a descriptor.
+
+        Raises:
+            Full: the client has not read earlier replies, and both must go into the socket at once.
+        """
+        if self._transport.is_closing():
+            return
+        unread = Full("read the replies to earlier requests, or ask over another connection")
+        if self._transport.get_write_buffer_size():
+            raise unread
+        with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as own:
+            try:
+                socket.send_fds(own, [frame(encode(reply))], [descriptor])
+            except BlockingIOError:
+                raise unread from None
+            except ConnectionError:
+                pass  # the client is gone
 
     def in_turn(self) -> AbstractAsyncContextManager[None]:
         """Let one of the client's requests at a time load something large and send it."""
@@ -385,7 +406,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)
-            case Wait() | Logs() | GetEvents():
+            case Wait() | Logs() | GetEvents() | GetKeyboard():
                 memory = STREAM_BYTES
                 if isinstance(request, Wait):
                     memory += FOLLOWED_BYTES * len(request.jobs)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
-from bgd.core.job import FINAL, JobId
+from bgd.core.job import ACTIVE, FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import expected_log_bytes
@@ -36,6 +36,7 @@ from bgd.wire.replies import (
     Info,
     JobsPart,
     JobUsages,
+    KeyboardOpened,
     Login,
     LogPart,
     ProgressPart,
@@ -49,6 +50,7 @@ from bgd.wire.requests import (
     Explain,
     GetEvents,
     GetInfo,
+    GetKeyboard,
     GetLogin,
     GetQueues,
     GetResult,
@@ -91,6 +93,7 @@ class ReplySender(Protocol):
 
     def send(self, reply: Reply) -> None: ...
     async def send_and_drain(self, reply: Reply) -> None: ...
+    def send_descriptor(self, reply: Reply, descriptor: int) -> None: ...
     def in_turn(self) -> AbstractAsyncContextManager[None]: ...
 
 
@@ -125,6 +128,7 @@ class ReadHandler:
             Show: self._show,
             Explain: self._explain,
             Logs: self._logs,
+            GetKeyboard: self._open_keyboard,
             Wait: self._wait,
             GetResult: self._result,
             GetEvents: self._events,
@@ -223,6 +227,23 @@ class ReadHandler:
         view = await _view(self._store, request.job)
         send = _follow_logs if request.follow else _send_logs
         await send(request, view, self._supervisor, self._store, replies)
+
+    async def _open_keyboard(self, request: GetKeyboard, replies: ReplySender) -> None:
+        job_id = JobId(request.job)
+        with self._supervisor.subscribe_to_log(job_id) as subscription:
+            view = await _view(self._store, job_id)
+            while view.state not in FINAL or not request.wait:
+                if (problem := _why_no_keyboard(view, wait=request.wait)) is not None:
+                    raise Refused(problem)
+                key = AttemptKey(self._store.store_id, job_id, view.attempt)
+                if view.state in ACTIVE and (opened := await self._supervisor.link.open_keyboard(key)):
+                    with opened[0] as keyboard:
+                        reply = KeyboardOpened(request.id, view.attempt, opened[1])
+                        replies.send_descriptor(reply, keyboard.fileno())
+                    break
+                await subscription.changed.wait()
+                subscription.changed.clear()
+                view = await _view(self._store, job_id)
 
     async def _wait(self, request: Wait, replies: ReplySender) -> None:
         waiting, progress = set(map(JobId, request.jobs)), partial(ProgressPart, request.id)
@@ -328,6 +349,20 @@ async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> 
     if view is None:
         raise NoSuchJob(if_gone.format(job_id))
     return view
+
+
+def _why_no_keyboard(view: JobView, *, wait: bool) -> str | None:
+    """Return why a job has no keyboard; with `wait` it may start later. None: it has one."""
+    if not view.pty:
+        what = "a class job has no terminal" if view.target is not None else "it was submitted without --pty"
+        return f"job {view.id} has no keyboard: {what}; `bgctl run -it PROGRAM` starts a command with one"
+    if view.state in FINAL and not wait:
+        return f"job {view.id} has no keyboard: it has {view.state}; `bgctl retry {view.id}` runs it again"
+    if view.state not in ACTIVE and not wait:
+        return (
+            f"job {view.id} has no keyboard: it is {view.state}; `bgctl explain {view.id}` says why it waits"
+        )
+    return None
 
 
 async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ReplySender) -> None:

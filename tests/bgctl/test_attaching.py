@@ -1,0 +1,342 @@
+"""bgctl attach, send and run -it: a keyboard for a job, on real terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from tests.support import DEADLINE, seen, wait_until
+
+pytestmark = pytest.mark.daemon('[daemon]\nslots = 20\n[logs]\nmax_bytes = "64KB"')
+
+DETACH = "\x10\x11"
+PYTHON = (sys.executable, "-I", "-q", "-i")
+
+
+def start(daemon, *argv):
+    """Start a job with a terminal; return its id once it runs."""
+    job_id = daemon.submit("--pty", "--", *argv)
+    wait_until(lambda: daemon.shown(job_id)["attempts"][-1:] and daemon.shown(job_id)["attempts"][-1]["pid"])
+    return job_id
+
+
+def started_with(child):
+    """Return the id of the job to which bgctl has attached the terminal."""
+    child.expect(r"attached to job (\d+): Ctrl-P Ctrl-Q detaches")
+    return child.match[1]
+
+
+def test_run_it_is_a_terminal_for_the_command_and_ends_with_its_code(terminal):
+    child = terminal("run", "-it", "--", *PYTHON, width=97)
+    started_with(child)
+    child.expect_exact(">>> ")
+    child.sendline("import os; print(6 * 7, os.get_terminal_size())")
+
+    child.expect_exact("42 os.terminal_size(columns=97, lines=24)")
+    child.setwinsize(30, 99)
+    child.sendline("while os.get_terminal_size().lines == 24: pass\n")  # it hears of that by a signal
+    child.sendline("print(os.get_terminal_size())")
+    child.expect_exact("os.terminal_size(columns=99, lines=30)")
+    child.sendcontrol("c")
+    child.expect_exact("KeyboardInterrupt")
+    child.sendline("exit(3)")
+    assert "failed (exit code 3)" in seen(child)
+    assert child.exitstatus == 3
+
+
+def test_keys_detach_and_attach_comes_back_to_what_was_there(daemon, terminal):
+    child = terminal("run", "-it", "--", *PYTHON)
+    job_id = started_with(child)
+    child.sendline("print('be' 'fore')")
+    child.expect_exact("before")
+    child.send(DETACH)
+    assert f"job {job_id} keeps running: `bgctl attach {job_id}` comes back" in seen(child)
+    assert child.exitstatus == 130
+
+    again = terminal("attach", job_id)
+    again.expect_exact("before")
+    again.sendline("print('af' 'ter')")
+    again.expect_exact("after")
+    again.send(DETACH[0])
+    again.send(DETACH[1])
+    assert "keeps running" in seen(again)
+    assert again.exitstatus == 0
+    assert daemon.shown(job_id)["state"] == "running"
+
+    last = terminal("attach", job_id)
+    started_with(last)
+    last.sendline("exit()")
+    seen(last)
+    assert last.exitstatus == 0
+
+
+def test_the_first_of_the_keys_alone_goes_to_the_job_with_the_next_one(daemon, terminal):
+    script = "import sys, tty; tty.setraw(0); print('go'); print(sys.stdin.buffer.read(3)); sys.stdin.read(1)"
+    child = terminal("run", "-it", "--", sys.executable, "-c", script)
+    child.expect_exact("go")
+
+    child.send("\x10\x10")
+    child.send("x")
+
+    child.expect_exact(r"b'\x10\x10x'")
+    child.send(DETACH)
+    seen(child)
+    daemon.bgctl("cancel", "last")
+
+
+def test_a_full_screen_program_draws_itself_again_and_the_terminal_is_reset(daemon, terminal):
+    (daemon.folder / "long").write_text("".join(f"line {number}\n" for number in range(500)))
+    child = terminal("run", "-it", "--", "less", "long")
+    job_id = started_with(child)
+    child.expect_exact("line 22")
+    child.send(DETACH)
+    assert "\x1b[?1049l" in seen(child)  # back from the other screen of the terminal
+
+    other = terminal("attach", job_id, width=60)
+    started_with(other)
+    other.expect_exact("line 22")
+    other.send("G")
+    other.expect_exact("line 499")
+    other.send("q")
+    seen(other)
+    assert other.exitstatus == 0
+
+
+def test_one_types_the_other_watches_and_takes_over(daemon, terminal):
+    job_id = start(daemon, *PYTHON)
+    first = terminal("attach", job_id)
+    started_with(first)
+    first.sendline("print('fi' 'rst')")
+    first.expect_exact("first")
+    second = terminal("attach", job_id)
+    second.expect_exact("the keyboard is taken: you watch, and get it when the other terminal detaches")
+
+    second.send("x")
+    second.expect_exact("\a")
+    first.sendline("print('sha' 'red')")
+    second.expect_exact("shared")
+    first.send(DETACH)
+    second.expect_exact("you have the keyboard now")
+    second.sendline("exit(4)")
+    seen(second)
+    assert second.exitstatus == 4
+    seen(first)
+    assert first.exitstatus == 0
+
+
+def test_a_log_at_its_limit_does_not_stop_the_view(terminal):
+    child = terminal("run", "-it", "--", *PYTHON)
+    started_with(child)
+    for word in ("one", "two", "three"):
+        child.sendline(f"print('x' * 100_000 + '{word}' + '-end')")
+        child.expect_exact(f"{word}-end")
+    child.sendline("exit()")
+    seen(child)
+    assert child.exitstatus == 0
+
+
+def test_the_keyboard_works_while_the_daemon_is_dead_and_the_output_comes_later(own_daemon, terminal):
+    home = {"HOME": str(own_daemon.folder)}
+    child = terminal("run", "-it", "--", *PYTHON, **home)
+    started_with(child)
+    child.expect_exact(">>> ")
+    own_daemon.process.kill()
+    own_daemon.process.wait(DEADLINE)
+
+    alive = own_daemon.folder / "alive"
+    child.sendline(f"print(open({str(alive)!r}, 'w').write('x' * 4321), 'written')")
+    wait_until(alive.exists)
+    own_daemon.start()
+    child.expect_exact("4321 written")
+    child.sendline("exit(5)")
+    seen(child)
+    assert child.exitstatus == 5
+
+
+def test_a_retry_gets_the_keyboard_again(terminal):
+    script = 'echo attempt $BGD_ATTEMPT; read code; exit "$code"'
+    child = terminal("run", "-it", "--retries", "1", "--retry-delay", "0.1s", "--", "sh", "-c", script)
+    child.expect_exact("attempt 1")
+    child.sendline("9")
+    child.expect_exact("attempt 2")
+    child.sendline("0")
+    seen(child)
+    assert child.exitstatus == 0
+
+
+def test_ctrl_c_leaves_a_job_that_has_not_started(own_daemon, terminal):
+    own_daemon.bgctl("pause")
+    child = terminal("run", "-it", "cat", HOME=str(own_daemon.folder))
+    child.expect_exact("is queued")
+
+    child.sendintr()
+
+    assert "`bgctl attach 1` comes back" in seen(child)
+    assert child.exitstatus == 130
+
+
+@pytest.fixture
+def plain_terminal():
+    """A terminal whose settings the test can look at."""
+    screen, own = os.openpty()
+    termios.tcsetwinsize(own, (24, 80))
+    yield screen, own
+    os.close(screen)
+    os.close(own)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_restores_the_terminal(daemon, plain_terminal, signum):
+    screen, own = plain_terminal
+    before = termios.tcgetattr(own)
+    job_id = start(daemon, "cat")
+    attached = subprocess.Popen(
+        [sys.executable, "-m", "bgctl", "attach", job_id],
+        env=daemon.env,
+        stdin=own,
+        stdout=own,
+        stderr=subprocess.PIPE,
+    )
+    with attached:
+        assert attached.stderr is not None
+        assert b"attached" in attached.stderr.readline()
+        os.write(screen, b"typed\r")
+        wait_until(lambda: daemon.bgctl("logs", job_id).stdout.count("typed") == 2)
+        assert termios.tcgetattr(own) != before
+
+        attached.send_signal(signum)
+
+        assert attached.wait(DEADLINE) == 128 + signum
+        assert f"job {job_id} keeps running".encode() in attached.stderr.read()
+    assert termios.tcgetattr(own) == before
+    daemon.bgctl("cancel", job_id)
+
+
+def test_a_lost_terminal_detaches(daemon, terminal):
+    job_id = start(daemon, "cat")
+    child = terminal("attach", job_id)
+    started_with(child)
+
+    child.close()  # which hangs up
+
+    wait_until(lambda: daemon.bgctl("send", job_id, "on").returncode == 0)
+    again = terminal("attach", job_id)
+    started_with(again)
+    again.sendline("mine")
+    again.expect_exact("mine\r\nmine")
+    again.sendeof()
+    seen(again)
+    assert again.exitstatus == 0
+
+
+# --- send
+
+
+def test_send_writes_a_line_or_exactly_what_it_is_given(daemon):
+    job_id = start(daemon, "sh", "-c", "stty -echo; echo ready; cat")
+    wait_until(lambda: "ready" in daemon.bgctl("logs", job_id).stdout)
+
+    assert daemon.bgctl("send", job_id, "one line").returncode == 0
+    assert daemon.bgctl("send", job_id, "whole\n").returncode == 0
+    assert daemon.bgctl("send", "--no-newline", job_id, "in ").returncode == 0
+    assert daemon.bgctl("send", job_id, "parts").returncode == 0
+    done = daemon.bgctl("send", "--json", job_id, "-", read="from stdin\nlast")
+    assert json.loads(done.stdout) == {"job": int(job_id), "attempt": 1, "bytes": 16}
+    assert daemon.bgctl("send", "--no-newline", job_id, "\x04").returncode == 0
+
+    assert daemon.bgctl("wait", job_id).returncode == 0
+    assert daemon.bgctl("logs", job_id).stdout.splitlines() == [
+        "ready",
+        "one line",
+        "whole",
+        "in parts",
+        "from stdin",
+        "last",
+    ]
+
+
+def test_send_takes_64_kib_and_says_how_much_a_job_has_not_read(daemon):
+    job_id = start(daemon, "sh", "-c", "stty raw -echo; echo ready; exec sleep 1000")
+    wait_until(lambda: "ready" in daemon.bgctl("logs", job_id).stdout)
+
+    too_long = daemon.bgctl("send", job_id, "-", read="x" * 65_536)
+    unread = daemon.bgctl("send", "--no-newline", job_id, "-", read="x" * 65_536)
+
+    assert too_long.returncode == 2
+    assert "send takes 65536 bytes at most" in too_long.stderr
+    assert unread.returncode == 75
+    assert "the job does not read: the terminal has taken" in unread.stderr
+    assert "of 65536 bytes" in unread.stderr
+    daemon.bgctl("cancel", job_id)
+
+
+def test_send_says_so_if_the_job_ends_meanwhile(daemon):
+    job_id = start(daemon, "sh", "-c", "stty raw -echo; echo ready; exec sleep 1000")
+    wait_until(lambda: "ready" in daemon.bgctl("logs", job_id).stdout)
+    with daemon.client() as client:
+        keyboard = client.keyboard(int(job_id))
+        daemon.bgctl("cancel", job_id)
+
+        with keyboard, pytest.raises(Exception, match="the job has ended: the terminal has taken"):
+            keyboard.write(b"x" * 200_000)
+
+
+# --- refusals
+
+
+def test_a_job_without_a_keyboard_says_why_and_what_to_do(daemon):
+    plain = daemon.submit("sleep", "100")
+    over = daemon.finished_job("--pty", "true")
+    waiting = daemon.submit("--hold", "--pty", "true")
+
+    no_terminal = (
+        f"bgctl: job {plain} has no keyboard: it was submitted without --pty; `bgctl run -it PROGRAM`"
+    )
+    assert daemon.bgctl("send", plain, "x").stderr.startswith(no_terminal)
+    has_ended = f"bgctl: job {over} has no keyboard: it has succeeded; `bgctl retry {over}` runs it again\n"
+    assert daemon.bgctl("send", over, "x").stderr == has_ended
+    assert (
+        f"has no keyboard: it is held; `bgctl explain {waiting}`" in daemon.bgctl("send", waiting, "x").stderr
+    )
+    assert daemon.bgctl("send", "4711", "x").returncode == 66
+    assert daemon.bgctl("send", f"{plain},{over}", "x").returncode == 2
+    daemon.bgctl("cancel", plain, waiting, "--yes")
+
+
+@pytest.mark.parametrize("words", [("attach", "1"), ("run", "-it", "true")])
+def test_without_a_terminal_there_is_no_keyboard(daemon, words):
+    done = daemon.bgctl(*words)
+
+    assert done.returncode == 2
+    assert "needs a terminal, and stdin is none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("run", "-it", "-i", "cat"), "leave out -i and --stdin"),
+        (("run", "-it", "--json", "cat"), "run -it prints no JSON"),
+    ],
+)
+def test_options_that_do_not_go_with_a_keyboard(terminal, words, problem):
+    child = terminal(*words)
+
+    assert problem in seen(child)
+    assert child.exitstatus == 2
+
+
+def test_run_i_on_a_terminal_says_that_it_reads(terminal):
+    child = terminal("run", "-i", "cat")
+    child.expect_exact("bgctl: reading your terminal, Ctrl-D ends it")
+
+    child.sendline("hello")
+    child.sendeof()
+
+    assert seen(child).count("hello") == 2
+    assert child.exitstatus == 0

@@ -1,0 +1,112 @@
+"""Keyboards, as clients ask for them: what the launcher says goes on to the client."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.errors import Full
+from bgd.wire.framing import HEADER
+from bgd.wire.launching import AttemptStarted, OpenKeyboard, decode_to_launcher, protocol_of
+from bgd.wire.replies import End, ErrorCode, Failed, LogPart
+from bgd.wire.requests import GetKeyboard
+from tests.daemon.harness import command, served
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
+
+PTY = command("/bin/cat", pty=True)
+
+
+async def asked(launcher, key):
+    """Return the connection on which the launcher is asked for a keyboard of this attempt."""
+    reader, writer = await soon(launcher._waiting.get())
+    header = await soon(reader.readexactly(HEADER))
+    payload = await soon(reader.readexactly(int.from_bytes(header, "big")))
+    assert decode_to_launcher(payload) == OpenKeyboard(key)
+    return writer
+
+
+async def test_what_the_launcher_says_is_the_refusal(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        caller = await life.call()
+        caller.send(GetKeyboard(1, key.job))
+        writer = await asked(launcher, key)
+        writer.write(b"its 16 keyboards are all in use: detach one")
+        writer.close()
+
+        problem = f"job {key.job} has no keyboard now: its 16 keyboards are all in use: detach one"
+        assert await caller.hear(Failed) == Failed(1, ErrorCode.REFUSED, problem)
+
+
+async def test_an_older_launcher_is_not_asked(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        life.link.protocol = protocol_of(OpenKeyboard(key)) - 1
+        caller = await life.call()
+
+        failed = await caller.ask(GetKeyboard(1, key.job), Failed)
+
+        assert failed.message == (
+            f"the keyboard of job {key.job} needs a newer launcher: bgd starts one once no job runs"
+        )
+        assert launcher._waiting.empty()
+
+
+async def test_an_attempt_without_a_terminal_yet_is_asked_for_again_once_it_runs(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        caller = await life.call()
+        caller.send(GetKeyboard(1, key.job))
+        (await asked(launcher, key)).close()
+
+        launcher.say(AttemptStarted(key, os.getpid(), 1_790_000_000.0))
+
+        writer = await asked(launcher, key)
+        writer.write(b"no descriptors left")
+        writer.close()
+        assert (await caller.hear(Failed)).message.endswith("no descriptors left")
+
+
+async def test_who_waits_for_the_keyboard_of_a_job_that_finishes_gets_none(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        caller = await life.call()
+        caller.send(GetKeyboard(1, key.job, wait=True))
+        (await asked(launcher, key)).close()
+
+        launcher.say(end(key, Outcome.EXIT, 4))
+
+        assert await caller.hear(End) == End(1)
+        assert await caller.ask(GetKeyboard(2, key.job, wait=True), End) == End(2)
+
+
+async def test_a_descriptor_needs_a_client_that_has_read_what_came_before(config, launcher):
+    async with served(config, launcher) as life:
+        await life.call()
+        (connection,) = life.control.connections
+        reader, writer = os.pipe()
+        while not connection._transport.get_write_buffer_size():
+            connection.send(LogPart(1, 1, bytes(60_000)))
+
+        with pytest.raises(Full, match="read the replies to earlier requests"):
+            connection.send_descriptor(End(1), reader)
+
+        connection._transport.abort()
+        connection.send_descriptor(End(1), reader)  # to nobody
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_a_client_that_has_gone_gets_no_descriptor(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        (connection,) = life.control.connections
+        with socket.socket(fileno=os.dup(caller._writer.get_extra_info("socket").fileno())) as end_of_client:
+            end_of_client.shutdown(socket.SHUT_RDWR)
+
+        with socket.socket() as some:
+            connection.send_descriptor(End(1), some.fileno())
