@@ -1,4 +1,4 @@
-"""What running jobs use, for open pages: read every two seconds, and only while one that shows it is open."""
+"""What running jobs use, for open pages: read every two seconds while a job runs and a page shows it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,14 @@ class UsageWatch:
                 self._task, self.jobs = None, {}
 
     async def _read_again_and_again(self) -> None:
-        while True:
-            if self._supervisor.scheduler.running:
-                self.jobs, _ = await self._supervisor.dispatcher.usage()
-            else:
-                self.jobs = {}
-            self._supervisor.subscriptions.look_soon()
-            await asyncio.sleep(INTERVAL)
+        supervisor = self._supervisor
+        with supervisor.subscriptions.subscribe_to_all() as change:
+            while True:
+                change.changed.clear()
+                if supervisor.scheduler.running:
+                    self.jobs, _ = await supervisor.dispatcher.usage()
+                    supervisor.subscriptions.look_soon()
+                    await asyncio.sleep(INTERVAL)
+                else:  # an open page costs nothing while no job runs
+                    self.jobs = {}
+                    await change.changed.wait()

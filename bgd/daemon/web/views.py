@@ -43,7 +43,7 @@ def job_row(view: JobView, usage: JobUsage | None = None) -> dict[str, Any]:
         "more_tags": max(len(view.tags) - _MAX_TAGS, 0),
         "queue": None if view.queue == DEFAULT_QUEUE else view.queue,
         "priority": view.priority or None,
-        "usage": None if usage is None else brief_usage(usage),
+        "usage": brief_usage(usage) if usage is not None and view.state in ACTIVE else None,
         "attempts": attempts_text(view) if view.attempt > 1 or (view.attempt and is_due) else None,
         "waits_until": view.due_at if is_due else None,
         "waited": view.created_at if is_waiting else short_duration(view.waited_seconds),

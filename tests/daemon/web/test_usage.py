@@ -27,7 +27,7 @@ class Asked:
     """Stands in for the Supervisor and its launcher, and counts the questions."""
 
     def __init__(self, *, running: int = 1) -> None:
-        self.running = running
+        self.scheduler = SimpleNamespace(running=running)
         self.questions = 0
         self.answer = {7: IDLE}
         self.subscriptions = Subscriptions()
@@ -80,15 +80,25 @@ async def test_a_second_look_starts_again():
                 assert watch.jobs == {7: IDLE}
 
 
-async def test_the_launcher_is_not_asked_while_no_job_runs():
+async def test_the_launcher_is_not_asked_before_a_job_runs():
     asked: Any = Asked(running=0)
-    looks = asyncio.Semaphore(0)
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         watch = UsageWatch(asked, tasks)
-        with asked.subscriptions.subscribe_to_all() as subscription, watch.watch(subscription, looks.release):
+        with (
+            asked.subscriptions.subscribe_to_all() as subscription,
+            watch.watch(subscription, lambda: watch.jobs),
+        ):
             for _ in range(3):
-                await soon(looks.acquire())
-    assert asked.questions == 0
+                asked.subscriptions.notify_moved([])
+                await asyncio.sleep(0)
+            assert asked.questions == 0
+            subscription.changed.clear()
+            asked.scheduler.running = 1
+            asked.subscriptions.notify_moved([])
+            while not watch.jobs:
+                await soon(subscription.changed.wait())
+                subscription.changed.clear()
+    assert asked.questions >= 1
 
 
 @needs_chromium
