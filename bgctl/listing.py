@@ -143,7 +143,12 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
         from bgctl.watching import watch_jobs  # noqa: PLC0415 - most lists are printed once
 
         watch_jobs(daemon, query)
-        return
+    else:
+        print_list(daemon, query, only_ids=only_ids)
+
+
+def print_list(daemon: Client, query: Query, *, only_ids: bool = False) -> None:
+    """Print jobs: as JSON, as a table, or as columns for programs."""
     as_table = not (global_options().json or only_ids) and (
         is_terminal() or has_colors()
     )  # colors: for `less -R`
@@ -158,7 +163,7 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
     elif not jobs:
         say(no_jobs(query))
     elif not as_table:
-        print_for_programs(jobs, usages)
+        _print_for_programs(jobs, usages)
     else:
         print_lines(*table_lines(jobs, columns, time.time(), usages))
         for note in notes if is_terminal() else []:
@@ -220,11 +225,11 @@ def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None
         return (found if query.before else sorted(found, key=_group))[::step]
     found = jobs_matching(daemon, query.filters, query.ids, before=query.before)
     if query.sort in USAGE_KEYS:
-        return by_usage(found, query.sort, usages or {})[::step][:limit]
+        return _by_usage(found, query.sort, usages or {})[::step][:limit]
     return sorted(found, key=_SORT_KEYS[query.sort])[::step][:limit]
 
 
-def by_usage(jobs: list[Job], key: str, usages: Usages) -> list[Job]:
+def _by_usage(jobs: list[Job], key: str, usages: Usages) -> list[Job]:
     """Return jobs in order: those that use most come first, and those of which nothing is known last."""
     return sorted(jobs, key=lambda job: (-USAGE_KEYS[key](usages[job.id]) if job.id in usages else 1, job.id))
 
@@ -309,8 +314,7 @@ _MAX_NAMED = 3  # jobs or queues in a narrow cell
 # --- for programs: all columns, with the words that they compare
 
 
-def print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
-    """Print all columns, with the words that programs compare."""
+def _print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
     now = time.time()
     cells = _cells(jobs, now, usages) | {
         "STATE": [SUSPENDED if job.suspended else job.state for job in jobs],

@@ -18,20 +18,17 @@ from typing import Any
 
 import click
 
-from bgctl.common import client, global_options, is_terminal, print_json, say
+from bgctl.common import client, global_options, is_terminal, print_json
 from bgctl.listing import (
     GROUPS,
     USAGE_KEYS,
     Query,
-    by_usage,
-    job_with_usage,
     listed,
     no_jobs,
-    print_for_programs,
-    running_usages,
+    print_list,
     table_lines,
 )
-from bgctl.selecting import jobs_matching, with_filters
+from bgctl.selecting import with_filters
 from bgctl.terminal import fitted, screen_size
 from bgctl.verbs import verb
 from bgd import BgdError, Client, Job, State
@@ -97,35 +94,21 @@ def top_command(daemon: Client, *, sort: str) -> None:
 
     100% CPU is one processor. It counts all processes of a job, over the seconds since the picture before.
     """
-    if is_terminal() and not global_options().json:
-        _watch_usage(daemon, sort)
+    query = Query(filters={"states": GROUPS[0]}, shows_all=True, sort=sort)
+    if global_options().json or not is_terminal():
+        print_list(daemon, query)
         return
-    usages = running_usages(daemon)
-    jobs = by_usage(_running(daemon), sort, usages)
-    if global_options().json:
-        print_json([job_with_usage(job, usages) for job in jobs])
-    elif jobs:
-        print_for_programs(jobs, usages)
-    else:
-        say(_NOTHING_RUNS)
-
-
-def _running(daemon: Client) -> list[Job]:
-    return jobs_matching(daemon, {"states": GROUPS[0]})
-
-
-def _watch_usage(daemon: Client, sort: str) -> None:
     with _screen(is_used=True):
         changes = _Changes(None)
         while True:
             answer = daemon.usage()
-            _draw(_picture_of_usage(by_usage(_running(daemon), sort, answer.jobs), answer))
+            jobs, _ = listed(daemon, query, None, answer.jobs)
+            _draw(_picture_of_usage(jobs, answer))
             if not changes.wait(_TOP_INTERVAL):
                 return
 
 
-_NOTHING_RUNS = "no job is running"
-_TOP_INTERVAL = 2.0  # seconds between two pictures
+_TOP_INTERVAL = 3.0  # seconds between two pictures
 
 
 class _Changes:
@@ -226,7 +209,7 @@ def _picture_of_usage(jobs: list[Job], answer: JobUsages) -> list[str]:
     )
     head = f"{len(jobs)} running: {usage_line(total)}" if usages else f"{len(jobs)} running"
     most = max(lines - _OTHER_LINES, 1)
-    table = table_lines(jobs[:most], columns, time.time(), answer.jobs) if jobs else [_NOTHING_RUNS]
+    table = table_lines(jobs[:most], columns, time.time(), answer.jobs) if jobs else ["no job is running"]
     notes = [f"{len(jobs) - most} more"] if len(jobs) > most else []
     if answer.problem is not None:
         notes.append(f"what jobs use is not known: {answer.problem}")

@@ -98,7 +98,7 @@ def test_top_on_a_small_terminal_says_what_it_leaves_out(own_daemon, terminal):
 def test_without_running_jobs_top_says_so(own_daemon):
     top = own_daemon.bgctl("top")
 
-    assert (top.returncode, top.stdout, top.stderr) == (0, "", "bgctl: no job is running\n")
+    assert (top.returncode, top.stdout, top.stderr) == (0, "", "bgctl: no jobs match\n")
     assert own_daemon.bgctl("top", "--json").stdout == "[]\n"
 
 
