@@ -58,7 +58,7 @@ class InlineRun:
         Raises:
             KeyboardInterrupt: the user wants to end the tests.
         """
-        import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - exists since provide_bgd_job_once
+        import bgd_job  # noqa: PLC0415 - exists since provide_bgd_job_once
 
         process.become_job_process()  # again, because this may be a forked child
         request = worker_request(python_target(spec.target or ""), spec.arguments, (), allowed)

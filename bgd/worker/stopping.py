@@ -76,7 +76,7 @@ class StopHandler:
         if name is None:
             self._pass_on(signum, frame)
         elif self.error is None:
-            import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - most jobs never need it
+            import bgd_job  # noqa: PLC0415 - most jobs never need it
 
             self.error = getattr(bgd_job, name)()
             if self._must_raise():

@@ -135,7 +135,7 @@ def leave(code: int) -> None:
 
 
 def snooze() -> None:
-    import bgd_job  # type: ignore[import-not-found]  # the worker provides it
+    import bgd_job  # the worker provides it
 
     raise bgd_job.Snooze("1m")
 
