@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from itertools import takewhile
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,28 +20,30 @@ from bgctl.batch_ends import HALT, Ends, Halt
 from bgctl.batch_lines import (
     Source,
     SpecOfLine,
+    argument_lines,
     document_lines,
     documents,
     portions_of_lines,
     program_check,
     shell_lines,
-    template_lines,
+    template_words,
     word_lines,
 )
 from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
-from bgctl.commands import say_once_what_a_reboot_does, say_what_is_not_passed_on
+from bgctl.commands import program_of, say_once_what_a_reboot_does, say_what_is_not_passed_on
 from bgctl.common import global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
-from bgctl.options import FILE, job_options, whole_number, with_command_options
+from bgctl.options import FILE, FINISHED, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
-from bgctl.verbs import verb
+from bgctl.verbs import before_program, verb
 from bgd import Client, Job
 from bgd.client.batch import Taken
 from bgd.client.blocking.concurrency import iterate
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.specs import Caller
-from bgd.core.spec import JobSpec
+from bgd.core.spec import MAX_SLOTS, JobSpec
 from bgd.errors import BgdError, Refused
+from bgd.formatting import quoted
 from bgd.units import counted
 from bgd.wire.requests import MAX_IDS, ROUND
 
@@ -48,15 +52,45 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 MAX_LINES = 2**53
+KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
+_BEFORE_ARGUMENTS = ":::"
+
+
+class BatchVerb(JobVerb):
+    """The verb batch; it receives the PROGRAM after -- as `argv`, and the words after ::: as `arguments`."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the usage line, with the program and its arguments at its end."""
+        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM [WORD]...]", "[::: ARG...]"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set program and arguments aside; before ::: the program needs no --."""
+        ctx.params["argv"], ctx.params["arguments"] = (), None
+        if _BEFORE_ARGUMENTS in args:
+            at = args.index(_BEFORE_ARGUMENTS)
+            args, arguments = args[:at], args[at + 1 :]
+            if _BEFORE_ARGUMENTS in arguments:
+                raise click.UsageError("one ::: only: let the shell write the combinations")
+            ctx.params["arguments"] = tuple(arguments)
+        end = before_program(self, ctx, args, len(args))
+        if ctx.params["arguments"] is not None and end == len(args):  # no --
+            end = before_program(self, ctx, args, 0)
+            _check_is_not_kept(*args[end : end + 1])
+        ctx.params["argv"] = tuple(args[end + 1 :] if args[end : end + 1] == ["--"] else args[end:])
+        return super().parse_args(ctx, args[:end])
+
+
+def _check_is_not_kept(word: str = "") -> None:
+    if word in KEPT_WORDS:
+        raise click.UsageError(f"{word!r} is kept for a verb of batches: a file of this name is ./{word}")
 
 
 @verb(
-    "bgctl batch jobs.txt",
-    "find . -name '*.tif' | bgctl batch --template 'convert {} {.}.png'",
-    "bgctl batch --shell -q nightly --retries 2 < jobs.txt",
+    "bgctl batch -j 4 -- gzip -9 {} ::: *.log",
+    "bgctl batch --shell -q nightly --retries 2 < commands.txt",
     "bgctl list --json --state failed | bgctl batch --ndjson",
     autostart=True,
-    cls=JobVerb,
+    cls=BatchVerb,
 )
 @with_command_options
 @click.option("--ndjson", is_flag=True, help="Read a JSON object from each line.")
@@ -70,15 +104,30 @@ MAX_LINES = 2**53
 @click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log results in GNU parallel's format.")
 @click.option("--resume", is_flag=True, help="Run only lines that have not run yet.")
 @click.option("--retry-failed", is_flag=True, help="Resume, and rerun failed lines.")
-@click.argument("path", type=FILE, default=STDIN, metavar="[FILE|-]")
-def batch_command(daemon: Client, path: str, **given: Any) -> int:
-    """Queue a job for each line of a file or of stdin.
+@click.option("-j", "--jobs", type=whole_number(1, MAX_SLOTS), metavar="N", help="Run N of them at once.")
+@click.argument("paths", nargs=-1, type=FILE, metavar="[FILE|-]")
+def batch_command(
+    daemon: Client,
+    paths: tuple[str, ...],
+    *,
+    argv: tuple[str, ...],
+    arguments: tuple[str, ...] | None,
+    **given: Any,
+) -> int:
+    r"""Queue a job for each line of stdin or of a file, or each ARG.
 
-    A line is a command, split into words as by a shell. Blank lines and lines that begin with # are skipped.
-    With --template a line is an argument: {} is the line, {.} the line without its extension, {/} its last
-    part, {//} its folder, {/.} its last part without extension, and {#} its number. With --ndjson a line is a
-    JSON object with argv, or target and args, and the options of the job, which override those of the command
-    line.
+    \b
+      find . -name '*.tif' | bgctl batch -- convert {} {.}.png
+      bgctl batch -- gzip ::: *.txt
+      bgctl batch commands.txt
+
+    With PROGRAM a line is an argument: {} is the line, {.} the line without its extension, {/} its last part,
+    {//} its folder, {/.} its last part without extension, and {#} its number. Without any of them it becomes
+    the last argument. Each ARG after ::: is a line. One word without -- or ::: is a FILE.
+
+    Without PROGRAM a line is a command, split into words as by a shell. Blank lines and commands that begin
+    with # are skipped. With --ndjson a line is a JSON object with argv, or target and args, and the options
+    of the job, which override those of the command line.
 
     The ids are printed as ranges, such as 3-9, which other verbs take.
 
@@ -89,15 +138,38 @@ def batch_command(daemon: Client, path: str, **given: Any) -> int:
     even if bgctl or bgd was killed: each line runs once. --retry-failed also reruns lines that failed. --halt
     soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
     running jobs.
+
+    -j puts the jobs into a queue of their own with N slots, within those of the daemon. The limit stays when
+    bgctl or bgd is killed. A later batch with -j removes queues whose jobs ended an hour ago.
     """
-    settings = Settings.taken_from(given)
+    settings = Settings.taken_from(given, argv)
+    path = _only(paths, has_arguments=arguments is not None)
+    if arguments is not None:
+        with os.fdopen(os.memfd_create("arguments"), "w+b") as file:
+            file.writelines(os.fsencode(each) + b"\0" for each in arguments)
+            file.seek(0)
+            return _queue(daemon, Source(file.fileno(), b"\0"), settings, given)
     with _opened(path, b"\0" if settings.null else b"\n") as source:
         return _queue(daemon, source, settings, given)
+
+
+def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
+    """Return the path of the lines; refuse a program without --, and a file beside arguments."""
+    for path in paths[:1]:
+        _check_is_not_kept(path)
+    if len(paths) > 1:
+        raise click.UsageError(f"-- comes before a program: `bgctl batch -- {' '.join(map(quoted, paths))}`")
+    if paths and has_arguments:
+        raise click.UsageError(f"the arguments come from FILE {paths[0]} or from :::, not from both")
+    return paths[0] if paths else STDIN
 
 
 def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, Any]) -> int:
     """Queue the lines and return the exit code; `given`: the options of all jobs."""
     options, caller = job_options(daemon, given), Caller()
+    queue = settings.own_queue()
+    if settings.jobs is not None:
+        options["queue"] = queue
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker)
@@ -106,6 +178,8 @@ def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, 
     log = None
     if settings.joblog is not None:
         log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
+    if settings.jobs is not None:
+        _limit(daemon, queue, settings.jobs * (options.get("slots") or 1))
     batch = Batch(daemon, source, log, check, settings.skip or 0)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
@@ -117,9 +191,26 @@ def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, 
     return code
 
 
-class Settings(Struct, frozen=True, kw_only=True):
-    """The options of a batch itself, by their names."""
+def _limit(daemon: Client, queue: str, slots: int) -> None:
+    """Set the slots of a batch's own queue, and remove the queues of batches that ended some time ago."""
+    for each in daemon.queues().queues:
+        if each.name.startswith(_OWN_QUEUE) and not each.counts:
+            latest = daemon.jobs(queue=each.name, states=FINISHED, limit=1)
+            if latest and (latest[0].finished_at or 0.0) < time.time() - _QUEUE_SECONDS:
+                with suppress(Refused):  # it was removed just now, or never set
+                    daemon.remove_queue(each.name)
+    daemon.set_queue(queue, slots)
 
+
+_OWN_QUEUE = "batch-"
+_QUEUE_SECONDS = 3600.0  # more lines of the batch may come
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The options of a batch itself, by their names, and its PROGRAM as `argv`."""
+
+    argv: tuple[str, ...]
+    jobs: int | None
     null: bool
     skip: int | None
     ndjson: bool
@@ -133,15 +224,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry_failed: bool
 
     @classmethod
-    def taken_from(cls, given: dict[str, Any]) -> Settings:
+    def taken_from(cls, given: dict[str, Any], argv: tuple[str, ...]) -> Settings:
         """Take them from all options; refuse contradictions and options that only one job can have."""
         given["resume"] |= given["retry_failed"]
-        settings = cls(**{name: given.pop(name) for name in cls.__struct_fields__})
+        settings = cls(argv=argv, **{name: given.pop(name) for name in cls.__struct_fields__[1:]})
         if settings.resume and settings.joblog is None:
             raise click.UsageError("--resume and --retry-failed need --joblog FILE, which says what has run")
-        if settings.ndjson and (settings.template is not None or settings.shell):
+        if settings.ndjson and (argv or settings.template is not None or settings.shell):
             raise click.UsageError(
-                "--ndjson cannot be combined with --template and --shell: each document has its own command"
+                "--ndjson cannot be combined with --template and --shell, or with a program: each document"
+                " has its own command"
+            )
+        if argv and settings.template is not None:
+            raise click.UsageError("the command is --template TEXT or follows --, not both")
+        if settings.jobs is not None and given.get("queue") is not None:
+            raise click.UsageError(
+                "-j gives the batch a queue of its own: leave out -q, or set the slots of that queue with"
+                " `bgctl queue set`"
             )
         if given.get("stdin") == STDIN:
             raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
@@ -156,8 +255,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.ndjson:
             return document_lines(maker)
         if self.template is not None:
-            return template_lines(maker, self.template, shell=self.shell)
+            return argument_lines(maker, template_words(self.template, shell=self.shell), shell=self.shell)
+        if self.argv:
+            with program_of(self.argv, shell=self.shell, verb="batch") as words:
+                return argument_lines(maker, words, shell=self.shell)
         return shell_lines(maker) if self.shell else word_lines(maker)
+
+    def own_queue(self) -> str:
+        """Return the name of the batch's own queue: with a log the same whenever it is resumed."""
+        seed = os.urandom(16) if self.joblog is None else os.path.realpath(os.fsencode(self.joblog))
+        return f"{_OWN_QUEUE}{sha256(seed).hexdigest()[:12]}"
 
 
 @contextmanager
@@ -172,7 +279,8 @@ def _opened(path: str, end: bytes) -> Iterator[Source]:
         source = Source(descriptor, end)
         os.read(descriptor, 0)  # a folder can be opened, and not read
     except OSError as error:
-        raise click.UsageError(f"cannot read {path}: {error.strerror}") from error
+        hint = f": `bgctl batch -- {path}` runs it for each line of stdin" if which(path) else ""
+        raise click.UsageError(f"cannot read {path}: {error.strerror}{hint}") from error
     try:
         yield source
     finally:

@@ -7,7 +7,7 @@ import re
 import select
 import shlex
 from codecs import BOM_UTF8
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -219,8 +219,8 @@ def shell_lines(maker: SpecMaker) -> SpecOfLine:
     return spec_of
 
 
-def template_lines(maker: SpecMaker, template: str, *, shell: bool) -> SpecOfLine:
-    """Put each line, an argument, in the place of the {} of a template.
+def template_words(template: str, *, shell: bool) -> list[str]:
+    """Return the words of a template.
 
     Raises:
         WrongUsage: the template is not a command.
@@ -231,9 +231,17 @@ def template_lines(maker: SpecMaker, template: str, *, shell: bool) -> SpecOfLin
         raise WrongUsage(f"--template: {error}") from error
     if not (words and words[0].strip()):
         raise WrongUsage("--template takes a command, such as 'convert {} {.}.png'")
+    return [*_SHELL, *words] if shell else words
+
+
+def argument_lines(maker: SpecMaker, command: Sequence[str], *, shell: bool) -> SpecOfLine:
+    """Put each line, an argument, in the place of the {} of a command, or behind it.
+
+    `shell`: the last word is a text for a shell.
+    """
+    words = list(command)
     if not any(map(_PLACE.search, words)):
-        words = [f"{template} {{}}"] if shell else [*words, "{}"]
-    words = [*_SHELL, *words] if shell else words
+        words = [*words[:-1], f"{words[-1]} {{}}"] if shell else [*words, "{}"]
 
     def spec_of(number: int, line: bytes) -> JobSpec | None:
         if not (argument := _text(line)):

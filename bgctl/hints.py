@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ _EDIT = "`bgctl edit ID` changes a waiting job"
 _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
-_BATCH = "`bgctl batch FILE` queues a job for each line of a file"
+_BATCH = "`bgctl batch -- PROGRAM` queues a job for each line of stdin"
 _RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
 _WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
@@ -139,7 +140,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
         "-it types into its terminal",
         "`bgctl run -it PROGRAM` does, --pty gives a job a terminal",
     ),
-    "--concurrency --jobs --max-procs --workers -P -j": _SLOTS,
+    "--concurrency --jobs --max-procs --workers -P -j": ("-j N runs N of them at once", _SLOTS),
     "--dedupe --job-id --task-id --unique -k": "--key TEXT queues only one job",
     "--quiet --silent": "leave it out: bgctl prints little, `--ids` of list only ids",
     "--force -9": "`bgctl signal ID -s KILL` kills at once",
@@ -208,6 +209,7 @@ STATES = _by_word(_STATES)
 _BUILTINS = {".", "[[", "alias", "bg", "case", "cd", "command", "eval", "exec", "export", "fg", "for"}
 _BUILTINS |= {"if", "jobs", "set", "source", "time", "type", "ulimit", "umask", "unset", "until", "while"}
 _TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "parallel", "test"})
+_PLAIN = re.compile(r"[\w@%+=:,./{}-]+")  # a batch itself quotes what it puts in place of {}
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
 
 
@@ -265,8 +267,10 @@ def for_operators(argv: Sequence[str], verb: str) -> str | None:
     if found is None or argv[0].rpartition("/")[2] in _TAKES_OPERATORS:
         return None
     if found == _OF_PARALLEL:
-        return f"{found!r} is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
-    line = " ".join(word if word in OPERATORS else quoted(word) for word in argv)
+        return (
+            f"{found!r} is an argument here: `bgctl batch {_line(argv)}` queues a job for each word after it"
+        )
+    line = " ".join(word if word in OPERATORS or _PLAIN.fullmatch(word) else quoted(word) for word in argv)
     before = "" if verb == "submit" else "-- "
     return f"{found!r} is an argument here: for a shell type `bgctl {verb} --shell {before}{quoted(line)}`"
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # The headings of the help, each with the parameters below it
 GROUPS = {
-    "Lines": "ndjson null template skip halt joblog resume retry_failed",
+    "Lines": "jobs ndjson null template skip halt joblog resume retry_failed",
     "What runs": "executor shell no_check cwd env env_pass isolation named args_text kwargs_text",
     "When": "queue priority delay at expires after after_any key debounce slots resources hold",
     "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",

@@ -76,30 +76,31 @@ class ProgramVerb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Set the program aside, because click would read it as more arguments."""
-        end = self._before_program(ctx, args)
+        numbers = [each.nargs for each in self.params if isinstance(each, click.Argument)]
+        most = len(args) if -1 in numbers else sum(numbers)
+        end = before_program(self, ctx, args, most)
         ctx.params["argv"] = tuple(args[end:] if args[end : end + 1] != ["--"] else args[end + 1 :])
         return super().parse_args(ctx, args[:end])
 
-    def _before_program(self, ctx: click.Context, args: list[str]) -> int:
-        """Return how many words stand before the program, or before --."""
-        takes_value = {
-            name: isinstance(option, click.Option) and not option.is_flag and not option.count
-            for option in self.get_params(ctx)
-            for name in option.opts
-        }
-        numbers = [each.nargs for each in self.params if isinstance(each, click.Argument)]
-        most = len(args) if -1 in numbers else sum(numbers)
-        names, index = 0, 0
-        while index < len(args) and args[index] != "--":
-            word = args[index]
-            if word.startswith("-") and word != "-":
-                index += 1 + takes_value.get(word, False)
-                continue
-            names += 1
-            if names > most - ("--calendar" in args[:index]):  # in place of WHEN
-                break
-            index += 1
-        return min(index, len(args))
+
+def before_program(verb: click.Command, ctx: click.Context, args: list[str], most: int) -> int:
+    """Return how many words stand before a program, which follows -- or `most` arguments of the verb."""
+    takes_value = {
+        name: isinstance(option, click.Option) and not option.is_flag and not option.count
+        for option in verb.get_params(ctx)
+        for name in option.opts
+    }
+    names, index = 0, 0
+    while index < len(args) and args[index] != "--":
+        word = args[index]
+        if word.startswith("-") and word != "-":
+            index += 1 + takes_value.get(word, False)
+            continue
+        names += 1
+        if names > most - ("--calendar" in args[:index]):  # in place of WHEN
+            break
+        index += 1
+    return min(index, len(args))
 
 
 def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:

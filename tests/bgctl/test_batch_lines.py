@@ -11,12 +11,13 @@ from bgctl import batch_lines
 from bgctl.batch_lines import (
     Source,
     SpecOfLine,
+    argument_lines,
     document_lines,
     documents,
     portions_of_lines,
     program_check,
     shell_lines,
-    template_lines,
+    template_words,
     word_lines,
     words_of,
 )
@@ -114,8 +115,8 @@ def test_a_missing_program_is_refused(maker):
     check = program_check({}, Caller(), maker.folder)
     lines: list[SpecOfLine] = [
         word_lines(maker),
-        template_lines(maker, "no-such-program {}", shell=False),
-        template_lines(maker, "{}", shell=False),
+        argument_lines(maker, template_words("no-such-program {}", shell=False), shell=False),
+        argument_lines(maker, template_words("{}", shell=False), shell=False),
     ]
     for spec_of in lines:
         spec = spec_of(1, b"no-such-program")
@@ -136,22 +137,24 @@ def test_a_missing_program_is_refused(maker):
     ],
 )
 def test_a_template_takes_the_line_in_its_places(maker, template, argv):
-    spec = template_lines(maker, template, shell=False)(7, b"/a b/c.d.tif")
+    spec = argument_lines(maker, template_words(template, shell=False), shell=False)(7, b"/a b/c.d.tif")
 
     assert spec is not None
     assert list(spec.argv or ()) == argv
 
 
 def test_parts_of_a_plain_name(maker):
-    spec = template_lines(maker, "x {.} {/} {//} {/.}", shell=False)(1, b"name")
+    spec = argument_lines(maker, template_words("x {.} {/} {//} {/.}", shell=False), shell=False)(1, b"name")
 
     assert spec is not None
     assert spec.argv == ("x", "name", "name", ".", "name")
 
 
 def test_in_a_shell_template_the_line_is_quoted(maker):
-    spec = template_lines(maker, "wc {} > {.}.txt", shell=True)(1, b"a; rm -rf $HOME.c")
-    bare = template_lines(maker, "wc <", shell=True)(1, b"a b")
+    spec = argument_lines(maker, template_words("wc {} > {.}.txt", shell=True), shell=True)(
+        1, b"a; rm -rf $HOME.c"
+    )
+    bare = argument_lines(maker, template_words("wc <", shell=True), shell=True)(1, b"a b")
 
     assert spec is not None
     assert spec.argv == ("/bin/sh", "-c", "wc 'a; rm -rf $HOME.c' > 'a; rm -rf $HOME'.txt")
@@ -162,11 +165,11 @@ def test_in_a_shell_template_the_line_is_quoted(maker):
 def test_a_template_must_be_a_command(maker):
     for template in ("", "  ", "'x"):
         with pytest.raises(WrongUsage, match="--template"):
-            template_lines(maker, template, shell=False)
+            argument_lines(maker, template_words(template, shell=False), shell=False)
 
 
 def test_a_blank_line_makes_no_job_of_a_template(maker):
-    assert template_lines(maker, "x", shell=False)(1, b"") is None
+    assert argument_lines(maker, template_words("x", shell=False), shell=False)(1, b"") is None
 
 
 def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):

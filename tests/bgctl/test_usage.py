@@ -293,7 +293,7 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("canceel 1", "did you mean cancel?"),
         ("wathc", "did you mean watch?"),
         ("sbatch job.sh", "bgctl submit PROGRAM"),
-        ("submit --array 1-3 ls", "bgctl batch FILE"),
+        ("submit --array 1-3 ls", "bgctl batch -- PROGRAM"),
         ("parallel 4", "bgctl slots N"),
         ("notify", "bgctl submit --notify TARGET"),
         ("watch -n 2", "always up to date"),
@@ -363,7 +363,7 @@ def test_a_pipe_among_the_arguments_is_noted():
     assert for_operators(["expr", "1", "<", "2"], "submit") is None
     assert for_operators(["ls", "a|b"], "submit") is None
     assert for_operators(["gzip", ":::", "a"], "submit") == (
-        "':::' is an argument here: `bgctl batch --template COMMAND` reads lines, a job each"
+        "':::' is an argument here: `bgctl batch gzip ::: a` queues a job for each word after it"
     )
 
 

@@ -141,7 +141,8 @@ def test_a_bad_line_is_told_as_the_page_shows(daemon, folder):
 
 def test_the_first_lines_of_the_page_are_understood(daemon, folder):
     (folder / "commands.txt").write_text("true\n")
-    (folder / "convert").write_text("#!/bin/sh\n")
-    (folder / "convert").chmod(0o755)
+    for program in ("convert", "gzip"):
+        (folder / program).write_text("#!/bin/sh\n")
+        (folder / program).chmod(0o755)
     for line in block(BATCHES, "sh").splitlines():
         run(daemon, line)

@@ -1,0 +1,178 @@
+"""Batches with a program after --, arguments after :::, and a limit on how many of their jobs run at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgctl import batch as batch_module
+from bgd import State
+from tests.bgctl.test_batch import ids_in
+from tests.support import serving, wait_until
+
+
+def outputs(daemon, *arguments, read="", cwd=None):
+    done = daemon.bgctl("batch", *arguments, read=read, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    ids = [str(each) for each in ids_in(done.stdout)]
+    daemon.bgctl("wait", *ids)
+    return [daemon.bgctl("logs", "--raw", each).stdout for each in ids]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--", "printf", "<%s>", "{.}", "x {#}"], ["<a b><x 1>", "<$c><x 2>"]),
+        (["--", "printf", "<%s>", "-9 q"], ["<-9 q><a b.txt>", "<-9 q><$c>"]),
+        (["--shell", "--", "printf '<%s>' {} | tr a 0"], ["<0 b.txt>", "<$c>"]),
+        (["names", "--", "printf", "<%s>", "--"], ["<--><of a file>"]),
+    ],
+)
+def test_each_line_becomes_an_argument_of_the_program_whose_words_stay_words(daemon, arguments, expected):
+    (daemon.folder / "names").write_text("of a file\n")
+
+    assert outputs(daemon, *arguments, read="a b.txt\n\n$c\n") == [
+        text.replace("x 2", "x 3") for text in expected
+    ]  # blank lines are counted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["printf", "<%s>", "{}", ":::", "a b", "-c", "--", "two\nlines"],
+            ["<a b>", "<-c>", "<-->", "<two\nlines>"],
+        ),
+        (["-t", "x", "printf", "<%s>", "-t", ":::", "a"], ["<-t><a>"]),
+        (["--", "printf", "%s", ":::", "a", "b"], ["a", "b"]),
+        ([":::", "printf 'a b'", "printf c"], ["a b", "c"]),
+        (["--shell", ":::", "printf a | tr a b"], ["b"]),
+        (["--template", "printf <%s>", ":::", "a"], ["<a>"]),
+        (["--", "true", ":::"], []),
+    ],
+)
+def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
+    assert outputs(daemon, *arguments, read="not read\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["list"], "'list' is kept for a verb of batches: a file of this name is ./list\n"),
+        (["retry", ":::", "a"], "'retry' is kept for a verb of batches"),
+        (["wait", "1-3"], "'wait' is kept for a verb of batches"),
+        (["echo", "{}", "a b"], "-- comes before a program: `bgctl batch -- echo '{}' 'a b'`\n"),
+        (
+            ["gzip"],
+            "cannot read gzip: No such file or directory: `bgctl batch -- gzip` runs it for each line",
+        ),
+        (["echo", ":::", "a", ":::", "b"], "one ::: only"),
+        (
+            ["names", "--", "echo", ":::", "b"],
+            "the arguments come from FILE names or from :::, not from both",
+        ),
+        (["--template", "echo", "--", "echo"], "the command is --template TEXT or follows --, not both"),
+        (
+            ["--ndjson", "--", "echo"],
+            "--ndjson cannot be combined with --template and --shell, or with a prog",
+        ),
+        (["--shell", "--", "echo", "a"], "--shell takes one text, not 2 words"),
+        (["--", ""], "the name of the program is empty"),
+        (["-j", "2", "-q", "mail", "--", "echo"], "-j gives the batch a queue of its own: leave out -q"),
+        (["-j", "0", "--", "echo"], "'0' is not a whole number from 1 to"),
+    ],
+)
+def test_what_cannot_be_a_batch_is_told_in_a_line(daemon, arguments, why):
+    done = daemon.bgctl("batch", *arguments, read="a\n")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert why in done.stderr
+
+
+@pytest.mark.parametrize("word", sorted(batch_module.KEPT_WORDS))
+def test_a_file_with_the_name_of_a_verb_is_read_with_its_folder(daemon, word):
+    (daemon.folder / word).write_text("printf it\n")
+
+    assert outputs(daemon, f"./{word}") == ["it"]
+
+
+def test_a_shell_word_behind_a_program_is_told_with_what_to_type(daemon):
+    note = daemon.bgctl("batch", "--", "echo", "{}", ">", "{}.txt", ":::", "a b").stderr
+
+    assert note == (
+        "bgctl: '>' is an argument here: for a shell type `bgctl batch --shell -- 'echo {} > {}.txt'`\n"
+    )
+    assert outputs(daemon, "--shell", "--", "echo {} > {}.txt", ":::", "a b") == [""]
+    assert (daemon.folder / "a b.txt").read_text() == "a b\n"
+
+
+@pytest.mark.parametrize("lines", [["--"], []])
+def test_a_log_resumes_a_batch_with_a_program_and_with_arguments(daemon, tmp_path, lines):
+    program = ["sh", "-c", "echo $1 >> traces; test $1 != b || test -e good", "sh", "{}"]
+    words, read = ([":::", "a", "b"], "") if not lines else ([], "a\nb\n")
+    command = ["batch", "--joblog", "log", *lines, *program, *words]
+
+    first = daemon.bgctl(*command, cwd=tmp_path, read=read)
+    (tmp_path / "good").touch()
+    again = daemon.bgctl("batch", "--retry-failed", *command[1:], cwd=tmp_path, read=read)
+
+    assert first.stderr == "bgctl: 1 of 2 jobs failed: line 2; --retry-failed reruns them\n"
+    assert (again.returncode, again.stderr) == (0, "")
+    assert sorted((tmp_path / "traces").read_text().split()) == ["a", "b", "b"]
+    other = daemon.bgctl("batch", "--resume", *command[1:3], "--", "true", ":::", "a", cwd=tmp_path)
+    assert "this line was queued with another command" in other.stderr
+
+
+def test_as_many_jobs_of_a_batch_run_at_once_as_it_says_also_after_bgd_was_killed():
+    with serving("[daemon]\nslots = 8\n") as daemon:
+        done = daemon.bgctl("batch", "-j", "2", "--", "sleep", ":::", "600", "601", "602", "603")
+        ids = ids_in(done.stdout)
+
+        def states():
+            with daemon.client() as client:
+                return [client.job(each).state for each in ids]
+
+        running = [State.RUNNING] * 2 + [State.QUEUED] * 2
+        wait_until(lambda: states() == running)
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.start()
+
+        assert states() == running
+        daemon.bgctl("cancel", str(ids[0]))
+        wait_until(lambda: states()[2] is State.RUNNING)
+        assert states()[3] is State.QUEUED
+        assert "of queue batch-" in daemon.bgctl("explain", str(ids[3])).stdout
+
+
+def test_a_resumed_batch_keeps_its_queue_and_takes_another_limit(daemon, tmp_path):
+    def run(*options):
+        words = ("--joblog", "log", *options, "--slots", "2", "--", "true", ":::", "a")
+        done = daemon.bgctl("batch", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with daemon.client() as client:
+            job = client.job(ids_in(done.stdout)[0])
+            return job.queue, {each.name: each.slots for each in client.queues().queues}[job.queue]
+
+    name, slots = run("-j", "2")
+
+    assert slots == 4
+    assert run("--resume", "-j", "1") == (name, 2)
+
+
+def test_queues_of_batches_that_ended_are_removed_by_a_later_one(daemon, monkeypatch):
+    def queues(client):
+        return {each.name for each in client.queues().queues if each.name.startswith("batch-")}
+
+    ended = daemon.bgctl("batch", "-j", "1", "--wait", "--", "true", ":::", "a")
+    held = daemon.bgctl("batch", "-j", "1", "--hold", "--", "true", ":::", "a")
+    with daemon.client() as client:
+        old, waiting = (client.job(ids_in(done.stdout)[0]).queue for done in (ended, held))
+        client.set_queue("batch-without-jobs", 1)  # its first line may be about to come
+        batch_module._limit(client, "batch-soon", 1)
+        assert {old, waiting, "batch-without-jobs", "batch-soon"} <= queues(client)
+        monkeypatch.setattr(batch_module, "_QUEUE_SECONDS", -60.0)
+        batch_module._limit(client, "batch-new", 1)
+        assert queues(client) >= {waiting, "batch-without-jobs", "batch-new"}
+        assert old not in queues(client)
+    daemon.bgctl("cancel", held.stdout.strip())
