@@ -130,9 +130,9 @@ class _Session:
         self._has_begun = False
         # of the present keyboard
         self._keyboard: Keyboard
-        self._types: bool | None = False  # None: another one does
-        self._held = b""  # the first of the keys that detach
-        self._unsent: deque[bytes] = deque()
+        self._types: bool | None  # None: another one does
+        self._held: bytes  # the first of the keys that detach
+        self._unsent: deque[bytes]
         self._is_detached: asyncio.Future[bool]
 
     async def run(self, *, is_new: bool) -> bool:
@@ -188,7 +188,7 @@ class _Session:
         """Type until the terminal of the job is closed, or the user detaches; return whether he did."""
         loop = asyncio.get_running_loop()
         self._keyboard, self._is_detached = keyboard, loop.create_future()
-        self._unsent.clear()
+        self._types, self._held, self._unsent = False, b"", deque()
         keyboard.socket.setblocking(False)
         if not self._has_begun:
             self._has_begun = True
@@ -228,20 +228,19 @@ class _Session:
 
     def _read_keys(self) -> None:
         try:
-            keys = self._held + os.read(self._terminal, MAX_PACKET // 2)
-        except OSError:  # the terminal is gone
+            keys = os.read(self._terminal, _KEYS_AT_ONCE)
+        except OSError:
             keys = b""
-        typed, detach, _ = keys.partition(DETACH_KEYS)
-        self._held = DETACH_KEYS[:1] if not detach and keys.endswith(DETACH_KEYS[:1]) else b""
+        typed, detach, _ = (self._held + keys).partition(DETACH_KEYS)
+        self._held = DETACH_KEYS[:1] if not detach and typed.endswith(DETACH_KEYS[:1]) else b""
         if typed := typed.removesuffix(self._held):
             self._send(KEYS + typed) if self._types else _write(_BELL)
-        if detach or not keys:
+        if detach or not keys:  # or the terminal is gone
             self._end(is_detached=True)
 
     def _send_size(self) -> None:
         columns, lines = os.get_terminal_size(self._terminal)
-        if columns and lines:
-            self._send(size_packet(columns, lines))
+        self._send(size_packet(columns or _COLUMNS, lines or _LINES))
 
     def _send(self, packet: bytes) -> None:
         """Send a packet as soon as there is room; drop what is typed into a job that never reads."""
@@ -267,7 +266,9 @@ class _Session:
 
 DETACH_KEYS = b"\x10\x11"  # Ctrl-P Ctrl-Q, as in docker
 _SHOWN = 16 * 1024  # bytes of earlier output
-_MOST_UNSENT = 512  # packets, of at most 2 KiB
+_KEYS_AT_ONCE = 2048  # bytes
+_MOST_UNSENT = 512  # packets
+_COLUMNS, _LINES = 80, 24  # of a terminal that does not know its size
 _BELL = b"\a"
 
 
@@ -297,26 +298,24 @@ class _Modes:
     """The private modes of a terminal that output has set, such as a hidden cursor or the other screen."""
 
     def __init__(self) -> None:
-        self._changed: dict[bytes, bytes] = {}  # what undoes each
-        self._rest = b""  # the beginning of a sequence
+        self._modes: dict[bytes, bytes] = {}
+        self._last = b""
 
     def feed(self, data: bytes) -> None:
-        """Note the modes that this output sets."""
-        data = self._rest + data
-        for modes, how in _MODE.findall(data):
-            for mode in modes.split(b";"):
-                usual = b"h" if mode in _USUALLY_ON else b"l"
-                self._changed.pop(mode, None)
-                if how != usual:
-                    self._changed[mode] = b"\x1b[?%b%b" % (mode, usual)
-        incomplete = _INCOMPLETE_MODE.search(data)
-        self._rest = incomplete.group() if incomplete else b""
+        """Note the modes that this output sets; a sequence may be cut between two calls."""
+        for modes, how in _MODE.findall(self._last + data):
+            self._modes |= {mode: how for mode in modes.split(b";") if len(mode) <= _MODE_DIGITS}
+        self._last = (self._last + data)[-_LONGEST_MODE:]
 
     def reset(self) -> bytes:
-        """Return what sets all modes as they usually are."""
-        return b"".join(self._changed.values()) + (b"\x1b[m" if self._changed else b"")
+        """Return what undoes them."""
+        usual = {mode: b"h" if mode in _USUALLY_ON else b"l" for mode in self._modes}
+        return b"".join(
+            b"\x1b[?%b%b" % (mode, how) for mode, how in usual.items() if how != self._modes[mode]
+        )
 
 
-_MODE = re.compile(rb"\x1b\[\?([0-9;]{1,64})([hl])")
-_INCOMPLETE_MODE = re.compile(rb"\x1b(?:\[(?:\?[0-9;]{0,64})?)?\Z")
+_MODE = re.compile(rb"\x1b\[\?([0-9;]{1,32})([hl])")
+_LONGEST_MODE = 36  # bytes
+_MODE_DIGITS = 4  # of the largest number of a mode
 _USUALLY_ON = {b"7", b"25"}  # lines wrap, the cursor is visible

@@ -11,6 +11,7 @@ import termios
 
 import pytest
 
+from bgctl.attaching import _Modes
 from tests.support import DEADLINE, seen, wait_until
 
 pytestmark = pytest.mark.daemon('[daemon]\nslots = 20\n[logs]\nmax_bytes = "64KB"')
@@ -233,6 +234,39 @@ def test_a_lost_terminal_detaches(daemon, terminal):
     again.sendeof()
     seen(again)
     assert again.exitstatus == 0
+
+
+def test_a_terminal_that_does_not_know_its_size_can_type(daemon, plain_terminal):
+    screen, own = plain_terminal
+    termios.tcsetwinsize(own, (0, 0))
+    job_id = start(daemon, "head", "-n", "1")
+    words = [sys.executable, "-m", "bgctl", "attach", job_id]
+    attached = subprocess.Popen(words, env=daemon.env, stdin=own, stdout=own, stderr=own)
+    try:
+        os.write(screen, b"typed\r")
+
+        assert attached.wait(DEADLINE) == 0
+    finally:
+        attached.kill()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reset"),
+    [
+        ([b"plain \x1b[1m bold"], b""),
+        ([b"\x1b[?1049h\x1b[?25l screen"], b"\x1b[?1049l\x1b[?25h"),
+        ([b"\x1b[?104", b"9", b"h screen"], b"\x1b[?1049l"),
+        ([b"\x1b[?1049h", b"x" * 100, b"\x1b[?1049l"], b""),
+        ([b"\x1b[?1000;1006h", b"\x1b[?7l\x1b[?99999h"], b"\x1b[?1000l\x1b[?1006l\x1b[?7h"),
+    ],
+)
+def test_what_a_job_has_changed_in_the_terminal_is_undone_when_it_is_left(pieces, reset):
+    modes = _Modes()
+
+    for piece in pieces:
+        modes.feed(piece)
+
+    assert modes.reset() == reset
 
 
 # --- send
