@@ -26,6 +26,7 @@ _FILTERS: dict[str, tuple[Any, str, str]] = {
     "name": (None, "GLOB", "Select jobs by name; * and ? are wildcards."),
     "tag": (None, "TEXT", "Select jobs with this tag."),
     "since": (PAST_TIME, "WHEN", "Select jobs submitted since, for example 2h or 2026-10-01."),
+    "until": (PAST_TIME, "WHEN", "Select jobs submitted before, for example 1h or yesterday."),
 }
 _PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 

@@ -37,6 +37,7 @@ FILTERS: dict[str, Callable[[str, float], Any]] = {
     "class": lambda text, _: text,
     "exit": lambda text, _: _read_exit_code(text),
     "since": parse_past_time,
+    "until": parse_past_time,
     "priority": lambda text, _: _read_priority(text),
 }
 """What a filter can compare, each with the reader of its value, which takes the text and the time now."""

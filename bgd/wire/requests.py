@@ -133,6 +133,7 @@ class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = DEFAULT_LIST
     mine: bool = False  # only jobs of the caller's user
     before: JobNumber | None = None  # only lower ids than this one: the next page
+    until: float | None = None  # submitted before this epoch time
 
 
 class Show(Asked, frozen=True, tag="show"):
@@ -200,7 +201,7 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     """All jobs to which a verb applies and that have what is given here, now and when it is their turn.
 
     * `states`: None: those that the verb is usually for. `suspended`: of the running ones, only these.
-    * `queue`, `name`, `tag`, `since`: as in List.
+    * `queue`, `name`, `tag`, `since`, `until`: as in List.
     * `after`: only higher ids than this one: the rest, if an earlier stream broke off.
     * `dry_run`: change nothing; only tell the present states of these jobs.
     """
@@ -213,6 +214,7 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     since: float | None = None
     after: NewestJob = 0
     dry_run: bool = False
+    until: float | None = None
 
 
 if TYPE_CHECKING:

@@ -30,6 +30,18 @@ def test_list_selects(daemon):
     assert wanted in daemon.bgctl("ls", "--ids", "--state", "scheduled", "--since", "1m").stdout.split()
     assert daemon.bgctl("list", "--ids", "--state", "stopping").stdout == ""
     assert daemon.bgctl("list", "--ids", "--since", "2099-01-01").stdout == ""
+    assert daemon.bgctl("list", "--ids", "--tag", "picked", "--until", "1h").stdout == ""
+    assert daemon.bgctl("list", "--ids", "--tag", "picked", "--until", "0s").stdout.split() == [wanted]
+
+
+def test_until_selects_what_was_submitted_before_for_every_verb_with_a_selection(daemon):
+    job_id = daemon.submit("--hold", "-t", "early", "true")
+
+    for verb in ("cancel", "hold", "search text"):
+        daemon.bgctl(*verb.split(), "--tag", "early", "--until", "1h")
+    assert daemon.shown(job_id)["state"] == "held"
+    daemon.bgctl("cancel", "--until", "0s", "--tag", "early")
+    assert daemon.shown(job_id)["state"] == "cancelled"
 
 
 def test_list_shows_all_of_a_range_that_exist_and_match(own_daemon):

@@ -412,6 +412,8 @@ def test_jobs_are_listed_by_state_queue_name_and_tag(client):
     assert client.jobs(states=["stopping"]) == []
     assert len(client.jobs(limit=2)) == 2
     assert client.jobs(since=time.time() + 3600) == []
+    assert client.jobs(until=time.time() - 3600, tag=mark) == []
+    assert [job.id for job in client.jobs(until=time.time() + 3600, tag=mark)] == [wanted.id]
 
 
 def test_a_log_can_be_followed_while_other_requests_go_on(client):

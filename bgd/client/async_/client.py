@@ -254,7 +254,7 @@ class AsyncClient(AsyncDaemonClient):
         view = await self.view(job_id)
         return AsyncJob(self, view.id, view)
 
-    async def jobs(
+    async def jobs(  # noqa: PLR0913 - one parameter per filter
         self,
         *,
         states: Iterable[State | str] | None = None,
@@ -262,6 +262,7 @@ class AsyncClient(AsyncDaemonClient):
         name: str | None = None,
         tag: str | None = None,
         since: float | None = None,
+        until: float | None = None,
         before: int | None = None,
         limit: int = requests.DEFAULT_LIST,
     ) -> list[AsyncJob]:
@@ -276,14 +277,13 @@ class AsyncClient(AsyncDaemonClient):
             name: only jobs whose name matches this shell pattern.
             tag: only jobs with this tag.
             since: only jobs submitted at or after this instant, in epoch seconds.
+            until: only jobs submitted before this instant.
             before: only jobs with ids below this one.
             limit: the length of the list.
         """
-        texts: dict[str, Any] = {"queue": queue, "name": name, "tag": tag}
+        given: dict[str, Any] = {"queue": queue, "name": name, "tag": tag, "since": since, "until": until}
         chosen = states_of(states) if states else None
-        request = requests.List(
-            id=UNNUMBERED, states=chosen, since=since, before=before, limit=limit, **texts
-        )
+        request = requests.List(id=UNNUMBERED, states=chosen, before=before, limit=limit, **given)
         parts = await self._channel.collect(request)
         views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
         return [AsyncJob(self, view.id, view) for view in views]

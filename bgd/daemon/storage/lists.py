@@ -49,6 +49,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     name: str | None = None
     tags: tuple[str, ...] = ()
     since: float | None = None
+    until: float | None = None
     uid: int | None = None
     priority: int | None = None
     exit_code: int | None = None
@@ -72,7 +73,7 @@ def selected_by(where: Selection, verb: Verb) -> Filter:
 
 def _filter_of(where: Selection | List) -> Filter:
     tags = () if where.tag is None else (where.tag,)
-    return Filter(queue=where.queue, name=where.name, tags=tags, since=where.since)
+    return Filter(queue=where.queue, name=where.name, tags=tags, since=where.since, until=where.until)
 
 
 def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
@@ -119,9 +120,12 @@ def next_slice(
     with transaction(db, "DEFERRED"):
         search = _Search(db, wanted)
         sources = search.sources(wanted.states)
-        lowest, highest = _first_since(db, wanted.since), _MAX_ID
+        lowest = _first_since(db, wanted.since)
+        highest = _MAX_ID if wanted.until is None else _first_since(db, wanted.until) - 1
         if start is not None:
-            lowest, highest = (max(lowest, start + 1), highest) if ascending else (lowest, start - 1)
+            lowest, highest = (
+                (max(lowest, start + 1), highest) if ascending else (lowest, min(highest, start - 1))
+            )
         end = search.end_of_slice(sources, lowest, highest, rows, ascending=ascending)
         if end is not None:
             lowest, highest = (lowest, end) if ascending else (end, highest)
@@ -338,7 +342,7 @@ class _Search:
         return bool(found <= _FEW)
 
 
-_COMPARED = ("queue", "uid", "suspended", "since", "priority", "exit_code")
+_COMPARED = ("queue", "uid", "suspended", "since", "until", "priority", "exit_code")
 
 
 def _conditions(wanted: Filter, pieces: int) -> list[str]:
@@ -348,6 +352,7 @@ def _conditions(wanted: Filter, pieces: int) -> list[str]:
         "suspended": "(state <> 'running' OR suspended = :suspended)",
         "name": "name GLOB :name",
         "since": "created_at >= :since",
+        "until": "created_at < :until",
         "priority": "priority = :priority",
         "exit_code": _exit_condition(wanted.exit_code),
     }

@@ -51,6 +51,7 @@ queries = st.fixed_dictionaries(
         "name": patterns,
         "tag": st.sampled_from(["red", "blue", "green"]),
         "since": st.integers(0, 6).map(float),
+        "until": st.integers(0, 6).map(float),
         "limit": st.integers(1, 8),
         "mine": st.booleans(),
         "before": st.integers(1, 25),
@@ -64,6 +65,7 @@ def is_selected(job, query):
         and (query.name is None or (job["name"] is not None and fnmatchcase(job["name"], query.name)))
         and (query.tag is None or query.tag in job["tags"])
         and (query.since is None or job["at"] >= query.since)
+        and (query.until is None or job["at"] < query.until)
         and (not query.mine or job["uid"] == UID)
         and (query.before is None or job["id"] < query.before)
     )
@@ -143,6 +145,7 @@ filters = st.fixed_dictionaries(
         "name": patterns,
         "tags": some_tags.map(tuple),
         "since": st.integers(0, 20).map(float),
+        "until": st.integers(0, 20).map(float),
         "priority": st.integers(0, 1),
         "exit_code": st.sampled_from([0, 3, 137]),
         "target": st.sampled_from(
@@ -172,6 +175,7 @@ def is_wanted(job, wanted):
         and (wanted.name is None or (job["name"] is not None and fnmatchcase(job["name"], wanted.name)))
         and set(wanted.tags) <= set(job["tags"])
         and (wanted.since is None or job["id"] >= wanted.since)
+        and (wanted.until is None or job["id"] < wanted.until)
         and (wanted.priority in {None, job["priority"]})
         and (wanted.exit_code is None or (job["state"] in FINAL and wanted.exit_code == code))
         and (wanted.target is None or any(fnmatchcase(target, each) for each in (pattern, f"{pattern}.*")))

@@ -37,6 +37,7 @@ def wanted(address: str) -> Filter:
         ("q=exit:137", Filter(exit_code=137)),
         ("q=priority:-5", Filter(priority=-5)),
         ("q=since:2h", Filter(since=NOW - 7200)),
+        ("q=until:2h", Filter(until=NOW - 7200)),
         ("q=since:1970-01-02T00:00Z", Filter(since=86_400.0)),
         ('q=two+"two words"+two', Filter(texts=("two", "two words"))),
         (r'q="a \"b\" \\"', Filter(texts=(r'a "b" \ '.strip(),))),
@@ -65,7 +66,7 @@ def test_words_and_fields_select_jobs(address, expected):
         ),
         (
             "q=std::vector",
-            "There is no filter 'std' (known are class, exit, name, priority, queue, since, state, tag)",
+            "There is no filter 'std' (known are class, exit, name, priority, queue, since, state, tag,",
         ),
         ("q=state:faild", "There is no state 'faild' (did you mean failed?)."),
         ("state=bogus", "There is no state 'bogus' (known are blocked, cancelled, failed,"),
