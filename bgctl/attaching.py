@@ -147,11 +147,11 @@ class _Session:
         for signum in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(signum, end, signum)
         async with async_client() as daemon:
-            first = None if is_new else await daemon.keyboard(self._job_id)
+            first = await daemon.keyboard(self._job_id, wait=is_new)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     typing = tasks.create_task(self._type(daemon, first))
-                    view = tasks.create_task(self._view(daemon, first))
+                    view = tasks.create_task(self._view(daemon, None if is_new else first))
                     await asyncio.wait({typing, view}, return_when=asyncio.FIRST_COMPLETED)
                     if typing.done() and typing.result():
                         view.cancel()
@@ -165,7 +165,7 @@ class _Session:
                 _write(self._modes.reset() + (b"" if self._is_at_line_start else b"\r\n"))
 
     async def _view(self, daemon: AsyncClient, first: Keyboard | None) -> None:
-        """Print what the job writes; of what it wrote before, only the end, for a screen."""
+        """Print what the job writes; only the end of what it had written when `first` was opened."""
         attempt, offset = (0, None) if first is None else (first.attempt, max(first.log_bytes - _SHOWN, 0))
         is_cut = bool(offset)
         async for part in daemon.logs(self._job_id, attempt=attempt, offset=offset, follow=True):

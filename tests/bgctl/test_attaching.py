@@ -51,6 +51,15 @@ def test_run_it_is_a_terminal_for_the_command_and_ends_with_its_code(terminal):
     assert child.exitstatus == 3
 
 
+def test_a_command_that_is_over_at_once_shows_its_output_and_its_end(terminal):
+    child = terminal("run", "-it", "--", "sh", "-c", "echo short; exit 6")
+
+    text = seen(child)
+    assert "short" in text
+    assert text.endswith("failed (exit code 6)\r\n")
+    assert child.exitstatus == 6
+
+
 def test_keys_detach_and_attach_comes_back_to_what_was_there(daemon, terminal):
     child = terminal("run", "-it", "--", *PYTHON)
     job_id = started_with(child)
@@ -163,6 +172,7 @@ def test_the_keyboard_works_while_the_daemon_is_dead_and_the_output_comes_later(
 def test_a_retry_gets_the_keyboard_again(terminal):
     script = 'echo attempt $BGD_ATTEMPT; read code; exit "$code"'
     child = terminal("run", "-it", "--retries", "1", "--retry-delay", "0.1s", "--", "sh", "-c", script)
+    started_with(child)
     child.expect_exact("attempt 1")
     child.sendline("9")
     child.expect_exact("attempt 2")
