@@ -5,25 +5,34 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
 
+from bgctl.plain_submit import submit
 from bgd.streams import open_closed_streams
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 _GC_THRESHOLD = 50_000  # new objects before a collection; imports alone exceed the default of 700
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run bgctl and exit with its code."""
     open_closed_streams()
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        from bgctl.program import run  # noqa: PLC0415 - after setting the threshold
-
-        code = run(sys.argv[1:])
+        code = _run(sys.argv[1:])
     except KeyboardInterrupt:  # while it still imports; later `run` answers it
         code = _INTERRUPTED
     os._exit(code)  # sys.exit would tear down the interpreter, a seventh of the run time
+
+
+def _run(arguments: list[str]) -> int:
+    sent = None
+    if arguments[:1] == ["submit"]:
+        is_done, sent = submit(arguments[1:])
+        if is_done:
+            return 0
+    from bgctl.program import run  # noqa: PLC0415 - after setting the threshold, and only if needed
+
+    return run(arguments, sent)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bgctl.commands import OPERATORS
 from bgctl.common import WrongUsage, say
+from bgctl.plain_submit import OPERATORS
 from bgd.client.portions import PORTION, PORTION_BYTES, Portion, SpecMaker
 from bgd.client.programs import problem_with_program
 from bgd.core.spec import MAX_ARGV, MAX_WORD, OPTIONS, JobSpec, problem_with

@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from bgctl.common import WrongUsage, answer, global_options, say, writing_to_stdout
+from bgctl.plain_submit import OPERATORS
 from bgd import Client, Job, Refused
-from bgd.client.programs import CannotStart
+from bgd.client.programs import CannotStart, checked_command
 from bgd.client.specs import undecodable_names
 from bgd.core.spec import MAX_INPUT
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions
+    from bgd.client.session import Sent
 
 
 def submit(
@@ -65,6 +67,14 @@ def run(
     if "stdin" not in options and "input" not in options:
         _say_if_input_waits(argv)
     return code
+
+
+def submit_again(daemon: Client, argv: Sequence[str], sent: Sent) -> int:
+    """Submit a command without options that was sent and not answered; the daemon recognises it."""
+    with program_of(argv, shell=False) as words:
+        job = daemon._submit(checked_command(words, {}), sent)  # noqa: SLF001 - nobody else sends it twice
+    print_id(job)
+    return wait_or_follow(daemon, job)
 
 
 def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
@@ -161,9 +171,6 @@ def _is_pipe(stream: TextIO | None) -> bool:
         return stream is not None and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):  # it has no descriptor
         return False
-
-
-OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&", ":::"})  # words of a shell
 
 
 def _read_stdin() -> bytes:

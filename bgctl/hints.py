@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bgctl.commands import OPERATORS
+from bgctl.plain_submit import OPERATORS
 from bgd.formatting import quoted
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"

@@ -98,6 +98,7 @@ ROOMS = {
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
+    "bgctl/plain_submit.py": f"{STANDARD} bgctl {VERSION} bgd.client.inherited",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
     " bgd.core.schedule_spec bgd.core.spec bgd.formatting bgd.timezones bgd.wire.schedules",
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",

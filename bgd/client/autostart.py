@@ -17,7 +17,7 @@ from typing import BinaryIO
 import bgd.config
 from bgd.client.blocking import concurrency
 from bgd.client.connection import ClientSocket, Connection
-from bgd.client.specs import public_environment
+from bgd.client.inherited import public_environment
 from bgd.errors import DaemonUnreachable
 from bgd.paths import AUTOSTART_LOG, lock_error, make_private_folder, obstacle_at
 

@@ -29,6 +29,7 @@ from bgd.client.session import (
     NotSent,
     ProgressCallback,
     ResumableWait,
+    Sent,
     expected,
     framed,
     portions,
@@ -115,15 +116,16 @@ class Channel:
 
         return expected(await self._answered(send, lambda: repeatable), kind)
 
-    async def submit(self, frames: Callable[..., bytes]) -> Submitted:
+    async def submit(self, frames: Callable[..., bytes], sent: Sent | None = None) -> Submitted:
         """Send a request for new jobs, and again if its answer is lost: the daemon recognises it.
 
-        `frames` makes the request's frames, given its id, and its token as keywords.
+        `frames` makes the request's frames, given its id, and its token as keywords. `sent`: what
+        was sent before, without an answer.
 
         Raises:
             DaemonUnreachable: the jobs may or may not have been taken.
         """
-        idempotency = Idempotency()
+        idempotency = Idempotency(sent)
 
         async def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
             try:

@@ -291,17 +291,23 @@ def _how_it_failed(view: JobView) -> str:
 # --- idempotency: submits carry a token, so that the daemon recognises one that is sent again -----------
 
 
+Sent = tuple[bytes, int]
+"""The token of a submit that was sent over a connection, and the newest job that the daemon told of there."""
+
+
 class Idempotency:
     """The token of one submit, over all the connections that it is sent over.
 
-    `lost`: how the first answer was lost; None: the submit was surely not taken.
+    `sent`: it was sent before, and its answer was lost. `lost`: how the first answer was lost; None: the
+    submit was surely not taken.
     """
 
-    def __init__(self) -> None:
-        self._token = os.urandom(_TOKEN_BYTES)
-        self._known = 0  # the newest job when the submit was first sent
-        self._sent_at = 0.0
+    def __init__(self, sent: Sent | None = None) -> None:
+        self._token, self._known = sent or (os.urandom(_TOKEN_BYTES), 0)
+        self._sent_at = 0.0 if sent is None else time.monotonic()
         self.lost: Broken | None = None
+        if sent is not None:
+            self.lost = Broken("the daemon did not answer, and the request may or may not have been executed")
 
     @property
     def may_repeat(self) -> bool:

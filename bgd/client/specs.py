@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
 from bgd.core import spec as limits
 from bgd.core.job import State
 from bgd.core.spec import EXECUTOR_NAME, MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, QueueName, kind_of
@@ -420,11 +421,6 @@ def _shown(value: object) -> str:
 
 # --- the calling process ----------------------------------------------------------------------------------
 
-# Meant for this process alone: about its service manager, its sockets, its journal and its own job
-_PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
-_PRIVATE_PREFIXES = ("LISTEN_", "WATCHDOG_")
-_OWN_PREFIX = "BGD_"
-
 
 class Caller:
     """What a command inherits from this process. Each value is read once, at first use."""
@@ -471,18 +467,10 @@ class Caller:
 
     @cached_property
     def umask(self) -> int:
-        # os.umask() can only tell it by setting it, which other threads would notice
-        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            beginning = os.read(status, _BEGINNING_OF_STATUS)
-        finally:
-            os.close(status)
-        if digits := beginning.partition(b"\nUmask:\t")[2].partition(b"\n")[0]:
-            return int(digits, 8)
-        raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
-
-
-_BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
+        umask = read_umask()
+        if umask is None:
+            raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
+        return umask
 
 
 def _inherited() -> tuple[dict[str, str], list[str]]:
@@ -506,21 +494,12 @@ def _read_environment() -> tuple[dict[str, str], list[str]]:
     for name, value in texts.items():
         if not (_is_text(name) and _is_text(value)):
             undecodable.append(one_line(name.encode("utf-8", "backslashreplace").decode()))
-        elif not name.startswith(_OWN_PREFIX):
+        elif not name.startswith(OWN_PREFIX):
             env[name] = value
     return env, undecodable
 
 
 _latest_inherited: list[tuple[dict[Any, Any], dict[str, str], list[str]]] = [({}, {}, [])]
-
-
-def public_environment() -> dict[str, str]:
-    """Return this process's environment without variables from its service manager."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _PRIVATE_NAMES and not name.startswith(_PRIVATE_PREFIXES)
-    }
 
 
 def undecodable_names() -> list[str]:

@@ -21,20 +21,25 @@ NEEDED = {
     "threading": "threads may share a client",
     "weakref": "finds generators that are still open at the exit",
 }
+NEEDED_TO_SUBMIT = {
+    "_socket": "the way to the daemon",
+    "gc": "is told to keep out of the way",
+    "__future__": "as everywhere",
+}
 NEEDED_TO_PARSE = {
     "click": "parses the words",
     "locale": "says in which language click is to speak",
 }
-SHARED = {"exit_codes", "common", "program"}
+SHARED = {"exit_codes", "common", "program", "plain_submit"}
 PARSING = SHARED | {"cli", "options", "verbs"}
 OWN = {
-    "submit true": SHARED | {"commands"},  # nothing to parse
+    "submit true": {"plain_submit"},  # nothing to parse, and the usual answer
     "run true": SHARED | {"commands", "output", "terminal"},  # likewise
     "submit --priority 3 true": PARSING | {"commands", "submitting"},
     "list": PARSING | {"listing", "selecting", "terminal"},
 }
 NEEDED_BY = {
-    "submit true": NEEDED,
+    "submit true": NEEDED_TO_SUBMIT,
     "run true": NEEDED,
     "submit --priority 3 true": NEEDED | NEEDED_TO_PARSE,
     "list": NEEDED | NEEDED_TO_PARSE,
@@ -67,7 +72,7 @@ def modules_after(daemon: Daemon, code: str) -> set[str]:
     """Run code that prints 0 and the names of its modules to stderr; return the names."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=daemon.env,
+        env=daemon.env | {"BGD_SOCKET": str(daemon.socket)},  # so that no configuration is read
         cwd=daemon.folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -319,7 +319,8 @@ def count_modules(daemon: CountedDaemon) -> Counts:
         "launcher": modules(daemon, "import bgd.launcher.__main__"),
         "daemon": modules(daemon, "import bgd.__main__"),
     }
-    for words in (["submit", "/bin/true"], ["list"]):
+    daemon.env["BGD_SOCKET"] = str(daemon.socket)  # so that bgctl reads no configuration
+    for words in (["submit", "/bin/true"], ["run", "/bin/true"], ["list"], ["logs", "1"], ["wait", "1"]):
         code = f"{ends}; sys.argv[1:] = {words}; from bgctl.__main__ import main; main()"
         found[f"bgctl {words[0]}"] = modules(daemon, code)
     with daemon.client() as client:
@@ -341,7 +342,7 @@ def modules(daemon: CountedDaemon, code: str) -> set[str]:
         timeout=DEADLINE,
         check=True,
     )
-    return set(done.stderr.splitlines()[0].split())
+    return set(done.stderr.splitlines()[-1].split())
 
 
 # --- function calls

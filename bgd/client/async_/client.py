@@ -16,6 +16,7 @@ from bgd.client.session import (
     ResumableActions,
     ResumableEvents,
     ResumableLogs,
+    Sent,
     batch_frames,
     expected,
     submit_frames,
@@ -232,8 +233,8 @@ class AsyncClient(AsyncDaemonClient):
 
         return Mapper(self._channel, target, items, options).results(return_exceptions=return_exceptions)
 
-    async def _submit(self, spec: JobSpec) -> AsyncJob:
-        reply = await self._channel.submit(partial(submit_frames, spec=spec))
+    async def _submit(self, spec: JobSpec, sent: Sent | None = None) -> AsyncJob:
+        reply = await self._channel.submit(partial(submit_frames, spec=spec), sent)
         return AsyncJob(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
 
     if not TYPE_CHECKING:

@@ -18,6 +18,7 @@ from bgd.client.session import (
     ResumableActions,
     ResumableEvents,
     ResumableLogs,
+    Sent,
     batch_frames,
     expected,
     submit_frames,
@@ -235,8 +236,8 @@ class Client(DaemonClient):
             )
         )
 
-    def _submit(self, spec: JobSpec) -> Job:
-        reply = run(self._channel.submit(partial(submit_frames, spec=spec)))
+    def _submit(self, spec: JobSpec, sent: Sent | None = None) -> Job:
+        reply = run(self._channel.submit(partial(submit_frames, spec=spec), sent))
         return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
 
     if not TYPE_CHECKING:

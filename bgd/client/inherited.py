@@ -1,0 +1,36 @@
+"""What a command inherits from the process that submits it: its variables and its umask.
+
+This module imports next to nothing, because `bgctl submit PROGRAM` starts with it.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Meant for this process alone: about its service manager, its sockets, its journal and its own job
+_PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
+_PRIVATE_PREFIXES = ("LISTEN_", "WATCHDOG_")
+OWN_PREFIX = "BGD_"  # of variables that say how bgd itself runs; no job gets them from its caller
+
+_BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
+
+
+def public_environment() -> dict[str, str]:
+    """Return this process's environment without variables from its service manager."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _PRIVATE_NAMES and not name.startswith(_PRIVATE_PREFIXES)
+    }
+
+
+def read_umask() -> int | None:
+    """Return the umask; None if this Linux is older than 4.7 and does not show it."""
+    # os.umask() can only tell it by setting it, which other threads would notice
+    status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        beginning = os.read(status, _BEGINNING_OF_STATUS)
+    finally:
+        os.close(status)
+    digits = beginning.partition(b"\nUmask:\t")[2].partition(b"\n")[0]
+    return int(digits, 8) if digits else None
