@@ -15,7 +15,7 @@ from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
-from bgd.core.explain import Cause, Explanation, in_words, waiting_line
+from bgd.core.explain import Cause, Explanation, holders_in_words, in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
@@ -64,22 +64,37 @@ def show_command(daemon: Client, ids: JobIdRanges, *, usage: bool) -> None:
         raise missing[-1]
 
 
-@verb("bgctl explain 12", "bgctl explain --json last")
+@verb("bgctl explain 12", "bgctl explain", "bgctl explain --json last")
 @with_ids()
 def explain_command(daemon: Client, ids: JobIdRanges) -> None:
     """Say why jobs have not started, and what has to happen first.
 
     The likely start is estimated from how long jobs of the same names took.
 
-    The default is your latest job.
+    The default is all jobs that wait, at most the newest 20.
     """
-    for job_id in chosen_ids(daemon, ids):
-        job = daemon.job(job_id)
+    jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, ids)] if ids else _waiting_jobs(daemon)
+    for job in jobs:
         explanation = _explanation(daemon, job)
         if global_options().json:
             print_json({"id": job.id, "state": job.state} | explanation_as_json(explanation))
         else:
             click.echo("\n".join(_explanation_lines(job, explanation)))
+
+
+def _waiting_jobs(daemon: Client) -> list[Job]:
+    """Return jobs that wait, the oldest first; say so if there are none or more."""
+    jobs = daemon.jobs(states=WAITING, limit=_MOST_EXPLAINED + 1)
+    if not jobs:
+        say("no job waits")
+    elif len(jobs) > _MOST_EXPLAINED:
+        say(
+            f"the newest {_MOST_EXPLAINED} that wait; `bgctl list` shows more, `bgctl explain ID` explains it"
+        )
+    return jobs[_MOST_EXPLAINED - 1 :: -1]
+
+
+_MOST_EXPLAINED = 20
 
 
 def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
@@ -91,6 +106,8 @@ def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
     yield f"Job {job.id}: {state}, and waits"
     for reason in explanation.reasons:
         yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
+        if reason.holders:
+            yield f"    {one_line(holders_in_words(reason))}"
     yield f"Likely start: {_likely_start(explanation, now)}"
 
 

@@ -122,7 +122,8 @@ ROOMS = {
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one
-QUESTIONS = {"counts", "holder_of", "running", "some_dependents_of", "taken", "waits"}  # to the Scheduler
+# to the Scheduler
+QUESTIONS = {"counts", "holder_of", "running", "some_dependents_of", "taken", "waits", "with_holders"}
 HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
 
 by_source = pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 MAX_AHEAD = 100  # limit on counting the queued jobs before a job; there may be a million
 MAX_NAMED = 20  # limit on naming jobs that a job waits for
+MAX_HOLDERS = 5  # limit on naming jobs that hold what a job waits for
 
 
 class Cause(StrEnum):
@@ -48,7 +49,8 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     launcher, what the machine lacks, why its process cannot start yet, or why it has no node, in Slurm's own
     words. `limit`: the configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when
     the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for,
-    up to MAX_NAMED of them, and `more` others.
+    up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to
+    MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each.
     """
 
     cause: Cause
@@ -63,6 +65,9 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     jobs: tuple[int, ...] = ()
     more: int = 0
     queues: tuple[str, ...] = ()
+    holders: tuple[int, ...] = ()
+    held: tuple[str, ...] = ()
+    other_holders: int = 0
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -165,6 +170,16 @@ def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case _:
             assert_never(cause)
+
+
+def holders_in_words(reason: Reason) -> str:
+    """Return which jobs hold what a job waits for."""
+    more = f" and {reason.other_holders} more" if reason.other_holders else ""
+    if not reason.held:
+        jobs = ", ".join(map(str, reason.holders))
+        return f"held by {'job' if len(reason.holders) == 1 and not more else 'jobs'} {jobs}{more}"
+    both = zip(reason.holders, reason.held, strict=True)
+    return f"{', '.join(f'job {job} holds {reason.subject} {held}' for job, held in both)}{more}"
 
 
 def _wait_for_node(code: str | None) -> str:

@@ -9,7 +9,7 @@ from math import ceil, inf
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason
+from bgd.core.explain import MAX_AHEAD, MAX_HOLDERS, MAX_NAMED, OF_MACHINE, Cause, Reason
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import WAITING, Job, JobId, Now, State
 from bgd.core.limits import NO_TOKENS, Resources, Shares, StartTimes, TokenPool, Tokens
@@ -292,6 +292,22 @@ class ReadyQueues:
         if turn is not None:
             short.append(turn)
         return (*reasons, *short, *(reason for reason in named if reason.cause in OF_MACHINE))
+
+    def with_holders(self, reason: Reason) -> Reason:
+        """Return a reason with the active jobs that hold what it is about: slots, or tokens of a resource."""
+        match reason.cause:
+            case Cause.SLOTS:
+                found = {job: "" for job, held in self._active.items() if held.number}
+            case Cause.QUEUE_SLOTS:
+                found = {job: "" for job, held in self._active.items() if held.queue == reason.subject}
+            case Cause.TOKENS:
+                tokens = {job: held.tokens.get(reason.subject, ()) for job, held in self._active.items()}
+                found = {job: ", ".join(each) for job, each in tokens.items() if each}
+            case _:
+                return reason
+        holders = tuple(found)[:MAX_HOLDERS]
+        held = tuple(found[job] for job in holders if found[job])
+        return replace(reason, holders=holders, held=held, other_holders=len(found) - len(holders))
 
     def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
         size = self._size_of(job)

@@ -167,6 +167,10 @@ class Scheduler:
         obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
         return self._table.queues.explain(job, obstacles, now)
 
+    def with_holders(self, reason: Reason) -> Reason:
+        """Return a reason with the active jobs that hold what it is about: slots, or tokens of a resource."""
+        return self._table.queues.with_holders(reason)
+
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""
         for name, total, taken in self._table.queues.resources():

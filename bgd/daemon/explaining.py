@@ -17,7 +17,10 @@ from bgd.wire.views import JobView
 async def explanation_of(view: JobView, supervisor: Supervisor, store: StoreReader) -> Explanation:
     """Return why a job does not run; no reasons if it does not wait for anything."""
     found = supervisor.explain(JobId(view.id))
-    reasons = tuple(replace(each, at=view.due_at) if each.cause is Cause.TIME else each for each in found)
+    reasons = tuple(
+        replace(each, at=view.due_at) if each.cause is Cause.TIME else supervisor.scheduler.with_holders(each)
+        for each in found
+    )
     at = time.time()
     if likely_start(reasons, [], 0.0, at) is None and not any(each.slots for each in reasons):
         return Explanation(reasons=reasons)

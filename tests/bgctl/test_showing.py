@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
-from tests.support import serving
+from tests.support import serving, wait_until
 
 
 def test_show_prints_the_other_jobs_if_one_is_missing(own_daemon):
@@ -104,3 +105,28 @@ def test_a_traceback_that_attempts_share_is_shown_once():
         assert sheet.count("Traceback") == 1
         assert sheet.count("ValueError: no luck") == 2
         assert "  error      ValueError: no luck\n\nAttempt 2: error\n" in sheet
+
+
+def test_explain_names_the_holders_and_without_an_id_explains_all_that_wait(own_daemon):
+    assert own_daemon.bgctl("explain").stderr == "bgctl: no job waits\n"
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
+    first = own_daemon.submit("-q", "mail", "sleep", "600")
+    waiting = [own_daemon.submit("-q", "mail", "true"), own_daemon.submit("--hold", "true")]
+    wait_until(lambda: own_daemon.shown(first)["state"] == "running")
+
+    text = own_daemon.bgctl("explain").stdout
+
+    assert [line for line in text.splitlines() if line.startswith("Job ")] == [
+        f"Job {waiting[0]}: queued, and waits",
+        f"Job {waiting[1]}: held, and waits",
+    ]
+    assert f"  for a slot of queue mail: 1 of 1 is taken\n    held by job {first}\n" in text
+    documents = map(json.loads, own_daemon.bgctl("explain", "--json").stdout.splitlines())
+    assert [(each["id"], each["reasons"][0].get("holders")) for each in documents] == [
+        (int(waiting[0]), [int(first)]),
+        (int(waiting[1]), []),
+    ]
+    own_daemon.bgctl("batch", "--hold", read="true\n" * 25)
+    many = own_daemon.bgctl("explain")
+    assert many.stderr.startswith("bgctl: the newest 20 that wait; `bgctl list")
+    assert many.stdout.count("\nJob ") == 19

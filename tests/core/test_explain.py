@@ -10,10 +10,12 @@ from msgspec.structs import replace
 
 from bgd.core.explain import (
     MAX_AHEAD,
+    MAX_HOLDERS,
     MAX_NAMED,
     Cause,
     Explanation,
     Reason,
+    holders_in_words,
     in_words,
     likely_start,
     waiting_line,
@@ -390,6 +392,45 @@ def test_jobs_before_one_are_counted_up_to_a_limit_and_not_through_dead_entries(
     for job in later[1:1_400]:
         scheduler.cancel(job, NOW)
     assert scheduler.explain(later[1_450], NOW)[0].ahead in {None, 50}
+
+
+def test_reasons_name_the_jobs_that_hold_slots_and_tokens():
+    resources = {"gpu": ("0", "a", "b"), "license": ("1",)}
+    rules = {"mail": QueueRule(slots=1), "far": QueueRule(slots=1, elsewhere=True)}
+    scheduler = Scheduler(8, rules, last_id=0, roll=lambda: 0.5, resources=resources)
+    two, one = (submit(scheduler, resources={"gpu": count}) for count in (2, 1))
+    mail, far = (submit(scheduler, queue=queue) for queue in ("mail", "far"))
+    others = [submit(scheduler, slots=slots) for slots in (1, 1, 1, 2)]
+
+    def holders(job_id):
+        return [scheduler.with_holders(each) for each in scheduler.explain(job_id, NOW)]
+
+    [tokens] = holders(submit(scheduler, resources={"gpu": 1, "license": 1}, slots=1))[1:]
+    assert (tokens.holders, tokens.held, tokens.other_holders) == ((two, one), ("0, a", "b"), 0)
+    [queue, _] = holders(submit(scheduler, queue="mail"))
+    assert (queue.cause, queue.holders, queue.held) == (Cause.QUEUE_SLOTS, (mail,), ())
+    slots = holders(submit(scheduler))[0]
+    in_all = [two, one, mail, *others]  # not what runs elsewhere
+    assert (slots.cause, slots.holders) == (Cause.SLOTS, tuple(in_all[:MAX_HOLDERS]))
+    assert slots.other_holders == len(in_all) - MAX_HOLDERS
+    held = submit(scheduler, hold=True)
+    assert holders(held)[0] == Reason(cause=Cause.HOLD, subject=str(held))
+    assert far not in slots.holders
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (Reason(cause=Cause.SLOTS, holders=(3,)), "held by job 3"),
+        (Reason(cause=Cause.SLOTS, holders=(3, 4), other_holders=2), "held by jobs 3, 4 and 2 more"),
+        (
+            Reason(cause=Cause.TOKENS, subject="gpu", holders=(3, 4), held=("0", "1, 2"), other_holders=2),
+            "job 3 holds gpu 0, job 4 holds gpu 1, 2 and 2 more",
+        ),
+    ],
+)
+def test_those_that_hold_what_a_job_waits_for_have_words(reason, words):
+    assert holders_in_words(reason) == words
 
 
 # --- in words ---------------------------------------------------------------------------------------------

@@ -49,7 +49,10 @@ def test_jobs_get_tokens_that_nobody_else_has_and_are_told_their_names(daemon, c
     wide = client.submit(["/bin/sh", "-c", SHOW], resources={"gpu": 2})
     behind = client.submit(["/bin/true"], resources={"gpu": 1})
     assert client.submit(["/bin/true"], resources={"license": 1}).wait(DEADLINE).state == "succeeded"
-    assert daemon.bgctl("explain", str(wide.id)).stdout.splitlines()[1] == "  for 2 gpu: 1 of 2 is taken"
+    assert daemon.bgctl("explain", str(wide.id)).stdout.splitlines()[1:3] == [
+        "  for 2 gpu: 1 of 2 is taken",
+        f"    job {first.id} holds gpu 0",
+    ]
     assert (
         daemon.bgctl("explain", str(behind.id)).stdout.splitlines()[1] == "  for its turn: 1 job is before it"
     )

@@ -399,6 +399,19 @@ GROWN: dict[str, tuple[str, Message]] = {
         requests.SubmitMany(id=2, specs=[SPEC], place=requests.BatchPlace(bytes(range(16)), 4, [(6, 1)])),
     ),
     "hello_of_a_daemon": ("hello", messages.Hello(1, "0.2.0", "bgd", newest=17)),
+    "explained_holders": (
+        "reply",
+        replies.Explained(
+            46,
+            VIEW,
+            Explanation(
+                reasons=(
+                    Reason(cause=Cause.TOKENS, subject="gpu", holders=(15, 16), held=("0", "1, 2")),
+                    Reason(cause=Cause.SLOTS, holders=(15, 16), other_holders=4),
+                )
+            ),
+        ),
+    ),
     "list_until": ("request", requests.List(id=3, until=1_790_000_000.0)),
     "cancel_until": ("request", requests.Cancel(8, where=requests.Selection(until=1_790_000_000.0))),
     "logs_from_offset": ("request", requests.Logs(id=6, job=17, attempt=2, offset=4096)),

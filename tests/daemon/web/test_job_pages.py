@@ -105,6 +105,7 @@ def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
     assert daemon.bgctl("explain", str(queued.id)).stdout.splitlines() == [
         f"Job {queued.id}: queued, and waits",
         "  for 1 of 1 slots: 1 is taken",
+        f"    held by job {running.id}",
         "Likely start: not known",  # nobody knows how long the other one takes
     ]
     assert daemon.bgctl("explain", str(running.id)).stdout == (
