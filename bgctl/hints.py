@@ -24,7 +24,7 @@ _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you n
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
 _BATCH = "`bgctl batch -- PROGRAM` queues a job for each line of stdin"
 _RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
-_WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
+_WHEN = "`bgctl submit --at TIME PROGRAM` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ _VERBS = {
     "del delete rm": "`bgctl remove ID` deletes a finished job; " + _CANCEL,
     "redo requeue rerun restart rollout": _RETRY,
     "change modify rename set update": _EDIT,
-    "nice renice": "`bgctl edit ID --nice N` changes the niceness of a waiting job",
+    "nice renice": "`bgctl submit --nice N PROGRAM` queues a nice job, `bgctl edit ID --nice N` changes one",
     "priority switch": "`bgctl edit ID -p N` changes the priority of a waiting job",
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
@@ -227,16 +227,17 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     return f"`bgctl submit {_line(words)}` queues a command" if is_program else "see 'bgctl --help'"
 
 
-def in_group(group: str, name: str) -> str | None:
-    """Return what to type in place of a verb that a group does not have; None without a hint."""
+def in_group(group: str, words: Sequence[str]) -> str | None:
+    """Return what to type in place of words whose first is no verb of a group; None without a hint."""
+    name, *rest = words
     if group == "schedule" and " " in name:
-        return name_first(name)
+        return name_first(name, [word for word in rest if word != "--"])
     return VERBS_OF_GROUPS.get(group, {}).get(name)
 
 
-def name_first(when: str) -> str:
-    """Return what to type in place of `schedule add WHEN`."""
-    return f"a NAME comes first: bgctl schedule add NAME {quoted(when)} -- PROGRAM"
+def name_first(when: str, argv: Sequence[str] = ()) -> str:
+    """Return what to type in place of `schedule add WHEN`, for the program if it is known."""
+    return f"a NAME comes first: bgctl schedule add NAME {quoted(when)} -- {_line(argv) or 'PROGRAM'}"
 
 
 def for_missing_program(argv: Sequence[str], verb: str) -> str | None:

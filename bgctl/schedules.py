@@ -172,7 +172,7 @@ def add_command(
     if " " in schedule:
         from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
 
-        raise click.UsageError(name_first(schedule))
+        raise click.UsageError(name_first(schedule, argv))
     values = _given(when, given)
     args = json_option("--args", values.pop("args_text", None), list)
     kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)

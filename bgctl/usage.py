@@ -35,7 +35,8 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
             return _other_option(option, context) or f"no option {option}: {see}"
         case click.UsageError(message=message):
             if extra := re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", message, re.DOTALL):
-                return f"unexpected argument {extra[1]!r}: {see}"
+                hint = _INSTEAD_OF_ARGUMENTS.get(context.command_path, see)
+                return f"unexpected argument {extra[1]!r}: {hint}"
             return error.format_message()
 
 
@@ -103,4 +104,5 @@ def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
 
 
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
+_INSTEAD_OF_ARGUMENTS = {"bgctl top": "`bgctl show --usage ID` shows what a job uses"}
 _OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

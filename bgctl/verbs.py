@@ -144,7 +144,7 @@ class VerbGroup(click.Group):
             _, *above = ctx.command_path.split()
             from bgctl.hints import for_missing_verb, in_group  # noqa: PLC0415 - only for an error
 
-            hint = in_group(" ".join(above), args[0])
+            hint = in_group(" ".join(above), args)
             if hint is None:
                 known = self.known_words()
                 hint = nearest(args[0], known) if above else for_missing_verb(args, known)

@@ -376,7 +376,7 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
 _NOT_ON_NODES = ("pty", "keep_leftovers", *Limits.__struct_fields__)
 _INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}
 _INSTEAD_HERE = {
-    "memory": "memory_max to limit it",
-    "cpus": "cpu_max to limit them",
-    "gpus": "a resource, which [resources] shares out",
+    "memory": "memory_max (--memory-max) to limit it",
+    "cpus": "cpu_max (--cpu-max) to limit them",
+    "gpus": "a resource (--resource gpu=1), which [resources] shares out",
 }
