@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
@@ -360,6 +359,8 @@ def process_descriptor(pid: int | None) -> Iterator[int | None]:
     None if there is no such process here: `pid` is None, the process has ended, or it runs in a container,
     where the number means another one.
     """
+    from pathlib import Path  # noqa: PLC0415 - as in check_server
+
     try:
         is_here = pid is not None and b"bgd" in Path(f"/proc/{pid}/cmdline").read_bytes()
         descriptor = os.pidfd_open(pid) if is_here and pid is not None else None

@@ -15,8 +15,6 @@ NEEDED = {
     "socket": "the way to the daemon",
     "struct": "lengths of frames",
     "select": "waits for an answer, but not for ever",
-    "pathlib": "the places of the configuration and of the socket",
-    "ipaddress": "reads that of the pages, which is written in the configuration here",
     "gc": "is told to keep out of the way",
     "threading": "threads may share a client",
     "weakref": "finds generators that are still open at the exit",

@@ -21,10 +21,10 @@ BOUNDS = {
     # what `bgctl submit PROGRAM` shares with it
     "modules, submit of a Client": (118, 118),
     "modules, bgctl submit": (10, 10),
-    "modules, bgctl run": (118, 118),
-    "modules, bgctl list": (137, 137),
-    "modules, bgctl logs": (146, 146),
-    "modules, bgctl wait": (137, 137),
+    "modules, bgctl run": (112, 112),
+    "modules, bgctl list": (131, 131),
+    "modules, bgctl logs": (140, 140),
+    "modules, bgctl wait": (131, 131),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
