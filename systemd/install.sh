@@ -32,6 +32,8 @@ pip $pinned -r "$source/setuptools.txt"
 pip $pinned --no-binary oncalendar --use-pep517 --no-build-isolation -r systemd/requirements.txt
 pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 pip uninstall --yes setuptools # it would slow down every start of Python there
+# So would re, which older versions of pip import in programs to remove the suffixes that these have on Windows
+sed -i '/^import re$/d; /^ *sys\.argv\[0\] = re\.sub(/d' "$home/bin/bgd" "$home/bin/bgctl" "$home/bin/bgd-launcher"
 "$home/bin/python" -P - "$stage" "$prefix" <<'END' # paths may have characters that sed or systemd reads otherwise
 import sys
 from pathlib import Path

@@ -99,3 +99,12 @@ def test_uninstall_leaves_the_configuration_alone(stage, tmp_path):
     assert [path.relative_to(copy) for path in copy.rglob("*") if not path.is_dir()] == [
         Path("etc/bgd/bgd.toml")
     ]
+
+
+def test_installed_programs_import_nothing_before_bgd(stage):
+    for name in ("bgd", "bgctl", "bgd-launcher"):
+        text = (stage / "usr/local/lib/bgd/bin" / name).read_text()
+        imported = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+        assert imported[0] == "import sys"
+        assert imported[1].startswith("from bgd" if name != "bgctl" else "from bgctl")
+        compile(text, name, "exec")
