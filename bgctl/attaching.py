@@ -185,7 +185,7 @@ class _Session:
         return False
 
     async def _use(self, keyboard: Keyboard) -> bool:
-        """Type until the terminal of the job is closed, or the user detaches; return whether he did."""
+        """Type until the user detaches, then return True, or until the terminal of the job is closed."""
         loop = asyncio.get_running_loop()
         self._keyboard, self._is_detached = keyboard, loop.create_future()
         self._types, self._held, self._unsent = False, b"", deque()
