@@ -16,7 +16,7 @@ from bgd.paths import find_program, make_folder
 from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""
-import os, sys
+import os, pathlib, sys  # all that is imported late, before this Python may be out of reach
 from bgd.client.programs import problem_with_program
 if not os.getuid():
     os.setgroups([])
