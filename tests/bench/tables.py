@@ -189,7 +189,7 @@ def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
     yield Comparison(
         "start",
         "P9: whole commands",
-        "From the start of the program to its exit. Python with msgspec is what `bgctl` cannot do without."
+        "From the start of the program to its exit. All verbs need Python with msgspec, except a submit without options."
         " tsp and nq are programs in C, which hand over a job as `bgctl submit` does.",
         "ms",
         [""],
