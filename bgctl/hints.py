@@ -155,7 +155,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
     "--print-task-id": "leave it out: submit prints the id",
-    "--since": ("--window D looks back this far", "`bgctl logs -n N ID` shows the last lines"),
+    "--since": ("--window D looks back this far", "`bgctl logs --since WHEN ID` shows output, `list` jobs"),
     "--rate": "[queues.NAME] rate in the configuration limits how many jobs start in some time",
     "--weight": "[queues.NAME] weight in the configuration shares the slots out among queues",
     "--failed --queued --running --status": "--state STATE selects jobs by state",

@@ -12,7 +12,7 @@ import click
 
 from bgctl import exit_codes
 from bgctl.common import answer, global_options, is_terminal, print_json, say
-from bgctl.options import FINISHED, JobIdRanges, chosen_ids, whole_number, with_ids
+from bgctl.options import FINISHED, PAST_TIME, JobIdRanges, chosen_ids, whole_number, with_ids
 from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
@@ -41,6 +41,7 @@ MAX_PIECE = 16 << 20  # bytes
 )
 @click.option("--all", "all_attempts", is_flag=True, help="Show all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time.")
+@click.option("--since", type=PAST_TIME, metavar="WHEN", help="Show what was written since, for example 5m.")
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
 @click.option("--after-byte", type=whole_number(0, MAX_OFFSET), metavar="N", help="Skip the first N bytes.")
 @click.option(
@@ -94,6 +95,7 @@ def _print_log(  # noqa: PLR0913 - one parameter per option
     lines: int | None,
     all_attempts: bool,
     timestamps: bool,
+    since: float | None,
     raw: bool,
 ) -> None:
     if follow and is_terminal():
@@ -105,11 +107,14 @@ def _print_log(  # noqa: PLR0913 - one parameter per option
         follow=follow,
         tail=lines,
         timestamps=timestamps or global_options().json,
+        since=since,
     ):
         printer.write(part)
     printer.end()
     if printer.is_empty and lines != 0 and not global_options().json:
-        say(_why_empty(daemon, job_id, attempt))
+        say(
+            _why_empty(daemon, job_id, attempt) if since is None else f"job {job_id} wrote nothing since then"
+        )
 
 
 def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, limit: int) -> int:

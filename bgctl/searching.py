@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from signal import SIGKILL
 
@@ -17,6 +18,8 @@ from bgctl.options import whole_number
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
+from bgd.escape import one_line
+from bgd.formatting import iso_time
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
 
@@ -42,21 +45,25 @@ def search_command(
 ) -> int:
     """Print the lines of all kept logs that contain TEXT.
 
-    TEXT is not a regular expression. The newest job comes first; each line begins with job and attempt.
-    Without -i, case matters if TEXT has a capital. Without ids and filters all logs are
-    searched. Exit with 0 if a line is found, else 1.
+    TEXT is not a regular expression. The newest job comes first; each line begins with job and attempt, the
+    time at which it was written, and the name of the job. Without -i, case matters if TEXT has a capital.
+    Without ids and filters all logs are searched. Exit with 0 if a line is found, else 1.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")
     log_dir = daemon.info().log_dir
     jobs = None if selection.is_empty else set(selection.ids_in(daemon, tuple(State)))
     search = _Search(log_dir, Needle.of(text, ignores_case=ignore_case), jobs)
+    names = _Names(daemon)
     found = told = 0
     with closing(search.lines()) as all_lines:
         for log, lines in all_lines:
             wanted = lines[: log.job != told] if only_ids else lines
             wanted = wanted[: None if most is None else most - found]
-            _print(log, wanted, search.needle, only_ids=only_ids)
+            if only_ids:
+                print("".join(f"{log.job}\n" for _ in wanted), end="", flush=True)
+            elif wanted:
+                _print(log, wanted, search.needle, names.of(log.job))
             found, told = found + len(wanted), log.job
             if found == most:
                 break
@@ -67,26 +74,42 @@ def search_command(
     return 0 if found else FAILED
 
 
-def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, *, only_ids: bool) -> None:
-    if only_ids:
-        texts = [str(log.job) for _ in lines]
-    elif global_options().json:
-        texts = [
-            json_line(
-                {
-                    "job": log.job,
-                    "attempt": log.attempt,
-                    "offset": offset,
-                    "line": line.decode(errors="replace").rstrip("\r"),
-                }
-            )
-            for offset, line in lines
-        ]
-    else:
-        most, has_marks = MAX_SHOWN if is_terminal() else None, has_colors()
-        shown = [needle.shown(line, most) for _, line in lines]
-        texts = [f"{log.job}.{log.attempt}: {_marked(text, needle) if has_marks else text}" for text in shown]
+def _print(log: LogFile, lines: list[tuple[int, bytes]], needle: Needle, name: str | None) -> None:
+    """Print lines of a log, each with its offset."""
+    times = LogReader.at(log.path).times_of([offset for offset, _ in lines], has_parts=log.has_parts)
+    most, has_marks = MAX_SHOWN if is_terminal() else None, has_colors()
+    texts = []
+    for (offset, line), at in zip(lines, times, strict=True):
+        if global_options().json:
+            text = line.decode(errors="replace").rstrip("\r")
+            place = {"job": log.job, "attempt": log.attempt, "name": name, "at": iso_time(at)}
+            texts.append(json_line({**place, "offset": offset, "line": text}))
+        else:
+            time = "" if at is None else f" {datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+            shown = needle.shown(line, most)
+            label = f"{log.job}.{log.attempt}{time}{f' {one_line(name)}' if name else ''}"
+            texts.append(f"{label}: {_marked(shown, needle) if has_marks else shown}")
     print("".join(f"{text}\n" for text in texts), end="", flush=True)
+
+
+class _Names:
+    """Names of jobs, a page at a time: what is found comes from newer jobs first."""
+
+    def __init__(self, daemon: Client) -> None:
+        self._daemon = daemon
+        self._names: dict[int, str | None] = {}
+        self._oldest = 1 << 63
+
+    def of(self, job_id: int) -> str | None:
+        """Return the name of a job; None: it has none, or was removed."""
+        if job_id < self._oldest:
+            page = self._daemon.jobs(states=tuple(State), before=job_id + 1, limit=_PAGE)
+            self._names = {job.id: job.name for job in page}
+            self._oldest = page[-1].id if page else 0
+        return self._names.get(job_id)
+
+
+_PAGE = 200  # jobs
 
 
 def _marked(text: str, needle: Needle) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct as Packing
 from typing import Self
@@ -159,6 +160,35 @@ class LogReader:
                 if found < length:  # else it begins with the next file, perhaps behind the gap
                     begin = start + end + found
         return begin
+
+    def offset_since(self, at: float) -> int:
+        """Return the offset of the first bytes that arrived at this epoch time or later, or the end."""
+        for _, path in self._files():
+            descriptor = _open(_marks_path(path))
+            if descriptor is None:
+                continue
+            try:
+                marks = range(os.fstat(descriptor).st_size // _MARK.size)
+                first = bisect_left(marks, at * 1e6, key=lambda index: _mark_at(descriptor, index)[1])
+                if first < len(marks):
+                    return _mark_at(descriptor, first)[0]
+            finally:
+                os.close(descriptor)
+        return self.size()
+
+    def times_of(self, offsets: Iterable[int], *, has_parts: bool) -> Iterator[float | None]:
+        """Yield the epoch times at which the bytes at these ascending offsets arrived; None: not known.
+
+        `has_parts`: look for files behind the head; to list a folder for each of many small logs is slow.
+        """
+        files = self._files() if has_parts else [(0, self.path)]
+        read_from, marks = Path(), list[tuple[int, int]]()
+        for offset in offsets:
+            path = next(path for start, path in reversed(files) if start <= offset)
+            if path != read_from or (len(marks) == MAX_MARKS and offset >= marks[-1][0]):
+                read_from, marks = path, _marks(path, offset)
+            found = bisect_right(marks, offset, key=itemgetter(0)) - 1
+            yield marks[found][1] / 1e6 if found >= 0 else None
 
     def _files(self) -> list[tuple[int, Path]]:
         """Return the offset and path of the head and of each segment, in order."""

@@ -108,7 +108,7 @@ ROOMS = {
     " bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State"
-    " bgd.logfiles bgd.logsearch",
+    " bgd.escape bgd.formatting bgd.logfiles bgd.logsearch",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.formatting bgd.wire.views",
     # it types past the daemon, into the terminal itself

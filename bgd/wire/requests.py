@@ -160,6 +160,7 @@ class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     * `attempt`: None: the latest; 0: all.
     * `tail`: only this many of the last lines there are.
     * `follow`: go on until the job has finished, across attempts.
+    * `since`: only what was written at or after this epoch time, in each attempt.
     * `offset`: begin with this byte of the attempt, for example where an earlier stream broke off. `attempt`
       is then a certain one, and all later ones follow it.
     """
@@ -170,6 +171,7 @@ class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     follow: bool = False
     timestamps: bool = False
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    since: float | None = None
 
 
 class GetKeyboard(Asked, frozen=True, tag="keyboard"):

@@ -26,6 +26,7 @@ WORDS = {
     "TARGET": "ops",
     "TEXT": "text",
     "TIME": "'tomorrow 9:00'",
+    "WHEN": "2h",
 }
 
 

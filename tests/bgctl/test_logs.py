@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_logs_prints_the_last_lines_of_an_attempt(daemon):
     assert everything.stdout == "1.1\n1.2\n1.3\n2.1\n2.2\n2.3\n"
     assert everything.stderr == f"==> job {job_id}, attempt 1 <==\n==> job {job_id}, attempt 2 <==\n"
     assert daemon.bgctl("logs", "--attempt", "3", job_id).returncode == 1
+
+
+def test_since_shows_what_was_written_since_then_of_each_attempt(daemon):
+    script = 'test $BGD_ATTEMPT = 2 || { echo early; sleep 2; }; echo "$BGD_ATTEMPT late"; exit 1'
+    job_id = daemon.finished_job("--retries", "1", "--retry-delay", "0", "sh", "-c", script)
+    first, _ = daemon.shown(job_id)["attempts"]
+    since = datetime.fromisoformat(first["finished_at"]) - timedelta(seconds=1)
+
+    def logs(*options):
+        return daemon.bgctl("logs", "--since", since.isoformat(), *options, job_id)
+
+    assert logs("--attempt", "1").stdout == "1 late\n"
+    assert logs("--all").stdout == logs("-f", "--attempt", "1").stdout == "1 late\n2 late\n"
+    assert logs("--all", "-n", "1").stdout == "1 late\n2 late\n"
+    assert logs("--attempt", "1", "-n", "1").stdout == "1 late\n"
+    nothing = daemon.bgctl("logs", "--since", "0s", job_id)
+    assert (nothing.stdout, nothing.stderr) == ("", f"bgctl: job {job_id} wrote nothing since then\n")
 
 
 def test_logs_says_why_there_is_no_output(daemon):

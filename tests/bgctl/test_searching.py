@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from errno import EAGAIN
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,17 @@ def jobs(daemon):
 
 
 def search(daemon, *arguments):
-    return daemon.bgctl("search", *arguments)
+    """Run bgctl search; return what it prints without times, of which each line has one."""
+    done = daemon.bgctl("search", *arguments)
+    if {"--json", "--ids"}.isdisjoint(arguments):
+        done.stdout, times = _TIME.subn("", done.stdout)
+        assert times == done.stdout.count("\n")
+    return done
+
+
+_TIME = re.compile(
+    r"(?<=^\d\.\d) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d|(?<=^\d\d\.\d) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.MULTILINE
+)
 
 
 def test_lines_of_all_logs_are_found_newest_first(daemon, jobs):
@@ -92,8 +103,28 @@ def test_bytes_that_are_no_text_are_searched_as_they_are():
 
 def test_json_tells_where_a_line_is(daemon, jobs):
     found = json.loads(search(daemon, "fine", "--json").stdout)
+    [attempt] = daemon.shown(jobs[0])["attempts"]
 
-    assert found == {"job": int(jobs[0]), "attempt": 1, "offset": 10, "line": "fine"}
+    assert attempt["started_at"] <= found.pop("at") <= attempt["finished_at"]
+    assert found == {"job": int(jobs[0]), "attempt": 1, "name": None, "offset": 10, "line": "fine"}
+
+
+def test_each_line_has_its_own_time_and_the_name_of_its_job(daemon):
+    lines = "echo the name, first; sleep 1.1; echo the name, last"
+    named = daemon.finished_job("-n", "two words", "sh", "-c", lines)
+    unnamed = daemon.finished_job("echo", "the name")
+    daemon.bgctl("remove", daemon.finished_job("true"))
+
+    done = daemon.bgctl("search", "the name")
+
+    stamp = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)"
+    found = re.fullmatch(
+        rf"{unnamed}\.1 {stamp}: the name\n{named}\.1 {stamp} two words: the name, first\n"
+        rf"{named}\.1 {stamp} two words: the name, last\n",
+        done.stdout,
+    )
+    assert found, done.stdout
+    assert found[1] >= found[3] > found[2]
 
 
 def test_nothing_found_is_told(daemon, jobs):

@@ -176,6 +176,27 @@ def test_each_byte_has_the_time_of_the_last_mark_before_it(log):
     assert log.read(3, 3).times == [(0, 200.5)]
 
 
+def test_output_since_a_time_begins_at_its_first_mark_in_head_or_segments(log):
+    log.path.write_bytes(b"abcdef")
+    write_marks(log.path, (0, 100.0), (3, 200.5))
+    assert [log.offset_since(at) for at in (50.0, 100.0, 100.1, 200.5, 201.0)] == [0, 0, 3, 3, 6]
+    segment_path(log, 104).write_bytes(b"uvwxyz")
+    write_marks(segment_path(log, 104), (104, 300.0), (107, 400.0))
+
+    assert [log.offset_since(at) for at in (150.0, 250.0, 350.0, 401.0)] == [3, 104, 107, 110]
+    offsets = [0, 2, 3, 5, 104, 108]
+    assert list(log.times_of(offsets, has_parts=True)) == [100.0, 100.0, 200.5, 200.5, 300.0, 400.0]
+
+
+def test_times_are_found_beyond_the_marks_that_are_read_at_once(log):
+    count = 2 * MAX_MARKS + 10
+    write_marks(log.path, *((2 + 2 * number, 100.0 + number) for number in range(count)))
+
+    times = list(log.times_of(range(2 * count), has_parts=False))
+
+    assert times == [None, None, *(100.0 + number // 2 for number in range(2 * count - 2))]
+
+
 def test_segment_has_its_own_marks(log):
     log.path.write_bytes(b"head")
     segment_path(log, 104).write_bytes(b"aaabbb")

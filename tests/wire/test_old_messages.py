@@ -412,6 +412,7 @@ GROWN: dict[str, tuple[str, Message]] = {
             ),
         ),
     ),
+    "logs_since": ("request", requests.Logs(id=6, job=17, attempt=2, since=1_790_000_000.0)),
     "list_until": ("request", requests.List(id=3, until=1_790_000_000.0)),
     "cancel_until": ("request", requests.Cancel(8, where=requests.Selection(until=1_790_000_000.0))),
     "logs_from_offset": ("request", requests.Logs(id=6, job=17, attempt=2, offset=4096)),

@@ -338,7 +338,7 @@ class AsyncClient(AsyncDaemonClient):
         [finished] = await self.wait([job], timeout=timeout)
         return await self.returned(finished.id)
 
-    def logs(
+    def logs(  # noqa: PLR0913 - one parameter per option
         self,
         job: JobReference,
         *,
@@ -346,6 +346,7 @@ class AsyncClient(AsyncDaemonClient):
         follow: bool = False,
         tail: int | None = None,
         timestamps: bool = False,
+        since: float | None = None,
         offset: int | None = None,
         timeout: Duration | None = None,
     ) -> AsyncGenerator[LogPart, None]:
@@ -357,6 +358,7 @@ class AsyncClient(AsyncDaemonClient):
             follow: go on until the job has finished, across attempts.
             tail: only this many last lines of the output so far.
             timestamps: set `LogPart.times` to the times of the bytes.
+            since: only what was written at or after this instant, in epoch seconds.
             offset: begin with this byte; requires the number of the attempt.
             timeout: limit on the whole call.
 
@@ -365,7 +367,9 @@ class AsyncClient(AsyncDaemonClient):
         """
         [job_id] = ids_of([job])
         fields = {"attempt": attempt, "tail": tail, "offset": offset}
-        request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
+        request = requests.Logs(
+            id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, since=since, **fields
+        )
         rest = ResumableLogs(checked(request))
         return self._channel.resumed(rest.request, rest.take, seconds_of(timeout))
 

@@ -341,7 +341,7 @@ class Client(DaemonClient):
         [finished] = self.wait([job], timeout=timeout)
         return self.returned(finished.id)
 
-    def logs(
+    def logs(  # noqa: PLR0913 - one parameter per option
         self,
         job: JobReference,
         *,
@@ -349,6 +349,7 @@ class Client(DaemonClient):
         follow: bool = False,
         tail: int | None = None,
         timestamps: bool = False,
+        since: float | None = None,
         offset: int | None = None,
         timeout: Duration | None = None,
     ) -> Generator[LogPart, None, None]:
@@ -360,6 +361,7 @@ class Client(DaemonClient):
             follow: go on until the job has finished, across attempts.
             tail: only this many last lines of the output so far.
             timestamps: set `LogPart.times` to the times of the bytes.
+            since: only what was written at or after this instant, in epoch seconds.
             offset: begin with this byte; requires the number of the attempt.
             timeout: limit on the whole call.
 
@@ -368,7 +370,9 @@ class Client(DaemonClient):
         """
         [job_id] = ids_of([job])
         fields = {"attempt": attempt, "tail": tail, "offset": offset}
-        request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
+        request = requests.Logs(
+            id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, since=since, **fields
+        )
         rest = ResumableLogs(checked(request))
         return iterate(self._channel.resumed(rest.request, rest.take, seconds_of(timeout)))
 

@@ -421,7 +421,7 @@ async def _send_logs(
     for attempt in _requested_attempts(request, view):
         log = LogReader(log_dir, view.id, attempt)
         is_later = request.offset is not None and attempt != request.attempt
-        offset = 0 if is_later else await _first_offset(request, log)
+        offset = await (_since(request, log) if is_later else _first_offset(request, log))
         # before the log is read: the attempt may end meanwhile
         written = await _written(supervisor, store, view.id, attempt)
         offset = await _send_from(request, log, attempt, offset, replies)
@@ -460,7 +460,8 @@ async def _follow_logs(
                     await _send_missing(request, log, attempt, offset, written, replies)
                 if attempt == view.attempt:
                     break  # it may write more
-                attempt, offset = attempt + 1, 0
+                attempt += 1
+                offset = await _since(request, LogReader(log_dir, view.id, attempt))
             if view.state in FINAL:
                 return
             await subscription.changed.wait()
@@ -487,9 +488,14 @@ def _requested_attempts(request: Logs, view: JobView) -> range:
 async def _first_offset(request: Logs, log: LogReader) -> int:
     if request.offset is not None:
         return request.offset
-    if request.tail is None:
-        return 0
-    return await asyncio.to_thread(log.tail_offset, request.tail)
+    since = await _since(request, log)
+    return (
+        since if request.tail is None else max(since, await asyncio.to_thread(log.tail_offset, request.tail))
+    )
+
+
+async def _since(request: Logs, log: LogReader) -> int:
+    return 0 if request.since is None else await asyncio.to_thread(log.offset_since, request.since)
 
 
 async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, replies: ReplySender) -> int:
