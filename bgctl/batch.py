@@ -144,12 +144,8 @@ def batch_command(
     """
     settings = Settings.taken_from(given, argv)
     path = _only(paths, has_arguments=arguments is not None)
-    if arguments is not None:
-        with os.fdopen(os.memfd_create("arguments"), "w+b") as file:
-            file.writelines(os.fsencode(each) + b"\0" for each in arguments)
-            file.seek(0)
-            return _queue(daemon, Source(file.fileno(), b"\0"), settings, given)
-    with _opened(path, b"\0" if settings.null else b"\n") as source:
+    end = b"\0" if settings.null else b"\n"
+    with _opened(path, end) if arguments is None else _lines_of(arguments) as source:
         return _queue(daemon, source, settings, given)
 
 
@@ -265,6 +261,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return the name of the batch's own queue: with a log the same whenever it is resumed."""
         seed = os.urandom(16) if self.joblog is None else os.path.realpath(os.fsencode(self.joblog))
         return f"{_OWN_QUEUE}{sha256(seed).hexdigest()[:12]}"
+
+
+@contextmanager
+def _lines_of(arguments: tuple[str, ...]) -> Iterator[Source]:
+    with os.fdopen(os.memfd_create("arguments"), "w+b") as file:
+        file.writelines(os.fsencode(each) + b"\0" for each in arguments)
+        file.seek(0)
+        yield Source(file.fileno(), b"\0")
 
 
 @contextmanager
