@@ -169,7 +169,7 @@ def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, **g
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
     if interactive:
-        from bgctl.attaching import check_terminal  # noqa: PLC0415 - it imports an event loop
+        from bgctl.attaching import check_terminal  # noqa: PLC0415 - only run -it needs it
 
         check_terminal("run -it")
         if given["stdin"]:

@@ -215,7 +215,7 @@ class Attempt:
         """Run it; return how it ended when no process of it is left."""
         try:
             what = f"job {self.launch.key.job} cannot start yet"
-            run = await self._context.retry(what, self._execute, self.stop_asked, self.wait_to_start)
+            run = await self._context.retry(what, self._start_run, self.stop_asked, self.wait_to_start)
         except CannotStart as error:
             log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self.never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
@@ -226,7 +226,7 @@ class Attempt:
         self._begin(run)
         return await run.ended()
 
-    async def _execute(self) -> Run | None:
+    async def _start_run(self) -> Run | None:
         """Let its executor start it, unless it is to end; what a dead launcher has started is found first."""
         if self.stop_asked.done() and self.adopted is None:
             return None

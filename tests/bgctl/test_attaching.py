@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from bgctl.attaching import _Modes
+from bgctl.session import Modes
 from tests.support import DEADLINE, seen, wait_until
 
 pytestmark = pytest.mark.daemon('[daemon]\nslots = 20\n[logs]\nmax_bytes = "64KB"')
@@ -271,7 +271,7 @@ def test_a_terminal_that_does_not_know_its_size_can_type(daemon, plain_terminal)
     ],
 )
 def test_what_a_job_has_changed_in_the_terminal_is_undone_when_it_is_left(pieces, reset):
-    modes = _Modes()
+    modes = Modes()
 
     for piece in pieces:
         modes.feed(piece)

@@ -68,13 +68,13 @@ def test_several_schedules_are_paused_resumed_and_removed_and_each_failure_is_to
 
 def test_json_has_the_keys_of_the_contract(own_daemon):
     own_daemon.bgctl(
-        "schedule", "add", "tick", "every 1h", "--overlap", "queue", "--except", "12-25", "--", "true"
+        "schedule", "add", "tick", "every 365d", "--overlap", "queue", "--except", "12-25", "--", "true"
     )
     job = json.loads(own_daemon.bgctl("schedule", "run", "tick", "--json").stdout)["id"]
 
     [schedule] = json.loads(own_daemon.bgctl("schedule", "list", "--json").stdout)
     [row] = json.loads(own_daemon.bgctl("schedule", "history", "tick", "--json").stdout)
-    assert schedule["every"] == "1h"
+    assert schedule["every"] == "365d"
     assert schedule["except"] == ["12-25"]
     assert (schedule["overlap"], schedule["paused"], schedule["configured"]) == ("queue", False, False)
     assert row.keys() == {"id", "due_at", "outcome", "job", "reason", "count", "late"}

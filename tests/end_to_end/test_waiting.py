@@ -44,7 +44,7 @@ def test_waiting_jobs_wait_on_after_a_kill_and_then_run(mortal):
         client.set_slots(4)
         before, open_gate = gated(client, mortal, "gate")
         held = client.submit(["true"], hold=True, key="single")
-        dated = client.submit(["true"], at=time.time() + 3)
+        dated = client.submit(["true"], at=time.time() + 10)  # a restart takes less, on a busy machine too
         after = client.submit(["true"], after=[before])
         never = client.submit(["true"], after=[held], expires=1.0)
         doomed = client.submit(["true"], after_any=[before, dated])
