@@ -22,7 +22,7 @@ PAUSE = 1.0  # seconds between two tries to reach a daemon that does not answer
 END_PATIENCE = 0.1  # seconds that the end of a job waits at most for the daemon to read the last report
 
 _PROTOCOL = 1
-_LIBRARY = "0.1.0"
+_LIBRARY = "1.0.0"
 _READ_SIZE = 65_536  # bytes
 _STREAMS = 3  # descriptors below this are the job's standard streams, open or not
 
