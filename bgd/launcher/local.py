@@ -132,7 +132,7 @@ class LocalExecutor:
             context.journal.add_step(Began(key, output.inode, since, attempt.started_at, tag, path))
             execution = await begin(output, tag)
         except LostChild:
-            tree = Tree(key, output.stream, since, pid=None, tag=tag, group=group)
+            tree = Tree(key, lambda: output.stream, since, pid=None, tag=tag, group=group)
             await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
             raise
         finally:
@@ -140,7 +140,7 @@ class LocalExecutor:
                 output.close()
         if execution is None:
             return None
-        tree = Tree(key, output.stream, since, execution.pid, tag=tag, group=group)
+        tree = Tree(key, lambda: output.stream, since, execution.pid, tag=tag, group=group)
         return LocalRun(attempt, context, execution, output, tree)
 
     async def _spawn(

@@ -92,7 +92,7 @@ class AttemptOutput:
 
     @property
     def stream(self) -> StreamId:
-        """What identifies a process that can write to it."""
+        """What identifies a process that can write to it; not a closed terminal: its number may be reused."""
         return self.inode if self.terminal is None else self.terminal.stream
 
     def put(self, text: bytes) -> None:

@@ -117,7 +117,7 @@ def _tree_of(key: AttemptKey, records: AttemptRecords) -> Tree | None:
         return None
     pid, ticks = (first.pid, first.ticks) if first else (None, None)
     group = None if began.group is None else Group(began.group)
-    return Tree(key, began.pipe, began.since, pid, ticks, tag=began.tag, group=group)
+    return Tree(key, lambda: began.pipe, began.since, pid, ticks, tag=began.tag, group=group)
 
 
 def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot: bool) -> AttemptEnded:

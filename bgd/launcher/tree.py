@@ -202,7 +202,8 @@ class Tree:
 
     Args:
         key: the attempt.
-        stream: its output; None if unknown.
+        stream: returns what its output is now: the number of a closed terminal may be another one's. None if
+            unknown.
         since: elapsed clock, before the first process was started.
         pid: the first process; None if unknown.
         ticks: start time of the first process; required if this launcher is not its parent, because the pid
@@ -214,7 +215,7 @@ class Tree:
     def __init__(
         self,
         key: AttemptKey,
-        stream: StreamId | None,
+        stream: Callable[[], StreamId] | None,
         since: float,
         pid: int | None,
         ticks: int | None = None,
@@ -370,10 +371,13 @@ class Tree:
         return process.ticks >= self.first_tick and (
             self._found.get(process.pid) == process.ticks
             or (self._has_group and self._is_of_group(process))
-            or (self._stream in scan.streams.get(process.pid, ()) and not self._has_another_tag(process))
+            or (self._has_output(process, scan) and not self._has_another_tag(process))
             or scan.marks.get(process.pid) == self._mark
             or (self.tag is not None and process.tag == self.tag)
         )
+
+    def _has_output(self, process: Process, scan: Scan) -> bool:
+        return self._stream is not None and self._stream() in scan.streams.get(process.pid, ())
 
     def _has_another_tag(self, process: Process) -> bool:
         """Return whether a process is tagged, and not as this attempt's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,29 @@ def test_processes_with_its_terminal_are_ended_and_no_others(supervisor, tmp_pat
     os.close(theirs)
 
 
+def test_a_stranger_in_a_new_terminal_with_the_number_of_its_closed_one_lives(host, supervisor, tmp_path):
+    script = f"""trap '' TERM HUP; (exec < /dev/null > /dev/null 2>&1; sleep 100) &
+        trap - TERM HUP; tty > {tmp_path}/tty; sleep 100"""
+    with ExitStack() as opened:
+        while True:  # until no other process of this machine was faster
+            key = supervisor.launch("sh", "-c", script, pty=True)
+            name = written(tmp_path / "tty").strip()
+            supervisor.say(StopProcesses(key, PATIENCE))
+            wait_until(lambda: not has_terminal(host))
+            terminal = next((each for each in new_terminals(opened) if os.ttyname(each) == name), None)
+            if terminal is not None:
+                break
+            supervisor.say(StopProcesses(key, 0.0))
+            supervisor.ended(key)
+            (tmp_path / "tty").unlink()
+        with subprocess.Popen(["cat"], stdin=terminal, start_new_session=True) as bystander:
+            supervisor.say(StopProcesses(key, 0.0))
+            supervisor.ended(key)
+            lives = bystander.poll() is None
+            bystander.kill()
+    assert lives
+
+
 def test_a_program_that_does_not_exist_is_named_as_usual(supervisor):
     end = supervisor.run("/nowhere/program", pty=True)
 
@@ -155,6 +179,19 @@ def test_terminals_leave_no_descriptor_behind(host, supervisor):
 
 def pieces_of(log):
     return [piece for piece in log.parent.glob(f"{log.name}*") if piece.suffix != ".times"]
+
+
+def has_terminal(host):
+    """Return whether the launcher has the screen of a terminal open."""
+    return any("ptmx" in str(path.resolve()) for path in descriptors(host))
+
+
+def new_terminals(opened):
+    """Yield the job's ends of a few new terminals, which have the lowest free numbers."""
+    for _ in range(20):
+        for fd in (ends := os.openpty()):
+            opened.callback(os.close, fd)
+        yield ends[1]
 
 
 def descriptors(host):
