@@ -237,28 +237,73 @@ def template_words(template: str, *, shell: bool) -> list[str]:
 def argument_lines(maker: SpecMaker, command: Sequence[str], *, shell: bool) -> SpecOfLine:
     """Put each line, an argument, in the place of the {} of a command, or behind it.
 
-    `shell`: the last word is a text for a shell.
+    `shell`: the last word is a text for a shell, which gets the values as its parameters.
+
+    Raises:
+        WrongUsage: a {} of the text is within quotes.
     """
-    words = list(command)
-    if not any(map(_PLACE.search, words)):
-        words = [*words[:-1], f"{words[-1]} {{}}"] if shell else [*words, "{}"]
+    fixed, words = list[str](), list(command)
+    if shell:
+        text, words = _with_parameters(words[-1])
+        if not words:
+            text, words = _with_parameters(f"{text} {{}}")
+        fixed = [*_SHELL, text, "sh"]
+    elif not any(map(_PLACE.search, words)):
+        words.append("{}")
 
     def spec_of(number: int, line: bytes) -> JobSpec | None:
         if not (argument := _text(line)):
             return None
-
-        def value(match: re.Match[str]) -> str:
-            found = _part_of(argument, match[1], number)
-            return shlex.quote(found) if shell else found
-
-        argv = [_PLACE.sub(value, word) for word in words]
+        values = [_PLACE.sub(lambda match: _part_of(argument, match[1], number), word) for word in words]
+        argv = [*fixed, *values]
         return _checked(maker.of_words(argv), sum(map(len, argv)))
 
     return spec_of
 
 
+def _with_parameters(text: str) -> tuple[str, list[str]]:
+    """Replace each {} of a text for a shell by a parameter; return it with what the parameters are.
+
+    No shell reads a parameter as text, even if a quote is missed here.
+
+    Raises:
+        WrongUsage: one is within quotes: there it would be text, or a second shell would read it.
+    """
+    pieces, places, ends = list[str](), list[str](), [""]  # of quotes and substitutions, the innermost last
+    position = 0
+    while match := (_QUOTED if ends[-1] in _QUOTES else _UNQUOTED).search(text, position):
+        token = match[0]
+        if match["place"]:
+            if ends[-1] in _QUOTES:
+                raise _within_quotes(token)
+            if token not in places:
+                places.append(token)
+            token = f'"${places.index(token) + 1}"'
+        elif token[0] == "'" and (place := _PLACE.search(token)):
+            raise _within_quotes(place[0])
+        elif token == ends[-1]:
+            ends.pop()
+        elif token in _ENDS:
+            ends.append(_ENDS[token])
+        pieces += text[position : match.start()], token
+        position = match.end()
+    return "".join([*pieces, text[position:]]), places
+
+
+def _within_quotes(place: str) -> WrongUsage:
+    return WrongUsage(
+        f"{place} is quoted already, and cannot stand within quotes or $(( )): end them before it, as in"
+        f""" 'echo "to "{place}" now"'; a second shell takes it as 'sh -c "echo \\$1" sh {place}'"""
+    )
+
+
 _SHELL = ("/bin/sh", "-c")
+_ENDS = {'"': '"', "$((": "))", "$(": ")", "(": ")", "`": "`"}
+_QUOTES = {'"', "))"}
 _PLACE = re.compile(r"\{(#|//|/\.|/|\.|)\}")
+_OF_BOTH = rf"""\\.|\$\{{#\}}|(?P<place>{_PLACE.pattern})|\$\(\(|\$\(|["`]"""
+_QUOTED = re.compile(rf"{_OF_BOTH}|\)\)", re.DOTALL)
+_UNQUOTED = re.compile(rf"{_OF_BOTH}|'[^']*'|[()]|(?<![^\s;&|(])\#[^\n]*", re.DOTALL)
 _EXTENSION = re.compile(r"\.[^/.]*\Z")
 
 

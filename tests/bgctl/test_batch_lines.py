@@ -150,16 +150,16 @@ def test_parts_of_a_plain_name(maker):
     assert spec.argv == ("x", "name", "name", ".", "name")
 
 
-def test_in_a_shell_template_the_line_is_quoted(maker):
+def test_a_shell_template_gets_the_line_as_a_parameter(maker):
     spec = argument_lines(maker, template_words("wc {} > {.}.txt", shell=True), shell=True)(
         1, b"a; rm -rf $HOME.c"
     )
     bare = argument_lines(maker, template_words("wc <", shell=True), shell=True)(1, b"a b")
 
     assert spec is not None
-    assert spec.argv == ("/bin/sh", "-c", "wc 'a; rm -rf $HOME.c' > 'a; rm -rf $HOME'.txt")
+    assert spec.argv == ("/bin/sh", "-c", 'wc "$1" > "$2".txt', "sh", "a; rm -rf $HOME.c", "a; rm -rf $HOME")
     assert bare is not None
-    assert bare.argv == ("/bin/sh", "-c", "wc < 'a b'")
+    assert bare.argv == ("/bin/sh", "-c", 'wc < "$1"', "sh", "a b")
 
 
 def test_a_template_must_be_a_command(maker):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from bgctl import batch as batch_module
@@ -104,6 +106,56 @@ def test_a_shell_word_behind_a_program_is_told_with_what_to_type(daemon):
     )
     assert outputs(daemon, "--shell", "--", "echo {} > {}.txt", ":::", "a b") == [""]
     assert (daemon.folder / "a b.txt").read_text() == "a b\n"
+
+
+@pytest.mark.parametrize("option", ["--", "--template"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("printf '<%s>' {}", "<{}>"),
+        ("printf '<%s>' {}.x \"$(printf '%s' {})\" {#}", "<{}.x><{}><1>"),
+        ("printf '<%s>' `printf '%s' a`; # don't {}\nprintf '<%s>' {}", "<a><{}>"),
+        ("printf '<%s>' it\\'s {} '{'", "<it's><{}><{>"),
+        ("cat <<end\n<{}>\nend", '<"{}">\n'),
+        ('sh -c "printf \\$1" sh {}; printf a', None),
+        ("set -- a b; printf ${#}", "2"),
+    ],
+)
+def test_no_shell_reads_an_argument(daemon, option, text, expected):
+    argument = "';`touch read`$(touch read)\ntouch read"
+
+    (said,) = outputs(daemon, "--shell", option, text, ":::", argument)
+
+    assert expected is None or said == expected.replace("{}", argument)
+    assert not (daemon.folder / "read").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['echo "{}"', "sh -c 'echo {}'", 'echo "a $(echo {}) {/}"', "sh -c \"echo '{}'\"", "echo $(({} + 1))"],
+)
+def test_an_argument_within_quotes_of_a_shell_command_is_refused(daemon, text):
+    done = daemon.bgctl("batch", "--shell", "--wait", "--", text, ":::", "$(touch read)")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "} is quoted already, and cannot stand within quotes or $(( )): end them before it" in done.stderr
+    assert not (daemon.folder / "read").exists()
+
+
+def test_a_log_resumes_shell_commands_with_arguments_and_runs_them_anywhere(daemon, tmp_path):
+    command = ("--joblog", "log", "--shell", "--", "echo {} >> traces; test {} != b || test -e good")
+    words = (":::", "a  a", "b")
+
+    first = daemon.bgctl("batch", *command, *words, cwd=tmp_path)
+    (tmp_path / "good").touch()
+    rows = (tmp_path / "log").read_text().splitlines()
+    (logged,) = (row.split("\t")[-1] for row in rows if row.endswith("sh b"))
+    again = daemon.bgctl("batch", "--retry-failed", *command, *words, cwd=tmp_path)
+
+    assert first.stderr == "bgctl: 1 of 2 jobs failed: line 2; --retry-failed reruns them\n"
+    assert (again.returncode, again.stderr) == (0, "")
+    assert subprocess.run(logged, shell=True, cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "traces").read_text().count("b\n") == 3
 
 
 @pytest.mark.parametrize("lines", [["--"], []])
