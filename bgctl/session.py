@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from bgctl.common import async_client
-from bgd import AsyncClient
+from bgd import AsyncClient, ProtocolError, Refused
 from bgd.client.keyboard import Keyboard
 from bgd.escape import one_line
 from bgd.wire.keyboard import KEYS, LOOK, MAX_PACKET, YOURS, size_packet
@@ -34,9 +34,10 @@ class Session:
         self._modes = Modes()
         self._is_at_line_start = True
         self._has_begun = False
+        self._problem: str | None = None  # why there is no keyboard now
+        self._types: bool | None = False  # None: it has been told that it does not
         # of the present keyboard
         self._keyboard: Keyboard
-        self._types: bool | None  # None: another one does
         self._held: bytes  # the first of the keys that detach
         self._unsent: deque[bytes]
         self._is_detached: asyncio.Future[bool]
@@ -53,7 +54,7 @@ class Session:
         for signum in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(signum, end, signum)
         async with async_client() as daemon:
-            first = await daemon.keyboard(self._job_id, wait=is_new)
+            first = await (self._next(daemon) if is_new else daemon.keyboard(self._job_id, wait=False))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     typing = tasks.create_task(self._type(daemon, first))
@@ -83,18 +84,33 @@ class Session:
 
     async def _type(self, daemon: AsyncClient, keyboard: Keyboard | None) -> bool:
         """Type into one attempt after another; return whether the user has detached."""
-        while keyboard or (keyboard := await daemon.keyboard(self._job_id, wait=True)):
-            with keyboard, _raw(self._terminal):
-                if await self._use(keyboard):
-                    return True
-            keyboard = None
-        return False
+        while True:
+            if keyboard is not None:
+                with keyboard, _raw(self._terminal):
+                    if await self._use(keyboard):
+                        return True
+            elif self._problem is None:
+                return False
+            else:
+                await asyncio.sleep(_PAUSE)
+            keyboard = await self._next(daemon)
+
+    async def _next(self, daemon: AsyncClient) -> Keyboard | None:
+        """Return the keyboard of the next attempt, or None: `_problem` says why, or the job is over."""
+        before, self._problem = self._problem, None
+        try:
+            return await daemon.keyboard(self._job_id, wait=True)
+        except (Refused, ProtocolError) as error:  # the job goes on, and so does its output
+            self._problem, self._types = str(error), None
+            if before is None:
+                _tell(f"job {self._job_id} runs on, and you watch: there is no keyboard: {error}")
+        return None
 
     async def _use(self, keyboard: Keyboard) -> bool:
         """Type until the user detaches, then return True, or until the terminal of the job is closed."""
         loop = asyncio.get_running_loop()
         self._keyboard, self._is_detached = keyboard, loop.create_future()
-        self._types, self._held, self._unsent = False, b"", deque()
+        self._held, self._unsent = b"", deque()
         keyboard.socket.setblocking(False)
         if not self._has_begun:
             self._has_begun = True
@@ -174,6 +190,7 @@ DETACH_KEYS = b"\x10\x11"  # Ctrl-P Ctrl-Q, as in docker
 _SHOWN = 16 * 1024  # bytes of earlier output
 _KEYS_AT_ONCE = 2048  # bytes
 _MOST_UNSENT = 512  # packets
+_PAUSE = 2.0  # seconds before a refused keyboard is asked for again: the launcher may be restarted
 _COLUMNS, _LINES = 80, 24  # of a terminal that does not know its size
 _BELL = b"\a"
 

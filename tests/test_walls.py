@@ -112,7 +112,8 @@ ROOMS = {
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.formatting bgd.wire.views",
     # it types past the daemon, into the terminal itself
-    "bgctl/session.py": f"{STANDARD} bgctl bgd.AsyncClient bgd.client.keyboard bgd.escape bgd.wire.keyboard",
+    "bgctl/session.py": f"{STANDARD} bgctl bgd.AsyncClient bgd.ProtocolError bgd.Refused"
+    " bgd.client.keyboard bgd.escape bgd.wire.keyboard",
     "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.filters bgd.core.retry.exit_code_of bgd.core.spec"

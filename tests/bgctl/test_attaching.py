@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 
+import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from bgctl.session import Modes
@@ -179,6 +180,77 @@ def test_a_retry_gets_the_keyboard_again(terminal):
     child.sendline("0")
     seen(child)
     assert child.exitstatus == 0
+
+
+# bgctl with a daemon that refuses some of the keyboards, as one does whose launcher is restarted or older
+REFUSED = """
+import sys
+from bgctl.__main__ import main
+from bgd import Refused
+from bgd.client.channel import Channel
+refused, real = eval(sys.argv.pop(1)), Channel.keyboard
+count = 0
+async def keyboard(self, job_id, *, wait):
+    global count
+    count += 1
+    if count in refused:
+        raise Refused("the launcher: Connection refused")
+    return await real(self, job_id, wait=wait)
+Channel.keyboard = keyboard
+main()
+"""
+NO_KEYBOARD = "runs on, and you watch: there is no keyboard: the launcher: Connection refused"
+
+
+def refused_keyboards(daemon, which, *words):
+    """Start bgctl on a terminal; of the keyboards that it asks for, those in `which` are refused."""
+    return pexpect.spawn(
+        sys.executable,
+        ["-c", REFUSED, repr(which), *words],
+        env=daemon.env,
+        cwd=str(daemon.folder),
+        timeout=DEADLINE,
+        encoding="utf-8",
+    )
+
+
+def test_a_new_job_without_a_keyboard_is_watched_to_its_end(daemon):
+    script = "echo output; while [ ! -e go-on ]; do sleep 0.1; done; exit 7"
+    child = refused_keyboards(daemon, range(1000), "run", "-it", "--", "sh", "-c", script)
+
+    child.expect_exact(NO_KEYBOARD)
+    child.expect_exact("output")
+    (daemon.folder / "go-on").touch()
+    text = seen(child)
+    assert NO_KEYBOARD not in text
+    assert text.endswith("failed (exit code 7)\r\n")
+    assert child.exitstatus == 7
+
+
+def test_a_keyboard_that_is_refused_between_attempts_comes_later(daemon):
+    job_id = daemon.submit(
+        "--pty", "--retries", "1", "--retry-delay", "0.1s", "--", "sh", "-c", 'read code; exit "$code"'
+    )
+    wait_until(lambda: daemon.shown(job_id)["attempts"][-1:] and daemon.shown(job_id)["attempts"][-1]["pid"])
+    child = refused_keyboards(daemon, (2,), "attach", job_id)
+    started_with(child)
+    child.sendline("9")
+    child.expect_exact(NO_KEYBOARD)
+
+    child.expect_exact("you have the keyboard now")
+    child.sendline("0")
+
+    seen(child)
+    assert child.exitstatus == 0
+
+
+def test_attach_without_a_keyboard_is_refused(daemon):
+    job_id = start(daemon, "sleep", "1000")
+    child = refused_keyboards(daemon, (1,), "attach", job_id)
+
+    assert seen(child) == "bgctl: the launcher: Connection refused\r\n"
+    assert child.exitstatus == 1
+    daemon.bgctl("cancel", job_id)
 
 
 def test_ctrl_c_leaves_a_job_that_has_not_started(own_daemon, terminal):
