@@ -36,12 +36,13 @@ class Keyboard:
         """Write text as if it were typed; block until the terminal has taken all of it.
 
         Raises:
-            TimeoutError: the job has not read its terminal for this many seconds, which holds some KiB.
+            TimeoutError: the job has not read its terminal, which holds some KiB, for this many seconds;
+                `close` drops what it has not taken.
             Refused: the job ended meanwhile.
         """
         self.socket.settimeout(timeout)
         for start in range(0, len(text), _PIECE):
-            taken = f"the terminal has taken {start} of {len(text)} bytes"
+            taken = f"the terminal has taken at least {start} of {len(text)} bytes"
             try:
                 self.socket.send(TEXT + text[start : start + _PIECE])
                 is_written = bool(self.socket.recv(MAX_PACKET))

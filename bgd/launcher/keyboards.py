@@ -52,9 +52,7 @@ class Keyboards:
     def _close_abandoned(self) -> None:
         """Close keyboards whose clients are gone: one that is not read at present would not notice."""
         for keyboard in list(self._open):
-            hangup = select.poll()
-            hangup.register(keyboard.socket, 0)
-            if hangup.poll(0):
+            if keyboard.is_abandoned:
                 self._close(keyboard)
 
     def _close(self, keyboard: _Keyboard) -> None:
@@ -102,6 +100,10 @@ class Keyboards:
         """Write what the terminal takes now, and the rest when the job has read some of it."""
         for keyboard in list(self._open):
             if keyboard.rest is None:
+                continue
+            if keyboard.is_answered and keyboard.is_abandoned:  # it has told its user what was taken
+                keyboard.rest = None
+                self._close(keyboard)
                 continue
             try:
                 keyboard.rest = keyboard.rest[os.write(self._terminal, keyboard.rest) :]
@@ -158,3 +160,10 @@ class _Keyboard:
         self.columns = self.lines = 0
         self.rest: bytes | None = None
         self.is_answered = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its client has gone."""
+        hangup = select.poll()
+        hangup.register(self.socket, 0)
+        return bool(hangup.poll(0))

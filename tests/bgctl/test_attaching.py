@@ -387,7 +387,7 @@ def test_send_takes_64_kib_and_says_how_much_a_job_has_not_read(daemon):
     assert too_long.returncode == 2
     assert "send takes 65536 bytes at most" in too_long.stderr
     assert unread.returncode == 75
-    assert "the job does not read: the terminal has taken" in unread.stderr
+    assert "the job does not read: the terminal has taken at least" in unread.stderr
     assert "of 65536 bytes" in unread.stderr
     daemon.bgctl("cancel", job_id)
 

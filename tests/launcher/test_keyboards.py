@@ -39,6 +39,17 @@ while len(data) < int(sys.argv[2]):
     data += os.read(0, 65536)
 print("whole" if data == (b"0123456789" * len(data))[:len(data)] else "wrong")
 """
+# reads nothing until somebody writes to a FIFO; then all up to a y, and says how many came before that
+COUNTER = """
+import os, sys, tty
+tty.setraw(0)
+print("ready")
+os.open(sys.argv[1], os.O_RDONLY)
+data = b""
+while not data.endswith(b"y"):
+    data += os.read(0, 65536)
+print(len(data) - 1)
+"""
 
 
 OPENED: list[socket.socket] = []
@@ -215,6 +226,28 @@ def test_text_is_acknowledged_only_when_the_terminal_has_taken_it(host, supervis
             keyboard.send(TEXT + b"0123456789" * 400)
     supervisor.ended(key)
     assert b"whole" in host.output(key)
+
+
+def test_text_that_its_sender_gave_up_is_dropped_and_that_of_others_follows(host, supervisor, tmp_path):
+    os.mkfifo(tmp_path / "go")
+    key = start(host, supervisor, COUNTER, str(tmp_path / "go"))
+    impatient, other = open_keyboard(host, key), open_keyboard(host, key)
+    impatient.settimeout(1.0)
+    taken = 0
+    with suppress(TimeoutError):
+        while True:
+            impatient.send(TEXT + b"x" * (MAX_PACKET - 1))
+            assert impatient.recv(MAX_PACKET) == WRITTEN
+            taken += MAX_PACKET - 1
+    impatient.close()
+    other.send(TEXT + b"y")
+
+    (tmp_path / "go").write_bytes(b"")
+
+    assert other.recv(MAX_PACKET) == WRITTEN
+    supervisor.ended(key)
+    count = int(host.output(key).split()[-1])
+    assert taken <= count < taken + MAX_PACKET - 1
 
 
 def test_a_keyboard_that_left_while_the_job_read_nothing_is_no_longer_in_line(host, supervisor, tmp_path):
