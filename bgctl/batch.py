@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from itertools import takewhile
 from shutil import which
 from typing import TYPE_CHECKING, Any
@@ -29,11 +28,12 @@ from bgctl.batch_lines import (
     template_words,
     word_lines,
 )
+from bgctl.batch_queue import OwnQueue, own_queue_name
 from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
 from bgctl.commands import program_of, say_once_what_a_reboot_does, say_what_is_not_passed_on
 from bgctl.common import global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
-from bgctl.options import FILE, FINISHED, job_options, whole_number, with_command_options
+from bgctl.options import FILE, job_options, whole_number, with_command_options
 from bgctl.submitting import JobVerb
 from bgctl.verbs import before_program, verb
 from bgd import Client, Job
@@ -163,9 +163,10 @@ def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
 def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, Any]) -> int:
     """Queue the lines and return the exit code; `given`: the options of all jobs."""
     options, caller = job_options(daemon, given), Caller()
-    queue = settings.own_queue()
+    queue = None
     if settings.jobs is not None:
-        options["queue"] = queue
+        name = options["queue"] = own_queue_name(settings.joblog)
+        queue = OwnQueue(daemon, name, settings.jobs * (options.get("slots") or 1))
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker)
@@ -174,32 +175,17 @@ def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, 
     log = None
     if settings.joblog is not None:
         log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
-    if settings.jobs is not None:
-        _limit(daemon, queue, settings.jobs * (options.get("slots") or 1))
+    if queue is not None and settings.resume:
+        queue.set()  # also for jobs that wait in it
     batch = Batch(daemon, source, log, check, settings.skip or 0)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
     with writing_to_stdout(batch.how_far):
         if settings.wait or settings.halt is not None or log is not None:
             batch.follow(daemon, settings.halt, retry_failed=settings.retry_failed)
-        code = batch.run(portions)
+        code = batch.run(portions, queue)
     say_once_what_a_reboot_does(daemon, options)
     return code
-
-
-def _limit(daemon: Client, queue: str, slots: int) -> None:
-    """Set the slots of a batch's own queue, and remove the queues of batches that ended some time ago."""
-    for each in daemon.queues().queues:
-        if each.name.startswith(_OWN_QUEUE) and not each.counts:
-            latest = daemon.jobs(queue=each.name, states=FINISHED, limit=1)
-            if latest and (latest[0].finished_at or 0.0) < time.time() - _QUEUE_SECONDS:
-                with suppress(Refused):  # it was removed just now, or never set
-                    daemon.remove_queue(each.name)
-    daemon.set_queue(queue, slots)
-
-
-_OWN_QUEUE = "batch-"
-_QUEUE_SECONDS = 3600.0  # more lines of the batch may come
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -249,18 +235,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     def spec_of(self, maker: SpecMaker) -> SpecOfLine:
         """Return the function that makes a job from a line."""
         if self.ndjson:
-            return document_lines(maker)
+            return document_lines(maker, takes_queue=self.jobs is None)
         if self.template is not None:
             return argument_lines(maker, template_words(self.template, shell=self.shell), shell=self.shell)
         if self.argv:
             with program_of(self.argv, shell=self.shell, verb="batch") as words:
                 return argument_lines(maker, words, shell=self.shell)
         return shell_lines(maker) if self.shell else word_lines(maker)
-
-    def own_queue(self) -> str:
-        """Return the name of the batch's own queue: with a log the same whenever it is resumed."""
-        seed = os.urandom(16) if self.joblog is None else os.path.realpath(os.fsencode(self.joblog))
-        return f"{_OWN_QUEUE}{sha256(seed).hexdigest()[:12]}"
 
 
 @contextmanager
@@ -367,14 +348,18 @@ class Batch:
         self._placed += line - self._placed % ROUND
         return self._placed
 
-    def run(self, portions: Iterator[Portion | None]) -> int:
+    def run(self, portions: Iterator[Portion | None], queue: OwnQueue | None) -> int:
         """Queue and follow all; return the exit code."""
         portions = takewhile(lambda _: not self._is_halted, portions)
+        if queue is not None:
+            portions = queue.before_each(portions)
         try:
             with self._bar:
                 for taken in iterate(self._sender.send(portions)):
                     self._take(taken)
                     self._bar.queued(self._jobs)
+                    if queue is not None:
+                        queue.look_again()
                 self._ids.end()
                 self._say_what_is_odd()
                 if self._ends is not None:

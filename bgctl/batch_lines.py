@@ -321,8 +321,11 @@ def _part_of(argument: str, what: str, number: int) -> str:
             return _EXTENSION.sub("", name) if what == "/." else name
 
 
-def document_lines(maker: SpecMaker) -> SpecOfLine:
-    """Take each line as a JSON object with the options of a job; what only the daemon sets is ignored."""
+def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
+    """Take each line as a JSON object with the options of a job; what only the daemon sets is ignored.
+
+    `takes_queue`: it may name a queue.
+    """
 
     def spec_of(_: int, line: bytes) -> JobSpec | None:
         if not line.strip():
@@ -336,6 +339,8 @@ def document_lines(maker: SpecMaker) -> SpecOfLine:
         given = {key: value for key, value in item.items() if value is not None and key not in READ_ONLY}
         if "argv" not in given and "target" not in given:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
+        if "queue" in given and not takes_queue:
+            raise Refused("it names a queue, but -j gives the batch one of its own: leave out one of them")
         return maker.of_item(given)
 
     return spec_of

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
 from bgctl import batch as batch_module
+from bgctl import batch_queue
+from bgctl.batch_queue import OwnQueue
 from bgd import State
+from bgd.client.portions import Portion
 from tests.bgctl.test_batch import ids_in
 from tests.support import serving, wait_until
 
@@ -212,19 +216,83 @@ def test_a_resumed_batch_keeps_its_queue_and_takes_another_limit(daemon, tmp_pat
     assert run("--resume", "-j", "1") == (name, 2)
 
 
-def test_queues_of_batches_that_ended_are_removed_by_a_later_one(daemon, monkeypatch):
-    def queues(client):
-        return {each.name for each in client.queues().queues if each.name.startswith("batch-")}
+def batch_queues(client):
+    return {each.name for each in client.queues().queues if each.name.startswith("batch-")}
 
-    ended = daemon.bgctl("batch", "-j", "1", "--wait", "--", "true", ":::", "a")
+
+def test_queues_of_batches_that_ended_are_removed_by_a_later_one(daemon, monkeypatch):
+    ended, kept = (daemon.bgctl("batch", "-j", "1", "--wait", "--", "true", ":::", "a") for _ in range(2))
     held = daemon.bgctl("batch", "-j", "1", "--hold", "--", "true", ":::", "a")
     with daemon.client() as client:
-        old, waiting = (client.job(ids_in(done.stdout)[0]).queue for done in (ended, held))
-        client.set_queue("batch-without-jobs", 1)  # its first line may be about to come
-        batch_module._limit(client, "batch-soon", 1)
-        assert {old, waiting, "batch-without-jobs", "batch-soon"} <= queues(client)
-        monkeypatch.setattr(batch_module, "_QUEUE_SECONDS", -60.0)
-        batch_module._limit(client, "batch-new", 1)
-        assert queues(client) >= {waiting, "batch-without-jobs", "batch-new"}
-        assert old not in queues(client)
+        old, paused, waiting = (client.job(ids_in(done.stdout)[0]).queue for done in (ended, kept, held))
+        client.pause(paused)
+        client.set_queue("batch-0123456789ab", 1)
+        client.set_queue("batch-import", 1)
+        client.pause("batch-imports")
+        OwnQueue(client, "batch-00000000000a", 1).set()
+        assert "batch-0123456789ab" not in batch_queues(client)  # no job is in it
+        assert {old, paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)
+        monkeypatch.setattr(batch_queue, "_QUEUE_SECONDS", -60.0)
+        OwnQueue(client, "batch-00000000000b", 1).set()
+        assert {paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)
+        assert not {old, "batch-00000000000a"} & batch_queues(client)
+        client.resume(paused)
+        client.resume("batch-imports")
     daemon.bgctl("cancel", held.stdout.strip())
+
+
+def test_a_batch_has_no_queue_without_lines_and_gets_it_again_with_later_ones(daemon, monkeypatch):
+    monkeypatch.setattr(batch_queue, "_LOOK_SECONDS", 0.0)
+    portion = Portion([], {}, [1])
+    with daemon.client() as client:
+        queue = OwnQueue(client, "batch-00000000000c", 3)
+        portions = queue.before_each([None, portion, portion, portion])
+
+        def slots():
+            return {each.name: each.slots for each in client.queues().queues}.get("batch-00000000000c")
+
+        assert (next(portions), slots()) == (None, None)
+        assert (next(portions), slots()) == (portion, 3)
+        client.remove_queue("batch-00000000000c")  # by another batch, before the jobs were queued
+        queue.look_again()
+        assert slots() == 3
+        client.remove_queue("batch-00000000000c")  # in a pause
+        assert (next(portions), slots()) == (portion, 3)
+        client.set_queue("batch-00000000000c", 5)
+        assert (next(portions), slots()) == (portion, 5)
+
+
+def test_a_batch_with_slow_input_gets_its_queue_with_the_first_line(daemon):
+    command = [sys.executable, "-m", "bgctl", "batch", "-j", "1", "--hold", "--", "true"]
+    pipe = subprocess.PIPE
+    with (
+        daemon.client() as client,
+        subprocess.Popen(
+            command, env=daemon.env, cwd=daemon.folder, stdin=pipe, stdout=pipe, text=True
+        ) as process,
+    ):
+        assert process.stdin is not None
+        before = batch_queues(client)
+        daemon.bgctl("batch", "-j", "1", "--", "true")
+        assert batch_queues(client) == before
+        process.stdin.write("a\n")
+        process.stdin.flush()
+        wait_until(lambda: batch_queues(client) - before)
+        process.stdin.write("b\n" * 5_000)
+        process.stdin.close()
+        assert process.stdout is not None
+        ids = process.stdout.read().split()
+        assert process.wait() == 0
+        (name,) = batch_queues(client) - before
+        (view,) = (each for each in client.queues().queues if each.name == name)
+        assert (view.slots, view.counts) == (1, {"held": 5_001})
+    daemon.bgctl("cancel", *ids)
+
+
+def test_a_document_with_a_queue_is_refused_beside_a_limit(daemon):
+    lines = '{"argv": ["true"]}\n{"argv": ["true"], "queue": "mail"}\n'
+
+    done = daemon.bgctl("batch", "-j", "1", "--ndjson", read=lines)
+
+    assert (done.returncode, len(ids_in(done.stdout))) == (1, 1)
+    assert "line 2: it names a queue, but -j gives the batch one of its own: leave out" in done.stderr
