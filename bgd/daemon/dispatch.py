@@ -177,6 +177,11 @@ class Dispatcher:
         is_long = now().wall - attempt.unreported_since > START_PATIENCE and not job.suspended
         return Reason(cause=Cause.START) if is_long else None
 
+    def has_begun(self, job_id: JobId) -> bool:
+        """Return whether the launcher has said that the attempt of an active job runs."""
+        attempt = self._attempts.active.get(job_id)
+        return attempt is not None and attempt.unreported_since is None and attempt.waits is None
+
     def ask(self, job: Job) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
         return self._link.ask(self.key_of(job))

@@ -213,38 +213,43 @@ class LauncherLink:
         """Return a keyboard of an attempt's terminal, and the size of its log; None: it has no terminal now.
 
         Raises:
-            Refused: the launcher is an older one, or the terminal has too many.
+            Refused: the launcher is an older one or does not answer, or the terminal has too many.
         """
-        request = launching.OpenKeyboard(key)
-        if self.is_connected and not self.supports(request):
+        if not self.is_connected:
+            return None
+        request, refusal = launching.OpenKeyboard(key), f"job {key.job} has no keyboard now"
+        if not self.supports(request):
             raise Refused(
                 f"the keyboard of job {key.job} needs a newer launcher: bgd starts one once no job runs"
             )
-        return await asyncio.to_thread(self._open_keyboard, request) if self.is_connected else None
-
-    def _open_keyboard(self, request: launching.OpenKeyboard) -> tuple[socket.socket, int] | None:
+        if (obstacle := self.obstacle) is not None:
+            raise Refused(f"{refusal}: {obstacle}")
         try:
-            with self._asked(request) as connection:
-                answer, fds, *_ = socket.recv_fds(
-                    connection, launching.MAX_KEYBOARD_ANSWER, 1, socket.MSG_CMSG_CLOEXEC
-                )
+            async with asyncio.timeout(ALONE_SECONDS):
+                with self._asked(request, timeout=0.0) as connection:
+                    await _readable(connection)
+                    answer, fds, *_ = socket.recv_fds(
+                        connection, launching.MAX_KEYBOARD_ANSWER, 1, socket.MSG_CMSG_CLOEXEC
+                    )
+        except TimeoutError:
+            raise Refused(f"{refusal}: the launcher does not answer") from None
         except OSError as error:
-            raise Refused(f"job {request.key.job} has no keyboard now: the launcher: {error}") from error
+            raise Refused(f"{refusal}: the launcher: {error}") from error
         if fds:
             return socket.socket(fileno=fds[0]), int(answer)
         if answer:
-            raise Refused(f"job {request.key.job} has no keyboard now: {answer.decode()}")
+            raise Refused(f"{refusal}: {answer.decode()}")
         return None
 
     @contextlib.contextmanager
-    def _asked(self, message: ToLauncher) -> Iterator[socket.socket]:
-        """Yield a connection on which a message was sent that is sent alone; blocks.
+    def _asked(self, message: ToLauncher, timeout: float) -> Iterator[socket.socket]:
+        """Yield a connection with this timeout on which a message was sent that is sent alone.
 
         Raises:
             OSError: the launcher is gone, or does not answer in time.
         """
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ALONE_SECONDS)
+            connection.settimeout(timeout)
             connection.connect(str(self._state_dir / "launcher.sock"))
             connection.sendall(frame(encode(message), launching.MAX_LAUNCHING_FRAME))
             yield connection
@@ -258,7 +263,7 @@ class LauncherLink:
         if not (self.is_connected and self.supports(launching.TradeSockets())):
             return NOTHING_HELD  # without such a launcher the sockets end with this daemon
         try:
-            with self._asked(launching.TradeSockets()) as connection:
+            with self._asked(launching.TradeSockets(), ALONE_SECONDS) as connection:
                 held, fds, *_ = socket.recv_fds(
                     connection, launching.MAX_SOCKETS_PACKET, launching.MAX_HELD_SOCKETS
                 )
@@ -419,6 +424,16 @@ class LauncherLink:
         program = [sys.executable, "-P", "-m", "bgd.launcher"]
         folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Wait until something has arrived, without a thread: a launcher that hangs must not hold many."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, arrived.set)
+    try:
+        await arrived.wait()
+    finally:
+        loop.remove_reader(connection)
 
 
 def _listening_socket(fd: int) -> socket.socket | None:

@@ -229,18 +229,22 @@ class ReadHandler:
         await send(request, view, self._supervisor, self._store, replies)
 
     async def _open_keyboard(self, request: GetKeyboard, replies: ReplySender) -> None:
-        job_id = JobId(request.job)
+        job_id, link = JobId(request.job), self._supervisor.link
         with self._supervisor.subscribe_to_log(job_id) as subscription:
             view = await _view(self._store, job_id)
             while view.state not in FINAL or not request.wait:
                 if (problem := _why_no_keyboard(view, wait=request.wait)) is not None:
                     raise Refused(problem)
                 key = AttemptKey(self._store.store_id, job_id, view.attempt)
-                if view.state in ACTIVE and (opened := await self._supervisor.link.open_keyboard(key)):
+                has_begun = self._supervisor.dispatcher.has_begun(job_id)  # before the launcher is asked
+                if view.state in ACTIVE and (opened := await link.open_keyboard(key)):
                     with opened[0] as keyboard:
                         reply = KeyboardOpened(request.id, view.attempt, opened[1])
                         replies.send_descriptor(reply, keyboard.fileno())
                     break
+                if not request.wait and (has_begun or not link.is_connected):
+                    problem = "its terminal is closed" if link.is_connected else "no launcher is connected"
+                    raise Refused(f"job {job_id} has no keyboard now: {link.obstacle or problem}")
                 await subscription.changed.wait()
                 subscription.changed.clear()
                 view = await _view(self._store, job_id)

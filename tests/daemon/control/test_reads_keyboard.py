@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 
 import pytest
 
-from bgd.core.job import Outcome
+from bgd.core.job import JobId, Outcome
+from bgd.daemon import launching
+from bgd.daemon.threads import THREADS
 from bgd.errors import Full
 from bgd.wire.framing import HEADER
 from bgd.wire.launching import AttemptStarted, OpenKeyboard, decode_to_launcher, protocol_of
@@ -15,7 +19,7 @@ from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import GetKeyboard
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.waiting import soon
+from tests.daemon.waiting import soon, until
 
 PTY = command("/bin/cat", pty=True)
 
@@ -69,6 +73,61 @@ async def test_an_attempt_without_a_terminal_yet_is_asked_for_again_once_it_runs
         writer.write(b"no descriptors left")
         writer.close()
         assert (await caller.hear(Failed)).message.endswith("no descriptors left")
+
+
+async def test_a_job_that_runs_on_without_its_terminal_has_no_keyboard(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        launcher.say(AttemptStarted(key, os.getpid(), 1_790_000_000.0))
+        await until(lambda: life.supervisor.dispatcher.has_begun(JobId(key.job)))
+        caller = await life.call()
+        caller.send(GetKeyboard(1, key.job))
+        (await asked(launcher, key)).close()
+
+        problem = f"job {key.job} has no keyboard now: its terminal is closed"
+        assert await caller.hear(Failed) == Failed(1, ErrorCode.REFUSED, problem)
+
+
+async def test_without_a_launcher_there_is_no_keyboard(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        launcher.hang_up()
+        await until(lambda: not life.link.is_connected)
+
+        failed = await (await life.call()).ask(GetKeyboard(1, key.job), Failed)
+
+        assert failed.message == f"job {key.job} has no keyboard now: no launcher is connected"
+
+
+async def test_a_stopped_launcher_is_not_asked(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        process = await asyncio.create_subprocess_exec("sleep", "100")
+        process.send_signal(signal.SIGSTOP)
+        life.link.pid = process.pid
+        await until(lambda: life.link.obstacle)
+        failed = await (await life.call()).ask(GetKeyboard(1, key.job, wait=True), Failed)
+        process.kill()
+        await soon(process.wait())
+
+        problem = f"the launcher (process {process.pid}) is stopped; kill -CONT {process.pid} continues it"
+        assert failed.message == f"job {key.job} has no keyboard now: {problem}"
+        assert launcher._waiting.empty()
+
+
+async def test_a_launcher_that_does_not_answer_holds_no_thread(config, launcher, monkeypatch):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        callers = [await life.call() for _ in range(2 * THREADS)]
+        for caller in callers:
+            caller.send(GetKeyboard(1, key.job))
+            await asked(launcher, key)
+
+        await soon(asyncio.to_thread(int))
+
+        monkeypatch.setattr(launching, "ALONE_SECONDS", 0.1)
+        failed = await (await life.call()).ask(GetKeyboard(1, key.job), Failed)
+        assert failed.message == f"job {key.job} has no keyboard now: the launcher does not answer"
 
 
 async def test_who_waits_for_the_keyboard_of_a_job_that_finishes_gets_none(config, launcher):
