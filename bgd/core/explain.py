@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from math import inf
 from typing import Literal, assert_never
 
 from msgspec import Struct
@@ -50,7 +51,9 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     words. `limit`: the configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when
     the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for,
     up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to
-    MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each.
+    MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each; `suspended`: those of them that
+    are. `head`: the job before it that starts next; it needs `head_wants` slots, more than are free, and so
+    holds back all others.
     """
 
     cause: Cause
@@ -68,6 +71,9 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     holders: tuple[int, ...] = ()
     held: tuple[str, ...] = ()
     other_holders: int = 0
+    suspended: tuple[int, ...] = ()
+    head: int | None = None
+    head_wants: int = 0
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -175,10 +181,11 @@ def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a
 def holders_in_words(reason: Reason) -> str:
     """Return which jobs hold what a job waits for."""
     more = f" and {reason.other_holders} more" if reason.other_holders else ""
+    names = [f"{job} (suspended)" if job in reason.suspended else str(job) for job in reason.holders]
     if not reason.held:
-        jobs = ", ".join(map(str, reason.holders))
+        jobs = ", ".join(names)
         return f"held by {'job' if len(reason.holders) == 1 and not more else 'jobs'} {jobs}{more}"
-    both = zip(reason.holders, reason.held, strict=True)
+    both = zip(names, reason.held, strict=True)
     return f"{', '.join(f'job {job} holds {reason.subject} {held}' for job, held in both)}{more}"
 
 
@@ -209,7 +216,8 @@ def _ahead(reason: Reason, before: str) -> str:
     if not reason.ahead:
         return ""
     count = f"{reason.ahead} or more" if reason.ahead >= MAX_AHEAD else str(reason.ahead)
-    return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it"
+    head = f"; job {reason.head} is next and needs {reason.head_wants} slots" if reason.head else ""
+    return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it{head}"
 
 
 ITS_TURN = "for its turn"
@@ -226,7 +234,7 @@ def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
     Args:
         reasons: what it waits for.
         running: for each running job, the slots that it holds of those waited for, and its likely end
-            (epoch time; None: unknown).
+            (epoch time; None: unknown; infinite while it is suspended).
         seconds: how long jobs of its name take; those before it are assumed to take as long.
         now: epoch time.
     """
@@ -249,10 +257,12 @@ def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
         return None
     if slots.ahead and seconds is None:
         return None
+    head_starts_at = sorted(free_at)[: max(min(slots.head_wants, slots.slots), 1)][-1]
     heapq.heapify(free_at)
     for _ in range(slots.ahead):
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
-    return max(ready_at, sorted(free_at)[slots.wanted - 1])
+    at = max(ready_at, head_starts_at, sorted(free_at)[slots.wanted - 1])
+    return None if at == inf else at
 
 
 _PASSES_BY_ITSELF = frozenset({Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.RATE, Cause.TURN})

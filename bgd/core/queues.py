@@ -289,14 +289,27 @@ class ReadyQueues:
             short[0] = replace(short[0], ahead=ahead)
         elif ahead != 0 or not (named or reasons or turn):
             short = [Reason(cause=Cause.TURN, slots=self._slots, taken=self.taken, ahead=ahead)]
+        if short and ahead and (head := self._head_before(job)) is not None:
+            short[0] = replace(short[0], head=head.id, head_wants=head.conditions.slots)
         if turn is not None:
             short.append(turn)
         return (*reasons, *short, *(reason for reason in named if reason.cause in OF_MACHINE))
 
+    def _head_before(self, job: Job) -> Job | None:
+        """Return the job that holds this one back because it needs several slots, more than are free."""
+        if job.queue in self._outside:
+            return None
+        head = self._best(None)
+        if head is None or (-head.priority, head.id) >= (-job.priority, job.id):
+            return None
+        return head if self._size_of(head) > max(self._slots - self.taken, 1) else None
+
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, or tokens of a resource."""
         match reason.cause:
-            case Cause.SLOTS:
+            case Cause.TURN if reason.head is None:
+                return reason
+            case Cause.SLOTS | Cause.TURN:
                 found = {job: "" for job, held in self._active.items() if held.number}
             case Cause.QUEUE_SLOTS:
                 found = {job: "" for job, held in self._active.items() if held.queue == reason.subject}
@@ -305,9 +318,12 @@ class ReadyQueues:
                 found = {job: ", ".join(each) for job, each in tokens.items() if each}
             case _:
                 return reason
-        holders = tuple(found)[:MAX_HOLDERS]
+        suspended = {job for job in found if (known := self._job_of(job)) is not None and known.suspended}
+        # suspended ones first: they do not end by themselves
+        holders = tuple(sorted(found, key=lambda job: job not in suspended))[:MAX_HOLDERS]
         held = tuple(found[job] for job in holders if found[job])
-        return replace(reason, holders=holders, held=held, other_holders=len(found) - len(holders))
+        stopped, rest = tuple(job for job in holders if job in suspended), len(found) - len(holders)
+        return replace(reason, holders=holders, held=held, other_holders=rest, suspended=stopped)
 
     def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
         size = self._size_of(job)

@@ -424,6 +424,10 @@ def test_reasons_name_the_jobs_that_hold_slots_and_tokens():
         (Reason(cause=Cause.SLOTS, holders=(3,)), "held by job 3"),
         (Reason(cause=Cause.SLOTS, holders=(3, 4), other_holders=2), "held by jobs 3, 4 and 2 more"),
         (
+            Reason(cause=Cause.SLOTS, holders=(4, 3), suspended=(4,)),
+            "held by jobs 4 (suspended), 3",
+        ),
+        (
             Reason(cause=Cause.TOKENS, subject="gpu", holders=(3, 4), held=("0", "1, 2"), other_holders=2),
             "job 3 holds gpu 0, job 4 holds gpu 1, 2 and 2 more",
         ),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Cause, Reason, likely_start, words_of
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
 from bgd.core.queues import QueueRule, ReadyQueues
 from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
@@ -655,3 +657,32 @@ def test_without_weights_jobs_start_in_the_order_of_submission_whatever_their_qu
         finish(scheduler, order[-1])
         order += started_ids(scheduler)
     assert order == [*batch, mail]
+
+
+def test_those_behind_a_job_that_needs_many_slots_name_it_and_what_it_waits_for():
+    scheduler = make_scheduler(slots=8)
+    usual, stopped = submit(scheduler), submit(scheduler)
+    assert started_ids(scheduler) == [usual, stopped]
+    scheduler.set_suspended(stopped, NOW, suspended=True)
+    wide, behind = submit(scheduler, slots=20), submit(scheduler)
+    assert not started_ids(scheduler)
+
+    [turn] = scheduler.explain(behind, NOW)
+    assert turn == Reason(cause=Cause.TURN, slots=8, taken=2, ahead=1, head=wide, head_wants=20)
+    assert words_of(turn) == f"for its turn: 1 job is before it; job {wide} is next and needs 20 slots"
+    assert scheduler.explain(wide, NOW) == (Reason(cause=Cause.SLOTS, wanted=8, slots=8, taken=2, ahead=0),)
+    for reason in (turn, *scheduler.explain(wide, NOW)):
+        held = scheduler.with_holders(reason)
+        assert (held.holders, held.suspended) == ((stopped, usual), (stopped,))
+        assert likely_start([held], [(1, 5.0), (1, inf)], 2.0, 0.0) is None
+        assert likely_start([held], [(1, 5.0), (1, 7.0)], 2.0, 0.0) == 7.0
+
+
+def test_jobs_that_fill_all_slots_leave_no_head_to_name():
+    scheduler = make_scheduler(slots=1)
+    submit(scheduler)
+    started_ids(scheduler)
+    submit(scheduler)
+    last = submit(scheduler)
+
+    assert scheduler.explain(last, NOW) == (Reason(cause=Cause.SLOTS, slots=1, taken=1, ahead=1),)

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, inf
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -206,7 +206,8 @@ def likely_ends(
     """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
 
     `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
-    name, takes as long as the first one. With more than MAX_RUNNING jobs it is unknown.
+    name, takes as long as the first one; a suspended one forever. With more than MAX_RUNNING jobs it is
+    unknown.
     """
     cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
@@ -217,10 +218,13 @@ def likely_ends(
         ]
         if len(running) >= MAX_RUNNING:
             return None, [(1, None)]
-        names = {name, *(name for name, _, _ in running)} - {None}
+        names = {name, *(name for name, *_ in running)} - {None}
         seconds = {each: _median_of(cursor, each) for each in names}
     of_name = seconds.get(name)
-    ends = ((slots, seconds.get(each) or of_name, started_at) for each, started_at, slots in running)
+    ends = (
+        (slots, inf if suspended else seconds.get(each) or of_name, started_at)
+        for each, started_at, slots, suspended in running
+    )
     return of_name, [(slots, None if took is None else started_at + took) for slots, took, started_at in ends]
 
 
@@ -236,7 +240,7 @@ def _times(cursor: sqlite3.Cursor, sql: str, name: str) -> list[float]:
 
 
 _RUNNING = f"""
-    SELECT name, coalesce(attempts.started_at, launched_at), slots
+    SELECT name, coalesce(attempts.started_at, launched_at), slots, suspended
     FROM jobs INDEXED BY jobs_by_state {_LATEST_ATTEMPT}
     WHERE state = ? AND iif(? IS NULL, ifnull(slot, 1) > 0, queue = ?) LIMIT ?
 """  # noqa: S608 (constants)

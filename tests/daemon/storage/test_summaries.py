@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from bgd import clock
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage import read, summaries
@@ -323,8 +325,16 @@ async def test_jobs_that_take_no_slot_of_the_daemon_make_none_free(store):
     assert await likely_ends(store, "usual", "far") == (2.0, [(1, NOW.wall + 2.0)])
 
 
-async def run(store, number, queue, slot=1):
-    running = a_job(number, State.RUNNING, attempt=1, queue=queue)
+async def test_a_suspended_job_does_not_end_by_itself(store):
+    await put(store, new(1, name="usual"), new(2, name="usual"))
+    await finish(store, 1, took=2.0)
+    await run(store, 2, "default", suspended=True)
+
+    assert await likely_ends(store, "usual", None) == (2.0, [(1, inf)])
+
+
+async def run(store, number, queue, slot=1, **fields):
+    running = a_job(number, State.RUNNING, attempt=1, queue=queue, **fields)
     start = NewAttempt(JobId(number), 1, slot, "launcher", NOW.wall)
     await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[start]))
 
