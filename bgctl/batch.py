@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import takewhile
 from shutil import which
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,8 @@ def batch_command(
 
     With PROGRAM a line is an argument: {} is the line, {.} the line without its extension, {/} its last part,
     {//} its folder, {/.} its last part without extension, and {#} its number. Without any of them it becomes
-    the last argument. Each ARG after ::: is a line. One word without -- or ::: is a FILE.
+    the last argument. Empty lines are skipped. Each ARG after ::: is a line, also an empty one. One word
+    without -- or ::: is a FILE.
 
     Without PROGRAM a line is a command, split into words as by a shell. Blank lines and commands that begin
     with # are skipped. With --ndjson a line is a JSON object with argv, or target and args, and the options
@@ -146,7 +148,7 @@ def batch_command(
     path = _only(paths, has_arguments=arguments is not None)
     end = b"\0" if settings.null else b"\n"
     with _opened(path, end) if arguments is None else _lines_of(arguments) as source:
-        return _queue(daemon, source, settings, given)
+        return _queue(daemon, source, settings, given, takes_empty=arguments is not None)
 
 
 def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
@@ -160,8 +162,13 @@ def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
     return paths[0] if paths else STDIN
 
 
-def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, Any]) -> int:
-    """Queue the lines and return the exit code; `given`: the options of all jobs."""
+def _queue(
+    daemon: Client, source: Source, settings: Settings, given: dict[str, Any], *, takes_empty: bool
+) -> int:
+    """Queue the lines and return the exit code.
+
+    `given`: the options of all jobs; `takes_empty`: an empty line is an argument, too.
+    """
     options, caller = job_options(daemon, given), Caller()
     queue = None
     if settings.jobs is not None:
@@ -169,7 +176,7 @@ def _queue(daemon: Client, source: Source, settings: Settings, given: dict[str, 
         queue = OwnQueue(daemon, name, settings.jobs * (options.get("slots") or 1))
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
-    spec_of = settings.spec_of(maker)
+    spec_of = settings.spec_of(maker, takes_empty=takes_empty)
     check = None if settings.no_check else program_check(options, caller, maker.folder)
     # after all refusals, because a started log must be resumed
     log = None
@@ -232,15 +239,16 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         return settings
 
-    def spec_of(self, maker: SpecMaker) -> SpecOfLine:
+    def spec_of(self, maker: SpecMaker, *, takes_empty: bool) -> SpecOfLine:
         """Return the function that makes a job from a line."""
+        arguments_of = partial(argument_lines, maker, shell=self.shell, takes_empty=takes_empty)
         if self.ndjson:
             return document_lines(maker, takes_queue=self.jobs is None)
         if self.template is not None:
-            return argument_lines(maker, template_words(self.template, shell=self.shell), shell=self.shell)
+            return arguments_of(template_words(self.template, shell=self.shell))
         if self.argv:
             with program_of(self.argv, shell=self.shell, verb="batch") as words:
-                return argument_lines(maker, words, shell=self.shell)
+                return arguments_of(words)
         return shell_lines(maker) if self.shell else word_lines(maker)
 
 

@@ -234,10 +234,16 @@ def template_words(template: str, *, shell: bool) -> list[str]:
     return [*_SHELL, *words] if shell else words
 
 
-def argument_lines(maker: SpecMaker, command: Sequence[str], *, shell: bool) -> SpecOfLine:
+def argument_lines(
+    maker: SpecMaker, command: Sequence[str], *, shell: bool, takes_empty: bool = False
+) -> SpecOfLine:
     """Put each line, an argument, in the place of the {} of a command, or behind it.
 
-    `shell`: the last word is a text for a shell, which gets the values as its parameters.
+    Args:
+        maker: of the specs.
+        command: its words.
+        shell: the last word is a text for a shell, which gets the values as its parameters.
+        takes_empty: an empty line is an argument, too.
 
     Raises:
         WrongUsage: a {} of the text is within quotes.
@@ -252,7 +258,8 @@ def argument_lines(maker: SpecMaker, command: Sequence[str], *, shell: bool) -> 
         words.append("{}")
 
     def spec_of(number: int, line: bytes) -> JobSpec | None:
-        if not (argument := _text(line)):
+        argument = _text(line)
+        if not (argument or takes_empty):
             return None
         values = [_PLACE.sub(lambda match: _part_of(argument, match[1], number), word) for word in words]
         argv = [*fixed, *values]

@@ -54,6 +54,10 @@ def test_each_line_becomes_an_argument_of_the_program_whose_words_stay_words(dae
         (["--shell", ":::", "printf a | tr a b"], ["b"]),
         (["--template", "printf <%s>", ":::", "a"], ["<a>"]),
         (["--", "true", ":::"], []),
+        (["--", "printf", "<%s>", ":::", "a", "", "b", ""], ["<a>", "<>", "<b>", "<>"]),
+        (["--shell", "printf '<%s>' {} {/}", ":::", ""], ["<><>"]),
+        (["--template", "printf <%s>", ":::", ""], ["<>"]),
+        ([":::", "", " ", "printf a"], ["a"]),
     ],
 )
 def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
