@@ -12,6 +12,7 @@ from bgctl.common import WrongUsage, global_options, print_json, say
 from bgctl.options import NamedJobs, chosen_ids, job_ids
 from bgctl.output import report_end
 from bgctl.showing import say_if_waiting
+from bgctl.terminal import takes_more
 from bgctl.verbs import verb
 from bgd import Client, DaemonUnreachable, State
 
@@ -103,5 +104,6 @@ def attach(daemon: Client, job_id: int, *, is_new: bool = False) -> int:
         raise DaemonUnreachable(f"{error}; job {job_id} keeps running: {how_to_return}") from error
     if is_over:
         return report_end(daemon.job(job_id).wait())
-    say(f"job {job_id} keeps running: {how_to_return}")
+    if takes_more(2):
+        say(f"job {job_id} keeps running: {how_to_return}")
     return code

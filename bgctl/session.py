@@ -11,6 +11,7 @@ import termios
 import tty
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from bgctl.common import async_client
@@ -31,6 +32,7 @@ class Session:
         self.exit_code = 0
         self._job_id = job_id
         self._terminal = sys.stdin.fileno()
+        self._output = _Output()
         self._modes = Modes()
         self._is_at_line_start = True
         self._has_begun = False
@@ -51,7 +53,7 @@ class Session:
             self.exit_code = 128 + signum
             this.cancel()
 
-        for signum in (signal.SIGTERM, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             asyncio.get_running_loop().add_signal_handler(signum, end, signum)
         async with async_client() as daemon:
             first = await (self._next(daemon) if is_new else daemon.keyboard(self._job_id, wait=False))
@@ -69,7 +71,7 @@ class Session:
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
             finally:
-                _write(self._modes.reset() + (b"" if self._is_at_line_start else b"\r\n"))
+                self._output.end(self._modes.reset() + (b"" if self._is_at_line_start else b"\r\n"))
 
     async def _view(self, daemon: AsyncClient, first: Keyboard | None) -> None:
         """Print what the job writes; only the end of what it had written when `first` was opened."""
@@ -80,7 +82,7 @@ class Session:
             is_cut = False
             self._modes.feed(data)
             self._is_at_line_start = data.endswith(b"\n") if data else self._is_at_line_start
-            _write(data)
+            await self._output.write(data)
 
     async def _type(self, daemon: AsyncClient, keyboard: Keyboard | None) -> bool:
         """Type into one attempt after another; return whether the user has detached."""
@@ -103,7 +105,7 @@ class Session:
         except (Refused, ProtocolError) as error:  # the job goes on, and so does its output
             self._problem, self._types = str(error), None
             if before is None:
-                _tell(f"job {self._job_id} runs on, and you watch: there is no keyboard: {error}")
+                self._output.tell(f"job {self._job_id} runs on, and you watch: there is no keyboard: {error}")
         return None
 
     async def _use(self, keyboard: Keyboard) -> bool:
@@ -114,14 +116,16 @@ class Session:
         keyboard.socket.setblocking(False)
         if not self._has_begun:
             self._has_begun = True
-            _tell(f"attached to job {self._job_id}: Ctrl-P Ctrl-Q detaches")
+            self._output.tell(f"attached to job {self._job_id}: Ctrl-P Ctrl-Q detaches")
         self._send_size()
         loop.add_signal_handler(signal.SIGWINCH, self._send_size)
+        loop.add_signal_handler(signal.SIGTSTP, lambda: None)  # a stopped bgctl would leave the terminal raw
         loop.add_reader(keyboard.socket, self._read_state)
         try:
             return await self._is_detached
         finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
+            for signum in (signal.SIGWINCH, signal.SIGTSTP):
+                loop.remove_signal_handler(signum)
             loop.remove_reader(self._terminal)
             loop.remove_reader(keyboard.socket)
             loop.remove_writer(keyboard.socket)
@@ -138,11 +142,11 @@ class Session:
             state = b""
         if state == YOURS:
             if self._types is None:
-                _tell("you have the keyboard now")
+                self._output.tell("you have the keyboard now")
             self._types = True
         elif state == LOOK:
             self._types = None
-            _tell("the keyboard is taken: you watch, and get it when the other terminal detaches")
+            self._output.tell("the keyboard is taken: you watch, and get it when the other terminal detaches")
         elif not state:
             return self._end(is_detached=False)
         asyncio.get_running_loop().add_reader(self._terminal, self._read_keys)
@@ -156,7 +160,7 @@ class Session:
         typed, detach, _ = (self._held + keys).partition(DETACH_KEYS)
         self._held = DETACH_KEYS[:1] if not detach and typed.endswith(DETACH_KEYS[:1]) else b""
         if typed := typed.removesuffix(self._held):
-            self._send(KEYS + typed) if self._types else _write(_BELL)
+            self._send(KEYS + typed) if self._types else self._output.ring()
         if detach or not keys:  # or the terminal is gone
             self._end(is_detached=True)
 
@@ -169,7 +173,7 @@ class Session:
         if len(self._unsent) < _MOST_UNSENT:
             self._unsent.append(packet)
         else:
-            _write(_BELL)
+            self._output.ring()
         self._flush()
 
     def _flush(self) -> None:
@@ -207,14 +211,48 @@ def _raw(terminal: int) -> Iterator[None]:
             termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
-def _tell(message: str) -> None:
-    """Print a message to stderr, whether or not the terminal is raw."""
-    print(f"\rbgctl: {one_line(message)}\r", file=sys.stderr, flush=True)
+class _Output:
+    """Writes to stdout and stderr in a thread, because a terminal that nobody reads takes no more."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._last = self._thread.submit(_write_all, 1, b"")
+
+    async def write(self, data: bytes) -> None:
+        """Write output of the job; return when the terminal has taken it."""
+        for start in range(0, len(data), _PIECE):
+            await asyncio.wrap_future(self._put(1, data[start : start + _PIECE]))
+
+    def tell(self, message: str) -> None:
+        """Print a message to stderr, whether or not the terminal is raw."""
+        self._put(2, f"\rbgctl: {one_line(message)}\r\n".encode())
+
+    def ring(self) -> None:
+        """Ring the bell, unless the terminal is busy."""
+        if self._last.done():
+            self._put(1, _BELL)
+
+    def end(self, data: bytes) -> None:
+        """Write the last bytes, if the terminal takes them soon.
+
+        Raises:
+            OSError: stdout cannot be written.
+        """
+        with suppress(TimeoutError):
+            self._put(1, data).result(_END_SECONDS)
+
+    def _put(self, descriptor: int, data: bytes) -> Future[None]:
+        self._last = self._thread.submit(_write_all, descriptor, data)
+        return self._last
 
 
-def _write(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+_PIECE = 16 * 1024  # bytes written at once; the rest is not, when the user leaves
+_END_SECONDS = 1.0
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 class Modes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import select
 from typing import TYPE_CHECKING
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
@@ -184,6 +185,16 @@ def _replacement(match: re.Match[str]) -> str:
 
 
 _HIDDEN = 8  # the attribute that makes the following text invisible
+
+
+def takes_more(descriptor: int) -> bool:
+    """Return whether a terminal or pipe takes a line soon: one that nobody reads may be full."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLOUT)
+    return bool(waiting.poll(_SOON))
+
+
+_SOON = 1000  # milliseconds
 
 
 def screen_size() -> tuple[int, int]:

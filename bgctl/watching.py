@@ -29,7 +29,7 @@ from bgctl.listing import (
     table_lines,
 )
 from bgctl.selecting import with_filters
-from bgctl.terminal import fitted, screen_size
+from bgctl.terminal import fitted, screen_size, takes_more
 from bgctl.verbs import verb
 from bgd import BgdError, Client, Job, State
 from bgd.escape import one_line
@@ -171,20 +171,33 @@ def _screen(*, is_used: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0) if sys.stdin.isatty() else None
+
+    def restore() -> None:
+        if takes_more(1):
+            os.write(1, _LEAVE)
+        if before is not None:
+            termios.tcsetattr(0, termios.TCSANOW, before)
+
+    def end(signum: int, _: object) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        with suppress(OSError, termios.error):  # the terminal is gone
+            restore()
+        os.kill(os.getpid(), signum)
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, end)
     if before is not None:
         tty.setcbreak(0)
     _write(_ENTER)
     try:
         yield
     finally:
-        _write(_LEAVE)
-        if before is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        restore()
 
 
 # xterm's ctlseqs: the alternate screen, a hidden cursor, and lines that are cut instead of wrapped
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
-_LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = b"\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 

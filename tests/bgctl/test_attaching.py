@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -274,7 +275,7 @@ def plain_terminal():
     os.close(own)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_it_and_restores_the_terminal(daemon, plain_terminal, signum):
     screen, own = plain_terminal
     before = termios.tcgetattr(own)
@@ -292,6 +293,9 @@ def test_a_signal_ends_it_and_restores_the_terminal(daemon, plain_terminal, sign
         os.write(screen, b"typed\r")
         wait_until(lambda: daemon.bgctl("logs", job_id).stdout.count("typed") == 2)
         assert termios.tcgetattr(own) != before
+        attached.send_signal(signal.SIGTSTP)  # it does not stop, which would leave the terminal raw
+        os.write(screen, b"more\r")
+        wait_until(lambda: daemon.bgctl("logs", job_id).stdout.count("more") == 2)
 
         attached.send_signal(signum)
 
@@ -299,6 +303,35 @@ def test_a_signal_ends_it_and_restores_the_terminal(daemon, plain_terminal, sign
         assert f"job {job_id} keeps running".encode() in attached.stderr.read()
     assert termios.tcgetattr(own) == before
     daemon.bgctl("cancel", job_id)
+
+
+@pytest.mark.parametrize("is_signalled", [False, True])
+@pytest.mark.parametrize("has_pipe", [False, True])
+def test_a_terminal_or_pipe_that_nobody_reads_stops_neither_keys_nor_signals(
+    daemon, plain_terminal, has_pipe, is_signalled
+):
+    screen, own = plain_terminal
+    before = termios.tcgetattr(own)
+    job_id = start(daemon, "yes")
+    unread, full = os.pipe() if has_pipe else (os.dup(screen), os.dup(own))
+    words = [sys.executable, "-m", "bgctl", "attach", job_id]
+    attached = subprocess.Popen(words, env=daemon.env, stdin=own, stdout=full, stderr=full)
+    try:
+        wait_until(lambda: not select.select([], [full], [], 0.5)[1])
+
+        if is_signalled:
+            attached.send_signal(signal.SIGTERM)
+        else:
+            os.write(screen, DETACH.encode())
+
+        assert attached.wait(DEADLINE) == (128 + signal.SIGTERM if is_signalled else 0)
+        assert termios.tcgetattr(own) == before
+    finally:
+        attached.kill()
+        attached.wait()
+        os.close(unread)
+        os.close(full)
+        daemon.bgctl("cancel", job_id)
 
 
 def test_a_lost_terminal_detaches(daemon, terminal):

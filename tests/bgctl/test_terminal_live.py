@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 from rich.cells import cell_len
@@ -105,6 +106,18 @@ def test_watch_shows_changes_until_q(own_daemon, terminal):
 
     assert seen(child).endswith("\x1b[?1049l")
     assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("verb", "shown"), [("watch", "finished"), ("top", "no job is running")])
+def test_a_signal_restores_the_screen(own_daemon, terminal, verb, shown, signum):
+    child = terminal(verb, HOME=str(own_daemon.folder))
+    child.expect_exact(shown)
+
+    child.kill(signum)
+
+    assert seen(child).endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+    assert child.signalstatus == signum
 
 
 def test_watch_goes_on_with_the_next_daemon(own_daemon, terminal):
