@@ -124,8 +124,7 @@ def batch_command(
 
     With PROGRAM a line is an argument: {} is the line, {.} the line without its extension, {/} its last part,
     {//} its folder, {/.} its last part without extension, and {#} its number. Without any of them it becomes
-    the last argument. Empty lines are skipped. Each ARG after ::: is a line, also an empty one. One word
-    without -- or ::: is a FILE.
+    the last argument. Empty lines are skipped, an empty ARG is not. One word without -- or ::: is a FILE.
 
     Without PROGRAM a line is a command, split into words as by a shell. Blank lines and commands that begin
     with # are skipped. With --ndjson a line is a JSON object with argv, or target and args, and the options

@@ -246,13 +246,15 @@ def argument_lines(
         takes_empty: an empty line is an argument, too.
 
     Raises:
-        WrongUsage: a {} of the text is within quotes.
+        WrongUsage: a {} of the text is within quotes, or there is no place for one.
     """
     fixed, words = list[str](), list(command)
     if shell:
         text, words = _with_parameters(words[-1])
         if not words:
             text, words = _with_parameters(f"{text} {{}}")
+            if not words:
+                raise WrongUsage("the text for the shell ends with a comment: write {} before it")
         fixed = [*_SHELL, text, "sh"]
     elif not any(map(_PLACE.search, words)):
         words.append("{}")

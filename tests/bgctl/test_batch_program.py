@@ -86,6 +86,7 @@ def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
             "--ndjson cannot be combined with --template and --shell, or with a prog",
         ),
         (["--shell", "--", "echo", "a"], "--shell takes one text, not 2 words"),
+        (["--shell", "--", "true; # {}"], "ends with a comment: write {} before it"),
         (["--", ""], "the name of the program is empty"),
         (["-j", "2", "-q", "mail", "--", "echo"], "-j gives the batch a queue of its own: leave out -q"),
         (["-j", "0", "--", "echo"], "'0' is not a whole number from 1 to"),
