@@ -203,7 +203,8 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     """All jobs to which a verb applies and that have what is given here, now and when it is their turn.
 
     * `states`: None: those that the verb is usually for. `suspended`: of the running ones, only these.
-    * `queue`, `name`, `tag`, `since`, `until`: as in List.
+    * `queue`, `name`, `tag`, `since`, `until`: as in List, except that notifications are selected only with
+      their `queue`.
     * `after`: only higher ids than this one: the rest, if an earlier stream broke off.
     * `dry_run`: change nothing; only tell the present states of these jobs.
     """

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon import dispatch, job_actions
 from bgd.daemon.storage import read, summaries
 from bgd.errors import NoSuchJob, Refused
@@ -631,6 +631,20 @@ async def test_all_that_match_are_acted_on_in_portions_lowest_ids_first(config, 
         ]
         assert 3 <= life.commits.commits - commits <= len(parts)
         assert [(await life.view(job)).state for job in (jobs[0], other)] == [State.SCHEDULED] * 2
+
+
+async def test_notifications_are_selected_only_by_their_queue(config, launcher):
+    async with served(config, launcher) as life:
+        usual = await life.submit(command(**SCHEDULED))
+        mail = await life.submit(command(queue=NOTIFICATION_QUEUE, **SCHEDULED))
+        caller = await life.call()
+
+        for number, where, expected in (
+            (1, Selection(states=[State.SCHEDULED]), usual),
+            (2, Selection(queue=NOTIFICATION_QUEUE), mail),
+        ):
+            parts = await caller.stream(Cancel(number, where=where), Acted)
+            assert [each.job for part in parts for each in part.results] == [expected]
 
 
 async def test_jobs_that_change_before_it_is_their_turn_are_left_out(config, launcher, monkeypatch):

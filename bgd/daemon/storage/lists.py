@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import FINAL, Job, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
-from bgd.core.spec import DEFAULT_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import unpack_spec
 from bgd.wire.requests import List, Selection
@@ -37,6 +37,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     """Which jobs are wanted: those that have all that is not None or empty.
 
     * `suspended`: of the running ones, only those that are suspended, or only the others.
+    * `but_queue`: only those of other queues.
     * `name`: a shell's pattern for the whole name. `target`: one for the target of a class job, in which `:`
       and `.` are alike; without the method it stands for all of them.
     * `exit_code`: of a finished job, as `exit_code_of` counts.
@@ -46,6 +47,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     states: tuple[State, ...] = ALL_STATES
     suspended: bool | None = None
     queue: str | None = None
+    but_queue: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
     since: float | None = None
@@ -68,7 +70,12 @@ def selected_by(where: Selection, verb: Verb) -> Filter:
     if verb.suspended is not None and where.suspended is not None and verb.suspended != where.suspended:
         states -= {State.RUNNING}
     suspended = where.suspended if verb.suspended is None else verb.suspended
-    return replace(_filter_of(where), states=tuple(states), suspended=suspended)
+    return but_notifications(replace(_filter_of(where), states=tuple(states), suspended=suspended))
+
+
+def but_notifications(wanted: Filter) -> Filter:
+    """Leave out bgd's own jobs, for actions on all that match, unless the filter names their queue."""
+    return replace(wanted, but_queue=NOTIFICATION_QUEUE if wanted.queue is None else None)
 
 
 def _filter_of(where: Selection | List) -> Filter:
@@ -342,12 +349,13 @@ class _Search:
         return bool(found <= _FEW)
 
 
-_COMPARED = ("queue", "uid", "suspended", "since", "until", "priority", "exit_code")
+_COMPARED = ("queue", "but_queue", "uid", "suspended", "since", "until", "priority", "exit_code")
 
 
 def _conditions(wanted: Filter, pieces: int) -> list[str]:
     conditions = {
         "queue": "queue = :queue",
+        "but_queue": "queue <> :but_queue",
         "uid": "uid = :uid",
         "suspended": "(state <> 'running' OR suspended = :suspended)",
         "name": "name GLOB :name",

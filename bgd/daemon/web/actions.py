@@ -15,7 +15,7 @@ from bgd.core.job import VERBS, JobId, State
 from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_queue
-from bgd.daemon.storage.lists import Filter
+from bgd.daemon.storage.lists import Filter, but_notifications
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
@@ -148,7 +148,7 @@ def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | No
         return Filter(states=tuple(states)), ids
     named = set(wanted.states)
     affected = (_FAILED if name == "retry" and named == set(State) else states) & named
-    return replace(wanted, states=tuple(affected)), None
+    return but_notifications(replace(wanted, states=tuple(affected))), None
 
 
 async def _count(site: Site, wanted: Filter, ids: list[JobId] | None) -> int:

@@ -142,6 +142,7 @@ filters = st.fixed_dictionaries(
         "states": st.lists(st.sampled_from(State), min_size=1, max_size=4, unique=True).map(tuple),
         "suspended": st.none() | st.booleans(),
         "queue": st.sampled_from(QUEUES),
+        "but_queue": st.sampled_from(QUEUES),
         "name": patterns,
         "tags": some_tags.map(tuple),
         "since": st.integers(0, 20).map(float),
@@ -172,6 +173,7 @@ def is_wanted(job, wanted):
             or job["suspended"] is wanted.suspended
         )
         and (wanted.queue in {None, job["queue"]})
+        and wanted.but_queue != job["queue"]
         and (wanted.name is None or (job["name"] is not None and fnmatchcase(job["name"], wanted.name)))
         and set(wanted.tags) <= set(job["tags"])
         and (wanted.since is None or job["id"] >= wanted.since)

@@ -13,6 +13,11 @@ from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.support import DEADLINE, wait_until
 
+pytestmark = pytest.mark.daemon("""
+[notify.broken]
+program = ["/bin/false"]
+""")
+
 
 @pytest.fixture
 def client(daemon):
@@ -125,6 +130,15 @@ def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, page):
     assert page.json(path) == {"count": 2}
     assert progress_of(post(page, path))[0]["done"] == 2
     assert [client.job(job.id).state for job in held] == ["cancelled", "held", "cancelled"]
+
+
+def test_notifications_do_not_match_unless_their_queue_is_named(daemon, client, page):
+    assert daemon.bgctl("doctor", "--notify", "broken").returncode == 1
+    [test] = client.jobs(queue="bgd-notifications")
+
+    for query, count in ((f"name={test.name}".replace(" ", "+"), 0), ("queue=bgd-notifications", 1)):
+        found = [page.json(f"/job-logs/all/{verb}?{query}")["count"] for verb in ("cancel", "remove")]
+        assert sum(found) == count  # it has failed or will be retried
 
 
 def test_queues_are_paused_and_resumed(client, page):
