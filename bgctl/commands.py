@@ -53,7 +53,7 @@ def run(
     interactive: bool = False,
 ) -> int:
     """Queue a command, show its output, and return its exit code; `interactive`: also type into it."""
-    job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
+    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, verb="run")
     if global_options().json:
         print_id(job)
     say_if_exists(job, options)
@@ -77,8 +77,16 @@ def submit_again(daemon: Client, argv: Sequence[str], sent: Sent) -> int:
     return wait_or_follow(daemon, job)
 
 
-def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
-    with program_of(argv, shell=shell) as words:
+def _queue(
+    daemon: Client,
+    argv: Sequence[str],
+    options: JobOptions,
+    *,
+    shell: bool,
+    no_check: bool,
+    verb: str = "submit",
+) -> Job:
+    with program_of(argv, shell=shell, verb=verb) as words:
         say_what_is_not_passed_on(options)
         if options.get("stdin") == "-":
             options["input"] = _read_stdin()
@@ -131,7 +139,7 @@ def _problem_in_words(error: CannotStart, argv: Sequence[str], verb: str) -> str
     from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
 
     if shutil.which(argv[0]) is None and (hint := for_missing_program(argv, verb)):
-        return f"no program {argv[0]!r} on its PATH: {hint}"
+        return f"no program named {argv[0]!r}: {hint}"
     return error.problem
 
 

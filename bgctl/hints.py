@@ -124,7 +124,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--group -g": "--queue NAME chooses the queue",
     "--description --job-name --title -S": "--name TEXT names a job",
     "--paused --stashed": "--hold keeps a job from starting",
-    "--deadline --ttl": "--expires D cancels a job that has not started by then",
+    "--deadline --ttl": "--expires D cancels a job that has not started within D",
     "--max-time --runtime --time --time-limit": "--timeout D limits an attempt",
     "--attempts --max-retries --restart --retry --tries": "--retries N tries again after a failure",
     "--background --bg --detach -D -d": _BACKGROUND,
@@ -208,6 +208,7 @@ STATES = _by_word(_STATES)
 
 _BUILTINS = {".", "[[", "alias", "bg", "case", "cd", "command", "eval", "exec", "export", "fg", "for"}
 _BUILTINS |= {"if", "jobs", "set", "source", "time", "type", "ulimit", "umask", "unset", "until", "while"}
+_NEED_NO_DASHES = ("submit", "run")  # the first argument ends their options
 _TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "parallel", "test"})
 _PLAIN = re.compile(r"[\w@%+=:,./{}-]+")  # a batch itself quotes what it puts in place of {}
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
@@ -222,7 +223,7 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
     for part in [] if is_program else reversed(name.split("-")):  # for example kill-session or show-logs
         if hint := VERBS.get(part) or (f"did you mean {part}?" if part in known else None):
             return hint
-    if alike := next((word for word in known if _is_one_edit(name, word)), None):
+    if alike := next((word for word in known if is_one_edit(name, word)), None):
         return f"did you mean {alike}?"
     return f"`bgctl submit {_line(words)}` queues a command" if is_program else "see 'bgctl --help'"
 
@@ -245,14 +246,14 @@ def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
 
     `verb`: the verb that was typed, with what goes before its options.
     """
-    before = "" if verb == "submit" else "-- "
+    before = "" if verb in _NEED_NO_DASHES else "-- "
     name = argv[0]
     variable, equals, _ = name.partition("=")
     if equals and variable.isidentifier() and len(argv) > 1:
         return f"`bgctl {verb} -e {quoted(name)} {before}{quoted(argv[1])}` sets a variable"
     if name in _BUILTINS or _SHELL_CHARACTERS & set(name):
         text = name if len(argv) == 1 else _line(argv)
-        return f"it is for a shell: type `bgctl {verb} --shell {before}{quoted(text)}`"
+        return f"to run it in a shell, type `bgctl {verb} --shell {before}{quoted(text)}`"
     if "/" in name:
         return None
     if name.endswith(".py") and Path(name).is_file():
@@ -272,11 +273,11 @@ def for_operators(argv: Sequence[str], verb: str) -> str | None:
             f"{found!r} is an argument here: `bgctl batch {_line(argv)}` queues a job for each word after it"
         )
     line = " ".join(word if word in OPERATORS or _PLAIN.fullmatch(word) else quoted(word) for word in argv)
-    before = "" if verb == "submit" else "-- "
+    before = "" if verb in _NEED_NO_DASHES else "-- "
     return f"{found!r} is an argument here: for a shell type `bgctl {verb} --shell {before}{quoted(line)}`"
 
 
-def _is_one_edit(typed: str, meant: str) -> bool:
+def is_one_edit(typed: str, meant: str) -> bool:
     """Return whether a character was added, left out or replaced, or two neighbours were exchanged."""
     shorter = min(len(typed), len(meant))
     at = next((n for n in range(shorter) if typed[n] != meant[n]), shorter)

@@ -268,11 +268,12 @@ def _names_within(asked: Sequence[str], states: tuple[State, ...]) -> list[str]:
 def _describe_rest(daemon: Client, query: Query, jobs: list[Job]) -> str:
     """Return a hint about the jobs that do not fit on the terminal."""
     if any(query.filters.values()) or query.before is not None:
-        return "more jobs match: --all lists them"
+        return "more jobs match: `bgctl list` lists them with --all"
     shown = Counter(job.state for job in jobs)
     counts = daemon.info().counts
     rest = [f"{count} {state}" for state in State if (count := counts.get(state, 0) - shown[state]) > 0]
-    return f"not shown: {', '.join(rest)}; --all lists them" if rest else "--all lists the other jobs"
+    others = f"not shown: {', '.join(rest)}; " if rest else ""
+    return f"{others}`bgctl list --all` lists {'them' if rest else 'the other jobs'}"
 
 
 def _options_for_rest(query: Query, jobs: list[Job]) -> str:
@@ -517,17 +518,24 @@ def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
     oldest = stats.oldest_queued_at
     counts = {str(state): stats.counts.get(state, 0) for group in GROUPS for state in group}
     by_number = sorted(stats.outcomes.items(), key=lambda each: -each[1])
+    window = "hour" if stats.window == _HOUR else format_duration(stats.window)
     outcomes = {_ENDED.get(name, name): count for name, count in by_number}
     return [
         ("jobs", _counts(counts)),
-        ("ended", f"in the last {format_duration(stats.window)}: {_counts(outcomes)}"),
+        ("ended", f"in the last {window}: {_counts(outcomes)}"),
         ("waited", _times(stats.wait_median, stats.wait_p95)),
         ("ran", _times(stats.run_median, stats.run_p95)),
         ("oldest", "none is queued" if oldest is None else f"queued {local_time(oldest, time.time())}"),
     ]
 
 
-_ENDED = {"exit": "with an exit code", "signal": "by a signal"}  # of outcomes that say less in a sentence
+_HOUR = 3600.0
+# of outcomes that say less in a sentence
+_ENDED = {
+    "exit": "failed (exit code)",
+    "error": "raised an exception",
+    "signal": "killed by a signal",
+}
 
 
 def _counts(counts: Mapping[str, int]) -> str:

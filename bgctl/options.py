@@ -327,8 +327,7 @@ def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
 
 def slots_or(word: str) -> Parsed:
     """Return the type of a number of slots or a word; None means not given."""
-    slots = f"a number of slots from 1 to {spec.MAX_SLOTS}"
-    rule = f"neither {slots} nor {word!r}; use `bgctl pause` to start nothing"
+    rule = f"neither a number from 1 to {spec.MAX_SLOTS} nor {word!r}; use `bgctl pause` to start nothing"
     number = text_reader(spec.SlotCount, rule)
     return Parsed("slots", lambda text: word if text == word else number(text))
 

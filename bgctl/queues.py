@@ -49,7 +49,7 @@ def slots_command(daemon: Client, slots: int | str | None) -> None:
 @verb("bgctl pause", "bgctl pause mail")
 @_queue_argument
 def pause_command(daemon: Client, queue: str | None) -> None:
-    """Stop starting jobs, of one queue or of all.
+    """Start no more jobs, in one queue or in all.
 
     `bgctl resume` undoes it. Running jobs keep running; use `bgctl suspend` to stop them, and `bgctl hold`
     for single jobs.

@@ -64,10 +64,11 @@ from bgd.core.spec import JobSpec
 from bgd.formatting import as_json, command_line, iso_time, short_duration
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
 
-_HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "RUNS")
+_HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "COMMAND")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
 _NAME = get_args(ScheduleName)[1].pattern
 _NO_WHEN = "say when, after the name: a cron expression such as '0 3 * * *', 'every 15m', or --calendar SPEC"
+_TIMES = frozenset({"hourly", "daily", "weekly", "monthly", "yearly"})  # cron knows them after an @
 _name = click.argument("name")
 _names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 _schedule = click.argument("schedule", metavar="NAME")  # beside an option --name
@@ -172,7 +173,9 @@ def add_command(
     if " " in schedule:
         from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
 
-        raise click.UsageError(name_first(schedule, argv))
+        is_when = when is not None and (" " in when or when.startswith("@"))
+        words = argv if is_when or when is None else (when, *argv)
+        raise click.UsageError(name_first(when if is_when else schedule, words))
     values = _given(when, given)
     args = json_option("--args", values.pop("args_text", None), list)
     kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)
@@ -465,9 +468,8 @@ def _given(when: str | None, given: dict[str, Any]) -> dict[str, Any]:
     if len(when.split()) == 1 and not kind.startswith("@"):
         if ":" in when:
             raise click.UsageError(f"{when!r} is a systemd calendar spec: use --calendar {when}")
-        raise click.UsageError(
-            f"{when!r} does not say when: write all of it in quotes, such as '0 3 * * *' or 'every 15m'"
-        )
+        remedy = f"write @{when}," if when in _TIMES else "write all of it in quotes, such as"
+        raise click.UsageError(f"{when!r} is not a time: {remedy} '0 3 * * *' or 'every 15m'")
     return values | ({"every": rest.strip()} if kind == "every" else {"cron": when})
 
 

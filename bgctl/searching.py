@@ -46,8 +46,9 @@ def search_command(
     """Print the lines of all kept logs that contain TEXT.
 
     TEXT is not a regular expression. The newest job comes first; each line begins with job and attempt, the
-    time at which it was written, and the name of the job. Without -i, case matters if TEXT has a capital.
-    Without ids and filters all logs are searched. Exit with 0 if a line is found, else 1.
+    time at which it was written, and the name of the job. Without -i, upper and lower case are distinguished
+    only if TEXT contains a capital letter. Without ids and filters all logs are searched. Exit with 0 if a
+    line is found, else 1.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")

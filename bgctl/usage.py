@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, STATES
+from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, STATES, is_one_edit
 from bgctl.submitting import call_command, run_command, submit_command
 
 
@@ -27,7 +27,9 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
         case click.MissingParameter() if context.info_name == "run" and context.params.get("tags"):
             return "missing argument PROGRAM: -t is a tag; `bgctl run -it PROGRAM` types into its terminal"
         case click.MissingParameter(param=click.Parameter() as missing):
-            return f"missing {missing.param_type_name} {_name_of(missing, context)}: {see}"
+            queue = context.params.get("name") if context.command_path == "bgctl queue set" else None
+            hint = see if queue is None else f"type `bgctl queue set {queue} --slots N`"
+            return f"missing {missing.param_type_name} {_name_of(missing, context)}: {hint}"
         case click.BadParameter(param=click.Parameter() as wrong):
             name = _name_of(wrong, context)
             return f"{name}: {_state_by_meaning(name, error.message) or _one_of(error.message)}"
@@ -73,9 +75,12 @@ def _other_option(option: str, context: click.Context) -> str | None:
     own = {spelling for each in context.command.params for spelling in each.opts}
     if hint := (context.parent is None and PROGRAM_OPTIONS.get(option)) or _hint_by_meaning(option, own):
         return f"no option {option}: {hint}"
-    by_word = {each.lstrip("-"): each for each in own if each.startswith("--")}
-    alike = difflib.get_close_matches(option.lstrip("-"), by_word, n=1)
-    return f"no option {option}: did you mean {by_word[alike[0]]}?" if alike else None
+    if not option.startswith("--"):
+        return None
+    long = [each for each in own if each.startswith("--")]
+    alike = [each for each in sorted(long) if is_one_edit(option, each)]
+    alike += difflib.get_close_matches(option, long, n=1, cutoff=_SURELY_MEANT)
+    return f"no option {option}: did you mean {alike[0]}?" if alike else None
 
 
 def _hint_for_other_verb(option: str, own: str | None) -> str | None:
@@ -105,4 +110,5 @@ def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
 
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
 _INSTEAD_OF_ARGUMENTS = {"bgctl top": "`bgctl show --usage ID` shows what a job uses"}
+_SURELY_MEANT = 0.85  # of difflib; less similar words mean something else
 _OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

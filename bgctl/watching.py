@@ -89,8 +89,8 @@ def watch_jobs(daemon: Client, query: Query) -> None:
 def top_command(daemon: Client, *, sort: str) -> None:
     """Show CPU, memory and processes of running jobs, live.
 
-    What uses most comes first. q or Ctrl-C ends it. With --json, or if stdout is no terminal, print one
-    picture and end.
+    Jobs that use most come first. q or Ctrl-C ends it. With --json, or if stdout is not a terminal, it prints
+    one snapshot and exits.
 
     100% CPU is one processor. It counts all processes of a job, over the seconds since the picture before.
     """

@@ -221,7 +221,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
     delay: Annotated[Duration, _at_start("Wait at least this long before starting")] = 0.0
     at: Annotated[Instant | None, _at_start("Start at this time, for example 'tomorrow 9:00'")] = None
-    expires: Annotated[Timeout | None, _at_start("Cancel the job if it has not started by then")] = None
+    expires: Annotated[Timeout | None, _at_start("Cancel the job if it has not started within D")] = None
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, _at_start("Start after these jobs have succeeded")] = ()
     after_any: Annotated[JobNumbers, _at_start("Start after these jobs finish, even if they fail")] = ()
@@ -346,7 +346,8 @@ def text_reader(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Calla
         try:
             return msgspec.convert(read(text), kind, strict=False)  # numbers are text
         except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
-            raise ValueError(f"{text!r} is not {rule}") from None
+            verb = "is" if rule.startswith("neither ") else "is not"
+            raise ValueError(f"{text!r} {verb} {rule}") from None
 
     return parse
 

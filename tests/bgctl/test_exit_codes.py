@@ -99,10 +99,10 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no-such-program"], "no program 'no-such-program' on its PATH"),
+        (["no-such-program"], "no program named 'no-such-program'"),
         (["./no/such/file"], "/no/such/file does not exist"),
         (["/"], "is a folder, not a program"),
-        (["echo hi | wc"], "it is for a shell: type `bgctl submit --shell 'echo hi | wc'`"),
+        (["echo hi | wc"], "to run it in a shell, type `bgctl submit --shell 'echo hi | wc'`"),
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such does not exist"),
         (
             ["--cwd", "/no/such", "true"],

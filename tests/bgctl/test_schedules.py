@@ -23,7 +23,7 @@ def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
     assert added.stderr.startswith("bgctl: schedule nightly is stored; next: ")
     assert " 03:00:00 UTC, in " in added.stderr
     heading, row = own_daemon.bgctl("schedule").stdout.splitlines()
-    assert heading.split() == ["NAME", "NEXT", "LAST", "WHEN", "RUNS"]
+    assert heading.split() == ["NAME", "NEXT", "LAST", "WHEN", "COMMAND"]
     assert row.startswith("nightly  in ")
     assert row.endswith("/true 'x y'")
 
@@ -233,6 +233,7 @@ def test_a_job_of_a_schedule_gets_the_environment_of_the_daemon_and_its_own(own_
         (["add", "x", "every", "15m", "--", "true"], "such as '0 3 * * *' or 'every 15m'"),
         (["add", "x", "--every", "15m", "--", "true"], "or 'every 15m' after the name"),
         (["add", "x", "@daily", "--calendar", "daily", "--", "true"], "both say when"),
+        (["add", "x", "weekly", "--", "true"], "write @weekly, '0 3 * * *' or 'every 15m'"),
         (["add", "x", "--calendar", "daily", "./x.sh"], "/x.sh"),
         (["add", "x", "@daily", "--", "a | b"], "`bgctl schedule add x WHEN --shell -- 'a | b'`"),
         (["add", "x", "@daily", "--", "/bin/tar cz"], "`bgctl schedule add x WHEN --shell -- '/bin/tar cz'`"),

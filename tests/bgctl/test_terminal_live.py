@@ -72,7 +72,7 @@ def test_columns_and_lines_of_the_environment_win(own_daemon, terminal):
     assert "COMMAND" in heading
     assert len(rows) == 6
     assert max(map(cell_len, rows)) == 50
-    assert note == "bgctl: not shown: 4 held; --all lists them"
+    assert note == "bgctl: not shown: 4 held; `bgctl list --all` lists them"
 
 
 def test_a_running_job_stays_on_the_screen(own_daemon, terminal):

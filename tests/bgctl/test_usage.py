@@ -79,6 +79,7 @@ from bgctl.program import run
         (["cancel", "--force", "1"], "no option --force: `bgctl signal ID -s KILL`"),
         (["submit", ""], "the name of the program is empty"),
         (["submit", "--prioritty", "3", "true"], "no option --prioritty: did you mean --priority?"),
+        (["stats", "--win"], "no option --win: see 'bgctl stats --help'"),
         (
             ["submit", "--isolation", "reuse", "true"],
             "--isolation is for class jobs: see 'bgctl call --help'",
@@ -130,7 +131,7 @@ from bgctl.program import run
             ["submit", "--shell", "echo", "a"],
             "--shell takes one text, not 2 words: quote the text, and put options before it",
         ),
-        (["slots", "0"], "neither a number of slots from 1 to 10000 nor 'auto'"),
+        (["slots", "0"], "'0' is neither a number from 1 to 10000 nor 'auto'"),
         (["queue", "lst"], "no verb 'queue lst': did you mean list?"),
         (["config", "shw"], "no verb 'config shw': did you mean show?"),
         (["submit"], "missing argument PROGRAM: see 'bgctl submit --help'\n"),
@@ -138,7 +139,7 @@ from bgctl.program import run
         (["logs", "--n"], "no option --n: see 'bgctl logs --help'\n"),
         (["submit", "-p"], "option -p needs a value\n"),
         (["submit", "--hold=3", "true"], "option --hold takes no value\n"),
-        (["queue", "set", "mail", "3"], "missing option --slots: see 'bgctl queue set --help'\n"),
+        (["queue", "set", "mail", "3"], "missing option --slots: type `bgctl queue set mail --slots N`\n"),
         (["help", "lst"], "no verb 'lst': did you mean list?"),
         (["events", "--since", "-1"], "'-1' is not a whole number from 0 to 9223372036854775807"),
         (["prune", "--keep", "9" * 20], "is not a whole number from 0 to 9007199254740992"),
@@ -302,7 +303,10 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("exec 1 sh", "`bgctl show ID` has the pid of a job"),
         ("schedule '*/5 * * * *' date -u", "bgctl schedule add NAME '*/5 * * * *' -- date -u\n"),
         ("schedule add '*/5 * * * *' -- date", "bgctl schedule add NAME '*/5 * * * *' -- date\n"),
-        ("schedule add '*/5 * * * *' date", "bgctl schedule add NAME '*/5 * * * *' -- PROGRAM"),
+        ("schedule add '*/5 * * * *' date", "bgctl schedule add NAME '*/5 * * * *' -- date\n"),
+        ("schedule add '*/5 * * * *' echo hi", "bgctl schedule add NAME '*/5 * * * *' -- echo hi\n"),
+        ("schedule add 'every 5m' echo hi", "bgctl schedule add NAME 'every 5m' -- echo hi\n"),
+        ("schedule add 'x y' @daily true", "bgctl schedule add NAME @daily -- true\n"),
     ],
 )
 def test_habits_of_other_programs_are_answered_with_what_to_type(words, answer, capsys):
@@ -375,5 +379,12 @@ def test_commands_in_hints_have_readable_quotes():
         """if it is an alias of your shell, type `bgctl submit bash -ic "ll 'a b'"`"""
     )
     assert for_missing_program(["alias", "a b"], "submit") == (
-        """it is for a shell: type `bgctl submit --shell "alias 'a b'"`"""
+        """to run it in a shell, type `bgctl submit --shell "alias 'a b'"`"""
     )
+
+
+def test_run_is_answered_with_run():
+    own = for_missing_program(["ls | wc"], "run")
+
+    assert own == "to run it in a shell, type `bgctl run --shell 'ls | wc'`"
+    assert "`bgctl run --shell 'ls | wc'`" in (for_operators(["ls", "|", "wc"], "run") or "")
