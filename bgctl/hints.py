@@ -36,7 +36,7 @@ def _by_word(hints: dict[str, T]) -> dict[str, T]:
 
 
 _VERBS = {
-    "add new create nohup launch push sbatch spawn": _SUBMIT,
+    "add new create nohup launch push qsub sbatch spawn": _SUBMIT,
     "apply": "bgd reads no files of jobs: " + _SUBMIT,
     "exec": "`bgctl run PROGRAM` runs a command; `bgctl show ID` has the pid of a job",
     "start enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
@@ -55,7 +55,7 @@ _VERBS = {
     "fg": "`bgctl attach ID` types into a job with a terminal, `bgctl logs -f ID` follows any job",
     "clean cleanup clear empty flush gc purge reset system": _PRUNE,
     "del delete rm": "`bgctl remove ID` deletes a finished job; " + _CANCEL,
-    "redo requeue rerun restart rollout": _RETRY,
+    "redo requeue rerun restart rollout": f"{_RETRY}; for a running job first `bgctl cancel ID`",
     "change modify rename set update": _EDIT,
     "nice renice": "`bgctl submit --nice N PROGRAM` queues a nice job, `bgctl edit ID --nice N` changes one",
     "priority switch": "`bgctl edit ID -p N` changes the priority of a waiting job",
@@ -65,14 +65,14 @@ _VERBS = {
     "concurrency multi scale workers": _SLOTS,
     "group groups queues": "`bgctl queue` shows and changes queues",
     "at later timer": _WHEN,
-    "beat cron crontab": _SCHEDULE,
+    "beat cron crontab": f"{_SCHEDULE}, `bgctl schedule list` lists schedules",
     "list-timers schedules timers": "`bgctl schedule` lists schedules",
     "find grep": "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs",
     "array map xargs": _BATCH,
     "parallel": f"{_SLOTS}, {_BATCH}",
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "version": "`bgctl --version` prints the version",
-    "enable install": "`bgctl service install` starts bgd with the machine",
+    "enable install startup": "`bgctl service install` starts bgd with the machine",
     "disable uninstall": "`bgctl service remove` no longer starts bgd with the machine",
     "daemon serve server up worker": _DAEMON,
     "control down kill-server quit": "`bgctl shutdown` stops the daemon",
@@ -81,6 +81,7 @@ _VERBS = {
     "health ping": "`bgctl info` shows the daemon, `bgctl doctor` checks it",
     "reason why": "`bgctl explain ID` says why a job does not run",
     "alert mail notify": "`bgctl submit --notify TARGET PROGRAM` tells you how a job ends",
+    "image images": "jobs run programs of this machine: there are no images",
     "flower ui web": "`bgctl dashboard` prints a link to the pages",
 }
 VERBS = _by_word(_VERBS)
@@ -169,22 +170,41 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--watch": "-f follows new output",
     "--match": "`bgctl wait --match REGEX ID` waits for a line of output, `bgctl search TEXT` finds lines",
     "--grep": "`bgctl search TEXT ID` prints the lines that contain a text",
-    "--bar": "`bgctl wait --progress ID` shows how far jobs are",
+    "--bar --progress": "`bgctl wait --progress ID` shows how far jobs are",
     "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
     "--interval": "`bgctl watch` shows jobs while they change",
     "--array --arrays": _BATCH,
+    "--for": "`bgctl wait ID` waits for the end, `bgctl wait --match REGEX ID` for a line of output",
+    "--all": ("--state STATE selects jobs; --yes asks no question", "`bgctl list --all` lists all jobs"),
+    "--mail --mail-type --mail-user --on-failure": "--notify NAME tells a [notify] target how a job ends",
+    "-f": ("--yes asks no question",),
+    "-t": ("--timestamps shows the time of each line",),
     "-n": ("--any waits for the first of several jobs", "leave it out: what is shown is always up to date"),
 }
 OPTIONS = _by_word(_OPTIONS)
 """What to type in place of an option that a verb does not have: the first that the verb understands."""
+
+_OPTIONS_OF_VERBS = {
+    "batch": {
+        "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
+        "-c -l -r -z": "options of the program follow --: `bgctl batch -- PROGRAM -l`",
+        "-a": "a file needs no option: `bgctl batch -- PROGRAM < FILE` queues a job for each line",
+    },
+    "top": {"--delay -d -n": "leave it out: `bgctl top` draws by itself"},
+}
+OPTIONS_OF_VERBS = {verb: _by_word(hints) for verb, hints in _OPTIONS_OF_VERBS.items()}
+"""What to type in place of an option that means something else for this verb than for others."""
 
 _PROGRAM_OPTIONS = {
     "-V -v": "`bgctl --version` prints the version",
     "-l": _LIST,
     "-r -x": f"{_FOLLOW}, {_LIST}",
     "-d -m": _SUBMIT,
-    "-S": "`bgctl submit -n NAME PROGRAM` names a job",
+    "-S": f"{_SLOTS}, `bgctl submit -n NAME PROGRAM` names a job",
     "-k -X": _CANCEL,
+    "-C": _PRUNE,
+    "-D": "`bgctl submit --after ID PROGRAM` starts a command after a job",
+    "-K": "`bgctl shutdown` stops the daemon",
     "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a shell command",
     "-i": _SHOW,
     "-t": _FOLLOW,

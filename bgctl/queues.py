@@ -58,7 +58,11 @@ def pause_command(daemon: Client, queue: str | None) -> None:
     others = {each.name: each for each in queues.queues}
     paused = others.pop(queue or "", None)
     is_new = paused is not None and not paused.counts and paused.slots == paused.configured_slots is None
-    note = f"; no job waits in it yet ({nearest(paused.name, others)})" if paused and is_new else ""
+    note = (
+        f"; no job waits in it yet ({nearest(paused.name, others)}); `bgctl suspend ID` halts a job"
+        if paused and is_new
+        else ""
+    )
     report(reply_as_json(queues), f"{_queue_is(queue)} paused{note}")
 
 

@@ -173,9 +173,9 @@ def add_command(
     if " " in schedule:
         from bgctl.hints import name_first  # noqa: PLC0415 - only for an error
 
-        is_when = when is not None and (" " in when or when.startswith("@"))
-        words = argv if is_when or when is None else (when, *argv)
-        raise click.UsageError(name_first(when if is_when else schedule, words))
+        if when and (" " in when or when.startswith("@")):
+            raise click.UsageError(name_first(when, argv))
+        raise click.UsageError(name_first(schedule, (when, *argv) if when else argv))
     values = _given(when, given)
     args = json_option("--args", values.pop("args_text", None), list)
     kwargs = json_option("--kwargs", values.pop("kwargs_text", None), dict)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, STATES, is_one_edit
+from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, STATES, is_one_edit
 from bgctl.submitting import call_command, run_command, submit_command
 
 
@@ -73,7 +73,8 @@ def _other_option(option: str, context: click.Context) -> str | None:
     if hint := _hint_for_other_verb(option, context.info_name):
         return hint
     own = {spelling for each in context.command.params for spelling in each.opts}
-    if hint := (context.parent is None and PROGRAM_OPTIONS.get(option)) or _hint_by_meaning(option, own):
+    here = PROGRAM_OPTIONS if context.parent is None else OPTIONS_OF_VERBS.get(context.info_name or "", {})
+    if hint := here.get(option) or _hint_by_meaning(option, own):
         return f"no option {option}: {hint}"
     if not option.startswith("--"):
         return None

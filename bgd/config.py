@@ -125,7 +125,8 @@ def _value_of_schedule(schedule: ScheduleSpec, key: str) -> object:
 
 def no_target(name: str, known: Collection[str]) -> str:
     """Return in one sentence that there is no [notify] target with this name."""
-    return f"there is no [notify.{name}]; {nearest(name, known) if known else 'no target is configured'}"
+    hint = nearest(name, known, "configured:") if known else "no target is configured"
+    return f"there is no [notify.{name}]; {hint}"
 
 
 # --- the keys ---------------------------------------------------------------------------------------------

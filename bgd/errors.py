@@ -116,8 +116,10 @@ _QUOTE = r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1"""
 _LONG_WORD = rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(?!\S)"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], others: str = "known are") -> str:
     """Return a hint for a mistyped name: the most similar known name, or else the first known names.
+
+    `others`: what to write before these.
 
     Of many names only its neighbours in the alphabet are compared: the daemon answers nothing else meanwhile.
     """
@@ -129,7 +131,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if alike := difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6):
         return f"did you mean {alike[0]}?"
     more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
-    return f"known are {', '.join(known[:_MAX_NAMED])}{more}"
+    return f"{others} {', '.join(known[:_MAX_NAMED])}{more}"
 
 
 _MAX_COMPARED = 200  # names: 10,000 of 64 characters take a second

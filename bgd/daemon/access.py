@@ -122,6 +122,11 @@ def check_target(name: str, config: Config) -> None:
     Raises:
         Refused: there is no such target.
     """
+    if not config.notify:
+        raise Refused(
+            f"there is no [notify.{name}] in {config_file(config)}: add the lines `[notify.{name}]` and "
+            '`mail = "root"` there, then `bgctl reload`'
+        )
     if name not in config.notify:
         raise Refused(no_target(name, config.notify))
 

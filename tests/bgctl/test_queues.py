@@ -50,12 +50,14 @@ def test_an_unknown_queue_is_refused_and_not_created(own_daemon):
 
 def test_a_queue_may_be_paused_before_it_has_a_job(own_daemon):
     assert own_daemon.bgctl("pause", "mail").stderr == (
-        "bgctl: queue mail is paused; no job waits in it yet (known are default)\n"
+        "bgctl: queue mail is paused; no job waits in it yet (known are default); "
+        "`bgctl suspend ID` halts a job\n"
     )
     job_id = own_daemon.submit("-q", "mail", "true")
     assert own_daemon.shown(job_id)["state"] == "queued"
     assert own_daemon.bgctl("pause", "mial").stderr == (
-        "bgctl: queue mial is paused; no job waits in it yet (did you mean mail?)\n"
+        "bgctl: queue mial is paused; no job waits in it yet (did you mean mail?); "
+        "`bgctl suspend ID` halts a job\n"
     )
     own_daemon.bgctl("resume", "mial")
     own_daemon.bgctl("resume", "mail")

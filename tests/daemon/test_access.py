@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.access import check_may_run, check_variables, may_connect
+from bgd.daemon.access import check_may_run, check_target, check_variables, may_connect
 from bgd.errors import NotAllowed, Refused
 from tests.daemon.harness import command, configure
 
@@ -174,3 +174,15 @@ def test_only_listed_commands_may_run_when_there_is_a_list(folder):
     for program in ("true", "/bin/true ", "/bin//true", "/bin/../bin/true", "/bin/false"):
         with pytest.raises(NotAllowed, match=rf"allowed_commands of {folder}/bgd.toml"):
             check_may_run(command(program), config)
+
+
+def test_a_target_where_none_is_configured_is_refused_with_file_and_lines(folder):
+    with pytest.raises(Refused, match=rf"in {folder}/bgd.toml: add the lines `\[notify.ops\]` and `mail ="):
+        check_target("ops", configure(folder))
+
+
+def test_a_target_that_is_not_configured_is_refused_with_those_that_are(folder):
+    targets = configure(folder, rest='[notify.boss]\nmail = "root"\n[notify.night]\nmail = "root"\n')
+
+    with pytest.raises(Refused, match=r"^there is no \[notify.zzz\]; configured: boss, night$"):
+        check_target("zzz", targets)
