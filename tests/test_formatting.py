@@ -206,6 +206,8 @@ def test_what_a_job_waits_for_has_the_same_words_in_json():
 
 
 def replaced(cause, **changes):
-    """Return a reason for JSON with these values; nobody has said anything of the others."""
+    """Return a reason for JSON with these values, and defaults for the others."""
     fields = asdict(Reason(cause=Cause(cause)))
-    return fields | {"jobs": [], "queues": []} | changes
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+    } | changes

@@ -9,6 +9,7 @@ from itertools import chain
 import click
 import pytest
 
+from bgctl import common
 from bgctl.cli import cli
 from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS
 from tests.support import serving, wait_until
@@ -99,6 +100,7 @@ def habits():
 @pytest.mark.parametrize("words", TYPED, ids=" ".join)
 def test_every_command_in_a_hint_is_parsed(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common, "_given", {})  # --json must not stay for other tests
     name, verb, rest = cli.resolve_command(click.Context(cli, info_name="bgctl"), list(words))
     if isinstance(verb, click.Group) and rest:
         name, verb, rest = verb.resolve_command(click.Context(verb, info_name=name), rest)

@@ -243,11 +243,11 @@ class _Viewer:
     def begin(self, snapshot: Snapshot, version: int, newest: int, rendered: dict[str, str]) -> None:
         """Send everything, unless the page is as new as the newest event that the snapshot may show.
 
-        In any case send the parts without a version.
+        Then send the parts without a version, unless the page is newer than the snapshot.
         """
         if newest > self._version:
             self.add(version, rendered, snapshot.order)
-        else:
+        elif newest == self._version:
             parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
             self.add(self._version, parts, snapshot.order if parts.keys() & set(snapshot.order) else None)
 

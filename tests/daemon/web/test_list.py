@@ -110,7 +110,7 @@ def test_words_are_completed(page, jobs):
         return page.json(f"/job-logs/complete?word={word}")
 
     assert completed("") == [
-        f"{key}:" for key in ("state", "queue", "name", "tag", "class", "exit", "since", "priority")
+        f"{key}:" for key in ("state", "queue", "name", "tag", "class", "exit", "since", "until", "priority")
     ]
     assert completed("q") == ["queue:"]
     assert completed("state:s") == ["state:scheduled", "state:stopping", "state:succeeded", "state:suspended"]

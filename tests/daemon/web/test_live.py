@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from playwright.sync_api import Page, expect
 
-from bgd.daemon.web.live import Snapshot, _Viewer
+from bgd.daemon.web.live import Part, Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain
 from bgd.logfiles import MAX_CHUNK, LogReader
 from tests.daemon.web.browsing import Browser
@@ -200,6 +200,16 @@ def test_what_many_look_at_is_read_once(daemon):
         job = client.submit(["/bin/true"], hold=True, queue="shared")
         assert {tuple(first_with_jobs(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
         assert Browser(daemon).log_in().get("/job-logs").status == 200  # streams leave room for pages
+
+
+@pytest.mark.parametrize(("version", "sent"), [(4, True), (5, True), (6, False)])
+def test_a_page_that_is_newer_than_what_others_see_is_sent_nothing_old(version, sent):
+    viewer = _Viewer(version)
+    row = Part({"usage": "97%"}, str, has_version=False)
+
+    viewer.begin(Snapshot({"job-1": row}), 3, 5, {"job-1": "running"})
+
+    assert viewer.take()["parts"] == ({"job-1": "running"} if sent else {})
 
 
 @pytest.mark.parametrize(("version", "is_sent"), [(4, True), (5, False), (6, False)])
