@@ -61,12 +61,14 @@ class Session:
                 async with asyncio.TaskGroup() as tasks:
                     typing = tasks.create_task(self._type(daemon, first))
                     view = tasks.create_task(self._view(daemon, None if is_new else first))
+                    watch = tasks.create_task(self._watch(daemon))
                     await asyncio.wait({typing, view}, return_when=asyncio.FIRST_COMPLETED)
                     if typing.done() and typing.result():
                         view.cancel()
                     else:
                         await view
                         typing.cancel()
+                    watch.cancel()
                 return not view.cancelled()
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
@@ -83,6 +85,15 @@ class Session:
             self._modes.feed(data)
             self._is_at_line_start = data.endswith(b"\n") if data else self._is_at_line_start
             await self._output.write(data)
+
+    async def _watch(self, daemon: AsyncClient) -> None:
+        """Say at once when the daemon goes away, and connect to the next one."""
+        while True:
+            await daemon.reconnect()
+            connection = await daemon._channel.connection()  # noqa: SLF001 - nobody else looks at an idle one
+            await connection.wait_for_end(None)
+            keys = "what you type still reaches the job, and " if self._types else ""
+            self._output.tell(f"the daemon is gone: {keys}the output is shown when a daemon is back")
 
     async def _type(self, daemon: AsyncClient, keyboard: Keyboard | None) -> bool:
         """Type into one attempt after another; return whether the user has detached."""

@@ -160,6 +160,7 @@ def test_the_keyboard_works_while_the_daemon_is_dead_and_the_output_comes_later(
     child.expect_exact(">>> ")
     own_daemon.process.kill()
     own_daemon.process.wait(DEADLINE)
+    child.expect_exact("the daemon is gone: what you type still reaches the job")
 
     alive = own_daemon.folder / "alive"
     child.sendline(f"print(open({str(alive)!r}, 'w').write('x' * 4321), 'written')")
