@@ -127,7 +127,7 @@ def test_a_program_of_another_machine_is_not_looked_for(daemon):
     refused = daemon.bgctl("submit", "no-such-program")
     queued = daemon.bgctl("submit", "--executor", "gentle", "no-such-program")
 
-    assert "no program 'no-such-program'" in refused.stderr
+    assert "no program named 'no-such-program'" in refused.stderr
     assert "allowed_commands" in queued.stderr  # the daemon's word, not that of bgctl
 
 
