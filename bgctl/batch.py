@@ -115,7 +115,7 @@ def batch_command(
     arguments: tuple[str, ...] | None,
     **given: Any,
 ) -> int:
-    r"""Queue a job for each line of stdin or of a file, or each ARG.
+    """Queue a job for each line of stdin or of a file, or each ARG.
 
     \b
       find . -name '*.tif' | bgctl batch -- convert {} {.}.png
@@ -142,7 +142,7 @@ def batch_command(
 
     -j puts the jobs into a queue of their own with N slots, within those of the daemon. The limit stays when
     bgctl or bgd is killed. A later batch with -j removes queues whose jobs ended an hour ago.
-    """
+    """  # noqa: D301 - click leaves lines after a backspace as they are
     settings = Settings.taken_from(given, argv)
     path = _only(paths, has_arguments=arguments is not None)
     end = b"\0" if settings.null else b"\n"

@@ -251,7 +251,10 @@ def _paragraphs(text: str) -> Iterator[str]:
     for number, paragraph in enumerate(re.split(r"\n\s*\n", plain)):
         if number:
             yield ".PP"
-        yield _text(paragraph)
+        if paragraph.startswith("\b"):
+            yield from (".EX", *(_escape(line.strip()) for line in paragraph.splitlines()[1:]), ".EE")
+        else:
+            yield _text(paragraph)
 
 
 def _references(*names: str) -> str:
