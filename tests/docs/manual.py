@@ -251,7 +251,7 @@ def _paragraphs(text: str) -> Iterator[str]:
     for number, paragraph in enumerate(re.split(r"\n\s*\n", plain)):
         if number:
             yield ".PP"
-        if paragraph.startswith("\b"):
+        if paragraph.lstrip(" ").startswith("\b"):
             yield from (".EX", *(_escape(line.strip()) for line in paragraph.splitlines()[1:]), ".EE")
         else:
             yield _text(paragraph)
