@@ -670,6 +670,8 @@ def test_those_behind_a_job_that_needs_many_slots_name_it_and_what_it_waits_for(
     [turn] = scheduler.explain(behind, NOW)
     assert turn == Reason(cause=Cause.TURN, slots=8, taken=2, ahead=1, head=wide, head_wants=20)
     assert words_of(turn) == f"for its turn: 1 job is before it; job {wide} is next and needs 20 slots"
+    nameless = Reason(cause=Cause.TURN, slots=8, taken=2, ahead=1)
+    assert scheduler.with_holders(nameless) == nameless
     assert scheduler.explain(wide, NOW) == (Reason(cause=Cause.SLOTS, wanted=8, slots=8, taken=2, ahead=0),)
     for reason in (turn, *scheduler.explain(wide, NOW)):
         held = scheduler.with_holders(reason)

@@ -16,6 +16,7 @@ from bgd.wire.launching import (
     CheckAttempt,
     Launch,
     MeasureUsage,
+    OpenKeyboard,
     PilotStart,
     Ready,
     SlurmStart,
@@ -101,6 +102,10 @@ def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
 
 def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
     assert protocol_of(MeasureUsage()) == 8
+
+
+def test_a_launcher_of_protocol_8_would_hang_up_on_a_keyboard():
+    assert protocol_of(OpenKeyboard(KEY)) == 9
 
 
 def test_an_older_launcher_would_run_a_job_of_its_own_pilot_beside_others():
