@@ -308,9 +308,7 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
     finally:  # also if the daemon goes away in between
         if done := states.total() - states[None]:
             stopping = states[State.STOPPING]
-            rest = (
-                f"; {stopping} of them {'is' if stopping == 1 else 'are'} still stopping" if stopping else ""
-            )
+            rest = f"; {'it is' if done == 1 else f'{stopping} still'} stopping" if stopping else ""
             click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}")
     return _say_errors(errors, states[None])
 

@@ -69,12 +69,12 @@ def check_terminal(what: str) -> None:
     """Refuse to attach without a terminal.
 
     Raises:
-        WrongUsage: stdin is none, or JSON is asked for.
+        WrongUsage: stdin is not one, or JSON is asked for.
     """
     if not sys.stdin.isatty():
         raise WrongUsage(
-            f"{what} needs a terminal, and stdin is none: `bgctl run -i PROGRAM` passes stdin to a new job,"
-            " `bgctl send ID TEXT` writes to a running one"
+            f"{what} needs a terminal, but stdin is not one: `bgctl run -i PROGRAM` passes stdin to a new"
+            " job, `bgctl send ID TEXT` writes to a running one"
         )
     if global_options().json:
         raise WrongUsage(f"{what} prints no JSON: `bgctl logs -f --json ID` does")

@@ -92,7 +92,7 @@ def top_command(daemon: Client, *, sort: str) -> None:
     Jobs that use most come first. q or Ctrl-C ends it. With --json, or if stdout is not a terminal, it prints
     one snapshot and exits.
 
-    100% CPU is one processor. It counts all processes of a job, over the seconds since the picture before.
+    100% CPU is one processor. It counts all processes of a job, over the seconds since the previous snapshot.
     """
     query = Query(filters={"states": GROUPS[0]}, shows_all=True, sort=sort)
     if global_options().json or not is_terminal():

@@ -101,7 +101,7 @@ class FurtherOptions(EditableOptions, total=False):
     * `stop_signal`: stop signal (default TERM).
     * `delay`: wait at least this long before starting.
     * `at`: start at this time.
-    * `expires`: cancel the job if it has not started within D.
+    * `expires`: cancel the job unless it starts within this time.
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs finish, even if they fail.
     * `key`: queue only one unfinished job with this key.

@@ -221,7 +221,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
     delay: Annotated[Duration, _at_start("Wait at least this long before starting")] = 0.0
     at: Annotated[Instant | None, _at_start("Start at this time, for example 'tomorrow 9:00'")] = None
-    expires: Annotated[Timeout | None, _at_start("Cancel the job if it has not started within D")] = None
+    expires: Annotated[Timeout | None, _at_start("Cancel the job unless it starts within this time")] = None
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, _at_start("Start after these jobs have succeeded")] = ()
     after_any: Annotated[JobNumbers, _at_start("Start after these jobs finish, even if they fail")] = ()

@@ -352,7 +352,7 @@ def test_a_selection_of_running_jobs_says_that_they_still_end(daemon):
 
     done = daemon.bgctl("cancel", "-q", "stubborn", "--yes")
 
-    assert done.stdout == "cancelled 2 jobs; 1 of them is still stopping\n"
+    assert done.stdout == "cancelled 2 jobs; 1 still stopping\n"
 
 
 def test_a_bar_shows_how_far_an_action_on_many_jobs_is(daemon, terminal):

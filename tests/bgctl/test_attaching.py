@@ -464,7 +464,7 @@ def test_without_a_terminal_there_is_no_keyboard(daemon, words):
     done = daemon.bgctl(*words)
 
     assert done.returncode == 2
-    assert "needs a terminal, and stdin is none" in done.stderr
+    assert "needs a terminal, but stdin is not one" in done.stderr
 
 
 @pytest.mark.parametrize(
