@@ -72,7 +72,7 @@ def run(
 def submit_again(daemon: Client, argv: Sequence[str], sent: Sent) -> int:
     """Submit a command without options that was sent and not answered; the daemon recognises it."""
     with program_of(argv, shell=False) as words:
-        job = daemon._submit(checked_command(words, {}), sent)  # noqa: SLF001 - nobody else sends it twice
+        job = daemon._submit(checked_command(words, {}), sent)  # noqa: SLF001 - no other caller repeats one
     print_id(job)
     return wait_or_follow(daemon, job)
 

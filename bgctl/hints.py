@@ -250,7 +250,7 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_group(group: str, words: Sequence[str]) -> str | None:
-    """Return what to type in place of words whose first is no verb of a group; None without a hint."""
+    """Return what to type if the first word is not a verb of the group; None if there is no hint."""
     name, *rest = words
     if group == "schedule" and " " in name:
         return name_first(name, [word for word in rest if word != "--"])

@@ -230,7 +230,7 @@ def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None
 
 
 def _by_usage(jobs: list[Job], key: str, usages: Usages) -> list[Job]:
-    """Return jobs in order: those that use most come first, and those of which nothing is known last."""
+    """Sort jobs by what they use, highest first; jobs without figures come last."""
     return sorted(jobs, key=lambda job: (-USAGE_KEYS[key](usages[job.id]) if job.id in usages else 1, job.id))
 
 

@@ -149,7 +149,7 @@ def _connect(connection: _socket.socket) -> None:
     connection.settimeout(_TIMEOUT)
     connection.connect(named or own_socket())
     credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)
-    # whoever serves a socket that the caller named is trusted
+    # a socket that the caller named is trusted
     if not named and int.from_bytes(credentials[4:8], sys.byteorder) not in {0, os.geteuid()}:
         raise Unusual
 

@@ -36,7 +36,7 @@ class Session:
         self._modes = Modes()
         self._is_at_line_start = True
         self._has_begun = False
-        self._problem: str | None = None  # why there is no keyboard now
+        self._problem: str | None = None  # why the keyboard was refused
         self._types: bool | None = False  # None: it has been told that it does not
         # of the present keyboard
         self._keyboard: Keyboard
@@ -90,7 +90,7 @@ class Session:
         """Say at once when the daemon goes away, and connect to the next one."""
         while True:
             await daemon.reconnect()
-            connection = await daemon._channel.connection()  # noqa: SLF001 - nobody else looks at an idle one
+            connection = await daemon._channel.connection()  # noqa: SLF001 - only this watches an idle one
             await connection.wait_for_end(None)
             keys = "what you type still reaches the job, and " if self._types else ""
             self._output.tell(f"the daemon is gone: {keys}the output is shown when a daemon is back")
@@ -223,7 +223,7 @@ def _raw(terminal: int) -> Iterator[None]:
 
 
 class _Output:
-    """Writes to stdout and stderr in a thread, because a terminal that nobody reads takes no more."""
+    """Writes to stdout and stderr in a thread, because a full terminal would block the event loop."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)

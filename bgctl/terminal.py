@@ -188,7 +188,7 @@ _HIDDEN = 8  # the attribute that makes the following text invisible
 
 
 def takes_more(descriptor: int) -> bool:
-    """Return whether a terminal or pipe takes a line soon: one that nobody reads may be full."""
+    """Return whether a terminal or pipe accepts output within a second; it may be full."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLOUT)
     return bool(waiting.poll(_SOON))

@@ -67,7 +67,7 @@ async def job(site: Site, request: HttpRequest, job: str) -> PageResponse:
 
 
 async def job_live(site: Site, request: HttpRequest, job: str) -> PageResponse:
-    """Return the stream of changes of a job, without its output. It says so if there is no such job."""
+    """Return the stream of changes of a job, without its output; it ends if the job does not exist."""
     job_id = JobId(int(job))
     events: list[EventView] = []
 

@@ -74,7 +74,7 @@ def find(answers: dict[str, Answer], path: str) -> Answer | None:
     return None
 
 
-NO_PAGE = "There is no such page."
+NO_PAGE = "This page does not exist."
 
 
 # --- Addresses that are not about jobs

@@ -16,7 +16,7 @@ INTERVAL = 2.0  # seconds between two readings
 class UsageWatch:
     """Asks the launcher while it is watched.
 
-    `jobs`: what running jobs use, by id; empty while nobody watches.
+    `jobs`: what running jobs use, by id; empty while no page watches.
     """
 
     def __init__(self, supervisor: Supervisor, tasks: asyncio.TaskGroup) -> None:

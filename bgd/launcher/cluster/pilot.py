@@ -155,7 +155,7 @@ class Pilot:
         return True
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage]] | None:
-        """Ask what its attempts use; None: there is no connection."""
+        """Ask what its attempts use; return None without a connection."""
         connection = self._connection
         return connection.ask_usage() if connection is not None and connection.is_ready else None
 
