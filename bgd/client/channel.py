@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.client.connection import (
-    NO_WAY_IN,
-    ClientSocket,
     Connection,
+    Connector,
     Inbox,
-    client_sockets,
     process_descriptor,
     seconds_left,
 )
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
-    HungUp,
     Idempotency,
     NotSent,
     ProgressCallback,
@@ -37,8 +33,7 @@ from bgd.client.session import (
 )
 from bgd.client.specs import checked
 from bgd.core.job import VERBS, State
-from bgd.errors import BgdError, DaemonUnreachable, NotAllowed, Refused
-from bgd.paths import SYSTEM_PATHS
+from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import (
     Acted,
     ActResult,
@@ -440,76 +435,6 @@ def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
     while True:
         yield seconds
         seconds = min(2 * seconds, longest)
-
-
-# --- finding the daemon ---------------------------------------------------------------------------------
-
-
-class Connector(Struct, frozen=True, kw_only=True):
-    """Where to find a daemon: see `bgd.client.connection.client_sockets`.
-
-    `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
-    """
-
-    socket: str | None = None
-    config: str | None = None
-    user: bool = False
-    system: bool = False
-    autostart: bool = True
-    on_autostart: Callable[[int, str], None] | None = None
-
-    async def connect(self, deadline: float, io: Concurrency, *, may_start: bool = True) -> Connection:
-        """Connect to the first daemon that answers. Without `may_start`, do not start one this time.
-
-        Raises:
-            DaemonUnreachable: no daemon answers, and none was to be started or it did not start.
-            NotAllowed: there is a daemon that this user may not use.
-            ConfigError: the configuration that names the socket cannot be used.
-        """
-        try:
-            return await self._connect(deadline, io, may_start=may_start)
-        except HungUp:  # it may just have ended: then another one answers, or is started
-            with suppress(DaemonUnreachable):
-                return await self._connect(deadline, io, may_start=may_start)
-            raise
-
-    async def _connect(self, deadline: float, io: Concurrency, *, may_start: bool) -> Connection:
-        failed: list[tuple[ClientSocket, OSError]] = []
-        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
-        while (place := await io.run_blocking(next, places, None)) is not None:
-            try:
-                return await Connection.open(place, deadline, io)
-            except NO_WAY_IN as error:
-                failed.append((place, error))
-        own = next((place for place, _ in failed if place.is_own), None)
-        if not (self.autostart and may_start) or own is None:
-            raise _unreachable(failed)
-        await self._start(own, deadline, io)
-        try:
-            return await Connection.open(own, deadline, io)
-        except OSError as error:
-            raise _unreachable([(own, error)]) from error
-
-    async def _start(self, own: ClientSocket, deadline: float, io: Concurrency) -> None:
-        from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
-
-        started = await io.run_blocking(start_daemon, self.config, own, deadline)
-        if started is not None and self.on_autostart is not None:
-            self.on_autostart(*started)
-
-
-def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
-    for place, error in failed:
-        if isinstance(error, PermissionError):
-            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
-    paths = " or ".join(place.path for place, _ in failed)
-    if failed[0][0].is_own:
-        remedy = "your jobs are kept; `bgctl submit` or `bgd` starts the daemon"
-    elif failed[0][0].path == SYSTEM_PATHS.socket:
-        remedy = "start it with `systemctl restart bgd`"
-    else:
-        remedy = "is the daemon running, and is that its socket?"
-    return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")
 
 
 # --- a backend in this process ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
+from bgd.client.session import UNNUMBERED, Broken, HungUp, NotSent, Session, framed
 from bgd.errors import BgdError, ConfigError, DaemonUnreachable, NotAllowed, ProtocolError
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
 from bgd.wire.replies import End, ErrorCode, Failed, KeyboardOpened, Reply, error_of
@@ -455,3 +455,70 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
         if is_closed and not environ.get("BGD_CONFIG"):
             return usual.socket  # the machine's file may have a secret; users of that daemon can read it
         raise ConfigError(f"{error}; BGD_SOCKET reaches a running daemon without it") from error
+
+
+class Connector(Struct, frozen=True, kw_only=True):
+    """Where to find a daemon: see `client_sockets`.
+
+    `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
+    """
+
+    socket: str | None = None
+    config: str | None = None
+    user: bool = False
+    system: bool = False
+    autostart: bool = True
+    on_autostart: Callable[[int, str], None] | None = None
+
+    async def connect(self, deadline: float, io: Concurrency, *, may_start: bool = True) -> Connection:
+        """Connect to the first daemon that answers. Without `may_start`, do not start one this time.
+
+        Raises:
+            DaemonUnreachable: no daemon answers, and none was to be started or it did not start.
+            NotAllowed: there is a daemon that this user may not use.
+            ConfigError: the configuration that names the socket cannot be used.
+        """
+        try:
+            return await self._connect(deadline, io, may_start=may_start)
+        except HungUp:  # it may just have ended: then another one answers, or is started
+            with suppress(DaemonUnreachable):
+                return await self._connect(deadline, io, may_start=may_start)
+            raise
+
+    async def _connect(self, deadline: float, io: Concurrency, *, may_start: bool) -> Connection:
+        failed: list[tuple[ClientSocket, OSError]] = []
+        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
+        while (place := await io.run_blocking(next, places, None)) is not None:
+            try:
+                return await Connection.open(place, deadline, io)
+            except NO_WAY_IN as error:
+                failed.append((place, error))
+        own = next((place for place, _ in failed if place.is_own), None)
+        if not (self.autostart and may_start) or own is None:
+            raise _unreachable(failed)
+        await self._start(own, deadline, io)
+        try:
+            return await Connection.open(own, deadline, io)
+        except OSError as error:
+            raise _unreachable([(own, error)]) from error
+
+    async def _start(self, own: ClientSocket, deadline: float, io: Concurrency) -> None:
+        from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
+
+        started = await io.run_blocking(start_daemon, self.config, own, deadline)
+        if started is not None and self.on_autostart is not None:
+            self.on_autostart(*started)
+
+
+def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
+    for place, error in failed:
+        if isinstance(error, PermissionError):
+            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
+    paths = " or ".join(place.path for place, _ in failed)
+    if failed[0][0].is_own:
+        remedy = "your jobs are kept; `bgctl submit` or `bgd` starts the daemon"
+    elif failed[0][0].path == SYSTEM_PATHS.socket:
+        remedy = "start it with `systemctl restart bgd`"
+    else:
+        remedy = "is the daemon running, and is that its socket?"
+    return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")

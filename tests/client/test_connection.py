@@ -120,7 +120,7 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
 
 def test_the_error_at_the_systems_socket_says_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
     path = str(tmp_path / "bgd.sock")
-    monkeypatch.setattr("bgd.client.channel.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
+    monkeypatch.setattr("bgd.client.connection.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
 
     with pytest.raises(DaemonUnreachable, match="start it with `systemctl restart bgd`"):
         client_at(path).submit(["true"])

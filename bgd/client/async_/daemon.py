@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from bgd.client.async_ import concurrency
-from bgd.client.channel import Channel, Connector
+from bgd.client.channel import Channel
+from bgd.client.connection import Connector
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import iterate, run
-from bgd.client.channel import Channel, Connector
+from bgd.client.channel import Channel
+from bgd.client.connection import Connector
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
