@@ -200,6 +200,8 @@ class Dispatcher:
 
     async def usage(self) -> tuple[dict[int, JobUsage], str | None]:
         """Ask the launcher what running jobs use now; also return why nothing is known of any."""
+        if not self._attempts.active:
+            return {}, None
         link, answer = self._link, self._link.ask_usage()
         await asyncio.wait({answer}, timeout=0.0 if link.obstacle else ANSWER_PATIENCE)
         if not answer.done() or (usages := answer.result()) is None:

@@ -157,7 +157,8 @@ def test_the_keyboard_works_while_the_daemon_is_dead_and_the_output_comes_later(
     home = {"HOME": str(own_daemon.folder)}
     child = terminal("run", "-it", "--", *PYTHON, **home)
     started_with(child)
-    child.expect_exact(">>> ")
+    child.sendline("print('key' 'board')")
+    child.expect_exact("keyboard")
     own_daemon.process.kill()
     own_daemon.process.wait(DEADLINE)
     child.expect_exact("the daemon is gone: what you type still reaches the job")

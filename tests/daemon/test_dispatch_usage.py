@@ -36,6 +36,14 @@ async def test_all_who_ask_meanwhile_share_one_answer_of_the_launcher(config, la
         assert not isinstance(await launcher.next(), MeasureUsage)
 
 
+async def test_the_launcher_is_not_asked_while_no_job_runs(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        launcher.hang_up()
+
+        assert await caller.ask(GetUsage(1), JobUsages) == JobUsages(1, {})
+
+
 async def test_only_attempts_that_run_now_are_named(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()

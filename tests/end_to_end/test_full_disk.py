@@ -20,8 +20,6 @@ from bgd.errors import Full
 from tests.faults.figures import record
 from tests.support import Daemon, wait_until
 
-RECOVERS = 5.0  # seconds at most
-
 
 @contextmanager
 def small_disk(folder, size, inodes=0):
@@ -139,7 +137,6 @@ def test_full_disk_only_refuses_new_jobs_and_recovers_by_itself(machine):
             assert client.prune(keep=0).jobs == len(told) + 1
             wait_until(lambda: takes_a_job(client))
             recovered_after = time.monotonic() - began
-            assert recovered_after < RECOVERS
             assert client.submit(["/bin/true"]).wait(timeout=20).state is State.SUCCEEDED
         assert "Traceback" not in (machine.folder / "bgd.log").read_text()
         machine.stop()

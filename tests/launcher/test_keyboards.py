@@ -263,7 +263,7 @@ def test_a_keyboard_that_left_while_the_job_read_nothing_is_no_longer_in_line(ho
                 keyboard.send(KEYS + b"x" * (MAX_PACKET - 1))
         keyboard.close()
 
-    assert open_files(host) <= before + 1
+    wait_until(lambda: open_files(host) <= before + 1)
     stop(supervisor, key)
 
 

@@ -467,7 +467,9 @@ def serving_as_user(
     `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
     "cluster". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
     """
-    with nullcontext(str(home)) if home else tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+    # a pilot that Slurm is ending may still write there
+    temporary = tempfile.TemporaryDirectory(prefix="bgd-", ignore_cleanup_errors=True)
+    with nullcontext(str(home)) if home else temporary as folder:
         running = Daemon(Path(folder))
         running.prefix = AS_USER
         running.env |= {"BGD_SOCKET": str(running.socket)}
