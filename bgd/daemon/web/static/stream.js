@@ -1,0 +1,98 @@
+// Keep the connections of this page: each stream is opened again when it is lost, and closed while nobody looks.
+"use strict";
+
+const FIRST_RETRY = 1000; // milliseconds; doubled up to the last
+const LAST_RETRY = 15000;
+const SILENCE = 40000; // milliseconds after which a connection counts as lost; the daemon is never silent for 15 s
+
+// Keeps one stream open while the page is visible: a browser opens only six connections to a host.
+class Stream {
+  constructor(address, receive) {
+    this.address = address; // returns the address to continue from
+    this.receive = receive;
+    this.delay = FIRST_RETRY;
+    this.isOver = false;
+    streams.add(this);
+    this.open();
+  }
+
+  open() {
+    if (document.hidden || this.isOver || this.hangUp || !sealKey || isGone) return;
+    this.heardAt = Date.now();
+    const take = (news) => {
+      this.heard();
+      if (news?.gone) leave(news.gone);
+      else if (news) this.receive(news); // null says that the connection lives
+    };
+    this.hangUp = sealedEvents(this.address(), take, () => this.lost());
+  }
+
+  heard() {
+    this.heardAt = Date.now();
+    this.delay = FIRST_RETRY;
+    this.isLost = false;
+    showConnection();
+  }
+
+  check() {
+    if (this.hangUp && Date.now() - this.heardAt > SILENCE) this.lost();
+  }
+
+  lost() {
+    this.close();
+    if (this.isOver) return;
+    this.isLost = true;
+    showConnection();
+    this.retry = setTimeout(() => this.open(), this.delay);
+    this.delay = Math.min(2 * this.delay, LAST_RETRY);
+  }
+
+  close() {
+    clearTimeout(this.retry);
+    this.hangUp?.();
+    this.hangUp = null;
+  }
+
+  end() {
+    this.isOver = true;
+    this.isLost = false;
+    this.close();
+    streams.delete(this);
+    showConnection();
+  }
+}
+
+const streams = new Set();
+let isGone = false; // there is nothing to connect to any more
+
+const connection = document.getElementById("connection");
+
+function showConnection() {
+  if (sealKey && !isGone) connection.hidden = ![...streams].some((stream) => stream.isLost);
+}
+
+// Never connect again: what answers next may be another server.
+function leave(why) {
+  isGone = true;
+  for (const stream of streams) stream.end();
+  notify(why);
+}
+
+function notify(text) {
+  connection.textContent = text;
+  connection.hidden = false;
+}
+
+document.addEventListener("visibilitychange", () => {
+  for (const stream of streams) {
+    stream.close();
+    stream.open();
+  }
+});
+
+if (document.body.dataset.live && !sealKey) notify("This page changes by itself only over https or on this machine: reload it.");
+
+setInterval(() => {
+  if (document.hidden) return;
+  for (const stream of streams) stream.check();
+}, 1000);
