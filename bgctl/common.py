@@ -223,10 +223,7 @@ def local_time(at: float | None, now: float) -> str:
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S} ({distance})"
 
 
-def excerpt(text: str) -> str:
-    """Return untrusted text for use within a sentence: escaped, on one line, and cut if it is long."""
+def excerpt(text: str, most: int = 300) -> str:
+    """Return untrusted text for use within a sentence: escaped, on one line, and cut to `most` characters."""
     text = one_line(text)
-    return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}..."
-
-
-_LONGEST_EXCERPT = 300  # characters
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from bgctl.common import global_options, has_colors, local_time, print_json, say, state_color
+from bgctl.common import excerpt, global_options, has_colors, local_time, print_json, say, state_color
 from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
@@ -99,16 +99,20 @@ _MOST_EXPLAINED = 20
 
 def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
     now = time.time()
+    name = excerpt(job.name or command_line(job.view, _SHORT + 1), _SHORT)
     if not explanation.reasons:
-        yield f"Job {job.id}: {_describe_state(job)}; nothing blocks it"
+        yield f"Job {job.id} ({name}): {_describe_state(job)}; nothing blocks it"
         return
     state = State.RUNNING if job.view.needs_node else _describe_state(job)  # the reasons say the rest
-    yield f"Job {job.id}: {state}, and waits"
+    yield f"Job {job.id} ({name}): {state}, and waits"
     for reason in explanation.reasons:
         yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
         if reason.holders:
             yield f"    {one_line(holders_in_words(reason))}"
     yield f"Likely start: {_likely_start(explanation, now)}"
+
+
+_SHORT = 50  # characters of a name or command
 
 
 def _likely_start(explanation: Explanation, now: float) -> str:

@@ -111,14 +111,17 @@ def test_explain_names_the_holders_and_without_an_id_explains_all_that_wait(own_
     assert own_daemon.bgctl("explain").stderr == "bgctl: no job waits\n"
     own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
     first = own_daemon.submit("-q", "mail", "sleep", "600")
-    waiting = [own_daemon.submit("-q", "mail", "true"), own_daemon.submit("--hold", "true")]
+    waiting = [
+        own_daemon.submit("-q", "mail", "-n", "nightly", "true"),
+        own_daemon.submit("--hold", "echo", "x" * 60),
+    ]
     wait_until(lambda: own_daemon.shown(first)["state"] == "running")
 
     text = own_daemon.bgctl("explain").stdout
 
     assert [line for line in text.splitlines() if line.startswith("Job ")] == [
-        f"Job {waiting[0]}: queued, and waits",
-        f"Job {waiting[1]}: held, and waits",
+        f"Job {waiting[0]} (nightly): queued, and waits",
+        f"Job {waiting[1]} (echo {'x' * 45}...): held, and waits",
     ]
     assert f"  for a slot of queue mail: 1 of 1 is taken\n    held by job {first}\n" in text
     documents = map(json.loads, own_daemon.bgctl("explain", "--json").stdout.splitlines())

@@ -107,7 +107,8 @@ def test_a_job_that_slurm_has_no_room_for_says_that_it_waits(daemon, client):
     assert "waits      in Slurm for " in shown
     assert "Attempt 1: waiting for a node\n" in shown
     explained = daemon.bgctl("explain", str(job.id)).stdout
-    assert explained.startswith(f"Job {job.id}: running, and waits\n  in Slurm for ")
+    assert explained.startswith(f"Job {job.id} (")
+    assert "): running, and waits\n  in Slurm for " in explained
     assert json.loads(daemon.bgctl("list", "--json").stdout)[1]["needs_node"]
     hogs.pop().cancel()
     for each in (job, alone):

@@ -103,13 +103,13 @@ def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
         "for 1 of 1 slots: 1 is taken",
     ]
     assert daemon.bgctl("explain", str(queued.id)).stdout.splitlines() == [
-        f"Job {queued.id}: queued, and waits",
+        f"Job {queued.id} (/bin/true): queued, and waits",
         "  for 1 of 1 slots: 1 is taken",
         f"    held by job {running.id}",
         "Likely start: not known",  # nobody knows how long the other one takes
     ]
     assert daemon.bgctl("explain", str(running.id)).stdout == (
-        f"Job {running.id}: running; nothing blocks it\n"
+        f"Job {running.id} (long): running; nothing blocks it\n"
     )
     client.pause()
     explained = json.loads(daemon.bgctl("explain", "--json", str(queued.id)).stdout)
