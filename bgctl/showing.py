@@ -157,7 +157,7 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Us
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))
     shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
-    parts = [list(_attempt_lines(attempt, now, shown)) for attempt in reversed(attempts)]
+    parts = [list(_attempt_lines(job, attempt, now, shown)) for attempt in reversed(attempts)]
     for lines in reversed(parts):
         yield ""
         yield from lines
@@ -172,9 +172,9 @@ def _describe_state(job: Job) -> str:
     return f"{colored} ({reason})" if reason else colored
 
 
-def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterator[str]:
+def _attempt_lines(job: Job, attempt: AttemptView, now: float, shown: set[str]) -> Iterator[str]:
     """Yield the lines of an attempt, without a traceback that was already `shown`; add a new one."""
-    yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
+    yield f"Attempt {attempt.attempt}: {_describe_outcome(job, attempt)}"
     facts = facts_of_attempt(attempt)
     took = (_time_label(attempt), short_duration(attempt.run_seconds))
     yield from _labelled_lines(now, *facts[:1], took, *facts[1:], ("log", _describe_log(attempt)))
@@ -195,8 +195,8 @@ def _time_label(attempt: AttemptView) -> str:
     return "waits for" if needs_node(attempt) else "runs for"
 
 
-def _describe_outcome(attempt: AttemptView) -> str:
-    words = attempt_in_words(attempt)
+def _describe_outcome(job: Job, attempt: AttemptView) -> str:
+    words = attempt_in_words(attempt, is_suspended=job.suspended)
     if attempt.outcome is Outcome.SIGNAL:
         return f"ended by {words}"
     return f"{words} ({signal_name(attempt.signal)})" if attempt.signal else words

@@ -90,9 +90,10 @@ def needs_node(attempt: AttemptView) -> bool:
     return kind is not None and kind.has_nodes and attempt.node is None and attempt.outcome is None
 
 
-def attempt_in_words(attempt: AttemptView) -> str:
-    """Return how an attempt ended, or that it has not."""
-    return outcome_in_words(attempt) or (_NEEDS_NODE if needs_node(attempt) else State.RUNNING)
+def attempt_in_words(attempt: AttemptView, *, is_suspended: bool) -> str:
+    """Return how an attempt ended, or that it has not; `is_suspended`: its job is."""
+    running = "suspended" if is_suspended else State.RUNNING
+    return outcome_in_words(attempt) or (_NEEDS_NODE if needs_node(attempt) else running)
 
 
 _NEEDS_NODE = "waiting for a node"

@@ -160,7 +160,9 @@ def test_list_shows_a_suspended_job_as_suspended(own_daemon):
     assert row.split()[1] == "suspended"
     assert own_daemon.bgctl("list", "--ids", "--state", "suspended").stdout.split() == [job_id]
     assert own_daemon.bgctl("list", "--ids", "--state", "running").stdout.split() == [job_id]
-    assert own_daemon.bgctl("show", job_id).stdout.startswith(f"Job {job_id}: suspended\n")
+    shown = own_daemon.bgctl("show", job_id).stdout
+    assert shown.startswith(f"Job {job_id}: suspended\n")
+    assert "\nAttempt 1: suspended\n" in shown
     assert own_daemon.bgctl("continue", "--state", "suspended").stdout == "continued 1 job\n"
     assert own_daemon.bgctl("list", "--ids", "--state", "suspended").stdout == ""
     own_daemon.bgctl("cancel", job_id)

@@ -361,7 +361,7 @@ def test_cards_go_to_those_who_asked_first():
             timeout=DEADLINE,
             check=True,
         ).stdout.splitlines()
-        assert said[0].startswith(f"Job {report}: ")
+        assert said[0].startswith(f"Job {report} (report): ")
         assert daemon.bgctl("wait", report).returncode == 0
         assert "for 2 gpu: 1 of 2 is taken" in daemon.bgctl("explain", sweep).stdout
         (daemon.folder / "go").write_text("")

@@ -160,7 +160,7 @@ def _attempt(site: Site, view: JobView, attempt: AttemptView, uses: str) -> dict
     is_latest = attempt.attempt == view.attempt
     log = LogReader(site.supervisor.config.log_dir, view.id, attempt.attempt)
     tail = last_part(log, LATEST_LOG if is_latest else EARLIER_LOG)
-    return attempt_details(attempt, tail, is_latest=is_latest, uses=uses)
+    return attempt_details(attempt, tail, is_latest=is_latest, is_suspended=view.suspended, uses=uses)
 
 
 def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
@@ -190,7 +190,7 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         name = f"attempt-{each.attempt}"
         parts[name] = Part(each.attempt == view.attempt, partial(section, each, "attempt.html"))
         shown = each if each.outcome else replace(each, run_seconds=None, log_bytes=None)
-        parts[f"{name}-head"] = Part(shown, partial(section, each, "attempt_head.html"))
+        parts[f"{name}-head"] = Part((shown, view.suspended), partial(section, each, "attempt_head.html"))
         facts, now = partial(section, each, "attempt_facts.html"), "" if each.outcome else uses
         parts[f"{name}-facts"] = Part((shown, now), facts, has_version=not now)
     return Snapshot(parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
@@ -229,8 +229,14 @@ def _summary(found: _FoundJob) -> dict[str, object]:
 
 
 def _shown_reason(reason: Reason) -> dict[str, object]:
-    """Return one thing that a job waits for: words, then links to jobs, or an instant."""
-    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": reason.at}
+    """Return one thing that a job waits for: words, then links to jobs, or an instant; and who holds it."""
+    notes = [f" ({held})" for held in reason.held] or [""] * len(reason.holders)
+    holders = [
+        (job, f"{note} (suspended)" if job in reason.suspended else note)
+        for job, note in zip(reason.holders, notes, strict=True)
+    ]
+    named = {"holders": holders, "other_holders": reason.other_holders}
+    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": reason.at, **named}
 
 
 def _likely_start(explanation: Explanation) -> float | None:
@@ -271,13 +277,18 @@ def _course_of(view: JobView) -> Iterator[tuple[str, object]]:
 
 
 def attempt_details(
-    attempt: AttemptView, tail: LogPart | None, *, is_latest: bool = True, uses: str = ""
+    attempt: AttemptView,
+    tail: LogPart | None,
+    *,
+    is_latest: bool = True,
+    is_suspended: bool = False,
+    uses: str = "",
 ) -> dict[str, Any]:
     """Return what a job's page shows of one attempt.
 
-    `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
-    beginning is not shown. `is_running`: its log may grow. `needs_node`: it waits for one. `uses`: what it
-    uses now, if it runs.
+    `is_suspended`: its job is. `state` chooses the colour of the badge that shows `outcome`. `omitted` says
+    how much of the log's beginning is not shown. `is_running`: its log may grow. `needs_node`: it waits for
+    one. `uses`: what it uses now, if it runs.
     """
     is_running, error = attempt.outcome is None, attempt.error
     traceback = None if error is None else error.traceback
@@ -288,8 +299,8 @@ def attempt_details(
     present = [("uses", uses)] if uses and is_running else []
     return {
         "number": attempt.attempt,
-        "state": attempt_badge(attempt),
-        "outcome": attempt_in_words(attempt),
+        "state": State.HELD if is_running and is_suspended else attempt_badge(attempt),
+        "outcome": attempt_in_words(attempt, is_suspended=is_suspended),
         "took": (is_running and attempt.started_at) or short_duration(attempt.run_seconds),
         "ended": attempt.finished_at,
         "facts": _shown([*facts_of_attempt(attempt), *present, *output]),

@@ -55,10 +55,7 @@ def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_
         if begin > at:
             yield _pause(each, at, begin)
         took = "" if each.run_seconds is None else f" after {short_duration(each.run_seconds)}"
-        does = "waits for a node for" if needs_node(each) else "runs for"
-        outcome = (
-            f"{outcome_in_words(each)}{took}" if each.outcome else f"{does} {short_duration(end - begin)}"
-        )
+        outcome = f"{outcome_in_words(each)}{took}" if each.outcome else _present(view, each, end - begin)
         yield _Span(attempt_badge(each), begin, end, f"attempt {each.attempt}: {outcome}")
         at = end
     if view.state is State.SCHEDULED and view.due_at is not None:
@@ -66,6 +63,13 @@ def _spans(view: JobView, attempts: list[AttemptView], now: float) -> Iterator[_
         yield _Span("pending", at, due, f"attempt {view.attempt + 1} is due {short_duration(due - at)} later")
     elif view.state not in FINAL and attempts[-1].outcome is not None:
         yield _Span("wait", at, max(now, at), f"waits for attempt {view.attempt + 1}")
+
+
+def _present(view: JobView, attempt: AttemptView, seconds: float) -> str:
+    since = short_duration(seconds)
+    if view.suspended:
+        return f"suspended, started {since} ago"
+    return f"{'waits for a node' if needs_node(attempt) else 'runs'} for {since}"
 
 
 def _pause(attempt: AttemptView, begin: float, end: float) -> _Span:

@@ -70,7 +70,10 @@ def test_a_running_job_is_suspended_and_continued(client, page):
     wait_until(lambda: client.job(job.id).state == "running")
     assert post(page, f"/job-logs/{job.id}/suspend").json["state"] == "running"
     assert client.job(job.id).suspended
-    assert '<span class="badge held">suspended</span></h1>' in page.get(f"/job-logs/{job.id}").text
+    shown = page.get(f"/job-logs/{job.id}").text
+    assert '<span class="badge held">suspended</span></h1>' in shown
+    assert '<h2>Attempt 1</h2> <span class="badge held">suspended</span>' in shown
+    assert "attempt 1: suspended, started " in shown
     assert post(page, f"/job-logs/{job.id}/continue").status == 200
     assert not client.job(job.id).suspended
     assert post(page, f"/job-logs/{job.id}/cancel").json["state"] == "stopping"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from bgd import JobSpec
-from bgd.core.explain import words_of
+from bgd.core.explain import Cause, Reason, words_of
+from bgd.daemon.web.job_pages import _shown_reason
+from bgd.daemon.web.responses import render_part
 from bgd.formatting import iso_time
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
@@ -73,21 +76,35 @@ def test_a_page_says_why_its_job_waits_in_the_words_of_show(daemon, client, brow
     held = client.submit(["/bin/true"], hold=True)
     blocked = client.submit_many([JobSpec(argv=("/bin/true",), after=(held.id, running.id))])[0]
     first, second = client.submit(["/bin/true"]), client.submit(["/bin/true"])
+    holder = f", held by job {running.id}"  # `bgctl explain` names it on a line of its own
 
     expected = {
         running: "",
         held: f"Waits until bgctl release {held.id}",
         blocked: f"Waits for jobs {held.id}, {running.id}",
-        first: "Waits for 1 of 1 slots: 1 is taken",
-        second: "Waits for 1 of 1 slots: 1 is taken, and 1 job is before it",
+        first: f"Waits for 1 of 1 slots: 1 is taken{holder}",
+        second: f"Waits for 1 of 1 slots: 1 is taken, and 1 job is before it{holder}",
     }
     assert {job: why(browser, job).replace(" ,", ",") for job in expected} == expected
     assert f'<a href="/job-logs/{held.id}">{held.id}</a>' in browser.get(f"/job-logs/{blocked.id}").text
-    for job, words in expected.items():
+    assert f'<a href="/job-logs/{running.id}">{running.id}</a>' in browser.get(f"/job-logs/{first.id}").text
+    for job, text in expected.items():
+        words = text.removesuffix(holder)
         shown = daemon.bgctl("show", str(job.id)).stdout.replace("`", "")
         assert words.replace("Waits ", "  waits      ") in shown
         said = browser.json(f"/job-logs/{job.id}")["why_waiting"]
         assert (said or "").replace("`", "") == words.removeprefix("Waits ")
+
+
+def test_the_holders_are_links_with_their_tokens_and_only_some_are_named():
+    held: dict[str, Any] = {"holders": (3, 4), "held": ("0", "1"), "suspended": (3,), "other_holders": 2}
+    reason = Reason(cause=Cause.TOKENS, subject="gpu", slots=4, taken=4, **held)
+
+    text = render_part("why.html", {"reasons": [_shown_reason(reason)], "likely_start": None, "run": None})
+
+    assert '<a href="/job-logs/3">3</a> (0) (suspended),' in text
+    words = " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split())
+    assert words == "Waits for 1 gpu: 4 of 4 are taken, held by jobs 3 (0) (suspended), 4 (1) and 2 more"
 
 
 def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
@@ -155,10 +172,11 @@ def test_an_open_page_follows_the_reason_and_its_place_in_the_queue(tab, client)
     first, job = client.submit(["/bin/true"]), client.submit(["/bin/true"])
     tab.goto(f"{open_pages(tab, client)}/{job.id}")
     reason = tab.locator("#why")
-    expect(reason).to_have_text("Waits for 1 of 1 slots: 1 is taken, and 1 job is before it")
+    holder = f", held by job {running.id}"
+    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken, and 1 job is before it{holder}")
     tab.evaluate("window.isSamePage = true")
     client.cancel([first.id])
-    expect(reason).to_have_text("Waits for 1 of 1 slots: 1 is taken")
+    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken{holder}")
     client.pause()
     expect(reason).to_have_text("Waits until bgctl resume: all queues are paused")
     client.resume()

@@ -55,6 +55,9 @@ def test_a_job_that_runs_or_waits_goes_on_until_now():
     assert looks(runs) == [("failed", 0, 500), ("running", 500, 500)]
     assert looks(waits) == [("failed", 0, 500), ("wait", 500, 500)]
     assert [timeline and timeline["end"] for timeline in (runs, waits)] == [None, None]
+    suspended = timeline_of(replace(running, suspended=True), [attempt(2, 150, None, None)], 200.0)
+    assert suspended is not None
+    assert suspended["text"] == "attempt 2: suspended, started 50s ago"
     ended = timeline_of(JOB, [first], 200.0)
     assert ended is not None
     assert ended["end"] is not None
