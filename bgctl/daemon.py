@@ -63,14 +63,15 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
     ]
 
 
-@verb("bgctl dashboard", "bgctl dashboard --open")
+@verb("bgctl dashboard", "bgctl dashboard --open", "bgctl dashboard --read-only")
 @click.option("--open", "opens", is_flag=True, help="Open the link in your browser.")
-def dashboard_command(daemon: Client, *, opens: bool) -> int:
+@click.option("--read-only", is_flag=True, help="Log in to look, without buttons that change anything.")
+def dashboard_command(daemon: Client, *, opens: bool, read_only: bool) -> int:
     """Print a link that logs your browser in to the log page.
 
     The link works once, within a minute. The browser stays logged in for 7 days.
     """
-    link = daemon.login_link()
+    link = daemon.login_link(read_only=read_only)
     answer({"url": link}, link)
     return _open_in_browser(link) if opens else 0
 

@@ -368,7 +368,9 @@ class GetUsage(Asked, frozen=True, tag="usage"):
 
 
 class GetLogin(Asked, frozen=True, tag="login"):
-    """-> Login: a link that logs a browser in."""
+    """-> Login: a link that logs a browser in; with `read_only` it cannot make changes."""
+
+    read_only: bool = False
 
 
 class Reload(Asked, frozen=True, tag="reload"):

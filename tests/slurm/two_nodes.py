@@ -467,9 +467,7 @@ def serving_as_user(
     `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
     "cluster". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
     """
-    # a pilot that Slurm is ending may still write there
-    temporary = tempfile.TemporaryDirectory(prefix="bgd-", ignore_cleanup_errors=True)
-    with nullcontext(str(home)) if home else temporary as folder:
+    with _new_home() if home is None else nullcontext(str(home)) as folder:
         running = Daemon(Path(folder))
         running.prefix = AS_USER
         running.env |= {"BGD_SOCKET": str(running.socket)}
@@ -495,6 +493,13 @@ def serving_as_user(
             yield running
         finally:
             running.stop()
+
+
+def _new_home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(
+        prefix="bgd-",
+        ignore_cleanup_errors=True,  # a pilot that Slurm is ending may still write there
+    )
 
 
 def copy_interpreter(folder: Path) -> None:

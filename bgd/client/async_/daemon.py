@@ -104,14 +104,16 @@ class AsyncDaemonClient:
         """
         return await self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True)
 
-    async def login_link(self) -> str:
+    async def login_link(self, *, read_only: bool = False) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
+
+        `read_only`: the browser sees everything and can change nothing.
 
         Raises:
             Refused: the daemon serves no dashboard.
         """
-        login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
-        return login.url
+        request = requests.GetLogin(UNNUMBERED, read_only)
+        return (await self._channel.ask(request, replies.Login, repeatable=True)).url
 
     async def reload(self) -> Reloaded:
         """Make the daemon read its configuration again.

@@ -106,14 +106,16 @@ class DaemonClient:
         """
         return run(self._channel.ask(requests.GetUsage(UNNUMBERED), JobUsages, repeatable=True))
 
-    def login_link(self) -> str:
+    def login_link(self, *, read_only: bool = False) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
+
+        `read_only`: the browser sees everything and can change nothing.
 
         Raises:
             Refused: the daemon serves no dashboard.
         """
-        login = run(self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True))
-        return login.url
+        request = requests.GetLogin(UNNUMBERED, read_only)
+        return (run(self._channel.ask(request, replies.Login, repeatable=True))).url
 
     def reload(self) -> Reloaded:
         """Make the daemon read its configuration again.

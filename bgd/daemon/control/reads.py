@@ -345,7 +345,7 @@ class ReadHandler:
     async def _login(self, request: GetLogin, replies: ReplySender) -> Login:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
-        return Login(request.id, self._authenticator.login_link(replies.uid))
+        return Login(request.id, self._authenticator.login_link(replies.uid, can_write=not request.read_only))
 
 
 async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> JobView:

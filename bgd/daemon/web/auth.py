@@ -78,12 +78,15 @@ class Authenticator:
         is_port = isinstance(self._address, TcpAddress)
         return f"{self._origin}{self.base}/job-logs" if is_port else str(self._address)
 
-    def login_link(self, uid: int) -> str:
+    def login_link(self, uid: int, *, can_write: bool = True) -> str:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
-        return f"{self._origin}{self.base}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
+        token = self._sessions.issue_link(uid, clock.elapsed(), can_write=can_write)
+        return f"{self._origin}{self.base}/login/{token}"
 
     async def log_in(self, token: str, request: HttpRequest) -> tuple[tuple[str, str], str]:
         """Use up a link's token; return a header with a cookie, and the token that pages send with a change.
+
+        The token is empty if this session can only read.
 
         Raises:
             RequestRefused: the link never worked, or does not work any more.
@@ -185,7 +188,8 @@ class Authenticator:
             if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
                 return f"{user_name(uid)}, on the page"
         raise RequestRefused(
-            HTTPStatus.FORBIDDEN, "This browser cannot make changes: open a new link of `bgctl dashboard`."
+            HTTPStatus.FORBIDDEN,
+            "This browser cannot make changes: open a new link of `bgctl dashboard`, without --read-only.",
         )
 
     def _user_of_proxy(self, request: HttpRequest) -> str | None:
@@ -232,9 +236,10 @@ class _Session(Struct, frozen=True):
     """
 
     digest: str
-    write_digest: str  # of a link empty
+    write_digest: str  # of a link, and of a session that can only read, empty
     uid: int
     until: float
+    can_write: bool = True
 
 
 class _Saved(Struct, frozen=True):
@@ -280,24 +285,27 @@ class Sessions:
         except OSError as error:
             logger.warning("%s cannot be written, so logins end with the daemon: %s", self._path, error)
 
-    def issue_link(self, uid: int, at: float) -> str:
+    def issue_link(self, uid: int, at: float, *, can_write: bool = True) -> str:
         """Return a token that logs this user in once; `at` is of the elapsed clock."""
         token = secrets.token_urlsafe(_SECRET_BYTES)
-        self._links.append(_Session(self._digest(token), "", uid, at + LINK_SECONDS))
+        self._links.append(_Session(self._digest(token), "", uid, at + LINK_SECONDS, can_write))
         return token
 
     def log_in(self, token: str, at: float, now: float) -> tuple[str, str] | None:
         """Use up a token; return the secret and the write token of a new session that begins `now`.
 
-        Only their hashes are kept. None: the token is not valid.
+        Only their hashes are kept. Of a session that can only read, the write token is empty. None: the token
+        is not valid.
         """
         link = _found(self._links, self._digest(token))
         if link is None or at >= link.until:
             return None
         self._links.remove(link)
-        secret, write_token = secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
-        digests = self._digest(secret), self._digest(write_token)
-        self._sessions.append(_Session(*digests, link.uid, now + SESSION_SECONDS))
+        secret, write_token = secrets.token_urlsafe(_SECRET_BYTES), ""
+        if link.can_write:
+            write_token = secrets.token_urlsafe(_SECRET_BYTES)
+        digests = self._digest(secret), self._digest(write_token) if write_token else ""
+        self._sessions.append(_Session(*digests, link.uid, now + SESSION_SECONDS, link.can_write))
         return secret, write_token
 
     def uid_of(self, secret: str, now: float) -> int | None:

@@ -55,13 +55,13 @@ class Browser:
         self.token = ""
         self._daemon = daemon
 
-    def link(self) -> str:
+    def link(self, *, read_only: bool = False) -> str:
         """Return the path of a new login link."""
         with self._daemon.client() as client:
-            return re.sub("^http://[^/]*", "", client.login_link())
+            return re.sub("^http://[^/]*", "", client.login_link(read_only=read_only))
 
-    def log_in(self) -> Browser:
-        page = self.get(self.link())
+    def log_in(self, *, read_only: bool = False) -> Browser:
+        page = self.get(self.link(read_only=read_only))
         self.cookie = page.headers["set-cookie"].partition(";")[0]
         self.token = page.text.partition('data-token="')[2].partition('"')[0]
         return self

@@ -178,6 +178,17 @@ def test_nobody_else_may_act(client, page, path, headers):
     assert not client.queues().paused
 
 
+def test_a_browser_that_is_logged_in_to_read_sees_everything_and_changes_nothing(daemon, client):
+    job = client.submit(["/bin/true"], hold=True)
+    page = Browser(daemon).log_in(read_only=True)
+
+    assert page.get(f"/job-logs/{job.id}").status == 200
+    refused = post(page, f"/job-logs/{job.id}/cancel")
+    assert refused.status == 403
+    assert "open a new link of `bgctl dashboard`, without --read-only" in refused.json["error"]
+    assert client.job(job.id).state == "held"
+
+
 def test_every_verb_of_a_page_is_offered_in_its_states():
     assert set(actions.BUTTONS) == {
         "retry",

@@ -57,6 +57,16 @@ def test_only_the_token_of_a_session_may_write_and_the_cookie_does_not_reveal_it
     assert not sessions.may_write(one[0], one[1], now=SESSION_SECONDS)
 
 
+def test_a_session_that_can_only_read_accepts_no_token_also_after_a_restart(sessions, path):
+    session = sessions.log_in(sessions.issue_link(UID, at=0, can_write=False), at=0, now=0)
+    sessions.save()
+
+    assert session[1] == ""
+    for each in (sessions, Sessions(path)):
+        assert each.uid_of(session[0], now=1) == UID
+        assert not any(each.may_write(session[0], token, now=1) for token in ("", "token"))
+
+
 def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
     tokens = [sessions.issue_link(UID, at=0) for _ in range(MAX_SECRETS + 1)]
     assert sessions.log_in(tokens[0], at=0, now=0) is None
