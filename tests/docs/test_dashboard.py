@@ -49,6 +49,7 @@ def test_dashboard_page_says_what_the_limits_are():
         *(log_text.THREADS, log_text.MAX_SECONDS),
         *(log_pages.MAX_SEARCHES, queries.MAX_TEXT),
         queries.MAX_ROWS,
+        *map(int, re.findall(r"const MOST = (\d+)", page("bgd/daemon/web/static/choose.js"))),
         *(queries.MAX_FILTER, queries.MAX_WORDS),
         *(round(1000 * pages.SEARCH_SECONDS), round(1000 * pages.COUNT_SECONDS)),
         finding.MAX_COUNTED,

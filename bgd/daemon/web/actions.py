@@ -95,6 +95,17 @@ async def count(site: Site, request: HttpRequest, name: str) -> PageResponse:
     return await json_response({"count": await _count(site, *_affected(request, name))})
 
 
+async def count_chosen(site: Site, request: HttpRequest) -> PageResponse:
+    """Return how many of the jobs named in `ids` each action of the list would reach, as JSON."""
+    found: list[State] = []
+    async for part in site.actions.states_of_all(Filter(), ids=_named_jobs(request) or []):
+        found += part.values()
+    offers = {name: each.states for name, each in BUTTONS.items() if each.for_many}
+    return await json_response(
+        {name: sum(state in states for state in found) for name, states in offers.items()}
+    )
+
+
 async def act_on_all(site: Site, request: HttpRequest, asked_by: str, name: str) -> PageResponse:
     """Act on all jobs that match now; return how far it is, as server-sent events.
 
@@ -139,16 +150,24 @@ async def _control(
     return await json_response(answer)
 
 
+def states_acted_on(name: str, wanted: Filter) -> frozenset[State]:
+    """Return the states of the jobs that an action on all that match is for."""
+    named = frozenset(wanted.states)
+    return named & (_FAILED if name == "retry" and named == set(State) else _button_of(name).states)
+
+
 def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | None]:
-    """Return the jobs that an action is for: all that match, or those of them that are named in `ids`."""
-    states, fields = _button_of(name).states, parse_fields(request.query)
+    """Return the jobs that an action is for: all that match, or those that are named in `ids`."""
+    if (ids := _named_jobs(request)) is not None:
+        return Filter(states=tuple(_button_of(name).states)), ids
     wanted = list_query(request.query).wanted(time.time())
-    if "ids" in fields:
-        ids: list[JobId] = converted(fields["ids"][-1].split(","), _ChosenJobs, "ids")
-        return Filter(states=tuple(states)), ids
-    named = set(wanted.states)
-    affected = (_FAILED if name == "retry" and named == set(State) else states) & named
-    return but_notifications(replace(wanted, states=tuple(affected))), None
+    return but_notifications(replace(wanted, states=tuple(states_acted_on(name, wanted)))), None
+
+
+def _named_jobs(request: HttpRequest) -> list[JobId] | None:
+    """Return the jobs that `ids` names; None: there is no such field. An empty one is refused."""
+    named = parse_fields(request.query, keep_empty=True).get("ids")
+    return None if named is None else converted(named[-1].split(","), _ChosenJobs, "ids")
 
 
 async def _count(site: Site, wanted: Filter, ids: list[JobId] | None) -> int:

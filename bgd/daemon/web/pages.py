@@ -18,7 +18,7 @@ from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.streams import Subscription
-from bgd.daemon.web.actions import BUTTONS
+from bgd.daemon.web.actions import BUTTONS, states_acted_on
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
@@ -101,7 +101,7 @@ async def complete(site: Site, request: HttpRequest) -> PageResponse:
 async def _problem(site: Site, request: HttpRequest, error: RequestRefused) -> PageResponse:
     """Return the list without jobs, and what is wrong with the address."""
     counts = await count(site.store, Filter(), COUNT_SECONDS)
-    values = _list_values(ListQuery(), [], counts, None)
+    values = _list_values(ListQuery(), Filter(), [], counts, None)
     values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
     page = values | await site.views.values(None, 0)
     return await html_response("jobs.html", page, status=error.response.status)
@@ -116,7 +116,7 @@ async def _values(site: Site, query: ListQuery) -> dict[str, Any]:
     async with aclosing(_batches(site, page.ids, wanted)) as batches:
         async for views in batches:
             rows += await asyncio.to_thread(_rows, views, site.usage.jobs)
-    return _list_values(query, rows, counts, page)
+    return _list_values(query, wanted, rows, counts, page)
 
 
 async def _batches(site: Site, job_ids: list[JobId], wanted: Filter) -> AsyncGenerator[list[JobView], None]:
@@ -157,6 +157,7 @@ def _in_brief(usages: Mapping[int, JobUsage]) -> dict[int, str]:
 def _snapshot(values: dict[str, Any]) -> Snapshot:
     parts = {
         "tabs": Part(values["tabs"], partial(render_part, "tabs.html", values)),
+        "matching": Part(values["matching"], partial(render_part, "matching.html", values)),
         "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
         "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
     }
@@ -165,12 +166,16 @@ def _snapshot(values: dict[str, Any]) -> Snapshot:
 
 
 def _list_values(
-    query: ListQuery, rows: list[dict[str, Any]], counts: dict[State, Count], page: ListPage | None
+    query: ListQuery,
+    wanted: Filter,
+    rows: list[dict[str, Any]],
+    counts: dict[State, Count],
+    page: ListPage | None,
 ) -> dict[str, Any]:
     """Return the values for the list's page; without a `page` the address cannot be understood."""
     chosen = [name for word in query.words if word.key == "state" for name in word.value.split(",")]
     first: dict[str, object] = {"before": None, "after": None, "from": None}
-    totals = counts.values()
+    verbs = [(name, verb) for name, verb in BUTTONS.items() if verb.for_many]
     return {
         "rows": rows,
         "text": query.text,
@@ -180,9 +185,10 @@ def _list_values(
         "orders": _ORDERS,
         "words": [f"state:{state}" for state in STATE_NAMES] + ["since:1h", "since:1d"],
         "chosen": chosen,
-        "verbs": [(name, verb) for name, verb in BUTTONS.items() if verb.for_many],
+        "verbs": verbs,
+        "matching": [(name, verb, _count_acted_on(name, wanted, counts)) for name, verb in verbs],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
-        "total": Count(sum(each.jobs for each in totals), any(each.is_least for each in totals)),
+        "total": _sum_of(counts.values()),
         "tabs": [(state.value, counts[state], list_url(query, state=[state], **first)) for state in State],
         "all": list_url(query, state=None, **first),
         "empty": _why_empty(query) if page and not rows else None,
@@ -191,6 +197,19 @@ def _list_values(
         "newer": list_url(query, **page.newer) if page and page.newer else None,
         "older": list_url(query, **page.older) if page and page.older else None,
     }
+
+
+def _count_acted_on(name: str, wanted: Filter, counts: dict[State, Count]) -> Count | None:
+    """Return how many jobs an action on all that match is for; None: it is not known."""
+    acted_on = states_acted_on(name, wanted)
+    if State.RUNNING in acted_on and wanted.suspended is not None:
+        return None
+    return _sum_of(counts[state] for state in acted_on)
+
+
+def _sum_of(counts: Iterable[Count]) -> Count:
+    counted = list(counts)
+    return Count(sum(each.jobs for each in counted), any(each.is_least for each in counted))
 
 
 def _why_empty(query: ListQuery) -> str:

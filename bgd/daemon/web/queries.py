@@ -314,10 +314,10 @@ def _shown(value: str) -> str:
 T = TypeVar("T")
 
 
-def parse_fields(text: str) -> dict[str, list[str]]:
+def parse_fields(text: str, *, keep_empty: bool = False) -> dict[str, list[str]]:
     """Return the fields of a query; empty ones are left out."""
     try:
-        return parse_qs(text, errors="replace", max_num_fields=_MAX_FIELDS)  # leaves out empty ones
+        return parse_qs(text, keep_blank_values=keep_empty, errors="replace", max_num_fields=_MAX_FIELDS)
     except ValueError as error:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, f"There are more than {_MAX_FIELDS} fields.") from error
 

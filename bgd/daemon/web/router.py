@@ -152,6 +152,7 @@ PAGES: dict[str, Answer] = {
     f"/job-logs/{_ID}/{_ATTEMPT}/view/live": log_pages.view_live,
     f"/job-logs/{_ID}/{_ATTEMPT}/part": log_pages.part,
     f"/job-logs/{_ID}/{_ATTEMPT}/search": log_pages.search,
+    "/job-logs/all": actions.count_chosen,
     f"/job-logs/all/{_VERB}": actions.count,
 }
 CHANGES: dict[str, Answer] = {  # what pages can change

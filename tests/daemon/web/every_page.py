@@ -22,7 +22,7 @@ NOT_PAGES = (
     "/complete",
     "/part",
     "/seal",
-    router._VERB,
+    "/all",
     r"\.",
 )  # streams, answers of actions and scripts, files
 

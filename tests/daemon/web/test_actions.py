@@ -97,6 +97,7 @@ def test_the_priority_of_a_waiting_job_is_changed(client, page):
         ("/job-logs/all/cancel?state=bogus", 400, "There is no state 'bogus'"),
         ("/job-logs/all/cancel?ids=1,x", 400, "ids"),
         ("/job-logs/all/cancel?ids=" + "1," * 500 + "1", 400, "ids"),
+        ("/job-logs/all/cancel?ids=", 400, "ids"),
         ("/job-logs", 405, "This can only be read"),
     ],
 )
@@ -133,6 +134,9 @@ def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, page):
     assert page.json(path) == {"count": 2}
     assert progress_of(post(page, path))[0]["done"] == 2
     assert [client.job(job.id).state for job in held] == ["cancelled", "held", "cancelled"]
+    counts = {"retry": 3, "hold": 0, "release": 1, "cancel": 1, "remove": 3}
+    assert page.json(f"{path.replace('/cancel', '')},{held[1].id}") == counts
+    assert page.json("/job-logs/all") == dict.fromkeys(counts, 0)
 
 
 def test_notifications_do_not_match_unless_their_queue_is_named(daemon, client, page):
@@ -226,11 +230,11 @@ def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client):
         tab.wait_for_url("**/job-logs")
         tab.fill("input[name=q]", "queue:browser")
         tab.click("#filter button")
-        tab.click("#many [data-verb=retry]")
+        tab.click("#matching [data-many=retry]")
         expect(tab.locator("#notice")).to_contain_text("Retry: 3 jobs done.")
         tab.click(f"#job-{failed[0].id} a >> nth=0")
         tab.click("[data-verb=cancel]")
         expect(tab.locator("h1 .badge")).to_have_text("cancelled")
 
-        assert said == ["Retry 3 jobs?", f"Cancel job {failed[0].id}?"]
+        assert said == ["Retry all 3 jobs that match?", f"Cancel job {failed[0].id}?"]
     client.resume("browser")

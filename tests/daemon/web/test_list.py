@@ -100,7 +100,7 @@ def test_a_bad_filter_is_answered_on_the_page_without_jobs_or_actions(page):
     assert "There is no filter &#39;stat&#39; (did you mean state?)." in answer.text
     assert 'value="stat:failed name:x"' in answer.text
     assert answer.ids == []
-    assert "data-verb" not in answer.text
+    assert "data-many" not in answer.text
     assert page.get("/job-logs?q=stat:x", "Accept: application/json").json["error"].startswith("There is no")
     assert page.get("/job-logs/all/retry?q=stat:x").status == 400
 
@@ -216,6 +216,50 @@ def test_a_filtered_list_shows_changes_and_its_counts_without_a_reload(tab, clie
     expect(tab.locator("#tabs .held b")).to_have_text("0")
     assert tab.locator(f"#job-{other.id}").count() == 0
     client.cancel([other.id])
+
+
+@needs_chromium
+def test_only_chosen_jobs_are_acted_on_also_when_they_have_left_the_list(tab, client):
+    asked: list[str] = []
+    tab.on("dialog", lambda dialog: asked.append(dialog.message))
+    tab.on("dialog", lambda dialog: dialog.accept())
+    held = [client.submit(["/bin/true"], hold=True, queue="choice") for _ in range(5)]
+    tab.goto(f"{tab.url}?q=queue:choice+state:held")
+    every, chosen = tab.locator("#matching [data-many=cancel]"), tab.locator("#chosen")
+    expect(every).to_have_text("Cancel all 5 that match…")
+    expect(tab.locator("#matching [data-many=retry]")).to_be_disabled()
+    tab.locator("#ordered .pick input").nth(0).click()
+    tab.locator("#ordered .pick input").nth(2).click(modifiers=["Shift"])
+    expect(chosen).to_contain_text("3 chosen")
+    assert tab.evaluate("document.getElementById('pick-all').indeterminate")
+
+    client.cancel([held[4].id])
+    tab.hover("header")
+    expect(tab.locator(f"#job-{held[4].id}")).to_have_count(0)
+    expect(chosen).to_contain_text(f"3 chosen, 1 not shown: {held[4].id}")
+    expect(chosen.locator("[data-many]")).to_have_text(
+        ["Retry 1", "Hold", "Release 2", "Cancel 2", "Remove 1"]
+    )
+    expect(chosen.locator("[data-many=hold]")).to_be_disabled()
+    expect(every).to_have_text("Cancel all 4 that match…")
+
+    chosen.locator("[data-many=cancel]").click()
+    expect(tab.locator(".acting:has(#chosen) #notice")).to_contain_text("Cancel: 2 jobs done.")
+    expect(chosen).to_be_hidden()
+    states = [client.job(job.id).state for job in held]
+    assert states == ["held", "held", "cancelled", "cancelled", "cancelled"]
+
+    tab.hover("header")
+    tab.click("#pick-all")
+    expect(chosen).to_contain_text("2 chosen")
+    tab.click("#clear")
+    expect(chosen).to_be_hidden()
+    assert tab.locator("#ordered .pick input:checked").count() == 0
+    expect(every).to_have_text("Cancel all 2 that match…")
+    every.click()
+    expect(tab.locator(".controls #notice")).to_contain_text("Cancel: 2 jobs done.")
+    expect(every).to_be_disabled()
+    assert asked == ["Cancel 2 chosen jobs?", "Cancel all 2 jobs that match?"]
 
 
 @needs_chromium

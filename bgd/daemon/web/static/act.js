@@ -4,7 +4,6 @@
 const base = document.body.dataset.base; // what stands before all paths
 const token = localStorage.getItem(`bgd-token${base}`);
 const notice = document.getElementById("notice");
-const many = document.getElementById("many");
 
 document.documentElement.classList.toggle("can-act", token || "proxy" in document.body.dataset);
 
@@ -66,53 +65,6 @@ async function actOn(button) {
   button.disabled = false;
 }
 
-// --- Many jobs
-
-const chosen = () => [...document.querySelectorAll("tbody .pick input:checked")].map((box) => box.value);
-
-function countChosen() {
-  const count = chosen().length;
-  many.firstElementChild.textContent = count ? `${count} chosen:` : "All that match:";
-}
-
-const jobs = (count) => `${count.toLocaleString("en")} ${count === 1 ? "job" : "jobs"}`;
-
-async function actOnMany(button) {
-  const ids = chosen();
-  const label = button.textContent;
-  const query = ids.length ? `ids=${ids.join(",")}` : many.dataset.filter;
-  const path = `${base}/job-logs/all/${button.dataset.verb}?${query}`;
-  const found = await ask(path, "GET");
-  if (!found) return;
-  const { count } = await found.json();
-  if (!count) return say(`${label}: none of these jobs is in a state for that.`);
-  if (!confirm(`${label} ${jobs(count)}?`)) return;
-  const answer = await ask(path);
-  if (!answer) return;
-  for (const box of document.querySelectorAll(".pick input:checked")) box.checked = false;
-  countChosen();
-  await showProgress(answer, label);
-}
-
-// Show how far the daemon is. It stops if this page is closed.
-async function showProgress(answer, label) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [] }];
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const messages = (text + part.value).split("\n\n");
-    text = messages.pop();
-    for (const message of messages) {
-      const news = JSON.parse(message.slice("data: ".length));
-      if (news.end) isOver = true;
-      else last = news;
-    }
-    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of)}`, last.done / last.of);
-  }
-  const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
-  const ended = `${label}: ${jobs(last.done - last.refused)} done${refused}.`;
-  say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of)}.`);
-}
-
 // ---
 
 async function copy(button) {
@@ -125,12 +77,5 @@ async function copy(button) {
 document.addEventListener("click", (click) => {
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
   const { path, copy: isCopy } = button?.dataset ?? {};
-  if (button) (isCopy === "" ? copy : path ? actOn : many ? actOnMany : actOnJob)(button);
-});
-
-document.addEventListener("change", (picked) => {
-  if (picked.target.id === "pick-all") {
-    for (const box of document.querySelectorAll("tbody .pick input")) box.checked = picked.target.checked;
-  }
-  if (many) countChosen();
+  if (button) (isCopy === "" ? copy : path ? actOn : actOnJob)(button);
 });

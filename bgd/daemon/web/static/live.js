@@ -26,6 +26,7 @@ function update(news) {
     else made.set(id, fresh);
   }
   if (news.order && ordered) arrange(news.order, made);
+  document.dispatchEvent(new Event("updated"));
   followLogs();
   tick();
 }
@@ -81,6 +82,7 @@ function arrange(order, made) {
 
 ordered?.addEventListener("mouseleave", () => {
   if (postponed) arrange(postponed.order, postponed.made);
+  document.dispatchEvent(new Event("updated"));
   followLogs();
 });
 

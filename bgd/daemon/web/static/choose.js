@@ -1,0 +1,116 @@
+// Choose jobs of the list, and act on them or on all that match: the daemon counts both.
+"use strict";
+
+const MOST = 400; // jobs chosen at once, because their ids stand in an address
+const RECOUNT = 250; // milliseconds between two counts
+const NAMED = 5; // links to chosen jobs that are not shown
+
+const panel = document.getElementById("chosen");
+const chosen = new Set(); // ids; those of jobs that left the list stay
+let latest; // the id whose box was clicked last: Shift+click chooses from there
+let recount; // a timer
+
+const boxes = () => [...document.querySelectorAll("#ordered .pick input")];
+const jobs = (count, kind) => `${count.toLocaleString("en")} ${kind}${count === 1 ? "job" : "jobs"}`;
+
+function choose(picked, isChosen) {
+  for (const { value } of picked) isChosen && chosen.size < MOST ? chosen.add(value) : chosen.delete(value);
+  showChosen();
+}
+
+function showChosen() {
+  const all = boxes();
+  for (const box of all) box.checked = chosen.has(box.value);
+  const shown = all.filter((box) => box.checked).length;
+  const [pickAll, count, others] = [document.getElementById("pick-all"), ...panel.querySelectorAll("span")];
+  pickAll.checked = shown > 0 && shown === all.length;
+  pickAll.indeterminate = shown > 0 && shown < all.length;
+  panel.hidden = !chosen.size;
+  const absent = [...chosen].filter((id) => !document.getElementById(`job-${id}`));
+  const isFull = chosen.size === MOST ? ", the most at once" : "";
+  count.textContent = `${chosen.size} chosen${isFull}${absent.length ? `, ${absent.length} not shown:` : ""}`;
+  if (others.dataset.ids !== absent.join()) { // a link stays while it is pressed
+    others.dataset.ids = absent.join();
+    others.replaceChildren(...absent.slice(0, NAMED).map(linkTo), absent.length > NAMED ? "…" : "");
+  }
+  recount ??= setTimeout(countChosen, RECOUNT);
+}
+
+function linkTo(id) {
+  const link = document.createElement("a");
+  [link.href, link.textContent] = [`${base}/job-logs/${id}`, id];
+  return link;
+}
+
+// Offer only what applies to a chosen job now.
+async function countChosen() {
+  recount = null;
+  if (!chosen.size) return;
+  const found = await sealedText(`${base}/job-logs/all?ids=${[...chosen].join()}`).catch(() => null);
+  if (found === null) return; // the next change counts again
+  const counts = JSON.parse(found);
+  for (const button of panel.querySelectorAll("[data-many]")) {
+    const count = counts[button.dataset.many];
+    button.disabled = !count;
+    button.title = count ? "" : "No chosen job is in a state for this.";
+    button.textContent = `${button.dataset.label}${count ? ` ${count}` : ""}`;
+  }
+}
+
+async function actOnMany({ parentElement: actions, dataset: { many, label } }) {
+  const ids = actions === panel ? [...chosen] : null;
+  const path = `${base}/job-logs/all/${many}?${ids ? `ids=${ids.join()}` : actions.dataset.filter}`;
+  actions.after(notice); // the outcome appears beside the button
+  const found = await ask(path, "GET");
+  if (!found) return;
+  const { count } = await found.json();
+  if (!count) return say(`${label}: none of these jobs is in a state for that.`);
+  const which = ids ? jobs(count, "chosen ") : count === 1 ? "the job that matches" : `all ${jobs(count, "")} that match`;
+  if (!confirm(`${label} ${which}${many === "remove" ? ", and their logs" : ""}?`)) return;
+  const answer = await ask(path);
+  if (!answer) return;
+  for (const id of ids ?? []) chosen.delete(id);
+  showChosen();
+  await showProgress(answer, label);
+}
+
+// Show how far the daemon is. It stops if this page is closed.
+async function showProgress(answer, label) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [] }];
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const messages = (text + part.value).split("\n\n");
+    text = messages.pop();
+    for (const message of messages) {
+      const news = JSON.parse(message.slice("data: ".length));
+      if (news.end) isOver = true;
+      else last = news;
+    }
+    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}`, last.done / last.of);
+  }
+  const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
+  const ended = `${label}: ${jobs(last.done - last.refused, "")} done${refused}.`;
+  say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of, "")}.`);
+}
+
+document.addEventListener("mousedown", (press) => { // or Shift+click would select the text between
+  if (press.shiftKey && press.target.matches(".pick input")) press.preventDefault();
+});
+
+document.addEventListener("click", ({ target, shiftKey }) => {
+  const button = target.closest("button");
+  if (button?.dataset.many) actOnMany(button);
+  else if (button?.id === "clear") {
+    chosen.clear();
+    showChosen();
+  } else if (target.id === "pick-all") choose(boxes(), target.checked);
+  else if (target.matches(".pick input")) {
+    const all = boxes();
+    const to = all.indexOf(target);
+    const from = shiftKey ? all.findIndex((box) => box.value === latest) : -1;
+    latest = target.value;
+    choose(from < 0 ? [target] : all.slice(Math.min(from, to), Math.max(from, to) + 1), target.checked);
+  }
+});
+
+document.addEventListener("updated", showChosen);
