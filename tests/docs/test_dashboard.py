@@ -16,6 +16,7 @@ from bgd.daemon.web import (
     pages,
     queries,
     search,
+    shared_stream,
 )
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
@@ -43,7 +44,7 @@ def test_dashboard_page_says_what_the_limits_are():
         browsers.HEAD_SECONDS,
         browsers.WRITE_SECONDS,
         connection.MAX_CONNECTIONS,
-        connection.MAX_STREAMS,
+        *(connection.MAX_STREAMS, shared_stream.MAX_SHARED),
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         log_text.MAX_BEHIND // 1024,
         *(log_text.THREADS, log_text.MAX_SECONDS),

@@ -32,7 +32,7 @@ from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefuse
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256  # without streams
-MAX_STREAMS = 256  # pages that are kept up to date: a hundred, each with a log, and some to spare
+MAX_STREAMS = 256  # one of each browser with open pages, and those of programs
 HEAD_SECONDS = 5.0  # from connecting to a complete head, however many bytes come meanwhile
 WRITE_SECONDS = 10.0  # for a slow reader to make room for more, and in the end to hang up
 GONE = "bgd was shut down. Once it runs again, type bgctl dashboard."
@@ -132,7 +132,7 @@ class WebServer:
             RequestRefused: there are too many.
         """
         if len(self._streaming) >= MAX_STREAMS:
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_STREAMS} pages are open already.")
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_STREAMS} streams are open already.")
         self._answering.remove(connection)
         self._streaming.add(connection)
 
@@ -155,7 +155,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._seal: Callable[[bytes], bytes] | None = None  # of the events of a page
+        self._farewell: Callable[[bytes], bytes] | None = None  # to open pages
         self._is_input_done = False  # whatever else comes is ignored
         self._is_answered = False  # the client may hang up
         self._is_at_eof = False  # the client sends no more
@@ -217,10 +217,10 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def close(self) -> None:
-        if self._seal is None or self._task is None or self._transport.is_closing():
+        if self._farewell is None or self._task is None or self._transport.is_closing():
             self._transport.abort()
             return
-        self._transport.write(self._exchange.more(self._seal(event({"gone": GONE}))))
+        self._transport.write(self._exchange.more(self._farewell(event({"gone": GONE}))))
         self._transport.close()
         self._task.cancel()  # do not wait for a slow reader
 
@@ -231,7 +231,7 @@ class HttpConnection(asyncio.Protocol):
             page = await answer(self._server.site, request, self._endpoints())
             if page.is_stream:
                 self._server.mark_streaming(self)
-                self._seal = page.seal
+                self._farewell = page.farewell
         except RequestRefused as error:
             self._refuse(error.response)
             return

@@ -21,13 +21,13 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 class PageResponse(Struct, frozen=True):
     """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`.
 
-    `seal` puts a seal on an event that is sent behind the chunks; see bgd.daemon.web.seals.
+    `farewell` makes the last bytes of a stream of an event, when the daemon is shut down.
     """
 
     response: HttpResponse
     chunks: AsyncGenerator[bytes, None] | None = None
     is_stream: bool = False
-    seal: Callable[[bytes], bytes] | None = None
+    farewell: Callable[[bytes], bytes] | None = None
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -101,9 +101,12 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
-def event_stream(events: AsyncGenerator[bytes, None]) -> PageResponse:
+def event_stream(
+    events: AsyncGenerator[bytes, None], farewell: Callable[[bytes], bytes] | None = None
+) -> PageResponse:
     """Return server-sent events."""
-    return PageResponse(HttpResponse(content_type=EVENT_STREAM, body=None), events, is_stream=True)
+    head = HttpResponse(content_type=EVENT_STREAM, body=None)
+    return PageResponse(head, events, is_stream=True, farewell=farewell)
 
 
 def render_part(template: str, values: dict[str, object]) -> str:

@@ -45,7 +45,9 @@ async def _show(site: Site, request: HttpRequest, path: str, endpoints: Endpoint
         site.authenticator.check_session(request)
     request, seal = site.seals.take_from(request)
     found = await page(site, request)
-    if seal is not None:
+    if seal is not None and found.is_stream and found.chunks is not None:
+        found = await site.shared_streams.add(seal, found.chunks)
+    elif seal is not None:
         found = seal.put_on(found)
     # the page of a login has a secret, at which the length of what is compressed would hint
     return found if is_login else await compressed(request, found)
@@ -92,6 +94,16 @@ async def _seal(site: Site, request: HttpRequest) -> PageResponse:
     return PageResponse(HttpResponse())
 
 
+async def _open_shared(site: Site, request: HttpRequest, name: str) -> PageResponse:
+    del request
+    return site.shared_streams.open(name)
+
+
+async def _drop_from_shared(site: Site, request: HttpRequest, name: str, nonce: str) -> PageResponse:
+    del request
+    return site.shared_streams.drop(name, nonce)
+
+
 async def _static(site: Site, request: HttpRequest, name: str) -> PageResponse:
     del site
     # imported late, like the templates: a daemon whose pages are never opened does not read them
@@ -122,6 +134,7 @@ _ID = "([1-9][0-9]{0,17})"
 _ATTEMPT = "([1-9][0-9]{0,8})"
 _VERB = "([a-z]{1,20})"
 _QUEUE = "([A-Za-z0-9._-]{1,64})"
+_NONCE = "([0-9a-f]{32})"
 _TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - a pattern for tokens
 
 # What can be read, by the pattern of its path; those below /job-logs need a session
@@ -136,6 +149,8 @@ PAGES: dict[str, Answer] = {
     "/job-logs/live": pages.jobs_live,
     "/job-logs/complete": pages.complete,
     "/job-logs/seal": _seal,
+    f"/job-logs/shared/{_NONCE}": _open_shared,
+    f"/job-logs/shared/{_NONCE}/{_NONCE}/drop": _drop_from_shared,
     "/job-logs/overview": overview.overview,
     "/job-logs/overview/live": overview.overview_live,
     "/job-logs/search": _search,

@@ -10,15 +10,13 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from msgspec.structs import replace
 
 from bgd.daemon.web.responses import PageResponse
 from bgd.wire.http import HttpRequest
 
-_ASKS = re.compile(r"(?:(.*)&)?page=([\w-]{22})&nonce=([0-9a-f]{32})", re.ASCII)
+_ASKS = re.compile(r"(?:(.*)&)?page=([\w-]{22})&nonce=([0-9a-f]{32})(?:&shared=([0-9a-f]{32}))?", re.ASCII)
 _PAGE_BYTES = 16
 _BEFORE, _BEHIND = b"data: ", b"\n\n"  # the bytes of an event around its data
 
@@ -38,41 +36,44 @@ class Seals:
         """Return a request without what a page adds to it, and the seal for the answer if a page asks."""
         if (asks := _ASKS.fullmatch(request.query)) is None:
             return request, None
-        query, page, nonce = asks.groups(default="")
-        return replace(request, query=query), Seal(self._key_of(page), nonce)
+        query, page, nonce, shared = asks.groups(default="")
+        return replace(request, query=query), Seal(self._key_of(page), nonce, shared)
 
     def _key_of(self, page: str) -> bytes:
         return hmac.digest(self._secret, page.encode(), "sha256")
 
 
 class Seal:
-    """The seals of one answer: its body, or each of its events in turn."""
+    """The seals of one answer: its body, or each of its events in turn.
 
-    def __init__(self, key: bytes, nonce: str) -> None:
+    Attributes:
+        nonce: that of the request.
+        shared: the name of the connection over which the events go; see bgd.daemon.web.shared_stream.
+    """
+
+    def __init__(self, key: bytes, nonce: str, shared: str) -> None:
         self._key = key
-        self._nonce = nonce
+        self.nonce = nonce
+        self.shared = shared
         self._count = 0
 
     def put_on(self, answer: PageResponse) -> PageResponse:
-        """Return the answer with seals: in a header, or in the ids of its events."""
-        if answer.is_stream and answer.chunks is not None:
-            return replace(answer, chunks=self._sealed(answer.chunks), seal=self.put_on_event)
+        """Return the answer with its seal in a header."""
         if (body := answer.response.body) is None:
             return answer
         headers = (*answer.response.headers, ("X-Bgd-Seal", self._next(body)))
         return replace(answer, response=replace(answer.response, headers=headers))
 
     def put_on_event(self, event: bytes) -> bytes:
-        """Return an event with its seal. Events must be sent in the order in which they are sealed."""
+        """Return an event with nonce and seal. Events must be sent in the order in which they are sealed."""
         data = event.removeprefix(_BEFORE).removesuffix(_BEHIND)
-        return f"id: {self._next(data)}\n".encode() + event
+        return f"id: {self.nonce} {self._next(data)}\n".encode() + event
 
-    async def _sealed(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        async with aclosing(events):
-            async for event in events:
-                yield self.put_on_event(event)
+    def end_of_events(self) -> bytes:
+        """Return an event that says that there are no more. Whoever forges it only cuts a page off."""
+        return f"id: {self.nonce}\n".encode() + _BEFORE + b"null" + _BEHIND
 
     def _next(self, data: bytes) -> str:
-        sealed = f"{self._nonce}\n{self._count}\n".encode() + data
+        sealed = f"{self.nonce}\n{self._count}\n".encode() + data
         self._count += 1
         return base64.b64encode(hmac.digest(self._key, sealed, "sha256")).decode()

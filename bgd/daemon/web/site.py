@@ -19,6 +19,7 @@ from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.search import SearchPages
+from bgd.daemon.web.shared_stream import SharedStreams
 from bgd.daemon.web.usage import UsageWatch
 
 FIRST_COUNT = 0.03  # seconds that a page takes to count what ended; its stream counts the rest
@@ -49,6 +50,7 @@ class Site:
         self.actions = actions
         self.schedules = schedules
         self.tasks = tasks
+        self.shared_streams = SharedStreams(tasks)
         self.views = LiveViews(tasks, supervisor, store, seals)
         self.threads = LogThreads()
         self.search_pages = SearchPages(store, supervisor.config.log_dir, self.views, self.threads)

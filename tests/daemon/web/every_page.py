@@ -23,6 +23,7 @@ NOT_PAGES = (
     "/part",
     "/seal",
     "/all",
+    "/shared",
     r"\.",
 )  # streams, answers of actions and scripts, files
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401 - the other user may not be able to read it
 import json
 import os
+import queue
+import re
 import socket
 import sys
 import threading
+from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 OWNED = "<title>OWNED</title>owned"
@@ -35,15 +38,24 @@ addEventListener("fetch", (event) => event.request.mode === "navigate" && event.
 """
 
 
+# The nonces of the streams that pages have asked for, by the name of the connection that they share
+streams: defaultdict[str, queue.Queue[str]] = defaultdict(queue.Queue)
+
+
 class Hostile(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with open(sys.argv[3], "a") as log:  # noqa: PTH123 - it starts in a moment
             log.write(json.dumps([self.command, self.path, dict(self.headers)]) + "\n")
-        if "event-stream" in self.headers.get("Accept", ""):
-            seal = "A" * 43 + "="
-            events = [None, NEWS, {"end": True, "text": OWNED, "hits": [0]}]
-            text = "".join(f"id: {seal}\ndata: {json.dumps(event)}\n\n" for event in events)
-            self.answer("text/event-stream", text)
+        if asked := re.search("nonce=([0-9a-f]{32})&shared=([0-9a-f]{32})", self.path):
+            streams[asked[2]].put(asked[1])
+            self.answer("text/event-stream", "")
+        elif name := re.search("/shared/([0-9a-f]{32})$", self.path):
+            self.answer("text/event-stream", "")
+            while True:
+                nonce, seal = streams[name[1]].get(), "A" * 43 + "="
+                events = [None, NEWS, {"end": True, "text": OWNED, "hits": [0]}]
+                text = "".join(f"id: {nonce} {seal}\ndata: {json.dumps(event)}\n\n" for event in events)
+                self.wfile.write(text.encode())
         elif self.path == "/worker":
             self.answer("text/javascript", WORKER)
         elif "json" in self.headers.get("Accept", ""):

@@ -149,20 +149,49 @@ def test_a_hidden_page_closes_its_streams_and_catches_up(tab, daemon):
 
 
 @needs_chromium
-def test_ten_tabs_of_one_browser_are_all_live(tab, daemon):
-    """A browser opens six connections to a host; only the tab in front keeps one."""
+def test_twelve_windows_are_all_live_over_one_connection_and_their_buttons_answer(tab, daemon, tmp_path):
+    """A browser opens only six connections to a host. All tabs of a headless browser count as visible."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
     with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", f"echo first; cat {gate}; sleep 1000"])
         address = open_pages(tab, client)
-        tabs = [tab]
-        for _ in range(9):
-            hide(tabs[-1], is_hidden=True)
-            tabs.append(tab.context.new_page())
-            tabs[-1].goto(address)
-        job = client.submit(["/bin/true"], hold=True)
-        for front in reversed(tabs):
-            expect(front.locator(f"#job-{job.id}")).to_be_visible()
-            hide(front, is_hidden=True)
-            hide(tabs[tabs.index(front) - 1], is_hidden=False)
+        kinds = ["", f"/{job.id}", f"/{job.id}/1/view", "/queues"]
+        tabs = [tab, *(tab.context.new_page() for _ in range(11))]
+        for each, kind in zip(tabs, 3 * kinds, strict=True):
+            each.goto(address + kind)
+        for each in tabs:
+            wait_for_streams(each)
+        assert connections_of(daemon) == 1
+
+        gate.write_text("second\n")
+        for each in [*tabs[1::4], *tabs[2::4]]:
+            expect(each.locator(".log")).to_contain_text("second")
+        client.pause("default")
+        for each in tabs[3::4]:
+            expect(each.locator("#queue-default")).to_contain_text("paused")
+        tabs[-1].click("#queue-default [data-path$=resume]")
+        tabs[-3].click("[data-verb=suspend]")
+        for each in tabs[:1] + tabs[4:6] + tabs[8:10]:
+            expect(each.locator(f"#job-{job.id}, h1").last).to_contain_text("suspended")
+        for each in tabs[1:]:
+            each.close()
+        expect(tab.locator(f"#job-{client.submit(['/bin/true']).id}")).to_be_visible()
+        client.cancel([job.id])
+
+
+@needs_chromium
+def test_without_shared_workers_a_page_and_its_log_need_one_connection(tab, daemon):
+    tab.add_init_script("delete window.SharedWorker")
+    with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", "echo first; sleep 1000"])
+        tab.goto(f"{open_pages(tab, client)}/{job.id}")
+        expect(tab.locator(".log")).to_contain_text("first")
+        wait_for_streams(tab)
+        assert tab.evaluate("streams.size") == 2
+        assert connections_of(daemon) == 1
+        client.cancel([job.id])
+        expect(tab.locator("h1 .badge")).to_have_text("cancelled")
 
 
 # --- streams ------------------------------------------------------------------------------------------------
@@ -310,6 +339,12 @@ def events_in(connection: socket.socket) -> Iterator[Any]:
         for message in whole:
             if found := re.search(rb"data: (.*)", message):
                 yield json.loads(found[1])
+
+
+def wait_for_streams(tab: Page) -> None:
+    """Wait until all streams of a page have heard of the daemon."""
+    is_heard = "streams.size > 0 && [...streams].every((stream) => stream.isLost === false)"
+    wait_until(lambda: tab.evaluate(is_heard))
 
 
 def hide(tab: Page, *, is_hidden: bool) -> None:

@@ -7,7 +7,6 @@ import hmac
 import json
 import re
 
-from bgd.daemon.web.responses import event_stream
 from bgd.daemon.web.seals import Seals
 from bgd.wire.http import HttpRequest
 from tests.daemon.web.browsing import Browser
@@ -24,38 +23,28 @@ def seal_of(key, count, data):
     return base64.b64encode(hmac.digest(base64.b64decode(key), sealed, "sha256")).decode()
 
 
-async def sealed(seals, page, *events):
-    async def chunks():
-        for event in events:
-            yield event
-
+def sealed(seals, page, *events):
     _, seal = seals.take_from(request(f"page={page}&nonce={NONCE}"))
-    answer = seal.put_on(event_stream(chunks()))
-    return [chunk async for chunk in answer.chunks], answer.seal
+    return [seal.put_on_event(b"data: " + data + b"\n\n") for data in events]
 
 
-async def test_each_event_is_sealed_with_its_number_and_so_is_the_last_one_behind_them():
+def test_each_event_is_sealed_with_its_number():
     seals = Seals(b"secret")
     new = seals.new_page()
 
     events = [b"null", b'{"a": 1}']
-    chunks, seal = await sealed(seals, new["page"], *(b"data: " + data + b"\n\n" for data in events))
 
-    assert chunks == [
-        f"id: {seal_of(new['key'], count, data)}\n".encode() + b"data: " + data + b"\n\n"
+    assert sealed(seals, new["page"], *events) == [
+        f"id: {NONCE} {seal_of(new['key'], count, data)}\n".encode() + b"data: " + data + b"\n\n"
         for count, data in enumerate(events)
     ]
-    assert seal(b"data: 2\n\n") == f"id: {seal_of(new['key'], 2, b'2')}\ndata: 2\n\n".encode()
 
 
-async def test_every_page_has_a_key_of_its_own_and_another_daemon_has_it_only_with_the_secret():
+def test_every_page_has_a_key_of_its_own_and_another_daemon_has_it_only_with_the_secret():
     one, other = Seals(b"secret").new_page(), Seals(b"secret").new_page()
     assert one["key"] != other["key"]
 
-    made = {
-        secret: (await sealed(Seals(secret), one["page"], b"data: null\n\n"))[0]
-        for secret in (b"secret", b"another")
-    }
+    made = {secret: sealed(Seals(secret), one["page"], b"null") for secret in (b"secret", b"another")}
 
     assert seal_of(one["key"], 0, b"null").encode() in made[b"secret"][0]
     assert made[b"another"] != made[b"secret"]
@@ -67,7 +56,11 @@ def test_what_a_page_adds_to_an_address_is_taken_off_again():
 
     for query in ("q=mail&since=3", ""):
         taken, seal = seals.take_from(request(f"{query}&{added}" if query else added))
-        assert (taken.query, seal is None) == (query, False)
+        assert seal is not None
+        assert (taken.query, seal.nonce, seal.shared) == (query, NONCE, "")
+    taken, seal = seals.take_from(request(f"q=mail&{added}&shared={NONCE[::-1]}"))
+    assert seal is not None
+    assert (taken.query, seal.shared) == ("q=mail", NONCE[::-1])
     for query in ("", "q=mail", f"{added}x", f"{added}&q=mail", f"page=x&nonce={NONCE}", "page=3"):
         assert seals.take_from(request(query)) == (request(query), None)
 

@@ -20,6 +20,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from bgd.daemon.web.connection import GONE
 from tests.daemon.web.browsing import Browser, configure_pages, held_secret
 from tests.daemon.web.chromium import needs_chromium
+from tests.daemon.web.test_live import connections_of, wait_for_streams
 from tests.faults.figures import times
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -234,8 +235,7 @@ def opened(context: BrowserContext, daemon: Daemon, path: str = "") -> Page:
         tab.goto(client.login_link())
         tab.wait_for_url("**/job-logs")
     tab.goto(f"{tab.url}{path}")
-    is_heard = "streams.size > 0 && [...streams].every((stream) => stream.isLost === false)"
-    wait_until(lambda: tab.evaluate(is_heard))
+    wait_for_streams(tab)
     return tab
 
 
@@ -338,7 +338,7 @@ def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
                 tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
             tab.evaluate("fetch('/marker')")
         wait_until(lambda: hostile.count("/marker") == len(tabs))
-        assert hostile.count("/live") == 0
+        assert hostile.count("/live") + hostile.count("/shared/") == 0
         expect(tabs[0].locator("#connection")).to_be_visible()
     daemon.start()
 
@@ -376,12 +376,10 @@ def test_a_browser_without_webcrypto_shows_pages_that_do_not_change_and_says_so(
         tab = context.new_page()
         tab.goto(client.login_link())
         tab.wait_for_url("**/job-logs")
-        streams: list[str] = []
-        tab.on("request", lambda request: streams.append(request.url) if "/live?" in request.url else None)
         tab.goto(f"{tab.url}/{job.id}")
         expect(tab.locator("#connection")).to_contain_text("reload")
         tab.click("button[data-verb=release]")
         client.wait([job.id])
         tab.reload()
         expect(tab.locator("h1 .badge")).to_have_text("succeeded")
-    assert streams == []
+    wait_until(lambda: connections_of(daemon) == 0)

@@ -1,11 +1,6 @@
 // Keep this page up to date: the daemon sends the parts that changed, and output as it is written.
 "use strict";
 
-// The daemon escapes all that it sends, and no other script runs here.
-const policy = window.trustedTypes
-  ? trustedTypes.createPolicy("bgd", { createHTML: (text) => text })
-  : { createHTML: (text) => text };
-
 const NEAR_END = 40; // pixels from the end of a log within which the page follows it
 const MAX_LOG = 4_000_000; // characters of output on the page; the beginning is dropped
 

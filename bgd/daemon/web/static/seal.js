@@ -1,6 +1,10 @@
 // Take answers only from the daemon that sent this page: another server may have its port by now.
 "use strict";
 
+// The daemon escapes all that it sends, and no other script runs here.
+const asIs = { createHTML: (text) => text, createScriptURL: (address) => address };
+const policy = window.trustedTypes ? trustedTypes.createPolicy("bgd", asIs) : asIs;
+
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 
 // The key of this page. It is never sent. Only pages over https or of this machine can use it.
@@ -11,7 +15,7 @@ const sealKey = window.crypto?.subtle?.importKey(
 // The seals of one answer: each is an HMAC of the nonce, a number that counts up, and a text.
 class Seal {
   constructor() {
-    this.nonce = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    this.nonce = randomHex();
     this.count = 0;
   }
 
@@ -41,28 +45,37 @@ async function sealedText(address) {
 }
 
 // Open a stream of events; call `take` with the value of each in turn, or `lose` if it ends or one is not sealed.
-// Return what closes it.
+// Return what closes it; `isDead`: nothing came for long, on a connection that others use too.
 function sealedEvents(address, take, lose) {
   const seal = new Seal();
-  const source = new EventSource(seal.addressOf(address));
-  let isOpen = true;
+  const { nonce } = seal;
   let turn = Promise.resolve();
-  const close = () => {
-    isOpen = false;
-    source.close();
+  const close = (isDead = false) => {
+    receivers.delete(nonce);
+    shared.postMessage({ nonce, isDead });
+    if (isDead) shared = reachShared(); // the worker may have crashed
   };
-  const next = (step) => (turn = turn.then(() => isOpen && step()).catch(reportError));
-  const end = () => {
+  const receive = async (sent) => {
+    const isSealed = "data" in sent && (await seal.isOn(sent.data, sent.seal));
+    if (!receivers.has(nonce)) return;
+    if (isSealed) return take(JSON.parse(sent.data));
     close();
     lose();
   };
-  source.onmessage = ({ data, lastEventId }) => next(async () => {
-    const isSealed = await seal.isOn(data, lastEventId);
-    if (isOpen) isSealed ? take(JSON.parse(data)) : end();
-  });
-  source.onerror = () => {
-    source.close(); // it would connect again by itself, with the same nonce
-    next(end);
-  };
+  receivers.set(nonce, (sent) => (turn = turn.then(() => receive(sent)).catch(reportError)));
+  shared.postMessage({ nonce, address: seal.addressOf(address) });
   return close;
+}
+
+// --- The connection that the pages of this browser share
+
+const receivers = new Map(); // of the events of this page's streams, by their nonces
+let shared = reachShared();
+
+function reachShared() {
+  const { port1, port2 } = new MessageChannel();
+  const port = window.SharedWorker ? new SharedWorker(policy.createScriptURL(sharedScript)).port : port1;
+  if (port === port1) ownConnection.serve(port2);
+  port.onmessage = ({ data }) => receivers.get(data.nonce)?.(data);
+  return port;
 }

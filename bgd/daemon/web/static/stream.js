@@ -5,7 +5,7 @@ const FIRST_RETRY = 1000; // milliseconds; doubled up to the last
 const LAST_RETRY = 15000;
 const SILENCE = 40000; // milliseconds after which a connection counts as lost; the daemon is never silent for 15 s
 
-// Keeps one stream open while the page is visible: a browser opens only six connections to a host.
+// Keeps one stream open while the page is visible.
 class Stream {
   constructor(address, receive) {
     this.address = address; // returns the address to continue from
@@ -35,11 +35,11 @@ class Stream {
   }
 
   check() {
-    if (this.hangUp && Date.now() - this.heardAt > SILENCE) this.lost();
+    if (this.hangUp && Date.now() - this.heardAt > SILENCE) this.lost(true);
   }
 
-  lost() {
-    this.close();
+  lost(isDead) {
+    this.close(isDead);
     if (this.isOver) return;
     this.isLost = true;
     showConnection();
@@ -47,9 +47,9 @@ class Stream {
     this.delay = Math.min(2 * this.delay, LAST_RETRY);
   }
 
-  close() {
+  close(isDead) {
     clearTimeout(this.retry);
-    this.hangUp?.();
+    this.hangUp?.(isDead);
     this.hangUp = null;
   }
 
