@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from bgd.daemon.web.live import Part, Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain
 from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.wire.requests import DEFAULT_LIST
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, Daemon, wait_until
@@ -64,6 +65,33 @@ def test_nothing_moves_under_the_pointer(tab, daemon):
 
         tab.hover("header")
         expect(tab.locator(f"#job-{second.id}")).to_be_visible()
+
+        tab.hover(f"#job-{second.id}")
+        others = [client.submit(["/bin/true"], hold=True) for _ in range(3 * DEFAULT_LIST)]
+        wait_until(lambda: tab.evaluate(f"waiting.has('job-{others[-1].id}')"))
+        assert tab.evaluate("waiting.size") == DEFAULT_LIST  # only what would be shown
+        tab.evaluate("waitsSince -= REST")
+        tab.click(f"text={DEFAULT_LIST} new jobs")
+        expect(tab.locator(f"#job-{others[-1].id}")).to_be_visible()
+        assert tab.locator("#ordered tr").count() == DEFAULT_LIST
+        assert tab.locator(".offer").count() == 0
+
+
+@needs_chromium
+def test_new_jobs_wait_for_a_button_where_a_finger_touched_the_list(chrome, daemon):
+    phone = chrome.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+    phone.set_default_timeout(MILLISECONDS)
+    tab = phone.new_page()
+    with daemon.client() as client:
+        first = client.submit(["/bin/true"], hold=True)
+        open_pages(tab, client)
+        tab.tap(f"#job-{first.id} .state")
+        second = client.submit(["/bin/true"], hold=True)
+        tab.tap("text=1 new job")
+        expect(tab.locator(f"#job-{second.id}")).to_be_visible()
+        third = client.submit(["/bin/true"], hold=True)  # nothing on the list is touched now
+        expect(tab.locator(f"#job-{third.id}")).to_be_visible()
+    phone.close()
 
 
 @needs_chromium

@@ -13,14 +13,13 @@ const skew = late > 0 && late < 3 ? 0 : late; // between the clocks of this mach
 
 function update(news) {
   page.version = news.version;
-  const made = new Map();
   for (const [id, html] of Object.entries(news.parts)) {
-    const fresh = elementOf(html);
     const old = document.getElementById(id);
-    if (old) morph(old, fresh);
-    else made.set(id, fresh);
+    if (old) morph(old, elementOf(html));
+    else waiting.set(id, html);
   }
-  if (news.order && ordered) arrange(news.order, made);
+  order = news.order ?? order;
+  arrange();
   document.dispatchEvent(new Event("updated"));
   followLogs();
   tick();
@@ -55,31 +54,43 @@ function morph(old, fresh) {
   }
 }
 
-let postponed = null; // an order that is applied when the pointer has left the list
+// --- The order of rows
 
-// Put rows into their order. Nothing moves under a pointer.
-function arrange(order, made) {
-  if (postponed) made = new Map([...postponed.made, ...made]);
-  postponed = null;
-  if (ordered.nodeName === "TBODY" && ordered.matches(":hover") && ordered.rows.length) {
-    postponed = { order, made };
-    return;
-  }
-  const wanted = new Set(order);
-  for (const child of [...ordered.children]) {
-    if (!wanted.has(child.id)) child.remove();
-  }
+const REST = 5000; // milliseconds until a pointer that rests on the list is offered what waits
+const isTouched = matchMedia("(hover: none)"); // what was touched last counts as under the pointer
+const offer = document.createElement("button");
+const waiting = new Map(); // the HTML of rows that are not on the page yet, by id
+let order = null; // the ids of the rows in their new order, until they are in it
+let waitsSince = null;
+
+// Put rows into their order. Nothing moves under a pointer, unless that is asked for.
+function arrange(isAsked = false) {
+  for (const id of waiting.keys()) if (!order?.includes(id)) waiting.delete(id);
+  if (!ordered || !order) return;
+  const isHeld = ordered.rows?.length && [ordered, offer].some((each) => each.matches(":hover"));
+  if (isHeld && !isAsked) return offerRows();
+  for (const child of [...ordered.children]) if (!order.includes(child.id)) child.remove();
   order.forEach((id, index) => {
-    const child = document.getElementById(id) ?? made.get(id);
+    const child = document.getElementById(id) ?? (waiting.has(id) ? elementOf(waiting.get(id)) : null);
     if (child && ordered.children[index] !== child) ordered.insertBefore(child, ordered.children[index] ?? null);
   });
+  order = waitsSince = null;
+  offer.remove();
+  document.dispatchEvent(new Event("updated"));
 }
 
-ordered?.addEventListener("mouseleave", () => {
-  if (postponed) arrange(postponed.order, postponed.made);
-  document.dispatchEvent(new Event("updated"));
-  followLogs();
-});
+function offerRows() {
+  waitsSince ??= Date.now();
+  if (!isTouched.matches && Date.now() - waitsSince < REST) return;
+  const count = order.filter((id) => !document.getElementById(id)).length;
+  const what = `${count} new ${ordered.closest(".jobs") ? "job" : "row"}${count === 1 ? "" : "s"}`;
+  show(offer, count ? what : "Show changes");
+  if (!offer.isConnected) ordered.parentElement.before(offer);
+}
+
+offer.className = "offer";
+offer.addEventListener("click", () => arrange(true));
+for (const each of [offer, ordered]) each?.addEventListener("mouseleave", () => arrange());
 
 // --- Logs
 
@@ -154,17 +165,21 @@ function shortDuration(seconds) {
 function tick() {
   const now = Date.now() / 1000 - skew;
   for (const span of document.querySelectorAll("[data-since]")) {
-    span.textContent = shortDuration(now - span.dataset.since);
+    show(span, shortDuration(now - span.dataset.since));
   }
   for (const time of document.querySelectorAll("time")) {
     const age = now - Date.parse(time.dateTime) / 1000;
-    time.textContent = age >= 0 ? `${shortDuration(age)} ago` : `in ${shortDuration(-age)}`;
+    show(time, age >= 0 ? `${shortDuration(age)} ago` : `in ${shortDuration(-age)}`);
   }
+}
+
+function show(element, text) {
+  if (element.textContent !== text) element.textContent = text; // each text is a new node
 }
 
 if (page.live) {
   const mark = page.live.includes("?") ? "&" : "?";
   new Stream(() => `${page.live}${mark}since=${page.version}`, update);
   followLogs();
-  setInterval(() => document.hidden || tick(), 1000);
+  setInterval(() => document.hidden || (tick(), arrange()), 1000); // no event tells that a finger has left
 }
