@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.storage import summaries
+from bgd.daemon.storage import activity, summaries
 from bgd.daemon.web import (
     connection,
     finding,
@@ -73,7 +73,7 @@ def test_dashboard_page_says_what_the_overview_looks_at():
         summaries.MAX_DISTINCT,
         summaries.NEWEST_JOBS,
         summaries.MAX_UNFINISHED,
-        summaries.HOURS,
+        activity.HOURS_OF_ENDS,
     ):
         assert f"{number:,}" in said
 

@@ -165,6 +165,14 @@ MIGRATIONS: tuple[str, ...] = (
     -- A trigger took half the time of moving a job: whoever writes the jobs counts those that have moved.
     DROP TRIGGER count_moved;
     """,
+    """
+    -- What started and ended, by queue and by name, in `seconds` from `at` on. subject '': those that have no
+    -- row of their own. counts: MessagePack of activity.Counts.
+    CREATE TABLE activity (
+        seconds INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+        counts BLOB NOT NULL, PRIMARY KEY (seconds, at, kind, subject)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = FIRST + len(MIGRATIONS)
 UPGRADE = "start the bgd of commit bede4c5 with it once, which upgrades it"

@@ -1,9 +1,8 @@
-"""Sum up many jobs, each time with a bounded number of reads: by name, by queue, by when they ended."""
+"""Sum up many jobs, each time with a bounded number of reads: all of them, by name and by queue."""
 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import ceil, inf
@@ -302,116 +301,6 @@ def _usual_beside(times: list[float], view: JobView) -> float | None:
     if view.state is State.SUCCEEDED and view.run_seconds in others:
         others.remove(view.run_seconds)
     return _percentile(others, USUAL_SHARE) if len(others) >= LEAST_RUNS else None
-
-
-# --- by when they ended -------------------------------------------------------------------------------------
-
-STEP = 60.0  # seconds that are counted together; the latest two are counted each time
-HOURS = 24
-_STEPS_AN_HOUR = round(3600 / STEP)
-
-
-class QueueEnds(Struct):
-    """How many jobs of a queue ended in the last hour and day, and how many of these failed."""
-
-    hour: int = 0
-    hour_failed: int = 0
-    day: int = 0
-    day_failed: int = 0
-
-
-class Ends(Struct, frozen=True):
-    """Jobs that succeeded or failed in the last day.
-
-    `hours`: all of them and the failed ones in each hour, oldest first. `is_complete`: whether all of the day
-    has been counted.
-    """
-
-    hours: list[tuple[int, int]]
-    queues: dict[str, QueueEnds]
-    is_complete: bool
-
-
-class EndCounter:
-    """Counts the jobs that ended in the last day, in steps of a minute.
-
-    It keeps all counts but those of the latest two steps, so it reads each job once or twice. Jobs that were
-    removed since they were counted stay counted. It belongs to one connection, on whose thread it is called.
-    """
-
-    def __init__(self) -> None:
-        self._steps: dict[int, Counter[tuple[str, str]]] = {}
-
-    def count(self, db: sqlite3.Connection, seconds: float) -> Ends:
-        """Return the ends of the last day, as far as they can be counted in this time, newest first.
-
-        It counts at least one step that it has not counted yet.
-        """
-        until = time.monotonic() + seconds
-        cursor = plain_cursor(db)
-        (ahead,) = cursor.execute("SELECT age_ahead FROM meta").fetchone()
-        newest = int((clock.elapsed() + (ahead or 0)) // STEP)
-        steps = range(newest, newest - HOURS * _STEPS_AN_HOUR, -1)
-        counted: dict[int, Counter[tuple[str, str]]] = {}
-        has_counted = False
-        latest = newest + 1  # step of the latest end that is not counted yet: there are none between
-        for step in steps:
-            known = self._steps.get(step)
-            if known is None:
-                latest = _latest_step(cursor, step) if latest > step else latest
-                if latest < step:
-                    known = Counter()
-                elif has_counted and time.monotonic() > until:
-                    break
-                else:
-                    known = _count_step(cursor, step)
-                    has_counted = True
-            counted[step] = known
-        # an end of the step before the newest one may not be on disk yet
-        self._steps = {step: counts for step, counts in counted.items() if step < newest - 1}
-        return _sum_up(counted, newest, is_complete=len(counted) == len(steps))
-
-
-def _latest_step(cursor: sqlite3.Cursor, step: int) -> int:
-    """Return the step of the latest end in or before a step; -1: there is none."""
-    found = (cursor.execute(_LATEST_END, (state, (step + 1) * STEP)).fetchone()[0] for state in _ENDS)
-    return max(-1 if each is None else int(each // STEP) for each in found)
-
-
-def _count_step(cursor: sqlite3.Cursor, step: int) -> Counter[tuple[str, str]]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for state in _ENDS:
-        for queue, jobs in cursor.execute(_ENDED, (state, step * STEP, (step + 1) * STEP)):
-            counts[queue, state] = jobs
-    return counts
-
-
-def _sum_up(counted: dict[int, Counter[tuple[str, str]]], newest: int, *, is_complete: bool) -> Ends:
-    hours = [(0, 0)] * HOURS
-    queues: defaultdict[str, QueueEnds] = defaultdict(QueueEnds)
-    for step, counts in counted.items():
-        ago = (newest - step) // _STEPS_AN_HOUR
-        for (queue, state), jobs in counts.items():
-            failed = jobs if state == State.FAILED else 0
-            done, failed_before = hours[-1 - ago]
-            hours[-1 - ago] = (done + jobs, failed_before + failed)
-            ends = queues[queue]
-            ends.day += jobs
-            ends.day_failed += failed
-            if ago == 0:
-                ends.hour += jobs
-                ends.hour_failed += failed
-    return Ends(hours, dict(queues), is_complete)
-
-
-_LATEST_END = """
-    SELECT max(aged_from) FROM jobs INDEXED BY jobs_by_end
-    WHERE aged_from IS NOT NULL AND state = ? AND aged_from < ?
-"""
-_ENDED = """
-    SELECT queue, count(*) FROM jobs INDEXED BY jobs_by_end
-    WHERE aged_from IS NOT NULL AND state = ? AND aged_from >= ? AND aged_from < ? GROUP BY queue
-"""
 
 
 # --- all of them, and by queue ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import msgspec
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import change_stream, notifications, read, schedules, submissions
+from bgd.daemon.storage import activity, change_stream, notifications, read, schedules, submissions
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -46,6 +46,7 @@ class TransactionWriter:
 
     def __init__(self) -> None:
         self._specs = SpecWriter()
+        self._activity = activity.ActivityWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
     def save(  # noqa: C901 - a branch for each kind of fact
@@ -75,6 +76,8 @@ class TransactionWriter:
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
         wanted = read.read_specs(db, transaction.wanted)
+        if transaction.attempts or transaction.ends:
+            self._activity.save(db, transaction, wanted)
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
         return wanted
@@ -82,6 +85,7 @@ class TransactionWriter:
     def forget(self) -> None:
         """Forget what is stored."""
         self._specs.forget()
+        self._activity.forget()
         self.newest_event = None
 
     def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> Counter[Counted]:

@@ -10,8 +10,9 @@ from typing import Any
 from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
-from bgd.daemon.storage import summaries
-from bgd.daemon.storage.summaries import Board, Ends, Figures, NameSummary, QueueEnds
+from bgd.daemon.storage import activity, summaries
+from bgd.daemon.storage.activity import Ends, QueueEnds
+from bgd.daemon.storage.summaries import Board, Figures, NameSummary
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
@@ -27,8 +28,8 @@ MAX_QUEUES = 200  # on a page
 async def overview(site: Site, request: HttpRequest) -> PageResponse:
     """Return the figures of all jobs, and the names of jobs with their latest results."""
     if wants_json(request):
-        return await json_response(_overview_as_json(*await _read_overview(site, is_patient=False)))
-    values = _overview_values(site, is_patient=False)
+        return await json_response(_overview_as_json(*await _read_overview(site)))
+    values = _overview_values(site)
     return await site.views.page("overview.html", values, "/job-logs/overview/live")
 
 
@@ -36,7 +37,7 @@ async def overview_live(site: Site, request: HttpRequest) -> PageResponse:
     """Return the stream of changes of the overview."""
 
     async def build() -> Snapshot:
-        return _overview_snapshot(await _overview_values(site, is_patient=True))
+        return _overview_snapshot(await _overview_values(site))
 
     return site.views.stream(request, "/job-logs/overview", build)
 
@@ -45,7 +46,7 @@ async def queues(site: Site, request: HttpRequest) -> PageResponse:
     """Return the queues, and the slots of the daemon."""
     if wants_json(request):
         return await json_response(await _queues_as_json(site))
-    values = _queue_values(site, is_patient=False)
+    values = _queue_values(site)
     return await site.views.page("queues.html", values, "/job-logs/queues/live")
 
 
@@ -53,7 +54,7 @@ async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
     """Return the stream of changes of the queues."""
 
     async def build() -> Snapshot:
-        return _queues_snapshot(await _queue_values(site, is_patient=True))
+        return _queues_snapshot(await _queue_values(site))
 
     return site.views.stream(request, "/job-logs/queues", build)
 
@@ -64,13 +65,13 @@ async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
 CHART_WIDTH, CHART_HEIGHT = 230, 40
 
 
-async def _read_overview(site: Site, *, is_patient: bool) -> tuple[Board, Figures, Ends]:
+async def _read_overview(site: Site) -> tuple[Board, Figures, Ends]:
     board, figures = await site.fresh(summaries.board), await site.fresh(summaries.figures)
-    return board, figures, await site.ends(is_patient=is_patient)
+    return board, figures, await site.fresh(activity.ends)
 
 
-async def _overview_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
-    return await asyncio.to_thread(_shown_overview, *await _read_overview(site, is_patient=is_patient))
+async def _overview_values(site: Site) -> dict[str, Any]:
+    return await asyncio.to_thread(_shown_overview, *await _read_overview(site))
 
 
 def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
@@ -90,7 +91,6 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
         "oldest": figures.oldest_queued_at,
         "log_size": format_size(figures.log_bytes),
         "database_size": format_size(figures.database_bytes),
-        "is_complete": ends.is_complete,
         "chart": _chart(ends.hours),
         "chart_size": (CHART_WIDTH, CHART_HEIGHT),
     }
@@ -159,7 +159,6 @@ def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, o
         "log_bytes": figures.log_bytes,
         "database_bytes": figures.database_bytes,
         "hours": [{"done": done, "failed": failed} for done, failed in ends.hours],
-        "is_complete": ends.is_complete,
         "names": as_json(board.names),
         "left_out": board.left_out,
         "has_more": board.has_more,
@@ -172,12 +171,12 @@ _ANY = ListQuery()
 # --- queues -------------------------------------------------------------------------------------------------
 
 
-async def _queue_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
+async def _queue_values(site: Site) -> dict[str, Any]:
     """Return the values for the page of the queues."""
-    oldest, ends = await site.fresh(summaries.oldest_queued), await site.ends(is_patient=is_patient)
+    oldest, ends = await site.fresh(summaries.oldest_queued), await site.fresh(activity.ends)
     views = site.supervisor.queue_views()
     return {
-        **_slots(site, ends),
+        **_slots(site),
         "rows": [_queue_row(view, oldest.get(view.name), ends) for view in views[:MAX_QUEUES]],
         "left_out": max(len(views) - MAX_QUEUES, 0),
         "resources": site.supervisor.resource_views(),
@@ -185,9 +184,9 @@ async def _queue_values(site: Site, *, is_patient: bool) -> dict[str, Any]:
 
 
 async def _queues_as_json(site: Site) -> dict[str, object]:
-    oldest, ends = await site.fresh(summaries.oldest_queued), await site.ends(is_patient=False)
+    oldest, ends = await site.fresh(summaries.oldest_queued), await site.fresh(activity.ends)
     return {
-        **_slots(site, ends),
+        **_slots(site),
         "queues": [
             as_json(view)
             | {"oldest_queued_at": iso_time(oldest.get(view.name))}
@@ -198,13 +197,12 @@ async def _queues_as_json(site: Site) -> dict[str, object]:
     }
 
 
-def _slots(site: Site, ends: Ends) -> dict[str, object]:
+def _slots(site: Site) -> dict[str, object]:
     supervisor = site.supervisor
     return {
         "slots": supervisor.slots,
         "taken": supervisor.scheduler.taken,
         "paused": supervisor.controls.paused,
-        "is_complete": ends.is_complete,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the pages are made from, and what they share: the parts of the daemon, threads, and counts."""
+"""What the pages are made from, and what they share: the parts of the daemon, threads, and what was read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
-from bgd.daemon.storage.summaries import EndCounter, Ends, UsualTimes
+from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.daemon.web.live import LiveViews
@@ -22,8 +22,6 @@ from bgd.daemon.web.search import SearchPages
 from bgd.daemon.web.shared_stream import SharedStreams
 from bgd.daemon.web.usage import UsageWatch
 
-FIRST_COUNT = 0.03  # seconds that a page takes to count what ended; its stream counts the rest
-NEXT_COUNT = 0.1  # seconds at a time, between which others may search
 MAX_AGE = 60.0  # seconds after which all is read again although nothing happened
 
 R = TypeVar("R")
@@ -56,7 +54,6 @@ class Site:
         self.search_pages = SearchPages(store, supervisor.config.log_dir, self.views, self.threads)
         self.usual_times = UsualTimes()
         self.usage = UsageWatch(supervisor, tasks)
-        self._end_counter = EndCounter()
         self._reading = asyncio.Lock()
         # by the function that reads: its value, the newest event on disk then, and when that was
         self._kept: dict[Callable[[sqlite3.Connection], Any], tuple[Any, int, float]] = {}
@@ -76,13 +73,3 @@ class Site:
                 self._kept[function] = value, position, now
             found: R = value
             return found
-
-    async def ends(self, *, is_patient: bool) -> Ends:
-        """Return what ended in the last day; a patient caller waits until all is counted."""
-        ends = await self.fresh(self._count_ends)
-        while is_patient and not ends.is_complete:
-            ends = await self.store.search(self._end_counter.count, NEXT_COUNT)
-        return ends
-
-    def _count_ends(self, db: sqlite3.Connection) -> Ends:
-        return self._end_counter.count(db, FIRST_COUNT)

@@ -24,7 +24,8 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     """Add a job that finished `ago` seconds ago, with `logged` bytes of logs."""
     await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
-    await store.commit(Transaction(now=NOW, attempts=[first_attempt(number)]))
+    running = saves(a_job(number, State.RUNNING, attempt=1))
+    await store.commit(Transaction(now=NOW, saves=running, attempts=[first_attempt(number)]))
     end = AttemptEnd(
         job=JobId(number),
         attempt=1,
@@ -224,7 +225,8 @@ async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_returned(
 async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(store):
     await finish(store, 1, ago=0)
     await put(store, new(2))
-    await store.commit(Transaction(now=NOW, attempts=[first_attempt(2)]))
+    running = saves(a_job(2, State.RUNNING, attempt=1))
+    await store.commit(Transaction(now=NOW, saves=running, attempts=[first_attempt(2)]))
     later = Now(NOW.elapsed + 60, NOW.wall - YEARS)
     end = AttemptEnd(job=JobId(2), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=later.wall)
     ended = saves(a_job(2, State.SUCCEEDED, attempt=1), at=later.wall)

@@ -245,8 +245,9 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
     item = new(1, env={"PATH": "/bin"}, name="büro ☕", tags=("a", "b"), timeout=3.5, umask=0o27)
     await put(store, item)
 
+    running = saves(a_job(1, State.RUNNING, attempt=1))
     found = await store.commit(
-        Transaction(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)])
+        Transaction(now=NOW, saves=running, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)])
     )
 
     assert found == {1: StoredSpec.of(with_policy(item.spec, POLICY), UID, NOW.wall)}

@@ -1,4 +1,4 @@
-"""Jobs summed up by name, by queue and by when they ended."""
+"""Jobs summed up by name and by queue."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
-from bgd.daemon.storage.summaries import STEP, EndCounter, Ends, QueueEnds, Run, UsualTimes
+from bgd.daemon.storage.summaries import Run, UsualTimes
 from bgd.formatting import is_slow, slowness
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
-FOREVER = 1e9
 LATER = 1_000.0  # seconds from NOW to the end of a job
 
 
@@ -182,71 +181,6 @@ async def test_an_empty_store_has_no_names(store):
     board = await board_of(store)
 
     assert (board.names, board.left_out, board.has_more, board.is_cut) == ([], 0, False, False)
-
-
-# --- by when they ended
-
-
-async def started_store(store, monkeypatch):
-    await store.write(adopt_boot, NOW, BOOT)
-    monkeypatch.setattr(clock, "elapsed", lambda: NOW.elapsed + LATER)
-
-
-async def test_ends_are_counted_by_hour_and_by_queue(store, monkeypatch):
-    await started_store(store, monkeypatch)
-    monkeypatch.setattr(summaries, "HOURS", 2)  # NOW is less than a day after the boot
-    await put(store, *(new(number, queue="mail" if number > 3 else "default") for number in range(1, 8)))
-    for number in (1, 2):
-        await finish(store, number, failed=number == 2)
-    await finish(store, 4, queue="mail", ago=3_700.0)
-    await finish(store, 5, queue="mail", failed=True, ago=3_700.0)
-    await finish(store, 6, queue="mail", ago=9_000.0)
-    await move(store, 7, State.CANCELLED, queue="mail")
-
-    ends = await store.search(EndCounter().count, FOREVER)
-    assert ends == Ends(
-        hours=[(2, 1), (2, 1)],
-        queues={"default": QueueEnds(2, 1, 2, 1), "mail": QueueEnds(0, 0, 2, 1)},
-        is_complete=True,
-    )
-
-
-async def test_the_newest_ends_are_counted_first_and_the_rest_later(store, monkeypatch):
-    await started_store(store, monkeypatch)
-    await put(store, new(1), new(2))
-    await finish(store, 1)
-    await finish(store, 2, ago=3 * STEP)
-    counter = EndCounter()
-
-    first = await store.search(counter.count, -1.0)
-    assert (first.hours[-1], first.is_complete) == ((1, 0), False)
-    rest = await store.search(counter.count, FOREVER)
-    assert (rest.hours[-1], rest.is_complete) == ((2, 0), True)
-
-
-async def test_minutes_without_ends_take_no_time(store, monkeypatch):
-    await started_store(store, monkeypatch)
-    await put(store, new(1))
-    await finish(store, 1, ago=3_700.0)
-
-    ends = await store.search(EndCounter().count, -1.0)
-
-    assert (ends.hours[-2], ends.is_complete) == ((1, 0), True)
-
-
-async def test_what_was_counted_is_not_read_again_but_what_is_new_is(store, monkeypatch):
-    await started_store(store, monkeypatch)
-    await put(store, new(1), new(2), new(3))
-    await finish(store, 1, ago=180.0)
-    await finish(store, 2)
-    counter = EndCounter()
-    await store.search(counter.count, FOREVER)
-    await move(store, 1, State.QUEUED)  # somebody tries it again: it has failed all the same
-    await finish(store, 3, failed=True, ago=STEP)
-    ends = await store.search(counter.count, FOREVER)
-
-    assert ends.hours[-1] == (3, 1)
-    assert ends.queues == {"default": QueueEnds(3, 1, 3, 1)}
 
 
 # --- all of them, and by queue

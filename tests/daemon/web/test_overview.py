@@ -12,8 +12,8 @@ from bgd.config import load
 from bgd.core.job import State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import queue_views
+from bgd.daemon.storage.activity import Ends
 from bgd.daemon.storage.records import QueueControls
-from bgd.daemon.storage.summaries import Ends
 from bgd.daemon.web import overview
 from bgd.daemon.web.rendering import render
 from tests.daemon.web.browsing import Browser
@@ -73,7 +73,7 @@ def test_names_as_json(browser, jobs):
     assert 0 < fine["median"] == fine["last_seconds"] < DEADLINE
     assert (waits["waiting"], waits["running"], waits["latest"]) == (1, 0, jobs[6].id)
     assert overview["hours"][-1] == {"done": 6, "failed": 4}
-    assert (overview["counts"]["held"], overview["is_complete"]) == (1, True)
+    assert overview["counts"]["held"] == 1
     assert (overview["left_out"], overview["has_more"]) == (0, False)
 
 
@@ -279,7 +279,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(client):
 def test_nobody_can_change_the_queue_of_notifications(name, buttons):
     views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {(name, State.QUEUED): 1}, {})
     [view] = [each for each in views if each.name == name]
-    row = overview._queue_row(view, None, Ends([], {}, is_complete=True))
+    row = overview._queue_row(view, None, Ends([], {}))
 
     html = render("queue_row.html", {"row": row}, "", has_proxy_users=False)
     assert html.count("<button") == buttons
