@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -167,14 +168,18 @@ def test_without_a_terminal_a_job_fails_if_there_are_none_and_waits_if_all_are_t
         assert "cannot start yet: the disk is full" in host.said
 
 
-def test_terminals_leave_no_descriptor_behind(host, supervisor):
-    supervisor.run("true", pty=True)
-    before = descriptors(host)
+def test_terminals_leave_no_descriptor_behind(host, supervisor, tmp_path):
+    before = of_attempts(host)
+    os.mkfifo(gate := tmp_path / "gate")
 
-    supervisor.all_ended([supervisor.launch("true", pty=True) for _ in range(20)])
+    waiting = supervisor.launch("sh", "-c", f"echo; cat {gate}", pty=True)
+    own = {"ptmx", host.log(waiting).name}
+    wait_until(lambda: own <= {Path(each).name for each in of_attempts(host)})
+    gate.write_text("go on")
+    supervisor.all_ended([waiting, *(supervisor.launch("true", pty=True) for _ in range(20))])
     supervisor.run("/nowhere/program", pty=True)
 
-    wait_until(lambda: descriptors(host) == before)
+    wait_until(lambda: of_attempts(host) == before)
 
 
 def pieces_of(log):
@@ -184,6 +189,15 @@ def pieces_of(log):
 def has_terminal(host):
     """Return whether the launcher has the screen of a terminal open."""
     return any("ptmx" in str(path.resolve()) for path in descriptors(host))
+
+
+def of_attempts(host):
+    """Return what the launcher has open of the kinds that attempts open; it has a pipe of its own.
+
+    It opens others at any time, for example to look at processes, so a list of all is never at rest.
+    """
+    targets = [str(path.resolve()) for path in descriptors(host)]
+    return sorted(target for target in targets if re.search(r"ptmx|/pts/|pipe:|pidfd|\.log", target))
 
 
 def new_terminals(opened):
