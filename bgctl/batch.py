@@ -31,7 +31,12 @@ from bgctl.batch_lines import (
 )
 from bgctl.batch_queue import OwnQueue, own_queue_name
 from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
-from bgctl.commands import program_of, say_once_what_a_reboot_does, say_what_is_not_passed_on
+from bgctl.commands import (
+    program_of,
+    say_if_it_is_too_wide,
+    say_once_what_a_reboot_does,
+    say_what_is_not_passed_on,
+)
 from bgctl.common import global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.options import FILE, job_options, whole_number, with_command_options
@@ -169,6 +174,7 @@ def _queue(
     `given`: the options of all jobs; `takes_empty`: an empty line is an argument, too.
     """
     options, caller = job_options(daemon, given), Caller()
+    say_if_it_is_too_wide(daemon, options, settings.jobs or 1)
     queue = None
     if settings.jobs is not None:
         name = options["queue"] = own_queue_name(settings.joblog)

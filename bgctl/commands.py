@@ -18,7 +18,8 @@ from bgctl.plain_submit import OPERATORS
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
 from bgd.client.specs import undecodable_names
-from bgd.core.spec import MAX_INPUT
+from bgd.core.spec import DEFAULT_QUEUE, MAX_INPUT
+from bgd.units import counted
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions
@@ -93,6 +94,7 @@ def _queue(
             del options["stdin"]
         options["check"] = not no_check
         job = daemon.submit(words, **options)
+    say_if_it_is_too_wide(daemon, options)
     say_once_what_a_reboot_does(daemon, options)
     return job
 
@@ -202,6 +204,23 @@ def say_if_exists(job: Job, options: JobOptions) -> None:
         say(f"job {job.id} already has this key: if it has not started, it will run this command instead")
     else:
         say(f"job {job.id} already has this key: nothing was queued")
+
+
+def say_if_it_is_too_wide(daemon: Client, options: JobOptions, jobs: int = 1) -> None:
+    """Note that there are fewer slots than a job needs, or so many jobs that are to run at once."""
+    slots = options.get("slots") or 1
+    if slots * jobs == 1:
+        return
+    queues, name = daemon.queues(), options.get("queue") or DEFAULT_QUEUE
+    has = next((each.slots for each in queues.queues if each.name == name), None)
+    owner, remedy = f"queue {name}", f"queue set {name} --slots"
+    if has is None:
+        has, owner, remedy = queues.slots, "the daemon", "slots"
+    if slots * jobs > has:
+        does = f"only {max(has // slots, 1)} at once"
+        if jobs == 1:
+            does = f"a job with {slots} runs alone, when no other one does"
+        say(f"{owner} has {counted(has, 'slot')}: {does}; `bgctl {remedy} {slots * jobs}` changes that")
 
 
 def say_once_what_a_reboot_does(daemon: Client, options: JobOptions | None = None) -> None:

@@ -10,6 +10,7 @@ from bgctl.commands import (
     print_id,
     run,
     say_if_exists,
+    say_if_it_is_too_wide,
     say_once_what_a_reboot_does,
     submit,
     wait_or_follow,
@@ -141,6 +142,7 @@ def call_command(
     options = job_options(daemon, given)
     job = daemon.call(target, positional, keywords, **options)
     print_id(job)
+    say_if_it_is_too_wide(daemon, options)
     say_once_what_a_reboot_does(daemon, options)
     say_if_exists(job, options)
     return wait_or_follow(daemon, job, wait=wait, follow=follow)

@@ -169,6 +169,26 @@ def test_show_names_a_full_queue_as_the_reason_to_wait(own_daemon):
     assert own_daemon.bgctl("wait", job_id).returncode == 0
 
 
+def test_a_submit_says_that_there_are_fewer_slots_than_it_needs(own_daemon):
+    own_daemon.bgctl("slots", "2")
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "3")
+
+    def said(*words):
+        return own_daemon.bgctl(*words).stderr.removeprefix("bgctl: ").removesuffix("\n")
+
+    assert said("submit", "--slots", "20", "--wait", "true") == (
+        "the daemon has 2 slots: a job with 20 runs alone, when no other one does; `bgctl slots 20` changes that"
+    )
+    assert said("run", "-q", "mail", "--slots", "4", "true") == (
+        "queue mail has 3 slots: a job with 4 runs alone, when no other one does; `bgctl queue set mail --slots 4`"
+        " changes that"
+    )
+    assert said("submit", "-q", "mail", "--slots", "3", "true") == ""
+    many = ["batch", "-j", "5", "--slots", "2", "--wait", "--", "true", ":::", "a", "b"]
+    assert said(*many) == "the daemon has 2 slots: only 1 at once; `bgctl slots 10` changes that"
+    assert said("batch", "-j", "2", "--", "true", ":::", "a") == ""
+
+
 def test_queue_remove_resets_a_queue(own_daemon):
     own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
 
