@@ -46,6 +46,7 @@ from bgd import Client, Job
 from bgd.client.batch import Taken
 from bgd.client.blocking.concurrency import iterate
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
+from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
 from bgd.core.spec import MAX_SLOTS, JobSpec
 from bgd.errors import BgdError, Refused
@@ -60,6 +61,7 @@ STDIN = "-"
 MAX_LINES = 2**53
 KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
 _BEFORE_ARGUMENTS = ":::"
+_OTHER_SOURCES = frozenset({":::", ":::+", "::::", "::::+"})  # of GNU parallel
 
 
 class BatchVerb(JobVerb):
@@ -75,7 +77,7 @@ class BatchVerb(JobVerb):
         if _BEFORE_ARGUMENTS in args:
             at = args.index(_BEFORE_ARGUMENTS)
             args, arguments = args[:at], args[at + 1 :]
-            if _BEFORE_ARGUMENTS in arguments:
+            if not _OTHER_SOURCES.isdisjoint(arguments):
                 raise click.UsageError("one ::: only: let the shell write the combinations")
             ctx.params["arguments"] = tuple(arguments)
         end = before_program(self, ctx, args, len(args))
@@ -83,6 +85,10 @@ class BatchVerb(JobVerb):
             end = before_program(self, ctx, args, 0)
             _check_is_not_kept(*args[end : end + 1])
         ctx.params["argv"] = tuple(args[end + 1 :] if args[end : end + 1] == ["--"] else args[end:])
+        from bgctl.hints import for_batch  # noqa: PLC0415 - it is long
+
+        if hint := for_batch(args[:end], args[end:]):
+            raise click.UsageError(hint)
         return super().parse_args(ctx, args[:end])
 
 
@@ -253,6 +259,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             return arguments_of(template_words(self.template, shell=self.shell))
         if self.argv:
             with program_of(self.argv, shell=self.shell, verb="batch") as words:
+                if " " in words[0] and which(words[0]) is None and not self.no_check:
+                    raise CannotStart(f"no program {words[0]!r}")
                 return arguments_of(words)
         return shell_lines(maker) if self.shell else word_lines(maker)
 

@@ -372,6 +372,8 @@ def _text(line: bytes) -> str:
 def _checked(spec: JobSpec, size: int) -> JobSpec:
     """Return a command; check one that may be over a limit."""
     argv: Any = spec.argv
+    if not argv[0]:
+        raise ValueError("the name of the program is empty")
     if len(argv) > MAX_ARGV:
         raise ValueError(f"{len(argv)} words are too many: at most {MAX_ARGV}")
     if size * 4 > MAX_WORD and (problem := problem_with(spec)):

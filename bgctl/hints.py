@@ -185,11 +185,19 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
 OPTIONS = _by_word(_OPTIONS)
 """What to type in place of an option that a verb does not have: the first that the verb understands."""
 
+_FROM_FILE = "`bgctl batch -- PROGRAM < FILE` queues a job for each line"
+_SEVERAL_WORDS = "a job gets one line: `xargs -n 2 echo PROGRAM | bgctl batch` writes lines with two words"
 _OPTIONS_OF_VERBS = {
     "batch": {
         "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
         "-c -l -r -z": "options of the program follow --: `bgctl batch -- PROGRAM -l`",
-        "-a": "a file needs no option: `bgctl batch -- PROGRAM < FILE` queues a job for each line",
+        "-a --arg-file": f"a file needs no option: {_FROM_FILE}",
+        "-L -N -X -m --max-args --max-lines --max-replace-args --xargs": _SEVERAL_WORDS,
+        "-I --replace": "leave it out: {} is the line",
+        "-d --colsep --delimiter": "lines end with a newline, or with NUL after -0: `tr` converts others",
+        "-k --group --keep-order --line-buffer -u --ungroup": "`bgctl logs ID` shows the output of each job",
+        "-v --dry-run": "--hold queues jobs that do not start, and `bgctl list` shows their commands",
+        "--load --memfree": "[daemon] max_load and min_memory in the configuration say when jobs start",
     },
     "top": {"--delay -d -n": "leave it out: `bgctl top` draws by itself"},
 }
@@ -282,6 +290,17 @@ def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
     if Path(name).is_file():
         return f"./{name} is here: type `bgctl {verb} {before}{_line([f'./{name}', *argv[1:]])}`"
     return f"if it is an alias of your shell, type `bgctl {verb} {before}bash -ic {quoted(_line(argv))}`"
+
+
+def for_batch(options: Sequence[str], program: Sequence[str]) -> str | None:
+    """Return what to type in place of what GNU parallel and xargs take before :::; None if there is none."""
+    if "::::" in (*options, *program):
+        return f":::: FILE is not known here: {_FROM_FILE}"
+    if re.search(r"(?<!\S)-n ?\d+(?!\S)", " ".join(options)):
+        return f"-n names the jobs, as --name does; {_SEVERAL_WORDS}"
+    text = " ".join(program)
+    place = None if "{}" in text else re.search(r"(?<!\S)\{\d+\}(?!\S)", text)
+    return f"{place[0]} is not replaced here: write {{}} where the line goes" if place else None
 
 
 def for_operators(argv: Sequence[str], verb: str) -> str | None:

@@ -44,7 +44,7 @@ def checked_command(argv: Sequence[str | os.PathLike[str]], options: JobOptions)
 
 def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
     """Refuse a command whose program, folder or input is missing, for the caller with these options."""
-    if not argv:
+    if not (argv and argv[0]):
         raise Refused("argv is empty: it is a program and its arguments, such as ['ls', '-l']")
     folder, extra = options.get("cwd"), options.get("env") or {}
     path = extra.get("PATH", caller.chosen_environment(options.get("env_pass") or "all").get("PATH"))

@@ -57,6 +57,7 @@ def test_each_line_becomes_an_argument_of_the_program_whose_words_stay_words(dae
         (["--", "printf", "<%s>", ":::", "a", "", "b", ""], ["<a>", "<>", "<b>", "<>"]),
         (["--shell", "printf '<%s>' {} {/}", ":::", ""], ["<><>"]),
         (["--template", "printf <%s>", ":::", ""], ["<>"]),
+        (["-n", "7x", "printf", "%s%s", "{1}", "{}", ":::", "a"], ["{1}a"]),
         ([":::", "", " ", "printf a"], ["a"]),
     ],
 )
@@ -76,6 +77,16 @@ def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
             "cannot read gzip: No such file or directory: `bgctl batch -- gzip` runs it for each line",
         ),
         (["echo", ":::", "a", ":::", "b"], "one ::: only"),
+        (["echo", ":::", "a", ":::+", "b"], "one ::: only"),
+        (["echo", "::::", "names"], ":::: FILE is not known here: `bgctl batch -- PROGRAM < FILE` queues"),
+        (["--", "echo", "::::", "names"], ":::: FILE is not known here"),
+        (
+            ["-n", "2", "--", "echo"],
+            "-n names the jobs, as --name does; a job gets one line: `xargs -n 2 echo P",
+        ),
+        (["-n2", "echo", ":::", "a"], "-n names the jobs"),
+        (["--", "echo", "{1}", ":::", "a"], "{1} is not replaced here: write {} where the line goes\n"),
+        (["--shell", "echo {2}", ":::", "a"], "{2} is not replaced here"),
         (
             ["names", "--", "echo", ":::", "b"],
             "the arguments come from FILE names or from :::, not from both",
@@ -97,6 +108,23 @@ def test_what_cannot_be_a_batch_is_told_in_a_line(daemon, arguments, why):
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
+    assert why in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["{}", ":::", ""], "line 1: the name of the program is empty; nothing is queued\n"),
+        (
+            ["--", "echo {}"],
+            "to run it in a shell, type `bgctl batch --shell -- 'echo {}'`; --no-check queues",
+        ),
+    ],
+)
+def test_a_batch_whose_program_has_no_name_or_a_whole_line_is_refused(daemon, arguments, why):
+    done = daemon.bgctl("batch", *arguments, read="a\n")
+
+    assert (done.returncode, done.stdout) == (1, "")
     assert why in done.stderr
 
 
