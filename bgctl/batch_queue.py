@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,9 +20,6 @@ def own_queue_name(joblog: str | None) -> str:
     return f"batch-{sha256(seed).hexdigest()[:12]}"
 
 
-_is_own = re.compile(r"batch-[0-9a-f]{12}").fullmatch
-
-
 class OwnQueue:
     """A queue that has its limit whenever jobs are queued in it, though other batches remove unused ones."""
 
@@ -37,7 +33,7 @@ class OwnQueue:
     def set(self) -> None:
         """Set its slots, and remove the queues of batches that ended some time ago."""
         for each in self._daemon.queues().queues:
-            if _is_own(each.name) and each.name != self._name and not (each.counts or each.paused):
+            if each.is_left_over and each.name != self._name:
                 latest = self._daemon.jobs(queue=each.name, states=FINISHED, limit=1)
                 if not latest or (latest[0].finished_at or 0.0) < time.time() - _QUEUE_SECONDS:
                     with suppress(Refused):  # it was removed just now

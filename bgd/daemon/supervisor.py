@@ -210,9 +210,11 @@ class Supervisor:
         """The number of slots in force."""
         return total_slots(self.config, self.controls)
 
-    def queue_views(self) -> list[QueueView]:
-        """Return the views of the queues."""
-        return queue_views(self.config, self.controls, self.scheduler.counts, self.scheduler.openings(now()))
+    def queue_views(self, *, with_left_over: bool = False) -> list[QueueView]:
+        """Return the views of the queues, those that batches left over only if wanted."""
+        counts, openings = self.scheduler.counts, self.scheduler.openings(now())
+        views = queue_views(self.config, self.controls, counts, openings)
+        return [each for each in views if with_left_over or not each.is_left_over]
 
     def resource_views(self) -> list[ResourceView]:
         """Return the views of the named resources, by name."""

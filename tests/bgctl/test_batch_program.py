@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -265,6 +266,9 @@ def test_queues_of_batches_that_ended_are_removed_by_a_later_one(daemon, monkeyp
         OwnQueue(client, "batch-00000000000a", 1).set()
         assert "batch-0123456789ab" not in batch_queues(client)  # no job is in it
         assert {old, paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)
+        listed = {each["name"] for each in json.loads(daemon.bgctl("queue", "--json").stdout)["queues"]}
+        assert {paused, waiting, "batch-import", "batch-imports"} <= listed
+        assert not {old, "batch-00000000000a"} & listed
         monkeypatch.setattr(batch_queue, "_QUEUE_SECONDS", -60.0)
         OwnQueue(client, "batch-00000000000b", 1).set()
         assert {paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)

@@ -149,7 +149,7 @@ class ReadHandler:
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.scheduler.taken,
             paused=supervisor.controls.paused,
-            queues=supervisor.queue_views(),
+            queues=supervisor.queue_views(with_left_over=True),
             obstacle=supervisor.link.obstacle,
             resources=supervisor.resource_views(),
         )
