@@ -36,10 +36,12 @@ class Keyboard:
         """Write text as if it were typed; block until the terminal has taken all of it.
 
         Raises:
-            TimeoutError: the job has not read its terminal, which holds some KiB, for this many seconds;
-                `close` drops what it has not taken.
-            Refused: the job ended meanwhile.
+            TimeoutError: the job has not read its terminal, which holds some KiB, for this many seconds. The
+                keyboard is closed, and what the terminal has not taken is dropped.
+            Refused: the job ended meanwhile, or the keyboard is closed.
         """
+        if self.socket.fileno() < 0:
+            raise Refused("this keyboard is closed: open another one")
         self.socket.settimeout(timeout)
         for start in range(0, len(text), _PIECE):
             taken = f"the terminal has taken at least {start} of {len(text)} bytes"
@@ -47,6 +49,7 @@ class Keyboard:
                 self.socket.send(TEXT + text[start : start + _PIECE])
                 is_written = bool(self.socket.recv(MAX_PACKET))
             except TimeoutError as error:
+                self.close()
                 raise TimeoutError(f"the job does not read: {taken}") from error
             except OSError:  # of a terminal that is closed
                 is_written = False
