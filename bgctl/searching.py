@@ -49,6 +49,9 @@ def search_command(
     time at which it was written, and the name of the job. Without -i, upper and lower case are distinguished
     only if TEXT contains a capital letter. Without ids and filters all logs are searched. Exit with 0 if a
     line is found, else 1.
+
+    --since and --until select jobs by the time of their submit, not lines: `bgctl logs --since WHEN ID` shows
+    what a job has written since.
     """
     if not text or "\n" in text or len(text) > MAX_TEXT:
         raise click.UsageError(f"TEXT has 1 to {MAX_TEXT} characters, on one line")

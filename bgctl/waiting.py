@@ -56,7 +56,8 @@ def wait_command(
 
     --match REGEX waits for a line in the output of one job, from its first attempt on, and exits with 0 when
     it is there, or with 1 when the job has finished without it. REGEX is a Python regular expression and may
-    match anywhere in the line. A line that takes longer than a second to compare ends the wait.
+    match anywhere in the line. A line is compared when it ends, so a prompt without a newline does not match
+    while it waits for an answer. A line that takes longer than a second to compare ends the wait.
     """
     if match is not None and (any_of_them or shows_progress or selection.is_by_filter):
         raise click.UsageError("--match takes one job, and excludes --any, --progress and filters")
