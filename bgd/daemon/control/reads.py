@@ -16,6 +16,7 @@ from msgspec.structs import replace
 import bgd
 from bgd.core.job import ACTIVE, FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
+from bgd.daemon.dispatch import ANSWER_PATIENCE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
@@ -230,7 +231,10 @@ class ReadHandler:
 
     async def _open_keyboard(self, request: GetKeyboard, replies: ReplySender) -> None:
         job_id, link = JobId(request.job), self._supervisor.link
-        with self._supervisor.subscribe_to_log(job_id) as subscription:
+        with (
+            self._supervisor.subscribe_to_log(job_id) as subscription,
+            self._supervisor.subscriptions.watch(subscription, lambda: (link.is_connected, link.absence)),
+        ):
             view = await _view(self._store, job_id)
             while view.state not in FINAL or not request.wait:
                 if (problem := _why_no_keyboard(view, wait=request.wait)) is not None:
@@ -242,10 +246,16 @@ class ReadHandler:
                         reply = KeyboardOpened(request.id, view.attempt, opened[1])
                         replies.send_descriptor(reply, keyboard.fileno())
                     break
-                if not request.wait and (has_begun or not link.is_connected):
-                    problem = "its terminal is closed" if link.is_connected else "no launcher is connected"
-                    raise Refused(f"job {job_id} has no keyboard now: {link.obstacle or problem}")
-                await subscription.changed.wait()
+                problem = "its terminal is closed" if has_begun and link.is_connected else None
+                if not request.wait and (problem := link.obstacle or problem):
+                    raise Refused(f"job {job_id} has no keyboard now: {problem}")
+                try:
+                    async with asyncio.timeout(
+                        None if request.wait or link.is_connected else ANSWER_PATIENCE
+                    ):
+                        await subscription.changed.wait()
+                except TimeoutError:
+                    raise Refused(f"job {job_id} has no keyboard now: no launcher is connected") from None
                 subscription.changed.clear()
                 view = await _view(self._store, job_id)
 

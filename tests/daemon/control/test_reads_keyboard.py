@@ -11,6 +11,7 @@ import pytest
 
 from bgd.core.job import JobId, Outcome
 from bgd.daemon import launching
+from bgd.daemon.control import reads
 from bgd.daemon.threads import THREADS
 from bgd.errors import Full
 from bgd.wire.framing import HEADER
@@ -88,7 +89,26 @@ async def test_a_job_that_runs_on_without_its_terminal_has_no_keyboard(config, l
         assert await caller.hear(Failed) == Failed(1, ErrorCode.REFUSED, problem)
 
 
-async def test_without_a_launcher_there_is_no_keyboard(config, launcher):
+async def test_a_keyboard_waits_a_moment_for_the_next_launcher(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(PTY)
+        started = AttemptStarted(key, os.getpid(), 1_790_000_000.0)
+        launcher.say(started)
+        await until(lambda: life.supervisor.dispatcher.has_begun(JobId(key.job)))
+        launcher.hang_up()
+        await until(lambda: not life.link.is_connected)
+        caller = await life.call()
+        caller.send(GetKeyboard(1, key.job))
+        await until(lambda: life.supervisor.subscriptions.has_log_subscribers(JobId(key.job)))
+
+        await launcher.greet(started)
+
+        (await asked(launcher, key)).close()
+        assert (await caller.hear(Failed)).message.endswith("its terminal is closed")
+
+
+async def test_without_a_launcher_there_is_no_keyboard(config, launcher, monkeypatch):
+    monkeypatch.setattr(reads, "ANSWER_PATIENCE", 0.1)
     async with served(config, launcher) as life:
         key = await life.launched(PTY)
         launcher.hang_up()
