@@ -35,7 +35,8 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
             return _follow(daemon, job, printer)
     except DaemonUnreachable as error:
         printer.end_line()
-        raise DaemonUnreachable(f"{error}; job {job.id} keeps running: {_how_to_return(job)}") from error
+        how = _how_to_return(job)
+        raise DaemonUnreachable(f"{error}; unless job {job.id} has ended, it keeps running: {how}") from error
     except KeyboardInterrupt:
         printer.end_line()
         if not _is_cancel_confirmed(job):

@@ -13,7 +13,9 @@ import termios
 import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from bgctl.attaching import attach
 from bgctl.session import Modes
+from bgd import Client
 from tests.support import DEADLINE, seen, wait_until
 
 pytestmark = pytest.mark.daemon('[daemon]\nslots = 20\n[logs]\nmax_bytes = "64KB"')
@@ -436,6 +438,26 @@ def test_send_says_so_if_the_job_ends_meanwhile(daemon):
 
         with keyboard, pytest.raises(Exception, match="the job has ended: the terminal has taken"):
             keyboard.write(b"x" * 200_000)
+
+
+def test_a_job_that_has_ended_at_the_detach_is_not_called_running(daemon, monkeypatch, capsys):
+    class Detached:
+        exit_code = 0
+
+        def __init__(self, _: int) -> None: ...
+
+        async def run(self, *, is_new: bool) -> bool:
+            return is_new
+
+    monkeypatch.setattr("bgctl.session.Session", Detached)
+    job_id = daemon.finished_job("--pty", "sh", "-c", "exit 3")
+    with daemon.client() as client:
+        assert attach(client, int(job_id)) == 3
+    assert capsys.readouterr().err == f"bgctl: job {job_id} failed (exit code 3)\n"
+
+    with Client(str(daemon.folder / "nowhere")) as unreachable:
+        assert attach(unreachable, int(job_id)) == 0
+    assert f"job {job_id} keeps running, unless it has ended: " in capsys.readouterr().err
 
 
 # --- refusals
