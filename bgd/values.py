@@ -450,7 +450,8 @@ def problem_with_module(name: str) -> str | None:
 # msgspec's words for a bound, and those of people
 _BOUND = re.compile(r"Expected `\w+` ([<>]=?) (-?[\d.]+)$")
 _COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_KINDS = {"int": "whole number", "float": "number"}
+_LENGTH = re.compile(r"Expected `(\w+)` of length <= (\d+)$")
+_KINDS = {"int": "must be a whole number", "float": "must be a number", "bool": "must be true or false"}
 
 
 def _converted(
@@ -460,17 +461,18 @@ def _converted(
     try:
         converted: int | float = msgspec.convert(value, kind, strict=not is_text)
     except msgspec.ValidationError as error:
-        raise ValueError(_in_words(str(error), written)) from error
+        raise ValueError(problem_in_words(str(error), written)) from error
     return converted
 
 
-def _in_words(problem: str, written: Callable[[float], str]) -> str:
+def problem_in_words(problem: str, written: Callable[[float], str]) -> str:
+    """Return what msgspec says of a value in the words of people, a bound as `written` writes it."""
     if (bound := _BOUND.match(problem)) is not None:
         return f"must be {_COMPARED[bound[1]]} {written(float(bound[2]))}"
-    for kind, name in _KINDS.items():
-        if problem.startswith(f"Expected `{kind}`"):
-            return f"must be a {name}"
-    return problem
+    if (length := _LENGTH.match(problem)) is not None:
+        return f"must have at most {length[2]} {'characters' if length[1] == 'str' else 'values'}"
+    kinds = (words for kind, words in _KINDS.items() if problem.startswith(f"Expected `{kind}"))
+    return next(kinds, "cannot be understood")
 
 
 def _text(value: object) -> str:

@@ -77,7 +77,7 @@ async def act(site: Site, request: HttpRequest, asked_by: str, job: str, name: s
     actions, job_id = site.actions.asked_by(asked_by), JobId(int(job))
     try:
         if name == "priority":
-            changes = Changes(priority=read_value(request.query, Priority))
+            changes = Changes(priority=read_value(request.query, Priority, shown_as="priority"))
             state = await actions.do("edit", job_id, changes=changes)
         else:
             button = _button_of(name)
@@ -129,7 +129,7 @@ async def pause(
 async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str | None) -> PageResponse:
     """Set the slots of a queue, or of the daemon; without a value to no limit, or as configured."""
     del asked_by
-    slots = read_value(request.query, SlotCount | None)
+    slots = read_value(request.query, SlotCount | None, shown_as="slots")
 
     changes = {"slots": slots} if queue is None else {"has_slots": True, "slots": slots}
     return await _control(

@@ -142,7 +142,9 @@ async def find_job(store: StoreReader, job: str) -> JobView:
     """Return the job that an address names."""
     view = await store.read(read.view, JobId(int(job)))
     if view is None:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no job {job}.")
+        raise RequestRefused(
+            HTTPStatus.NOT_FOUND, f"There is no job {job}: it was removed, or never submitted."
+        )
     return view
 
 

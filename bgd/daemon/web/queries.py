@@ -17,6 +17,7 @@ from bgd.core.job import ACTIVE, FINAL, WAITING, State
 from bgd.core.spec import JobNumber
 from bgd.daemon.storage.lists import Filter
 from bgd.errors import nearest
+from bgd.values import problem_in_words
 from bgd.wire.http import RequestRefused
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
@@ -331,13 +332,13 @@ def read_query(text: str, kind: type[T]) -> T:
     return convert_fields({name: values[-1] for name, values in parse_fields(text).items()}, kind)
 
 
-def read_value(text: str, kind: Any, field: str = "value") -> Any:
-    """Return a field of a query as an annotated type.
+def read_value(text: str, kind: Any, field: str = "value", shown_as: str = "") -> Any:
+    """Return a field of a query as an annotated type; messages name it as `shown_as`, if that is given.
 
     Raises:
         RequestRefused: it cannot be used.
     """
-    return converted(parse_fields(text).get(field, [None])[-1], kind, field)
+    return converted(parse_fields(text).get(field, [None])[-1], kind, shown_as or field)
 
 
 def converted(value: object, kind: Any, field: str) -> Any:
@@ -345,7 +346,7 @@ def converted(value: object, kind: Any, field: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _bad_value(field) from error
+        raise _bad_value(field, value, str(error)) from error
 
 
 def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
@@ -357,9 +358,13 @@ def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
-        # it names the field at its end: "... - at `$.limit`"
-        raise _bad_value(str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]) from error
+        field = str(error).rpartition("$.")[2].rstrip("`")  # at its end: "... - at `$.limit`"
+        raise _bad_value(field, fields[field], str(error)) from error
 
 
-def _bad_value(field: str) -> RequestRefused:
-    return _refused(f"This address has a value of {field!r} that cannot be used.")
+def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
+    if value is None:
+        return _refused(f"{field}: a value is missing.")
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    words = problem_in_words(problem.partition(" - at ")[0], "{:.0f}".format)
+    return _refused(f"{field}: {_shown(text)} {words}.")

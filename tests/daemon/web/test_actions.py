@@ -83,8 +83,13 @@ def test_the_priority_of_a_waiting_job_is_changed(client, page):
     job = client.submit(["/bin/true"], hold=True)
     assert post(page, f"/job-logs/{job.id}/priority?value=-7").status == 200
     assert client.job(job.id).priority == -7
-    refused = post(page, f"/job-logs/{job.id}/priority?value=1001")
-    assert (refused.status, "value" in refused.json["error"]) == (400, True)
+    for value, message in (
+        ("1001", "priority: '1001' must be at most 1000."),
+        ("high", "priority: 'high' must be a whole number."),
+        ("", "priority: a value is missing."),
+    ):
+        refused = post(page, f"/job-logs/{job.id}/priority?value={value}")
+        assert (refused.status, refused.json["error"]) == (400, message)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +100,8 @@ def test_the_priority_of_a_waiting_job_is_changed(client, page):
         ("/job-logs/{finished}/eat", 404, "There is no action 'eat'."),
         ("/job-logs/all/eat", 404, "There is no action 'eat'."),
         ("/job-logs/all/cancel?state=bogus", 400, "There is no state 'bogus'"),
-        ("/job-logs/all/cancel?ids=1,x", 400, "ids"),
-        ("/job-logs/all/cancel?ids=" + "1," * 500 + "1", 400, "ids"),
+        ("/job-logs/all/cancel?ids=1,x", 400, "ids: '1,x' must be a whole number."),
+        ("/job-logs/all/cancel?ids=" + "1," * 500 + "1", 400, "must have at most 500 values."),
         ("/job-logs/all/cancel?ids=", 400, "ids"),
         ("/job-logs", 405, "This can only be read"),
     ],

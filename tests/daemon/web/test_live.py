@@ -148,7 +148,9 @@ def test_a_page_that_connects_again_after_its_job_was_removed_says_so(daemon):
         client.remove([job.id])
     for page in ("", "/1/view"):
         with events_of(daemon, f"/job-logs/{job.id}{page}/live?since=0") as events:
-            assert next(filter(None, events)) == {"gone": f"There is no job {job.id}."}
+            assert next(filter(None, events)) == {
+                "gone": f"There is no job {job.id}: it was removed, or never submitted."
+            }
 
 
 @needs_chromium
@@ -160,7 +162,32 @@ def test_the_page_of_a_removed_job_says_so(tab, daemon):
         client.cancel([job.id])
         expect(tab.locator("h1 .badge")).to_have_text("cancelled")  # so the page has its stream
         client.remove([job.id])
-        expect(tab.locator("#connection")).to_have_text(f"There is no job {job.id}.")
+        expect(tab.locator("#connection")).to_contain_text(f"There is no job {job.id}: it was removed")
+        expect(tab.locator(".actions button:visible")).to_have_count(0)
+
+
+@needs_chromium
+def test_a_page_whose_login_is_over_says_so_and_goes_on_after_the_next_until_its_job_is_removed(tab, daemon):
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"], hold=True)
+        address = open_pages(tab, client)
+        page = tab.context.new_page()  # its console names the requests that are refused
+        page.goto(f"{address}/{job.id}")
+        wait_for_streams(page)
+        page.context.clear_cookies()
+        hide(page, is_hidden=True)
+        hide(page, is_hidden=False)
+        expect(page.locator("#connection")).to_contain_text("This login is over. Type bgctl dashboard")
+        page.click("[data-verb=release]")
+        expect(page.locator("#notice")).to_contain_text("Nothing was done")
+
+        open_pages(tab, client)
+        expect(page.locator("#connection")).to_be_hidden()
+        page.click("[data-verb=release]")
+        expect(page.locator("h1 .badge")).to_have_text("succeeded")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.click("[data-verb=remove]")
+        page.wait_for_url("**/job-logs")
 
 
 @needs_chromium

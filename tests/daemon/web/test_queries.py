@@ -87,8 +87,9 @@ def test_words_and_fields_select_jobs(address, expected):
         (f"q={'x+' * (MAX_WORDS + 1)}", f"This filter has more than {MAX_WORDS} words."),
         ("q=name:*a*b*c*d*", "A pattern for names takes at most 4 stars: 'name:*a*b*c*d*'."),
         ("sort=name", "There is no order 'name' (known are finished, priority, running)."),
-        ("before=x", "before"),
-        ("from=-1", "from"),
+        ("before=x", "before: 'x' must be a whole number."),
+        ("from=-1", "from: '-1' must be at least 0."),
+        ("limit=1000000", "limit: '1000000' must be at most 10000."),
     ],
 )
 def test_what_cannot_be_understood_is_refused_in_words(address, message):

@@ -1,11 +1,15 @@
 // Act on jobs: the buttons of a page send a change with the token that the login left in this browser.
 "use strict";
 
-const base = document.body.dataset.base; // what stands before all paths
-const token = localStorage.getItem(`bgd-token${base}`);
+const token = () => localStorage.getItem(`bgd-token${base}`); // another tab may log in again
 const notice = document.getElementById("notice");
 
-document.documentElement.classList.toggle("can-act", token || "proxy" in document.body.dataset);
+function showActions() {
+  document.documentElement.classList.toggle("can-act", !isGone && (token() || "proxy" in document.body.dataset));
+}
+
+showActions();
+addEventListener("storage", showActions);
 
 function say(text, share) {
   const bar = notice.querySelector("progress");
@@ -25,7 +29,7 @@ async function ask(path, method = "POST") {
       say("Nothing was done: this page or its login is over. Type bgctl dashboard.");
       return null;
     }
-    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token, Accept: "application/json" } });
+    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token(), Accept: "application/json" } });
     if (answer.ok) return answer;
     say((await answer.json()).error);
   } catch {
@@ -34,38 +38,32 @@ async function ask(path, method = "POST") {
   return null;
 }
 
-// --- One job
+const DOUBLE_CLICK = 500; // milliseconds after an answer in which another click on the button does nothing
+const resting = new WeakSet(); // such buttons, and those that wait for an answer
 
-async function actOnJob(button) {
-  const { verb, asks, value } = button.dataset;
-  if (asks && !confirm(asks)) return;
-  let path = `${base}/job-logs/${document.body.dataset.job}/${verb}`;
-  if (verb === "priority") {
-    const wanted = prompt("Priority, from -1000 to 1000; higher starts first:", value);
-    if (wanted === null) return;
-    path += `?${new URLSearchParams({ value: wanted })}`;
-  }
-  button.disabled = true;
-  if (await ask(path)) notice.hidden = true;
-  button.disabled = false;
+async function act(button) {
+  const { verb, asks, question, value, path = `/job-logs/${document.body.dataset.job}/${verb}` } = button.dataset;
+  if (resting.has(button) || (asks && !confirm(asks))) return;
+  const wanted = question ? prompt(question, value) : "";
+  if (wanted === null) return;
+  resting.add(button);
+  const answer = await ask(`${base}${path}${question ? `?${new URLSearchParams({ value: wanted.trim() })}` : ""}`);
+  setTimeout(() => resting.delete(button), answer ? DOUBLE_CLICK : 0);
+  if (!answer) return;
+  const { id } = await answer.json();
+  notice.hidden = true;
+  if (verb === "remove") location.assign(`${base}/job-logs`);
+  else if (id && !verb) {
+    say("Queued: ");
+    notice.firstElementChild.append(linkTo(id, `job ${id}`));
+  } else if (!sealKey) location.reload(); // nothing else shows the change
 }
 
-// --- Queues and slots
-
-async function actOn(button) {
-  const { path, question, value } = button.dataset;
-  let query = "";
-  if (question) {
-    const wanted = prompt(question, value);
-    if (wanted === null) return;
-    query = `?${new URLSearchParams({ value: wanted.trim() })}`;
-  }
-  button.disabled = true;
-  if (await ask(`${base}${path}${query}`)) notice.hidden = true;
-  button.disabled = false;
+function linkTo(id, text = id) {
+  const link = document.createElement("a");
+  [link.href, link.textContent] = [`${base}/job-logs/${id}`, text];
+  return link;
 }
-
-// ---
 
 async function copy(button) {
   const text = button.previousElementSibling;
@@ -76,6 +74,5 @@ async function copy(button) {
 
 document.addEventListener("click", (click) => {
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
-  const { path, copy: isCopy } = button?.dataset ?? {};
-  if (button) (isCopy === "" ? copy : path ? actOn : actOnJob)(button);
+  if (button) ("copy" in button.dataset ? copy : act)(button);
 });

@@ -31,15 +31,9 @@ function showChosen() {
   count.textContent = `${chosen.size} chosen${isFull}${absent.length ? `, ${absent.length} not shown:` : ""}`;
   if (others.dataset.ids !== absent.join()) { // a link stays while it is pressed
     others.dataset.ids = absent.join();
-    others.replaceChildren(...absent.slice(0, NAMED).map(linkTo), absent.length > NAMED ? "…" : "");
+    others.replaceChildren(...absent.slice(0, NAMED).map((id) => linkTo(id)), absent.length > NAMED ? "…" : "");
   }
   recount ??= setTimeout(countChosen, RECOUNT);
-}
-
-function linkTo(id) {
-  const link = document.createElement("a");
-  [link.href, link.textContent] = [`${base}/job-logs/${id}`, id];
-  return link;
 }
 
 // Offer only what applies to a chosen job now.

@@ -5,6 +5,7 @@
 const asIs = { createHTML: (text) => text, createScriptURL: (address) => address };
 const policy = window.trustedTypes ? trustedTypes.createPolicy("bgd", asIs) : asIs;
 
+const base = document.body.dataset.base; // what stands before all paths
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 
 // The key of this page. It is never sent. Only pages over https or of this machine can use it.

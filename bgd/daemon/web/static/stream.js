@@ -43,6 +43,7 @@ class Stream {
     if (this.isOver) return;
     this.isLost = true;
     showConnection();
+    explainLoss();
     this.retry = setTimeout(() => this.open(), this.delay);
     this.delay = Math.min(2 * this.delay, LAST_RETRY);
   }
@@ -71,10 +72,18 @@ function showConnection() {
   if (sealKey && !isGone) connection.hidden = ![...streams].some((stream) => stream.isLost);
 }
 
+// Say what to do if only a new login helps. This page then goes on.
+async function explainLoss() {
+  const status = await fetch(`${base}/job-logs/seal`).then((answer) => answer.status, () => 0);
+  const isOver = status === 401 || status === 421; // 421: pages have another name now
+  if (!isGone) connection.textContent = isOver ? connection.dataset.over : connection.dataset.lost;
+}
+
 // Never connect again: what answers next may be another server.
 function leave(why) {
   isGone = true;
   for (const stream of streams) stream.end();
+  document.documentElement.classList.remove("can-act");
   notify(why);
 }
 
@@ -83,12 +92,15 @@ function notify(text) {
   connection.hidden = false;
 }
 
-document.addEventListener("visibilitychange", () => {
+function connectAgain() {
   for (const stream of streams) {
     stream.close();
     stream.open();
   }
-});
+}
+
+document.addEventListener("visibilitychange", connectAgain);
+addEventListener("storage", ({ key }) => key === `bgd-token${base}` && connectAgain()); // another tab has logged in
 
 if (document.body.dataset.live && !sealKey) notify("This page changes by itself only over https or on this machine: reload it.");
 
