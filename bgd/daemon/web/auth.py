@@ -50,6 +50,7 @@ class Authenticator:
 
     Attributes:
         base: what stands before the paths of all pages.
+        uid: the user of the daemon.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Authenticator:
             self._own_host = f"bgd-{derived(secret, 'name').hex()[:20]}.localhost:{address.port}"
         self._auth = http.auth
         self.base = http.base
-        self._uid = uid
+        self.uid = uid
         self._sessions = sessions
         # any program of this machine may send headers to a port
         self._user_header = http.user_header.lower() if isinstance(address, UnixAddress) else ""
@@ -145,10 +146,10 @@ class Authenticator:
         """
         if endpoints is not None:
             uid = await asyncio.to_thread(peer_uid, *endpoints)
-            if uid is None or not may_connect(uid, self._uid):
+            if uid is None or not may_connect(uid, self.uid):
                 raise RequestRefused(
                     HTTPStatus.FORBIDDEN,
-                    f"These pages are for user {self._uid} of this machine, and for root.",
+                    f"These pages are for user {self.uid} of this machine, and for root.",
                 )
 
     def check_session(self, request: HttpRequest) -> None:
@@ -211,7 +212,7 @@ class Authenticator:
 
     def _is_valid(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, time.time())
-        return uid is not None and may_connect(uid, self._uid)
+        return uid is not None and may_connect(uid, self.uid)
 
 
 OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."

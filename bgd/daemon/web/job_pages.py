@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from bgd.core.explain import Explanation, Reason, next_reasons, words_of
 from bgd.core.filters import exact_name
 from bgd.core.job import FINAL, WAITING, JobId, State
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
 from bgd.daemon.streams import Subscription
@@ -254,6 +255,7 @@ def job_details(view: JobView, result: str | None) -> dict[str, Any]:
         "command": command_text(view, MAX_TEXT),
         "is_finished": view.state in FINAL,
         "can_be_edited": view.state in WAITING,
+        "can_be_repeated": view.queue != NOTIFICATION_QUEUE,
         "known": [*_shown(facts_of(view)), *_course_of(view)],
         "result": None if result is None else _indented(result, MAX_TEXT),
     }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from bgd.daemon.web import actions, job_pages, log_pages, monitoring, overview, pages, schedule_pages
+from bgd.daemon.web import actions, job_pages, log_pages, monitoring, new_job, overview, pages, schedule_pages
 from bgd.daemon.web.auth import Endpoints
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.site import Site
@@ -151,6 +151,8 @@ PAGES: dict[str, Answer] = {
     "/job-logs/seal": _seal,
     f"/job-logs/shared/{_NONCE}": _open_shared,
     f"/job-logs/shared/{_NONCE}/{_NONCE}/drop": _drop_from_shared,
+    "/job-logs/new": new_job.new_job,
+    "/job-logs/new/check": new_job.check,
     "/job-logs/overview": overview.overview,
     "/job-logs/overview/live": overview.overview_live,
     "/job-logs/search": _search,
@@ -173,6 +175,7 @@ PAGES: dict[str, Answer] = {
 CHANGES: dict[str, Answer] = {  # what pages can change
     f"/job-logs/{_ID}/{_VERB}": actions.act,
     f"/job-logs/all/{_VERB}": actions.act_on_all,
+    "/job-logs/submit": new_job.submit,
     rf"/job-logs/(?:queues/{_QUEUE}/)?(pause|resume)": actions.pause,
     rf"/job-logs/(?:queues/{_QUEUE}/)?slots": actions.set_slots,
     f"/job-logs/schedules/{_QUEUE}/(run|pause|resume)": schedule_pages.act,

@@ -20,6 +20,7 @@ command = ["/bin/true"]
 NOT_PAGES = (
     "/live",
     "/complete",
+    "/check",
     "/part",
     "/seal",
     "/all",

@@ -92,6 +92,7 @@ def addresses(job_id: int) -> dict[str, str]:
         "overview": "/overview",
         "jobs": "",
         "job": f"/{job_id}",
+        "new": f"/new?job={job_id}",
         "log": f"/{job_id}/1/view",
         "queues": "/queues",
         "schedules": "/schedules",

@@ -23,13 +23,13 @@ notice.querySelector("button").addEventListener("click", () => (notice.hidden = 
 
 // Ask the daemon once it has proved who it is: no other server may get the token.
 // Return the answer; if the daemon refuses or is silent, say so and return null.
-async function ask(path, method = "POST") {
+async function ask(path, method = "POST", headers = {}) {
   try {
     if ((await sealedText(`${base}/job-logs/seal`)) === null) {
       say("Nothing was done: this page or its login is over. Type bgctl dashboard.");
       return null;
     }
-    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token(), Accept: "application/json" } });
+    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token(), Accept: "application/json", ...headers } });
     if (answer.ok) return answer;
     say((await answer.json()).error);
   } catch {

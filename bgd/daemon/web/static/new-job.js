@@ -1,0 +1,36 @@
+// The form for a new job: shows what will run, and submits it.
+"use strict";
+
+const job = document.getElementById("new-job");
+const WAIT = 150; // milliseconds after a key until the daemon is asked what would run
+
+const typedFields = () => ({ "X-Bgd-Form": new URLSearchParams(new FormData(job)).toString() });
+
+async function showWords() {
+  const sent = typedFields();
+  const answer = await sealedText(`${base}/job-logs/new/check`, sent);
+  if (answer === null || typedFields()["X-Bgd-Form"] !== sent["X-Bgd-Form"]) return;
+  const { words, problem } = JSON.parse(answer);
+  const boxes = words.map((word) => {
+    const box = document.createElement("li");
+    box.appendChild(document.createElement("code")).textContent = word;
+    return box;
+  });
+  document.getElementById("words").replaceChildren(...boxes);
+  document.getElementById("problem").textContent = problem ?? "";
+}
+
+let typing;
+job.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(showWords, WAIT);
+});
+
+job.addEventListener("submit", async (sent) => {
+  if (sent.submitter?.name !== "submit") return; // the page is loaded again, as without script
+  sent.preventDefault();
+  sent.submitter.disabled = true; // a second click submits nothing
+  const answer = await ask(`${base}/job-logs/submit`, "POST", typedFields());
+  if (answer) location.href = `${base}/job-logs/${(await answer.json()).id}`;
+  else sent.submitter.disabled = false;
+});
