@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.explain import Explanation, Reason, next_reasons, words_of
+from bgd.core.explain import Explanation, next_reasons, words_of
 from bgd.core.filters import exact_name
 from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.core.spec import NOTIFICATION_QUEUE
@@ -218,7 +218,7 @@ def _summary(found: _FoundJob) -> dict[str, object]:
         "job": view,
         **job_details(view, found.result),
         "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
-        "reasons": [_shown_reason(each) for each in next_reasons(found.explanation)],
+        "reasons": [(words_of(each), each) for each in next_reasons(found.explanation)],
         "likely_start": _likely_start(found.explanation),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
         "actions": actions,
@@ -227,17 +227,6 @@ def _summary(found: _FoundJob) -> dict[str, object]:
 
 
 # --- In words
-
-
-def _shown_reason(reason: Reason) -> dict[str, object]:
-    """Return one thing that a job waits for: words, then links to jobs, or an instant; and who holds it."""
-    notes = [f" ({held})" for held in reason.held] or [""] * len(reason.holders)
-    holders = [
-        (job, f"{note} (suspended)" if job in reason.suspended else note)
-        for job, note in zip(reason.holders, notes, strict=True)
-    ]
-    named = {"holders": holders, "other_holders": reason.other_holders}
-    return {"words": words_of(reason), "jobs": reason.jobs, "more": reason.more, "due": reason.at, **named}
 
 
 def _likely_start(explanation: Explanation) -> float | None:
