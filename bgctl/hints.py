@@ -23,7 +23,7 @@ _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
 _BATCH = "`bgctl batch -- PROGRAM` queues a job for each line of stdin"
-_RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
+RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
 _WHEN = "`bgctl submit --at TIME PROGRAM` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
@@ -37,28 +37,31 @@ def _by_word(hints: dict[str, T]) -> dict[str, T]:
 
 _VERBS = {
     "add new create nohup launch push qsub sbatch spawn": _SUBMIT,
-    "apply": "bgd reads no files of jobs: " + _SUBMIT,
+    "apply compose": "bgd reads no files of jobs: " + _SUBMIT,
     "exec": "`bgctl run PROGRAM` runs a command; `bgctl show ID` has the pid of a job",
     "start enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
     "unhold unstash": "`bgctl release ID` lets a held job start",
     "abort atrm qdel revoke scancel terminate": _CANCEL,
     "kill": "`bgctl cancel ID` stops a job, `bgctl signal ID -s KILL` sends a signal",
     "stop": "`bgctl cancel ID` stops a job, `bgctl suspend ID` halts it, `bgctl shutdown` stops the daemon",
-    "atq get history jobs list-units ps squeue container job pod pods processes task tasks": _LIST,
+    "atq get history jlist jobs list-units ps squeue container job pod pods processes task tasks": _LIST,
     "report summary": "`bgctl stats` shows the number of jobs and how they ended",
     "monit monitor": "`bgctl watch` shows jobs while they change",
     "htop": "`bgctl top` shows what running jobs use",
-    "describe inspect": _SHOW,
-    "is-active is-failed poll result": _STATE,
-    "cat journal journalctl": _LOGS,
+    "describe inspect pid": _SHOW,
+    "has-session is-active is-failed poll result": _STATE,
+    "capture-pane cat journal journalctl": _LOGS,
     "follow output tail": _FOLLOW,
-    "fg": "`bgctl attach ID` types into a job with a terminal, `bgctl logs -f ID` follows any job",
+    "a fg": "`bgctl attach ID` types into a job with a terminal, `bgctl logs -f ID` follows any job",
     "clean cleanup clear empty flush gc purge reset system": _PRUNE,
     "del delete rm": "`bgctl remove ID` deletes a finished job; " + _CANCEL,
-    "redo requeue rerun restart rollout": f"{_RETRY}; for a running job first `bgctl cancel ID`",
+    "redo requeue rerun restart rollout": f"{RETRY}; for a running job first `bgctl cancel ID`",
     "change modify rename set update": _EDIT,
     "nice renice": "`bgctl submit --nice N PROGRAM` queues a nice job, `bgctl edit ID --nice N` changes one",
     "priority switch": "`bgctl edit ID -p N` changes the priority of a waiting job",
+    "annotate label tag": "`bgctl edit ID --tag TEXT` labels a waiting job",
+    "cordon drain": "`bgctl pause` starts no more jobs, `bgctl resume` undoes it",
+    "dump resurrect save": "bgd keeps all jobs on disk: there is nothing to save",
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
     "bg thaw unfreeze": "`bgctl continue ID` continues a suspended job",
@@ -118,12 +121,12 @@ VERBS_OF_GROUPS = {group: _by_word(hints) for group, hints in _VERBS_OF_GROUPS.i
 _BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the background"
 
 _OPTIONS: dict[str, str | tuple[str, ...]] = {
-    "--countdown --in --wait-for": "--delay D starts a job later",
+    "--countdown --in --on-active --wait-for": "--delay D starts a job later",
     "--begin --date --eta --start-time": "--at TIME starts a job at a time",
     "--dependency --depends --depends-on --needs -a": "--after ID waits for a job",
     "--label --labels -l": "--tag TEXT labels a job",
     "--group -g": "--queue NAME chooses the queue",
-    "--description --job-name --title": "--name TEXT names a job",
+    "--description --job-name --title --unit": "--name TEXT names a job",
     "-S": f"--name TEXT names a job, {_SLOTS}",
     "--paused --stashed": "--hold keeps a job from starting",
     "--deadline --ttl": "--expires D cancels a job that has not started within D",
@@ -148,7 +151,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--force -9": "`bgctl signal ID -s KILL` kills at once",
     "--lines": "-n N shows the last lines",
     "--tail": ("-n N shows the last lines", "--since ID begins after an event"),
-    "--cron --every --schedule --when": (
+    "--cron --every --on-calendar --schedule --when": (
         "write '0 3 * * *' or 'every 15m' after the name, or use --calendar SPEC",
         _SCHEDULE,
     ),
@@ -166,6 +169,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--previous -p": ("--attempt N shows an earlier attempt", "--json prints everything, for programs"),
     "--property --format": "--json prints everything, for programs",
     "--no-pager": "leave it out: bgctl has no pager",
+    "--err --stderr": "leave it out: `bgctl logs ID` shows stdout and stderr together",
     "--results": "`bgctl logs ID` shows the output of a job",
     "-w": ("--cwd DIR sets it", "--watch shows jobs while they change", "-f follows new output"),
     "--watch": "-f follows new output",
@@ -175,8 +179,8 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--no-stream": "leave it out: bgctl prints once, `bgctl watch` shows jobs while they change",
     "--interval": "`bgctl watch` shows jobs while they change",
     "--array --arrays": _BATCH,
-    "--for": "`bgctl wait ID` waits for the end, `bgctl wait --match REGEX ID` for a line of output",
-    "--all": ("--state STATE selects jobs; --yes asks no question", "`bgctl list --all` lists all jobs"),
+    "--condition --for": "`bgctl wait ID` waits for the end, `bgctl wait --match REGEX ID` for a line",
+    "--all -A": ("--state STATE selects jobs; --yes asks no question", "`bgctl list --all` lists all jobs"),
     "--mail --mail-type --mail-user --on-failure": "--notify NAME tells a [notify] target how a job ends",
     "-f": ("--yes asks no question",),
     "-t": ("--timestamps shows the time of each line",),
@@ -187,7 +191,12 @@ OPTIONS = _by_word(_OPTIONS)
 
 _FROM_FILE = "`bgctl batch -- PROGRAM < FILE` queues a job for each line"
 _SEVERAL_WORDS = "a job gets one line: `xargs -n 2 echo PROGRAM | bgctl batch` writes lines with two words"
+_QUEUES = {
+    "--all -a": "leave it out: without QUEUE it is about all queues together",
+    "--group --queue -g -q": "leave it out, and name the queue: `bgctl pause QUEUE`, `bgctl resume QUEUE`",
+}
 _OPTIONS_OF_VERBS = {
+    "attach": {"-t": "`bgctl attach ID` takes an id, or the name of a job"},
     "batch": {
         "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
         "-c -l -r -z": "options of the program follow --: `bgctl batch -- PROGRAM -l`",
@@ -199,10 +208,20 @@ _OPTIONS_OF_VERBS = {
         "-v --dry-run": "--hold queues jobs that do not start, and `bgctl list` shows their commands",
         "--load --memfree": "[daemon] max_load and min_memory in the configuration say when jobs start",
     },
+    "pause": _QUEUES,
+    "resume": _QUEUES,
     "top": {"--delay -d -n": "leave it out: `bgctl top` draws by itself"},
 }
 OPTIONS_OF_VERBS = {verb: _by_word(hints) for verb, hints in _OPTIONS_OF_VERBS.items()}
 """What to type in place of an option that means something else for this verb than for others."""
+
+_PRIORITY = "-p is the priority; a limit has an option of its own, such as --memory-max SIZE"
+VALUES = {
+    "events --since": "it is the id of an event; `bgctl list --since WHEN` lists jobs",
+    "run --priority": _PRIORITY,
+    "submit --priority": _PRIORITY,
+}
+"""What to type if the value of an option is wrong, because it means something else for other programs."""
 
 _PROGRAM_OPTIONS = {
     "-V -v": "`bgctl --version` prints the version",

@@ -171,7 +171,8 @@ def _job_named(daemon: Client, name: str) -> int:
     """Return the id of the latest job with this name."""
     if jobs := daemon.jobs(name=exact_name(name), states=tuple(State), limit=1):
         return jobs[0].id
-    raise NoSuchJob(f"no job is named {name!r}: give a name, an id such as 12 or 3-9, or last")
+    several = "; --state STATE selects several, as in `bgctl cancel --state running`" if name == "all" else ""
+    raise NoSuchJob(f"no job is named {name!r}: give a name, an id such as 12 or 3-9, or last{several}")
 
 
 # --- parameter types -------------------------------------------------------------------------------------

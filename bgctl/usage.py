@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, STATES, is_one_edit
+from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, RETRY, STATES, VALUES, is_one_edit
 from bgctl.submitting import call_command, run_command, submit_command
 
 
@@ -32,7 +32,9 @@ def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
             return f"missing {missing.param_type_name} {_name_of(missing, context)}: {hint}"
         case click.BadParameter(param=click.Parameter() as wrong):
             name = _name_of(wrong, context)
-            return f"{name}: {_state_by_meaning(name, error.message) or _one_of(error.message)}"
+            meaning = VALUES.get(f"{context.info_name} {name}")
+            problem = _state_by_meaning(name, error.message) or _one_of(error.message)
+            return f"{name}: {problem}{f': {meaning}' if meaning else ''}"
         case click.NoSuchOption(option_name=option):
             return _other_option(option, context) or f"no option {option}: {see}"
         case click.UsageError(message=message):
@@ -110,6 +112,9 @@ def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
 
 
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
-_INSTEAD_OF_ARGUMENTS = {"bgctl top": "`bgctl show --usage ID` shows what a job uses"}
+_INSTEAD_OF_ARGUMENTS = {
+    "bgctl reload": f"it reads the configuration again; {RETRY}",
+    "bgctl top": "`bgctl show --usage ID` shows what a job uses",
+}
 _SURELY_MEANT = 0.85  # of difflib; less similar words mean something else
 _OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

@@ -11,7 +11,7 @@ import pytest
 
 from bgctl import common
 from bgctl.cli import cli
-from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, VERBS, VERBS_OF_GROUPS
+from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, VALUES, VERBS, VERBS_OF_GROUPS
 from tests.support import serving, wait_until
 
 WORDS = {
@@ -42,7 +42,7 @@ def commands_in(hint, **words):
 
 
 def hints():
-    every = [VERBS.values(), OPTIONS.values(), PROGRAM_OPTIONS.values()]
+    every = [VERBS.values(), VALUES.values(), OPTIONS.values(), PROGRAM_OPTIONS.values()]
     every += [table.values() for table in (*VERBS_OF_GROUPS.values(), *OPTIONS_OF_VERBS.values())]
     for hint in chain.from_iterable(every):
         yield from (hint,) if isinstance(hint, str) else hint

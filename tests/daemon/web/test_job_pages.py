@@ -99,7 +99,9 @@ def test_the_holders_are_links_with_their_tokens_and_only_some_are_named():
     held: dict[str, Any] = {"holders": (3, 4), "held": ("0", "1"), "suspended": (3,), "other_holders": 2}
     reason = Reason(cause=Cause.TOKENS, subject="gpu", slots=4, taken=4, **held)
 
-    text = render_part("why.html", {"reasons": [(words_of(reason), reason)], "likely_start": None, "run": None})
+    text = render_part(
+        "why.html", {"reasons": [(words_of(reason), reason)], "likely_start": None, "run": None}
+    )
 
     assert '<a href="/job-logs/3">3</a> (0) (suspended),' in text
     words = " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split())
