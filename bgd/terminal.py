@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from functools import lru_cache
+from itertools import chain, groupby
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
 
@@ -32,6 +33,7 @@ class Terminal:
 
     Attributes:
         style: the same parameters as of the beginning of the open line, or as of the latest `mark`.
+        style_now: the same in effect now.
     """
 
     def __init__(self, style: str = "") -> None:
@@ -41,10 +43,8 @@ class Terminal:
         self._styles: list[str] = []
         self._at = 0
         self._blank = 0  # columns that are known to be blank at the beginning: they are not erased again
-        self._look = _Look()
-        self._look.apply(style)
         self._waiting = ""  # the beginning of a sequence
-        self.style = self._look.parameters
+        self.style = self.style_now = _with("", style)
 
     @property
     def length(self) -> int:
@@ -88,12 +88,7 @@ class Terminal:
 
     def mark(self) -> None:
         """Let `style` be what is in effect now, from where a reader may go on in a long line."""
-        self.style = self._look.parameters
-
-    @property
-    def style_now(self) -> str:
-        """The style in effect now."""
-        return self._look.parameters
+        self.style = self.style_now
 
     def _obey(self, found: re.Match[str]) -> None:
         if found["final"]:
@@ -105,7 +100,7 @@ class Terminal:
 
     def _obey_sequence(self, final: str, parameters: str) -> None:
         if final == "m":
-            self._look.apply(parameters)
+            self.style_now = _with(self.style_now, parameters)
             return
         count = int(parameters) if parameters.isdecimal() else 0
         if final == "K":
@@ -134,7 +129,7 @@ class Terminal:
             return
         if self._at > self.length:
             self._put(" " * (self._at - self.length), "", self.length)
-        self._put(text, self._look.parameters, self._at)
+        self._put(text, self.style_now, self._at)
         self._blank = min(self._blank, self._at)
         self._at += len(text)
 
@@ -156,35 +151,30 @@ _SPECIAL = re.compile(
 )
 
 
-class _Look:
-    """The colours and styles in effect. Styles that hide text are ignored."""
-
-    def __init__(self) -> None:
-        self._colors: dict[int, Color] = {}  # by FORE and BACK
-        self._styles: set[int] = set()
-        self.parameters = ""  # that set them again
-
-    def apply(self, parameters: str) -> None:
-        """Apply the parameters of one SGR sequence."""
-        for code, color in attributes_of(parameters):
-            if code == 0:
-                self._colors, self._styles = {}, set()
-            elif code in STYLES:
-                self._styles.add(code)
-            elif code in _NO_STYLES:
-                self._styles -= _NO_STYLES[code]
-            elif code in _DEFAULTS:
-                self._colors.pop(_DEFAULTS[code], None)
-            elif code in _COLORS:
-                ground, index = _COLORS[code]
-                self._colors[ground] = (index,)
-            elif code in {FORE, BACK} and color:
-                self._colors[code] = color
-        colors = [
-            f"{ground};{_BY_INDEX if len(color) == 1 else _BY_COMPONENTS};{';'.join(map(str, color))}"
-            for ground, color in sorted(self._colors.items())
-        ]
-        self.parameters = ";".join([*map(str, sorted(self._styles)), *colors])
+@lru_cache(maxsize=4096)
+def _with(style: str, parameters: str) -> str:
+    """Return a style after an SGR sequence. Styles that hide text are ignored."""
+    colors: dict[int, Color] = {}  # by FORE and BACK
+    styles: set[int] = set()
+    for code, color in chain(attributes_of(style), attributes_of(parameters)):
+        if code == 0:
+            colors, styles = {}, set()
+        elif code in STYLES:
+            styles.add(code)
+        elif code in _NO_STYLES:
+            styles -= _NO_STYLES[code]
+        elif code in _DEFAULTS:
+            colors.pop(_DEFAULTS[code], None)
+        elif code in _COLORS:
+            ground, index = _COLORS[code]
+            colors[ground] = (index,)
+        elif code in {FORE, BACK} and color:
+            colors[code] = color
+    shown = [
+        f"{ground};{_BY_INDEX if len(color) == 1 else _BY_COMPONENTS};{';'.join(map(str, color))}"
+        for ground, color in sorted(colors.items())
+    ]
+    return ";".join([*map(str, sorted(styles)), *shown])
 
 
 Color = tuple[int, ...]
