@@ -46,7 +46,7 @@ def test_dashboard_page_says_what_the_limits_are():
         connection.MAX_CONNECTIONS,
         *(connection.MAX_STREAMS, shared_stream.MAX_SHARED),
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
-        log_text.MAX_BEHIND // 1024,
+        *(log_text.MAX_LINES_BEHIND, log_text.MAX_BEHIND // 1024, log_text.LIVE_LINES),
         *(log_text.THREADS, log_text.MAX_SECONDS),
         *(log_pages.MAX_SEARCHES, queries.MAX_TEXT),
         queries.MAX_ROWS,

@@ -286,15 +286,19 @@ async def follow_log(
 
     A reader that is far behind misses what is in between, and is told.
     """
+    loop = asyncio.get_running_loop()
     with subscription as grown:
         yield HEARTBEAT
         while True:
             grown.take_moved()
             is_last = await has_ended()  # before the log is read: it may grow until then
-            while lines := await threads.run(log, shown.read):
-                yield event(await threads.run(log, render, lines))
-                await asyncio.sleep(PAUSE)
-                await threads.run(log, shown.skip)
+            began = loop.time()
+            while lines := await threads.run(log, shown.read_on):
+                news = event(await threads.run(log, render, lines))
+                took = loop.time() - began
+                yield news
+                await asyncio.sleep(max(PAUSE, PAUSE_FACTOR * took))
+                began = loop.time()
             if is_last:
                 yield event({"end": True})
                 return

@@ -146,7 +146,7 @@ async def log_live(site: Site, request: HttpRequest, job: str, attempt: str) -> 
     query = read_query(request.query, LiveQuery)
     log = await _log(site, job, attempt)
     job_id = JobId(log.job.id)
-    text = LogText(log.reader, query.at, query.style, query.line, in_parts=query.linked)
+    text = LogText(log.reader, query.at, query.style, query.line)
 
     async def has_ended() -> bool:
         found = await site.store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)

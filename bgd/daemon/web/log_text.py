@@ -28,7 +28,9 @@ from bgd.wire.http import RequestRefused
 
 MAX_PART = MAX_CHUNK  # bytes of a part
 MAX_LINES = 500  # of a part
-MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
+LIVE_LINES = 100  # that an open page is sent at once
+MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that an open page may be behind
+MAX_LINES_BEHIND = 1000  # of more, or of more bytes, all but the last MAX_LINES are skipped
 MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
 COUNTED = 16 * 1024 * 1024  # bytes at the beginning of a log in which lines are counted for their numbers
 MAX_LINE = 64 * 1024 * 1024  # bytes of a line that overwrites itself; its end is shown
@@ -58,7 +60,7 @@ class LogPart(Struct, frozen=True, kw_only=True):
     """Lines of a log that have ended, and behind them the open one, if no other part follows.
 
     A reader goes on from `at`, in `style`, in the line `number`: where the open line begins or, in a very
-    long one, after a carriage return. `skipped_to`: what is before this offset was not read. `begin` and
+    long one, after a carriage return. `skipped`: what is between these two offsets was not read. `begin` and
     `first` are the offset and the number of the first line, `size` is that of the log.
     """
 
@@ -67,7 +69,7 @@ class LogPart(Struct, frozen=True, kw_only=True):
     at: int
     style: str
     number: int | None
-    skipped_to: int | None = None
+    skipped: tuple[int, int] | None = None
     begin: int = 0
     first: int | None = None
     size: int = 0
@@ -115,27 +117,26 @@ class LogText:
         offset: from where it reads next.
     """
 
-    def __init__(
-        self,
-        log: LogReader,
-        offset: int,
-        style: str = "",
-        number: int | None = None,
-        *,
-        in_parts: bool = False,
-    ) -> None:
+    def __init__(self, log: LogReader, offset: int, style: str = "", number: int | None = None) -> None:
         self._log = log
-        self._in_parts = in_parts  # at most MAX_LINES at once
         self.offset = self._line_begin = self._resume = offset
-        self._skipped_to: int | None = None
+        self._skipped: tuple[int, int] | None = None
         self._number = number
         self._time: float | None = None  # of the open line
         self._terminal = Terminal(style)
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._lines: list[LogLine] = []  # not returned yet
 
-    def read(self, limit: int = MAX_CHUNK) -> LogPart | None:
-        """Return what comes next, at most min(limit, MAX_CHUNK) bytes; None if there is nothing yet.
+    def read_on(self) -> LogPart | None:
+        """Return what comes next for a page that follows the log; skip what it cannot catch up with."""
+        size = self._log.size()
+        behind = size - self.offset
+        if behind > MAX_BEHIND or (behind > MAX_LINES_BEHIND and self._lines_until(size) > MAX_LINES_BEHIND):
+            self._skip(size)
+        return self.read(lines=LIVE_LINES)
+
+    def read(self, limit: int = MAX_CHUNK, lines: int = MAX_LINES) -> LogPart | None:
+        """Return what comes next, at most min(limit, MAX_CHUNK) bytes or so many lines; None: nothing yet.
 
         `limit` counts the bytes of a gap, too.
         """
@@ -143,8 +144,8 @@ class LogText:
         if not chunk.data:
             return None
         data = chunk.data[: max(self.offset + limit - chunk.offset, 0)]
-        if self._in_parts and data.count(b"\n") > MAX_LINES:
-            data = data[: _end_of_lines(data)]
+        if data.count(b"\n") > lines:
+            data = data[: _end_of_lines(data, lines)]
         if chunk.left_out:
             end = chunk.offset if data else self.offset + limit
             self._break_off(f"{chunk.left_out} bytes {chunk.missing or OVER_LIMIT}", end)
@@ -155,25 +156,27 @@ class LogText:
     def take(self) -> LogPart:
         """Return what was read and not returned yet."""
         lines, self._lines = self._lines, []
-        skipped_to, self._skipped_to = self._skipped_to, None
+        skipped, self._skipped = self._skipped, None
         return LogPart(
             lines=lines,
             open=LogLine(self._terminal.open_line, self._line_begin, self._number, self._time),
             at=self._resume,
             style=self._terminal.style,
             number=self._number,
-            skipped_to=skipped_to,
+            skipped=skipped,
         )
 
-    def skip(self) -> None:
-        """Skip what a reader that is far behind cannot catch up with."""
-        behind = self._log.size() - self.offset
-        if behind > MAX_BEHIND:
-            left_out = behind - MAX_CHUNK
-            self._break_off(
-                f"{left_out} bytes not shown here; reload the page for all", self.offset + left_out
-            )
-            self._skipped_to, self._number = self.offset, None
+    def _lines_until(self, end: int) -> int:
+        return sum(block.count(b"\n") for _, block in self._log.blocks(self.offset, end))
+
+    def _skip(self, size: int) -> None:
+        """Go on with the last lines of the log, which has this size."""
+        begin, data = self._log.read_before(size, MAX_PART)
+        begin += _begin_of_lines(data, MAX_LINES)
+        if self._number is not None:
+            self._number = _count_lines(self._log, begin, self._line_begin, self._number)
+        self._skipped = (self.offset, begin)
+        self._go_on_at(begin)
 
     def _add(self, data: bytes, times: list[tuple[int, float]]) -> None:
         """Show output that comes next, with the times of its bytes."""
@@ -210,9 +213,13 @@ class LogText:
         self._time = None
 
     def _break_off(self, why: str, offset: int) -> None:
+        gap = LogLine([(f"==> {why} <==", "")], self.offset, None, None)
+        self._go_on_at(offset)
+        self._lines.append(gap)
+
+    def _go_on_at(self, offset: int) -> None:
         if self._terminal.length:
             self._end_line(self._terminal.end(), self.offset)
-        self._lines.append(LogLine([(f"==> {why} <==", "")], self.offset, None, None))
         self.offset = self._line_begin = self._resume = offset
 
 
@@ -233,7 +240,7 @@ def part_from(log: LogReader, begin: int, number: int | None = None) -> LogPart:
         end = _line_end(log, end)
         start = _last_of_line(log, begin, end)
     elif end < size or chunk.data.count(b"\n") > MAX_LINES:
-        end = chunk.offset + _end_of_lines(chunk.data)
+        end = chunk.offset + _end_of_lines(chunk.data, MAX_LINES)
     return _part(log, begin, start, end, size, number or _count_lines(log, begin))
 
 
@@ -339,17 +346,19 @@ def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: i
     return part if is_last else replace(part, at=end, open=None)
 
 
-def _count_lines(log: LogReader, end: int) -> int | None:
-    """Return the number of the line that begins at an offset; None if it is far, or behind a gap."""
-    number, offset = 1, 0
-    if end > COUNTED:
+def _count_lines(log: LogReader, end: int, begin: int = 0, number: int = 1) -> int | None:
+    """Return the number of the line that begins at an offset; None if it is far, or behind a gap.
+
+    It is counted from another line on, which has this number: by default the first one.
+    """
+    if end - begin > COUNTED:
         return None
-    for begin, block in log.blocks(0, end):
-        if begin != offset:
+    for offset, block in log.blocks(begin, end):
+        if offset != begin:
             return None
         number += block.count(b"\n")
-        offset += len(block)
-    return number if offset == end else None
+        begin += len(block)
+    return number if begin == end else None
 
 
 def _last_of_line(log: LogReader, begin: int, end: int) -> int:
@@ -369,10 +378,10 @@ def _style_before(log: LogReader, offset: int) -> str:
     return terminal.style
 
 
-def _end_of_lines(data: bytes) -> int:
-    """Return where the last of at most MAX_LINES lines ends; of a longer line, where it can be broken."""
+def _end_of_lines(data: bytes, lines: int) -> int:
+    """Return where the last of at most `lines` lines ends; of a longer line, where it can be broken."""
     end = 0
-    for _ in range(MAX_LINES):
+    for _ in range(lines):
         if not (newline := data.find(b"\n", end) + 1):
             break
         end = newline
@@ -416,9 +425,13 @@ def plain(part: LogPart) -> dict[str, Any]:
     return {
         "lines": Markup("").join(line_markup(line.runs) + "\n" for line in part.lines),
         "open": line_markup(part.open.runs) if part.open else "",
-        "at": part.at,
-        "style": part.style,
+        **_place(part),
     }
+
+
+def _place(part: LogPart) -> dict[str, Any]:
+    """Return from where a page goes on behind a part, and what was left out before it."""
+    return {"at": part.at, "style": part.style, "line": part.number or "", "skipped": part.skipped}
 
 
 def linked(part: LogPart, classes: str = "") -> dict[str, Any]:
@@ -427,10 +440,7 @@ def linked(part: LogPart, classes: str = "") -> dict[str, Any]:
     return {
         "lines": Markup("").join(map(linked_line, part.lines, of_lines)),
         "open": linked_line(part.open, next(of_lines)) if part.open and part.open.runs else Markup(""),
-        "at": part.at,
-        "style": part.style,
-        "line": part.number or "",
-        "skipped": part.skipped_to,
+        **_place(part),
     }
 
 

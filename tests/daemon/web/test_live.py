@@ -8,15 +8,16 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from bgd.daemon.web.live import Part, Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain
-from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.logfiles import LogReader
 from bgd.wire.requests import DEFAULT_LIST
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
@@ -139,6 +140,45 @@ def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab
     expect(log).to_contain_text("last")
     lines = [str(number) for number in range(1, 1001)]
     assert log.inner_text().split() == [*lines, *["while", "it", "was", "down", "and", "after", "last"]]
+
+
+@needs_chromium
+def test_a_page_of_a_chatty_job_stays_small_shows_the_end_and_lets_its_reader_read(tab, daemon, tmp_path):
+    os.mkfifo(gate := tmp_path / "gate")
+    line = f"\\033[32mgreen\\033[0m {'x' * 500}"
+    rounds = [
+        f"cat {gate}; yes \"$(printf '{line}')\" | head -n 350; echo done {number}" for number in range(4)
+    ]
+    last = f"cat {gate}; yes \"$(printf '{line}')\" | head -n 2000; echo last"
+    with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", "; ".join([*rounds, last])])
+        list_url = open_pages(tab, client)
+        tab.goto(f"{list_url}/{job.id}")
+        log, gap = tab.locator(".log pre"), tab.locator(".log .block > a")
+        for number in range(len(rounds)):
+            gate.write_text("")
+            wait_until(partial(has_text, log, f"done {number}"))
+        assert tab.evaluate("document.querySelector('.log code').innerHTML.length") < 500_000
+        assert not has_text(log, "done 0")
+        assert tab.evaluate("isAtEnd(document.querySelector('.log pre'))")
+
+        log.evaluate("box => box.scrollTop = 0")
+        first = log.evaluate("box => box.textContent.slice(0, 100_000)")
+        gate.write_text("")  # soon the job has ended
+        expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+        assert log.evaluate("box => box.scrollTop") == 0
+        assert log.evaluate("box => box.textContent.slice(0, 100_000)") == first
+
+        log.evaluate("box => box.scrollTop = box.scrollHeight")
+        wait_until(lambda: has_text(log, "last"))
+        assert re.fullmatch(r"==> [0-9,]+ bytes are not shown here <==\n", gap.last.text_content() or "")
+        gap.last.click()
+        tab.locator("#log .target").wait_for()
+
+
+def has_text(log: Locator, text: str) -> bool:
+    """Tell whether a log has a text, without printing it all if it has not."""
+    return bool(log.evaluate("(log, text) => log.textContent.includes(text)", text))
 
 
 def test_a_page_that_connects_again_after_its_job_was_removed_says_so(daemon):
@@ -331,25 +371,6 @@ def test_streams_are_for_those_who_are_logged_in(daemon):
 
 
 # --- logs ---------------------------------------------------------------------------------------------------
-
-
-def test_a_reader_that_is_far_behind_skips_and_is_told(tmp_path):
-    log = LogReader(str(tmp_path), 1, 1)
-    log.path.parent.mkdir()
-    log.path.write_bytes(b"first line\n" + b"x" * 99 + b"\n")
-    text = LogText(log, 0)
-    assert text.read() is not None
-    with log.path.open("ab") as file:
-        file.write((b"y" * 99 + b"\n") * 10_000)
-    text.skip()
-    lines = text.read()
-
-    assert lines is not None
-    assert (
-        str(plain(lines)["lines"]).splitlines()[0]
-        == f"==&gt; {1_000_000 - MAX_CHUNK} bytes not shown here; reload the page for all &lt;=="
-    )
-    assert lines.at == log.size()
 
 
 def test_a_line_without_an_end_is_broken(tmp_path):

@@ -210,29 +210,48 @@ def test_each_line_has_the_time_of_its_first_byte(log):
     assert shown_line(log, 8).time == 200.0
 
 
-def test_a_fast_log_is_followed_some_lines_at_a_time(log):
-    log.path.write_bytes(b"y\n" * 1500)
-    text = LogText(log, 0, in_parts=True)
+def test_an_open_page_is_sent_some_lines_at_a_time(log):
+    log.path.write_bytes(b"y\n" * 250)
+    text = LogText(log, 0)
     numbers = []
-    while lines := text.read():
+    while lines := text.read_on():
         numbers.append(len(lines.lines))
 
-    assert numbers == [500, 500, 500]
+    assert numbers == [100, 100, 50]
 
 
-def test_a_reader_that_is_far_behind_is_told_where_it_goes_on(log):
+@pytest.mark.parametrize("more", [b"x" * 99 + b"\n" * 1001, (b"x" * 999 + b"\n") * 300])
+def test_a_page_that_is_far_behind_is_sent_the_last_lines_and_told_what_it_missed(log, more):
     log.path.write_bytes(b"first\n")
     text = LogText(log, 0, number=1)
-    first = text.read()
-    with log.path.open("ab") as file:
-        file.write(b"x" * 99 + b"\n" * 10_000 + b"y" * 1_000_000)
-    text.skip()
-    later = text.read()
+    first = text.read_on()
+    log.path.write_bytes(b"first\n" + more)
+    later = text.read_on()
 
     assert first is not None
     assert later is not None
-    assert (first.skipped_to, first.number) == (None, 2)
-    assert (later.skipped_to, later.number) == (log.size() - log_text.MAX_PART, None)
+    assert (first.skipped, first.number) == (None, 2)
+    assert later.skipped is not None
+    begin, end = later.skipped
+    skipped = more[: end - begin]
+    assert begin == len(b"first\n")
+    assert skipped.endswith(b"\n")
+    assert len(more) - len(skipped) <= log_text.MAX_PART
+    assert more.count(b"\n") - skipped.count(b"\n") <= log_text.MAX_LINES
+    assert later.lines[0].number == 2 + skipped.count(b"\n")
+    assert later.lines[0].at == end
+
+
+def test_lines_behind_a_gap_that_a_page_missed_have_no_number(log):
+    log.path.write_bytes(b"first\n")
+    text = LogText(log, 0, number=1)
+    text.read_on()
+    segment(log, 1000, b"y\n" * 200_000)
+    later = text.read_on()
+
+    assert later is not None
+    assert later.skipped == (6, log.size() - 1000)
+    assert later.lines[0].number is None
 
 
 def test_a_line_is_a_link_to_itself():

@@ -1,8 +1,5 @@
-// Keep this page up to date: the daemon sends the parts that changed, and output as it is written.
+// Keep this page up to date: the daemon sends the parts that changed.
 "use strict";
-
-const NEAR_END = 40; // pixels from the end of a log within which the page follows it
-const MAX_LOG = 4_000_000; // characters of output on the page; the beginning is dropped
 
 const page = document.body.dataset;
 const ordered = document.getElementById("ordered");
@@ -21,7 +18,6 @@ function update(news) {
   order = news.order ?? order;
   arrange();
   document.dispatchEvent(new Event("updated"));
-  followLogs();
   tick();
 }
 
@@ -92,58 +88,6 @@ offer.className = "offer";
 offer.addEventListener("click", () => arrange(true));
 for (const each of [offer, ordered]) each?.addEventListener("mouseleave", () => arrange());
 
-// --- Logs
-
-function followLogs() {
-  for (const log of document.querySelectorAll(".log[data-live]")) {
-    const { live, at, style } = log.dataset;
-    delete log.dataset.live; // it is followed from now on
-    follow(log, live, { at, style });
-  }
-}
-
-function follow(log, live, position) {
-  const text = log.querySelector("pre");
-  const [lines, open] = text.children;
-  const empty = log.parentElement.querySelector(":scope > .empty");
-  text.scrollTop = text.scrollHeight;
-  const stream = new Stream(
-    () => `${live}?${new URLSearchParams(position)}`,
-    (news) => {
-      if (news.end) {
-        stream.end();
-        empty.textContent = "No output.";
-        return;
-      }
-      position = { at: news.at, style: news.style };
-      log.hidden = false;
-      empty.hidden = true;
-      addOutput(text, lines, open, news);
-      shorten(lines);
-    },
-  );
-}
-
-// Add lines and replace the open one; stay at the end.
-function addOutput(text, lines, open, news) {
-  const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
-  lines.append(...nodesOf(news.lines));
-  open.replaceChildren(...nodesOf(news.open));
-  if (isAtEnd) text.scrollTop = text.scrollHeight;
-}
-
-function nodesOf(html) {
-  return contentOf(html).childNodes;
-}
-
-function shorten(lines) {
-  let surplus = lines.textContent.length - MAX_LOG;
-  while (surplus > 0 && lines.firstChild) {
-    surplus -= lines.firstChild.textContent.length;
-    lines.firstChild.remove();
-  }
-}
-
 // --- Times that go on
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
@@ -180,6 +124,5 @@ function show(element, text) {
 if (page.live) {
   const mark = page.live.includes("?") ? "&" : "?";
   new Stream(() => `${page.live}${mark}since=${page.version}`, update);
-  followLogs();
   setInterval(() => document.hidden || (tick(), arrange()), 1000); // no event tells that a finger has left
 }

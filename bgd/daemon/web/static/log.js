@@ -22,7 +22,7 @@ function change(isAbove, act) {
 }
 
 function add(part) {
-  addOutput(log, lines, open, part);
+  keepEnd(log, () => addOutput(lines, open, part));
   end = part;
 }
 
@@ -34,7 +34,7 @@ async function extend(isUp) {
   const part = await load({ [isUp ? "before" : "after"]: at, line });
   isLoading = false;
   if (!part || edge !== (isUp ? lines.firstChild : lines.lastChild)) return;
-  change(isUp, () => (isUp ? lines.prepend(...nodesOf(part.lines)) : add(part)));
+  change(isUp, () => (isUp ? lines.prepend(contentOf(part.lines)) : add(part)));
   settle();
 }
 
@@ -59,13 +59,16 @@ function settle() {
   if (log.scrollTop < near) extend(true);
   if (log.scrollHeight - below < near) extend(false);
   if (!end.last || !log.dataset.running) tail = tail?.end();
-  else tail ??= new Stream(() => address("live", { linked: 1, at: end.at, style: end.style, line: end.line }), receive);
+  else tail ??= streamFrom(end, (query) => `${log.dataset.url}/live?linked=1&${query}`, receive);
 }
 
 function receive(news) {
-  if (news.skipped) return show({});
   if (news.end) log.dataset.running = "";
-  else add({ ...news, last: true });
+  else if (news.skipped && !isAtEnd(log)) end = { ...end, last: false }; // it stays where it is
+  else {
+    if (news.skipped) lines.replaceChildren();
+    add({ ...news, last: true });
+  }
   settle();
 }
 
