@@ -84,7 +84,6 @@ def _open_in_browser(link: str) -> int:
     """
     import webbrowser  # noqa: PLC0415 - it is slow to import
 
-    _remove_old_pages()
     try:
         page = _write_login_page(link)
     except (OSError, ConfigError) as error:
@@ -99,7 +98,7 @@ def _open_in_browser(link: str) -> int:
 
 
 def _write_login_page(link: str) -> Path:
-    """Write a page that redirects to the link and that only this user can read."""
+    """Write a page that redirects to the link and that only this user can read; remove expired ones."""
     import html  # noqa: PLC0415 - slow to import
 
     address = html.escape(link)
@@ -108,42 +107,16 @@ def _write_login_page(link: str) -> Path:
         f'<meta http-equiv="refresh" content="0; url={address}"><title>bgd</title>'
         f'<p><a href="{address}">Log in to the pages of bgd</a></p>\n'
     )
-    page = _private_folder() / f"{_PAGE_PREFIX}{os.urandom(8).hex()}.html"
+    folder = Path(user_paths(os.environ).state_dir)
+    make_private_folder(folder)
+    for old in folder.glob(f"{_PAGE_PREFIX}*.html"):
+        if old.lstat().st_mtime < time.time() - _LINK_LIFETIME:
+            old.unlink(missing_ok=True)
+    page = folder / f"{_PAGE_PREFIX}{os.urandom(8).hex()}.html"
     descriptor = os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     return page
-
-
-def _private_folder() -> Path:
-    """Return a folder that no other user can read.
-
-    Raises:
-        ConfigError, OSError: no such folder can be created.
-    """
-    *others, last = _page_folders()
-    for folder in others:
-        with suppress(ConfigError, OSError):
-            make_private_folder(folder)
-            return folder
-    make_private_folder(last)
-    return last
-
-
-def _page_folders() -> list[Path]:
-    """Return the folders for login pages: one that ends with the login session, then the state folder."""
-    state, runtime = Path(user_paths(os.environ).state_dir), os.environ.get("XDG_RUNTIME_DIR", "")
-    exists = runtime.startswith("/") and Path(runtime).is_dir()
-    return [Path(runtime, "bgd"), state] if exists else [state]
-
-
-def _remove_old_pages() -> None:
-    """Remove login pages whose links have expired."""
-    with suppress(ConfigError, OSError):
-        for folder in _page_folders():
-            for page in folder.glob(f"{_PAGE_PREFIX}*.html"):
-                if page.lstat().st_mtime < time.time() - _LINK_LIFETIME:
-                    page.unlink(missing_ok=True)
 
 
 _PAGE_PREFIX = "login-"  # prefix of the file names of login pages

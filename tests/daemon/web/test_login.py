@@ -213,15 +213,13 @@ class Opening:
 
 def test_browser_that_bgctl_opens_gets_a_link_that_other_users_cannot_read(daemon, browser, tmp_path):
     opening = Opening(tmp_path)
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
 
-    opened = opening.ask(daemon, XDG_RUNTIME_DIR=str(runtime))
+    opened = opening.ask(daemon)
 
     assert (opened.returncode, opened.stdout) == (0, f"{opening.link}\n")
     token = opening.link.rpartition("/")[2]
     assert not [argument for argument in opening.arguments if token in argument]
-    assert opening.page.parent == runtime / "bgd"
+    assert opening.page.parent == daemon.folder / ".local/state/bgd"
     assert stat.S_IMODE(opening.page.stat().st_mode) == 0o600
     assert stat.S_IMODE(opening.page.parent.stat().st_mode) == 0o700
     assert "script" not in opening.text
@@ -231,19 +229,6 @@ def test_browser_that_bgctl_opens_gets_a_link_that_other_users_cannot_read(daemo
         f"the browser opens {opening.page}; if it cannot read that file (snap, flatpak), open the link"
         in opened.stderr
     )
-
-
-def test_page_for_a_browser_is_in_the_state_folder_if_there_is_no_runtime_folder(daemon, tmp_path):
-    opening = Opening(tmp_path)
-    shared = tmp_path / "shared"
-    shared.mkdir(mode=0o777)
-    shared.chmod(0o777)
-
-    for env in ({}, {"XDG_RUNTIME_DIR": str(tmp_path / "gone")}, {"XDG_RUNTIME_DIR": str(shared)}):
-        assert opening.ask(daemon, **env).returncode == 0
-        assert opening.page.parent == daemon.folder / ".local/state/bgd"
-        assert opening.link
-    assert not list(shared.iterdir())
 
 
 def test_pages_for_browsers_are_removed_when_their_links_no_longer_work(daemon, tmp_path):
