@@ -6,6 +6,7 @@ import re
 
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.web import (
+    charts,
     connection,
     finding,
     job_pages,
@@ -76,6 +77,21 @@ def test_dashboard_page_says_what_the_overview_looks_at():
         activity.HOURS_OF_ENDS,
     ):
         assert f"{number:,}" in said
+
+
+def test_dashboard_page_says_what_charts_are_made_of():
+    said = section(page("docs/dashboard.md"), "## Charts")
+
+    for number in (
+        charts.MAX_ROWS,
+        round(charts.PAUSE),
+        *(kept // activity.HOUR for _, kept in activity.LEVELS[:-1]),
+        activity.LEVELS[-1][1] // activity.DAY,
+        activity.MAX_SUBJECTS,
+        activity.KEPT_NAMES,
+        round(100 * activity.ERROR),
+    ):
+        assert str(number) in re.findall(r"\d+", said)
 
 
 def test_dashboard_page_shows_every_picture_and_each_of_them_is_there():

@@ -33,8 +33,9 @@ BOUNDS = {
     # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
     # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
-    # one that writes frames, which the launcher shares; one that counts what starts and ends
-    "modules, daemon": (324, 324),
+    # one that writes frames, which the launcher shares; one that counts what starts and ends;
+    # one that shares a connection among pages, one for new jobs, and two that draw charts
+    "modules, daemon": (328, 328),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

@@ -116,15 +116,17 @@ class LiveViews:
         address: str,
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]] | None = None,
+        *,
+        pause: float = PAUSE,
     ) -> PageResponse:
-        """Return the updates of a page, until MAX_AGE is over.
+        """Return the updates of a page, until MAX_AGE is over, at most one in `pause` seconds.
 
         `build` reads what the page shows; `subscribe` yields what tells that it may have changed, by default
         whenever any job does.
         """
         since = read_query(request.query, LiveQuery).since
         subscribe = subscribe or self._supervisor.subscriptions.subscribe_to_all
-        return event_stream(self._updates(address, partial(LiveView, build, subscribe, self), since))
+        return event_stream(self._updates(address, partial(LiveView, build, subscribe, self, pause), since))
 
     async def _updates(
         self, address: str, new_view: Callable[[], LiveView], since: int
@@ -166,8 +168,10 @@ class LiveView:
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]],
         views: LiveViews,
+        pause: float,
     ) -> None:
         self._build = build
+        self._pause = pause
         self._views = views
         self._version = self._newest = 0  # events that the latest snapshot shows for sure, and may show
         self._subscribe = subscribe
@@ -228,7 +232,7 @@ class LiveView:
             else:
                 viewer.add(version, rendered, order)
         took = loop.time() - began if before else 0.0  # the first one in a process also compiles templates
-        await asyncio.sleep(max(PAUSE, PAUSE_FACTOR * took))
+        await asyncio.sleep(max(self._pause, PAUSE_FACTOR * took))
 
 
 class _Viewer:

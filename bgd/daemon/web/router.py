@@ -7,7 +7,17 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from bgd.daemon.web import actions, job_pages, log_pages, monitoring, new_job, overview, pages, schedule_pages
+from bgd.daemon.web import (
+    actions,
+    charts,
+    job_pages,
+    log_pages,
+    monitoring,
+    new_job,
+    overview,
+    pages,
+    schedule_pages,
+)
 from bgd.daemon.web.auth import Endpoints
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.site import Site
@@ -155,6 +165,8 @@ PAGES: dict[str, Answer] = {
     "/job-logs/new/check": new_job.check,
     "/job-logs/overview": overview.overview,
     "/job-logs/overview/live": overview.overview_live,
+    "/job-logs/charts": charts.charts,
+    "/job-logs/charts/live": charts.charts_live,
     "/job-logs/search": _search,
     "/job-logs/queues": overview.queues,
     "/job-logs/queues/live": overview.queues_live,

@@ -90,6 +90,7 @@ def addresses(job_id: int) -> dict[str, str]:
     """Return what follows /job-logs in the address of each page, by the name of its picture."""
     return {
         "overview": "/overview",
+        "charts": "/charts?span=1h&by=name",
         "jobs": "",
         "job": f"/{job_id}",
         "new": f"/new?job={job_id}",
