@@ -93,6 +93,7 @@ VERBS = _by_word(_VERBS)
 _VERBS_OF_GROUPS = {
     "queue": {
         "add create edit new": "`bgctl queue set NAME --slots N` makes or changes a queue",
+        "delete rm": "`bgctl queue remove NAME` makes it as configured",
         "get info show status": "`bgctl queue list` shows all queues",
         "pause resume": "`bgctl pause NAME` and `bgctl resume NAME` do it",
     },
@@ -209,6 +210,8 @@ _OPTIONS_OF_VERBS = {
         "--load --memfree": "[daemon] max_load and min_memory in the configuration say when jobs start",
     },
     "pause": _QUEUES,
+    "prune": {"--force": "--yes asks no question"},
+    "remove": {"--force": "--yes asks no question"},
     "resume": _QUEUES,
     "top": {"--delay -d -n": "leave it out: `bgctl top` draws by itself"},
 }

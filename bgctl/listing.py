@@ -32,7 +32,7 @@ from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State
-from bgd.core.filters import SUSPENDED
+from bgd.core.filters import STATE_NAMES, SUSPENDED
 from bgd.escape import one_line
 from bgd.formatting import (
     as_json,
@@ -136,7 +136,8 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
     """
     query = Query(**given)
     if names := [part for word in query.ids for part in word if isinstance(part, str)]:
-        raise click.UsageError(f"{names[0]!r} is not an id: {_SELECTING}")
+        hint = f"type `bgctl list --state {names[0]}`" if names[0] in STATE_NAMES else _SELECTING
+        raise click.UsageError(f"{names[0]!r} is not an id: {hint}")
     if query.shows_all and query.limit is not None:
         raise click.UsageError("--all and --limit cannot be combined")
     if watch:

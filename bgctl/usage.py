@@ -114,6 +114,7 @@ def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
 _FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
 _INSTEAD_OF_ARGUMENTS = {
     "bgctl reload": f"it reads the configuration again; {RETRY}",
+    "bgctl stats": "`bgctl stats --window 1d` looks back a day",
     "bgctl top": "`bgctl show --usage ID` shows what a job uses",
 }
 _SURELY_MEANT = 0.85  # of difflib; less similar words mean something else
