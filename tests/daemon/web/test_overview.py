@@ -166,7 +166,7 @@ def test_bad_slots_are_refused(daemon, client, path, value):
     before = client.queues().queues
     answered = post(Browser(daemon).log_in(), f"{path}?value={value}")
 
-    assert (answered.status, "'value'" in answered.json["error"]) == (400, True)
+    assert (answered.status, f"slots: '{value}' must be" in answered.json["error"]) == (400, True)
     assert client.queues().queues == before
 
 

@@ -38,17 +38,16 @@ async function ask(path, method = "POST", headers = {}) {
   return null;
 }
 
-const DOUBLE_CLICK = 500; // milliseconds after an answer in which another click on the button does nothing
-const resting = new WeakSet(); // such buttons, and those that wait for an answer
+const asking = new WeakSet(); // buttons that wait for their answers: another click does nothing
 
 async function act(button) {
   const { verb, asks, question, value, path = `/job-logs/${document.body.dataset.job}/${verb}` } = button.dataset;
-  if (resting.has(button) || (asks && !confirm(asks))) return;
+  if (asking.has(button) || (asks && !confirm(asks))) return;
   const wanted = question ? prompt(question, value) : "";
   if (wanted === null) return;
-  resting.add(button);
+  asking.add(button);
   const answer = await ask(`${base}${path}${question ? `?${new URLSearchParams({ value: wanted.trim() })}` : ""}`);
-  setTimeout(() => resting.delete(button), answer ? DOUBLE_CLICK : 0);
+  asking.delete(button);
   if (!answer) return;
   const { id } = await answer.json();
   notice.hidden = true;
@@ -74,5 +73,6 @@ async function copy(button) {
 
 document.addEventListener("click", (click) => {
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
-  if (button) ("copy" in button.dataset ? copy : act)(button);
+  const isDouble = click.detail > 1; // the button may be another one by now
+  if (button && !isDouble) ("copy" in button.dataset ? copy : act)(button);
 });
