@@ -70,7 +70,7 @@ def test_dashboard_page_says_what_the_overview_looks_at():
 
     for number in (
         summaries.MAX_NAMES,
-        summaries.RUNS,
+        *(summaries.RUNS, summaries.RECENT),
         summaries.MAX_DISTINCT,
         summaries.NEWEST_JOBS,
         summaries.MAX_UNFINISHED,

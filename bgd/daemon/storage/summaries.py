@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from math import ceil, inf
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from bgd.wire.views import GroupStats, JobView
 
 MAX_NAMES = 200  # summed up; those that were submitted last
 RUNS = 50  # of a name, the latest that have finished
+RECENT = 30  # of these runs, which are shown one by one
 MAX_WAITING = 450  # jobs of a name that wait before its latest run
 MAX_DISTINCT = 2_000  # names that are looked at to find these
 NEWEST_JOBS = 2_000  # jobs whose names, or targets if they have none, are looked at besides
@@ -34,19 +36,25 @@ _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 
 
 
 class Run(Struct, frozen=True):
-    """How a job ended, at the epoch time `at`; `seconds` are those of its latest attempt."""
+    """How a job ended, at the epoch time `at`; `seconds` are those of its latest attempt.
+
+    Of a job that has not finished, `at` is when its latest attempt began, or when it was submitted.
+    """
 
     job: int
     state: State
     at: float
     seconds: float | None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    signal: int | None = None
 
 
 class NameSummary(Struct, frozen=True, kw_only=True):
     """Jobs of one name, or class jobs of one target that have no name.
 
     `succeeded`, `failed`: the latest of each kind among the latest RUNS. `streak`: failures since the last
-    success. `median`: of the seconds of these runs.
+    success. `median`: of the seconds of these runs. `recent`: the newest of them, newest first.
     """
 
     name: str
@@ -60,6 +68,7 @@ class NameSummary(Struct, frozen=True, kw_only=True):
     last_seconds: float | None
     running: int
     waiting: int
+    recent: list[Run]
 
 
 class Board(Struct, frozen=True):
@@ -135,8 +144,8 @@ def _summary(
         rows = cursor.execute(_RUNS_OF_NAME, (name, most)).fetchall()
     else:
         rows = [row for job in jobs[:RUNS] for row in cursor.execute(_RUN, (job,))]
-        states = Counter(state for _, state, _, _ in rows)
-    runs = [Run(job, State(state), at, seconds) for job, state, at, seconds in rows if state in _ENDS][:RUNS]
+        states = Counter(state for _, state, *_ in rows)
+    runs = [run for run in map(_run, rows) if run.state in _ENDS][:RUNS]
     times = sorted(run.seconds for run in runs if run.seconds is not None)
     return NameSummary(
         name=name,
@@ -150,7 +159,19 @@ def _summary(
         last_seconds=runs[0].seconds if runs else None,
         running=sum(states[state] for state in ACTIVE),
         waiting=sum(states[state] for state in WAITING),
+        recent=runs[:RECENT],
     )
+
+
+def runs_of_schedules(db: sqlite3.Connection, names: Iterable[str], most: int) -> dict[str, list[Run]]:
+    """Return the latest jobs of schedules that are still there, newest first, whether they run or not."""
+    cursor = plain_cursor(db)
+    return {name: list(map(_run, cursor.execute(_RUNS_OF_SCHEDULE, (name, most)))) for name in names}
+
+
+def _run(row: tuple[Any, ...]) -> Run:
+    job, state, at, seconds, outcome, exit_code, signal = row
+    return Run(job, State(state), at, seconds, outcome and Outcome(outcome), exit_code, signal)
 
 
 def _first(runs: Iterable[Run], state: State) -> Run | None:
@@ -164,7 +185,7 @@ def _streak(runs: list[Run]) -> int:
     return len(runs)
 
 
-_ENDS = {State.SUCCEEDED.value, State.FAILED.value}  # of runs; a cancel says nothing about the run
+_ENDS = {State.SUCCEEDED, State.FAILED}  # of runs; a cancel says nothing about the run
 
 # From one name to the next without reading the jobs in between
 _NAMES = """
@@ -185,12 +206,21 @@ _COUNT_NAMES = """
     GROUP BY name
 """
 
-_RUN_COLUMNS = "id, state, jobs.finished_at, run_seconds"
+_RUN_COLUMNS = """
+    jobs.id, state, coalesce(jobs.finished_at, jobs.started_at, created_at), run_seconds, jobs.outcome,
+    jobs.exit_code, jobs.signal
+"""
 _LATEST_ATTEMPT = "LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt"
 
 _RUNS_OF_NAME = f"""
     SELECT {_RUN_COLUMNS} FROM jobs INDEXED BY jobs_by_name {_LATEST_ATTEMPT}
     WHERE name = ? ORDER BY id DESC LIMIT ?
+"""  # noqa: S608 (constants)
+
+_RUNS_OF_SCHEDULE = f"""
+    SELECT {_RUN_COLUMNS} FROM occurrences INDEXED BY occurrences_by_job
+    JOIN jobs ON jobs.id = occurrences.job {_LATEST_ATTEMPT}
+    WHERE occurrences.schedule = ? AND occurrences.job IS NOT NULL ORDER BY occurrences.job DESC LIMIT ?
 """  # noqa: S608 (constants)
 
 _RUN = f"SELECT {_RUN_COLUMNS} FROM jobs {_LATEST_ATTEMPT} WHERE id = ?"  # noqa: S608 (constants)

@@ -153,13 +153,16 @@ def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
 
 
 def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, object]:
+    names = as_json(board.names)
+    for each in names:
+        del each["recent"]  # many, and the list has them
     return {
         "counts": figures.counts,
         "oldest_queued_at": iso_time(figures.oldest_queued_at),
         "log_bytes": figures.log_bytes,
         "database_bytes": figures.database_bytes,
         "hours": [{"done": done, "failed": failed} for done, failed in ends.hours],
-        "names": as_json(board.names),
+        "names": names,
         "left_out": board.left_out,
         "has_more": board.has_more,
     }

@@ -13,6 +13,7 @@ from markupsafe import Markup
 import bgd
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.static_files import static_address
+from bgd.daemon.web.strip import strip
 from bgd.escape import one_line
 from bgd.formatting import iso_time, short_duration
 
@@ -37,7 +38,7 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (local_time, relative_time, time_since, iso_time, short_duration):
+    for each in (local_time, relative_time, time_since, iso_time, short_duration, strip):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base

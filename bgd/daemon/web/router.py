@@ -173,6 +173,7 @@ PAGES: dict[str, Answer] = {
     "/job-logs/schedules": schedule_pages.schedules,
     "/job-logs/schedules/live": schedule_pages.schedules_live,
     f"/job-logs/schedules/{_QUEUE}": schedule_pages.schedule,
+    f"/job-logs/schedules/{_QUEUE}/live": schedule_pages.schedule_live,
     f"/job-logs/{_ID}": job_pages.job,
     f"/job-logs/{_ID}/live": job_pages.job_live,
     f"/job-logs/{_ID}/{_ATTEMPT}": log_pages.log,

@@ -13,13 +13,17 @@ from typing import Any
 from msgspec import to_builtins
 
 from bgd import timezones
+from bgd.core.job import ACTIVE
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
+from bgd.daemon.storage import summaries
+from bgd.daemon.storage.summaries import Run
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.live import Part, Snapshot, row_parts
-from bgd.daemon.web.responses import PageResponse, html_response, json_response, render_part, wants_json
+from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
+from bgd.daemon.web.strip import state_of_run
 from bgd.errors import BgdError, Refused
-from bgd.formatting import command_line
+from bgd.formatting import command_line, short_duration
 from bgd.units import format_duration
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.schedules import OccurrenceView, ScheduleView
@@ -47,28 +51,56 @@ async def schedules_live(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def _values(site: Site) -> dict[str, Any]:
-    return await asyncio.to_thread(_list_values, await site.schedules.views(None, 1))
+    views = await site.schedules.views(None, 1)
+    names = [view.name for view in views[:MAX_ROWS]]
+    runs = await site.store.search(summaries.runs_of_schedules, names, summaries.RECENT)
+    return await asyncio.to_thread(_list_values, views, runs)
 
 
 async def schedule(site: Site, request: HttpRequest, name: str) -> PageResponse:
     """Return one schedule, its next times, and what became of the latest ones; also of a removed one."""
+    if wants_json(request):
+        view, history = await _find(site, name)
+        return await json_response({"schedule": view and to_builtins(view), "history": to_builtins(history)})
+    live = f"/job-logs/schedules/{name}/live"
+    return await site.views.page("schedule.html", _schedule_values(site, name), live)
+
+
+async def schedule_live(site: Site, request: HttpRequest, name: str) -> PageResponse:
+    """Return the stream of changes of one schedule and of its jobs."""
+
+    async def build() -> Snapshot:
+        values = await _schedule_values(site, name)
+        # no event of a job tells that a schedule was changed
+        parts = {
+            part: Part(values, partial(render_part, f"schedule_{part}.html", values), has_version=False)
+            for part in ("summary", "times")
+        }
+        return Snapshot(parts)
+
+    return site.views.stream(request, f"/job-logs/schedules/{name}", build, partial(_subscribe, site))
+
+
+async def _find(site: Site, name: str) -> tuple[ScheduleView | None, list[OccurrenceView]]:
+    """Return a schedule and its history; None: it was removed."""
     try:
         history = await site.schedules.history(name, HISTORY, None)
     except Refused as error:
         raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no schedule {name}.") from error
-    views = await site.schedules.views(name, UPCOMING) if site.schedules.has(name) else []
-    if wants_json(request):
-        return await json_response(
-            {"schedule": to_builtins(views[0]) if views else None, "history": to_builtins(history)}
-        )
-    values: dict[str, object] = {
+    return (await site.schedules.views(name, UPCOMING))[0] if site.schedules.has(name) else None, history
+
+
+async def _schedule_values(site: Site, name: str) -> dict[str, object]:
+    view, history = await _find(site, name)
+    runs = (await site.store.search(summaries.runs_of_schedules, [name], HISTORY))[name]
+    return {
         "name": name,
-        "row": _row(views[0]) if views else None,
-        "facts": _facts(views[0].spec) if views else [],
-        "upcoming": [_in_zone(at, views[0]) for at in views[0].upcoming] if views else [],
-        "history": [_occurrence(each) for each in history],
+        "row": view and _row(view, runs),
+        "facts": view and _facts(view.spec),
+        "upcoming": [_in_zone(at, view) for at in view.upcoming] if view else [],
+        "history": [_occurrence(each, runs) for each in history],
+        "runs": runs,
     }
-    return await html_response("schedule.html", values | await site.views.values(None, 0))
 
 
 async def act(site: Site, request: HttpRequest, asked_by: str, name: str, verb: str) -> PageResponse:
@@ -98,8 +130,9 @@ def _subscribe(site: Site) -> Iterator[Subscription]:
         yield subscription
 
 
-def _list_values(views: list[ScheduleView]) -> dict[str, Any]:
-    return {"rows": [_row(view) for view in views[:MAX_ROWS]], "left_out": max(len(views) - MAX_ROWS, 0)}
+def _list_values(views: list[ScheduleView], runs: dict[str, list[Run]]) -> dict[str, Any]:
+    rows = [_row(view, runs[view.name]) for view in views[:MAX_ROWS]]
+    return {"rows": rows, "left_out": max(len(views) - MAX_ROWS, 0)}
 
 
 def _list_snapshot(values: dict[str, Any]) -> Snapshot:
@@ -109,14 +142,15 @@ def _list_snapshot(values: dict[str, Any]) -> Snapshot:
     return Snapshot({"empty": Part(bool(rows), empty, has_version=False)} | rows, list(rows))
 
 
-def _row(view: ScheduleView) -> dict[str, Any]:
+def _row(view: ScheduleView, runs: list[Run]) -> dict[str, Any]:
     return {
         "id": f"schedule-{view.name}",
         "schedule": view,
         "command": command_line(view.spec.job, enough=MAX_COMMAND + 1)[:MAX_COMMAND],
         "next": view.upcoming[0] if view.upcoming else None,
         "next_in_zone": _in_zone(view.upcoming[0], view) if view.upcoming else "",
-        "latest": None if view.latest is None else _occurrence(view.latest),
+        "latest": None if view.latest is None else _occurrence(view.latest, runs),
+        "runs": runs,
     }
 
 
@@ -158,14 +192,22 @@ def _in_zone(at: float, view: ScheduleView) -> str:
     return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
-def _occurrence(view: OccurrenceView) -> dict[str, Any]:
-    """Return what became of a time of a schedule; `state` chooses the colour of its badge."""
+def _occurrence(view: OccurrenceView, runs: list[Run]) -> dict[str, Any]:
+    """Return what became of a time of a schedule, and of its job if that is still there.
+
+    `state` chooses the colour of its badge. `took`: how long the job ran; if it still runs, since when.
+    """
+    run = next((run for run in runs if run.job == view.job), None)
+    outcome, state = (
+        (state_of_run(run), run.state.value) if run else (view.outcome.value, _BADGES[view.outcome])
+    )
     count = f", {view.count:,} times" if view.count > 1 else ""
     return {
-        "outcome": f"{view.outcome}{count}{', late' if view.late else ''}",
-        "state": "failed" if view.late else _BADGES[view.outcome],
+        "outcome": f"{outcome}{count}{', late' if view.late else ''}",
+        "state": "failed" if view.late else state,
+        "took": run and (run.at if run.state in ACTIVE else short_duration(run.seconds)),
         "time": view,
     }
 
 
-_BADGES = {Result.RAN: "succeeded", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}
+_BADGES = {Result.RAN: "cancelled", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}

@@ -6,6 +6,8 @@ from math import inf
 
 from bgd import clock
 from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.schedule_spec import Result
+from bgd.core.schedules import Occurrence
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
@@ -48,10 +50,26 @@ async def test_a_name_has_its_latest_results_streak_and_times(store):
     found = (await names_of(store))["backup"]
 
     at = NOW.wall + LATER - 100
-    assert found.succeeded == Run(2, State.SUCCEEDED, at + 2, 2.0)
-    assert found.failed == Run(4, State.FAILED, at + 4, 9.0)
+    assert found.succeeded == Run(2, State.SUCCEEDED, at + 2, 2.0, Outcome.SUCCEEDED)
+    assert found.failed == Run(4, State.FAILED, at + 4, 9.0, Outcome.EXIT)
+    assert [run.job for run in found.recent] == [4, 3, 2, 1]
     assert (found.streak, found.runs, found.median, found.last_seconds) == (2, 4, 2.0, 9.0)
     assert (found.running, found.waiting, found.latest) == (1, 1, 7)
+
+
+async def test_a_schedule_has_its_latest_jobs_that_are_still_there(store):
+    await put(store, *(new(number) for number in range(1, 6)))
+    times = [Occurrence(NOW.wall, Result.RAN, schedule="nightly", job=JobId(job)) for job in (1, 2, 4, 99)]
+    times.append(Occurrence(NOW.wall, Result.SKIPPED, "paused", schedule="nightly"))
+    await store.commit(Transaction(now=NOW, occurrences=times))
+    await finish(store, 2, failed=True, took=2.0)
+    runs = await store.search(summaries.runs_of_schedules, ["nightly", "unknown"], 2)
+
+    assert [(run.job, run.state, run.seconds) for run in runs["nightly"]] == [
+        (4, State.QUEUED, None),
+        (2, State.FAILED, 2.0),
+    ]
+    assert runs["unknown"] == []
 
 
 async def test_names_that_fail_come_first_and_cancelled_jobs_are_no_results(store):

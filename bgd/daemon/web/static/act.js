@@ -71,8 +71,7 @@ async function copy(button) {
   say(isCopied ? "Copied." : "Press Ctrl-C to copy.");
 }
 
-document.addEventListener("click", (click) => {
+document.addEventListener("click", (click) => { // of a double click only the first
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
-  const isDouble = click.detail > 1; // the button may be another one by now
-  if (button && !isDouble) ("copy" in button.dataset ? copy : act)(button);
+  if (button && click.detail < 2) ("copy" in button.dataset ? copy : act)(button);
 });

@@ -44,7 +44,7 @@ class SharedConnection {
   }
 
   lost() {
-    for (const nonce of [...this.ports.keys()]) this.end(nonce);
+    for (const nonce of this.ports.keys()) this.end(nonce);
   }
 
   end(nonce) {

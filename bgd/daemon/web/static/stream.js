@@ -65,7 +65,6 @@ class Stream {
 
 const streams = new Set();
 let isGone = false; // there is nothing to connect to any more
-
 const connection = document.getElementById("connection");
 
 function showConnection() {
@@ -93,10 +92,8 @@ function notify(text) {
 }
 
 function connectAgain() {
-  for (const stream of streams) {
-    stream.close();
-    stream.open();
-  }
+  for (const stream of streams) stream.close();
+  for (const stream of streams) stream.open();
 }
 
 document.addEventListener("visibilitychange", connectAgain);
@@ -104,7 +101,4 @@ addEventListener("storage", ({ key }) => key === `bgd-token${base}` && connectAg
 
 if (document.body.dataset.live && !sealKey) notify("This page changes by itself only over https or on this machine: reload it.");
 
-setInterval(() => {
-  if (document.hidden) return;
-  for (const stream of streams) stream.check();
-}, 1000);
+setInterval(() => streams.forEach((stream) => stream.check()), 1000);
