@@ -74,6 +74,8 @@ def test_dashboard_page_says_what_the_overview_looks_at():
         summaries.MAX_DISTINCT,
         summaries.NEWEST_JOBS,
         summaries.MAX_UNFINISHED,
+        summaries.MAX_FAILED,
+        summaries.MAX_FAILURES,
         activity.HOURS_OF_ENDS,
     ):
         assert f"{number:,}" in said

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from math import ceil, inf
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from msgspec.structs import replace
 
 from bgd import clock
@@ -29,6 +29,9 @@ MAX_DISTINCT = 2_000  # names that are looked at to find these
 NEWEST_JOBS = 2_000  # jobs whose names, or targets if they have none, are looked at besides
 MAX_RUNNING = 100  # jobs whose ends are estimated
 MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
+MAX_FAILED = 1_000  # jobs that are grouped by what went wrong, those that failed last
+MAX_FAILURES = 20  # groups
+_DAY = 86_400.0
 _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 
 
@@ -385,6 +388,28 @@ def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:
     return db.execute(_FAILED_SINCE, (clock.elapsed() - seconds,)).fetchone() is not None
 
 
+class Failures(Struct, frozen=True, array_like=True):
+    """Jobs of one name that failed alike, among the latest ones that failed in the last day.
+
+    `error`: what class jobs raised, or why nothing started. `newest` failed last, at the epoch time `at`.
+    """
+
+    name: str | None
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    jobs: int
+    newest: int
+    at: float
+
+
+def failures(db: sqlite3.Connection) -> list[Failures]:
+    """Return what failed in the last day, the most frequent first."""
+    known = (clock.elapsed() - _DAY, MAX_FAILED, MAX_FAILURES)
+    return [convert(row, Failures) for row in plain_cursor(db).execute(_FAILURES, known)]
+
+
 def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
     """Return whether any job, finished or not, is in this queue, which is not the default one."""
     sql = (
@@ -453,6 +478,17 @@ def _percentile(sorted_values: list[float], share: float) -> float | None:
 _MAX_GROUPS = 100
 _NO_FAILURES = {Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SNOOZED}
 
+_FAILURES = """
+    SELECT name, outcome, exit_code, signal,
+           iif(error ->> 'type' = outcome, error ->> 'message', error ->> 'type'),
+           count(*), max(id), finished_at
+    FROM (
+        SELECT id, attempt, name, outcome, exit_code, signal, finished_at FROM jobs INDEXED BY jobs_by_end
+        WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta)
+        ORDER BY aged_from DESC LIMIT ?
+    ) AS failed LEFT JOIN results ON results.job = id AND results.attempt = failed.attempt
+    GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 7 DESC LIMIT ?
+"""
 _FAILED_SINCE = """
     SELECT 1 FROM jobs INDEXED BY jobs_by_end
     WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1

@@ -12,12 +12,12 @@ from bgd.core.job import ACTIVE, WAITING, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import Ends, QueueEnds
-from bgd.daemon.storage.summaries import Board, Figures, NameSummary
+from bgd.daemon.storage.summaries import Board, Failures, Figures, NameSummary
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.formatting import as_json, iso_time
+from bgd.formatting import as_json, iso_time, outcome_in_words
 from bgd.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
@@ -65,16 +65,16 @@ async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
 CHART_WIDTH, CHART_HEIGHT = 230, 40
 
 
-async def _read_overview(site: Site) -> tuple[Board, Figures, Ends]:
+async def _read_overview(site: Site) -> tuple[Board, Figures, Ends, list[Failures]]:
     board, figures = await site.fresh(summaries.board), await site.fresh(summaries.figures)
-    return board, figures, await site.fresh(activity.ends)
+    return board, figures, await site.fresh(activity.ends), await site.fresh(summaries.failures)
 
 
 async def _overview_values(site: Site) -> dict[str, Any]:
     return await asyncio.to_thread(_shown_overview, *await _read_overview(site))
 
 
-def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any]:
+def _shown_overview(board: Board, figures: Figures, ends: Ends, failures: list[Failures]) -> dict[str, Any]:
     counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
     return {
         "rows": [_name_row(each, is_cut=board.is_cut) for each in board.names],
@@ -91,6 +91,7 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends) -> dict[str, Any
         "oldest": figures.oldest_queued_at,
         "log_size": format_size(figures.log_bytes),
         "database_size": format_size(figures.database_bytes),
+        "failures": [(each.error or outcome_in_words(each), each) for each in failures],
         "chart": _chart(ends.hours),
         "chart_size": (CHART_WIDTH, CHART_HEIGHT),
     }
@@ -143,16 +144,19 @@ def _chart(hours: list[tuple[int, int]]) -> dict[str, str]:
 
 def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
     rows = row_parts(values["rows"], "name_row.html")
-    figures = {name: value for name, value in values.items() if name != "rows"}
+    figures = {name: value for name, value in values.items() if name not in {"rows", "failures"}}
     left_out = partial(render_part, "names_left_out.html", values)
     parts = {
         "figures": Part(figures, partial(render_part, "figures.html", values)),
+        "failures": Part(values["failures"], partial(render_part, "failures.html", values)),
         "left-out": Part((values["left_out"], bool(rows)), left_out),
     }
     return Snapshot(parts | rows, list(rows))
 
 
-def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, object]:
+def _overview_as_json(
+    board: Board, figures: Figures, ends: Ends, failures: list[Failures]
+) -> dict[str, object]:
     names = as_json(board.names)
     for each in names:
         del each["recent"]  # many, and the list has them
@@ -162,6 +166,7 @@ def _overview_as_json(board: Board, figures: Figures, ends: Ends) -> dict[str, o
         "log_bytes": figures.log_bytes,
         "database_bytes": figures.database_bytes,
         "hours": [{"done": done, "failed": failed} for done, failed in ends.hours],
+        "failures": [as_json(each) for each in failures],
         "names": names,
         "left_out": board.left_out,
         "has_more": board.has_more,

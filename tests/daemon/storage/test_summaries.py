@@ -13,19 +13,27 @@ from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
 from bgd.daemon.storage.summaries import Run, UsualTimes
 from bgd.formatting import is_slow, slowness
+from bgd.wire.views import JobError
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
 LATER = 1_000.0  # seconds from NOW to the end of a job
 
 
-async def finish(store, number, *, failed=False, took=1.0, ago=0.0, queue="default"):
+async def finish(store, number, *, failed=False, took=1.0, ago=0.0, queue="default", error=None):
     """Start a job, and let it end some seconds before LATER."""
     job, at = JobId(number), Now(NOW.elapsed + LATER - ago, NOW.wall + LATER - ago)
     running = a_job(number, State.RUNNING, attempt=1, queue=queue)
     start = NewAttempt(job, 1, 1, "launcher", NOW.wall)
     await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[start]))
     outcome = Outcome.EXIT if failed else Outcome.SUCCEEDED
-    end = AttemptEnd(job=job, attempt=1, outcome=outcome, finished_at=at.wall, run_seconds=took)
+    end = AttemptEnd(
+        job=job,
+        attempt=1,
+        outcome=outcome,
+        finished_at=at.wall,
+        run_seconds=took,
+        error=None if error is None else JobError(*error),
+    )
     ended = a_job(number, State.FAILED if failed else State.SUCCEEDED, attempt=1, queue=queue)
     await store.commit(Transaction(now=at, saves=saves(ended), ends=[end]))
 
@@ -212,6 +220,29 @@ async def test_figures_say_how_much_there_is(store):
     assert (figures.counts["queued"], figures.counts["running"]) == (2, 1)
     assert figures.oldest_queued_at == NOW.wall - 90
     assert (figures.log_bytes, figures.database_bytes > 10_000) == (0, True)
+
+
+async def test_failures_of_a_day_are_grouped_by_error_and_name(store, monkeypatch):
+    await store.write(adopt_boot, NOW, BOOT)
+    monkeypatch.setattr(clock, "elapsed", lambda: NOW.elapsed + LATER)
+    monkeypatch.setattr(summaries, "_DAY", 500.0)  # NOW is less than a day after the boot
+    await put(store, *(new(number, name="nightly" if number < 5 else None) for number in range(1, 8)))
+    for number, error in ((1, None), (2, None), (3, ("ValueError", "bad")), (5, None)):
+        await finish(store, number, failed=True, ago=10.0 - number, error=error)
+    await finish(store, 4)
+    await finish(store, 6, failed=True, error=("exit", "no such directory"))  # said of the outcome itself
+    await finish(store, 7, failed=True, ago=501.0)
+
+    found = await store.search(summaries.failures)
+
+    words = [(each.name, each.error, each.jobs, each.newest) for each in found]
+    assert words == [
+        ("nightly", None, 2, 2),
+        (None, "no such directory", 1, 6),
+        (None, None, 1, 5),
+        ("nightly", "ValueError", 1, 3),
+    ]
+    assert found[0].at == NOW.wall + LATER - 8.0
 
 
 async def test_the_oldest_queued_job_of_each_queue_is_found(store):

@@ -89,6 +89,19 @@ def test_names_and_numbers_lead_to_their_jobs(browser, jobs):
     assert {int(each.rpartition("/")[2]) for each in latest} == {jobs[index].id for index in (2, 3, 4, 5)}
 
 
+def test_failures_of_the_day_are_grouped_and_lead_to_their_newest_job(browser, jobs):
+    section = browser.get("/job-logs/overview").text.partition('id="failures"')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", section, re.DOTALL)[1:]
+
+    assert ["exit code 1" in row for row in rows] == [True, True]
+    assert [html.unescape(name) for name in re.findall('data-label="Name">(.*?)<', section)] == [
+        "always * fails",
+        "flaky",
+    ]
+    assert re.findall(r'href="/job-logs/(\d+)"', section) == [str(jobs[2].id), str(jobs[3].id)]
+    assert [each["jobs"] for each in browser.json("/job-logs/overview")["failures"]] == [3, 1]
+
+
 @pytest.mark.usefixtures("jobs")
 def test_the_chart_says_its_numbers_in_words(browser):
     page = browser.get("/job-logs/overview").text
