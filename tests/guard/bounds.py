@@ -34,8 +34,8 @@ BOUNDS = {
     # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
-    # one that shares a connection among pages, one for new jobs, and two that draw charts
-    "modules, daemon": (328, 328),
+    # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs
+    "modules, daemon": (330, 330),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

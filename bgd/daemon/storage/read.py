@@ -477,3 +477,16 @@ _READ_SPEC = """
     FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
     WHERE specs.job = ?
 """
+
+
+def waits_of(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[int, list[int]]:
+    """Return which jobs each of these was to wait for, if it exists."""
+    rows = rows_of(db, "SELECT job, spec FROM specs WHERE job IN", job_ids)
+    specs = ((job_id, unpack_spec(packed)) for job_id, packed in rows)
+    return {job_id: [*spec.after, *spec.after_any] for job_id, spec in specs}
+
+
+def names_and_states(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[int, tuple[str | None, str]]:
+    """Return the name and the state of each of these jobs that exists."""
+    rows = rows_of(db, "SELECT id, name, state FROM jobs WHERE id IN", job_ids)
+    return {job_id: (name, state) for job_id, name, state in rows}

@@ -20,6 +20,7 @@ from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import offered
+from bgd.daemon.web.graph import graph_of, jobs_behind
 from bgd.daemon.web.live import Part, Snapshot
 from bgd.daemon.web.log_text import LogPart, last_part, plain
 from bgd.daemon.web.pages import find_job
@@ -104,10 +105,12 @@ async def _find(site: Site, job: str, before: int | None) -> _FoundJob:
     if view.state is State.SUCCEEDED:
         result, _ = await site.store.read(read.result_of, job_id)
     explanation = await explanation_of(view, site.supervisor, site.store)
+    some_dependents_of = site.supervisor.scheduler.some_dependents_of
     return _FoundJob(
         view=view,
         explanation=explanation,
-        dependents=site.supervisor.scheduler.some_dependents_of(job_id, MAX_LINKS),
+        dependents=some_dependents_of(job_id, MAX_LINKS),
+        graph=await site.store.read(graph_of, job_id, jobs_behind(some_dependents_of, job_id)),
         attempts=attempts,
         result=result,
     )
@@ -183,6 +186,7 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
             (replace(view, run_seconds=None, waited_seconds=None), times), partial(render, "summary.html")
         ),
         "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
+        "graph": Part(found.graph, partial(render, "graph.html"), has_version=False),
         "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
         "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
         "history": Part(found.events[-1].id if found.events else 0, history),
@@ -206,6 +210,7 @@ class _FoundJob(Struct, frozen=True, kw_only=True):
     view: JobView
     explanation: Explanation
     dependents: tuple[int, list[JobId]]
+    graph: dict[str, Any] | None
     attempts: list[AttemptView]
     result: str | None
     events: list[EventView] = []
@@ -219,6 +224,7 @@ def _summary(found: _FoundJob) -> dict[str, object]:
         **job_details(view, found.result),
         "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
         "reasons": [(words_of(each), each) for each in next_reasons(found.explanation)],
+        "graph": found.graph,
         "likely_start": _likely_start(found.explanation),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
         "actions": actions,
