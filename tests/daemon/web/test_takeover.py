@@ -378,7 +378,8 @@ def test_a_browser_without_webcrypto_shows_pages_that_do_not_change_and_says_so(
         tab.wait_for_url("**/job-logs")
         tab.goto(f"{tab.url}/{job.id}")
         expect(tab.locator("#connection")).to_contain_text("reload")
-        tab.click("button[data-verb=release]")
+        with tab.expect_navigation():  # what a button did is seen at once
+            tab.click("button[data-verb=release]")
         client.wait([job.id])
         tab.reload()
         expect(tab.locator("h1 .badge")).to_have_text("succeeded")
