@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import groupby
 from time import localtime, strftime
 
 from markupsafe import Markup
@@ -26,18 +27,19 @@ def strip(runs: list[Run]) -> Markup:
 
 @lru_cache(maxsize=1024)  # a page has some hundred of 30 bars, and most are as they were
 def _strip(runs: tuple[Run, ...]) -> Markup:
-    longest = max((run.seconds or 0.0 for run in runs), default=0.0) or 1.0
+    longest = max(run.seconds or 0.0 for run in runs)
     # put together by hand, in a fifth of the time; no text is a stranger's
     bars = "".join(
-        f'<rect class="{_look(run)}" x="{STEP * index}" height="{_height(run, longest):.3g}">'
-        f"<title>Job {run.job}, {strftime('%F %T', localtime(run.at))}: {_words(run)}</title></rect>"
+        f'<rect class="{_look(run)}" x="{STEP * index}" height="{_height(run, longest):.0f}">'
+        f"<title>Job {run.job}, {strftime('%F %H:%M', localtime(run.at))}: {_words(run)}</title></rect>"
         for index, run in enumerate(runs)
     )
     width = STEP * len(runs) - 1
-    said = f"The latest runs, oldest first: {', '.join(map(_words, runs))}"
+    in_a_row = ", ".join(f"{len(list(each))} {words}" for words, each in groupby(map(state_of_run, runs)))
+    took = f" The longest took {short_duration(longest)}." if longest else ""
     return Markup(  # noqa: S704
         f'<svg class="strip" viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}" role="img"'
-        f' aria-label="{said}">{bars}</svg>'
+        f' aria-label="The latest runs, oldest first: {in_a_row}.{took}">{bars}</svg>'
     )
 
 
@@ -56,5 +58,5 @@ def _look(run: Run) -> str:
 
 
 def _height(run: Run, longest: float) -> float:
-    share = 1.0 if run.state in ACTIVE else (run.seconds or 0.0) / longest
+    share = 1.0 if run.state in ACTIVE else (run.seconds or 0.0) / (longest or 1.0)
     return LEAST + (HEIGHT - LEAST) * share

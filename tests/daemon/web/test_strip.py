@@ -33,9 +33,10 @@ def test_bars_have_the_colour_of_the_outcome_and_the_height_of_the_duration_and_
         ("waiting", 20, 4.0, "queued"),
         ("waiting", 25, 6.0, "scheduled in 1.0s"),
     ]
-    assert 'role="img" aria-label="The latest runs, oldest first: succeeded in 4.0s, exit code 3' in strip(
-        runs
-    )
+    assert (
+        'role="img" aria-label="The latest runs, oldest first: 1 succeeded, 1 exit code 3, 1 cancelled,'
+        ' 1 stopping, 1 queued, 1 scheduled. The longest took 8.0s."'
+    ) in strip(runs)
 
 
 def test_a_strip_has_at_most_thirty_bars_and_none_is_no_picture():
@@ -44,4 +45,5 @@ def test_a_strip_has_at_most_thirty_bars_and_none_is_no_picture():
     assert len(bars_of(runs)) == RECENT == 30
     assert "Job 100," in strip(runs)
     assert "Job 70," not in strip(runs)
+    assert 'oldest first: 30 succeeded."' in strip(runs)
     assert strip([]) == ""
