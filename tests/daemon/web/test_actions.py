@@ -238,8 +238,13 @@ def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client):
         tab.click("#matching [data-many=retry]")
         expect(tab.locator("#notice")).to_contain_text("Retry: 3 jobs done.")
         tab.click(f"#job-{failed[0].id} a >> nth=0")
-        tab.click("[data-verb=cancel]")
+        tab.focus("[data-verb=cancel]")
+        tab.keyboard.press("Enter")
         expect(tab.locator("h1 .badge")).to_have_text("cancelled")
+        expect(tab.locator("#summary .actions")).to_be_focused()
+        tab.keyboard.press("Enter")  # it presses no other button
+        tab.keyboard.press("Tab")
+        expect(tab.locator("[data-verb=retry]")).to_be_focused()
 
         assert said == ["Retry all 3 jobs that match?", f"Cancel job {failed[0].id}?"]
     client.resume("browser")

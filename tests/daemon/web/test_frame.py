@@ -16,7 +16,7 @@ from bgd.daemon.streams import LOOK_FACTOR, Subscriptions
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium, needs_chromium
 from tests.daemon.web.test_live import MILLISECONDS, events_in
-from tests.support import Daemon, wait_until
+from tests.support import DEADLINE, Daemon, wait_until
 
 ADDRESSES = ("/job-logs", "/job-logs/{job}")
 
@@ -43,6 +43,47 @@ def test_a_pause_shows_on_open_pages_and_ends_by_their_button(own_daemon):
         for tab in tabs:
             expect(tab.locator("#banner")).to_have_text("")
         assert not client.queues().paused
+
+
+@needs_chromium
+def test_the_header_stays_in_place_between_pages_and_a_chosen_theme_too(daemon):
+    with daemon.client() as client, chromium() as chrome:
+        tall = client.submit(["seq", "500"]).wait(timeout=DEADLINE)
+        context = chrome.new_context(viewport={"width": 2560, "height": 900}, color_scheme="light")
+        tab, other = context.new_page(), context.new_page()
+        tab.goto(client.login_link())
+        tab.wait_for_url("**/job-logs")
+        origin = tab.url
+        light = background(tab)
+        tab.click("#theme")
+        tab.click("#theme")
+        assert background(tab) != light
+        places = []
+        for address in (
+            "",
+            "/overview",
+            "/queues",
+            "/schedules",
+            "/search",
+            f"/{tall.id}",
+            f"/{tall.id}/1/view",
+            "/new",
+        ):
+            tab.goto(origin + address)
+            places.append([each.bounding_box() for each in tab.locator(".brand, .sections a").all()])
+            assert background(tab) != light
+        assert all(each == places[0] for each in places)
+        other.goto(origin)
+        other.click("#theme")
+        expect(tab.locator("#theme")).to_have_text("Theme: system")
+        assert background(tab) == light
+        tab.emulate_media(media="print")
+        expect(tab.locator(".sections, button, footer").locator("visible=true")).to_have_count(0)
+
+
+def background(tab) -> str:
+    colour: str = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    return colour
 
 
 def test_a_page_that_connects_after_a_pause_is_told(own_daemon):

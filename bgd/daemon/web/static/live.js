@@ -10,6 +10,7 @@ const skew = late > 0 && late < 3 ? 0 : late; // between the clocks of this mach
 
 function update(news) {
   page.version = news.version;
+  const acting = document.activeElement.closest(".actions");
   for (const [id, html] of Object.entries(news.parts)) {
     const old = document.getElementById(id);
     if (old) morph(old, elementOf(html));
@@ -18,7 +19,15 @@ function update(news) {
   order = news.order ?? order;
   arrange();
   document.dispatchEvent(new Event("updated"));
+  if (acting && document.activeElement === document.body) focusAt(acting);
   tick();
+}
+
+// Stay near a button that is gone, and on none: the key that pressed it would press another.
+function focusAt(actions) {
+  const place = actions.isConnected ? actions : document.querySelector("h1");
+  place.tabIndex = -1;
+  place.focus();
 }
 
 function elementOf(html) {
@@ -33,7 +42,7 @@ function contentOf(html) {
 
 // Make one element like another, and keep what is the same: selections, focus, open details.
 function morph(old, fresh) {
-  if (old.nodeName !== fresh.nodeName) {
+  if (old.nodeName !== fresh.nodeName || old.dataset?.verb !== fresh.dataset?.verb) { // no button becomes another
     old.replaceWith(fresh);
   } else if (old.nodeType === Node.TEXT_NODE) {
     if (old.data !== fresh.data) old.data = fresh.data;
@@ -42,7 +51,7 @@ function morph(old, fresh) {
       if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
     for (const { name } of [...old.attributes]) {
-      if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+      if (!fresh.hasAttribute(name) && name !== "open" && name !== "tabindex") old.removeAttribute(name);
     }
     const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
     after.forEach((node, index) => (index < before.length ? morph(before[index], node) : old.append(node)));
