@@ -1,22 +1,15 @@
-// The theme that was chosen in this browser, set before anything is drawn; without a choice it is the system's.
+// The theme that was chosen in this browser, set before anything is drawn.
 "use strict";
-
-const NEXT_THEME = { system: "light", light: "dark", dark: "system" };
-const root = document.documentElement;
-
-function setTheme(theme) {
-  root.dataset.theme = theme in NEXT_THEME ? theme : "system";
+const THEMES = ["system", "light", "dark"];
+function showTheme() {
+  const theme = (document.documentElement.dataset.theme = localStorage.getItem("bgd-theme") ?? THEMES[0]);
   const button = document.getElementById("theme");
-  if (button) button.textContent = `Theme: ${root.dataset.theme}`;
+  if (button) button.textContent = `Theme: ${theme}`;
 }
-
-const chosenTheme = () => localStorage.getItem("bgd-theme");
-setTheme(chosenTheme());
-addEventListener("storage", () => setTheme(chosenTheme()));
-addEventListener("DOMContentLoaded", () => {
-  setTheme(chosenTheme());
-  document.getElementById("theme")?.addEventListener("click", () => {
-    localStorage.setItem("bgd-theme", NEXT_THEME[root.dataset.theme]);
-    setTheme(chosenTheme());
-  });
+showTheme();
+for (const event of ["DOMContentLoaded", "storage"]) addEventListener(event, showTheme);
+addEventListener("click", ({ target }) => {
+  if (target.id !== "theme") return;
+  localStorage.setItem("bgd-theme", THEMES[(THEMES.indexOf(localStorage.getItem("bgd-theme") ?? THEMES[0]) + 1) % 3]);
+  showTheme();
 });
