@@ -27,12 +27,13 @@ _FILTERS: dict[str, tuple[Any, str, str]] = {
     "tag": (None, "TEXT", "Select jobs with this tag."),
     "since": (PAST_TIME, "WHEN", "Select jobs submitted since, for example 2h or 2026-10-01."),
     "until": (PAST_TIME, "WHEN", "Select jobs submitted before, for example 1h or yesterday."),
+    "words": (None, "WORDS", "Select jobs as on the page, for example 'error:x -queue:mail'."),
 }
 _PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 
-_USUAL_SPELLINGS = {"states": ["--state"], "queue": ["-q", "--queue"]}
+_USUAL_SPELLINGS = {"states": ["--state"], "queue": ["-q", "--queue"], "words": ["--filter"]}
 # for verbs whose --queue, --name and --tag set properties of jobs
-_OTHER_SPELLINGS = {"states": ["--state"], "queue": ["--in-queue"], "name": ["--named"], "tag": ["--tagged"]}
+_OTHER_SPELLINGS = _USUAL_SPELLINGS | {"queue": ["--in-queue"], "name": ["--named"], "tag": ["--tagged"]}
 
 
 Verb = Callable[..., int | None]  # its first argument is a client

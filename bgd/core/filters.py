@@ -1,20 +1,97 @@
-"""Filters of jobs: what pages take as `queue:mail since:2h`, and bgctl as `--queue mail --since 2h`."""
+"""The language of job filters, of pages and `bgctl --filter`: `state:failed -queue:mail name:night text`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from bgd.core.job import State
-from bgd.core.spec import QUEUE_NAME, Priority, QueueName, text_reader, whole_number_reader
+from bgd.core.job import Job, State
+from bgd.core.spec import (
+    MAX_FILTER,
+    NOTIFICATION_QUEUE,
+    QUEUE_NAME,
+    Priority,
+    QueueName,
+    text_reader,
+    whole_number_reader,
+)
+from bgd.errors import nearest
 from bgd.units import parse_past_time
 
+MAX_WORDS = 20  # of a filter
+MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
+_MAX_QUOTED = 40  # characters of a refused value
+
+ALL_STATES = tuple(State)
 SUSPENDED = "suspended"  # a running job whose processes are stopped
 STATE_NAMES = (*map(str, State), SUSPENDED)
 """The states that users may name."""
+
+
+class Filter(Struct, frozen=True, kw_only=True):
+    """Which jobs are wanted: those that have all that is not None or empty.
+
+    * `suspended`: of the running ones, only those that are suspended, or only the others.
+    * `name`: a shell's pattern for the whole name. `name_parts`: each stands in the name.
+    * `target`: a pattern for the target of a class job, in which `:` and `.` are alike; without the method it
+      stands for all of them. `args`: patterns for arguments, of a class job also for `NAME=VALUE`.
+    * `exit_code`: of a finished job, as `exit_code_of` counts. `errors`: each stands in the outcome of the
+      latest attempt, if that failed, in its error, or in the reason for the state.
+    * `texts`: each stands in the name, or in the command with its words separated by spaces.
+    * `without`: filters with a single value, of which none must match.
+
+    The case of A to Z matters only in `queue`, `name`, `tags` and `target`.
+    """
+
+    states: tuple[State, ...] = ALL_STATES
+    suspended: bool | None = None
+    queue: str | None = None
+    name: str | None = None
+    name_parts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    uid: int | None = None
+    priority: int | None = None
+    exit_code: int | None = None
+    errors: tuple[str, ...] = ()
+    target: str | None = None
+    args: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    without: tuple[Filter, ...] = ()
+
+    def has(self, job: Job) -> bool:
+        """Tell whether a job that was selected is still in one of the wanted states."""
+        is_other = job.state is State.RUNNING and self.suspended not in {None, job.suspended}
+        return job.state in self.states and not is_other
+
+
+def both(one: Filter, other: Filter) -> Filter:
+    """Return the filter for the jobs that two filters want.
+
+    Raises:
+        ValueError: both have a value, for example of the queue.
+    """
+    fields: dict[str, Any] = {"states": tuple(state for state in one.states if state in other.states)}
+    for name in set(Filter.__struct_fields__) - fields.keys():
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if isinstance(mine, tuple):
+            fields[name] = tuple(dict.fromkeys(mine + theirs))
+        elif None not in {mine, theirs}:
+            raise ValueError(f"The filter has two values of {name.replace('_', ' ')}.")
+        else:
+            fields[name] = theirs if mine is None else mine
+    return Filter(**fields)
+
+
+def but_notifications(wanted: Filter) -> Filter:
+    """Leave out bgd's own jobs unless the filter names their queue."""
+    own = Filter(queue=NOTIFICATION_QUEUE)
+    return wanted if wanted.queue is not None else replace(wanted, without=(*wanted.without, own))
 
 
 def named_states(names: Collection[str]) -> tuple[list[State], bool]:
@@ -25,24 +102,155 @@ def named_states(names: Collection[str]) -> tuple[list[State], bool]:
     ], only_suspended
 
 
+def exact_name(name: str) -> str:
+    """Return the shell pattern that matches only this name."""
+    return re.sub(r"[*?[]", r"[\g<0>]", name)
+
+
+# --- words
+
+
+class Key(Struct, frozen=True):
+    """What the words with a key compare: a field of Filter, and the reader of its value at an instant."""
+
+    field: str
+    read: Callable[[str, float], Any] = lambda text, _: text
+
+
 read_queue = text_reader(QueueName, f"a queue: {QUEUE_NAME}")
 _read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
 _read_priority = whole_number_reader(Priority)
 
-FILTERS: dict[str, Callable[[str, float], Any]] = {
-    "state": lambda text, _: text,
-    "queue": lambda text, _: read_queue(text),
-    "name": lambda text, _: text,
-    "tag": lambda text, _: text,
-    "class": lambda text, _: text,
-    "exit": lambda text, _: _read_exit_code(text),
-    "since": parse_past_time,
-    "until": parse_past_time,
-    "priority": lambda text, _: _read_priority(text),
+FILTERS: dict[str, Key] = {
+    "state": Key("states"),
+    "queue": Key("queue", lambda text, _: read_queue(text)),
+    "name": Key("name_parts"),
+    "tag": Key("tags"),
+    "class": Key("target"),
+    "arg": Key("args"),
+    "error": Key("errors"),
+    "exit": Key("exit_code", lambda text, _: _read_exit_code(text)),
+    "since": Key("since", parse_past_time),
+    "until": Key("until", parse_past_time),
+    "priority": Key("priority", lambda text, _: _read_priority(text)),
 }
-"""What a filter can compare, each with the reader of its value, which takes the text and the time now."""
+"""All keys of words. A new one is a row here and its condition in `bgd.daemon.storage.lists`."""
 
 
-def exact_name(name: str) -> str:
-    """Return the shell pattern that matches only this name."""
-    return re.sub(r"[*?[]", r"[\g<0>]", name)
+class Word(Struct, frozen=True):
+    """A word of a filter: the key before its colon, or None for text to search for; its value; as typed.
+
+    `is_pattern`: the value of a name is a shell's pattern, rather than a part of the name. `is_not`: the jobs
+    that it selects are not wanted.
+    """
+
+    key: str | None
+    value: str
+    text: str
+    is_pattern: bool = False
+    is_not: bool = False
+
+
+def parse_words(text: str) -> list[Word]:
+    """Return the words of a filter such as `state:failed -queue:mail name:"two words" text`.
+
+    Raises:
+        ValueError: a word cannot be understood; the message is a sentence.
+    """
+    if len(text) > MAX_FILTER:
+        raise ValueError(f"This filter is longer than {MAX_FILTER} characters.")
+    found: list[Word] = []
+    at = 0
+    while match := _WORD.match(text, at):
+        at = match.end()
+        typed, minus, key, equals, quoted, bare = match.group().strip(), *match.groups()
+        if key is not None and key not in FILTERS:
+            if not bare or not bare.startswith("//"):  # an address
+                raise ValueError(f"There is no filter {_shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
+            key, bare = None, typed
+        value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else bare or ""
+        if equals and key != "name":
+            raise ValueError(f"{_shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
+        if not value:
+            raise ValueError(f"{_shown(typed)} has no value.")
+        is_pattern = bool(equals) or (key == "name" and quoted is None and bool(_ANYTHING.search(value)))
+        found.append(Word(key, value, typed, is_pattern, is_not=bool(minus and key)))
+    if rest := text[at:].strip():
+        raise ValueError(f"The quotes of {_shown(rest)} are not closed.")
+    return found
+
+
+def words_for(key: str, values: Iterable[str]) -> list[Word]:
+    """Return the words of a filter for these values; of a name they are patterns."""
+    is_pattern = key == "name"
+    return [
+        Word(key, value, f"{key}:{'=' if is_pattern else ''}{_quoted(value)}", is_pattern) for value in values
+    ]
+
+
+def filter_of(words: Iterable[Word], now: float) -> Filter:
+    """Return what these words mean; `since:2h` counts from `now`.
+
+    Raises:
+        ValueError: a value cannot be used; the message is a sentence.
+    """
+    words = list(words)
+    if len(words) > MAX_WORDS:
+        raise ValueError(f"This filter has more than {MAX_WORDS} words.")
+    wanted = _states_of([word for word in words if word.key == "state"])
+    for word in words:
+        if word.key != "state":
+            one = _filter_of(word, now)
+            wanted = both(wanted, Filter(without=(one,)) if word.is_not else one)
+    return wanted
+
+
+def _filter_of(word: Word, now: float) -> Filter:
+    if word.key is None:
+        return Filter(texts=(word.value,))
+    if word.is_pattern:
+        return Filter(name=_checked_pattern(word))
+    key = FILTERS[word.key]
+    try:
+        value = key.read(word.value, now)
+    except ValueError as error:
+        raise ValueError(f"{word.key}: {error}.") from error
+    fields: dict[str, Any] = {key.field: (value,) if getattr(Filter(), key.field) == () else value}
+    return Filter(**fields)
+
+
+def _states_of(words: list[Word]) -> Filter:
+    """Return the filter for jobs in any of the named states, and in none of those that are not wanted."""
+    named, not_wanted = (
+        {name for word in words if word.is_not is is_not for name in word.value.split(",")}
+        for is_not in (False, True)
+    )
+    if unknown := sorted((named | not_wanted).difference(STATE_NAMES)):
+        raise ValueError(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
+    states, only_suspended = named_states(named or STATE_NAMES)
+    if only_suspended and SUSPENDED in not_wanted:
+        not_wanted.add(State.RUNNING)
+    suspended = True if only_suspended else False if SUSPENDED in not_wanted else None
+    return Filter(states=tuple(state for state in states if state not in not_wanted), suspended=suspended)
+
+
+def _checked_pattern(word: Word) -> str:
+    if len(re.findall(r"\*+", word.value.replace("[*]", ""))) > MAX_STARS:
+        raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {_shown(word.text)}.")
+    return word.value
+
+
+def _quoted(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
+
+
+_WORD = re.compile(r'\s*(?:(-?)([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
+_ANYTHING = re.compile(r"[*?]")
+_PLAIN = re.compile(r'[^\s"\\]+')
+_AS_TEXT = "Text that has a colon needs quotes."

@@ -15,6 +15,7 @@ MAX_WORD = 131_071  # bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of lin
 MAX_ARGV = 10_000
 MAX_ENV = 4_096
 MAX_PATH = 4_095  # PATH_MAX of linux/limits.h, less its NUL
+MAX_FILTER = 1000  # characters of the words of a filter of jobs
 MAX_WORK = 1_000_000  # bytes of a whole argv, or of a class job's arguments: a frame holds them and the rest
 MAX_NAME = 200
 MAX_TAGS = 20

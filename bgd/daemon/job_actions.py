@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
+from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, VERBS, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State, Verb
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
@@ -28,7 +29,6 @@ from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
 from bgd.daemon.storage import lists, pruning, read
-from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import Store

@@ -105,6 +105,8 @@ def queue_views(
     start now, when it will, epoch time.
     """
     by_queue: dict[str, dict[str, int]] = {queue: {} for queue in known_queues(config, controls)}
+    if config.notify:
+        by_queue[NOTIFICATION_QUEUE] = {}
     for (queue, state), jobs in counts.items():
         by_queue.setdefault(queue, {})[state.value] = jobs
     views = []

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from bgd.core.job import VERBS, State
 from bgd.core.spec import (
     MAX_DURATION,
+    MAX_FILTER,
     OPTIONS,
     Argv,
     Duration,
@@ -134,6 +135,7 @@ class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     mine: bool = False  # only jobs of the caller's user
     before: JobNumber | None = None  # only lower ids than this one: the next page
     until: float | None = None  # submitted before this epoch time
+    words: Annotated[str, Meta(max_length=MAX_FILTER)] | None = None  # of the filter language of the pages
 
 
 class Show(Asked, frozen=True, tag="show"):
@@ -203,8 +205,8 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     """All jobs to which a verb applies and that have what is given here, now and when it is their turn.
 
     * `states`: None: those that the verb is usually for. `suspended`: of the running ones, only these.
-    * `queue`, `name`, `tag`, `since`, `until`: as in List, except that notifications are selected only with
-      their `queue`.
+    * `queue`, `name`, `tag`, `since`, `until`, `words`: as in List, except that notifications are selected
+      only with their queue.
     * `after`: only higher ids than this one: the rest, if an earlier stream broke off.
     * `dry_run`: change nothing; only tell the present states of these jobs.
     """
@@ -218,6 +220,7 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     after: NewestJob = 0
     dry_run: bool = False
     until: float | None = None
+    words: Annotated[str, Meta(max_length=MAX_FILTER)] | None = None
 
 
 if TYPE_CHECKING:

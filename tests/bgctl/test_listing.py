@@ -32,6 +32,8 @@ def test_list_selects(daemon):
     assert daemon.bgctl("list", "--ids", "--since", "2099-01-01").stdout == ""
     assert daemon.bgctl("list", "--ids", "--tag", "picked", "--until", "1h").stdout == ""
     assert daemon.bgctl("list", "--ids", "--tag", "picked", "--until", "0s").stdout.split() == [wanted]
+    assert daemon.bgctl("list", "--ids", "--filter", "name:PICK -state:held").stdout.split() == [wanted]
+    assert daemon.bgctl("list", "--ids", "--tag", "picked", "--filter", "-queue:pick").stdout == ""
 
 
 def test_until_selects_what_was_submitted_before_for_every_verb_with_a_selection(daemon):
@@ -42,6 +44,20 @@ def test_until_selects_what_was_submitted_before_for_every_verb_with_a_selection
     assert daemon.shown(job_id)["state"] == "held"
     daemon.bgctl("cancel", "--until", "0s", "--tag", "early")
     assert daemon.shown(job_id)["state"] == "cancelled"
+
+
+def test_words_of_the_page_select_jobs_for_every_verb_with_a_selection(daemon):
+    job_id = daemon.submit("--hold", "-t", "worded", "true")
+
+    for verb in ("cancel", "hold", "search text"):
+        daemon.bgctl(*verb.split(), "--filter", "tag:worded -state:held")
+    refused = daemon.bgctl("cancel", "--filter", "stat:held tag:worded")
+    assert refused.returncode != 0
+    assert "There is no filter 'stat' (did you mean state?)" in refused.stderr
+    assert daemon.shown(job_id)["state"] == "held"
+    daemon.bgctl("cancel", "--state", "held", "--filter", "tag:worded")
+    assert daemon.shown(job_id)["state"] == "cancelled"
+    assert daemon.bgctl("list", "--ids", "--filter", "tag:worded state:cancelled").stdout.split() == [job_id]
 
 
 def test_list_shows_all_of_a_range_that_exist_and_match(own_daemon):

@@ -112,7 +112,10 @@ from bgctl.program import run
         (["call", "app:run", "--kwargs", "[1"], "--kwargs is not valid JSON"),
         (["call", "app:run", "--kw", "x"], "--kw takes NAME=VALUE, not 'x'"),
         (["cancel"], "name jobs by ID (12, 3-9, last) or select them with --state, --queue, --name"),
-        (["edit", "-p", "3"], "select them with --state, --in-queue, --named, --tagged, --since, --until"),
+        (
+            ["edit", "-p", "3"],
+            "select them with --state, --in-queue, --named, --tagged, --since, --until, --filter",
+        ),
         (["edit", "3"], "nothing to change: give options or a program after --"),
         (["edit", "3", "--stdin", "-"], "--stdin - is for new jobs only"),
         (

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from bgd.clock import Clocks
 from bgd.config import Config
+from bgd.core.filters import Filter
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import Occurrence
@@ -71,7 +72,9 @@ class Life:
 
     async def jobs(self) -> list[int]:
         await soon(self.harness.supervisor.saved())
-        return sorted(await self.harness.store.read(lists.select_ids, List(id=0, states=list(State)), None))
+        return sorted(
+            await self.harness.store.read(lists.select_ids, List(id=0, states=list(State)), Filter())
+        )
 
     async def finish(self, job: int, outcome: Outcome, exit_code: int) -> None:
         launch = await self.harness.launcher.hear(Launch)

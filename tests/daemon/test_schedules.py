@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.config import Config
+from bgd.core.filters import Filter
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.schedules import BGD_WAS_DOWN, CLOCK_JUMPED, EXCLUDED, PAUSED, Occurrence
@@ -57,7 +58,7 @@ async def test_row_and_job_are_in_one_transaction(lives):
         commits = life.harness.commits.commits
 
         assert await life.harness.store.read(storage.history, "hourly", 10) == []
-        assert await life.harness.store.read(lists.select_ids, List(id=0, states=list(State)), None) == []
+        assert await life.harness.store.read(lists.select_ids, List(id=0, states=list(State)), Filter()) == []
         life.harness.commits.open()
         assert len(await life.rows("hourly")) == len(await life.jobs()) == 1
         assert life.harness.commits.commits == commits

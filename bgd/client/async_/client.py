@@ -266,6 +266,7 @@ class AsyncClient(AsyncDaemonClient):
         until: float | None = None,
         before: int | None = None,
         limit: int = requests.DEFAULT_LIST,
+        words: str | None = None,
     ) -> list[AsyncJob]:
         """List at most `limit` jobs, newest first.
 
@@ -281,8 +282,11 @@ class AsyncClient(AsyncDaemonClient):
             until: only jobs submitted before this instant.
             before: only jobs with ids below this one.
             limit: the length of the list.
+            words: only jobs that match these words of the filter box of the pages, for example
+                "error:refused -queue:mail".
         """
-        given: dict[str, Any] = {"queue": queue, "name": name, "tag": tag, "since": since, "until": until}
+        given: dict[str, Any] = {"queue": queue, "name": name, "tag": tag, "words": words}
+        given |= {"since": since, "until": until}
         chosen = states_of(states) if states else None
         request = requests.List(id=UNNUMBERED, states=chosen, before=before, limit=limit, **given)
         parts = await self._channel.collect(request)

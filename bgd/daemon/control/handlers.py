@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -236,7 +237,7 @@ class RequestHandler:
         given: dict[str, Any],
         replies: ReplySender,
     ) -> None:
-        wanted = selected_by(where, VERBS[verb])
+        wanted = selected_by(where, VERBS[verb], time.time())
         if where.dry_run:
             async with aclosing(actions.states_of_all(wanted, where.after)) as found:
                 async for states in found:

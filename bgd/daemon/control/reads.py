@@ -20,7 +20,7 @@ from bgd.daemon.dispatch import ANSWER_PATIENCE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
-from bgd.daemon.storage import change_stream, read, summaries
+from bgd.daemon.storage import change_stream, lists, read, summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
@@ -175,14 +175,15 @@ class ReadHandler:
     async def _list(self, request: List, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         part_of = partial(JobsPart, request.id)
+        wanted = lists.asked_by(request, time.time(), replies.uid)
         async with replies.in_turn():
-            views, rest = await self._store.search(read.first_views, request, replies.uid)
+            views, rest = await self._store.search(read.first_views, request, wanted)
             await send_parts(await self._with_usual_times(views), part_of, replies)
         while rest:
             async with replies.in_turn():
                 views, rest = await self._store.search(read.next_views, rest)
-                if request.states is not None:  # some jobs may have left these states meanwhile
-                    views = [view for view in views if view.state in request.states]
+                # some jobs may have left these states meanwhile
+                views = [view for view in views if view.state in wanted.states]
                 await send_parts(await self._with_usual_times(views), part_of, replies)
 
     async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:

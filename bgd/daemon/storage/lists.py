@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, Job, JobId, Outcome, State, Verb
+from bgd.core.filters import ALL_STATES, Filter, both, but_notifications, filter_of, parse_words
+from bgd.core.job import FINAL, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import unpack_spec
+from bgd.errors import Refused
 from bgd.wire.requests import List, Selection
 
 _MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _FEW = 10_000  # jobs that are read one by one; 10 ms
-
-ALL_STATES = tuple(State)
 
 # A list without states shows, up to its limit, what runs before what waits before what has finished
 _BY_INTEREST: tuple[tuple[State, ...], ...] = (
@@ -33,77 +34,58 @@ _BY_INTEREST: tuple[tuple[State, ...], ...] = (
 )
 
 
-class Filter(Struct, frozen=True, kw_only=True):
-    """Which jobs are wanted: those that have all that is not None or empty.
-
-    * `suspended`: of the running ones, only those that are suspended, or only the others.
-    * `but_queue`: only those of other queues.
-    * `name`: a shell's pattern for the whole name. `target`: one for the target of a class job, in which `:`
-      and `.` are alike; without the method it stands for all of them.
-    * `exit_code`: of a finished job, as `exit_code_of` counts.
-    * `texts`: each stands in the name, or in the command with its words separated by spaces.
-    """
-
-    states: tuple[State, ...] = ALL_STATES
-    suspended: bool | None = None
-    queue: str | None = None
-    but_queue: str | None = None
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
-    uid: int | None = None
-    priority: int | None = None
-    exit_code: int | None = None
-    target: str | None = None
-    texts: tuple[str, ...] = ()
-
-    def has(self, job: Job) -> bool:
-        """Tell whether a job that was selected is still in one of the wanted states."""
-        is_other = job.state is State.RUNNING and self.suspended not in {None, job.suspended}
-        return job.state in self.states and not is_other
-
-
-def selected_by(where: Selection, verb: Verb) -> Filter:
-    """Return the filter for those of the selected jobs that a verb applies to."""
-    states = verb.states & set(verb.usual or verb.states if where.states is None else where.states)
-    if verb.suspended is not None and where.suspended is not None and verb.suspended != where.suspended:
+def selected_by(where: Selection, verb: Verb, now: float) -> Filter:
+    """Return the filter for those of the selected jobs that a verb applies to; raise as `asked_by`."""
+    wanted = asked_by(where, now)
+    names_no_states = where.states is None and wanted.states == ALL_STATES
+    states = verb.states & set(verb.usual or verb.states if names_no_states else wanted.states)
+    suspended = wanted.suspended if where.suspended is None else where.suspended
+    if verb.suspended is not None and suspended is not None and verb.suspended != suspended:
         states -= {State.RUNNING}
-    suspended = where.suspended if verb.suspended is None else verb.suspended
-    return but_notifications(replace(_filter_of(where), states=tuple(states), suspended=suspended))
+    suspended = suspended if verb.suspended is None else verb.suspended
+    return but_notifications(replace(wanted, states=tuple(states), suspended=suspended))
 
 
-def but_notifications(wanted: Filter) -> Filter:
-    """Leave out bgd's own jobs, for actions on all that match, unless the filter names their queue."""
-    return replace(wanted, but_queue=NOTIFICATION_QUEUE if wanted.queue is None else None)
+def asked_by(where: Selection | List, now: float, uid: int | None = None) -> Filter:
+    """Return the filter of a request; its words count from `now`, and `mine` means the jobs of `uid`.
+
+    Raises:
+        Refused: the words cannot be understood.
+    """
+    given = Filter(
+        states=ALL_STATES if where.states is None else tuple(dict.fromkeys(where.states)),
+        queue=where.queue,
+        name=where.name,
+        tags=() if where.tag is None else (where.tag,),
+        since=where.since,
+        until=where.until,
+        uid=uid if isinstance(where, List) and where.mine else None,
+    )
+    try:
+        return both(given, filter_of(parse_words(where.words or ""), now))
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
-def _filter_of(where: Selection | List) -> Filter:
-    tags = () if where.tag is None else (where.tag,)
-    return Filter(queue=where.queue, name=where.name, tags=tags, since=where.since, until=where.until)
+def select_ids(db: sqlite3.Connection, query: List, wanted: Filter) -> list[JobId]:
+    """Return the newest jobs that the query selects, newest first; `wanted` is what it asks for.
 
-
-def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
-    """Return the newest jobs that the query selects, newest first.
-
-    `uid` is that of the user who asks, for queries of only their own jobs. If the query names no states,
-    return what runs, then what waits, then what has finished, up to its limit.
+    If the query names no states, return what runs, then what waits, then what has finished, up to its limit.
 
     It reads by the index that leaves the fewest jobs: few in a queue, with a tag, or whose names begin alike
     are found at once. Otherwise it takes up to 0.1 s for each million jobs in these states, and 0.2 s if very
     many have the tag.
     """
     groups: tuple[tuple[State, ...], ...] = _BY_INTEREST
-    if query.states is not None:
-        groups = (tuple(dict.fromkeys(query.states)),)
-    elif query.before is not None:  # by id alone, so that pages leave nothing out
+    if query.states is not None or query.before is not None:  # by id alone, so that pages leave nothing out
         groups = (ALL_STATES,)
-    search = _Search(db, replace(_filter_of(query), uid=uid if query.mine else None))
+    search = _Search(db, wanted)
     highest = _MAX_ID if query.before is None else query.before - 1
     ids: list[JobId] = []
     for states in groups:
         if left := query.limit - len(ids):
-            found = search.ids(search.sources(states), left, highest=highest)
+            sources = search.sources([state for state in states if state in wanted.states])
+            found = search.ids(sources, left, highest=highest)
             ids += sorted(found, reverse=True)[:left]
     return sorted(ids, reverse=True)
 
@@ -161,14 +143,14 @@ def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> l
 
 
 def last_finished(db: sqlite3.Connection, states: Sequence[State], limit: int) -> list[JobId]:
-    """Return the jobs in these final states that finished last, the last one first."""
+    """Return the jobs in these final states that finished last, the last one first, without notifications."""
     found = [
         row
         for state in states
         for row in db.execute(
             "SELECT aged_from, id FROM jobs INDEXED BY jobs_by_end WHERE aged_from IS NOT NULL AND state = ?"
-            " ORDER BY aged_from DESC, id DESC LIMIT ?",
-            (state, limit),
+            " AND queue <> ? ORDER BY aged_from DESC, id DESC LIMIT ?",
+            (state, NOTIFICATION_QUEUE, limit),
         )
     ]
     return [JobId(job) for _, job in sorted(map(tuple, found), reverse=True)[:limit]]
@@ -241,18 +223,11 @@ class _Search:
         self._db = db
         self._wanted = wanted
         from_name, to_name = _name_range(wanted.name or "")
-        pieces = _pieces_of_spec(wanted)
-        self._values: dict[str, object] = {
-            "from_name": from_name,
-            "to_name": to_name,
-            "name": None if wanted.name is None else _glob(wanted.name),
-            "signal": None if wanted.exit_code is None else wanted.exit_code - SIGNALLED,
-            **{name: getattr(wanted, name) for name in _COMPARED},
-            **{f"tag{number}": tag for number, tag in enumerate(wanted.tags)},
-            **{f"piece{number}": piece for number, piece in enumerate(pieces)},
-        }
-        self._conditions = _conditions(wanted, len(pieces))
-        self._reads_specs = bool(wanted.texts or wanted.target)
+        pieces = {f"piece{number}": piece for number, piece in enumerate(_pieces_of_spec(wanted))}
+        conditions, values = _conditions(wanted)
+        self._values: dict[str, object] = values | pieces | {"from_name": from_name, "to_name": to_name}
+        self._conditions = conditions + [f"instr(lower({_SPEC}), :{piece})" for piece in pieces]
+        self._reads_specs = any(_needs_spec(each) for each in (wanted, *wanted.without))
 
     def sources(self, states: Sequence[State]) -> list[_Source]:
         """Return what to read: by tag, name or queue if that leaves few jobs, otherwise by state.
@@ -260,12 +235,12 @@ class _Search:
         Many jobs of a queue are found sooner among all jobs of their state, which needs a single index.
         """
         if (code := self._wanted.exit_code) is not None:
-            states = [each for each in states if each in FINAL and (each is State.SUCCEEDED) == (code == 0)]
+            states = [each for each in states if each in _states_with(code)]
         states = tuple(states)
         if not states:
             return []
         for number in range(len(self._wanted.tags)):
-            tagged = f"tags WHERE tags.tag = :tag{number}"
+            tagged = f"tags WHERE tags.tag = :tags{number}"
             if self._are_few(tagged):
                 return [_Source(_BY_TAG.format(number=number), states, has_few=True)]
         if self._values["from_name"]:
@@ -349,32 +324,54 @@ class _Search:
         return bool(found <= _FEW)
 
 
-_COMPARED = ("queue", "but_queue", "uid", "suspended", "since", "until", "priority", "exit_code")
+def _conditions(wanted: Filter, prefix: str = "") -> tuple[list[str], dict[str, object]]:
+    """Return the conditions in SQL, without those for states and specs, and their parameters."""
+    conditions: list[str] = []
+    values: dict[str, object] = {}
+    for field, condition in _CONDITIONS.items():
+        given = getattr(wanted, field)
+        each = given if isinstance(given, tuple) else () if given is None else (given,)
+        for number, value in enumerate(each):
+            parameter = f"{prefix}{field}{number}"
+            conditions.append(condition.format(f":{parameter}"))
+            values[parameter] = _PARAMETERS[field](value) if field in _PARAMETERS else value
+    if wanted.exit_code is not None:
+        conditions.append(_exit_condition(wanted.exit_code))
+    for number, other in enumerate(wanted.without):
+        theirs, parameters = _conditions(other, f"{prefix}without{number}_")
+        if theirs:
+            conditions.append(f"({' AND '.join(theirs)}) IS NOT TRUE")
+        values |= parameters
+    return conditions, values
 
 
-def _conditions(wanted: Filter, pieces: int) -> list[str]:
-    conditions = {
-        "queue": "queue = :queue",
-        "but_queue": "queue <> :but_queue",
-        "uid": "uid = :uid",
-        "suspended": "(state <> 'running' OR suspended = :suspended)",
-        "name": "name GLOB :name",
-        "since": "created_at >= :since",
-        "until": "created_at < :until",
-        "priority": "priority = :priority",
-        "exit_code": _exit_condition(wanted.exit_code),
-    }
-    return [
-        *(condition for name, condition in conditions.items() if getattr(wanted, name) is not None),
-        *(
-            f"EXISTS (SELECT 1 FROM tags WHERE tag = :tag{number} AND job = jobs.id)"  # noqa: S608 (constants)
-            for number in range(len(wanted.tags))
-        ),
-        *(f"instr({_SPEC}, :piece{number})" for number in range(pieces)),
-    ]
+_CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
+    "queue": "queue = {}",
+    "uid": "uid = {}",
+    "suspended": "(state <> 'running' OR suspended = {})",
+    "name": "name GLOB {}",
+    "name_parts": "instr(lower(name), {})",
+    "tags": "EXISTS (SELECT 1 FROM tags WHERE tag = {} AND job = jobs.id)",
+    "since": "created_at >= {}",
+    "until": "created_at < {}",
+    "priority": "priority = {}",
+    "errors": """(
+        instr(iif(outcome IN ('succeeded', 'snoozed'), '', replace(outcome, '_', ' ')), {0})
+        OR instr(lower(reason), {0})
+        OR EXISTS (
+            SELECT 1 FROM results WHERE job = jobs.id AND attempt = jobs.attempt
+            AND instr(lower(json_extract(error, '$.type') || ': ' || json_extract(error, '$.message')), {0})
+        )
+    )""",
+}
 
 
-def _exit_condition(code: int | None) -> str:
+def _folded(text: str) -> str:
+    """Return a text with A to Z in lower case, as `lower` of SQLite does."""
+    return text.encode(errors="replace").lower().decode()
+
+
+def _exit_condition(code: int) -> str:
     """Return the condition for what `exit_code_of` counts as this code."""
     alike = [
         outcome.value
@@ -382,10 +379,15 @@ def _exit_condition(code: int | None) -> str:
         if outcome not in {Outcome.EXIT, Outcome.SIGNAL} and exit_code_of(outcome, None, None) == code
     ]
     words = ", ".join(f"'{word}'" for word in alike)
-    return (
-        "(outcome = 'exit' AND exit_code = :exit_code OR outcome = 'signal' AND signal = :signal"
-        f" OR outcome IN ({words}))"
+    ended = (
+        f"outcome = 'exit' AND exit_code = {code:d} OR outcome = 'signal' AND signal = {code - SIGNALLED:d}"
     )
+    return f"({_in(_states_with(code))} AND ({ended} OR outcome IN ({words})))"
+
+
+def _states_with(code: int) -> tuple[State, ...]:
+    """Return the states of jobs that may have an exit code."""
+    return tuple(state for state in State if state in FINAL and (state is State.SUCCEEDED) == (code == 0))
 
 
 def _in(states: Sequence[State]) -> str:
@@ -397,13 +399,16 @@ def _in(states: Sequence[State]) -> str:
 # --- what stands in specs: SQLite finds the bytes, which leaves few jobs, and these are looked at
 
 
-def _pieces_of_spec(wanted: Filter) -> list[bytes]:
+def _needs_spec(wanted: Filter) -> bool:
+    return bool(wanted.texts or wanted.target or wanted.args)
+
+
+def _pieces_of_spec(wanted: Filter) -> list[str]:
     """Return a few texts, as long as can be, that a packed spec has somewhere if it matches."""
     pieces = [piece for text in wanted.texts for piece in text.split(" ")]
-    if wanted.target is not None:
-        pieces += re.findall(r"\w+", _WILDCARD.split(wanted.target, maxsplit=1)[0])
-    longest = sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]
-    return [piece.encode(errors="replace") for piece in longest]
+    for pattern in (wanted.target or "", *wanted.args):
+        pieces += re.findall("[A-Za-z0-9_]+", re.sub(r"\[.*?\]", "*", pattern))
+    return [_folded(piece) for piece in sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]]
 
 
 _MAX_PIECES = 3  # each is a walk through the spec
@@ -411,15 +416,36 @@ _MAX_PIECES = 3  # each is a walk through the spec
 
 def _matches(wanted: Filter, packed: bytes) -> bool:
     spec = unpack_spec(packed)
+    return _has(spec, wanted) and not any(_needs_spec(each) and _has(spec, each) for each in wanted.without)
+
+
+def _has(spec: JobSpec, wanted: Filter) -> bool:
+    """Return whether a spec has the texts, the target and the arguments."""
     if wanted.target is not None and not _is_like(spec.target or "", wanted.target):
         return False
+    if wanted.args:
+        arguments = [_folded(each) for each in _arguments(spec)]
+        if not all(fnmatch.filter(arguments, _folded(pattern)) for pattern in wanted.args):
+            return False
     command = f"{spec.target} {spec.arguments or ''}" if spec.argv is None else " ".join(spec.argv)
-    return all(text in command or text in (spec.name or "") for text in wanted.texts)
+    found = [_folded(text) for text in (command, spec.name or "")] if wanted.texts else []
+    return all(any(_folded(text) in each for each in found) for text in wanted.texts)
+
+
+def _arguments(spec: JobSpec) -> list[str]:
+    """Return the arguments of a command without its program, or of a class job in JSON, or as plain text."""
+    if spec.argv is not None:
+        return list(spec.argv[1:])
+    given = json.loads(spec.arguments or "{}")
+    positional, named = given.get("args") or (), given.get("kwargs") or {}
+    texts = {name: each if isinstance(each, str) else json.dumps(each) for name, each in named.items()}
+    plain = [each if isinstance(each, str) else json.dumps(each) for each in positional]
+    return [*plain, *texts.values(), *(f"{name}={text}" for name, text in texts.items())]
 
 
 def _is_like(target: str, pattern: str) -> bool:
     target, pattern = (re.sub("[:@]+", ".", text) for text in (target, pattern))
-    return fnmatchcase(target, pattern) or fnmatchcase(target, f"{pattern}.*")
+    return fnmatch.fnmatchcase(target, pattern) or fnmatch.fnmatchcase(target, f"{pattern}.*")
 
 
 # --- shell patterns
@@ -448,6 +474,8 @@ def _glob(pattern: str) -> str:
     return "".join(pieces)
 
 
+# what stands for a value in SQL, if it is not the value itself
+_PARAMETERS = {"name": _glob, "name_parts": _folded, "errors": _folded}
 _WILDCARD = re.compile(r"[*?[]")
 _LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
 
@@ -458,12 +486,12 @@ _IN_RANGE = "id BETWEEN :lowest AND :highest"  # one range: of two lower bounds 
 _SPEC = "(SELECT spec FROM specs WHERE job = jobs.id)"
 
 # CROSS keeps SQLite from changing the order
-_BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tag{number}"
+_BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tags{number}"
 _BY_NAME = "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name BETWEEN :from_name AND :to_name"
 _BY_ONE_NAME = (  # in the order of their ids
     "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name = :from_name"
 )
-_BY_QUEUE = f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue"
+_BY_QUEUE = f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue0"
 _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE TRUE"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bgd import clock
+from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.retry import options_of, with_policy
 from bgd.core.spec import NOTIFICATION_QUEUE, ExecutorKind, Rate
@@ -59,13 +60,10 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
     return None if row is None else _view(row)
 
 
-def first_views(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
-    """Return the newest jobs that the query selects, and the ids of the rest: views may be large.
-
-    `uid` is as in `select_ids`.
-    """
+def first_views(db: sqlite3.Connection, query: List, wanted: Filter) -> tuple[list[JobView], list[JobId]]:
+    """Return the newest jobs that `select_ids` finds, and the ids of the rest: views may be large."""
     with transaction(db, "DEFERRED"):
-        return next_views(db, lists.select_ids(db, query, uid))
+        return next_views(db, lists.select_ids(db, query, wanted))
 
 
 def next_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
-from bgd.core.spec import DEFAULT_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage import change_stream, lists
 from bgd.daemon.storage.database import plain_cursor, transaction
 from bgd.daemon.storage.records import unpack_spec
@@ -381,6 +381,18 @@ def counts(db: sqlite3.Connection) -> dict[str, int]:
     """Return the number of jobs in each state."""
     rows = db.execute("SELECT key, jobs FROM counts WHERE key >= 'a'")  # keys of environments are numbers
     return {row["key"]: row["jobs"] for row in rows}
+
+
+def counts_but_notifications(db: sqlite3.Connection) -> Counter[str]:
+    """Return the number of jobs in each state without bgd's own, which take 1 ms for each 30,000."""
+    with transaction(db, "DEFERRED"):
+        return Counter(counts(db)) - Counter(dict(map(tuple, db.execute(_IN_QUEUE, (NOTIFICATION_QUEUE,)))))
+
+
+_IN_QUEUE = """
+    SELECT state, count(*) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> 'default' AND queue = ?
+    GROUP BY state
+"""
 
 
 def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from bgd.core.filters import Filter
 from bgd.core.job import VERBS, JobId, State
 from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_queue
-from bgd.daemon.storage.lists import Filter, but_notifications
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
@@ -161,7 +161,7 @@ def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | No
     if (ids := _named_jobs(request)) is not None:
         return Filter(states=tuple(_button_of(name).states)), ids
     wanted = list_query(request.query).wanted(time.time())
-    return but_notifications(replace(wanted, states=tuple(states_acted_on(name, wanted)))), None
+    return replace(wanted, states=tuple(states_acted_on(name, wanted))), None
 
 
 def _named_jobs(request: HttpRequest) -> list[JobId] | None:

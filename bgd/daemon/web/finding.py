@@ -8,9 +8,9 @@ import math
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.core.filters import ALL_STATES, Filter, but_notifications
 from bgd.core.job import WAITING, JobId, State
 from bgd.daemon.storage import lists, summaries
-from bgd.daemon.storage.lists import ALL_STATES, Filter
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.queries import MAX_SORTED, ORDERS, ListQuery
 
@@ -118,7 +118,7 @@ async def _find_sorted(
     states, column = ORDERS[order]
     needed = skip + limit
     of_order = replace(wanted, states=tuple(state for state in wanted.states if state in states))
-    if order == "finished" and replace(wanted, states=ALL_STATES) == Filter():
+    if order == "finished" and replace(wanted, states=ALL_STATES) == but_notifications(Filter()):
         ids = await store.search(lists.last_finished, of_order.states, needed)
     else:
         most = MAX_SORTED if column else needed
@@ -137,8 +137,8 @@ async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[Stat
     States that have few jobs are looked at first. Each gets its share of the time.
     """
     wanted = replace(wanted, states=ALL_STATES, suspended=None)
-    totals = await store.read(summaries.counts)
-    if wanted == Filter():
+    totals = await store.search(summaries.counts_but_notifications)
+    if wanted == but_notifications(Filter()):
         return {state: Count(totals.get(state, 0)) for state in State}
     if (few := await store.search(lists.count_few, wanted)) is not None:
         return {state: Count(few.get(state, 0)) for state in State}

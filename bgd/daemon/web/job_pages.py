@@ -242,10 +242,15 @@ def _likely_start(explanation: Explanation) -> float | None:
     return None if at is None or at <= time.time() or is_said else at
 
 
+def _of_same_name(view: JobView) -> str:
+    queue = view.queue if view.queue == NOTIFICATION_QUEUE else None  # which lists leave out otherwise
+    return list_url(ListQuery(), name=exact_name(view.name or ""), queue=queue)
+
+
 def job_details(view: JobView, result: str | None) -> dict[str, Any]:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
     return {
-        "same_name": "" if view.name is None else list_url(ListQuery(), name=exact_name(view.name)),
+        "same_name": "" if view.name is None else _of_same_name(view),
         "bar": progress_bar(view),
         "command": command_text(view, MAX_TEXT),
         "is_finished": view.state in FINAL,

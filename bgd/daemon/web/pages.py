@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -11,18 +12,17 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from bgd.core.filters import FILTERS, STATE_NAMES
+from bgd.core.filters import FILTERS, STATE_NAMES, Filter, but_notifications
 from bgd.core.job import JobId, State
+from bgd.core.spec import MAX_FILTER, NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
-from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import BUTTONS, states_acted_on
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import (
-    MAX_FILTER,
     ListQuery,
     list_query,
     list_url,
@@ -47,6 +47,7 @@ from bgd.wire.views import JobUsage, JobView
 SEARCH_SECONDS = 0.03  # that a page looks for jobs by what has no index
 COUNT_SECONDS = 0.05  # after which it also stops counting them for the tabs
 MAX_COMPLETIONS = 20
+_JOB = "[1-9][0-9]{0,17}"  # a number that opens a job
 
 
 async def jobs(site: Site, request: HttpRequest) -> PageResponse:
@@ -58,6 +59,10 @@ async def jobs(site: Site, request: HttpRequest) -> PageResponse:
         query = list_query(request.query)
     except RequestRefused as error:
         return await _problem(site, request, error)
+    typed = query.words[0].text if len(query.words) == 1 else ""
+    if re.fullmatch(_JOB, typed) and await site.store.read(read.view, JobId(int(typed))) is not None:
+        to = ("Location", f"{site.authenticator.base}/job-logs/{typed}")
+        return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
     return await site.views.page("jobs.html", _values(site, query), list_url(query, "/live"))
 
 
@@ -82,9 +87,10 @@ async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
 async def complete(site: Site, request: HttpRequest) -> PageResponse:
     """Return, as JSON, what a word of a filter may become."""
     word = parse_fields(request.query).get("word", [""])[-1][:MAX_FILTER]
-    key, colon, beginning = word.partition(":")
+    minus = "-" if word.startswith("-") else ""
+    key, colon, beginning = word.removeprefix("-").partition(":")
     if not colon:
-        return await json_response([f"{each}:" for each in FILTERS if each.startswith(word)])
+        return await json_response([f"{minus}{each}:" for each in FILTERS if each.startswith(key)])
     beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
     found: Iterable[str] = []
     if key == "state":
@@ -95,13 +101,14 @@ async def complete(site: Site, request: HttpRequest) -> PageResponse:
         known = known_queues(site.supervisor.config, site.supervisor.controls)
         found = sorted({*known, *found})
     matching = [each for each in found if each.startswith(beginning)]
-    return await json_response([word_for(key, each) for each in matching[:MAX_COMPLETIONS]])
+    return await json_response([minus + word_for(key, each) for each in matching[:MAX_COMPLETIONS]])
 
 
 async def _problem(site: Site, request: HttpRequest, error: RequestRefused) -> PageResponse:
     """Return the list without jobs, and what is wrong with the address."""
-    counts = await count(site.store, Filter(), COUNT_SECONDS)
-    values = _list_values(ListQuery(), Filter(), [], counts, None)
+    wanted = but_notifications(Filter())
+    counts = await count(site.store, wanted, COUNT_SECONDS)
+    values = _list_values(ListQuery(), wanted, [], counts, None)
     values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
     page = values | await site.views.values(None, 0)
     return await html_response("jobs.html", page, status=error.response.status)
@@ -175,7 +182,7 @@ def _list_values(
     page: ListPage | None,
 ) -> dict[str, Any]:
     """Return the values for the list's page; without a `page` the address cannot be understood."""
-    chosen = [name for word in query.words if word.key == "state" for name in word.value.split(",")]
+    named = [word.value for word in query.words if word.key == "state" and not word.is_not]
     first: dict[str, object] = {"before": None, "after": None, "from": None}
     verbs = [(name, verb) for name, verb in BUTTONS.items() if verb.for_many]
     return {
@@ -185,8 +192,9 @@ def _list_values(
         "sort": query.sort,
         "limit": query.limit if query.limit != DEFAULT_LIST else None,
         "orders": _ORDERS,
-        "words": [f"state:{state}" for state in STATE_NAMES] + ["since:1h", "since:1d"],
-        "chosen": chosen,
+        "words": [f"state:{state}" for state in STATE_NAMES]
+        + _WORDS,
+        "chosen": [name for value in named for name in value.split(",")],
         "verbs": verbs,
         "matching": [(name, verb, _count_acted_on(name, wanted, counts)) for name, verb in verbs],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
@@ -194,6 +202,7 @@ def _list_values(
         "tabs": [(state.value, counts[state], list_url(query, state=[state], **first)) for state in State],
         "all": list_url(query, state=None, **first),
         "empty": _why_empty(query) if page and not rows else None,
+        "notifications": None if wanted.queue else list_url(query, queue=NOTIFICATION_QUEUE, **first),
         "searched_to": page.searched_to if page else None,
         "newest": list_url(query, **first) if page and page.newer else None,
         "newer": list_url(query, **page.newer) if page and page.newer else None,
@@ -219,6 +228,7 @@ def _why_empty(query: ListQuery) -> str:
     return "unmatched" if query.words or query.before or query.skip else "new"
 
 
+_WORDS = ["since:1h", "since:1d", f"queue:{NOTIFICATION_QUEUE}"]
 _ORDERS = {
     None: "Newest first",
     "running": "Running first",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -12,24 +11,28 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.filters import FILTERS, STATE_NAMES, exact_name, named_states
+from bgd.core.filters import (
+    FILTERS,
+    Filter,
+    Word,
+    but_notifications,
+    exact_name,
+    filter_of,
+    parse_words,
+    words_for,
+)
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
 from bgd.core.spec import JobNumber
-from bgd.daemon.storage.lists import Filter
 from bgd.errors import nearest
 from bgd.values import problem_in_words
 from bgd.wire.http import RequestRefused
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 MAX_ROWS = 200  # jobs on a page
-MAX_FILTER = 1000  # characters
-MAX_WORDS = 20  # of a filter
-_MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
 MAX_SORTED = 10_000  # jobs that are put into another order than that of their ids
 MAX_TEXT = 200  # characters to search for
 MAX_HITS = 1000  # offsets that one search of a log returns; the others are counted
 _MAX_FIELDS = 20
-_MAX_QUOTED = 40  # characters of a refused value
 _WORD_FIELDS = ("state", "queue", "name", "tag")  # words of the filter that may also be fields
 _PAGE_FIELDS = ("sort", "limit", "before", "after", "from")
 
@@ -59,8 +62,8 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     skip: Annotated[int, Meta(ge=0, le=MAX_SORTED)] = msgspec.field(default=0, name="from")
 
     def wanted(self, now: float) -> Filter:
-        """Return the filter of the words; `since:2h` counts from `now`."""
-        return _filter_of(self.words, now)
+        """Return the filter of the words; notifications are not wanted unless their queue is named."""
+        return but_notifications(filter_of(self.words, now))
 
     @property
     def text(self) -> str:
@@ -130,14 +133,15 @@ def list_query(text: str) -> ListQuery:
     fields = parse_fields(text)
     singles = {name: values[-1] for name, values in fields.items() if name in _PAGE_FIELDS}
     if (order := singles.get("sort")) is not None and order not in ORDERS:
-        raise _refused(f"There is no order {_shown(order)} ({nearest(order, ORDERS)}).")
-    words = [word for key in _WORD_FIELDS for word in _words_of_field(key, fields.get(key, []))]
-    words += [word for typed in fields.get("q", []) for word in parse_words(typed)]
-    if len(words) > MAX_WORDS:
-        raise _refused(f"This filter has more than {MAX_WORDS} words.")
+        raise _refused(f"There is no order {order!r} ({nearest(order, ORDERS)}).")
     query = convert_fields({"words": (), **singles}, ListQuery)
-    query = replace(query, words=tuple(words), limit=min(query.limit, MAX_ROWS))
-    query.wanted(time.time())
+    words = [word for key in _WORD_FIELDS for word in _words_of_field(key, fields.get(key, []))]
+    try:
+        words += [word for typed in fields.get("q", []) for word in parse_words(typed)]
+        query = replace(query, words=tuple(words), limit=min(query.limit, MAX_ROWS))
+        query.wanted(time.time())
+    except ValueError as error:
+        raise _refused(str(error)) from error
     return query
 
 
@@ -181,132 +185,21 @@ def _page_fields(query: ListQuery) -> dict[str, object]:
     )
 
 
-# --- the language of the filter box
-
-
-class Word(Struct, frozen=True):
-    """A word of a filter: the key before its colon, or None for text to search for; its value; as typed.
-
-    `is_pattern`: the value of a name is a shell's pattern, rather than a part of the name.
-    """
-
-    key: str | None
-    value: str
-    text: str
-    is_pattern: bool = False
-
-
-def parse_words(text: str) -> list[Word]:
-    """Return the words of a filter such as `state:failed queue:mail name:"two words" text`.
-
-    Raises:
-        RequestRefused: a word cannot be understood.
-    """
-    if len(text) > MAX_FILTER:
-        raise _refused(f"This filter is longer than {MAX_FILTER} characters.")
-    found: list[Word] = []
-    at = 0
-    while match := _WORD.match(text, at):
-        at = match.end()
-        typed, key, equals, quoted, bare = match.group().strip(), *match.groups()
-        if key is not None and key not in FILTERS:
-            if not bare or not bare.startswith("//"):  # an address
-                raise _refused(f"There is no filter {_shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
-            key, bare = None, typed
-        value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else bare or ""
-        if equals and key != "name":
-            raise _refused(f"{_shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
-        if not value:
-            raise _refused(f"{_shown(typed)} has no value.")
-        is_pattern = bool(equals) or (key == "name" and quoted is None and bool(_ANYTHING.search(value)))
-        found.append(Word(key, value, typed, is_pattern))
-    if rest := text[at:].strip():
-        raise _refused(f"The quotes of {_shown(rest)} are not closed.")
-    return found
-
-
 def _words_of_field(key: str, values: list[str]) -> list[Word]:
     """Return the words for the values of a field; a field that holds one value takes the last one."""
-    is_pattern = key == "name"
-    return [
-        Word(key, value, f"{key}:{'=' if is_pattern else ''}{_quoted(value)}", is_pattern)
-        for value in (values if key in _REPEATED else values[-1:])
-    ]
+    return words_for(key, values if key in _REPEATED else values[-1:])
+
+
+_REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
 
 
 def word_for(key: str, value: str) -> str:
     """Return the word of a filter for this value, of a name the whole one."""
-    return _words_of_field(key, [exact_name(value) if key == "name" else value])[0].text
-
-
-def _quoted(value: str) -> str:
-    if _PLAIN.fullmatch(value):
-        return value
-    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
-
-
-def _filter_of(words: tuple[Word, ...], now: float) -> Filter:
-    values: dict[str | None, list[Word]] = {}
-    for word in words:
-        values.setdefault(word.key, []).append(word)
-    fields: dict[str, object] = {}
-    for key, given in values.items():
-        if len(given) > 1 and key in FILTERS and key not in _REPEATED:
-            raise _refused(f"{key}: is given twice.")
-        fields |= _fields_of(key, given, now)
-    return msgspec.convert(fields, Filter)
-
-
-def _fields_of(key: str | None, words: list[Word], now: float) -> dict[str, object]:
-    texts = tuple(dict.fromkeys(word.value for word in words))
-    match key:
-        case None:
-            return {"texts": texts}
-        case "state":
-            return _state_fields(texts)
-        case "name":
-            return {"name": _name_pattern(words[0])}
-        case "tag":
-            return {"tags": texts}
-        case _:
-            try:
-                return {_FIELDS.get(key, key): FILTERS[key](texts[0], now)}
-            except ValueError as error:
-                raise _refused(f"{key}: {error}.") from error
-
-
-_FIELDS = {"class": "target", "exit": "exit_code"}  # of Filter, where they have another name
-
-
-def _state_fields(values: tuple[str, ...]) -> dict[str, object]:
-    named = {name for value in values for name in value.split(",")}
-    if unknown := sorted(named.difference(STATE_NAMES)):
-        raise _refused(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
-    states, only_suspended = named_states(named)
-    return {"states": tuple(states), "suspended": True if only_suspended else None}
-
-
-def _name_pattern(word: Word) -> str:
-    if not word.is_pattern:
-        return f"*{exact_name(word.value)}*"
-    if len(re.findall(r"\*+", word.value.replace("[*]", ""))) > _MAX_STARS:
-        raise _refused(f"A pattern for names takes at most {_MAX_STARS} stars: {_shown(word.text)}.")
-    return word.value
-
-
-_REPEATED = {"state", "tag"}  # jobs in any of these states, with all of these tags
-_WORD = re.compile(r'\s*(?:([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
-_ANYTHING = re.compile(r"[*?]")
-_PLAIN = re.compile(r'[^\s"\\]+')
-_AS_TEXT = "Text that has a colon needs quotes."
+    return words_for(key, [exact_name(value) if key == "name" else value])[0].text
 
 
 def _refused(message: str) -> RequestRefused:
     return RequestRefused(HTTPStatus.BAD_REQUEST, message)
-
-
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
 
 
 # --- fields

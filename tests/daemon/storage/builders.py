@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.scheduler import NOTE, SaveJob
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.daemon.storage import read
+from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.records import NewAttempt, StoredSpec, Transaction
 from bgd.wire.requests import List
 
@@ -64,7 +64,8 @@ async def move(store, number, state, *, before=State.QUEUED, **fields):
 
 
 async def ids(store, uid=UID, **query):
-    views, _ = await store.search(read.first_views, List(id=1, **query), uid)
+    query = List(id=1, **query)
+    views, _ = await store.search(read.first_views, query, lists.asked_by(query, NOW.wall, uid))
     return [view.id for view in views]
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from bgd.config import load
+from bgd.core.filters import Filter
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage import change_stream, read, summaries
@@ -20,7 +21,7 @@ from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import GetStats, List
-from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves, submitted
+from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, submitted
 from tests.faults.figures import record
 from tests.support import DEADLINE, ROOT
 
@@ -139,7 +140,7 @@ async def look_through(path):
         generation = await store.write(begin_generation)
         link = LauncherLink("/nowhere", "/nowhere", store, generation)
         await Supervisor(load(environ={"HOME": "/nowhere"}), store, link).restore()
-        views, _ = await store.search(read.first_views, List(id=1, limit=10_000), UID)
+        views, _ = await store.search(read.first_views, List(id=1, limit=10_000), Filter())
         for view in views:
             await store.read(read.attempts_of, JobId(view.id), 0, 10)
             await store.read(read.result_of, JobId(view.id))

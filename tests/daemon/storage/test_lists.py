@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgd.core.filters import Filter
 from bgd.core.job import FINAL, JobId, Outcome, State
 from bgd.core.retry import exit_code_of
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import lists, read, schema, write
-from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.records import Transaction
 from bgd.wire.requests import List
 from tests.daemon.storage.builders import NOW, UID, a_job, ids, move, new, put, saves, submitted
@@ -110,7 +110,7 @@ def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
             known = [job | {"id": number} for number, job in enumerate(known, start=1)]
             with written(db, known):
                 for query in asked:
-                    found = lists.select_ids(db, query, UID)
+                    found = lists.select_ids(db, query, lists.asked_by(query, NOW.wall, UID))
                     assert found == plainly_filtered(known, query)
 
         try_out()
@@ -120,6 +120,12 @@ def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
 
 COMMANDS = [("/bin/echo", "one two"), ("make", "-j2", "two.txt"), ("/bin/true",)]
 TARGETS = ["app.services:Report.build", "app.tasks:clean", "shop::Invoices@send"]
+ARGUMENTS = '{"args": ["Two.txt", 7], "kwargs": {"id": 42, "to": "a b"}}'
+UNWANTED = [
+    *(Filter(queue="mail"), Filter(name="a*"), Filter(name_parts=("B",)), Filter(tags=("red",))),
+    *(Filter(since=5.0), Filter(until=5.0), Filter(priority=1), Filter(exit_code=3), Filter(exit_code=0)),
+    *(Filter(errors=("Error: Bad",)), Filter(args=("two*",)), Filter(target="app.*"), Filter(texts=("TWO",))),
+]
 ENDS = [(Outcome.EXIT, 3, None), (Outcome.SIGNAL, None, 9), (Outcome.OOM, None, None), (None, None, None)]
 
 full_jobs = st.fixed_dictionaries(
@@ -130,7 +136,9 @@ full_jobs = st.fixed_dictionaries(
         "tags": some_tags.map(tuple),
         "priority": st.integers(0, 1),
         "work": st.sampled_from(
-            [{"argv": argv} for argv in COMMANDS] + [{"target": each} for each in TARGETS]
+            [{"argv": argv} for argv in COMMANDS]
+            + [{"target": each} for each in TARGETS]
+            + [{"target": TARGETS[0], "arguments": ARGUMENTS}]
         ),
         "end": st.sampled_from(ENDS),
         "suspended": st.booleans(),
@@ -142,8 +150,10 @@ filters = st.fixed_dictionaries(
         "states": st.lists(st.sampled_from(State), min_size=1, max_size=4, unique=True).map(tuple),
         "suspended": st.none() | st.booleans(),
         "queue": st.sampled_from(QUEUES),
-        "but_queue": st.sampled_from(QUEUES),
         "name": patterns,
+        "name_parts": st.lists(st.sampled_from("aB["), max_size=2).map(tuple),
+        "errors": st.sampled_from([(), ("OOM",), ("i",), ("Error: Bad",)]),
+        "args": st.sampled_from([(), ("-j?",), ("TWO.*", "-j2"), ("id=4*", "a b"), ("[0-9]",)]),
         "tags": some_tags.map(tuple),
         "since": st.integers(0, 20).map(float),
         "until": st.integers(0, 20).map(float),
@@ -152,16 +162,26 @@ filters = st.fixed_dictionaries(
         "target": st.sampled_from(
             ["app.*", "app.services.Report", "app:tasks.clean", "shop::Invoices", "*build"]
         ),
-        "texts": st.lists(st.sampled_from(["two", "o t", "echo one two", "Report", "a"]), max_size=2).map(
+        "texts": st.lists(st.sampled_from(["two", "o T", "echo one two", "Report", "a"]), max_size=2).map(
             tuple
         ),
+        "without": st.lists(st.sampled_from(UNWANTED), max_size=2).map(tuple),
     },
 ).map(lambda fields: msgspec.convert(fields, Filter))
 
 
 def is_wanted(job, wanted):
+    return is_plainly_wanted(job, wanted) and not any(is_plainly_wanted(job, each) for each in wanted.without)
+
+
+def is_plainly_wanted(job, wanted):
     spec = JobSpec(**job["work"])
-    command = " ".join(spec.argv or ()) + (spec.target or "")
+    command = " ".join(spec.argv or (spec.target or "", spec.arguments or ""))
+    has_arguments = spec.arguments is not None
+    arguments = ["two.txt", "7", "42", "a b", "id=42", "to=a b"] if has_arguments else (spec.argv or ())[1:]
+    outcome = job["end"][0]
+    error = "valueerror: bad" if outcome is Outcome.EXIT else ""
+    errors = ["" if outcome is None or job["state"] is State.SUCCEEDED else outcome, error]
     target = (spec.target or "").replace("::", ".").replace(":", ".").replace("@", ".")
     pattern = (wanted.target or "").replace("::", ".").replace(":", ".")
     code = {State.SUCCEEDED: 0}.get(job["state"], exit_code_of(*job["end"]) if job["end"][0] else None)
@@ -173,7 +193,6 @@ def is_wanted(job, wanted):
             or job["suspended"] is wanted.suspended
         )
         and (wanted.queue in {None, job["queue"]})
-        and wanted.but_queue != job["queue"]
         and (wanted.name is None or (job["name"] is not None and fnmatchcase(job["name"], wanted.name)))
         and set(wanted.tags) <= set(job["tags"])
         and (wanted.since is None or job["id"] >= wanted.since)
@@ -181,7 +200,12 @@ def is_wanted(job, wanted):
         and (wanted.priority in {None, job["priority"]})
         and (wanted.exit_code is None or (job["state"] in FINAL and wanted.exit_code == code))
         and (wanted.target is None or any(fnmatchcase(target, each) for each in (pattern, f"{pattern}.*")))
-        and all(text in command or text in (job["name"] or "") for text in wanted.texts)
+        and all(part.lower() in (job["name"] or "") for part in wanted.name_parts)
+        and all(any(text.lower() in each for each in errors) for text in wanted.errors)
+        and all(any(fnmatchcase(each, arg.lower()) for each in arguments) for arg in wanted.args)
+        and all(
+            text.lower() in command.lower() or text.lower() in (job["name"] or "") for text in wanted.texts
+        )
     )
 
 
@@ -199,6 +223,11 @@ def written_in_full(db, known):
                 " WHERE id = ?",
                 (job["priority"], outcome, exit_code, signal, job["suspended"], job["id"]),
             )
+            if job["end"][0] is Outcome.EXIT:
+                db.execute(
+                    "INSERT INTO results SELECT id, attempt, NULL, ? FROM jobs WHERE id = ?",
+                    ('{"type":"ValueError","message":"Bad"}', job["id"]),
+                )
             spec = JobSpec(name=job["name"], tags=job["tags"], **job["work"])
             db.execute("UPDATE specs SET spec = ? WHERE job = ?", (msgspec.msgpack.encode(spec), job["id"]))
         yield
@@ -298,7 +327,7 @@ async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(store.search(look_on))
         await asyncio.to_thread(began.wait, 30)
-        asked_later = group.create_task(store.search(read.first_views, List(id=1), UID))
+        asked_later = group.create_task(store.search(read.first_views, List(id=1), Filter()))
         assert (await store.read(read.view, JobId(1))).id == 1
         assert await store.read(read.read_spec, JobId(1)) is not None
         assert not asked_later.done()

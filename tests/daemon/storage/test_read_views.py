@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from bgd.clock import elapsed
+from bgd.core.filters import Filter
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read, summaries
@@ -211,7 +212,7 @@ async def test_list_leaves_out_no_state(store):
     for number, state in enumerate(State, start=1):
         await move(store, number, state)
 
-    views, _ = await store.search(read.first_views, List(id=1), UID)
+    views, _ = await store.search(read.first_views, List(id=1), Filter())
     assert {view.state for view in views} == set(State)
 
 

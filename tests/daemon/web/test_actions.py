@@ -151,6 +151,12 @@ def test_notifications_do_not_match_unless_their_queue_is_named(daemon, client, 
     for query, count in ((f"name={test.name}".replace(" ", "+"), 0), ("queue=bgd-notifications", 1)):
         found = [page.json(f"/job-logs/all/{verb}?{query}")["count"] for verb in ("cancel", "remove")]
         assert sum(found) == count  # it has failed or will be retried
+        assert page.get(f"/job-logs?{query}").ids == [test.id] * count
+    hidden = page.get(f"/job-logs?name={test.name}".replace(" ", "+"))
+    assert "queue:bgd-notifications" in hidden.text.partition("Notifications of bgd are hidden.")[2]
+    assert page.get("/job-logs").ids[0] != test.id
+    assert re.search(rf'href="(/job-logs\?[^"]*)".*{test.name}', page.get(f"/job-logs/{test.id}").text)
+    assert "bgd-notifications" in page.get("/job-logs/queues").text
 
 
 def test_queues_are_paused_and_resumed(client, page):

@@ -7,14 +7,17 @@ import math
 import pytest
 from msgspec.structs import replace
 
+from bgd.core.filters import Filter, but_notifications
 from bgd.core.job import State
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import lists
-from bgd.daemon.storage.lists import Filter
 from bgd.daemon.storage.store import Store
 from bgd.daemon.web import finding
 from bgd.daemon.web.finding import Count, count, find, find_page
 from bgd.daemon.web.queries import ListQuery
 from tests.daemon.storage.builders import move, new, put
+
+ALL = but_notifications(Filter())
 
 
 @pytest.fixture
@@ -107,14 +110,16 @@ async def test_those_that_finished_last_are_found_among_all_however_many_there_a
     ends = {1: 50.0, 2: 90.0, 3: 90.0, 4: 20.0, 5: 70.0}
     for number in ends:
         await move(hundred, number, State.FAILED if number % 2 else State.SUCCEEDED)
-    await set_ends(hundred, ends)
+    await put(hundred, new(101, queue=NOTIFICATION_QUEUE))
+    await move(hundred, 101, State.FAILED, queue=NOTIFICATION_QUEUE)
+    await set_ends(hundred, ends | {101: 95.0})
 
     query = ListQuery(sort="finished", limit=2)
-    page = await find_page(hundred, query, Filter(), math.inf)
+    page = await find_page(hundred, query, ALL, math.inf)
     assert (page.ids, page.older) == ([3, 2], {"from": 2})
-    assert (await find_page(hundred, replace(query, skip=2), Filter(), math.inf)).ids == [5, 1]
-    assert (await find_page(hundred, replace(query, skip=4), Filter(), math.inf)).ids == [4, 100]
-    failed = Filter(states=(State.FAILED,))
+    assert (await find_page(hundred, replace(query, skip=2), ALL, math.inf)).ids == [5, 1]
+    assert (await find_page(hundred, replace(query, skip=4), ALL, math.inf)).ids == [4, 100]
+    failed = replace(ALL, states=(State.FAILED,))
     assert (await find_page(hundred, replace(query, limit=4), failed, math.inf)).ids == [3, 5, 1]
 
 
@@ -122,10 +127,11 @@ async def test_counts_follow_the_filter_and_say_where_they_are_not_complete(hund
     await move(hundred, 15, State.FAILED)
     nothing = dict.fromkeys(State, Count(0))
 
-    assert await count(hundred, Filter(), 0) == nothing | {State.QUEUED: Count(99), State.FAILED: Count(1)}
+    await put(hundred, new(101, queue=NOTIFICATION_QUEUE))
+    assert await count(hundred, ALL, 0) == nothing | {State.QUEUED: Count(99), State.FAILED: Count(1)}
     counted = await count(hundred, Filter(name="*b-1?", states=(State.HELD,)), math.inf)
     assert counted == nothing | {State.QUEUED: Count(9), State.FAILED: Count(1)}
-    assert await count(hundred, Filter(tags=("all",)), 0) == await count(hundred, Filter(), 0)
+    assert await count(hundred, Filter(tags=("all",)), 0) == await count(hundred, ALL, 0)
     monkeypatch.setattr(finding, "MAX_COUNTED", 4)
     assert (await count(hundred, Filter(name="*b-1?"), math.inf))[State.QUEUED] == Count(4, is_least=True)
     assert (await count(hundred, Filter(name="*b-1?"), 0))[State.QUEUED].is_least

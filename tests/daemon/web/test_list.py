@@ -59,7 +59,11 @@ def names_of(jobs, ids):
         ("priority:5", ["killed"]),
         ("two", ["held", "done"]),
         ('"echo two words" name:night', ["held", "done"]),
-        ("Two", []),
+        ("Two", ["held", "done"]),
+        ("arg:WORDS arg:two", ["held"]),
+        ("error:timeout", ["timeout"]),
+        ('error:"not found"', ["lost"]),
+        ("-state:held,succeeded -exit:3 -name:slow", ["lost", "killed"]),
         ("build", ["exit 3"]),
         ("since:1h state:held", ["held"]),
         ("since:2100-01-01", []),
@@ -110,13 +114,16 @@ def test_words_are_completed(page, jobs):
         return page.json(f"/job-logs/complete?word={word}")
 
     assert completed("") == [
-        f"{key}:" for key in ("state", "queue", "name", "tag", "class", "exit", "since", "until", "priority")
+        *("state:", "queue:", "name:", "tag:", "class:", "arg:", "error:", "exit:", "since:", "until:"),
+        "priority:",
     ]
     assert completed("q") == ["queue:"]
     assert completed("state:s") == ["state:scheduled", "state:stopping", "state:succeeded", "state:suspended"]
     assert completed("queue:") == ["queue:default", "queue:mail"]
     assert completed("name:b") == ['name:="build [[]42]"']
     assert completed("tag:n") == ["tag:nightly"]
+    assert completed("-ta") == ["-tag:"]
+    assert completed("-tag:n") == ["-tag:nightly"]
     assert completed("exit:") == completed("stat:") == []
     (word,) = completed("name:b")
     assert page.get(f"/job-logs?q={word}".replace(" ", "+").replace('"', "%22")).ids == [jobs["exit 3"]]
@@ -191,6 +198,14 @@ def test_the_last_word_is_completed(tab):
     expect(tab.locator("#words option")).to_have_count(1)
 
 
+def test_the_number_of_no_job_is_searched_for_as_text(page, jobs):
+    found = page.get(f"/job-logs?q={jobs['exit 3']}")
+    assert (found.status, found.headers["location"]) == (303, f"/job-logs/{jobs['exit 3']}")
+    assert page.get("/job-logs?q=137137").status == 200
+    assert page.get(f'/job-logs?q="{jobs["exit 3"]}"'.replace('"', "%22")).status == 200
+    assert isinstance(page.json(f"/job-logs?q={jobs['exit 3']}"), list)
+
+
 @needs_chromium
 @pytest.mark.usefixtures("jobs")
 def test_the_order_is_changed_by_choosing_it(tab):
@@ -250,6 +265,7 @@ def test_only_chosen_jobs_are_acted_on_also_when_they_have_left_the_list(tab, cl
     assert states == ["held", "held", "cancelled", "cancelled", "cancelled"]
 
     tab.hover("header")
+    expect(tab.locator("#ordered tr")).to_have_count(2)
     tab.click("#pick-all")
     expect(chosen).to_contain_text("2 chosen")
     tab.click("#clear")
