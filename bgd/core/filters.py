@@ -1,4 +1,4 @@
-"""The language of job filters, of pages and `bgctl --filter`: `state:failed -queue:mail name:night text`."""
+"""The language of job filters, of pages and of `--filter`: `state:failed -queue:mail name:night text`."""
 
 from __future__ import annotations
 
@@ -166,17 +166,17 @@ def parse_words(text: str) -> list[Word]:
         typed, minus, key, equals, quoted, bare = match.group().strip(), *match.groups()
         if key is not None and key not in FILTERS:
             if not bare or not bare.startswith("//"):  # an address
-                raise ValueError(f"There is no filter {_shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
+                raise ValueError(f"There is no filter {shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
             key, bare = None, typed
         value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else bare or ""
         if equals and key != "name":
-            raise ValueError(f"{_shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
+            raise ValueError(f"{shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
         if not value:
-            raise ValueError(f"{_shown(typed)} has no value.")
+            raise ValueError(f"{shown(typed)} has no value.")
         is_pattern = bool(equals) or (key == "name" and quoted is None and bool(_ANYTHING.search(value)))
         found.append(Word(key, value, typed, is_pattern, is_not=bool(minus and key)))
     if rest := text[at:].strip():
-        raise ValueError(f"The quotes of {_shown(rest)} are not closed.")
+        raise ValueError(f"The quotes of {shown(rest)} are not closed.")
     return found
 
 
@@ -226,7 +226,7 @@ def _states_of(words: list[Word]) -> Filter:
         for is_not in (False, True)
     )
     if unknown := sorted((named | not_wanted).difference(STATE_NAMES)):
-        raise ValueError(f"There is no state {_shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
+        raise ValueError(f"There is no state {shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
     states, only_suspended = named_states(named or STATE_NAMES)
     if only_suspended and SUSPENDED in not_wanted:
         not_wanted.add(State.RUNNING)
@@ -236,7 +236,7 @@ def _states_of(words: list[Word]) -> Filter:
 
 def _checked_pattern(word: Word) -> str:
     if len(re.findall(r"\*+", word.value.replace("[*]", ""))) > MAX_STARS:
-        raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {_shown(word.text)}.")
+        raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {shown(word.text)}.")
     return word.value
 
 
@@ -246,7 +246,8 @@ def _quoted(value: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
-def _shown(value: str) -> str:
+def shown(value: str) -> str:
+    """Return the beginning of a refused value in quotes."""
     return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
 
 

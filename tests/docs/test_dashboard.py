@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bgd.core import filters, spec
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.web import (
     charts,
@@ -52,7 +53,7 @@ def test_dashboard_page_says_what_the_limits_are():
         *(log_pages.MAX_SEARCHES, queries.MAX_TEXT),
         queries.MAX_ROWS,
         *map(int, re.findall(r"const MOST = (\d+)", page("bgd/daemon/web/static/choose.js"))),
-        *(queries.MAX_FILTER, queries.MAX_WORDS),
+        *(spec.MAX_FILTER, filters.MAX_WORDS),
         *(round(1000 * pages.SEARCH_SECONDS), round(1000 * pages.COUNT_SECONDS)),
         finding.MAX_COUNTED,
         queries.MAX_SORTED,

@@ -192,8 +192,7 @@ def _list_values(
         "sort": query.sort,
         "limit": query.limit if query.limit != DEFAULT_LIST else None,
         "orders": _ORDERS,
-        "words": [f"state:{state}" for state in STATE_NAMES]
-        + _WORDS,
+        "words": [f"state:{state}" for state in STATE_NAMES] + _WORDS,
         "chosen": [name for value in named for name in value.split(",")],
         "verbs": verbs,
         "matching": [(name, verb, _count_acted_on(name, wanted, counts)) for name, verb in verbs],

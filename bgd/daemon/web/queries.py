@@ -19,6 +19,7 @@ from bgd.core.filters import (
     exact_name,
     filter_of,
     parse_words,
+    shown,
     words_for,
 )
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
@@ -260,4 +261,4 @@ def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
         return _refused(f"{field}: a value is missing.")
     text = ",".join(value) if isinstance(value, list) else str(value)
     words = problem_in_words(problem.partition(" - at ")[0], "{:.0f}".format)
-    return _refused(f"{field}: {_shown(text)} {words}.")
+    return _refused(f"{field}: {shown(text)} {words}.")

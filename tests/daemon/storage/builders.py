@@ -64,8 +64,8 @@ async def move(store, number, state, *, before=State.QUEUED, **fields):
 
 
 async def ids(store, uid=UID, **query):
-    query = List(id=1, **query)
-    views, _ = await store.search(read.first_views, query, lists.asked_by(query, NOW.wall, uid))
+    asked = List(id=1, **query)
+    views, _ = await store.search(read.first_views, asked, lists.asked_by(asked, NOW.wall, uid))
     return [view.id for view in views]
 
 
