@@ -87,6 +87,8 @@ def test_dashboard_page_says_what_charts_are_made_of():
 
     for number in (
         charts.MAX_ROWS,
+        charts.MAX_SLOTS,
+        summaries.MAX_RUNS,
         round(charts.PAUSE),
         *(kept // activity.HOUR for _, kept in activity.LEVELS[:-1]),
         activity.LEVELS[-1][1] // activity.DAY,

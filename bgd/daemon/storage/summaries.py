@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import islice, takewhile
 from math import ceil, inf
 from typing import Any
 
@@ -31,6 +32,7 @@ MAX_RUNNING = 100  # jobs whose ends are estimated
 MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
 MAX_FAILED = 1_000  # jobs that are grouped by what went wrong, those that failed last
 MAX_FAILURES = 20  # groups
+MAX_RUNS = 500  # of an hour, the latest to end
 _DAY = 86_400.0
 _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 
@@ -334,6 +336,44 @@ def _usual_beside(times: list[float], view: JobView) -> float | None:
     if view.state is State.SUCCEEDED and view.run_seconds in others:
         others.remove(view.run_seconds)
     return _percentile(others, USUAL_SHARE) if len(others) >= LEAST_RUNS else None
+
+
+# --- what ran when ------------------------------------------------------------------------------------------
+
+
+class SlotRun(Struct, frozen=True, array_like=True):
+    """An attempt that took a slot; times are epoch times, and without an end it goes on."""
+
+    job: int
+    name: str | None
+    slot: int
+    began_at: float
+    ended_at: float | None
+    outcome: Outcome | None
+
+
+def runs_since(db: sqlite3.Connection, at: float) -> list[SlotRun]:
+    """Return the attempts that run, and the latest ones that have ended since then."""
+    cursor = plain_cursor(db)
+    with transaction(db, "DEFERRED"):
+        events = takewhile(lambda event: event.at >= at, change_stream.latest_events(db))
+        ended = ((event.job, event.attempt) for event in events if event.outcome is not None)
+        rows = [row for key in islice(ended, MAX_RUNS) for row in cursor.execute(_SLOT_RUN, key)]
+        for state in ACTIVE:
+            rows += cursor.execute(_SLOT_RUNS_NOW, (state.value, MAX_RUNS))
+    return [convert(row, SlotRun) for row in rows]
+
+
+_SLOT_COLUMNS = (
+    "id, name, slot, coalesce(attempts.started_at, launched_at), attempts.finished_at, attempts.outcome"
+)
+_SLOT_RUN = f"""
+    SELECT {_SLOT_COLUMNS} FROM attempts JOIN jobs ON jobs.id = attempts.job
+    WHERE attempts.job = ? AND attempts.attempt = ?
+"""  # noqa: S608 (constants)
+_SLOT_RUNS_NOW = f"""
+    SELECT {_SLOT_COLUMNS} FROM jobs INDEXED BY jobs_by_state {_LATEST_ATTEMPT} WHERE state = ? LIMIT ?
+"""  # noqa: S608 (constants)
 
 
 # --- all of them, and by queue ------------------------------------------------------------------------------

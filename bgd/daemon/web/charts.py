@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
@@ -16,8 +17,9 @@ from msgspec import Struct
 
 from bgd.core.filters import exact_name
 from bgd.core.job import Outcome
-from bgd.daemon.storage import activity
+from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import DAY, HOUR, MINUTE, NAME, OTHER, QUARTER, QUEUE, Counts, percentile
+from bgd.daemon.storage.summaries import SlotRun
 from bgd.daemon.web import drawing
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url, read_query
@@ -27,6 +29,7 @@ from bgd.formatting import short_duration
 from bgd.wire.http import HttpRequest
 
 MAX_ROWS = 20  # queues or names with a row of their own, the busiest ones
+MAX_SLOTS = 64  # with a row of their own
 NONE = "\N{EN DASH}"
 PAUSE = 5.0  # seconds between two updates of an open page
 
@@ -81,9 +84,12 @@ async def charts_live(site: Site, request: HttpRequest) -> PageResponse:
     async def build() -> Snapshot:
         values = await _values(site, query)
         rows = row_parts(values["rows"], "chart_row.html", has_version=False)
-        shown = {name: value for name, value in values.items() if name != "rows"}
-        plots = Part(shown, partial(render_part, "plots.html", values), has_version=False)
-        return Snapshot({"charts": plots} | rows, list(rows))
+        shown = {name: value for name, value in values.items() if name not in {"rows", "slots"}}
+        parts = {
+            "charts": Part(shown, partial(render_part, "plots.html", values), has_version=False),
+            "slots": Part(values["slots"], partial(render_part, "slot_rows.html", values), has_version=False),
+        }
+        return Snapshot(parts | rows, list(rows))
 
     return site.views.stream(request, query.url(), build, pause=PAUSE)
 
@@ -102,9 +108,15 @@ def _read(span: Span, kind: str, db: sqlite3.Connection) -> tuple[int, dict[str,
 _READS = {(name, kind): partial(_read, span, kind) for name, span in SPANS.items() for kind in (QUEUE, NAME)}
 
 
+def _read_runs(db: sqlite3.Connection) -> list[SlotRun]:
+    return summaries.runs_since(db, time.time() - HOUR)
+
+
 async def _values(site: Site, query: ChartQuery) -> dict[str, Any]:
     begin, found = await site.fresh(_READS[query.span, query.by])
-    return await asyncio.to_thread(_shown, query, begin, found)
+    runs = await site.fresh(_read_runs) if query.span == "1h" and query.of is None else []
+    shown = await asyncio.to_thread(_shown, query, begin, found)
+    return shown | {"slots": _slot_rows(runs, time.time())}
 
 
 def _shown(query: ChartQuery, begin: int, found: dict[str, _Columns]) -> dict[str, Any]:
@@ -289,3 +301,29 @@ def _plot(
     words = [f"{label}: {text}" for label, text in zip(labels, said, strict=True)]
     places = list(zip(drawing.columns(len(labels)), words, strict=True))
     return {"title": title, "top": top, "looks": looks, "layers": layers, "places": places}
+
+
+def _slot_rows(runs: list[SlotRun], now: float) -> list[dict[str, Any]]:
+    """Return what ran in each slot in the hour until now, from left to right."""
+    begin, rows = now - HOUR, defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.began_at):
+        if run.slot:  # others ran on a cluster
+            rows[run.slot].append(run)
+    return [
+        {
+            "slot": slot,
+            "busy": f"{sum((run.ended_at or now) - max(run.began_at, begin) for run in ran) / HOUR:.0%}",
+            "runs": [_slot_run(run, begin, now) for run in ran],
+        }
+        for slot, ran in sorted(rows.items())[:MAX_SLOTS]
+    ]
+
+
+def _slot_run(run: SlotRun, begin: float, now: float) -> tuple[int, str, str, str]:
+    """Return the job of a run, the class of its style, its path, and words."""
+    end = run.ended_at or now
+    path = drawing.span(max(run.began_at - begin, 0.0) / HOUR, (end - begin) / HOUR)
+    look = "started" if run.outcome is None else _LOOKS.get(run.outcome, "failed")
+    outcome = "running" if run.outcome is None else run.outcome.replace("_", " ")
+    clock, took = _clock(int(run.began_at), "%H:%M:%S"), short_duration(end - run.began_at)
+    return run.job, look, path, f"{clock} job {run.job} {run.name or ''}: {outcome}, {took}"

@@ -84,13 +84,15 @@ def area(look: str, values: Sequence[float], top: float) -> Layer:
     return Layer(look, f"M0 {_number(HEIGHT)}{steps}V{_number(HEIGHT)}z")
 
 
+def span(begin: float, end: float) -> str:
+    """Return a path over the whole height, between two shares of the width."""
+    width = max((end - begin) * WIDTH, _LEAST)
+    return f"M{_number(begin * WIDTH)} 0h{_number(width)}v{_number(HEIGHT)}h-{_number(width)}z"
+
+
 def columns(count: int) -> list[str]:
     """Return a path over the whole height of each column, to point at."""
-    step = WIDTH / max(count, 1)
-    return [
-        f"M{_number(place * step)} 0h{_number(step)}v{_number(HEIGHT)}h-{_number(step)}z"
-        for place in range(count)
-    ]
+    return [span(place / count, (place + 1) / count) for place in range(count)]
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.schedule_spec import Result
 from bgd.core.schedules import Occurrence
 from bgd.daemon.storage import read, summaries
-from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
+from bgd.daemon.storage.records import AttemptEnd, JobEvent, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
 from bgd.daemon.storage.summaries import Run, UsualTimes
 from bgd.formatting import is_slow, slowness
@@ -207,6 +207,27 @@ async def test_an_empty_store_has_no_names(store):
     board = await board_of(store)
 
     assert (board.names, board.left_out, board.has_more, board.is_cut) == ([], 0, False, False)
+
+
+# --- what ran when
+
+
+async def test_attempts_of_an_hour_are_those_that_run_or_ended_since(store):
+    await put(store, new(1, name="ended"), new(2), new(3, name="runs"))
+    for number, ago in ((2, 500.0), (1, 10.0)):
+        await finish(store, number, ago=ago)
+        at = NOW.wall + LATER - ago
+        event = JobEvent(at, JobId(number), "succeed", State.SUCCEEDED, 1, Outcome.SUCCEEDED, None)
+        await store.commit(Transaction(now=NOW, events=[event]))
+    await run(store, 3, "default", slot=2)
+
+    found = await store.search(summaries.runs_since, NOW.wall + LATER - 100.0)
+
+    began = NOW.wall
+    assert [(each.job, each.name, each.slot, each.ended_at, each.outcome) for each in found] == [
+        (1, "ended", 1, began + LATER - 10.0, Outcome.SUCCEEDED),
+        (3, "runs", 2, None, None),
+    ]
 
 
 # --- all of them, and by queue

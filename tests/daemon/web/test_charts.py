@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from bgd.core.job import Outcome
 from bgd.daemon.storage.activity import OTHER, Counts, bucket_of
+from bgd.daemon.storage.summaries import SlotRun
 from bgd.daemon.web import charts
 from bgd.daemon.web.charts import MAX_ROWS, SPANS, ChartQuery
 from tests.daemon.web.chromium import needs_chromium
@@ -77,6 +78,25 @@ def test_all_but_the_busiest_share_a_row():
     )
 
 
+def test_attempts_stand_in_their_slots_where_they_ran():
+    now = 10_000.0
+    runs = [
+        SlotRun(3, "long", 2, now - 1800.0, None, None),
+        SlotRun(1, None, 1, now - 7200.0, now - 2700.0, Outcome.SUCCEEDED),
+        SlotRun(2, "oops", 1, now - 360.0, now - 359.0, Outcome.TIMEOUT),
+        SlotRun(4, "far", 0, now - 360.0, None, None),
+    ]
+    first, second = charts._slot_rows(runs, now)
+
+    assert [(row["slot"], row["busy"]) for row in (first, second)] == [(1, "25%"), (2, "50%")]
+    assert [(job, look, path) for job, look, path, _ in first["runs"]] == [
+        (1, "succeeded", "M0 0h150v100h-150z"),
+        (2, "failed", "M540 0h1.5v100h-1.5z"),
+    ]
+    assert second["runs"][0][:3] == (3, "started", "M300 0h300v100h-300z")
+    assert first["runs"][1][3].endswith(" job 2 oops: timeout, 1.0s")
+
+
 @pytest.mark.parametrize("query", ["span=2h", "by=user"])
 def test_a_query_that_cannot_be_understood_is_refused(browser, query):
     assert browser.get(f"/job-logs/charts?{query}").status == 400
@@ -105,9 +125,13 @@ def test_charts_are_read_without_script_pointed_at_and_live(tab, client):
     client.wait([client.submit(["/bin/true"], name="works", queue="mail").id], timeout=DEADLINE)
     expect(row.locator("[data-label=Started]")).to_have_text("2", timeout=1000 * DEADLINE)
     expect(lines.locator("td").nth(1)).to_have_text("1")  # the table is still open
-    tab.click("text=By name")
-    tab.click("text=<i>fails</i>")
-    expect(tab.locator("#charts h2")).to_contain_text("<i>fails</i> in the last 24 hours")
+    tab.click(".tabs >> text=1 hour")
+    expect(tab.locator(".lanes a")).to_have_count(2)
+    assert "<i>fails</i>: exit" in tab.locator(".lanes").text_content()
+    assert [each["id"] for each in Axe().run(tab).response["violations"]] == []
+    tab.click(".tabs >> text=By name")
+    tab.click("#ordered >> text=<i>fails</i>")
+    expect(tab.locator("#charts h2")).to_contain_text("<i>fails</i> in the last 1 hour")
     assert "1 started, 1 exit" in tab.locator(".plot").first.text_content()
     tab.click("#charts >> text=Jobs")
     expect(tab.locator("tbody tr")).to_have_count(1)
