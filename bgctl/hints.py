@@ -218,11 +218,9 @@ _OPTIONS_OF_VERBS = {
 OPTIONS_OF_VERBS = {verb: _by_word(hints) for verb, hints in _OPTIONS_OF_VERBS.items()}
 """What to type in place of an option that means something else for this verb than for others."""
 
-_PRIORITY = "-p is the priority; a limit has an option of its own, such as --memory-max SIZE"
 VALUES = {
     "events --since": "it is the id of an event; `bgctl list --since WHEN` lists jobs",
-    "run --priority": _PRIORITY,
-    "submit --priority": _PRIORITY,
+    "run --priority": "a limit has an option of its own, such as --memory-max SIZE",
 }
 """What to type if the value of an option is wrong, because it means something else for other programs."""
 

@@ -323,7 +323,7 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("run --unit x ls", "--name TEXT"),
         ("run --on-calendar daily ls", "bgctl schedule add"),
         ("submit --on-active 5m ls", "--delay D"),
-        ("submit -p MemoryMax=1G ls", "such as --memory-max"),
+        ("run -p MemoryMax=1G ls", "such as --memory-max"),
         ("events --since 1h", "it is the id of an event; `bgctl list --since WHEN` lists jobs"),
         ("logs --err web", "stdout and stderr together"),
         ("list -A", "bgctl list --all"),
