@@ -152,7 +152,7 @@ async def log_live(site: Site, request: HttpRequest, job: str, attempt: str) -> 
         found = await site.store.read(read.attempts_of, job_id, log.attempt.attempt - 1, 1)
         return not found or found[0].attempt != log.attempt.attempt or found[0].outcome is not None
 
-    render = linked if query.linked else plain
+    render = linked if query.linked else partial(plain, path=f"{job_id}/{log.attempt.attempt}")
     grown = site.supervisor.subscribe_to_log(job_id)
     return event_stream(follow_log(site.threads, log.reader, text, render, grown, has_ended))
 
@@ -225,8 +225,12 @@ def _url(**fields: int | None) -> str:
 
 def _linked_part(log: AttemptLog, part: LogPart, query: LogPartQuery) -> dict[str, object]:
     """Return a part for the page of a log, with what could not be written at its end."""
-    is_linked = query.at is not None and query.at < part.size
-    shown = linked(part, "target" if is_linked else "")
+    needle = Needle.of(query.text) if query.text else None
+    target = None
+    if query.at is not None and query.at < part.size:
+        before = log.reader.read(part.begin, max(query.at - part.begin, 0)).data
+        target = sum(1 for _ in needle.places(needle.comparable(before))) if needle else 0
+    shown = linked(part, needle, target)
     if part.open is not None:
         shown["open"] += _missing(log, part.size)
     return shown | {"last": part.open is not None}
@@ -281,7 +285,8 @@ def _search_values(log: AttemptLog, query: SearchQuery, count: int, hits: list[i
         if begin > last or not begins:  # it is not in the line of the last one
             begins.append(begin)
         last = hit
-    lines = Markup("").join(linked_line(shown_line(log.reader, begin)) for begin in begins)
+    needle = Needle.of(query.text)
+    lines = Markup("").join(linked_line(shown_line(log.reader, begin), needle) for begin in begins)
     return {
         **_head(log),
         "text": query.text,

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import chain, repeat
 from typing import Any, TypeVar, TypeVarTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 from msgspec import Struct
@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from bgd.daemon.threads import start_pool
 from bgd.daemon.web.markup import line_markup
 from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.logsearch import Needle
 from bgd.terminal import Line, Terminal
 from bgd.wire.http import RequestRefused
 
@@ -420,10 +421,15 @@ _LATER_BYTES = bytes(range(0x80, 0xC0))  # the second to fourth byte of a charac
 # --- HTML
 
 
-def plain(part: LogPart) -> dict[str, Any]:
-    """Return what the page of a job shows of a log, and from where it follows the log."""
+def plain(part: LogPart, path: str = "") -> dict[str, Any]:
+    """Return what the page of a job shows of a log, and from where it follows the log at this path."""
+    lines = Markup("").join(line_markup(line.runs) + "\n" for line in part.lines)
+    if part.skipped is not None:
+        begin, end = part.skipped
+        gap = Markup('<a class="gap" href="{}/view?at={}">==&gt; {:,} bytes are not shown here &lt;==</a>\n')
+        lines = gap.format(path, begin, end - begin) + lines
     return {
-        "lines": Markup("").join(line_markup(line.runs) + "\n" for line in part.lines),
+        "lines": Markup('<span class="block">{}</span>').format(lines) if lines else lines,
         "open": line_markup(part.open.runs) if part.open else "",
         **_place(part),
     }
@@ -434,28 +440,35 @@ def _place(part: LogPart) -> dict[str, Any]:
     return {"at": part.at, "style": part.style, "line": part.number or "", "skipped": part.skipped}
 
 
-def linked(part: LogPart, classes: str = "") -> dict[str, Any]:
-    """Return what the page of a log shows: each line is a link to itself; the first has these classes."""
-    of_lines = chain([classes], repeat(""))
+def linked(part: LogPart, needle: Needle | None = None, target: int | None = None) -> dict[str, Any]:
+    """Return what the page of a log shows: each line is a link to itself, and the text of `needle` is marked.
+
+    `target`: the first line is the one that the page was asked for, for the place with this number in it.
+    """
+    lines = [*part.lines, *([part.open] if part.open is not None and part.open.runs else [])]
+    shown = [linked_line(line, needle, None if index else target) for index, line in enumerate(lines)]
     return {
-        "lines": Markup("").join(map(linked_line, part.lines, of_lines)),
-        "open": linked_line(part.open, next(of_lines)) if part.open and part.open.runs else Markup(""),
+        "lines": Markup("").join(shown[: len(part.lines)]),
+        "open": Markup("").join(shown[len(part.lines) :]),
         **_place(part),
     }
 
 
-def linked_line(line: LogLine, classes: str = "") -> Markup:
+def linked_line(line: LogLine, needle: Needle | None = None, target: int | None = None) -> Markup:
     """Return one line as HTML; it begins with a link to itself that has its number and time.
 
     The link is for the pointer: a key that stops at each of some hundred lines is of no use.
     """
-    kind = f' class="{classes}"' if classes else ""
+    kind = "" if target is None else ' class="target"'
     number = "" if line.number is None else line.number
     time = "" if line.time is None else _local_time(line.time)
+    marked = needle.find_in("".join(text for text, _ in line.runs)) if needle else []
+    current = None if target is None else min(target, len(marked) - 1)
+    search = f"&amp;text={quote(needle.text)}#found" if needle else ""
     # put together by hand, because Markup.format takes 15 microseconds; only the text is a stranger's
     return Markup(  # noqa: S704
-        f'<span{kind}><a tabindex="-1" aria-hidden="true" href="view?at={line.at}" data-n="{number}"'
-        f' data-t="{time}"></a>{line_markup(line.runs)}\n</span>'
+        f'<span{kind}><a tabindex="-1" aria-hidden="true" href="view?at={line.at}{search}" data-n="{number}"'
+        f' data-t="{time}"></a>{line_markup(line.runs, marked, current)}\n</span>'
     )
 
 

@@ -84,12 +84,14 @@ class LogPartQuery(Struct, frozen=True):
 
     `at` is a place in a line, which is shown first and marked; `after` and `before` are the end of the part
     before and the beginning of the part behind, where the line has the number `line`, if that is known.
+    `text` is marked wherever it occurs.
     """
 
     at: Annotated[int, Meta(ge=0, le=2**62)] | None = None
     after: Annotated[int, Meta(ge=0, le=2**62)] | None = None
     before: Annotated[int, Meta(ge=0, le=2**62)] | None = None
     line: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    text: Annotated[str, Meta(max_length=MAX_TEXT)] = ""
 
 
 class SearchQuery(Struct, frozen=True):

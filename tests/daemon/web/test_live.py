@@ -154,7 +154,7 @@ def test_a_page_of_a_chatty_job_stays_small_shows_the_end_and_lets_its_reader_re
         job = client.submit(["/bin/sh", "-c", "; ".join([*rounds, last])])
         list_url = open_pages(tab, client)
         tab.goto(f"{list_url}/{job.id}")
-        log, gap = tab.locator(".log pre"), tab.locator(".log .block > a")
+        log, gap = tab.locator(".log pre"), tab.locator(".log .gap")
         for number in range(len(rounds)):
             gate.write_text("")
             wait_until(partial(has_text, log, f"done {number}"))
@@ -171,7 +171,7 @@ def test_a_page_of_a_chatty_job_stays_small_shows_the_end_and_lets_its_reader_re
 
         log.evaluate("box => box.scrollTop = box.scrollHeight")
         wait_until(lambda: has_text(log, "last"))
-        assert re.fullmatch(r"==> [0-9,]+ bytes are not shown here <==\n", gap.last.text_content() or "")
+        assert re.fullmatch(r"==> [0-9,]+ bytes are not shown here <==", gap.last.text_content() or "")
         gap.last.click()
         tab.locator("#log .target").wait_for()
 
@@ -353,7 +353,7 @@ def test_a_stream_of_a_log_goes_on_where_the_page_is(daemon):
     with events_of(daemon, f"/job-logs/{job.id}/1/live?at={whole[0]['at']}&style=1") as events:
         rest = [event for event in events if event]
 
-    assert whole[0]["lines"] == 'one\n<span class="bold">two</span>\n'
+    assert whole[0]["lines"] == '<span class="block">one\n<span class="bold">two</span>\n</span>'
     assert (whole[0]["open"], whole[0]["style"]) == ('<span class="bold">three</span>', "1")
     assert rest == [{**whole[0], "lines": ""}, {"end": True}]
 
@@ -381,7 +381,8 @@ def test_a_line_without_an_end_is_broken(tmp_path):
 
     assert lines is not None
     shown = plain(lines)
-    assert (len(shown["lines"]), shown["open"], lines.at) == (40_001, "", 40_000)
+    assert shown["lines"] == f'<span class="block">{"x" * 40_000}\n</span>'
+    assert (shown["open"], lines.at) == ("", 40_000)
 
 
 FRAME = {"banner", "icon"}

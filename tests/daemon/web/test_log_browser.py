@@ -124,9 +124,12 @@ def test_a_page_that_shows_another_place_does_not_move_while_the_log_grows(tab, 
     job = client.submit(["/bin/sh", "-c", f"seq 20000; cat {gate}; seq 20001 30000"])
     open_log(tab, client, job)
     expect(tab.locator("#log pre")).to_contain_text("20000")
+    expect(tab.locator(".places")).to_have_text(re.compile(r"Start\s+Following"))
     tab.evaluate("log.scrollTop -= 1000")
     before = visible(tab)
+    expect(tab.locator(".places")).to_have_text(re.compile(r"Start\s+End"))
     gate.write_text("")
+    expect(tab.locator(".places")).to_have_text(re.compile(r"Start\s+End: [0-9,]+ or more new lines"))
     expect(tab.locator("#head .badge")).to_have_text("succeeded")
     assert visible(tab) == before
 
@@ -245,6 +248,88 @@ def test_a_search_finds_all_places_and_visits_them(tab, client, numbers):
     tab.click("[aria-label='Previous match']")
     expect(tab.locator("#log .target")).to_have_text("0977777 line\n")
     expect(tab.locator(".found b")).to_have_text("10")
+
+
+def test_what_was_found_is_marked_in_sight_and_named_by_the_address(tab, client):
+    long = r"printf 'wide %0900d nee\033[32mdle\033[0m, needle %0500d http://example.org/?a=<b>\n' 1 2"
+    job = client.submit(["/bin/sh", "-c", f"seq 1500; {long}; seq 1500"]).wait()
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.goto(f"{tab.url}/{job.id}/1/view#end")
+    wait_until(lambda: visible(tab)[-1] == "1500")
+    tab.keyboard.press("PageUp")
+    wait_until(lambda: visible(tab)[-1] < "1500")
+
+    found, box = tab.locator(".found"), tab.locator("[type=search]")
+    box.fill("needle")
+    box.press("Enter")
+    expect(found).to_have_text(re.compile(r"1\s*2 found"))
+    wait_until(lambda: in_sight(tab, "#found"))
+    assert "".join(tab.locator("mark").all_text_contents()) == "needleneedle"
+    first = tab.url
+    box.press("Enter")
+    expect(found).to_have_text(re.compile(r"2\s*2 found"))
+    expect(tab.locator("#found")).to_have_text("needle")
+    wait_until(lambda: in_sight(tab, "#found"))
+    second = tab.url
+    assert re.search(r"\?at=\d+&text=needle$", second)
+    assert second != first
+    box.press("Shift+Enter")
+    tab.wait_for_url(first)
+    expect(found).to_have_text(re.compile(r"1\s*2 found"))
+
+    box.fill("not there")
+    box.press("Enter")
+    expect(found).to_have_text(re.compile(r"^[^0-9]*0 found$"))
+    tab.goto(second)
+    expect(found).to_have_text(re.compile(r"2\s*2 found"))
+    expect(box).to_have_value("needle")
+    wait_until(lambda: in_sight(tab, "#found"))
+    tab.click("text=Start")
+    expect(tab.locator("#found")).to_have_count(0)
+    tab.go_back()
+    wait_until(lambda: in_sight(tab, "#found"))
+    link = tab.locator("#log .address")
+    expect(link).to_have_text("http://example.org/?a=")
+    assert link.get_attribute("rel") == "noopener noreferrer"
+
+
+def in_sight(tab: Page, element: str) -> bool:
+    """Tell whether an element of the log is where it can be seen."""
+    is_inside: bool = tab.evaluate(
+        """(element) => {
+        const [of, all] = [document.querySelector(element), log].map((each) => each?.getBoundingClientRect());
+        return !!of && of.left >= all.left && of.right <= all.right && of.top >= all.top
+          && of.bottom <= all.bottom;
+        }""",
+        element,
+    )
+    return is_inside
+
+
+def test_a_log_stays_at_its_place_and_clear_of_the_numbers_at_any_zoom(tab, client):
+    script = f"for line in $(seq 900); do echo $line {'word ' * 60}; done"
+    job = client.submit(["/bin/sh", "-c", script]).wait()
+    open_log(tab, client, job)
+    tab.check("text=Wrap")
+    tab.evaluate("log.scrollTop -= 5000")
+    wait_until(lambda: len(visible(tab)) > 1)
+    tab.evaluate("new Promise(requestAnimationFrame)")
+    first = tab.evaluate(
+        "keptLine = [...log.querySelectorAll('code > span')]"
+        "  .find((line) => line.offsetTop >= log.scrollTop).textContent"
+    )
+    for width, height in ((320, 225), (1000, 700)):  # 1280 x 900 at 400 %, and back
+        tab.set_viewport_size({"width": width, "height": height})
+        wait_until(lambda: first.strip() in visible(tab)[:2])
+        assert tab.evaluate("log.clientHeight") > 180
+        [number, text] = tab.evaluate(
+            """() => { const line = [...log.querySelectorAll("code > span")].at(-1), range = new Range();
+            range.selectNodeContents(line.lastChild);
+            return [line.firstChild.getBoundingClientRect().right,
+              Math.min(...[...range.getClientRects()].map((each) => each.left))]; }"""
+        )
+        assert text >= number
 
 
 def test_switches_are_remembered(tab, client):

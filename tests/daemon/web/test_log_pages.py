@@ -95,6 +95,18 @@ def test_a_link_to_a_place_marks_its_line(browser, path):
     assert 'class="target"' not in browser.get(f"{path}/view?at={len(raw)}").text
 
 
+def test_a_search_leads_to_its_text_in_its_place(browser, client):
+    text = "one, \N{HOURGLASS} One and one"
+    job = client.submit(["/usr/bin/printf", "%s\n", "first", text])
+    client.wait([job.id])
+    raw = browser.get(f"/job-logs/{job.id}/1").body
+    for number, place in enumerate((raw.index(b"one"), raw.index(b"One"), raw.rindex(b"one"))):
+        page = browser.get(f"/job-logs/{job.id}/1/view?at={place}&text=one").text
+        marks = re.findall("<mark[^>]*>", page)
+        assert [mark != "<mark>" for mark in marks] == [index == number for index in range(3)]
+    assert "view?at=6&amp;text=one#found" in browser.get(f"/job-logs/{job.id}/1/search?text=one").text
+
+
 def test_a_part_is_shown_as_json_with_offsets_numbers_and_times(browser, path):
     part = browser.json(f"{path}/view?after=0")
 

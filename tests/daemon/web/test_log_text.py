@@ -21,7 +21,9 @@ from bgd.daemon.web.log_text import (
     part_from,
     shown_line,
 )
+from bgd.daemon.web.markup import line_markup
 from bgd.logfiles import LogReader
+from bgd.logsearch import Needle
 
 PIECES = st.lists(
     st.sampled_from([b"a", b"bc", b"\n", b"\n\n", b"\r", b"\r\n", "é".encode(), "\N{HOURGLASS}".encode()]),
@@ -256,7 +258,48 @@ def test_lines_behind_a_gap_that_a_page_missed_have_no_number(log):
 
 def test_a_line_is_a_link_to_itself():
     line = LogLine([("<b>", "38;5;1")], 12, 3, None)
-    assert linked_line(line, "target") == (
+    assert linked_line(line, target=0) == (
         '<span class="target"><a tabindex="-1" aria-hidden="true" href="view?at=12" data-n="3" data-t=""></a>'
         '<span class="f1">&lt;b&gt;</span>\n</span>'
     )
+
+
+def test_all_that_was_searched_for_is_marked_and_one_place_can_be_linked_to():
+    line = LogLine([("One o", "1"), ("ne <one>", "")], 12, None, None)
+    shown = linked_line(line, Needle.of("one"), target=1)
+
+    assert 'href="view?at=12&amp;text=one#found"' in shown
+    assert shown.partition("</a>")[2] == (
+        '<mark><span class="bold">One</span></mark><span class="bold"> </span>'
+        '<mark id="found" tabindex="-1"><span class="bold">o</span></mark><mark>ne</mark>'
+        " &lt;<mark>one</mark>&gt;\n</span>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("see http://a.example/b?c=d&e=f.", "http://a.example/b?c=d&amp;e=f"),
+        ("(https://a.example:8080/~x#y)", "https://a.example:8080/~x#y"),
+        ("'http://a/\"onclick=x'", "http://a/"),
+        ("<http://a/><b>", "http://a/"),
+    ],
+)
+def test_addresses_of_http_are_links_that_tell_the_other_site_nothing(text, address):
+    assert f'<a class="address" href="{address}" rel="noopener noreferrer">{address}</a>' in line_markup(
+        [(text, "")]
+    )
+
+
+def test_an_address_in_several_colours_is_one_address():
+    shown = line_markup([("http://", ""), ("a.example", "1")])
+
+    assert shown.count('href="http://a.example"') == 2
+    assert '<span class="bold">a.example</span>' in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["javascript://a", "ftp://a", "xhttp://a", "http://", "data:text/html,x", "http:a"]
+)
+def test_nothing_else_is_a_link(text):
+    assert line_markup([(text, "")]) == text

@@ -142,7 +142,7 @@ def test_a_page_shows_the_end_of_a_long_log_and_raw_streams_all_of_it(browser, c
 
     page = browser.get(f"/job-logs/{job.id}").text
     assert "<code>999999\n" not in page
-    assert "999999\n1000000\n</code>" in page
+    assert "999999\n1000000\n</span></code>" in page
     assert "without the first 6.82MB" in page
     raw = browser.get(f"/job-logs/{job.id}/1")
     assert raw.body == whole

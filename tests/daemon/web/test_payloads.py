@@ -136,13 +136,16 @@ FOREIGN = (
     "script:not([src*='/static/']), link:not([href*='/static/']):not([rel=icon]), meta[http-equiv], base, "
     "style, iframe, object, plaintext, math, textarea, pre img, [data-verb=cancel][data-path]"
 )
-BAD_ATTRIBUTES = """
-[...document.querySelectorAll("*")].flatMap((element) => [...element.attributes]).filter(({ name, value }) =>
-  name.startsWith("on") || name === "style"
-  || (["href", "src", "action", "data-live"].includes(name)
-    && new URL(value, location).origin !== location.origin)
-).map(({ name, value }) => `${name}=${value}`)
-"""
+# In output, addresses of http and https that stand there are links
+BAD_ATTRIBUTES = """() => {
+  const isAddressInOutput = (link, address) => link.matches("pre a[rel='noopener noreferrer']")
+    && /^https?:/.test(address) && link.textContent === address;
+  return [...document.querySelectorAll("*")].flatMap((element) => [...element.attributes].filter(
+    ({ name, value }) => name.startsWith("on") || name === "style"
+      || (["href", "src", "action", "data-live"].includes(name)
+        && new URL(value, location).origin !== location.origin && !isAddressInOutput(element, value))
+  ).map(({ name, value }) => `${name}=${value}`));
+}"""
 
 
 def test_names_arguments_output_tags_keys_files_folders_and_variables(tab, client, daemon):
