@@ -137,15 +137,23 @@ def test_the_page_is_live_and_its_buttons_work(daemon, client):
         client.schedules.add("failing", ["/bin/false"], cron="@daily", replace=True)
         page.goto(page.url + "/failing")
         expect(page.locator("#times")).to_contain_text("It has not been due yet.")
-        page.get_by_role("button", name="Run now").dblclick()
+        run = page.get_by_role("button", name="Run now")
+        run.dblclick()
         expect(page.locator("#times .badge")).to_have_text(["exit code 1"])
         expect(page.locator("#times .strip .failed")).to_have_count(1)
         page.get_by_role("button", name="Pause").click()
         expect(page.get_by_role("button", name="Resume")).to_be_visible()
         assert len(client.schedules.history("failing")) == 1  # of two clicks
+        run.focus()
+        for _ in range(100):
+            page.keyboard.down("Enter")  # which repeats
+        expect(page.locator("#times .badge")).to_have_text(["exit code 1"] * 2)
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_role("button", name="Pause")).to_be_visible()
+        assert len(client.schedules.history("failing")) == 2
         client.schedules.remove("failing")
         expect(page.locator("h1")).to_contain_text("removed")
-        [job] = client.jobs(name="failing")
+        job = client.jobs(name="failing")[0]
         page.get_by_role("button", name="Run now").wait_for(state="detached")
         page.locator("#times a").first.click()
         expect(page.locator("h1")).to_contain_text(f"Job {job.id}")

@@ -75,3 +75,7 @@ document.addEventListener("click", (click) => { // of a double click only the fi
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
   if (button && click.detail < 2) ("copy" in button.dataset ? copy : act)(button);
 });
+
+document.addEventListener("keydown", (press) => { // nor is a key that is held down another click
+  if (press.repeat && press.target.matches("button")) press.preventDefault();
+});
