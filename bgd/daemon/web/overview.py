@@ -13,6 +13,7 @@ from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import Ends, QueueEnds
 from bgd.daemon.storage.summaries import Board, Failures, Figures, NameSummary
+from bgd.daemon.web import drawing
 from bgd.daemon.web.live import Part, Snapshot, row_parts
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
@@ -62,9 +63,6 @@ async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
 # --- the overview -------------------------------------------------------------------------------------------
 
 
-CHART_WIDTH, CHART_HEIGHT = 230, 40
-
-
 async def _read_overview(site: Site) -> tuple[Board, Figures, Ends, list[Failures]]:
     board, figures = await site.fresh(summaries.board), await site.fresh(summaries.figures)
     return board, figures, await site.fresh(activity.ends), await site.fresh(summaries.failures)
@@ -93,7 +91,6 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends, failures: list[F
         "database_size": format_size(figures.database_bytes),
         "failures": [(each.error or outcome_in_words(each), each) for each in failures],
         "chart": _chart(ends.hours),
-        "chart_size": (CHART_WIDTH, CHART_HEIGHT),
     }
 
 
@@ -125,21 +122,13 @@ def _streak(summary: NameSummary) -> str:
     return f"{summary.streak}{more} in a row"
 
 
-def _chart(hours: list[tuple[int, int]]) -> dict[str, str]:
-    """Return the jobs done and failed in each hour as points of an SVG; `text` says the same."""
+def _chart(hours: list[tuple[int, int]]) -> dict[str, object]:
+    """Return bars of the jobs that succeeded and failed in each hour; `text` says their numbers."""
     done, failed = ([hour[column] for hour in hours] for column in (0, 1))
-    most = max(*done, 1)
-
-    def points(counts: list[int]) -> str:
-        step = CHART_WIDTH / (len(counts) - 1)
-        height = CHART_HEIGHT - 2
-        return " ".join(
-            f"{index * step:g},{1 + height - height * count / most:.1f}" for index, count in enumerate(counts)
-        )
-
     said = [", ".join(f"{count:,}" for count in counts) for counts in (done, failed)]
     text = f"Jobs done in each of the last {len(hours)} hours, oldest first: {said[0]}. Failed: {said[1]}."
-    return {"done": points(done), "failed": points(failed), "text": text}
+    series = ("failed", failed), ("succeeded", [all_ - bad for all_, bad in hours])
+    return {"layers": drawing.bars(series, max(*done, 1)), "text": text}
 
 
 def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
