@@ -10,6 +10,7 @@ from bgctl.plain_submit import submit
 from bgd.streams import open_closed_streams
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
+_HELP_COLUMNS = 80  # of the help that `make man` has written; elsewhere the parser formats it again
 _GC_THRESHOLD = 50_000  # new objects before a collection; imports alone exceed the default of 700
 
 
@@ -26,6 +27,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     sent = None
+    if arguments in (["--help"], ["-h"]) and _print_help():
+        return 0
     if arguments[:1] == ["submit"]:
         is_done, sent = submit(arguments[1:])
         if is_done:
@@ -33,6 +36,21 @@ def _run(arguments: list[str]) -> int:
     from bgctl.program import run  # noqa: PLC0415 - after setting the threshold, and only if needed
 
     return run(arguments, sent)
+
+
+def _print_help() -> bool:
+    """Print the help from its file, because importing all verbs takes long; return whether that is done."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+    except (ValueError, OSError):  # as click finds it: this is no terminal
+        columns = _HELP_COLUMNS
+    try:
+        with open(f"{__file__.removesuffix('__main__.py')}help.txt") as text:  # noqa: PTH123 - pathlib is slow
+            if columns >= _HELP_COLUMNS:
+                print(text.read(), end="", flush=True)
+    except OSError:  # the long way says why
+        return False
+    return columns >= _HELP_COLUMNS
 
 
 if __name__ == "__main__":

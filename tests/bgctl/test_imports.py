@@ -32,12 +32,14 @@ SHARED = {"exit_codes", "common", "program", "plain_submit"}
 PARSING = SHARED | {"cli", "options", "verbs"}
 OWN = {
     "submit true": {"plain_submit"},  # nothing to parse, and the usual answer
+    "--help": {"plain_submit"},  # it is in a file
     "run true": SHARED | {"commands", "output", "terminal"},  # likewise
     "submit --priority 3 true": PARSING | {"commands", "submitting"},
     "list": PARSING | {"listing", "selecting", "terminal"},
 }
 NEEDED_BY = {
     "submit true": NEEDED_TO_SUBMIT,
+    "--help": NEEDED_TO_SUBMIT,
     "run true": NEEDED,
     "submit --priority 3 true": NEEDED | NEEDED_TO_PARSE,
     "list": NEEDED | NEEDED_TO_PARSE,

@@ -190,6 +190,16 @@ def test_a_usage_error_is_one_line_that_names_the_remedy(home, monkeypatch, caps
     assert said.err.count("\n") == 1
 
 
+def test_the_help_is_the_same_from_its_file_and_by_the_parser(home):
+    usual = home.bgctl("--help")
+
+    assert usual.returncode == 0
+    assert home.bgctl("-h").stdout == usual.stdout == home.bgctl("--help", "--json").stdout
+    narrow = home.bgctl("--help", env={"COLUMNS": "60"}).stdout
+    assert max(map(len, narrow.splitlines())) < 60
+    assert narrow.startswith("Usage: bgctl [OPTIONS] VERB ...\n")
+
+
 def test_a_usage_error_ends_bgctl(home):
     done = home.bgctl("submitt", "true")
 

@@ -19,6 +19,7 @@ from tests.docs.pages import page, section
 from tests.support import ROOT
 
 FOLDER = ROOT / "docs/man"
+HELP = ROOT / "bgctl/help.txt"
 MANY = 4  # options that a verb shares with an earlier one
 WIDTH = 10_000  # characters; no help text is broken over lines, man does that
 
@@ -26,6 +27,11 @@ WIDTH = 10_000  # characters; no help text is broken over lines, man does that
 def pages() -> dict[str, str]:
     """Return the text of each manual page by its file name."""
     return {"bgctl.1": bgctl(), "bgd.1": bgd(), "bgd.toml.5": bgd_toml()}
+
+
+def help_text() -> str:
+    """Return what `bgctl --help` prints on a screen of 80 columns or more."""
+    return f"{click.Context(cli, info_name='bgctl', terminal_width=78, **cli.context_settings).get_help()}\n"
 
 
 def bgctl() -> str:
@@ -171,7 +177,8 @@ def _examples(epilog: str) -> Iterator[str]:
 
 
 def _context(command: click.Command, name: str, above: click.Context | None = None) -> click.Context:
-    return click.Context(command, info_name=name, parent=above, max_content_width=WIDTH, terminal_width=WIDTH)
+    settings = {"max_content_width": WIDTH, "terminal_width": WIDTH, **command.context_settings}
+    return click.Context(command, info_name=name, parent=above, **settings)
 
 
 def _invocation(action: argparse.Action) -> str:
@@ -288,3 +295,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text)
+    HELP.write_text(help_text())

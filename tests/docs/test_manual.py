@@ -21,6 +21,10 @@ def test_pages_are_up_to_date(name):
     assert (manual.FOLDER / name).read_text() == manual.pages()[name], "run `make man`"
 
 
+def test_the_short_help_is_up_to_date():
+    assert manual.HELP.read_text() == manual.help_text(), "run `make man`"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_groff_formats_them_without_a_warning(name):
     if not shutil.which("groff"):
