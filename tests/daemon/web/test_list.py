@@ -198,6 +198,28 @@ def test_the_last_word_is_completed(tab):
     expect(tab.locator("#words option")).to_have_count(1)
 
 
+@needs_chromium
+def test_a_number_opens_a_job_and_a_view_is_kept_by_name(tab, jobs):
+    box, views = tab.locator("#filter input[name=q]"), tab.locator("#views")
+    box.fill(str(jobs["killed"]))
+    box.press("Enter")
+    tab.wait_for_url(f"**/job-logs/{jobs['killed']}")
+    tab.go_back()
+    tab.on("dialog", lambda dialog: dialog.accept(" <b>bad</b> mail "))
+    expect(views).to_be_hidden()
+    box.fill("-state:held queue:mail")
+    box.press("Enter")
+    tab.click("text=Save view…")
+    tab.goto(tab.url.partition("?")[0])
+    views.get_by_text("<b>bad</b> mail").click()
+    assert box.input_value() == "-state:held queue:mail"
+    expect(views.locator("[aria-current]")).to_have_text("<b>bad</b> mail")
+    assert tab.locator("#ordered tr").count() == 1
+    tab.click("text=Forget view")
+    tab.goto(tab.url.partition("?")[0])
+    expect(views).to_be_hidden()
+
+
 def test_the_number_of_no_job_is_searched_for_as_text(page, jobs):
     found = page.get(f"/job-logs?q={jobs['exit 3']}")
     assert (found.status, found.headers["location"]) == (303, f"/job-logs/{jobs['exit 3']}")

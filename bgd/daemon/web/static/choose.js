@@ -87,10 +87,6 @@ async function showProgress(answer, label) {
   say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of, "")}.`);
 }
 
-document.addEventListener("mousedown", (press) => { // or Shift+click would select the text between
-  if (press.shiftKey && press.target.matches(".pick input")) press.preventDefault();
-});
-
 document.addEventListener("click", ({ target, shiftKey }) => {
   const button = target.closest("button");
   if (button?.dataset.many) actOnMany(button);
