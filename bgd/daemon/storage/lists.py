@@ -356,11 +356,14 @@ _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
     "until": "created_at < {}",
     "priority": "priority = {}",
     "errors": """(
-        instr(iif(outcome IN ('succeeded', 'snoozed'), '', replace(outcome, '_', ' ')), {0})
-        OR instr(lower(reason), {0})
-        OR EXISTS (
-            SELECT 1 FROM results WHERE job = jobs.id AND attempt = jobs.attempt
-            AND instr(lower(json_extract(error, '$.type') || ': ' || json_extract(error, '$.message')), {0})
+        instr(lower(reason), {0})
+        OR outcome NOT IN ('succeeded', 'snoozed') AND (
+            instr(replace(outcome, '_', ' '), {0})
+            OR EXISTS (
+                SELECT 1 FROM results WHERE job = jobs.id AND attempt = jobs.attempt AND instr(
+                    lower(json_extract(error, '$.type') || ': ' || json_extract(error, '$.message')), {0}
+                )
+            )
         )
     )""",
 }

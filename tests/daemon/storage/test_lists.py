@@ -179,9 +179,8 @@ def is_plainly_wanted(job, wanted):
     command = " ".join(spec.argv or (spec.target or "", spec.arguments or ""))
     has_arguments = spec.arguments is not None
     arguments = ["two.txt", "7", "42", "a b", "id=42", "to=a b"] if has_arguments else (spec.argv or ())[1:]
-    outcome = job["end"][0]
-    error = "valueerror: bad" if outcome is Outcome.EXIT else ""
-    errors = ["" if outcome is None or job["state"] is State.SUCCEEDED else outcome, error]
+    outcome = None if job["state"] is State.SUCCEEDED else job["end"][0]
+    errors = [outcome or "", "valueerror: bad" if outcome is Outcome.EXIT else ""]
     target = (spec.target or "").replace("::", ".").replace(":", ".").replace("@", ".")
     pattern = (wanted.target or "").replace("::", ".").replace(":", ".")
     code = {State.SUCCEEDED: 0}.get(job["state"], exit_code_of(*job["end"]) if job["end"][0] else None)
