@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 import click
 
 from bgctl import exit_codes
-from bgctl.common import WrongUsage, global_options, print_json, say
-from bgctl.options import FINISHED, NamedJobs, chosen_ids, job_ids
-from bgctl.output import report_end
+from bgctl.common import WrongUsage, global_options, print_json
+from bgctl.options import NamedJobs, chosen_ids, job_ids
+from bgctl.output import leave, maybe_goes_on, report_end
 from bgctl.showing import say_if_waiting
 from bgctl.terminal import takes_more
 from bgctl.verbs import verb
@@ -90,8 +89,7 @@ def attach(daemon: Client, job_id: int, *, is_new: bool = False) -> int:
 
     from bgctl.session import Session  # noqa: PLC0415 - as above
 
-    goes_on = f"`bgctl attach {job_id}` comes back, `bgctl cancel {job_id}` cancels it"
-    unless = ", unless it has ended"
+    how_to_return = f"`bgctl attach {job_id}` comes back, `bgctl cancel {job_id}` cancels it"
     session = Session(job_id)
     try:
         if is_new:
@@ -103,13 +101,9 @@ def attach(daemon: Client, job_id: int, *, is_new: bool = False) -> int:
     except asyncio.CancelledError:
         is_over, code = False, session.exit_code
     except DaemonUnreachable as error:
-        raise DaemonUnreachable(f"{error}; job {job_id} keeps running{unless}: {goes_on}") from error
-    if not is_over and takes_more(2):
-        with suppress(DaemonUnreachable):
-            is_over, unless = daemon.job(job_id).state in FINISHED, ""
+        raise DaemonUnreachable(f"{error}; {maybe_goes_on(job_id, how_to_return)}") from error
     if is_over:
-        code = report_end(daemon.job(job_id).wait())
-        return session.exit_code or code
+        return report_end(daemon.job(job_id).wait())
     if takes_more(2):
-        say(f"job {job_id} keeps running{unless}: {goes_on}")
-    return code
+        code = leave(daemon, job_id, code, how_to_return)
+    return session.exit_code or code

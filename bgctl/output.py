@@ -35,13 +35,11 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
             return _follow(daemon, job, printer)
     except DaemonUnreachable as error:
         printer.end_line()
-        how = _how_to_return(job)
-        raise DaemonUnreachable(f"{error}; unless job {job.id} has ended, it keeps running: {how}") from error
+        raise DaemonUnreachable(f"{error}; {maybe_goes_on(job.id, _how_to_return(job))}") from error
     except KeyboardInterrupt:
         printer.end_line()
         if not _is_cancel_confirmed(job):
-            say(f"job {job.id} keeps running: {_how_to_return(job)}")
-            return exit_codes.INTERRUPTED
+            return leave(daemon, job.id, exit_codes.INTERRUPTED, _how_to_return(job))
     say(f"cancelling job {job.id}")
     daemon.cancel([job.id])  # if it has just finished, report that end
     return wait_for_job(job)
@@ -64,6 +62,22 @@ def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
     if exit_code_of_job(job):
         printer.end_line()
     return report_end(job)
+
+
+def leave(daemon: Client, job_id: int, code: int, how_to_return: str) -> int:
+    """Say that a job keeps running and return `code`; if it has just ended, report that."""
+    try:
+        return report_end(daemon.job(job_id).wait(0))
+    except TimeoutError:
+        say(f"job {job_id} keeps running: {how_to_return}")
+    except DaemonUnreachable:
+        say(maybe_goes_on(job_id, how_to_return))
+    return code
+
+
+def maybe_goes_on(job_id: int, how_to_return: str) -> str:
+    """Return what is true of a job whose daemon does not answer."""
+    return f"unless job {job_id} has ended, it keeps running: {how_to_return}"
 
 
 def report_end(job: Job) -> int:

@@ -457,7 +457,7 @@ def test_a_job_that_has_ended_at_the_detach_is_not_called_running(daemon, monkey
 
     with Client(str(daemon.folder / "nowhere")) as unreachable:
         assert attach(unreachable, int(job_id)) == 0
-    assert f"job {job_id} keeps running, unless it has ended: " in capsys.readouterr().err
+    assert f"unless job {job_id} has ended, it keeps running: " in capsys.readouterr().err
 
 
 # --- refusals

@@ -192,6 +192,18 @@ def test_ctrl_c_leaves_the_job_running_and_prints_how_to_return(daemon, terminal
     daemon.bgctl("cancel", job_id)
 
 
+def test_a_job_that_ends_right_after_ctrl_c_is_not_called_running(daemon, terminal):
+    child = terminal("run", "sh", "-c", "trap 'exit 3' TERM; echo begun; while :; do sleep 0.1; done")
+    child.expect("begun")
+
+    child.sendintr()
+    child.expect(r"cancels job (\d+)")
+    daemon.bgctl("signal", child.match[1])
+
+    assert "failed (exit code 3)" in seen(child)
+    assert child.exitstatus == 3
+
+
 def test_ctrl_c_twice_cancels_the_job(daemon, terminal):
     child = terminal("run", "sh", "-c", "echo begun; exec sleep 60")
     child.expect("begun")
