@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
+import time
+from contextlib import closing
 from functools import partial
 from itertools import product
+from math import pi, sin
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 from PIL import Image
 
 from bgd import Client, Job, JobSpec
+from bgd.core.job import Outcome, State
+from bgd.daemon.storage.activity import NAME, QUARTER, QUEUE, Counts, bucket_of
 from tests.daemon.web.chromium import chromium
 from tests.support import ROOT, Daemon, wait_until
 
@@ -78,6 +85,9 @@ def main() -> None:
         for name, text in PROGRAMS.items():
             (daemon.folder / name).write_text(text)
         daemon.start()
+        daemon.stop()
+        remember_a_day(daemon.state_dir / "bgd.db")
+        daemon.start()
         try:
             with daemon.client() as client:
                 retried = work_through_a_morning(client, folder)
@@ -86,11 +96,42 @@ def main() -> None:
             daemon.stop()
 
 
+def remember_a_day(database: Path) -> None:
+    """Write what jobs of these names would have left behind in a day, busier in its middle."""
+    now = int(time.time()) // QUARTER * QUARTER
+    with closing(sqlite3.connect(database)) as db, db:
+        for place, (name, queue, number, seconds) in product(range(1, 96), YESTERDAY):
+            wave = sin(place / 96 * pi) * (1 + sin(place * len(name)) / 3)
+            jobs, failed = round(number * wave), int(place % 11 == len(name) % 11)
+            wait, run = bucket_of(0.05 + 2 * wave**4), bucket_of(seconds * (1 + wave))
+            outcomes = {Outcome.SUCCEEDED: jobs, Outcome.EXIT: failed}
+            counts = Counts(
+                started=jobs + failed,
+                slot_seconds=jobs * seconds,
+                outcomes=outcomes,
+                finished={State.SUCCEEDED: jobs, State.FAILED: failed},
+                waits={wait: jobs, wait + 6: failed},
+                runs={run: jobs, run + 5: failed},
+            )
+            for kind, subject in ((NAME, name), (QUEUE, queue)):
+                row = (QUARTER, now - place * QUARTER, kind, subject, msgspec.msgpack.encode(counts))
+                db.execute("INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?, ?)", row)
+
+
+# Names and queues of jobs, how many in a quarter of an hour, and the seconds that each took
+YESTERDAY = (
+    ("thumbnails", "default", 40, 3.0),
+    ("newsletter", "mail", 12, 1.5),
+    ("archive", "nightly", 3, 90.0),
+    ("stock", "shop", 6, 20.0),
+)
+
+
 def addresses(job_id: int) -> dict[str, str]:
     """Return what follows /job-logs in the address of each page, by the name of its picture."""
     return {
         "overview": "/overview",
-        "charts": "/charts?span=1h&by=name",
+        "charts": "/charts?by=name",
         "jobs": "",
         "job": f"/{job_id}",
         "new": f"/new?job={job_id}",
