@@ -104,7 +104,8 @@ class _Passing(socketserver.BaseRequestHandler):
 
 def links_of(tab, proxy):
     """Return the addresses that a page leads to, all of which have to be on this server."""
-    found = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    address = "new URL(link.getAttribute('href'), location).href"  # some links are in pictures
+    found = tab.eval_on_selector_all("a[href]", f"links => links.map(link => {address})")
     assert all(link.startswith(proxy.origin) for link in found), found
     return [link.partition("#")[0] for link in found]
 

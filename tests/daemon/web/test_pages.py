@@ -202,7 +202,7 @@ def test_a_list_of_ten_thousand_jobs_is_served(browser, client):
 
 
 def test_the_footer_of_pages_names_the_version_of_bgd_after_a_login(daemon, browser, jobs):
-    footer = f"<footer>bgd {__version__}</footer>"
+    footer = f"<footer>bgd {__version__} "
 
     for path in (
         "",

@@ -134,7 +134,8 @@ def assert_only_our_own_markup(tab):
 # Elements that no template of ours has
 FOREIGN = (
     "script:not([src*='/static/']), link:not([href*='/static/']):not([rel=icon]), meta[http-equiv], base, "
-    "style, iframe, object, plaintext, math, textarea, pre img, [data-verb=cancel][data-path]"
+    "style, iframe, object, plaintext, math, textarea:not(label > [name=command], label > [name=arguments]), "
+    "pre img, [data-verb=cancel][data-path]"
 )
 # In output, addresses of http and https that stand there are links
 BAD_ATTRIBUTES = """() => {

@@ -382,19 +382,20 @@ def test_what_was_asked_stays_in_the_form(browser):
 
 
 @pytest.mark.parametrize(
-    ("query", "field"),
+    ("query", "problem"),
     [
-        ("text=" + "x" * 201, "text"),
-        ("text=a%0Ab", "text"),
-        ("text=a&before=1", "before"),
-        ("text=a&before=0.1", "before"),
-        ("text=a&before=x", "before"),
+        ("text=" + "x" * 201, "must have at most 200 characters."),
+        ("text=a%0Ab", "text: 'a\\nb' cannot be understood."),
+        ("text=a&before=1", "before: '1' cannot be understood."),
+        ("text=a&before=0.1", "before: '0.1' cannot be understood."),
+        ("text=a&before=x", "before: 'x' cannot be understood."),
     ],
 )
-def test_a_bad_query_is_refused(browser, query, field):
+def test_a_bad_query_is_refused(browser, query, problem):
     answered = browser.get(f"/job-logs/search?{query}", "Accept: application/json")
 
-    assert (answered.status, repr(field) in answered.json["error"]) == (400, True)
+    assert answered.status == 400
+    assert problem in answered.json["error"]
 
 
 def test_json_needs_a_text(browser):
