@@ -166,7 +166,8 @@ async def test_end_of_an_attempt_without_a_move_of_its_job_raises(store):
 async def test_attempts_are_read_in_parts(store):
     await put(store, new(1))
     attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
-    await store.commit(Transaction(now=NOW, attempts=attempts))
+    running = saves(a_job(1, State.RUNNING, attempt=5))
+    await store.commit(Transaction(now=NOW, saves=running, attempts=attempts))
 
     assert [attempt.attempt for attempt in await store.read(read.attempts_of, JobId(1), 0, 2)] == [1, 2]
     assert [attempt.attempt for attempt in await store.read(read.attempts_of, JobId(1), 2, 10)] == [3, 4, 5]
