@@ -12,6 +12,7 @@ from bgd.daemon.web import (
     finding,
     job_pages,
     live,
+    log_groups,
     log_pages,
     log_text,
     overview,
@@ -34,6 +35,7 @@ def test_dashboard_page_says_what_the_page_of_a_log_holds():
     assert f"the first {queries.MAX_HITS} matches" in said
     assert f"the last {log_text.MAX_PART >> 10} KiB" in said
     assert f"the first {log_pages.MAX_LISTED} matches" in said
+    assert f"more than {log_groups.MAX_GROUP >> 20} MiB behind its beginning" in said
 
 
 def test_dashboard_page_says_what_the_limits_are():

@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.daemon.threads import start_pool
+from bgd.daemon.web.log_groups import END, folded, group_after, group_before, title_of, without_mark
 from bgd.daemon.web.markup import line_markup
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.logsearch import Needle
@@ -62,7 +63,8 @@ class LogPart(Struct, frozen=True, kw_only=True):
 
     A reader goes on from `at`, in `style`, in the line `number`: where the open line begins or, in a very
     long one, after a carriage return. `skipped`: what is between these two offsets was not read. `begin` and
-    `first` are the offset and the number of the first line, `size` is that of the log.
+    `first` are the offset and the number of the first line, `size` is that of the log. `group`: the title
+    of the group of lines in which it begins.
     """
 
     lines: list[LogLine]
@@ -74,6 +76,7 @@ class LogPart(Struct, frozen=True, kw_only=True):
     begin: int = 0
     first: int | None = None
     size: int = 0
+    group: str | None = None
 
 
 R = TypeVar("R")
@@ -127,6 +130,8 @@ class LogText:
         self._terminal = Terminal(style)
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._lines: list[LogLine] = []  # not returned yet
+        self._group: str | None = None  # of the line that begins at this offset
+        self._group_known_at = -1
 
     def read_on(self) -> LogPart | None:
         """Return what comes next for a page that follows the log; skip what it cannot catch up with."""
@@ -134,7 +139,15 @@ class LogText:
         behind = size - self.offset
         if behind > MAX_BEHIND or (behind > MAX_LINES_BEHIND and self._lines_until(size) > MAX_LINES_BEHIND):
             self._skip(size)
-        return self.read(lines=LIVE_LINES)
+        begin = self._line_begin
+        if (part := self.read(lines=LIVE_LINES)) is None:
+            return None
+        if begin != self._group_known_at:
+            self._group = group_before(self._log, begin)
+        part = replace(part, group=self._group)
+        self._group = group_after((line.runs for line in part.lines), self._group)
+        self._group_known_at = self._line_begin
+        return part
 
     def read(self, limit: int = MAX_CHUNK, lines: int = MAX_LINES) -> LogPart | None:
         """Return what comes next, at most min(limit, MAX_CHUNK) bytes or so many lines; None: nothing yet.
@@ -343,7 +356,7 @@ def _part(log: LogReader, begin: int, start: int, end: int, size: int, number: i
         lines.append(found.open)
     if lines and start > begin:
         lines[0] = replace(lines[0], at=begin)
-    part = replace(found, lines=lines, begin=begin, first=number, size=size)
+    part = replace(found, lines=lines, begin=begin, first=number, size=size, group=group_before(log, begin))
     return part if is_last else replace(part, at=end, open=None)
 
 
@@ -445,30 +458,42 @@ def linked(part: LogPart, needle: Needle | None = None, target: int | None = Non
 
     `target`: the first line is the one that the page was asked for, for the place with this number in it.
     """
-    lines = [*part.lines, *([part.open] if part.open is not None and part.open.runs else [])]
-    shown = [linked_line(line, needle, None if index else target) for index, line in enumerate(lines)]
+    titles = [title_of(line.runs) for line in part.lines]
+    shown = [
+        linked_line(line, needle, None if index else target, is_title=title not in {None, END})
+        for index, (title, line) in enumerate(zip(titles, part.lines, strict=True))
+    ]
     return {
-        "lines": Markup("").join(shown[: len(part.lines)]),
-        "open": Markup("").join(shown[len(part.lines) :]),
+        "lines": folded(zip(titles, shown, strict=True), part.group if shown and titles[0] is None else None),
+        "open": linked_line(part.open, needle, None if shown else target)
+        if part.open is not None and part.open.runs
+        else Markup(""),
         **_place(part),
     }
 
 
-def linked_line(line: LogLine, needle: Needle | None = None, target: int | None = None) -> Markup:
+def linked_line(
+    line: LogLine, needle: Needle | None = None, target: int | None = None, *, is_title: bool = False
+) -> Markup:
     """Return one line as HTML; it begins with a link to itself that has its number and time.
 
-    The link is for the pointer: a key that stops at each of some hundred lines is of no use.
+    The link is for the pointer: a key that stops at each of some hundred lines is of no use. `is_title`: the
+    line is what a group is folded with, so it has no links.
     """
+    runs = without_mark(line.runs) if is_title else line.runs
     kind = "" if target is None else ' class="target"'
     number = "" if line.number is None else line.number
     time = "" if line.time is None else _local_time(line.time)
-    marked = needle.find_in("".join(text for text, _ in line.runs)) if needle else []
+    marked = needle.find_in("".join(text for text, _ in runs)) if needle else []
     current = None if target is None else min(target, len(marked) - 1)
     search = f"&amp;text={quote(needle.text)}#found" if needle else ""
+    tag, place = "a", f'tabindex="-1" aria-hidden="true" href="view?at={line.at}{search}"'
+    if is_title:
+        tag, place = "span", f'data-at="{line.at}"'
+    text = line_markup(runs, marked, current, has_links=not is_title)
     # put together by hand, because Markup.format takes 15 microseconds; only the text is a stranger's
     return Markup(  # noqa: S704
-        f'<span{kind}><a tabindex="-1" aria-hidden="true" href="view?at={line.at}{search}" data-n="{number}"'
-        f' data-t="{time}"></a>{line_markup(line.runs, marked, current)}\n</span>'
+        f'<span{kind}><{tag} {place} data-n="{number}" data-t="{time}"></{tag}>{text}\n</span>'
     )
 
 

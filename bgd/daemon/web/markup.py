@@ -23,13 +23,15 @@ def as_markup(text: str) -> Markup:
     return Markup("\n").join(line_markup(line) for line in [*terminal.feed(text), terminal.end()])
 
 
-def line_markup(line: Line, marked: Sequence[Place] = (), current: int | None = None) -> Markup:
+def line_markup(
+    line: Line, marked: Sequence[Place] = (), current: int | None = None, *, has_links: bool = True
+) -> Markup:
     """Return one line as HTML, without its end. Addresses of http and https are links.
 
     The text between each of the places `marked` is marked; the mark of the `current` one can be linked to.
     """
     text = "".join(text for text, _ in line)
-    links = [found.span() for found in _ADDRESS.finditer(text)] if "://" in text else []
+    links = [found.span() for found in _ADDRESS.finditer(text)] if has_links and "://" in text else []
     if not (marked or links):
         return Markup("".join(_styled(escape(text), style) for text, style in line))  # noqa: S704
     ends = [*accumulate(len(text) for text, _ in line)]

@@ -16,7 +16,10 @@ pytestmark = needs_chromium
 
 STARTED_NEVER = ("blocked", "scheduled", "held")  # they have no attempt 1
 VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")]
-COLOURS = r"for i in 0 1 2 3 4 5 6 7; do printf '\033[3%dmcolour\033[0m \033[9%dmbright\033[0m\n' $i $i; done"
+COLOURS = (
+    "echo ::group::http://x.example; for i in 0 1 2 3 4 5 6 7; do "
+    r"printf '\033[3%dmcolour\033[0m \033[9%dmbright\033[0m\n' $i $i; done"
+)
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,9 @@ def shown(tab: Page) -> list[str]:
 def visible(tab: Page) -> list[str]:
     """Return the lines on the screen."""
     lines: list[str] = tab.evaluate(
-        """() => { const box = log.getBoundingClientRect(); return [...log.querySelectorAll("code > span")]
-        .filter((line) => { const { top, bottom } = line.getBoundingClientRect();
+        """() => { const box = log.getBoundingClientRect();
+        return [...log.querySelectorAll("[data-n]")].map((link) => link.parentNode).filter((line) => {
+          const { top, bottom } = line.getBoundingClientRect();
           return bottom > box.top + 1 && top < box.bottom - 1; }).map((line) => line.textContent.trim()); }"""
     )
     return lines
@@ -151,6 +152,32 @@ def test_a_log_that_grows_faster_than_a_page_can_show_is_shown_to_its_end(tab, c
     assert lines[-2:] == ["2000000", "last"]
     assert lines[:-1] == [str(number) for number in range(int(lines[0]), 2000001)]
     wait_until(lambda: visible(tab)[-1] == "last")  # it is scrolled to in the next frame
+
+
+def test_a_group_of_a_running_log_is_folded_as_one_and_does_not_fill_the_page(tab, client, gate):
+    rounds = f"cat {gate}; seq 990; echo round 1; " + "".join(
+        f"cat {gate}; seq 990; echo round {number}; " for number in range(2, 7)
+    )
+    script = f"echo before; echo '::group::Set <b>'; seq 3; {rounds} echo ::endgroup::; cat {gate}; echo last"
+    job = client.submit(["/bin/sh", "-c", script])
+    open_log(tab, client, job)
+    groups = tab.locator("#log details")
+    expect(groups).to_have_count(1)
+    expect(groups.locator("summary")).to_have_text("Set <b>\n")
+    gate.write_text("")
+    expect(groups.last).to_contain_text("round 1")
+    assert groups.count() == 2
+    wait_until(lambda: visible(tab)[-1] == "round 1")
+
+    groups.first.locator("summary").evaluate("(summary) => summary.click()")
+    expect(groups.last).not_to_have_attribute("open", "")
+    for number in range(2, 7):
+        gate.write_text("")
+        expect(groups.last).to_contain_text(f"round {number}")
+        expect(groups.last).not_to_have_attribute("open", "")
+    assert tab.locator("#log [data-n]").count() < 5500
+    gate.write_text("")
+    wait_until(lambda: visible(tab)[-1] == "last")
 
 
 def test_the_top_of_a_log_is_not_painted_before_the_script_scrolls_to_its_end(tab, client, numbers):

@@ -5,7 +5,9 @@ const form = document.querySelector(".tools form");
 const places = document.querySelector(".places"); // links to the start and the end
 const address = (page, query) => `${log.dataset.url}/${page}?${new URLSearchParams(query)}`;
 const queryOf = (url) => Object.fromEntries(new URL(url).searchParams);
-const place = (line) => ({ at: queryOf(line.firstChild.href).at, line: line.firstChild.dataset.n });
+const links = (element) => element.querySelectorAll("[data-n]"); // one in each line; titles of groups have no address
+const placeOf = ({ href, dataset: { at, n } }) => ({ at: at ?? queryOf(href).at, line: n });
+const place = (element) => placeOf(links(element)[0]);
 let end = { ...log.dataset }; // what comes behind the lines
 let [tail, isLoading] = [null, false]; // the stream of what is written now, and whether a part is on its way
 let [seen, newest] = ["", ""]; // the numbers of the last line that was on the screen, and of the last that came
@@ -22,19 +24,40 @@ function keepBelow(act) {
 }
 
 function add(part) {
+  const last = lines.lastElementChild;
   addOutput(lines, open, part);
   end = part;
+  const more = continued(last);
+  if (!more) return;
+  more.open = last.open;
+  if (last.children.length > 500) return;
+  more.firstElementChild.remove(); // the title
+  last.append(...more.childNodes);
+  more.remove();
+}
+
+function addAbove(part) {
+  const first = lines.firstElementChild;
+  lines.prepend(contentOf(part.lines));
+  const before = first?.previousElementSibling;
+  if (continued(before)) before.open = first.open;
+}
+
+// Return the next part of the same group.
+function continued(group) {
+  const next = group?.nextElementSibling;
+  return group?.matches("details") && next?.matches(".continued") ? next : null;
 }
 
 async function extend(isUp) {
   const edge = isUp ? lines.firstChild : lines.lastChild;
   const { at, line } = isUp && edge ? place(edge) : end;
-  if (isLoading || (isUp ? at < 1 : end.last)) return;
+  if (isLoading || (isUp ? at < 1 : end.last) || links(lines).length > 4000) return; // many: of a folded group
   isLoading = true;
   const part = await load({ [isUp ? "before" : "after"]: at, line });
   isLoading = false;
   if (!part || edge !== (isUp ? lines.firstChild : lines.lastChild)) return;
-  if (isUp) keepBelow(() => lines.prepend(contentOf(part.lines)));
+  if (isUp) keepBelow(() => addAbove(part));
   else add(part);
   settle();
 }
@@ -45,9 +68,10 @@ function settle() {
   if (shown.size !== size) keepPlace();
   const [all, below, near] = [lines.children, log.scrollTop + log.clientHeight, 2 * log.clientHeight];
   const few = all.length >> 2;
-  if (all.length > 2000 || (few && end.at - place(all[0]).at > 200_000)) {
+  const isFull = links(lines).length > 5000; // even if a folded group hides them
+  if (isFull || all.length > 2000 || (few && end.at - place(all[0]).at > 200_000)) {
     const [above, behind] = [[...all].slice(0, few), [...all].slice(-few)];
-    if (log.scrollTop - all[few].offsetTop > near) keepBelow(() => above.forEach((line) => line.remove()));
+    if (isFull || log.scrollTop - all[few].offsetTop > near) keepBelow(() => above.forEach((line) => line.remove()));
     else if (behind[0].offsetTop - below > near) {
       end = place(behind[0]);
       open.replaceChildren();
@@ -58,7 +82,7 @@ function settle() {
   if (log.scrollHeight - below < near) extend(false);
   if (!end.last || !log.dataset.running) tail = tail?.end();
   else tail ??= streamFrom(end, `${address("live", { linked: 1 })}&`, receive);
-  shown = { size, isEnd: isAtEnd(log), top: [...all].find((line) => line.offsetTop >= log.scrollTop) };
+  shown = { size, isEnd: isAtEnd(log), top: [...links(lines)].find((line) => line.offsetTop >= log.scrollTop) };
   if (shown.isEnd && end.last) seen = newest = end.line;
   const news = newest > seen ? `: ${(newest - seen).toLocaleString("en")}${tail ? "" : " or more"} new lines` : "";
   places.lastElementChild.textContent = shown.isEnd && tail ? "Following" : `End${news}`;
@@ -155,15 +179,23 @@ places.addEventListener("click", (click) => {
 });
 
 for (const box of document.querySelectorAll(".tools [type=checkbox]")) {
+  const set = () => log.classList.toggle(box.id, box.checked);
   box.checked = localStorage[`bgd-${box.id}`];
   box.addEventListener("change", () => {
     localStorage[`bgd-${box.id}`] = box.checked ? 1 : "";
+    set();
     keepPlace();
   });
+  set();
 }
 
 addEventListener("popstate", () => show(restore()));
 log.addEventListener("scroll", settle);
+log.addEventListener("toggle", ({ target }) => {
+  const more = continued(target);
+  if (more) more.open = target.open;
+  settle();
+}, true);
 new ResizeObserver(settle).observe(log);
 log.focus();
 arrive(restore());
