@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
 
 from bgd.config import load
 from bgd.core.job import Outcome
+from bgd.daemon.web.log_text import linked, part_before, part_from, plain
 from bgd.errors import ConfigError
 from bgd.launcher.journal import (
     Began,
@@ -21,6 +24,7 @@ from bgd.launcher.journal import (
     read,
 )
 from bgd.logfiles import LogReader
+from bgd.logsearch import Needle
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 _MEMORY = Path("/dev/shm")  # the cheapest place for files
@@ -115,8 +119,22 @@ def _write(written: Journal, record: Record) -> None:
             raise AssertionError(record)
 
 
+class _Output(HTMLParser):
+    """Refuses all markup except what bgd writes itself."""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        assert tag in {"span", "a", "mark", "details", "summary"}
+        assert found.keys() <= KNOWN_ATTRIBUTES
+        assert re.match(r"https?://[^\s<>\"']+\Z|view\?at=[0-9]+&", found.get("href") or "http://x")
+
+
+KNOWN_ATTRIBUTES = {"class", "href", "rel", "id", "tabindex", "aria-hidden", "open"}
+KNOWN_ATTRIBUTES |= {"data-n", "data-t", "data-at"}
+
+
 def logs(data: bytes) -> None:
-    """A log, its times and its later files are read to their end, whatever they hold."""
+    """A log, its times and its later files are read to their end, whatever they hold, and shown as text."""
     head, times, later, later_times = (*data.split(b"\xff\xfe\xfd", 3), b"", b"", b"")[:4]
     log = FOLDER / log_name(1, 1)
     log.parent.mkdir(exist_ok=True)
@@ -136,5 +154,11 @@ def logs(data: bytes) -> None:
         got += piece.data
     assert got == head + later
     assert reader.size() == offset
+    needle = Needle.of(got[: len(data) % 5].decode(errors="replace") or ":")
+    for name in (".times", f".{start}.times"):  # only bgd writes them, and pages show them as dates
+        Path(f"{log}{name}").unlink(missing_ok=True)
+    for part in (part_from(reader, 0), part_before(reader, offset)):
+        for shown in (plain(part), linked(part, needle, 1)):
+            _Output().feed(f"{shown['lines']}{shown['open']}")
     for lines in (0, 1, 5):
         assert 0 <= reader.tail_offset(lines) <= offset

@@ -58,6 +58,7 @@ def seeds_of(target: str) -> Iterator[bytes]:
             yield b"!\x00\xff" + bytes(range(60))
             yield b"!\x01\x00" + bytes([0, 1, 2, 16, 18, 3, 19, 0])
         case "logs":
+            yield b"::group::\x1b[1mhttp://x/<b>\x1b[0m\n\"'&<script>\r\n::endgroup::\n\x1b]8;;http://y\x07z"
             yield b"head\n\xff\xfe\xfd" + bytes(32) + b"\xff\xfe\xfdlater\n\xff\xfe\xfd" + bytes(20)
         case _:
             raise KeyError(target)
