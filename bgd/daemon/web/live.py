@@ -290,19 +290,22 @@ async def follow_log(
 
     A reader that is far behind misses what is in between, and is told.
     """
-    loop = asyncio.get_running_loop()
+
+    def read() -> tuple[bytes, float] | None:
+        """Return what comes next, and the processor time that it took."""
+        began = time.thread_time()
+        part = shown.read_on()
+        return None if part is None else (event(render(part)), time.thread_time() - began)
+
     with subscription as grown:
         yield HEARTBEAT
         while True:
             grown.take_moved()
             is_last = await has_ended()  # before the log is read: it may grow until then
-            began = loop.time()
-            while lines := await threads.run(log, shown.read_on):
-                news = event(await threads.run(log, render, lines))
-                took = loop.time() - began
+            while found := await threads.run(log, read):
+                news, took = found
                 yield news
                 await asyncio.sleep(max(PAUSE, PAUSE_FACTOR * took))
-                began = loop.time()
             if is_last:
                 yield event({"end": True})
                 return
