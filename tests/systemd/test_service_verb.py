@@ -99,6 +99,14 @@ def test_user_makes_bgd_a_service_however_it_was_installed(machine, kind):
     assert "bgd as a service of ada is enabled and runs" in told
     assert "loginctl enable-linger" not in told  # the fixture has done that
     assert machine.run(*bgctl, "run", "--cwd", "/", "id", "-un", user="ada") == "ada"
+    allow = f"""mkdir -p {HOME}/.config/bgd
+    printf '[security]\\nallowed_classes = ["textwrap.indent"]\\n' > {HOME}/.config/bgd/bgd.toml"""
+    machine.run("sh", "-c", allow, user="ada")
+    machine.run(*bgctl, "reload", user="ada")
+    machine.run(*bgctl, "call", "--wait", "--args", '["line", "> "]', "textwrap:indent", user="ada")
+    assert json.loads(machine.run(*bgctl, "show", "--json", "last", user="ada"))["result"] == "> line"
+    assert "complete -o" in machine.run(*bgctl, "completion", "bash", user="ada")
+    assert machine.run(*bgctl, "--help", user="ada").startswith("Usage: bgctl")
     first = status(machine, bgctl)
     assert (first["units"], first["enabled"], first["lingers"]) == (
         f"{HOME}/.config/systemd/user",
