@@ -243,6 +243,8 @@ def test_no_end_is_lost_when_workers_are_killed_again_and_again(forked, tmp_path
         elif end.outcome is Outcome.UNKNOWN:  # killed between the fork and its message
             assert end.problem == "its warm worker died while it started the job"
             assert runs <= 1
+        elif end.outcome is Outcome.SIGNAL:  # its own process was killed: a fork looks like its worker
+            assert (end.signal, runs <= 1) == (signal.SIGKILL, True)
         else:
             assert end.problem == "cannot start: its worker was ended by SIGKILL while it started"
             assert runs == 0
