@@ -174,7 +174,7 @@ class JobActions:
     ) -> JobId:
         spec, policy = self._with_policies(spec)
         job_id = self._supervisor.decide(
-            lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
+            lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at, self._by
         )
         self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
         if spec.debounce is not None:

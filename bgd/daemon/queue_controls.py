@@ -98,13 +98,14 @@ def queue_views(
     controls: QueueControls,
     counts: Mapping[tuple[str, State], int],
     openings: Mapping[str, float],
+    also: Iterable[str] = (),
 ) -> list[QueueView]:
-    """Return what clients see of every queue: the known ones and those in use, sorted by name.
+    """Return what clients see of every queue: the known ones, those in use, and `also` these, sorted by name.
 
     `counts`: number of unfinished jobs by queue and state. `openings`: for queues whose rate lets no job
     start now, when it will, epoch time.
     """
-    by_queue: dict[str, dict[str, int]] = {queue: {} for queue in known_queues(config, controls)}
+    by_queue: dict[str, dict[str, int]] = {queue: {} for queue in {*known_queues(config, controls), *also}}
     if config.notify:
         by_queue[NOTIFICATION_QUEUE] = {}
     for (queue, state), jobs in counts.items():

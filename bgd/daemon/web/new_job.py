@@ -75,12 +75,11 @@ async def check(site: Site, request: HttpRequest) -> PageResponse:
 
 async def submit(site: Site, request: HttpRequest, asked_by: str) -> PageResponse:
     """Submit the job of a form; return its id as JSON once it is on disk."""
-    del asked_by
     form, earlier = await _read(site, _sent(request))
     try:
         spec = _spec_of(form, earlier)
         site.actions.check([spec])
-        submitted = site.actions.submit([spec], site.authenticator.uid)
+        submitted = site.actions.asked_by(asked_by).submit([spec], site.authenticator.uid)
     except BgdError as error:
         raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
     await site.supervisor.saved()
@@ -152,7 +151,7 @@ def _checked(arguments: str | None) -> str | None:
         return None
     try:
         msgspec.json.decode(arguments, type=_Arguments)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Refused('arguments are JSON such as {"args": [1, "two"], "kwargs": {"three": 3}}') from error
     return arguments
 

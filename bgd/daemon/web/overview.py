@@ -171,7 +171,7 @@ _ANY = ListQuery()
 async def _queue_values(site: Site) -> dict[str, Any]:
     """Return the values for the page of the queues."""
     oldest, ends = await site.fresh(summaries.oldest_queued), await site.fresh(activity.ends)
-    views = site.supervisor.queue_views()
+    views = site.supervisor.queue_views(_that_ended_jobs(ends))
     return {
         **_slots(site),
         "rows": [_queue_row(view, oldest.get(view.name), ends) for view in views[:MAX_QUEUES]],
@@ -188,10 +188,15 @@ async def _queues_as_json(site: Site) -> dict[str, object]:
             as_json(view)
             | {"oldest_queued_at": iso_time(oldest.get(view.name))}
             | as_json(ends.queues.get(view.name, QueueEnds()))
-            for view in site.supervisor.queue_views()
+            for view in site.supervisor.queue_views(_that_ended_jobs(ends))
         ],
         "resources": as_json(site.supervisor.resource_views()),
     }
+
+
+def _that_ended_jobs(ends: Ends) -> set[str]:
+    """Return the queues whose jobs ended in the last day, but for what has no row of its own."""
+    return ends.queues.keys() - {activity.OTHER}
 
 
 def _slots(site: Site) -> dict[str, object]:

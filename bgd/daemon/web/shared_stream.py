@@ -82,7 +82,8 @@ class SharedStream:
         return len(self._streams) >= MAX_SHARED
 
     def add(self, seal: Seal, events: AsyncGenerator[bytes, None]) -> None:
-        """Send these events, until the stream is dropped."""
+        """Send these events, until the stream is dropped; a new stream with its nonce takes its place."""
+        self.drop(seal.nonce)
         self._streams[seal.nonce] = seal, self._tasks.create_task(self._forward(seal, events))
 
     def drop(self, nonce: str) -> None:
@@ -114,4 +115,4 @@ class SharedStream:
         except Exception:  # one page must not end what serves all others
             logger.exception("a bug, in the stream of an open page")
         await self._next.put((seal, b""))
-        self._streams.pop(seal.nonce, None)
+        del self._streams[seal.nonce]  # it is this one: one whose place was taken has been cancelled

@@ -111,8 +111,8 @@ def history_of(view: JobView, events: list[EventView], attempts: list[AttemptVie
 
 
 def _asked_by(event: EventView, view: JobView) -> str | None:
-    if event.what == SUBMIT:  # such events do not say it
-        return view.user
+    if event.what == SUBMIT:  # only those from a page say it
+        return event.by or view.user
     return None if event.what == Move.START else event.by  # bgd starts jobs by itself
 
 

@@ -90,6 +90,10 @@ def test_a_class_job_takes_other_arguments(client, page):
         ({"command": " \n"}, "type a command"),
         ({"target": "os:system", "arguments": '{"args": ["true"]}'}, "os:system"),
         ({"target": "work:add", "arguments": "[1]"}, 'arguments are JSON such as {"args"'),
+        (
+            {"target": "work:add", "arguments": f'{{"args": {"[" * 990}{"]" * 990}}}'},
+            "arguments are JSON such",
+        ),
         ({"command": "true", "queue": "bgd-notifications"}, "bgd-notifications"),
     ],
 )

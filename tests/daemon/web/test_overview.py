@@ -173,6 +173,15 @@ def test_slots_of_a_queue_and_of_the_daemon_are_set(daemon, client):
     assert client.queues().slots == configured
 
 
+def test_a_queue_whose_jobs_have_ended_keeps_its_figures(daemon, client):
+    client.submit(["/bin/true"], queue="over").wait(timeout=60)
+    browser = Browser(daemon).log_in()
+
+    [row] = [each for each in browser.json("/job-logs/queues")["queues"] if each["name"] == "over"]
+    assert (row["counts"], row["day"]) == ({}, 1)
+    assert 'id="queue-over"' in browser.get("/job-logs/queues").text
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "10001", "many", "1.5"])
 @pytest.mark.parametrize("path", ["/job-logs/slots", "/job-logs/queues/mail/slots"])
 def test_bad_slots_are_refused(daemon, client, path, value):

@@ -38,6 +38,14 @@ def test_a_user_of_the_proxy_reads_and_acts_without_a_login(browser, held):
     assert "alice, through the proxy" in browser.get(f"/job-logs/{held.id}", ALICE).text
 
 
+def test_the_history_of_a_job_names_the_user_of_the_proxy_who_submitted_it(browser):
+    own = [ALICE, OWN, "Accept: application/json", "X-Bgd-Form: command=true"]
+    job = browser.get("/job-logs/submit", *own, method="POST").json["id"]
+
+    page = browser.get(f"/job-logs/{job}", ALICE).text
+    assert "submitted" in page.partition('id="history"')[2].partition("alice, through the proxy")[0]
+
+
 @pytest.mark.parametrize("name", ["Zoë Ω", "alice@example.org", "a" * 100])
 def test_names_of_all_scripts_are_taken(browser, held, name):
     request = browser.request(f"/job-logs/{held.id}/cancel", "X-Remote-User: NAME", OWN, method="POST")

@@ -65,6 +65,28 @@ async def test_streams_end_alone_and_one_that_fails_ends_no_other(caplog):
     ]
 
 
+async def test_a_nonce_that_comes_again_takes_the_place_of_its_stream():
+    ended = []
+
+    async def endless():
+        try:
+            while True:
+                yield event("old")
+        finally:
+            ended.append(True)
+
+    async with asyncio.TaskGroup() as tasks:
+        streams, response, heard = opened(tasks)
+        await heard()
+        await streams.add(Seal(b"key", ONE, NAME), endless())
+        assert await heard() == (ONE, '"old"')
+        await streams.add(Seal(b"key", ONE, NAME), numbers(1))
+        while (news := await heard()) == (ONE, '"old"'):
+            pass
+        assert (news, await heard(), ended) == ((ONE, "0"), (ONE, "null"), [True])
+        await response.chunks.aclose()
+
+
 async def test_every_page_gets_the_farewell_with_its_own_seal():
     async with asyncio.TaskGroup() as tasks:
         streams, response, heard = opened(tasks)
