@@ -27,7 +27,8 @@ K = TypeVar("K", bound=str | int)
 
 MINUTE, QUARTER, HOUR = 60, 900, 3600
 DAY = 24 * HOUR
-# The seconds that a row stands for, and after which it becomes part of a row of the next level, or is deleted
+# The seconds that a row stands for, and after which it becomes part of a row of the next level. Of the last
+# level, the newest hours are kept, as many as make that time: a clock that is ahead for a while deletes none.
 LEVELS = ((MINUTE, 2 * HOUR), (QUARTER, DAY + HOUR), (HOUR, 8 * DAY))
 
 QUEUE, NAME = "queue", "name"
@@ -222,7 +223,7 @@ def _fold(db: sqlite3.Connection, now: int) -> None:
         _keep_busiest(sums)
         db.executemany(_WRITE, [(*row, _encode(counts)) for row, counts in sums.items()])
     hours, kept = LEVELS[-1]
-    db.execute("DELETE FROM activity WHERE seconds = ? AND at < ?", (hours, now - kept))
+    db.execute(_DELETE_OLDEST, (hours, now, kept // hours - 1))
 
 
 def _keep_busiest(sums: dict[Row, Counts]) -> None:
@@ -238,6 +239,11 @@ _decode = msgspec.msgpack.Decoder(Counts).decode
 _WRITE = "INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?, ?)"
 _READ = "SELECT counts FROM activity WHERE seconds = ? AND at = ? AND kind = ? AND subject = ?"
 _READ_ROWS = "SELECT kind, subject, counts FROM activity WHERE seconds = ? AND at BETWEEN ? AND ?"
+_DELETE_OLDEST = """
+    DELETE FROM activity WHERE seconds = ?1 AND at < (
+        SELECT DISTINCT at FROM activity WHERE seconds = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1 OFFSET ?3
+    )
+"""
 
 # An attempt on a cluster takes slot 0, which is none
 _RUNNING = """

@@ -132,7 +132,36 @@ async def test_minutes_become_quarters_these_hours_and_these_are_deleted(store):
     assert hours == (3600, 0)
     [[hour]] = (await columns_of(store, NAME, 0, HOUR, 1, 0)).values()
     assert (hour.started, hour.outcomes, sum(hour.waits.values())) == (3, {Outcome.SUCCEEDED: 3}, 3)
-    assert await rows_after(8 * DAY + 2 * HOUR, 8) == ([], None)
+    for number, days in ((8, 9), (9, 12)):  # each leaves rows of all hours in which it ran
+        await run(store, number, days * DAY, took=8 * DAY)
+    assert await rows_after(12 * DAY + MINUTE, 10) == ([], None)
+
+
+async def test_a_clock_that_is_ahead_for_a_while_deletes_nothing(store):
+    for number in range(1, 5):
+        await run(store, number, number * 2 * HOUR + 30.0, name="nightly")
+    before = await columns_of(store, NAME, 0, HOUR, 10, 0)
+    assert sum(each.started for each in before["nightly"]) == 4
+
+    for minute in range(10):
+        await run(store, 10 + minute, 366 * DAY + minute * MINUTE)
+    await run(store, 30, 9 * HOUR, name="right")
+
+    after_all = await columns_of(store, NAME, 0, HOUR, 10, 0)
+    assert after_all["nightly"] == before["nightly"]
+
+
+async def test_hours_are_kept_up_to_a_number_however_the_clock_is_set(store):
+    await run(store, 1, 366 * DAY)
+    number = 2
+    for days in (8, 16, 24):
+        await run(store, number, days * DAY, took=8 * DAY)
+        await run(store, number + 1, days * DAY + MINUTE)
+        number += 2
+
+    [(hours,)] = await sql(store, "SELECT count(DISTINCT at) FROM activity WHERE seconds = 3600")
+
+    assert hours <= 8 * 24
 
 
 async def test_the_busiest_names_keep_rows_of_their_own(store):
