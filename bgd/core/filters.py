@@ -24,6 +24,7 @@ from bgd.units import parse_past_time
 
 MAX_WORDS = 20  # of a filter
 MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
+MAX_WILD = 32  # characters in parts of patterns that are looked for at each place of a text
 _MAX_QUOTED = 40  # characters of a refused value
 
 ALL_STATES = tuple(State)
@@ -197,6 +198,10 @@ def filter_of(words: Iterable[Word], now: float) -> Filter:
     words = list(words)
     if len(words) > MAX_WORDS:
         raise ValueError(f"This filter has more than {MAX_WORDS} words.")
+    if sum(_wild_characters(word.value) for word in words if word.key in {"arg", "class"}) > MAX_WILD:
+        raise ValueError(
+            f"After a star, parts of patterns with '?' or '[' have at most {MAX_WILD} characters."
+        )
     wanted = _states_of([word for word in words if word.key == "state"])
     for word in words:
         if word.key != "state":
@@ -235,9 +240,15 @@ def _states_of(words: list[Word]) -> Filter:
 
 
 def _checked_pattern(word: Word) -> str:
-    if len(re.findall(r"\*+", word.value.replace("[*]", ""))) > MAX_STARS:
+    if len(re.findall(r"\*+", CHARACTER_SET.sub("", word.value))) > MAX_STARS:
         raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {shown(word.text)}.")
     return word.value
+
+
+def _wild_characters(pattern: str) -> int:
+    """Return how long the parts after a star are that are compared at each place, unlike plain text."""
+    _, *parts = CHARACTER_SET.sub("?", pattern).split("*")
+    return sum(len(part) for part in parts if "?" in part)
 
 
 def _quoted(value: str) -> str:
@@ -253,5 +264,8 @@ def shown(value: str) -> str:
 
 _WORD = re.compile(r'\s*(?:(-?)([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
 _ANYTHING = re.compile(r"[*?]")
+CHARACTER_SET = re.compile(
+    r"\[!?+\]?+[^]]*\]"
+)  # of a shell's pattern; a bracket in the first place is a member
 _PLAIN = re.compile(r'[^\s"\\]+')
 _AS_TEXT = "Text that has a colon needs quotes."

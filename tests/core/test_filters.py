@@ -90,6 +90,8 @@ def without(*filters):
         ("http://example.org/ 12:30 app.x:y", Filter(texts=("http://example.org/", "12:30", "app.x:y"))),
         ("name:a name:b", Filter(name_parts=("a", "b"))),
         ("arg:id=4* arg:x", Filter(args=("id=4*", "x"))),
+        (f"arg:{'?' * 99}*?{'a' * 31}*[", Filter(args=(f"{'?' * 99}*?{'a' * 31}*[",))),
+        (f"class:*[{'ab' * 9}]*{'a' * 99}", Filter(target=f"*[{'ab' * 9}]*{'a' * 99}")),
         ("error:refused", Filter(errors=("refused",))),
         # what is not wanted
         ("-queue:a -queue:b", Filter(without=(Filter(queue="a"), Filter(queue="b")))),
@@ -135,6 +137,14 @@ def test_words_select_jobs(words, expected):
         (f"{'x' * (MAX_FILTER + 1)}", f"This filter is longer than {MAX_FILTER} characters."),
         (f"{'x ' * (MAX_WORDS + 1)}", f"This filter has more than {MAX_WORDS} words."),
         ("name:*a*b*c*d*", "A pattern for names takes at most 4 stars: 'name:*a*b*c*d*'."),
+        *(
+            (words, "After a star, parts of patterns with '?' or '[' have at most 32 characters.")
+            for words in (
+                f"arg:*{'?' * 33}",
+                f"-class:*[*a]{'b' * 32}*",
+                f"arg:*?{'a' * 15}*x class:**?{'b' * 16}",
+            )
+        ),
         ("-stat:failed", "There is no filter 'stat' (did you mean state?)."),
         ("-state:faild", "There is no state 'faild' (did you mean failed?)."),
     ],

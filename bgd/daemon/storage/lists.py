@@ -8,13 +8,22 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.filters import ALL_STATES, Filter, both, but_notifications, filter_of, parse_words
+from bgd.core.filters import (
+    ALL_STATES,
+    CHARACTER_SET,
+    Filter,
+    both,
+    but_notifications,
+    filter_of,
+    parse_words,
+)
 from bgd.core.job import FINAL, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
@@ -227,7 +236,7 @@ class _Search:
         conditions, values = _conditions(wanted)
         self._values: dict[str, object] = values | pieces | {"from_name": from_name, "to_name": to_name}
         self._conditions = conditions + [f"instr(lower({_SPEC}), :{piece})" for piece in pieces]
-        self._reads_specs = any(_needs_spec(each) for each in (wanted, *wanted.without))
+        self._reads_specs = reads_specs(wanted)
 
     def sources(self, states: Sequence[State]) -> list[_Source]:
         """Return what to read: by tag, name or queue if that leaves few jobs, otherwise by state.
@@ -402,6 +411,11 @@ def _in(states: Sequence[State]) -> str:
 # --- what stands in specs: SQLite finds the bytes, which leaves few jobs, and these are looked at
 
 
+def reads_specs(wanted: Filter) -> bool:
+    """Return whether specs are looked at, which may be as large as a job is."""
+    return any(_needs_spec(each) for each in (wanted, *wanted.without))
+
+
 def _needs_spec(wanted: Filter) -> bool:
     return bool(wanted.texts or wanted.target or wanted.args)
 
@@ -410,7 +424,7 @@ def _pieces_of_spec(wanted: Filter) -> list[str]:
     """Return a few texts, as long as can be, that a packed spec has somewhere if it matches."""
     pieces = [piece for text in wanted.texts for piece in text.split(" ")]
     for pattern in (wanted.target or "", *wanted.args):
-        pieces += re.findall("[A-Za-z0-9_]+", re.sub(r"\[.*?\]", "*", pattern))
+        pieces += re.findall("[A-Za-z0-9_]+", CHARACTER_SET.sub("*", pattern))
     return [_folded(piece) for piece in sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]]
 
 
@@ -424,11 +438,12 @@ def _matches(wanted: Filter, packed: bytes) -> bool:
 
 def _has(spec: JobSpec, wanted: Filter) -> bool:
     """Return whether a spec has the texts, the target and the arguments."""
-    if wanted.target is not None and not _is_like(spec.target or "", wanted.target):
+    if wanted.target is not None and not _is_target_like(spec.target or "", wanted.target):
         return False
     if wanted.args:
         arguments = [_folded(each) for each in _arguments(spec)]
-        if not all(fnmatch.filter(arguments, _folded(pattern)) for pattern in wanted.args):
+        patterns = [_folded(pattern) for pattern in wanted.args]
+        if not all(any(_is_like(each, pattern) for each in arguments) for pattern in patterns):
             return False
     command = f"{spec.target} {spec.arguments or ''}" if spec.argv is None else " ".join(spec.argv)
     found = [_folded(text) for text in (command, spec.name or "")] if wanted.texts else []
@@ -446,12 +461,39 @@ def _arguments(spec: JobSpec) -> list[str]:
     return [*plain, *texts.values(), *(f"{name}={text}" for name, text in texts.items())]
 
 
-def _is_like(target: str, pattern: str) -> bool:
+def _is_target_like(target: str, pattern: str) -> bool:
     target, pattern = (re.sub("[:@]+", ".", text) for text in (target, pattern))
-    return fnmatch.fnmatchcase(target, pattern) or fnmatch.fnmatchcase(target, f"{pattern}.*")
+    return _is_like(target, pattern) or _is_like(target, f"{pattern}.*")
 
 
 # --- shell patterns
+
+
+def _is_like(text: str, pattern: str) -> bool:
+    """Return whether a shell's pattern matches a text; for `fnmatch` that takes the product of their lengths.
+
+    What stands between stars is found in turn, and of it only what is not plain is compared at each place.
+    """
+    *parts, (last, length) = _parts(pattern)
+    at = 0
+    for number, (part, _) in enumerate(parts):
+        found = part.search(text, at) if number else part.match(text)
+        if found is None:
+            return False
+        at = found.end()
+    return last.fullmatch(text, max(at, len(text) - length) if parts else 0) is not None
+
+
+@lru_cache(maxsize=100)
+def _parts(pattern: str) -> list[tuple[re.Pattern[str], int]]:
+    """Return what stands before, between and after the stars, and how many characters each matches."""
+    parts: list[list[str]] = [[]]
+    for each in _CHARACTER.findall(pattern):
+        if each == "*":
+            parts.append([])
+        else:
+            parts[-1].append(each)
+    return [(re.compile(fnmatch.translate("".join(part)).removesuffix(r"\Z")), len(part)) for part in parts]
 
 
 def _name_range(pattern: str) -> tuple[str, str]:
@@ -480,6 +522,7 @@ def _glob(pattern: str) -> str:
 # what stands for a value in SQL, if it is not the value itself
 _PARAMETERS = {"name": _glob, "name_parts": _folded, "errors": _folded}
 _WILDCARD = re.compile(r"[*?[]")
+_CHARACTER = re.compile(f"{CHARACTER_SET.pattern}|.", re.DOTALL)
 _LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
 
 

@@ -16,6 +16,7 @@ from bgd.daemon.web.queries import MAX_SORTED, ORDERS, ListQuery
 
 MAX_COUNTED = 1_000  # jobs of a state that match a filter; more are not counted
 _FIRST_SLICE = 1_000  # jobs that are looked at before it is known how long that takes
+_FIRST_SPECS = 50  # likewise, if their specs are looked at
 _SLICE_SECONDS = 0.005
 _GROWTH = 4.0  # from one slice to the next, at most
 
@@ -58,7 +59,8 @@ async def find(
     `ascending` mean, are those of `next_slice`.
     """
     loop = asyncio.get_running_loop()
-    end, rows = loop.time() + seconds, _FIRST_SLICE
+    end = loop.time() + seconds
+    rows = _FIRST_SPECS if lists.reads_specs(wanted) else _FIRST_SLICE
     ids: list[JobId] = []
     while True:
         began = loop.time()

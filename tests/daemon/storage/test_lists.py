@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from contextlib import closing, contextmanager, nullcontext
 from fnmatch import fnmatchcase
@@ -313,6 +314,26 @@ async def test_pattern_matches_as_in_a_shell(store, pattern, name, is_like_it):
     await put(store, new(1, name=name))
 
     assert await ids(store, name=pattern) == ([1] if is_like_it else [])
+
+
+@given(patterns | st.text("ab*?[]!-\n", max_size=8), st.text("abA*[]!^-\n", max_size=8))
+def test_a_pattern_for_arguments_matches_as_in_the_standard_library(pattern, text):
+    assert lists._is_like(text, pattern) == fnmatchcase(text, pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", [f"*{'?' * 960}é", f"*{'a' * 960}é*", f"{'*a' * 450}é", f"*{'a?' * 16}é*"]
+)
+async def test_no_pattern_takes_long_however_large_the_arguments_are(store, pattern):
+    """With `fnmatch` the first two take seconds."""
+    await put(store, new(1, argv=("/bin/true", *["a" * 130_000] * 7)))
+
+    def took(db):
+        began = time.thread_time()
+        assert lists.next_slice(db, Filter(args=(pattern,)), None, 1, 1000) == ([], None)
+        return time.thread_time() - began
+
+    assert await store.search(took) < 0.7
 
 
 async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):

@@ -53,6 +53,13 @@ async def test_without_time_one_slice_is_looked_at_and_the_rest_is_told(hundred)
     assert following.newer == {"before": None, "after": 97}
 
 
+async def test_fewer_jobs_are_looked_at_first_if_their_arguments_are_compared(hundred, monkeypatch):
+    monkeypatch.setattr(finding, "_FIRST_SPECS", 9)
+    assert await find(hundred, Filter(name="*none*"), seconds=0) == ([], 98)
+    assert await find(hundred, Filter(args=("none",)), seconds=0) == ([], 99)
+    assert await find(hundred, Filter(without=(Filter(args=("*",)),)), seconds=0) == ([], 99)
+
+
 async def test_pages_lead_to_each_other_in_both_directions(hundred):
     query, wanted = ListQuery(limit=40), Filter()
     first = await find_page(hundred, query, wanted, math.inf)
