@@ -461,14 +461,14 @@ def _converted(
     try:
         converted: int | float = msgspec.convert(value, kind, strict=not is_text)
     except msgspec.ValidationError as error:
-        raise ValueError(problem_in_words(str(error), written)) from error
+        raise ValueError(problem_in_words(str(error), lambda bound: written(float(bound)))) from error
     return converted
 
 
-def problem_in_words(problem: str, written: Callable[[float], str]) -> str:
+def problem_in_words(problem: str, written: Callable[[str], str]) -> str:
     """Return what msgspec says of a value in the words of people, a bound as `written` writes it."""
     if (bound := _BOUND.match(problem)) is not None:
-        return f"must be {_COMPARED[bound[1]]} {written(float(bound[2]))}"
+        return f"must be {_COMPARED[bound[1]]} {written(bound[2])}"
     if (length := _LENGTH.match(problem)) is not None:
         return f"must have at most {length[2]} {'characters' if length[1] == 'str' else 'values'}"
     kinds = (words for kind, words in _KINDS.items() if problem.startswith(f"Expected `{kind}"))

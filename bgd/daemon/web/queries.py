@@ -23,7 +23,7 @@ from bgd.core.filters import (
     words_for,
 )
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
-from bgd.core.spec import JobNumber
+from bgd.core.spec import QUEUE_NAME, JobNumber
 from bgd.errors import nearest
 from bgd.values import problem_in_words
 from bgd.wire.http import RequestRefused
@@ -262,5 +262,7 @@ def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
     if value is None:
         return _refused(f"{field}: a value is missing.")
     text = ",".join(value) if isinstance(value, list) else str(value)
-    words = problem_in_words(problem.partition(" - at ")[0], "{:.0f}".format)
+    words = problem_in_words(problem.partition(" - at ")[0], str)
+    if field == "queue":
+        words = f"must be {QUEUE_NAME}"
     return _refused(f"{field}: {shown(text)} {words}.")

@@ -46,6 +46,8 @@ def test_words_and_fields_select_jobs(address, expected):
         ("before=x", "before: 'x' must be a whole number."),
         ("from=-1", "from: '-1' must be at least 0."),
         ("limit=1000000", "limit: '1000000' must be at most 10000."),
+        (f"after={2**63}", f"after: '{2**63}' must be at most {2**63 - 1}."),
+        (f"q=arg:*{'%3F' * 960}%C3%A9", "After a star, parts of patterns with '?' or '[' have at most 32"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_in_words(address, message):
