@@ -336,6 +336,12 @@ async def test_no_pattern_takes_long_however_large_the_arguments_are(store, patt
     assert await store.search(took) < 0.7
 
 
+async def test_a_bracket_in_a_set_hides_no_argument(store):
+    await put(store, new(1, argv=("/bin/true", "]x")))
+
+    assert await store.search(lists.next_slice, Filter(args=("[]a]x",)), None, 1, 1000) == ([1], 1)
+
+
 async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
     await put(store, new(1))
     began, continue_ = threading.Event(), threading.Event()
