@@ -35,7 +35,7 @@ BOUNDS = {
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs
-    "modules, daemon": (330, 330),
+    "modules, daemon": (331, 331),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
