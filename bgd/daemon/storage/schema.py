@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from bgd.daemon.storage import activity
 from bgd.daemon.storage.database import (
     DAMAGED,
     FORBIDDEN,
@@ -175,6 +176,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)
+_COUNTED = 19  # the first version with the table activity
 UPGRADE = "start the bgd of commit bede4c5 with it once, which upgrades it"
 """The remedy for tables from before FIRST."""
 
@@ -372,6 +374,8 @@ def _upgrade(db: sqlite3.Connection, path: str, version: int) -> None:
     _check_pages(db, path)
     try:
         db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION};")
+        if 0 < version < _COUNTED:
+            activity.count_earlier(db, time.time())
         if not _has_sound_tables(db, VERSION):
             raise sqlite3.DatabaseError(_OTHER_TABLES)  # noqa: TRY301 - like an error of the steps
         db.execute("COMMIT")

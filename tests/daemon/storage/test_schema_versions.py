@@ -18,6 +18,7 @@ import pytest
 
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.storage import (
+    activity,
     change_stream,
     notifications,
     pruning,
@@ -27,12 +28,14 @@ from bgd.daemon.storage import (
     submissions,
     summaries,
 )
+from bgd.daemon.storage.activity import DAY, NAME, OTHER, QUARTER, QUEUE, Counts, QueueEnds
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
     JobEvent,
     QueueControls,
     QueueSetting,
+    Transaction,
     UnfinishedJob,
 )
 from bgd.daemon.storage.schema import COPY_KEPT, FIRST, VERSION, delete_old_copies
@@ -314,6 +317,38 @@ async def test_jobs_of_version_16_run_on(path):
     assert await sql(store, shared) == [(6,)]
     assert await sql(store, "SELECT logged FROM meta") == [(17,)]
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
+    await store.close()
+
+
+async def test_what_ended_before_there_were_counts_is_counted_by_the_upgrade(path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: NOW.wall + 60)
+    lay_down(path)
+    with closing(sqlite3.connect(path)) as db:
+        end_attempts = "INSERT INTO attempts (job, attempt, slot, launched_at, outcome, finished_at) VALUES "
+        db.execute(f"{end_attempts} (5, 0, 1, 0, 'exit', {NOW.wall - QUARTER})")  # it was retried
+        db.execute(f"{end_attempts} (6, 0, 1, 0, 'exit', {NOW.wall - 8 * DAY})")
+        db.execute(f"{end_attempts} (4, 0, 1, 0, 'exit', {NOW.wall + DAY})")  # with a wrong clock
+        db.execute("UPDATE jobs SET name = 'nightly', queue = 'mail' WHERE id = 6")
+        db.commit()
+    store = await Store.open(path)
+    end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
+    ended = saves(a_job(3, State.SUCCEEDED, attempt=1), before=State.RUNNING)
+    await store.commit(Transaction(now=NOW, saves=ended, ends=[end]))
+    await store.close()
+    store = await Store.open(path)  # which counts nothing twice
+
+    begin = int(NOW.wall) // QUARTER * QUARTER - QUARTER
+    by_name = await store.read(activity.columns, NAME, begin, QUARTER, 2, NOW.wall)
+    by_queue = await store.read(activity.columns, QUEUE, begin, QUARTER, 2, NOW.wall)
+
+    earlier = Counts(1, outcomes={Outcome.EXIT: 1})
+    two = Counts(1, outcomes={Outcome.SUCCEEDED: 2}, finished={State.SUCCEEDED: 2})
+    failed = Counts(1, outcomes={Outcome.ERROR: 1}, finished={State.FAILED: 1})
+    assert by_name == {OTHER: [earlier, two], "nightly": [Counts(), failed]}
+    assert by_queue == {"default": [earlier, two], "mail": [Counts(), failed]}
+    ends = await store.read(activity.ends)
+    assert ends.queues == {"default": QueueEnds(2, 0, 2, 0), "mail": QueueEnds(1, 1, 1, 1)}
+    assert await sql(store, "SELECT min(at), max(at) FROM activity") == [(begin, int(NOW.wall) // 60 * 60)]
     await store.close()
 
 
