@@ -155,8 +155,6 @@ def logs(data: bytes) -> None:
     assert got == head + later
     assert reader.size() == offset
     needle = Needle.of(got[: len(data) % 5].decode(errors="replace") or ":")
-    for name in (".times", f".{start}.times"):  # only bgd writes them, and pages show them as dates
-        Path(f"{log}{name}").unlink(missing_ok=True)
     for part in (part_from(reader, 0), part_before(reader, offset)):
         for shown in (plain(part), linked(part, needle, 1)):
             _Output().feed(f"{shown['lines']}{shown['open']}")

@@ -215,7 +215,7 @@ def _values(log: AttemptLog, query: LogPartQuery) -> dict[str, object]:
 
 
 def _head(log: AttemptLog) -> dict[str, object]:
-    details = attempt_details(log.attempt, None)
+    details = attempt_details(log.attempt, None, is_suspended=log.job.suspended)
     return {"job": log.job, "path": log.path, "attempt": details}
 
 

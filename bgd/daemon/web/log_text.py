@@ -134,7 +134,7 @@ class LogText:
         self._group_known_at = -1
 
     def read_on(self) -> LogPart | None:
-        """Return what comes next for a page that follows the log; skip what it cannot catch up with."""
+        """Return the next output for a page that follows the log; skip what the page cannot catch up with."""
         size = self._log.size()
         behind = size - self.offset
         if behind > MAX_BEHIND or (behind > MAX_LINES_BEHIND and self._lines_until(size) > MAX_LINES_BEHIND):
@@ -150,7 +150,7 @@ class LogText:
         return part
 
     def read(self, limit: int = MAX_CHUNK, lines: int = MAX_LINES) -> LogPart | None:
-        """Return what comes next, at most min(limit, MAX_CHUNK) bytes or so many lines; None: nothing yet.
+        """Return at most the next min(limit, MAX_CHUNK) bytes or `lines` lines; None: no more output yet.
 
         `limit` counts the bytes of a gap, too.
         """
@@ -499,4 +499,8 @@ def linked_line(
 
 @lru_cache(maxsize=64)  # lines that were written together have the same time
 def _local_time(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
+    try:
+        local = datetime.fromtimestamp(at).astimezone()
+    except (ValueError, OverflowError, OSError):  # a damaged file of times has any number
+        return ""
+    return local.replace(tzinfo=None).isoformat(" ", "milliseconds")

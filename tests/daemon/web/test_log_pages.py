@@ -22,7 +22,7 @@ from bgd.daemon.web.queries import SearchQuery
 from bgd.logfiles import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
-from tests.support import Daemon
+from tests.support import Daemon, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,15 @@ def followed(browser, address, words):
     assert found is not None
     target = html.unescape(found[1])
     return target if target.startswith("/") else address.rpartition("/view")[0] + "/" + target
+
+
+def test_the_page_of_a_log_says_that_its_job_is_suspended(client, browser):
+    job = client.submit(["/bin/sleep", "1000"])
+    wait_until(lambda: job.refresh().state == "running")
+    client.suspend([job.id])
+
+    assert "suspended" in browser.get(f"/job-logs/{job.id}/1/view").text.partition("</header>")[2]
+    client.cancel([job.id])
 
 
 def test_the_page_of_a_job_leads_to_the_end_of_each_log(browser, path):

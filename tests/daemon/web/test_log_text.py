@@ -16,6 +16,7 @@ from bgd.daemon.web.log_text import (
     LogPart,
     LogText,
     line_begin,
+    linked,
     linked_line,
     part_before,
     part_from,
@@ -210,6 +211,14 @@ def test_each_line_has_the_time_of_its_first_byte(log):
     assert part.open is not None
     assert part.open.time == 200.0
     assert shown_line(log, 8).time == 200.0
+
+
+@pytest.mark.parametrize("microseconds", [2**64 - 1, 2**62, 10**18])
+def test_a_time_that_no_clock_shows_is_left_out(log, microseconds):
+    log.path.write_bytes(b"one\n")
+    log.path.with_name(f"{log.path.name}.times").write_bytes(struct.pack(">QQ", 0, microseconds))
+
+    assert 'data-t=""' in linked(part_from(log, 0))["lines"]
 
 
 def test_an_open_page_is_sent_some_lines_at_a_time(log):
