@@ -10,7 +10,7 @@ from playwright.sync_api import Dialog, expect
 
 from bgd.daemon.web import actions
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, wait_until
 
 pytestmark = pytest.mark.daemon("""
@@ -19,20 +19,9 @@ program = ["/bin/false"]
 """)
 
 
-@pytest.fixture
-def client(daemon):
-    with daemon.client() as client:
-        yield client
-
-
-@pytest.fixture
-def page(daemon):
-    return Browser(daemon).log_in()
-
-
-def post(page: Browser, path: str, *headers: str):
-    own = ["Sec-Fetch-Site: same-origin", f"X-Bgd-Token: {page.token}", "Accept: application/json"]
-    return page.get(path, *own, *headers, method="POST")
+def post(browser: Browser, path: str, *headers: str):
+    own = ["Sec-Fetch-Site: same-origin", f"X-Bgd-Token: {browser.token}", "Accept: application/json"]
+    return browser.get(path, *own, *headers, method="POST")
 
 
 def progress_of(answered) -> list[dict[str, object]]:
@@ -46,10 +35,10 @@ def history(client, job):
 # --- one job
 
 
-def test_a_job_is_held_released_and_cancelled_and_its_history_says_by_whom(client, page):
+def test_a_job_is_held_released_and_cancelled_and_its_history_says_by_whom(client, browser):
     job = client.submit(["/bin/true"], delay=300)
     states = [
-        post(page, f"/job-logs/{job.id}/{verb}").json["state"] for verb in ("hold", "release", "cancel")
+        post(browser, f"/job-logs/{job.id}/{verb}").json["state"] for verb in ("hold", "release", "cancel")
     ]
 
     assert states == ["held", "scheduled", "cancelled"]
@@ -58,37 +47,37 @@ def test_a_job_is_held_released_and_cancelled_and_its_history_says_by_whom(clien
     }
 
 
-def test_a_job_that_waits_for_a_retry_runs_now(client, page):
+def test_a_job_that_waits_for_a_retry_runs_now(client, browser):
     job = client.submit(["/bin/sh", "-c", 'test "$BGD_ATTEMPT" = 2'], retries=1, retry_delay=3600)
     wait_until(lambda: client.job(job.id).state == "scheduled")
-    assert post(page, f"/job-logs/{job.id}/run").status == 200
+    assert post(browser, f"/job-logs/{job.id}/run").status == 200
     assert job.wait(timeout=DEADLINE).state == "succeeded"
 
 
-def test_a_running_job_is_suspended_and_continued(client, page):
+def test_a_running_job_is_suspended_and_continued(client, browser):
     job = client.submit(["/bin/sleep", "60"])
     wait_until(lambda: client.job(job.id).state == "running")
-    assert post(page, f"/job-logs/{job.id}/suspend").json["state"] == "running"
+    assert post(browser, f"/job-logs/{job.id}/suspend").json["state"] == "running"
     assert client.job(job.id).suspended
-    shown = page.get(f"/job-logs/{job.id}").text
+    shown = browser.get(f"/job-logs/{job.id}").text
     assert '<span class="badge held">suspended</span></h1>' in shown
     assert '<h2>Attempt 1</h2> <span class="badge held">suspended</span>' in shown
     assert "attempt 1: suspended, started " in shown
-    assert post(page, f"/job-logs/{job.id}/continue").status == 200
+    assert post(browser, f"/job-logs/{job.id}/continue").status == 200
     assert not client.job(job.id).suspended
-    assert post(page, f"/job-logs/{job.id}/cancel").json["state"] == "stopping"
+    assert post(browser, f"/job-logs/{job.id}/cancel").json["state"] == "stopping"
 
 
-def test_the_priority_of_a_waiting_job_is_changed(client, page):
+def test_the_priority_of_a_waiting_job_is_changed(client, browser):
     job = client.submit(["/bin/true"], hold=True)
-    assert post(page, f"/job-logs/{job.id}/priority?value=-7").status == 200
+    assert post(browser, f"/job-logs/{job.id}/priority?value=-7").status == 200
     assert client.job(job.id).priority == -7
     for value, message in (
         ("1001", "priority: '1001' must be at most 1000."),
         ("high", "priority: 'high' must be a whole number."),
         ("", "priority: a value is missing."),
     ):
-        refused = post(page, f"/job-logs/{job.id}/priority?value={value}")
+        refused = post(browser, f"/job-logs/{job.id}/priority?value={value}")
         assert (refused.status, refused.json["error"]) == (400, message)
 
 
@@ -106,9 +95,9 @@ def test_the_priority_of_a_waiting_job_is_changed(client, page):
         ("/job-logs", 405, "This can only be read"),
     ],
 )
-def test_what_cannot_be_done_says_why(client, page, path, status, message):
+def test_what_cannot_be_done_says_why(client, browser, path, status, message):
     finished = client.submit(["/bin/true"]).wait(timeout=DEADLINE)
-    answered = post(page, path.format(finished=finished.id))
+    answered = post(browser, path.format(finished=finished.id))
 
     assert answered.status == status
     assert message in answered.json["error"]
@@ -117,55 +106,55 @@ def test_what_cannot_be_done_says_why(client, page, path, status, message):
 # --- many jobs
 
 
-def test_all_that_match_are_retried_and_others_are_not(client, page):
+def test_all_that_match_are_retried_and_others_are_not(client, browser):
     failed = client.submit_many([{"argv": ["/bin/false"], "queue": "many"}] * 5)
     others = [client.submit(["/bin/false"], queue="other"), client.submit(["/bin/true"], queue="many")]
     client.wait([*failed, *others], timeout=DEADLINE)
     client.pause("many")
 
     path = "/job-logs/all/retry?queue=many"
-    assert page.json(path) == {"count": 5}
-    assert progress_of(post(page, path)) == [{"done": 5, "of": 5, "refused": 0, "why": []}, {"end": True}]
+    assert browser.json(path) == {"count": 5}
+    assert progress_of(post(browser, path)) == [{"done": 5, "of": 5, "refused": 0, "why": []}, {"end": True}]
     assert {client.job(job.id).state for job in failed} == {"queued"}
     assert [client.job(job.id).state for job in others] == ["failed", "succeeded"]
     client.resume("many")
 
 
-def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, page):
+def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, browser):
     held = [client.submit(["/bin/true"], hold=True) for _ in range(3)]
     finished = client.submit(["/bin/true"]).wait(timeout=DEADLINE)
     path = f"/job-logs/all/cancel?ids={held[0].id},{finished.id},{held[2].id},999999"
 
-    assert page.json(path) == {"count": 2}
-    assert progress_of(post(page, path))[0]["done"] == 2
+    assert browser.json(path) == {"count": 2}
+    assert progress_of(post(browser, path))[0]["done"] == 2
     assert [client.job(job.id).state for job in held] == ["cancelled", "held", "cancelled"]
     counts = {"retry": 3, "hold": 0, "release": 1, "cancel": 1, "remove": 3}
-    assert page.json(f"{path.replace('/cancel', '')},{held[1].id}") == counts
-    assert page.json("/job-logs/all") == dict.fromkeys(counts, 0)
+    assert browser.json(f"{path.replace('/cancel', '')},{held[1].id}") == counts
+    assert browser.json("/job-logs/all") == dict.fromkeys(counts, 0)
 
 
-def test_notifications_do_not_match_unless_their_queue_is_named(daemon, client, page):
+def test_notifications_do_not_match_unless_their_queue_is_named(daemon, client, browser):
     assert daemon.bgctl("doctor", "--notify", "broken").returncode == 1
     [test] = client.jobs(queue="bgd-notifications")
 
     for query, count in ((f"name={test.name}".replace(" ", "+"), 0), ("queue=bgd-notifications", 1)):
-        found = [page.json(f"/job-logs/all/{verb}?{query}")["count"] for verb in ("cancel", "remove")]
+        found = [browser.json(f"/job-logs/all/{verb}?{query}")["count"] for verb in ("cancel", "remove")]
         assert sum(found) == count  # it has failed or will be retried
-        assert page.get(f"/job-logs?{query}").ids == [test.id] * count
-    hidden = page.get(f"/job-logs?name={test.name}".replace(" ", "+"))
+        assert browser.get(f"/job-logs?{query}").ids == [test.id] * count
+    hidden = browser.get(f"/job-logs?name={test.name}".replace(" ", "+"))
     assert "queue:bgd-notifications" in hidden.text.partition("Notifications of bgd are hidden.")[2]
-    assert page.get("/job-logs").ids[0] != test.id
-    assert re.search(rf'href="(/job-logs\?[^"]*)".*{test.name}', page.get(f"/job-logs/{test.id}").text)
-    assert "bgd-notifications" in page.get("/job-logs/queues").text
+    assert browser.get("/job-logs").ids[0] != test.id
+    assert re.search(rf'href="(/job-logs\?[^"]*)".*{test.name}', browser.get(f"/job-logs/{test.id}").text)
+    assert "bgd-notifications" in browser.get("/job-logs/queues").text
 
 
-def test_queues_are_paused_and_resumed(client, page):
-    assert post(page, "/job-logs/queues/mail/pause").json == {"queue": "mail", "paused": True}
+def test_queues_are_paused_and_resumed(client, browser):
+    assert post(browser, "/job-logs/queues/mail/pause").json == {"queue": "mail", "paused": True}
     assert [queue.name for queue in client.queues().queues if queue.paused] == ["mail"]
-    assert post(page, "/job-logs/queues/mail/resume").status == 200
-    assert post(page, "/job-logs/pause").json == {"queue": None, "paused": True}
+    assert post(browser, "/job-logs/queues/mail/resume").status == 200
+    assert post(browser, "/job-logs/pause").json == {"queue": None, "paused": True}
     assert client.queues().paused
-    post(page, "/job-logs/resume")
+    post(browser, "/job-logs/resume")
     assert not client.queues().paused
 
 
@@ -183,10 +172,10 @@ def test_queues_are_paused_and_resumed(client, page):
         ["Origin: http://127.0.0.1:1", "X-Bgd-Token: {token}"],
     ],
 )
-def test_nobody_else_may_act(client, page, path, headers):
+def test_nobody_else_may_act(client, browser, path, headers):
     job = client.submit(["/bin/true"], hold=True)
-    sent = [header.format(token=page.token) for header in headers]
-    answered = page.get(path.format(job=job.id), *sent, method="POST")
+    sent = [header.format(token=browser.token) for header in headers]
+    answered = browser.get(path.format(job=job.id), *sent, method="POST")
 
     assert answered.status in (401, 403)
     assert client.job(job.id).state == "held"
@@ -195,10 +184,10 @@ def test_nobody_else_may_act(client, page, path, headers):
 
 def test_a_browser_that_is_logged_in_to_read_sees_everything_and_changes_nothing(daemon, client):
     job = client.submit(["/bin/true"], hold=True)
-    page = Browser(daemon).log_in(read_only=True)
+    browser = Browser(daemon).log_in(read_only=True)
 
-    assert page.get(f"/job-logs/{job.id}").status == 200
-    refused = post(page, f"/job-logs/{job.id}/cancel")
+    assert browser.get(f"/job-logs/{job.id}").status == 200
+    refused = post(browser, f"/job-logs/{job.id}/cancel")
     assert refused.status == 403
     assert "open a new link of `bgctl dashboard`, without --read-only" in refused.json["error"]
     assert client.job(job.id).state == "held"
@@ -222,35 +211,31 @@ def test_every_verb_of_a_page_is_offered_in_its_states():
 
 
 @needs_chromium
-def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client):
+def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client, tab):
     failed = client.submit_many([{"argv": ["/bin/false"], "queue": "browser"}] * 3)
     client.wait(failed, timeout=DEADLINE)
     client.pause("browser")
-    with chromium() as browser:
-        tab = browser.new_page()
-        tab.set_default_timeout(1000 * DEADLINE)
-        said: list[str] = []
+    said: list[str] = []
 
-        def confirm(dialog: Dialog) -> None:
-            said.append(dialog.message)
-            dialog.accept()
+    def confirm(dialog: Dialog) -> None:
+        said.append(dialog.message)
+        dialog.accept()
 
-        tab.on("dialog", confirm)
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.goto(client.login_link())
-        tab.wait_for_url("**/job-logs")
-        tab.fill("input[name=q]", "queue:browser")
-        tab.click("#filter button")
-        tab.click("#matching [data-many=retry]")
-        expect(tab.locator("#notice")).to_contain_text("Retry: 3 jobs done.")
-        tab.click(f"#job-{failed[0].id} a >> nth=0")
-        tab.focus("[data-verb=cancel]")
-        tab.keyboard.press("Enter")
-        expect(tab.locator("h1 .badge")).to_have_text("cancelled")
-        expect(tab.locator("#summary .actions")).to_be_focused()
-        tab.keyboard.press("Enter")  # it presses no other button
-        tab.keyboard.press("Tab")
-        expect(tab.locator("[data-verb=retry]")).to_be_focused()
+    tab.on("dialog", confirm)
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.fill("input[name=q]", "queue:browser")
+    tab.click("#filter button")
+    tab.click("#matching [data-many=retry]")
+    expect(tab.locator("#notice")).to_contain_text("Retry: 3 jobs done.")
+    tab.click(f"#job-{failed[0].id} a >> nth=0")
+    tab.focus("[data-verb=cancel]")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("h1 .badge")).to_have_text("cancelled")
+    expect(tab.locator("#summary .actions")).to_be_focused()
+    tab.keyboard.press("Enter")  # it presses no other button
+    tab.keyboard.press("Tab")
+    expect(tab.locator("[data-verb=retry]")).to_be_focused()
 
-        assert said == ["Retry all 3 jobs that match?", f"Cancel job {failed[0].id}?"]
+    assert said == ["Retry all 3 jobs that match?", f"Cancel job {failed[0].id}?"]
     client.resume("browser")

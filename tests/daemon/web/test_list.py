@@ -8,16 +8,10 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, wait_until
 
 MILLISECONDS = 1000 * DEADLINE
-
-
-@pytest.fixture(scope="module")
-def page(daemon):
-    return Browser(daemon).log_in()
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +64,26 @@ def names_of(jobs, ids):
         ("class:app.*", []),
     ],
 )
-def test_a_filter_finds_jobs_on_the_page_as_json_and_for_actions(page, jobs, filter_, expected):
+def test_a_filter_finds_jobs_on_the_page_as_json_and_for_actions(browser, jobs, filter_, expected):
     query = f"q={filter_}".replace("+", "%2B").replace(" ", "+").replace('"', "%22")
 
-    assert names_of(jobs, page.get(f"/job-logs?{query}").ids) == expected
-    assert names_of(jobs, [job["id"] for job in page.json(f"/job-logs?{query}")]) == expected
+    assert names_of(jobs, browser.get(f"/job-logs?{query}").ids) == expected
+    assert names_of(jobs, [job["id"] for job in browser.json(f"/job-logs?{query}")]) == expected
     retried = [name for name in expected if name not in {"done", "held"}]
-    assert page.json(f"/job-logs/all/retry?{query}") == {"count": len(retried)}
-    assert page.json(f"/job-logs/all/release?{query}") == {"count": expected.count("held")}
+    assert browser.json(f"/job-logs/all/retry?{query}") == {"count": len(retried)}
+    assert browser.json(f"/job-logs/all/release?{query}") == {"count": expected.count("held")}
 
 
 @pytest.mark.usefixtures("jobs")
-def test_rows_say_why_a_job_failed_and_counts_follow_the_filter(page):
-    text = page.get("/job-logs?q=name:i").text
+def test_rows_say_why_a_job_failed_and_counts_follow_the_filter(browser):
+    text = browser.get("/job-logs?q=name:i").text
     assert re.findall(r"(all|held|succeeded|failed) <b>(\S+)</b>", text) == [
         ("all", "3"),
         ("held", "1"),
         ("succeeded", "1"),
         ("failed", "1"),
     ]
-    text = page.get("/job-logs").text
+    text = browser.get("/job-logs").text
     for words in ("exit code 3", "SIGKILL", "timeout", "no program", "priority 5"):
         assert f">{words}</span>" in text
     assert 'title="program not found' in text
@@ -97,21 +91,21 @@ def test_rows_say_why_a_job_failed_and_counts_follow_the_filter(page):
 
 
 @pytest.mark.usefixtures("jobs")
-def test_a_bad_filter_is_answered_on_the_page_without_jobs_or_actions(page):
-    answer = page.get("/job-logs?q=stat:failed+name:x")
+def test_a_bad_filter_is_answered_on_the_page_without_jobs_or_actions(browser):
+    answer = browser.get("/job-logs?q=stat:failed+name:x")
 
     assert answer.status == 400
     assert "There is no filter &#39;stat&#39; (did you mean state?)." in answer.text
     assert 'value="stat:failed name:x"' in answer.text
     assert answer.ids == []
     assert "data-many" not in answer.text
-    assert page.get("/job-logs?q=stat:x", "Accept: application/json").json["error"].startswith("There is no")
-    assert page.get("/job-logs/all/retry?q=stat:x").status == 400
+    assert browser.json("/job-logs?q=stat:x")["error"].startswith("There is no")
+    assert browser.get("/job-logs/all/retry?q=stat:x").status == 400
 
 
-def test_words_are_completed(page, jobs):
+def test_words_are_completed(browser, jobs):
     def completed(word):
-        return page.json(f"/job-logs/complete?word={word}")
+        return browser.json(f"/job-logs/complete?word={word}")
 
     assert completed("") == [
         *("state:", "queue:", "name:", "tag:", "class:", "arg:", "error:", "exit:", "since:", "until:"),
@@ -126,34 +120,34 @@ def test_words_are_completed(page, jobs):
     assert completed("-tag:n") == ["-tag:nightly"]
     assert completed("exit:") == completed("stat:") == []
     (word,) = completed("name:b")
-    assert page.get(f"/job-logs?q={word}".replace(" ", "+").replace('"', "%22")).ids == [jobs["exit 3"]]
+    assert browser.get(f"/job-logs?q={word}".replace(" ", "+").replace('"', "%22")).ids == [jobs["exit 3"]]
 
 
 @pytest.mark.usefixtures("jobs")
-def test_running_jobs_come_first_on_request(page, client):
+def test_running_jobs_come_first_on_request(browser, client):
     running = client.submit(["/bin/sleep", "60"], queue="first")
     wait_until(lambda: client.job(running.id).state == "running")
     later = client.submit(["/bin/true"], queue="first", hold=True)
 
-    assert page.get("/job-logs?q=queue:first").ids == [later.id, running.id]
-    first = page.get("/job-logs?q=queue:first&sort=running&limit=1")
+    assert browser.get("/job-logs?q=queue:first").ids == [later.id, running.id]
+    first = browser.get("/job-logs?q=queue:first&sort=running&limit=1")
     assert first.ids == [running.id]
     (following,) = re.findall(r'href="([^"]*)">Next', first.text)
-    assert page.get(html.unescape(following)).ids == [later.id]
+    assert browser.get(html.unescape(following)).ids == [later.id]
     client.cancel([running.id, later.id])
 
 
 @pytest.mark.usefixtures("jobs")
-def test_a_search_that_takes_too_long_shows_how_far_it_came(page, client):
+def test_a_search_that_takes_too_long_shows_how_far_it_came(browser, client):
     """Large commands take as much time as very many jobs."""
     many = client.submit_many(
         [{"argv": ["/bin/echo", "x" * 100_000] * 2, "hold": True, "queue": "long"}] * 200
     )
-    answer = page.get("/job-logs?q=hello+there")
+    answer = browser.get("/job-logs?q=hello+there")
     while searched := re.findall(r"No job from (\d+) on matches", answer.text):
         (older,) = re.findall(r'href="([^"]*)">Search older', answer.text)
         assert int(searched[0]) > 1
-        answer = page.get(html.unescape(older))
+        answer = browser.get(html.unescape(older))
     assert "No jobs match." in answer.text
     client.cancel([job.id for job in many])
     client.remove(many)  # or pages of later tests would stop at these jobs
@@ -220,12 +214,12 @@ def test_a_number_opens_a_job_and_a_view_is_kept_by_name(tab, jobs):
     expect(views).to_be_hidden()
 
 
-def test_the_number_of_no_job_is_searched_for_as_text(page, jobs):
-    found = page.get(f"/job-logs?q={jobs['exit 3']}")
+def test_the_number_of_no_job_is_searched_for_as_text(browser, jobs):
+    found = browser.get(f"/job-logs?q={jobs['exit 3']}")
     assert (found.status, found.headers["location"]) == (303, f"/job-logs/{jobs['exit 3']}")
-    assert page.get("/job-logs?q=137137").status == 200
-    assert page.get(f'/job-logs?q="{jobs["exit 3"]}"'.replace('"', "%22")).status == 200
-    assert isinstance(page.json(f"/job-logs?q={jobs['exit 3']}"), list)
+    assert browser.get("/job-logs?q=137137").status == 200
+    assert browser.get(f'/job-logs?q="{jobs["exit 3"]}"'.replace('"', "%22")).status == 200
+    assert isinstance(browser.json(f"/job-logs?q={jobs['exit 3']}"), list)
 
 
 @needs_chromium
@@ -323,13 +317,13 @@ def test_a_job_takes_one_line_or_two_on_a_phone_where_filters_fold_away(tab, cli
 
 
 @needs_chromium
-def test_the_list_is_filtered_and_paged_without_javascript(chrome, page, jobs):
+def test_the_list_is_filtered_and_paged_without_javascript(chrome, browser, jobs):
     context = chrome.new_context(java_script_enabled=False)
     context.set_default_timeout(MILLISECONDS)
-    name, _, value = page.cookie.partition("=")
-    context.add_cookies([{"name": name, "value": value, "url": f"http://{page.host}"}])
+    name, _, value = browser.cookie.partition("=")
+    context.add_cookies([{"name": name, "value": value, "url": f"http://{browser.host}"}])
     tab = context.new_page()
-    tab.goto(f"http://{page.host}/job-logs?limit=1")
+    tab.goto(f"http://{browser.host}/job-logs?limit=1")
     tab.fill("#filter input[name=q]", "tag:eu")
     tab.click("#filter button")
     assert tab.locator("#ordered tr").count() == 1
