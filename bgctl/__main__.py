@@ -10,7 +10,7 @@ from bgctl.plain_submit import submit
 from bgd.streams import open_closed_streams
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
-_HELP_COLUMNS = 80  # of the help that `make man` has written; elsewhere the parser formats it again
+_HELP_COLUMNS = 80  # width of the help that `make man` writes; a narrower screen needs the parser
 _GC_THRESHOLD = 50_000  # new objects before a collection; imports alone exceed the default of 700
 
 
@@ -39,18 +39,19 @@ def _run(arguments: list[str]) -> int:
 
 
 def _print_help() -> bool:
-    """Print the help from its file, because importing all verbs takes long; return whether that is done."""
+    """Print the help from its file, because the parser imports all verbs; return False if it has to do it."""
     try:
         columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
-    except (ValueError, OSError):  # as click finds it: this is no terminal
+    except (ValueError, OSError):  # not a terminal: click assumes the same width
         columns = _HELP_COLUMNS
+    if columns < _HELP_COLUMNS:
+        return False
     try:
         with open(f"{__file__.removesuffix('__main__.py')}help.txt") as text:  # noqa: PTH123 - pathlib is slow
-            if columns >= _HELP_COLUMNS:
-                print(text.read(), end="", flush=True)
-    except OSError:  # the long way says why
+            print(text.read(), end="", flush=True)
+    except OSError:  # the parser tries again, and reports it
         return False
-    return columns >= _HELP_COLUMNS
+    return True
 
 
 if __name__ == "__main__":

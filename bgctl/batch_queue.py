@@ -15,13 +15,13 @@ from bgd.errors import Refused
 
 
 def own_queue_name(joblog: str | None) -> str:
-    """Return the name of a batch's own queue: with a log the same whenever it is resumed."""
+    """Return the name of a batch's own queue; a batch with a log has the same one when it is resumed."""
     seed = os.urandom(16) if joblog is None else os.path.realpath(os.fsencode(joblog))
     return f"batch-{sha256(seed).hexdigest()[:12]}"
 
 
 class OwnQueue:
-    """A queue that has its limit whenever jobs are queued in it, though other batches remove unused ones."""
+    """The queue of a batch. It keeps its limit, although other batches remove queues that look unused."""
 
     def __init__(self, daemon: Client, name: str, slots: int) -> None:
         self._daemon = daemon
@@ -42,7 +42,7 @@ class OwnQueue:
         self._is_set = True
 
     def before_each(self, portions: Iterable[Portion | None]) -> Iterator[Portion | None]:
-        """Pass portions on; look before each that the queue has a limit, unless it surely has."""
+        """Pass portions on; make sure before each, at most once a minute, that the queue has its limit."""
         for portion in portions:
             if portion is not None and time.monotonic() > self._next_look:
                 self._look()
@@ -50,7 +50,7 @@ class OwnQueue:
             yield portion
 
     def look_again(self) -> None:
-        """Look once more, now that the jobs are queued: another batch may have found it unused before."""
+        """Make sure again now that jobs are queued: another batch may have removed the queue just before."""
         if self._is_unsure:
             self._look()
             self._is_unsure, self._next_look = False, time.monotonic() + _LOOK_SECONDS

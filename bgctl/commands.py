@@ -207,7 +207,7 @@ def say_if_exists(job: Job, options: JobOptions) -> None:
 
 
 def say_if_it_is_too_wide(daemon: Client, options: JobOptions, jobs: int = 1) -> None:
-    """Note that there are fewer slots than a job needs, or so many jobs that are to run at once."""
+    """Tell the user if a job needs more slots than there are, or so many jobs cannot run at once."""
     slots = options.get("slots") or 1
     if slots * jobs == 1:
         return
@@ -219,7 +219,7 @@ def say_if_it_is_too_wide(daemon: Client, options: JobOptions, jobs: int = 1) ->
     if slots * jobs > has:
         does = f"only {max(has // slots, 1)} at once"
         if jobs == 1:
-            does = f"a job with {slots} runs alone, when no other one does"
+            does = f"a job that takes {slots} runs only while no other one does"
         say(f"{owner} has {counted(has, 'slot')}: {does}; `bgctl {remedy} {slots * jobs}` changes that")
 
 

@@ -65,7 +65,7 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
 
 @verb("bgctl dashboard", "bgctl dashboard --open", "bgctl dashboard --read-only")
 @click.option("--open", "opens", is_flag=True, help="Open the link in your browser.")
-@click.option("--read-only", is_flag=True, help="Log in to look, without buttons that change anything.")
+@click.option("--read-only", is_flag=True, help="View only: the browser can change nothing.")
 def dashboard_command(daemon: Client, *, opens: bool, read_only: bool) -> int:
     """Print a link that logs your browser in to the log page.
 

@@ -278,7 +278,7 @@ def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
 
 
 def in_group(group: str, words: Sequence[str]) -> str | None:
-    """Return what to type if the first word is not a verb of the group; None if there is no hint."""
+    """Return a hint for a first word that is not a verb of its group; None if there is none."""
     name, *rest = words
     if group == "schedule" and " " in name:
         return name_first(name, [word for word in rest if word != "--"])

@@ -116,7 +116,7 @@ class Session:
         except (Refused, ProtocolError) as error:  # the job goes on, and so does its output
             self._problem, self._types = str(error), None
             if before is None:
-                self._output.tell(f"job {self._job_id} runs on, and you watch: there is no keyboard: {error}")
+                self._output.tell(f"job {self._job_id} keeps running, but you cannot type into it: {error}")
         return None
 
     async def _use(self, keyboard: Keyboard) -> bool:

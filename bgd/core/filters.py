@@ -83,7 +83,7 @@ def both(one: Filter, other: Filter) -> Filter:
         if isinstance(mine, tuple):
             fields[name] = tuple(dict.fromkeys(mine + theirs))
         elif None not in {mine, theirs}:
-            raise ValueError(f"The filter has two values of {name.replace('_', ' ')}.")
+            raise ValueError(f"The filter has two values for {name.replace('_', ' ')}.")
         else:
             fields[name] = theirs if mine is None else mine
     return Filter(**fields)
@@ -200,7 +200,7 @@ def filter_of(words: Iterable[Word], now: float) -> Filter:
         raise ValueError(f"This filter has more than {MAX_WORDS} words.")
     if sum(_wild_characters(word.value) for word in words if word.key in {"arg", "class"}) > MAX_WILD:
         raise ValueError(
-            f"After a star, parts of patterns with '?' or '[' have at most {MAX_WILD} characters."
+            f"Parts of patterns that follow a star and have '?' or '[' may have {MAX_WILD} characters in all."
         )
     wanted = _states_of([word for word in words if word.key == "state"])
     for word in words:

@@ -204,7 +204,7 @@ async def keyboard(self, job_id, *, wait):
 Channel.keyboard = keyboard
 main()
 """
-NO_KEYBOARD = "runs on, and you watch: there is no keyboard: the launcher: Connection refused"
+NO_KEYBOARD = "keeps running, but you cannot type into it: the launcher: Connection refused"
 
 
 def refused_keyboards(daemon, which, *words):

@@ -177,11 +177,11 @@ def test_a_submit_says_that_there_are_fewer_slots_than_it_needs(own_daemon):
         return own_daemon.bgctl(*words).stderr.removeprefix("bgctl: ").removesuffix("\n")
 
     assert said("submit", "--slots", "20", "--wait", "true") == (
-        "the daemon has 2 slots: a job with 20 runs alone, when no other one does;"
+        "the daemon has 2 slots: a job that takes 20 runs only while no other one does;"
         " `bgctl slots 20` changes that"
     )
     assert said("run", "-q", "mail", "--slots", "4", "true") == (
-        "queue mail has 3 slots: a job with 4 runs alone, when no other one does;"
+        "queue mail has 3 slots: a job that takes 4 runs only while no other one does;"
         " `bgctl queue set mail --slots 4` changes that"
     )
     assert said("submit", "-q", "mail", "--slots", "3", "true") == ""

@@ -122,7 +122,7 @@ def test_words_select_jobs(words, expected):
         ),
         ("state:faild", "There is no state 'faild' (did you mean failed?)."),
         ("queue:a/b", "queue: 'a/b' is not a queue: a name of at most 64 letters,"),
-        ("queue:a queue:b", "The filter has two values of queue."),
+        ("queue:a queue:b", "The filter has two values for queue."),
         ("queue:", "'queue:' has no value."),
         ("queue:=mail", "only name:= has an equals sign"),
         ("exit:sigkill", "exit: 'sigkill' is not a whole number from 0 to 255."),
@@ -138,7 +138,10 @@ def test_words_select_jobs(words, expected):
         (f"{'x ' * (MAX_WORDS + 1)}", f"This filter has more than {MAX_WORDS} words."),
         ("name:*a*b*c*d*", "A pattern for names takes at most 4 stars: 'name:*a*b*c*d*'."),
         *(
-            (words, "After a star, parts of patterns with '?' or '[' have at most 32 characters.")
+            (
+                words,
+                "Parts of patterns that follow a star and have '?' or '[' may have 32 characters in all.",
+            )
             for words in (
                 f"arg:*{'?' * 33}",
                 f"-class:*[*a]{'b' * 32}*",

@@ -56,7 +56,7 @@ SPANS = {
 
 
 class ChartQuery(Struct, frozen=True):
-    """What to show: a time, rows for queues or names, and one of these for the charts; None: all together."""
+    """What to show: a time, rows for queues or names, and whose charts; `of` None: those of all together."""
 
     span: Literal["1h", "24h", "7d"] = "24h"
     by: Literal["queue", "name"] = "queue"
@@ -78,7 +78,7 @@ async def charts(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def charts_live(site: Site, request: HttpRequest) -> PageResponse:
-    """Return the stream of their changes."""
+    """Return the stream of changes of the charts."""
     query = read_query(request.query, ChartQuery)
 
     async def build() -> Snapshot:

@@ -66,7 +66,7 @@ def bars(series: Sequence[tuple[str, Sequence[float]]], top: float) -> list[Laye
 
 
 def line(look: str, values: Sequence[float | None], top: float) -> Layer:
-    """Return a line through the middle of the columns, with a gap where there is no value."""
+    """Return a line that joins the values of the columns; a column without a value leaves a gap."""
     step = WIDTH / max(len(values), 1)
     path, is_drawn = "", False
     for place, value in enumerate(values):

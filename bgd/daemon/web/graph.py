@@ -1,4 +1,4 @@
-"""The jobs that a job waits for, and those that wait for it, as boxes from left to right."""
+"""Draw the jobs that a job waits for, and those that wait for it, as boxes from left to right."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def title_of(line: Line) -> str | None:
 
 
 def without_mark(line: Line) -> Line:
-    """Return a line that begins a group, without what says so."""
+    """Return a line that begins a group, without its mark."""
     left, shown = len(BEGIN), Line()
     for text, style in line:
         shown.append((text[left:], style))

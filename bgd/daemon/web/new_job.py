@@ -120,7 +120,7 @@ def _fields_of(spec: JobSpec) -> dict[str, str]:
 
 
 def _spec_of(form: _Form, earlier: StoredSpec | None) -> JobSpec:
-    """Return the new job: as the earlier one was, but for what the form has, and due at once.
+    """Return the new job: a copy of the earlier one with the fields of the form, due at once.
 
     Raises:
         Refused: the form has no command, or one that cannot be read.
@@ -140,7 +140,7 @@ def _words(command: str) -> tuple[str, ...]:
     try:
         words = shlex.split(command.replace("\r\n", "\n"))  # browsers send line ends in this way
     except ValueError as error:
-        raise Refused(f"this is not how a shell reads words: {str(error).lower()}") from error
+        raise Refused(f"this cannot be split into words: {str(error).lower()}") from error
     if not words:
         raise Refused("type a command")
     return tuple(words)

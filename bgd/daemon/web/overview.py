@@ -195,7 +195,7 @@ async def _queues_as_json(site: Site) -> dict[str, object]:
 
 
 def _that_ended_jobs(ends: Ends) -> set[str]:
-    """Return the queues whose jobs ended in the last day, but for what has no row of its own."""
+    """Return the queues that have figures of their own for the last day."""
     return ends.queues.keys() - {activity.OTHER}
 
 

@@ -150,7 +150,7 @@ async def find_job(store: StoreReader, job: str) -> JobView:
     view = await store.read(read.view, JobId(int(job)))
     if view is None:
         raise RequestRefused(
-            HTTPStatus.NOT_FOUND, f"There is no job {job}: it was removed, or never submitted."
+            HTTPStatus.NOT_FOUND, f"There is no job {job}. It was removed or never submitted."
         )
     return view
 

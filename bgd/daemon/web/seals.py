@@ -70,7 +70,7 @@ class Seal:
         return f"id: {self.nonce} {self._next(data)}\n".encode() + event
 
     def end_of_events(self) -> bytes:
-        """Return an event that says that there are no more. Whoever forges it only cuts a page off."""
+        """Return the event that ends a stream. It needs no seal: a forged one only cuts a page off."""
         return f"id: {self.nonce}\n".encode() + _BEFORE + b"null" + _BEHIND
 
     def _next(self, data: bytes) -> str:

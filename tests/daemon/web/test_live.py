@@ -189,7 +189,7 @@ def test_a_page_that_connects_again_after_its_job_was_removed_says_so(daemon):
     for page in ("", "/1/view"):
         with events_of(daemon, f"/job-logs/{job.id}{page}/live?since=0") as events:
             assert next(filter(None, events)) == {
-                "gone": f"There is no job {job.id}: it was removed, or never submitted."
+                "gone": f"There is no job {job.id}. It was removed or never submitted."
             }
 
 
@@ -202,7 +202,7 @@ def test_the_page_of_a_removed_job_says_so(tab, daemon):
         client.cancel([job.id])
         expect(tab.locator("h1 .badge")).to_have_text("cancelled")  # so the page has its stream
         client.remove([job.id])
-        expect(tab.locator("#connection")).to_contain_text(f"There is no job {job.id}: it was removed")
+        expect(tab.locator("#connection")).to_contain_text(f"There is no job {job.id}. It was removed")
         expect(tab.locator(".actions button:visible")).to_have_count(0)
 
 

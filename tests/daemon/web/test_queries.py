@@ -47,7 +47,10 @@ def test_words_and_fields_select_jobs(address, expected):
         ("from=-1", "from: '-1' must be at least 0."),
         ("limit=1000000", "limit: '1000000' must be at most 10000."),
         (f"after={2**63}", f"after: '{2**63}' must be at most {2**63 - 1}."),
-        (f"q=arg:*{'%3F' * 960}%C3%A9", "After a star, parts of patterns with '?' or '[' have at most 32"),
+        (
+            f"q=arg:*{'%3F' * 960}%C3%A9",
+            "Parts of patterns that follow a star and have '?' or '[' may have 32",
+        ),
     ],
 )
 def test_what_cannot_be_understood_is_refused_in_words(address, message):
