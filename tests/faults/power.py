@@ -69,8 +69,14 @@ class Disk:
             os.close(folder)
 
     def restore(self) -> None:
-        """Mount what is left; all processes with open files on it must have ended."""
+        """Mount what is left; all processes with open files on it must have ended.
+
+        A copy is mounted: where another mount namespace was made meanwhile, the file system without power
+        lives on in it, and a second mount of the same image would give that one again.
+        """
         self._unmount()
+        _run("cp", "--sparse=always", str(self._image), str(self._folder / "copy"))
+        (self._folder / "copy").replace(self._image)
         self._mount()
 
     def _mount(self) -> None:

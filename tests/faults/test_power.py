@@ -7,10 +7,12 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
@@ -84,6 +86,19 @@ def test_everything_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path
         lost=0,
         damaged_databases=0,
     )
+
+
+def test_a_disk_is_restored_although_another_mount_namespace_holds_it(disk: Disk):
+    kept = disk.path / "kept"
+    kept.touch()
+    os.sync()
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; cat"], stdin=PIPE, stdout=PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        disk.cut()
+        disk.restore()
+        assert kept.exists()
+        (disk.path / "new").touch()
 
 
 def keep_from_answering(pid: int) -> None:
