@@ -214,6 +214,7 @@ class PythonConfig(Struct, frozen=True, kw_only=True):
     interpreter: str = key(values.python_interpreter, word="")
     path: tuple[str, ...] = key(values.absolute_paths, ())  # in front of sys.path of class jobs
     preload: tuple[str, ...] = key(values.texts_without(values.problem_with_module), ())
+    around: str = key(values.function_name, "")  # returns the context manager that surrounds each job
     env: tuple[str, ...] = key(
         values.texts_without(values.problem_with_variable), ()
     )  # variables a class job may bring

@@ -190,6 +190,10 @@ def python_interpreter(setting: Setting) -> str:
     return as_program(text(setting), setting) or sys.executable
 
 
+function_name = matching(
+    r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*",
+    'must be empty or a function of a module, for example "app.jobs:around"',
+)
 # What browsers and proxies pass on unchanged
 page_base = matching(
     rf"(?!.{{{MAX_BASE + 1}}})(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+",

@@ -60,6 +60,7 @@ ROOMS = {
     # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/worker/stopping.py": f"{STANDARD} bgd_job",  # raises what a job may catch
+    "bgd/worker/job.py": f"{STANDARD} .callables .process .stopping bgd_job",  # what surrounds a job gets one
     "bgd/inside": f"{STANDARD} ._reporter .Job",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # a worker imports it for each job, so what it calls is imported late

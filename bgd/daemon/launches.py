@@ -156,11 +156,17 @@ def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
         runner = config.runners[target.runner]
         document = class_jobs.runner_request(target, job.id, job.attempt, spec.arguments)
         return _Program(list(runner.argv), document, runner.cwd, class_jobs.NULL_RESULT)
+    python = config.python
     document = class_jobs.worker_request(
-        target, spec.arguments, config.python.path, config.security.allowed_classes, spec.stop_signal
+        target,
+        spec.arguments,
+        python.path,
+        config.security.allowed_classes,
+        spec.stop_signal,
+        python.around,
     )
-    isolation = spec.isolation or config.python.isolation
-    return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
+    isolation = spec.isolation or python.isolation
+    return _Program([python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
 def _warm(
@@ -176,11 +182,15 @@ def _warm(
     return WarmStart(
         isolation=isolation,
         path=list(python.path),
-        preload=list(python.preload),
+        preload=[*python.preload, *_module_of(python.around)],
         base={name: own.get(name) for name in added},
         recycle_jobs=python.recycle_jobs if is_reused else None,
         recycle_memory=python.recycle_memory if is_reused else None,
     )
+
+
+def _module_of(function: str) -> list[str]:
+    return [function.partition(":")[0]] if function else []
 
 
 @cache

@@ -40,6 +40,7 @@ def worker_request(
     path: Sequence[str],
     allowed: Sequence[str] | None = None,
     stop_signal: StopSignal | None = None,
+    around: str = "",
 ) -> bytes:
     """Return what a worker reads from its standard input.
 
@@ -48,10 +49,13 @@ def worker_request(
     * `path`: goes in front of sys.path.
     * `allowed`: the entries that decide whether an inherited method may be called; None: it may.
     * `stop_signal`: the signal that ends the job; None: TERM.
+    * `around`: the function whose context manager surrounds the job, as "module:function"; empty: none does.
     """
     given = Raw((arguments or "{}").encode())
     request = {"module": target.module, "name": target.name, "method": target.method, "arguments": given}
     more = {"path": list(path), "allowed": allowed, "stop_signal": stop_signal}
+    if around:
+        more["around"] = around
     return msgspec.json.encode(request | more)
 
 

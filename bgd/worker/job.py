@@ -14,6 +14,7 @@ from .stopping import NO_REASON, StopHandler, dump_on_signal
 
 TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from typing import Any, Protocol, Union
 
@@ -139,12 +140,31 @@ def _run(job: Job, result: Result) -> object:
     if sys.path[: len(path)] != path:  # a warm worker has set it already
         sys.path[:0] = path
     function = resolve(job["module"], job["name"], job["method"], job.get("allowed"))
-    given = job["arguments"]
     with result.stop_handler(job.get("stop_signal")) as stop:
-        value = call(function, given.get("args", ()), given.get("kwargs", {}))
-        # isinstance(value, Awaitable) would do a search and cache it, and a new process has nothing cached
-        is_awaitable = getattr(type(value), "__await__", None) is not None
-        return _awaited(value, stop) if is_awaitable else value
+        if "around" not in job:
+            return _value(function, job["arguments"], stop)
+        with _around(job):
+            return _value(function, job["arguments"], stop)
+
+
+def _around(job: dict[str, Any]) -> AbstractContextManager[object]:
+    """Return the context manager that [python] around of the configuration makes for a job."""
+    import bgd_job  # noqa: PLC0415 - only jobs with such a context manager need it
+
+    module, _, name = job["around"].partition(":")
+    __import__(module)
+    method = f".{job['method']}" if job["method"] else ""
+    made: AbstractContextManager[object] = getattr(sys.modules[module], name)(
+        bgd_job.current(), f"{job['module']}:{job['name']}{method}"
+    )
+    return made
+
+
+def _value(function: Callable[..., object], given: dict[str, Any], stop: Any) -> object:
+    value = call(function, given.get("args", ()), given.get("kwargs", {}))
+    # isinstance(value, Awaitable) would do a search and cache it, and a new process has nothing cached
+    is_awaitable = getattr(type(value), "__await__", None) is not None
+    return _awaited(value, stop) if is_awaitable else value
 
 
 def _awaited(value: Any, stop: Any) -> object:

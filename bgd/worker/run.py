@@ -3,6 +3,7 @@
 With an argument it becomes a warm worker: see warm.py. Without one it runs a single job: see job.py.
 It reads one JSON document from standard input:
   {"module", "name", "method" | null, "arguments": {"args", "kwargs"}, "path"}
+Optional keys are "allowed", "stop_signal" and "around": see bgd/wire/class_jobs.py.
 It writes one of these to the file whose descriptor is in BGD_RESULT_FD:
   {"ok": VALUE}
   {"error": {"type", "message", "traceback"}}

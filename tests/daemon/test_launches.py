@@ -99,6 +99,14 @@ def test_class_job_uses_a_warm_worker_unless_it_or_the_configuration_says_otherw
     assert (warm.isolation, warm.recycle_jobs, warm.recycle_memory) == (Isolation.REUSE, 9, 64_000_000)
 
 
+def test_the_module_of_what_surrounds_each_job_is_imported_with_the_preload(folder):
+    rest = '[python]\npreload = ["app.models"]\naround = "app.jobs:around"'
+    got = launch(folder, JobSpec(target="app.tasks:Mail.send"), rest=rest)
+
+    assert got.warm.preload == ["app.models", "app.jobs"]
+    assert json.loads(got.stdin)["around"] == "app.jobs:around"
+
+
 def test_job_of_a_runner_is_launched_as_configured(folder):
     rest = '[runners.php]\nargv = ["php", "artisan"]\ncwd = "/srv/shop"'
     got = launch(folder, JobSpec(target="php::Job@run", arguments='{"args": [1e400]}'), rest=rest)

@@ -51,7 +51,11 @@ def test_a_request_names_the_signal_that_ends_the_job():
 
 
 def test_request_of_a_function_has_no_method_and_may_have_no_arguments():
+    document = json.loads(worker_request(FUNCTION, None, (), around="app.jobs:around"))
+    assert document["around"] == "app.jobs:around"
+
     document = json.loads(worker_request(FUNCTION, None, ()))
+    assert "around" not in document
 
     assert (document["name"], document["method"], document["arguments"]) == ("build", None, {})
 

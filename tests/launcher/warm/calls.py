@@ -34,6 +34,7 @@ class Calls:
         self.folder = host.state / "modules"
         self.folder.mkdir()
         self.preload: list[str] = []
+        self.around = ""
         self.further: dict[str, Any] = {}
 
     def write(self, name: str, source: str) -> Path:
@@ -51,7 +52,11 @@ class Calls:
     ) -> Launch:
         path = [str(self.folder)]
         text = worker_request(
-            python_target(target), json.dumps({"args": args}), path, stop_signal=options.get("stop_signal")
+            python_target(target),
+            json.dumps({"args": args}),
+            path,
+            stop_signal=options.get("stop_signal"),
+            around=self.around,
         )
         own = {"BGD_JOB_ID": "7", **(env or {})}
         warm = None

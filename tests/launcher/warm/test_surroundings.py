@@ -215,3 +215,50 @@ def test_what_a_job_prints_is_its_log(every):
 
     for number, key in enumerate(keys):
         assert every.host.output(key).decode() == f"word {number}\nerr\n"
+
+
+AROUND = """
+import asyncio, contextlib
+
+inside = []
+
+@contextlib.contextmanager
+def around(job, target):
+    inside.append([job.id, job.attempt, target])
+    try:
+        yield
+    except ValueError as error:
+        raise RuntimeError(f"around saw {error}")
+    finally:
+        inside.clear()
+
+def look():
+    return list(inside)
+
+async def look_later():
+    await asyncio.sleep(0)
+    return list(inside)
+
+def fail():
+    raise ValueError("what the job says")
+"""
+IN_A_JOB = {"BGD_JOB_ID": "7", "BGD_ATTEMPT": "2", "BGD_QUEUE": "mail", "BGD_SLOT": "1"}
+
+
+def test_a_context_manager_surrounds_each_job_and_its_error_is_that_of_the_job(every):
+    every.write("app_jobs", AROUND)
+    every.around, every.preload = "app_jobs:around", ["app_jobs"]
+
+    found = [every.value(f"app_jobs:{name}", env=IN_A_JOB) for name in ("look", "look_later", "look")]
+    failed = every.run("app_jobs:fail", env=IN_A_JOB)
+
+    assert found == [[[7, 2, f"app_jobs:{name}"]] for name in ("look", "look_later", "look")]
+    assert b"RuntimeError" in failed.result
+    assert b"around saw what the job says" in failed.result
+
+
+def test_a_context_manager_that_does_not_exist_fails_the_job_with_its_name(every):
+    every.write("app_jobs", AROUND)
+    every.around = "app_jobs:missing"
+
+    assert b"'app_jobs' has no attribute 'missing'" in every.run("app_jobs:look", env=IN_A_JOB).result
