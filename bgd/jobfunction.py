@@ -52,7 +52,17 @@ _SETTINGS = (
     "late_after",
     "excluded",
 )
-_ADDED = ("submit", "submit_async", "submit_many", "spec", "options", "schedule_spec", "delay", "enqueue")
+_ADDED = (
+    "submit",
+    "submit_async",
+    "submit_many",
+    "spec",
+    "s",
+    "options",
+    "schedule_spec",
+    "delay",
+    "enqueue",
+)
 
 
 @overload
@@ -60,7 +70,7 @@ def job(function: Callable[P, R_co], /) -> JobFunction[P, R_co]: ...
 @overload
 def job(**options: Unpack[FunctionOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
 def job(function: Any = None, /, **options: Any) -> Any:
-    """Give a function `submit`, `submit_many`, `submit_async`, `spec`, `options` and `schedule_spec`.
+    """Give a function `submit`, `submit_many`, `submit_async`, `spec` or `s`, `options`, `schedule_spec`.
 
     The function is unchanged: a call runs here, and a worker finds it by its name if the daemon's
         configuration allows that. Because a worker imports this module for each job, what submitting needs is
@@ -149,6 +159,8 @@ class Background(Generic[P, R_co]):
     def spec(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec:
         """Return a call of the function as a JobSpec, which any client's `submit_many` takes."""
         return self._spec(args, kwargs)
+
+    s = spec
 
     def options(self, **changed: Unpack[JobOptions]) -> Background[P, R_co]:
         """Return a Background with these options of `Client.call` changed.

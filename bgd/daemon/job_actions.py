@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from copy import copy
@@ -122,6 +123,21 @@ class JobActions:
             check_resources(spec, config)
         self._supervisor.dispatcher.check_limits(spec)
 
+    def check_chain(self, specs: Sequence[JobSpec]) -> None:
+        """Check that each of these specs, which `check` has passed, can wait for the one before it.
+
+        Raises:
+            Refused: one cannot have another dependency.
+            Full: as `check_dependency_limit`.
+        """
+        chained = list(map(_after, specs[1:], itertools.repeat(1)))
+        for index, spec in enumerate(chained, start=1):
+            if len(spec.after) > limits.MAX_WAITS:
+                raise Refused(f"job {index} of the chain waits for more than {limits.MAX_WAITS} jobs")
+            if (problem := problem_with(spec)) is not None:
+                raise Refused(f"job {index} of the chain: {problem}")
+        self.check_dependency_limit(chained)
+
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
         """Check that there is room for the dependencies of these specs.
 
@@ -143,16 +159,21 @@ class JobActions:
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
         into: Submission | None = None,
+        *,
+        chain: bool = False,
     ) -> Submission:
         """Make jobs of checked specs, except where an unfinished job has the key; start what can.
 
         * `env`: the environment of those commands that have none of their own.
         * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
         * `into`: the answer to which these jobs are added; None: a new one.
+        * `chain`: each job, and the first one after those of `into`, waits for the one before.
         """
         at = at or now()
         submitted = Submission() if into is None else into
         for spec in specs:
+            if chain and submitted.jobs:
+                spec = _after(spec, submitted.jobs[-1])  # noqa: PLW2901 - with what the request says
             job_id = None if spec.key is None else self._supervisor.scheduler.holder_of(spec.key)
             if job_id is not None:
                 self._debounce(job_id, spec, at)
@@ -530,6 +551,10 @@ def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
 
 def _has_changed(job: Job | None) -> str:
     return "has finished" if job is None else f"is {job.state}"
+
+
+def _after(spec: JobSpec, job: int) -> JobSpec:
+    return replace(spec, after=(*spec.after, job))
 
 
 def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:

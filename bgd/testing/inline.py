@@ -317,7 +317,8 @@ class InlineBackend:
             yield End(number)
         else:
             batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
-            yield self._submit(number, [spec for part in batch for spec in part.specs])
+            specs = [spec for part in batch for spec in part.specs]
+            yield self._submit(number, specs, chain=batch[0].chain)
 
     def _stream_finished(self, request: requests.Wait) -> Replies:
         for job in map(self._job, request.jobs):
@@ -359,12 +360,19 @@ class InlineBackend:
 
     # --- submitting and running jobs ------------------------------------------------------------------
 
-    def _submit(self, number: int, specs: list[JobSpec]) -> Reply:
+    def _submit(self, number: int, specs: list[JobSpec], *, chain: bool = False) -> Reply:
         for spec in specs:
             self._check(spec)
         jobs = [self._add(spec) for spec in specs]
+        has_failed = False
         for job in jobs:
-            self._run(job)
+            if chain and has_failed:
+                with self._changed:
+                    job.finished_at = time.time()
+                    self._set_state(job, Move.CANCEL, State.CANCELLED)
+            else:
+                self._run(job)
+                has_failed = job.state is not State.SUCCEEDED
         return Submitted(number, [job.id for job in jobs])
 
     def _set_schedules(self, request: SetSchedules) -> Reply:

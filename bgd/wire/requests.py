@@ -97,7 +97,8 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
     `more`. `env` is the environment of those specs in this part that have none. `token` and `again`, as in
-    Submit, count in the first part, and so does `place`, which replaces them.
+    Submit, count in the first part, and so does `place`, which replaces them. `chain`, in the first part:
+    each job waits until the one before it has succeeded.
     """
 
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
@@ -106,6 +107,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
     place: BatchPlace | UnsetType = UNSET
+    chain: bool = False
 
 
 class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True):

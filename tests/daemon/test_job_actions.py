@@ -342,6 +342,36 @@ async def test_number_of_all_dependencies_is_limited(config, launcher, monkeypat
         await caller.ask(SubmitMany(id=4, specs=[one] * 2), Submitted)
 
 
+async def test_the_failure_of_a_job_cancels_the_rest_of_its_chain(config, launcher):
+    async with served(config, launcher) as life:
+        chain = SubmitMany(id=1, specs=[command()] * 3, chain=True)
+        first, second, third = (await (await life.call()).ask(chain, Submitted)).jobs
+        assert [(await life.view(job)).waits_for for job in (first, second, third)] == [[], [first], [second]]
+
+        launched = await launcher.hear(Launch)
+        launcher.say(end(launched.key, Outcome.EXIT))
+
+        await launcher.hear(Acknowledge)
+        views = [await life.view(job) for job in (first, second, third)]
+        assert [view.state for view in views] == [State.FAILED, State.CANCELLED, State.CANCELLED]
+        assert views[2].reason == f"job {second}, which had to succeed first, was cancelled"
+
+
+async def test_job_that_cannot_wait_for_another_one_is_refused_in_a_chain(config, launcher, monkeypatch):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await life.submit(command(**SCHEDULED))
+        put_off = command(key="k", debounce=5.0)
+
+        refused = await caller.ask(SubmitMany(id=1, specs=[put_off, put_off], chain=True), Failed)
+        assert refused.message.startswith("job 1 of the chain: debounce cannot be combined with")
+        await caller.ask(SubmitMany(id=2, specs=[put_off, command()], chain=True), Submitted)
+
+        monkeypatch.setattr(limits, "MAX_WAITS", 1)
+        chain = SubmitMany(id=3, specs=[command(), command(after=(first,))], chain=True)
+        assert (await caller.ask(chain, Failed)).message == "job 1 of the chain waits for more than 1 jobs"
+
+
 # --- keys ---------------------------------------------------------------------------------------------
 
 

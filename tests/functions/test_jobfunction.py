@@ -102,6 +102,15 @@ def test_specs_of_several_functions_go_into_one_transaction():
         assert [job.result(DEADLINE) for job in jobs] == [3, "1 for ada", 0]
 
 
+def test_the_calls_of_a_chain_run_one_after_another():
+    with Client() as client:
+        jobs = client.chain(tasks.add.s(1), tasks.send.options(delay=0.01).s("ada"), ["true"])
+
+        assert [job.after for job in jobs] == [[], [jobs[0].id], [jobs[1].id]]
+        assert [job.result(DEADLINE) for job in jobs] == [3, "1 for ada", 0]
+        assert client.chain() == []
+
+
 @pytest.mark.parametrize("arguments", [(), (1, 2, 3), ({1, 2},), ({1: "one"},), (float("nan"),)])
 def test_wrong_arguments_fail_where_they_are_submitted(monkeypatch, arguments):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent")  # no daemon is asked

@@ -70,6 +70,16 @@ def test_many_jobs_run_in_order():
         assert [client.result(job) for job in handed] == [3, 4, 4]
 
 
+def test_the_rest_of_a_chain_does_not_run_after_a_failure(jobs):
+    with Client() as client:
+        first, failed, rest = client.chain(tasks.add.s(1), tasks.fail.s("x"), tasks.add.s(2))
+
+        assert (first.result(), rest.state) == (3, "cancelled")
+        with pytest.raises(JobFailed):
+            failed.result()
+    assert jobs.submitted[2].result is None
+
+
 @pytest.mark.usefixtures("jobs")
 async def test_an_async_client_runs_it_while_its_loop_runs_on():
     async with AsyncClient() as client:

@@ -398,6 +398,7 @@ GROWN: dict[str, tuple[str, Message]] = {
         "request",
         requests.SubmitMany(id=2, specs=[SPEC], place=requests.BatchPlace(bytes(range(16)), 4, [(6, 1)])),
     ),
+    "submit_many_chain": ("request", requests.SubmitMany(id=2, specs=[CALL, SPEC], chain=True)),
     "hello_of_a_daemon": ("hello", messages.Hello(1, "0.2.0", "bgd", newest=17)),
     "explained_holders": (
         "reply",

@@ -110,17 +110,21 @@ class AsyncClient(AsyncDaemonClient):
             Full: they are too many for one transaction.
             DaemonUnreachable: as `submit`.
         """
-        caller = Caller()
-        specs = specs_of(items, caller)
-        if not specs:
-            return []
-        frames = partial(batch_frames, specs=specs, env=caller.environment)
-        reply = await self._channel.submit(frames)
-        found = set(reply.found)
-        return [
-            AsyncJob(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle)
-            for job_id in reply.jobs
-        ]
+        return await self._submit_many(items)
+
+    async def chain(self, *calls: Item) -> list[AsyncJob]:
+        """Queue jobs that run one after another, in one transaction: all of them, or none.
+
+        Each job waits until the one before it has succeeded. If it fails or is cancelled, the rest is
+        cancelled.
+
+        Args:
+            calls: what `task.s(...)` returns, or any item of `submit_many`.
+
+        Raises:
+            Refused, Full, DaemonUnreachable: as `submit_many`.
+        """
+        return await self._submit_many(calls, chain=True)
 
     async def batch(
         self, items: Iterable[Item], **options: Unpack[JobOptions]
@@ -232,6 +236,19 @@ class AsyncClient(AsyncDaemonClient):
         from bgd.client.mapping import Mapper  # noqa: PLC0415 - most programs map nothing, and bgctl starts often
 
         return Mapper(self._channel, target, items, options).results(return_exceptions=return_exceptions)
+
+    async def _submit_many(self, items: Iterable[Item], **fields: Any) -> list[AsyncJob]:
+        caller = Caller()
+        specs = specs_of(items, caller)
+        if not specs:
+            return []
+        frames = partial(batch_frames, specs=specs, env=caller.environment, **fields)
+        reply = await self._channel.submit(frames)
+        found = set(reply.found)
+        return [
+            AsyncJob(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle)
+            for job_id in reply.jobs
+        ]
 
     async def _submit(self, spec: JobSpec, sent: Sent | None = None) -> AsyncJob:
         reply = await self._channel.submit(partial(submit_frames, spec=spec), sent)

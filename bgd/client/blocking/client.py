@@ -112,16 +112,21 @@ class Client(DaemonClient):
             Full: they are too many for one transaction.
             DaemonUnreachable: as `submit`.
         """
-        caller = Caller()
-        specs = specs_of(items, caller)
-        if not specs:
-            return []
-        frames = partial(batch_frames, specs=specs, env=caller.environment)
-        reply = run(self._channel.submit(frames))
-        found = set(reply.found)
-        return [
-            Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
-        ]
+        return self._submit_many(items)
+
+    def chain(self, *calls: Item) -> list[Job]:
+        """Queue jobs that run one after another, in one transaction: all of them, or none.
+
+        Each job waits until the one before it has succeeded. If it fails or is cancelled, the rest is
+        cancelled.
+
+        Args:
+            calls: what `task.s(...)` returns, or any item of `submit_many`.
+
+        Raises:
+            Refused, Full, DaemonUnreachable: as `submit_many`.
+        """
+        return self._submit_many(calls, chain=True)
 
     def batch(self, items: Iterable[Item], **options: Unpack[JobOptions]) -> Generator[Job, None, None]:
         """Queue any number of jobs, some thousand in a transaction; yield each when it is on disk, in order.
@@ -235,6 +240,18 @@ class Client(DaemonClient):
                 Mapper(self._channel, target, items, options).results(return_exceptions=return_exceptions)
             )
         )
+
+    def _submit_many(self, items: Iterable[Item], **fields: Any) -> list[Job]:
+        caller = Caller()
+        specs = specs_of(items, caller)
+        if not specs:
+            return []
+        frames = partial(batch_frames, specs=specs, env=caller.environment, **fields)
+        reply = run(self._channel.submit(frames))
+        found = set(reply.found)
+        return [
+            Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
+        ]
 
     def _submit(self, spec: JobSpec, sent: Sent | None = None) -> Job:
         reply = run(self._channel.submit(partial(submit_frames, spec=spec), sent))

@@ -276,6 +276,8 @@ class RequestHandler:
         lines = () if place is UNSET else list(lines_of(place))
         specs = [spec for part in parts for spec in part.specs]
         self._actions.check(specs, lines)
+        if parts[0].chain:
+            self._actions.check_chain(specs)
         return specs
 
     def _submit_parts(
@@ -288,7 +290,9 @@ class RequestHandler:
         """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
         submitted = Submission()
         for part in parts:
-            self._actions.submit(part.specs, uid, part.env, finished, at, into=submitted)
+            self._actions.submit(
+                part.specs, uid, part.env, finished, at, into=submitted, chain=parts[0].chain
+            )
         if (place := parts[0].place) is not UNSET:
             self._idempotency.take_lines(place, submitted.jobs)
         else:
