@@ -16,6 +16,7 @@ from bgctl.common import WrongUsage, say
 from bgctl.plain_submit import OPERATORS
 from bgd.client.portions import PORTION, PORTION_BYTES, Portion, SpecMaker
 from bgd.client.programs import problem_with_program
+from bgd.client.specs import with_references
 from bgd.core.spec import MAX_ARGV, MAX_WORD, OPTIONS, JobSpec, problem_with
 from bgd.errors import BgdError, Refused
 from bgd.wire.views import JobView
@@ -350,6 +351,10 @@ def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
         if "queue" in given and not takes_queue:
             raise Refused("it names a queue, but -j gives the batch one of its own: leave out one of them")
+        # what `list` printed names the jobs that it refers to in `after`; the rest was data, and stays so
+        among = item.get("after") or () if "id" in item else None
+        for name in {"args", "kwargs"} & given.keys():
+            given[name] = with_references(given[name], among)
         return maker.of_item(given)
 
     return spec_of

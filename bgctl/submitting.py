@@ -25,6 +25,7 @@ from bgctl.options import (
 )
 from bgctl.verbs import verb
 from bgd import Client
+from bgd.client.specs import with_references
 
 T = TypeVar("T")
 
@@ -130,8 +131,8 @@ def call_command(
     ARGS are converted by the function's annotations: int, float, bool, None, and JSON for list and dict.
     NAME=VALUE is a named argument if the function has such a parameter. Without annotation ARGS are text.
     """
-    positional: list[object] = json_option("--args", given.pop("args_text"), list)
-    keywords = json_option("--kwargs", given.pop("kwargs_text"), dict) | _keywords(named)
+    positional: list[object] = with_references(json_option("--args", given.pop("args_text"), list))
+    keywords = with_references(json_option("--kwargs", given.pop("kwargs_text"), dict)) | _keywords(named)
     if args:
         from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
 

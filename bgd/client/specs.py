@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -44,6 +44,31 @@ _LONGEST_SHOWN = 60  # characters of a wrong value that an error message repeats
 S = TypeVar("S", bound=Struct)
 
 
+class ResultReference(Struct, frozen=True):
+    """Stands for the result of a job among the arguments of another one."""
+
+    id: int
+
+
+def with_references(value: Any, among: Collection[object] | None = None) -> Any:
+    """Return JSON of a person or program that may refer to results: {"$result": ID} becomes a reference.
+
+    `among`: the only jobs that it may refer to; the rest is data. None: any.
+
+    Raises:
+        Refused: an ID is not a whole number.
+    """
+    if isinstance(value, list):
+        return [with_references(inner, among) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() != {"$result"} or (among is not None and value["$result"] not in among):
+        return {name: with_references(inner, among) for name, inner in value.items()}
+    if type(job := value["$result"]) is not int:
+        raise Refused(f'{{"$result": ID}} takes the id of a job, not {_shown(job)}')
+    return ResultReference(job)
+
+
 # --- specs ----------------------------------------------------------------------------------------------
 
 
@@ -80,7 +105,10 @@ def class_spec(
         raise Refused("shell is for commands, not for class jobs")
     if not isinstance(target, str):
         raise TypeError(f"a target is a string such as {_example_for(target)!r}, not {target!r}")
-    values["arguments"] = _arguments(args, kwargs)
+    values["arguments"], references = _arguments(args, kwargs)
+    if references:
+        values["references"] = references
+        values["after"] = [*dict.fromkeys([*values.get("after", ()), *(job for job, _ in references)])]
     if values.pop("check", True) and target.partition(":")[0] in sys.modules:
         from bgd.client.functions import check_target  # noqa: PLC0415 - most callers have not imported the target
 
@@ -243,7 +271,10 @@ def _shell_words(line: object) -> list[str]:
     return [*_SHELL, system_text(line)]
 
 
-def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+def _arguments(
+    args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[str, list[tuple[int, list[int | str]]]]:
+    """Return arguments as JSON text, and which jobs' results go where in it."""
     import json  # noqa: PLC0415 - bgctl starts often, and commands have no arguments of this kind
 
     if isinstance(args, str):
@@ -255,9 +286,16 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
             f"kwargs is a mapping of names to values, not {kwargs!r}: others go into args, a list"
         )
     given = {"args": list(args), "kwargs": dict(kwargs)}
+    jobs: list[int] = []
+
+    def placeholder(value: object) -> dict[str, int]:
+        jobs.append(_job_of_result(value))
+        return {"$result": jobs[-1]}
+
     try:
-        text = json.dumps(given, allow_nan=False)
+        text = json.dumps(given, allow_nan=False, default=placeholder)
         _check_json([given])
+        places = list(_places(given, [])) if jobs else []
     except (TypeError, ValueError, RecursionError) as error:
         # no cause: its traceback would be long and add nothing
         raise TypeError(f"args and kwargs must be JSON values: {error}") from None
@@ -266,7 +304,24 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
             f"args and kwargs have {len(text)} bytes of JSON, the limit is {MAX_WORK}: "
             "write them to a file, and pass its path"
         )
-    return text
+    return text, places
+
+
+def _job_of_result(value: object) -> int:
+    """Return the job whose result an argument stands for; raise TypeError if it stands for none."""
+    reference = value if isinstance(value, ResultReference) else getattr(value, "ref", None)
+    if not isinstance(reference, ResultReference):
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return reference.id
+
+
+def _places(value: object, path: list[int | str]) -> Iterator[tuple[int, list[int | str]]]:
+    """Yield the jobs whose results are used in a value that JSON can represent, and the paths to there."""
+    if isinstance(value, dict | list | tuple):
+        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _places(inner, [*path, step])
+    elif not isinstance(value, str | int | float | None):
+        yield _job_of_result(value), path
 
 
 def _check_json(values: list[object]) -> None:

@@ -26,6 +26,7 @@ MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the last that dates can show
 MAX_ID = 2**63 - 1  # of a job: the largest integer of SQLite
 MAX_WAITS = 1_000  # jobs that one job waits for
+MAX_STEPS = 20  # into lists and objects, from the arguments of a job to where a result goes
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
 MAX_SLOTS = 10_000
@@ -147,6 +148,19 @@ class StopSignal(StrEnum):
         return cls.__members__.get(str(value).upper().removeprefix("SIG"))
 
 
+class Reference(Struct, frozen=True, array_like=True, gc=False):
+    """Where the result of another job goes in the arguments of a class job.
+
+    `path`: the steps to it, for example ("args", 0) or ("kwargs", "totals", "eu"). Until an attempt starts,
+    {"$result": JOB} stands there. By itself that is ordinary data: only a Reference makes it more.
+    """
+
+    job: JobNumber
+    path: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=MAX_WORK)] | str, ...], Meta(min_length=2, max_length=MAX_STEPS)
+    ]
+
+
 class Option(Struct, frozen=True):
     """The description of one field of a JobSpec for users.
 
@@ -195,6 +209,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
+    references: Annotated[tuple[Reference, ...], Meta(max_length=MAX_WAITS)] = ()
+    """The results of other jobs, which `after` names too, that each attempt gets in its arguments."""
     queue: Annotated[QueueName | None, _in_policy("Queue to submit to", can_unset=False)] = None
     priority: Annotated[
         Priority | None,
@@ -373,14 +389,20 @@ def problem_with(spec: JobSpec) -> str | None:
     if (spec.argv is None) == (spec.target is None):
         return "a job needs either argv (a command) or target (a class job)"
     if spec.argv is not None:
-        if spec.arguments is not None or spec.isolation is not None:
+        if spec.arguments is not None or spec.isolation is not None or spec.references:
             return "arguments and isolation belong to a class job: a command has its arguments in argv"
         return _problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
     if spec.stdin is not None or spec.input is not None or spec.pty:
         return "stdin, input and pty belong to a command: a class job gets its arguments"
     if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
         return f"the arguments are longer than {MAX_WORK} bytes of JSON"
-    return _problem_with_choices(spec) or _problem_with_place(spec)
+    return _problem_with_references(spec) or _problem_with_choices(spec) or _problem_with_place(spec)
+
+
+def _problem_with_references(spec: JobSpec) -> str | None:
+    if spec.references and (unawaited := {each.job for each in spec.references}.difference(spec.after)):
+        return f"the result of job {min(unawaited)} is an argument, so after has to name that job"
+    return None
 
 
 def _problem_with_choices(spec: JobSpec) -> str | None:

@@ -17,7 +17,7 @@ from bgd.core.target import PythonTarget, RunnerTarget, Target, is_allowed, pars
 from bgd.errors import NotAllowed, Refused, nearest
 from bgd.mounts import Mounts
 from bgd.values import ANY_COMMAND
-from bgd.wire.class_jobs import problem_with_arguments
+from bgd.wire.class_jobs import problem_with_arguments, with_results
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,11 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
     problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
     if problem is not None:
         raise Refused(problem)
+    if spec.references:
+        try:
+            with_results(spec.arguments, spec.references)
+        except ValueError as error:
+            raise Refused(str(error)) from error
 
 
 def _where_is(target: Target, config: Config) -> str:

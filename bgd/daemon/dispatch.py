@@ -21,7 +21,7 @@ from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run
 from bgd.daemon.launches import build_launch, check_executor, limits_of, missing_installation, place_of
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
-from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
 from bgd.wire import class_jobs, launching
@@ -70,12 +70,11 @@ class Dispatcher:
         self._job_of = job_of
         self._missing: str | None = None  # what is missing for class jobs, as last logged
 
-    def launch(
-        self, job: Job, specs: dict[JobId, StoredSpec], config: Config, position: int
-    ) -> AttemptEnd | None:
+    def launch(self, job: Job, transaction: Transaction, config: Config, position: int) -> AttemptEnd | None:
         """Launch an attempt whose start is saved, unless its launcher has gone since then.
 
-        `position`: the id of the newest event on disk. Returns the end of the attempt if it must not start.
+        `transaction`: the one that saved it, with all specs. `position`: the id of the newest event on disk.
+        Returns the end of the attempt if it must not start.
         """
         key = self.key_of(job)
         current = self.active_job(key)
@@ -83,8 +82,10 @@ class Dispatcher:
             return None  # it has ended, or the next snapshot finds it unsent and reassigns it
         if current.state is State.STOPPING:  # asked for while the start was being saved
             return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
-        spec = specs[job.id].whole()
+        spec = transaction.specs[job.id].whole()
         try:
+            if spec.references:
+                spec = _with_results(spec, transaction.results)
             check_may_run(spec, config)
             place = None
             if config.executors or spec.executor:
@@ -92,11 +93,8 @@ class Dispatcher:
                 place = place_of(spec, job.queue, config)
         except Refused as refusal:
             return unreported_end(job, Outcome.REFUSED, now().wall, str(refusal))
-        if spec.target is not None and not isinstance(parse_target(spec.target), RunnerTarget):
-            missing = missing_installation(config.python)
-            self._report_missing(missing)
-            if missing is not None:
-                return postponed_end(job, now().wall, missing)
+        if spec.target is not None and (missing := self._missing_for(spec.target, config)) is not None:
+            return postponed_end(job, now().wall, missing)
         attempt = self._attempts.active[job.id]
         launch = build_launch(
             key, job, spec, attempt.slot, config, position, place=place, tokens=attempt.tokens
@@ -226,15 +224,28 @@ class Dispatcher:
         """Return the key of the job's latest attempt."""
         return AttemptKey(self._store_id, job.id, job.attempt)
 
-    def _report_missing(self, missing: str | None) -> None:
-        """Log once that class jobs cannot start, and once that they can again."""
+    def _missing_for(self, target: str, config: Config) -> str | None:
+        """Return what is missing of bgd's installation for a class job; log it once, and when it is back."""
+        if isinstance(parse_target(target), RunnerTarget):
+            return None
+        missing = missing_installation(config.python)
         if missing == self._missing:
-            return
+            return missing
         self._missing = missing
         if missing is None:
             logger.info("class jobs start again")
         else:
             logger.error("class jobs cannot start and are tried again every minute: %s", missing)
+        return missing
+
+
+def _with_results(spec: JobSpec, results: Mapping[int, str]) -> JobSpec:
+    """Return a spec whose arguments hold the results of other jobs; raise Refused if they cannot."""
+    try:
+        arguments = class_jobs.with_results(spec.arguments, spec.references, results)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return replace(spec, arguments=arguments, references=())
 
 
 # --- Active attempts: the launcher that each was saved for, and whether it was sent.

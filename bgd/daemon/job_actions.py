@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from copy import copy
 from functools import lru_cache, partial
 from inspect import iscoroutinefunction
@@ -198,6 +198,8 @@ class JobActions:
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at, self._by
         )
         self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
+        if spec.references:
+            self._supervisor.transaction.references[job_id] = spec.references
         if spec.debounce is not None:
             self._debounced[job_id] = at.elapsed
         return job_id
@@ -230,6 +232,10 @@ class JobActions:
         if len(self._debounced) > MAX_DEBOUNCED:
             is_unfinished = self._supervisor.is_unfinished
             self._debounced = {each: at for each, at in self._debounced.items() if is_unfinished(each)}
+
+    def keeping_results(self, specs: Iterable[JobSpec]) -> AbstractAsyncContextManager[None]:
+        """Let no job be removed while new jobs that refer to results are looked up and submitted."""
+        return self._lock if any(spec.references for spec in specs) else nullcontext()
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` returns, and an instant at which all due expiries have happened.
@@ -339,6 +345,9 @@ class JobActions:
             # a selection of unfinished jobs leaves out those that have finished
             if verb == "retry":
                 given["specs"] = dict[JobId, StoredSpec]()
+            elif verb == "remove":
+                await self._supervisor.saved()  # jobs that were just submitted may need results
+                given["needed"] = await self._store.read(read.jobs_that_need, asked)
             finished = await self._finished(asked, given.get("specs")) if among is None or for_final else {}
             done = self._act(verb, asked, finished, among, given, repeated=repeated)
             results = [
@@ -455,9 +464,11 @@ class JobActions:
         self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)
         return State.QUEUED
 
-    def remove(self, job: Job, at: Now) -> State:
+    def remove(self, job: Job, at: Now, needed: Mapping[JobId, JobId]) -> State:
         """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
         del at
+        if job.id in needed:
+            raise Refused(f"job {needed[job.id]}, which has not finished, needs the result of job {job.id}")
         self._supervisor.remove(job, self._by)
         return job.state
 

@@ -45,7 +45,6 @@ from bgd.daemon.storage.records import (
     AttemptPid,
     JobEvent,
     QueueControls,
-    StoredSpec,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -386,14 +385,13 @@ class Supervisor:
         if self._machine.is_on:
             self._machine.look()
         transaction = self._close_transaction()
-        specs = transaction.specs
         if not transaction.is_empty:
-            specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
+            transaction.specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
             self.measurements.saved(transaction, self._store.commit_seconds, self._store.committed_at)
         if transaction.new:
             self.newest_id = transaction.new[-1].id
         if transaction.launches or transaction.commands or transaction.acknowledge:
-            self._tell_launcher(transaction, specs)
+            self._tell_launcher(transaction)
         for answer in transaction.answers:
             answer()
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
@@ -407,10 +405,10 @@ class Supervisor:
         if self.subscriptions.watches:
             self.subscriptions.look_soon()
 
-    def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
+    def _tell_launcher(self, transaction: Transaction) -> None:
         """Launch, stop and acknowledge attempts as saved."""
         for job in transaction.launches:
-            end = self.dispatcher.launch(job, specs, self.config, self._store.position)
+            end = self.dispatcher.launch(job, transaction, self.config, self._store.position)
             if end is not None:
                 self._end_attempt(end)
         for job in transaction.commands:
@@ -439,7 +437,11 @@ class Supervisor:
             for job, row in self._attempts.reassign(waiting, self.link.instance, at.wall):
                 transaction.relaunched.append(row)
                 transaction.launches.append(job)
-        transaction.wanted = [job.id for job in transaction.launches if job.id not in transaction.specs]
+        transaction.wanted = [
+            job.id
+            for job in transaction.launches
+            if job.id not in transaction.specs or job.id in transaction.references
+        ]
         return transaction
 
     def _add_effects(self, transaction: Transaction) -> None:

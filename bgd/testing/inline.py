@@ -31,6 +31,7 @@ from bgd.daemon.access import check_may_run
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
 from bgd.testing.running import InlineRun, provide_bgd_job_once
 from bgd.wire import requests
+from bgd.wire.class_jobs import AttemptReport, with_results
 from bgd.wire.framing import FrameReader
 from bgd.wire.messages import decode_request, tag_of
 from bgd.wire.replies import (
@@ -403,6 +404,8 @@ class InlineBackend:
         else:
             _check_listed(spec.target, config)
         check_may_run(spec, config)
+        for each in spec.references:
+            self._job(each.job)
 
     def _add(self, spec: JobSpec) -> InlineJob:
         with self._changed:
@@ -423,7 +426,11 @@ class InlineBackend:
         if job.spec.timeout:
             limit.start()
         try:
-            report, exit_code = run.carry_out(job.spec, allowed, job.set_progress)
+            spec = self._filled(job.spec)
+            if isinstance(spec, AttemptReport):
+                report, exit_code = spec, 0
+            else:
+                report, exit_code = run.carry_out(spec, allowed, job.set_progress)
         finally:
             limit.cancel()
             with self._changed:
@@ -433,6 +440,20 @@ class InlineBackend:
             job.outcome, job.result_text, job.error = report.outcome, report.value, report.error
             job.exit_code = exit_code if report.outcome is Outcome.EXIT else None
             self._set_state(job, *_MOVES.get(report.outcome, (Move.GIVE_UP, State.FAILED)))
+
+    def _filled(self, spec: JobSpec) -> JobSpec | AttemptReport:
+        """Return a spec with the results of other jobs in its arguments, or how the job ends without them."""
+        if not spec.references:
+            return spec
+        results = dict[int, str]()
+        for other in (self._job(each.job) for each in spec.references):
+            if other.result_text is None:
+                return _ended(Outcome.CANCELLED, f"job {other.id}, which had to succeed first, {other.state}")
+            results[other.id] = other.result_text
+        try:
+            return replace(spec, arguments=with_results(spec.arguments, spec.references, results))
+        except ValueError as error:
+            return _ended(Outcome.REFUSED, str(error))
 
     def _cancel(self, job_id: int) -> ActResult:
         """Cancel a job that runs in another thread, or that cancels itself."""
@@ -466,6 +487,10 @@ def _check_listed(text: str, config: Config) -> None:
         return
     if not is_allowed(target, config.security.allowed_classes):
         raise NotAllowed(f"{text} is not in {config.source}: add {patterns_for(target)[0]!r} there")
+
+
+def _ended(outcome: Outcome, why: str) -> AttemptReport:
+    return AttemptReport(outcome, error=JobError(outcome.value, why))
 
 
 def _too_late(job_id: int) -> ActResult:

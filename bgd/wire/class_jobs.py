@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT, Duration, Instant, StopSignal
+from bgd.core.spec import MAX_RESULT, MAX_WORK, Duration, Instant, Reference, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.views import JobError
 
@@ -32,6 +32,53 @@ def problem_with_arguments(arguments: str) -> str | None:
         return f'the arguments must be JSON, {{"args": [...], "kwargs": {{...}}}}: {error}'
     problem = _problem_for_python(arguments)
     return f"Python cannot read the arguments: {problem}" if problem else None
+
+
+def with_results(
+    arguments: str | None, references: Sequence[Reference], results: Mapping[int, str] | None = None
+) -> str:
+    """Put the results of other jobs, as JSON text, into arguments; no number loses a digit.
+
+    `results` None: only check the places.
+
+    Raises:
+        ValueError: a place does not exist, a result is gone, or the arguments get longer than MAX_WORK.
+    """
+    jobs = {each.job: f'{{"$result":{each.job}}}' for each in references}
+    found = jobs if results is None else results
+    value: Any = Raw((arguments or "{}").encode())
+    if len(arguments or "") + sum(len(found.get(each.job, "")) for each in references) > MAX_WORK:
+        raise ValueError(_too_long(jobs))
+    for each in references:
+        if each.job not in found:
+            raise ValueError(f"the result of job {each.job}, an argument, is gone: the job was removed")
+        try:
+            value = _with_result(value, each.path, each.job, Raw(found[each.job].encode()))
+        except (LookupError, TypeError, *_UNDECODABLE):
+            where = "".join(f"[{step!r}]" for step in each.path)
+            raise ValueError(f"the arguments have no {jobs[each.job]} at {where}") from None
+    text = msgspec.json.encode(value)
+    if len(text) > MAX_WORK:
+        raise ValueError(_too_long(jobs))
+    return text.decode()
+
+
+def _with_result(value: Any, path: Sequence[int | str], job: int, result: Raw) -> Any:
+    if not path:
+        if _decode_placeholder(value).job != job:
+            raise LookupError(job)
+        return result
+    inner: Any = _decode_level(value) if isinstance(value, Raw) else value
+    inner[path[0]] = _with_result(inner[path[0]], path[1:], job, result)
+    return inner
+
+
+def _too_long(jobs: Iterable[int]) -> str:
+    named = ", ".join(f"job {job}" for job in sorted(jobs))
+    return (
+        f"with the results of {named}, the arguments are longer than {MAX_WORK} bytes of JSON: "
+        "let those jobs write files, and return the paths"
+    )
 
 
 def worker_request(
@@ -177,6 +224,10 @@ class _Arguments(Struct, forbid_unknown_fields=True):
     kwargs: dict[str, Raw] = {}
 
 
+class _Placeholder(Struct, forbid_unknown_fields=True):
+    job: int = msgspec.field(name="$result")
+
+
 class _Error(JobError, frozen=True):
     bases: Annotated[tuple[str, ...], Meta(max_length=MAX_BASES)] = ()
 
@@ -199,6 +250,8 @@ class _Document(Struct):
 
 _decode_arguments = msgspec.json.Decoder(_Arguments).decode
 _decode_document = msgspec.json.Decoder(_Document).decode
+_decode_placeholder = msgspec.json.Decoder(_Placeholder).decode
+_decode_level = msgspec.json.Decoder(list[Raw] | dict[str, Raw]).decode
 
 # MsgspecError alone is not enough: deep nesting and what is not Unicode raise errors of their own
 _UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)

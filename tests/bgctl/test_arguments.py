@@ -57,6 +57,20 @@ def test_a_function_gets_what_its_annotations_ask_for(annotated, words, args, kw
     assert [type(each) for each in job["args"]] == [type(each) for each in args]
 
 
+def test_json_refers_to_the_result_of_another_job(annotated):
+    other = annotated.bgctl("submit", "--hold", "true").stdout.strip()
+
+    done = annotated.bgctl("call", "--hold", "annotated:plain", "--args", f'[{{"$result": {other}}}]')
+
+    job = annotated.shown(done.stdout.strip())
+    assert (job["args"], job["after"]) == ([{"$result": int(other)}], [int(other)])
+    refused = annotated.bgctl("call", "annotated:plain", "--kwargs", '{"a": {"$result": "1"}}')
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        """bgctl: {"$result": ID} takes the id of a job, not '1'\n""",
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

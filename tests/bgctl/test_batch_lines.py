@@ -24,7 +24,7 @@ from bgctl.batch_lines import (
 from bgctl.common import WrongUsage
 from bgd.client.portions import SpecMaker
 from bgd.client.specs import Caller
-from bgd.core.spec import MAX_ARGV, MAX_WORD, JobSpec
+from bgd.core.spec import MAX_ARGV, MAX_WORD, JobSpec, Reference
 from bgd.errors import Refused
 
 
@@ -179,6 +179,20 @@ def test_a_document_has_options_and_what_the_daemon_sets_is_ignored(maker):
     assert spec is not None
     assert (spec.argv, spec.priority, spec.tags) == (("x",), 3, ("t",))
     assert lines(2, b" ") is None
+
+
+def test_a_document_refers_to_results_and_one_that_list_printed_only_to_those_it_waited_for(maker):
+    lines, call = document_lines(maker), b'{"target": "a:b", "args": [{"$result": 7}]'
+
+    written, listed = lines(1, call + b"}"), lines(2, call + b', "id": 9, "after": [7]}')
+    data = lines(3, call + b', "id": 9, "after": []}')
+
+    assert written is not None
+    assert (written.references, written.after) == ((Reference(7, ("args", 0)),), (7,))
+    assert listed is not None
+    assert (listed.references, listed.after) == (written.references, (7,))
+    assert data is not None
+    assert (data.arguments, data.references) == (written.arguments, ())
 
 
 @pytest.mark.parametrize(

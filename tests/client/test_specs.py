@@ -12,17 +12,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd import Client, Job, JobSpec
+from bgd import AsyncJob, Client, Job, JobSpec
 from bgd.client.session import batch_frames
 from bgd.client.specs import (
     Caller,
+    ResultReference,
     changes_of,
     class_spec,
     command_spec,
     spec_of,
     specs_of,
     undecodable_names,
+    with_references,
 )
+from bgd.core.spec import Reference
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
 from bgd.wire.messages import decode_request
@@ -193,6 +196,36 @@ def test_mistakes_of_a_call_say_where_arguments_go():
         TypeError, match=r"no option 'width'.*; arguments of the call go into args and kwargs"
     ):
         class_spec("app:run", [], {}, {"width": 1}, Caller())  # type: ignore[typeddict-unknown-key]  # the point
+
+
+def test_a_job_among_the_arguments_refers_to_its_result_and_is_waited_for():
+    job, other = AsyncJob(None, 7), Job(None, 8)  # type: ignore[arg-type]  # no client is asked
+
+    spec = class_spec("app:run", [1, job], {"a": {"b": [other.ref, None]}}, {"after": [9, 7]}, Caller())
+
+    assert spec.arguments == ('{"args": [1, {"$result": 7}], "kwargs": {"a": {"b": [{"$result": 8}, null]}}}')
+    assert spec.references == (Reference(7, ("args", 1)), Reference(8, ("kwargs", "a", "b", 0)))
+    assert spec.after == (9, 7, 8)
+
+
+def test_a_mapping_that_looks_like_a_reference_is_data():
+    spec = class_spec("app:run", [{"$result": 7}], {}, {}, Caller())
+
+    assert (spec.arguments, spec.references, spec.after) == (
+        '{"args": [{"$result": 7}], "kwargs": {}}',
+        (),
+        (),
+    )
+
+
+def test_json_of_people_can_refer_to_results():
+    value = {"a": [1, {"$result": 7}], "b": {"$result": 8, "more": 1}}
+
+    assert with_references(value) == {"a": [1, ResultReference(7)], "b": {"$result": 8, "more": 1}}
+    assert with_references(value, among=[6]) == value
+    for wrong in ("7", None, True, 7.0):
+        with pytest.raises(Refused, match=r'^{"\$result": ID} takes the id of a job, not '):
+            with_references([{"$result": wrong}])
 
 
 def test_arguments_over_the_limit_are_refused():

@@ -13,6 +13,7 @@ from bgd.core.spec import (
     Isolation,
     JobSpec,
     Rate,
+    Reference,
     StopSignal,
     problem_with,
 )
@@ -60,6 +61,13 @@ def test_a_valid_spec_has_no_problem(spec):
         (JobSpec(argv=("true",), target="a:b"), "either argv"),
         (JobSpec(argv=("true",), arguments="{}"), "arguments and isolation belong to a class job"),
         (JobSpec(argv=("true",), isolation=Isolation.FORK), "arguments and isolation belong to a class job"),
+        (JobSpec(argv=("true",), references=(Reference(1, ("args", 0)),)), "belong to a class job"),
+        (
+            JobSpec(
+                target="a:b", after=(1, 3), references=(Reference(3, ("args", 0)), Reference(2, ("args", 1)))
+            ),
+            "the result of job 2 is an argument, so after has to name that job",
+        ),
         (JobSpec(argv=()), "argv is empty"),
         (JobSpec(argv=("", "x")), "argv is empty"),
         (JobSpec(argv=("safe\0; evil",)), r"argv\[0\] contains a NUL"),

@@ -38,10 +38,10 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
         if transaction.is_empty:
             followers.append(name)
 
-    # each spec comes with a new job, and who asked with an event
+    # each spec comes with a new job, results are read back, and who asked with an event
     assert followers == [
         *("now", "rules", "default_target", "has_notify_facts"),
-        *("specs", "answers", "launches", "commands", "acknowledge"),
+        *("specs", "results", "answers", "launches", "commands", "acknowledge"),
         *("actors", "removers"),
     ]
 

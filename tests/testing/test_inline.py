@@ -22,6 +22,7 @@ from bgd import (
     State,
     run_background_job,
 )
+from bgd.client.specs import ResultReference
 from bgd.executor import Executor
 from bgd.testing import inline
 from bgd.wire.views import Progress
@@ -43,6 +44,34 @@ def jobs():
 def test_a_function_runs_where_it_is_submitted(jobs):
     assert tasks.add.submit(1, second=4).result() == 5
     assert jobs.submitted[0].result == 5
+
+
+def test_a_result_is_the_argument_of_another_job(jobs):
+    first = tasks.add.submit(1, second=4)
+
+    assert tasks.add.submit(first.ref, second=first.ref).result() == 10
+    assert jobs.submitted[1].args == [{"$result": 1}]
+
+
+def test_a_job_is_cancelled_if_a_result_that_it_needs_is_missing():
+    with inline(may_fail=True):
+        failed = tasks.fail.submit("no")
+
+        job = tasks.echo.submit(failed)
+
+        with pytest.raises(JobFailed, match="job 1, which had to succeed first, failed"):
+            job.result()
+        assert job.refresh().state == "cancelled"
+
+
+def test_results_that_are_too_long_together_fail_the_job():
+    with inline(may_fail=True):
+        long = tasks.echo.submit("x" * 600_000)
+
+        with pytest.raises(JobFailed, match="the arguments are longer than 1000000 bytes"):
+            tasks.echo.submit([long, long]).result()
+        with pytest.raises(NoSuchJob):
+            tasks.echo.submit(ResultReference(99))
 
 
 def test_run_background_job_runs_it(jobs):

@@ -65,8 +65,8 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0
             return st.sampled_from(enum)
         case inspect.ListType(item_type=item, min_length=least):
             return st.lists(values_of(item), min_size=least or 0, max_size=3)
-        case inspect.VarTupleType(item_type=item):
-            return st.lists(values_of(item), max_size=3).map(tuple)
+        case inspect.VarTupleType(item_type=item, min_length=least):
+            return st.lists(values_of(item), min_size=least or 0, max_size=3).map(tuple)
         case inspect.TupleType(item_types=items):
             return st.tuples(*map(values_of, items))
         case inspect.DictType(key_type=key, value_type=value):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT, StopSignal
+from bgd.core.spec import MAX_RESULT, MAX_WORK, Reference, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.class_jobs import (
     MAX_DOCUMENT,
@@ -17,6 +17,7 @@ from bgd.wire.class_jobs import (
     problem_with_arguments,
     read_result,
     runner_request,
+    with_results,
     worker_request,
 )
 from bgd.wire.views import JobError
@@ -112,6 +113,61 @@ def test_arguments_of_another_form_are_refused_in_one_line(arguments):
     assert problem is not None
     assert problem.startswith('the arguments must be JSON, {"args": [...], "kwargs": {...}}: ')
     assert "\n" not in problem
+
+
+# --- results of other jobs --------------------------------------------------------------------------------
+
+
+def test_results_replace_their_places_at_any_depth_and_keep_every_digit():
+    arguments = (
+        '{"kwargs": {"a": {"b": [1.50, { "$result" : 7 }]}, "c": {"$result": 7}}, "args": [{"$result": 8}]}'
+    )
+    places = (("kwargs", "a", "b", 1), ("kwargs", "c"))
+    references = [*(Reference(7, place) for place in places), Reference(8, ("args", 0))]
+
+    found = with_results(arguments, references, {7: "2.50", 8: '"é"'})
+
+    assert found == '{"kwargs":{"a":{"b":[1.50,2.50]},"c":2.50},"args":["é"]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (None, ("args", 0)),
+        ('{"args": [{"$result": 7}]}', ("args", 1)),
+        ('{"args": [{"$result": 7}]}', ("kwargs", "a")),
+        ('{"args": [{"$result": 7}]}', ("args", "0")),
+        ('{"args": [{"$result": 7}]}', ("args", 0, "$result")),
+        ('{"args": [{"$result": 7, "more": 1}]}', ("args", 0)),
+        ('{"args": [{"$result": 8}]}', ("args", 0)),
+        ('{"args": [[1]]}', ("args", 0)),
+        ('{"args": ["ab"]}', ("args", 0, 1)),
+    ],
+)
+def test_a_place_that_does_not_hold_its_reference_is_an_error(arguments, path):
+    for results in (None, {7: "1"}):
+        with pytest.raises(ValueError, match=r'the arguments have no {"\$result":7} at'):
+            with_results(arguments, [Reference(7, path)], results)
+
+
+def test_two_results_cannot_go_to_one_place():
+    twice = [Reference(7, ("args", 0)), Reference(7, ("args", 0))]
+
+    with pytest.raises(ValueError, match="have no"):
+        with_results('{"args": [{"$result": 7}]}', twice, {7: "1"})
+
+
+def test_a_result_that_is_gone_is_an_error():
+    with pytest.raises(ValueError, match="the result of job 7, an argument, is gone: the job was removed"):
+        with_results('{"args": [{"$result": 7}]}', [Reference(7, ("args", 0))], {})
+
+
+@pytest.mark.parametrize("result", ["x" * (MAX_WORK - 4), "é" * (MAX_WORK // 2)])
+def test_results_cannot_make_the_arguments_longer_than_any_may_be(result):
+    with pytest.raises(
+        ValueError, match=f"with the results of job 7, the arguments are longer than {MAX_WORK}"
+    ):
+        with_results('{"args":[{"$result":7}]}', [Reference(7, ("args", 0))], {7: f'"{result}"'})
 
 
 # --- the result -----------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Generic, Self, Unpack
+from typing import TYPE_CHECKING, Generic, Self, Unpack, cast
 
 from bgd.client.blocking.concurrency import first_view
 from bgd.client.session import hint_for_attribute, new_state
+from bgd.client.specs import ResultReference
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.wire.replies import LogPart
@@ -69,6 +70,14 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *JobView.__struct_fields__})
+
+    @property
+    def ref(self) -> R_co:
+        """What stands for the job's result among the arguments of another class job.
+
+        The job itself does too; type checkers take this for the result.
+        """
+        return cast("R_co", ResultReference(self.id))
 
     def refresh(self) -> Self:
         """Look the job up again; return the job itself."""

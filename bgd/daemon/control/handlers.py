@@ -191,11 +191,12 @@ class RequestHandler:
                 specs = self._check(parts)
                 self._actions.check_dependency_limit(specs)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
-                finished, at = await self._actions.finished_dependencies(others)
-                # others may have been submitted meanwhile
-                self._actions.check_dependency_limit(specs)
-                self._idempotency.check_lines(parts)
-                submitted = self._submit_parts(parts, uid, finished, at)
+                async with self._actions.keeping_results(specs):
+                    finished, at = await self._actions.finished_dependencies(others)
+                    # others may have been submitted meanwhile
+                    self._actions.check_dependency_limit(specs)
+                    self._idempotency.check_lines(parts)
+                    submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
 

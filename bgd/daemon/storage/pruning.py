@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from bgd.core.job import Job, JobId, State
 from bgd.daemon.storage.database import rows_of, transaction
-from bgd.daemon.storage.read import finished_jobs
+from bgd.daemon.storage.read import NEEDS, finished_jobs, jobs_that_need
 
 
 class RetentionLimits(Struct, frozen=True, kw_only=True):
@@ -67,11 +67,13 @@ def next_prunable_at(db: sqlite3.Connection, limits: RetentionLimits) -> float |
 
 
 def still_finished(db: sqlite3.Connection, wanted: Sequence[PrunableJob]) -> list[Job]:
-    """Return those of these jobs that have not been run again since."""
+    """Return those of these jobs that have not been run again since, and whose results no job needs."""
     ids = [each.job for each in wanted]
     with transaction(db, "DEFERRED"):
         ends = dict(rows_of(db, "SELECT id, aged_from FROM jobs WHERE id IN", ids))
         jobs = finished_jobs(db, ids)
+        for needed in jobs_that_need(db, ids):
+            jobs.pop(needed, None)
     return [jobs[each.job] for each in wanted if each.job in jobs and ends[each.job] == each.aged_from]
 
 
@@ -114,7 +116,8 @@ def _count(db: sqlite3.Connection, state: State) -> int:
     return int(count)
 
 
-_OLDEST = """
+_OLDEST = f"""
     SELECT aged_from, id, logged FROM jobs INDEXED BY jobs_by_end
-    WHERE state = ? AND aged_from IS NOT NULL ORDER BY aged_from, id
-"""
+    WHERE state = ? AND aged_from IS NOT NULL AND NOT EXISTS ({NEEDS} AND source = jobs.id)
+    ORDER BY aged_from, id
+"""  # noqa: S608 (constants)

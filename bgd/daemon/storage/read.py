@@ -15,7 +15,7 @@ from bgd import clock
 from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.retry import options_of, with_policy
-from bgd.core.spec import NOTIFICATION_QUEUE, ExecutorKind, Rate
+from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, Rate, Reference
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
@@ -469,6 +469,43 @@ def read_specs(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> dict[JobId, 
     found = ((job_id, read_spec(db, job_id)) for job_id in job_ids)
     return {job_id: spec for job_id, spec in found if spec is not None}
 
+
+def results_for(db: sqlite3.Connection, specs: Iterable[StoredSpec]) -> dict[int, str]:
+    """Return the results that the arguments of these jobs refer to, as far as they exist."""
+    found: dict[int, str] = {}
+    for references in [each.spec.references for each in specs if each.spec.references]:
+        found |= _results(db, references)
+    return found
+
+
+def _results(db: sqlite3.Connection, references: Iterable[Reference]) -> dict[int, str]:
+    """Return the results of these jobs, and no more once they exceed what a job can get."""
+    found: dict[int, str] = {}
+    for job_id in {each.job for each in references}:
+        row = db.execute(_LATEST_RESULT, (job_id,)).fetchone()
+        if row is not None and sum(map(len, found.values())) <= MAX_WORK:
+            found[job_id] = row[0]
+    return found
+
+
+# Of the latest attempt that returned something; a command returns nothing, and its result is its exit code
+_LATEST_RESULT = """
+    SELECT coalesce((
+        SELECT result FROM results WHERE job = id AND result IS NOT NULL ORDER BY attempt DESC LIMIT 1
+    ), '0') FROM jobs WHERE id = ?
+"""
+
+
+def jobs_that_need(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, JobId]:
+    """Return those of these jobs whose results unfinished jobs need, each with one of the latter."""
+    return {JobId(source): JobId(job) for source, job in rows_of(db, _NEEDED, job_ids)}
+
+
+NEEDS = """
+    SELECT source, job FROM wanted_results JOIN jobs AS users ON users.id = wanted_results.job
+    WHERE users.state NOT IN ('succeeded', 'failed', 'cancelled')
+"""
+_NEEDED = f"{NEEDS} AND source IN"
 
 _READ_SPEC = """
     SELECT spec, variables, policy, uid, created_at

@@ -16,7 +16,7 @@ from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import SaveJob
 from bgd.core.schedules import Occurrence
-from bgd.core.spec import Demand, JobSpec
+from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
 from bgd.wire.views import JobError, JobProgress
@@ -173,6 +173,8 @@ class Transaction(Struct, kw_only=True):
         relaunched: attempts stored earlier that now belong to another launcher.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
+        references: new jobs whose arguments refer to the results of other jobs.
+        results: of the jobs that the arguments of `wanted` jobs refer to, as JSON text; read back like specs.
         removed: finished jobs whose rows are all deleted.
         cleared: jobs removed earlier whose logs are off the disk.
         controls: all that people have set for slots and queues; None if nothing has changed.
@@ -208,6 +210,7 @@ class Transaction(Struct, kw_only=True):
     wanted: list[JobId] = []
     events: list[JobEvent] = []
     edited: dict[JobId, JobSpec] = {}
+    references: dict[JobId, tuple[Reference, ...]] = {}
     removed: list[Job] = []
     cleared: list[JobId] = []
     controls: QueueControls | None = None
@@ -225,6 +228,7 @@ class Transaction(Struct, kw_only=True):
     default_target: str | None = None
     has_notify_facts: bool = False
     specs: dict[JobId, StoredSpec] = {}
+    results: dict[int, str] = {}
     answers: list[Callable[[], object]] = []
     launches: list[Job] = []
     commands: list[Job] = []
@@ -238,7 +242,17 @@ class Transaction(Struct, kw_only=True):
         return not any(_written(self))
 
 
-_NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge", "actors", "removers"}
+_NOT_WRITTEN = {
+    "now",
+    "specs",
+    "results",
+    "answers",
+    "launches",
+    "commands",
+    "acknowledge",
+    "actors",
+    "removers",
+}
 _NOT_WRITTEN |= {"rules", "default_target", "has_notify_facts"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 

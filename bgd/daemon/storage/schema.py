@@ -174,6 +174,13 @@ MIGRATIONS: tuple[str, ...] = (
         counts BLOB NOT NULL, PRIMARY KEY (seconds, at, kind, subject)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Jobs whose arguments refer to the results of other jobs. While `job` is unfinished, `source` stays.
+    CREATE TABLE wanted_results (
+        source INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (source, job)
+    ) WITHOUT ROWID;
+    CREATE INDEX wanted_results_by_job ON wanted_results (job);
+    """,
 )
 VERSION = FIRST + len(MIGRATIONS)
 _COUNTED = 19  # the first version with the table activity

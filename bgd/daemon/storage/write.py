@@ -75,7 +75,10 @@ class TransactionWriter:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        wanted = read.read_specs(db, transaction.wanted)
+        wanted: dict[JobId, StoredSpec] = {}
+        if transaction.wanted:
+            wanted = read.read_specs(db, transaction.wanted)
+            transaction.results = read.results_for(db, wanted.values())
         if transaction.attempts or transaction.ends:
             self._activity.save(db, transaction, wanted)
         if transaction.removed or transaction.cleared:
@@ -93,6 +96,9 @@ class TransactionWriter:
         _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed)
         jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
         jobs.update(map(attrgetter("state"), transaction.new))
+        if transaction.references:
+            sources = [(each.job, job) for job, among in transaction.references.items() for each in among]
+            insert_rows(db, "INSERT OR IGNORE INTO wanted_results VALUES", "(?, ?)", sources)
         return jobs
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -272,7 +278,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     """
     runs = runs_of(job_ids)
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
-    for table in ("attempts", "results", "streaks"):
+    for table in ("attempts", "results", "streaks", "wanted_results"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)
 

@@ -79,7 +79,10 @@ async def submit(site: Site, request: HttpRequest, asked_by: str) -> PageRespons
     try:
         spec = _spec_of(form, earlier)
         site.actions.check([spec])
-        submitted = site.actions.asked_by(asked_by).submit([spec], site.authenticator.uid)
+        async with site.actions.keeping_results([spec]):
+            finished, at = await site.actions.finished_dependencies(spec.after)
+            actions = site.actions.asked_by(asked_by)
+            submitted = actions.submit([spec], site.authenticator.uid, finished=finished, at=at)
     except BgdError as error:
         raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
     await site.supervisor.saved()
@@ -122,10 +125,15 @@ def _fields_of(spec: JobSpec) -> dict[str, str]:
 def _spec_of(form: _Form, earlier: StoredSpec | None) -> JobSpec:
     """Return the new job: a copy of the earlier one with the fields of the form, due at once.
 
+    If its arguments refer to results of other jobs, it waits for these.
+
     Raises:
         Refused: the form has no command, or one that cannot be read.
     """
-    spec = JobSpec() if earlier is None else replace(earlier.whole(), **_DUE_NOW)
+    spec = JobSpec()
+    if earlier is not None:
+        sources = dict.fromkeys(each.job for each in earlier.spec.references)
+        spec = replace(earlier.whole(), **_DUE_NOW | {"after": tuple(sources)})
     if form.target is None:
         work: dict[str, Any] = {"argv": _words(form.command or "")}
     else:

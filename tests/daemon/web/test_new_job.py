@@ -72,6 +72,19 @@ def test_a_class_job_takes_other_arguments(client, browser):
     assert client.job(answered.json["id"]).wait(timeout=DEADLINE).result() == {"new": 7}
 
 
+def test_a_class_job_gets_the_result_of_another_one_again(client, browser):
+    first = client.submit(["true"])
+    earlier = client.call("work:add", (3, first)).wait(timeout=DEADLINE)
+
+    answered = submitted(browser, job=earlier.id, target="work:add", arguments=earlier.arguments)
+
+    again = client.job(answered.json["id"])
+    assert (again.after, again.arguments) == ([first.id], earlier.arguments)
+    assert again.result(timeout=DEADLINE) == {"sum": 3}
+    other = submitted(browser, job=earlier.id, target="work:add", arguments='{"args": [1, 2]}')
+    assert """the arguments have no {"$result":""" in other.json["error"]
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
