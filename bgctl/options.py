@@ -413,6 +413,15 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _follow_up(text: str) -> tuple[str, ...]:
+    """Parse "app.jobs:report" or "notify-send 'It failed'": words as a shell reads them."""
+    import shlex  # noqa: PLC0415 - few jobs have one, and bgctl starts often
+
+    if not (words := tuple(shlex.split(text))):
+        raise ValueError("it is empty: name a command or a target such as app.jobs:report")
+    return words
+
+
 def _env_pass(text: str) -> str | list[str]:
     return text if text in {"all", "none"} else text.split(",")
 
@@ -449,6 +458,7 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
         _size(spec.FileBytes, f"the size of a core file: 0 or for example 100MB, {_AT_MOST}"),
         "SIZE",
     ),
+    spec.FollowUp: (Parsed("command", _follow_up), "'CMD ARGS'"),
     spec.Folder: (_path("dir"), "DIR"),
     spec.Instant: (FUTURE_TIME, "WHEN"),
     spec.MemoryBytes: (_size(spec.MemoryBytes, f"an amount of memory: at least 1MB, {_AT_MOST}"), "SIZE"),

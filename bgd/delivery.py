@@ -16,7 +16,6 @@ import socket
 import ssl
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from email import policy
 from email.message import EmailMessage
@@ -46,17 +45,13 @@ from bgd.errors import BgdError, ConfigError, nearest
 from bgd.escape import one_line
 from bgd.facts import Instant, facts_of_message
 from bgd.formatting import outcome_in_words
-from bgd.logfiles import MAX_CHUNK, LogReader
+from bgd.logfiles import last_lines
 from bgd.streams import open_closed_streams, use_utf_8
-from bgd.terminal import plain_line
 
 EX_CONFIG = 78  # sysexits.h: as long as the configuration cannot be read
 CANNOT_RUN, NOT_FOUND = 126, 127  # as a shell says it
 
 MAX_MESSAGE = 4_000_000  # bytes of JSON
-MAX_LINES = 20  # of output
-MAX_LINE = 2_000  # characters of a line of output
-MAX_READ = MAX_CHUNK  # bytes of a log
 MAX_FACT = 2_000  # characters of a value in a text or a variable
 MAX_SUBJECT = 200  # characters of a name in a headline
 MAX_PING = 10_000  # bytes, which is what a ping may carry
@@ -229,30 +224,6 @@ def _cut(text: str, most: int) -> str:
 
 
 # --- output -----------------------------------------------------------------------------------------------
-
-
-def last_lines(log: str | None) -> tuple[str, ...]:
-    """Return the last lines of a log as they can be shown anywhere; none if the log is not there.
-
-    Of a long line the end is kept: where it begins may be a gigabyte away.
-    """
-    data = b"" if log is None else _last_bytes(log)
-    is_cut = len(data) == MAX_READ
-    lines = data.decode(errors="replace").removesuffix("\n").split("\n")
-    shown = [one_line(plain_line(line).expandtabs()) for line in lines]
-    if is_cut and len(shown) <= MAX_LINES:
-        shown[0] = f"…{shown[0]}"
-    return tuple(
-        line if len(line) <= MAX_LINE else f"…{line[1 - MAX_LINE :]}" for line in shown[-MAX_LINES:] if data
-    )
-
-
-def _last_bytes(log: str) -> bytes:
-    """Return the end of a log; nothing if it cannot be read."""
-    reader = LogReader.at(log)
-    with suppress(OSError):
-        return reader.read_before(reader.size(), MAX_READ)[1]
-    return b""
 
 
 # --- a program --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from msgspec import Struct
 from bgd.formatting import (
     executor_line,
     memory_of,
+    number_ranges,
     options_of,
     outcome_in_words,
     retries_line,
@@ -60,6 +61,8 @@ def facts_of(view: JobView) -> list[Fact]:
         ("limits", ", ".join(map(" ".join, options_of(view, "limit")))),
         *options_of(view, "label"),
         ("leftovers", "left running" if view.keep_leftovers else ""),
+        ("follows", str(view.cause) if view.cause else ""),
+        ("follow-up", f"job {number_ranges(view.follow_ups)}" if view.follow_ups else ""),
         ("submitted", Instant(view.created_at)),
         ("expires", Instant(view.expires_at) if view.expires_at else ""),
         ("speed", slowness(view)),

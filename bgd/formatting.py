@@ -16,6 +16,7 @@ from bgd.core.spec import (
     OPTIONS,
     ExecutorKind,
     FileBytes,
+    FollowUp,
     JobSpec,
     MemoryBytes,
     Percent,
@@ -158,6 +159,8 @@ def _option_text(name: str, value: Any) -> str:
         return ", ".join(f"{count} {resource}" for resource, count in value.items())
     if kind is SlurmOptions:
         return " ".join(value)
+    if kind is FollowUp:
+        return " ".join(map(quoted, value))
     return f"{value}%" if kind is Percent else str(value)
 
 

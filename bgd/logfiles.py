@@ -10,6 +10,7 @@ import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct as Packing
@@ -18,10 +19,14 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.escape import one_line
+from bgd.terminal import plain_line
 from bgd.wire.launching import log_name
 
 MAX_CHUNK = 64 * 1024  # bytes read at once
 BLOCK = 256 * 1024  # bytes read at once, to search them
+MAX_LINES = 20  # of `last_lines`
+MAX_LINE = 2_000  # characters of one of them
 MAX_MARKS = 4096  # marks read at once, also 64 KiB
 
 # A mark: an offset, and the time when the bytes from there on arrived, in microseconds of the epoch
@@ -204,6 +209,29 @@ class LogReader:
     def _extents(self) -> list[tuple[int, int, Path]]:
         """Return the offset, size and path of each of these files."""
         return [(start, _size(path), path) for start, path in self._files()]
+
+
+def last_lines(log: str | None, limit: int = MAX_CHUNK) -> tuple[str, ...]:
+    """Return the last lines of a log, of at most `limit` bytes, as they can be shown anywhere.
+
+    None if the log is not there. Of a long line the end is kept: where it begins may be a gigabyte away.
+    """
+    data = b"" if log is None else _last_bytes(log, limit)
+    if not data:
+        return ()
+    lines = data.decode(errors="replace").removesuffix("\n").split("\n")
+    shown = [one_line(plain_line(line).expandtabs()) for line in lines[-MAX_LINES:]]
+    if len(data) == limit and len(lines) <= MAX_LINES:
+        shown[0] = f"…{shown[0]}"
+    return tuple(line if len(line) <= MAX_LINE else f"…{line[1 - MAX_LINE :]}" for line in shown)
+
+
+def _last_bytes(log: str, limit: int) -> bytes:
+    """Return the end of a log; nothing if it cannot be read."""
+    reader = LogReader.at(log)
+    with suppress(OSError):
+        return reader.read_before(reader.size(), limit)[1]
+    return b""
 
 
 def _chunk(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:

@@ -49,6 +49,9 @@ ROOMS = {
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
     " bgd.formatting.command_line",
+    # a job that follows another is told in words why that one failed
+    "bgd/daemon/followups.py": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.daemon bgd.errors"
+    " bgd.formatting.outcome_in_words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts bgd.startup"
     " bgd.systemd bgd.wire"
@@ -73,10 +76,10 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.streams bgd.terminal",
+    " bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
-    "bgd/logfiles.py": f"{STANDARD} msgspec bgd.wire.launching.log_name",
+    "bgd/logfiles.py": f"{STANDARD} msgspec bgd.escape bgd.terminal bgd.wire.launching.log_name",
     "bgd/logsearch.py": f"{STANDARD} msgspec bgd.escape bgd.logfiles bgd.terminal",
     "bgd/mounts.py": f"{STANDARD} bgd.wire.launching.Launch",
     "bgd/systemd.py": STANDARD,

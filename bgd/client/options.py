@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each w
     from datetime import datetime
 
     from bgd.core.job import Outcome, State
-    from bgd.core.spec import Isolation, StopSignal
+    from bgd.core.spec import Isolation, JobCause, StopSignal
     from bgd.wire.views import Progress
 
 Duration = float | str | timedelta
@@ -72,6 +72,8 @@ class EditableOptions(TypedDict, total=False):
     open_files: int | None
     core_max: int | None
     notify: str | None
+    on_failure: str | Sequence[str | os.PathLike[str]] | Callable[..., object] | None
+    on_success: str | Sequence[str | os.PathLike[str]] | Callable[..., object] | None
 
 
 class FurtherOptions(EditableOptions, total=False):
@@ -134,6 +136,8 @@ class FurtherOptions(EditableOptions, total=False):
     * `open_files`: limit on open files of each process.
     * `core_max`: limit on the size of core files; 0: none.
     * `notify`: notify this target when the job ends.
+    * `on_failure`: run this command or target if the job fails.
+    * `on_success`: run this command or target if the job succeeds.
     """
 
     env_pass: str | Sequence[str]
@@ -229,6 +233,8 @@ class JobAttributes:
     problem: str | None
     usual_seconds: float | None
     needs_node: bool
+    cause: JobCause | None
+    follow_ups: list[int]
     name: str | None
     timeout: float | None
     stop_signal: StopSignal | None
@@ -262,3 +268,5 @@ class JobAttributes:
     open_files: int | None
     core_max: int | None
     notify: str | None
+    on_failure: tuple[str, ...] | None
+    on_success: tuple[str, ...] | None

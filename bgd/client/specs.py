@@ -18,7 +18,17 @@ from msgspec.structs import replace
 from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
 from bgd.core import spec as limits
 from bgd.core.job import State
-from bgd.core.spec import EXECUTOR_NAME, MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, QueueName, kind_of
+from bgd.core.spec import (
+    EXECUTOR_NAME,
+    FOLLOW_UPS,
+    MAX_WORK,
+    OPTIONS,
+    QUEUE_NAME,
+    JobSpec,
+    QueueName,
+    is_target,
+    kind_of,
+)
 from bgd.errors import Refused, nearest
 from bgd.escape import one_line
 from bgd.units import parse_duration
@@ -241,10 +251,25 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return list(value)
         case "after" | "after_any":
             return ids_of(value, key)
+        case _ if key in FOLLOW_UPS:
+            return _follow_up_of(value, key)
         case _ if key in _DURATIONS:
             return seconds_of(value, key)
         case _:
             return value
+
+
+def _follow_up_of(value: Any, key: str) -> list[str]:
+    """Return the words of a follow-up: a command, or a target or its function."""
+    if callable(value):
+        from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
+
+        value = target_of(value)
+    if not isinstance(value, str):
+        return _words_of(value)
+    if not is_target((value,)):
+        raise TypeError(f"{key} is a target such as 'app.jobs:report' or a list of words, not {value!r}")
+    return [value]
 
 
 def _as_sent(value: Any) -> Any:

@@ -136,6 +136,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     one `backoff` times the one before, but at most `max_delay`. Each is spread by plus or minus the share
     `jitter`. `rerun` None: rerun an attempt whose outcome was lost only if `retries` > 0. `retry_on` and
     `no_retry_on` are as in a JobSpec. `on_exceptions`: what follows an exception, unless the job decides.
+    `has_follow_ups`: whether another job may follow the end of the job.
 
     The database holds it as an array, so the order of its fields stays.
     """
@@ -149,6 +150,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     retry_on: tuple[int, ...] | None = None
     no_retry_on: tuple[int, ...] | None = None
     on_exceptions: ExceptionRules = ()
+    has_follow_ups: bool = False
 
 
 class Conditions(Struct, frozen=True, kw_only=True, gc=False):

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 from msgspec.structs import replace
 
 from bgd.core.job import Decision, ExceptionRules, Job, Move, NextStep, Now, Outcome, RetryPolicy, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import FOLLOW_UPS, JobSpec
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze forever, but not a thousand times a second
 MOST_UNSEEN = 3  # lost outcomes in a row; a job that crashes the machine each time must stop
@@ -142,7 +142,12 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
         return default  # as for most jobs
     given = {field: value for field, name in _OPTIONS.items() if (value := getattr(spec, name)) is not None}
     return replace(
-        default, **given, retry_on=spec.retry_on, no_retry_on=spec.no_retry_on, on_exceptions=on_exceptions
+        default,
+        **given,
+        retry_on=spec.retry_on,
+        no_retry_on=spec.no_retry_on,
+        on_exceptions=on_exceptions,
+        has_follow_ups=any(getattr(spec, name) for name in FOLLOW_UPS),
     )
 
 
@@ -160,7 +165,7 @@ def options_of(policy: RetryPolicy) -> dict[str, Any]:
 _OPTIONS = {"retries": "retries", "delay": "retry_delay", "rerun": "rerun"} | {
     name: name for name in ("backoff", "max_delay", "jitter")
 }
-_asked = attrgetter(*_OPTIONS.values(), "retry_on", "no_retry_on")
+_asked = attrgetter(*_OPTIONS.values(), "retry_on", "no_retry_on", *FOLLOW_UPS)
 _NOTHING = _asked(JobSpec())
 
 

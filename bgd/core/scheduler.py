@@ -58,6 +58,13 @@ class SaveJob(Struct, frozen=True, gc=False):
     before: State
     reason: str | None = None
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether the job has failed, or was cancelled and not by a person."""
+        if self.job.state is State.CANCELLED:
+            return self.reason not in REASONS_OF_CANCEL
+        return self.job.state is State.FAILED
+
 
 class StartAttempt(Struct, frozen=True, gc=False):
     """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources."""
@@ -112,6 +119,9 @@ class Scheduler:
         last_id: the highest job id ever assigned.
         roll: returns a random number in [0, 1).
         resources: all tokens of each resource.
+
+    Attributes:
+        causes: the ends of jobs that others may follow.
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class Scheduler:
         self._last_id = last_id
         self._roll = roll
         self._effects: list[Effect] = []
+        self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[PauseReason] = set()
         self._waits_to_settle = False
@@ -141,6 +152,11 @@ class Scheduler:
         """Return the effects since the last call, in order. The last SaveJob of a job counts."""
         effects, self._effects = self._effects, []
         return effects
+
+    def take_causes(self) -> list[SaveJob]:
+        """Return `causes` since the last call."""
+        causes, self.causes = self.causes, []
+        return causes
 
     def next_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the elapsed clock; None: nothing waits for it."""
@@ -469,12 +485,15 @@ class Scheduler:
     ) -> Job:
         """Move a job to another state, with other changes; `was_taken` as in JobTable.put."""
         new = conditions.without_met_conditions(replace(job, state=MOVES[job.state][move], **changes))
+        save = SaveJob(new, now.wall, move, job.state, reason)
         if new.state in FINAL:
             self._table.remove(new)
             self._finished.append((new.id, new.state))
+            if new.policy.has_follow_ups:
+                self.causes.append(save)
         else:
             self._table.put(new, was_taken=was_taken)
-        self._effects.append(SaveJob(new, now.wall, move, job.state, reason))
+        self._effects.append(save)
         return new
 
     def _note(self, job: Job, now: Now) -> None:

@@ -20,6 +20,7 @@ MAX_WORK = 1_000_000  # bytes of a whole argv, or of a class job's arguments: a 
 MAX_NAME = 200
 MAX_TAGS = 20
 MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
+MAX_FOLLOW_UP = 10_000  # bytes of the command that follows a job
 MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
 MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
@@ -85,6 +86,8 @@ SlurmOptions = Annotated[tuple[SlurmWord, ...], Meta(max_length=MAX_SLURM_OPTION
 FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
+FollowUp = Annotated[tuple[Word, ...], Meta(max_length=100)]
+"""A command, or as its only word a target, that runs after a job has ended."""
 Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
 Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
@@ -191,6 +194,25 @@ class Option(Struct, frozen=True):
 _at_start = partial(Option, in_schedule=False)
 _in_policy = partial(Option, in_policy=True)
 _on_nodes = partial(_in_policy, on_nodes=True)
+
+
+class JobCause(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The end that a follow-up job follows.
+
+    `id`: of a job, or of a batch if `of_batch`. `event`: the option that names the follow-up, for example
+    on_failure. `attempt`: the job's latest one, whose log there is; 0: none.
+    """
+
+    id: int
+    event: str
+    outcome: str
+    name: str | None = None
+    error: str | None = None
+    attempt: int = 0
+    of_batch: bool = False
+
+    def __str__(self) -> str:
+        return f"{'batch' if self.of_batch else 'job'} {self.id} ({self.event})"
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -327,6 +349,15 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         None
     )
     """None: the target of [daemon] notify, if there is one."""
+    on_failure: Annotated[
+        FollowUp | None, Option("Run this command or target if the job fails", label="on failure")
+    ] = None
+    """Once, after the last retry; not if a person cancels the job."""
+    on_success: Annotated[
+        FollowUp | None, Option("Run this command or target if the job succeeds", label="on success")
+    ] = None
+    cause: JobCause | None = None
+    """What the job follows; only bgd sets it."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that were set explicitly, not captured with the environment."""
 
@@ -342,6 +373,9 @@ OPTIONS: dict[str, Option] = {
 ON_NODES = tuple(name for name, option in OPTIONS.items() if option.on_nodes)
 """Options that only jobs on a cluster may have."""
 
+FOLLOW_UPS = ("on_failure", "on_success")
+"""Options that name what follows the end of a job."""
+
 NOT_SCHEDULED = frozenset(name for name, option in OPTIONS.items() if not option.in_schedule)
 """Options that the job of a schedule cannot have."""
 
@@ -354,6 +388,11 @@ def kind_of(name: str) -> Any:
         return kinds[0]
     bounds = [each for each in said if not isinstance(each, Option)]
     return Annotated[kind, *bounds] if bounds else kind
+
+
+def is_target(words: tuple[str, ...]) -> bool:
+    """Return whether a follow-up is a class job, not a command: one word such as `app.jobs:report`."""
+    return len(words) == 1 and ":" in words[0] and not words[0].startswith(("/", "."))
 
 
 def text_reader(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
@@ -418,6 +457,21 @@ def _problem_with_choices(spec: JobSpec) -> str | None:
         return "retry_on and no_retry_on cannot be combined"
     if spec.stdin is not None and spec.input is not None:
         return "stdin and input cannot be combined: a command reads one of them"
+    has_follow_ups = spec.on_failure is not None or spec.on_success is not None
+    return _problem_with_follow_ups(spec) if has_follow_ups else None
+
+
+def _problem_with_follow_ups(spec: JobSpec) -> str | None:
+    for name in FOLLOW_UPS:
+        words = getattr(spec, name)
+        if words is None:
+            continue
+        if spec.cause is not None:
+            return f"{name} is not for a job that itself follows {spec.cause}"
+        if not words or not words[0] or any("\0" in word for word in words):
+            return f"{name} is a command or a target, without NUL"
+        if _is_too_long("".join(words), MAX_FOLLOW_UP):
+            return f"{name} is longer than {MAX_FOLLOW_UP} bytes in all"
     return None
 
 

@@ -26,6 +26,7 @@ from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
 from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
+from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
@@ -70,6 +71,7 @@ class JobActions:
         self._class_policy = lru_cache(MAX_POLICIES)(partial(_class_policy, supervisor))  # of a target
         supervisor.on_configured.append(self._class_policy.cache_clear)
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
+        supervisor.follow = partial(follow, supervisor, store, self.submit)
 
     def asked_by(self, who: str) -> JobActions:
         """Return the same actions, with events that name the user."""
@@ -93,9 +95,8 @@ class JobActions:
         for index, spec in enumerate(specs):
             try:
                 self._check_spec(spec)
-                if spec.expires is not None:
-                    at = now()
-                    _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
+                if spec.expires is not None or spec.cause is not None:
+                    _check_new(spec, now())
             except Refused as error:
                 if len(specs) == 1 and not lines:
                     raise
@@ -110,6 +111,8 @@ class JobActions:
         config = self._supervisor.config
         check_may_run(spec, config)
         check_variables(spec, config)
+        if spec.on_failure or spec.on_success:
+            check_follow_ups(spec, config)
         if spec.target is not None:
             spec = under_policy(spec, self._class_policy(spec.target))
         # most daemons have no executors, and submits are frequent: skip the check
@@ -566,6 +569,12 @@ def _has_changed(job: Job | None) -> str:
 
 def _after(spec: JobSpec, job: int) -> JobSpec:
     return replace(spec, after=(*spec.after, job))
+
+
+def _check_new(spec: JobSpec, at: Now) -> None:
+    if spec.cause is not None:
+        raise Refused("cause cannot be set: bgd sets it for a job that follows another")
+    _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
 
 
 def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:

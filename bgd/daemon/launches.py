@@ -28,16 +28,29 @@ from bgd.core.spec import (
     OPTIONS,
     ExecutorKind,
     Isolation,
+    JobCause,
     JobSpec,
 )
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, config_file, restricts_commands
 from bgd.errors import Refused, nearest
+from bgd.logfiles import last_lines
 from bgd.wire import class_jobs
-from bgd.wire.launching import NO_LIMITS, AttemptKey, Launch, Limits, PilotStart, Place, SlurmStart, WarmStart
+from bgd.wire.launching import (
+    NO_LIMITS,
+    AttemptKey,
+    Launch,
+    Limits,
+    PilotStart,
+    Place,
+    SlurmStart,
+    WarmStart,
+    log_name,
+)
 from bgd.worker import WORKER
 
 DEFAULT_UMASK = 0o022
+MAX_CAUSE_OUTPUT = 8_000  # bytes of the output of a job, for the one that follows it
 
 
 def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
@@ -57,6 +70,8 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     """
     own = _daemons_part(job, spec, config)
     added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens)}
+    if spec.cause is not None:
+        added |= _cause_variables(spec.cause, config.log_dir)
     program = _program_of(job, spec, config)
     launch = Launch(
         key=key,
@@ -90,6 +105,15 @@ def _bgd_variables(job: Job, slot: int, config: Config, tokens: Tokens) -> dict[
         "BGD_SOCKET": config.daemon.socket,
         **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
     }
+
+
+def _cause_variables(cause: JobCause, log_dir: str) -> dict[str, str]:
+    """Return the variables that tell a job what it follows; of a job, with the last lines of its output."""
+    told = {"ID": str(cause.id), "NAME": cause.name, "OUTCOME": cause.outcome, "ERROR": cause.error}
+    if cause.attempt and not cause.of_batch:
+        log = f"{log_dir}/{log_name(cause.id, cause.attempt)}"
+        told["OUTPUT"] = "\n".join(last_lines(log, MAX_CAUSE_OUTPUT))
+    return {f"BGD_CAUSE_{name}": text.replace("\0", "") for name, text in told.items() if text is not None}
 
 
 def _daemons_part(job: Job, spec: JobSpec, config: Config) -> dict[str, str]:

@@ -122,9 +122,9 @@ async def _open_store(config: Config, context: StartupContext) -> Store:
 
 async def _serve(config: Config, store: Store, context: StartupContext) -> FolderWatch | None:
     """Serve until told to stop; return the watch if it has seen the database lose its name, else None."""
-    supervisor = await _restore(config, store, context)
+    supervisor, actions = await _restore(config, store, context)
     async with asyncio.TaskGroup() as tasks:
-        watch = await _Daemon(config, store, context, supervisor, tasks).serve()
+        watch = await _Daemon(config, store, context, supervisor, actions, tasks).serve()
     logger.info("bgd has stopped")
     return watch if watch.is_lost else None
 
@@ -138,6 +138,7 @@ class _Daemon:
         store: Store,
         context: StartupContext,
         supervisor: Supervisor,
+        actions: JobActions,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._config = config
@@ -145,7 +146,7 @@ class _Daemon:
         self._context = context
         self._supervisor = supervisor
         self._tasks = tasks
-        self._actions = JobActions(supervisor, store)
+        self._actions = actions
         self._retention = Retention(supervisor, self._actions, store)
         self._backups = Backups(supervisor, store)
         self._schedules = Schedules(supervisor, self._actions, store)
@@ -331,7 +332,7 @@ class _Daemon:
             return postponed
 
 
-async def _restore(config: Config, store: Store, context: StartupContext) -> Supervisor:
+async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[Supervisor, JobActions]:
     """Load all jobs from the store, before anything starts."""
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(partial(store.write, begin_generation))
@@ -340,10 +341,11 @@ async def _restore(config: Config, store: Store, context: StartupContext) -> Sup
     )
     await _reserve_logged_ids(config, store)
     supervisor = Supervisor(config, store, link)
+    actions = JobActions(supervisor, store)  # jobs may expire meanwhile, and others follow them
     await supervisor.restore()
     if not context.sockets:
         folder.check_socket_path(config)  # before a launcher is started without need
-    return supervisor
+    return supervisor, actions
 
 
 async def _save_unlinked(config: Config, store: Store) -> str:

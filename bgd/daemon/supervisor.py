@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -22,7 +22,6 @@ from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
-    REASONS_OF_CANCEL,
     SUBMIT,
     CommandAttempt,
     Effect,
@@ -77,12 +76,14 @@ class Supervisor:
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
         notify_rules: what each [notify] target gets messages about.
+        follow: submits the jobs that follow these ends, so that the transaction of the ends has them too.
         on_finished, on_configured, on_facts_saved: called whenever jobs have finished, the configuration has
             changed, or facts for notifications were saved; they must be cheap.
     """
 
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
+        self.follow: Callable[[list[SaveJob]], Awaitable[None]]
         self.controls = QueueControls()
         self.transaction = Transaction(now=now())
         self.newest_id = 0
@@ -382,8 +383,8 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """Decide, save, act, answer: write everything decided in one transaction, then carry it out."""
-        if self._machine.is_on:
-            self._machine.look()
+        if self._machine.is_on or self.scheduler.causes:
+            await self._look_first()
         transaction = self._close_transaction()
         if not transaction.is_empty:
             transaction.specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
@@ -404,6 +405,13 @@ class Supervisor:
             self.log_cleaner.add([job.id for job in transaction.removed])
         if self.subscriptions.watches:
             self.subscriptions.look_soon()
+
+    async def _look_first(self) -> None:
+        """Look at the machine, and submit the jobs that follow ends; what ends meanwhile is as early."""
+        if self._machine.is_on:
+            self._machine.look()
+        while causes := self.scheduler.take_causes():
+            await self.follow(causes)
 
     def _tell_launcher(self, transaction: Transaction) -> None:
         """Launch, stop and acknowledge attempts as saved."""
@@ -553,11 +561,10 @@ def _notable(effect: Effect) -> NotifyEvent | None:
     match effect:
         case StartAttempt():
             return NotifyEvent.STARTED if job.attempt == 1 else None
-        case SaveJob(reason=reason):
+        case SaveJob():
             if job.state is State.SUCCEEDED:
                 return NotifyEvent.SUCCEEDED
-            is_known = job.state is State.CANCELLED and reason in REASONS_OF_CANCEL
-            return NotifyEvent.FAILED if job.state in FINAL and not is_known else None
+            return NotifyEvent.FAILED if effect.is_failure else None
         case CommandAttempt():
             return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, defstruct
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import OPTIONS, ExecutorKind, JobSpec, kind_of
+from bgd.core.spec import OPTIONS, ExecutorKind, JobCause, JobSpec, kind_of
 
 
 class Progress(Struct, frozen=True):
@@ -63,6 +63,8 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     # within which 95 of 100 of the latest 50 runs of its name succeeded; None: not known
     usual_seconds: float | None = None
     needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
+    cause: JobCause | None = None  # what it follows
+    follow_ups: list[int] = []  # the jobs that followed its end
 
 
 _NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret

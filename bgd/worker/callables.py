@@ -56,6 +56,19 @@ def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str,
         raise
 
 
+def with_cause(function: Callable[..., object], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add what a job follows to its named arguments, as far as its function names them."""
+    import inspect  # noqa: PLC0415  slow, and only a job that follows another needs it
+
+    named = inspect.signature(function).parameters
+    cause: dict[str, Any] = {name: os.environ.get(f"BGD_{name.upper()}") for name in _CAUSE}
+    cause["cause_id"] = int(cause["cause_id"])
+    return {name: value for name, value in cause.items() if name in named} | kwargs
+
+
+_CAUSE = ("cause_id", "cause_name", "cause_outcome", "cause_error", "cause_output")
+
+
 def _takes(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     import inspect  # noqa: PLC0415  slow, and only a TypeError pays for it
 

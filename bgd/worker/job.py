@@ -8,7 +8,7 @@ import sys
 import traceback  # imported here, before the job's own folders come first on sys.path
 from types import TracebackType
 
-from .callables import Refusal, call, resolve, without_retry
+from .callables import Refusal, call, resolve, with_cause, without_retry
 from .process import exit_if_forked, flush, log, redirect_to_null
 from .stopping import NO_REASON, StopHandler, dump_on_signal
 
@@ -161,7 +161,10 @@ def _around(job: dict[str, Any]) -> AbstractContextManager[object]:
 
 
 def _value(function: Callable[..., object], given: dict[str, Any], stop: Any) -> object:
-    value = call(function, given.get("args", ()), given.get("kwargs", {}))
+    kwargs = given.get("kwargs", {})
+    if "BGD_CAUSE_ID" in os.environ:
+        kwargs = with_cause(function, kwargs)
+    value = call(function, given.get("args", ()), kwargs)
     # isinstance(value, Awaitable) would do a search and cache it, and a new process has nothing cached
     is_awaitable = getattr(type(value), "__await__", None) is not None
     return _awaited(value, stop) if is_awaitable else value

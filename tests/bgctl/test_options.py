@@ -26,6 +26,31 @@ def test_every_option_of_a_command_reaches_the_job(daemon):
     assert job["expires_at"].endswith("Z")
 
 
+def test_a_command_follows_a_failure(daemon):
+    words = "sh -c 'echo $BGD_CAUSE_NAME: $BGD_CAUSE_ERROR, $BGD_CAUSE_OUTPUT'"
+    job_id = daemon.submit("--name", "backup", "--on-failure", words, "sh", "-c", "echo full; exit 3")
+    daemon.bgctl("wait", job_id)
+
+    shown = daemon.bgctl("show", job_id).stdout
+    [follower] = daemon.shown(job_id)["follow_ups"]
+    assert f"on failure {words}" in shown
+    assert f"follow-up  job {follower}" in shown
+    assert daemon.bgctl("wait", str(follower)).returncode == 0
+    assert f"follows    job {job_id} (on_failure)" in daemon.bgctl("show", str(follower)).stdout
+    assert daemon.bgctl("logs", str(follower)).stdout == "backup: exit code 3, full\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [("", "it is empty: name a command or a target"), ("sh -c 'x", "No closing quotation")],
+)
+def test_what_cannot_follow_is_refused(daemon, words, problem):
+    run = daemon.bgctl("submit", "--on-failure", words, "true")
+
+    assert run.returncode == 2
+    assert f"--on-failure: {problem}" in run.stderr
+
+
 def test_limits_reach_the_job_and_are_shown(daemon):
     options = "--hold --keep-leftovers --nice 5 --open-files 100 --core-max 1.5MB"
 

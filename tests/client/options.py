@@ -23,6 +23,7 @@ WRITTEN: dict[Any, str] = {
     spec.Duration: "Duration",
     spec.Environment: "Mapping[str, str]",
     spec.ExitCodes: "Sequence[int]",
+    spec.FollowUp: "str | Sequence[str | os.PathLike[str]] | Callable[..., object]",
     spec.Folder: "str | os.PathLike[str]",
     spec.Instant: "float | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
@@ -33,7 +34,11 @@ WRITTEN: dict[Any, str] = {
 }
 
 # The types of attributes of a job that their base types do not tell
-VIEWED: dict[Any, str] = {spec.Resources: "dict[str, int]", spec.SlurmOptions: "tuple[str, ...]"}
+VIEWED: dict[Any, str] = {
+    spec.FollowUp: "tuple[str, ...]",
+    spec.Resources: "dict[str, int]",
+    spec.SlurmOptions: "tuple[str, ...]",
+}
 
 BEGINNING = '''"""The keywords and attributes of a job, for type checkers and editors."""
 
@@ -42,7 +47,7 @@ BEGINNING = '''"""The keywords and attributes of a job, for type checkers and ed
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 

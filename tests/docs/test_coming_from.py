@@ -80,7 +80,7 @@ MISSING = {  # what bgd would call it
     "Results as arguments": {"result_of", "ref"},
     "objects for groups": {"group"},
     "Limits by key": {"limit"},
-    "Callbacks in your process": {"on_success", "on_failure"},
+    "Callbacks in your process": {"add_done_callback", "callback"},
     "Arguments and results other than JSON": {"pickle", "serializer"},
 }
 

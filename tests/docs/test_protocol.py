@@ -15,7 +15,7 @@ from bgd.core import spec
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobCause, JobSpec
 from bgd.daemon.control.connection import FRAME_SECONDS, HELLO_SECONDS, MAX_CONNECTIONS
 from bgd.daemon.control.limits import (
     MAX_IN_FLIGHT,
@@ -33,6 +33,7 @@ PROTOCOL = page("docs/protocol.md")
 
 VALUES = [
     JobSpec,
+    JobCause,
     requests.BatchPlace,
     requests.Selection,
     requests.Changes,

@@ -34,6 +34,11 @@ def fail(message: str) -> None:
 
 
 @bgd.job(retries=0)
+def told(cause_id: int, cause_name: str | None, cause_error: str | None = None, note: str = "") -> object:
+    return [cause_id, cause_name, cause_error, note]
+
+
+@bgd.job(retries=0)
 def loaded() -> list[str]:
     return sorted(sys.modules)
 

@@ -194,10 +194,10 @@ class Machine:
         store.position = change_stream.newest_event(self.disk)
         link = SimulatedLink(self, store, await store.write(begin_generation))
         supervisor = Supervisor(self.config, store, link)
+        actions = JobActions(supervisor, store)
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
-        actions = JobActions(supervisor, store)
         notifications = Notifications(supervisor, actions, store)
         if self.config.notify:
             await notifications.load()

@@ -7,12 +7,12 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from bgd.core import conditions
+from bgd.core import conditions, scheduler
 from bgd.core.job import Move, State
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.daemon import schedule_clock, supervisor
+from bgd.daemon import schedule_clock
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
@@ -180,7 +180,7 @@ def settle_after_telling(monkeypatch):
 
 
 def tell_whoever_cancels(monkeypatch):
-    monkeypatch.setattr(supervisor, "REASONS_OF_CANCEL", frozenset({None}))
+    monkeypatch.setattr(scheduler, "REASONS_OF_CANCEL", frozenset({None}))
 
 
 def let_late_continues_through(monkeypatch):

@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
-from bgd.core.spec import ExecutorKind, Isolation, JobSpec, StopSignal
+from bgd.core.spec import ExecutorKind, Isolation, JobCause, JobSpec, StopSignal
 from bgd.wire import launching, messages, replies, requests, schedules, views
 from tests.support import has_all_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
@@ -501,6 +501,16 @@ GROWN |= {
     "submit_to_slurm": ("request", requests.Submit(1, replace(SPEC, **TO_SLURM))),
     "edit_to_slurm": ("request", requests.Edit(13, [17], requests.Changes(**TO_SLURM))),
     "jobs_of_slurm": ("reply", replies.JobsPart(2, [replace(VIEW, **TO_SLURM)])),
+}
+FOLLOWED = {"on_failure": ("mail", "ops"), "on_success": ("app.jobs:report",)}
+CAUSE = JobCause(id=12, event="on_failure", outcome="exit", name="backup", error="exit code 3", attempt=2)
+GROWN |= {
+    "submit_with_follow_ups": ("request", requests.Submit(1, replace(SPEC, **FOLLOWED))),
+    "edit_with_follow_ups": ("request", requests.Edit(13, [17], requests.Changes(**FOLLOWED))),
+    "jobs_with_follow_ups": (
+        "reply",
+        replies.JobsPart(2, [replace(VIEW, **FOLLOWED, cause=CAUSE, follow_ups=[13])]),
+    ),
 }
 PILOT = launching.PilotStart(
     executor="pilots", nodes=2, options=["--exclusive"], keep_idle=600.0, cpus=1, memory=10**9

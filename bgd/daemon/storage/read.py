@@ -138,6 +138,8 @@ def _view(row: sqlite3.Row) -> JobView:
         run_seconds=_run_seconds(row),
         problem=_problem(row),
         needs_node=_needs_node(row),
+        cause=spec.cause,
+        follow_ups=list(map(int, row["follow_ups"].split(","))) if row["follow_ups"] else [],
         **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
         **options_of(policy),
         **dict(zip(_OF_SPEC, _of_spec(spec), strict=True)),
@@ -244,7 +246,9 @@ _VIEW = f"""
     SELECT jobs.*, spec, {_TIMES}, executor_kind, node, (SELECT wall_ahead FROM meta) AS wall_ahead,
            CASE WHEN jobs.state = 'failed' THEN (
                SELECT error FROM results WHERE job = jobs.id AND attempt = jobs.attempt
-           ) END AS error
+           ) END AS error,
+           (SELECT group_concat(job) FROM follow_ups JOIN jobs AS next ON next.id = job WHERE cause = jobs.id)
+           AS follow_ups
     FROM jobs JOIN specs ON specs.job = jobs.id
               LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
     WHERE jobs.id = ?

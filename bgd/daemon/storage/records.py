@@ -175,6 +175,7 @@ class Transaction(Struct, kw_only=True):
         edited: jobs whose specs are replaced.
         references: new jobs whose arguments refer to the results of other jobs.
         results: of the jobs that the arguments of `wanted` jobs refer to, as JSON text; read back like specs.
+        follow_ups: jobs that have ended, each with the new job that follows it.
         removed: finished jobs whose rows are all deleted.
         cleared: jobs removed earlier whose logs are off the disk.
         controls: all that people have set for slots and queues; None if nothing has changed.
@@ -211,6 +212,7 @@ class Transaction(Struct, kw_only=True):
     events: list[JobEvent] = []
     edited: dict[JobId, JobSpec] = {}
     references: dict[JobId, tuple[Reference, ...]] = {}
+    follow_ups: list[tuple[JobId, JobId]] = []
     removed: list[Job] = []
     cleared: list[JobId] = []
     controls: QueueControls | None = None

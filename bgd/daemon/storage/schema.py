@@ -180,6 +180,10 @@ MIGRATIONS: tuple[str, ...] = (
         source INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (source, job)
     ) WITHOUT ROWID;
     CREATE INDEX wanted_results_by_job ON wanted_results (job);
+    -- The jobs that followed the end of another one.
+    CREATE TABLE follow_ups (
+        cause INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (cause, job)
+    ) WITHOUT ROWID;
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)

@@ -96,6 +96,8 @@ class TransactionWriter:
         _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed)
         jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
         jobs.update(map(attrgetter("state"), transaction.new))
+        if transaction.follow_ups:
+            db.executemany("INSERT INTO follow_ups VALUES (?, ?)", transaction.follow_ups)
         if transaction.references:
             sources = [(each.job, job) for job, among in transaction.references.items() for each in among]
             insert_rows(db, "INSERT OR IGNORE INTO wanted_results VALUES", "(?, ?)", sources)
@@ -280,6 +282,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
     for table in ("attempts", "results", "streaks", "wanted_results"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
+    db.executemany("DELETE FROM follow_ups WHERE cause BETWEEN ? AND ?", runs)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)
 
 

@@ -141,7 +141,7 @@ def _spec_of(form: _Form, earlier: StoredSpec | None) -> JobSpec:
     return replace(spec, **work, name=form.name, queue=form.queue, priority=form.priority)
 
 
-_DUE_NOW = {name: getattr(JobSpec(), name) for name in NOT_SCHEDULED}
+_DUE_NOW = {name: getattr(JobSpec(), name) for name in (*NOT_SCHEDULED, "cause")}
 
 
 def _words(command: str) -> tuple[str, ...]:

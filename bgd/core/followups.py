@@ -1,0 +1,40 @@
+"""Follow-ups: the jobs that on_failure and on_success name, which follow the end of another job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from bgd.core.job import State
+from bgd.core.scheduler import SaveJob
+from bgd.core.spec import FOLLOW_UPS, JobCause, JobSpec, is_target
+
+
+def event_after(save: SaveJob) -> str | None:
+    """Return the option that names what follows the end of a job; None: a person cancelled the job."""
+    if save.job.state is State.SUCCEEDED:
+        return "on_success"
+    return "on_failure" if save.is_failure else None
+
+
+def follow_ups(spec: JobSpec) -> Iterator[tuple[str, JobSpec]]:
+    """Yield the jobs that may follow a job, each with the option that names it.
+
+    They go to its queue with its priority. A command starts in its folder.
+    """
+    for event in FOLLOW_UPS:
+        words = getattr(spec, event)
+        if words is None:
+            continue
+        own = JobSpec(queue=spec.queue, priority=spec.priority)
+        if is_target(words):
+            yield event, replace(own, target=words[0])
+        else:
+            yield event, replace(own, argv=words, cwd=spec.cwd, umask=spec.umask)
+
+
+def follow_up(spec: JobSpec, cause: JobCause) -> JobSpec | None:
+    """Return the job that follows this end of a job; None: its spec names none."""
+    following = dict(follow_ups(spec)).get(cause.event)
+    return None if following is None else replace(following, cause=cause)
