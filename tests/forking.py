@@ -1,31 +1,39 @@
-"""Run bgctl in forks of a process that has imported it, four times as fast as by starting Python.
+"""Run bgctl, bgd and the launcher in forks of a process that has imported them, which saves most of a start.
 
-.venv/bin/python -m tests.forking FD    serve the requests that come through this socket, until it is closed
+.venv/bin/python -m tests.forking PROGRAM FD [FD] SPACES
+    serve the requests that come through the first socket, until it is closed; the daemons that it forks
+    ask for launchers through the second. The spaces are room for the command lines of forks.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
+import fcntl
 import functools
 import gc
 import json
 import locale
 import os
 import pkgutil
+import select
 import selectors
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
-
-from bgctl import __main__ as program
+from typing import Any
 
 _LONGEST = 100_000  # bytes of a request, and of its input; a pipe takes as many without a reader
 _PIPE = 65_536
+_LONGEST_LINE = 5_000  # bytes of a command line of bgd
 _OF_PYTHON = ("PYTHON", "LANG", "LC_", "LD_")  # variables that Python reads only when it starts
+_MOST_STREAMS = 20
+_DAEMON, _LAUNCHER = "bgd", "bgd.launcher"
 
 
 def run(
@@ -36,29 +44,125 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it has been killed.
     """
-    request = json.dumps([arguments, env, str(cwd)]).encode()
     given = read.encode(locale.getencoding())
-    of_python = tuple(sorted((name, value) for name, value in env.items() if name.startswith(_OF_PYTHON)))
-    if len(request) > _LONGEST or len(given) > _PIPE:
+    if len(given) > _PIPE:
         return None
-    (stdin, writer), (out, stdout), (err, stderr), (status, teller) = (os.pipe() for _ in range(4))
+    (stdin, writer), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
+    theirs = {0: stdin, 1: stdout, 2: stderr}
     try:
         os.write(writer, given)
         os.close(writer)
-        theirs = [stdin, stdout, stderr, teller]
-        socket.send_fds(_server(of_python), [request], theirs)
-        for each in theirs:
+        forked = _fork("bgctl", arguments, env, str(cwd), theirs)
+        for each in theirs.values():
             os.close(each)
-        pid = int(os.read(status, 16))
-        parts = _read(out, err, time.monotonic() + timeout)
-        if parts is None:
-            os.kill(pid, 9)
-            raise subprocess.TimeoutExpired(["bgctl", *arguments], timeout)
-        code = int(os.read(status, 16))
+        if forked is None:
+            return None
+        with forked:
+            parts = _read(out, err, time.monotonic() + timeout)
+            if parts is None:
+                forked.kill()
+                raise subprocess.TimeoutExpired(["bgctl", *arguments], timeout)
+            code = forked.wait()
     finally:
-        for each in (out, err, status):
+        for each in (out, err):
             os.close(each)
     return subprocess.CompletedProcess(["bgctl", *arguments], code, *map(_text, parts))
+
+
+def start(
+    program: str,
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    streams: Mapping[int, int],
+    *,
+    new_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start the daemon ("bgd") or a launcher ("bgd.launcher"), forked if that can be.
+
+    `streams`: its descriptors, by the numbers that they have there.
+    """
+    forked = _fork(program, arguments, env, cwd, streams, new_session=new_session)
+    return forked or subprocess.Popen(
+        [sys.executable, "-P", "-m", program, *arguments],
+        env=env,
+        cwd=cwd,
+        stdin=streams[0],
+        stdout=streams[1],
+        stderr=streams[2],
+        pass_fds=[each for each in streams if each > 2],
+        start_new_session=new_session,
+    )
+
+
+class Launchers:
+    """Stands in for the module subprocess in the daemon, and forks launchers."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    @staticmethod
+    def Popen(  # noqa: N802 - its name there
+        argv: Sequence[str], *, pass_fds: Collection[int], stdin: int, start_new_session: bool
+    ) -> subprocess.Popen[bytes]:
+        assert argv[:4] == [sys.executable, "-P", "-m", _LAUNCHER]
+        assert stdin == subprocess.DEVNULL
+        with Path(os.devnull).open("rb") as nothing:
+            streams = {0: nothing.fileno(), 1: 1, 2: 2} | {each: each for each in pass_fds}
+            return start(_LAUNCHER, argv[4:], os.environ, "/", streams, new_session=start_new_session)
+
+
+class _Forked(subprocess.Popen[bytes]):
+    """A process that the server has forked, which reports its pid and its exit code through a pipe."""
+
+    def __init__(self, args: Sequence[str], status: int) -> None:
+        self.args = args
+        self.stdin = self.stdout = self.stderr = None
+        self.returncode: int | None = None
+        self._status = status
+        self.pid = int(os.read(status, 16))
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._look(None if timeout is None else timeout * 1000)
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return code
+
+    def _look(self, patience: float | None) -> int | None:
+        if self.returncode is None:
+            ready = select.poll()
+            ready.register(self._status, select.POLLIN)
+            if ready.poll(patience):
+                self.returncode = int(os.read(self._status, 16))
+                os.close(self._status)
+        return self.returncode
+
+
+def _fork(
+    program: str,
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    streams: Mapping[int, int],
+    *,
+    new_session: bool = False,
+) -> _Forked | None:
+    """Let the server fork a program; None: this needs a Python."""
+    umask = os.umask(0)
+    os.umask(umask)
+    request = json.dumps([list(streams), arguments, dict(env), cwd, umask, new_session]).encode()
+    of_python = tuple(sorted((name, value) for name, value in env.items() if name.startswith(_OF_PYTHON)))
+    if len(request) > _LONGEST or sum(map(len, arguments)) > _LONGEST_LINE:
+        return None
+    status, teller = os.pipe()
+    try:
+        socket.send_fds(_server(program, of_python), [request], [*streams.values(), teller])
+    finally:
+        os.close(teller)
+    return _Forked([program, *arguments], status)
 
 
 def _read(out: int, err: int, deadline: float) -> tuple[bytes, bytes] | None:
@@ -84,15 +188,19 @@ def _text(data: bytes) -> str:
 
 
 @functools.cache
-def _server(of_python: tuple[tuple[str, str], ...]) -> socket.socket:
-    """Start the server for these variables; return the socket that it serves."""
+def _server(program: str, of_python: tuple[tuple[str, str], ...]) -> socket.socket:
+    """Start the server of a program for these variables; return the socket that it serves."""
+    if program == _LAUNCHER and _launchers is not None:
+        return _launchers
     others = {name: value for name, value in os.environ.items() if not name.startswith(_OF_PYTHON)}
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    passed = [its, _server(_LAUNCHER, of_python)] if program == _DAEMON else [its]
+    numbers = [each.fileno() for each in passed]
     with its:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forking", str(its.fileno())],
+            [sys.executable, "-m", "tests.forking", program, *map(str, numbers), " " * 2 * _LONGEST_LINE],
             env=others | dict(of_python),
-            pass_fds=[its.fileno()],
+            pass_fds=numbers,
             stdin=subprocess.PIPE,  # pipes, as the streams of each fork will be
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -106,13 +214,48 @@ def _server(of_python: tuple[tuple[str, str], ...]) -> socket.socket:
     return ours
 
 
+_launchers: socket.socket | None = None
+"""The socket of the server of launchers, in a forked daemon."""
+
+
+def _call_itself(argv: Sequence[str]) -> None:
+    """Let /proc show these words as the command line of this process, by which tests find it."""
+    words = b"".join(os.fsencode(each) + b"\0" for each in argv)
+    stat = Path("/proc/self/stat").read_text()
+    start, end = map(int, stat[stat.rindex(")") :].split()[46:48])  # arg_start, arg_end: fields 48 and 49
+    ctypes.memmove(start, words.ljust(end - start, b"\0"), end - start)
+
+
 def main() -> None:
     """Fork for each request; send back the pid, and the exit code once there is one."""
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    for module in pkgutil.iter_modules(["bgctl"]):
-        import_module(f"bgctl.{module.name}")
+    global _launchers  # noqa: PLW0603 - the daemons that are forked use it
+    program, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    if program == "bgctl":
+        for module in pkgutil.iter_modules(["bgctl"]):
+            import_module(f"bgctl.{module.name}")
+    begin = import_module(f"{program}.__main__")
+    if program == _DAEMON:
+        import_module("bgd.daemon.launching").subprocess = Launchers  # type: ignore[attr-defined]
+        _launchers = socket.socket(fileno=int(sys.argv[3]))
     gc.freeze()
-    with selectors.DefaultSelector() as events:
+    request = _serve(channel)
+    if request is None:
+        return
+    arguments, new_session = request
+    if new_session:
+        os.setsid()
+    sys.argv = [str(begin.__file__), *arguments]
+    if program != "bgctl":
+        _call_itself([sys.executable, "-P", "-m", program, *arguments])
+        del sys.path[0]
+    sys.exit(begin.main())
+
+
+def _serve(channel: socket.socket) -> tuple[list[str], bool] | None:
+    """Fork for each request; return in the fork what it is to do, and None when the channel is closed."""
+    with ExitStack() as stack:
+        stack.enter_context(channel)
+        events = stack.enter_context(selectors.DefaultSelector())
         events.register(channel, selectors.EVENT_READ)
         while True:
             for key, _ in events.select():
@@ -123,14 +266,14 @@ def main() -> None:
                     _tell(teller, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                     os.close(teller)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(channel, _LONGEST, 4)
+                request, descriptors, _, _ = socket.recv_fds(channel, _LONGEST, _MOST_STREAMS)
                 if not request:
-                    return
+                    return None
                 *streams, teller = descriptors
                 pid = os.fork()
                 if pid == 0:
-                    arguments, env, cwd = json.loads(request)
-                    _become_bgctl(arguments, env, cwd, streams)
+                    stack.close()
+                    return _prepare(json.loads(request), streams)
                 for each in streams:
                     os.close(each)
                 _tell(teller, pid)
@@ -142,17 +285,25 @@ def _tell(teller: int, number: int) -> None:
         os.write(teller, f"{number:<16}".encode())
 
 
-def _become_bgctl(arguments: list[str], env: dict[str, str], cwd: str, streams: list[int]) -> None:
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    os.closerange(3, 1024)
+def _prepare(request: list[Any], streams: list[int]) -> tuple[list[str], bool]:
+    """Give this fork its descriptors, environment, folder and umask."""
+    numbers, arguments, env, cwd, umask, new_session = request
+    kept = {*numbers, *([_launchers.fileno()] if _launchers else [])}
+    free = max(*kept, *streams) + 1
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, free) for each in streams]
+    for number, each in zip(numbers, moved, strict=True):
+        os.dup2(each, number)
+    for each in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, not paths
+        if each not in kept:
+            with suppress(OSError):  # the one that has listed them
+                os.close(each)
     os.chdir(cwd)
+    os.umask(umask)
     sys.path[0] = cwd
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
-    sys.argv = [str(program.__file__), *arguments]
-    program.main()
+    return arguments, new_session
 
 
 if __name__ == "__main__":

@@ -103,16 +103,21 @@ class Daemon(Home):
     def start(self, *options: str) -> None:
         """Start the daemon and wait until it serves."""
         reading, writing = os.pipe()
-        with (self.folder / "bgd.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-P", *self.program, "--ready-fd", str(writing), *options],
-                env=self.env,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[writing],
-            )
+        arguments = ["--ready-fd", str(writing), *options]
+        with (self.folder / "bgd.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            if self.program == ("-m", "bgd") and not self.prefix:
+                streams = {0: nothing.fileno(), 1: log.fileno(), 2: log.fileno(), writing: writing}
+                self.process = forking.start("bgd", arguments, self.env, str(self.folder), streams)
+            else:
+                self.process = subprocess.Popen(
+                    [*self.prefix, sys.executable, "-P", *self.program, *arguments],
+                    env=self.env,
+                    cwd=self.folder,
+                    stdin=nothing,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[writing],
+                )
         os.close(writing)
         with os.fdopen(reading) as pipe:
             ready = select.poll()  # select takes no descriptor above 1023, and in-process daemons leave many

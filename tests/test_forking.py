@@ -1,10 +1,11 @@
-"""A fork that runs bgctl for a test does what a new Python would do."""
+"""A fork that runs bgctl, bgd or the launcher for a test does what a new Python would do."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,26 @@ def test_a_fork_that_takes_too_long_is_killed(daemon):
 
 def test_what_a_pipe_cannot_hold_is_left_to_a_new_python(daemon):
     assert daemon.bgctl("run", "--stdin", "-", "wc", "-c", read="x" * 100_000).stdout == "100000\n"
+
+
+def test_a_forked_daemon_and_its_launcher_look_like_new_ones(daemon):
+    with daemon.client() as client:
+        launcher = client.info().launcher_pid
+
+    assert command_line(daemon.process.pid)[:5] == [sys.executable, "-P", "-m", "bgd", "--ready-fd"]
+    assert command_line(launcher)[:5] == [sys.executable, "-P", "-m", "bgd.launcher", "--state"]
+    assert Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[3] == str(
+        launcher
+    )  # session
+
+
+def test_a_forked_daemon_that_is_killed_says_so(own_daemon):
+    own_daemon.process.kill()
+
+    assert own_daemon.process.wait(DEADLINE) == -9
+    assert own_daemon.process.poll() == -9
+    own_daemon.start()
+
+
+def command_line(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")

@@ -36,6 +36,7 @@ from bgd.wire.launching import (
     encode,
     log_name,
 )
+from tests import forking
 from tests.support import DEADLINE, wait_until
 
 SOURCE = Path(__file__).parents[2]
@@ -123,13 +124,21 @@ class Host:
         folders = ["--state", str(self.state), "--logs", str(self.logs)]
         environment = {**os.environ, "PYTHONPATH": str(source)}
         with (self.state / "stderr").open("ab") as stderr:
-            launcher = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, *folders, *options],
-                env=environment,
-                stderr=stderr,
-                start_new_session=True,
-                **popen,
-            )
+            if source == SOURCE and module == "bgd.launcher" and popen.keys() <= {"pass_fds"}:
+                streams = {0: 0, 1: 1, 2: stderr.fileno()} | {
+                    each: each for each in popen.get("pass_fds", ())
+                }
+                launcher = forking.start(
+                    module, [*folders, *options], environment, str(Path.cwd()), streams, new_session=True
+                )
+            else:
+                launcher = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, *folders, *options],
+                    env=environment,
+                    stderr=stderr,
+                    start_new_session=True,
+                    **popen,
+                )
         self.launchers.append(launcher)
         return launcher
 
