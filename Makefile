@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console \
-	cron gcc libc6-dev msmtp promtool slurmctld slurmd slurm-client munge
+DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium-headless-shell zsh fish nodejs php-cli \
+	php-illuminate-console cron gcc libc6-dev msmtp promtool slurmctld slurmd slurm-client munge
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
