@@ -166,6 +166,7 @@ class Rig:
             info = self._info(caller)
             if info.launcher_pid and is_alive(info.launcher_pid):
                 return info.launcher_pid
+            select.select([], [], [], 0.01)
         raise AssertionError("no launcher came up")
 
     def close(self) -> None:
