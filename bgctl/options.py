@@ -358,6 +358,11 @@ def _name_and_count(text: str) -> list[str]:
     return [name, count]
 
 
+def _key_and_places(text: str) -> list[str]:
+    key, _, places = text.rpartition("=")
+    return [key, places] if places.isdecimal() and key else [text, "1"]
+
+
 class WordType(click.Choice[str]):
     """A word of the StrEnum `kind`, or another spelling that the enum accepts for one."""
 
@@ -461,6 +466,17 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     spec.FollowUp: (Parsed("command", _follow_up), "'CMD ARGS'"),
     spec.Folder: (_path("dir"), "DIR"),
     spec.Instant: (FUTURE_TIME, "WHEN"),
+    spec.Limit: (
+        Parsed(
+            "limit",
+            text_reader(
+                spec.Limit,
+                f"KEY or KEY=N: a key of 1 to {spec.MAX_NAME} characters, and 1 to {spec.MAX_SLOTS}",
+                _key_and_places,
+            ),
+        ),
+        "KEY[=N]",
+    ),
     spec.MemoryBytes: (_size(spec.MemoryBytes, f"an amount of memory: at least 1MB, {_AT_MOST}"), "SIZE"),
     spec.Name: (NAME, "TEXT"),
     spec.NotifyName: (NOTIFY_NAME, "NAME"),

@@ -22,7 +22,13 @@ from bgd import values
 from bgd.core import spec
 from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
-from bgd.core.target import POLICY_KEYS, ClassPolicy, is_runner_name, problem_with_entry
+from bgd.core.target import (
+    POLICY_KEYS,
+    ClassPolicy,
+    is_runner_name,
+    problem_with_entry,
+    problem_with_template,
+)
 from bgd.errors import ConfigError, nearest
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (
@@ -503,6 +509,8 @@ def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPo
             raise ConfigError(f"{setting.origin}: {problem}")
         read = read_section(found, f"classes.{pattern}", _CLASSES)
         options = {name: read[key] for key, name in POLICY_KEYS.items() if read[key] is not None}
+        if "limit" in options and (problem := problem_with_template(options["limit"][0])):
+            raise ConfigError(f"{found[f'classes.{pattern}.limit'].origin}: {problem}")
         yield pattern, ClassPolicy(options, read["on_exceptions"])
 
 

@@ -18,6 +18,7 @@ from bgd.core.spec import (
     FileBytes,
     FollowUp,
     JobSpec,
+    Limit,
     MemoryBytes,
     Percent,
     Resources,
@@ -149,7 +150,7 @@ def options_of(view: JobView, kind: Literal["limit", "label"]) -> list[tuple[str
     ]
 
 
-def _option_text(name: str, value: Any) -> str:
+def _option_text(name: str, value: Any) -> str:  # noqa: PLR0911 - a line for each kind
     kind = kind_of(name)
     if kind in (MemoryBytes, FileBytes):
         return format_size(value)
@@ -157,6 +158,8 @@ def _option_text(name: str, value: Any) -> str:
         return format_duration(value)
     if kind is Resources:
         return ", ".join(f"{count} {resource}" for resource, count in value.items())
+    if kind is Limit:
+        return value[0] if value[1] == 1 else f"{value[0]}, {value[1]} at once"
     if kind is SlurmOptions:
         return " ".join(value)
     if kind is FollowUp:

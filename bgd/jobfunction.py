@@ -125,7 +125,9 @@ class Background(Generic[P, R_co]):
         """Queue a call of the function; return when it is on disk."""
         from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
-        return default_client().call(self._checked(args, kwargs), args, kwargs, **self._unchecked)
+        return default_client().call(
+            self._checked(args, kwargs), args, kwargs, **self._options_of(args, kwargs)
+        )
 
     @overload
     async def submit_async(
@@ -138,7 +140,7 @@ class Background(Generic[P, R_co]):
         from bgd.client.background import default_async_client  # noqa: PLC0415 - see `job`
 
         target = self._checked(args, kwargs)
-        return await default_async_client().call(target, args, kwargs, **self._unchecked)
+        return await default_async_client().call(target, args, kwargs, **self._options_of(args, kwargs))
 
     @overload
     def submit_many(
@@ -203,7 +205,16 @@ class Background(Generic[P, R_co]):
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
 
-        return class_spec(self._checked(args, kwargs), args, kwargs, self._unchecked, Caller())
+        return class_spec(self._checked(args, kwargs), args, kwargs, self._options_of(args, kwargs), Caller())
+
+    def _options_of(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobOptions:
+        """Return the options of a call; the key of its limit names the arguments as they are passed."""
+        if (limit := self._unchecked.get("limit")) is None:
+            return self._unchecked
+        from bgd.client.functions import key_as_passed  # noqa: PLC0415 - see `job`
+
+        key, places = (limit, 1) if isinstance(limit, str) else limit
+        return {**self._unchecked, "limit": (key_as_passed(self._function, key, args, kwargs), places)}
 
     def _checked(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         """Return the function's target; raises TypeError if the arguments do not fit."""

@@ -350,6 +350,16 @@ def rule_text(decision: Decision) -> str:
 _SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'
 
 
+def limit(setting: Setting) -> tuple[str, int]:
+    """Read a limit by key: the key, or a list of it and a number."""
+    found = [setting.value, 1] if isinstance(setting.value, str) else setting.value
+    try:
+        key, places = msgspec.convert(found, spec.Limit)
+    except msgspec.ValidationError as error:
+        raise ValueError('must be a key such as "customer:{0}", or a key and a number: ["{0}", 2]') from error
+    return key, places
+
+
 def job_option(name: str, setting: Setting) -> object:
     """Read an option of a job, as its field in a JobSpec is typed."""
     kind = kind_of(name)  # not before it is needed: it would make each client start later
@@ -361,6 +371,7 @@ def job_option(name: str, setting: Setting) -> object:
         spec.Timeout: duration(spec.Timeout),
         spec.MemoryBytes: size(spec.MemoryBytes),
         spec.FileBytes: size(spec.FileBytes),
+        spec.Limit: limit,
         spec.SlurmOptions: texts_without(spec.problem_with_slurm_option),
     }
     if isinstance(kind, EnumType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -11,7 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from bgd.core.spec import OPTIONS
-from bgd.core.target import PythonTarget, parse_target
+from bgd.core.target import ARGUMENT, PythonTarget, parse_target
 from bgd.errors import Refused
 
 _MAIN = "__main__"
@@ -136,6 +137,27 @@ def as_bound(
         return tuple(args), dict(kwargs)
     bound.apply_defaults()
     return bound.args, bound.kwargs
+
+
+def key_as_passed(
+    function: Callable[..., Any], template: str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> str:
+    """Return the key of a limit with each {name} and {0} as the call passes that argument, or its default."""
+    taken = _signature_of(function)
+    parameters = [] if taken is None else list(taken.parameters.values())
+    named = {each.name: number for number, each in enumerate(parameters)}
+
+    def argument(match: re.Match[str]) -> str:
+        word = match[1]
+        number = int(word) if word.isdecimal() else named.get(word, len(parameters))
+        if number < len(args):
+            return f"{{{number}}}"
+        each = parameters[number] if number < len(parameters) else None
+        if each is None or (each.name not in kwargs and each.default is each.empty):
+            return match[0]
+        return f"{{{each.name}}}" if each.name in kwargs else str(each.default)
+
+    return ARGUMENT.sub(argument, template)
 
 
 def _qualified_name(function: Callable[..., Any]) -> str:

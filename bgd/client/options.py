@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each w
     from datetime import datetime
 
     from bgd.core.job import Outcome, State
-    from bgd.core.spec import Isolation, JobCause, StopSignal
+    from bgd.core.spec import Isolation, JobCause, OnLimit, StopSignal
     from bgd.wire.views import Progress
 
 Duration = float | str | timedelta
@@ -51,6 +51,8 @@ class EditableOptions(TypedDict, total=False):
     after_any: Sequence[JobReference]
     slots: int
     resources: Mapping[str, int] | None
+    limit: str | tuple[str, int] | None
+    on_limit: Literal["wait", "skip"] | None
     stdin: str | os.PathLike[str] | None
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
@@ -110,6 +112,8 @@ class FurtherOptions(EditableOptions, total=False):
     * `debounce`: start this long after the latest submit with its key.
     * `slots`: slots to occupy while running.
     * `resources`: tokens of a resource to hold while running: gpu=1.
+    * `limit`: run at most N jobs with this key at once.
+    * `on_limit`: wait for the limit, or skip the job.
     * `hold`: wait until the job is released.
     * `cwd`: run in this folder.
     * `umask`: file mode creation mask.
@@ -245,6 +249,8 @@ class JobAttributes:
     debounce: float | None
     slots: int
     resources: dict[str, int] | None
+    limit: tuple[str, int] | None
+    on_limit: OnLimit | None
     cwd: str | None
     umask: int | None
     stdin: str | None

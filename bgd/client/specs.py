@@ -235,7 +235,7 @@ def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: 
         raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}{hint}")
 
 
-def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
+def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR0911 - a line for each kind
     match key:
         case "argv":
             return _words_of(value)
@@ -247,6 +247,8 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return value.encode()
         case "at" if isinstance(value, datetime):
             return value.timestamp()
+        case "limit" if isinstance(value, str):
+            return (value, 1)
         case "retry_on" | "no_retry_on" if isinstance(value, range):
             return list(value)
         case "after" | "after_any":
@@ -467,6 +469,8 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911, PLR0912 - a line for
             | inspect.VarTupleType(item_type=item, max_length=most)
         ):
             return f"a list of at most {most}, each {_requirement(item)}"
+        case inspect.TupleType():  # of a limit
+            return f"a key, or a key and a number from 1 to {limits.MAX_SLOTS}"
         case inspect.DictType(value_type=inspect.IntType(le=int(count)), max_length=most):
             return f"at most {most} resources, each with a number from 1 to {count}"
         case inspect.DictType(max_length=most):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 
 from msgspec.structs import replace
 
+from bgd.core.explain import MAX_NAMED, Cause, Reason
 from bgd.core.heaps import DueHeap
-from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
+from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, KeyLimit, Move, Now, State
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec, OnLimit
 
 _MAX_CACHED = 1024  # conditions that jobs share
 
@@ -29,6 +30,7 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
             slots=spec.slots,
             resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
             target=spec.name if spec.queue == NOTIFICATION_QUEUE else None,
+            limit=None if spec.limit is None else KeyLimit(*spec.limit, spec.on_limit is OnLimit.SKIP),
         )
     )
 
@@ -123,6 +125,18 @@ def find_cycle(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], J
     return None
 
 
+def reasons_before_queued(job: Job, now: Now) -> Iterator[Reason]:
+    """Yield what a waiting job waits for before it is queued."""
+    if job.state is State.HELD:
+        yield Reason(cause=Cause.HOLD, subject=str(job.id))
+    is_early = job.due is not None and job.due > now.elapsed
+    if is_early or (job.conditions.at is not None and job.conditions.at > now.wall):
+        yield Reason(cause=Cause.TIME)
+    others = tuple(dict.fromkeys((*job.conditions.after, *job.conditions.after_any)))
+    if others:
+        yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
+
+
 def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
     return tuple(map(JobId, dict.fromkeys(numbers))) if numbers else ()
 
@@ -131,7 +145,9 @@ def _shared(conditions: Conditions) -> Conditions:
     """Return a shared object for jobs without conditions, and mostly for those with equal ones."""
     if conditions == NO_CONDITIONS:
         return NO_CONDITIONS
-    is_common = bool(conditions.resources or conditions.target) and conditions.expires is None
+    is_common = conditions.expires is None and bool(
+        conditions.resources or conditions.target or conditions.limit
+    )
     return _same(conditions) if is_common else conditions
 
 

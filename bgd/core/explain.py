@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from math import inf
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+if TYPE_CHECKING:  # clients import this module and need no jobs
+    from bgd.core.job import JobId
 
 MAX_AHEAD = 100  # limit on counting the queued jobs before a job; there may be a million
 MAX_NAMED = 20  # limit on naming jobs that a job waits for
@@ -24,6 +29,7 @@ class Cause(StrEnum):
     HOLD = "hold"
     TIME = "time"  # a delay, a date, or the pause before a retry
     JOBS = "jobs"
+    LIMIT = "limit"  # by key
     QUEUE_SLOTS = "queue_slots"
     SLOTS = "slots"
     TOKENS = "tokens"  # of a resource
@@ -44,16 +50,16 @@ class Cause(StrEnum):
 class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that keeps a job from running.
 
-    `subject`: the name of its queue, of a resource or of its executor; of HOLD and SUSPENSION the id of the
-    job. `taken` of `slots` slots or tokens are taken, and it needs `wanted`. `ahead`: queued jobs that start
-    before it, counted up to MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no
-    launcher, what the machine lacks, why its process cannot start yet, or why it has no node, in Slurm's own
-    words. `limit`: the configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when
-    the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for,
-    up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to
-    MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each; `suspended`: those of them that
-    are. `head`: the job before it that starts next; it needs `head_wants` slots, more than are free, and so
-    holds back all others.
+    `subject`: the name of its queue, of a resource or of its executor, or the key of its limit; of HOLD and
+    SUSPENSION the id of the job. `taken` of `slots` slots, tokens or places are taken, and it needs `wanted`.
+    `ahead`: queued jobs that start before it, counted up to MAX_AHEAD; None: unknown, or another reason says
+    it. `problem`: why there is no launcher, what the machine lacks, why its process cannot start yet, or why
+    it has no node, in Slurm's own words. `limit`: the configured rate of its queue; for SHARE its weight, for
+    example "1 of 3". `at`: when the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`,
+    `queues`: what it waits for, up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold
+    the slots or tokens, up to MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each;
+    `suspended`: those of them that are. `head`: the job before it that starts next; it needs `head_wants`
+    slots, more than are free, and so holds back all others.
     """
 
     cause: Cause
@@ -76,6 +82,15 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head_wants: int = 0
 
 
+def held_by(reason: Reason, held: Mapping[JobId, str], suspended: AbstractSet[JobId]) -> Reason:
+    """Return a reason with the jobs that hold what it is about, and the tokens of each; "": no tokens."""
+    # suspended ones first: they do not end by themselves
+    holders = tuple(sorted(held, key=lambda job: job not in suspended))[:MAX_HOLDERS]
+    tokens, rest = tuple(held[job] for job in holders if held[job]), len(held) - len(holders)
+    stopped = tuple(job for job in holders if job in suspended)
+    return replace(reason, holders=holders, held=tokens, other_holders=rest, suspended=stopped)
+
+
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a job has not started: every reason, in order; none if it does not wait.
 
@@ -87,7 +102,9 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
-_OfSlots = Literal[Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN]
+_OfSlots = Literal[
+    Cause.LIMIT, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN
+]
 
 
 # --- in words -----------------------------------------------------------------------------------------------
@@ -99,9 +116,7 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     return before or explanation.reasons
 
 
-_ONCE_QUEUED = frozenset(
-    {Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN, *OF_MACHINE}
-)
+_ONCE_QUEUED = frozenset({*get_args(_OfSlots), *OF_MACHINE})
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -157,6 +172,8 @@ def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a
     are = "is" if reason.taken == 1 else "are"
     taken = f"{reason.taken} of {reason.slots} {are} taken{_ahead(reason, ', and ')}"
     match cause:
+        case Cause.LIMIT:
+            return f"for limit {reason.subject}: {taken}"
         case Cause.QUEUE_SLOTS:
             slots = "a slot" if reason.wanted == 1 else f"{reason.wanted} slots"
             return f"for {slots} of queue {reason.subject}: {taken}"
@@ -183,8 +200,11 @@ def holders_in_words(reason: Reason) -> str:
     more = f" and {reason.other_holders} more" if reason.other_holders else ""
     names = [f"{job} (suspended)" if job in reason.suspended else str(job) for job in reason.holders]
     if not reason.held:
-        jobs = ", ".join(names)
-        return f"held by {'job' if len(reason.holders) == 1 and not more else 'jobs'} {jobs}{more}"
+        is_one = len(reason.holders) == 1 and not more
+        jobs = f"{'job' if is_one else 'jobs'} {', '.join(names)}{more}"
+        if reason.cause is Cause.LIMIT:
+            return f"{jobs} {'holds' if is_one else 'hold'} {reason.subject}"
+        return f"held by {jobs}"
     both = zip(names, reason.held, strict=True)
     return f"{', '.join(f'job {job} holds {reason.subject} {held}' for job, held in both)}{more}"
 

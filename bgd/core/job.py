@@ -153,12 +153,25 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     has_follow_ups: bool = False
 
 
+class KeyLimit(Struct, frozen=True, array_like=True, gc=False):
+    """A limit by key: at most `places` attempts of jobs with the key run at once.
+
+    `skips`: a job whose turn comes while all places are taken is cancelled instead of waiting.
+
+    The database holds it as an array, so the order of its fields stays.
+    """
+
+    key: str
+    places: int = 1
+    skips: bool = False
+
+
 class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     """What a job waits for besides its turn, and rare options.
 
     `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
     elapsed clock. `after`, `after_any`: unfinished jobs that must succeed first, or only finish. `target`:
-    what a notification is for; it takes one at a time.
+    what a notification is for; it takes one at a time. `limit`: what it takes a place of while it runs.
     """
 
     at: float | None = None
@@ -169,6 +182,7 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     slots: int = 1
     resources: Demand = ()
     target: str | None = None
+    limit: KeyLimit | None = None
 
 
 NO_CONDITIONS = Conditions()

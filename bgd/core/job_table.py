@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from bgd.core.conditions import WaitingJobs
 from bgd.core.job import ACTIVE, NO_CONDITIONS, Job, JobId, RetryPolicy, State
-from bgd.core.limits import Resources
+from bgd.core.limits import QueueRule, Resources
 from bgd.core.packed_jobs import PackedJobs
-from bgd.core.queues import QueueRule, ReadyQueues
+from bgd.core.queues import ReadyQueues
 
 _MOST_SHARED = 1000  # limit on shared objects; a client may send a new one with each job
 

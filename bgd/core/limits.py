@@ -1,4 +1,4 @@
-"""Limits on what starts besides slots: named resources, whose tokens jobs hold, and rates of queues."""
+"""Limits on what starts: rules of queues, and named resources, whose tokens jobs hold while they run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
+from msgspec import Struct
+
+from bgd.core.job import JobId
 from bgd.core.spec import Demand, Rate
 
 Tokens = dict[str, tuple[str, ...]]
@@ -15,6 +18,34 @@ Resources = Mapping[str, tuple[str, ...]]
 """All tokens of each resource, in the order in which they are given out."""
 
 NO_TOKENS: Tokens = {}
+
+
+class ActiveJob(Struct, frozen=True):
+    """What an active job holds: the number of its slot, how many slots it takes, and tokens."""
+
+    number: int
+    size: int
+    tokens: Tokens
+    queue: str
+    urgency: tuple[int, JobId]
+
+
+class QueueRule(Struct, frozen=True, kw_only=True):
+    """The rules of one queue.
+
+    `slots`: limit on slots of its running jobs, None: no limit; notifications of one target always run one at
+    a time. `paused`: none of its jobs start. `elsewhere`: its jobs run on other machines and take none of the
+    daemon's slots; their slot number is 0. `apart`: the same, and they start even while all queues are
+    paused; this never changes. `rate`: limit on starts of its jobs within some time. `weight`: its share of
+    the slots; None: as if it were 1, if any queue has a weight.
+    """
+
+    slots: int | None = None
+    paused: bool = False
+    elsewhere: bool = False
+    apart: bool = False
+    rate: Rate | None = None
+    weight: int | None = None
 
 
 class TokenPool:

@@ -6,33 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import ceil, inf
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.explain import MAX_AHEAD, MAX_HOLDERS, MAX_NAMED, OF_MACHINE, Cause, Reason
+from bgd.core.conditions import reasons_before_queued
+from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason, held_by
 from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import WAITING, Job, JobId, Now, State
-from bgd.core.limits import NO_TOKENS, Resources, Shares, StartTimes, TokenPool, Tokens
-from bgd.core.spec import Demand, Rate
-
-
-class QueueRule(Struct, frozen=True, kw_only=True):
-    """The rules of one queue.
-
-    `slots`: limit on slots of its running jobs, None: no limit; notifications of one target always run one at
-    a time. `paused`: none of its jobs start. `elsewhere`: its jobs run on other machines and take none of the
-    daemon's slots; their slot number is 0. `apart`: the same, and they start even while all queues are
-    paused; this never changes. `rate`: limit on starts of its jobs within some time. `weight`: its share of
-    the slots; None: as if it were 1, if any queue has a weight.
-    """
-
-    slots: int | None = None
-    paused: bool = False
-    elsewhere: bool = False
-    apart: bool = False
-    rate: Rate | None = None
-    weight: int | None = None
-
+from bgd.core.keylimits import KeyLimits
+from bgd.core.limits import NO_TOKENS, ActiveJob, QueueRule, Resources, Shares, StartTimes, TokenPool, Tokens
+from bgd.core.spec import Demand
 
 LAST_ID = JobId(2**63 - 1)
 
@@ -50,6 +32,9 @@ class ReadyQueues:
     once. A lane from which nothing could start is skipped until its queue or its resources change: otherwise
     each new job would visit every full or paused lane.
 
+    A job whose key has no free place leaves its lane when it comes to the top, until there is a place: it
+    holds back no other job. One that skips stays, and its caller cancels it when its turn comes.
+
     A rule may change at any time at no cost. Jobs that were in the shared lane before their queue got a rule
     move to its own lane when they come to the top. Only a pause of the first queue in a shared lane, or a
     rule that its jobs run elsewhere, moves all of them at once.
@@ -66,6 +51,7 @@ class ReadyQueues:
         resources: all tokens of each resource.
 
     Attributes:
+        limits: the keys that active jobs hold, and the queued jobs that wait for them.
         taken: how many of the slots active jobs take.
         has_rates: whether any queue has a rate.
         now: the time on the elapsed clock, for rates; the caller sets it as time passes.
@@ -79,6 +65,7 @@ class ReadyQueues:
         resources: Resources = NO_TOKENS,
     ) -> None:
         self.taken = 0
+        self.limits = KeyLimits(job_of, self.push)
         self._job_of = job_of
         self._heaps: dict[Lane, ReadyHeap] = {}
         self._lanes: dict[str | None, set[Lane]] = {None: set()}  # of each queue with lanes of its own
@@ -115,10 +102,14 @@ class ReadyQueues:
             self._lanes[queue] = set()
         if new & self._outside:
             self._leave_shared_lanes(new & self._outside)
+        if new:
+            self.limits.wake_all()
         self._promising = set(self._heaps)
 
     def push(self, job: Job, count: int = 1) -> None:
         """Add a queued job; `count` as in ReadyHeap."""
+        if job.conditions.limit is not None and self.limits.define(job):
+            self._reconsider_all()
         lane = self._lane_of(job)
         heap = self._heaps.get(lane)
         if heap is None:
@@ -136,6 +127,7 @@ class ReadyQueues:
         for lane in lanes & self._heaps.keys():  # it may have been queued before its lane existed
             self._heaps[lane].forget()
             self._promising.add(lane)  # a smaller job may have been behind it
+        self.limits.forget(job)
         self._reconsider(job)
 
     def take_next(self, *, is_paused: bool = False) -> Job | None:
@@ -145,7 +137,8 @@ class ReadyQueues:
         apart come.
 
         A job that is larger than its queue may run alone in it. If the most urgent job needs more slots than
-        are free, no job overtakes it: otherwise it could starve.
+        are free, no job overtakes it: otherwise it could starve. One that is to be
+        skipped is only returned.
         """
         if self._closed:
             self._open()
@@ -157,8 +150,10 @@ class ReadyQueues:
         if job is None:
             free = self._slots - self.taken
             job = None if free <= 0 or is_paused else self._best(None)
-            if job is None or self._size_of(job) > free:
+            if job is None or (self._size_of(job) > free and not self.limits.is_skipped(job)):
                 return None
+        if job.conditions.limit is not None and self.limits.is_skipped(job):
+            return job
         self._heaps[self._lane_of(job)].pop()
         if self._wanting:
             self._reconsider(job)
@@ -269,6 +264,11 @@ class ReadyQueues:
                 ahead += [other for name, _ in lane[1] for other in self._wanting[name]]
         self._promising |= found
 
+    def _reconsider_all(self) -> None:
+        """Recheck all lanes, because a job that now waits for its key claims no tokens and no room."""
+        if self._wanting:
+            self._promising = set(self._heaps)
+
     # --- why one waits --------------------------------------------------------------------------------
 
     def explain(self, job: Job, obstacles: Iterable[Cause], now: Now) -> tuple[Reason, ...]:
@@ -283,7 +283,9 @@ class ReadyQueues:
         ignored = {Cause.PAUSE, *OF_MACHINE} if rule.apart else set()
         named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
         reasons = [reason for reason in named if reason.cause not in OF_MACHINE]
-        reasons += _before_it_is_queued(job, rule, now)
+        if rule.paused:
+            reasons.append(Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue))
+        reasons += reasons_before_queued(job, now)
         short, ahead, turn = list(self._short_of(job, rule, now)), self._count_before(job), self._turn_of(job)
         if short:
             short[0] = replace(short[0], ahead=ahead)
@@ -305,7 +307,7 @@ class ReadyQueues:
         return head if self._size_of(head) > max(self._slots - self.taken, 1) else None
 
     def with_holders(self, reason: Reason) -> Reason:
-        """Return a reason with the active jobs that hold what it is about: slots, or tokens of a resource."""
+        """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
         match reason.cause:
             case Cause.TURN if reason.head is None:
                 return reason
@@ -313,20 +315,20 @@ class ReadyQueues:
                 found = {job: "" for job, held in self._active.items() if held.number}
             case Cause.QUEUE_SLOTS:
                 found = {job: "" for job, held in self._active.items() if held.queue == reason.subject}
+            case Cause.LIMIT:
+                found = self.limits.holders(reason.subject)
             case Cause.TOKENS:
                 tokens = {job: held.tokens.get(reason.subject, ()) for job, held in self._active.items()}
                 found = {job: ", ".join(each) for job, each in tokens.items() if each}
             case _:
                 return reason
         suspended = {job for job in found if (known := self._job_of(job)) is not None and known.suspended}
-        # suspended ones first: they do not end by themselves
-        holders = tuple(sorted(found, key=lambda job: job not in suspended))[:MAX_HOLDERS]
-        held = tuple(found[job] for job in holders if found[job])
-        stopped, rest = tuple(job for job in holders if job in suspended), len(found) - len(holders)
-        return replace(reason, holders=holders, held=held, other_holders=rest, suspended=stopped)
+        return held_by(reason, found, suspended)
 
     def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
-        size = self._size_of(job)
+        size, limit = self._size_of(job), job.conditions.limit
+        if limit is not None and self.limits.must_wait(job):
+            yield self.limits.reason(limit)
         if not self._has_slots(job, rule):
             slots, taken = self._slots_for(job, rule)
             yield Reason(cause=Cause.QUEUE_SLOTS, subject=job.queue, wanted=size, slots=slots, taken=taken)
@@ -351,7 +353,8 @@ class ReadyQueues:
         for lane in list(self._heaps):
             self._top(lane)  # moves jobs to other lanes
         own, urgency = self._lane_of(job), (-job.priority, job.id)
-        before: set[JobId] = set()  # a job may have an entry in two heaps
+        waiting = self.limits.waiting_before(job, MAX_AHEAD)
+        before = {each for each in waiting if not self._is_in_turn(each, job)}  # in a set: some come twice
         for lane in list(self._heaps):
             limit = (-job.priority, JobId(0)) if self._take_turns(own, lane) else urgency
             if lane == own or self._is_before(lane, own, limit):
@@ -449,6 +452,9 @@ class ReadyQueues:
             self._shares.use(job.queue, self._size_of(job))
         if self.has_rates:
             self._starts.note(job.queue, self.now)
+        if job.conditions.limit is not None:
+            self.limits.take(job)
+            self._reconsider_all()
         demand = job.conditions.resources
         tokens = self._tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
@@ -460,6 +466,7 @@ class ReadyQueues:
             self._numbers.take(number)
         if tokens:
             self._tokens.restore(tokens)
+        self.limits.take(job)
         self._occupy(job, number, tokens)
 
     def vacate(self, job: Job) -> None:
@@ -476,6 +483,8 @@ class ReadyQueues:
             del self._taken_in[sharers]
         if held.tokens:
             self._tokens.give_back(held.tokens)
+        if job.conditions.limit is not None:
+            self.limits.give_back(job)
         self._reconsider(job)
 
     @property
@@ -503,14 +512,27 @@ class ReadyQueues:
     # --- lanes ----------------------------------------------------------------------------------------
 
     def _top(self, lane: Lane) -> Urgency | None:
-        """Return the top of a lane, after moving jobs from a shared lane to their queue's own."""
+        """Return the top of a lane, after moving jobs that belong elsewhere.
+
+        Those in a shared lane whose queue has its own go there, and jobs without a place wait for their key.
+        """
         heap = self._heaps[lane]
-        while (top := heap.top()) is not None and lane[0] is None:
+        while (top := heap.top()) is not None and (lane[0] is None or self.limits):
             job = self._job_of(top[1])
-            if job is None or job.queue not in self._lanes:
+            if job is None:
                 break
-            heap.pop()
-            self.push(job)
+            if lane[0] is None and job.queue in self._lanes:
+                heap.pop()
+                self.push(job)
+            elif job.conditions.limit is None:
+                break
+            elif self.limits.define(job):  # which may change the top
+                self._reconsider_all()
+            elif self.limits.must_wait(job):
+                heap.pop()
+                self.limits.park(job, lane, partial(self._is_live, lane))
+            else:
+                break
         return top
 
     def _leave_shared_lanes(self, queues: set[str]) -> None:
@@ -573,28 +595,5 @@ class ReadyQueues:
         )
 
 
-def _before_it_is_queued(job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
-    if rule.paused:
-        yield Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue)
-    if job.state is State.HELD:
-        yield Reason(cause=Cause.HOLD, subject=str(job.id))
-    is_early = job.due is not None and job.due > now.elapsed
-    if is_early or (job.conditions.at is not None and job.conditions.at > now.wall):
-        yield Reason(cause=Cause.TIME)
-    others = tuple(dict.fromkeys((*job.conditions.after, *job.conditions.after_any)))
-    if others:
-        yield Reason(cause=Cause.JOBS, jobs=others[:MAX_NAMED], more=len(others[MAX_NAMED:]))
-
-
 def _names(lane: Lane) -> set[str]:
     return {name for name, _ in lane[1]}
-
-
-class ActiveJob(Struct, frozen=True):
-    """What an active job holds: the number of its slot, how many slots it takes, and tokens."""
-
-    number: int
-    size: int
-    tokens: Tokens
-    queue: str
-    urgency: Urgency

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core import conditions
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Cause, Reason, holders_in_words
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -29,8 +29,7 @@ from bgd.core.job import (
     State,
 )
 from bgd.core.job_table import JobTable
-from bgd.core.limits import NO_TOKENS, Resources, Tokens
-from bgd.core.queues import QueueRule
+from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
 from bgd.core.retry import move_after_end, wait_after
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
@@ -41,6 +40,7 @@ AFTER_NEW = -1  # priority of a retried notification: new ones for its target co
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_START = "cancelled before it started"
 CANCELLED_BEFORE_NEXT_ATTEMPT = "cancelled before it ran again"
+SKIPPED = "skipped: "
 REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NEXT_ATTEMPT})  # of `cancel`
 
 # --- effects: what the daemon does next -------------------------------------------------------------------
@@ -60,9 +60,9 @@ class SaveJob(Struct, frozen=True, gc=False):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the job has failed, or was cancelled and not by a person."""
+        """Whether the job has failed, or was cancelled: not by a person, and not because it skips."""
         if self.job.state is State.CANCELLED:
-            return self.reason not in REASONS_OF_CANCEL
+            return self.reason not in REASONS_OF_CANCEL and not str(self.reason).startswith(SKIPPED)
         return self.job.state is State.FAILED
 
 
@@ -184,7 +184,7 @@ class Scheduler:
         return self._table.queues.explain(job, obstacles, now)
 
     def with_holders(self, reason: Reason) -> Reason:
-        """Return a reason with the active jobs that hold what it is about: slots, or tokens of a resource."""
+        """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
         return self._table.queues.with_holders(reason)
 
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
@@ -529,8 +529,15 @@ class Scheduler:
             self._pauses <= _SOME_START
             and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
         ):
+            if job.conditions.limit is not None and self._table.queues.limits.is_skipped(job):
+                self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
+                continue
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
             self._effects.append(StartAttempt(job, *self._table.queues.occupy(job)))
+
+    def _holders_of(self, key: str) -> str:
+        """Return in words which jobs hold a key."""
+        return holders_in_words(self.with_holders(Reason(cause=Cause.LIMIT, subject=key)))
 
     def _notify_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
         for other, state in finished.items():

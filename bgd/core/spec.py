@@ -69,6 +69,8 @@ ResourceName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 RESOURCE_NAME = "a name of at most 32 small letters, digits and '_', a letter first"
 TokenCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
 Resources = Annotated[dict[ResourceName, TokenCount], Meta(max_length=MAX_RESOURCES)]
+Limit = tuple[Name, SlotCount]
+"""A key, and how many jobs with it may run at once."""
 Demand = tuple[tuple[str, int], ...]
 """The tokens that a job asks for, sorted by name."""
 Nice = Annotated[int, Meta(ge=-20, le=19)]
@@ -132,6 +134,13 @@ class Isolation(StrEnum):
     FORK = "fork"  # forked from an interpreter that has imported what it needs
     SPAWN = "spawn"  # a fresh interpreter
     REUSE = "reuse"  # no process of its own: an interpreter runs one job after another
+
+
+class OnLimit(StrEnum):
+    """What happens to a job when its turn comes while as many jobs with the key of its limit run as may."""
+
+    WAIT = "wait"
+    SKIP = "skip"  # the job is cancelled
 
 
 class StopSignal(StrEnum):
@@ -279,6 +288,14 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         Resources | None, Option("Tokens of a resource to hold while running: gpu=1", label="resources")
     ] = None
     """The number of tokens of each resource, by its name in [resources]."""
+    limit: Annotated[Limit | None, _in_policy("Run at most N jobs with this key at once", label="limit")] = (
+        None
+    )
+    """In the key of a class job, {0} and {name} stand for its arguments."""
+    on_limit: Annotated[
+        OnLimit | None, _in_policy("Wait for the limit, or skip the job", label="on limit")
+    ] = None
+    """None: wait."""
     hold: Annotated[bool, _at_start("Wait until the job is released", can_edit=False)] = False
     cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
     umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None
@@ -497,9 +514,11 @@ def _problem_with_place(spec: JobSpec) -> str | None:
     if spec.stdin is not None and _is_not_a_path(spec.stdin):
         return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     of_slurm = (spec.gres, spec.partition, spec.account, *(spec.slurm_options or ()))
-    for text in (spec.name, spec.key, *spec.tags, *of_slurm):
+    for text in (spec.name, spec.key, *(spec.limit or ())[:1], *spec.tags, *of_slurm):
         if text is not None and not text.isprintable():
-            return f"name, key, tags and words for Slurm must be printable text on one line, not {text!r}"
+            return (
+                f"name, key, limit, tags and words for Slurm must be printable text on one line, not {text!r}"
+            )
     for text in spec.slurm_options or ():
         if problem := problem_with_slurm_option(text):
             return f"slurm_options: {problem}"

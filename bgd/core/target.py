@@ -1,4 +1,4 @@
-"""Targets of class jobs, the allow-list, and policies of the configuration.
+"""Targets of class jobs, the allow-list, policies of the configuration, and keys from arguments.
 
 Nothing is imported.
 """
@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import ExceptionRules
-from bgd.core.spec import OPTIONS, JobSpec
+from bgd.core.spec import MAX_NAME, OPTIONS, JobSpec
 
 
 class PythonTarget(Struct, frozen=True):
@@ -244,3 +245,73 @@ def under_policy(spec: JobSpec, policy: ClassPolicy, among: Collection[str] | No
             if getattr(spec, name) is None and (among is None or name in among)
         },
     )
+
+
+# --- keys from arguments ----------------------------------------------------------------------------------
+
+
+class _Arguments(Struct, frozen=True):
+    args: list[Raw] = []
+    kwargs: dict[str, Raw] = {}
+
+
+def key_from(template: str, arguments: str | None) -> str:
+    """Return a key with the arguments of a class job in place of {0} and {name}; `arguments`: JSON text.
+
+    A text stands as it is, any other value as its JSON.
+
+    Raises:
+        ValueError: it names an argument that the job does not have, or the key is too long.
+    """
+    if not _BRACE.search(template):
+        return template
+    if problem := problem_with_template(template):
+        raise ValueError(problem)
+    try:
+        given = msgspec.json.decode(arguments or "{}", type=_Arguments)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{template!r}: the arguments of the job cannot be read: {error}") from error
+    key = ARGUMENT.sub(lambda match: _argument(template, match[1], given), template)
+    if not 1 <= len(key) <= MAX_NAME or not key.isprintable():
+        raise ValueError(f"{template!r}: a key is printable text of 1 to {MAX_NAME} characters on a line")
+    return key
+
+
+def with_key(spec: JobSpec) -> JobSpec:
+    """Return the spec of a class job with its arguments in the key of its limit.
+
+    The template itself is the key if the configuration has changed since the spec was checked: a batch is
+    either refused as a whole or queued as a whole.
+    """
+    if spec.limit is None or spec.target is None:
+        return spec
+    try:
+        return replace(spec, limit=(key_from(spec.limit[0], spec.arguments), spec.limit[1]))
+    except ValueError:
+        return spec
+
+
+def problem_with_template(template: str) -> str | None:
+    """Return what is wrong with the key of a class job's limit; None: nothing."""
+    if _BRACE.search(ARGUMENT.sub("", template)):
+        return f"{template!r}: write {{0}} or {{name}} for an argument"
+    return None
+
+
+def _argument(template: str, name: str, given: _Arguments) -> str:
+    is_place = name.isdecimal()
+    if is_place and int(name) < len(given.args):
+        value = given.args[int(name)]
+    elif name in given.kwargs:
+        value = given.kwargs[name]
+    else:
+        raise ValueError(
+            f"{template!r}: the job has no argument {name} by {'position' if is_place else 'name'}"
+        )
+    text = bytes(value)
+    return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
+
+
+ARGUMENT = re.compile(r"\{(\w+)\}")
+"""An argument in the key of a limit, by its position or name."""
+_BRACE = re.compile(r"[{}]")

@@ -13,7 +13,15 @@ from functools import cache, lru_cache
 
 from bgd.config import Config, no_target
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
-from bgd.core.target import PythonTarget, RunnerTarget, Target, is_allowed, parse_target, patterns_for
+from bgd.core.target import (
+    PythonTarget,
+    RunnerTarget,
+    Target,
+    is_allowed,
+    key_from,
+    parse_target,
+    patterns_for,
+)
 from bgd.errors import NotAllowed, Refused, nearest
 from bgd.mounts import Mounts
 from bgd.values import ANY_COMMAND
@@ -75,6 +83,18 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"[security] allowed_commands of {config_file(config)} lists programs, and slurm_options"
                 " could change what they run: set them in `options` of the executor"
             )
+
+
+def check_limit(spec: JobSpec, template: str) -> None:
+    """Refuse a class job that lacks an argument of the key of its limit.
+
+    Raises:
+        Refused: it does.
+    """
+    try:
+        key_from(template, spec.arguments)
+    except ValueError as error:
+        raise Refused(f"limit {error}") from error
 
 
 def check_resources(spec: JobSpec, config: Config) -> None:

@@ -24,8 +24,8 @@ from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, VERBS, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State, Verb
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
-from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy
-from bgd.daemon.access import check_may_run, check_resources, check_target, check_variables
+from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
+from bgd.daemon.access import check_limit, check_may_run, check_resources, check_target, check_variables
 from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
@@ -115,6 +115,8 @@ class JobActions:
             check_follow_ups(spec, config)
         if spec.target is not None:
             spec = under_policy(spec, self._class_policy(spec.target))
+            if spec.limit is not None:
+                check_limit(spec, spec.limit[0])
         # most daemons have no executors, and submits are frequent: skip the check
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
@@ -213,7 +215,7 @@ class JobActions:
         if spec.target is None:
             return spec, policy_of(spec, config.retry_commands)
         of_class = self._class_policy(spec.target)
-        spec = under_policy(spec, of_class)
+        spec = with_key(under_policy(spec, of_class))
         return spec, policy_of(spec, config.retry, of_class.on_exceptions or ())
 
     def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
@@ -495,7 +497,7 @@ class JobActions:
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            spec = under_policy(spec, self._class_policy(spec.target), among=changed)
+            spec = with_key(under_policy(spec, self._class_policy(spec.target), among=changed))
             config = self._supervisor.config
             default = config.retry if spec.target else config.retry_commands
             policy = policy_of(

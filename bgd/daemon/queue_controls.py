@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.job import State
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest

@@ -27,6 +27,7 @@ WRITTEN: dict[Any, str] = {
     spec.Folder: "str | os.PathLike[str]",
     spec.Instant: "float | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
+    spec.Limit: "str | tuple[str, int]",
     spec.Resources: "Mapping[str, int]",
     spec.SlurmOptions: "Sequence[str]",
     spec.Tags: "Sequence[str]",
@@ -36,6 +37,7 @@ WRITTEN: dict[Any, str] = {
 # The types of attributes of a job that their base types do not tell
 VIEWED: dict[Any, str] = {
     spec.FollowUp: "tuple[str, ...]",
+    spec.Limit: "tuple[str, int]",
     spec.Resources: "dict[str, int]",
     spec.SlurmOptions: "tuple[str, ...]",
 }

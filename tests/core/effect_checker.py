@@ -22,13 +22,13 @@ from bgd.core.job import (
     Outcome,
     State,
 )
-from bgd.core.limits import NO_TOKENS, Resources
-from bgd.core.queues import QueueRule
+from bgd.core.limits import NO_TOKENS, QueueRule, Resources
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import (
     AFTER_NEW,
     EXPIRED,
     NOTE,
+    SKIPPED,
     SUBMIT,
     CommandAttempt,
     Effect,
@@ -40,7 +40,7 @@ from bgd.core.scheduler import (
 from bgd.core.spec import JobSpec
 from tests.core.dependency_model import DependencyModel
 from tests.core.fakes import End
-from tests.core.slot_model import SlotModel
+from tests.core.slot_model import SlotModel, skips
 
 FAILURES = frozenset(
     {
@@ -174,6 +174,8 @@ class EffectChecker:
             assert new.priority == spec.priority
         assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
         assert dict(new.conditions.resources) == (spec.resources or {})
+        limit = new.conditions.limit
+        assert (limit and (limit.key, limit.places)) == spec.limit
         if old is not None and old.state in ACTIVE and new.state not in ACTIVE:
             (last, _, _) = self.ends[new.id][-1]
             was_killed_unasked = old.state is State.RUNNING and last is Outcome.CANCELLED
@@ -196,7 +198,12 @@ class EffectChecker:
         elif new.state is State.CANCELLED and old.state in WAITING:
             has_expired = old.conditions.expires is not None and old.conditions.expires <= now.elapsed
             assert (save.reason == EXPIRED) <= has_expired
-            assert what == "cancel" or has_expired or new.id in self.dependencies.doomed
+            is_skipped = str(save.reason).startswith(SKIPPED)
+            if is_skipped:
+                self._check_turn(old, now)
+                assert skips(old)
+                assert self.slots.is_full(old)
+            assert what == "cancel" or has_expired or is_skipped or new.id in self.dependencies.doomed
         elif old.state is State.HELD:
             assert what == "release"
         elif new.state is State.STOPPING:
@@ -215,10 +222,13 @@ class EffectChecker:
         assert job.state is State.RUNNING
         assert self.pauses <= {PauseReason.ASKED, PauseReason.LOAD}
         assert not self.dependencies.of(job.id), "started before the jobs it waits for"
+        self._check_turn(job, now)
+        self.slots.take(job, start.slot, start.tokens, now.elapsed)
+
+    def _check_turn(self, job: Job, now: Now) -> None:
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
         before = self.slots.next_up([job, *queued], now.elapsed, is_paused=bool(self.pauses))
-        assert before == job, f"job {job.id} started, but it was the turn of {before}"
-        self.slots.take(job, start.slot, start.tokens, now.elapsed)
+        assert before == job, f"it was not the turn of job {job.id}, but of {before}"
 
     # --- what always holds --------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
-from bgd.core.limits import NO_TOKENS, Resources
-from bgd.core.queues import QueueRule
+from bgd.core.limits import NO_TOKENS, QueueRule, Resources
 from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
 from tests.core.effect_checker import EffectChecker, Request

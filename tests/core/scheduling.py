@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import Now, Outcome, RetryPolicy
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.scheduler import SaveJob, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from bgd.core.job import Job, JobId
-from bgd.core.limits import NO_TOKENS, Resources, Tokens
-from bgd.core.queues import QueueRule
+from bgd.core.job import Job, JobId, KeyLimit
+from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
 
 
 class TakenSlot(Struct, frozen=True):
@@ -21,6 +20,7 @@ class TakenSlot(Struct, frozen=True):
     target: str | None
     tokens: Tokens
     urgency: tuple[int, JobId]
+    limit: KeyLimit | None = None
 
 
 class SlotModel:
@@ -56,6 +56,7 @@ class SlotModel:
         for name, held in tokens.items():
             assert set(held) <= self._free(name), "a token is held twice, or there is none of this name"
         assert self.opens_at(job.queue, now) is None, "the rate of its queue is exceeded"
+        assert not self.is_full(job), "its key is taken"
         self.starts.append((job.queue, now))
         if not self._is_outside(job.queue):
             self.latest = self._used(job)
@@ -74,8 +75,20 @@ class SlotModel:
     def restore(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give a job that was active before a restart its number and tokens again."""
         self.taken[job.id] = TakenSlot(
-            number, self._size(job), job.queue, job.conditions.target, tokens, _urgency(job)
+            number,
+            self._size(job),
+            job.queue,
+            job.conditions.target,
+            tokens,
+            _urgency(job),
+            job.conditions.limit,
         )
+
+    def is_full(self, job: Job) -> bool:
+        """Return whether all places of the key of a job are taken; here all jobs say the same number."""
+        limit = job.conditions.limit
+        keys = [seat.limit.key for seat in self.taken.values() if seat.limit is not None]
+        return limit is not None and keys.count(limit.key) >= limit.places
 
     def leave(self, job_id: JobId) -> None:
         self.taken.pop(job_id, None)
@@ -96,7 +109,7 @@ class SlotModel:
             return min(first, key=_urgency, default=None)
         has_weights = any(rule.weight is not None for rule in self.rules.values())
         job = min(ready, key=self._turn if has_weights else _urgency, default=None)
-        if job is None or self._size(job) + self.taken_slots > self.slots:
+        if job is None or (self._size(job) + self.taken_slots > self.slots and not self.is_full(job)):
             return None  # no less urgent job takes the slots for which a large one waits
         return job
 
@@ -105,7 +118,8 @@ class SlotModel:
         ready: list[Job] = []
         claimed: set[str] = set()  # resources for which a more urgent job waits
         full: set[tuple[str, str | None]] = set()  # queues for whose slots a more urgent job waits
-        for job in sorted(_first_of_each_kind(queued), key=_urgency):
+        startable = (job for job in queued if not self.is_full(job) or skips(job))
+        for job in sorted(_first_of_each_kind(startable), key=_urgency):
             demand = dict(job.conditions.resources)
             rule = self.rules.get(job.queue, QueueRule())
             if rule.paused or any(
@@ -169,6 +183,11 @@ def _first_of_each_kind(queued: Iterable[Job]) -> list[Job]:
             for job in sorted(queued, key=_urgency, reverse=True)
         }.values()
     )
+
+
+def skips(job: Job) -> bool:
+    """Return whether a job is cancelled when its turn comes while its key is taken."""
+    return job.conditions.limit is not None and job.conditions.limit.skips
 
 
 def _urgency(job: Job) -> tuple[int, JobId]:

@@ -21,7 +21,7 @@ from bgd.core.explain import (
     waiting_line,
 )
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.scheduler import PauseReason, Scheduler
 from bgd.core.spec import Rate
 from tests.core.scheduling import NOW, at, end, make_scheduler, submit
@@ -94,6 +94,7 @@ class Situation:
             "priority": dice.choice([0, 0, 0, 1, -1]),
             "slots": dice.choice([1, 1, 1, 2, 9]),
             "resources": dice.choice([None, None, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "disk": 1}]),
+            "limit": dice.choice([None, None, None, ("one", 1), ("two", 2)]),
             "delay": dice.choice([0.0, 0.0, 0.0, 50.0]),
             "hold": dice.random() < 0.1,
             dice.choice(["after", "after_any"]): tuple(others),
@@ -133,9 +134,18 @@ class Situation:
         before = self.jobs_before()
         ahead = next((reason.ahead for reason in reasons if reason.ahead is not None), 0)
         assert len(before) >= ahead, "more jobs are said to be before it than there are"
+        # one that takes no slots comes first, and may take the only place of a key
+        self.hold(lambda job: job.state is State.QUEUED and self.wants_the_same_key(job))
         if self.has_weights:
             self.hold_those_with_another_turn(reasons)
-        if ahead or named & {Cause.TIME, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE}:
+        if ahead or named & {
+            Cause.TIME,
+            Cause.QUEUE_SLOTS,
+            Cause.SLOTS,
+            Cause.TOKENS,
+            Cause.RATE,
+            Cause.LIMIT,
+        }:
             self.hold(lambda job: job.id in before)  # also who could not use what is granted until now
         for reason in reversed(reasons):
             self.grant_one(reason)
@@ -190,13 +200,18 @@ class Situation:
         mine = self.scheduler.get(self.job)
         return bool(dict(job.conditions.resources).keys() & dict(mine.conditions.resources).keys())
 
+    def wants_the_same_key(self, job):
+        mine = self.scheduler.get(self.job)
+        is_later = "apart" in {job.queue, mine.queue} or (-job.priority, job.id) > (-mine.priority, mine.id)
+        return is_later and job.conditions.limit is not None and job.conditions.limit == mine.conditions.limit
+
     def hold(self, is_meant):
         jobs = [job for job in self.scheduler._table.jobs if job.id != self.job and is_meant(job)]
         for job in jobs:
             self.scheduler.hold(job.id, self.now)
         return len(jobs)
 
-    def grant_one(self, reason):  # noqa: C901 - a flat list of cases
+    def grant_one(self, reason):  # noqa: C901, PLR0912 - a flat list of cases
         scheduler = self.scheduler
         job = scheduler.get(self.job)
         cause: Cause = reason.cause
@@ -205,6 +220,11 @@ class Situation:
                 self.set_rule(job.queue, paused=False)
             case Cause.QUEUE_SLOTS:
                 self.set_rule(job.queue, slots=reason.taken + reason.wanted)
+            case Cause.LIMIT:
+                limits = scheduler._table.queues.limits
+                if (use := limits._uses.get(reason.subject)) is not None:  # else it has made way
+                    use.places, use.newest = reason.taken + 1, JobId(10**6)
+                    limits._wake(reason.subject)
             case Cause.SLOTS:  # more slots would make a job larger that takes all there are
                 while scheduler.taken + reason.wanted > reason.slots:
                     self.make_way(scheduler.active_jobs()[0])
@@ -277,7 +297,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
         named = {each.cause for each in reasons}
         if (
             reason.cause in {Cause.SHARE, Cause.TURN}
-            or (reason.cause in {Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named)
+            or (reason.cause in {Cause.LIMIT, Cause.QUEUE_SLOTS, Cause.TOKENS} and Cause.SLOTS in named)
             or (reason.cause is Cause.RATE and Cause.TIME in named)
         ):
             continue  # one grant may grant another: those that make way may be of its queue or have tokens

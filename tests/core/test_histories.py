@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 
 from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolicy, State
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, OnLimit, Rate
 from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL
@@ -68,6 +68,8 @@ fields = {
     "expires": st.sampled_from([None, None, 3.0, 30.0]),
     "slots": st.sampled_from([1, 1, 1, 2, 9]),
     "resources": st.sampled_from([None, None, None, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "license": 1}]),
+    "limit": st.sampled_from([None, None, ("one", 1), ("two", 2)]),
+    "on_limit": st.sampled_from([None, None, OnLimit.WAIT, OnLimit.SKIP]),
     "delay": st.sampled_from([0.0, 0.0, 0.0, 1.0, 7.0]),
     "at": st.sampled_from([None, None, -5.0, 6.0]),
 }

@@ -6,7 +6,8 @@ import pytest
 
 from bgd.core.explain import Cause, Reason, likely_start, words_of
 from bgd.core.job import Conditions, Job, JobId, Outcome, State
-from bgd.core.queues import QueueRule, ReadyQueues
+from bgd.core.limits import QueueRule
+from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
 from bgd.core.spec import NOTIFICATION_QUEUE, Rate
 from tests.core.scheduling import (

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.scheduler import (
     CANCELLED_BEFORE_START,
     CommandAttempt,

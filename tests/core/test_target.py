@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from bgd.core.target import (
     PythonTarget,
     RunnerTarget,
     is_allowed,
+    key_from,
     parse_target,
     problem_with_entry,
     target_of_class,
@@ -270,3 +273,41 @@ def test_a_target_with_a_dot_instead_of_the_colon_is_refused_with_the_right_form
         parse_target(said)
 
     assert str(refusal.value).partition("; did you mean ")[2] == (f"{meant}?" if meant else "")
+
+
+# --- keys from arguments ----------------------------------------------------------------------------------
+
+ARGUMENTS = '{"args": [9, "a b", [1,2]], "kwargs": {"order": 12345678901234567890123, "shop": "s{0}"}}'
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("backup", "backup"),
+        ("customer:{0}", "customer:9"),
+        ("{1}/{order}", "a b/12345678901234567890123"),
+        ("{2}", "[1,2]"),
+        ("{shop}", "s{0}"),
+    ],
+)
+def test_a_key_has_arguments_in_it(template, key):
+    assert key_from(template, ARGUMENTS) == key
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "problem"),
+    [
+        ("{3}", ARGUMENTS, "'{3}': the job has no argument 3 by position"),
+        ("{name}", ARGUMENTS, "'{name}': the job has no argument name by name"),
+        ("{0}", None, "no argument 0 by position"),
+        ("{0.id}", ARGUMENTS, "'{0.id}': write {0} or {name} for an argument"),
+        ("a}", ARGUMENTS, "write {0} or {name}"),
+        ("{0}", '{"args": 1}', "the arguments of the job cannot be read"),
+        ("{0}", '{"args": ["' + 201 * "x" + '"]}', "a key is printable text of 1 to 200 characters"),
+        ("{0}", '{"args": ["a\\nb"]}', "a key is printable text"),
+        ("{0}", '{"args": [""]}', "a key is printable text of 1 to 200 characters"),
+    ],
+)
+def test_a_key_without_its_arguments_is_refused(template, arguments, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        key_from(template, arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import State
-from bgd.core.queues import QueueRule
+from bgd.core.limits import QueueRule
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon import queue_controls
 from bgd.daemon.storage.records import QueueControls, QueueSetting

@@ -79,7 +79,6 @@ MISSING = {  # what bgd would call it
     "A cluster of its own": {"cluster", "workers"},
     "Results as arguments": {"result_of", "ref"},
     "objects for groups": {"group"},
-    "Limits by key": {"limit"},
     "Callbacks in your process": {"add_done_callback", "callback"},
     "Arguments and results other than JSON": {"pickle", "serializer"},
 }

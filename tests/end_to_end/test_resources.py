@@ -124,3 +124,33 @@ def test_a_rate_counts_retries_and_is_kept_over_a_kill_of_bgd(daemon, client):
     daemon.configure(CONFIGURATION.replace('"2/1h"', '"3/1h"'))
     daemon.bgctl("reload")
     assert waiting.wait(DEADLINE).state == "succeeded"
+
+
+# --- limits by key ----------------------------------------------------------------------------------------
+
+
+def test_a_limit_by_key_is_kept_over_a_kill_of_bgd_and_explained(daemon, client):
+    holder = running(client, limit="customer:9")
+    waiting = client.submit(["/bin/true"], limit="customer:9")
+    skipped = client.submit(["/bin/true"], limit="customer:9", on_limit="skip").wait(DEADLINE)
+    assert (skipped.state, skipped.reason) == ("cancelled", f"skipped: job {holder.id} holds customer:9")
+    assert client.submit(["/bin/true"], limit="customer:8").wait(DEADLINE).state == "succeeded"
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+
+    assert daemon.bgctl("explain", str(waiting.id)).stdout.splitlines()[1:3] == [
+        "  for limit customer:9: 1 of 1 is taken",
+        f"    job {holder.id} holds customer:9",
+    ]
+    both = running(client, limit=("customer:9", 2))  # the newest job says how many: the waiting one may run
+    assert "\n  limit      customer:9, 2 at once\n" in daemon.bgctl("show", str(both.id)).stdout
+    assert waiting.wait(DEADLINE).state == "succeeded"
+    holder.cancel()
+    both.cancel()
+    again = client.submit(["/bin/true"], limit=("a=b", 3), hold=True)
+    assert again.refresh().limit == ("a=b", 3)
+    daemon.bgctl("edit", str(again.id), "--limit", "a=b=1", "--on-limit", "skip")
+    assert (again.refresh().limit, again.view.on_limit) == (("a=b", 1), "skip")
+    daemon.bgctl("edit", str(again.id), "--unset", "limit")
+    assert again.refresh().limit is None

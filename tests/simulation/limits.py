@@ -12,7 +12,7 @@ from unittest import mock
 from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig
-from bgd.core.job import Job, JobId, Move, Now, State
+from bgd.core.job import NO_CONDITIONS, Conditions, Job, JobId, Move, Now, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import Scheduler
 from bgd.core.spec import Rate
@@ -134,7 +134,13 @@ def _model_of(queues: ReadyQueues) -> SlotModel:
     model = SlotModel(queues._slots, queues._rules, {"gpu": GPUS})
     model.taken = {
         job_id: TakenSlot(
-            held.number, held.size, held.queue, _target_of(queues, job_id), held.tokens, held.urgency
+            held.number,
+            held.size,
+            held.queue,
+            _conditions_of(queues, job_id).target,
+            held.tokens,
+            held.urgency,
+            _conditions_of(queues, job_id).limit,
         )
         for job_id, held in queues._active.items()
     }
@@ -142,9 +148,9 @@ def _model_of(queues: ReadyQueues) -> SlotModel:
     return model
 
 
-def _target_of(queues: ReadyQueues, job_id: JobId) -> str | None:
+def _conditions_of(queues: ReadyQueues, job_id: JobId) -> Conditions:
     job = queues._job_of(job_id)
-    return None if job is None else job.conditions.target
+    return NO_CONDITIONS if job is None else job.conditions
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Machine:
         life: the current supervisor.
         starts: when each supervisor started, by the wall clock.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
-        has_limits: whether queues have rates and weights; None leaves that to the seed.
+        has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class Machine:
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
         self.config = _config(self.dice, tells=seed % TELLS == 1)
-        if random.Random(~seed).random() < LIMITED if has_limits is None else has_limits:
+        self.has_limits = random.Random(~seed).random() < LIMITED if has_limits is None else has_limits
+        if self.has_limits:
             self.config = with_limits(self.config, seed)
         self.has_schedules = random.Random(seed).random() < SHARE if has_schedules is None else has_schedules
         self.launcher: SimulatedLauncher | None = None

@@ -11,14 +11,15 @@ import msgspec
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.core.notifications import Message, NotifyEvent
-from bgd.core.scheduler import REASONS_OF_CANCEL
-from bgd.core.spec import NOTIFICATION_QUEUE
+from bgd.core.scheduler import REASONS_OF_CANCEL, SKIPPED
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import change_stream, read, records, summaries
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots, Suspend
 from bgd.wire.schedules import RemoveSchedule
 from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
+from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
@@ -215,6 +216,7 @@ class SimulationRun:
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
+        found += check_key_limits(history)
         if not self._is_set:
             found += check_rates(history, self._machine.config.queues, self._machine.starts)
         return found
@@ -236,7 +238,8 @@ class SimulationRun:
             return
         ends: defaultdict[int, list[State]] = defaultdict(list)
         for event in stream:
-            is_known = event.reason in REASONS_OF_CANCEL and event.state is State.CANCELLED
+            is_asked = event.reason in REASONS_OF_CANCEL or str(event.reason).startswith(SKIPPED)
+            is_known = is_asked and event.state is State.CANCELLED
             if event.state in FINAL and event.what != "remove" and not is_known:
                 ends[event.job].append(event.state)
         told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in messages)
@@ -277,7 +280,7 @@ def _first_failures(ends: list[State]) -> int:
 def _check_turns(history: History, stream: list[EventView]) -> None:
     """Check that no job starts while a more urgent one, or an older one as urgent, waits in the same lane.
 
-    Such a job is in the same queue and asks for the same tokens.
+    Such a job is in the same queue and asks for the same tokens and key.
     """
     edited = history.edited_jobs()
     queued: dict[int, tuple[object, int]] = {}
@@ -287,7 +290,7 @@ def _check_turns(history: History, stream: list[EventView]) -> None:
             continue
         rank = -(spec.priority or 0)
         if event.what == "start":
-            own = (spec.queue or "default", spec.resources)
+            own = _lane_of(spec)
             ahead = [
                 job
                 for job, (lane, other) in queued.items()
@@ -295,6 +298,10 @@ def _check_turns(history: History, stream: list[EventView]) -> None:
             ]
             assert not ahead, f"job {event.job} started, but it was the turn of {ahead}"
         if event.state is State.QUEUED:
-            queued[event.job] = (spec.queue or "default", spec.resources), rank
+            queued[event.job] = _lane_of(spec), rank
         else:
             queued.pop(event.job, None)
+
+
+def _lane_of(spec: JobSpec) -> tuple[object, ...]:
+    return spec.queue or "default", spec.resources, spec.limit

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions, scheduler
 from bgd.core.job import Move, State
+from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
@@ -21,7 +22,7 @@ from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage import read, submissions
 from bgd.daemon.storage import schedules as schedule_storage
-from bgd.daemon.storage.records import QueueControls
+from bgd.daemon.storage.records import QueueControls, unpack_waits
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
 from tests.simulation.launcher import QUEUES
@@ -372,6 +373,38 @@ def expect_found(monkeypatch, fault, found, **options):
     start = STARTS.get(fault, 0)
     with pytest.raises(AssertionError, match=found):
         run_all(range(start, start + ENOUGH), **options)
+
+
+def let_all_run(monkeypatch):
+    monkeypatch.setattr(KeyLimits, "is_full", lambda *_: False)
+
+
+def forget_keys_of_limits_at_a_restart(monkeypatch):
+    monkeypatch.setattr(read, "unpack_waits", lambda packed: replace(unpack_waits(packed), limit=None))
+
+
+def wake_nobody(monkeypatch):
+    monkeypatch.setattr(KeyLimits, "_wake", lambda *_: None)
+
+
+def skip_who_wants_to_wait(monkeypatch):
+    monkeypatch.setattr(KeyLimits, "must_wait", lambda *_: False)
+    monkeypatch.setattr(KeyLimits, "is_skipped", KeyLimits.is_full)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (let_all_run, "places, and these run"),
+        (forget_keys_of_limits_at_a_restart, "places, and these run"),
+        (wake_nobody, "have not finished"),
+        (skip_who_wants_to_wait, "wants to wait"),
+    ],
+)
+def test_a_fault_of_limits_by_key_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        run_all(range(ENOUGH), has_schedules=False, has_limits=True)
 
 
 def run_all(seeds, **options):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bgd import clock
+from bgd.core.conditions import without_met_conditions
 from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.retry import options_of, with_policy
@@ -114,7 +115,7 @@ def result_of(db: sqlite3.Connection, job_id: JobId) -> tuple[str | None, JobErr
 def _view(row: sqlite3.Row) -> JobView:
     spec = unpack_spec(row["spec"])
     policy = unpack_policy(row["policy"])
-    after, after_any = unpack_waits(row["waits"])
+    waits = unpack_waits(row["waits"])
     return JobView(
         kind="class" if spec.argv is None else "command",
         argv=None if spec.argv is None else list(spec.argv),
@@ -130,7 +131,7 @@ def _view(row: sqlite3.Row) -> JobView:
         expires_at=_on_wall_clock(row["expires_elapsed"], row) if row["attempt"] == 0 else None,
         after=list(spec.after),
         after_any=list(spec.after_any),
-        waits_for=list(dict.fromkeys(after + after_any)),
+        waits_for=list(dict.fromkeys(waits.after + waits.after_any)),
         suspended=bool(row["suspended"]),
         on_exceptions={name: rule_text(decision) for name, decision in policy.on_exceptions},
         progress=_progress(row),
@@ -348,7 +349,7 @@ def finished_jobs(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId,
     """Return those of these jobs that have finished, without what they waited for."""
     rows = rows_of(db, _FINISHED, job_ids)
     jobs = [_job(_known_state(row["id"], row["state"]), *row[1:]) for row in rows]
-    return {job.id: job for job in jobs if job.state in FINAL}
+    return {job.id: without_met_conditions(job) for job in jobs if job.state in FINAL}
 
 
 def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
@@ -415,12 +416,13 @@ def _job_conditions(  # noqa: PLR0917 (columns, as in `_job`)
     expires: float | None,
     waits: bytes | None,
 ) -> Conditions:
-    after, after_any = unpack_waits(waits)
+    others = unpack_waits(waits)
     return Conditions(
         at=at,
         expires=expires,
-        after=after,
-        after_any=after_any,
+        after=others.after,
+        after_any=others.after_any,
+        limit=others.limit,
         key=key,
         slots=slots,
         resources=unpack_resources(resources),
@@ -434,7 +436,7 @@ _COLUMNS = f"""
 """
 _AWAITED = "wall_due, expires_elapsed, waits"
 
-_FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id IN"  # noqa: S608 (constants)
+_FINISHED = f"SELECT state, {_COLUMNS}, {_AWAITED} FROM jobs WHERE id IN"  # noqa: S608 (constants)
 
 _PAGE_OF = "WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
 _WAITING = f"SELECT {_COLUMNS}, {_AWAITED} FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.job import Conditions, Decision, Job, JobId, KeyLimit, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
@@ -274,8 +274,17 @@ class UnfinishedJob(Struct, frozen=True, gc=False):
 
 # --- columns that hold a structured value
 
-Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Conditions.after and Conditions.after_any
 
+class Waits(Struct, frozen=True, array_like=True):
+    """Conditions of these names. The database stores them by position: new fields go to the end."""
+
+    after: tuple[JobId, ...] = ()
+    after_any: tuple[JobId, ...] = ()
+    limit: KeyLimit | None = None
+
+
+_NO_WAITS = Waits()
+_waits = attrgetter(*Waits.__struct_fields__)
 _MAX_CACHED = 1024  # policies
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -315,11 +324,11 @@ def unpack_tokens(packed: bytes | None) -> Tokens:
 
 
 def pack_waits(conditions: Conditions) -> bytes | None:
-    """Return the ids of the jobs that a job waits for as the database stores them; None if there are none."""
-    waits = (conditions.after, conditions.after_any)
+    """Return what a job waits for besides times and tokens as the database stores it; None: nothing."""
+    waits = _waits(conditions)
     return _encode(waits) if any(waits) else None
 
 
 def unpack_waits(packed: bytes | None) -> Waits:
-    """Return the ids of the jobs that a job waits for, with `after` and with `after_any`."""
-    return ((), ()) if packed is None else _decode_waits(packed)
+    """Return what a job waits for besides times and tokens."""
+    return _NO_WAITS if packed is None else _decode_waits(packed)

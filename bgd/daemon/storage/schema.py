@@ -45,7 +45,7 @@ TABLES = (
     # Hot and narrow: what the Scheduler decides by and what lists select by. ..._elapsed is on the clock of
     # the boot meta.boot_id; every ..._at is epoch time. started_at is that of the latest attempt; outcome,
     # exit_code and signal are those of the latest attempt that has ended. wall_due is Conditions.at. waits
-    # and resources are MessagePack of [after, after_any] and of Conditions.resources; NULL for nothing.
+    # and resources are MessagePack of records.Waits and of Conditions.resources; NULL for nothing.
     # snoozes: attempts that ended so, for people. logged: bytes of its logs on disk. progress, a fraction of
     # 1, and its message are those of the latest attempt. notify: the target that the job itself names.
     # schedule: the one that the job is of.

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Concatenate
 
-from bgd.core.job import FINAL, JobId, Now, State
+from bgd.core.job import ACTIVE, FINAL, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import change_stream, copying, read
 from bgd.daemon.storage.database import DatabaseConnection, P, R, StoreBroken, damaged, transaction
@@ -99,8 +99,8 @@ class Store(StoreReader):
             await connection.close()
 
     async def unfinished(self) -> AsyncIterator[list[UnfinishedJob]]:
-        """Yield all unfinished jobs, some thousand at a time: state by state, by their ids."""
-        for state in State:
+        """Yield all unfinished jobs, some thousand at a time: active ones first; by state and id."""
+        for state in sorted(State, key=lambda state: state not in ACTIVE):
             after = 0
             while state not in FINAL and (page := await self.read(read.unfinished_jobs, state, after)):
                 yield page

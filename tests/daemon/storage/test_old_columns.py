@@ -132,7 +132,7 @@ def stored_now() -> dict[str, bytes]:
 
 def test_policies_and_waits_are_still_readable():
     assert records.unpack_policy(sample("policy")) == POLICY
-    assert records.unpack_waits(sample("waits")) == (WAITS.after, WAITS.after_any)
+    assert records.unpack_waits(sample("waits")) == records.Waits(WAITS.after, WAITS.after_any)
 
 
 def test_specs_are_still_readable():

@@ -118,7 +118,7 @@ async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
 
     pages = [[(item.job.id, item.count) for item in page] async for page in store.unfinished()]
 
-    assert pages == [[(1, 1), (3, 1)], [(4, 2)], [(2, 1)]]
+    assert pages == [[(2, 1)], [(1, 1), (3, 1)], [(4, 2)]]
 
 
 async def test_queued_jobs_that_differ_only_by_their_ids_are_restored_as_one(store):

@@ -1,0 +1,154 @@
+"""Limits by key: the attempts that hold a key, and the queued jobs that wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+
+from msgspec import Struct
+
+from bgd.core.explain import Cause, Reason
+from bgd.core.heaps import ReadyHeap
+from bgd.core.job import Job, JobId, KeyLimit
+
+
+class _Use(Struct, gc=False):
+    """How a key is used: `places` attempts may hold it, as job `newest` says.
+
+    `waiting`: the jobs that wait for it, by the lane that they left.
+    """
+
+    places: int
+    newest: JobId
+    holders: dict[JobId, None]
+    waiting: dict[Hashable, ReadyHeap]
+
+
+class KeyLimits:
+    """The keys that active jobs hold or queued ones wait for; other keys cost nothing.
+
+    If jobs say different numbers of places for a key, the newest one counts that runs with it or that was
+    queued or came to the top of its lane while another one ran.
+
+    Jobs wait in the order of their lanes, so each lane has a heap. As long as a key has a free place, one of
+    its jobs from each of these lanes is back in its lane. Otherwise a job whose queue is paused would keep
+    the jobs of other queues waiting for a place that it does not take.
+
+    Args:
+        job_of: returns the unfinished job with an id, None if there is none.
+        push: puts a job back into its lane.
+    """
+
+    def __init__(self, job_of: Callable[[JobId], Job | None], push: Callable[[Job], None]) -> None:
+        self._uses: dict[str, _Use] = {}
+        self._job_of = job_of
+        self._push = push
+
+    def __bool__(self) -> bool:
+        """Return whether any key is in use."""
+        return bool(self._uses)
+
+    # --- questions ------------------------------------------------------------------------------------
+
+    def is_full(self, job: Job) -> bool:
+        """Return whether a job has a limit by key, and attempts hold all places of the key."""
+        use = None if job.conditions.limit is None else self._uses.get(job.conditions.limit.key)
+        return use is not None and len(use.holders) >= use.places
+
+    def must_wait(self, job: Job) -> bool:
+        """Return whether a job cannot start before an attempt gives its key back."""
+        return job.conditions.limit is not None and not job.conditions.limit.skips and self.is_full(job)
+
+    def is_skipped(self, job: Job) -> bool:
+        """Return whether a job is to be cancelled at its turn, because its key has no free place."""
+        return job.conditions.limit is not None and job.conditions.limit.skips and self.is_full(job)
+
+    def holders(self, key: str) -> dict[JobId, str]:
+        """Return the active jobs that hold a key, the earliest start first."""
+        use = self._uses.get(key)
+        return {} if use is None else dict.fromkeys(use.holders, "")
+
+    def reason(self, limit: KeyLimit) -> Reason:
+        """Return why a job waits for its key, which has no free place."""
+        use = self._uses[limit.key]
+        return Reason(cause=Cause.LIMIT, subject=limit.key, slots=use.places, taken=len(use.holders))
+
+    def waiting_before(self, job: Job, most: int) -> set[JobId]:
+        """Return up to `most` jobs of each lane that wait for the key of a job and come before it."""
+        use = None if job.conditions.limit is None else self._uses.get(job.conditions.limit.key)
+        heaps = () if use is None else use.waiting.values()
+        return {each for heap in heaps for each in heap.first_before(job.id, job.priority, most) or ()}
+
+    # --- facts ----------------------------------------------------------------------------------------
+
+    def define(self, job: Job) -> bool:
+        """Take the number of places from a queued job if it is the newest; return whether it has changed."""
+        limit = job.conditions.limit
+        use = None if limit is None else self._uses.get(limit.key)
+        if limit is None or use is None or job.id < use.newest:
+            return False
+        before, use.places, use.newest = use.places, limit.places, job.id
+        if before == use.places:
+            return False
+        self._wake(limit.key)
+        return True
+
+    def take(self, job: Job) -> None:
+        """Give a job that starts, or that was active before a restart, a place of its key."""
+        if (limit := job.conditions.limit) is not None:
+            use = self._uses.setdefault(limit.key, _Use(limit.places, job.id, {}, {}))
+            use.holders[job.id] = None
+            if not self.define(job):
+                self._wake(limit.key)
+
+    def give_back(self, job: Job) -> None:
+        """Free the place of a job whose attempt has ended."""
+        if job.conditions.limit is not None:
+            del self._uses[job.conditions.limit.key].holders[job.id]
+            self._wake(job.conditions.limit.key)
+
+    def park(self, job: Job, lane: Hashable, is_live: Callable[[JobId, int], bool]) -> None:
+        """Let a job that must wait, taken from its lane, wait for its key; `is_live` as in ReadyHeap."""
+        if (limit := job.conditions.limit) is not None:
+            waiting = self._uses[limit.key].waiting
+            if lane not in waiting:
+                waiting[lane] = ReadyHeap(partial(self._waits, limit.key, is_live))
+            waiting[lane].push(job.id, job.priority)
+
+    def forget(self, job: Job) -> None:
+        """Record that a job, which may wait for its key, left the queue without starting."""
+        if job.conditions.limit is not None and (use := self._uses.get(job.conditions.limit.key)) is not None:
+            for heap in use.waiting.values():
+                heap.forget()
+            self._wake(job.conditions.limit.key)
+
+    def wake_all(self) -> None:
+        """Put all waiting jobs back, because some now belong to other lanes."""
+        for use in list(self._uses.values()):
+            heaps, use.waiting = list(use.waiting.values()), {}
+            self._push_all(job_id for heap in heaps for job_id in list(heap.ids()))
+
+    def _wake(self, key: str) -> None:
+        """If a key has a free place, put the first job of each lane that waited for it back."""
+        use = self._uses[key]
+        if len(use.holders) >= use.places:
+            return
+        woken: list[JobId] = []
+        for lane, heap in list(use.waiting.items()):
+            if (top := heap.top()) is not None:
+                heap.pop()
+                woken.append(top[1])
+            if heap.top() is None:
+                del use.waiting[lane]
+        if not use.holders and not use.waiting:
+            del self._uses[key]
+        self._push_all(woken)
+
+    def _push_all(self, job_ids: Iterable[JobId]) -> None:
+        for job in filter(None, map(self._job_of, job_ids)):
+            self._push(job)
+
+    def _waits(self, key: str, is_live: Callable[[JobId, int], bool], job_id: JobId, priority: int) -> bool:
+        """Return whether an entry still stands for a queued job that waits for this key."""
+        job = self._job_of(job_id) if is_live(job_id, priority) else None
+        return job is not None and job.conditions.limit is not None and job.conditions.limit.key == key
