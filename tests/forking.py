@@ -16,6 +16,7 @@ import json
 import locale
 import os
 import pkgutil
+import resource
 import select
 import selectors
 import socket
@@ -33,6 +34,7 @@ _PIPE = 65_536
 _LONGEST_LINE = 5_000  # bytes of a command line of bgd
 _OF_PYTHON = ("PYTHON", "LANG", "LC_", "LD_")  # variables that Python reads only when it starts
 _MOST_STREAMS = 20
+_LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 _DAEMON, _LAUNCHER = "bgd", "bgd.launcher"
 
 
@@ -153,7 +155,8 @@ def _fork(
     """Let the server fork a program; None: this needs a Python."""
     umask = os.umask(0)
     os.umask(umask)
-    request = json.dumps([list(streams), arguments, dict(env), cwd, umask, new_session]).encode()
+    limits = [(each, *resource.getrlimit(each)) for each in _LIMITS]
+    request = json.dumps([list(streams), arguments, dict(env), cwd, umask, limits, new_session]).encode()
     of_python = tuple(sorted((name, value) for name, value in env.items() if name.startswith(_OF_PYTHON)))
     if len(request) > _LONGEST or sum(map(len, arguments)) > _LONGEST_LINE:
         return None
@@ -286,8 +289,8 @@ def _tell(teller: int, number: int) -> None:
 
 
 def _prepare(request: list[Any], streams: list[int]) -> tuple[list[str], bool]:
-    """Give this fork its descriptors, environment, folder and umask."""
-    numbers, arguments, env, cwd, umask, new_session = request
+    """Give this fork its descriptors, environment, folder, umask and limits."""
+    numbers, arguments, env, cwd, umask, limits, new_session = request
     kept = {*numbers, *([_launchers.fileno()] if _launchers else [])}
     free = max(*kept, *streams) + 1
     moved = [fcntl.fcntl(each, fcntl.F_DUPFD, free) for each in streams]
@@ -299,6 +302,8 @@ def _prepare(request: list[Any], streams: list[int]) -> tuple[list[str], bool]:
                 os.close(each)
     os.chdir(cwd)
     os.umask(umask)
+    for limit, soft, hard in limits:
+        resource.setrlimit(limit, (soft, hard))
     sys.path[0] = cwd
     os.environ.clear()
     os.environ.update(env)

@@ -20,6 +20,7 @@ from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encod
 from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Reply, Shown
 from bgd.wire.requests import GetInfo, Request, Show, Wait
 from bgd.wire.views import AttemptView, JobView
+from tests import forking
 from tests.support import ROOT
 
 WAIT_SECONDS = 60.0
@@ -109,13 +110,19 @@ class Rig:
     def start(self, source: Path = ROOT) -> None:
         """Start the bgd whose source is in this folder; return when it serves."""
         ready, told = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bgd", "--config", str(self.config), "--ready-fd", str(told)],
-            cwd=source,
-            env=os.environ | {"PYTHONPATH": str(source)},  # for its launcher
-            pass_fds=[told],
-            stderr=self._log,
-        )
+        arguments = ["--config", str(self.config), "--ready-fd", str(told)]
+        env = os.environ | {"PYTHONPATH": str(source)}  # for its launcher
+        if source == ROOT:
+            streams = {0: 0, 1: 1, 2: self._log.fileno(), told: told}
+            self._process = forking.start("bgd", arguments, env, str(source), streams)
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bgd", *arguments],
+                cwd=source,
+                env=env,
+                pass_fds=[told],
+                stderr=self._log,
+            )
         os.close(told)
         with os.fdopen(ready) as pipe:
             line = pipe.readline()
