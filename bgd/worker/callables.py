@@ -39,11 +39,23 @@ def resolve(
         _check_name(found, module, name)
         _check_entry(module, name, method, allowed)
         return _method(found, module, method, allowed)
+    if method is None and not callable(found) and (task := _task_of_django(found)) is not None:
+        _check_name(task.func, module, name)
+        _check_code(task.func, module, name, home=module)
+        runner_of = getattr(task.get_backend(), "runner_of", None)
+        runner: Callable[..., object] = task.func if runner_of is None else runner_of(task)
+        return runner
     if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
         raise Refusal(f"{module}:{name} is not a {'class' if method else 'function'}")
     _check_name(found, module, name)
     _check_code(found, module, name, home=module)
     return found
+
+
+def _task_of_django(found: Any) -> Any:
+    """Return a Task of Django, or of its package django-tasks, around a function; None: it is none."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(found).__mro__}
+    return found if kinds & {("django.tasks.base", "Task"), ("django_tasks.base", "Task")} else None
 
 
 def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
