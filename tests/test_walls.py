@@ -32,6 +32,7 @@ WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py")
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
     # datetime for dates and zones that they are given; nothing asks it for the time
+    "bgd/core/batches.py": f"{PURE} bisect msgspec bgd.core",
     "bgd/core/pattern.py": f"{PURE} bisect datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
@@ -65,6 +66,9 @@ ROOMS = {
     "bgd/worker/stopping.py": f"{STANDARD} bgd_job",  # raises what a job may catch
     "bgd/worker/job.py": f"{STANDARD} .callables .process .stopping bgd_job",  # what surrounds a job gets one
     "bgd/inside": f"{STANDARD} ._reporter .Job",
+    "bgd/inside/bgd_job/__init__.py": (
+        f"{STANDARD} ._reporter bgd.client.background bgd.client.blocking.batches"
+    ),
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # a worker imports it for each job, so what it calls is imported late
     "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.schedule_spec.ScheduleSpec bgd.core.spec.JobSpec",

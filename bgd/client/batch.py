@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.client.channel import Channel, InlineConnection
 from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
 from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
+from bgd.client.specs import Caller, Item, checked, spec_of
+from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import BatchRuns, Run, Submitted, runs_of
-from bgd.wire.requests import GetBatch
+from bgd.wire.requests import GetBatch, NewBatch
+
+FollowUp = Item | str | Callable[..., object]
+"""What follows a batch: a call; a target or its function, which is called without arguments."""
 
 IN_FLIGHT = 4  # portions: one being written, one being decided, and one on the way each way
 _TRIES = 3  # times that the connection may break without progress
@@ -39,11 +46,17 @@ class BatchSender:
         channel: to the daemon.
         batch: the identity of the batch.
         last: the last line whose job is known.
+        new: the batch object to make of the lines; None: none.
+
+    Attributes:
+        object: the id of the batch object, None if there is none yet.
     """
 
-    def __init__(self, channel: Channel, batch: bytes, last: int = 0) -> None:
+    def __init__(self, channel: Channel, batch: bytes, last: int = 0, new: NewBatch | None = None) -> None:
         self._channel = channel
         self._batch = batch
+        self._new = new
+        self.object: int | None = None
         self.last = last
         self._pending: deque[Portion] = deque()  # read, and not known to be taken
         self._is_read = False
@@ -91,6 +104,7 @@ class BatchSender:
         request = GetBatch(id=UNNUMBERED, batch=self._batch, after=self.last, close=close)
         for part in await self._channel.collect(request):
             reply = expected(part, BatchRuns)
+            self.object = reply.batch or self.object
             self._drop_pending(reply.last)
             if reply.runs:
                 self.last = reply.runs[-1][0] + reply.runs[-1][2] - 1
@@ -110,7 +124,7 @@ class BatchSender:
                 while not has_pause and len(in_flight) < IN_FLIGHT:
                     portion = again.popleft() if again else self._next(source)
                     if portion is not None and not (portion.waits and in_flight):
-                        frames = partial(portion.frames, batch=self._batch, after=sent)
+                        frames = partial(portion.frames, batch=self._batch, after=sent, new=self._object())
                         in_flight.append((portion, await connection.post(frames, self._deadline())))
                         sent, has_pause = portion.last, portion.waits
                     else:
@@ -149,11 +163,15 @@ class BatchSender:
                 f"the daemon did not answer within {self._channel.timeout:g} s: some lines may or may not"
                 " have been queued"
             ) from error
-        self.last = portion.last
+        self.last, self.object = portion.last, reply.batch
         self._drop_pending(portion.last)
         return Taken(
             runs_of(portion.lines, reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle
         )
+
+    def _object(self) -> NewBatch | None:
+        """Return the batch object as a request names it: once it is made, its token is enough."""
+        return self._new if self.object is None else NewBatch()
 
     def _drop_pending(self, last: int) -> None:
         while self._pending and self._pending[0].last <= last:
@@ -163,3 +181,23 @@ class BatchSender:
 
     def _deadline(self) -> float:
         return time.monotonic() + self._channel.timeout
+
+
+def new_batch_of(name: str | None, follow_ups: Mapping[str, FollowUp | None], caller: Caller) -> NewBatch:
+    """Return a new batch with a name and what follows it, by the fields of NewBatch."""
+    given: dict[str, Any] = {
+        key: _spec_after(each, caller) for key, each in follow_ups.items() if each is not None
+    }
+    return checked(NewBatch(name=name, **given))
+
+
+def _spec_after(call: FollowUp, caller: Caller) -> JobSpec:
+    if callable(call):
+        from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
+
+        call = target_of(call)
+    item = {"target": call} if isinstance(call, str) else call
+    spec = spec_of(item, caller)
+    if spec.argv is not None and spec.env is None:
+        spec = replace(spec, env=caller.environment)
+    return spec

@@ -239,6 +239,7 @@ class JobAttributes:
     needs_node: bool
     cause: JobCause | None
     follow_ups: list[int]
+    batch: int | None
     name: str | None
     timeout: float | None
     stop_signal: StopSignal | None

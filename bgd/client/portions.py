@@ -16,7 +16,7 @@ from bgd.client.specs import Caller, Item, command_spec, spec_of
 from bgd.core.spec import JobSpec, problem_with
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import Run, runs_of
-from bgd.wire.requests import BatchPlace
+from bgd.wire.requests import BatchPlace, NewBatch
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions
@@ -31,11 +31,13 @@ class Portion(Struct, frozen=True):
 
     * `env`: the environment of those commands that have none of their own.
     * `lines`: the number of each.
+    * `is_last`: no other one follows.
     """
 
     specs: list[JobSpec]
     env: dict[str, str]
     lines: list[int]
+    is_last: bool = False
 
     @property
     def last(self) -> int:
@@ -46,10 +48,12 @@ class Portion(Struct, frozen=True):
         """Whether the daemon must look jobs up, and could take a later portion before this one."""
         return any(spec.after or spec.after_any for spec in self.specs)
 
-    def frames(self, request_id: int, batch: bytes, after: int) -> bytes:
-        """Return its request; raises as `batch_frames` does."""
-        place = BatchPlace(batch, after, ranges_of(self.lines))
-        return batch_frames(request_id, specs=self.specs, env=self.env, place=place)
+    def frames(self, request_id: int, batch: bytes, after: int, new: NewBatch | None = None) -> bytes:
+        """Return its request, for jobs of a batch object if one is given; raises as `batch_frames` does."""
+        fields: dict[str, Any] = {"place": BatchPlace(batch, after, ranges_of(self.lines))}
+        if new is not None:
+            fields["batch"] = replace(new, is_whole=self.is_last)
+        return batch_frames(request_id, specs=self.specs, env=self.env, **fields)
 
     def found_lines(self, jobs: list[int], found: list[int]) -> frozenset[int]:
         """Return its lines that made no job; `found`: the existing jobs with their keys, with repetitions."""
@@ -150,6 +154,17 @@ def portions_of(items: Iterable[Item], maker: SpecMaker) -> Iterator[Portion]:
             specs, first, since, size = [], number + 1, time.monotonic(), 0
     if specs:
         yield Portion(specs, maker.env, list(range(first, first + len(specs))))
+
+
+def marked(portions: Iterable[Portion]) -> Iterator[Portion]:
+    """Mark the last portion; each is passed on when the next one is there."""
+    before: Portion | None = None
+    for portion in portions:
+        if before is not None:
+            yield before
+        before = portion
+    if before is not None:
+        yield replace(before, is_last=True)
 
 
 def new_batch() -> bytes:

@@ -14,6 +14,7 @@ from bgd.core.spec import (
     MAX_FILTER,
     NOTIFICATION_QUEUE,
     QUEUE_NAME,
+    JobNumber,
     Priority,
     QueueName,
     text_reader,
@@ -58,6 +59,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     until: float | None = None
     uid: int | None = None
     priority: int | None = None
+    batch: int | None = None
     exit_code: int | None = None
     errors: tuple[str, ...] = ()
     target: str | None = None
@@ -121,6 +123,7 @@ class Key(Struct, frozen=True):
 read_queue = text_reader(QueueName, f"a queue: {QUEUE_NAME}")
 _read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
 _read_priority = whole_number_reader(Priority)
+_read_batch = whole_number_reader(JobNumber)
 
 FILTERS: dict[str, Key] = {
     "state": Key("states"),
@@ -134,6 +137,7 @@ FILTERS: dict[str, Key] = {
     "since": Key("since", parse_past_time),
     "until": Key("until", parse_past_time),
     "priority": Key("priority", lambda text, _: _read_priority(text)),
+    "batch": Key("batch", lambda text, _: _read_batch(text)),
 }
 """All keys of words. A new one is a row here and its condition in `bgd.daemon.storage.lists`."""
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core import conditions
+from bgd.core.batches import Batches, BatchId
 from bgd.core.explain import Cause, Reason, holders_in_words
 from bgd.core.job import (
     ACTIVE,
@@ -122,6 +123,7 @@ class Scheduler:
 
     Attributes:
         causes: the ends of jobs that others may follow.
+        batches: those that have not ended; it counts their jobs.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Scheduler:
         self._table = JobTable(slots, rules, resources)
         self._last_id = last_id
         self._roll = roll
+        self.batches = Batches()
         self._effects: list[Effect] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
@@ -293,6 +296,8 @@ class Scheduler:
         )
         self._table.put(job)
         self._effects.append(SaveJob(job, now.wall, SUBMIT, job.state))
+        if spec.batch is not None:
+            self.batches.join(job.id, BatchId(spec.batch), job.state)
         if finished:
             self._notify_all(job.id, finished, now)
         return job.id
@@ -494,6 +499,8 @@ class Scheduler:
         else:
             self._table.put(new, was_taken=was_taken)
         self._effects.append(save)
+        if self.batches.open:
+            self.batches.moved(new.id, job.state, new.state)
         return new
 
     def _note(self, job: Job, now: Now) -> None:

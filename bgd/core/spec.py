@@ -375,6 +375,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     ] = None
     cause: JobCause | None = None
     """What the job follows; only bgd sets it."""
+    batch: JobNumber | None = None
+    """The id of the batch that the job is of."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that were set explicitly, not captured with the environment."""
 
@@ -393,7 +395,7 @@ ON_NODES = tuple(name for name, option in OPTIONS.items() if option.on_nodes)
 FOLLOW_UPS = ("on_failure", "on_success")
 """Options that name what follows the end of a job."""
 
-NOT_SCHEDULED = frozenset(name for name, option in OPTIONS.items() if not option.in_schedule)
+NOT_SCHEDULED = {"batch", *(name for name, option in OPTIONS.items() if not option.in_schedule)}
 """Options that the job of a schedule cannot have."""
 
 

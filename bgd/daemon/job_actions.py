@@ -26,6 +26,7 @@ from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
 from bgd.daemon.access import check_limit, check_may_run, check_resources, check_target, check_variables
+from bgd.daemon.batches import BatchActions
 from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
@@ -72,6 +73,7 @@ class JobActions:
         supervisor.on_configured.append(self._class_policy.cache_clear)
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
         supervisor.follow = partial(follow, supervisor, store, self.submit)
+        self.batches = BatchActions(supervisor, store, self.submit)
 
     def asked_by(self, who: str) -> JobActions:
         """Return the same actions, with events that name the user."""
@@ -229,6 +231,8 @@ class JobActions:
         since = self._debounced.setdefault(job_id, at.elapsed)
         left = max(since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed, 0.0)
         spec, policy = self._with_policies(spec)
+        batch = self._supervisor.batches.of_job(job_id)
+        spec = replace(spec, batch=None if batch is None else batch.id)
         self._supervisor.transaction.edited[job_id] = spec
         put_off = replace(spec, debounce=min(spec.debounce or 0.0, left))
         self._supervisor.decide(
@@ -238,9 +242,11 @@ class JobActions:
             is_unfinished = self._supervisor.is_unfinished
             self._debounced = {each: at for each, at in self._debounced.items() if is_unfinished(each)}
 
-    def keeping_results(self, specs: Iterable[JobSpec]) -> AbstractAsyncContextManager[None]:
-        """Let no job be removed while new jobs that refer to results are looked up and submitted."""
-        return self._lock if any(spec.references for spec in specs) else nullcontext()
+    def keeping_jobs(
+        self, specs: Iterable[JobSpec], *, of_batch: bool = False
+    ) -> AbstractAsyncContextManager[None]:
+        """Let no job be removed while jobs of a batch, or that refer to results, are looked up and made."""
+        return self._lock if of_batch or any(spec.references for spec in specs) else nullcontext()
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` returns, and an instant at which all due expiries have happened.
@@ -354,6 +360,8 @@ class JobActions:
                 await self._supervisor.saved()  # jobs that were just submitted may need results
                 given["needed"] = await self._store.read(read.jobs_that_need, asked)
             finished = await self._finished(asked, given.get("specs")) if among is None or for_final else {}
+            if verb == "retry":
+                await self.batches.recall(given["specs"])
             done = self._act(verb, asked, finished, among, given, repeated=repeated)
             results = [
                 ActResult(job_id, outcome) if isinstance(outcome, State) else await _result(job_id, outcome)

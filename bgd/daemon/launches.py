@@ -70,6 +70,8 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     """
     own = _daemons_part(job, spec, config)
     added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens)}
+    if spec.batch is not None:
+        added["BGD_BATCH_ID"] = str(spec.batch)
     if spec.cause is not None:
         added |= _cause_variables(spec.cause, config.log_dir)
     program = _program_of(job, spec, config)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
+from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
@@ -38,6 +39,7 @@ from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
 from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
+from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import lists, read, recovery
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -77,6 +79,7 @@ class Supervisor:
         is_draining: whether the daemon is about to exit and starts nothing more.
         notify_rules: what each [notify] target gets messages about.
         follow: submits the jobs that follow these ends, so that the transaction of the ends has them too.
+        follow_batches: submits the jobs that follow events of batches, for the transaction of these events.
         on_finished, on_configured, on_facts_saved: called whenever jobs have finished, the configuration has
             changed, or facts for notifications were saved; they must be cheap.
     """
@@ -84,6 +87,7 @@ class Supervisor:
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
         self.follow: Callable[[list[SaveJob]], Awaitable[None]]
+        self.follow_batches: Callable[[list[tuple[Batch, BatchEvent]]], Awaitable[None]]
         self.controls = QueueControls()
         self.transaction = Transaction(now=now())
         self.newest_id = 0
@@ -137,6 +141,7 @@ class Supervisor:
         self.controls = await self._store.read(read.controls)
         self.newest_id = await self._store.read(read.last_id)
         self.scheduler = self._new_scheduler(self.newest_id)
+        await self._restore_batches()
         rates = {name: queue.rate for name, queue in self.config.queues.items() if queue.rate is not None}
         have_run: list[JobId] = []  # of queues with a rate
         async for page in self._store.unfinished():
@@ -157,6 +162,13 @@ class Supervisor:
         if await self._store.read(recovery.is_outdated):
             await self._hold_waiting_jobs()
         self._changed.set()
+
+    async def _restore_batches(self) -> None:
+        batches = self.scheduler.batches
+        batches.last_id = BatchId(await self._store.read(stored_batches.last_id))
+        for batch, runs in await self._store.read(stored_batches.open_batches):
+            batches.restore(batch, runs)
+        batches.take_changed(0.0)
 
     async def run(self) -> None:
         """Save, act and answer forever."""
@@ -204,6 +216,11 @@ class Supervisor:
         self._machine.configure(config)
         self._apply_controls()
         _call(self.on_configured)
+
+    @property
+    def batches(self) -> Batches:
+        """The batches that have not ended; `saved` tells when a change of them is on disk."""
+        return self.scheduler.batches
 
     @property
     def slots(self) -> int:
@@ -383,7 +400,7 @@ class Supervisor:
 
     async def _settle(self) -> None:
         """Decide, save, act, answer: write everything decided in one transaction, then carry it out."""
-        if self._machine.is_on or self.scheduler.causes:
+        if self._machine.is_on or self.scheduler.causes or self.scheduler.batches.open:
             await self._look_first()
         transaction = self._close_transaction()
         if not transaction.is_empty:
@@ -410,8 +427,13 @@ class Supervisor:
         """Look at the machine, and submit the jobs that follow ends; what ends meanwhile is as early."""
         if self._machine.is_on:
             self._machine.look()
-        while causes := self.scheduler.take_causes():
-            await self.follow(causes)
+        while True:
+            if causes := self.scheduler.take_causes():
+                await self.follow(causes)
+            elif due := self.batches.take_due():
+                await self.follow_batches(due)
+            else:
+                return
 
     def _tell_launcher(self, transaction: Transaction) -> None:
         """Launch, stop and acknowledge attempts as saved."""
@@ -435,6 +457,7 @@ class Supervisor:
         if self.notify_rules:
             transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
         self._add_effects(transaction)
+        transaction.counted, transaction.joined = self.scheduler.batches.take_changed(at.wall)
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
             transaction.events.append(

@@ -14,6 +14,7 @@ from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, Proto
 from bgd.wire.requests import Message
 from bgd.wire.views import (
     AttemptView,
+    BatchView,
     EventView,
     Finding,
     GroupStats,
@@ -43,12 +44,14 @@ class Submitted(Message, frozen=True, tag="submitted"):
 
     `found`: those that already were there, unfinished and with the same key, and stand for new ones.
     `created`: nothing was found, all jobs are new. `obstacle`: why no job can start now; None: none is known.
+    `batch`: the one that they are of.
     """
 
     jobs: list[int]
     created: bool = True
     found: list[int] = []
     obstacle: str | None = None
+    batch: int | None = None
 
 
 Run = tuple[int, int, int]
@@ -72,11 +75,19 @@ def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
 class BatchRuns(Message, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
-    `last`: the last line of the whole batch that has been taken; 0: none.
+    `last`: the last line of the whole batch that has been taken; 0: none. `batch`: the object that they are
+    of.
     """
 
     runs: list[Run]
     last: int
+    batch: int | None = None
+
+
+class BatchesPart(Message, frozen=True, tag="batches"):
+    """Some batches, the newest first."""
+
+    batches: list[BatchView]
 
 
 class JobsPart(Message, frozen=True, tag="jobs"):
@@ -301,6 +312,7 @@ class Failed(Message, frozen=True, tag="failed"):
 _CommonReply = (
     Submitted
     | BatchRuns
+    | BatchesPart
     | JobsPart
     | ProgressPart
     | Shown

@@ -10,18 +10,20 @@ from enum import StrEnum
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
-from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
 from bgd.core.job import VERBS, State
 from bgd.core.spec import (
     MAX_DURATION,
     MAX_FILTER,
+    MAX_NAME,
     OPTIONS,
     Argv,
     Duration,
     Environment,
     JobNumber,
     JobSpec,
+    Name,
     NotifyName,
     QueueName,
     SlotCount,
@@ -33,6 +35,7 @@ MAX_BATCH = 100_000  # jobs of one submit_many, over all its parts
 MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together; one a connection at a time
 MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
+MAX_BATCHES = 100  # in one answer: each may have three commands of a megabyte
 DEFAULT_LIST = 50
 MAX_PROGRESS_MESSAGE = 200  # characters: one line of a list
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
@@ -92,13 +95,29 @@ class BatchPlace(Struct, frozen=True, forbid_unknown_fields=True):
     runs: Annotated[list[tuple[LineNumber, LineNumber]], Meta(max_length=MAX_BATCH)]
 
 
+class NewBatch(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The batch object that the lines of a BatchPlace are jobs of. The first of them make it.
+
+    * `then`, `catch`, `finally`: what to start once, after all its jobs have succeeded, after the first has
+      failed, and after all have ended.
+    * `is_whole`: no more lines follow, so it may end; otherwise CloseBatch says so.
+    """
+
+    name: Name | None = None
+    then: JobSpec | None = None
+    catch: JobSpec | None = None
+    finally_: JobSpec | None = field(default=None, name="finally")
+    is_whole: bool = False
+
+
 class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of the jobs are on disk: all or none.
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
     `more`. `env` is the environment of those specs in this part that have none. `token` and `again`, as in
     Submit, count in the first part, and so does `place`, which replaces them. `chain`, in the first part:
-    each job waits until the one before it has succeeded.
+    each job waits until the one before it has succeeded. `batch`, in the first part and with `place`: the
+    jobs are of this batch.
     """
 
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
@@ -108,6 +127,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     again: NewestJob | UnsetType = UNSET
     place: BatchPlace | UnsetType = UNSET
     chain: bool = False
+    batch: NewBatch | UnsetType = UNSET
 
 
 class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
@@ -120,6 +140,29 @@ class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True
     batch: Token
     after: LineNumber = 0
     close: bool = False
+
+
+class GetBatches(Asked, frozen=True, tag="batches", kw_only=True, omit_defaults=True):
+    """-> BatchesPart, End: the newest batches, or that with an id, or the newest with a name.
+
+    `before`: only lower ids. `wait`: answer when the newest of these batches has ended.
+    """
+
+    batch: JobNumber | None = None
+    name: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
+    before: JobNumber | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_BATCHES)] = DEFAULT_LIST
+    wait: bool = False
+
+
+class CloseBatch(Asked, frozen=True, tag="close_batch", omit_defaults=True):
+    """-> BatchesPart, on disk. The client of a batch adds no more jobs; it ends when those it has have ended.
+
+    `cancel`: jobs cannot add any either. To cancel its jobs, send Cancel after this.
+    """
+
+    batch: JobNumber
+    cancel: bool = False
 
 
 class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
@@ -473,6 +516,8 @@ _CommonRequest = (
     Submit
     | SubmitMany
     | GetBatch
+    | GetBatches
+    | CloseBatch
     | List
     | Show
     | Explain

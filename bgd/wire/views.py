@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, defstruct
+from msgspec import Struct, defstruct, field
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import OPTIONS, ExecutorKind, JobCause, JobSpec, kind_of
@@ -65,6 +65,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
     cause: JobCause | None = None  # what it follows
     follow_ups: list[int] = []  # the jobs that followed its end
+    batch: int | None = None  # the one that it is of
 
 
 _NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret
@@ -96,6 +97,39 @@ else:
         frozen=True,
         kw_only=True,
     )
+
+
+class FollowUpView(Struct, frozen=True):
+    """What follows a batch: a command, or a target with its arguments as JSON; `job`: once it has started."""
+
+    argv: list[str] | None
+    target: str | None
+    arguments: str | None = None
+    job: int | None = None
+
+
+class BatchView(Struct, frozen=True, kw_only=True):
+    """A batch as people see it: how many of its jobs are in which state, and what follows it.
+
+    `is_whole`: its client adds no more jobs. `finished_at`: when the last of them ended; None: some have not,
+    or more may come.
+    """
+
+    id: int
+    name: str | None
+    user: str
+    created_at: float
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    is_whole: bool
+    finished_at: float | None
+    then: FollowUpView | None = None
+    catch: FollowUpView | None = None
+    finally_: FollowUpView | None = field(default=None, name="finally")
 
 
 class JobProgress(Struct, frozen=True):

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
 # the others are written by hand
-GENERATED = ["client", "daemon", "job", "schedules"]
+GENERATED = ["batches", "client", "daemon", "job", "schedules"]
 
 # Calls of what both clients share, which is written with async
-SHARED = re.compile(r"self\._channel\.\w+|sender\.send|Mapper\(.*\)\.results", re.DOTALL)
+SHARED = re.compile(r"self\._channel\.\w+|channel\.collect|sender\.send|Mapper\(.*\)\.results", re.DOTALL)
 IMPORT = "from bgd.client.blocking.concurrency import closed_at_exit, iterate, run\n"
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
@@ -35,7 +35,7 @@ PATTERNS = [
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),
-    (r"Async(Client|DaemonClient|Job|Schedules)", r"\1"),
+    (r"Async(Batch|Client|DaemonClient|Job|Schedules)", r"\1"),
     (r"bgd\.client\.async_", "bgd.client.blocking"),
 ]
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from bgd import AsyncClient
+from bgd import AsyncClient, Client
 from bgd.client.blocking.concurrency import iterate
 from bgd.client.portions import Portion, SpecMaker, portions_of, ranges_of
 from bgd.client.specs import Caller
 from bgd.core.spec import JobSpec
-from bgd.errors import DaemonUnreachable, NotAllowed, Refused
+from bgd.errors import DaemonUnreachable, NoSuchJob, NotAllowed, Refused
 from bgd.wire import requests
 from bgd.wire.replies import BatchRuns, End, ErrorCode, Failed, Submitted
 from tests.support import DEADLINE
@@ -236,44 +236,88 @@ def test_shared_options_count_unless_an_item_says_otherwise():
 
 
 @pytest.fixture
-def client(daemon, client_at):
-    return client_at(str(daemon.socket), timeout=DEADLINE)
+def blocking(daemon):
+    with Client(str(daemon.socket), timeout=DEADLINE) as client:
+        yield client
 
 
-def test_a_batch_yields_jobs_in_order_and_reads_as_it_sends(client, monkeypatch):
+def test_a_batch_counts_its_jobs_and_starts_what_follows(blocking):
+    batch = blocking.batch(
+        (["true", str(number)] for number in range(5)),
+        "five",
+        then=["sh", "-c", "exit 0"],
+        finally_={"argv": ["true"], "name": "last"},
+        tags=["many"],
+    )
+
+    counts = batch.wait(DEADLINE).counts
+    assert {name: count for name, count in counts.items() if count} == {"total": 5, "succeeded": 5}
+    assert [(job.argv[1], job.tags, job.batch) for job in batch.jobs()] == [
+        (str(number), ["many"], batch.id) for number in range(5)
+    ]
+    assert blocking.job(batch.view.finally_.job).name == "last"
+    assert blocking.job(batch.view.then.job).argv[0] == "sh"
+    assert batch.view.catch is None
+    assert blocking.find_batch("five").id == blocking.find_batch(batch.id).id == batch.id
+    assert [each.id for each in blocking.batches(name="five")] == [batch.id]
+
+
+def test_a_batch_of_several_portions_is_one(blocking, monkeypatch):
     monkeypatch.setattr("bgd.client.portions.PORTION", 10)
-    read = []
 
-    def items():
-        for number in range(100):
-            read.append(number)
-            yield ["true", str(number)]
+    batch = blocking.batch((["true"] for _ in range(25)), hold=True)
 
-    jobs = client.batch(items(), hold=True, tags=["many"])
-    first = next(jobs)
-
-    assert len(read) < 100
-    all_jobs = [first, *jobs]
-    assert [job.id for job in all_jobs] == list(range(first.id, first.id + 100))
-    last = client.job(all_jobs[99].id)
-    assert (last.argv, last.tags) == (["true", "99"], ["many"])
-    client.cancel([job.id for job in all_jobs])
+    assert (batch.counts["pending"], batch.view.is_whole) == (25, True)
+    ids = [job.id for job in batch.jobs()]
+    assert ids == list(range(ids[0], ids[0] + 25))
+    assert batch.cancel().counts["cancelled"] == 25
+    with pytest.raises(Refused, match=f"batch {batch.id} has ended"):
+        batch.add(["true"])
 
 
-def test_items_before_a_bad_one_are_jobs(client):
-    jobs = client.batch([["true"], {"argv": ["true"], "prio": 1}, ["true"]])
+def test_jobs_are_added_and_failed_ones_run_again(blocking, tmp_path):
+    needs_file = ["sh", "-c", f"test -e {tmp_path}/there"]
+    batch = blocking.batch([needs_file, {"argv": ["true"], "hold": True}], retries=0)
+    [added] = batch.add(["true"])
+    assert added.wait(DEADLINE).batch == batch.id
+    blocking.release([batch.jobs(["held"])[0].id])
+    batch.wait(DEADLINE)
+    assert (batch.counts["failed"], batch.counts["total"]) == (1, 3)
+    (tmp_path / "there").touch()
 
-    first = next(jobs)
+    assert batch.retry_failed() == 1
+
+    assert batch.wait(DEADLINE).counts["succeeded"] == 3
+
+
+def test_waiting_for_a_batch_may_take_too_long(blocking):
+    batch = blocking.batch([["true"]], hold=True)
+
+    with pytest.raises(TimeoutError):
+        batch.wait(0.01)
+    batch.cancel()
+
+
+def test_nothing_of_a_batch_with_a_bad_item_is_left_to_run(blocking, monkeypatch):
     with pytest.raises(Refused, match="item 2: no key 'prio': did you mean priority"):
-        next(jobs)
-    assert client.job().id == first.id
+        blocking.batch([["true"], {"argv": ["true"], "prio": 1}], "bad")
+    with pytest.raises(NoSuchJob):
+        blocking.find_batch("bad")
+    with pytest.raises(Refused, match="needs at least one call"):
+        blocking.batch([])
+
+    monkeypatch.setattr("bgd.client.portions.PORTION", 1)
+    with pytest.raises(Refused, match="item 3"):
+        blocking.batch([["true"], ["true"], {"argv": ["true"], "prio": 1}], "half", hold=True)
+    assert blocking.find_batch("half").counts["cancelled"] == 1
 
 
-def test_an_async_client_streams_a_batch_likewise(daemon):
-    async def ids():
+def test_an_async_client_makes_a_batch_likewise(daemon):
+    async def counts():
         async with AsyncClient(str(daemon.socket)) as client:
-            return [job.id async for job in client.batch([["true"]] * 5)]
+            batch = await client.batch([["true"]] * 5)
+            return (await batch.wait(DEADLINE)).counts, len(await batch.jobs())
 
-    found = asyncio.run(ids())
+    found, jobs = asyncio.run(counts())
 
-    assert found == list(range(found[0], found[0] + 5))
+    assert (found["succeeded"], jobs) == (5, 5)

@@ -18,6 +18,8 @@ from bgd import (
     State,
     run_background_job,
 )
+from bgd.client.async_.batches import AsyncBatch
+from bgd.client.blocking.batches import Batch
 from bgd.executor import Executor, JobFuture
 
 
@@ -117,8 +119,9 @@ def hand_over(client: Client) -> list[Job]:
     reading: Job = client.submit(["cat"], input="text", at=1.5)
     call: Job = client.call("app:run", [1, "two"], {"three": 3.0}, retries=None, tags=["a"], input=b"bytes")
     many: list[Job] = client.submit_many([["true"], JobSpec(argv=("true",)), {"argv": ["true"], "slots": 2}])
-    streamed: list[Job] = list(client.batch((["true"] for _ in range(3)), queue="mail", tags=["a"]))
-    return [first, make, line, later, reading, call, *many, *streamed]
+    batch: Batch = client.batch((["true"] for _ in range(3)), "n", then=["true"], queue="mail", tags=["a"])
+    chained: list[Job] = client.chain(["true"], {"target": "app:run"})
+    return [first, make, line, later, reading, call, *many, *chained, *batch.wait("10s").jobs()]
 
 
 def ask(client: Client, job: Job) -> None:
@@ -184,7 +187,8 @@ def look_after(client: Client) -> None:
 async def hand_over_and_ask(client: AsyncClient) -> None:
     make: AsyncJob = await client.submit(["make"], priority=5, after=[3], key="nightly")
     call: AsyncJob = await client.call("app:run", args=["a"], kwargs={"x": 1}, after_any=[make])
-    streamed: list[AsyncJob] = [job async for job in client.batch([["true"]], retries=2)]
+    batch: AsyncBatch = await client.batch([["true"]], catch=["true"], retries=2)
+    of_batch: list[AsyncJob] = await batch.jobs()
     many: list[AsyncJob] = await client.submit_many([["true"], {"target": "app:run", "args": [1]}])
     state: State = (await make.refresh()).state
     outcome: Outcome | None = (await make.wait(timeout=3)).outcome
@@ -192,7 +196,7 @@ async def hand_over_and_ask(client: AsyncClient) -> None:
     name: str | None = (await client.job()).name
     jobs: list[AsyncJob] = await client.jobs(states=["failed"], limit=3)
     done: list[AsyncJob] = await client.wait(jobs, timeout=3)
-    finished: AsyncIterator[AsyncJob] = client.as_finished([*many, *streamed])
+    finished: AsyncIterator[AsyncJob] = client.as_finished([*many, *of_batch])
     data: list[bytes] = [part.data async for part in make.logs(follow=True)]
     async for event in client.events():
         what: str = event.what

@@ -19,7 +19,8 @@ def test_jobs_page_names_every_state_and_outcome():
 
 def test_jobs_page_names_every_variable_that_a_job_is_given():
     with serving("resources.gpu = 1", {}) as daemon, daemon.client() as client:
-        output = client.submit(["env"], env_pass="none", resources={"gpu": 1}).wait(DEADLINE).logs()
+        [job] = client.batch([["env"]], env_pass="none", resources={"gpu": 1}).jobs()
+        output = job.wait(DEADLINE).logs()
         given = {line.partition("=")[0] for line in b"".join(part.data for part in output).decode().split()}
 
     assert {name for name in given if name.startswith("BGD_")} == set(first_cells(JOBS, "variable"))

@@ -139,6 +139,17 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+def add_to_batch(count: int) -> int:
+    import bgd_job  # the worker provides it
+
+    batch = bgd_job.batch()
+    assert batch is not None
+    batch.add(*(add.s(number) for number in range(count)))
+    found = bgd_job.batch()
+    assert found is not None
+    return found.counts["total"]
+
+
 def snooze() -> None:
     import bgd_job  # the worker provides it
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,22 @@ def test_the_calls_of_a_chain_run_one_after_another():
         assert [job.after for job in jobs] == [[], [jobs[0].id], [jobs[1].id]]
         assert [job.result(DEADLINE) for job in jobs] == [3, "1 for ada", 0]
         assert client.chain() == []
+
+
+def test_a_job_adds_others_to_its_batch_which_ends_after_them():
+    with Client() as client:
+        batch = client.batch(
+            [{"target": "tests.functions.tasks:add_to_batch", "args": [3]}],
+            then=tasks.send.s("ada"),
+            finally_=tasks.loaded,
+        )
+
+        assert batch.wait(DEADLINE).counts["succeeded"] == 4
+        first, *added = batch.jobs()
+        assert (first.result(), [job.result() for job in added]) == (4, [2, 3, 4])
+        view: Any = batch.view
+        assert client.result(view.then.job, timeout=DEADLINE) == "1 for ada"
+        assert client.job(view.finally_.job).target == "tests.functions.tasks:loaded"
 
 
 @pytest.mark.parametrize("arguments", [(), (1, 2, 3), ({1, 2},), ({1: "one"},), (float("nan"),)])

@@ -129,3 +129,14 @@ def _copy_of(project: Path, folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((project / name).read_bytes())
     return copy
+
+
+def test_a_job_of_no_batch_and_code_outside_of_jobs_have_none(monkeypatch):
+    monkeypatch.setenv("BGD_BATCH_ID", "3")  # of a program that a job started, for example
+    monkeypatch.delenv("BGD_JOB_ID", raising=False)
+    assert bgd_job.batch() is None
+
+    for name, value in {"JOB_ID": "1", "ATTEMPT": "1", "QUEUE": "default", "SLOT": "1"}.items():
+        monkeypatch.setenv(f"BGD_{name}", value)
+    monkeypatch.delenv("BGD_BATCH_ID")
+    assert bgd_job.batch() is None

@@ -212,12 +212,32 @@ ATTEMPT = views.AttemptView(
     pid=4242,
 )
 
+BATCH = views.BatchView(
+    id=3,
+    name="nightly",
+    user="ann",
+    created_at=1_790_000_000.0,
+    total=9,
+    pending=1,
+    running=2,
+    succeeded=3,
+    failed=2,
+    cancelled=1,
+    is_whole=True,
+    finished_at=1_790_000_002.75,
+    then=views.FollowUpView(["make", "-j2"], None),
+    catch=views.FollowUpView(None, "app.jobs:report", '{"args": [3]}', job=17),
+    finally_=views.FollowUpView(["true"], None, job=18),
+)
+
 SENT: dict[str, list[Message]] = {
     "hello": [messages.Hello(1, "0.1.0", "bgctl")],
     "request": [
         requests.Submit(1, SPEC),
         requests.SubmitMany(id=2, specs=[SPEC, CALL], env={"A": "1"}, more=True),
         requests.GetBatch(id=2, batch=bytes(range(16)), after=9, close=True),
+        requests.GetBatches(id=2, batch=3, name="nightly", before=9, limit=7, wait=True),
+        requests.CloseBatch(2, 3, cancel=True),
         requests.List(
             id=3,
             states=[State.FAILED, State.RUNNING],
@@ -275,6 +295,7 @@ SENT: dict[str, list[Message]] = {
     "reply": [
         replies.Submitted(1, [17, 18], created=False),
         replies.BatchRuns(2, [(1, 17, 5), (7, 22, 1)], last=7),
+        replies.BatchesPart(2, [BATCH]),
         replies.JobsPart(2, [VIEW]),
         replies.ProgressPart(15, [views.JobProgress(17, 4, PROGRESS)]),
         replies.Shown(3, VIEW),
@@ -398,6 +419,19 @@ GROWN: dict[str, tuple[str, Message]] = {
         "request",
         requests.SubmitMany(id=2, specs=[SPEC], place=requests.BatchPlace(bytes(range(16)), 4, [(6, 1)])),
     ),
+    "submit_many_of_a_batch_object": (
+        "request",
+        requests.SubmitMany(
+            id=2,
+            specs=[CALL],
+            place=requests.BatchPlace(bytes(range(16)), 0, [(1, 1)]),
+            batch=requests.NewBatch(name="nightly", then=CALL, catch=SPEC, finally_=SPEC, is_whole=True),
+        ),
+    ),
+    "submit_of_a_batch": ("request", requests.Submit(1, replace(CALL, batch=3))),
+    "submitted_of_a_batch": ("reply", replies.Submitted(1, [17], batch=3)),
+    "batch_of_an_object": ("reply", replies.BatchRuns(2, [], last=7, batch=3)),
+    "jobs_of_a_batch": ("reply", replies.JobsPart(2, [replace(VIEW, batch=3)])),
     "submit_many_chain": ("request", requests.SubmitMany(id=2, specs=[CALL, SPEC], chain=True)),
     "hello_of_a_daemon": ("hello", messages.Hello(1, "0.2.0", "bgd", newest=17)),
     "explained_holders": (

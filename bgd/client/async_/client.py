@@ -32,11 +32,13 @@ from bgd.wire.requests import Selection
 from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, ScheduleEvent
 
 if TYPE_CHECKING:
+    from bgd.client.async_.batches import AsyncBatch
     from bgd.client.async_.schedules import AsyncSchedules
-    from bgd.client.batch import BatchSender
+    from bgd.client.batch import BatchSender, FollowUp
     from bgd.client.keyboard import Keyboard
     from bgd.client.mapping import Awaited, Called, Target
     from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
+    from bgd.wire.requests import NewBatch
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -127,38 +129,61 @@ class AsyncClient(AsyncDaemonClient):
         return await self._submit_many(calls, chain=True)
 
     async def batch(
-        self, items: Iterable[Item], **options: Unpack[JobOptions]
-    ) -> AsyncGenerator[AsyncJob, None]:
-        """Queue any number of jobs, some thousand in a transaction; yield each when it is on disk, in order.
+        self,
+        calls: Iterable[Item],
+        name: str | None = None,
+        then: FollowUp | None = None,
+        catch: FollowUp | None = None,
+        finally_: FollowUp | None = None,
+        **options: Any,
+    ) -> AsyncBatch:
+        """Queue any number of jobs that belong together; return when all are on disk.
 
-        Items are read as they are sent, so neither side holds all of them. If the connection breaks, the
-        client finds out which items are jobs, and continues: each becomes one. If the caller stops early,
-        some items that were already read may be queued. Programs are not checked.
+        Calls are read as they are sent, some thousand in a transaction. A batch that fits into one is queued
+        as a whole or not at all. If the connection breaks, the client finds out which calls are jobs, and
+        continues: each becomes one. Programs are not checked.
 
         Args:
-            items: as of `submit_many`; may be endless. They are read in the thread or task that asks for the
-                jobs. Items that come slowly are sent when the next one arrives.
-            options: of all jobs; an item can override them.
+            calls: what `task.s(...)` returns, or any item of `submit_many`.
+            name: of the batch.
+            then: a call to start once all jobs have succeeded; or a function or its target, to be called
+                without arguments.
+            catch: likewise, once the first job has failed.
+            finally_: likewise, once all jobs have ended.
+            options: of all jobs, as of `submit`, without `name`; an item can override them.
 
         Raises:
-            Refused: an item is not accepted; the message names it. Nothing after it is queued. What was
-                yielded is, and so is all before it, unless only the daemon could tell.
+            Refused: a call is not accepted; the message names it. Jobs that are queued already are cancelled.
             DaemonUnreachable: no daemon came back within the client's timeout.
         """
-        # most programs have no batch, and bgctl starts often
-        from bgd.client.portions import SpecMaker, lines_and_jobs, new_batch, portions_of  # noqa: PLC0415
+        from bgd.client.async_ import batches  # noqa: PLC0415 - most programs have none, and bgctl starts often
 
-        sender, portions = self.batch_sender(new_batch()), portions_of(items, SpecMaker(options, Caller()))
-        async with aclosing(sender.send(portions)) as parts:
-            async for taken in parts:
-                for line, job_id in lines_and_jobs(taken.runs):
-                    yield AsyncJob(self, job_id, is_new=line not in taken.found, obstacle=taken.obstacle)
+        follow_ups = {"then": then, "catch": catch, "finally_": finally_}
+        return await batches.made(self, self._channel, calls, name, follow_ups, options)
 
-    def batch_sender(self, batch: bytes, last: int = 0) -> BatchSender:
+    async def find_batch(self, batch: int | str) -> AsyncBatch:
+        """Look up a batch by its id, or the newest one with a name.
+
+        Raises:
+            NoSuchJob: there is no such batch.
+        """
+        from bgd.client.async_ import batches  # noqa: PLC0415 - as above
+
+        return await batches.found(self, self._channel, batch)
+
+    async def batches(
+        self, *, name: str | None = None, before: int | None = None, limit: int = requests.DEFAULT_LIST
+    ) -> list[AsyncBatch]:
+        """List at most `limit` batches, newest first: with a name, with ids below `before`."""
+        from bgd.client.async_ import batches  # noqa: PLC0415 - as above
+
+        return await batches.listed(self, self._channel, name, before, limit)
+
+    def batch_sender(self, batch: bytes, last: int = 0, new: NewBatch | None = None) -> BatchSender:
         """Return a sender of a batch whose identity the caller keeps, to continue it later."""
         from bgd.client.batch import BatchSender  # noqa: PLC0415 - as above
 
-        return BatchSender(self._channel, batch, last)
+        return BatchSender(self._channel, batch, last, new)
 
     @overload
     def map(

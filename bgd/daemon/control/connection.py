@@ -30,6 +30,7 @@ from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of
 from bgd.wire.requests import (
     MAX_BATCH,
     Forget,
+    GetBatches,
     GetEvents,
     GetKeyboard,
     Logs,
@@ -406,7 +407,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)
-            case Wait() | Logs() | GetEvents() | GetKeyboard():
+            case Wait() | Logs() | GetEvents() | GetKeyboard() | GetBatches(wait=True):
                 memory = STREAM_BYTES
                 if isinstance(request, Wait):
                     memory += FOLLOWED_BYTES * len(request.jobs)

@@ -34,6 +34,7 @@ from bgd.wire.replies import (
     Acted,
     ActResult,
     BackupPart,
+    BatchesPart,
     BatchRuns,
     Checkup,
     Done,
@@ -45,9 +46,11 @@ from bgd.wire.replies import (
 )
 from bgd.wire.requests import (
     Act,
+    CloseBatch,
     Edit,
     GetBackup,
     GetBatch,
+    GetBatches,
     GetCheckup,
     Pause,
     Prune,
@@ -125,6 +128,8 @@ class RequestHandler:
             **dict.fromkeys(get_args(QueueRequest), self._set_queues),
             Submit: self._submit_single,
             GetBatch: self._send_batch,
+            GetBatches: self._send_batches,
+            CloseBatch: self._close_batch,
             GetSchedules: self._send_schedules,
             SetSchedule: self._set_schedule,
             SetSchedules: self._set_schedules,
@@ -154,6 +159,7 @@ class RequestHandler:
             Refused: it cannot be a job.
         """
         self._actions.check([request.spec])
+        self._actions.batches.check_may_join(request.spec, uid)
         submitted = self._actions.submit([request.spec], uid)
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
@@ -164,7 +170,7 @@ class RequestHandler:
         Raises:
             Refused: one of them cannot be a job.
         """
-        self._check(parts)
+        self._check(parts, uid)
         submitted = self._submit_parts(parts, uid)
         self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
@@ -177,6 +183,9 @@ class RequestHandler:
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
+        place = request.place if isinstance(request, SubmitMany) and request.batch is not UNSET else UNSET
+        if place is not UNSET and place.after and not self._actions.batches.is_open(place.batch):
+            return True
         return self._idempotency.may_be_duplicate(request)
 
     async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
@@ -188,14 +197,17 @@ class RequestHandler:
         async with self._idempotency.exclusive(parts[0]):
             submitted = await self._idempotency.recall(parts[0])
             if submitted is None:
-                specs = self._check(parts)
+                specs = self._check(parts, uid)
                 self._actions.check_dependency_limit(specs)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
-                async with self._actions.keeping_results(specs):
+                place, has_batch = parts[0].place, parts[0].batch is not UNSET
+                async with self._actions.keeping_jobs(specs, of_batch=has_batch):
                     finished, at = await self._actions.finished_dependencies(others)
                     # others may have been submitted meanwhile
                     self._actions.check_dependency_limit(specs)
-                    self._idempotency.check_lines(parts)
+                    if has_batch and place is not UNSET:
+                        await self._actions.batches.reopen(place.batch, uid)
+                    self._check_place(parts, specs, uid)
                     submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
@@ -262,7 +274,13 @@ class RequestHandler:
         source = self._supervisor.config.source
         return Reloaded(request.id, source and as_utf8(source), postponed)
 
-    def _check(self, parts: list[SubmitMany]) -> list[JobSpec]:
+    def _check_place(self, parts: list[SubmitMany], specs: list[JobSpec], uid: int) -> None:
+        """Check that these lines come next, and that the jobs may join the batches that they name."""
+        self._idempotency.check_lines(parts)
+        for spec in specs:
+            self._actions.batches.check_may_join(spec, uid)
+
+    def _check(self, parts: list[SubmitMany], uid: int) -> list[JobSpec]:
         """Check a batch, and return all its specs.
 
         Raises:
@@ -272,11 +290,15 @@ class RequestHandler:
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
-        self._idempotency.check_lines(parts)
-        place = parts[0].place
-        lines = () if place is UNSET else list(lines_of(place))
+        place, batch = parts[0].place, parts[0].batch
         specs = [spec for part in parts for spec in part.specs]
+        self._check_place(parts, specs, uid)
+        lines = () if place is UNSET else list(lines_of(place))
         self._actions.check(specs, lines)
+        if batch is not UNSET:
+            if place is UNSET:
+                raise Refused("a batch needs a place")
+            self._actions.check(self._actions.batches.check(place.batch, batch))
         if parts[0].chain:
             self._actions.check_chain(specs)
         return specs
@@ -289,23 +311,33 @@ class RequestHandler:
         at: Now | None = None,
     ) -> Submission:
         """Submit a checked batch; note on disk, in the same transaction, which request made these jobs."""
-        submitted = Submission()
+        first, submitted = parts[0], Submission()
+        if (place := first.place) is not UNSET and first.batch is not UNSET:
+            submitted.batch = self._actions.batches.make(place.batch, first.batch, uid)
         for part in parts:
-            self._actions.submit(
-                part.specs, uid, part.env, finished, at, into=submitted, chain=parts[0].chain
-            )
-        if (place := parts[0].place) is not UNSET:
+            specs = part.specs
+            if submitted.batch is not None:
+                specs = [replace(spec, batch=submitted.batch) for spec in specs]
+            self._actions.submit(specs, uid, part.env, finished, at, into=submitted, chain=first.chain)
+        if place is not UNSET:
             self._idempotency.take_lines(place, submitted.jobs)
         else:
-            self._idempotency.remember(parts[0], submitted)
+            self._idempotency.remember(first, submitted)
         return submitted
 
     async def _send_batch(self, request: GetBatch, replies: ReplySender) -> None:
         last, after = await self._idempotency.open_batch(request), request.after
+        batch = await self._actions.batches.id_of(request.batch)
         while runs := await self._idempotency.runs_of_batch(request.batch, after, last):
-            await replies.send_and_drain(BatchRuns(request.id, runs, last))
+            await replies.send_and_drain(BatchRuns(request.id, runs, last, batch))
             after = runs[-1][0]
-        replies.send(BatchRuns(request.id, [], last))
+        replies.send(BatchRuns(request.id, [], last, batch))
+
+    async def _send_batches(self, request: GetBatches, replies: ReplySender) -> None:
+        replies.send(BatchesPart(request.id, await self._actions.batches.views(request)))
+
+    async def _close_batch(self, request: CloseBatch, replies: ReplySender) -> Reply:
+        return BatchesPart(request.id, [await self._actions.batches.close(request, replies.uid)])
 
     def _submitted(self, request_id: int, submitted: Submission) -> Submitted:
         return Submitted(
@@ -314,6 +346,7 @@ class RequestHandler:
             created=not submitted.found,
             found=submitted.found,
             obstacle=self._supervisor.link.absence,
+            batch=submitted.batch,
         )
 
     async def _end(self, request: Shutdown, _: ReplySender) -> Reply:

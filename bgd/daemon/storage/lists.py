@@ -252,6 +252,8 @@ class _Search:
             tagged = f"tags WHERE tags.tag = :tags{number}"
             if self._are_few(tagged):
                 return [_Source(_BY_TAG.format(number=number), states, has_few=True)]
+        if self._wanted.batch is not None and self._are_few(_BY_BATCH):
+            return [_Source(_BY_BATCH, states, has_few=True)]
         if self._values["from_name"]:
             named = _BY_ONE_NAME if self._values["from_name"] == self._values["to_name"] else _BY_NAME
             if self._are_few(named):
@@ -364,6 +366,10 @@ _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
     "since": "created_at >= {}",
     "until": "created_at < {}",
     "priority": "priority = {}",
+    "batch": """{} = (
+        SELECT iif(last >= jobs.id, batch, 0) FROM batch_jobs WHERE first <= jobs.id
+        ORDER BY first DESC LIMIT 1
+    )""",
     "errors": """(
         instr(lower(reason), {0})
         OR outcome NOT IN ('succeeded', 'snoozed') AND (
@@ -532,6 +538,7 @@ _IN_RANGE = "id BETWEEN :lowest AND :highest"  # one range: of two lower bounds 
 _SPEC = "(SELECT spec FROM specs WHERE job = jobs.id)"
 
 # CROSS keeps SQLite from changing the order
+_BY_BATCH = "batch_jobs CROSS JOIN jobs ON jobs.id BETWEEN first AND last WHERE batch_jobs.batch = :batch0"
 _BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tags{number}"
 _BY_NAME = "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name BETWEEN :from_name AND :to_name"
 _BY_ONE_NAME = (  # in the order of their ids

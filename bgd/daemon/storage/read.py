@@ -141,6 +141,7 @@ def _view(row: sqlite3.Row) -> JobView:
         needs_node=_needs_node(row),
         cause=spec.cause,
         follow_ups=list(map(int, row["follow_ups"].split(","))) if row["follow_ups"] else [],
+        batch=spec.batch,
         **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
         **options_of(policy),
         **dict(zip(_OF_SPEC, _of_spec(spec), strict=True)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.core.batches import Batch, BatchEvent, BatchId
 from bgd.core.job import Conditions, Decision, Job, JobId, KeyLimit, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
@@ -114,12 +115,13 @@ class Submission(Struct):
     """The jobs of one request in the order of its specs.
 
     `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
-    new one; None: all were found.
+    new one; None: all were found. `batch`: the one that they are of.
     """
 
     jobs: list[int] = []
     found: list[int] = []
     first: JobId | None = None
+    batch: BatchId | None = None
 
 
 class StoredSchedule(Struct, frozen=True, kw_only=True, gc=False):
@@ -183,6 +185,9 @@ class Transaction(Struct, kw_only=True):
         progress: what attempts have reported last.
         submissions: the jobs of requests, by their tokens.
         batches: ids of batches, and which lines of them became which jobs.
+        new_batches: batches that were just made, with what follows them.
+        counted: batches as they are now, the new ones too.
+        joined: runs of new jobs: the first, the last, and their batch.
         schedules: schedules that have changed; None: it is removed.
         occurrences: what became of occurrences of schedules.
         seen: until when the occurrences of schedules are stored.
@@ -220,6 +225,9 @@ class Transaction(Struct, kw_only=True):
     progress: dict[JobId, JobProgress] = {}
     submissions: dict[bytes, Submission] = {}
     batches: list[tuple[bytes, list[Run]]] = []
+    new_batches: dict[BatchId, Mapping[BatchEvent, JobSpec]] = {}
+    counted: list[Batch] = []
+    joined: list[tuple[JobId, JobId, BatchId]] = []
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[Occurrence] = []
     seen: dict[str, float] = {}

@@ -184,6 +184,29 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE follow_ups (
         cause INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (cause, job)
     ) WITHOUT ROWID;
+    -- Batches of jobs; their lines are in `batches`, by the token. ..._spec: MessagePack of the JobSpec, with
+    -- its environment, of a job that follows; ..._job: its id once it has started. kept: jobs of it that were
+    -- not deleted; a batch that has ended goes with the last of them.
+    CREATE TABLE job_batches (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, token BLOB NOT NULL, uid INTEGER NOT NULL, name TEXT,
+        created_at REAL NOT NULL, finished_at REAL, is_whole INTEGER NOT NULL DEFAULT 0,
+        is_cancelled INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0,
+        pending INTEGER NOT NULL DEFAULT 0, running INTEGER NOT NULL DEFAULT 0,
+        succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0,
+        cancelled INTEGER NOT NULL DEFAULT 0,
+        then_spec BLOB, catch_spec BLOB, finally_spec BLOB,
+        then_job INTEGER, catch_job INTEGER, finally_job INTEGER
+    );
+    CREATE INDEX job_batches_by_token ON job_batches (token);
+    CREATE INDEX job_batches_by_name ON job_batches (name) WHERE name IS NOT NULL;
+    CREATE INDEX job_batches_open ON job_batches (id) WHERE finished_at IS NULL;
+    CREATE INDEX job_batches_empty ON job_batches (id) WHERE kept = 0;
+    -- Runs of jobs with consecutive ids that are of one batch.
+    CREATE TABLE batch_jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, batch INTEGER NOT NULL);
+    CREATE INDEX batch_jobs_by_batch ON batch_jobs (batch);
+    CREATE TRIGGER batch_gone AFTER DELETE ON job_batches BEGIN
+        DELETE FROM batch_jobs WHERE batch = old.id;
+    END;
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)

@@ -13,7 +13,7 @@ import msgspec
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import activity, change_stream, notifications, read, schedules, submissions
+from bgd.daemon.storage import activity, batches, change_stream, notifications, read, schedules, submissions
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -49,7 +49,7 @@ class TransactionWriter:
         self._activity = activity.ActivityWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
-    def save(  # noqa: C901 - a branch for each kind of fact
+    def save(  # noqa: C901, PLR0912 - a branch for each kind of fact
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
@@ -60,6 +60,8 @@ class TransactionWriter:
             _save_jobs(db, transaction)
             jobs.update(_moved(transaction.saves.values()))
         _count(db, jobs)
+        if transaction.counted:
+            batches.save(db, transaction)
         if transaction.edited:
             self._specs.edit(db, transaction.edited)
         if transaction.attempts or transaction.relaunched or transaction.pids or transaction.ends:
@@ -392,7 +394,7 @@ class SpecWriter:
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
         """Delete specs and tags, and the environments that no other job has."""
-        _remove_tags(db, job_ids)
+        batches.remove_jobs(db, _remove_tags(db, job_ids))
         before = _environments_of(db, job_ids)
         db.executemany("DELETE FROM specs WHERE job BETWEEN ? AND ?", runs_of(job_ids))
         self._unshare(db, before)
@@ -466,12 +468,21 @@ def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None
         insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
 
 
-def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
-    """Delete the tags that the stored specs name: the table finds jobs by tag, not tags by job."""
+def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
+    """Delete the tags that the stored specs name: the table finds jobs by tag, not tags by job.
+
+    Return how many of these jobs are of each batch.
+    """
+    jobs = Counter[int]()
     for run in runs_of(job_ids):
-        specs = db.execute("SELECT job, spec FROM specs WHERE job BETWEEN ? AND ?", run)
-        tags = [(tag, job_id) for job_id, packed in specs for tag in unpack_spec(packed).tags]
+        tags: list[tuple[str, int]] = []
+        for job_id, packed in db.execute("SELECT job, spec FROM specs WHERE job BETWEEN ? AND ?", run):
+            spec = unpack_spec(packed)
+            tags += [(tag, job_id) for tag in spec.tags]
+            if spec.batch is not None:
+                jobs[spec.batch] += 1
         db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
+    return jobs
 
 
 _INSERT_SPEC = "INSERT INTO specs (spec, environment, job"

@@ -79,7 +79,7 @@ async def submit(site: Site, request: HttpRequest, asked_by: str) -> PageRespons
     try:
         spec = _spec_of(form, earlier)
         site.actions.check([spec])
-        async with site.actions.keeping_results([spec]):
+        async with site.actions.keeping_jobs([spec]):
             finished, at = await site.actions.finished_dependencies(spec.after)
             actions = site.actions.asked_by(asked_by)
             submitted = actions.submit([spec], site.authenticator.uid, finished=finished, at=at)

@@ -16,7 +16,22 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import NamedTuple, SupportsFloat, Union
 
-__all__ = ["Cancelled", "Fail", "Job", "Retry", "Snooze", "Stopped", "TimedOut", "current", "progress"]
+__all__ = [
+    "Cancelled",
+    "Fail",
+    "Job",
+    "Retry",
+    "Snooze",
+    "Stopped",
+    "TimedOut",
+    "batch",
+    "current",
+    "progress",
+]
+
+TYPE_CHECKING = False  # not typing's, to avoid its import
+if TYPE_CHECKING:
+    from bgd.client.blocking.batches import Batch
 
 Duration = Union[str, float, timedelta]  # noqa: UP007 - Python 3.9 evaluates it too
 """Text such as "500ms", "30s" or "1h30m"; or a number of seconds; or a timedelta."""
@@ -139,6 +154,19 @@ def current() -> Job | None:
         )
     except (KeyError, ValueError):  # ValueError: variables of another program with these names
         return None
+
+
+def batch() -> Batch | None:
+    """Return the batch that this job is of, as it is now: `counts`, `add`, `jobs`; None: it is of none.
+
+    This needs bgd itself in the interpreter of the job.
+    """
+    batch_id = os.environ.get("BGD_BATCH_ID")
+    if current() is None or batch_id is None:
+        return None
+    from bgd.client.background import default_client  # noqa: PLC0415 - bgd_job may be installed alone
+
+    return default_client().find_batch(int(batch_id))
 
 
 def progress(fraction: SupportsFloat | None = None, message: str | None = None) -> None:

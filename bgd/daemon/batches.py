@@ -1,0 +1,186 @@
+"""Batches: makes and closes them, starts what follows them, and takes up those that have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
+
+from bgd.clock import now
+from bgd.core.batches import Batch, BatchEvent, BatchId
+from bgd.core.job import JobId, State
+from bgd.core.spec import JobCause, JobSpec
+from bgd.daemon.storage import batches as storage
+from bgd.daemon.storage.records import StoredSpec, Submission
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import Full, NoSuchJob, NotAllowed, Refused
+from bgd.units import counted
+from bgd.wire.requests import CloseBatch, GetBatches, NewBatch
+from bgd.wire.views import BatchView
+
+MAX_OPEN = 100_000  # batches that have not ended, some 500 bytes of memory each
+
+
+class BatchActions:
+    """Carries out what people and jobs ask of batches.
+
+    Args:
+        submit: JobActions.submit.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, store: StoreReader, submit: Callable[[list[JobSpec], int], Submission]
+    ) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._submit = submit
+        supervisor.follow_batches = self._follow
+
+    def check(self, token: bytes, new: NewBatch) -> list[JobSpec]:
+        """Return what follows a batch, to be checked like new jobs.
+
+        Raises:
+            Full: there are too many batches.
+            Refused: what follows waits for other jobs, or is of a batch itself.
+        """
+        if len(self._supervisor.batches.open) >= MAX_OPEN and not self.is_open(token):
+            raise Full(f"{MAX_OPEN} batches have not ended: try again when some have")
+        follow_ups = _follow_ups(new)
+        for event, spec in follow_ups.items():
+            if spec.after or spec.after_any or spec.references or spec.batch:
+                raise Refused(f"{event}: what follows a batch waits for no other jobs and is of no batch")
+        return list(follow_ups.values())
+
+    def check_may_join(self, spec: JobSpec, uid: int) -> None:
+        """Check that a user may add a job to the batch that its spec names, if it names one.
+
+        Raises:
+            Refused, NoSuchJob, NotAllowed: it has ended, does not exist, or belongs to another user.
+        """
+        if spec.batch is None:
+            return
+        batch = self._supervisor.batches.open.get(BatchId(spec.batch))
+        if batch is None or batch.has_ended:
+            raise Refused(f"batch {spec.batch} has ended, or does not exist: only an open one takes jobs")
+        _check_owner(batch, uid)
+        if batch.is_cancelled:
+            raise Refused(f"batch {spec.batch} was cancelled and takes no jobs")
+
+    def is_open(self, token: bytes) -> bool:
+        """Return whether the batch of these lines is known, so that lines can be added at once."""
+        return self._supervisor.batches.of_token(token) is not None
+
+    async def id_of(self, token: bytes) -> BatchId | None:
+        """Return the batch of these lines, None if there is none; what was decided is on disk."""
+        batch = await self._store.read(storage.batch_of_token, token)
+        return None if batch is None else batch.id
+
+    async def reopen(self, token: bytes, uid: int) -> None:
+        """Take up the batch of these lines if it has ended: more of them come."""
+        known = self._supervisor.batches
+        if self.is_open(token):
+            return
+        await self._supervisor.saved()  # it may have ended just now
+        batch = await self._store.read(storage.batch_of_token, token)
+        if batch is not None and not self.is_open(token):
+            _check_owner(batch, uid)
+            known.put(batch)
+            known.change(batch, is_whole=False)
+
+    async def recall(self, specs: Mapping[JobId, StoredSpec]) -> None:
+        """Take up the batches of finished jobs that are about to run again, in the same turn of the loop."""
+        known = self._supervisor.batches
+        ids = {job_id: BatchId(each.spec.batch) for job_id, each in specs.items() if each.spec.batch}
+        ended = set(ids.values()) - known.open.keys()
+        if ended:
+            await self._supervisor.saved()
+            for batch in await self._store.read(storage.read_batches, ended):
+                if batch.id not in known.open:  # another request may have taken it up
+                    known.put(batch)
+        for job_id, batch_id in ids.items():
+            if batch_id in known.open:
+                known.recall(job_id, batch_id)
+
+    def make(self, token: bytes, new: NewBatch, uid: int) -> BatchId:
+        """Return the open batch of these lines; a new one if there is none."""
+        known = self._supervisor.batches
+        batch = known.of_token(token)
+        if batch is None:
+            follow_ups = _follow_ups(new)
+            batch = Batch(
+                id=BatchId(known.last_id + 1),
+                uid=uid,
+                token=token,
+                created_at=now().wall,
+                name=new.name,
+                unstarted=tuple(follow_ups),
+            )
+            known.put(batch)
+            self._supervisor.transaction.new_batches[batch.id] = follow_ups
+        if new.is_whole:
+            known.change(batch, is_whole=True)
+        return batch.id
+
+    async def close(self, request: CloseBatch, uid: int) -> BatchView:
+        """Let no more jobs be added by the client of a batch, or by anybody; return it once that is on disk.
+
+        Raises:
+            NoSuchJob, NotAllowed: it does not exist, or belongs to another user.
+        """
+        known = self._supervisor.batches
+        batch = known.open.get(BatchId(request.batch))
+        if batch is not None:
+            _check_owner(batch, uid)
+            known.change(batch, is_whole=True, is_cancelled=request.cancel or batch.is_cancelled)
+        [view] = await self.views(GetBatches(id=0, batch=request.batch))
+        return view
+
+    async def views(self, request: GetBatches) -> list[BatchView]:
+        """Return the batches that a request asks for.
+
+        Raises:
+            NoSuchJob: it names one that does not exist.
+        """
+        limit = 1 if request.wait or request.batch or request.name else request.limit
+        while True:
+            await self._supervisor.saved_unless_stuck()
+            given = (request.batch, request.name, request.before, limit)
+            found = await self._store.search(storage.views, *given)
+            if not found and (request.batch is not None or request.name is not None):
+                raise NoSuchJob(f"no batch {request.batch or repr(request.name)}")
+            if not (request.wait and found and found[0].finished_at is None):
+                return found
+            await self._ended(BatchId(found[0].id))
+
+    async def _ended(self, batch_id: BatchId) -> None:
+        """Wait until a batch is not open, and that is on disk."""
+        with self._supervisor.subscriptions.subscribe_to_all() as subscription:
+            while batch_id in self._supervisor.batches.open:
+                await subscription.changed.wait()
+                subscription.changed.clear()
+
+    async def _follow(self, due: list[tuple[Batch, BatchEvent]]) -> None:
+        """Submit the jobs that follow batches, in the transaction of what they follow."""
+        for batch, event in due:
+            new = self._supervisor.transaction.new_batches.get(batch.id)
+            spec = await self._store.read(storage.follow_up, batch.id, event) if new is None else new[event]
+            spec = replace(spec, cause=_cause(batch, event))
+            [job_id] = self._submit([spec], batch.uid).jobs
+            batch.started[event] = JobId(job_id)
+
+
+def _follow_ups(new: NewBatch) -> dict[BatchEvent, JobSpec]:
+    given = {BatchEvent.THEN: new.then, BatchEvent.CATCH: new.catch, BatchEvent.FINALLY: new.finally_}
+    return {event: spec for event, spec in given.items() if spec is not None}
+
+
+def _cause(batch: Batch, event: BatchEvent) -> JobCause:
+    outcome = State.FAILED if batch.failed else State.CANCELLED if batch.cancelled else State.SUCCEEDED
+    error = f"{batch.failed} of {counted(batch.total, 'job')} failed" if batch.failed else None
+    return JobCause(id=batch.id, event=event, outcome=outcome, name=batch.name, error=error, of_batch=True)
+
+
+def _check_owner(batch: Batch, uid: int) -> None:
+    if batch.uid != uid:
+        raise NotAllowed(f"batch {batch.id} is of another user")

@@ -1,0 +1,287 @@
+"""Batch objects: what follows them is submitted once, in the transaction of the end that it follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.batches import BatchId
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon import batches
+from bgd.daemon.storage import batches as stored
+from bgd.errors import NoSuchJob
+from bgd.wire.launching import Acknowledge, Launch
+from bgd.wire.replies import Acted, BatchesPart, BatchRuns, Failed, JobsPart, Submitted
+from bgd.wire.requests import (
+    BatchPlace,
+    Cancel,
+    CloseBatch,
+    GetBatch,
+    GetBatches,
+    List,
+    NewBatch,
+    Remove,
+    Retry,
+    Selection,
+    Submit,
+    SubmitMany,
+)
+from tests.daemon.harness import UID, command, served
+from tests.daemon.scripted_launcher import end
+
+TOKEN = b"t" * 16
+HELD = command(hold=True)
+FOLLOWED = NewBatch(
+    name="nightly",
+    then=replace(HELD, name="then", env={"A": "1"}),
+    catch=replace(HELD, name="catch"),
+    finally_=replace(HELD, name="finally"),
+    is_whole=True,
+)
+
+
+def portion(*specs, after=0, new=FOLLOWED, token=TOKEN):
+    place = BatchPlace(token, after, [(after + 1, len(specs))])
+    return SubmitMany(id=1, specs=list(specs), place=place, batch=new)
+
+
+async def submitted(caller, *specs, **given):
+    await caller.stream(GetBatch(id=7, batch=given.get("token", TOKEN)), BatchRuns)
+    return await caller.ask(portion(*specs, **given), Submitted)
+
+
+async def batch(caller, number=1):
+    [part] = await caller.stream(GetBatches(id=2, batch=number), BatchesPart)
+    return part.batches[0]
+
+
+async def followed(caller, life):
+    """Return the names of the jobs that follow the batch, and check that the batch names them."""
+    view = await batch(caller)
+    jobs = [each.job for each in (view.then, view.catch, view.finally_) if each is not None and each.job]
+    return [(await life.view(job)).name for job in jobs]
+
+
+async def ended(launcher, *outcomes):
+    """Let as many jobs end as are about to start, in this way."""
+    launched = [await launcher.hear(Launch) for _ in outcomes]
+    for launch, outcome in zip(launched, outcomes, strict=True):
+        launcher.say(end(launch.key, outcome))
+        await launcher.hear(Acknowledge)
+
+
+async def test_then_and_finally_follow_a_batch_that_has_succeeded(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        reply = await submitted(caller, command(), command())
+        assert (reply.jobs, reply.batch) == ([1, 2], 1)
+        assert (await life.view(1)).batch == 1
+
+        await ended(launcher, Outcome.SUCCEEDED, Outcome.SUCCEEDED)
+
+        view = await batch(caller)
+        assert (view.name, view.total, view.succeeded, view.pending) == ("nightly", 2, 2, 0)
+        assert view.finished_at is not None
+        assert await followed(caller, life) == ["then", "finally"]
+        then: Any = await life.view(view.then.job)
+        assert (then.batch, then.cause.event, then.cause.id, then.cause.outcome) == (
+            None,
+            "then",
+            1,
+            "succeeded",
+        )
+
+
+async def test_the_transaction_of_an_end_has_what_follows_it(config, launcher, monkeypatch):
+    async with served(config, launcher) as life:
+        caller, saved, commit = await life.call(), [], life.store.commit
+        await submitted(caller, command())
+
+        async def recording(transaction):
+            saved.append(transaction)
+            return await commit(transaction)
+
+        monkeypatch.setattr(life.store, "commit", recording)
+        await ended(launcher, Outcome.SUCCEEDED)
+
+        [transaction] = [each for each in saved if each.ends]
+        assert [transaction.specs[job.id].spec.name for job in transaction.new] == ["then", "finally"]
+        assert [(each.started, each.has_ended) for each in transaction.counted] == [
+            ({"then": 2, "finally": 3}, True)
+        ]
+
+
+async def test_a_failure_starts_catch_at_once_and_a_retry_starts_then_at_most(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, command(), HELD)
+        await ended(launcher, Outcome.EXIT)
+        assert await followed(caller, life) == ["catch"]
+        await caller.ask(Cancel(3, [2]), Acted)
+        assert await followed(caller, life) == ["catch", "finally"]
+        assert (await batch(caller)).finished_at is not None
+
+    async with served(config, launcher) as life:  # the batch has ended, and is read again for the retry
+        caller = await life.call()
+        await caller.ask(Retry(3, [1, 2]), Acted)
+        assert (await batch(caller)).finished_at is None
+
+        await ended(launcher, Outcome.SUCCEEDED, Outcome.SUCCEEDED)
+
+        assert await followed(caller, life) == ["then", "catch", "finally"]
+        assert (await life.view(5)).name == "then"
+
+
+async def test_a_batch_goes_on_after_a_restart_of_the_daemon(config, launcher):
+    part = replace(FOLLOWED, is_whole=False)
+    async with served(config, launcher) as life:
+        await submitted(await life.call(), HELD, new=part)
+
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        runs = await caller.stream(GetBatch(id=7, batch=TOKEN), BatchRuns)
+        assert [each.batch for each in runs] == [1, 1]
+        assert (await caller.ask(portion(HELD, after=1, new=part), Submitted)).batch == 1
+        await life.actions.do("cancel", JobId(1))
+        await life.actions.do("cancel", JobId(2))
+        assert (await batch(caller)).finished_at is None
+
+        closed = await caller.ask(CloseBatch(5, 1), BatchesPart)
+
+        assert (closed.batches[0].total, closed.batches[0].cancelled) == (2, 2)
+        assert await followed(caller, life) == ["finally"]
+
+
+async def test_more_lines_reopen_a_batch_that_has_ended(config, launcher):
+    async with served(config, launcher) as life:
+        await submitted(await life.call(), command())
+        await ended(launcher, Outcome.SUCCEEDED)
+
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert (await batch(caller)).finished_at is not None
+        assert (await submitted(caller, HELD, after=1)).batch == 1
+        assert (await batch(caller)).finished_at is None
+        await life.actions.do("cancel", JobId(4))
+
+        assert (await batch(caller)).cancelled == 1
+        assert await life.store.read(stored.last_id) == 1
+
+
+async def test_a_job_can_be_added_while_the_batch_is_open(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+
+        await caller.ask(Submit(3, command(batch=1, hold=True)), Submitted)
+        await life.actions.do("cancel", JobId(1))
+        assert (await batch(caller)).total == 2
+        assert (await batch(caller)).finished_at is None
+
+        await caller.ask(CloseBatch(5, 1, cancel=True), BatchesPart)
+        refused = await caller.ask(SubmitMany(id=3, specs=[command(batch=1)]), Failed)
+        assert refused.message == "batch 1 was cancelled and takes no jobs"
+        await life.actions.do("cancel", JobId(2))
+        refused = await caller.ask(Submit(4, command(batch=1)), Failed)
+        assert refused.message == "batch 1 has ended, or does not exist: only an open one takes jobs"
+
+
+async def test_a_batch_of_another_user_takes_no_jobs_and_is_not_closed(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+        life.supervisor.batches.open[BatchId(1)].uid = UID
+
+        assert "another user" in (await caller.ask(Submit(4, command(batch=1)), Failed)).message
+        assert "another user" in (await caller.ask(CloseBatch(5, 1), Failed)).message
+
+
+async def test_a_batch_can_be_waited_for(config, launcher):
+    async with served(config, launcher) as life:
+        caller, waiting = await life.call(), await life.call()
+        await submitted(caller, command(), HELD)
+        waiting.send(GetBatches(id=9, name="nightly", wait=True))
+        await ended(launcher, Outcome.SUCCEEDED)
+        await life.actions.do("cancel", JobId(2))
+
+        [view] = (await waiting.hear(BatchesPart)).batches
+
+        assert (view.succeeded, view.cancelled) == (1, 1)
+
+
+@pytest.mark.parametrize(("which", "why"), [({"batch": 7}, "no batch 7"), ({"name": "x"}, "no batch 'x'")])
+async def test_a_batch_that_does_not_exist_is_named(config, launcher, which, why):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+
+        assert (await caller.ask(GetBatches(id=2, **which), Failed)).message == why
+        [part] = await caller.stream(GetBatches(id=2), BatchesPart)
+        assert part.batches == []
+
+
+async def test_batches_are_listed_and_their_jobs_selected(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD, HELD)
+        await life.submit(HELD)
+        await submitted(caller, HELD, token=bytes(16), new=NewBatch(is_whole=True))
+        await caller.ask(Submit(3, command(batch=1, hold=True)), Submitted)
+
+        [part] = await caller.stream(GetBatches(id=2), BatchesPart)
+        assert [each.id for each in part.batches] == [2, 1]
+        [part] = await caller.stream(GetBatches(id=2, before=2), BatchesPart)
+        assert [each.id for each in part.batches] == [1]
+        [listed] = await caller.stream(List(id=2, words="batch:1"), JobsPart)
+        assert [each.id for each in listed.jobs] == [5, 2, 1]
+        [listed] = await caller.stream(List(id=2, words="-batch:1"), JobsPart)
+        assert [each.id for each in listed.jobs] == [4, 3]
+        await caller.stream(Cancel(3, where=Selection(words="batch:1")), Acted)
+        assert (await batch(caller)).cancelled == 3
+        assert (await life.view(3)).state is State.HELD
+
+
+async def test_a_batch_goes_with_its_last_job(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD, HELD)
+        await caller.ask(Cancel(3, [1]), Acted)
+        await caller.ask(Remove(4, [1]), Acted)
+        await caller.ask(Cancel(3, [2]), Acted)
+        assert (await batch(caller)).cancelled == 2
+
+        await caller.ask(Remove(4, [2]), Acted)
+
+        with pytest.raises(NoSuchJob):
+            await life.actions.batches.views(GetBatches(id=0, batch=1))
+        assert await life.store.read(lambda db: db.execute("SELECT * FROM batch_jobs").fetchall()) == []
+        assert await life.store.read(stored.last_id) == 1
+
+
+async def test_what_follows_is_checked_like_a_job(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await caller.stream(GetBatch(id=7, batch=TOKEN), BatchRuns)
+
+        bad = replace(FOLLOWED, catch=command("nul\0"))
+        assert "NUL" in (await caller.ask(portion(HELD, new=bad), Failed)).message
+        waits = replace(FOLLOWED, then=command(after=(1,)))
+        assert (await caller.ask(portion(HELD, new=waits), Failed)).message.startswith("then: what follows a")
+        nowhere = SubmitMany(id=1, specs=[HELD], batch=FOLLOWED)
+        assert (await caller.ask(nowhere, Failed)).message == "a batch needs a place"
+        assert life.supervisor.newest_id == 0
+
+
+async def test_the_number_of_open_batches_is_limited(config, launcher, monkeypatch):
+    monkeypatch.setattr(batches, "MAX_OPEN", 1)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+        assert (await submitted(caller, HELD, after=1)).batch == 1
+
+        other = bytes(16)
+        await caller.stream(GetBatch(id=7, batch=other), BatchRuns)
+        refused = await caller.ask(portion(HELD, token=other), Failed)
+
+        assert refused.message.startswith("1 batches have not ended")
