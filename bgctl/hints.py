@@ -86,6 +86,9 @@ _VERBS = {
     "alert mail notify": "`bgctl submit --notify TARGET PROGRAM` tells you how a job ends",
     "image images": "jobs run programs of this machine: there are no images",
     "flower ui web": "`bgctl dashboard` prints a link to the pages",
+    "auth login": "`bgctl dashboard` prints a link that logs in to the pages",
+    "cp diff": "`bgctl logs ID` prints the output of a job, with `--path` the name of its file",
+    "env": "`bgctl submit -e K=V PROGRAM` sets a variable; bgd does not show those of a job",
 }
 VERBS = _by_word(_VERBS)
 """What to type in place of a verb that bgctl does not have."""
@@ -182,7 +185,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--array --arrays": _BATCH,
     "--condition --for": "`bgctl wait ID` waits for the end, `bgctl wait --match REGEX ID` for a line",
     "--all -A": ("--state STATE selects jobs; --yes asks no question", "`bgctl list --all` lists all jobs"),
-    "--mail --mail-type --mail-user --on-failure": "--notify NAME tells a [notify] target how a job ends",
+    "--mail --mail-type --mail-user": "--notify NAME tells a [notify] target how a job ends",
     "-f": ("--yes asks no question",),
     "-t": ("--timestamps shows the time of each line",),
     "-n": ("--any waits for the first of several jobs", "leave it out: what is shown is always up to date"),

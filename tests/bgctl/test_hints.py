@@ -86,6 +86,7 @@ HABITS = (
         "submit job.py",
     ),
     *("tail 7", "top 7", "watch -n 1", "why 7"),
+    *("cp 7 x", "diff 7 7", "env 7", "login"),
 )
 GOES_ON = {"attach", "shutdown", "top", "watch"}
 

@@ -355,7 +355,6 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("cancel --all", "--state STATE"),
         ("qsub job.sh", "bgctl submit PROGRAM"),
         ("images", "no images"),
-        ("submit --on-failure ops ls", "--notify NAME"),
         ("exec 1 sh", "`bgctl show ID` has the pid of a job"),
         ("schedule '*/5 * * * *' date -u", "bgctl schedule add NAME '*/5 * * * *' -- date -u\n"),
         ("schedule add '*/5 * * * *' -- date", "bgctl schedule add NAME '*/5 * * * *' -- date\n"),
