@@ -52,17 +52,8 @@ _SETTINGS = (
     "late_after",
     "excluded",
 )
-_ADDED = (
-    "submit",
-    "submit_async",
-    "submit_many",
-    "spec",
-    "s",
-    "options",
-    "schedule_spec",
-    "delay",
-    "enqueue",
-)
+_ADDED = ("submit", "submit_async", "submit_many", "spec", "s", "options", "schedule_spec")
+_FOREIGN = ("delay", "enqueue", "apply_async", "perform_async", "dispatch")
 
 
 @overload
@@ -191,16 +182,21 @@ class Background(Generic[P, R_co]):
     if not TYPE_CHECKING:
 
         def delay(self, *args, **kwargs):
-            """Refuse what `submit` is in Celery and RQ; the message says what to write."""
+            """Refuse what `submit` is in other libraries; the message says what to write."""
             from bgd.client.functions import in_words  # noqa: PLC0415 - only for an error
 
             own = background_of(self._function, {})._options  # noqa: SLF001 - of the same class
             name = self._function.__qualname__
             if changed := {each: value for each, value in self._options.items() if own.get(each) != value}:
                 name = in_words(f"{name}.options", (), changed)
-            raise TypeError(f"a job is queued by submit: write {in_words(f'{name}.submit', args, kwargs)}")
+            written = in_words(f"{name}.submit", args, kwargs)
+            raise AttributeError(f"a job is queued by submit: write {written}")
 
-        enqueue = delay
+        enqueue = perform_async = dispatch = delay  # of RQ, Sidekiq and Laravel; `delay` is Celery's
+
+        def apply_async(self, args=(), kwargs=None, **_):
+            """Refuse what takes the arguments as a list; its options have other names here."""
+            self.delay(*args, **kwargs or {})
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
@@ -266,7 +262,7 @@ def _with_background(function: Any, options: Any, schedule: Mapping[str, Any]) -
         raise TypeError(f"@bgd.job is for functions and methods, not {function!r}")
     background: Background[..., Any] = Background(function, options, schedule)
     try:
-        for name in _ADDED:
+        for name in _ADDED + _FOREIGN:
             setattr(function, name, getattr(background, name))
     except AttributeError:
         raise TypeError(f"@bgd.job is for functions written in Python, not {function!r}") from None

@@ -109,7 +109,7 @@ def other_method(client: str, name: str) -> Callable[..., Any]:
         raise AttributeError(f"a client has no attribute {name!r}", name=name)
 
     def refuse(what: Any, *args: object, **kwargs: object) -> None:
-        raise other_call(client, what, args, kwargs)
+        raise AttributeError(str(other_call(client, what, args, kwargs)))
 
     return refuse
 
