@@ -77,7 +77,6 @@ def test_what_the_page_says_is_missing_is_missing():
 
 MISSING = {  # what bgd would call it
     "A cluster of its own": {"cluster", "workers"},
-    "Results as arguments": {"result_of", "ref"},
     "Callbacks in your process": {"add_done_callback", "callback"},
     "Arguments and results other than JSON": {"pickle", "serializer"},
 }
