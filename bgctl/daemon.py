@@ -263,6 +263,8 @@ def _toml_key(name: str) -> str:
 
 
 def _toml_value(key: str, value: object) -> str:
+    if key == "delay" and isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(key, each) for each in value)}]"
     if key in _DURATIONS and isinstance(value, float):
         text = format_duration(value)
         return json.dumps(text) if parse_duration(text) == value else repr(value)
@@ -276,7 +278,7 @@ def _toml_value(key: str, value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_DURATIONS = {"grace", "delay", "max_delay", "timeout", "succeeded_for", "failed_for", "every"}
+_DURATIONS = {"grace", "delay", "max_delay", "retry_until", "timeout", "succeeded_for", "failed_for", "every"}
 _SIZES = {"min_free", "recycle_memory", "max_bytes", "logs_total", "memory_max", "core_max"}
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 

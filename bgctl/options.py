@@ -313,6 +313,14 @@ def _duration(text: str) -> float:
     return seconds
 
 
+def _pauses(text: str) -> float | tuple[float, ...]:
+    """Parse "5s", or "10s,20s,40s"."""
+    durations = tuple(map(_duration, text.split(",")))
+    if len(durations) > spec.MAX_PAUSES:
+        raise ValueError(f"it names {len(durations)} pauses, and the limit is {spec.MAX_PAUSES}")
+    return durations if len(durations) > 1 else durations[0]
+
+
 def _time_limit(text: str) -> float:
     if not (seconds := _duration(text)):
         raise ValueError("it must be greater than 0: leave the option out instead")
@@ -490,6 +498,7 @@ _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
         Parsed("text", text_reader(spec.SlurmWord, f"a text of 1 to {spec.MAX_SLURM_WORD} characters")),
         "TEXT",
     ),
+    spec.RetryDelay: (Parsed("durations", _pauses), "D,..."),
     spec.Share: (Parsed("number", text_reader(spec.Share, "a number from 0 to 1")), "SHARE"),
     spec.SlurmOptions: (
         Parsed(

@@ -321,7 +321,7 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
     "retries": Key(values.number(spec.Retries), 3),
-    "delay": Key(values.duration(), 5.0),
+    "delay": Key(values.pauses, 5.0),
     "backoff": Key(values.number(spec.Backoff), 1.0),
     "max_delay": Key(values.duration(), 3600.0),
     "jitter": Key(values.number(spec.Share), 0.1),

@@ -335,15 +335,20 @@ def explanation_as_json(explanation: Explanation) -> dict[str, object]:
 
 def retries_line(view: JobView) -> str:
     """Return how often, how far apart and after which exit codes a job is retried, on one line."""
-    if view.retries == 0:
+    if view.retries == 0 and view.retry_until is None:
         return "none; rerun if the outcome is lost" if view.rerun else "none"
-    longest = format_duration(view.max_delay)
-    growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
+    longest, growth = format_duration(view.max_delay), ""
+    if isinstance(view.retry_delay, list):
+        pauses = ", ".join(map(format_duration, view.retry_delay))
+    else:
+        pauses = format_duration(view.retry_delay)
+        growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
     only = f", only after {_codes(view.retry_on)}" if view.retry_on is not None else ""
     never = f", not after {_codes(view.no_retry_on)}" if view.no_retry_on is not None else ""
     unseen = ", not if the outcome is lost" if view.rerun is False else ""
     spread = f", jitter {percent(view.jitter)}%" if view.jitter and view.retry_delay else ""
-    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{spread}{only}{never}{unseen}"
+    count = view.retries if view.retry_until is None else f"any within {format_duration(view.retry_until)}"
+    return f"{count}, {pauses} apart{growth}{spread}{only}{never}{unseen}"
 
 
 def rules_line(view: JobView) -> str:

@@ -55,6 +55,19 @@ def checked_duration(value: object, kind: object = spec.Duration) -> float:
     return float(_converted(seconds, kind, written=format_duration))
 
 
+def pauses(setting: Setting) -> float | tuple[float, ...]:
+    """Read a duration, or a list of them."""
+    value = setting.value
+    if isinstance(value, str) and "," in value:
+        value = _listed(value)
+    if not isinstance(value, list):
+        return checked_duration(value)
+    durations = tuple(map(checked_duration, value))
+    if not 0 < len(durations) <= spec.MAX_PAUSES:
+        raise ValueError(f"must be a duration, or a list of 1 to {spec.MAX_PAUSES} of them")
+    return durations
+
+
 def size(kind: object) -> Reader[int]:
     """Return a reader of sizes, in bytes, within the bounds of an annotated type."""
 
@@ -368,6 +381,7 @@ def job_option(name: str, setting: Setting) -> object:
         spec.ExecutorName: executor_name,
         spec.NotifyName: notify_name,
         spec.Duration: duration(),
+        spec.RetryDelay: pauses,
         spec.Timeout: duration(spec.Timeout),
         spec.MemoryBytes: size(spec.MemoryBytes),
         spec.FileBytes: size(spec.FileBytes),

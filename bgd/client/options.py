@@ -37,7 +37,8 @@ class EditableOptions(TypedDict, total=False):
     name: str | None
     tags: Sequence[str]
     retries: int | None
-    retry_delay: Duration | None
+    retry_delay: Duration | Sequence[Duration] | None
+    retry_until: Duration | None
     backoff: float | None
     max_delay: Duration | None
     jitter: float | None
@@ -95,6 +96,7 @@ class FurtherOptions(EditableOptions, total=False):
     * `tags`: tag to filter by; may be repeated.
     * `retries`: retry up to this many times after a failure.
     * `retry_delay`: pause before a retry.
+    * `retry_until`: retry until this long after the submit.
     * `backoff`: multiply the pause by F after each retry.
     * `max_delay`: longest pause before a retry.
     * `jitter`: vary pauses randomly by this fraction.
@@ -212,7 +214,7 @@ class JobAttributes:
     priority: int
     tags: list[str]
     retries: int
-    retry_delay: float
+    retry_delay: float | list[float]
     backoff: float
     max_delay: float
     jitter: float
@@ -241,6 +243,7 @@ class JobAttributes:
     follow_ups: list[int]
     batch: int | None
     name: str | None
+    retry_until: float | None
     timeout: float | None
     stop_signal: StopSignal | None
     delay: float

@@ -44,7 +44,9 @@ Item = JobSpec | Sequence[str] | Mapping[str, Any]
 
 _OPTIONS = OPTIONS.keys() | {"env_pass", "shell", "check"}
 _CHANGEABLE = {name for name, option in OPTIONS.items() if option.can_edit} | {"argv"}
-_DURATIONS = {name for name in OPTIONS if kind_of(name) in (limits.Duration, limits.Timeout)}
+_DURATIONS = {
+    name for name in OPTIONS if kind_of(name) in (limits.Duration, limits.RetryDelay, limits.Timeout)
+}
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
 _SHELL = ("/bin/sh", "-c")
 
@@ -256,7 +258,8 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR09
         case _ if key in FOLLOW_UPS:
             return _follow_up_of(value, key)
         case _ if key in _DURATIONS:
-            return seconds_of(value, key)
+            is_list = key == "retry_delay" and isinstance(value, list | tuple)
+            return [seconds_of(each, key) for each in value] if is_list else seconds_of(value, key)
         case _:
             return value
 

@@ -59,6 +59,13 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
     return replace(job, queue=queue, priority=priority, due=due, conditions=conditions)
 
 
+def with_last_retry(job: Job, now: Now) -> Job:
+    """Return a job that has run, whose next attempt must start while its policy lets it retry."""
+    ends_at = job.policy.ends_at
+    expires = None if ends_at is None else now.elapsed + ends_at - now.wall
+    return replace(job, conditions=_shared(replace(job.conditions, expires=expires)))
+
+
 def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
     """Return the state in which a job waits unless it is held; `due` as in Job."""
     if conditions.after or conditions.after_any:

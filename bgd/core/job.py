@@ -7,7 +7,7 @@ from typing import NewType
 
 from msgspec import Struct, field
 
-from bgd.core.spec import Backoff, Demand, Duration, Instant, Retries, Share
+from bgd.core.spec import Backoff, Demand, Duration, Instant, Retries, RetryDelay, Share, Timeout
 
 JobId = NewType("JobId", int)
 
@@ -51,7 +51,7 @@ class Move(StrEnum):
     REVIVE = "revive"
 
 
-_BEFORE_AN_ATTEMPT = {Move.HOLD: State.HELD, Move.CANCEL: State.CANCELLED}
+_BEFORE_AN_ATTEMPT = {Move.HOLD: State.HELD, Move.CANCEL: State.CANCELLED, Move.GIVE_UP: State.FAILED}
 _AFTER_AN_ATTEMPT = {
     Move.SUCCEED: State.SUCCEEDED,
     Move.RETRY: State.SCHEDULED,
@@ -66,6 +66,7 @@ MOVES: dict[State, dict[Move, State]] = {
         Move.BLOCK: State.BLOCKED,
         Move.DEFER: State.SCHEDULED,
         Move.CANCEL: State.CANCELLED,
+        Move.GIVE_UP: State.FAILED,
     },
     State.BLOCKED: {Move.UNBLOCK: State.QUEUED, Move.DEFER: State.SCHEDULED, **_BEFORE_AN_ATTEMPT},
     State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.BLOCK: State.BLOCKED, **_BEFORE_AN_ATTEMPT},
@@ -133,16 +134,18 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     """When another attempt follows a failed one. Many jobs share one object.
 
     Delays are seconds from the end of one attempt to the start of the next. The first is `delay`, each later
-    one `backoff` times the one before, but at most `max_delay`. Each is spread by plus or minus the share
-    `jitter`. `rerun` None: rerun an attempt whose outcome was lost only if `retries` > 0. `retry_on` and
-    `no_retry_on` are as in a JobSpec. `on_exceptions`: what follows an exception, unless the job decides.
-    `has_follow_ups`: whether another job may follow the end of the job.
+    one `backoff` times the one before, but at most `max_delay`; several values in `delay` are taken as they
+    are. Each is spread by plus or minus the share `jitter`. `rerun` None: rerun an attempt whose outcome was
+    lost only if `retries` > 0. `retry_on` and `no_retry_on` are as in a JobSpec. `on_exceptions`: what
+    follows an exception, unless the job decides. `has_follow_ups`: whether another job may follow the end.
+    `retry_until`: seconds from the submit in which the job is retried however often; `ends_at`: that instant
+    in epoch time.
 
     The database holds it as an array, so the order of its fields stays.
     """
 
     retries: Retries = 0
-    delay: Duration = 5.0
+    delay: RetryDelay = 5.0
     backoff: Backoff = 1.0
     max_delay: Duration = 3600.0
     jitter: Share = 0.1
@@ -151,6 +154,8 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     no_retry_on: tuple[int, ...] | None = None
     on_exceptions: ExceptionRules = ()
     has_follow_ups: bool = False
+    retry_until: Timeout | None = None
+    ends_at: Instant | None = None
 
 
 class KeyLimit(Struct, frozen=True, array_like=True, gc=False):

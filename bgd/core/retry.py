@@ -9,7 +9,7 @@ from typing import Any, assert_never
 from msgspec.structs import replace
 
 from bgd.core.job import Decision, ExceptionRules, Job, Move, NextStep, Now, Outcome, RetryPolicy, State
-from bgd.core.spec import FOLLOW_UPS, JobSpec
+from bgd.core.spec import FOLLOW_UPS, MAX_DURATION, JobSpec
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze forever, but not a thousand times a second
 MOST_UNSEEN = 3  # lost outcomes in a row; a job that crashes the machine each time must stop
@@ -20,6 +20,7 @@ NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
 NO_USE = "not retried: another attempt would not help"
 NO_USE_AFTER = "on_exceptions says that another attempt would not help after {}"
 UNSEEN_TOO_OFTEN = f"given up: the outcome of {MOST_UNSEEN} attempts in a row was lost"
+TOO_LATE = "not retried: the time of retry_until is over"
 NOT_RERUN = "outcome unknown; only jobs with retries or rerun yes run again"
 
 
@@ -106,22 +107,38 @@ def wait_after(
         return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
     if move is not Move.RETRY:
         return None, None
-    return now.elapsed + (retry_delay(job.policy, job.failures, roll) if after is None else after), None
+    delay = retry_delay(job.policy, job.failures, roll) if after is None else after
+    if job.policy.ends_at is not None:
+        delay = max(delay, SHORTEST_SNOOZE)
+    return now.elapsed + delay, None
+
+
+def with_end(policy: RetryPolicy, now: Now, old: RetryPolicy | None = None) -> RetryPolicy:
+    """Return the policy of a job from now on, with the instant at which its retries end.
+
+    `old`: the one that it had. If `retry_until` has not changed, the instant stays.
+    """
+    if old is not None and old.retry_until == policy.retry_until:
+        return replace(policy, ends_at=old.ends_at)
+    return replace(policy, ends_at=None if policy.retry_until is None else now.wall + policy.retry_until)
 
 
 def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     """Return the seconds to wait after the `failures`-th failed attempt (counted from 1).
 
-    It is delay * backoff**(failures - 1), at most max_delay, spread by plus or minus jitter; `roll` in [0, 1)
-    picks the place in that spread.
+    It is delay * backoff**(failures - 1), at most max_delay, or the one of several delays; spread by plus or
+    minus jitter. `roll` in [0, 1) picks the place in that spread.
     """
+    spread = 1 + policy.jitter * (2 * roll - 1)
+    if isinstance(policy.delay, tuple):
+        return min(policy.delay[min(failures, len(policy.delay)) - 1] * spread, MAX_DURATION)
     if policy.delay == 0:
         return 0.0
     try:
         base = min(policy.delay * policy.backoff ** (failures - 1), policy.max_delay)
     except OverflowError:  # 100.0 ** 999 is too large for a float, so it is over any max_delay
         base = policy.max_delay
-    return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
+    return min(base * spread, policy.max_delay)
 
 
 def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None:
@@ -148,6 +165,7 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
         no_retry_on=spec.no_retry_on,
         on_exceptions=on_exceptions,
         has_follow_ups=any(getattr(spec, name) for name in FOLLOW_UPS),
+        retry_until=spec.retry_until,
     )
 
 
@@ -165,18 +183,23 @@ def options_of(policy: RetryPolicy) -> dict[str, Any]:
 _OPTIONS = {"retries": "retries", "delay": "retry_delay", "rerun": "rerun"} | {
     name: name for name in ("backoff", "max_delay", "jitter")
 }
-_asked = attrgetter(*_OPTIONS.values(), "retry_on", "no_retry_on", *FOLLOW_UPS)
+_asked = attrgetter(*_OPTIONS.values(), "retry_on", "no_retry_on", "retry_until", *FOLLOW_UPS)
 _NOTHING = _asked(JobSpec())
 
 
 def _move_after_failure(job: Job, code: int | None, decision: Decision | None) -> tuple[Move, str | None]:
     if decision is not None and decision.step is NextStep.FAIL:
         return Move.GIVE_UP, NO_USE if decision.rule is None else NO_USE_AFTER.format(decision.rule)
-    if job.failures >= job.policy.retries:
+    if not _may_retry(job):
         return Move.GIVE_UP, None
     if decision is not None:  # the job knows better than its exit code
         return Move.RETRY, None
     return (Move.RETRY, None) if _is_worth_it(job.policy, code) else (Move.GIVE_UP, NOT_WORTH_IT)
+
+
+def _may_retry(job: Job) -> bool:
+    """Return whether a failed job has retries left; the end of their time counts later, with the pause."""
+    return job.policy.ends_at is not None or job.failures < job.policy.retries
 
 
 def _is_worth_it(policy: RetryPolicy, code: int | None) -> bool:
@@ -188,11 +211,13 @@ def _is_worth_it(policy: RetryPolicy, code: int | None) -> bool:
 def _move_after_unseen_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
     if job.unseen + 1 >= MOST_UNSEEN:
         return Move.GIVE_UP, UNSEEN_TOO_OFTEN
-    asked = job.policy.rerun is True or (job.policy.rerun is None and job.policy.retries > 0)
+    policy = job.policy
+    has_retries = policy.retries > 0 or policy.ends_at is not None
+    asked = policy.rerun is True or (policy.rerun is None and has_retries)
     if not asked:
         return Move.GIVE_UP, NOT_RERUN
     if outcome is Outcome.INTERRUPTED:
         return Move.REQUEUE, None
-    if job.policy.rerun is True or job.failures < job.policy.retries:
+    if policy.rerun is True or _may_retry(job):
         return Move.RETRY, None
     return Move.GIVE_UP, None

@@ -31,7 +31,7 @@ from bgd.core.job import (
 )
 from bgd.core.job_table import JobTable
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
-from bgd.core.retry import move_after_end, wait_after
+from bgd.core.retry import TOO_LATE, move_after_end, wait_after, with_end
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
@@ -289,7 +289,7 @@ class Scheduler:
                 state=State.HELD if spec.hold else conditions.waiting_state(due, wanted, now),
                 queue=self._table.shared(spec.queue) if spec.queue else DEFAULT_QUEUE,
                 priority=spec.priority or 0,
-                policy=self._table.shared(policy),
+                policy=self._table.shared(policy if policy.retry_until is None else with_end(policy, now)),
                 due=due,
                 conditions=wanted,
             )
@@ -319,7 +319,10 @@ class Scheduler:
             KeyError: no waiting job has this id.
         """
         old = self._waiting_job(job_id)
-        job = replace(conditions.edited(old, spec, changed, now), policy=self._table.shared(policy))
+        policy = self._table.shared(with_end(policy, now, old.policy))
+        job = replace(conditions.edited(old, spec, changed, now), policy=policy)
+        if job.attempt and policy.ends_at != old.policy.ends_at:
+            job = conditions.with_last_retry(job, now)
         state = conditions.waiting_state(job.due, job.conditions, now)
         if job.state is State.HELD or job.state is state:
             job = conditions.without_met_conditions(job)
@@ -369,7 +372,7 @@ class Scheduler:
         """
         if self.get(job.id) is not None or job.state not in FINAL:
             raise KeyError(job.id)
-        job = replace(job, policy=self._table.shared(job.policy))
+        job = replace(job, policy=self._table.shared(with_end(job.policy, now)))
         self._move(job, Move.REVIVE, now, failures=0, unseen=0)
         self._settle(now)
 
@@ -445,6 +448,10 @@ class Scheduler:
         due, at = wait_after(move, job, now, self._roll(), decision)
         if at is not None:
             job = replace(job, conditions=replace(job.conditions, at=at))
+        if move is Move.RETRY and job.policy.ends_at is not None:
+            job = conditions.with_last_retry(job, now)
+            if conditions.expires_first(due, job.conditions, now):
+                move, reason, due = Move.GIVE_UP, TOO_LATE, None
         self._move(job, move, now, reason, due=due)
         self._settle(now)
         return True
@@ -526,7 +533,7 @@ class Scheduler:
                 for dependent in waiting.dependents_of(other):
                     self._notify(dependent, other, state, now)
             elif (late := waiting.take_expired(now)) is not None:
-                self._move(self._table.jobs[late], Move.CANCEL, now, EXPIRED)
+                self._expire(self._table.jobs[late], now)
             elif (due := waiting.take_due(now)) is not None:
                 self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
@@ -545,6 +552,13 @@ class Scheduler:
     def _holders_of(self, key: str) -> str:
         """Return in words which jobs hold a key."""
         return holders_in_words(self.with_holders(Reason(cause=Cause.LIMIT, subject=key)))
+
+    def _expire(self, job: Job, now: Now) -> None:
+        """End a job that has waited too long: for its first attempt, or for a retry."""
+        if job.attempt:
+            self._move(job, Move.GIVE_UP, now, TOO_LATE)
+        else:
+            self._move(job, Move.CANCEL, now, EXPIRED)
 
     def _notify_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
         for other, state in finished.items():

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Annotated, Any, Literal, Self, get_args
 
 import msgspec
@@ -20,6 +21,7 @@ MAX_WORK = 1_000_000  # bytes of a whole argv, or of a class job's arguments: a 
 MAX_NAME = 200
 MAX_TAGS = 20
 MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
+MAX_PAUSES = 100  # between retries, one by one; each of a job's policy is in memory
 MAX_FOLLOW_UP = 10_000  # bytes of the command that follows a job
 MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
@@ -57,6 +59,8 @@ Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]
 Timeout = Annotated[float, Meta(gt=0, le=MAX_DURATION)]
+RetryDelay = Duration | Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=MAX_PAUSES)]
+"""The pause before each retry, or those before the first ones; the last one repeats."""
 Backoff = Annotated[float, Meta(ge=1, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Umask = Annotated[int, Meta(ge=0, le=0o777)]
@@ -250,7 +254,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     name: Annotated[Name | None, Option("Name of the job")] = None
     tags: Annotated[Tags, Option("Tag to filter by; may be repeated")] = ()
     retries: Annotated[Retries | None, _in_policy("Retry up to this many times after a failure")] = None
-    retry_delay: Annotated[Duration | None, _in_policy("Pause before a retry, for example 5s or 2m")] = None
+    retry_delay: Annotated[
+        RetryDelay | None, _in_policy("Pause before a retry, for example 5s or 10s,20s,40s")
+    ] = None
+    retry_until: Annotated[Timeout | None, _in_policy("Retry until this long after the submit")] = None
     backoff: Annotated[Backoff | None, _in_policy("Multiply the pause by F after each retry")] = None
     max_delay: Annotated[Duration | None, _in_policy("Longest pause before a retry")] = None
     jitter: Annotated[Share | None, _in_policy("Vary pauses randomly by this fraction, for example 0.1")] = (
@@ -369,7 +376,6 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     on_failure: Annotated[
         FollowUp | None, Option("Run this command or target if the job fails", label="on failure")
     ] = None
-    """Once, after the last retry; not if a person cancels the job."""
     on_success: Annotated[
         FollowUp | None, Option("Run this command or target if the job succeeds", label="on success")
     ] = None
@@ -402,9 +408,9 @@ NOT_SCHEDULED = {"batch", *(name for name, option in OPTIONS.items() if not opti
 def kind_of(name: str) -> Any:
     """Return the type of the values of an option, without None, limits included: for example `Nice`."""
     kind, *said = get_args(JobSpec.__annotations__[name])
-    kinds = [each for each in get_args(kind) if each is not type(None)]
+    kinds = tuple(each for each in get_args(kind) if each is not type(None))
     if len(kinds) < len(get_args(kind)):
-        return kinds[0]
+        return reduce(or_, kinds)
     bounds = [each for each in said if not isinstance(each, Option)]
     return Annotated[kind, *bounds] if bounds else kind
 
@@ -482,8 +488,7 @@ def _problem_with_choices(spec: JobSpec) -> str | None:
 
 def _problem_with_follow_ups(spec: JobSpec) -> str | None:
     for name in FOLLOW_UPS:
-        words = getattr(spec, name)
-        if words is None:
+        if (words := getattr(spec, name)) is None:
             continue
         if spec.cause is not None:
             return f"{name} is not for a job that itself follows {spec.cause}"

@@ -19,6 +19,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.formatting import outcome_in_words
+from bgd.wire.views import JobView
 
 MAX_ERROR = 2_000  # characters
 
@@ -37,7 +38,10 @@ async def follow(supervisor: Supervisor, store: StoreReader, submit: Submit, cau
         event, stored = event_after(save), specs[save.job.id]
         if event is None:
             continue
-        spec = follow_up(stored.spec, _cause(save, event, stored.spec.name, ends.get(save.job.id)))
+        end: AttemptEnd | JobView | None = ends.get(save.job.id)
+        if end is None and save.job.state is State.FAILED:  # while it waited for a retry
+            end = await store.read(read.view, save.job.id)
+        spec = follow_up(stored.spec, _cause(save, event, stored.spec.name, end))
         if spec is not None:
             env = None if stored.spec.target is not None else stored.env
             [job_id] = submit([spec], stored.uid, env).jobs
@@ -71,12 +75,14 @@ async def _specs_of(
     return specs
 
 
-def _cause(save: SaveJob, event: str, name: str | None, end: AttemptEnd | None) -> JobCause:
+def _cause(save: SaveJob, event: str, name: str | None, end: AttemptEnd | JobView | None) -> JobCause:
     job = save.job
     cause = JobCause(id=job.id, event=event, outcome=Outcome.SUCCEEDED, name=name, attempt=job.attempt)
     if job.state is State.SUCCEEDED:
         return cause
-    if end is None or job.state is State.CANCELLED:
+    if end is None or end.outcome is None or job.state is State.CANCELLED:
         return replace(cause, outcome=Outcome.CANCELLED, error=save.reason)
-    error = outcome_in_words(end) if end.error is None else end.error.in_words(end.outcome)
+    error = save.reason or outcome_in_words(end)
+    if isinstance(end, AttemptEnd) and end.error is not None:
+        error = end.error.in_words(end.outcome)
     return replace(cause, outcome=end.outcome, error=error[:MAX_ERROR])

@@ -37,7 +37,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     priority: int
     tags: list[str]
     retries: int
-    retry_delay: float
+    retry_delay: float | list[float]
     backoff: float
     max_delay: float
     jitter: float

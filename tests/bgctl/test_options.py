@@ -26,6 +26,18 @@ def test_every_option_of_a_command_reaches_the_job(daemon):
     assert job["expires_at"].endswith("Z")
 
 
+def test_pauses_are_named_one_by_one(daemon):
+    job_id = daemon.submit("--hold", "--retry-delay", "10s,20s,1m", "--retry-until", "2h", "true")
+
+    shown = daemon.shown(job_id)
+    assert (shown["retry_delay"], shown["retry_until"]) == ([10.0, 20.0, 60.0], 7200.0)
+    assert "any within 2h, 10s, 20s, 1m apart" in daemon.bgctl("show", job_id).stdout
+    daemon.bgctl("edit", job_id, "--retry-delay", "3s")
+    assert daemon.shown(job_id)["retry_delay"] == 3.0
+    refused = daemon.bgctl("submit", "--retry-delay", ",".join(["1s"] * 101), "true")
+    assert "it names 101 pauses, and the limit is 100" in refused.stderr
+
+
 def test_a_command_follows_a_failure(daemon):
     words = "sh -c 'echo $BGD_CAUSE_NAME: $BGD_CAUSE_ERROR, $BGD_CAUSE_OUTPUT'"
     job_id = daemon.submit("--name", "backup", "--on-failure", words, "sh", "-c", "echo full; exit 3")

@@ -29,6 +29,7 @@ WRITTEN: dict[Any, str] = {
     spec.JobNumbers: "Sequence[JobReference]",
     spec.Limit: "str | tuple[str, int]",
     spec.Resources: "Mapping[str, int]",
+    spec.RetryDelay: "Duration | Sequence[Duration]",
     spec.SlurmOptions: "Sequence[str]",
     spec.Tags: "Sequence[str]",
     spec.Timeout: "Duration",

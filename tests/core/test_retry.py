@@ -13,6 +13,7 @@ from bgd.core.retry import (
     NO_USE,
     NOT_RERUN,
     NOT_WORTH_IT,
+    TOO_LATE,
     UNSEEN_TOO_OFTEN,
     exit_code_of,
     move_after_end,
@@ -23,6 +24,7 @@ from bgd.core.retry import (
     with_policy,
 )
 from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
+from tests.core.scheduling import at, make_scheduler, submit
 
 MIDDLE = 0.5  # the roll that does not change a delay
 RETRY = Decision(NextStep.RETRY)
@@ -332,3 +334,108 @@ def test_a_policy_written_into_a_spec_is_read_from_it_whatever_the_default(polic
 
     assert policy_of(spec, DEFAULT) == replace(policy, rerun=policy.rerun if spec.rerun is not None else True)
     assert (spec.argv, spec.priority) == (("true",), 7)
+
+
+# --- several pauses, and an end of all retries ----------------------------------------------------------
+
+
+def test_several_pauses_follow_each_other_and_the_last_one_repeats():
+    policy = RetryPolicy(delay=(10.0, 20.0, 7200.0), backoff=2.0, max_delay=15.0, jitter=0.0)
+
+    assert [retry_delay(policy, count, 0.9) for count in range(1, 6)] == [10.0, 20.0, 7200.0, 7200.0, 7200.0]
+
+
+def test_several_pauses_are_spread_too():
+    policy = RetryPolicy(delay=(10.0, MAX_DURATION), jitter=0.1)
+
+    assert retry_delay(policy, 1, 0.0) == pytest.approx(9.0)
+    assert retry_delay(policy, 2, 1.0) == MAX_DURATION
+
+
+UNTIL = RetryPolicy(retries=0, delay=0.0, jitter=0.0, retry_until=100.0)
+
+
+def failed_at(scheduler, job, elapsed, outcome=Outcome.EXIT):
+    """Start what is due, and end the attempt of the job; return its next state."""
+    scheduler.advance(at(elapsed))
+    assert scheduler.ended(job, scheduler.get(job).attempt, outcome, at(elapsed))
+    left = scheduler.get(job)
+    return State.FAILED if left is None else left.state
+
+
+def test_a_job_is_retried_until_the_time_is_over_however_often():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+
+    states = [failed_at(scheduler, job, elapsed) for elapsed in (10.0, 30.0, 50.0, 70.0, 98.0)]
+    assert set(states) == {State.SCHEDULED}
+    assert failed_at(scheduler, job, 99.5) is State.FAILED  # the next one would start after a second
+    [*_, last] = scheduler.take_effects()
+    assert (last.what, last.reason) == (Move.GIVE_UP, TOO_LATE)
+
+
+def test_no_retry_starts_after_the_time_even_if_it_is_due_before():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+    other = submit(scheduler, priority=9)
+    assert failed_at(scheduler, job, 90.0) is State.SCHEDULED
+    scheduler.advance(at(91.0))
+    assert scheduler.get(other).state is State.RUNNING
+    assert scheduler.get(job).state is State.QUEUED
+    assert scheduler.next_timer_at() == 100.0
+
+    scheduler.take_effects()
+    scheduler.advance(at(100.0))
+    [ended] = scheduler.take_effects()
+    assert (ended.job.id, ended.job.state) == (job, State.FAILED)
+    assert (ended.what, ended.reason) == (Move.GIVE_UP, TOO_LATE)
+
+
+def test_a_retry_in_time_runs_on_after_the_time():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+    failed_at(scheduler, job, 90.0)
+    scheduler.advance(at(91.0))
+    scheduler.advance(at(200.0))
+
+    assert scheduler.get(job).state is State.RUNNING
+
+
+def test_the_time_counts_again_for_a_job_that_a_person_retries():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+    scheduler.advance(at(99.5))
+    scheduler.ended(job, 1, Outcome.EXIT, at(99.5))
+    [*_, failed] = scheduler.take_effects()
+
+    scheduler.revive(failed.job, at(500.0))
+    assert failed_at(scheduler, job, 550.0) is State.SCHEDULED
+    assert failed_at(scheduler, job, 599.5) is State.FAILED
+
+
+@pytest.mark.parametrize(("retry_until", "expires"), [(100.0, 100.0), (300.0, 350.0), (None, None)])
+def test_an_edit_changes_the_time_from_then_on(retry_until, expires):
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL, retry_until=100.0)
+    failed_at(scheduler, job, 49.5)
+
+    changed = () if retry_until == 100.0 else ("retry_until",)
+    policy = replace(UNTIL, retry_until=retry_until)
+    scheduler.edit(job, JobSpec(argv=("true",), retry_until=retry_until), policy, changed, at(50.0))
+
+    assert scheduler.get(job).conditions.expires == expires
+
+
+def test_a_lost_outcome_is_a_retry_in_time():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+
+    assert failed_at(scheduler, job, 10.0, Outcome.UNKNOWN) is State.SCHEDULED
+
+
+def test_a_job_that_was_told_how_long_to_wait_still_waits_a_second():
+    scheduler = make_scheduler()
+    job = submit(scheduler, UNTIL)
+    scheduler.ended(job, 1, Outcome.ERROR, at(1.0), decision=Decision(NextStep.RETRY, after=0.0))
+
+    assert scheduler.get(job).due == 2.0

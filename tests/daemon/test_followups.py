@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, Outcome, State
+from bgd import clock
+from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.retry import TOO_LATE
 from bgd.core.spec import JobCause, JobSpec
 from bgd.daemon.storage import read
 from bgd.errors import NotAllowed, Refused
@@ -104,6 +106,19 @@ async def test_a_job_follows_one_that_ends_with_its_submit(config, launcher):
         assert cause is not None
         assert (cause.outcome, cause.attempt) == ("cancelled", 0)
         assert cause.error == f"job {key.job}, which had to succeed first, failed"
+
+
+async def test_a_job_follows_one_whose_time_for_retries_is_over(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(command(retry_until=300.0, retry_delay=299.0, jitter=0.0, **FOLLOWED))
+        launcher.say(end(key, Outcome.EXIT, 3))
+        await launcher.hear(Acknowledge)
+        later = Now(clock.elapsed() + 301.0, clock.now().wall + 301.0)
+        life.supervisor.decide(lambda scheduler, _: scheduler.hold(JobId(key.job), later))
+
+        cause = (await life.view(key.job + 1)).cause
+        assert cause is not None
+        assert (cause.outcome, cause.error) == ("exit", TOO_LATE)
 
 
 async def test_a_change_counts_in_the_transaction_of_the_end(config, launcher):

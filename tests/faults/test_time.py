@@ -106,6 +106,7 @@ def late_start(job: JobView, attempts: list[AttemptView]) -> float:
 
 def late_retry(job: JobView, attempts: list[AttemptView]) -> float:
     first, second = attempts
+    assert isinstance(job.retry_delay, float)
     return length(first.finished_at, second.started_at) - job.retry_delay
 
 

@@ -546,6 +546,15 @@ GROWN |= {
         replies.JobsPart(2, [replace(VIEW, **FOLLOWED, cause=CAUSE, follow_ups=[13])]),
     ),
 }
+PAUSES = {"retry_delay": (10.0, 20.0), "retry_until": 7200.0}
+GROWN |= {
+    "submit_with_pauses": ("request", requests.Submit(1, replace(SPEC, **PAUSES))),
+    "edit_with_pauses": ("request", requests.Edit(13, [17], requests.Changes(**PAUSES))),
+    "jobs_with_pauses": (
+        "reply",
+        replies.JobsPart(2, [replace(VIEW, retry_delay=[10.0, 20.0], retry_until=7200.0)]),
+    ),
+}
 PILOT = launching.PilotStart(
     executor="pilots", nodes=2, options=["--exclusive"], keep_idle=600.0, cpus=1, memory=10**9
 )
