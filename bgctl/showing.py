@@ -30,9 +30,10 @@ from bgd.formatting import (
     short_duration,
     signal_name,
     state_in_words,
+    steps_as_json,
     usage_line,
 )
-from bgd.wire.views import AttemptView
+from bgd.wire.views import AttemptView, StepView
 
 
 @verb("bgctl show 12", "bgctl show --json last")
@@ -129,6 +130,7 @@ def _as_json(
         **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
         "attempts": as_json(attempts),
+        "steps": steps_as_json(job.steps()),
     }
 
 
@@ -156,11 +158,26 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Us
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))
+    yield from _step_lines(job.steps(), now)
     shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
     parts = [list(_attempt_lines(job, attempt, now, shown)) for attempt in reversed(attempts)]
     for lines in reversed(parts):
         yield ""
         yield from lines
+
+
+def _step_lines(steps: list[StepView], now: float) -> Iterator[str]:
+    """Yield the lines of the latest steps."""
+    if not steps:
+        return
+    yield ""
+    yield f"Steps: {len(steps)}" + (f", the latest {_MOST_STEPS} are" if len(steps) > _MOST_STEPS else "")
+    for each in steps[-_MOST_STEPS:]:
+        told = f"{each.name} ({each.state}, {short_duration(each.seconds)}, {local_time(each.at, now)})"
+        yield from _labelled_lines(now, (f"step {each.position}", told))
+
+
+_MOST_STEPS = 20
 
 
 def _describe_state(job: Job) -> str:

@@ -28,7 +28,7 @@ from bgd.core.spec import (
 )
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
-from bgd.wire.views import AttemptView, JobUsage, JobView, Progress
+from bgd.wire.views import AttemptView, JobUsage, JobView, Progress, StepView
 
 _SHORT = 10  # seconds, below which a decimal matters
 _ROUNDING = 1e-9  # 0.29 * 100 is less than 29
@@ -61,6 +61,12 @@ def job_as_json(view: JobView) -> dict[str, object]:
     del fields["arguments"]
     arguments = _arguments(view)
     return fields | {"args": arguments.get("args"), "kwargs": arguments.get("kwargs")}
+
+
+def steps_as_json(steps: Iterable[StepView]) -> list[dict[str, object]]:
+    """Return the steps of a job as a list for JSON."""
+    names = ("name", "state", "at", "seconds")
+    return [{name: as_json(getattr(each, name), name) for name in names} for each in steps]
 
 
 def _arguments(view: JobView | JobSpec) -> dict[str, Any]:

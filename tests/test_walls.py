@@ -65,9 +65,9 @@ ROOMS = {
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/worker/stopping.py": f"{STANDARD} bgd_job",  # raises what a job may catch
     "bgd/worker/job.py": f"{STANDARD} .callables .process .stopping bgd_job",  # what surrounds a job gets one
-    "bgd/inside": f"{STANDARD} ._reporter .Job",
+    "bgd/inside": f"{STANDARD} ._reporter ._steps ._wire .Fail .Job .StepMismatch .current",
     "bgd/inside/bgd_job/__init__.py": (
-        f"{STANDARD} ._reporter bgd.client.background bgd.client.blocking.batches"
+        f"{STANDARD} ._reporter ._steps bgd.client.background bgd.client.blocking.batches"
     ),
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # a worker imports it for each job, so what it calls is imported late

@@ -150,5 +150,14 @@ def _is_of_job(name: str) -> bool:
 
 # variables that tell a job about itself; a daemon started from inside a job is not part of that job
 _JOB_VARIABLES = frozenset(
-    {"BGD_RUN", "BGD_JOB_ID", "BGD_ATTEMPT", "BGD_QUEUE", "BGD_SLOT", "BGD_SOCKET", "BGD_RESULT_FD"}
+    {
+        "BGD_RUN",
+        "BGD_JOB_ID",
+        "BGD_ATTEMPT",
+        "BGD_QUEUE",
+        "BGD_SLOT",
+        "BGD_SOCKET",
+        "BGD_RESULT_FD",
+        "BGD_ON_NODE_OF",
+    }
 )

@@ -41,15 +41,15 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def peer_of(transport: asyncio.BaseTransport) -> int:
-    """Return the uid of the connected user from the kernel; -1 if the kernel does not know."""
+def peer_of(transport: asyncio.BaseTransport) -> tuple[int, int]:
+    """Return the pid and the uid of the process that has connected; -1 if the kernel does not know them."""
     peer = transport.get_extra_info("socket")
     try:
-        _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError:
         logger.exception("the kernel does not name the user at the other end of a connection")
-        return -1
-    return int(uid)
+        return -1, -1
+    return int(pid), int(uid)
 
 
 def may_connect(uid: int, daemon_uid: int) -> bool:

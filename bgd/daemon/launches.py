@@ -69,7 +69,7 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     `place`: its executor; None: this machine, directly. `tokens`: those that it holds.
     """
     own = _daemons_part(job, spec, config)
-    added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens)}
+    added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens, place)}
     if spec.batch is not None:
         added["BGD_BATCH_ID"] = str(spec.batch)
     if spec.cause is not None:
@@ -98,7 +98,10 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
 
 
-def _bgd_variables(job: Job, slot: int, config: Config, tokens: Tokens) -> dict[str, str]:
+def _bgd_variables(
+    job: Job, slot: int, config: Config, tokens: Tokens, place: Place | None
+) -> dict[str, str]:
+    on_node = {"BGD_ON_NODE_OF": place.executor} if place is not None and place.kind.has_nodes else {}
     return {
         "BGD_JOB_ID": str(job.id),
         "BGD_ATTEMPT": str(job.attempt),
@@ -106,6 +109,7 @@ def _bgd_variables(job: Job, slot: int, config: Config, tokens: Tokens) -> dict[
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
         **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
+        **on_node,
     }
 
 

@@ -115,6 +115,11 @@ class Subscriptions:
                 subscription.moved.add(job_id)
                 subscription.changed.set()
 
+    def notify_step(self, job_id: int) -> None:
+        """Notify followers of a job that has recorded a step."""
+        for subscription in self._of_state.get(JobId(job_id), ()):
+            subscription.changed.set()
+
     def notify_progress(self, reports: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
         """Notify followers of progress that is on disk; drop unread progress of jobs that ended."""
         for subscription, wanted in self._of_progress.items():
@@ -206,12 +211,7 @@ class ProgressBuffer:
             Refused: this attempt does not run.
         """
         job_id = JobId(progress.job)
-        job = self._job_of(job_id)
-        if job is None or job.state not in ACTIVE or job.attempt != progress.attempt:
-            raise Refused(
-                f"attempt {progress.attempt} of job {progress.job} does not run: only a running attempt"
-                " reports progress"
-            )
+        check_running(self._job_of, progress.job, progress.attempt, "reports progress")
         self._unsaved[job_id] = progress
         self._counts[job_id] += 1
         if self._counts[job_id] <= MAX_PROMPT_ANSWERS:
@@ -250,3 +250,14 @@ class ProgressBuffer:
         self.flush()
         for answer in answers:
             answer()
+
+
+def check_running(job_of: Callable[[JobId], Job | None], number: int, attempt: int, does: str) -> None:
+    """Check that an attempt runs, so that nothing is recorded for one whose successor may run.
+
+    Raises:
+        Refused: it does not.
+    """
+    job = job_of(JobId(number))
+    if job is None or job.state not in ACTIVE or job.attempt != attempt:
+        raise Refused(f"attempt {attempt} of job {number} does not run: only a running attempt {does}")

@@ -39,6 +39,7 @@ from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
 from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
+from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import lists, read, recovery
 from bgd.daemon.storage.records import (
@@ -113,6 +114,7 @@ class Supervisor:
         self.space.when_changed = self.subscriptions.look_soon
         self.measurements = Measurements(config.queues)
         self.progress = ProgressBuffer(self.get, self._changed.set)
+        self.steps = StepKeepers(self.get)
         self.lost_output = LostOutput()
         self.log_cleaner = LogCleaner(store, config.log_dir, self._forget_logs)
         self.dispatcher = Dispatcher(link, self._attempts, self.subscriptions, store.store_id, self.get)
@@ -507,6 +509,8 @@ class Supervisor:
         if self.scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
             end = replace(end, outcome=recorded_outcome(job, end.outcome))
             self._attempts.end(end.job)
+            if end.job in self.steps.keepers:
+                del self.steps.keepers[end.job]
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
             end = replace(end, log_kept=min(end.log_kept, cap))
             started = self.transaction.pids.pop(end.job, None)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
 from typing import Any
 
-from msgspec import Struct, convert
+from msgspec import UNSET, Struct, convert
 from msgspec.structs import asdict, fields, replace
 
 from bgd.client.channel import Pause, install_backend
@@ -47,12 +47,13 @@ from bgd.wire.replies import (
     Reply,
     Result,
     Shown,
+    StepsPart,
     Submitted,
     code_of,
 )
 from bgd.wire.requests import Request
 from bgd.wire.schedules import SchedulesSet, SetSchedules
-from bgd.wire.views import AttemptView, EventView, JobError, JobView, Progress
+from bgd.wire.views import AttemptView, EventView, JobError, JobView, Progress, StepState, StepView
 
 logger = logging.getLogger(__name__)
 
@@ -204,6 +205,7 @@ class InlineJob(Struct, kw_only=True):
         result: what it returned, after JSON; None if it did not succeed.
         error: what it raised, with type, message and traceback; None if it succeeded.
         said: all progress that it reported.
+        recorded: its steps, by position.
     """
 
     id: int
@@ -217,10 +219,31 @@ class InlineJob(Struct, kw_only=True):
     started_at: float | None = None
     finished_at: float | None = None
     said: list[Progress] = []
+    recorded: dict[int, StepView] = {}
 
     def set_progress(self, fraction: float | None, message: str | None) -> None:
         """Record the progress that the job reports."""
         self.said.append(Progress(fraction, message))
+
+    def save_step(  # as a StepLog calls it
+        self,
+        position: int,
+        name: str,
+        is_done: bool,  # noqa: FBT001
+        value: bytes,
+        seconds: float,
+        _interrupted: object,
+    ) -> None:
+        """Record a step of the job."""
+        state = StepState.DONE if is_done else StepState.OPEN
+        self.recorded[position] = StepView(
+            position=position, name=name, state=state, at=time.time(), seconds=seconds, value=value
+        )
+
+    @property
+    def steps(self) -> list[StepView]:
+        """What it recorded of its steps, in their order."""
+        return [replace(self.recorded[position], value=UNSET) for position in sorted(self.recorded)]
 
     @property
     def progress(self) -> Progress | None:
@@ -293,6 +316,9 @@ class InlineBackend:
                 job = self._job(job_id)
                 yield Shown(number, self._view(job))
                 yield AttemptsPart(number, [_attempt_of(job)])
+                yield End(number)
+            case requests.GetSteps(id=number, job=job_id, attempt=None):
+                yield StepsPart(number, self._job(job_id).steps)
                 yield End(number)
             case requests.Wait() as request:
                 yield from self._stream_finished(request)
@@ -430,7 +456,7 @@ class InlineBackend:
             if isinstance(spec, AttemptReport):
                 report, exit_code = spec, 0
             else:
-                report, exit_code = run.carry_out(spec, allowed, job.set_progress)
+                report, exit_code = run.carry_out(spec, allowed, job.set_progress, job.save_step)
         finally:
             limit.cancel()
             with self._changed:

@@ -48,6 +48,7 @@ class InlineRun:
         spec: JobSpec,
         allowed: Sequence[str] | None,
         on_progress: Callable[[float | None, str | None], None],
+        on_step: Callable[[int, str, bool, bytes, float, object], None],
     ) -> tuple[AttemptReport, int]:
         """Run the job once; return its report, and its exit code.
 
@@ -59,10 +60,12 @@ class InlineRun:
             KeyboardInterrupt: the user wants to end the tests.
         """
         import bgd_job  # noqa: PLC0415 - exists since provide_bgd_job_once
+        from bgd_job import _steps  # noqa: PLC0415 - likewise
 
         process.become_job_process()  # again, because this may be a forked child
         request = worker_request(python_target(spec.target or ""), spec.arguments, (), allowed)
         previous = bgd_job.listener.set(on_progress)
+        log = _steps.log.set(_steps.StepLog(0, lambda: ("", {}), on_step))
         try:
             if _has_loop():
                 context = contextvars.copy_context()
@@ -72,6 +75,7 @@ class InlineRun:
                 exit_code = self._exit_code_of(request)
         finally:
             bgd_job.listener.reset(previous)
+            _steps.log.reset(log)
         report = read_result(
             self.document, self.outcome or (Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
         )

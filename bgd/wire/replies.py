@@ -25,6 +25,7 @@ from bgd.wire.views import (
     QueueView,
     ResourceView,
     ScheduleEvent,
+    StepView,
 )
 
 
@@ -119,6 +120,13 @@ class AttemptsPart(Message, frozen=True, tag="attempts"):
     """Some attempts of a job."""
 
     attempts: list[AttemptView]
+
+
+class StepsPart(Message, frozen=True, tag="steps"):
+    """Some steps of a job. `store`: the id of the database, without which the id of a job is not unique."""
+
+    steps: list[StepView]
+    store: str = ""
 
 
 class Result(Message, frozen=True, tag="result"):
@@ -318,6 +326,7 @@ _CommonReply = (
     | Shown
     | Explained
     | AttemptsPart
+    | StepsPart
     | Result
     | LogPart
     | KeyboardOpened

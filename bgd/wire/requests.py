@@ -38,6 +38,10 @@ MAX_LIST = 10_000
 MAX_BATCHES = 100  # in one answer: each may have three commands of a megabyte
 DEFAULT_LIST = 50
 MAX_PROGRESS_MESSAGE = 200  # characters: one line of a list
+MAX_STEPS = 10_000  # of a job
+MAX_STEP_NAME = 200  # characters
+MAX_STEP_VALUE = 100_000  # bytes of JSON
+MAX_STEP_BYTES = 10_000_000  # of the values of all steps of a job
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
 MAX_ATTEMPT = 2**31
 MAX_TAIL = 1_000_000  # lines
@@ -47,6 +51,7 @@ MAX_KEPT = 2**53  # jobs
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id; 0: there has been no job
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
+AttemptNumber = Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
 LineNumber = Annotated[int, Meta(ge=0, le=2**53)]
 ROUND = 2**36  # what a line that runs again adds to its number, for each time that the batch was read again
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
@@ -372,9 +377,36 @@ class SetProgress(Asked, frozen=True, tag="set_progress", kw_only=True):
     """
 
     job: JobNumber
-    attempt: Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
+    attempt: AttemptNumber
     fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
+
+
+class GetSteps(Asked, frozen=True, tag="steps", kw_only=True):
+    """-> StepsPart..., End: what a job has recorded of its steps, after the position `after`.
+
+    `attempt`: the running attempt, for the process of the job that will record steps; it also gets the
+    values. The first process to ask is the only one of its attempt that may record steps. None: anyone else.
+    """
+
+    job: JobNumber
+    attempt: AttemptNumber | None = None
+    after: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
+
+
+class SaveStep(Asked, frozen=True, tag="save_step", kw_only=True):
+    """-> Done, when it is on disk. Record a step of a running attempt, in place of what it recorded before.
+
+    `value`: for the job alone, which may use any format. `done`: the step is not run again.
+    """
+
+    job: JobNumber
+    attempt: AttemptNumber
+    position: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_STEP_NAME)]
+    done: bool
+    value: Annotated[bytes, Meta(max_length=MAX_STEP_VALUE)]
+    seconds: Annotated[float, Meta(ge=0)]
 
 
 class GetEvents(Asked, frozen=True, tag="events", kw_only=True):
@@ -531,6 +563,8 @@ _CommonRequest = (
     | Edit
     | GetBackup
     | SetProgress
+    | GetSteps
+    | SaveStep
     | GetCheckup
     | SendTest
     | GetQueues

@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, defstruct, field
+from msgspec import UNSET, Struct, UnsetType, defstruct, field
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import OPTIONS, ExecutorKind, JobCause, JobSpec, kind_of
@@ -183,6 +183,27 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     executor_kind: ExecutorKind | None = None
     tokens: dict[str, list[str]] = {}
     node: str | None = None
+
+
+class StepState(StrEnum):
+    """How far a step of a job is."""
+
+    OPEN = "open"  # it has recorded a cursor, and its block has not ended
+    DONE = "done"
+
+
+class StepView(Struct, frozen=True, kw_only=True):
+    """What a job has recorded of a step. `at`: when; `seconds`: how long the step had taken by then.
+
+    `value`: only for the job itself.
+    """
+
+    position: int
+    name: str
+    state: StepState
+    at: float
+    seconds: float
+    value: bytes | UnsetType = UNSET
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

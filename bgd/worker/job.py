@@ -117,7 +117,7 @@ def carry_out(job: Job, result: Result) -> int:
         log(f"refused: {refusal}\n")
     except BaseException as error:  # noqa: BLE001 - whatever the job raised is its outcome
         document, exit_code = _after_exception(error)
-    _send_held_progress()
+    _end_bgd_job()
     flush()
     exit_if_forked(exit_code)
     result.write(document)
@@ -328,11 +328,12 @@ def provide_bgd_job() -> None:
     sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class works as well as an instance
 
 
-def _send_held_progress() -> None:
-    """Send the progress that `bgd_job` still holds back, if the job has reported any."""
-    reporter = sys.modules.get("bgd_job._reporter")
-    if reporter is not None:
-        reporter.end()
+def _end_bgd_job() -> None:
+    """Send the progress that `bgd_job` still holds back, and close its connections, if it has any."""
+    for name in ("bgd_job._reporter", "bgd_job._steps"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.end()
 
 
 class _Finder:

@@ -211,6 +211,17 @@ def pilot(folder, **options):
     return got.slurm.pilot
 
 
+def test_a_job_on_a_node_knows_that_it_cannot_reach_the_daemon(folder):
+    place = Place(executor="cluster", kind=ExecutorKind.SLURM)
+    config = configure(folder, rest=CLUSTER)
+
+    there = build_launch(KEY, JOB, JobSpec(argv=("true",)), 0, config, place=place)
+    here = build_launch(KEY, JOB, JobSpec(argv=("true",)), 0, config)
+
+    assert there.env["BGD_ON_NODE_OF"] == "cluster"
+    assert "BGD_ON_NODE_OF" not in here.env
+
+
 @pytest.mark.parametrize(
     ("options", "argument"),
     [

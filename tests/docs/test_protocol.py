@@ -41,6 +41,7 @@ VALUES = [
     views.Progress,
     views.JobProgress,
     views.JobUsage,
+    views.StepView,
     views.AttemptView,
     views.QueueView,
     Explanation,
@@ -63,6 +64,7 @@ ENUMERATIONS = [
     Outcome,
     requests.ShutdownMode,
     replies.ErrorCode,
+    views.StepState,
     views.Level,
     Overlap,
     Missed,
@@ -138,6 +140,9 @@ def test_protocol_page_says_what_the_limits_are():
         spec.MAX_INPUT,
         spec.MAX_SLOTS,
         requests.MAX_PROGRESS_MESSAGE,
+        requests.MAX_STEPS,
+        requests.MAX_STEP_VALUE,
+        requests.MAX_STEP_BYTES,
     ]
 
 

@@ -167,6 +167,14 @@ async def halfway_awaited(message: str) -> None:
     halfway(message)
 
 
+async def stepwise(number: int) -> int:
+    import bgd_job  # the worker provides it
+
+    with bgd_job.step("rows") as step:
+        step.set(number)
+    return bgd_job.step("double", lambda: 2 * number)
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -14,7 +14,7 @@ from bgd.daemon.control.limits import SharedMemory
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
-from bgd.wire.requests import SetProgress, Submit, SubmitMany
+from bgd.wire.requests import SaveStep, SetProgress, Submit, SubmitMany
 from tests.simulation.event_queue import EventQueue
 from tests.simulation.loop import SimulatedLoop
 
@@ -76,6 +76,10 @@ class _Control:
     def submit_many(self, parts: list[SubmitMany], uid: int, reply: Callable[[Reply], None]) -> None:
         del uid
         reply(Done(parts[0].id))
+
+    def save_step(self, step: SaveStep, pid: int, reply: Callable[[Reply], None]) -> None:
+        del pid
+        reply(Done(step.id))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         reply(Done(request.id))

@@ -35,8 +35,8 @@ BOUNDS = {
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
-    # two about what follows the end of a job
-    "modules, daemon": (333, 333),
+    # two about what follows the end of a job, and two for steps
+    "modules, daemon": (335, 335),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -109,7 +110,7 @@ def test_module_is_installed_alone(tmp_path):
             sys.executable,
             "-S",
             "-c",
-            "import bgd_job; print(bgd_job.__file__, bgd_job.current())\nimport bgd_job._reporter",
+            "from bgd_job import *; import bgd_job; print(bgd_job.__file__, current(), step('a', int, 2))",
         ],
         env={"PYTHONPATH": str(folder)},
         capture_output=True,
@@ -117,17 +118,14 @@ def test_module_is_installed_alone(tmp_path):
         check=True,
         cwd="/",
     )
-    assert found.stdout == f"{folder}/bgd_job/__init__.py None\n"
+    assert found.stdout == f"{folder}/bgd_job/__init__.py None 2\n"
     assert (folder / "bgd_job/py.typed").exists()
 
 
 def _copy_of(project: Path, folder: Path) -> Path:
     """Copy a project, because building it writes into its folder."""
     copy = folder / "project"
-    for name in ("pyproject.toml", "bgd_job/__init__.py", "bgd_job/_reporter.py", "bgd_job/py.typed"):
-        target = copy / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((project / name).read_bytes())
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bgd.inside import bgd_job
-from bgd.inside.bgd_job import _reporter
+from bgd.inside.bgd_job import _reporter, _wire
 from bgd.wire import messages, requests
 from bgd.wire.framing import HEADER, FrameReader
 from bgd.wire.requests import SetProgress
@@ -459,7 +459,7 @@ def test_progress_that_a_listener_gets_is_not_sent_to_a_daemon(job):
 
 def test_limits_are_those_of_the_socket():
     assert bgd_job.MAX_MESSAGE == requests.MAX_PROGRESS_MESSAGE
-    assert _reporter._PROTOCOL == messages.PROTOCOL
+    assert _wire._PROTOCOL == messages.PROTOCOL
 
 
 def test_reporter_runs_on_python_3_9():

@@ -243,7 +243,7 @@ class _Receiver:
 
     def __init__(self, heard: Callable[[Reply], None]) -> None:
         self._heard = heard
-        self.uid = 0
+        self.pid = self.uid = 0
 
     def send(self, reply: Reply) -> None:
         if not isinstance(reply, JobsPart):

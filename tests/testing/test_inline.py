@@ -443,6 +443,14 @@ def test_progress_of_a_job_is_recorded(jobs):
     assert Client().call(f"{TASKS}:halfway", ["a", None]).progress is None
 
 
+def test_steps_of_a_job_are_recorded(jobs):
+    told, again = (Client().call(f"{TASKS}:stepwise", [number]) for number in (2, 3))
+
+    assert (told.result(), again.result()) == (4, 6)
+    for steps in (jobs.submitted[1].steps, again.steps()):
+        assert [(step.name, step.state) for step in steps] == [("rows", "done"), ("double", "done")]
+
+
 def test_progress_of_a_coroutine_is_recorded(jobs):
     async def submit_it() -> None:
         async with AsyncClient() as client:

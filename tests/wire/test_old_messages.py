@@ -268,6 +268,10 @@ SENT: dict[str, list[Message]] = {
         requests.Edit(19, [17], CHANGES),
         requests.GetBackup(29),
         requests.SetProgress(id=28, job=17, attempt=4, fraction=0.25, message="größer"),
+        requests.GetSteps(id=49, job=17, attempt=4, after=2),
+        requests.SaveStep(
+            id=50, job=17, attempt=4, position=3, name="größer", done=True, value=b"{}", seconds=0.25
+        ),
         requests.GetCheckup(30),
         requests.SendTest(31, "ops"),
         requests.GetQueues(20),
@@ -301,6 +305,15 @@ SENT: dict[str, list[Message]] = {
         replies.Shown(3, VIEW),
         replies.Explained(46, VIEW, EXPLANATION),
         replies.AttemptsPart(4, [ATTEMPT]),
+        replies.StepsPart(
+            49,
+            [
+                views.StepView(
+                    position=1, name="a", state=views.StepState.DONE, at=2.5, seconds=0.25, value=b"{}"
+                )
+            ],
+            "0123456789abcdef",
+        ),
         replies.Result(5, VIEW, '{"rows":3}', ERROR),
         replies.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),
         replies.KeyboardOpened(6, 4, 4096),

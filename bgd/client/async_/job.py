@@ -11,7 +11,7 @@ from bgd.client.specs import ResultReference
 from bgd.core.explain import Explanation
 from bgd.core.job import State
 from bgd.wire.replies import LogPart
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobView, StepView
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -114,6 +114,10 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
     async def explain(self) -> Explanation:
         """Return what keeps the job from running, in order, and when it will likely start."""
         return await self._client.explain(self.id)
+
+    async def steps(self) -> list[StepView]:
+        """Return what the job has recorded of its steps, in their order."""
+        return await self._client.steps(self.id)
 
     async def attempts(self) -> list[AttemptView]:
         return await self._client.attempts(self.id)

@@ -31,7 +31,7 @@ from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, LogPart
 from bgd.wire.requests import Selection
-from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, ScheduleEvent
+from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, ScheduleEvent, StepView
 
 if TYPE_CHECKING:
     from bgd.client.batch import BatchSender, FollowUp
@@ -511,6 +511,49 @@ class Client(DaemonClient):
         """Return all attempts of a job, oldest first."""
         [_, *parts] = run(self._channel.collect(requests.Show(UNNUMBERED, job_id)))
         return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
+
+    def steps(self, job: JobReference, *, attempt: int | None = None) -> list[StepView]:
+        """Return what a job has recorded of its steps, in their order.
+
+        `attempt`: its running attempt, for the process that will record further steps with `save_step`; only
+        it gets their values.
+
+        Raises:
+            Refused: this attempt is not running, or another of its processes records its steps.
+        """
+        [job_id] = ids_of([job])
+        request = requests.GetSteps(id=UNNUMBERED, job=job_id, attempt=attempt)
+        parts = run(self._channel.collect(request))
+        return [step for part in parts for step in expected(part, replies.StepsPart).steps]
+
+    def save_step(
+        self,
+        job: JobReference,
+        attempt: int,
+        position: int,
+        name: str,
+        value: bytes,
+        *,
+        seconds: float = 0.0,
+        done: bool = True,
+    ) -> None:
+        """Record a step of a running attempt, after a call of `steps`. A job calls bgd_job.step instead.
+
+        Raises:
+            Refused: this process may not record it, or a value is out of range.
+        """
+        [job_id] = ids_of([job])
+        request = requests.SaveStep(
+            id=UNNUMBERED,
+            job=job_id,
+            attempt=attempt,
+            position=position,
+            name=name,
+            done=done,
+            value=value,
+            seconds=seconds,
+        )
+        run(self._channel.ask(request, replies.Done, repeatable=True))
 
     def returned(self, job_id: int) -> Any:
         """Return the value of a finished job, even if the daemon is restarting; see `result`."""

@@ -35,6 +35,7 @@ from bgd.wire.requests import (
     GetKeyboard,
     Logs,
     Request,
+    SaveStep,
     SetProgress,
     Submit,
     SubmitMany,
@@ -96,7 +97,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._server = server
         self._reader = FrameReader()
         self._transport: asyncio.Transport
-        self.uid = -1
+        self.pid = self.uid = -1
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = FlowControl(server.memory, self._pause, self._resume)
@@ -113,7 +114,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._server.connections.add(self)
-        self.uid = peer_of(transport)
+        self.pid, self.uid = peer_of(transport)
         limit = self._server.max_connections
         if len(self._server.connections) > limit:
             message = f"too many connections: the daemon serves {limit}: close some, or try again later"
@@ -305,6 +306,8 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._add_to_batch(request, size)
             case SetProgress():
                 self._report(request)
+            case SaveStep():
+                self._save_step(request, size)
             case Forget():
                 task = self._tasks.get(request.request)
                 if task is not None and task.cancel():
@@ -336,6 +339,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Answer without a task: thousands of requests a second come this way."""
         try:
             self._server.handler.submit(request, self.uid, partial(self._send_and_finish, size))
+        except BgdError as error:
+            self._fail(request.id, error)
+        else:
+            self._flow.begin(size)
+
+    def _save_step(self, request: SaveStep, size: int) -> None:
+        try:
+            self._server.handler.save_step(request, self.pid, partial(self._send_and_finish, size))
         except BgdError as error:
             self._fail(request.id, error)
         else:

@@ -58,6 +58,7 @@ from bgd.wire.requests import (
     RemoveQueue,
     Request,
     Resume,
+    SaveStep,
     Selection,
     SendSignal,
     SendTest,
@@ -178,6 +179,21 @@ class RequestHandler:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
         progress = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
         self._supervisor.progress.report(progress, lambda: reply(Done(request.id)))
+
+    def save_step(self, step: SaveStep, pid: int, reply: Callable[[Reply], None]) -> None:
+        """Record a step for a process of its job; call `reply` when it is on disk.
+
+        Raises:
+            Refused: this process may not record it.
+        """
+
+        def saved() -> None:
+            reply(Done(step.id))
+            self._supervisor.subscriptions.notify_step(step.job)
+
+        self._supervisor.steps.check(step, pid)
+        self._supervisor.transaction.steps.append(step)
+        self._supervisor.when_saved(saved)
 
     # --- jobs that wait for others, and requests that are sent again: these have to be looked up --------
 

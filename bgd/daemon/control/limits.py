@@ -18,7 +18,7 @@ from bgd.errors import Full
 from bgd.wire.requests import MAX_BATCH_BYTES
 
 MAX_IN_FLIGHT = 1024  # requests of one connection; further ones stay unread in the socket until some are done
-MAX_SHORT_TASKS = 64  # of these, requests that are neither new jobs, nor progress, nor streams
+MAX_SHORT_TASKS = 64  # of these, requests that are neither new jobs, nor progress, nor steps, nor streams
 MAX_OWN_UNSAVED_BYTES = 4 << 20  # of one connection's new jobs that are not on disk yet
 MAX_UNSAVED_BYTES = 16 << 20  # of all connections' new jobs that are not on disk yet
 SMALL_BYTES = 8 * 1024  # frames up to this size are read without asking for room

@@ -20,7 +20,7 @@ from bgd.daemon.dispatch import ANSWER_PATIENCE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
-from bgd.daemon.storage import change_stream, lists, read, summaries
+from bgd.daemon.storage import change_stream, lists, read, steps, summaries
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
@@ -46,6 +46,7 @@ from bgd.wire.replies import (
     Result,
     Shown,
     Stats,
+    StepsPart,
 )
 from bgd.wire.requests import (
     Explain,
@@ -56,6 +57,7 @@ from bgd.wire.requests import (
     GetQueues,
     GetResult,
     GetStats,
+    GetSteps,
     GetUsage,
     List,
     Logs,
@@ -64,8 +66,9 @@ from bgd.wire.requests import (
     Wait,
 )
 from bgd.wire.schedules import SchedulesPart
-from bgd.wire.views import EventView, JobProgress, JobView, ScheduleEvent
+from bgd.wire.views import EventView, JobProgress, JobView, ScheduleEvent, StepView
 
+STEPS_AT_ONCE = 1000
 ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most
 # Each event takes half a KiB while it waits for a slow reader, and many clients may follow events
 EVENTS_AT_ONCE = 200
@@ -76,7 +79,7 @@ GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
 T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart)
+R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart, StepsPart)
 
 
 class ReplySender(Protocol):
@@ -87,9 +90,10 @@ class ReplySender(Protocol):
     time hold such a thing, and none while the client does not read.
 
     Attributes:
-        uid: of the user of the client.
+        pid, uid: of the process of the client, and of its user.
     """
 
+    pid: int
     uid: int
 
     def send(self, reply: Reply) -> None: ...
@@ -127,6 +131,7 @@ class ReadHandler:
         self.answers: Answers = {
             List: self._list,
             Show: self._show,
+            GetSteps: self._steps,
             Explain: self._explain,
             Logs: self._logs,
             GetKeyboard: self._open_keyboard,
@@ -209,6 +214,23 @@ class ReadHandler:
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
                 await send_parts(located, partial(AttemptsPart, request.id), replies)
             after = views[-1].attempt if views else after
+
+    async def _steps(self, request: GetSteps, replies: ReplySender) -> None:
+        is_own = request.attempt is not None
+        job_id, after = JobId(request.job), request.after
+        if is_own:
+            sizes = await self._store.read(steps.sizes_of, job_id)
+            self._supervisor.steps.admit(request, replies.pid, *sizes)
+        part_of = partial(StepsPart, request.id, store=self._store.store_id)
+        replies.send(part_of([]))  # a job needs the id of the store
+        found: list[StepView] | None = None
+        while found is None or found:
+            async with replies.in_turn():
+                found = await self._store.read(
+                    steps.steps_of, job_id, after, STEPS_AT_ONCE, with_values=is_own
+                )
+                await send_parts(found, part_of, replies)
+            after = found[-1].position if found else after
 
     async def _explain(self, request: Explain, replies: ReplySender) -> Explained:
         async with replies.in_turn():

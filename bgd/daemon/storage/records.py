@@ -20,6 +20,7 @@ from bgd.core.schedules import Occurrence
 from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, Place
 from bgd.wire.replies import Run
+from bgd.wire.requests import SaveStep
 from bgd.wire.views import JobError, JobProgress
 
 
@@ -183,6 +184,7 @@ class Transaction(Struct, kw_only=True):
         controls: all that people have set for slots and queues; None if nothing has changed.
         wall_ahead: seconds that the wall clock is ahead of the elapsed clock; None if nothing has changed.
         progress: what attempts have reported last.
+        steps: what attempts have recorded of their steps.
         submissions: the jobs of requests, by their tokens.
         batches: ids of batches, and which lines of them became which jobs.
         new_batches: batches that were just made, with what follows them.
@@ -223,6 +225,7 @@ class Transaction(Struct, kw_only=True):
     controls: QueueControls | None = None
     wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
+    steps: list[SaveStep] = []
     submissions: dict[bytes, Submission] = {}
     batches: list[tuple[bytes, list[Run]]] = []
     new_batches: dict[BatchId, Mapping[BatchEvent, JobSpec]] = {}

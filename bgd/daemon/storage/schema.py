@@ -207,6 +207,11 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER batch_gone AFTER DELETE ON job_batches BEGIN
         DELETE FROM batch_jobs WHERE batch = old.id;
     END;
+    -- What jobs have recorded of their steps. value: only the job reads it. seconds: how long it had taken.
+    CREATE TABLE steps (
+        job INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+        value BLOB NOT NULL, at REAL NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (job, position)
+    ) WITHOUT ROWID;
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)

@@ -13,7 +13,16 @@ import msgspec
 from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage import activity, batches, change_stream, notifications, read, schedules, submissions
+from bgd.daemon.storage import (
+    activity,
+    batches,
+    change_stream,
+    notifications,
+    read,
+    schedules,
+    steps,
+    submissions,
+)
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -68,6 +77,8 @@ class TransactionWriter:
             _save_attempts(db, transaction)
         if transaction.progress:
             _save_progress(db, transaction.progress.values())
+        if transaction.steps:
+            steps.save(db, transaction.steps, transaction.now.wall)
         events: list[JobEvent | dict[str, object]] = [*transaction.events, *schedules.save(db, transaction)]
         if events:
             self.newest_event = change_stream.append_events(db, events, self.newest_event)
@@ -175,8 +186,11 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     ended, started = [], []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
+    again: list[JobId] = []  # jobs that had succeeded, and begin anew
     for save in transaction.saves.values():
         job, columns = save.job, _columns(save.job)
+        if save.before is State.SUCCEEDED:
+            again.append(job.id)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
@@ -193,6 +207,8 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     update_rows(db, _SAVE_JOBS, plain, count)
     update_rows(db, _END_JOB, ended)
     update_rows(db, _START_JOB, started)
+    if again:
+        steps.forget(db, again)
 
 
 def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
@@ -282,7 +298,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     """
     runs = runs_of(job_ids)
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
-    for table in ("attempts", "results", "streaks", "wanted_results"):
+    for table in ("attempts", "results", "streaks", "wanted_results", "steps"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
     db.executemany("DELETE FROM follow_ups WHERE cause BETWEEN ? AND ?", runs)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)

@@ -18,6 +18,7 @@ from bgd.core.job import FINAL, WAITING, JobId, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
+from bgd.daemon.storage.steps import latest_steps
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import offered
 from bgd.daemon.web.graph import graph_of, jobs_behind
@@ -45,14 +46,16 @@ from bgd.formatting import (
     job_as_json,
     needs_node,
     short_duration,
+    steps_as_json,
     usage_line,
 )
 from bgd.logfiles import LogReader
 from bgd.units import format_size
 from bgd.wire.http import HttpRequest
-from bgd.wire.views import AttemptView, EventView, JobView
+from bgd.wire.views import AttemptView, EventView, JobView, StepView
 
 ATTEMPTS_ON_A_PAGE = 20
+STEPS_ON_A_PAGE = 100  # the latest
 
 LATEST_LOG = 64 * 1024  # bytes of a log on the job's page
 EARLIER_LOG = 1024
@@ -108,6 +111,7 @@ async def _find(site: Site, job: str, before: int | None) -> _FoundJob:
     some_dependents_of = site.supervisor.scheduler.some_dependents_of
     return _FoundJob(
         view=view,
+        steps=await site.store.read(latest_steps, job_id, STEPS_ON_A_PAGE),
         explanation=explanation,
         dependents=some_dependents_of(job_id, MAX_LINKS),
         graph=await site.store.read(graph_of, job_id, jobs_behind(some_dependents_of, job_id)),
@@ -128,6 +132,7 @@ def _as_json(site: Site, found: _FoundJob) -> dict[str, object]:
         **explanation_as_json(found.explanation),
         "result": None if found.result is None else json.loads(found.result),
         "attempts": as_json(located),
+        "steps": steps_as_json(found.steps),
     }
 
 
@@ -141,6 +146,7 @@ async def _values(site: Site, job: str, before: int | None) -> dict[str, object]
     return {
         **_summary(found),
         "id": view.id,
+        "steps": found.steps,
         "attempts": await site.threads.run(None, partial(_attempts, site), view, found.attempts),
         "history": history_of(view, events, found.attempts),
         "variables": sorted(stored.env or ()) if stored else [],
@@ -173,6 +179,9 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
     def render(template: str) -> str:
         return render_part(template, {**_summary(found), "attempts": attempts})
 
+    def steps() -> str:
+        return render_part("steps.html", {"steps": found.steps})
+
     def history() -> str:
         lines = history_of(view, found.events, attempts)
         return render_part("history.html", {"history": lines})
@@ -188,6 +197,7 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
         "graph": Part(found.graph, partial(render, "graph.html"), has_version=False),
         "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
+        "steps": Part(found.steps, steps, has_version=False),
         "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
         "history": Part(found.events[-1].id if found.events else 0, history),
     }
@@ -208,6 +218,7 @@ class _FoundJob(Struct, frozen=True, kw_only=True):
     """
 
     view: JobView
+    steps: list[StepView]
     explanation: Explanation
     dependents: tuple[int, list[JobId]]
     graph: dict[str, Any] | None

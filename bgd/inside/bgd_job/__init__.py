@@ -1,4 +1,4 @@
-"""What a job can tell bgd from inside: its progress, and to retry, fail or run again later.
+"""What a job can tell bgd from inside: its progress, its steps, and to retry, fail or run again later.
 
 And the exceptions that bgd raises in a class job that is stopped: TimedOut or Cancelled.
 
@@ -16,22 +16,19 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import NamedTuple, SupportsFloat, Union
 
-__all__ = [
-    "Cancelled",
-    "Fail",
-    "Job",
-    "Retry",
-    "Snooze",
-    "Stopped",
-    "TimedOut",
-    "batch",
-    "current",
-    "progress",
-]
+__all__ = ["Cancelled", "Fail", "Job", "Retry", "Snooze", "StepMismatch", "Stopped", "TimedOut", "batch"]
+__all__ += ["current", "progress", "step"]
 
-TYPE_CHECKING = False  # not typing's, to avoid its import
+TYPE_CHECKING = False  # not typing's: a Python that has no ParamSpec runs this too
 if TYPE_CHECKING:
+    from typing import Any, ParamSpec, TypeVar, overload
+
     from bgd.client.blocking.batches import Batch
+
+    from ._steps import Step
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 Duration = Union[str, float, timedelta]  # noqa: UP007 - Python 3.9 evaluates it too
 """Text such as "500ms", "30s" or "1h30m"; or a number of seconds; or a timedelta."""
@@ -110,6 +107,10 @@ class Snooze(Exception):
     def bgd_wish(self) -> Mapping[str, object]:
         """What the worker writes into the result file."""
         return {"aim": "snooze", "after": self.after, "until": self.until}
+
+
+class StepMismatch(Fail):
+    """A step has another name than the step in its place had in an earlier attempt: the code has changed."""
 
 
 class Stopped(BaseException):
@@ -194,6 +195,40 @@ def progress(fraction: SupportsFloat | None = None, message: str | None = None) 
         from ._reporter import report  # noqa: PLC0415 - most jobs never need it
 
         report(job, path, share, text)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def step(name: str, /) -> Step: ...
+    @overload
+    def step(name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+def step(name: str, function: Callable[..., Any] | None = None, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function as a step of the job: when the job runs again, return what it returned.
+
+    The result is on disk when this returns; it is what JSON makes of what the function returned. If the
+    function is async, await what this returns. Without a function, return a context manager for loops: its
+    body always runs, and finds what it recorded in an earlier attempt.
+
+    Steps begin in the same order in each attempt. While bgd is down, a step waits. Outside of a job nothing
+    is recorded. Any thread may call it, but only one process of the job.
+
+    Args:
+        name: for people, and to notice that the code has changed; at most 200 characters.
+        function: what to call.
+        *args: its arguments.
+        **kwargs: likewise.
+
+    Raises:
+        StepMismatch: in an earlier attempt another step was in this place.
+        Fail: the result is not JSON or too large, the job has too many steps, or bgd refuses the step.
+    """
+    from ._steps import Step  # noqa: PLC0415 - most jobs have no steps
+
+    begun = Step(name)
+    return begun if function is None else begun.call(function, args, kwargs)
 
 
 def _share(fraction: SupportsFloat) -> float:

@@ -1,6 +1,6 @@
 """The reporter: send bgd what `progress` was given, without ever making the job wait.
 
-It speaks only the small part of bgd's docs/protocol.md that this needs. The first report imports it.
+The first report imports it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-import struct
 import threading
 import time
+
+from ._wire import Connection, frame, hello
 
 TYPE_CHECKING = False  # not typing's, to avoid its import
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ PER_SECOND = 10.0  # reports in the long run; bgd stores them once a second
 PAUSE = 1.0  # seconds between two tries to reach a daemon that does not answer
 END_PATIENCE = 0.1  # seconds that the end of a job waits at most for the daemon to read the last report
 
-_PROTOCOL = 1
-_LIBRARY = "1.0.0"
 _READ_SIZE = 65_536  # bytes
-_STREAMS = 3  # descriptors below this are the job's standard streams, open or not
 
 
 def report(job: Job, path: str, fraction: float | None, message: str | None) -> None:
@@ -63,8 +61,7 @@ class Reporter:
         self._credit = float(BURST)
         self._credited_at = time.monotonic()
         self._tried_at: float | None = None
-        self._socket: socket.socket | None = None
-        self._file: os.stat_result | None = None
+        self._socket: Connection | None = None
         self._unsent = b""
         self._requests = 0
 
@@ -92,12 +89,8 @@ class Reporter:
     def close(self) -> None:
         """Close this process's end; another process that has the connection keeps it."""
         connection, self._socket = self._socket, None
-        if connection is None:
-            return
-        if self._is_ours(connection):
+        if connection is not None:
             connection.close()
-        else:
-            connection.detach()
 
     def _try_to_send(self, *, is_last: bool) -> None:
         if not self._busy.acquire(blocking=False):
@@ -131,7 +124,7 @@ class Reporter:
         self._requests += 1
         _, job, attempt, _ = self.owner
         # in one piece with a hello: an older daemon reads no further if it cannot deliver its answer to that
-        self._unsent += _frame(
+        self._unsent += frame(
             type="set_progress",
             id=self._requests,
             job=job,
@@ -144,7 +137,7 @@ class Reporter:
     def _wait_until_read(self) -> None:
         """Wait for the daemon to close the connection, which it does once it has handled every request."""
         connection, give_up_at = self._socket, time.monotonic() + END_PATIENCE
-        if connection is None or self._unsent or not self._is_ours(connection):
+        if connection is None or self._unsent or not connection.is_ours():
             return
         try:
             connection.shutdown(socket.SHUT_WR)
@@ -157,7 +150,7 @@ class Reporter:
     def _is_lost(self) -> bool:
         """Read and ignore the daemon's answers; return whether it has closed the connection."""
         connection = self._socket
-        if connection is None or not self._is_ours(connection):
+        if connection is None or not connection.is_ours():
             self.close()
             return True
         try:
@@ -172,19 +165,8 @@ class Reporter:
 
     def _connect(self) -> None:
         self._tried_at = time.monotonic()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if connection.fileno() < _STREAMS:
-            connection.close()
-            raise OSError("the job has closed a standard stream, and this socket would get its number")
-        try:
-            connection.setblocking(False)
-            connection.connect(self.owner[-1])
-            self._file = os.fstat(connection.fileno())
-        except BaseException:
-            connection.close()
-            raise
-        self._socket = connection
-        self._unsent = _frame(type="hello", protocol=_PROTOCOL, version=_LIBRARY, program="bgd_job")
+        self._socket = Connection(self.owner[-1])
+        self._unsent = hello()
 
     def _is_unsent(self) -> bool:
         """Send what the daemon takes now; return whether something is left, as a frame must be completed."""
@@ -198,32 +180,6 @@ class Reporter:
             self._unsent = self._unsent[sent:]
         return False
 
-    def _is_ours(self, connection: socket.socket) -> bool:
-        """Return whether the descriptor still is the connection: a job may have closed and reused it."""
-        try:
-            return self._file is not None and os.path.samestat(os.fstat(connection.fileno()), self._file)
-        except OSError:
-            return False
-
 
 _reporter: Reporter | None = None
 atexit.register(end)
-
-
-def _frame(**message: object) -> bytes:
-    payload = bytes([0x80 | len(message)])
-    for name, value in message.items():
-        payload += _packed(name) + _packed(value)
-    return struct.pack(">I", len(payload)) + payload
-
-
-def _packed(value: object) -> bytes:
-    """Return the MessagePack of what a report has in it."""
-    if value is None:
-        return b"\xc0"
-    if isinstance(value, int):
-        return b"\xcf" + struct.pack(">Q", value)
-    if isinstance(value, float):
-        return b"\xcb" + struct.pack(">d", value)
-    text = str(value).encode()
-    return b"\xda" + struct.pack(">H", len(text)) + text

@@ -15,6 +15,7 @@ from bgd.wire.requests import (
     GetInfo,
     Request,
     Retry,
+    SaveStep,
     SetProgress,
     Shutdown,
     ShutdownMode,
@@ -30,8 +31,8 @@ async def test_every_request_has_an_answer(config, launcher):
     async with served(config, launcher) as life:
         unanswered = set(get_args(Request | ScheduleRequest)) - life.control.handler._answers.keys()
 
-    assert unanswered == {SubmitMany, SetProgress, Forget}, (
-        "add a row to the table of answers in bgd/daemon/control (the connection handles these three itself)"
+    assert unanswered == {SubmitMany, SetProgress, SaveStep, Forget}, (
+        "add a row to the table of answers in bgd/daemon/control (the connection handles these four itself)"
     )
 
 

@@ -34,6 +34,10 @@ path = ["~"]
 """
 SERVICE = """
 import os
+import bgd_job
+def walk(count):
+    for number in range(count):
+        bgd_job.step(f"<b>{number}", int, number)
 def fail(text):
     raise ValueError(text)
 def fail_silently(text):
@@ -64,6 +68,20 @@ def why(browser, job) -> str:
     if line.startswith(" hidden"):
         return ""
     return " ".join(re.sub("<[^>]*>", " ", line.partition(">")[2].partition("</p>")[0]).split())
+
+
+def test_the_latest_steps_are_on_the_page_and_in_its_json(browser, client):
+    job = client.call(f"{SERVICES}:walk", [101]).wait(60)
+    none = client.call(f"{SERVICES}:walk", [0]).wait(60)
+
+    text = browser.get(f"/job-logs/{job.id}").text
+    told = browser.json(f"/job-logs/{job.id}")["steps"]
+
+    assert "Earlier steps are not shown." in text
+    assert "101: &lt;b&gt;100, done" in text
+    assert [step["name"] for step in told] == [f"<b>{number}" for number in range(1, 101)]
+    assert told[0].keys() == {"name", "state", "at", "seconds"}
+    assert '<details class="history" id="steps" hidden>' in browser.get(f"/job-logs/{none.id}").text
 
 
 # --- why it waits
