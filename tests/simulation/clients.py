@@ -191,7 +191,7 @@ class SimulatedClient:
 
     def _give(self, life: SupervisorLife, request: Request) -> None:
         assert life.handler is not None
-        receiver = _Receiver(self._heard)
+        receiver = Receiver(self._heard)
         may_be_duplicate = life.handler.may_be_duplicate
         try:
             match request:
@@ -214,7 +214,7 @@ class SimulatedClient:
             receiver.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
 
     async def _await(
-        self, request: Request, work: Callable[[], Awaitable[Reply | None]], receiver: _Receiver
+        self, request: Request, work: Callable[[], Awaitable[Reply | None]], receiver: Receiver
     ) -> None:
         try:
             reply = await work()
@@ -238,7 +238,7 @@ class SimulatedClient:
             self._submitted += new
 
 
-class _Receiver:
+class Receiver:
     """Receives the replies to one request; of a list it waits for the end."""
 
     def __init__(self, heard: Callable[[Reply], None]) -> None:

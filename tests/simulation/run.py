@@ -18,6 +18,8 @@ from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetS
 from bgd.wire.schedules import RemoveSchedule
 from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
+from tests.simulation.batches import SHARE as BATCHES
+from tests.simulation.batches import Batcher, check_batches, jobs_of_batches
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
@@ -47,7 +49,7 @@ class SimulationRun:
     """Runs one history; `tell` is called with a line for each step.
 
     `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
-    queues have rates and weights.
+    queues have rates and weights. `has_batches`: whether there are batches.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class SimulationRun:
         *,
         has_schedules: bool | None = None,
         has_limits: bool | None = None,
+        has_batches: bool = False,
     ) -> None:
         self._machine = Machine(seed, has_schedules=has_schedules, has_limits=has_limits)
         self._has_weights = any(each.weight for each in self._machine.config.queues.values())
@@ -64,6 +67,7 @@ class SimulationRun:
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
         self._is_set = self._machine.dice.random() < JUMP
         self._tell = tell
+        self._batcher = Batcher(self._machine, seed) if has_batches else None
 
     def run(self) -> Counter[str]:
         """Run the history and check it; return how often each operation and event occurred.
@@ -99,6 +103,8 @@ class SimulationRun:
             jump = dice.choice([-1e8, -20.0, 20.0, 1e5])
             self._say(f"the wall clock is set by {jump}")
             machine.set_wall_clock(jump)
+        elif self._batcher is not None and dice.random() < BATCHES:
+            self._say(self._batcher.step())
         else:
             client = dice.choice(self._clients)
             if client.is_waiting:
@@ -208,11 +214,12 @@ class SimulationRun:
         self._check_attempts()
         actions = [action for client in self._clients for action in client.actions]
         tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
-        apart = laws.jobs.keys() | tellers  # nobody asked for these
+        of_batches = check_batches(disk, views, stream)
+        apart = laws.jobs.keys() | tellers | jobs_of_batches(views.values())  # nobody asked for these
         stream = [event for event in stream if event.job not in apart]
         views = {job: view for job, view in views.items() if job not in apart}
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(self._machine.records.without(apart)) + of_schedules
+        found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)

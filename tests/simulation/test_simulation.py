@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
 
 import pytest
 from msgspec.structs import replace
 
 from bgd.core import conditions, scheduler
+from bgd.core.batches import Batches, BatchEvent
 from bgd.core.job import Move, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.daemon import schedule_clock
+from bgd.daemon.batches import BatchActions
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
+from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage import read, submissions
 from bgd.daemon.storage import schedules as schedule_storage
@@ -29,6 +34,7 @@ from tests.simulation.launcher import QUEUES
 from tests.simulation.run import SimulationRun
 
 HISTORIES = 100
+BATCHED = 20  # histories with batches
 ENOUGH = 450  # histories in which each of the faults below shows up
 
 
@@ -405,6 +411,75 @@ def test_a_fault_of_limits_by_key_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
         run_all(range(ENOUGH), has_schedules=False, has_limits=True)
+
+
+def test_histories_with_batches_pass_all_checks():
+    found = sum((run(seed, has_batches=True) for seed in range(BATCHED)), Counter[str]())
+    assert all(found[f"{event} of a batch"] > 5 for event in BatchEvent), found
+
+
+def forget_what_has_followed(monkeypatch):
+    changed = stored_batches._UPDATE.replace("then_job = ?, catch_job = ?", "catch_job = ?, then_job = ?")
+    monkeypatch.setattr(stored_batches, "_UPDATE", changed)
+
+
+def follow_in_a_later_transaction(monkeypatch):
+    follow = BatchActions._follow
+
+    async def follow_later(self, due):
+        async def later():
+            await self._supervisor.saved()
+            await follow(self, due)
+
+        asyncio.get_running_loop().create_task(later())
+
+    monkeypatch.setattr(BatchActions, "_follow", follow_later)
+
+
+def follow_again_after_a_restart(monkeypatch):
+    batch = stored_batches._batch
+
+    def as_new(row):
+        known = batch(row)
+        known.unstarted = tuple(BatchEvent)
+        return known
+
+    monkeypatch.setattr(stored_batches, "_batch", as_new)
+
+
+def count_no_failed_jobs(monkeypatch):
+    moved = Batches.moved
+
+    def count(self, job_id, before, after):
+        if after is not State.FAILED:
+            moved(self, job_id, before, after)
+
+    monkeypatch.setattr(Batches, "moved", count)
+
+
+def forget_jobs_of_batches_at_a_restart(monkeypatch):
+    restore = Batches.restore
+    monkeypatch.setattr(Batches, "restore", lambda self, batch, _: restore(self, batch, []))
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (forget_what_has_followed, "of batch"),
+        (follow_in_a_later_transaction, "of batch .*|started 0 times"),
+        (follow_again_after_a_restart, "started twice|supervisor died"),
+        (count_no_failed_jobs, "counts|started"),
+        (forget_jobs_of_batches_at_a_restart, "counts|started 0 times"),
+    ],
+)
+def test_a_fault_of_batches_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        run_all(range(ENOUGH), has_schedules=False, has_limits=False, has_batches=True)
+
+
+def run(seed, **options):
+    return SimulationRun(seed, has_schedules=False, has_limits=False, **options).run()
 
 
 def run_all(seeds, **options):
