@@ -31,6 +31,7 @@ from bgctl.batch_lines import (
 )
 from bgctl.batch_queue import OwnQueue, own_queue_name
 from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
+from bgctl.batches import BatchVerb, check_is_not_kept
 from bgctl.commands import (
     program_of,
     say_if_it_is_too_wide,
@@ -39,62 +40,26 @@ from bgctl.commands import (
 )
 from bgctl.common import global_options, print_json, say, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
-from bgctl.options import FILE, job_options, whole_number, with_command_options
-from bgctl.submitting import JobVerb
-from bgctl.verbs import before_program, verb
+from bgctl.options import FILE, TYPES, job_options, whole_number, with_command_options
+from bgctl.verbs import verb
 from bgd import Client, Job
-from bgd.client.batch import Taken
-from bgd.client.blocking.concurrency import iterate
+from bgd.client.batch import Taken, new_batch_of
+from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
-from bgd.core.spec import MAX_SLOTS, JobSpec
+from bgd.core.spec import MAX_SLOTS, FollowUp, JobSpec
 from bgd.errors import BgdError, Refused
 from bgd.formatting import quoted
 from bgd.units import counted
-from bgd.wire.requests import MAX_IDS, ROUND
+from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
 
 STDIN = "-"
 MAX_LINES = 2**53
-KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
-_BEFORE_ARGUMENTS = ":::"
-_OTHER_SOURCES = frozenset({":::", ":::+", "::::", "::::+"})  # of GNU parallel
-
-
-class BatchVerb(JobVerb):
-    """The verb batch; it receives the PROGRAM after -- as `argv`, and the words after ::: as `arguments`."""
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Return the pieces of the usage line, with the program and its arguments at its end."""
-        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM [WORD]...]", "[::: ARG...]"]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Set program and arguments aside; before ::: the program needs no --."""
-        ctx.params["argv"], ctx.params["arguments"] = (), None
-        if _BEFORE_ARGUMENTS in args:
-            at = args.index(_BEFORE_ARGUMENTS)
-            args, arguments = args[:at], args[at + 1 :]
-            if not _OTHER_SOURCES.isdisjoint(arguments):
-                raise click.UsageError("one ::: only: let the shell write the combinations")
-            ctx.params["arguments"] = tuple(arguments)
-        end = before_program(self, ctx, args, len(args))
-        if ctx.params["arguments"] is not None and end == len(args):  # no --
-            end = before_program(self, ctx, args, 0)
-            _check_is_not_kept(*args[end : end + 1])
-        ctx.params["argv"] = tuple(args[end + 1 :] if args[end : end + 1] == ["--"] else args[end:])
-        from bgctl.hints import for_batch  # noqa: PLC0415 - it is long
-
-        if hint := for_batch(args[:end], args[end:]):
-            raise click.UsageError(hint)
-        return super().parse_args(ctx, args[:end])
-
-
-def _check_is_not_kept(word: str = "") -> None:
-    if word in KEPT_WORDS:
-        raise click.UsageError(f"{word!r} is kept for a verb of batches: a file of this name is ./{word}")
+_FOLLOW_UP, _WORDS = TYPES[FollowUp]
 
 
 @verb(
@@ -116,6 +81,9 @@ def _check_is_not_kept(word: str = "") -> None:
 @click.option("--joblog", type=FILE, metavar="FILE", help="Wait; log results in GNU parallel's format.")
 @click.option("--resume", is_flag=True, help="Run only lines that have not run yet.")
 @click.option("--retry-failed", is_flag=True, help="Resume, and rerun failed lines.")
+@click.option("--then", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once all jobs have succeeded.")
+@click.option("--catch", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once the first job has failed.")
+@click.option("--finally", "finally_", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once all have ended.")
 @click.option("-j", "--jobs", type=whole_number(1, MAX_SLOTS), metavar="N", help="Run N of them at once.")
 @click.argument("paths", nargs=-1, type=FILE, metavar="[FILE|-]")
 def batch_command(
@@ -151,6 +119,12 @@ def batch_command(
     soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
     running jobs.
 
+    The jobs are a batch, named by --name: `bgctl batch list` counts them by state, and `bgctl batch show`,
+    wait, cancel and retry take its name or id. --then, --catch and --finally start a job of their own, once,
+    when all have succeeded, the first has failed, and all have ended. If bgctl is interrupted, the batch
+    stays open, so that neither --then nor --finally starts: --resume goes on in the same batch, and
+    `bgctl batch cancel` closes it.
+
     -j puts the jobs into a queue of their own with N slots, within those of the daemon. The limit stays when
     bgctl or bgd is killed. A later batch with -j removes queues whose jobs ended an hour ago.
     """  # noqa: D301 - click leaves lines after a backspace as they are
@@ -164,7 +138,7 @@ def batch_command(
 def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
     """Return the path of the lines; refuse a program without --, and a file beside arguments."""
     for path in paths[:1]:
-        _check_is_not_kept(path)
+        check_is_not_kept(path)
     if len(paths) > 1:
         raise click.UsageError(f"-- comes before a program: `bgctl batch -- {' '.join(map(quoted, paths))}`")
     if paths and has_arguments:
@@ -195,7 +169,9 @@ def _queue(
         log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
     if queue is not None and settings.resume:
         queue.set()  # also for jobs that wait in it
-    batch = Batch(daemon, source, log, check, settings.skip or 0)
+    follow_ups = {"then": settings.then, "catch": settings.catch, "finally_": settings.finally_}
+    new = new_batch_of(options.get("name"), follow_ups, caller)
+    batch = Batch(daemon, source, log, check, settings.skip or 0, new)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
     with writing_to_stdout(batch.how_far):
@@ -222,6 +198,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     joblog: str | None
     resume: bool
     retry_failed: bool
+    then: FollowUp | None
+    catch: FollowUp | None
+    finally_: FollowUp | None
 
     @classmethod
     def taken_from(cls, given: dict[str, Any], argv: tuple[str, ...]) -> Settings:
@@ -306,10 +285,11 @@ class Batch:
         log: JobLog | None,
         check: Callable[[JobSpec], None] | None,
         skipped: int,
+        new: NewBatch,
     ) -> None:
         self._source = source
         self._check = check
-        self._sender = daemon.batch_sender(new_batch() if log is None else log.batch)
+        self._sender = daemon.batch_sender(new_batch() if log is None else log.batch, new=new)
         self._log = log
         self._skipped = skipped
         self._ids = IdPrinter()
@@ -382,6 +362,8 @@ class Batch:
                     if queue is not None:
                         queue.look_again()
                 self._ids.end()
+                if not self._is_halted:
+                    run(self._sender.close())
                 self._say_what_is_odd()
                 if self._ends is not None:
                     self._bar.wait()

@@ -449,8 +449,8 @@ def _click_option(name: str) -> Callable[[F], F]:
     settings: dict[str, Any] = {"help": f"{OPTIONS[name].help}."}
     if kind is bool:
         settings["is_flag"] = True
-    elif kind in _TYPES:
-        settings["type"], settings["metavar"] = _TYPES[kind]
+    elif kind in TYPES:
+        settings["type"], settings["metavar"] = TYPES[kind]
     elif isinstance(kind, EnumType):
         settings["type"] = WordType(kind)
     elif getattr(kind, "__origin__", None) is int:
@@ -459,7 +459,7 @@ def _click_option(name: str) -> Callable[[F], F]:
 
 
 # Parameter type and metavar for each type of a field
-_TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
+TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     spec.Backoff: (Parsed("number", text_reader(spec.Backoff, "a number from 1 to 100")), "F"),
     spec.Duration: (DURATION, "D"),
     spec.ExecutorName: (

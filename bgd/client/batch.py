@@ -17,10 +17,10 @@ from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
 from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
 from bgd.client.specs import Caller, Item, checked, spec_of
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, is_target
 from bgd.errors import BgdError, DaemonUnreachable, Refused
-from bgd.wire.replies import BatchRuns, Run, Submitted, runs_of
-from bgd.wire.requests import GetBatch, NewBatch
+from bgd.wire.replies import BatchesPart, BatchRuns, Run, Submitted, runs_of
+from bgd.wire.requests import CloseBatch, GetBatch, NewBatch
 
 FollowUp = Item | str | Callable[..., object]
 """What follows a batch: a call; a target or its function, which is called without arguments."""
@@ -110,6 +110,11 @@ class BatchSender:
                 self.last = reply.runs[-1][0] + reply.runs[-1][2] - 1
                 yield Taken(reply.runs)
 
+    async def close(self) -> None:
+        """Say that no more lines come, so that the batch object can end."""
+        if self.object is not None:
+            await self._channel.ask(CloseBatch(UNNUMBERED, self.object), BatchesPart, repeatable=True)
+
     async def _send_over(
         self, connection: Connection | InlineConnection, source: Iterator[Portion | None]
     ) -> AsyncGenerator[Taken, None]:
@@ -192,11 +197,15 @@ def new_batch_of(name: str | None, follow_ups: Mapping[str, FollowUp | None], ca
 
 
 def _spec_after(call: FollowUp, caller: Caller) -> JobSpec:
-    if callable(call):
+    item: Any = call
+    if isinstance(call, str):
+        item = {"target": call}
+    elif isinstance(call, list | tuple) and is_target(tuple(call)):
+        item = {"target": call[0]}
+    elif callable(call):
         from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
 
-        call = target_of(call)
-    item = {"target": call} if isinstance(call, str) else call
+        item = {"target": target_of(call)}
     spec = spec_of(item, caller)
     if spec.argv is not None and spec.env is None:
         spec = replace(spec, env=caller.environment)

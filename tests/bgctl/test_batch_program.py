@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from bgctl import batch as batch_module
 from bgctl import batch_queue
+from bgctl import batches as batch_module
 from bgctl.batch_queue import OwnQueue
 from bgd import State
 from bgd.client.portions import Portion
@@ -69,9 +69,10 @@ def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["list"], "'list' is kept for a verb of batches: a file of this name is ./list\n"),
-        (["retry", ":::", "a"], "'retry' is kept for a verb of batches"),
-        (["wait", "1-3"], "'wait' is kept for a verb of batches"),
+        (["--wait", "list"], "'list' is kept for a verb of batches: a file of this name is ./list\n"),
+        (["--shell", "retry", ":::", "a"], "'retry' is kept for a verb of batches"),
+        (["wait", "1-3", "4"], "unexpected argument '4'"),
+        (["show"], "missing argument ID|NAME"),
         (["echo", "{}", "a b"], "-- comes before a program: `bgctl batch -- echo '{}' 'a b'`\n"),
         (
             ["gzip"],

@@ -12,6 +12,7 @@ import pytest
 from bgctl import common
 from bgctl.cli import cli
 from bgctl.hints import OPTIONS, OPTIONS_OF_VERBS, PROGRAM_OPTIONS, VALUES, VERBS, VERBS_OF_GROUPS
+from bgctl.verbs import VerbGroup
 from tests.support import serving, wait_until
 
 WORDS = {
@@ -103,7 +104,7 @@ def test_every_command_in_a_hint_is_parsed(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(common, "_given", {})  # --json must not stay for other tests
     name, verb, rest = cli.resolve_command(click.Context(cli, info_name="bgctl"), list(words))
-    if isinstance(verb, click.Group) and rest:
+    if isinstance(verb, VerbGroup) and rest:
         name, verb, rest = verb.resolve_command(click.Context(verb, info_name=name), rest)
 
     assert verb is not None

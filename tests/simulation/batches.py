@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from bgd.core.batches import BatchEvent
 from bgd.core.job import ACTIVE, FINAL, State
@@ -71,7 +72,9 @@ class Batcher:
         last = await self._ask(life, GetBatch(id=UNSENT, batch=token))
         after = getattr(last, "last", 0)
         specs = [self._spec() for _ in range(dice.randint(1, 4))]
-        follow_ups = {name: self._spec() for name in ("then", "catch", "finally_") if dice.random() < 0.8}
+        follow_ups: dict[str, Any] = {
+            name: self._spec() for name in ("then", "catch", "finally_") if dice.random() < 0.8
+        }
         new = NewBatch(**follow_ups, is_whole=dice.random() < 0.7)
         place = BatchPlace(token, after, [(after + 1, len(specs))])
         await self._ask(life, SubmitMany(id=UNSENT, specs=specs, place=place, batch=new))

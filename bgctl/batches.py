@@ -1,0 +1,193 @@
+"""How the verb batch is read; and the verbs of batches that exist: list, show, wait, cancel and retry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from bgctl.common import answer, global_options, labelled, local_time, print_json, print_lines, say, table_of
+from bgctl.exit_codes import FAILED
+from bgctl.options import TIME_LIMIT, whole_number
+from bgctl.submitting import JobVerb
+from bgctl.verbs import before_program, verb
+from bgd import Client
+from bgd.client.blocking.batches import Batch
+from bgd.formatting import iso_time, quoted
+from bgd.units import counted
+from bgd.wire.requests import MAX_BATCHES
+from bgd.wire.views import BatchView, FollowUpView
+
+_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
+_HEADINGS = ("BATCH", "NAME", *(each.upper() for each in _COUNTS), "ENDED")
+
+KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
+_BEFORE_ARGUMENTS = ":::"
+_OTHER_SOURCES = frozenset({":::", ":::+", "::::", "::::+"})  # of GNU parallel
+
+_batch = click.argument("batch", metavar="ID|NAME")
+
+
+@verb("bgctl batch list", "bgctl batch list --json -n 100")
+@click.option("-n", "--limit", type=whole_number(1, MAX_BATCHES), default=20, help="Number of batches.")
+def list_command(daemon: Client, limit: int) -> None:
+    """List the newest batches with their counts."""
+    batches, now = daemon.batches(limit=limit), time.time()
+    if global_options().json:
+        print_json([batch_as_json(each.view) for each in batches])
+    elif batches:
+        print_lines(*table_of(_HEADINGS, [_row(each.view, now) for each in batches]))
+    else:
+        say("no batches: `bgctl batch` and Client.batch make them")
+
+
+@verb("bgctl batch show 3", "bgctl batch show nightly --json")
+@_batch
+def show_command(daemon: Client, batch: str) -> None:
+    """Show a batch: its counts, and what follows it."""
+    _answer(_found(daemon, batch))
+
+
+@verb("bgctl batch wait nightly", "bgctl batch wait 3 --timeout 1h")
+@click.option("--timeout", type=TIME_LIMIT, metavar="D", help="Limit on the wait.")
+@_batch
+def wait_command(daemon: Client, batch: str, timeout: float | None) -> int:
+    """Wait until all jobs of a batch have ended.
+
+    It exits with 1 unless all have succeeded.
+    """
+    ended = _found(daemon, batch).wait(timeout)
+    _answer(ended)
+    return 0 if ended.counts["succeeded"] == ended.counts["total"] else FAILED
+
+
+@verb("bgctl batch cancel nightly")
+@_batch
+def cancel_command(daemon: Client, batch: str) -> None:
+    """Cancel the jobs of a batch that have not ended.
+
+    No more can be added.
+    """
+    _answer(_found(daemon, batch).cancel())
+
+
+@verb("bgctl batch retry nightly")
+@_batch
+def retry_command(daemon: Client, batch: str) -> None:
+    """Run the failed jobs of a batch again.
+
+    What followed it does not start again.
+    """
+    found = _found(daemon, batch)
+    again = found.retry_failed()
+    if not global_options().json:
+        say(f"{counted(again, 'job')} of batch {found.id} queued again")
+    _answer(found)
+
+
+class BatchVerb(JobVerb, click.Group):
+    """The verb batch; it receives the PROGRAM after -- as `argv`, and the words after ::: as `arguments`.
+
+    If the first word is one of `commands`, that verb gets the others.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings["invoke_without_command"] = True
+        super().__init__(*args, **settings)
+        for each in (list_command, show_command, wait_command, cancel_command, retry_command):
+            self.add_command(each)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the words of this verb, or of one of its own."""
+        if args and args[0] in self.commands:
+            name = f"{info_name} {args[0]}"
+            return self.commands[args[0]].make_context(name, args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the verbs."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the usage line, with the program and its arguments at its end."""
+        pieces = click.Command.collect_usage_pieces(self, ctx)
+        return [*pieces, "[-- PROGRAM [WORD]...]", "[::: ARG...]"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set program and arguments aside; before ::: the program needs no --."""
+        ctx.params["argv"], ctx.params["arguments"] = (), None
+        if _BEFORE_ARGUMENTS in args:
+            at = args.index(_BEFORE_ARGUMENTS)
+            args, arguments = args[:at], args[at + 1 :]
+            if not _OTHER_SOURCES.isdisjoint(arguments):
+                raise click.UsageError("one ::: only: let the shell write the combinations")
+            ctx.params["arguments"] = tuple(arguments)
+        end = before_program(self, ctx, args, len(args))
+        if ctx.params["arguments"] is not None and end == len(args):  # no --
+            end = before_program(self, ctx, args, 0)
+            check_is_not_kept(*args[end : end + 1])
+        ctx.params["argv"] = tuple(args[end + 1 :] if args[end : end + 1] == ["--"] else args[end:])
+        from bgctl.hints import for_batch  # noqa: PLC0415 - it is long
+
+        if hint := for_batch(args[:end], args[end:]):
+            raise click.UsageError(hint)
+        return super().parse_args(ctx, args[:end])
+
+
+def check_is_not_kept(word: str = "") -> None:
+    """Refuse a word that is a verb of batches where it would be a file or a program."""
+    if word in KEPT_WORDS:
+        raise click.UsageError(f"{word!r} is kept for a verb of batches: a file of this name is ./{word}")
+
+
+def batch_as_json(view: BatchView) -> dict[str, Any]:
+    """Return a batch as JSON shows it."""
+    follow_ups = {"then": view.then, "catch": view.catch, "finally": view.finally_}
+    return {
+        "id": view.id,
+        "name": view.name,
+        "created_at": iso_time(view.created_at),
+        **{name: getattr(view, name) for name in _COUNTS},
+        "finished_at": iso_time(view.finished_at),
+        **{event: None if each is None else _as_json(each) for event, each in follow_ups.items()},
+    }
+
+
+def _as_json(follow_up: FollowUpView) -> dict[str, Any]:
+    return {"argv": follow_up.argv, "target": follow_up.target, "job": follow_up.job}
+
+
+def _found(daemon: Client, batch: str) -> Batch:
+    return daemon.find_batch(int(batch) if batch.isdecimal() else batch)
+
+
+def _answer(batch: Batch) -> None:
+    view = batch.view
+    answer(batch_as_json(view), *labelled(_lines(view, time.time())))
+
+
+def _lines(view: BatchView, now: float) -> Iterator[tuple[str, object]]:
+    yield "batch", view.id if view.name is None else f"{view.id} ({view.name})"
+    yield "created", local_time(view.created_at, now)
+    yield "ended", _ended(view, now)
+    yield "jobs", ", ".join(f"{getattr(view, name)} {name}" for name in _COUNTS if getattr(view, name))
+    for event, each in (("then", view.then), ("catch", view.catch), ("finally", view.finally_)):
+        if each is not None:
+            command = each.target or " ".join(map(quoted, each.argv or ()))
+            yield event, f"{command} ({'not started' if each.job is None else f'job {each.job}'})"
+
+
+def _row(view: BatchView, now: float) -> tuple[str, ...]:
+    counts = (str(getattr(view, name)) for name in _COUNTS)
+    return (str(view.id), view.name or "-", *counts, _ended(view, now))
+
+
+def _ended(view: BatchView, now: float) -> str:
+    if view.finished_at is None and not view.is_whole:
+        return "no: more jobs may come"
+    return "no" if view.finished_at is None else local_time(view.finished_at, now)

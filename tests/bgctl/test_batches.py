@@ -1,0 +1,78 @@
+"""Batches by their names: counts, what follows, and the verbs of batches."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bgctl import exit_codes
+
+
+def shown(daemon, batch):
+    return json.loads(daemon.bgctl("batch", "show", batch, "--json").stdout)
+
+
+def test_a_batch_starts_what_follows_and_shows_it(daemon):
+    words = ["--then", "touch then", "--catch", "echo 'not now'", "--finally", "sh -c 'exit 3'"]
+    daemon.bgctl("batch", "--name", "pair", *words, "--", "true", ":::", "a", "b")
+
+    done = daemon.bgctl("batch", "wait", "pair")
+
+    assert done.returncode == 0
+    found = shown(daemon, "pair")
+    assert (found["total"], found["succeeded"], found["failed"]) == (2, 2, 0)
+    assert found["finished_at"] is not None
+    assert found["then"] == {"argv": ["touch", "then"], "target": None, "job": found["then"]["job"]}
+    assert found["catch"] == {"argv": ["echo", "not now"], "target": None, "job": None}
+    job = json.loads(daemon.bgctl("show", str(found["finally"]["job"]), "--json").stdout)
+    assert job["cause"] == {**job["cause"], "id": found["id"], "event": "finally", "of_batch": True}
+    assert f"then       touch then (job {found['then']['job']})\n" in done.stdout
+    assert "catch      echo 'not now' (not started)\n" in done.stdout
+    listed = json.loads(daemon.bgctl("batch", "list", "--json").stdout)
+    assert listed[0] == found
+    assert daemon.bgctl("batch", "list").stdout.split()[:3] == ["BATCH", "NAME", "TOTAL"]
+
+
+def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
+    program = ["--", "sh", "-c", "test -e {}"]
+    daemon.bgctl("batch", "--name", "again", *program, ":::", "there", read="")
+    assert daemon.bgctl("batch", "wait", "again").returncode == exit_codes.FAILED
+    (daemon.folder / "there").touch()
+
+    said = daemon.bgctl("batch", "retry", "again").stderr
+
+    assert said.startswith("bgctl: 1 job of batch ")
+    assert daemon.bgctl("batch", "wait", str(shown(daemon, "again")["id"])).returncode == 0
+    daemon.bgctl("batch", "--name", "held", "--hold", "--finally", "true", "--", "true", ":::", "a", "b")
+    assert daemon.bgctl("batch", "wait", "held", "--timeout", "10ms").returncode == exit_codes.TRY_LATER
+    assert "2 cancelled" in daemon.bgctl("batch", "cancel", "held").stdout
+    assert shown(daemon, "held")["finally"]["job"] is not None
+
+
+def test_a_batch_that_was_interrupted_stays_open_until_it_is_resumed(daemon):
+    lines = ["batch", "--name", "halves", "--joblog", "halves.log", "--then", "true", "--ndjson"]
+    good = '{"argv": ["true"]}\n'
+    assert daemon.bgctl(*lines, read=good + "{\n").returncode != 0
+    assert "no: more jobs may come" in daemon.bgctl("batch", "show", "halves").stdout
+
+    daemon.bgctl(*lines, "--resume", read=good + good)
+
+    found = shown(daemon, "halves")
+    assert (found["total"], found["succeeded"]) == (2, 2)
+    assert found["then"]["job"] is not None
+
+
+def test_a_target_that_follows_is_checked_like_a_job(daemon):
+    done = daemon.bgctl("batch", "--catch", "app.jobs:report", "--", "true", ":::", "a")
+
+    assert (done.returncode, done.stdout) == (exit_codes.NOT_ALLOWED, "")
+    assert "app.jobs:report" in done.stderr
+
+
+@pytest.mark.parametrize("batch", ["9999", "nowhere"])
+def test_a_batch_that_does_not_exist_has_the_exit_code_for_it(daemon, batch):
+    done = daemon.bgctl("batch", "show", batch)
+
+    assert done.returncode == exit_codes.NO_SUCH_JOB
+    assert "no batch" in done.stderr
