@@ -15,6 +15,7 @@ import bgd
 from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
 
 OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&", ":::"})  # words of a shell
+UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables
 
 _TIMEOUT = 5.0  # seconds for each answer; then the client asks, which waits longer
 _MOST_BYTES = 100_000  # of a request; the client explains its limits
@@ -65,7 +66,7 @@ def submit_frame(argv: list[str], token: bytes) -> bytes:
     """
     folder, umask = os.getcwd(), read_umask()  # noqa: PTH109 - pathlib takes longer than the rest
     env = {name: value for name, value in public_environment().items() if not name.startswith(OWN_PREFIX)}
-    if not argv or argv[0][:1] in {"", "-"} or OPERATORS.intersection(argv[1:]) or "_BGCTL_COMPLETE" in env:
+    if not argv or argv[0][:1] in {"", "-"} or OPERATORS.intersection(argv[1:]) or UNUSUAL & env.keys():
         raise Unusual
     if umask is None or sys.getfilesystemencoding() != "utf-8" or not _exists(argv[0], env, folder):
         raise Unusual

@@ -17,7 +17,7 @@ from tests.docs.pages import page
 from tests.support import ROOT
 
 # What a job is, not how people want it to run
-NO_OPTIONS = {"argv", "target", "arguments", "references", "cause", "explicit_env"}
+NO_OPTIONS = {"argv", "target", "arguments", "references", "cause", "batch", "trace", "explicit_env"}
 
 NOT_TYPED = {"umask", "input"}  # bgctl sends its own umask, and what `--stdin -` reads as input
 # Shown beside the id, as a date or as what the job waits for, or not interesting to people

@@ -1,4 +1,4 @@
-"""What a command inherits from the process that submits it: its variables and its umask.
+"""What a job inherits from the process that submits it: its variables, its umask and its trace.
 
 This module imports next to nothing, because `bgctl submit PROGRAM` starts with it.
 """
@@ -6,6 +6,7 @@ This module imports next to nothing, because `bgctl submit PROGRAM` starts with 
 from __future__ import annotations
 
 import os
+import sys
 
 # Meant for this process alone: about its service manager, its sockets, its journal and its own job
 _PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
@@ -22,6 +23,22 @@ def public_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in _PRIVATE_NAMES and not name.startswith(_PRIVATE_PREFIXES)
     }
+
+
+def caller_trace() -> tuple[str, str] | None:
+    """Return the values of TRACEPARENT and TRACESTATE for a job, unchecked; None: there is no trace.
+
+    They are those of the current span of OpenTelemetry, if the program has loaded it, else the caller's own.
+    """
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    if opentelemetry is not None:
+        span = opentelemetry.get_current_span().get_span_context()
+        if span.is_valid:
+            parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+            return parent, span.trace_state.to_header()
+    if "TRACEPARENT" not in os.environ:
+        return None
+    return os.environ["TRACEPARENT"], os.environ.get("TRACESTATE", "")
 
 
 def read_umask() -> int | None:

@@ -12,11 +12,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 import bgd
+from bgd.client.inherited import caller_trace
 from bgd.core.job import VERBS, Outcome, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, TraceParent, TraceState
 from bgd.errors import BgdError, DaemonUnreachable, Full, JobFailed, ProtocolError, Refused
 from bgd.wire.framing import HEADER, MAX_FRAME, FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode, tag_of
@@ -144,7 +146,20 @@ def framed(request: Request, request_id: int) -> bytes:
 
 def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
     """Return the frame of a Submit, with further fields of it; raises Refused as `framed` does."""
+    [spec] = traced([spec])
     return framed(Submit(UNNUMBERED, spec, **fields), request_id)
+
+
+def traced(specs: Sequence[JobSpec]) -> Sequence[JobSpec]:
+    """Return the specs with the caller's trace, if there is one that is as the W3C defines it."""
+    found = caller_trace()
+    if found is None:
+        return specs
+    try:
+        trace = convert(found, tuple[TraceParent, TraceState])
+    except ValidationError:  # the standard demands to ignore it
+        return specs
+    return [replace(spec, trace=trace) for spec in specs]
 
 
 def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], **fields: Any) -> bytes:
@@ -167,6 +182,7 @@ def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, st
 def _payloads(
     request_id: int, specs: Sequence[JobSpec], env: dict[str, str], fields: dict[str, Any]
 ) -> Iterator[bytes]:
+    specs = traced(specs)
     start, count = 0, len(specs)
     while True:
         part = list(specs[start : start + count])

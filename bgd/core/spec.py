@@ -95,6 +95,11 @@ Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
 FollowUp = Annotated[tuple[Word, ...], Meta(max_length=100)]
 """A command, or as its only word a target, that runs after a job has ended."""
 Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
+# As in https://www.w3.org/TR/trace-context: version, trace, parent and flags; and a list of members
+TraceParent = Annotated[
+    str, Meta(pattern=r"^(?!ff|..-0{32}|.{36}0{16})[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+]
+TraceState = Annotated[str, Meta(pattern=r"^[ -~]{0,512}\Z")]
 Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
 DEFAULT_QUEUE = "default"
@@ -383,6 +388,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     """What the job follows; only bgd sets it."""
     batch: JobNumber | None = None
     """The id of the batch that the job is of."""
+    trace: tuple[TraceParent, TraceState] | None = None
+    """The values of TRACEPARENT and TRACESTATE for its processes, of the program that submits it."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that were set explicitly, not captured with the environment."""
 

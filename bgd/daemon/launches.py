@@ -72,6 +72,8 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens, place)}
     if spec.batch is not None:
         added["BGD_BATCH_ID"] = str(spec.batch)
+    if spec.trace is not None:
+        added |= zip(_OF_TRACE, spec.trace, strict=True)
     if spec.cause is not None:
         added |= _cause_variables(spec.cause, config.log_dir)
     program = _program_of(job, spec, config)
@@ -96,6 +98,9 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])
+
+
+_OF_TRACE = ("TRACEPARENT", "TRACESTATE")
 
 
 def _bgd_variables(
@@ -294,7 +299,7 @@ def _is_text(word: str) -> bool:
 
 _MINIMAL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 _SEARCH_PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-_DAEMON_ONLY = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
+_DAEMON_ONLY = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM", *_OF_TRACE})
 
 
 # --- Executors: which one runs a job, whether it can, and what the launcher must know of it.

@@ -105,6 +105,7 @@ def test_a_umask_is_sent_as_the_client_sends_it(umask):
         (["true"], {"PATH": "/no/such/folder"}),
         (["/bin/true", "w" * 100_000], {}),
         (["/bin/true"], {"_BGCTL_COMPLETE": "bash_complete"}),
+        (["/bin/true"], {"TRACEPARENT": "00-..."}),
     ],
 )
 def test_what_needs_a_word_is_left_to_the_client(environment, here, argv, variables):

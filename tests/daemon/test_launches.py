@@ -211,6 +211,24 @@ def pilot(folder, **options):
     return got.slurm.pilot
 
 
+def test_the_trace_of_the_caller_reaches_every_job_and_that_of_the_daemon_none(folder, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", "of the daemon")
+    monkeypatch.setenv("TRACESTATE", "of the daemon")
+    trace = ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1")
+    narrow = '[security]\nallowed_commands = ["/bin/script"]'
+    call, command = (
+        JobSpec(target="app:f"),
+        JobSpec(argv=("/bin/script",), env={"TRACEPARENT": "of its shell"}),
+    )
+
+    for spec in (call, command):
+        env = launch(folder, replace(spec, trace=trace), rest=narrow).env
+        assert (env["TRACEPARENT"], env["TRACESTATE"]) == trace
+        assert not launch(folder, spec, rest=narrow).env.keys() & {"TRACEPARENT", "TRACESTATE"}
+    warm = launch(folder, replace(call, trace=trace)).warm
+    assert (warm.base["TRACEPARENT"], warm.base["TRACESTATE"]) == (None, None)
+
+
 def test_a_job_on_a_node_knows_that_it_cannot_reach_the_daemon(folder):
     place = Place(executor="cluster", kind=ExecutorKind.SLURM)
     config = configure(folder, rest=CLUSTER)

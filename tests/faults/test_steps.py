@@ -87,8 +87,7 @@ def test_a_recorded_step_does_not_run_again_after_daemon_and_launcher_were_kille
             own_daemon.process.wait(DEADLINE)
             own_daemon.start()
         else:
-            with own_daemon.client() as client:
-                os.kill(client.info().launcher_pid, signal.SIGKILL)
+            wait_until(partial(launcher_killed, own_daemon))
 
     (tmp_path / "enough").touch()
     wait_until(lambda: all_succeeded(own_daemon, jobs))
@@ -100,6 +99,19 @@ def test_a_recorded_step_does_not_run_again_after_daemon_and_launcher_were_kille
         steps=steps,
         run_again=0,
     )
+
+
+def launcher_killed(daemon: Daemon) -> bool:
+    """Kill the launcher; return False if there is none yet after the last one."""
+    with daemon.client() as client:
+        pid = client.info().launcher_pid
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def size_of(file: Path) -> int:

@@ -1,0 +1,87 @@
+"""The trace of the caller goes with the jobs that it submits."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bgd.client.session import traced
+from bgd.core.spec import JobSpec
+from tests.support import DEADLINE
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+SPEC = JobSpec(argv=("true",))
+
+
+@pytest.fixture(autouse=True)
+def _no_trace(monkeypatch):
+    for name in ("TRACEPARENT", "TRACESTATE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_trace_specs_stay_as_they_are():
+    assert traced([SPEC])[0] is SPEC
+
+
+def test_the_variables_of_the_caller_are_its_trace(monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    assert [spec.trace for spec in traced([SPEC, SPEC])] == [(PARENT, "")] * 2
+
+    monkeypatch.setenv("TRACESTATE", "a=1,b=2")
+    assert traced([SPEC])[0].trace == (PARENT, "a=1,b=2")
+
+
+@pytest.mark.parametrize(
+    ("parent", "state"),
+    [
+        ("", ""),
+        ("no", ""),
+        (PARENT.upper(), ""),
+        (PARENT.replace("00-", "ff-", 1), ""),
+        (f"{PARENT}\n", ""),
+        (f"{PARENT}-extra", ""),
+        ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", ""),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", ""),
+        (PARENT, "é"),
+        (PARENT, "a" * 513),
+        (PARENT, "a\nb"),
+    ],
+)
+def test_what_is_not_as_the_standard_says_is_ignored(monkeypatch, parent, state):
+    monkeypatch.setenv("TRACEPARENT", parent)
+    monkeypatch.setenv("TRACESTATE", state)
+
+    assert traced([SPEC])[0].trace is None
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_the_current_span_of_opentelemetry_comes_first_if_a_program_uses_it(monkeypatch, is_valid):
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    context = SimpleNamespace(
+        is_valid=is_valid, trace_id=0xABC, span_id=0xDEF, trace_flags=1, trace_state=SimpleNamespace()
+    )
+    context.trace_state.to_header = lambda: "a=1"
+    span = SimpleNamespace(get_span_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=lambda: span))
+
+    own = (f"00-{0xABC:032x}-{0xDEF:016x}-01", "a=1")
+    assert traced([SPEC])[0].trace == (own if is_valid else (PARENT, ""))
+
+
+def test_the_jobs_of_every_way_to_submit_get_it_and_those_of_a_schedule_do_not(daemon, monkeypatch):
+    monkeypatch.setenv("TRACEPARENT", PARENT)
+    script = ["sh", "-c", "echo $TRACEPARENT"]
+    quiet = {"env_pass": ["PATH"]}
+    with daemon.client() as client:
+        jobs = [client.submit(script, **quiet), *client.submit_many([{"argv": script, **quiet}])]
+        jobs += client.batch([{"argv": script, **quiet}]).jobs()
+        client.schedules.add("later", argv=script, every="1h", **quiet)
+        jobs.append(client.schedules.run("later"))
+        client.schedules.remove("later")
+        shells = [client.job(int(daemon.bgctl("submit", *script, env={"TRACEPARENT": PARENT}).stdout))]
+
+        said = [job.wait(DEADLINE) and job.output() for job in (*jobs, *shells)]
+
+    assert said == [f"{PARENT}\n"] * 3 + ["\n"] + [f"{PARENT}\n"]
