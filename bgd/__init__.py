@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bgd.client.background import run_background_job, using
     from bgd.client.blocking.client import Client
     from bgd.client.blocking.job import Job
+    from bgd.client.specs import PREVIOUS
     from bgd.core.job import Outcome, State
     from bgd.core.spec import JobSpec
     from bgd.errors import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "1.0.0"
 
 __all__ = [
+    "PREVIOUS",
     "AsyncClient",
     "AsyncJob",
     "BgdError",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "PREVIOUS": "bgd.client.specs",
     "AsyncClient": "bgd.client.async_.client",
     "AsyncJob": "bgd.client.async_.job",
     "Client": "bgd.client.blocking.client",

@@ -249,6 +249,7 @@ def test_no_files_import_each_other_in_a_circle():
 
 def test_public_names_are_a_short_list():
     assert bgd.__all__ == [
+        "PREVIOUS",
         "AsyncClient",
         "AsyncJob",
         "BgdError",

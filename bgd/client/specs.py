@@ -62,6 +62,10 @@ class ResultReference(Struct, frozen=True):
     id: int
 
 
+PREVIOUS: Any = ResultReference(limits.PREVIOUS)
+"""Stands for the result of the job before among the arguments of a job of a chain, whatever its type."""
+
+
 def with_references(value: Any, among: Collection[object] | None = None) -> Any:
     """Return JSON of a person or program that may refer to results: {"$result": ID} becomes a reference.
 
@@ -120,7 +124,8 @@ def class_spec(
     values["arguments"], references = _arguments(args, kwargs)
     if references:
         values["references"] = references
-        values["after"] = [*dict.fromkeys([*values.get("after", ()), *(job for job, _ in references)])]
+        sources = [job for job, _ in references if job != limits.PREVIOUS]
+        values["after"] = [*dict.fromkeys([*values.get("after", ()), *sources])]
     if values.pop("check", True) and target.partition(":")[0] in sys.modules:
         from bgd.client.functions import check_target  # noqa: PLC0415 - most callers have not imported the target
 

@@ -28,6 +28,7 @@ MAX_RETRIES = 1_000
 MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the last that dates can show
 MAX_ID = 2**63 - 1  # of a job: the largest integer of SQLite
+PREVIOUS = 0  # in place of the id of the job before in a chain
 MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_STEPS = 20  # into lists and objects, from the arguments of a job to where a result goes
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
@@ -174,9 +175,10 @@ class Reference(Struct, frozen=True, array_like=True, gc=False):
 
     `path`: the steps to it, for example ("args", 0) or ("kwargs", "totals", "eu"). Until an attempt starts,
     {"$result": JOB} stands there. By itself that is ordinary data: only a Reference makes it more.
+    `job` PREVIOUS: the one before in a chain; such a Reference is not stored.
     """
 
-    job: JobNumber
+    job: Annotated[int, Meta(ge=PREVIOUS, le=MAX_ID)]
     path: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=MAX_WORK)] | str, ...], Meta(min_length=2, max_length=MAX_STEPS)
     ]
@@ -472,6 +474,10 @@ def problem_with(spec: JobSpec) -> str | None:
 
 def _problem_with_references(spec: JobSpec) -> str | None:
     if spec.references and (unawaited := {each.job for each in spec.references}.difference(spec.after)):
+        if PREVIOUS in unawaited:
+            return (
+                "an argument is the result of the job before: only a chain has one, for all except its first"
+            )
         return f"the result of job {min(unawaited)} is an argument, so after has to name that job"
     return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from copy import copy
@@ -37,6 +36,7 @@ from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
+from bgd.wire.class_jobs import after_previous
 from bgd.wire.launching import SignalProcesses
 from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
 from bgd.wire.requests import ROUND, Changes
@@ -83,11 +83,11 @@ class JobActions:
 
     # --- new jobs -------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = ()) -> None:
+    def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = (), what: str = "batch") -> None:
         """Check the specs of new jobs; of several, the message says which one cannot be a job.
 
         If they wait for others, `check_dependency_limit` is for that. `lines`: their numbers in a batch, for
-        the message.
+        the message. `what`: what it calls them all.
 
         Raises:
             Refused: a spec is not valid, or the configuration does not allow it.
@@ -102,7 +102,7 @@ class JobActions:
             except Refused as error:
                 if len(specs) == 1 and not lines:
                     raise
-                where = f"line {lines[index] % ROUND}" if lines else f"job {index} of the batch"
+                where = f"line {lines[index] % ROUND}" if lines else f"job {index} of the {what}"
                 raise type(error)(f"{where}: {error}") from error
 
     def _check_spec(self, spec: JobSpec) -> None:
@@ -131,18 +131,20 @@ class JobActions:
         self._supervisor.dispatcher.check_limits(spec)
 
     def check_chain(self, specs: Sequence[JobSpec]) -> None:
-        """Check that each of these specs, which `check` has passed, can wait for the one before it.
+        """Check the specs of a chain, each of which waits for the one before it.
 
         Raises:
-            Refused: one cannot have another dependency.
-            Full: as `check_dependency_limit`.
+            Refused, Full: as `check` and `check_dependency_limit`.
         """
-        chained = list(map(_after, specs[1:], itertools.repeat(1)))
-        for index, spec in enumerate(chained, start=1):
-            if len(spec.after) > limits.MAX_WAITS:
+        chained = list(specs[:1])
+        for index, spec in enumerate(specs[1:], start=1):
+            try:
+                chained.append(after_previous(spec, 1))
+            except ValueError as error:
+                raise Refused(f"job {index} of the chain: {error}") from error
+            if len(chained[-1].after) > limits.MAX_WAITS:
                 raise Refused(f"job {index} of the chain waits for more than {limits.MAX_WAITS} jobs")
-            if (problem := problem_with(spec)) is not None:
-                raise Refused(f"job {index} of the chain: {problem}")
+        self.check(chained, what="chain")
         self.check_dependency_limit(chained)
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
@@ -180,7 +182,7 @@ class JobActions:
         submitted = Submission() if into is None else into
         for spec in specs:
             if chain and submitted.jobs:
-                spec = _after(spec, submitted.jobs[-1])  # noqa: PLW2901 - with what the request says
+                spec = after_previous(spec, submitted.jobs[-1])  # noqa: PLW2901 - with what the request says
             job_id = None if spec.key is None else self._supervisor.scheduler.holder_of(spec.key)
             if job_id is not None:
                 self._debounce(job_id, spec, at)
@@ -575,10 +577,6 @@ def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
 
 def _has_changed(job: Job | None) -> str:
     return "has finished" if job is None else f"is {job.state}"
-
-
-def _after(spec: JobSpec, job: int) -> JobSpec:
-    return replace(spec, after=(*spec.after, job))
 
 
 def _check_new(spec: JobSpec, at: Now) -> None:

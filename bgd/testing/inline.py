@@ -31,7 +31,7 @@ from bgd.daemon.access import check_may_run
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
 from bgd.testing.running import InlineRun, provide_bgd_job_once
 from bgd.wire import requests
-from bgd.wire.class_jobs import AttemptReport, with_results
+from bgd.wire.class_jobs import AttemptReport, after_previous, with_results
 from bgd.wire.framing import FrameReader
 from bgd.wire.messages import decode_request, tag_of
 from bgd.wire.replies import (
@@ -388,8 +388,14 @@ class InlineBackend:
     # --- submitting and running jobs ------------------------------------------------------------------
 
     def _submit(self, number: int, specs: list[JobSpec], *, chain: bool = False) -> Reply:
-        for spec in specs:
+        if chain:
+            first = len(self.jobs)
+            specs[1:] = [after_previous(spec, first + place) for place, spec in enumerate(specs[1:], start=1)]
+        for place, spec in enumerate(specs):
             self._check(spec)
+            for each in spec.references:
+                if each.job > len(self.jobs) + place:
+                    self._job(each.job)
         jobs = [self._add(spec) for spec in specs]
         has_failed = False
         for job in jobs:
@@ -430,8 +436,6 @@ class InlineBackend:
         else:
             _check_listed(spec.target, config)
         check_may_run(spec, config)
-        for each in spec.references:
-            self._job(each.job)
 
     def _add(self, spec: JobSpec) -> InlineJob:
         with self._changed:

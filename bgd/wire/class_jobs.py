@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT, MAX_WORK, Duration, Instant, Reference, StopSignal
+from bgd.core.spec import MAX_RESULT, MAX_WORK, PREVIOUS, Duration, Instant, JobSpec, Reference, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.views import JobError
 
@@ -61,6 +62,21 @@ def with_results(
     if len(text) > MAX_WORK:
         raise ValueError(_too_long(jobs))
     return text.decode()
+
+
+def after_previous(spec: JobSpec, job: int) -> JobSpec:
+    """Return the spec of a chain's job that waits for the job before, whose result may be an argument.
+
+    Raises:
+        ValueError: as `with_results`.
+    """
+    spec = replace(spec, after=(*spec.after, job))
+    unnamed = [each for each in spec.references if each.job == PREVIOUS]
+    if not unnamed:
+        return spec
+    arguments = with_results(spec.arguments, unnamed, {PREVIOUS: f'{{"$result":{job}}}'})
+    named = tuple(replace(each, job=job) if each in unnamed else each for each in spec.references)
+    return replace(spec, arguments=arguments, references=named)
 
 
 def _with_result(value: Any, path: Sequence[int | str], job: int, result: Raw) -> Any:

@@ -9,6 +9,7 @@ from bgd.core.spec import (
     MAX_PATH,
     MAX_WORD,
     MAX_WORK,
+    PREVIOUS,
     ExecutorKind,
     Isolation,
     JobSpec,
@@ -67,6 +68,10 @@ def test_a_valid_spec_has_no_problem(spec):
                 target="a:b", after=(1, 3), references=(Reference(3, ("args", 0)), Reference(2, ("args", 1)))
             ),
             "the result of job 2 is an argument, so after has to name that job",
+        ),
+        (
+            JobSpec(target="a:b", references=(Reference(PREVIOUS, ("args", 0)),)),
+            "an argument is the result of the job before: only a chain has one",
         ),
         (JobSpec(argv=()), "argv is empty"),
         (JobSpec(argv=("", "x")), "argv is empty"),

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import MAX_WORK, JobSpec, Reference
+from bgd.core.spec import MAX_WORK, PREVIOUS, JobSpec, Reference
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import pruning
 from bgd.daemon.storage.pruning import RetentionLimits
@@ -99,6 +99,37 @@ async def test_a_result_is_there_after_a_restart_and_after_its_job_has_failed_in
         await life.actions.do("release", job)
 
         assert arguments_of(await launcher.hear(Launch)) == {"args": [TOTALS]}
+
+
+async def test_a_job_of_a_chain_gets_the_result_of_the_one_before(config, launcher):
+    async with served(config, launcher) as life:
+        caller, after_it = await life.call(), replace(using(PREVIOUS), after=())
+        chain = SubmitMany(id=1, specs=[JobSpec(target="app:make"), after_it], chain=True)
+
+        first, second = (await caller.ask(chain, Submitted)).jobs
+
+        launch = await launcher.hear(Launch)
+        launcher.say(replace(end(launch.key), result=b'{"ok":7}'))
+        assert arguments_of(await launcher.hear(Launch)) == {"args": [7]}
+        view = await life.view(second)
+        assert (view.after, view.arguments) == ([first], f'{{"args":[{{"$result":{first}}}]}}')
+
+
+async def test_only_a_job_after_the_first_of_a_chain_can_get_the_result_of_the_one_before(config, launcher):
+    async with served(config, launcher) as life:
+        caller, after_it = await life.call(), replace(using(PREVIOUS), after=())
+        odd = replace(after_it, arguments="{}")
+
+        for number, specs in enumerate(([after_it], [after_it, command()], [command(), odd])):
+            chain = SubmitMany(id=number, specs=specs, chain=True)
+            refused = (await caller.ask(chain, Failed)).message
+            assert refused == (
+                "job 1 of the chain: the arguments have no {\"$result\":0} at ['args'][0]"
+                if odd in specs
+                else f"{'job 0 of the chain: ' if len(specs) > 1 else ''}an argument is the result of the job"
+                " before: only a chain has one, for all except its first"
+            )
+        assert "only a chain has one" in (await caller.ask(Submit(9, after_it), Failed)).message
 
 
 async def test_a_job_whose_source_fails_is_cancelled_with_the_reason(config, launcher):

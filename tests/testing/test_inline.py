@@ -11,6 +11,7 @@ from concurrent.futures import wait
 import pytest
 
 from bgd import (
+    PREVIOUS,
     AsyncClient,
     Client,
     DaemonUnreachable,
@@ -51,6 +52,16 @@ def test_a_result_is_the_argument_of_another_job(jobs):
 
     assert tasks.add.submit(first.ref, second=first.ref).result() == 10
     assert jobs.submitted[1].args == [{"$result": 1}]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_job_of_a_chain_gets_the_result_of_the_one_before():
+    with Client() as client:
+        _, second, third = client.chain(
+            tasks.add.s(1), tasks.add.s(PREVIOUS, 10), tasks.echo.s({"all": [PREVIOUS]})
+        )
+
+        assert (second.result(), third.result()) == (13, {"all": [13]})
 
 
 def test_a_job_is_cancelled_if_a_result_that_it_needs_is_missing():

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT, MAX_WORK, Reference, StopSignal
+from bgd.core.spec import MAX_RESULT, MAX_WORK, PREVIOUS, JobSpec, Reference, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.class_jobs import (
     MAX_DOCUMENT,
     NO_RESULT,
     NULL_RESULT,
     AttemptReport,
+    after_previous,
     problem_with_arguments,
     read_result,
     runner_request,
@@ -160,6 +161,19 @@ def test_two_results_cannot_go_to_one_place():
 def test_a_result_that_is_gone_is_an_error():
     with pytest.raises(ValueError, match="the result of job 7, an argument, is gone: the job was removed"):
         with_results('{"args": [{"$result": 7}]}', [Reference(7, ("args", 0))], {})
+
+
+def test_a_job_of_a_chain_gets_the_result_of_the_one_before():
+    arguments = '{"args":[{"$result":0},{"$result":5}]}'
+    references = (Reference(PREVIOUS, ("args", 0)), Reference(5, ("args", 1)))
+    spec = JobSpec(target="a:b", arguments=arguments, references=references, after=(5,))
+
+    found = after_previous(spec, 7)
+
+    assert found.arguments == '{"args":[{"$result":7},{"$result":5}]}'
+    assert found.references == (Reference(7, ("args", 0)), Reference(5, ("args", 1)))
+    assert found.after == (5, 7)
+    assert after_previous(JobSpec(argv=("true",)), 7) == JobSpec(argv=("true",), after=(7,))
 
 
 @pytest.mark.parametrize("result", ["x" * (MAX_WORK - 4), "é" * (MAX_WORK // 2)])

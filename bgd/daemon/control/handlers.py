@@ -310,13 +310,14 @@ class RequestHandler:
         specs = [spec for part in parts for spec in part.specs]
         self._check_place(parts, specs, uid)
         lines = () if place is UNSET else list(lines_of(place))
-        self._actions.check(specs, lines)
+        if parts[0].chain:
+            self._actions.check_chain(specs)
+        else:
+            self._actions.check(specs, lines)
         if batch is not UNSET:
             if place is UNSET:
                 raise Refused("a batch needs a place")
             self._actions.check(self._actions.batches.check(place.batch, batch))
-        if parts[0].chain:
-            self._actions.check_chain(specs)
         return specs
 
     def _submit_parts(
