@@ -29,7 +29,8 @@ WAITING = 5
 OLDEST, TABLES = "bede4c5", 16
 KILLS = times(50, 5)
 LONGEST_START = 0.5  # seconds until it is killed
-JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
+# Twenty of these wait at a time, and each look is a process: a short sleep would take half a processor
+JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.5; done; exit "$3"'
 
 # The program of a future release, which changes the tables once more
 NEXT = """
@@ -71,10 +72,10 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
     )
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """The source of the oldest bgd."""
-    return source_at(OLDEST, tmp_path / "release")
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source of the oldest bgd, for all tests, so that Python compiles it once."""
+    return source_at(OLDEST, tmp_path_factory.mktemp("oldest") / "release")
 
 
 def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, source: Path):
