@@ -12,6 +12,7 @@ allowed_classes = ["tests.functions.tasks.*", "tests.functions.scheduled.*"]
 
 [python]
 path = ["{ROOT}"]
+preload = ["tests.functions.tasks"]  # else each job imports it, and bgd, once more
 
 [daemon]
 slots = 4
