@@ -27,7 +27,9 @@ PYTHON = (sys.executable, "-I", "-q", "-i")
 def start(daemon, *argv):
     """Start a job with a terminal; return its id once it runs."""
     job_id = daemon.submit("--pty", "--", *argv)
-    wait_until(lambda: daemon.shown(job_id)["attempts"][-1:] and daemon.shown(job_id)["attempts"][-1]["pid"])
+    with daemon.client() as client:
+        job = client.job(int(job_id))
+        wait_until(lambda: any(attempt.pid for attempt in job.attempts()))
     return job_id
 
 
@@ -316,7 +318,7 @@ def test_a_terminal_or_pipe_that_nobody_reads_stops_neither_keys_nor_signals(
 ):
     screen, own = plain_terminal
     before = termios.tcgetattr(own)
-    job_id = start(daemon, "yes")
+    job_id = start(daemon, "sh", "-c", "yes | head -c 3000000; exec sleep 1000")  # more than any buffer
     unread, full = os.pipe() if has_pipe else (os.dup(screen), os.dup(own))
     words = [sys.executable, "-m", "bgctl", "attach", job_id]
     attached = subprocess.Popen(words, env=daemon.env, stdin=own, stdout=full, stderr=full)
