@@ -79,7 +79,7 @@ man: $(INSTALLED)  ## generate the manual pages from the help texts
 # The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. Background processes of a shell ignore Ctrl-C, those under nohup hangups; some tests need both: see `env`.
-PYTEST := $(BIN)/pytest --slow
+PYTEST := $(BIN)/pytest --slow -p no:anyio
 test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(PYTEST) $(GUARD); failed=$$?; \
 	env --default-signal=HUP,INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
@@ -87,6 +87,7 @@ test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full br
 	exit $$failed
 
 unexport MAKEFLAGS  # some tests run make, which would ask this one for leave
+unexport PYTHONDONTWRITEBYTECODE  # each pytest would rewrite the asserts of all of Hypothesis, which takes a second
 
 $(addprefix test-,$(filter-out pure-rooms,$(PARTS))): test-%: $(INSTALLED)
 	$(PYTEST) $($*)
