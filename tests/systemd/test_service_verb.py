@@ -18,6 +18,7 @@ from tests.systemd.machine import Machine
 
 BASE = "/usr/local/lib/bgd/bin/python"  # makes virtual environments
 OFFLINE = ("--quiet", "--no-index", "--find-links=/srv/test/wheels")
+PIP = f"{BASE} -m pip --python"  # a pip for all environments: to install it in each takes two seconds
 UV = "/srv/test/tools/bin/uv"  # takes a tenth of pip's time
 WAIT = "mkfifo -m 666 {0}; read code < {0}; exit $code"
 HOME = "/home/ada"
@@ -25,7 +26,7 @@ HOME = "/home/ada"
 # How to install bgd for ada, and the command that is bgctl then
 INSTALLATIONS = {
     "pip": (
-        f"{BASE} -m venv {HOME}/pip && {HOME}/pip/bin/pip install {' '.join(OFFLINE)} bgd",
+        f"{BASE} -m venv --without-pip {HOME}/pip && {PIP} {HOME}/pip install {' '.join(OFFLINE)} bgd",
         [f"{HOME}/pip/bin/bgctl"],
     ),
     "pipx": (
@@ -61,10 +62,12 @@ def packages(machine: Machine, stage: Path, dist: Path) -> Iterator[None]:
             [python, "-m", "pip", "wheel", "--quiet", "--wheel-dir", wheels, wheel, "uv", "pipx"], check=True
         )
         shutil.copytree(wheels, root / "srv/test/wheels")
-    machine.run(BASE, "-m", "venv", "/srv/test/tools")
-    machine.run("/srv/test/tools/bin/pip", "install", *OFFLINE, "uv", "pipx")
+    machine.run(BASE, "-m", "venv", "--without-pip", "/srv/test/tools")
+    machine.run(*PIP.split(), "/srv/test/tools", "install", "--no-compile", *OFFLINE, "uv", "pipx")
     machine.run(UV, "venv", "--quiet", "--python", BASE, "/srv/test/bgd")
-    machine.run(UV, "pip", "install", "--python", "/srv/test/bgd/bin/python", *OFFLINE, "bgd")
+    # compiled, because ada may not write there: her Python would compile bgd at each start
+    install = [UV, "pip", "install", "--compile-bytecode", "--python", "/srv/test/bgd/bin/python"]
+    machine.run(*install, *OFFLINE, "bgd")
     yield
     machine.run("rm", "-r", "/srv/test")
 

@@ -45,12 +45,15 @@ def test_staged_installation_contains_no_path_of_the_stage(stage):
     assert found.stdout == ""
 
 
-def test_paths_may_have_any_characters_and_an_existing_configuration_is_kept(tmp_path):
+def test_an_installation_whose_path_has_any_characters_is_upgraded_and_its_configuration_kept(
+    stage, tmp_path
+):
     """A path with a space once ran, as root, the program whose path ends before the space."""
     wrong = tmp_path / "wrong"
     wrong.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
     wrong.chmod(0o755)
     prefix = f"{wrong} a|b&c 100% it's"
+    shutil.copytree(stage / "usr/local", prefix, symlinks=True)
     settings = [f"PREFIX={prefix}", f"SYSCONFDIR={tmp_path}/etc"]
     configuration = tmp_path / "etc/bgd/bgd.toml"
     configuration.parent.mkdir(parents=True)

@@ -12,7 +12,7 @@ from tests.systemd.machine import Machine
 CONNECTS = 100
 RUNNING = 20
 RESTARTS = 3  # while clients connect
-GATE = "until test -e /tmp/gate; do sleep 0.1; done; exit $BGD_JOB_ID"
+GATE = "until test -e /tmp/gate; do sleep 0.5; done; exit $BGD_JOB_ID"
 PYTHON = "/usr/local/lib/bgd/bin/python"
 
 # Prints how many connections were answered, refused and hung up, and the slowest time; argv: how many to make
@@ -46,12 +46,26 @@ for _ in range(int(sys.argv[1])):
 print(json.dumps([answered, refused, hung_up, slowest]))
 """
 
+# Queues copies of a script and prints their ids; argv: the script, how many
+SUBMIT = """
+import sys
+from bgd import Client
+item = {"argv": ["sh", "-c", sys.argv[1]], "cwd": "/"}
+print(*(job.id for job in Client("/run/bgd/bgd.sock").submit_many([item] * int(sys.argv[2]))))
+"""
+# Waits for jobs and prints their exit codes; argv: the ids
+WAIT = """
+import sys
+from bgd import Client
+print(*(job.exit_code for job in Client("/run/bgd/bgd.sock").wait(map(int, sys.argv[1:]))))
+"""
+
 
 def test_nobody_is_refused_while_bgd_is_replaced_behind_its_socket_unit(machine: Machine):
     machine.run("systemctl", "stop", "bgd")
     machine.write("/etc/bgd/bgd.toml", f"[daemon]\nslots = {RUNNING}\n")
     machine.run("systemctl", "start", "bgd.socket")
-    jobs = [machine.run("bgctl", "submit", "--cwd", "/", "sh", "-c", GATE) for _ in range(RUNNING)]
+    jobs = machine.run(PYTHON, "-c", SUBMIT, GATE, str(RUNNING)).split()
     wait_until(lambda: len(machine.run("bgctl", "list", "--state", "running", "--ids").split()) == RUNNING)
     with ThreadPoolExecutor() as pool:
         clients = pool.submit(machine.run, PYTHON, "-c", CLIENTS, str(CONNECTS))
@@ -63,8 +77,8 @@ def test_nobody_is_refused_while_bgd_is_replaced_behind_its_socket_unit(machine:
 
     assert (answered, refused, hung_up) == (CONNECTS, 0, 0)
     machine.run("touch", "/tmp/gate")
-    for job in jobs:
-        machine.run("bgctl", "wait", job, code=int(job) % 256)
+    codes = machine.run(PYTHON, "-c", WAIT, *jobs).split()
+    assert codes == [str(int(job) % 256) for job in jobs]
     machine.write("/etc/bgd/bgd.toml", "")
     machine.run("systemctl", "stop", "bgd.socket", "bgd")
     machine.run("systemctl", "start", "bgd")
