@@ -208,14 +208,13 @@ def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, folder):
 
 
 def home_on(disk: Disk, folder: str) -> Path:
-    """Return a home on a disk, with what nodes need elsewhere."""
+    """Return a home on a disk, with what jobs on nodes share elsewhere."""
     home = disk.path / "home"
     home.mkdir(mode=0o755)
-    for name in ("shared", "python"):
-        elsewhere = Path(folder, name)
-        elsewhere.mkdir()
-        os.chown(elsewhere, pwd.getpwnam(USER).pw_uid, -1)
-        (home / name).symlink_to(elsewhere)
+    shared = Path(folder, "shared")
+    shared.mkdir()
+    os.chown(shared, pwd.getpwnam(USER).pw_uid, -1)
+    (home / "shared").symlink_to(shared)
     return home
 
 

@@ -6,8 +6,10 @@ namespaces of their own. It needs root. Jobs are for another user, as root is ex
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
+import functools
 import os
 import pwd
 import secrets
@@ -465,7 +467,7 @@ def serving_as_user(
     """Run a daemon of USER in a new home, which knows the cluster as its executor "cluster".
 
     `requests`: how many it sends to Slurm in a second at most. `keep_idle`, `python`: of its executor
-    "cluster". `home`: an empty folder, or one in which "shared" and "python" lead elsewhere.
+    "cluster". `home`: an empty folder, or one in which "shared" leads elsewhere.
     """
     with _new_home() if home is None else nullcontext(str(home)) as folder:
         running = Daemon(Path(folder))
@@ -473,7 +475,7 @@ def serving_as_user(
         running.env |= {"BGD_SOCKET": str(running.socket)}
         (running.folder / "work.py").write_text(MODULE)
         (running.folder / "slow.conf").symlink_to(cluster.configuration)
-        copy_interpreter(running.folder / "python")
+        (running.folder / "python").symlink_to(copy_of_interpreter())
         values = {
             "python": python,
             "folder": folder,
@@ -502,8 +504,15 @@ def _new_home() -> tempfile.TemporaryDirectory[str]:
     )
 
 
-def copy_interpreter(folder: Path) -> None:
-    """Make folder/python3: this interpreter with what a pilot needs, also if it is in root's home."""
+@functools.cache
+def copy_of_interpreter() -> Path:
+    """Return a folder with python3: this interpreter with what a pilot needs, also if it is in root's home.
+
+    All daemons of this process share it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="bgd-python-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
     library = Path(sysconfig.get_path("stdlib"))
     # with __pycache__, as an installed bgd has it: a process that compiles its modules itself takes 3 MB more
     unused = {"test", "site-packages", "idlelib", "ensurepip", "lib2to3", "distutils"}
@@ -522,6 +531,7 @@ def copy_interpreter(folder: Path) -> None:
         f'exec {folder}/real "$@"\n'
     )
     script.chmod(0o755)
+    return folder
 
 
 def free_ports(count: int) -> list[int]:
