@@ -25,7 +25,8 @@ def job_that_says():
         lines = [f"{BGCTL} progress {words} || exit" for words in said]
         job_id = daemon.submit("--shell", "\n".join([*lines, "echo said", code]))
         begun.append((daemon, job_id))
-        wait_until(lambda: daemon.bgctl("logs", job_id).stdout == "said\n")
+        with daemon.client() as client:
+            wait_until(lambda: b"".join(part.data for part in client.logs(int(job_id))) == b"said\n")
         return job_id
 
     yield begin
