@@ -33,10 +33,10 @@ T = TypeVar("T")
 GROUPS = {
     "Lines": "jobs ndjson null template skip halt joblog resume retry_failed",
     "What runs": "executor shell no_check cwd env env_pass isolation named args_text kwargs_text",
-    "When": "queue priority delay at expires after after_any key debounce slots resources hold",
+    "When": "queue priority delay at expires after after_any slots resources hold",
     "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",
     "On a cluster": "cpus memory nodes gpus gres time partition account slurm_options",
-    "Limits by key": "limit on_limit",
+    "Keys": "key key_until key_for debounce limit on_limit",
     "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",
     "Input and output": "stdin interactive pty raw wait follow",
     "Finding it": "name tags notify",

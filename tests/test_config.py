@@ -483,6 +483,12 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
         open_files = 100
         core_max = 0
         isolation = "reuse"
+        limit = ["customer:{0}", 2]
+        on_limit = "skip"
+        key_until = "start"
+        key_for = "10m"
+        [classes."app.services.Report"]
+        limit = "report"
         [classes."app.services.Report".on_exceptions]
         "app.errors.Busy" = "retry 2m"
         "ValueError" = "fail"
@@ -508,15 +514,20 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
                 "open_files": 100,
                 "core_max": 0,
                 "isolation": "reuse",
+                "limit": ("customer:{0}", 2),
+                "on_limit": "skip",
+                "key_until": "start",
+                "key_for": 600.0,
             }
         ),
         "app.services.Report": ClassPolicy(
+            {"limit": ("report", 1)},
             on_exceptions=(
                 ("app.errors.Busy", Decision(NextStep.RETRY, 120.0)),
                 ("ValueError", Decision(NextStep.FAIL)),
                 ("OSError", Decision(NextStep.RETRY)),
                 ("app.errors.Locked", Decision(NextStep.SNOOZE, 30.0)),
-            )
+            ),
         ),
     }
 
@@ -570,6 +581,15 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ("[classes.'app.*']\nmemory_max = '1kB'", ["memory_max = '1kB'", "must be at least 1MB"]),
         ("[classes.'app.*']\nnice = 20", ["nice = 20: must be at most 19"]),
         ("[daemon]\ncgroups = 'none'", ["cgroups", "must be one of limits, all"]),
+        (
+            "[classes.'app.*']\nlimit = 5",
+            ["limit = 5: must be a key such as", 'or a key and a number: ["{0}", 2]'],
+        ),
+        (
+            "[classes.'app.*']\nlimit = 'c:{0.id}'",
+            ["limit", "'c:{0.id}': write {0} or {name} for an argument"],
+        ),
+        ("[classes.'app.*']\non_limit = 'fail'", ["on_limit = 'fail'", "must be one of wait, skip"]),
         ("[classes.'app.*']\nqueue = 'a b'", ["queue = 'a b'", "at most 64 letters"]),
         ("[classes.'app.*']\npriority = 1001", ["priority = 1001: must be at most 1000"]),
         ("[classes.'app.*']\non_exceptions = 'fail'", ["must be a table", "snooze 5m"]),

@@ -134,7 +134,16 @@ ROOMS = {
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one
 # to the Scheduler
-QUESTIONS = {"counts", "holder_of", "running", "some_dependents_of", "taken", "waits", "with_holders"}
+QUESTIONS = {
+    "counts",
+    "holder_of",
+    "kept_keys",
+    "running",
+    "some_dependents_of",
+    "taken",
+    "waits",
+    "with_holders",
+}
 HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
 
 by_source = pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each w
     from datetime import datetime
 
     from bgd.core.job import Outcome, State
-    from bgd.core.spec import Isolation, JobCause, OnLimit, StopSignal
+    from bgd.core.spec import Isolation, JobCause, KeyUntil, OnLimit, StopSignal
     from bgd.wire.views import Progress
 
 Duration = float | str | timedelta
@@ -111,6 +111,8 @@ class FurtherOptions(EditableOptions, total=False):
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs finish, even if they fail.
     * `key`: queue only one unfinished job with this key.
+    * `key_until`: free the key at the job's start or end.
+    * `key_for`: keep the key for this long after the end.
     * `debounce`: start this long after the latest submit with its key.
     * `slots`: slots to occupy while running.
     * `resources`: tokens of a resource to hold while running: gpu=1.
@@ -151,6 +153,8 @@ class FurtherOptions(EditableOptions, total=False):
     check: bool
     queue: str | None
     key: str | None
+    key_until: Literal["start", "end"] | None
+    key_for: Duration | None
     debounce: Duration | None
     hold: bool
     cwd: str | os.PathLike[str] | None
@@ -250,6 +254,8 @@ class JobAttributes:
     at: float | None
     expires: float | None
     key: str | None
+    key_until: KeyUntil | None
+    key_for: float | None
     debounce: float | None
     slots: int
     resources: dict[str, int] | None

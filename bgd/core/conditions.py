@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bgd.core.explain import MAX_NAMED, Cause, Reason
 from bgd.core.heaps import DueHeap
 from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, KeyLimit, Move, Now, State
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec, OnLimit
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit
 
 _MAX_CACHED = 1024  # conditions that jobs share
 
@@ -31,6 +31,8 @@ def conditions_of(spec: JobSpec, now: Now) -> Conditions:
             resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
             target=spec.name if spec.queue == NOTIFICATION_QUEUE else None,
             limit=None if spec.limit is None else KeyLimit(*spec.limit, spec.on_limit is OnLimit.SKIP),
+            frees_key_at_start=spec.key is not None and spec.key_until is KeyUntil.START,
+            key_for=None if spec.key is None else spec.key_for,
         )
     )
 
@@ -96,11 +98,18 @@ def without_met_conditions(job: Job) -> Job:
     if (job.conditions is NO_CONDITIONS and job.due is None) or job.state in _HAS_CONDITIONS:
         return job
     expires = job.conditions.expires if job.state is State.QUEUED else None
-    kept = replace(job.conditions, at=None, expires=expires, after=(), after_any=())
+    key = None if job.conditions.frees_key_at_start and job.attempt else job.conditions.key
+    kept = replace(job.conditions, at=None, expires=expires, after=(), after_any=(), key=key)
     return replace(job, due=None, conditions=_shared(kept))
 
 
 _HAS_CONDITIONS = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
+
+
+def key_kept_until(job: Job, now: Now) -> float | None:
+    """Return until when a job that just finished keeps its key, on the elapsed clock; None: not at all."""
+    seconds = job.conditions.key_for
+    return None if seconds is None or job.state is State.CANCELLED else now.elapsed + seconds
 
 
 def without_dependency(job: Job, other: JobId) -> Job:

@@ -177,6 +177,8 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
     elapsed clock. `after`, `after_any`: unfinished jobs that must succeed first, or only finish. `target`:
     what a notification is for; it takes one at a time. `limit`: what it takes a place of while it runs.
+    `frees_key_at_start`: another job may have its `key` once its first attempt has started. `key_for`: for so
+    many seconds after its end none may, unless it is cancelled.
     """
 
     at: float | None = None
@@ -188,6 +190,8 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     resources: Demand = ()
     target: str | None = None
     limit: KeyLimit | None = None
+    frees_key_at_start: bool = False
+    key_for: float | None = None
 
 
 NO_CONDITIONS = Conditions()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from bgd.core.conditions import WaitingJobs
+from bgd.core.heaps import DueHeap
 from bgd.core.job import ACTIVE, NO_CONDITIONS, Job, JobId, RetryPolicy, State
 from bgd.core.limits import QueueRule, Resources
 from bgd.core.packed_jobs import PackedJobs
@@ -26,6 +27,8 @@ class JobTable:
     def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources) -> None:
         self.jobs = PackedJobs()
         self.keys: dict[str, JobId] = {}  # the job that has each key
+        self.kept_keys: dict[str, float] = {}  # those of finished jobs, and until when they have them
+        self._expiring_keys = DueHeap(self._is_kept_until)
         self.queues = ReadyQueues(slots, rules, self.jobs.get, resources)
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
@@ -43,7 +46,11 @@ class JobTable:
         if old is not None:
             self._leave_place(old, was_taken=was_taken)
         if job.conditions.key is not None:
+            if self.kept_keys.pop(job.conditions.key, None) is not None:  # its time is over, or it runs again
+                del self.keys[job.conditions.key]
             self.keys.setdefault(job.conditions.key, job.id)  # the first job with a key keeps it
+        elif old is not None and old.conditions.key is not None:
+            self.free_key(old)
         if job.conditions is not NO_CONDITIONS and job.state not in ACTIVE:
             self.waiting.begin(job)
         if job.state is State.QUEUED:
@@ -60,12 +67,32 @@ class JobTable:
         self.counts[place] = self.counts.get(place, 0) + count
         self.queues.push(job, count)
 
-    def remove(self, job: Job) -> None:
-        """Forget a job that has finished."""
+    def remove(self, job: Job, key_until: float | None) -> None:
+        """Forget a job that has finished; it keeps its key until that time on the elapsed clock."""
         old = self.jobs.pop(job.id)
-        if old.conditions.key is not None and self.keys.get(old.conditions.key) == job.id:
-            del self.keys[old.conditions.key]
+        if old.conditions.key is not None:
+            self.free_key(old)
+            if key_until is not None and job.conditions.key is not None:
+                self.keep_key(job.conditions.key, job.id, key_until)
         self._leave_place(old, was_taken=False)
+
+    def free_key(self, job: Job) -> None:
+        """Let another job have the key of this one, if it still has it."""
+        key = job.conditions.key
+        if key is not None and self.keys.get(key) == job.id:
+            del self.keys[key]
+            self.kept_keys.pop(key, None)
+
+    def keep_key(self, key: str, job_id: JobId, until: float) -> None:
+        """Let a finished job have a key until that time, unless another job has it."""
+        if self.keys.setdefault(key, job_id) == job_id and self.jobs.get(job_id) is None:
+            self.kept_keys[key] = until
+            self._expiring_keys.push(key, until)
+
+    def free_keys(self, elapsed: float) -> None:
+        """Free the keys of finished jobs whose time is over."""
+        while (key := self._expiring_keys.pop_due(elapsed)) is not None:
+            del self.keys[key], self.kept_keys[key]
 
     def shared(self, value: T) -> T:
         """Return a shared object equal to this one: a million jobs have few policies and queues."""
@@ -88,6 +115,9 @@ class JobTable:
                 self.queues.forget(job)
         elif job.state is State.SCHEDULED and not was_taken:
             self.waiting.unschedule(job)
+
+    def _is_kept_until(self, key: str, until: float) -> bool:
+        return self.kept_keys.get(key) == until
 
     def _count_wanting(self, job: Job, change: int) -> None:
         for name, _ in job.conditions.resources:

@@ -207,9 +207,24 @@ class Scheduler:
         """Return how many jobs wait for this one, and up to `limit` of them; the cost depends only on it."""
         return self._table.waiting.some_dependents_of(job_id, limit)
 
-    def holder_of(self, key: str) -> JobId | None:
-        """Return the unfinished job that has this key."""
-        return self._table.keys.get(key)
+    def holder_of(self, key: str, now: Now) -> JobId | None:
+        """Return the job that has this key: an unfinished one, or one that keeps it after its end."""
+        until = self._table.kept_keys.get(key)
+        return self._table.keys.get(key) if until is None or until > now.elapsed else None
+
+    @property
+    def kept_keys(self) -> int:
+        """How many keys finished jobs have."""
+        return len(self._table.kept_keys)
+
+    def restore_keys(self, keys: Iterable[tuple[str, JobId, float]]) -> None:
+        """Restore the keys of finished jobs, and until when they have them, after all unfinished jobs."""
+        for key, job_id, until in keys:
+            self._table.keep_key(key, job_id, until)
+
+    def free_key(self, job: Job) -> None:
+        """Let other jobs have the key of a finished job, which is removed."""
+        self._table.free_key(job)
 
     def active_jobs(self) -> list[Job]:
         """Return the jobs that hold a slot."""
@@ -499,7 +514,7 @@ class Scheduler:
         new = conditions.without_met_conditions(replace(job, state=MOVES[job.state][move], **changes))
         save = SaveJob(new, now.wall, move, job.state, reason)
         if new.state in FINAL:
-            self._table.remove(new)
+            self._table.remove(new, conditions.key_kept_until(new, now))
             self._finished.append((new.id, new.state))
             if new.policy.has_follow_ups:
                 self.causes.append(save)
@@ -527,6 +542,8 @@ class Scheduler:
         if self._waits_to_settle:
             return
         waiting, self._table.queues.now = self._table.waiting, now.elapsed
+        if self._table.kept_keys:
+            self._table.free_keys(now.elapsed)
         while True:
             if self._finished:
                 other, state = self._finished.popleft()

@@ -34,6 +34,7 @@ MAX_STEPS = 20  # into lists and objects, from the arguments of a job to where a
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
 MAX_SLOTS = 10_000
+MAX_KEPT_KEYS = 1_000_000  # of jobs that have ended, some 300 bytes of memory each
 MAX_DEBOUNCES = 10  # times the debounce that a job is put off at most
 MAX_RESOURCES = 8  # resources that one job asks for
 MAX_TOKENS = 1_000  # of one resource
@@ -151,6 +152,13 @@ class OnLimit(StrEnum):
 
     WAIT = "wait"
     SKIP = "skip"  # the job is cancelled
+
+
+class KeyUntil(StrEnum):
+    """Until when a job has its key."""
+
+    START = "start"  # of its first attempt
+    END = "end"
 
 
 class StopSignal(StrEnum):
@@ -291,6 +299,20 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         None
     )
     """While a job with this key is unfinished, bgd queues no other one."""
+    key_until: Annotated[
+        KeyUntil | None,
+        _at_start(
+            "Free the key at the job's start or end", can_edit=False, in_policy=True, label="key until"
+        ),
+    ] = None
+    """None: end."""
+    key_for: Annotated[
+        Timeout | None,
+        _at_start(
+            "Keep the key for this long after the end", can_edit=False, in_policy=True, label="key for"
+        ),
+    ] = None
+    """Seconds; a job that is cancelled or removed frees its key at once."""
     debounce: Annotated[
         Timeout | None,
         _at_start("Start this long after the latest submit with its key", can_edit=False, label="debounce"),
@@ -482,11 +504,14 @@ def _problem_with_references(spec: JobSpec) -> str | None:
     return None
 
 
-def _problem_with_choices(spec: JobSpec) -> str | None:
+def _problem_with_choices(spec: JobSpec) -> str | None:  # noqa: PLR0911 - a line for each
     if spec.delay and spec.at is not None:
         return "delay and at cannot be combined: both say when the job may start"
-    if spec.debounce is not None and spec.key is None:
-        return "debounce needs a key: it is about later jobs with the same key"
+    of_key = spec.debounce is not None or spec.key_until is not None or spec.key_for is not None
+    if of_key and spec.key is None:
+        return "debounce, key_until and key_for need a key: they are about later jobs with the same key"
+    if spec.key_until is KeyUntil.START and spec.key_for is not None:
+        return "key_until=start and key_for cannot be combined: key_for counts from the end of the job"
     if spec.debounce is not None and (spec.delay or spec.at is not None or spec.after or spec.after_any):
         return (
             "debounce cannot be combined with delay, at, after and after_any: it says when the job may start"

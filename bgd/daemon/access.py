@@ -12,7 +12,7 @@ import sys
 from functools import cache, lru_cache
 
 from bgd.config import Config, no_target
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import MAX_KEPT_KEYS, NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import (
     PythonTarget,
     RunnerTarget,
@@ -22,7 +22,7 @@ from bgd.core.target import (
     parse_target,
     patterns_for,
 )
-from bgd.errors import NotAllowed, Refused, nearest
+from bgd.errors import Full, NotAllowed, Refused, nearest
 from bgd.mounts import Mounts
 from bgd.values import ANY_COMMAND
 from bgd.wire.class_jobs import problem_with_arguments, with_results
@@ -85,16 +85,24 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
             )
 
 
-def check_limit(spec: JobSpec, template: str) -> None:
-    """Refuse a class job that lacks an argument of the key of its limit.
+def check_keys(spec: JobSpec, kept: int) -> None:
+    """Check the key of a limit, and that there is room for a key that stays after the end of its job.
+
+    `kept`: how many such keys there are.
 
     Raises:
-        Refused: it does.
+        Refused: a class job lacks an argument of the key of its limit.
+        Full: there are too many keys.
     """
-    try:
-        key_from(template, spec.arguments)
-    except ValueError as error:
-        raise Refused(f"limit {error}") from error
+    if spec.key_for is not None and kept >= MAX_KEPT_KEYS:
+        raise Full(
+            f"{MAX_KEPT_KEYS} finished jobs have keys (key_for): try again when the time of some is over"
+        )
+    if spec.limit is not None and spec.target is not None:
+        try:
+            key_from(spec.limit[0], spec.arguments)
+        except ValueError as error:
+            raise Refused(f"limit {error}") from error
 
 
 def check_resources(spec: JobSpec, config: Config) -> None:

@@ -24,7 +24,7 @@ from bgd.core.job import ACTIVE, FINAL, VERBS, WAITING, Conditions, Job, JobId, 
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
-from bgd.daemon.access import check_limit, check_may_run, check_resources, check_target, check_variables
+from bgd.daemon.access import check_keys, check_may_run, check_resources, check_target, check_variables
 from bgd.daemon.batches import BatchActions
 from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
@@ -117,8 +117,8 @@ class JobActions:
             check_follow_ups(spec, config)
         if spec.target is not None:
             spec = under_policy(spec, self._class_policy(spec.target))
-            if spec.limit is not None:
-                check_limit(spec, spec.limit[0])
+        if spec.limit is not None or spec.key_for is not None:
+            check_keys(spec, self._supervisor.scheduler.kept_keys)
         # most daemons have no executors, and submits are frequent: skip the check
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
@@ -183,7 +183,7 @@ class JobActions:
         for spec in specs:
             if chain and submitted.jobs:
                 spec = after_previous(spec, submitted.jobs[-1])  # noqa: PLW2901 - with what the request says
-            job_id = None if spec.key is None else self._supervisor.scheduler.holder_of(spec.key)
+            job_id = None if spec.key is None else self._supervisor.scheduler.holder_of(spec.key, at)
             if job_id is not None:
                 self._debounce(job_id, spec, at)
                 submitted.found.append(job_id)
@@ -472,10 +472,12 @@ class JobActions:
         """Queue a finished job again."""
         check_may_run(specs[job.id].whole(), self._supervisor.config)
         holder = (
-            None if job.conditions.key is None else self._supervisor.scheduler.holder_of(job.conditions.key)
+            None
+            if job.conditions.key is None
+            else self._supervisor.scheduler.holder_of(job.conditions.key, at)
         )
-        if holder is not None:
-            raise Refused(f"job {job.id} has the key of job {holder}, which has not finished")
+        if holder not in {None, job.id}:
+            raise Refused(f"job {job.id} has the key of job {holder}, which still has it")
         self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)
         return State.QUEUED
 

@@ -156,6 +156,7 @@ class Supervisor:
                     have_run += map(JobId, range(restored.job.id, restored.job.id + restored.count))
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
+        self.scheduler.restore_keys(await self._store.search(read.kept_keys, at.elapsed))
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
             self.scheduler.restore_starts(starts)
@@ -302,6 +303,8 @@ class Supervisor:
     def remove(self, job: Job, by: str | None = None) -> None:
         """Delete a finished job, as requested, and its logs once its rows are off the disk."""
         self.transaction.removed.append(job)
+        if job.conditions.key_for is not None:
+            self.scheduler.free_key(job)
         if by is not None:
             self.transaction.removers[job.id] = by
         self._changed.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 
 from msgspec import Struct
 
@@ -37,11 +38,12 @@ from bgd.core.scheduler import (
     Scheduler,
     StartAttempt,
 )
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, KeyUntil
 from tests.core.dependency_model import DependencyModel
 from tests.core.fakes import End
 from tests.core.slot_model import SlotModel, skips
 
+AFTER_ALL = Now(inf, inf)  # when no finished job has a key any more
 FAILURES = frozenset(
     {
         Outcome.EXIT,
@@ -172,7 +174,8 @@ class EffectChecker:
         assert new.queue == spec.queue
         if old is None or (asked is not None and asked.spec is not None):
             assert new.priority == spec.priority
-        assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
+        is_free = spec.key_until is KeyUntil.START and new.attempt > 0
+        assert (new.conditions.key, new.conditions.slots) == (None if is_free else spec.key, spec.slots)
         assert dict(new.conditions.resources) == (spec.resources or {})
         limit = new.conditions.limit
         assert (limit and (limit.key, limit.places)) == spec.limit
@@ -250,7 +253,9 @@ class EffectChecker:
             job.conditions.key: job.id for job in unfinished.values() if job.conditions.key is not None
         }
         keys = {spec.key for spec in self.specs.values() if spec.key is not None}
-        assert {key: scheduler.holder_of(key) for key in keys} == {key: holders.get(key) for key in keys}
+        assert {key: scheduler.holder_of(key, AFTER_ALL) for key in keys} == {
+            key: holders.get(key) for key in keys
+        }
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]

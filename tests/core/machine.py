@@ -49,7 +49,7 @@ class SimulatedMachine:
     # --- facts --------------------------------------------------------------------------------------------
 
     def submit(self, spec: JobSpec, policy: RetryPolicy) -> None:
-        if spec.key is not None and self.scheduler.holder_of(spec.key) is not None:
+        if spec.key is not None and self.scheduler.holder_of(spec.key, self.now) is not None:
             return
         job_id = self.scheduler.submit(spec, policy, self.now, self._finished_of(spec))
         self.scheduler.advance(self.now)
@@ -105,7 +105,10 @@ class SimulatedMachine:
 
     def revive(self, job_id: JobId) -> None:
         job = self.checker.jobs[job_id]
-        if job.conditions.key is not None and self.scheduler.holder_of(job.conditions.key) is not None:
+        if (
+            job.conditions.key is not None
+            and self.scheduler.holder_of(job.conditions.key, self.now) is not None
+        ):
             return
         self.scheduler.revive(job, self.now)
         self._decided(Request(job_id=job_id, what="revive"))

@@ -12,7 +12,7 @@ from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolic
 from bgd.core.limits import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, OnLimit, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit, Rate
 from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL
@@ -74,7 +74,13 @@ fields = {
     "at": st.sampled_from([None, None, -5.0, 6.0]),
 }
 jobs = st.fixed_dictionaries(
-    {**fields, "key": st.sampled_from([None, None, "a", "b"]), "hold": st.sampled_from([False, False, True])}
+    {
+        **fields,
+        "key": st.sampled_from([None, None, "a", "b"]),
+        "key_until": st.sampled_from([None, KeyUntil.START]),
+        "key_for": st.sampled_from([None, 0.5, 30.0]),
+        "hold": st.sampled_from([False, False, True]),
+    }
 )
 changes_of_fields = st.fixed_dictionaries({}, optional=fields)
 names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)

@@ -225,7 +225,7 @@ def test_an_edit_keeps_the_key_and_takes_the_policy():
 
     scheduler.edit(job_id, spec(key="nightly"), THREE_RETRIES, {"slots", "retries"}, NOW)
 
-    assert scheduler.holder_of("nightly") == job_id
+    assert scheduler.holder_of("nightly", NOW) == job_id
     assert scheduler.get(job_id) == Job(
         job_id, State.QUEUED, "default", 0, THREE_RETRIES, conditions=Conditions(key="nightly")
     )
@@ -237,15 +237,15 @@ def test_an_edit_keeps_the_key_and_takes_the_policy():
 def test_a_key_is_free_as_soon_as_its_job_has_finished():
     scheduler = make_scheduler()
     first = submit(scheduler, key="nightly")
-    assert scheduler.holder_of("nightly") == first
+    assert scheduler.holder_of("nightly", NOW) == first
     scheduler.cancel(first, NOW)
-    assert scheduler.holder_of("nightly") == first
+    assert scheduler.holder_of("nightly", NOW) == first
     end(scheduler, first, Outcome.CANCELLED)
-    assert scheduler.holder_of("nightly") is None
+    assert scheduler.holder_of("nightly", NOW) is None
 
     second = submit(scheduler, key="nightly")
 
-    assert scheduler.holder_of("nightly") == second
+    assert scheduler.holder_of("nightly", NOW) == second
 
 
 def test_a_job_that_is_revived_does_not_take_its_key_from_another():
@@ -255,12 +255,12 @@ def test_a_job_that_is_revived_does_not_take_its_key_from_another():
     second = submit(scheduler, key="nightly")
 
     scheduler.revive(finished, NOW)
-    assert scheduler.holder_of("nightly") == second
+    assert scheduler.holder_of("nightly", NOW) == second
     end(scheduler, first)
-    assert scheduler.holder_of("nightly") == second
+    assert scheduler.holder_of("nightly", NOW) == second
     end(scheduler, second)
 
-    assert scheduler.holder_of("nightly") is None
+    assert scheduler.holder_of("nightly", NOW) is None
 
 
 # --- any order -----------------------------------------------------------------------------------------

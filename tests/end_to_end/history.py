@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 from msgspec import UNSET
 
 from bgd.core.job import FINAL, MOVES, WAITING, Move, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, KeyUntil
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import (
     Cancel,
@@ -28,6 +28,7 @@ from bgd.wire.views import EventView, JobView
 from tests.end_to_end.clients import Action, is_done
 from tests.end_to_end.records import AttemptRecords
 
+KEY_SLACK = 0.1  # seconds: the end of a job is stored a moment after it is decided
 OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # each of these ends an attempt
 
 UNDOES: dict[type, tuple[type, ...]] = {
@@ -196,18 +197,42 @@ class History:
     # --- invariants between jobs ------------------------------------------------------------------------
 
     def _check_keys(self) -> None:
-        """No two unfinished jobs ever have the same key."""
+        """No two jobs ever have the same key, and who finds another one by its key finds one that has it."""
         holders: dict[str, int] = {}
+        kept: dict[str, tuple[int, float]] = {}  # by finished jobs, and until when
         for event in self.events:
-            spec = self.specs.get(event.job)
-            key = spec.key if spec is not None else self._key_of(event.job)
-            if key is None:
+            spec = self.specs.get(event.job) or self.jobs.get(event.job)
+            if spec is None or spec.key is None:
                 continue
-            if event.state in FINAL:
+            key, has_started = spec.key, spec.key_until is KeyUntil.START and event.attempt > 0
+            if event.state in FINAL or has_started:
                 if holders.get(key) == event.job:
                     del holders[key]
+                if event.what == "remove" and kept.get(key, (None,))[0] == event.job:
+                    del kept[key]
+                if spec.key_for and event.what in {Move.SUCCEED, Move.GIVE_UP}:
+                    kept[key] = event.job, event.at + spec.key_for
             else:
                 assert holders.setdefault(key, event.job) == event.job, f"two unfinished jobs have {key!r}"
+                job, until = kept.get(key, (event.job, 0.0))
+                is_over = event.at > until - KEY_SLACK or not self._has_times
+                assert job == event.job or is_over, f"job {event.job} has {key!r} of job {job}, until {until}"
+        if self._has_times:
+            self._check_found()
+
+    def _check_found(self) -> None:
+        """A job that a submit found by its key had the key at some moment between request and reply."""
+        for action in self.actions:
+            for job in action.reply.found if isinstance(action.reply, Submitted) else ():
+                spec = self.specs.get(job) or self.jobs.get(job)
+                if spec is None:
+                    continue
+                events = self.of_job[job]
+                freed = [event.at + (spec.key_for or 0.0) for event in events if event.state in FINAL]
+                if spec.key_until is KeyUntil.START:
+                    freed = [event.at for event in events if event.what == Move.START][:1]
+                is_late = bool(freed) and action.asked_at > freed[-1] + KEY_SLACK
+                assert not is_late, f"a submit found job {job}, which no longer has its key"
 
     def _check_pauses(self) -> None:
         """No job starts while its queue is paused."""
@@ -248,7 +273,3 @@ class History:
 
     def _last(self, job: int) -> EventView:
         return self.of_job[job][-1]
-
-    def _key_of(self, job: int) -> str | None:
-        view = self.jobs.get(job)
-        return None if view is None else view.key

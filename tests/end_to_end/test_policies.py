@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd import NotAllowed, Outcome, State
+from bgd import NotAllowed, Outcome, Refused, State
 from tests.support import DEADLINE, wait_until
 
 MODULE = """
@@ -17,6 +17,7 @@ def hopeless(): json.loads("{")
 def locked(): raise LockedLong("by somebody")
 def broken(): raise KeyError("x")
 def fine(): return 1
+def bill(customer): return customer
 """
 CONFIGURATION = """
 [security]
@@ -33,6 +34,8 @@ priority = 4
 on_exceptions = { "ValueError" = "fail", "work.Locked" = "snooze 1h", "KeyError" = "retry 1ms" }
 [classes."work.fine"]
 timeout = "90s"
+[classes."work.bill"]
+limit = "customer:{0}"
 [classes."other.*"]
 retries = 1
 """
@@ -98,6 +101,23 @@ def test_policy_is_shown_and_stays_when_the_job_is_edited(daemon):
         shown = daemon.bgctl("show", str(job.id)).stdout
         assert "on errors  ValueError: fail, work.Locked: snooze 1h, KeyError: retry 1ms\n" in shown
         job.cancel()
+
+
+def test_a_policy_limits_by_an_argument_which_a_call_must_have(daemon):
+    with daemon.client() as client:
+        first = client.call("work:bill", [9], hold=True)
+        own = client.call(
+            "work:bill", [9], limit=("{customer}/{0}", 3), kwargs={"customer": "ada"}, hold=True
+        )
+
+        assert (first.limit, own.limit) == (("customer:9", 1), ("ada/9", 3))
+        words = r"limit 'customer:\{0\}': the job has no argument 0 by position"
+        with pytest.raises(Refused, match=words):
+            client.call("work:bill", kwargs={"customer": 9})
+        with pytest.raises(Refused, match=f"job 1 of the batch: {words}"):
+            client.submit_many([["true"], {"target": "work:bill", "kwargs": {"customer": 9}}])
+        first.cancel()
+        own.cancel()
 
 
 def test_policy_allows_nothing_by_itself(daemon):

@@ -1,4 +1,4 @@
-"""Resources and rates: what jobs get and when they start, also over restarts, under a real daemon."""
+"""Resources, rates and keys: what jobs get and when they start, also over restarts, under a real daemon."""
 
 from __future__ import annotations
 
@@ -154,3 +154,38 @@ def test_a_limit_by_key_is_kept_over_a_kill_of_bgd_and_explained(daemon, client)
     assert (again.refresh().limit, again.view.on_limit) == (("a=b", 1), "skip")
     daemon.bgctl("edit", str(again.id), "--unset", "limit")
     assert again.refresh().limit is None
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+def test_a_key_stays_after_the_end_over_a_kill_of_bgd_until_the_job_is_removed(daemon, client):
+    first = client.submit(["/bin/true"], key="site", key_for="10m").wait(DEADLINE)
+    assert client.submit(["/bin/true"], key="site").id == first.id
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+
+    again = client.submit(["/bin/true"], key="site")
+    assert (again.id, again.is_new, again.refresh().state) == (first.id, False, "succeeded")
+    assert "\n  key for    10m\n" in daemon.bgctl("show", str(first.id)).stdout
+    daemon.bgctl("retry", str(first.id))
+    assert first.wait(DEADLINE).refresh().attempt == 2
+    daemon.bgctl("remove", str(first.id))
+    assert client.submit(["/bin/true"], key="site").is_new
+
+
+def test_a_key_until_the_start_lets_one_more_job_wait(daemon, client):
+    first = running(client, key="build", key_until="start")
+    second = client.submit(["/bin/true"], key="build", key_until="start", limit="build")
+    assert second.is_new
+    assert second.wait(DEADLINE).state == "succeeded"
+    assert (first.refresh().key, first.view.key_until) == ("build", "start")
+    first.cancel()
+    words = "key_until=start and key_for cannot be combined"
+    with pytest.raises(Refused, match=words):
+        client.submit(["/bin/true"], key="build", key_until="start", key_for=1)
+    assert (
+        words
+        in daemon.bgctl("submit", "--key", "a", "--key-until", "start", "--key-for", "1m", "true").stderr
+    )

@@ -80,6 +80,29 @@ def test_options_of_the_decorator_can_be_changed():
     assert usual.result(DEADLINE) == "2 for ada"
 
 
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("to {address}", "to ada"),
+        (("{0}/{copies}", 2), "ada/1"),
+        ("letters", "letters"),
+    ],
+)
+def test_a_limit_names_arguments_however_they_are_passed(template, key):
+    limited = tasks.send.options(limit=template, hold=True)
+    jobs = [limited.submit("ada"), limited.submit(address="ada"), limited.submit("ada", copies=1)]
+
+    places = 1 if isinstance(template, str) else template[1]
+    assert [job.limit for job in jobs] == [(key, places)] * 3
+    for job in jobs:
+        job.cancel()
+
+
+def test_a_limit_with_an_argument_that_a_function_does_not_have_is_refused():
+    with pytest.raises(Refused, match=r"limit '\{9\}\{order\}': the job has no argument 9 by position"):
+        tasks.add.options(limit="{9}{order}").submit(1)
+
+
 def test_many_calls_are_queued_in_order():
     jobs = tasks.send.submit_many([("ada",), {"address": "bob", "copies": 3}, ["eve"]])
 

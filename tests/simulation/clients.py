@@ -17,7 +17,7 @@ from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
 from tests.end_to_end.clients import Action
-from tests.simulation.key_limits import with_limit
+from tests.simulation.key_limits import with_limit, with_times_of_key
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
 from tests.simulation.schedules import ScheduleAsker, is_about_schedules
@@ -174,7 +174,7 @@ class SimulatedClient:
             at=now.wall + 4.0 if dice.random() < 0.05 and not delay else None,
         )
         if self._machine.has_limits:
-            spec = with_limit(spec)
+            spec = with_times_of_key(with_limit(spec))
         wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
         return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 

@@ -1,4 +1,4 @@
-"""Limits by key in the simulation, and the laws that they keep."""
+"""Keys in the simulation: limits by key, and how long jobs have their keys; and the laws that they keep."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, Move
 from bgd.core.scheduler import SKIPPED
-from bgd.core.spec import JobSpec, OnLimit
+from bgd.core.spec import JobSpec, KeyUntil, OnLimit
 from tests.end_to_end.history import History
 
+KEY_FOR = {"blue": 100.0, "violet": 20.0}  # seconds
 LIMITS = (None, ("one", 1), ("two", 2))
 
 
@@ -18,6 +19,13 @@ def with_limit(spec: JobSpec) -> JobSpec:
     """Return the spec with a limit that its other options choose: what each seed does stays as it was."""
     skips = spec.retries == 3 or None
     return replace(spec, limit=LIMITS[(spec.priority or 0) % len(LIMITS)], on_limit=skips and OnLimit.SKIP)
+
+
+def with_times_of_key(spec: JobSpec) -> JobSpec:
+    """Return the spec with a key more often; the name of a key says how long a job has it."""
+    key = "violet" if spec.timeout else spec.key
+    until = KeyUntil.START if key == "green" else None
+    return replace(spec, key=key, key_until=until, key_for=KEY_FOR.get(key or ""))
 
 
 def check_key_limits(history: History) -> Counter[str]:

@@ -398,9 +398,27 @@ def skip_who_wants_to_wait(monkeypatch):
     monkeypatch.setattr(KeyLimits, "is_skipped", KeyLimits.is_full)
 
 
+def forget_kept_keys_at_a_restart(monkeypatch):
+    monkeypatch.setattr(read, "kept_keys", lambda *_: [])
+
+
+def keep_no_key_after_the_end(monkeypatch):
+    monkeypatch.setattr(conditions, "key_kept_until", lambda *_: None)
+
+
+def keep_keys_until_the_end(monkeypatch):
+    of = conditions.conditions_of
+    monkeypatch.setattr(
+        conditions, "conditions_of", lambda *those: replace(of(*those), frees_key_at_start=False)
+    )
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (forget_kept_keys_at_a_restart, "has '(blue|violet)' of job"),
+        (keep_no_key_after_the_end, "has '(blue|violet)' of job"),
+        (keep_keys_until_the_end, "which no longer has its key"),
         (let_all_run, "places, and these run"),
         (forget_keys_of_limits_at_a_restart, "places, and these run"),
         (wake_nobody, "have not finished"),

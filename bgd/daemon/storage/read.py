@@ -151,7 +151,7 @@ def _view(row: sqlite3.Row) -> JobView:
 # What a JobView copies besides the policy: columns, and all other options of the spec
 _COLUMNS_OF_VIEW = (
     *("id", "exit_code", "signal", "reason", "queue", "priority", "attempt", "created_at", "started_at"),
-    *("finished_at", "key", "slots", "snoozes"),
+    *("finished_at", "slots", "snoozes"),
 )
 _OF_SPEC = [name for name in OPTIONS_AS_ASKED if name not in _COLUMNS_OF_VIEW]
 _of_row, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_SPEC)
@@ -329,6 +329,14 @@ def recent_starts(
     return sorted(starts, key=lambda start: start[1])
 
 
+def kept_keys(db: sqlite3.Connection, elapsed: float) -> list[tuple[str, JobId, float]]:
+    """Return the keys that finished jobs still have, and until when on the elapsed clock."""
+    with transaction(db, "DEFERRED"):
+        (ahead,) = db.execute("SELECT age_ahead FROM meta").fetchone()
+        rows = db.execute("SELECT key, job, until FROM kept_keys WHERE until > ?", (elapsed + ahead,))
+        return [(key, JobId(job), until - ahead) for key, job, until in rows]
+
+
 def last_id(db: sqlite3.Connection) -> int:
     """Return the highest job id ever given out."""
     (number,) = db.execute("SELECT max(last_id, (SELECT ifnull(max(id), 0) FROM jobs)) FROM meta").fetchone()
@@ -424,6 +432,8 @@ def _job_conditions(  # noqa: PLR0917 (columns, as in `_job`)
         after=others.after,
         after_any=others.after_any,
         limit=others.limit,
+        frees_key_at_start=others.frees_key_at_start,
+        key_for=others.key_for,
         key=key,
         slots=slots,
         resources=unpack_resources(resources),

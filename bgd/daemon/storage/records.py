@@ -292,6 +292,8 @@ class Waits(Struct, frozen=True, array_like=True):
     after: tuple[JobId, ...] = ()
     after_any: tuple[JobId, ...] = ()
     limit: KeyLimit | None = None
+    frees_key_at_start: bool = False
+    key_for: float | None = None
 
 
 _NO_WAITS = Waits()

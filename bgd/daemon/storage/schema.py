@@ -212,6 +212,9 @@ MIGRATIONS: tuple[str, ...] = (
         job INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
         value BLOB NOT NULL, at REAL NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (job, position)
     ) WITHOUT ROWID;
+    -- The keys of finished jobs, and until when no other job may have them, on retention's clock.
+    CREATE TABLE kept_keys (job INTEGER PRIMARY KEY, key TEXT NOT NULL, until REAL NOT NULL);
+    CREATE INDEX kept_keys_by_time ON kept_keys (until);
     """,
 )
 VERSION = FIRST + len(MIGRATIONS)

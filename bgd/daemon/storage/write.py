@@ -10,7 +10,8 @@ from operator import attrgetter, itemgetter
 
 import msgspec
 
-from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
+from bgd.core.conditions import key_kept_until
+from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Now, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import (
@@ -187,10 +188,13 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
     again: list[JobId] = []  # jobs that had succeeded, and begin anew
+    with_key_for: list[Job] = []
     for save in transaction.saves.values():
         job, columns = save.job, _columns(save.job)
         if save.before is State.SUCCEEDED:
             again.append(job.id)
+        if job.conditions.key_for is not None and job.state in FINAL:
+            with_key_for.append(job)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
@@ -209,6 +213,15 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     update_rows(db, _START_JOB, started)
     if again:
         steps.forget(db, again)
+    if with_key_for:
+        _keep_keys(db, with_key_for, transaction.now)
+
+
+def _keep_keys(db: sqlite3.Connection, jobs: list[Job], now: Now) -> None:
+    """Write which finished jobs keep their keys, and until when; one that ran again may have a row."""
+    db.executemany("DELETE FROM kept_keys WHERE job = ?", [(job.id,) for job in jobs])
+    kept = [(job.id, job.conditions.key, key_kept_until(job, now)) for job in jobs]
+    db.executemany(_KEEP_KEY, [row for row in kept if row[2] is not None])
 
 
 def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
@@ -298,11 +311,13 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     """
     runs = runs_of(job_ids)
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
-    for table in ("attempts", "results", "streaks", "wanted_results", "steps"):
+    for table in ("attempts", "results", "streaks", "wanted_results", "steps", "kept_keys"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
     db.executemany("DELETE FROM follow_ups WHERE cause BETWEEN ? AND ?", runs)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)
 
+
+_KEEP_KEY = "INSERT INTO kept_keys VALUES (?, ?, ? + (SELECT age_ahead FROM meta))"
 
 _INSERT_PLAIN_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, uid, name, created_at, created_aged, id,

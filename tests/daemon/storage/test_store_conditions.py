@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bgd.core.job import Conditions, JobId, Now, RetryPolicy, State
+from bgd.core.job import Conditions, JobId, KeyLimit, Now, RetryPolicy, State
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import Transaction, UnfinishedJob
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -30,7 +30,13 @@ EVERYTHING = Conditions(
     after_any=(JobId(2), JobId(3)),
     key="nightly-backup",
     slots=3,
+    limit=KeyLimit("customer:9", 2, skips=True),
+    frees_key_at_start=True,
 )
+
+
+# What a finished job needs if it runs again
+KEPT = replace(EVERYTHING, at=None, expires=None, after=(), after_any=())
 
 
 async def test_conditions_come_back_as_they_were_written_and_changed(path):
@@ -62,7 +68,24 @@ async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(sto
 
     found = (await store.read(read.finished_jobs, [JobId(9)]))[9]
 
-    assert found == a_job(9, State.CANCELLED, conditions=Conditions(key="nightly-backup", slots=3))
+    assert found == a_job(9, State.CANCELLED, conditions=KEPT)
+
+
+async def test_a_key_stays_after_the_end_unless_the_job_is_cancelled_or_removed(store):
+    kept = Conditions(key="site", key_for=60.0)
+    await put(store, *(new(number, conditions=kept) for number in (1, 2, 3)))
+    await store.write(adopt_boot, NOW, BOOT)
+    for number, state in ((1, State.SUCCEEDED), (2, State.FAILED), (3, State.CANCELLED)):
+        await move(store, number, state, conditions=kept)
+
+    async def keys(later=0.0):
+        return await store.read(read.kept_keys, NOW.elapsed + later)
+
+    assert await keys() == [("site", 1, NOW.elapsed + 60), ("site", 2, NOW.elapsed + 60)]
+    assert await keys(60.0) == []
+    await move(store, 2, State.CANCELLED, conditions=kept)  # it ran again
+    await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
+    assert await keys() == []
 
 
 async def test_view_has_all_limits(store):
@@ -84,7 +107,14 @@ async def test_view_has_all_limits(store):
 
 async def test_view_has_all_conditions(store):
     policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
-    asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
+    asked = {
+        "key": "k",
+        "expires": 7200.0,
+        "after": (1, 2),
+        "after_any": (2, 3),
+        "stdin": "/tmp/in",
+        "pty": True,
+    }
     job, stored = new(9, conditions=EVERYTHING, **asked)
     spec = replace(stored.spec, at=NOW.wall + 3600)
     await put(store, (job, replace(stored, spec=spec)))
