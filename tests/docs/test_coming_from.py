@@ -75,8 +75,21 @@ def test_what_the_page_says_is_missing_is_missing():
     assert {name[1] for name in names if name} & set(vocabulary()) == set()
 
 
+def test_the_table_of_others_says_what_each_has_in_each_row():
+    head, _, *rows = [line for line in section(PAGE, "## bgd beside others").splitlines() if line[:1] == "|"]
+    cells = [row.strip("|").split(" | ") for row in (head, *rows)]
+
+    assert [name.strip() for name in cells[0][1:]] == [
+        *("bgd", "Laravel, Horizon", "RQ", "Huey", "Celery", "Oban", "Solid Queue", "DBOS"),
+    ]
+    assert {len(row) for row in cells} == {len(cells[0])}
+    assert all(cell.strip() for row in cells[1:] for cell in row)
+    assert sum(row[1].startswith("no") for row in cells) >= 2  # it says what bgd lacks
+
+
 MISSING = {  # what bgd would call it
     "A cluster of its own": {"cluster", "workers"},
+    "Your database transaction": {"transaction", "on_commit"},
     "Callbacks in your process": {"add_done_callback", "callback"},
     "Arguments and results other than JSON": {"pickle", "serializer"},
 }

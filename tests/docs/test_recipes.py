@@ -377,10 +377,11 @@ def test_a_visitor_gets_a_number_or_is_told_at_once(folder):
 from front.reports import jobs, order_report
 
 with serving as daemon:
-    status, answer = order_report("/etc/os-release")
+    status, answer = order_report("/etc/os-release", "ada")
     assert status == 202
     assert jobs.job(answer["report"]).result(timeout=20)
-assert order_report("/etc/os-release")[0] == 503
+    assert jobs.job(answer["letter"]).result(timeout=20) == "1 for ada"
+assert order_report("/etc/os-release", "ada")[0] == 503
 """
     run(folder, program)
 
@@ -399,6 +400,8 @@ with serving as daemon, daemon.client() as client, TestClient(app) as visitor:
         "state": "succeeded", "result": "1 for ada@example.org"
     }
     assert visitor.get("/letters/77").status_code == 404
+    many = visitor.post("/letters/all", json=["ada", "bob"]).json()["batch"]
+    assert client.find_batch(many).wait(timeout=20).counts["succeeded"] == 2
     client.shutdown("cancel", timeout=20)
     assert visitor.post("/letters", params={"address": "ada@example.org"}).status_code == 503
 """
