@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import BrowserContext, Page, expect
 
 from bgd import Client
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import chromium
 from tests.support import DEADLINE, Daemon
+
+expect.set_options(timeout=1000 * DEADLINE)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +30,36 @@ def browser(daemon: Daemon) -> Browser:
     return Browser(daemon).log_in()
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Chromium]:
-    """Debian's Chromium."""
+@pytest.fixture(scope="session")
+def shared() -> Iterator[tuple[BrowserContext, asyncio.AbstractEventLoop]]:
+    """A context of a browser, and their event loop, which looks stopped to tests that have their own."""
     with chromium() as browser:
-        yield browser
+        context = browser.new_context()
+        context.set_default_timeout(1000 * DEADLINE)
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield context, loop
+        asyncio._set_running_loop(loop)
 
 
-@pytest.fixture(scope="module")
-def context(chrome: Chromium) -> Iterator[BrowserContext]:
-    """What the tabs of a module share: a context of its own would cost each a second of processor time."""
-    context = chrome.new_context()
-    context.set_default_timeout(1000 * DEADLINE)
+@pytest.fixture
+def context(shared: tuple[BrowserContext, asyncio.AbstractEventLoop]) -> Iterator[BrowserContext]:
+    """What all tabs share: a context of its own would cost each a second of processor time."""
+    context, loop = shared
+    asyncio._set_running_loop(loop)
     yield context
-    context.close()
+    asyncio._set_running_loop(None)
+
+
+@pytest.fixture
+def chrome(context: BrowserContext) -> Iterator[Chromium]:
+    """Debian's Chromium; the contexts that a test opens are closed after it."""
+    browser = context.browser
+    assert browser is not None
+    yield browser
+    for each in browser.contexts:
+        if each != context:
+            each.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.streams import LOOK_FACTOR, Subscriptions
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_live import MILLISECONDS, events_in
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -22,8 +22,8 @@ ADDRESSES = ("/job-logs", "/job-logs/{job}")
 
 
 @needs_chromium
-def test_a_pause_shows_on_open_pages_and_ends_by_their_button(own_daemon):
-    with own_daemon.client() as client, chromium() as chrome:
+def test_a_pause_shows_on_open_pages_and_ends_by_their_button(chrome, own_daemon):
+    with own_daemon.client() as client:
         job = client.submit(["/bin/true"], hold=True)
         context = chrome.new_context()
         tabs = [context.new_page() for _ in ADDRESSES]
@@ -46,8 +46,8 @@ def test_a_pause_shows_on_open_pages_and_ends_by_their_button(own_daemon):
 
 
 @needs_chromium
-def test_the_header_stays_in_place_between_pages_and_a_chosen_theme_too(daemon):
-    with daemon.client() as client, chromium() as chrome:
+def test_the_header_stays_in_place_between_pages_and_a_chosen_theme_too(chrome, daemon):
+    with daemon.client() as client:
         tall = client.submit(["seq", "500"]).wait(timeout=DEADLINE)
         context = chrome.new_context(viewport={"width": 2560, "height": 900}, color_scheme="light")
         tab, other = context.new_page(), context.new_page()

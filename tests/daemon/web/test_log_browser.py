@@ -14,7 +14,6 @@ from tests.support import DEADLINE, Daemon, wait_until
 pytestmark = needs_chromium
 
 MILLISECONDS = 1000 * DEADLINE
-expect.set_options(timeout=MILLISECONDS)
 
 
 @pytest.fixture

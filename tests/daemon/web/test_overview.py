@@ -17,7 +17,7 @@ from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.web import overview
 from bgd.daemon.web.rendering import render
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.daemon.web.test_live import events_of
 from tests.support import DEADLINE, serving
@@ -274,25 +274,24 @@ def test_the_queues_show_rates_weights_and_resources():
 
 @needs_chromium
 @pytest.mark.usefixtures("jobs")
-def test_a_person_pauses_a_queue_and_sets_slots(client):
-    with chromium() as browser:
-        tab = browser.new_page()
-        tab.set_default_timeout(1000 * DEADLINE)
-        complaints = listen(tab, answer="3")
-        tab.goto(client.login_link())
-        tab.wait_for_url("**/job-logs")
-        tab.click("nav.sections >> text=Queues")
-        row = tab.locator("#queue-mail")
-        row.locator("text=Pause").click()
-        expect(row.locator(".badge")).to_have_text("paused")
-        row.locator("text=Slots …").click()
-        expect(row.locator("[data-label=Slots]")).to_have_text("3")
-        row.locator("text=Resume").click()
-        expect(row.locator(".badge")).to_have_count(0)
-        tab.click("text=Pause all")
-        expect(tab.locator("#banner")).to_contain_text("no job starts")
-        tab.click("text=Resume all")
-        expect(tab.locator("#banner")).not_to_contain_text("no job starts")
+def test_a_person_pauses_a_queue_and_sets_slots(chrome, client):
+    tab = chrome.new_page()
+    tab.set_default_timeout(1000 * DEADLINE)
+    complaints = listen(tab, answer="3")
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.click("nav.sections >> text=Queues")
+    row = tab.locator("#queue-mail")
+    row.locator("text=Pause").click()
+    expect(row.locator(".badge")).to_have_text("paused")
+    row.locator("text=Slots …").click()
+    expect(row.locator("[data-label=Slots]")).to_have_text("3")
+    row.locator("text=Resume").click()
+    expect(row.locator(".badge")).to_have_count(0)
+    tab.click("text=Pause all")
+    expect(tab.locator("#banner")).to_contain_text("no job starts")
+    tab.click("text=Resume all")
+    expect(tab.locator("#banner")).not_to_contain_text("no job starts")
 
     assert complaints == []
 
@@ -310,19 +309,18 @@ def test_nobody_can_change_the_queue_of_notifications(name, buttons):
 
 @needs_chromium
 @pytest.mark.usefixtures("jobs")
-def test_the_sections_fit_into_one_line_of_a_phone(client):
-    with chromium() as browser:
-        tab = browser.new_page(viewport={"width": 390, "height": 700})
-        complaints = listen(tab)
-        tab.goto(client.login_link())
-        tab.wait_for_url("**/job-logs")
-        for section in ("Overview", "Queues", "Schedules", "Search"):
-            tab.click(f"nav.sections >> text={section}")
-            tops = tab.eval_on_selector_all(
-                "header .brand, .sections a", "all => all.map(each => each.offsetTop)"
-            )
-            assert max(tops) - min(tops) < 10
-            assert tab.evaluate("document.documentElement.scrollWidth") == 390
+def test_the_sections_fit_into_one_line_of_a_phone(chrome, client):
+    tab = chrome.new_page(viewport={"width": 390, "height": 700})
+    complaints = listen(tab)
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    for section in ("Overview", "Queues", "Schedules", "Search"):
+        tab.click(f"nav.sections >> text={section}")
+        tops = tab.eval_on_selector_all(
+            "header .brand, .sections a", "all => all.map(each => each.offsetTop)"
+        )
+        assert max(tops) - min(tops) < 10
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
     assert complaints == []
 

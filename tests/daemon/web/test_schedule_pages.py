@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post
 from tests.support import DEADLINE
 
@@ -118,43 +118,41 @@ def test_what_cannot_be_done_is_refused(browser, verb, status):
 
 
 @needs_chromium
-def test_the_page_is_live_and_its_buttons_work(daemon, client):
-    with chromium() as chrome, chrome.new_context() as context:
-        page: Page = context.new_page()
-        page.goto(client.login_link())
-        page.wait_for_url("**/job-logs")
-        page.get_by_role("link", name="Schedules").click()
-        row = page.locator("#schedule-nightly")
-        client.schedules.pause("nightly")
-        expect(row.get_by_text("paused")).to_be_visible()
-        row.get_by_role("button", name="Resume").click()
-        expect(row.get_by_role("button", name="Pause")).to_be_visible()
-        row.get_by_role("button", name="Run now").click()
-        expect(row.locator(".badge.succeeded")).to_be_visible()
-        page.mouse.move(0, 0)  # rows stay where they are under a pointer
-        client.schedules.add("fresh", ["true"], cron="@daily", replace=True)
-        expect(page.locator("#schedule-fresh")).to_be_visible()
-        client.schedules.add("failing", ["/bin/false"], cron="@daily", replace=True)
-        page.goto(page.url + "/failing")
-        expect(page.locator("#times")).to_contain_text("It has not been due yet.")
-        run = page.get_by_role("button", name="Run now")
-        run.dblclick()
-        expect(page.locator("#times .badge")).to_have_text(["exit code 1"])
-        expect(page.locator("#times .strip .failed")).to_have_count(1)
-        page.get_by_role("button", name="Pause").click()
-        expect(page.get_by_role("button", name="Resume")).to_be_visible()
-        assert len(client.schedules.history("failing")) == 1  # of two clicks
-        run.focus()
-        for _ in range(100):
-            page.keyboard.down("Enter")  # which repeats
-        expect(page.locator("#times .badge")).to_have_text(["exit code 1"] * 2)
-        page.get_by_role("button", name="Resume").click()
-        expect(page.get_by_role("button", name="Pause")).to_be_visible()
-        assert len(client.schedules.history("failing")) == 2
-        client.schedules.remove("failing")
-        expect(page.locator("h1")).to_contain_text("removed")
-        job = client.jobs(name="failing")[0]
-        page.get_by_role("button", name="Run now").wait_for(state="detached")
-        page.locator("#times a").first.click()
-        expect(page.locator("h1")).to_contain_text(f"Job {job.id}")
-    del daemon
+def test_the_page_is_live_and_its_buttons_work(chrome, client):
+    page: Page = chrome.new_page()
+    page.goto(client.login_link())
+    page.wait_for_url("**/job-logs")
+    page.get_by_role("link", name="Schedules").click()
+    row = page.locator("#schedule-nightly")
+    client.schedules.pause("nightly")
+    expect(row.get_by_text("paused")).to_be_visible()
+    row.get_by_role("button", name="Resume").click()
+    expect(row.get_by_role("button", name="Pause")).to_be_visible()
+    row.get_by_role("button", name="Run now").click()
+    expect(row.locator(".badge.succeeded")).to_be_visible()
+    page.mouse.move(0, 0)  # rows stay where they are under a pointer
+    client.schedules.add("fresh", ["true"], cron="@daily", replace=True)
+    expect(page.locator("#schedule-fresh")).to_be_visible()
+    client.schedules.add("failing", ["/bin/false"], cron="@daily", replace=True)
+    page.goto(page.url + "/failing")
+    expect(page.locator("#times")).to_contain_text("It has not been due yet.")
+    run = page.get_by_role("button", name="Run now")
+    run.dblclick()
+    expect(page.locator("#times .badge")).to_have_text(["exit code 1"])
+    expect(page.locator("#times .strip .failed")).to_have_count(1)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert len(client.schedules.history("failing")) == 1  # of two clicks
+    run.focus()
+    for _ in range(100):
+        page.keyboard.down("Enter")  # which repeats
+    expect(page.locator("#times .badge")).to_have_text(["exit code 1"] * 2)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    assert len(client.schedules.history("failing")) == 2
+    client.schedules.remove("failing")
+    expect(page.locator("h1")).to_contain_text("removed")
+    job = client.jobs(name="failing")[0]
+    page.get_by_role("button", name="Run now").wait_for(state="detached")
+    page.locator("#times a").first.click()
+    expect(page.locator("h1")).to_contain_text(f"Job {job.id}")

@@ -24,7 +24,7 @@ from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, new, put, saves
 from tests.daemon.web.browsing import Browser
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE
 
 
@@ -407,23 +407,22 @@ def test_only_those_who_are_logged_in_may_search(daemon):
 
 
 @needs_chromium
-def test_a_person_searches(client, job):
-    with chromium() as chrome:
-        tab = chrome.new_page()
-        complaints: list[str] = []
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.set_default_timeout(1000 * DEADLINE)
-        tab.goto(client.login_link())
-        tab.wait_for_url("**/job-logs")
-        tab.click("nav.sections >> text=Search")
-        tab.fill("input[name=text]", "NEEDLE")
-        tab.press("input[name=text]", "Enter")
-        expect(tab.locator("#searched")).to_contain_text("0 places found")
-        tab.fill("input[name=text]", "needle")
-        tab.click("button >> text=Search")
-        expect(tab.locator("mark")).to_have_text("Needle")
-        expect(tab.locator("#searching")).to_be_hidden()
-        expect(tab.locator(".hits h2")).to_contain_text(f"Job {job.id}")
+def test_a_person_searches(chrome, client, job):
+    tab = chrome.new_page()
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.set_default_timeout(1000 * DEADLINE)
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.click("nav.sections >> text=Search")
+    tab.fill("input[name=text]", "NEEDLE")
+    tab.press("input[name=text]", "Enter")
+    expect(tab.locator("#searched")).to_contain_text("0 places found")
+    tab.fill("input[name=text]", "needle")
+    tab.click("button >> text=Search")
+    expect(tab.locator("mark")).to_have_text("Needle")
+    expect(tab.locator("#searching")).to_be_hidden()
+    expect(tab.locator(".hits h2")).to_contain_text(f"Job {job.id}")
 
     assert complaints == []

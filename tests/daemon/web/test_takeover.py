@@ -221,11 +221,10 @@ def kill_both(daemon: Daemon) -> None:
 
 
 @pytest.fixture
-def context(chrome: Chromium) -> Iterator[BrowserContext]:
-    context = chrome.new_context()
-    context.set_default_timeout(1000 * DEADLINE)
-    yield context
-    context.close()
+def own_context(chrome: Chromium) -> BrowserContext:
+    own = chrome.new_context()
+    own.set_default_timeout(1000 * DEADLINE)
+    return own
 
 
 def opened(context: BrowserContext, daemon: Daemon, path: str = "") -> Page:
@@ -244,7 +243,7 @@ def origin_of(daemon: Daemon) -> str:
 
 
 @needs_chromium
-def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_the_gap(daemon, context):
+def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_the_gap(daemon, own_context):
     with daemon.client() as client:
         held = client.submit(["/bin/true"], name="held", hold=True)
         running = client.submit(["/bin/sh", "-c", "seq 100; sleep 1000"])
@@ -252,7 +251,7 @@ def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_
     browser = Browser(daemon)
     before = origin_of(daemon)
     tabs = [
-        opened(context, daemon, path)
+        opened(own_context, daemon, path)
         for path in ("", f"/{held.id}", f"/{running.id}", f"/{running.id}/1/view")
     ]
     for tab in tabs:
@@ -260,7 +259,7 @@ def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_
     kill_both(daemon)
     with hostile_server(browser.port) as hostile:
         attack(tabs, hostile)
-        during = context.new_page()
+        during = own_context.new_page()
         during.goto(f"{before}/job-logs")
         expect(during.locator("body")).to_have_text("registered")
         requests = hostile.requests
@@ -276,7 +275,7 @@ def test_a_hostile_server_gets_nothing_from_pages_opened_before_during_or_after_
     later.cookie = stolen
     assert later.get("/job-logs").status == 401
     assert later.get("/job-logs", host=browser.host).status == 421
-    assert_clean(daemon, context)
+    assert_clean(daemon, own_context)
     during.reload()  # the old name is lost for ever, but nothing there has access to the pages
     assert during.title() == "OWNED"
     page = f"{origin_of(daemon)}/job-logs"
@@ -318,12 +317,12 @@ def assert_clean(daemon: Daemon, context: BrowserContext) -> None:
 
 
 @needs_chromium
-def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
+def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, own_context):
     port = Browser(daemon).port
     with daemon.client() as client:
         job = client.submit(["/bin/sh", "-c", "echo out; sleep 1000"])
         wait_until(lambda: job.refresh().state == "running")
-    tabs = [opened(context, daemon, path) for path in ("", f"/{job.id}", f"/{job.id}/1/view")]
+    tabs = [opened(own_context, daemon, path) for path in ("", f"/{job.id}", f"/{job.id}/1/view")]
     launcher = psutil.Process(launcher_of(daemon))
     daemon.stop()  # which cancels the job first: the streams of its pages may have ended by then
     expect(tabs[0].locator("#connection")).to_have_text(GONE)
@@ -344,8 +343,8 @@ def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, context):
 
 
 @needs_chromium
-def test_an_event_that_is_repeated_reordered_or_of_another_connection_is_not_taken(daemon, context):
-    tab = opened(context, daemon)
+def test_an_event_that_is_repeated_reordered_or_of_another_connection_is_not_taken(daemon, own_context):
+    tab = opened(own_context, daemon)
     script = """async ([texts, order, again]) => {
         const seal = new Seal(), other = new Seal();
         const key = await crypto.subtle.importKey(
@@ -369,11 +368,11 @@ def test_an_event_that_is_repeated_reordered_or_of_another_connection_is_not_tak
 
 
 @needs_chromium
-def test_a_browser_without_webcrypto_shows_pages_that_do_not_change_and_says_so(daemon, context):
-    context.add_init_script("Object.defineProperty(Crypto.prototype, 'subtle', { value: undefined })")
+def test_a_browser_without_webcrypto_shows_pages_that_do_not_change_and_says_so(daemon, own_context):
+    own_context.add_init_script("Object.defineProperty(Crypto.prototype, 'subtle', { value: undefined })")
     with daemon.client() as client:
         job = client.submit(["/bin/true"], hold=True)
-        tab = context.new_page()
+        tab = own_context.new_page()
         tab.goto(client.login_link())
         tab.wait_for_url("**/job-logs")
         tab.goto(f"{tab.url}/{job.id}")
