@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import socket
 import socketserver
@@ -10,12 +11,12 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
 from tests.daemon.web.browsing import Browser, configure_pages
-from tests.daemon.web.chromium import chromium, needs_chromium
+from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_live import wait_for_streams
 from tests.support import DEADLINE, Daemon
 
@@ -49,16 +50,17 @@ def behind_proxy():
         yield daemon
 
 
-@pytest.fixture(params=[False, True], ids=["prefix kept", "prefix removed"])
-def proxy(behind_proxy, request):
-    with behind_proxy.client() as client:
+@contextmanager
+def proxied(daemon, *, removes_prefix):
+    with daemon.client() as client:
         place = client.info().http
-    with Proxy(place.removeprefix("unix:"), removes_prefix=request.param) as proxy:
+    with Proxy(place.removeprefix("unix:"), removes_prefix=removes_prefix) as proxy:
         thread = threading.Thread(target=proxy.serve_forever)
         thread.start()
         yield proxy
         proxy.shutdown()
         thread.join()
+    assert proxy.lost == []
 
 
 class Proxy(socketserver.ThreadingTCPServer):
@@ -102,61 +104,91 @@ class _Passing(socketserver.BaseRequestHandler):
                 pass
 
 
-def links_of(tab, proxy):
-    """Return the addresses that a page leads to, all of which have to be on this server."""
-    address = "new URL(link.getAttribute('href'), location).href"  # some links are in pictures
-    found = tab.eval_on_selector_all("a[href]", f"links => links.map(link => {address})")
-    assert all(link.startswith(proxy.origin) for link in found), found
-    return [link.partition("#")[0] for link in found]
+def open_below(tab, client, proxy) -> list[str]:
+    """Log in; return the list that gets all messages on the console."""
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.goto(re.sub("^http://[^/]*", proxy.origin, client.login_link()))
+    tab.wait_for_url(f"**{BASE}/job-logs")
+    return complaints
+
+
+def release(tab, client, proxy):
+    """Start a job by the button on its page, which shows its end."""
+    held = client.submit(["/bin/true"], name="released on the page", hold=True)
+    tab.goto(f"{proxy.origin}{BASE}/job-logs/{held.id}")
+    tab.click("button[data-verb=release]")
+    tab.wait_for_selector("text=succeeded")
+    assert held.refresh().state == "succeeded"
+
+
+def streams_of(proxy):
+    return {re.sub(r"\d+", "ID", urlsplit(target).path) for target in proxy.passed if "shared=" in target}
+
+
+STREAMS = {f"{BASE}/job-logs/live", f"{BASE}/job-logs/ID/live", f"{BASE}/job-logs/ID/ID/live"}
 
 
 @needs_chromium
-def test_every_link_script_stream_and_button_of_every_page_is_below_the_base(behind_proxy, proxy):
-    with behind_proxy.client() as client, chromium() as browser:
-        login = re.sub("^http://[^/]*", proxy.origin, client.login_link())
-        held = client.submit(["/bin/true"], name="released on the page", hold=True)
-        tab = browser.new_page()
-        complaints: list[str] = []
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.goto(login)
-        tab.wait_for_url(f"**{BASE}/job-logs")
-
+def test_every_link_script_stream_and_button_of_every_page_is_below_the_base(tab, behind_proxy):
+    with behind_proxy.client() as client, proxied(behind_proxy, removes_prefix=False) as proxy:
+        complaints = open_below(tab, client, proxy)
         walk(tab, proxy)
-        streams = [urlsplit(target).path for target in proxy.passed if "shared=" in target]
-        assert {re.sub(r"\d+", "ID", stream) for stream in streams} >= {
-            f"{BASE}/job-logs/live",
-            f"{BASE}/job-logs/ID/live",
-            f"{BASE}/job-logs/ID/ID/live",
-        }
-        tab.goto(f"{proxy.origin}{BASE}/job-logs/{held.id}")
-        tab.click("button[data-verb=release]")
-        tab.wait_for_selector("text=succeeded")
-        assert held.refresh().state == "succeeded"
-    assert proxy.lost == []
-    assert complaints == []
+        assert streams_of(proxy) >= STREAMS
+        release(tab, client, proxy)
+        assert complaints == []
 
 
-def walk(tab, proxy) -> None:
-    """Open some pages of every kind, until they have their streams, and load everything else."""
+@needs_chromium
+def test_pages_work_behind_a_proxy_that_removes_the_base(tab, behind_proxy):
+    with behind_proxy.client() as client, proxied(behind_proxy, removes_prefix=True) as proxy:
+        complaints = open_below(tab, client, proxy)
+        walk(tab, proxy, is_shown=False)
+        [running] = client.jobs(name="running")
+        for page in ("", f"/{running.id}", f"/{running.id}/1/view"):
+            tab.goto(f"{proxy.origin}{BASE}/job-logs{page}")
+            wait_for_streams(tab)
+        assert streams_of(proxy) >= STREAMS
+        release(tab, client, proxy)
+        assert complaints == []
+
+
+def walk(tab, proxy, *, is_shown: bool = True) -> None:
+    """Load some pages of every kind, and everything else; show pages, until they have their streams.
+
+    Of pages that differ in their query only, the browser shows one.
+    """
     found = [tab.url]
     done: set[str] = set()
-    opened: Counter[tuple[str, str]] = Counter()
+    loaded: Counter[tuple[str, str]] = Counter()
     while found:
         link = found.pop(0)
         kind = kind_of(link)
-        if link in done or opened[kind] == OF_A_KIND:
+        if link in done or loaded[kind] == OF_A_KIND:
             continue
         done.add(link)
-        opened[kind] += 1
+        loaded[kind] += 1
         answered = tab.request.get(link, timeout=DEADLINE * 1000)
         assert answered.status == 200, link
         if answered.headers["content-type"].startswith("text/html"):
-            tab.goto(link)
-            if " data-live=" in answered.text():  # all but the search
-                wait_for_streams(tab)
-            found += links_of(tab, proxy)
-    assert len(done) > 10
+            found += below(proxy, re.findall(HREF, answered.text()), link)
+            if is_shown and (loaded[kind] == 1 or not kind[1]):
+                tab.goto(link)
+                if " data-live=" in answered.text():  # all but the search
+                    wait_for_streams(tab)
+                found += below(proxy, tab.eval_on_selector_all("a[href]", HREFS), link)
+    assert len(done) > 30
+
+
+HREF = r'<a [^>]*?href="([^"]*)"'
+HREFS = "links => links.map(link => link.getAttribute('href'))"  # some links are in pictures
+
+
+def below(proxy, links, page):
+    """Return the addresses that these links of a page lead to, all of which have to be below the base."""
+    found = [urljoin(page, html.unescape(link)) for link in links]
+    assert all(link.startswith(f"{proxy.origin}{BASE}/") for link in found), found
+    return [link.partition("#")[0] for link in found]
 
 
 def kind_of(link: str) -> tuple[str, str]:
