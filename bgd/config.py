@@ -23,6 +23,7 @@ from bgd.core import spec
 from bgd.core.job import RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.target import (
+    PAUSE_FOR,
     POLICY_KEYS,
     ClassPolicy,
     is_runner_name,
@@ -330,6 +331,8 @@ _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from 
 _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
     **{key: Key(partial(values.job_option, name), None) for key, name in POLICY_KEYS.items()},
     "on_exceptions": Key(values.exception_rules, None),
+    "pause_after": Key(values.failure_rate, None),
+    "pause_for": Key(values.duration(spec.Timeout), PAUSE_FOR),
 }
 
 _NOT_SCHEDULED = spec.NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
@@ -394,7 +397,8 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
     notify = dict(_notify_targets(found))
-    for name in ("daemon.notify", *(f"schedules.{each}.notify" for each in names_in(found, "schedules"))):
+    sections = [f"{kind}.{each}" for kind in ("schedules", "classes") for each in names_in(found, kind)]
+    for name in (f"{section}.notify" for section in ("daemon", *sections)):
         if (setting := found.get(name)) is not None and setting.value and setting.value not in notify:
             raise setting.problem(no_target(str(setting.value), notify))
     return Config(
@@ -511,7 +515,7 @@ def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPo
         options = {name: read[key] for key, name in POLICY_KEYS.items() if read[key] is not None}
         if "limit" in options and (problem := problem_with_template(options["limit"][0])):
             raise ConfigError(f"{found[f'classes.{pattern}.limit'].origin}: {problem}")
-        yield pattern, ClassPolicy(options, read["on_exceptions"])
+        yield pattern, ClassPolicy(options, read["on_exceptions"], read["pause_after"], read["pause_for"])
 
 
 def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]:

@@ -149,6 +149,8 @@ def headline(notification: Notification) -> str:
     subject = _cut(one_line(message.subject), MAX_SUBJECT)
     failures, count, summary = message.failures or 1, message.count or 1, message.summary or ()
     match message.event:
+        case NotifyEvent.FAILED if message.job is None and message.schedule is None:
+            happened = f"{subject} are paused"
         case NotifyEvent.FAILED:
             how = outcome_in_words(message)
             often = f" {failures} times in a row" if failures > 1 else ""

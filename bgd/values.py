@@ -30,6 +30,7 @@ T = TypeVar("T")
 ANY_COMMAND = "*"
 MAX_PROGRAM_WORDS = 100  # a program with its arguments; a longer one belongs in a file
 MAX_RATE = 10_000  # starts; the daemon keeps the time of each in memory
+MAX_FAILURES = 100  # of calls of a class; bgd stores the time of each
 MAX_URL = 2_000  # characters
 MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
@@ -325,6 +326,14 @@ def start_rate(setting: Setting) -> spec.Rate:
     if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
         raise ValueError(f'must be like "10/1m": 1 to {MAX_RATE} starts, and a duration')
     return spec.Rate(int(count), checked_duration(seconds, spec.Timeout), written)
+
+
+def failure_rate(setting: Setting) -> spec.Rate:
+    """Read after how many failures within some time the calls of a class pause."""
+    found = re.fullmatch(r"([0-9]{1,3}) failures?/([0-9].*)", written := text(setting))
+    if found is None or not 1 <= int(found[1]) <= MAX_FAILURES:
+        raise ValueError(f'must be like "5 failures/10m": 1 to {MAX_FAILURES} failures, and a duration')
+    return spec.Rate(int(found[1]), checked_duration(found[2], spec.Timeout), written)
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:

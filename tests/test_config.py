@@ -25,9 +25,11 @@ from bgd.config import (
     RunnerConfig,
     load,
 )
+from bgd.core.breakers import BreakerRule
 from bgd.core.job import Decision, NextStep, RetryPolicy
 from bgd.core.spec import ExecutorKind, Rate
-from bgd.core.target import ClassPolicy
+from bgd.core.target import ClassPolicy, class_policy, parse_target
+from bgd.daemon.queue_controls import breaker_rules
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, names_of
@@ -247,6 +249,33 @@ def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
         "php": RunnerConfig(argv=("php", "artisan", "bgd:run"), cwd="/home/ada/shop"),
         "node_20": RunnerConfig(argv=(f"{tmp_path}/bin/run", ""), cwd=None),
     }
+
+
+def test_calls_of_a_class_pause_after_failures_within_a_time(written):
+    text = """
+        notify.ops.mail = "root"
+        [classes."app.*"]
+        pause_after = "1 failure/1h"
+        notify = "ops"
+        delay = ["10s", 20, "40s"]
+        [classes."app.Report"]
+        pause_after = "5 failures/10m"
+        pause_for = "1m"
+    """
+    config = written(text)
+    assert breaker_rules(config) == {
+        "app.*": BreakerRule(Rate(1, 3600.0, "1 failure/1h"), 300.0),
+        "app.Report": BreakerRule(Rate(5, 600.0, "5 failures/10m"), 60.0),
+    }
+    of_report = class_policy(parse_target("app:Report.run"), config.classes)
+    assert of_report.breaker == "app.Report"
+    assert of_report.options == {"notify": "ops", "retry_delay": (10.0, 20.0, 40.0)}
+    assert class_policy(parse_target("app:other"), config.classes).breaker == "app.*"
+
+
+def test_pauses_may_come_from_the_environment(tmp_path):
+    config = load(environ={"HOME": str(tmp_path), "BGD_RETRY_DELAY": "10s,20s"})
+    assert config.retry.delay == (10.0, 20.0)
 
 
 def test_a_rate_is_a_number_of_starts_and_a_time(written):
@@ -577,6 +606,14 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ("[classes.'app.*.Report']\nretries = 1", ["'app.*.Report'", "package.module.Class"]),
         ("[classes.'app.*']\nretry = 1", ["app.*.retry is not a key", "did you mean retries?"]),
         ("[classes.'app.*']\ntimeout = 0", ["timeout = 0: must be more than 0s"]),
+        ("[classes.'app.*']\npause_after = 5", ["pause_after = 5"]),
+        ("[classes.'app.*']\npause_after = '0 failures/1m'", ['must be like "5 failures/10m"']),
+        ("[classes.'app.*']\npause_after = '101 failures/1m'", ["1 to 100 failures"]),
+        ("[classes.'app.*']\npause_after = '5/10m'", ['must be like "5 failures/10m"']),
+        ("[classes.'app.*']\npause_after = '5 failures/0s'", ["must be more than 0s"]),
+        ("[classes.'app.*']\nnotify = 'ops'", ["there is no [notify.ops]"]),
+        ("[classes.'app.*']\ndelay = []", ["must be a duration, or a list of 1 to 100 of them"]),
+        ("[classes.'app.*']\ndelay = ['1s', 'x']", ["'x' is not a duration"]),
         ("[classes.'app.*']\nisolation = 'thread'", ["isolation = 'thread'", "one of fork, spawn, reuse"]),
         ("[classes.'app.*']\nmemory_max = '1kB'", ["memory_max = '1kB'", "must be at least 1MB"]),
         ("[classes.'app.*']\nnice = 20", ["nice = 20: must be at most 19"]),

@@ -240,6 +240,7 @@ def test_a_target_that_is_gone_takes_one_line(delivered, configuration, code, to
         ({"event": "missed", "count": 12}, "nightly was missed 12 times on db1"),
         ({"event": "late"}, "nightly is late on db1"),
         ({"event": "test"}, "test of [notify.t] on db1"),
+        ({"subject": "calls to app.x", "schedule": None, "job": None}, "calls to app.x are paused on db1"),
         ({"subject": "a\nBcc: eve@example.org"}, "a␊Bcc: eve@example.org failed (exit code 3) on db1"),
         ({"subject": "x" * 1_000}, f"{'x' * 199}… failed (exit code 3) on db1"),
         (

@@ -29,6 +29,7 @@ class Cause(StrEnum):
     HOLD = "hold"
     TIME = "time"  # a delay, a date, or the pause before a retry
     JOBS = "jobs"
+    BREAKER = "breaker"  # of its class, after failures
     LIMIT = "limit"  # by key
     QUEUE_SLOTS = "queue_slots"
     SLOTS = "slots"
@@ -52,9 +53,11 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `subject`: the name of its queue, of a resource or of its executor, or the key of its limit; of HOLD and
     SUSPENSION the id of the job. `taken` of `slots` slots, tokens or places are taken, and it needs `wanted`.
-    `ahead`: queued jobs that start before it, counted up to MAX_AHEAD; None: unknown, or another reason says
-    it. `problem`: why there is no launcher, what the machine lacks, why its process cannot start yet, or why
-    it has no node, in Slurm's own words. `limit`: the configured rate of its queue; for SHARE its weight, for
+    BREAKER: calls to `subject` are paused after `limit`, and job `head` tries first, not before `at`; or it
+    tries now. `ahead`: queued jobs that start before it, counted up to MAX_AHEAD; None: unknown, or another
+    reason says it. `problem`: why there is no launcher, what the machine lacks, why its process cannot start
+    yet, or why it has no node, in Slurm's own words. `limit`: the configured rate of its queue; for SHARE its
+    weight, for
     example "1 of 3". `at`: when the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`,
     `queues`: what it waits for, up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold
     the slots or tokens, up to MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each;
@@ -152,6 +155,8 @@ def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat lis
             return f"for the load of the machine: {reason.problem or 'it is too high'}"
         case Cause.MEMORY:
             return f"for memory of the machine: {reason.problem or 'too little is available'}"
+        case Cause.BREAKER:
+            return _words_of_breaker(reason)
         case Cause.SUSPENSION:
             return f"until `bgctl continue {reason.subject}`: it is suspended"
         case Cause.START:
@@ -193,6 +198,13 @@ def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a
             return f"{ITS_TURN}{_ahead(reason, ': ')}"
         case _:
             assert_never(cause)
+
+
+def _words_of_breaker(reason: Reason) -> str:
+    paused = f"for calls to {reason.subject}, paused after {(reason.limit or '').replace('/', ' in ')}"
+    if reason.at is None:
+        return f"{paused}: job {reason.head} tries now"
+    return f"{paused}: job {reason.head} tries first, not before" if reason.head else f"{paused}, until"
 
 
 def holders_in_words(reason: Reason) -> str:

@@ -139,7 +139,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     lost only if `retries` > 0. `retry_on` and `no_retry_on` are as in a JobSpec. `on_exceptions`: what
     follows an exception, unless the job decides. `has_follow_ups`: whether another job may follow the end.
     `retry_until`: seconds from the submit in which the job is retried however often; `ends_at`: that instant
-    in epoch time.
+    in epoch time. `breaker`: the pattern of [classes] that pauses calls like this one after failures.
 
     The database holds it as an array, so the order of its fields stays.
     """
@@ -156,6 +156,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     has_follow_ups: bool = False
     retry_until: Timeout | None = None
     ends_at: Instant | None = None
+    breaker: str | None = None
 
 
 class KeyLimit(Struct, frozen=True, array_like=True, gc=False):

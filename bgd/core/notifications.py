@@ -113,6 +113,11 @@ class Fact(Struct, frozen=True, kw_only=True):
     count: int | None = None
 
     @property
+    def is_about_calls(self) -> bool:
+        """Whether it is about the calls of a class, which are paused or go on."""
+        return self.job is None and self.schedule is None
+
+    @property
     def subject(self) -> str:
         """The subject of the fact, for users."""
         return self.schedule or self.name or f"job {self.job}"
@@ -124,6 +129,12 @@ class Fact(Struct, frozen=True, kw_only=True):
         The name of a schedule has no space, so the three kinds never share a streak.
         """
         return self.schedule or (f"name {self.name}" if self.name else f"job {self.job}")
+
+
+def fact_of_calls(pattern: str, target: str | None, at: float, reason: str | None) -> Fact:
+    """Return the fact that calls of a class are paused for a reason, or go on without one."""
+    event = NotifyEvent.SUCCEEDED if reason is None else NotifyEvent.FAILED
+    return Fact(event=event, at=at, target=target, name=f"calls to {pattern}", reason=reason)
 
 
 class Streak(Struct, frozen=True):
@@ -204,7 +215,8 @@ def decide(
             continue
         key = target, fact.streak
         before = decisions.streaks.get(key) or streaks.get(key, NO_STREAK)
-        event, after = event_to_send(fact.event, before, rules[target])
+        rule = replace(rules[target], failures=1) if fact.is_about_calls else rules[target]
+        event, after = event_to_send(fact.event, before, rule)
         if after != before:
             decisions.streaks[key] = replace(after, job=None if fact.schedule or fact.name else fact.job)
         if event is None:

@@ -8,6 +8,7 @@ from math import ceil, inf
 
 from msgspec.structs import replace
 
+from bgd.core.breakers import Breakers
 from bgd.core.conditions import reasons_before_queued
 from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason, held_by
 from bgd.core.heaps import ReadyHeap, SlotPool
@@ -18,8 +19,8 @@ from bgd.core.spec import Demand
 
 LAST_ID = JobId(2**63 - 1)
 
-Lane = tuple[str | None, Demand, str | None]
-"""Queued jobs of one queue, or of all queues without a rule (None), with the same resources and target."""
+Lane = tuple[str | None, Demand, str | None, str | None]
+"""Queued jobs of one queue, or of all without a rule (None), of the same resources, target and breaker."""
 
 Urgency = tuple[int, JobId]
 """(-priority, id) of a queued job: smaller starts sooner."""
@@ -66,6 +67,7 @@ class ReadyQueues:
     ) -> None:
         self.taken = 0
         self.limits = KeyLimits(job_of, self.push)
+        self.breakers = Breakers()
         self._job_of = job_of
         self._heaps: dict[Lane, ReadyHeap] = {}
         self._lanes: dict[str | None, set[Lane]] = {None: set()}  # of each queue with lanes of its own
@@ -122,8 +124,8 @@ class ReadyQueues:
 
     def forget(self, job: Job) -> None:
         """Record that a job left the queue without starting."""
-        _, demand, target = self._lane_of(job)
-        lanes = {(None, demand, target), (job.queue, demand, target)}
+        _, demand, target, breaker = self._lane_of(job)
+        lanes = {(queue, demand, target, breaker) for queue in (None, job.queue)}
         for lane in lanes & self._heaps.keys():  # it may have been queued before its lane existed
             self._heaps[lane].forget()
             self._promising.add(lane)  # a smaller job may have been behind it
@@ -140,7 +142,7 @@ class ReadyQueues:
         are free, no job overtakes it: otherwise it could starve. One that is to be
         skipped is only returned.
         """
-        if self._closed:
+        if self._closed or self.breakers.keeping:
             self._open()
         for lane in tuple(self._promising):
             if lane[0] is None:
@@ -179,7 +181,7 @@ class ReadyQueues:
                 best, chosen = place, job
                 continue
             self._promising.discard(lane)
-            if top is None and lane[1:] != ((), None):  # there may be very many, one after the other
+            if top is None and lane[1:] != ((), None, None):  # there may be very many, one after the other
                 self._drop(lane)
         return chosen
 
@@ -188,6 +190,11 @@ class ReadyQueues:
         for queue in [queue for queue in self._closed if self._is_open(queue)]:
             self._closed.remove(queue)
             self._promising |= self._lanes.get(queue, set())
+        for breaker in self.breakers.take_over(self.now):
+            self._promising |= self._lanes_of(breaker)
+
+    def _lanes_of(self, breaker: str) -> set[Lane]:
+        return {lane for lane in self._heaps if lane[3] == breaker}
 
     def openings(self) -> Iterator[tuple[str, float]]:
         """Yield the queues that have reached their rate, and until when, on the elapsed clock."""
@@ -204,6 +211,8 @@ class ReadyQueues:
 
     def _may_start(self, lane: Lane, top: Urgency, job: Job) -> bool:
         """Return whether the first job of a lane may start as soon as there are slots for it."""
+        if lane[3] is not None and self.breakers.keeps(lane[3], self.now):
+            return False
         if not self._has_room(job) or (lane[1] and not self._has_tokens(lane, top)):
             return False
         mates = () if lane[0] is None else self._lanes[lane[0]]
@@ -240,7 +249,9 @@ class ReadyQueues:
 
     def _first_before(self, lane: Lane, top: Urgency) -> Job | None:
         first = self._top(lane)
-        return None if first is None or first >= top else self._job_of(first[1])
+        if first is None or first >= top or (lane[3] and self.breakers.keeps(lane[3], self.now)):
+            return None  # a job whose calls are paused claims nothing
+        return self._job_of(first[1])
 
     def _is_overtaken(self, job: Job) -> bool:
         """Return whether a less urgent job of its queue is active."""
@@ -249,7 +260,7 @@ class ReadyQueues:
 
     def _reconsider(self, job: Job) -> None:
         """Recheck all lanes that a change of this job's queue or resources may affect."""
-        queue, demand, _ = self._lane_of(job)
+        queue, demand, *_ = self._lane_of(job)
         self._promising |= self._lanes[queue]
         if not self._wanting:
             return
@@ -326,6 +337,9 @@ class ReadyQueues:
         return held_by(reason, found, suspended)
 
     def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
+        if (breaker := job.policy.breaker) is not None and self.breakers.is_paused(breaker, now.elapsed):
+            tops = filter(None, map(self._top, self._lanes_of(breaker)))
+            yield self.breakers.reason(breaker, min(tops, default=None), now)
         size, limit = self._size_of(job), job.conditions.limit
         if limit is not None and self.limits.must_wait(job):
             yield self.limits.reason(limit)
@@ -452,6 +466,8 @@ class ReadyQueues:
             self._shares.use(job.queue, self._size_of(job))
         if self.has_rates:
             self._starts.note(job.queue, self.now)
+        if job.policy.breaker is not None:
+            self.breakers.started(job.policy.breaker, job.id)
         if job.conditions.limit is not None:
             self.limits.take(job)
             self._reconsider_all()
@@ -580,7 +596,8 @@ class ReadyQueues:
 
     def _lane_of(self, job: Job) -> Lane:
         conditions = job.conditions
-        return (job.queue if job.queue in self._lanes else None), conditions.resources, conditions.target
+        queue = job.queue if job.queue in self._lanes else None
+        return queue, conditions.resources, conditions.target, job.policy.breaker
 
     def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
         """Return whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
@@ -592,6 +609,7 @@ class ReadyQueues:
             and lane[0] in {None, job.queue}
             and job.conditions.resources == lane[1]
             and job.conditions.target == lane[2]
+            and job.policy.breaker == lane[3]
         )
 
 

@@ -150,12 +150,14 @@ def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None
     return next((replace(by_name[name], rule=name) for name in names if name in by_name), None)
 
 
-def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = ()) -> RetryPolicy:
+def policy_of(
+    spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = (), breaker: str | None = None
+) -> RetryPolicy:
     """Return the policy of a job: from its spec, else `default`.
 
-    Rules for exceptions come only from the configuration.
+    Rules for exceptions and the breaker come only from the configuration.
     """
-    if _asked(spec) == _NOTHING and not on_exceptions:
+    if _asked(spec) == _NOTHING and not on_exceptions and breaker is None:
         return default  # as for most jobs
     given = {field: value for field, name in _OPTIONS.items() if (value := getattr(spec, name)) is not None}
     return replace(
@@ -166,6 +168,7 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
         on_exceptions=on_exceptions,
         has_follow_ups=any(getattr(spec, name) for name in FOLLOW_UPS),
         retry_until=spec.retry_until,
+        breaker=breaker,
     )
 
 

@@ -123,6 +123,7 @@ class Scheduler:
 
     Attributes:
         causes: the ends of jobs that others may follow.
+        breakers: those of classes.
         batches: those that have not ended; it counts their jobs.
     """
 
@@ -138,6 +139,7 @@ class Scheduler:
         self._last_id = last_id
         self._roll = roll
         self.batches = Batches()
+        self.breakers = self._table.queues.breakers
         self._effects: list[Effect] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
@@ -168,6 +170,8 @@ class Scheduler:
             for queue, opens_at in self._table.queues.openings():
                 if (queue, State.QUEUED) in self._table.counts and (at is None or opens_at < at):
                     at = opens_at
+        for ends_at in self.breakers.ends_at(self._table.queues.now):
+            at = ends_at if at is None else min(at, ends_at)
         return at
 
     def next_wall_timer_at(self) -> float | None:
@@ -457,6 +461,8 @@ class Scheduler:
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self._table.queues.vacate(job)
+        if job.policy.breaker is not None:
+            self.breakers.ended(job.policy.breaker, job.id, outcome, now)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
         if move is Move.RETRY and job.conditions.target is not None:
             job = replace(job, priority=AFTER_NEW)

@@ -398,9 +398,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         FileBytes | None, _in_policy("Limit on the size of core files; 0: none", limit="core file")
     ] = None
     """Bytes of a core file of each of its processes; 0: none is written."""
-    notify: Annotated[NotifyName | None, Option("Notify this target when the job ends", label="notifies")] = (
-        None
-    )
+    notify: Annotated[
+        NotifyName | None, _in_policy("Notify this target when the job ends", label="notifies")
+    ] = None
     """None: the target of [daemon] notify, if there is one."""
     on_failure: Annotated[
         FollowUp | None, Option("Run this command or target if the job fails", label="on failure")

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import ExceptionRules
-from bgd.core.spec import MAX_NAME, OPTIONS, JobSpec
+from bgd.core.spec import MAX_NAME, OPTIONS, JobSpec, Rate
 
 
 class PythonTarget(Struct, frozen=True):
@@ -200,6 +200,8 @@ def _is_public_name(text: str) -> bool:
 
 # --- class policies ---------------------------------------------------------------------------------------
 
+PAUSE_FOR = 300.0  # seconds, where pause_for does not say
+
 POLICY_KEYS = {
     {"retry_delay": "delay"}.get(name, name): name for name, option in OPTIONS.items() if option.in_policy
 }
@@ -209,11 +211,15 @@ POLICY_KEYS = {
 class ClassPolicy(Struct, frozen=True):
     """Defaults for a job: options by their names in JobSpec, and rules.
 
-    `on_exceptions` None: no pattern has rules.
+    `on_exceptions` None: no pattern has rules. `pause_after`: failures after which calls pause, for
+    `pause_for` seconds; `breaker`: the pattern that says so.
     """
 
     options: dict[str, Any] = {}
     on_exceptions: ExceptionRules | None = None
+    pause_after: Rate | None = None
+    pause_for: float = PAUSE_FOR
+    breaker: str | None = None
 
 
 NOTHING_SAID = ClassPolicy()
@@ -226,7 +232,8 @@ def class_policy(target: Target, policies: Mapping[str, ClassPolicy]) -> ClassPo
         if pattern in policies:
             policy = policies[pattern]
             rules = merged.on_exceptions if policy.on_exceptions is None else policy.on_exceptions
-            merged = ClassPolicy(merged.options | policy.options, rules)
+            breaker = pattern if policy.pause_after else merged.breaker
+            merged = ClassPolicy(merged.options | policy.options, rules, breaker=breaker)
     return merged
 
 

@@ -220,7 +220,7 @@ class JobActions:
             return spec, policy_of(spec, config.retry_commands)
         of_class = self._class_policy(spec.target)
         spec = with_key(under_policy(spec, of_class))
-        return spec, policy_of(spec, config.retry, of_class.on_exceptions or ())
+        return spec, policy_of(spec, config.retry, of_class.on_exceptions or (), of_class.breaker)
 
     def _debounce(self, job_id: JobId, spec: JobSpec, at: Now) -> None:
         """Give a job that has never run the spec of another submit, and postpone it, but not forever.
@@ -512,9 +512,8 @@ class JobActions:
             spec = with_key(under_policy(spec, self._class_policy(spec.target), among=changed))
             config = self._supervisor.config
             default = config.retry if spec.target else config.retry_commands
-            policy = policy_of(
-                spec, default, job.policy.on_exceptions
-            )  # keep the rules it was submitted under
+            # keep the rules it was submitted under
+            policy = policy_of(spec, default, job.policy.on_exceptions, job.policy.breaker)
             self._supervisor.transaction.edited[job_id] = spec
             return self._supervisor.decide(
                 lambda scheduler, then: scheduler.edit(job_id, spec, policy, changed, then, finished),

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.config import Config
+from bgd.core.breakers import BreakerRule
 from bgd.core.job import State
 from bgd.core.limits import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
@@ -34,6 +35,15 @@ def queue_rules(config: Config, controls: QueueControls) -> dict[str, QueueRule]
     queues = {NOTIFICATION_QUEUE, *config.queues, *controls.queues}
     rules = {queue: _rule(queue, config, controls) for queue in queues}
     return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
+
+
+def breaker_rules(config: Config) -> dict[str, BreakerRule]:
+    """Return the rules of the breakers, by the patterns of [classes] that have them."""
+    return {
+        pattern: BreakerRule(policy.pause_after, policy.pause_for)
+        for pattern, policy in config.classes.items()
+        if policy.pause_after is not None
+    }
 
 
 def set_queue(controls: QueueControls, queue: str | None, **changes: Any) -> QueueControls:

@@ -20,7 +20,7 @@ from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
-from bgd.core.notifications import Fact, NotifyEvent, NotifyRule
+from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import (
     SUBMIT,
@@ -37,7 +37,7 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
-from bgd.daemon.queue_controls import queue_rules, queue_views, total_slots
+from bgd.daemon.queue_controls import breaker_rules, queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
@@ -160,6 +160,8 @@ class Supervisor:
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
             self.scheduler.restore_starts(starts)
+        states = await self._store.read(read.breakers, at.elapsed - at.wall)
+        self.scheduler.breakers.restore(states, {job.id for job in self.scheduler.active_jobs()}, at)
         for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
@@ -462,6 +464,8 @@ class Supervisor:
         if self.notify_rules:
             transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
         self._add_effects(transaction)
+        if self.scheduler.breakers.changed:
+            self._add_breakers(transaction)
         transaction.counted, transaction.joined = self.scheduler.batches.take_changed(at.wall)
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
@@ -502,6 +506,17 @@ class Supervisor:
             if self.notify_rules and (event := _notable(effect)) is not None:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
+    def _add_breakers(self, transaction: Transaction) -> None:
+        """Add what has changed about breakers; the times of a row are epoch times, for the next boot."""
+        breakers, at = self.scheduler.breakers, transaction.now
+        changed, breakers.changed = breakers.changed, {}
+        for pattern, is_pause in changed.items():
+            transaction.breakers[pattern] = breakers.state(pattern).moved(at.wall - at.elapsed)
+            if is_pause is not None and self.notify_rules:
+                target = self.config.classes[pattern].options.get("notify")
+                why = breakers.rules[pattern].in_words() if is_pause else None
+                transaction.notify_facts.append(fact_of_calls(pattern, target, at.wall, why))
+
     def _end_attempt(self, end: AttemptEnd) -> None:
         """Give an end to the Scheduler, and save it if its attempt is active."""
         job = self.get(end.job)
@@ -529,6 +544,7 @@ class Supervisor:
     def _new_scheduler(self, last_id: int) -> Scheduler:
         rules = queue_rules(self.config, self.controls)
         scheduler = Scheduler(self.slots, rules, last_id, random.random, self.config.resources)
+        scheduler.breakers.rules = breaker_rules(self.config)
         scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
             scheduler.pause(PauseReason.ASKED)
@@ -539,6 +555,7 @@ class Supervisor:
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
         rules = queue_rules(self.config, self.controls)
+        self.scheduler.breakers.rules = breaker_rules(self.config)
         self.scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:
             self.scheduler.pause(PauseReason.ASKED)

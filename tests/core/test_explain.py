@@ -254,6 +254,7 @@ class Situation:
                 | Cause.SHARE
                 | Cause.TURN
                 | Cause.SUSPENSION
+                | Cause.BREAKER  # tests/core/test_breakers.py
                 | (Cause.START | Cause.REQUESTS | Cause.CONTROLLER | Cause.NODE | Cause.PILOT)
                 | (Cause.LOAD | Cause.MEMORY)
             ):
@@ -284,7 +285,7 @@ def test_a_job_starts_once_all_that_explain_names_is_granted():
         situation.grant(reasons)
 
         assert situation.has_started(), (seed, reasons)
-    assert named >= set(Cause) - {Cause.SUSPENSION, *OF_ATTEMPTS}
+    assert named >= set(Cause) - {Cause.SUSPENSION, Cause.BREAKER, *OF_ATTEMPTS}
 
 
 def test_a_job_does_not_start_while_one_of_the_reasons_remains():
@@ -305,7 +306,7 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
 
         assert not situation.has_started(), (seed, reason)
         left_out.add(reason.cause)
-    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, *OF_ATTEMPTS}
+    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, Cause.BREAKER, *OF_ATTEMPTS}
 
 
 # --- what it names ----------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ BOUNDS = {
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
-    # two about what follows the end of a job, and two for steps
-    "modules, daemon": (335, 335),
+    # two about what follows the end of a job, two for steps, four about batches and limits by key,
+    # and one for breakers
+    "modules, daemon": (340, 340),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),

@@ -17,6 +17,7 @@ from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
 from tests.end_to_end.clients import Action
+from tests.simulation.calls import with_follow_ups
 from tests.simulation.key_limits import with_limit, with_times_of_key
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
@@ -175,6 +176,8 @@ class SimulatedClient:
         )
         if self._machine.has_limits:
             spec = with_times_of_key(with_limit(spec))
+        if self._machine.has_calls:
+            spec = with_follow_ups(spec)
         wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
         return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 

@@ -34,6 +34,7 @@ from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.records import AttemptRecords
+from tests.simulation.calls import with_breaker
 from tests.simulation.connection import SimulatedConnection
 from tests.simulation.disk import SimulatedDatabase, new_disk
 from tests.simulation.event_queue import EventQueue
@@ -78,10 +79,16 @@ class Machine:
         starts: when each supervisor started, by the wall clock.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
         has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
+        has_calls: whether jobs are followed by others, and some are calls that pause after failures.
     """
 
     def __init__(
-        self, seed: int, *, has_schedules: bool | None = None, has_limits: bool | None = None
+        self,
+        seed: int,
+        *,
+        has_schedules: bool | None = None,
+        has_limits: bool | None = None,
+        has_calls: bool = False,
     ) -> None:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
@@ -93,6 +100,9 @@ class Machine:
         self.has_limits = random.Random(~seed).random() < LIMITED if has_limits is None else has_limits
         if self.has_limits:
             self.config = with_limits(self.config, seed)
+        self.has_calls = has_calls
+        if has_calls:
+            self.config = with_breaker(self.config)
         self.has_schedules = random.Random(seed).random() < SHARE if has_schedules is None else has_schedules
         self.launcher: SimulatedLauncher | None = None
         self._connection: SimulatedConnection | None = None

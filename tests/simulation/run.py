@@ -20,6 +20,7 @@ from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.batches import SHARE as BATCHES
 from tests.simulation.batches import Batcher, check_batches, jobs_of_batches
+from tests.simulation.calls import calls, check_breaker, check_follow_ups, followers, is_call
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
@@ -60,8 +61,11 @@ class SimulationRun:
         has_schedules: bool | None = None,
         has_limits: bool | None = None,
         has_batches: bool = False,
+        has_calls: bool = False,
     ) -> None:
-        self._machine = Machine(seed, has_schedules=has_schedules, has_limits=has_limits)
+        if has_calls:  # the model of shares does not know which calls are paused
+            has_limits = False
+        self._machine = Machine(seed, has_schedules=has_schedules, has_limits=has_limits, has_calls=has_calls)
         self._has_weights = any(each.weight for each in self._machine.config.queues.values())
         self._submitted: list[int] = []
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
@@ -77,7 +81,8 @@ class SimulationRun:
         """
         with closing(self._machine.disk):
             watched = watched_shares() if self._has_weights else nullcontext(ShareWatch())
-            with simulated(self._machine), watched as shares:
+            called = calls() if self._machine.has_calls else nullcontext()
+            with simulated(self._machine), called, watched as shares:
                 try:
                     for _ in range(self._machine.dice.randint(*STEPS)):
                         self._step()
@@ -215,15 +220,21 @@ class SimulationRun:
         actions = [action for client in self._clients for action in client.actions]
         tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
         of_batches = check_batches(disk, views, stream)
-        apart = laws.jobs.keys() | tellers | jobs_of_batches(views.values())  # nobody asked for these
+        following = followers(disk)
+        # nobody asked for these
+        apart = laws.jobs.keys() | tellers | jobs_of_batches(views.values()) | following.keys()
         stream = [event for event in stream if event.job not in apart]
         views = {job: view for job, view in views.items() if job not in apart}
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
         found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
-        _check_turns(history, stream)
+        _check_turns(history, stream, has_calls=self._machine.has_calls)
         found += check_key_limits(history)
+        if self._machine.has_calls:
+            found += check_follow_ups(history, following)
+            if not self._is_set:
+                found += check_breaker(history)
         if not self._is_set:
             found += check_rates(history, self._machine.config.queues, self._machine.starts)
         return found
@@ -249,7 +260,8 @@ class SimulationRun:
             is_known = is_asked and event.state is State.CANCELLED
             if event.state in FINAL and event.what != "remove" and not is_known:
                 ends[event.job].append(event.state)
-        told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in messages)
+        of_jobs = [message for message in messages if message.job is not None]  # not of calls
+        told = Counter((message.job, message.event is NotifyEvent.FAILED) for message in of_jobs)
         assert {job for job, _ in told} <= ends.keys() - rows.keys(), "what did not happen is told"
         for job in ends.keys() - rows.keys() - set(together):
             succeeded, failed = ends[job].count(State.SUCCEEDED), _first_failures(ends[job])
@@ -284,10 +296,10 @@ def _first_failures(ends: list[State]) -> int:
     )
 
 
-def _check_turns(history: History, stream: list[EventView]) -> None:
+def _check_turns(history: History, stream: list[EventView], *, has_calls: bool) -> None:
     """Check that no job starts while a more urgent one, or an older one as urgent, waits in the same lane.
 
-    Such a job is in the same queue and asks for the same tokens and key.
+    Such a job is in the same queue and asks for the same tokens and key, and both or neither are calls.
     """
     edited = history.edited_jobs()
     queued: dict[int, tuple[object, int]] = {}
@@ -297,7 +309,7 @@ def _check_turns(history: History, stream: list[EventView]) -> None:
             continue
         rank = -(spec.priority or 0)
         if event.what == "start":
-            own = _lane_of(spec)
+            own = _lane_of(spec), has_calls and is_call(spec)
             ahead = [
                 job
                 for job, (lane, other) in queued.items()
@@ -305,7 +317,7 @@ def _check_turns(history: History, stream: list[EventView]) -> None:
             ]
             assert not ahead, f"job {event.job} started, but it was the turn of {ahead}"
         if event.state is State.QUEUED:
-            queued[event.job] = _lane_of(spec), rank
+            queued[event.job] = (_lane_of(spec), has_calls and is_call(spec)), rank
         else:
             queued.pop(event.job, None)
 

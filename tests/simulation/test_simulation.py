@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions, scheduler
 from bgd.core.batches import Batches, BatchEvent
+from bgd.core.breakers import Breakers
 from bgd.core.job import Move, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
@@ -494,6 +495,65 @@ def test_a_fault_of_batches_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
         run_all(range(ENOUGH), has_schedules=False, has_limits=False, has_batches=True)
+
+
+CALLED = 40  # histories with follow-ups and a breaker
+
+
+def test_histories_with_follow_ups_and_a_breaker_pass_all_checks():
+    found: Counter[str] = Counter()
+    for seed in range(CALLED):
+        found += SimulationRun(seed, has_calls=True).run()
+    assert found["followed"] > CALLED
+    assert found["paused"] > 10
+    assert found["tried"] > 10
+
+
+def follow_ends_in_a_later_transaction(monkeypatch):
+    take = Scheduler.take_causes
+
+    def take_earlier(self):
+        earlier, self.earlier = getattr(self, "earlier", []), take(self)
+        return earlier
+
+    monkeypatch.setattr(Scheduler, "take_causes", take_earlier)
+
+
+def follow_who_was_cancelled(monkeypatch):
+    monkeypatch.setattr(scheduler, "REASONS_OF_CANCEL", frozenset({None}))
+
+
+def forget_breakers_at_a_restart(monkeypatch):
+    monkeypatch.setattr(read, "breakers", lambda *_: {})
+
+
+def let_all_try(monkeypatch):
+    monkeypatch.setattr(Breakers, "started", lambda *_: None)
+
+
+def pause_nothing(monkeypatch):
+    monkeypatch.setattr(Breakers, "keeps", lambda *_: False)
+
+
+def never_end_a_pause(monkeypatch):
+    monkeypatch.setattr(Breakers, "ends_at", lambda *_: ())
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (follow_ends_in_a_later_transaction, "nothing followed"),
+        (follow_who_was_cancelled, "followed without an end"),
+        (forget_breakers_at_a_restart, "while calls were paused"),
+        (let_all_try, "started while (job|calls)"),
+        (pause_nothing, "while calls were paused"),
+        (never_end_a_pause, "have not finished"),
+    ],
+)
+def test_a_fault_of_follow_ups_and_breakers_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        run_all(range(ENOUGH), has_schedules=False, has_limits=False, has_calls=True)
 
 
 def run(seed, **options):

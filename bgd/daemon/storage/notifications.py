@@ -79,6 +79,8 @@ def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact 
         spec = schedules.spec_of(db, fact.schedule)
         target = default if spec is None else spec.job.notify or default
         return None if target is None else replace(fact, target=target)
+    if fact.is_about_calls:
+        return replace(fact, target=fact.target or default) if fact.target or default else None
     row = db.execute(_JOB, (fact.job,)).fetchone()
     if row is None:
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bgd import clock
+from bgd.core.breakers import BreakerState
 from bgd.core.conditions import without_met_conditions
 from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
@@ -45,6 +46,7 @@ _STATES = {state.value: state for state in State}
 _BEFORE_ITS_TIME = WAITING - {State.QUEUED}
 
 _decode_error = msgspec.json.Decoder(JobError).decode
+_decode_breaker = msgspec.msgpack.Decoder(BreakerState).decode
 _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
@@ -335,6 +337,12 @@ def kept_keys(db: sqlite3.Connection, elapsed: float) -> list[tuple[str, JobId, 
         (ahead,) = db.execute("SELECT age_ahead FROM meta").fetchone()
         rows = db.execute("SELECT key, job, until FROM kept_keys WHERE until > ?", (elapsed + ahead,))
         return [(key, JobId(job), until - ahead) for key, job, until in rows]
+
+
+def breakers(db: sqlite3.Connection, ahead: float) -> dict[str, BreakerState]:
+    """Return the states of the breakers of classes; the elapsed clock is `ahead` of epoch time."""
+    rows = db.execute("SELECT pattern, state FROM breakers")
+    return {pattern: _decode_breaker(packed).moved(ahead) for pattern, packed in rows}
 
 
 def last_id(db: sqlite3.Connection) -> int:

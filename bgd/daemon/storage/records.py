@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.batches import Batch, BatchEvent, BatchId
+from bgd.core.breakers import BreakerState
 from bgd.core.job import Conditions, Decision, Job, JobId, KeyLimit, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
@@ -179,6 +180,7 @@ class Transaction(Struct, kw_only=True):
         references: new jobs whose arguments refer to the results of other jobs.
         results: of the jobs that the arguments of `wanted` jobs refer to, as JSON text; read back like specs.
         follow_ups: jobs that have ended, each with the new job that follows it.
+        breakers: the states of breakers that have changed, with epoch times.
         removed: finished jobs whose rows are all deleted.
         cleared: jobs removed earlier whose logs are off the disk.
         controls: all that people have set for slots and queues; None if nothing has changed.
@@ -220,6 +222,7 @@ class Transaction(Struct, kw_only=True):
     edited: dict[JobId, JobSpec] = {}
     references: dict[JobId, tuple[Reference, ...]] = {}
     follow_ups: list[tuple[JobId, JobId]] = []
+    breakers: dict[str, BreakerState] = {}
     removed: list[Job] = []
     cleared: list[JobId] = []
     controls: QueueControls | None = None

@@ -180,6 +180,8 @@ MIGRATIONS: tuple[str, ...] = (
         source INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (source, job)
     ) WITHOUT ROWID;
     CREATE INDEX wanted_results_by_job ON wanted_results (job);
+    -- The breakers of classes, by pattern, as MessagePack of a BreakerState with epoch times.
+    CREATE TABLE breakers (pattern TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
     -- The jobs that followed the end of another one.
     CREATE TABLE follow_ups (
         cause INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (cause, job)

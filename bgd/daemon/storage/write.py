@@ -89,6 +89,9 @@ class TransactionWriter:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
+        if transaction.breakers:
+            rows = [(pattern, _encode(state)) for pattern, state in transaction.breakers.items()]
+            db.executemany("INSERT OR REPLACE INTO breakers VALUES (?, ?)", rows)
         wanted: dict[JobId, StoredSpec] = {}
         if transaction.wanted:
             wanted = read.read_specs(db, transaction.wanted)

@@ -1,0 +1,79 @@
+"""Calls of a class that pause after failures: on disk, told once, and explained."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bgd.core.explain import Cause
+from bgd.core.job import JobId, Outcome, State
+from bgd.core.notifications import Message, NotifyEvent
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.daemon.storage.records import unpack_spec
+from bgd.wire.launching import Acknowledge
+from tests.daemon.harness import configure, served
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
+
+CLASSES = """
+[security]
+allowed_classes = ["app.x.*"]
+[classes."app.x.*"]
+retries = 0
+pause_after = "2 failures/10m"
+notify = "ops"
+[notify.ops]
+mail = "root"
+on = ["failed", "recovered"]
+failures = 9
+"""
+CALL = JobSpec(target="app.x:call")
+PATTERN = "app.x.*"
+
+
+@pytest.fixture
+def config(folder):
+    return configure(folder, rest=CLASSES)
+
+
+async def fail(life, launcher, times=2):
+    for _ in range(times):
+        key = await life.launched(CALL)
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+
+
+async def messages(life):
+    """Return what the target is told about calls."""
+    await soon(life.notifications._settle())
+    query = "SELECT spec FROM specs JOIN jobs ON id = job WHERE queue = ? ORDER BY job"
+    rows = await life.store.read(lambda db: [row[0] for row in db.execute(query, (NOTIFICATION_QUEUE,))])
+    return [msgspec.json.decode(unpack_spec(packed).input or b"", type=Message) for packed in rows]
+
+
+async def test_a_pause_outlives_the_daemon(config, launcher):
+    async with served(config, launcher) as life:
+        await fail(life, launcher)
+        waiting = await life.submit(CALL)
+        paused = life.supervisor.scheduler.breakers.state(PATTERN)
+        assert (await life.view(waiting)).state is State.QUEUED
+        assert paused.paused_until is not None
+
+    async with served(config, launcher) as life:
+        restored = life.supervisor.scheduler.breakers.state(PATTERN)
+        assert restored.paused_until == pytest.approx(paused.paused_until, abs=1.0)
+        reasons = life.supervisor.explain(JobId(waiting))
+        [reason] = [each for each in reasons if each.cause is Cause.BREAKER]
+        assert (reason.subject, reason.head) == (PATTERN, waiting)
+
+
+async def test_a_pause_and_its_end_are_told_once(config, launcher):
+    async with served(config, launcher) as life:
+        await fail(life, launcher)
+        [message] = await messages(life)
+        assert (message.event, message.subject, message.job) == (
+            NotifyEvent.FAILED,
+            f"calls to {PATTERN}",
+            None,
+        )
+        assert message.reason == "paused after 2 failures in 10m"
