@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import aclosing
 
@@ -13,10 +14,11 @@ from bgd.core.spec import MAX_WORK, PREVIOUS, JobSpec, Reference
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import pruning
 from bgd.daemon.storage.pruning import RetentionLimits
+from bgd.errors import NoSuchJob
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Failed, Submitted
 from bgd.wire.requests import Cancel, Changes, Edit, Remove, Submit, SubmitMany
-from tests.daemon.harness import command, configure, served
+from tests.daemon.harness import UID, command, configure, served
 from tests.daemon.scripted_launcher import end
 
 ANY = RetentionLimits(max_age=dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED)), max_jobs=0)
@@ -184,6 +186,28 @@ async def test_a_job_is_kept_while_another_needs_its_result(config, launcher):
             Outcome.REFUSED,
             f"the result of job {made}, an argument, is gone: the job was removed",
         )
+
+
+async def test_a_job_that_is_about_to_be_removed_gives_no_result_to_a_new_one(config, launcher):
+    async with served(config, launcher) as life:
+        made = await ended(life, launcher)
+        due = await life.store.search(pruning.prunable_jobs, ANY, 0.0, 10)
+
+        async def submit():
+            async with life.actions.keeping_jobs([using(made)]):
+                finished, at = await life.actions.finished_dependencies([made])
+                return life.actions.submit([using(made)], UID, finished=finished, at=at)
+
+        life.commits.close()
+        life.take(command(hold=True))
+        await life.commits.reached.wait()
+        removing, asked = asyncio.ensure_future(life.actions.remove_due(due)), asyncio.ensure_future(submit())
+
+        life.commits.open()  # both waited for the same transaction, and now look for the job
+
+        assert await removing == [made]
+        with pytest.raises(NoSuchJob, match=f"no job {made}"):
+            await asked
 
 
 async def test_what_a_job_needed_is_forgotten_with_the_job(config, launcher):
