@@ -118,7 +118,7 @@ def test_words_select_jobs(words, expected):
         ),
         (
             "std::vector",
-            "There is no filter 'std' (known are arg, class, error, exit, name,",
+            "There is no filter 'std' (known are arg, batch, class, error, exit, name,",
         ),
         ("state:faild", "There is no state 'faild' (did you mean failed?)."),
         ("queue:a/b", "queue: 'a/b' is not a queue: a name of at most 64 letters,"),
