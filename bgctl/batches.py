@@ -15,10 +15,10 @@ from bgctl.submitting import JobVerb
 from bgctl.verbs import before_program, verb
 from bgd import Client
 from bgd.client.blocking.batches import Batch
-from bgd.formatting import iso_time, quoted
+from bgd.formatting import batch_as_json, quoted
 from bgd.units import counted
 from bgd.wire.requests import MAX_BATCHES
-from bgd.wire.views import BatchView, FollowUpView
+from bgd.wire.views import BatchView
 
 _COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
 _HEADINGS = ("BATCH", "NAME", *(each.upper() for each in _COUNTS), "ENDED")
@@ -143,23 +143,6 @@ def check_is_not_kept(word: str = "") -> None:
     """Refuse a word that is a verb of batches where it would be a file or a program."""
     if word in KEPT_WORDS:
         raise click.UsageError(f"{word!r} is kept for a verb of batches: a file of this name is ./{word}")
-
-
-def batch_as_json(view: BatchView) -> dict[str, Any]:
-    """Return a batch as JSON shows it."""
-    follow_ups = {"then": view.then, "catch": view.catch, "finally": view.finally_}
-    return {
-        "id": view.id,
-        "name": view.name,
-        "created_at": iso_time(view.created_at),
-        **{name: getattr(view, name) for name in _COUNTS},
-        "finished_at": iso_time(view.finished_at),
-        **{event: None if each is None else _as_json(each) for event, each in follow_ups.items()},
-    }
-
-
-def _as_json(follow_up: FollowUpView) -> dict[str, Any]:
-    return {"argv": follow_up.argv, "target": follow_up.target, "job": follow_up.job}
 
 
 def _found(daemon: Client, batch: str) -> Batch:

@@ -50,6 +50,7 @@ def facts_of(view: JobView) -> list[Fact]:
         ("tags", Listed("tag", view.tags)),
         ("key", view.key),
         ("user", view.user),
+        ("batch", str(view.batch or "")),
         ("folder", view.cwd),
         ("reads", view.stdin),
         ("terminal", "of its own" if view.pty else ""),

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from bgd.daemon.web import (
     actions,
+    batch_pages,
     charts,
     job_pages,
     log_pages,
@@ -142,6 +143,7 @@ async def _search(site: Site, request: HttpRequest) -> PageResponse:
 
 _ID = "([1-9][0-9]{0,17})"
 _ATTEMPT = "([1-9][0-9]{0,8})"
+_BATCH = "([1-9][0-9]{0,15})"
 _VERB = "([a-z]{1,20})"
 _QUEUE = "([A-Za-z0-9._-]{1,64})"
 _NONCE = "([0-9a-f]{32})"
@@ -174,6 +176,10 @@ PAGES: dict[str, Answer] = {
     "/job-logs/schedules/live": schedule_pages.schedules_live,
     f"/job-logs/schedules/{_QUEUE}": schedule_pages.schedule,
     f"/job-logs/schedules/{_QUEUE}/live": schedule_pages.schedule_live,
+    "/job-logs/batches": batch_pages.batches,
+    "/job-logs/batches/live": batch_pages.batches_live,
+    f"/job-logs/batches/{_BATCH}": batch_pages.batch,
+    f"/job-logs/batches/{_BATCH}/live": batch_pages.batch_live,
     f"/job-logs/{_ID}": job_pages.job,
     f"/job-logs/{_ID}/live": job_pages.job_live,
     f"/job-logs/{_ID}/{_ATTEMPT}": log_pages.log,

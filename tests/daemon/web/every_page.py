@@ -8,6 +8,7 @@ from bgd.daemon.web import router
 EXAMPLES = {
     router._ID: "{job}",
     router._ATTEMPT: "1",
+    router._BATCH: "1",
     router._QUEUE: "default",
 }
 QUERIES = {"/search": "?text=o"}  # without which the page at such a path refuses to answer

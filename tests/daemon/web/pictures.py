@@ -137,6 +137,8 @@ def addresses(job_id: int) -> dict[str, str]:
         "new": f"/new?job={job_id}",
         "log": f"/{job_id}/1/view",
         "queues": "/queues",
+        "batches": "/batches",
+        "batch": "/batches/1",
         "schedules": "/schedules",
         "schedule": "/schedules/nightly-archive",
         "search": "/search?text=photos",
@@ -147,6 +149,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
     """Queue jobs that end or wait in many ways; return one that was tried twice."""
     for _ in range(4):
         client.schedules.run("nightly-archive").wait()
+    make_batches(client)
     submit = partial(client.submit, cwd=folder)
     done = [
         client.call(f"{SERVICES}:Archive.compress", ["photos", "photos"], name="archive", tags=["nightly"]),
@@ -176,6 +179,18 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
     )
     wait_until(lambda: client.job(started.id).state == "running")
     return done[5]
+
+
+def make_batches(client: Client) -> None:
+    """Make a batch that has ended with failures, and one that goes on."""
+    codes = [0] * 40 + [3] * 4
+    follow_ups = {"then": ["true"], "catch": ["true"], "finally_": ["true"]}
+    ended = client.batch([["sh", "-c", f"exit {code}"] for code in codes], "thumbnails", **follow_ups)
+    ended.wait()
+    goes_on = client.batch(
+        [{"argv": ["true"], "hold": number > 11} for number in range(30)], "invoices of May"
+    )
+    wait_until(lambda: goes_on.refresh().counts["succeeded"] == 12)
 
 
 WIDTHS = {1920: 1080, 390: 844}  # of a large screen and of a phone, with the height of what is shown

@@ -46,6 +46,7 @@ def jobs():
             }
             client.cancel([client.submit(["/bin/true"], hold=True).id])
             client.pause("mail")
+            client.batch([["true"], ["false"], ["sleep", "1000"]], "three", then=["true"], catch=["true"])
             client.schedules.add("default", ["/bin/true"], cron="@daily")
             client.schedules.run("default")
             wait_until(lambda: running.refresh().state == "running")

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.daemon.web.chromium import needs_chromium
 from tests.support import DEADLINE, wait_until
@@ -162,6 +163,23 @@ def test_a_progress_bar_shows_what_a_job_reports(jobs_page, daemon, client):
     job.wait(DEADLINE)
     jobs_page.goto(f"{jobs_page.url.partition('/job-logs')[0]}/job-logs")
     assert jobs_page.locator("main progress").count() == 0
+
+
+def test_the_bar_of_a_batch_grows_while_its_jobs_end(jobs_page, client):
+    batch = client.batch([["true"], ["true"]], "growing", hold=True)
+    jobs_page.goto(f"{jobs_page.url}/batches")
+    row = jobs_page.locator(f"#batch-{batch.id}")
+    expect(row).to_contain_text("0 of 2")
+    client.release([batch.jobs()[0].id])
+    expect(row).to_contain_text("1 of 2")
+    expect(row.locator("rect.succeeded")).to_have_attribute("width", "500")
+
+    row.get_by_role("link", name="growing").click()
+    client.release([batch.jobs()[1].id])
+
+    expect(jobs_page.locator("#summary")).to_contain_text("2 of 2 jobs have ended")
+    jobs_page.get_by_role("link", name="2 of 2 jobs").click()
+    expect(jobs_page.locator("#ordered tr")).to_have_count(2)
 
 
 @pytest.mark.parametrize(("late", "skew"), [(1500, 0), (60_000, 60), (-60_000, -60)])

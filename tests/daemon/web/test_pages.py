@@ -12,7 +12,7 @@ import pytest
 
 from bgd import JobSpec, __version__
 from tests.daemon.web.browsing import Browser
-from tests.support import wait_until
+from tests.support import DEADLINE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,25 @@ def test_a_list_of_ten_thousand_jobs_is_served(browser, client):
     assert page.ids == [job.id for job in jobs[: -200 - 1 : -1]]
     assert "10,0" in page.text
     assert [job["id"] for job in browser.json("/job-logs?queue=crowd&limit=60")] == page.ids[:60]
+
+
+def test_batches_are_listed_with_their_counts_and_one_names_what_follows_it(daemon, browser, client):
+    batch = client.batch([["true"], ["false"]], "<b>two</b>", retries=0, then=["true"], catch=["echo", "<i>"])
+    batch.wait(DEADLINE)
+
+    text = browser.get("/job-logs/batches").text
+    assert f'<a href="/job-logs/batches/{batch.id}">&lt;b&gt;two&lt;/b&gt;</a>' in text
+    assert '<rect class="succeeded" x="0" width="500">' in text
+    one = browser.get(f"/job-logs/batches/{batch.id}").text
+    assert "2 of 2 jobs have ended" in one
+    assert f'href="/job-logs/{batch.view.catch.job}">job {batch.view.catch.job}<' in one
+    assert f'href="/job-logs?q=batch%3A{batch.id}+state%3Afailed">1<' in one
+    assert "not started" in one
+    asked = "Accept: application/json"
+    shown = json.loads(daemon.bgctl("batch", "show", str(batch.id), "--json").stdout)
+    assert browser.get(f"/job-logs/batches/{batch.id}", asked).json == shown
+    assert browser.get("/job-logs/batches", asked).json[0] == shown
+    assert browser.get("/job-logs/batches/9999").status == 404
 
 
 def test_the_footer_of_pages_names_the_version_of_bgd_after_a_login(daemon, browser, jobs):

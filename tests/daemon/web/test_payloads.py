@@ -167,6 +167,7 @@ def test_names_arguments_output_tags_keys_files_folders_and_variables(tab, clien
     env = {f"V{text.replace('=', '')}": text for text in texts_alone}
     together = client.submit(["/usr/bin/printf", "%s\\n", *texts_alone], env=env, tags=PRINTABLE[:20])
     client.wait([job.id for job in (*jobs, together)])
+    client.batch([["true"]], PRINTABLE[0], then=["printf", "%s", *texts])
 
     look_at_every_page(tab, [together.id, jobs[0].id])
     origin = tab.url.partition("/job-logs")[0]

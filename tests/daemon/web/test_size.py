@@ -25,6 +25,7 @@ def browser():
             for number in range(60)  # more than a page shows
         ]
         client.wait(jobs)
+        client.batch([["true"]])
         yield Browser(daemon).log_in()
 
 
