@@ -168,7 +168,7 @@ class BatchSender:
                 f"the daemon did not answer within {self._channel.timeout:g} s: some lines may or may not"
                 " have been queued"
             ) from error
-        self.last, self.object = portion.last, reply.batch
+        self.last, self.object = portion.last, reply.batch or self.object
         self._drop_pending(portion.last)
         return Taken(
             runs_of(portion.lines, reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle

@@ -466,7 +466,8 @@ class Supervisor:
         self._add_effects(transaction)
         if self.scheduler.breakers.changed:
             self._add_breakers(transaction)
-        transaction.counted, transaction.joined = self.scheduler.batches.take_changed(at.wall)
+        if self.scheduler.batches.open:
+            transaction.counted, transaction.joined = self.scheduler.batches.take_changed(at.wall)
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
             transaction.events.append(

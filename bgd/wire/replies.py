@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bgd.core.explain import Explanation
 from bgd.core.job import State
@@ -52,7 +52,7 @@ class Submitted(Message, frozen=True, tag="submitted"):
     created: bool = True
     found: list[int] = []
     obstacle: str | None = None
-    batch: int | None = None
+    batch: int | UnsetType = UNSET  # absent, so that the answer to most submits is as short as it was
 
 
 Run = tuple[int, int, int]

@@ -46,12 +46,14 @@ from bgd.wire.replies import (
 )
 from bgd.wire.requests import (
     Act,
+    BatchPlace,
     CloseBatch,
     Edit,
     GetBackup,
     GetBatch,
     GetBatches,
     GetCheckup,
+    NewBatch,
     Pause,
     Prune,
     Reload,
@@ -160,7 +162,8 @@ class RequestHandler:
             Refused: it cannot be a job.
         """
         self._actions.check([request.spec])
-        self._actions.batches.check_may_join(request.spec, uid)
+        if request.spec.batch is not None:
+            self._actions.batches.check_may_join(request.spec, uid)
         submitted = self._actions.submit([request.spec], uid)
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
@@ -199,9 +202,10 @@ class RequestHandler:
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
-        place = request.place if isinstance(request, SubmitMany) and request.batch is not UNSET else UNSET
-        if place is not UNSET and place.after and not self._actions.batches.is_open(place.batch):
-            return True
+        match request:  # most submits are of no batch, and this costs them no call
+            case SubmitMany(place=BatchPlace(batch=token, after=after), batch=NewBatch()) if after:
+                if not self._actions.batches.is_open(token):
+                    return True
         return self._idempotency.may_be_duplicate(request)
 
     async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
@@ -363,7 +367,7 @@ class RequestHandler:
             created=not submitted.found,
             found=submitted.found,
             obstacle=self._supervisor.link.absence,
-            batch=submitted.batch,
+            batch=UNSET if submitted.batch is None else submitted.batch,
         )
 
     async def _end(self, request: Shutdown, _: ReplySender) -> Reply:
