@@ -28,6 +28,7 @@ PYTHON_PACKAGES = (
         "psycopg[binary,pool]",
     ),
     "hyperqueue",
+    "dbos",
 )
 
 # Programs with the packages that contain them and their libraries

@@ -328,6 +328,30 @@ def _prune(reports: Sequence[Report]) -> Iterator[Comparison]:
     )
 
 
+def _steps(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+
+    def figure(name: str) -> Report | None:
+        return report.get(f"{name}_a_second")
+
+    yield Comparison(
+        "steps",
+        "Steps of class jobs",
+        f"Steps that do nothing, each on disk before the next: of one job and of {report['at_once']} at"
+        " once. Beside commits of SQLite and submits of `bgd.Client` one by one.",
+        "a second",
+        ["one", "together"],
+        {
+            "raw_sqlite": [figure("raw_sqlite_commits"), None],
+            "submits": [figure("p1_by_client"), None],
+            "bgd": [figure("one_job"), figure("all_jobs")],
+            "DBOS on SQLite": [figure("dbos_one_workflow"), figure("dbos_all_workflows")],
+        },
+        ours="bgd",
+        missing=report["missing"],
+    )
+
+
 def _missing(reports: Sequence[Report]) -> dict[str, str]:
     return {name: why for report in reports for name, why in report["missing"].items()}
 
@@ -345,4 +369,5 @@ SECTIONS: dict[str, Callable[[Sequence[Report]], Sequence[Comparison | Growth]]]
     "running": lambda reports: list(_running(reports)),
     "disk": lambda reports: list(_disk(reports)),
     "prune": lambda reports: list(_prune(reports)),
+    "steps": lambda reports: list(_steps(reports)),
 }

@@ -33,10 +33,11 @@ def call(place, number, pause):
     return number
 
 def die_soon():
-    time.sleep(random.uniform(0, 0.1))
+    time.sleep(random.uniform(0, 0.04))
     os.kill(os.getpid(), signal.SIGKILL)
 
 def work(place, kills):
+    bgd_job.step("begin", int)
     if bgd_job.current().attempt <= kills:
         threading.Thread(target=die_soon, daemon=True).start()
     number, pause = 0, 0 if kills else 0.06  # a job has 10,000 steps at most

@@ -29,7 +29,7 @@ class Attempts:
 
     def _save(self, position, name, is_done, value, seconds, interrupted):
         assert seconds >= 0
-        assert not interrupted.is_set()
+        assert interrupted is None or not interrupted.is_set()
         self.steps[position] = name, is_done, value
         self.saves += 1
 

@@ -58,22 +58,25 @@ class Step:
         if not 0 < len(name) <= MAX_NAME:
             raise ValueError(f"the name of a step has 1 to {MAX_NAME} characters, not {len(name)}")
         self.name = name
-        self.key = ""
         self.cursor: Any = None
         self.result: Any = None
         self._recorded: tuple[bool, bytes] = (False, b"")
         self._is_awaited = False
-        self._interrupted = threading.Event()
+        self._interrupted: threading.Event | None = None
 
     def __enter__(self) -> Step:  # noqa: PYI034 - Python 3.9 has no Self
         self._log = log.get() or _log_of_job()
-        self._position, self.key, (_, is_done, value) = self._log.begin(self.name)
+        self._position, self._occurrence, (_, is_done, value) = self._log.begin(self.name)
         known = json.loads(value or "{}")
         self.cursor, self.result = known.get("cursor"), known.get("result")
         self._is_awaited = "awaited" in known
         self._recorded = is_done, value
         self._began = time.monotonic()
         return self
+
+    @property
+    def key(self) -> str:
+        return self._log.key_of(self.name, self._occurrence)
 
     def set(self, cursor: Any) -> None:
         """Record how far the loop is: in the next attempt it is `cursor`. It is on disk when this returns."""
@@ -108,7 +111,7 @@ class Step:
             result = await value
         finally:
             log.reset(outer)
-        self._is_awaited = True
+        self._is_awaited, self._interrupted = True, threading.Event()
         try:
             # in a thread, because other coroutines go on meanwhile
             return await asyncio.get_running_loop().run_in_executor(None, self._finish, result)
@@ -154,7 +157,8 @@ class StepLog:
         job: its id.
         load: returns what earlier attempts have recorded; the first step calls it.
         save: records a step, and returns when that is on disk. Its arguments: the position of the step, its
-            name, whether it is done, its value, how many seconds it took, and an event that interrupts it.
+            name, whether it is done, its value, how many seconds it took, and an event that interrupts it, if
+            that may happen.
         interrupt: lets a `save` in another thread look at its event.
     """
 
@@ -162,7 +166,7 @@ class StepLog:
         self,
         job: int,
         load: Callable[[], Loaded],
-        save: Callable[[int, str, bool, bytes, float, threading.Event], object],
+        save: Callable[[int, str, bool, bytes, float, threading.Event | None], object],
         interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         self.save = save
@@ -174,8 +178,8 @@ class StepLog:
         self._position = 0
         self._names: Counter[str] = Counter()
 
-    def begin(self, name: str) -> tuple[int, str, tuple[str, bool, bytes]]:
-        """Begin the next step; return its position, its key and what is known of it.
+    def begin(self, name: str) -> tuple[int, int, tuple[str, bool, bytes]]:
+        """Begin the next step; return its position, that among those of its name, and what is known of it.
 
         Raises:
             StepMismatch: in an earlier attempt another step was in its place.
@@ -183,7 +187,7 @@ class StepLog:
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
-            store, earlier = self._loaded
+            earlier = self._loaded[1]
             position = self._position + 1
             if position > MAX_STEPS:
                 raise Fail(f"step {position} ({name!r}) is one too many: a job has at most {MAX_STEPS} steps")
@@ -196,8 +200,13 @@ class StepLog:
                 )
             self._position = position
             self._names[name] += 1
-            text = json.dumps([store, self._job, name, self._names[name]])
-        return position, hashlib.sha256(text.encode()).hexdigest()[:32], known
+            return position, self._names[name], known
+
+    def key_of(self, name: str, occurrence: int) -> str:
+        """Return the key of a step that has begun."""
+        store = self._loaded[0] if self._loaded else ""
+        text = json.dumps([store, self._job, name, occurrence])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _unrecorded() -> StepLog:
@@ -261,7 +270,7 @@ class _Daemon:
                 ' with executor="local"'
             )
         with self._busy:
-            self._ask_until_answered(threading.Event())
+            self._ask_until_answered(None)
         assert self._loaded is not None  # noqa: S101 - every connection begins with that
         return self._loaded
 
@@ -272,7 +281,7 @@ class _Daemon:
         is_done: bool,  # noqa: FBT001
         value: bytes,
         seconds: float,
-        interrupted: threading.Event,
+        interrupted: threading.Event | None,
     ) -> None:
         """Record a step; return when it is on disk.
 
@@ -295,7 +304,7 @@ class _Daemon:
         if connection is not None:
             connection.close()
 
-    def _ask_until_answered(self, interrupted: threading.Event, **request: object) -> None:
+    def _ask_until_answered(self, interrupted: threading.Event | None, **request: object) -> None:
         while True:
             try:
                 if self._connection is None or not self._connection.is_ours():
@@ -305,7 +314,7 @@ class _Daemon:
                     self._ask(**request)
             except OSError:
                 self.close()
-                if interrupted.wait(PAUSE):
+                if (interrupted or threading.Event()).wait(PAUSE):
                     raise
             except BaseException:  # Stopped too: half a frame may be sent, or an answer on its way
                 self.close()
