@@ -225,20 +225,10 @@ class InlineJob(Struct, kw_only=True):
         """Record the progress that the job reports."""
         self.said.append(Progress(fraction, message))
 
-    def save_step(  # as a StepLog calls it
-        self,
-        position: int,
-        name: str,
-        is_done: bool,  # noqa: FBT001
-        value: bytes,
-        seconds: float,
-        _interrupted: object,
-    ) -> None:
-        """Record a step of the job."""
-        state = StepState.DONE if is_done else StepState.OPEN
-        self.recorded[position] = StepView(
-            position=position, name=name, state=state, at=time.time(), seconds=seconds, value=value
-        )
+    def save_step(self, step: dict[str, Any], _interrupted: object) -> None:
+        """Record a step of the job, as a StepLog gives it."""
+        state = StepState.DONE if step.pop("done") else StepState.OPEN
+        self.recorded[step["position"]] = StepView(**step, state=state, at=time.time())
 
     @property
     def steps(self) -> list[StepView]:

@@ -48,7 +48,7 @@ class InlineRun:
         spec: JobSpec,
         allowed: Sequence[str] | None,
         on_progress: Callable[[float | None, str | None], None],
-        on_step: Callable[[int, str, bool, bytes, float, object], None],
+        on_step: Callable[[dict[str, Any], object], None],
     ) -> tuple[AttemptReport, int]:
         """Run the job once; return its report, and its exit code.
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bgd import Client, Job
 from bgd.core.spec import Isolation
@@ -53,8 +54,8 @@ def bgd_rates(each: int, submits: int) -> dict[str, float]:
 
 def span(job: Job) -> tuple[float, float]:
     """Return when the steps of a job began and ended."""
-    began, ended = job.result(DEADLINE)
-    return began, ended
+    found: Any = job.result(DEADLINE)
+    return found[0], found[1]
 
 
 def dbos_rates(each: int) -> dict[str, float]:

@@ -27,10 +27,10 @@ class Attempts:
         self.saves = 0
         self.job = 7
 
-    def _save(self, position, name, is_done, value, seconds, interrupted):
-        assert seconds >= 0
+    def _save(self, step, interrupted):
+        assert step["seconds"] >= 0
         assert interrupted is None or not interrupted.is_set()
-        self.steps[position] = name, is_done, value
+        self.steps[step["position"]] = step["name"], step["done"], step["value"]
         self.saves += 1
 
     def run(self, work, *args, **kwargs):

@@ -139,8 +139,8 @@ class Step:
                 " write it to a file, and return the path"
             )
         if (is_done, value) != self._recorded:
-            seconds = time.monotonic() - self._began
-            self._log.save(self._position, self.name, is_done, value, seconds, self._interrupted)
+            step = {"position": self._position, "name": self.name, "done": is_done, "value": value}
+            self._log.save({**step, "seconds": time.monotonic() - self._began}, self._interrupted)
             self._recorded = is_done, value
         known = json.loads(value)
         self.cursor, self.result = known.get("cursor"), known.get("result")
@@ -156,9 +156,8 @@ class StepLog:
     Args:
         job: its id.
         load: returns what earlier attempts have recorded; the first step calls it.
-        save: records a step, and returns when that is on disk. Its arguments: the position of the step, its
-            name, whether it is done, its value, how many seconds it took, and an event that interrupts it, if
-            that may happen.
+        save: records a step, given as the fields of bgd's request, and returns when that is on disk; it ends
+            early if the event is set.
         interrupt: lets a `save` in another thread look at its event.
     """
 
@@ -166,7 +165,7 @@ class StepLog:
         self,
         job: int,
         load: Callable[[], Loaded],
-        save: Callable[[int, str, bool, bytes, float, threading.Event | None], object],
+        save: Callable[[dict[str, Any], threading.Event | None], object],
         interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         self.save = save
@@ -274,22 +273,13 @@ class _Daemon:
         assert self._loaded is not None  # noqa: S101 - every connection begins with that
         return self._loaded
 
-    def save(  # as StepLog describes
-        self,
-        position: int,
-        name: str,
-        is_done: bool,  # noqa: FBT001
-        value: bytes,
-        seconds: float,
-        interrupted: threading.Event | None,
-    ) -> None:
+    def save(self, step: dict[str, Any], interrupted: threading.Event | None) -> None:
         """Record a step; return when it is on disk.
 
         Raises:
             Fail: bgd refuses to record it.
             OSError: it was interrupted.
         """
-        step = {"position": position, "name": name, "done": is_done, "value": value, "seconds": seconds}
         with self._busy:
             self._ask_until_answered(interrupted, type="save_step", **self._of, **step)
 
