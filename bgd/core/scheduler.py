@@ -547,9 +547,25 @@ class Scheduler:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
         if self._waits_to_settle:
             return
-        waiting, self._table.queues.now = self._table.waiting, now.elapsed
+        self._table.queues.now = now.elapsed
         if self._table.kept_keys:
             self._table.free_keys(now.elapsed)
+        self._update_waiting(now)
+        is_paused = bool(self._pauses)
+        while (
+            self._pauses <= _SOME_START
+            and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
+        ):
+            if job.conditions.limit is not None and self._table.queues.limits.is_skipped(job):
+                self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
+                self._update_waiting(now)  # other jobs may wait for this one
+                continue
+            job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
+            self._effects.append(StartAttempt(job, *self._table.queues.occupy(job)))
+
+    def _update_waiting(self, now: Now) -> None:
+        """Update the jobs that wait for a time or for others, until nothing more follows from that."""
+        waiting = self._table.waiting
         while True:
             if self._finished:
                 other, state = self._finished.popleft()
@@ -560,17 +576,7 @@ class Scheduler:
             elif (due := waiting.take_due(now)) is not None:
                 self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
-                break
-        is_paused = bool(self._pauses)
-        while (
-            self._pauses <= _SOME_START
-            and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
-        ):
-            if job.conditions.limit is not None and self._table.queues.limits.is_skipped(job):
-                self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
-                continue
-            job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, *self._table.queues.occupy(job)))
+                return
 
     def _holders_of(self, key: str) -> str:
         """Return in words which jobs hold a key."""

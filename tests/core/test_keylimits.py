@@ -11,7 +11,17 @@ from bgd.core.job import Outcome, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.spec import OnLimit
-from tests.core.scheduling import NOW, THREE_RETRIES, at, end, make_scheduler, started_ids, submit
+from tests.core.scheduling import (
+    NO_RETRIES,
+    NOW,
+    THREE_RETRIES,
+    at,
+    end,
+    make_scheduler,
+    spec,
+    started_ids,
+    submit,
+)
 
 ONE, TWO = ("customer:9", 1), ("customer:9", 2)
 
@@ -213,6 +223,19 @@ def test_a_large_job_that_is_skipped_holds_back_nobody_until_there_are_slots():
 
     assert scheduler.get(large) is None
     assert scheduler.get(small).state is State.RUNNING
+
+
+def test_jobs_that_wait_for_one_that_is_skipped_are_updated_at_once():
+    scheduler = make_scheduler(slots=9)
+    submit(scheduler, limit=ONE)
+    skipped = scheduler.submit(spec(limit=ONE, on_limit=OnLimit.SKIP), NO_RETRIES, NOW)
+    cancelled = scheduler.submit(spec(after=(skipped,)), NO_RETRIES, NOW)
+    started = scheduler.submit(spec(after_any=(skipped,)), NO_RETRIES, NOW)
+
+    scheduler.advance(NOW)
+
+    assert scheduler.get(cancelled) is None
+    assert scheduler.get(started).state is State.RUNNING
 
 
 # --- explaining -------------------------------------------------------------------------------------------
