@@ -105,7 +105,8 @@ class JobActions:
                 where = f"line {lines[index] % ROUND}" if lines else f"job {index} of the {what}"
                 raise type(error)(f"{where}: {error}") from error
 
-    def _check_spec(self, spec: JobSpec) -> None:
+    def _check_spec(self, spec: JobSpec, *, has_key: bool = False) -> None:
+        """Check a spec; `has_key`: the key of its limit is no template any more."""
         if (problem := problem_with(spec)) is not None:
             raise Refused(problem)
         if self._supervisor.is_draining:
@@ -118,7 +119,8 @@ class JobActions:
         if spec.target is not None:
             spec = under_policy(spec, self._class_policy(spec.target))
         if spec.limit is not None or spec.key_for is not None:
-            check_keys(spec, self._supervisor.scheduler.kept_keys)
+            checked = replace(spec, limit=None) if has_key else spec
+            check_keys(checked, self._supervisor.scheduler.kept_keys)
         # most daemons have no executors, and submits are frequent: skip the check
         if config.executors or spec.executor or _on_nodes(spec) != _NOTHING:
             check_executor(spec, spec.queue, config)
@@ -497,7 +499,7 @@ class JobActions:
             specs = await self._store.read(read.read_specs, [job_id])
             self._waiting(job_id)
             spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
-            self._check_spec(spec)
+            self._check_spec(spec, has_key="limit" not in changed)
             self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
@@ -509,7 +511,9 @@ class JobActions:
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            spec = with_key(under_policy(spec, self._class_policy(spec.target), among=changed))
+            spec = under_policy(spec, self._class_policy(spec.target), among=changed)
+            if "limit" in changed:
+                spec = with_key(spec)
             config = self._supervisor.config
             default = config.retry if spec.target else config.retry_commands
             # keep the rules it was submitted under

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from functools import partial
 from pathlib import Path
@@ -229,6 +230,23 @@ async def test_edit_that_makes_no_sense_changes_nothing(config, launcher, change
 
         after = await life.view(job)
         assert replace(after, waited_seconds=before.waited_seconds) == before  # that keeps growing
+
+
+@pytest.mark.parametrize(("argument", "key"), [("{1}", "customer:{1}"), ("a{b}", "customer:a{b}")])
+async def test_an_edit_does_not_look_for_arguments_in_the_key_of_a_limit_again(
+    folder, launcher, argument, key
+):
+    config = configure(folder, rest='[security]\nallowed_classes = ["app.*"]\n')
+    async with served(config, launcher) as life:
+        arguments = json.dumps({"args": [argument, "of another customer"]})
+        limited = JobSpec(target="app:run", arguments=arguments, limit=("customer:{0}", 1), hold=True)
+        job = JobId(await life.submit(limited))
+
+        await life.actions.do("edit", job, changes=Changes(priority=4))
+        assert (await life.view(job)).limit == (key, 1)
+
+        await life.actions.do("edit", job, changes=Changes(limit=("of:{0}", 2)))
+        assert (await life.view(job)).limit == (f"of:{argument}", 2)
 
 
 async def test_edited_option_replaces_the_one_it_excludes(config, launcher):
