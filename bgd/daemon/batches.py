@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ from bgd.daemon.storage import batches as storage
 from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import Full, NoSuchJob, NotAllowed, Refused
+from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, Refused
 from bgd.units import counted
 from bgd.wire.requests import CloseBatch, GetBatches, NewBatch
 from bgd.wire.views import BatchView
@@ -42,9 +43,12 @@ class BatchActions:
 
         Raises:
             Full: there are too many batches.
-            Refused: what follows waits for other jobs, or is of a batch itself.
+            Refused: the batch was cancelled, or what follows waits for other jobs, or is of a batch itself.
         """
-        if len(self._supervisor.batches.open) >= MAX_OPEN and not self.is_open(token):
+        batch = self._supervisor.batches.of_token(token)
+        if batch is not None:
+            _check_not_cancelled(batch)
+        elif len(self._supervisor.batches.open) >= MAX_OPEN:
             raise Full(f"{MAX_OPEN} batches have not ended: try again when some have")
         follow_ups = _follow_ups(new)
         for event, spec in follow_ups.items():
@@ -64,8 +68,7 @@ class BatchActions:
         if batch is None or batch.has_ended:
             raise Refused(f"batch {spec.batch} has ended, or does not exist: only an open one takes jobs")
         _check_owner(batch, uid)
-        if batch.is_cancelled:
-            raise Refused(f"batch {spec.batch} was cancelled and takes no jobs")
+        _check_not_cancelled(batch)
 
     def is_open(self, token: bytes) -> bool:
         """Return whether the batch of these lines is known, so that lines can be added at once."""
@@ -76,17 +79,33 @@ class BatchActions:
         batch = await self._store.read(storage.batch_of_token, token)
         return None if batch is None else batch.id
 
-    async def reopen(self, token: bytes, uid: int) -> None:
-        """Take up the batch of these lines if it has ended: more of them come."""
+    @asynccontextmanager
+    async def reopened(self, token: bytes | None, uid: int) -> AsyncGenerator[None, None]:
+        """Take up the batch of these lines if it has ended: more of them come, unless they are refused.
+
+        None: there are no lines.
+
+        Raises:
+            NotAllowed, Refused: it belongs to another user, or was cancelled.
+        """
         known = self._supervisor.batches
-        if self.is_open(token):
-            return
-        await self._supervisor.saved()  # it may have ended just now
-        batch = await self._store.read(storage.batch_of_token, token)
-        if batch is not None and not self.is_open(token):
+        batch = None if token is None or self.is_open(token) else await self._ended_with(token)
+        if batch is not None:
             _check_owner(batch, uid)
+            _check_not_cancelled(batch)
             known.put(batch)
             known.change(batch, is_whole=False)
+        try:
+            yield
+        except BgdError:
+            if batch is not None:
+                known.change(batch, is_whole=True)
+            raise
+
+    async def _ended_with(self, token: bytes) -> Batch | None:
+        await self._supervisor.saved()  # it may have ended just now
+        batch = await self._store.read(storage.batch_of_token, token)
+        return None if self.is_open(token) else batch
 
     async def recall(self, specs: Mapping[JobId, StoredSpec]) -> None:
         """Take up the batches of finished jobs that are about to run again, in the same turn of the loop."""
@@ -184,3 +203,8 @@ def _cause(batch: Batch, event: BatchEvent) -> JobCause:
 def _check_owner(batch: Batch, uid: int) -> None:
     if batch.uid != uid:
         raise NotAllowed(f"batch {batch.id} is of another user")
+
+
+def _check_not_cancelled(batch: Batch) -> None:
+    if batch.is_cancelled:
+        raise Refused(f"batch {batch.id} was cancelled and takes no jobs")

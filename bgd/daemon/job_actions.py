@@ -177,7 +177,7 @@ class JobActions:
 
         * `env`: the environment of those commands that have none of their own.
         * `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
-        * `into`: the answer to which these jobs are added; None: a new one.
+        * `into`: the answer to which these jobs are added; the caller starts what can. None: a new one.
         * `chain`: each job, and the first one after those of `into`, waits for the one before.
         """
         at = at or now()
@@ -193,7 +193,8 @@ class JobActions:
                 job_id = self._submit(spec, at, _of(spec, finished) if finished else None, uid, env)
                 submitted.first = submitted.first or job_id
             submitted.jobs.append(job_id)
-        self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
+        if into is None:
+            self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
         return submitted
 
     def _submit(
@@ -247,10 +248,20 @@ class JobActions:
             self._debounced = {each: at for each, at in self._debounced.items() if is_unfinished(each)}
 
     def keeping_jobs(
-        self, specs: Iterable[JobSpec], *, of_batch: bool = False
+        self, specs: Iterable[JobSpec], *, always: bool = False
     ) -> AbstractAsyncContextManager[None]:
         """Let no job be removed while jobs of a batch, or that refer to results, are looked up and made."""
-        return self._lock if of_batch or any(spec.references for spec in specs) else nullcontext()
+        return self._lock if always or any(spec.references for spec in specs) else nullcontext()
+
+    def has_kept_key(self, specs: Iterable[JobSpec]) -> bool:
+        """Return whether a finished job has the key of one of these specs."""
+        is_unfinished = self._supervisor.is_unfinished
+        return any(not is_unfinished(each) for each in self.key_holders(specs))
+
+    def key_holders(self, specs: Iterable[JobSpec]) -> set[JobId]:
+        """Return the jobs that have keys of these specs, and stand for their jobs."""
+        holder_of, at = self._supervisor.scheduler.holder_of, now()
+        return {each for spec in specs if spec.key and (each := holder_of(spec.key, at)) is not None}
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` returns, and an instant at which all due expiries have happened.

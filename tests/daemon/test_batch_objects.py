@@ -170,6 +170,52 @@ async def test_more_lines_reopen_a_batch_that_has_ended(config, launcher):
         assert await life.store.read(stored.last_id) == 1
 
 
+async def test_a_batch_that_was_cancelled_takes_no_more_lines(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD, new=replace(FOLLOWED, is_whole=False))
+        await caller.ask(CloseBatch(5, 1, cancel=True), BatchesPart)
+
+        assert "was cancelled" in (await caller.ask(portion(HELD, after=1), Failed)).message
+        await life.actions.do("cancel", JobId(1))
+        assert (await batch(caller)).finished_at is not None
+        assert "was cancelled" in (await caller.ask(portion(HELD, after=1), Failed)).message
+
+
+async def test_lines_that_are_refused_do_not_reopen_a_batch(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, command())
+        await ended(launcher, Outcome.SUCCEEDED)
+
+        assert (await caller.ask(portion(command(after=(99,)), after=1), Failed)).message == "no job 99"
+        await life.submit(HELD)
+
+        assert (await batch(caller)).finished_at is not None
+
+
+async def test_lines_that_reopen_a_batch_may_wait_for_a_job_that_ends_meanwhile(
+    config, launcher, monkeypatch
+):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, command())
+        await ended(launcher, Outcome.SUCCEEDED)
+        other = await life.launched(command())
+        read = life.store.read
+
+        async def slowly(query, *given):
+            if query is stored.batch_of_token:
+                launcher.say(end(other, Outcome.SUCCEEDED))
+                await launcher.hear(Acknowledge)
+            return await read(query, *given)
+
+        monkeypatch.setattr(life.store, "read", slowly)
+        reply = await caller.ask(portion(command(after=(other.job,)), after=1), Submitted)
+
+        assert (await life.view(reply.jobs[0])).state is State.RUNNING
+
+
 async def test_a_job_can_be_added_while_the_batch_is_open(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -240,6 +286,18 @@ async def test_batches_are_listed_and_their_jobs_selected(config, launcher):
         await caller.stream(Cancel(3, where=Selection(words="batch:1")), Acted)
         assert (await batch(caller)).cancelled == 3
         assert (await life.view(3)).state is State.HELD
+
+
+async def test_batches_with_large_follow_ups_are_listed_in_several_parts(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        large = NewBatch(then=command("/bin/echo", *["x" * 100_000] * 8))
+        for token in (bytes(16), TOKEN):
+            await submitted(caller, HELD, token=token, new=large)
+
+        parts = await caller.stream(GetBatches(id=2), BatchesPart)
+
+        assert [[each.id for each in part.batches] for part in parts] == [[2], [1]]
 
 
 async def test_a_batch_goes_with_its_last_job(config, launcher):

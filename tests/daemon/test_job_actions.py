@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, OnLimit
 from bgd.daemon import dispatch, job_actions
 from bgd.daemon.storage import read, summaries
 from bgd.errors import NoSuchJob, Refused
@@ -388,6 +388,36 @@ async def test_job_that_cannot_wait_for_another_one_is_refused_in_a_chain(config
         monkeypatch.setattr(limits, "MAX_WAITS", 1)
         chain = SubmitMany(id=3, specs=[command(), command(after=(first,))], chain=True)
         assert (await caller.ask(chain, Failed)).message == "job 1 of the chain waits for more than 1 jobs"
+
+
+async def test_a_chain_is_submitted_as_a_whole_in_several_parts(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await life.launched(command(limit=("k", 1)))
+        skipped = command(limit=("k", 1), on_limit=OnLimit.SKIP)
+        caller.send(SubmitMany(id=2, specs=[skipped], chain=True, more=True))
+
+        chain = await caller.ask(SubmitMany(id=2, specs=[command()]), Submitted)
+
+        assert [(await life.view(job)).state for job in chain.jobs] == [State.CANCELLED] * 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [(Outcome.SUCCEEDED, State.RUNNING), (Outcome.EXIT, State.CANCELLED)]
+)
+async def test_a_job_of_a_chain_can_follow_a_finished_one_that_still_has_its_key(
+    config, launcher, outcome, state
+):
+    async with served(config, launcher) as life:
+        caller, kept = await life.call(), command(key="k", key_for=1000.0)
+        first = await life.launched(kept)
+        launcher.say(end(first, outcome))
+        await launcher.hear(Acknowledge)
+
+        chain = await caller.ask(SubmitMany(id=2, specs=[kept, command()], chain=True), Submitted)
+
+        assert chain.found == [first.job]
+        assert (await life.view(chain.jobs[1])).state is state
 
 
 # --- keys ---------------------------------------------------------------------------------------------

@@ -382,8 +382,11 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
         """Submit a complete batch, which keeps its memory until it is on disk."""
-        if self._server.handler.may_be_duplicate(batch.parts[0]) or any(
-            _has_dependencies(spec) for part in batch.parts for spec in part.specs
+        handler = self._server.handler
+        if (
+            handler.may_be_duplicate(batch.parts[0])
+            or any(_has_dependencies(spec) for part in batch.parts for spec in part.specs)
+            or handler.may_follow_finished(batch.parts)
         ):
             self._start(request, partial(self._submit_batch_once, batch.parts), batch.drop)
             return

@@ -208,6 +208,10 @@ class RequestHandler:
                     return True
         return self._idempotency.may_be_duplicate(request)
 
+    def may_follow_finished(self, parts: list[SubmitMany]) -> bool:
+        """Return whether a job of a chain follows a finished one, which has the key of the job before."""
+        return parts[0].chain and any(self._actions.has_kept_key(part.specs) for part in parts)
+
     async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
         """Submit a batch unless that has been done before; return the reply once all is on disk.
 
@@ -219,18 +223,28 @@ class RequestHandler:
             if submitted is None:
                 specs = self._check(parts, uid)
                 self._actions.check_dependency_limit(specs)
-                others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 place, has_batch = parts[0].place, parts[0].batch is not UNSET
-                async with self._actions.keeping_jobs(specs, of_batch=has_batch):
-                    finished, at = await self._actions.finished_dependencies(others)
+                token = place.batch if has_batch and place is not UNSET else None
+                async with (
+                    self._actions.keeping_jobs(specs, always=has_batch or parts[0].chain),
+                    self._actions.batches.reopened(token, uid),
+                ):
+                    finished, at = await self._finished_before(specs, chain=parts[0].chain)
                     # others may have been submitted meanwhile
                     self._actions.check_dependency_limit(specs)
-                    if has_batch and place is not UNSET:
-                        await self._actions.batches.reopen(place.batch, uid)
                     self._check_place(parts, specs, uid)
                     submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, submitted)
+
+    async def _finished_before(self, specs: list[JobSpec], *, chain: bool) -> tuple[dict[JobId, State], Now]:
+        """Return what `finished_dependencies` returns for those that new jobs wait for."""
+        others = {JobId(other) for spec in specs for other in (*spec.after, *spec.after_any)}
+        while True:
+            holders = self._actions.key_holders(specs) if chain else set[JobId]()
+            found = await self._actions.finished_dependencies(others | holders)
+            if not chain or self._actions.key_holders(specs) <= holders:
+                return found
 
     # --- everything else --------------------------------------------------------------------------------
 
@@ -340,6 +354,7 @@ class RequestHandler:
             if submitted.batch is not None:
                 specs = [replace(spec, batch=submitted.batch) for spec in specs]
             self._actions.submit(specs, uid, part.env, finished, at, into=submitted, chain=first.chain)
+        self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
         if place is not UNSET:
             self._idempotency.take_lines(place, submitted.jobs)
         else:
@@ -355,7 +370,10 @@ class RequestHandler:
         replies.send(BatchRuns(request.id, [], last, batch))
 
     async def _send_batches(self, request: GetBatches, replies: ReplySender) -> None:
-        replies.send(BatchesPart(request.id, await self._actions.batches.views(request)))
+        views = await self._actions.batches.views(request)
+        if not views:
+            replies.send(BatchesPart(request.id, []))
+        await send_parts(views, partial(BatchesPart, request.id), replies)
 
     async def _close_batch(self, request: CloseBatch, replies: ReplySender) -> Reply:
         return BatchesPart(request.id, [await self._actions.batches.close(request, replies.uid)])

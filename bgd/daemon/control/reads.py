@@ -32,6 +32,7 @@ from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
     AttemptsPart,
+    BatchesPart,
     EventsPart,
     Explained,
     Info,
@@ -79,7 +80,7 @@ GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
 T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart, StepsPart)
+R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart, StepsPart, BatchesPart)
 
 
 class ReplySender(Protocol):
