@@ -22,8 +22,8 @@ _MOST_BYTES = 100_000  # of a request; the client explains its limits
 _HEADER = 4  # bytes: the length of a frame
 _UCRED = 12  # bytes: pid, uid, gid: struct ucred of unix(7)
 _ANSWER = (
-    b"\x87\xa4type\xa9submitted\xa2id\x01\xa4jobs\x91",
-    b"\xa7created\xc3\xa5found\x90\xa8obstacle\xc0\xa5batch\xc0",
+    b"\x86\xa4type\xa9submitted\xa2id\x01\xa4jobs\x91",
+    b"\xa7created\xc3\xa5found\x90\xa8obstacle\xc0",
 )  # around the id of the job
 _REFUSAL = b"\xa4type\xa6failed"
 
