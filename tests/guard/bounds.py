@@ -40,7 +40,7 @@ BOUNDS = {
     "modules, daemon": (341, 341),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
-    "function calls of a client, a submit": (120, 120),
+    "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller
     # 20 and 55 more than at first: metrics, schedules in a commit, lanes of queues, tokens, rates, targets;
     # 7 and 26 of these look for jobs among those that are packed, which made memory 20 times smaller
     "function calls, a submit": (275, 275),
