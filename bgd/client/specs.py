@@ -126,12 +126,17 @@ def class_spec(
         values["references"] = references
         sources = [job for job, _ in references if job != limits.PREVIOUS]
         values["after"] = [*dict.fromkeys([*values.get("after", ()), *sources])]
-    if values.pop("check", True) and target.partition(":")[0] in sys.modules:
+    if values.pop("check", True) and _is_own_module(target.partition(":")[0]):
         from bgd.client.functions import check_target  # noqa: PLC0415 - most callers have not imported the target
 
         check_target(target, args, kwargs)
     values["target"] = target
     return _converted(values, JobSpec)
+
+
+def _is_own_module(name: str) -> bool:
+    """Return whether this process has imported the module, and it does not come with Python."""
+    return name in sys.modules and name.partition(".")[0] not in sys.stdlib_module_names
 
 
 def check_options(options: JobOptions) -> None:

@@ -89,8 +89,17 @@ def test_a_job_that_does_not_exist_is_66(daemon, verb):
     assert "no job 999999" in done.stderr
 
 
-def test_a_class_that_is_not_allowed_is_77(daemon):
-    done = daemon.bgctl("call", "app.services:Example.method")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["call", "app.services:Example.method"],
+        ["call", "os:system"],  # a module that bgctl has imported, without the argument that it needs
+        ["batch", "--then", "os:system", "--", "true", ":::", "a"],
+        ["schedule", "add", "forbidden", "@daily", "--target", "os:system"],
+    ],
+)
+def test_a_class_that_is_not_allowed_is_77(daemon, words):
+    done = daemon.bgctl(*words)
 
     assert done.returncode == 77
     assert "allowed_classes" in done.stderr
@@ -108,7 +117,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
             ["--cwd", "/no/such", "true"],
             "folder /no/such does not exist; --no-check queues it anyway",
         ),
-        (["-n", "a\tb", "true"], "name, key, tags and words for Slurm must be printable text"),
+        (["-n", "a\tb", "true"], "name, key, limit, tags and words for Slurm must be printable text"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_queued(daemon, arguments, message):
