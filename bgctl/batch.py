@@ -48,7 +48,7 @@ from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
-from bgd.core.spec import MAX_SLOTS, FollowUp, JobSpec
+from bgd.core.spec import FOLLOW_UPS, MAX_SLOTS, FollowUp, JobSpec
 from bgd.errors import BgdError, Refused
 from bgd.formatting import quoted
 from bgd.units import counted
@@ -56,6 +56,8 @@ from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
+
+    from bgd.client.options import JobOptions
 
 STDIN = "-"
 MAX_LINES = 2**53
@@ -162,7 +164,9 @@ def _queue(
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker, takes_empty=takes_empty)
-    check = None if settings.no_check else program_check(options, caller, maker.folder)
+    check = None
+    if not settings.no_check:
+        check = program_check(options, caller, maker.folder, settings.commands_after(options))
     # after all refusals, because a started log must be resumed
     log = None
     if settings.joblog is not None:
@@ -228,6 +232,11 @@ class Settings(Struct, frozen=True, kw_only=True):
                 "--key would make one job of all lines: with --ndjson each can have its own"
             )
         return settings
+
+    def commands_after(self, options: JobOptions) -> dict[str, Any]:
+        """Return what follows the batch and, by these options, each of its jobs."""
+        of_jobs = {name: options.get(name) for name in FOLLOW_UPS}
+        return {**of_jobs, "then": self.then, "catch": self.catch, "finally": self.finally_}
 
     def spec_of(self, maker: SpecMaker, *, takes_empty: bool) -> SpecOfLine:
         """Return the function that makes a job from a line."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from bgd.client.specs import Caller, changes_of, command_spec
-from bgd.core.spec import LOCAL, JobSpec
+from bgd.core.spec import FOLLOW_UPS, LOCAL, JobSpec, is_target
 from bgd.errors import Refused
 from bgd.paths import find_program
 from bgd.wire.requests import Changes
@@ -55,6 +55,7 @@ def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
         problem = problem_with_program(argv[0], path, where)
         if problem is not None and len(argv) == 1 and " " in argv[0].strip():
             advice = ": make each word an item of the list, or use shell=True"
+        problem = problem or problem_with_follow_ups(_follow_ups_of(options), path, where)
     if problem is not None:
         raise CannotStart(f"{problem}{advice}; check=False queues it anyway", problem)
 
@@ -84,9 +85,39 @@ def checked_changes(changes: EditOptions, folder: str | None, *, check: bool = T
         path = (changes.get("env") or {}).get("PATH", caller.environment.get("PATH"))
         where = changes.get("cwd") or folder or "/"
         problem = problem_with_program(os.fspath(argv[0]), path, str(caller.absolute(where)))
+    if problem is None and check:
+        there = str(caller.absolute(changes["cwd"])) if changes.get("cwd") else folder
+        problem = problem_with_follow_ups(_follow_ups_of(changes), caller.environment.get("PATH"), there)
     if problem is not None:
         raise CannotStart(f"{problem}; check=False changes it anyway", problem)
     return given
+
+
+def problem_with_follow_ups(
+    commands: Mapping[str, Sequence[str | os.PathLike[str]] | Callable[..., object] | None],
+    path: str | None,
+    folder: str | None,
+) -> str | None:
+    """Return which command that follows a job cannot be run with this $PATH in this folder; None if all can.
+
+    Args:
+        commands: words by the names of their options; targets and functions are not looked for.
+        path: a $PATH.
+        folder: None: not known, so that relative paths are not looked for.
+    """
+    for name, words in commands.items():
+        if not isinstance(words, list | tuple) or not words or is_target(tuple(words)):
+            continue
+        program = os.fspath(words[0])
+        if folder is None and "/" in program and not program.startswith("/"):
+            continue
+        if problem := problem_with_program(program, path, folder or "/"):
+            return f"{name}: {problem}"
+    return None
+
+
+def _follow_ups_of(options: JobOptions | EditOptions) -> dict[str, Any]:
+    return {name: options.get(name) for name in FOLLOW_UPS}
 
 
 def _problem_with_places(options: JobOptions | EditOptions, caller: Caller) -> str | None:

@@ -63,6 +63,20 @@ def test_what_cannot_follow_is_refused(daemon, words, problem):
     assert f"--on-failure: {problem}" in run.stderr
 
 
+@pytest.mark.parametrize("words", ["ops 'a failure'", "/no/such/ops", "./ops"])
+def test_a_follow_up_whose_program_is_missing_is_refused_unless_told_otherwise(daemon, words):
+    for verb in (("submit",), ("run",), ("batch", "--")):
+        run = daemon.bgctl(verb[0], "--on-failure", words, *verb[1:], "true")
+        assert run.returncode != 0
+        assert "on_failure: " in run.stderr
+        assert "; --no-check queues " in run.stderr
+    run = daemon.bgctl("batch", "--finally", words, "--", "true", ":::", "a")
+    assert "finally: " in run.stderr
+
+    job_id = daemon.submit("--no-check", "--hold", "--on-failure", words, "true")
+    assert f"on failure {words}" in daemon.bgctl("show", job_id).stdout
+
+
 def test_limits_reach_the_job_and_are_shown(daemon):
     options = "--hold --keep-leftovers --nice 5 --open-files 100 --core-max 1.5MB"
 

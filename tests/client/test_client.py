@@ -187,6 +187,8 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
         (["./here"], {"cwd": "/usr"}, "/usr/here does not exist"),
         (["true"], {"cwd": "/no/such"}, "folder /no/such does not exist"),
         (["true"], {"stdin": "/no/such"}, "file /no/such does not exist"),
+        (["true"], {"on_failure": ["no-such"]}, "on_failure: no program 'no-such' on its PATH; check=False"),
+        (["true"], {"on_success": ["./here"], "cwd": "/usr"}, "on_success: /usr/here does not exist"),
     ],
 )
 def test_a_command_that_cannot_start_here_is_refused_before_it_is_queued(client, argv, options, words):
@@ -206,6 +208,7 @@ def test_a_command_that_cannot_start_here_is_refused_before_it_is_queued(client,
         ({"argv": ["./here"], "cwd": "/etc"}, "/etc/here does not exist"),
         ({"cwd": "/no/such"}, "folder /no/such does not exist"),
         ({"stdin": "/no/such"}, "file /no/such does not exist"),
+        ({"on_failure": ["no-such"]}, "on_failure: no program 'no-such' on its PATH; check=False changes it"),
     ],
 )
 def test_a_job_is_not_changed_to_a_command_that_cannot_start_here(client, changes, words):
