@@ -21,6 +21,7 @@ _STATE = "`bgctl show ID` shows the state of a job, `bgctl wait ID` exits with i
 _EDIT = "`bgctl edit ID` changes a waiting job"
 _SCHEDULE = "`bgctl schedule add NAME '0 3 * * *' -- PROGRAM` runs it at certain times"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
+_BATCHES = "`bgctl batch list` lists batches, `bgctl batch show NAME` shows one"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
 _BATCH = "`bgctl batch -- PROGRAM` queues a job for each line of stdin"
 RETRY = "`bgctl retry ID` runs a finished job again, `bgctl retry --state failed` all that failed"
@@ -72,6 +73,8 @@ _VERBS = {
     "list-timers schedules timers": "`bgctl schedule` lists schedules",
     "find grep": "`bgctl search TEXT` searches all logs, `bgctl list --name GLOB` finds jobs",
     "array map xargs": _BATCH,
+    "batches": _BATCHES,
+    "chain workflow": "`bgctl submit --after ID PROGRAM` starts a command after a job",
     "parallel": f"{_SLOTS}, {_BATCH}",
     "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
     "version": "`bgctl --version` prints the version",
@@ -127,6 +130,10 @@ _BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the
 _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--countdown --in --on-active --wait-for": "--delay D starts a job later",
     "--begin --date --eta --start-time": "--at TIME starts a job at a time",
+    "--on-error --failed --link-error": "--on-failure 'CMD ARGS' runs a command if the job fails",
+    "--after-success --link": "--on-success 'CMD ARGS' runs a command if the job succeeds",
+    "--then --catch --finally": "it is for a batch: `bgctl batch --then 'CMD ARGS' -- PROGRAM ::: ARG...`",
+    "--unique-for": "--key TEXT --key-for D queues no second job until D after its end",
     "--dependency --depends --depends-on --needs -a": "--after ID waits for a job",
     "--label --labels -l": "--tag TEXT labels a job",
     "--group -g": "--queue NAME chooses the queue",

@@ -53,7 +53,7 @@ _SETTINGS = (
     "excluded",
 )
 _ADDED = ("submit", "submit_async", "submit_many", "spec", "s", "options", "schedule_spec")
-_FOREIGN = ("delay", "enqueue", "apply_async", "perform_async", "dispatch")
+_FOREIGN = ("delay", "enqueue", "apply_async", "perform_async", "perform_later", "dispatch", "send")
 
 
 @overload
@@ -192,7 +192,8 @@ class Background(Generic[P, R_co]):
             written = in_words(f"{name}.submit", args, kwargs)
             raise AttributeError(f"a job is queued by submit: write {written}")
 
-        enqueue = perform_async = dispatch = delay  # of RQ, Sidekiq and Laravel; `delay` is Celery's
+        # of RQ, Sidekiq, Rails, Laravel and Dramatiq; `delay` is Celery's
+        enqueue = perform_async = perform_later = dispatch = send = delay
 
         def apply_async(self, args=(), kwargs=None, **_):
             """Refuse what takes the arguments as a list; its options have other names here."""

@@ -105,6 +105,8 @@ def other_method(client: str, name: str) -> Callable[..., Any]:
     Raises:
         AttributeError: no known library has a method of this name.
     """
+    if name in {"group", "chord"}:  # of Celery
+        raise AttributeError(f"jobs that belong together are a batch: write {client}.batch(calls, then=...)")
     if name not in {"delay", "enqueue"}:  # of RQ and others
         raise AttributeError(f"a client has no attribute {name!r}", name=name)
 

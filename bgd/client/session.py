@@ -230,7 +230,7 @@ def failure_of(view: JobView, error: JobError | None) -> JobFailed:
     """Return the exception that `result` raises for a job that did not succeed."""
     return JobFailed(
         f"job {view.id}{_named(view)} {_how_it_failed(view)}"
-        + (f": {error.in_words(view.outcome)}" if error else ""),
+        + (f": {error.in_words(view.outcome)}" if error else f" ({view.reason})" if view.reason else ""),
         job_id=view.id,
         name=view.name,
         outcome=view.outcome,

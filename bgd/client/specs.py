@@ -244,7 +244,31 @@ def _plain_values(options: Mapping[str, Any], allowed: AbstractSet[str], caller:
 def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: str = "") -> None:
     """Raise TypeError for an option that is not `allowed`; the hint ends the message."""
     if unknown := options.keys() - allowed:
-        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}{hint}")
+        name = min(unknown)
+        known = _ELSEWHERE.get(name)
+        told = f"write {known}" if known in allowed else nearest(name, allowed)
+        raise TypeError(f"no option {name!r}: {told}{hint}")
+
+
+_ELSEWHERE = {
+    "countdown": "delay",
+    "depends_on": "after",
+    "eta": "at",
+    "job_timeout": "timeout",
+    "link": "on_success",
+    "link_error": "on_failure",
+    "max_attempts": "retries",
+    "max_retries": "retries",
+    "queue_name": "queue",
+    "run_after": "at",
+    "scheduled_at": "at",
+    "time_limit": "timeout",
+    "tries": "retries",
+    "ttl": "expires",
+    "unique": "key",
+    "unique_for": "key_for",
+}
+"""Options of Celery, RQ, Laravel, Oban and Django, with ours."""
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR0911 - a line for each kind
@@ -280,6 +304,8 @@ def _follow_up_of(value: Any, key: str) -> list[str]:
         from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
 
         value = target_of(value)
+    if isinstance(value, JobSpec):
+        raise TypeError(f"{key} takes no call: name its target, {value.target!r}, which gets no arguments")
     if not isinstance(value, str):
         return _words_of(value)
     if not is_target((value,)):
@@ -294,12 +320,18 @@ def _as_sent(value: Any) -> Any:
 def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(argv, str):
         raise TypeError(f"argv is a list of words, not {argv!r}; for a shell command, set shell=True")
+    if callable(argv):
+        raise TypeError(f"a function is not a call: write {getattr(argv, '__name__', 'function')}.s(...)")
     if not hasattr(argv, "__iter__"):
         raise TypeError(f"argv is a list of words, not {argv!r}")
     return [word if type(word) is str and word.isascii() else _word(word) for word in argv]
 
 
 def _word(word: str | os.PathLike[str]) -> str:
+    if isinstance(word, JobSpec):
+        raise TypeError(
+            "argv is a list of words, not of calls: pass each call by itself, as in chain(*calls)"
+        )
     if not isinstance(word, str | os.PathLike):
         raise TypeError(f"argv is a list of words, and {word!r} is not a string: convert it with str()")
     return system_text(os.fspath(word))

@@ -335,7 +335,9 @@ def suggestion(call, *args, **kwargs):
     return said.partition(": write ")[2]
 
 
-@pytest.mark.parametrize("name", ["delay", "enqueue", "perform_async", "dispatch", "apply_async"])
+@pytest.mark.parametrize(
+    "name", ["delay", "enqueue", "perform_async", "perform_later", "dispatch", "send", "apply_async"]
+)
 def test_a_call_of_a_function_as_in_celery_says_what_to_write(name):
     if name == "apply_async":
         written = suggestion(tasks.send.apply_async, ("ada",), {"copies": 2}, countdown=10)  # type: ignore[attr-defined]  # on purpose
@@ -394,6 +396,35 @@ def test_a_call_of_a_client_as_in_rq_says_what_to_write(name, args, kwargs, writ
         return ""
 
     assert asyncio.run(ask()).endswith(f": write await {written}")
+
+
+def test_a_group_as_in_celery_says_what_to_write():
+    with Client() as client, pytest.raises(AttributeError, match=r"write client\.batch\(calls, then="):
+        client.chord([tasks.send.s("ada")])  # type: ignore[attr-defined]  # on purpose
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("countdown", "delay"), ("eta", "at"), ("link", "on_success"), ("unique", "key")]
+)
+def test_an_option_as_in_other_libraries_says_what_to_write(name, ours):
+    given: Any = {name: 3}
+    with pytest.raises(TypeError, match=f"no option '{name}': write {ours}$"):
+        tasks.send.options(**given)
+    with pytest.raises(TypeError, match=f"no option '{name}': write {ours}$"):
+        bgd.job(**given)
+
+
+def test_a_wrong_item_of_a_chain_or_a_wrong_follow_up_says_what_to_write():
+    call = tasks.send.s("ada")
+    with Client() as client:
+        with pytest.raises(TypeError, match=r"pass each call by itself, as in chain\(\*calls\)$"):
+            client.chain([call])  # type: ignore[list-item]  # on purpose
+        with pytest.raises(TypeError, match=r"a function is not a call: write send\.s\(\.\.\.\)$"):
+            client.chain(tasks.send)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(
+        TypeError, match=r"on_failure takes no call: name its target, 'tests.functions.tasks:send'"
+    ):
+        tasks.send.options(on_failure=call)  # type: ignore[arg-type]  # on purpose
 
 
 def test_what_to_write_is_short_and_names_a_function_that_no_worker_finds():
