@@ -130,7 +130,7 @@ def _as_json(
         **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
         "attempts": as_json(attempts),
-        "steps": steps_as_json(job.steps()),
+        "steps": steps_as_json(_steps(job)),
     }
 
 
@@ -158,12 +158,17 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Us
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))
-    yield from _step_lines(job.steps(), now)
+    yield from _step_lines(_steps(job), now)
     shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
     parts = [list(_attempt_lines(job, attempt, now, shown)) for attempt in reversed(attempts)]
     for lines in reversed(parts):
         yield ""
         yield from lines
+
+
+def _steps(job: Job) -> list[StepView]:
+    """Return the steps of a class job; commands have none, and an older daemon does not know steps."""
+    return [] if job.target is None else job.steps()
 
 
 def _step_lines(steps: list[StepView], now: float) -> Iterator[str]:

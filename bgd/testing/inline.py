@@ -335,7 +335,7 @@ class InlineBackend:
         else:
             batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
             specs = [spec for part in batch for spec in part.specs]
-            yield self._submit(number, specs, chain=batch[0].chain)
+            yield self._submit(number, specs, chain=bool(batch[0].chain))
 
     def _stream_finished(self, request: requests.Wait) -> Replies:
         for job in map(self._job, request.jobs):

@@ -131,7 +131,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
     place: BatchPlace | UnsetType = UNSET
-    chain: bool = False
+    chain: bool | UnsetType = UNSET  # absent, so that an older daemon takes a batch that is no chain
     batch: NewBatch | UnsetType = UNSET
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
+from bgctl import showing
 from tests.support import serving, wait_until
 
 
@@ -44,6 +47,12 @@ def test_show_prints_text_for_people(daemon):
 
     assert sheet.startswith(f"Job {job_id}: failed (3)\n  command    sh -c 'exit 3'\n  name       odd\n")
     assert "\nAttempt 1: exit code 3\n" in sheet
+
+
+def test_the_steps_of_a_command_are_not_asked_for_because_an_older_daemon_does_not_know_steps():
+    command: Any = SimpleNamespace(target=None)
+
+    assert showing._steps(command) == []
 
 
 def test_show_prints_durations_as_they_were_given(daemon):

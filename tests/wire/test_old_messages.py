@@ -438,6 +438,7 @@ GROWN: dict[str, tuple[str, Message]] = {
             id=2,
             specs=[CALL],
             place=requests.BatchPlace(bytes(range(16)), 0, [(1, 1)]),
+            chain=False,
             batch=requests.NewBatch(name="nightly", then=CALL, catch=SPEC, finally_=SPEC, is_whole=True),
         ),
     ),
@@ -727,6 +728,12 @@ def test_a_message_is_still_sent_in_the_shape_it_had(direction, sample, message)
     _, encode, _ = DIRECTIONS[direction]
 
     assert has_all_of(msgspec.msgpack.decode(encode(message)), msgspec.msgpack.decode(sample.read_bytes()))
+
+
+def test_an_older_daemon_takes_jobs_that_need_nothing_new_of_it():
+    jobs = requests.SubmitMany(id=1, specs=[SPEC])
+
+    assert msgspec.msgpack.decode(messages.encode(jobs)).keys() == {"type", "id", "specs", "env", "more"}
 
 
 def test_there_is_a_sample_of_every_message():
