@@ -93,27 +93,24 @@ class KeyLimits:
         self._wake(limit.key)
         return True
 
-    def take(self, job: Job) -> None:
+    def take(self, job: Job, limit: KeyLimit) -> None:
         """Give a job that starts, or that was active before a restart, a place of its key."""
-        if (limit := job.conditions.limit) is not None:
-            use = self._uses.setdefault(limit.key, _Use(limit.places, job.id, {}, {}))
-            use.holders[job.id] = None
-            if not self.define(job):
-                self._wake(limit.key)
+        use = self._uses.setdefault(limit.key, _Use(limit.places, job.id, {}, {}))
+        use.holders[job.id] = None
+        if not self.define(job):
+            self._wake(limit.key)
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: Job, limit: KeyLimit) -> None:
         """Free the place of a job whose attempt has ended."""
-        if job.conditions.limit is not None:
-            del self._uses[job.conditions.limit.key].holders[job.id]
-            self._wake(job.conditions.limit.key)
+        del self._uses[limit.key].holders[job.id]
+        self._wake(limit.key)
 
-    def park(self, job: Job, lane: Hashable, is_live: Callable[[JobId, int], bool]) -> None:
+    def park(self, job: Job, limit: KeyLimit, lane: Hashable, is_live: Callable[[JobId, int], bool]) -> None:
         """Let a job that must wait, taken from its lane, wait for its key; `is_live` as in ReadyHeap."""
-        if (limit := job.conditions.limit) is not None:
-            waiting = self._uses[limit.key].waiting
-            if lane not in waiting:
-                waiting[lane] = ReadyHeap(partial(self._waits, limit.key, is_live))
-            waiting[lane].push(job.id, job.priority)
+        waiting = self._uses[limit.key].waiting
+        if lane not in waiting:
+            waiting[lane] = ReadyHeap(partial(self._waits, limit.key, is_live))
+        waiting[lane].push(job.id, job.priority)
 
     def forget(self, job: Job) -> None:
         """Record that a job, which may wait for its key, left the queue without starting."""

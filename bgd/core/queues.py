@@ -468,8 +468,8 @@ class ReadyQueues:
             self._starts.note(job.queue, self.now)
         if job.policy.breaker is not None:
             self.breakers.started(job.policy.breaker, job.id)
-        if job.conditions.limit is not None:
-            self.limits.take(job)
+        if (limit := job.conditions.limit) is not None:
+            self.limits.take(job, limit)
             self._reconsider_all()
         demand = job.conditions.resources
         tokens = self._tokens.take(demand) if demand else NO_TOKENS
@@ -482,7 +482,8 @@ class ReadyQueues:
             self._numbers.take(number)
         if tokens:
             self._tokens.restore(tokens)
-        self.limits.take(job)
+        if (limit := job.conditions.limit) is not None:
+            self.limits.take(job, limit)
         self._occupy(job, number, tokens)
 
     def vacate(self, job: Job) -> None:
@@ -499,8 +500,8 @@ class ReadyQueues:
             del self._taken_in[sharers]
         if held.tokens:
             self._tokens.give_back(held.tokens)
-        if job.conditions.limit is not None:
-            self.limits.give_back(job)
+        if (limit := job.conditions.limit) is not None:
+            self.limits.give_back(job, limit)
         self._reconsider(job)
 
     @property
@@ -535,18 +536,16 @@ class ReadyQueues:
         heap = self._heaps[lane]
         while (top := heap.top()) is not None and (lane[0] is None or self.limits):
             job = self._job_of(top[1])
-            if job is None:
-                break
-            if lane[0] is None and job.queue in self._lanes:
+            if job is not None and lane[0] is None and job.queue in self._lanes:
                 heap.pop()
                 self.push(job)
-            elif job.conditions.limit is None:
+            elif job is None or (limit := job.conditions.limit) is None:
                 break
             elif self.limits.define(job):  # which may change the top
                 self._reconsider_all()
             elif self.limits.must_wait(job):
                 heap.pop()
-                self.limits.park(job, lane, partial(self._is_live, lane))
+                self.limits.park(job, limit, lane, partial(self._is_live, lane))
             else:
                 break
         return top

@@ -520,7 +520,8 @@ class Scheduler:
         new = conditions.without_met_conditions(replace(job, state=MOVES[job.state][move], **changes))
         save = SaveJob(new, now.wall, move, job.state, reason)
         if new.state in FINAL:
-            self._table.remove(new, conditions.key_kept_until(new, now))
+            is_key_kept = new.conditions.key_for is not None
+            self._table.remove(new, conditions.key_kept_until(new, now) if is_key_kept else None)
             self._finished.append((new.id, new.state))
             if new.policy.has_follow_ups:
                 self.causes.append(save)

@@ -5,7 +5,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from bgd.core.spec import JobSpec
 from bgd.core.target import (
     PythonTarget,
     RunnerTarget,
@@ -14,6 +16,7 @@ from bgd.core.target import (
     parse_target,
     problem_with_entry,
     target_of_class,
+    with_key,
 )
 
 
@@ -311,3 +314,14 @@ def test_a_key_has_arguments_in_it(template, key):
 def test_a_key_without_its_arguments_is_refused(template, arguments, problem):
     with pytest.raises(ValueError, match=re.escape(problem)):
         key_from(template, arguments)
+
+
+def test_only_a_class_job_has_arguments_in_its_key():
+    call = JobSpec(target="a:b", arguments=ARGUMENTS, limit=("customer:{0}", 2))
+    assert with_key(call).limit == ("customer:9", 2)
+    for spec in (
+        JobSpec(target="a:b"),
+        JobSpec(argv=("true",), limit=("{0}", 1)),
+        replace(call, limit=("{7}", 1)),  # checked before, under another configuration
+    ):
+        assert with_key(spec) == spec

@@ -12,7 +12,18 @@ from msgspec.structs import replace
 
 from bgd.core.batches import Batch, BatchEvent, BatchId
 from bgd.core.breakers import BreakerState
-from bgd.core.job import Conditions, Decision, Job, JobId, KeyLimit, Now, Outcome, RetryPolicy, State
+from bgd.core.job import (
+    NO_CONDITIONS,
+    Conditions,
+    Decision,
+    Job,
+    JobId,
+    KeyLimit,
+    Now,
+    Outcome,
+    RetryPolicy,
+    State,
+)
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
@@ -341,6 +352,8 @@ def unpack_tokens(packed: bytes | None) -> Tokens:
 
 def pack_waits(conditions: Conditions) -> bytes | None:
     """Return what a job waits for besides times and tokens as the database stores it; None: nothing."""
+    if conditions is NO_CONDITIONS:
+        return None
     waits = _waits(conditions)
     return _encode(waits) if any(waits) else None
 
