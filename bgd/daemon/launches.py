@@ -69,13 +69,7 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     `place`: its executor; None: this machine, directly. `tokens`: those that it holds.
     """
     own = _daemons_part(job, spec, config)
-    added = {**allowed_environment(spec, config), **_bgd_variables(job, slot, config, tokens, place)}
-    if spec.batch is not None:
-        added["BGD_BATCH_ID"] = str(spec.batch)
-    if spec.trace is not None:
-        added |= zip(_OF_TRACE, spec.trace, strict=True)
-    if spec.cause is not None:
-        added |= _cause_variables(spec.cause, config.log_dir)
+    added = allowed_environment(spec, config) | _bgd_variables(job, spec, slot, config, tokens, place)
     program = _program_of(job, spec, config)
     launch = Launch(
         key=key,
@@ -104,18 +98,25 @@ _OF_TRACE = ("TRACEPARENT", "TRACESTATE")
 
 
 def _bgd_variables(
-    job: Job, slot: int, config: Config, tokens: Tokens, place: Place | None
+    job: Job, spec: JobSpec, slot: int, config: Config, tokens: Tokens, place: Place | None
 ) -> dict[str, str]:
-    on_node = {"BGD_ON_NODE_OF": place.executor} if place is not None and place.kind.has_nodes else {}
-    return {
+    variables = {
         "BGD_JOB_ID": str(job.id),
         "BGD_ATTEMPT": str(job.attempt),
         "BGD_QUEUE": job.queue,
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
         **{f"BGD_RESOURCE_{name.upper()}": ",".join(held) for name, held in tokens.items()},
-        **on_node,
     }
+    if place is not None and place.kind.has_nodes:
+        variables["BGD_ON_NODE_OF"] = place.executor
+    if spec.batch is not None:
+        variables["BGD_BATCH_ID"] = str(spec.batch)
+    if spec.trace is not None:
+        variables |= zip(_OF_TRACE, spec.trace, strict=True)
+    if spec.cause is not None:
+        variables |= _cause_variables(spec.cause, config.log_dir)
+    return variables
 
 
 def _cause_variables(cause: JobCause, log_dir: str) -> dict[str, str]:

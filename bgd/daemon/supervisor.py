@@ -102,9 +102,7 @@ class Supervisor:
             config,
             pause=lambda why: self.scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
             resume=lambda why: self.scheduler.resume(why, now()),
-            has_queued=lambda: (
-                not self.controls.paused and any(s is State.QUEUED for _, s in self.scheduler.counts)
-            ),
+            has_queued=self._has_queued,
             ring=self._look_again,
         )
         self.scheduler = self._new_scheduler(last_id=0)
@@ -573,6 +571,10 @@ class Supervisor:
                     self.scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+
+    def _has_queued(self) -> bool:
+        """Return whether jobs are queued, and not because a person has paused all."""
+        return not self.controls.paused and any(state is State.QUEUED for _, state in self.scheduler.counts)
 
     def _look_again(self) -> None:
         """Check the machine in the next turn, and notify watchers."""

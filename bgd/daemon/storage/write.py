@@ -11,7 +11,7 @@ from operator import attrgetter, itemgetter
 import msgspec
 
 from bgd.core.conditions import key_kept_until
-from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Now, Outcome, State
+from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import (
@@ -59,7 +59,7 @@ class TransactionWriter:
         self._activity = activity.ActivityWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
-    def save(  # noqa: C901, PLR0912 - a branch for each kind of fact
+    def save(  # noqa: C901 - a branch for each kind of fact
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
@@ -85,13 +85,7 @@ class TransactionWriter:
             self.newest_event = change_stream.append_events(db, events, self.newest_event)
         if transaction.settled or transaction.rules:
             notifications.save(db, transaction)
-        if transaction.wall_ahead is not None:
-            db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
-        if transaction.controls is not None:
-            _save_controls(db, transaction.controls)
-        if transaction.breakers:
-            rows = [(pattern, _encode(state)) for pattern, state in transaction.breakers.items()]
-            db.executemany("INSERT OR REPLACE INTO breakers VALUES (?, ?)", rows)
+        _save_daemon(db, transaction)
         wanted: dict[JobId, StoredSpec] = {}
         if transaction.wanted:
             wanted = read.read_specs(db, transaction.wanted)
@@ -190,14 +184,8 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     ended, started = [], []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
-    again: list[JobId] = []  # jobs that had succeeded, and begin anew
-    with_key_for: list[Job] = []
     for save in transaction.saves.values():
         job, columns = save.job, _columns(save.job)
-        if save.before is State.SUCCEEDED:
-            again.append(job.id)
-        if job.conditions.key_for is not None and job.state in FINAL:
-            with_key_for.append(job)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
@@ -214,17 +202,19 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     update_rows(db, _SAVE_JOBS, plain, count)
     update_rows(db, _END_JOB, ended)
     update_rows(db, _START_JOB, started)
-    if again:
+    if again := [save.job.id for save in transaction.saves.values() if save.before is State.SUCCEEDED]:
         steps.forget(db, again)
-    if with_key_for:
-        _keep_keys(db, with_key_for, transaction.now)
+    _keep_keys(db, transaction)
 
 
-def _keep_keys(db: sqlite3.Connection, jobs: list[Job], now: Now) -> None:
+def _keep_keys(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write which finished jobs keep their keys, and until when; one that ran again may have a row."""
-    db.executemany("DELETE FROM kept_keys WHERE job = ?", [(job.id,) for job in jobs])
-    kept = [(job.id, job.conditions.key, key_kept_until(job, now)) for job in jobs]
-    db.executemany(_KEEP_KEY, [row for row in kept if row[2] is not None])
+    jobs = [save.job for save in transaction.saves.values() if save.job.conditions.key_for is not None]
+    finished = [job for job in jobs if job.state in FINAL]
+    if finished:
+        db.executemany("DELETE FROM kept_keys WHERE job = ?", [(job.id,) for job in finished])
+        kept = [(job.id, job.conditions.key, key_kept_until(job, transaction.now)) for job in finished]
+        db.executemany(_KEEP_KEY, [row for row in kept if row[2] is not None])
 
 
 def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
@@ -298,6 +288,17 @@ def _save_progress(db: sqlite3.Connection, reports: Iterable[JobProgress]) -> No
     """Write what attempts have reported, unless another attempt has followed."""
     rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in reports]
     db.executemany(_SAVE_PROGRESS, rows)
+
+
+def _save_daemon(db: sqlite3.Connection, transaction: Transaction) -> None:
+    """Write what is about no single job: the clock, what users have set, and breakers."""
+    if transaction.wall_ahead is not None:
+        db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
+    if transaction.controls is not None:
+        _save_controls(db, transaction.controls)
+    if transaction.breakers:
+        rows = [(pattern, _encode(state)) for pattern, state in transaction.breakers.items()]
+        db.executemany("INSERT OR REPLACE INTO breakers VALUES (?, ?)", rows)
 
 
 def _save_controls(db: sqlite3.Connection, controls: QueueControls) -> None:
