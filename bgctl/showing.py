@@ -14,7 +14,7 @@ from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
-from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
+from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, ProtocolError, State
 from bgd.core.explain import Cause, Explanation, holders_in_words, in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
@@ -167,8 +167,11 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Us
 
 
 def _steps(job: Job) -> list[StepView]:
-    """Return the steps of a class job; commands have none, and an older daemon does not know steps."""
-    return [] if job.target is None else job.steps()
+    """Return the steps of a job; an older daemon does not know any."""
+    try:
+        return job.steps()
+    except ProtocolError:
+        return []
 
 
 def _step_lines(steps: list[StepView], now: float) -> Iterator[str]:

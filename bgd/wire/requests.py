@@ -16,6 +16,7 @@ from bgd.core.job import VERBS, State
 from bgd.core.spec import (
     MAX_DURATION,
     MAX_FILTER,
+    MAX_INSTANT,
     MAX_NAME,
     OPTIONS,
     Argv,
@@ -406,7 +407,7 @@ class SaveStep(Asked, frozen=True, tag="save_step", kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=MAX_STEP_NAME)]
     done: bool
     value: Annotated[bytes, Meta(max_length=MAX_STEP_VALUE)]
-    seconds: Annotated[float, Meta(ge=0)]
+    seconds: Annotated[float, Meta(ge=0, le=MAX_INSTANT)]  # not infinite, which JSON cannot say
 
 
 class GetEvents(Asked, frozen=True, tag="events", kw_only=True):

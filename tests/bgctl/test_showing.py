@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bgctl import showing
+from bgd.errors import ProtocolError
 from tests.support import serving, wait_until
 
 
@@ -49,10 +50,13 @@ def test_show_prints_text_for_people(daemon):
     assert "\nAttempt 1: exit code 3\n" in sheet
 
 
-def test_the_steps_of_a_command_are_not_asked_for_because_an_older_daemon_does_not_know_steps():
-    command: Any = SimpleNamespace(target=None)
+def test_a_job_of_an_older_daemon_which_does_not_know_steps_has_none():
+    def unknown():
+        raise ProtocolError("the daemon is an older bgd, which does not know this request")
 
-    assert showing._steps(command) == []
+    job: Any = SimpleNamespace(steps=unknown)
+
+    assert showing._steps(job) == []
 
 
 def test_show_prints_durations_as_they_were_given(daemon):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome
 from bgd.daemon import steps
@@ -44,6 +45,17 @@ async def told(caller, key, *, attempt=True, after=0):
     )
     assert all(part.store for part in parts)
     return [each for part in parts for each in part.steps]
+
+
+async def test_a_step_takes_a_finite_time(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(RETRIED)
+        caller, _ = await opened(life, key)
+
+        refused = await caller.ask(replace(step(key, 1), seconds=float("inf")), Failed)
+
+        assert "seconds" in refused.message
+        assert await told(caller, key) == []
 
 
 async def test_a_step_is_on_disk_before_the_answer_and_the_next_attempt_finds_it(config, launcher):
