@@ -333,6 +333,8 @@ def _print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
 
 
 def _attempts(job: Job) -> str:
+    if job.view.retry_until is not None:  # any number
+        return str(job.attempt)
     return f"{job.attempt}/{max(job.attempt, job.retries + 1)}"
 
 

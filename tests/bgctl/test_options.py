@@ -32,6 +32,8 @@ def test_pauses_are_named_one_by_one(daemon):
     shown = daemon.shown(job_id)
     assert (shown["retry_delay"], shown["retry_until"]) == ([10.0, 20.0, 60.0], 7200.0)
     assert "any within 2h, 10s, 20s, 1m apart" in daemon.bgctl("show", job_id).stdout
+    listed = next(line for line in daemon.bgctl("list").stdout.splitlines() if line.startswith(f"{job_id} "))
+    assert listed.split()[:5] == [job_id, "held", "0", "default", "0"]  # attempts, of any number
     daemon.bgctl("edit", job_id, "--retry-delay", "3s")
     assert daemon.shown(job_id)["retry_delay"] == 3.0
     refused = daemon.bgctl("submit", "--retry-delay", ",".join(["1s"] * 101), "true")
