@@ -336,6 +336,8 @@ def _shown(facts: Sequence[Fact]) -> list[tuple[str, object]]:
             case Listed(field, values):
                 links = [(each, list_url(ListQuery(), **{field: each})) for each in values[:MAX_LINKS]]
                 shown.append((label.capitalize(), links))
+            case str() if label == "batch":
+                shown.append(("Batch", [(value, f"/job-logs/batches/{value}")]))
             case str() | Instant():
                 shown.append((label.capitalize(), value))
     return shown
