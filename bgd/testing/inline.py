@@ -334,6 +334,8 @@ class InlineBackend:
             yield End(number)
         else:
             batch = [part for part in parts if isinstance(part, requests.SubmitMany)]
+            if batch[0].batch is not UNSET:
+                raise Refused(_NOT_INLINE.format("Client.batch"))
             specs = [spec for part in batch for spec in part.specs]
             yield self._submit(number, specs, chain=bool(batch[0].chain))
 

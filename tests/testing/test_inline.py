@@ -299,9 +299,11 @@ def test_schedules_are_checked_and_counted_but_never_due(caplog):
         client.schedules.register(scheduled)
 
 
-@pytest.mark.usefixtures("jobs")
-def test_requests_that_need_a_daemon_are_refused():
+def test_requests_that_need_a_daemon_are_refused(jobs):
     with Client() as client:
+        with pytest.raises(Refused, match=r"^Client\.batch is not for jobs that run inline"):
+            client.batch([tasks.add.s(1)])
+        assert jobs.submitted == []
         with pytest.raises(Refused, match=r"for commands, use a private_daemon\(\)"):
             client.submit(["true"])
         with pytest.raises(Refused, match="List is not for jobs that run inline"):
