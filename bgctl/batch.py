@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from bgd.client.options import JobOptions
 
 STDIN = "-"
+_VERBS_ELSEWHERE = {"delete", "info", "logs", "progress", "remove", "status"}
 MAX_LINES = 2**53
 _FOLLOW_UP, _WORDS = TYPES[FollowUp]
 
@@ -274,6 +275,8 @@ def _opened(path: str, end: bytes) -> Iterator[Source]:
         os.read(descriptor, 0)  # a folder can be opened, and not read
     except OSError as error:
         hint = f": `bgctl batch -- {path}` runs it for each line of stdin" if which(path) else ""
+        if not hint and path in _VERBS_ELSEWHERE:
+            hint = ": verbs of batches are list, show, wait, cancel and retry"
         raise click.UsageError(f"cannot read {path}: {error.strerror}{hint}") from error
     try:
         yield source

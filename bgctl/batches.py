@@ -70,7 +70,10 @@ def cancel_command(daemon: Client, batch: str) -> None:
 
     No more can be added.
     """
-    _answer(_found(daemon, batch).cancel())
+    found = _found(daemon, batch)
+    if found.view.finished_at is not None and not global_options().json:
+        say(f"batch {found.id} had ended: there is nothing to cancel")
+    _answer(found.cancel())
 
 
 @verb("bgctl batch retry nightly")

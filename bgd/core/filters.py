@@ -123,7 +123,7 @@ class Key(Struct, frozen=True):
 read_queue = text_reader(QueueName, f"a queue: {QUEUE_NAME}")
 _read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
 _read_priority = whole_number_reader(Priority)
-_read_batch = whole_number_reader(JobNumber)
+_read_batch = text_reader(JobNumber, "the id of a batch: `bgctl batch show NAME` has it")
 
 FILTERS: dict[str, Key] = {
     "state": Key("states"),

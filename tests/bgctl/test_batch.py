@@ -109,6 +109,7 @@ def test_a_bad_line_is_named_with_what_is_queued_and_skip_goes_on(daemon):
     [
         (["no-such-file"], "cannot read no-such-file: No such file or directory"),
         (["/"], "cannot read /: Is a directory"),
+        (["status"], "cannot read status: No such file or directory: verbs of batches are list, show"),
         (["--ndjson", "--shell"], "--ndjson cannot be combined with --template and --shell"),
         (["--key", "a"], "--key would make one job of all lines"),
         (["--stdin", "-"], "--stdin takes a file here"),

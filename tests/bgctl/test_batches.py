@@ -48,6 +48,10 @@ def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
     assert daemon.bgctl("batch", "wait", "held", "--timeout", "10ms").returncode == exit_codes.TRY_LATER
     assert "2 cancelled" in daemon.bgctl("batch", "cancel", "held").stdout
     assert shown(daemon, "held")["finally"]["job"] is not None
+    again = daemon.bgctl("batch", "cancel", "held")
+    assert (again.returncode, again.stderr.endswith(" had ended: there is nothing to cancel\n")) == (0, True)
+    wrong = daemon.bgctl("list", "--filter", "batch:held").stderr
+    assert "batch: 'held' is not the id of a batch: `bgctl batch show NAME` has it" in wrong
 
 
 def test_a_batch_that_was_interrupted_stays_open_until_it_is_resumed(daemon):
