@@ -368,7 +368,7 @@ def test_a_fault_of_rates_and_weights_is_found(monkeypatch, fault, found):
 STARTS = {
     give_tokens_back_too_early: 185,
     forget_pauses: 75,
-    resend_nothing: 485,
+    resend_nothing: 4450,
     watch_no_job_after_a_restart: 30,
     forget_retries_at_a_restart: 80,
     let_one_queue_go_first: 85,
