@@ -1,4 +1,4 @@
-"""Follow-ups: the jobs that on_failure and on_success name, which follow the end of another job."""
+"""What follows an effect: the job that on_failure or on_success names, and a notification."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from bgd.core.job import State
-from bgd.core.scheduler import SaveJob
-from bgd.core.spec import FOLLOW_UPS, JobCause, JobSpec, is_target
+from bgd.core.notifications import NotifyEvent
+from bgd.core.scheduler import CommandAttempt, Effect, SaveJob, StartAttempt
+from bgd.core.spec import FOLLOW_UPS, NOTIFICATION_QUEUE, JobCause, JobSpec, is_target
 
 
 def event_after(save: SaveJob) -> str | None:
@@ -38,3 +39,22 @@ def follow_up(spec: JobSpec, cause: JobCause) -> JobSpec | None:
     """Return the job that follows this end of a job; None: its spec names none."""
     following = dict(follow_ups(spec)).get(cause.event)
     return None if following is None else replace(following, cause=cause)
+
+
+def notify_event(effect: Effect) -> NotifyEvent | None:
+    """Return what a notification of an effect is about; None: there is none.
+
+    A cancelled job causes none.
+    """
+    job = effect.job
+    if job.queue == NOTIFICATION_QUEUE:
+        return None
+    match effect:
+        case StartAttempt():
+            return NotifyEvent.STARTED if job.attempt == 1 else None
+        case SaveJob():
+            if job.state is State.SUCCEEDED:
+                return NotifyEvent.SUCCEEDED
+            return NotifyEvent.FAILED if effect.is_failure else None
+        case CommandAttempt():
+            return None

@@ -19,19 +19,11 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason
-from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
-from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
+from bgd.core.followups import notify_event
+from bgd.core.job import FINAL, Job, JobId, Now, State
+from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
-from bgd.core.scheduler import (
-    SUBMIT,
-    CommandAttempt,
-    Effect,
-    PauseReason,
-    SaveJob,
-    Scheduler,
-    StartAttempt,
-)
-from bgd.core.spec import NOTIFICATION_QUEUE
+from bgd.core.scheduler import SUBMIT, PauseReason, SaveJob, Scheduler, StartAttempt
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -43,6 +35,7 @@ from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import lists, read, recovery
 from bgd.daemon.storage.records import (
+    REMOVE,
     AttemptEnd,
     AttemptPid,
     JobEvent,
@@ -469,7 +462,7 @@ class Supervisor:
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
             transaction.events.append(
-                JobEvent(at.wall, job.id, _REMOVE, job.state, job.attempt, None, None, by)
+                JobEvent(at.wall, job.id, REMOVE, job.state, job.attempt, None, None, by)
             )
         if self._attempts.to_reassign:  # attempts that were saved for another launcher and never sent to it
             waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
@@ -493,7 +486,7 @@ class Supervisor:
                     if (earlier := transaction.saves.get(effect.job.id)) is not None:
                         effect = replace(effect, before=earlier.before)  # noqa: PLW2901 - on disk
                     transaction.saves[effect.job.id] = effect
-                transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
+                transaction.events.append(JobEvent.of(effect, outcomes, transaction.actors.get(place)))
             elif isinstance(effect, StartAttempt):
                 at = transaction.now.wall
                 row = self._attempts.start(effect.job, effect.slot, self.link.instance, at, effect.tokens)
@@ -502,7 +495,7 @@ class Supervisor:
                     transaction.launches.append(current)
             else:
                 transaction.commands.append(effect.job)
-            if self.notify_rules and (event := _notable(effect)) is not None:
+            if self.notify_rules and (event := notify_event(effect)) is not None:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
     def _add_breakers(self, transaction: Transaction) -> None:
@@ -598,34 +591,3 @@ def _call(callbacks: list[Callable[[], None]]) -> None:
 
 def _notify_rules(config: Config) -> dict[str, NotifyRule]:
     return {name: convert(each, NotifyRule, from_attributes=True) for name, each in config.notify.items()}
-
-
-def _notable(effect: Effect) -> NotifyEvent | None:
-    """Return the fact for a notification; None: nothing.
-
-    A cancelled job causes none.
-    """
-    job = effect.job
-    if job.queue == NOTIFICATION_QUEUE:
-        return None
-    match effect:
-        case StartAttempt():
-            return NotifyEvent.STARTED if job.attempt == 1 else None
-        case SaveJob():
-            if job.state is State.SUCCEEDED:
-                return NotifyEvent.SUCCEEDED
-            return NotifyEvent.FAILED if effect.is_failure else None
-        case CommandAttempt():
-            return None
-
-
-def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome], by: str | None) -> JobEvent:
-    """Return the event of a move, with the outcome that led to it; remove that outcome from `outcomes`."""
-    job = save.job
-    outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
-    return JobEvent(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason, by)
-
-
-# Moves that follow the end of an attempt
-_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE, Move.CANCEL})
-_REMOVE = "remove"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.followups import event_after, follow_up
+from bgd.core.followups import event_after, follow_up, notify_event
 from bgd.core.job import Move, Outcome
+from bgd.core.notifications import NotifyEvent
 from bgd.core.retry import policy_of
 from bgd.core.scheduler import EXPIRED
-from bgd.core.spec import JobCause, JobSpec, problem_with
+from bgd.core.spec import NOTIFICATION_QUEUE, JobCause, JobSpec, problem_with
 from tests.core.scheduling import NO_RETRIES, at, end, make_scheduler, spec, submit
 
 BOTH = {"on_failure": ("mail", "ops"), "on_success": ("app.jobs:report",)}
@@ -65,6 +66,33 @@ def test_a_job_that_bgd_cancels_has_failed():
 
     [expired] = scheduler.take_causes()
     assert (expired.reason, event_after(expired)) == (EXPIRED, "on_failure")
+
+
+def test_notifications_are_about_first_starts_and_last_ends():
+    scheduler = make_scheduler(slots=3)
+    policy = policy_of(spec(retries=1, retry_delay=0.0), NO_RETRIES)
+    succeeds, fails, stops = (submit(scheduler, policy) for _ in range(3))
+    events = [(effect.job.id, notify_event(effect)) for effect in scheduler.take_effects()]
+
+    scheduler.ended(succeeds, 1, Outcome.SUCCEEDED, at(1.0))
+    scheduler.ended(fails, 1, Outcome.EXIT, at(1.0))
+    scheduler.ended(fails, 2, Outcome.EXIT, at(2.0))
+    scheduler.cancel(stops, at(2.0))
+    scheduler.ended(stops, 1, Outcome.CANCELLED, at(3.0))
+    events += [(effect.job.id, notify_event(effect)) for effect in scheduler.take_effects()]
+
+    assert [(job, event) for job, event in events if event is not None] == [
+        *((job, NotifyEvent.STARTED) for job in (succeeds, fails, stops)),
+        (succeeds, NotifyEvent.SUCCEEDED),
+        (fails, NotifyEvent.FAILED),
+    ]
+
+
+def test_a_job_that_sends_a_notification_causes_none():
+    scheduler = make_scheduler()
+    submit(scheduler, queue=NOTIFICATION_QUEUE)
+
+    assert {notify_event(effect) for effect in scheduler.take_effects()} == {None}
 
 
 def test_a_command_follows_in_folder_queue_and_priority_of_the_job():

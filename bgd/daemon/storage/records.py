@@ -19,6 +19,7 @@ from bgd.core.job import (
     Job,
     JobId,
     KeyLimit,
+    Move,
     Now,
     Outcome,
     RetryPolicy,
@@ -50,6 +51,19 @@ class JobEvent(Struct, frozen=True, array_like=True, gc=False):
     outcome: Outcome | None
     reason: str | None
     by: str | None = None
+
+    @classmethod
+    def of(cls, save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome], by: str | None) -> JobEvent:
+        """Return the event of a move, and take the outcome that led to it out of `outcomes`."""
+        job = save.job
+        outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
+        return cls(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason, by)
+
+
+# Moves that follow the end of an attempt
+_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE, Move.CANCEL})
+REMOVE = "remove"
+"""What happened to a job that was removed."""
 
 
 class QueueSetting(Struct, frozen=True, kw_only=True):
