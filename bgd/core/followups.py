@@ -49,12 +49,10 @@ def notify_event(effect: Effect) -> NotifyEvent | None:
     job = effect.job
     if job.queue == NOTIFICATION_QUEUE:
         return None
-    match effect:
-        case StartAttempt():
-            return NotifyEvent.STARTED if job.attempt == 1 else None
-        case SaveJob():
-            if job.state is State.SUCCEEDED:
-                return NotifyEvent.SUCCEEDED
-            return NotifyEvent.FAILED if effect.is_failure else None
-        case CommandAttempt():
-            return None
+    if isinstance(effect, StartAttempt):
+        return NotifyEvent.STARTED if job.attempt == 1 else None
+    if isinstance(effect, CommandAttempt):
+        return None
+    if job.state is State.SUCCEEDED:
+        return NotifyEvent.SUCCEEDED
+    return NotifyEvent.FAILED if effect.is_failure else None
