@@ -11,7 +11,7 @@ from operator import attrgetter, itemgetter
 import msgspec
 
 from bgd.core.conditions import key_kept_until
-from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome, State
+from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Now, Outcome, State
 from bgd.core.scheduler import SaveJob
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage import (
@@ -59,7 +59,7 @@ class TransactionWriter:
         self._activity = activity.ActivityWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
-    def save(  # noqa: C901 - a branch for each kind of fact
+    def save(  # noqa: C901, PLR0912 - a branch for each kind of fact
         self, db: sqlite3.Connection, transaction: Transaction
     ) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
@@ -85,7 +85,8 @@ class TransactionWriter:
             self.newest_event = change_stream.append_events(db, events, self.newest_event)
         if transaction.settled or transaction.rules:
             notifications.save(db, transaction)
-        _save_daemon(db, transaction)
+        if transaction.wall_ahead is not None or transaction.controls is not None or transaction.breakers:
+            _save_daemon(db, transaction)
         wanted: dict[JobId, StoredSpec] = {}
         if transaction.wanted:
             wanted = read.read_specs(db, transaction.wanted)
@@ -184,8 +185,11 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     ended, started = [], []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
+    rare: list[SaveJob] = []
     for save in transaction.saves.values():
         job, columns = save.job, _columns(save.job)
+        if save.before is State.SUCCEEDED or job.conditions.key_for is not None:
+            rare.append(save)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
@@ -202,18 +206,21 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     update_rows(db, _SAVE_JOBS, plain, count)
     update_rows(db, _END_JOB, ended)
     update_rows(db, _START_JOB, started)
-    if again := [save.job.id for save in transaction.saves.values() if save.before is State.SUCCEEDED]:
-        steps.forget(db, again)
-    _keep_keys(db, transaction)
+    if rare:
+        _save_rare(db, rare, transaction.now)
 
 
-def _keep_keys(db: sqlite3.Connection, transaction: Transaction) -> None:
-    """Write which finished jobs keep their keys, and until when; one that ran again may have a row."""
-    jobs = [save.job for save in transaction.saves.values() if save.job.conditions.key_for is not None]
+def _save_rare(db: sqlite3.Connection, saves: list[SaveJob], now: Now) -> None:
+    """Forget steps of jobs that begin anew; write which finished jobs keep their keys, and until when.
+
+    A job that ran again may have a row for its key.
+    """
+    steps.forget(db, [save.job.id for save in saves if save.before is State.SUCCEEDED])
+    jobs = [save.job for save in saves if save.job.conditions.key_for is not None]
     finished = [job for job in jobs if job.state in FINAL]
     if finished:
         db.executemany("DELETE FROM kept_keys WHERE job = ?", [(job.id,) for job in finished])
-        kept = [(job.id, job.conditions.key, key_kept_until(job, transaction.now)) for job in finished]
+        kept = [(job.id, job.conditions.key, key_kept_until(job, now)) for job in finished]
         db.executemany(_KEEP_KEY, [row for row in kept if row[2] is not None])
 
 
