@@ -35,6 +35,7 @@ def test_verbs_and_options_are_offered(home):
     assert "set\tSet the number of slots of a queue." in offered(home, "queue", "")
     assert [line.partition("\t")[0] for line in offered(home, "submit", "--retry-")] == [
         "--retry-delay",
+        "--retry-until",
         "--retry-on",
     ]
     assert offered(home, "signal", "1", "-s", "u") == ["USR1", "USR2", "URG"]

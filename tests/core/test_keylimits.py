@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from bgd.core.explain import Cause, Reason, holders_in_words, in_words
-from bgd.core.job import Outcome, State
+from bgd.core.job import Conditions, Job, JobId, KeyLimit, Outcome, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.spec import OnLimit
@@ -310,3 +310,18 @@ def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
         end(scheduler, scheduler.active_jobs()[0].id)
 
     assert 10 < looks["jobs"] < 300
+
+
+def test_restored_attempts_hold_their_key_with_the_places_of_the_newest():
+    scheduler = make_scheduler(slots=9)
+    for number, places in ((1, 1), (2, 3)):
+        conditions = Conditions(limit=KeyLimit("customer:9", places))
+        scheduler.restore(
+            Job(JobId(number), State.RUNNING, "default", 0, NO_RETRIES, attempt=1, conditions=conditions),
+            slot=number,
+        )
+
+    third, fourth = submit_all(scheduler, ("customer:9", 3), ("customer:9", 3))
+
+    assert scheduler.get(third).state is State.RUNNING
+    assert scheduler.get(fourth).state is State.QUEUED

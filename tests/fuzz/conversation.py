@@ -69,6 +69,9 @@ class _Control:
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         return request.again is not UNSET
 
+    def may_follow_finished(self, parts: list[SubmitMany]) -> bool:
+        return any(part.chain is True for part in parts)
+
     def submit(self, request: Submit, uid: int, reply: Callable[[Reply], None]) -> None:
         del uid
         asyncio.get_running_loop().call_soon(reply, Done(request.id))
