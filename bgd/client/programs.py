@@ -55,7 +55,8 @@ def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
         problem = problem_with_program(argv[0], path, where)
         if problem is not None and len(argv) == 1 and " " in argv[0].strip():
             advice = ": make each word an item of the list, or use shell=True"
-        problem = problem or problem_with_follow_ups(_follow_ups_of(options), path, where)
+        if options and problem is None:  # most submits have no options
+            problem = problem_with_follow_ups(_follow_ups_of(options), path, where)
     if problem is not None:
         raise CannotStart(f"{problem}{advice}; check=False queues it anyway", problem)
 

@@ -318,12 +318,13 @@ def _as_sent(value: Any) -> Any:
 
 
 def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
-    if isinstance(argv, str):
-        raise TypeError(f"argv is a list of words, not {argv!r}; for a shell command, set shell=True")
-    if callable(argv):
-        raise TypeError(f"a function is not a call: write {getattr(argv, '__name__', 'function')}.s(...)")
-    if not hasattr(argv, "__iter__"):
-        raise TypeError(f"argv is a list of words, not {argv!r}")
+    if not isinstance(argv, list | tuple):
+        if isinstance(argv, str):
+            raise TypeError(f"argv is a list of words, not {argv!r}; for a shell command, set shell=True")
+        if callable(argv):
+            raise TypeError(f"a function is not a call: write {getattr(argv, '__name__', 'function')}.s(...)")
+        if not hasattr(argv, "__iter__"):
+            raise TypeError(f"argv is a list of words, not {argv!r}")
     return [word if type(word) is str and word.isascii() else _word(word) for word in argv]
 
 
