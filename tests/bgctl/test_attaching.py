@@ -318,7 +318,8 @@ def test_a_terminal_or_pipe_that_nobody_reads_stops_neither_keys_nor_signals(
 ):
     screen, own = plain_terminal
     before = termios.tcgetattr(own)
-    job_id = start(daemon, "sh", "-c", "yes | head -c 3000000; exec sleep 1000")  # more than any buffer
+    more_than_a_pipe_again_and_again = "while :; do yes | head -c 200000; sleep 0.1; done"
+    job_id = start(daemon, "sh", "-c", more_than_a_pipe_again_and_again)
     unread, full = os.pipe() if has_pipe else (os.dup(screen), os.dup(own))
     words = [sys.executable, "-m", "bgctl", "attach", job_id]
     attached = subprocess.Popen(words, env=daemon.env, stdin=own, stdout=full, stderr=full)

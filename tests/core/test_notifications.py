@@ -28,6 +28,7 @@ from bgd.core.notifications import (
     Waiting,
     decide,
     event_to_send,
+    fact_of_calls,
     instant,
 )
 
@@ -306,3 +307,17 @@ def test_a_lower_limit_counts_what_was_sent_before():
     assert sent.room_at(2) == 2.0 + WINDOW
     assert sent.room(2.0 + WINDOW, 2) == 1
     assert replace(EVERYTHING, per_minute=2).per_minute == 2
+
+
+def test_paused_calls_are_a_failure_and_calls_that_go_on_a_success():
+    paused = fact_of_calls("app.x", "ops", 5.0, "paused after 3 failures in 10m")
+    recovered = fact_of_calls("app.x", "ops", 9.0, None)
+
+    assert (paused.event, paused.at, paused.reason) == (
+        NotifyEvent.FAILED,
+        5.0,
+        "paused after 3 failures in 10m",
+    )
+    assert (recovered.event, recovered.at, recovered.reason) == (NotifyEvent.SUCCEEDED, 9.0, None)
+    assert paused.target == recovered.target == "ops"
+    assert paused.streak == recovered.streak == "name calls to app.x"

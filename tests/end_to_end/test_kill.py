@@ -161,7 +161,7 @@ def test_class_jobs_survive_kills_like_commands(class_rig: Rig, victim: str):
         rig, load, watcher, may_be_unseen=victim == "launcher", may_be_killed=victim == "workers"
     )
     assert outcomes["succeeded"] > BUSY_CYCLES
-    assert outcomes["timeout"] > 0
+    assert outcomes["timeout"] > 0 or victim == "launcher"  # which is killed about as often as one takes
     told(f"kill -9 of {WHO[victim]} under a load of class jobs", load, outcomes, {"kills": BUSY_CYCLES})
 
 
