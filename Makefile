@@ -16,7 +16,7 @@ PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 GUARD := tests/guard
 
 # What `make test` runs, each in a process of its own. The longest begin first; the short ones fill the gaps.
-PARTS := slurm launcher others fault-series web-pages web-lists series bgctl systemd warm web daemon pure-rooms
+PARTS := bgctl others launcher series fault-series systemd daemon slurm warm web-pages web-lists web pure-rooms
 series := $(wildcard tests/end_to_end/test_[a-k]*.py)
 fault-series := $(wildcard tests/end_to_end/test_[l-z]*.py) tests/faults tests/testing
 warm := tests/launcher/warm tests/worker

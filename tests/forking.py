@@ -32,6 +32,7 @@ from typing import Any
 _LONGEST = 100_000  # bytes of a request, and of its input; a pipe takes as many without a reader
 _PIPE = 65_536
 _LONGEST_LINE = 5_000  # bytes of a command line of bgd
+_ROOT = str(Path(__file__).parents[1])
 _OF_PYTHON = ("PYTHON", "LANG", "LC_", "LD_")  # variables that Python reads only when it starts
 _MOST_STREAMS = 20
 _LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
@@ -159,6 +160,8 @@ def _fork(
     request = json.dumps([list(streams), arguments, dict(env), cwd, umask, limits, new_session]).encode()
     of_python = tuple(sorted((name, value) for name, value in env.items() if name.startswith(_OF_PYTHON)))
     if len(request) > _LONGEST or sum(map(len, arguments)) > _LONGEST_LINE:
+        return None
+    if program != "bgctl" and env.get("PYTHONPATH") != _ROOT:  # a copy of bgd
         return None
     status, teller = os.pipe()
     try:
