@@ -264,6 +264,7 @@ def test_a_forked_job_uses_little_memory_of_its_own(forked, tmp_path):
 def test_the_daemons_death_or_a_new_one_changes_nothing(every, tmp_path, told):
     key = every.launch("job:wait", str(tmp_path))
     first, _ = told()
+    every.supervisor.started(key)  # the job may say so before the launcher knows it
     every.supervisor.close()
     every.supervisor = every.host.supervise(generation=2)
     assert every.supervisor.snapshot[key].pid == first
