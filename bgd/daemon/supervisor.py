@@ -504,7 +504,8 @@ class Supervisor:
         changed, breakers.changed = breakers.changed, {}
         for pattern, is_pause in changed.items():
             transaction.breakers[pattern] = breakers.state(pattern).moved(at.wall - at.elapsed)
-            if is_pause is not None and self.notify_rules:
+            is_configured = pattern in breakers.rules  # a reload may have taken it away
+            if is_pause is not None and is_configured and self.notify_rules:
                 target = self.config.classes[pattern].options.get("notify")
                 why = breakers.rules[pattern].in_words() if is_pause else None
                 transaction.notify_facts.append(fact_of_calls(pattern, target, at.wall, why))

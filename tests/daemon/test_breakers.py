@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bgd.core.explain import Cause
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.notifications import Message, NotifyEvent
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage.records import unpack_spec
-from bgd.wire.launching import Acknowledge
+from bgd.wire.launching import Acknowledge, RenewWorkers
 from tests.daemon.harness import configure, served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.waiting import soon
+from tests.daemon.waiting import soon, until
 
 CLASSES = """
 [security]
@@ -77,3 +80,24 @@ async def test_a_pause_and_its_end_are_told_once(config, launcher):
             None,
         )
         assert message.reason == "paused after 2 failures in 10m"
+
+
+async def test_a_pause_whose_class_leaves_the_configuration_before_it_is_saved_is_not_told(
+    config, launcher, folder
+):
+    async with served(config, launcher) as life:
+        await fail(life, launcher, times=1)
+        key = await life.launched(CALL)
+        life.commits.close()
+        other = asyncio.ensure_future(life.submit(replace(CALL, hold=True)))
+        await life.commits.reached.wait()
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await until(lambda: PATTERN in life.supervisor.scheduler.breakers.changed)
+        rest = CLASSES.replace(f'[classes."{PATTERN}"]', '[classes."app.y"]')
+        life.supervisor.configure(configure(folder, rest=rest))
+        life.commits.open()
+
+        await soon(other)
+        await launcher.hear(RenewWorkers)
+        await launcher.hear(Acknowledge)
+        assert await messages(life) == []
