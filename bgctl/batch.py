@@ -175,7 +175,8 @@ def _queue(
     if queue is not None and settings.resume:
         queue.set()  # also for jobs that wait in it
     follow_ups = {"then": settings.then, "catch": settings.catch, "finally_": settings.finally_}
-    new = new_batch_of(options.get("name"), follow_ups, caller)
+    # programs were looked for above, and targets are not of this process
+    new = new_batch_of(options.get("name"), follow_ups, caller, check=False)
     batch = Batch(daemon, source, log, check, settings.skip or 0, new)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)

@@ -362,7 +362,7 @@ def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
         among = item.get("after") or () if "id" in item else None
         for name in {"args", "kwargs"} & given.keys():
             given[name] = with_references(given[name], among)
-        return maker.of_item(given)
+        return maker.of_item({**given, "check": False})  # as `bgctl call`
 
     return spec_of
 

@@ -185,7 +185,7 @@ def add_command(
         raise click.UsageError(_NO_WHEN)
     with program_of(argv, shell=shell, verb=f"schedule add {schedule} WHEN", does="stores") as words:
         view = daemon.schedules.add(
-            schedule, words or None, args=args, kwargs=kwargs, check=not no_check, **values
+            schedule, words or None, args=args, kwargs=kwargs, check=bool(words) and not no_check, **values
         )
     say_once_what_a_reboot_does(daemon)
     report(_as_json(view), f"schedule {schedule} is stored{_next_in_words(view)}")

@@ -143,6 +143,7 @@ def call_command(
             raise click.UsageError(f"{twice[0]} is given twice")
         positional, keywords = positional + more, keywords | by_name
     options = job_options(daemon, given)
+    options["check"] = False  # what bgctl itself imports, such as click, may be another version in the worker
     job = daemon.call(target, positional, keywords, **options)
     print_id(job)
     say_if_it_is_too_wide(daemon, options)

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from bgd.client.channel import Channel, InlineConnection
 from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
+from bgd.client.programs import CannotStart, problem_with_follow_ups
 from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
-from bgd.client.specs import Caller, Item, checked, spec_of
+from bgd.client.specs import Caller, Item, checked, follow_up_words, spec_of
 from bgd.core.spec import JobSpec, is_target
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import BatchesPart, BatchRuns, Run, Submitted, runs_of
@@ -188,24 +189,31 @@ class BatchSender:
         return time.monotonic() + self._channel.timeout
 
 
-def new_batch_of(name: str | None, follow_ups: Mapping[str, FollowUp | None], caller: Caller) -> NewBatch:
-    """Return a new batch with a name and what follows it, by the fields of NewBatch."""
+def new_batch_of(
+    name: str | None, follow_ups: Mapping[str, FollowUp | None], caller: Caller, *, check: bool
+) -> NewBatch:
+    """Return a new batch with a name and what follows it, by the fields of NewBatch.
+
+    Raises:
+        Refused, TypeError: it cannot follow; with `check`, also because a program is missing here, or because
+            the function of a target, which this process has imported, needs arguments.
+    """
     given: dict[str, Any] = {
-        key: _spec_after(each, caller) for key, each in follow_ups.items() if each is not None
+        key: _spec_after(each, key, caller, check=check)
+        for key, each in follow_ups.items()
+        if each is not None
     }
     return checked(NewBatch(name=name, **given))
 
 
-def _spec_after(call: FollowUp, caller: Caller) -> JobSpec:
+def _spec_after(call: FollowUp, key: str, caller: Caller, *, check: bool) -> JobSpec:
     item: Any = call
-    if isinstance(call, str):
-        item = {"target": call}
-    elif isinstance(call, list | tuple) and is_target(tuple(call)):
-        item = {"target": call[0]}
-    elif callable(call):
-        from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
-
-        item = {"target": target_of(call)}
+    if not isinstance(call, JobSpec | Mapping):
+        words = follow_up_words(call, key)
+        path = caller.environment.get("PATH")
+        if check and (problem := problem_with_follow_ups({key: words}, path, caller.folder)):
+            raise CannotStart(f"{problem}; check=False queues the batch anyway", problem)
+        item = {"target": words[0], "check": check} if is_target(tuple(words)) else words
     spec = spec_of(item, caller)
     if spec.argv is not None and spec.env is None:
         spec = replace(spec, env=caller.environment)

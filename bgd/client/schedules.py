@@ -64,7 +64,7 @@ def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mappi
     if old.job.target is None:
         made = _command(argv or old.job.argv or (), options)
     else:
-        made = class_spec(old.job.target, (), {}, options, Caller())
+        made = class_spec(old.job.target, (), {}, {**options, "check": False}, Caller())
     fields = {name for name in options if name in OPTIONS} | ({"argv"} if argv is not None else set())
     if "env" in fields:
         fields.add("explicit_env")

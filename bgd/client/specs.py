@@ -284,7 +284,7 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR09
         case "after" | "after_any":
             return ids_of(value, key)
         case _ if key in FOLLOW_UPS:
-            return _follow_up_of(value, key)
+            return follow_up_words(value, key)
         case _ if key in _DURATIONS:
             is_list = key == "retry_delay" and isinstance(value, list | tuple)
             return [seconds_of(each, key) for each in value] if is_list else seconds_of(value, key)
@@ -292,8 +292,12 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR09
             return value
 
 
-def _follow_up_of(value: Any, key: str) -> list[str]:
-    """Return the words of a follow-up: a command, or a target or its function."""
+def follow_up_words(value: Any, key: str) -> list[str]:
+    """Return the words of a follow-up: a command, or a target or its function. `key` is its option.
+
+    Raises:
+        TypeError: it is none of these.
+    """
     if callable(value):
         from bgd.client.functions import target_of  # noqa: PLC0415 - most callers name no function
 

@@ -74,6 +74,23 @@ def test_a_target_that_follows_is_checked_like_a_job(daemon):
     assert "app.jobs:report" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["call", "click:echo", "--args", "[1, 2, 3, 4, 5, 6]"], ""),
+        (["call", "click:missing"], ""),
+        (["batch", "--then", "click:style", "--", "true", ":::", "a"], ""),
+        (["batch", "--ndjson"], '{"target": "click:missing"}\n'),
+        (["schedule", "add", "styled", "@daily", "--target", "click:style"], ""),
+    ],
+)
+def test_only_the_daemon_judges_a_target_whose_module_bgctl_has_imported_for_itself(daemon, arguments, lines):
+    done = daemon.bgctl(*arguments, read=lines)
+
+    assert done.returncode == exit_codes.NOT_ALLOWED
+    assert "is not in [security] allowed_classes" in done.stderr
+
+
 @pytest.mark.parametrize("batch", ["9999", "nowhere"])
 def test_a_batch_that_does_not_exist_has_the_exit_code_for_it(daemon, batch):
     done = daemon.bgctl("batch", "show", batch)

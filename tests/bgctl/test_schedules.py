@@ -186,7 +186,7 @@ def test_an_edit_takes_options_away_again(own_daemon):
     assert "--jitter and --unset jitter cannot be combined" in done.stderr
 
 
-@pytest.mark.parametrize("job", [JobSpec(argv=("/bin/true",)), JobSpec(target="app.reports:build")])
+@pytest.mark.parametrize("job", [JobSpec(argv=("/bin/true",)), JobSpec(target="click:style")])
 def test_each_option_of_a_schedule_can_be_taken_away(job):
     plain = ScheduleSpec(job=job, cron="@daily")
     in_job = {name for name, _ in _UNSET.values()} & OPTIONS.keys() - {"jitter", "env_pass"}

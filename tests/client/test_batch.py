@@ -262,6 +262,17 @@ def test_a_batch_counts_its_jobs_and_starts_what_follows(blocking):
     assert [each.id for each in blocking.batches(name="five")] == [batch.id]
 
 
+@pytest.mark.parametrize("event", ["then", "catch", "finally_"])
+def test_a_missing_program_that_follows_a_batch_is_refused_unless_told_otherwise(blocking, event):
+    with pytest.raises(Refused, match=f"{event}: no program 'missing'.*check=False queues the batch anyway"):
+        blocking.batch([["true"]], **{event: ["missing"]})
+
+    batch = blocking.batch([["true"]], hold=True, check=False, **{event: ["missing"]})
+
+    assert getattr(batch.view, event).argv == ["missing"]
+    batch.cancel()
+
+
 def test_a_batch_of_several_portions_is_one(blocking, monkeypatch):
     monkeypatch.setattr("bgd.client.portions.PORTION", 10)
 

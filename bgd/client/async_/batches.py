@@ -125,7 +125,7 @@ async def made(
 ) -> AsyncBatch:
     """Make a batch; see `AsyncClient.batch`."""
     caller = Caller()
-    new = new_batch_of(name, follow_ups, caller)
+    new = new_batch_of(name, follow_ups, caller, check=options.get("check", True))
     sender = BatchSender(channel, new_batch(), new=new)
     try:
         async with aclosing(sender.send(marked(portions_of(calls, SpecMaker(options, caller))))) as parts:

@@ -129,7 +129,7 @@ def made(
 ) -> Batch:
     """Make a batch; see `Client.batch`."""
     caller = Caller()
-    new = new_batch_of(name, follow_ups, caller)
+    new = new_batch_of(name, follow_ups, caller, check=options.get("check", True))
     sender = BatchSender(channel, new_batch(), new=new)
     try:
         with closing(iterate(sender.send(marked(portions_of(calls, SpecMaker(options, caller)))))) as parts:

@@ -143,13 +143,13 @@ class Client(DaemonClient):
 
         Calls are read as they are sent, some thousand in a transaction. A batch that fits into one is queued
         as a whole or not at all. If the connection breaks, the client finds out which calls are jobs, and
-        continues: each becomes one. Programs are not checked.
+        continues: each becomes one. The programs of calls are not looked for.
 
         Args:
             calls: what `task.s(...)` returns, or any item of `submit_many`.
             name: of the batch.
             then: a call to start once all jobs have succeeded; or a function or its target, to be called
-                without arguments.
+                without arguments. The program of a list of words is looked for.
             catch: likewise, once the first job has failed.
             finally_: likewise, once all jobs have ended.
             options: of all jobs, as of `submit`, without `name`; an item can override them.
