@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from bgd.core.conditions import WaitingJobs
@@ -82,6 +82,11 @@ class JobTable:
         if key is not None and self.keys.get(key) == job.id:
             del self.keys[key]
             self.kept_keys.pop(key, None)
+
+    def restore_keys(self, keys: Iterable[tuple[str, JobId, float]]) -> None:
+        """Restore the keys of finished jobs, and until when they have them, after all unfinished jobs."""
+        for key, job_id, until in keys:
+            self.keep_key(key, job_id, until)
 
     def keep_key(self, key: str, job_id: JobId, until: float) -> None:
         """Let a finished job have a key until that time, unless another job has it."""

@@ -15,9 +15,7 @@ from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import WAITING, Job, JobId, Now, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import NO_TOKENS, ActiveJob, QueueRule, Resources, Shares, StartTimes, TokenPool, Tokens
-from bgd.core.spec import Demand
-
-LAST_ID = JobId(2**63 - 1)
+from bgd.core.spec import MAX_ID, Demand
 
 Lane = tuple[str | None, Demand, str | None, str | None]
 """Queued jobs of one queue, or of all without a rule (None), of the same resources, target and breaker."""
@@ -52,9 +50,10 @@ class ReadyQueues:
         resources: all tokens of each resource.
 
     Attributes:
+        active: the jobs that hold a slot, and what else they hold.
+        taken: how many of the slots they take.
         limits: the keys that active jobs hold, and the queued jobs that wait for them.
-        taken: how many of the slots active jobs take.
-        has_rates: whether any queue has a rate.
+        starts: when the latest jobs of queues with a rate have started.
         now: the time on the elapsed clock, for rates; the caller sets it as time passes.
     """
 
@@ -76,11 +75,11 @@ class ReadyQueues:
         self._taken_in: dict[tuple[str, str | None], int] = {}  # slots of active jobs, by queue and target
         self._numbers = SlotPool()
         self._tokens = TokenPool(resources)
-        self._starts = StartTimes()
+        self.starts = StartTimes()
         self._shares = Shares()
         self.now = -inf
         self._closed: set[str] = set()  # queues that have reached their rate for now
-        self._active: dict[JobId, ActiveJob] = {}
+        self.active: dict[JobId, ActiveJob] = {}
         self.resize(slots, rules, resources)
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
@@ -88,8 +87,7 @@ class ReadyQueues:
         self._slots = slots
         self._rules = dict(rules)
         self._tokens.resize(resources)
-        self._starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
-        self.has_rates = bool(self._starts.rates)
+        self.starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
         self._shares.configure({queue: rule.weight for queue, rule in rules.items()})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
         self._outside = {queue for queue, rule in rules.items() if rule.apart or rule.elsewhere}
@@ -139,8 +137,7 @@ class ReadyQueues:
         apart come.
 
         A job that is larger than its queue may run alone in it. If the most urgent job needs more slots than
-        are free, no job overtakes it: otherwise it could starve. One that is to be
-        skipped is only returned.
+        are free, no job overtakes it: otherwise it could starve. A job to be skipped stays in its lane.
         """
         if self._closed or self.breakers.keeping:
             self._open()
@@ -198,14 +195,10 @@ class ReadyQueues:
 
     def openings(self) -> Iterator[tuple[str, float]]:
         """Yield the queues that have reached their rate, and until when, on the elapsed clock."""
-        for queue in self._starts.rates:
-            at = self._starts.opens_at(queue)
+        for queue in self.starts.rates:
+            at = self.starts.opens_at(queue)
             if at is not None and at > self.now and not self._rules[queue].paused:
                 yield queue, at
-
-    def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
-        """Take the starts before a restart, by queue, the earliest first, on the elapsed clock."""
-        self._starts.restore(starts)
 
     # --- which jobs wait for which -------------------------------------------------------------------------
 
@@ -256,7 +249,7 @@ class ReadyQueues:
     def _is_overtaken(self, job: Job) -> bool:
         """Return whether a less urgent job of its queue is active."""
         urgency = (-job.priority, job.id)
-        return any(held.queue == job.queue and held.urgency > urgency for held in self._active.values())
+        return any(held.queue == job.queue and held.urgency > urgency for held in self.active.values())
 
     def _reconsider(self, job: Job) -> None:
         """Recheck all lanes that a change of this job's queue or resources may affect."""
@@ -323,13 +316,13 @@ class ReadyQueues:
             case Cause.TURN if reason.head is None:
                 return reason
             case Cause.SLOTS | Cause.TURN:
-                found = {job: "" for job, held in self._active.items() if held.number}
+                found = {job: "" for job, held in self.active.items() if held.number}
             case Cause.QUEUE_SLOTS:
-                found = {job: "" for job, held in self._active.items() if held.queue == reason.subject}
+                found = {job: "" for job, held in self.active.items() if held.queue == reason.subject}
             case Cause.LIMIT:
                 found = self.limits.holders(reason.subject)
             case Cause.TOKENS:
-                tokens = {job: held.tokens.get(reason.subject, ()) for job, held in self._active.items()}
+                tokens = {job: held.tokens.get(reason.subject, ()) for job, held in self.active.items()}
                 found = {job: ", ".join(each) for job, each in tokens.items() if each}
             case _:
                 return reason
@@ -352,7 +345,7 @@ class ReadyQueues:
             free, total = self._tokens.free(name), self._tokens.totals.get(name, 0)
             if wanted > free:
                 yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
-        opens_at = self._starts.opens_at(job.queue)
+        opens_at = self.starts.opens_at(job.queue)
         if rule.rate is not None and opens_at is not None and opens_at > now.elapsed:
             # whole seconds: otherwise every answer would differ slightly
             at = float(ceil(now.wall + opens_at - now.elapsed))
@@ -440,7 +433,7 @@ class ReadyQueues:
             first = heap.first_of(priority)
             ids |= set() if first is None else {first}
             if lane[0] is None:
-                ids |= heap.first_before(LAST_ID, priority, MAX_AHEAD) or set()
+                ids |= heap.first_before(JobId(MAX_ID), priority, MAX_AHEAD) or set()
         found: dict[str | None, list[Job]] = {}
         for other in filter(None, map(self._job_of, sorted(ids))):
             jobs = found.setdefault(self._shares.share_of(other.queue), [])
@@ -464,8 +457,8 @@ class ReadyQueues:
         number = 0 if job.queue in self._outside else self._numbers.take_smallest()
         if self._shares.are_set and number:
             self._shares.use(job.queue, self._size_of(job))
-        if self.has_rates:
-            self._starts.note(job.queue, self.now)
+        if self.starts.rates:
+            self.starts.note(job.queue, self.now)
         if job.policy.breaker is not None:
             self.breakers.started(job.policy.breaker, job.id)
         if (limit := job.conditions.limit) is not None:
@@ -488,7 +481,7 @@ class ReadyQueues:
 
     def vacate(self, job: Job) -> None:
         """Release the slots and tokens of a job whose attempt has ended."""
-        held = self._active.pop(job.id)
+        held = self.active.pop(job.id)
         if held.number:
             self._numbers.give_back(held.number)
             self.taken -= held.size
@@ -504,23 +497,13 @@ class ReadyQueues:
             self.limits.give_back(job, limit)
         self._reconsider(job)
 
-    @property
-    def active(self) -> Iterable[JobId]:
-        """The jobs that hold a slot."""
-        return self._active.keys()
-
-    @property
-    def running(self) -> int:
-        """How many jobs hold a slot."""
-        return len(self._active)
-
     def __len__(self) -> int:
         """Return how many entries the heaps hold, including dead ones that are not swept yet."""
         return sum(map(len, self._heaps.values()))
 
     def _occupy(self, job: Job, number: int, tokens: Tokens) -> None:
         size = self._size_of(job)
-        self._active[job.id] = ActiveJob(number, size, tokens, job.queue, (-job.priority, job.id))
+        self.active[job.id] = ActiveJob(number, size, tokens, job.queue, (-job.priority, job.id))
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] = self._taken_in.get(sharers, 0) + size
         if number:
@@ -576,7 +559,7 @@ class ReadyQueues:
 
     def _is_open(self, queue: str) -> bool:
         """Return whether the rate of a queue lets another job start."""
-        at = self._starts.opens_at(queue)
+        at = self.starts.opens_at(queue)
         return at is None or at <= self.now
 
     def _has_slots(self, job: Job, rule: QueueRule) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from math import ceil
 
@@ -88,26 +88,19 @@ Effect = SaveJob | StartAttempt | CommandAttempt
 
 
 class PauseReason(StrEnum):
-    """Why no job starts; each reason goes away by itself."""
+    """Why no job starts; each reason goes away by itself. The values are those of Cause."""
 
-    NO_LAUNCHER = "no launcher"
-    ASKED = "asked"
-    DRAINING = "draining"
-    LOAD = "load"  # of the machine
-    MEMORY = "memory"  # that the machine has left
+    NO_LAUNCHER = Cause.LAUNCHER.value
+    DRAINING = Cause.SHUTDOWN.value
+    ASKED = Cause.PAUSE.value
+    LOAD = Cause.LOAD.value  # of the machine
+    MEMORY = Cause.MEMORY.value  # that the machine has left
 
 
 _SOME_START = {  # these do not stop notifications
     PauseReason.ASKED,
     PauseReason.LOAD,
     PauseReason.MEMORY,
-}
-_OBSTACLES = {
-    PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
-    PauseReason.DRAINING: Cause.SHUTDOWN,
-    PauseReason.ASKED: Cause.PAUSE,
-    PauseReason.LOAD: Cause.LOAD,
-    PauseReason.MEMORY: Cause.MEMORY,
 }
 
 
@@ -122,9 +115,10 @@ class Scheduler:
         resources: all tokens of each resource.
 
     Attributes:
-        causes: the ends of jobs that others may follow.
-        breakers: those of classes.
-        batches: those that have not ended; it counts their jobs.
+        table: all unfinished jobs; the Supervisor restores in it what a restart must not lose.
+        causes: the ends of jobs that may have follow-ups.
+        breakers: the breakers of classes.
+        batches: the batches that have not ended, with counts of their jobs.
     """
 
     def __init__(
@@ -135,11 +129,11 @@ class Scheduler:
         roll: Callable[[], float],
         resources: Resources = NO_TOKENS,
     ) -> None:
-        self._table = JobTable(slots, rules, resources)
+        self.table = JobTable(slots, rules, resources)
         self._last_id = last_id
         self._roll = roll
         self.batches = Batches()
-        self.breakers = self._table.queues.breakers
+        self.breakers = self.table.queues.breakers
         self._effects: list[Effect] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
@@ -165,106 +159,93 @@ class Scheduler:
 
     def next_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the elapsed clock; None: nothing waits for it."""
-        at = self._table.waiting.next_at()
-        if self._table.queues.has_rates:
-            for queue, opens_at in self._table.queues.openings():
-                if (queue, State.QUEUED) in self._table.counts and (at is None or opens_at < at):
+        at = self.table.waiting.next_at()
+        if self.table.queues.starts.rates:
+            for queue, opens_at in self.table.queues.openings():
+                if (queue, State.QUEUED) in self.table.counts and (at is None or opens_at < at):
                     at = opens_at
-        for ends_at in self.breakers.ends_at(self._table.queues.now):
+        for ends_at in self.breakers.ends_at(self.table.queues.now):
             at = ends_at if at is None else min(at, ends_at)
         return at
 
     def next_wall_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the wall clock; None: nothing waits for it."""
-        return self._table.waiting.next_wall_at()
+        return self.table.waiting.next_wall_at()
 
     def get(self, job_id: JobId) -> Job | None:
         """Return the unfinished job with an id, None if there is none."""
-        return self._table.jobs.get(job_id)
+        return self.table.jobs.get(job_id)
 
     def explain(self, job_id: JobId, now: Now) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
-        job = self._table.jobs.get(job_id)
+        job = self.table.jobs.get(job_id)
         if job is None:
             return ()
-        obstacles = [cause for why, cause in _OBSTACLES.items() if why in self._pauses]
-        return self._table.queues.explain(job, obstacles, now)
+        obstacles = [Cause(why.value) for why in PauseReason if why in self._pauses]
+        return self.table.queues.explain(job, obstacles, now)
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
-        return self._table.queues.with_holders(reason)
+        return self.table.queues.with_holders(reason)
 
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""
-        for name, total, taken in self._table.queues.resources():
-            yield name, total, taken, self._table.wanting.get(name, 0)
+        for name, total, taken in self.table.queues.resources():
+            yield name, total, taken, self.table.wanting.get(name, 0)
 
     def openings(self, now: Now) -> dict[str, float]:
         """Return the queues whose rate lets no job start now, and the epoch time when it will."""
         return {
             queue: float(ceil(now.wall + at - now.elapsed))  # as in `explain`
-            for queue, at in self._table.queues.openings()
+            for queue, at in self.table.queues.openings()
             if at > now.elapsed
         }
 
     def some_dependents_of(self, job_id: JobId, limit: int) -> tuple[int, list[JobId]]:
         """Return how many jobs wait for this one, and up to `limit` of them; the cost depends only on it."""
-        return self._table.waiting.some_dependents_of(job_id, limit)
+        return self.table.waiting.some_dependents_of(job_id, limit)
 
     def holder_of(self, key: str, now: Now) -> JobId | None:
         """Return the job that has this key: an unfinished one, or one that keeps it after its end."""
-        until = self._table.kept_keys.get(key)
-        return self._table.keys.get(key) if until is None or until > now.elapsed else None
+        until = self.table.kept_keys.get(key)
+        return self.table.keys.get(key) if until is None or until > now.elapsed else None
 
     @property
     def kept_keys(self) -> int:
         """How many keys finished jobs have."""
-        return len(self._table.kept_keys)
-
-    def restore_keys(self, keys: Iterable[tuple[str, JobId, float]]) -> None:
-        """Restore the keys of finished jobs, and until when they have them, after all unfinished jobs."""
-        for key, job_id, until in keys:
-            self._table.keep_key(key, job_id, until)
-
-    def free_key(self, job: Job) -> None:
-        """Let other jobs have the key of a finished job, which is removed."""
-        self._table.free_key(job)
+        return len(self.table.kept_keys)
 
     def active_jobs(self) -> list[Job]:
         """Return the jobs that hold a slot."""
-        return [self._table.jobs[job_id] for job_id in self._table.queues.active]
+        return [self.table.jobs[job_id] for job_id in self.table.queues.active]
 
     def waiting_jobs(self) -> list[JobId]:
         """Return the ids of the jobs that hold no slot, the lowest first."""
-        return sorted(job.id for job in self._table.jobs if job.state in WAITING)
-
-    def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
-        """Return one of `others` that waits for this job, which would form a cycle; else None."""
-        return conditions.find_cycle(job_id, others, self.get)
+        return sorted(job.id for job in self.table.jobs if job.state in WAITING)
 
     @property
     def running(self) -> int:
         """How many jobs hold a slot."""
-        return self._table.queues.running
+        return len(self.table.queues.active)
 
     @property
     def taken(self) -> int:
         """How many slots active jobs take."""
-        return self._table.queues.taken
+        return self.table.queues.taken
 
     @property
     def counts(self) -> Mapping[tuple[str, State], int]:
         """How many unfinished jobs there are in each queue and state, where there are any."""
-        return self._table.counts
+        return self.table.counts
 
     @property
     def waits(self) -> int:
         """The number of dependencies of all jobs."""
-        return self._table.waiting.waits
+        return self.table.waiting.waits
 
     def __len__(self) -> int:
         """Return how many unfinished jobs there are."""
-        return len(self._table.jobs)
+        return len(self.table.jobs)
 
     # --- facts: jobs come and wait --------------------------------------------------------------------
 
@@ -273,23 +254,19 @@ class Scheduler:
 
         `count`: the number of waiting jobs that it represents, with consecutive ids and otherwise equal.
         """
-        policy = self._table.shared(job.policy)
+        policy = self.table.shared(job.policy)
         if policy is not job.policy:  # otherwise each of a million jobs would have a policy of its own
             job = replace(job, policy=policy)
         self._last_id = max(self._last_id, job.id + count - 1)
         if count > 1 and job.state is State.QUEUED and job.conditions is NO_CONDITIONS:
-            self._table.add_queued(job, count)
+            self.table.add_queued(job, count)
             return
         for number in range(job.id, job.id + count):
-            self._table.put(job if number == job.id else replace(job, id=number))
+            self.table.put(job if number == job.id else replace(job, id=number))
         if job.state in ACTIVE:
             if slot is None:
                 raise ValueError(f"job {job.id} is {job.state} and holds no slot")
-            self._table.queues.reoccupy(job, slot, tokens)
-
-    def restore_starts(self, starts: Iterable[tuple[str, float]]) -> None:
-        """Restore the starts of queues with a rate from before a restart, earliest first; elapsed clock."""
-        self._table.queues.restore_starts(starts)
+            self.table.queues.reoccupy(job, slot, tokens)
 
     def submit(
         self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
@@ -306,19 +283,19 @@ class Scheduler:
             Job(
                 id=JobId(self._last_id),
                 state=State.HELD if spec.hold else conditions.waiting_state(due, wanted, now),
-                queue=self._table.shared(spec.queue) if spec.queue else DEFAULT_QUEUE,
+                queue=self.table.shared(spec.queue) if spec.queue else DEFAULT_QUEUE,
                 priority=spec.priority or 0,
-                policy=self._table.shared(policy if policy.retry_until is None else with_end(policy, now)),
+                policy=self.table.shared(policy if policy.retry_until is None else with_end(policy, now)),
                 due=due,
                 conditions=wanted,
             )
         )
-        self._table.put(job)
+        self.table.put(job)
         self._effects.append(SaveJob(job, now.wall, SUBMIT, job.state))
         if spec.batch is not None:
             self.batches.join(job.id, BatchId(spec.batch), job.state)
-        if finished:
-            self._notify_all(job.id, finished, now)
+        for other, state in (finished or {}).items():
+            self._notify(job.id, other, state, now)
         return job.id
 
     def edit(
@@ -338,19 +315,19 @@ class Scheduler:
             KeyError: no waiting job has this id.
         """
         old = self._waiting_job(job_id)
-        policy = self._table.shared(with_end(policy, now, old.policy))
+        policy = self.table.shared(with_end(policy, now, old.policy))
         job = replace(conditions.edited(old, spec, changed, now), policy=policy)
         if job.attempt and policy.ends_at != old.policy.ends_at:
             job = conditions.with_last_retry(job, now)
         state = conditions.waiting_state(job.due, job.conditions, now)
         if job.state is State.HELD or job.state is state:
             job = conditions.without_met_conditions(job)
-            self._table.put(job)
+            self.table.put(job)
             self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
         else:
             self._move(job, conditions.move_to(state, job), now)
-        if finished:
-            self._notify_all(job_id, finished, now)
+        for other, state in (finished or {}).items():
+            self._notify(job_id, other, state, now)
         self._settle(now)
         return self._state_of(job_id)
 
@@ -391,7 +368,7 @@ class Scheduler:
         """
         if self.get(job.id) is not None or job.state not in FINAL:
             raise KeyError(job.id)
-        job = replace(job, policy=self._table.shared(with_end(job.policy, now)))
+        job = replace(job, policy=self.table.shared(with_end(job.policy, now)))
         self._move(job, Move.REVIVE, now, failures=0, unseen=0)
         self._settle(now)
 
@@ -403,7 +380,7 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._table.jobs[job_id]
+        job = self.table.jobs[job_id]
         if job.state is State.STOPPING:
             if job.making_way:
                 self._note(replace(job, making_way=False), now)
@@ -422,7 +399,7 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._table.jobs[job_id]
+        job = self.table.jobs[job_id]
         if job.state is State.RUNNING:
             self._stop(job, now, making_way=True)
 
@@ -432,7 +409,7 @@ class Scheduler:
         Raises:
             KeyError: no running job has this id.
         """
-        job = self._table.jobs[job_id]
+        job = self.table.jobs[job_id]
         if job.state is not State.RUNNING:
             raise KeyError(job_id)
         if job.suspended is not suspended:
@@ -460,7 +437,7 @@ class Scheduler:
         move, reason = move_after_end(job, outcome, code, decision)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
-        self._table.queues.vacate(job)
+        self.table.queues.vacate(job)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
@@ -501,7 +478,7 @@ class Scheduler:
         self, slots: int, rules: Mapping[str, QueueRule], now: Now, resources: Resources = NO_TOKENS
     ) -> None:
         """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
-        self._table.queues.resize(slots, rules, resources)
+        self.table.queues.resize(slots, rules, resources)
         self._settle(now)
 
     # --- the one place that changes a state -----------------------------------------------------------
@@ -521,12 +498,12 @@ class Scheduler:
         save = SaveJob(new, now.wall, move, job.state, reason)
         if new.state in FINAL:
             is_key_kept = new.conditions.key_for is not None
-            self._table.remove(new, conditions.key_kept_until(new, now) if is_key_kept else None)
+            self.table.remove(new, conditions.key_kept_until(new, now) if is_key_kept else None)
             self._finished.append((new.id, new.state))
             if new.policy.has_follow_ups:
                 self.causes.append(save)
         else:
-            self._table.put(new, was_taken=was_taken)
+            self.table.put(new, was_taken=was_taken)
         self._effects.append(save)
         if self.batches.open:
             self.batches.moved(new.id, job.state, new.state)
@@ -534,7 +511,7 @@ class Scheduler:
 
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
-        self._table.jobs.put(job)  # nothing changed that affects its place
+        self.table.jobs.put(job)  # nothing changed that affects its place
         self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
@@ -548,34 +525,34 @@ class Scheduler:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
         if self._waits_to_settle:
             return
-        self._table.queues.now = now.elapsed
-        if self._table.kept_keys:
-            self._table.free_keys(now.elapsed)
+        self.table.queues.now = now.elapsed
+        if self.table.kept_keys:
+            self.table.free_keys(now.elapsed)
         self._update_waiting(now)
         is_paused = bool(self._pauses)
         while (
             self._pauses <= _SOME_START
-            and (job := self._table.queues.take_next(is_paused=is_paused)) is not None
+            and (job := self.table.queues.take_next(is_paused=is_paused)) is not None
         ):
-            if job.conditions.limit is not None and self._table.queues.limits.is_skipped(job):
+            if job.conditions.limit is not None and self.table.queues.limits.is_skipped(job):
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
                 self._update_waiting(now)  # other jobs may wait for this one
                 continue
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, *self._table.queues.occupy(job)))
+            self._effects.append(StartAttempt(job, *self.table.queues.occupy(job)))
 
     def _update_waiting(self, now: Now) -> None:
         """Update the jobs that wait for a time or for others, until nothing more follows from that."""
-        waiting = self._table.waiting
+        waiting = self.table.waiting
         while True:
             if self._finished:
                 other, state = self._finished.popleft()
                 for dependent in waiting.dependents_of(other):
                     self._notify(dependent, other, state, now)
             elif (late := waiting.take_expired(now)) is not None:
-                self._expire(self._table.jobs[late], now)
+                self._expire(self.table.jobs[late], now)
             elif (due := waiting.take_due(now)) is not None:
-                self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
+                self._move(self.table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
                 return
 
@@ -590,10 +567,6 @@ class Scheduler:
         else:
             self._move(job, Move.CANCEL, now, EXPIRED)
 
-    def _notify_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
-        for other, state in finished.items():
-            self._notify(job_id, other, state, now)
-
     def _notify(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
         """Update a job after one of its dependencies has finished."""
         job = self.get(job_id)
@@ -602,7 +575,7 @@ class Scheduler:
         if other in job.conditions.after and state is not State.SUCCEEDED:
             self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed first, {_ENDS[state]}")
             return
-        self._table.waiting.end_wait(job_id, other)
+        self.table.waiting.end_wait(job_id, other)
         job = conditions.without_dependency(job, other)
         next_state = conditions.waiting_state(job.due, job.conditions, now)
         if job.state is State.BLOCKED and next_state is not State.BLOCKED:
@@ -616,7 +589,7 @@ class Scheduler:
         return State.CANCELLED if job is None else job.state
 
     def _waiting_job(self, job_id: JobId) -> Job:
-        job = self._table.jobs[job_id]
+        job = self.table.jobs[job_id]
         if job.state not in WAITING:
             raise KeyError(job_id)
         return job

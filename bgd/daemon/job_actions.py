@@ -519,7 +519,7 @@ class JobActions:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
                 _check_expiry(wanted.due, wanted.conditions, at)
-            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
+            circular = conditions.find_cycle(job_id, others, self._supervisor.get)
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
             spec = under_policy(spec, self._class_policy(spec.target), among=changed)

@@ -147,10 +147,10 @@ class Supervisor:
                     have_run += map(JobId, range(restored.job.id, restored.job.id + restored.count))
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher, restored.tokens)
-        self.scheduler.restore_keys(await self._store.search(read.kept_keys, at.elapsed))
+        self.scheduler.table.restore_keys(await self._store.search(read.kept_keys, at.elapsed))
         if rates:
             starts = await self._store.search(read.recent_starts, rates, have_run, at.elapsed)
-            self.scheduler.restore_starts(starts)
+            self.scheduler.table.queues.starts.restore(starts)
         states = await self._store.read(read.breakers, at.elapsed - at.wall)
         self.scheduler.breakers.restore(states, {job.id for job in self.scheduler.active_jobs()}, at)
         for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
@@ -297,7 +297,7 @@ class Supervisor:
         """Delete a finished job, as requested, and its logs once its rows are off the disk."""
         self.transaction.removed.append(job)
         if job.conditions.key_for is not None:
-            self.scheduler.free_key(job)
+            self.scheduler.table.free_key(job)
         if by is not None:
             self.transaction.removers[job.id] = by
         self._changed.set()

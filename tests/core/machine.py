@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
+from bgd.core.conditions import find_cycle
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources
 from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
@@ -71,7 +72,7 @@ class SimulatedMachine:
         spec = replace(self.checker.specs[job_id], **changes)
         others = (*spec.after, *spec.after_any)
         is_cycle = self.checker.dependencies.closes_cycle(job_id, others)
-        assert (self.scheduler.find_cycle(job_id, others) is not None) == is_cycle
+        assert (find_cycle(job_id, others, self.scheduler.get) is not None) == is_cycle
         if is_cycle:
             return
         changed = frozenset(changes)
@@ -218,7 +219,8 @@ class SimulatedMachine:
         self.checker.settled = None
         self.checker.slots.forget_shares()
         self._start_empty()
-        self.scheduler.restore_starts(sorted(self.checker.slots.starts, key=lambda start: start[1]))
+        starts = sorted(self.checker.slots.starts, key=lambda start: start[1])
+        self.scheduler.table.queues.starts.restore(starts)
 
     def _restore(self, job: Job) -> None:
         slot = self.disk.slot[job.id, job.attempt] if job.state in ACTIVE else None

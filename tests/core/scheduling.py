@@ -58,4 +58,4 @@ def end(scheduler, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
 
 def dead_weight(scheduler):
     """Return how many entries of heaps stand for nothing if no job waits."""
-    return len(scheduler._table.queues) + len(scheduler._table.waiting)
+    return len(scheduler.table.queues) + len(scheduler.table.waiting)

@@ -87,7 +87,7 @@ class Situation:
         self.scheduler.resize(self.slots, self.rules, self.now, self.resources)
 
     def submit(self, **options):
-        dice, known = self.dice, sorted(job.id for job in self.scheduler._table.jobs)
+        dice, known = self.dice, sorted(job.id for job in self.scheduler.table.jobs)
         others = dice.sample(known, min(len(known), dice.choice([0, 0, 0, 1, 2])))
         options = {
             "queue": dice.choice([*QUEUES, "apart"]),
@@ -158,7 +158,7 @@ class Situation:
         mine = self.scheduler.get(self.job)
         return {
             job.id
-            for job in self.scheduler._table.jobs
+            for job in self.scheduler.table.jobs
             if job.state is State.QUEUED
             and (-job.priority, job.id) < (-mine.priority, mine.id)
             and (not self.takes_turns(job) or self.wants_the_same(job))
@@ -171,12 +171,12 @@ class Situation:
         """
         before = {self.share(queue) for reason in reasons for queue in reason.queues}
         ready = {Cause.SLOTS, Cause.SHARE, Cause.TURN, *OBSTACLES.values()}
-        others = [job for job in self.scheduler._table.jobs if self.takes_turns(job)]
+        others = [job for job in self.scheduler.table.jobs if self.takes_turns(job)]
         held = {
             job.id
             for job in others
             if self.share(job.queue) in before
-            or self.scheduler._table.queues._count_before(job) != 0
+            or self.scheduler.table.queues._count_before(job) != 0
             or not ready.issuperset(causes(self.scheduler, job.id, self.now))
         }
         self.hold(lambda job: job.id in held)
@@ -187,7 +187,7 @@ class Situation:
         is_apart = "apart" in {job.queue, mine.queue}
         is_equal = job.state is State.QUEUED and job.priority == mine.priority
         return (
-            self.scheduler._table.queues._shares.are_set
+            self.scheduler.table.queues._shares.are_set
             and not is_apart
             and is_equal
             and self.share(job.queue) != self.share(mine.queue)
@@ -206,7 +206,7 @@ class Situation:
         return is_later and job.conditions.limit is not None and job.conditions.limit == mine.conditions.limit
 
     def hold(self, is_meant):
-        jobs = [job for job in self.scheduler._table.jobs if job.id != self.job and is_meant(job)]
+        jobs = [job for job in self.scheduler.table.jobs if job.id != self.job and is_meant(job)]
         for job in jobs:
             self.scheduler.hold(job.id, self.now)
         return len(jobs)
@@ -221,7 +221,7 @@ class Situation:
             case Cause.QUEUE_SLOTS:
                 self.set_rule(job.queue, slots=reason.taken + reason.wanted)
             case Cause.LIMIT:
-                limits = scheduler._table.queues.limits
+                limits = scheduler.table.queues.limits
                 if (use := limits._uses.get(reason.subject)) is not None:  # else it has made way
                     use.places, use.newest = reason.taken + 1, JobId(10**6)
                     limits._wake(reason.subject)

@@ -27,7 +27,7 @@ ONE, TWO = ("customer:9", 1), ("customer:9", 2)
 
 
 def uses(scheduler):
-    return scheduler._table.queues.limits._uses
+    return scheduler.table.queues.limits._uses
 
 
 def submit_all(scheduler, *limits, **options):
@@ -300,11 +300,11 @@ def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
     submit_all(scheduler, *[ONE] * 2_000)
     looks = Counter[str]()
 
-    def counted(job_id, get=scheduler._table.jobs.get):
+    def counted(job_id, get=scheduler.table.jobs.get):
         looks["jobs"] += 1
         return get(job_id)
 
-    for place in (scheduler._table.queues, scheduler._table.queues.limits):
+    for place in (scheduler.table.queues, scheduler.table.queues.limits):
         monkeypatch.setattr(place, "_job_of", counted)
     for _ in range(10):
         end(scheduler, scheduler.active_jobs()[0].id)

@@ -60,9 +60,9 @@ def test_a_removed_job_frees_its_key_and_only_its_own():
     scheduler = make_scheduler()
     job_id = submit(scheduler, key="site", key_for=10.0)
     job = end(scheduler, job_id).job
-    scheduler.free_key(job)
+    scheduler.table.free_key(job)
     second = submit(scheduler, key="site")
-    scheduler.free_key(job)
+    scheduler.table.free_key(job)
 
     assert scheduler.holder_of("site", NOW) == second
 
@@ -81,7 +81,7 @@ def test_a_job_that_runs_again_has_its_key_again():
 def test_keys_are_restored_unless_another_job_has_them():
     scheduler = make_scheduler()
     second = submit(scheduler, key="site")
-    scheduler.restore_keys([("site", 7, 10.0), ("mail", 8, 10.0)])
+    scheduler.table.restore_keys([("site", 7, 10.0), ("mail", 8, 10.0)])
 
     assert scheduler.holder_of("site", NOW) == second
     assert scheduler.holder_of("mail", at(9.0)) == 8

@@ -209,7 +209,7 @@ def test_rules_that_come_and_go_leave_nothing_behind():
     for number in range(MANY):
         scheduler.resize(1, {"a": PAUSED, f"queue-{number}": PAUSED}, NOW)
         scheduler.resize(1, {}, NOW)
-    assert len(scheduler._table.queues._heaps) < 5
+    assert len(scheduler.table.queues._heaps) < 5
     for job_id in [running, *ids]:
         finish(scheduler, job_id)
 
@@ -395,7 +395,7 @@ def test_targets_that_are_gone_leave_no_lane():
     scheduler.pause(PauseReason.ASKED)
     notify(scheduler, "last")
 
-    assert len(scheduler._table.queues._heaps) <= 2
+    assert len(scheduler.table.queues._heaps) <= 2
 
 
 # --- a queue whose jobs run elsewhere --------------------------------------------------------------------
@@ -620,7 +620,7 @@ def test_a_rate_counts_starts_within_any_such_time_and_rings_one_timer():
 
 def test_starts_before_a_restart_count_for_a_rate():
     scheduler = Scheduler(8, {"api": QueueRule(rate=Rate(2, 60.0))}, 0, lambda: 0.5)
-    scheduler.restore_starts([("api", -59.0), ("gone", -5.0), ("api", -1.0)])
+    scheduler.table.queues.starts.restore([("api", -59.0), ("gone", -5.0), ("api", -1.0)])
     job = submit(scheduler, queue="api", delay=100.0)
     soon = submit(scheduler, queue="api")
 

@@ -173,7 +173,7 @@ def test_an_edited_job_is_only_where_it_belongs_now():
 
     assert started_ids(scheduler) == [other, job_id]
     assert scheduler.get(job_id).queue == "narrow"
-    assert len(scheduler._table.queues) == 0
+    assert len(scheduler.table.queues) == 0
 
 
 def test_a_job_that_left_its_queue_blocks_nobody_there():

@@ -174,7 +174,7 @@ def test_a_new_policy_each_time_does_not_pile_up():
     for number in range(1_500):
         scheduler.cancel(submit(scheduler, RetryPolicy(delay=float(number))), NOW)
 
-    assert len(scheduler._table._shared) <= 1001
+    assert len(scheduler.table._shared) <= 1001
 
 
 def test_restored_jobs_of_equal_policies_share_one():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bgd.core.conditions import find_cycle
 from bgd.core.job import Conditions, JobId, Now, Outcome, State
 from bgd.core.scheduler import EXPIRED, PauseReason, SaveJob
 from tests.core.scheduling import (
@@ -129,9 +130,9 @@ def test_a_cycle_of_jobs_is_found_whatever_its_length():
     third = submit(scheduler, after_any=(second, first))
     apart = submit(scheduler, hold=True)
 
-    assert scheduler.find_cycle(first, [apart, third]) == third
-    assert scheduler.find_cycle(first, [first]) == first
-    assert scheduler.find_cycle(third, [apart, second]) is None
+    assert find_cycle(first, [apart, third], scheduler.get) == third
+    assert find_cycle(first, [first], scheduler.get) == first
+    assert find_cycle(third, [apart, second], scheduler.get) is None
 
 
 # --- expiring ------------------------------------------------------------------------------------------

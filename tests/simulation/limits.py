@@ -99,7 +99,7 @@ class ShareWatch:
 
     def saw_start(self, scheduler: Scheduler, job: Job, now: Now) -> None:
         """Check a start that the Scheduler has decided on, and that does not count yet."""
-        queues = scheduler._table.queues
+        queues = scheduler.table.queues
         weights = {queue: rule.weight or 1 for queue, rule in queues._rules.items()}
         if queues is not self._queues or weights != self._weights:  # what everybody had is forgotten
             self._queues, self._weights = queues, weights
@@ -109,7 +109,7 @@ class ShareWatch:
         if model._is_outside(job.queue):
             return
         share, size = model._share(job), model._size(job)
-        queued = [each for each in scheduler._table.jobs if each.state is State.QUEUED]
+        queued = [each for each in scheduler.table.jobs if each.state is State.QUEUED]
         ready = [each for each in model._ready([*queued, job], now.elapsed) if each.priority >= job.priority]
         waiting = {model._share(each) for each in ready} - {share}
         for other in self._given.keys() - waiting:
@@ -142,9 +142,9 @@ def _model_of(queues: ReadyQueues) -> SlotModel:
             held.urgency,
             _conditions_of(queues, job_id).limit,
         )
-        for job_id, held in queues._active.items()
+        for job_id, held in queues.active.items()
     }
-    model.starts = [(queue, at) for queue, starts in queues._starts._starts.items() for at in starts]
+    model.starts = [(queue, at) for queue, starts in queues.starts._starts.items() for at in starts]
     return model
 
 

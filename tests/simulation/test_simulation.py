@@ -212,7 +212,7 @@ def give_tokens_back_too_early(monkeypatch):
     stop = Scheduler._stop
 
     def give_back(self, job, *arguments, **options):
-        self._table.queues._tokens.give_back(self._table.queues._active[job.id].tokens)
+        self.table.queues._tokens.give_back(self.table.queues.active[job.id].tokens)
         return stop(self, job, *arguments, **options)
 
     monkeypatch.setattr(Scheduler, "_stop", give_back)
@@ -333,9 +333,11 @@ def note_no_start_of_a_retry(monkeypatch):
     occupy = ReadyQueues.occupy
 
     def note_first_only(self, job):
-        self.has_rates = job.attempt == 1
+        note = self.starts.note
+        if job.attempt > 1:
+            self.starts.note = lambda *_: None
         taken = occupy(self, job)
-        self.has_rates = True
+        self.starts.note = note
         return taken
 
     monkeypatch.setattr(ReadyQueues, "occupy", note_first_only)
