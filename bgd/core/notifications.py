@@ -295,5 +295,5 @@ class SentMessages:
         return max(per_minute - len(self._instants), 0)
 
     def room_at(self, per_minute: int) -> float:
-        """Return when there is room for the next message, after `room` has found none."""
-        return self._instants[max(len(self._instants) - per_minute, 0)] + WINDOW
+        """Return when there is room for the next message: a time in the past if there is room already."""
+        return self._instants[-per_minute] + WINDOW if len(self._instants) >= per_minute else 0.0

@@ -300,6 +300,13 @@ def test_no_minute_has_more_messages_than_allowed(pauses, per_minute):
         assert sum(first <= other < first + WINDOW for other in instants) <= per_minute
 
 
+def test_a_message_need_not_wait_once_the_minute_is_over():
+    sent = SentMessages([1.0])
+
+    assert sent.room(1.0 + WINDOW, 1) == 1
+    assert sent.room_at(1) <= 1.0 + WINDOW
+
+
 def test_a_lower_limit_counts_what_was_sent_before():
     sent = SentMessages([1.0, 2.0, 3.0])
 

@@ -441,6 +441,25 @@ async def test_what_waits_is_told_when_the_minute_is_over(folder, launcher, monk
         assert await told.events() == [(FAILED, "a"), (FAILED, "b")]  # one that waits is told as it is
 
 
+async def test_a_minute_may_be_over_while_facts_are_decided_about(folder, launcher, monkeypatch):
+    async with telling(with_targets(folder, f"{OPS}per_minute = 1\n"), launcher) as told:
+        for name in ("a", "b"):
+            await told.run(name=name)
+        await told.settled()
+        notifications = told.life.notifications
+        send_waiting = notifications._send_waiting
+
+        def send_at_the_end_of_the_minute():
+            send_waiting()
+            monkeypatch.setattr(core, "WINDOW", 0.0)
+
+        monkeypatch.setattr(notifications, "_send_waiting", send_at_the_end_of_the_minute)
+        await told.run(name="c")
+        messages = await told.at_least(2)
+
+        assert messages[1].summary == (Counted(event=FAILED, count=2, subjects=("b", "c")),)
+
+
 async def test_targets_have_limits_of_their_own(folder, launcher):
     targets = f"{OPS}per_minute = 1\n[notify.pager]\nmail = 'root'\n"
     async with telling(with_targets(folder, targets), launcher) as told:
