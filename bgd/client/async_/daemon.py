@@ -1,4 +1,4 @@
-"""What a client asks of the daemon as a whole: its slots and queues, its figures, its end."""
+"""What a client asks of the daemon as a whole: its slots and queues, its events and figures, its end."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from bgd.client.async_ import concurrency
 from bgd.client.channel import Channel
 from bgd.client.connection import Connector
-from bgd.client.session import UNNUMBERED, expected
+from bgd.client.session import UNNUMBERED, ResumableEvents, expected
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
 from bgd.wire import replies, requests
 from bgd.wire.replies import Info, JobUsages, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import ShutdownMode
-from bgd.wire.views import Finding
+from bgd.wire.views import EventView, Finding, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.options import Duration
@@ -27,7 +27,7 @@ STATS_WINDOW = 3600.0  # default window of figures, in seconds
 
 
 class AsyncDaemonClient:
-    """The connection of an AsyncClient, and its requests that are about no certain jobs."""
+    """The connection of an AsyncClient, and its requests that name no jobs."""
 
     def __init__(
         self,
@@ -40,6 +40,19 @@ class AsyncDaemonClient:
         system: bool = False,
         on_autostart: Callable[[int, str], None] | None = None,
     ) -> None:
+        """Note where the daemon is; nothing connects before the first request.
+
+        Args:
+            socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
+            timeout: limit on connecting, on each answer, and on the wait of a stream for a daemon that is
+                gone; then DaemonUnreachable is raised.
+            autostart: start the caller's own daemon when none answers and `socket` is None. A stream that
+                lost its daemon waits some seconds first, because a service manager may restart it.
+            config: the configuration file that says where the daemon is; None: the usual one.
+            user: only the caller's own daemon.
+            system: only the system's daemon.
+            on_autostart: called with the pid and the log file of a daemon that was started.
+        """
         connector = Connector(
             socket=None if socket is None else os.fspath(socket),
             config=None if config is None else os.fspath(config),
@@ -61,6 +74,14 @@ class AsyncDaemonClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def reconnect(self) -> None:
+        """Wait until a daemon answers, which may be restarting.
+
+        Raises:
+            DaemonUnreachable: none came back within the client's timeout.
+        """
+        await self._channel.reconnect()
 
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 
@@ -86,6 +107,59 @@ class AsyncDaemonClient:
     async def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
         return await self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True)
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[False] = False,
+    ) -> AsyncGenerator[EventView, None]: ...
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[True],
+    ) -> AsyncGenerator[EventView | ScheduleEvent, None]: ...
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: bool = False,
+    ) -> AsyncGenerator[EventView | ScheduleEvent, None]:
+        """Yield what happens to jobs; continues when the daemon was restarted, every event once.
+
+        Args:
+            since: only events after this id; 0: from the oldest that is kept; None: from the first step on,
+                or without `follow` from the oldest.
+            follow: do not end, but wait for events to come.
+            progress: with `follow`, also yield progress of jobs, at most once a second, as
+                events whose `what` is "progress". These are not kept, and have the id of the event before.
+            schedules: also yield results of schedules, as ScheduleEvent.
+
+        Raises:
+            Refused: events after `since` are no longer kept.
+        """
+        request = requests.GetEvents(
+            id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
+        )
+        rest = ResumableEvents(checked(request))
+        return self._channel.resumed(rest.request, rest.take)
+
+    async def last_event(self) -> int:
+        """Return the id of the latest event: pass it to `events` to get all later events."""
+        request = requests.GetEvents(id=UNNUMBERED, follow=True)
+        async with aclosing(self._channel.follow(lambda: request)) as parts:
+            return expected(await anext(parts), replies.EventsPart).last
 
     # --- the daemon itself ----------------------------------------------------------------------------
 

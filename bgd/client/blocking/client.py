@@ -16,7 +16,6 @@ from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
     ResumableActions,
-    ResumableEvents,
     ResumableLogs,
     Sent,
     batch_frames,
@@ -31,7 +30,7 @@ from bgd.errors import JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, LogPart
 from bgd.wire.requests import Selection
-from bgd.wire.views import AttemptView, EventView, JobProgress, JobView, ScheduleEvent, StepView
+from bgd.wire.views import AttemptView, JobProgress, JobView, StepView
 
 if TYPE_CHECKING:
     from bgd.client.batch import BatchSender, FollowUp
@@ -52,17 +51,6 @@ class Client(DaemonClient):
     Threads may share a Client; a forked child makes its own. A closed client can be
     used again. Methods take jobs as ids or as objects with an id, and durations as seconds, as texts such as
     "10s", or as timedeltas.
-
-    Args:
-        socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
-        timeout: limit on connecting, on each answer, and on the wait of a stream for a daemon that is gone;
-            then DaemonUnreachable is raised.
-        autostart: start the caller's own daemon when none answers and `socket` is None. A stream that lost
-            its daemon waits some seconds first, because a service manager may restart it.
-        config: the configuration file that says where the daemon is; None: the usual one.
-        user: only the caller's own daemon.
-        system: only the system's daemon.
-        on_autostart: called with the pid and the log file of a daemon that was started.
     """
 
     # --- submitting jobs ------------------------------------------------------------------------------
@@ -142,8 +130,8 @@ class Client(DaemonClient):
         """Queue any number of jobs that belong together; return when all are on disk.
 
         Calls are read as they are sent, some thousand in a transaction. A batch that fits into one is queued
-        as a whole or not at all. If the connection breaks, the client finds out which calls are jobs, and
-        continues: each becomes one. The programs of calls are not looked for.
+        as a whole or not at all. If the connection breaks, the client asks which calls are jobs already, and
+        queues the rest. The programs of calls are not looked for.
 
         Args:
             calls: what `task.s(...)` returns, or any item of `submit_many`.
@@ -242,10 +230,9 @@ class Client(DaemonClient):
     ) -> Generator[Any, None, None]:
         """Queue a class job for each of many items; yield their results in the order of the items.
 
-        Each item is the only argument of a call. Nothing is read or queued before the first step. From then
-        on, up to `buffersize` jobs are queued or have results that were not yielded yet. The map continues
-        when the daemon was restarted. When it ends early, by an error or because it is closed, it cancels its
-        jobs that are not running.
+        Each item is the only argument of a call. Nothing is read or queued before the first step; then up to
+        `buffersize` jobs are queued or have results that were not yielded yet. The map continues after a
+        restart of the daemon. If it ends early, it cancels its jobs that are not running.
 
         Args:
             target: as of `call`, or the function itself, with or without `bgd.job`.
@@ -436,65 +423,6 @@ class Client(DaemonClient):
         """
         [job_id] = ids_of([job])
         return run(self._channel.keyboard(job_id, wait=wait))
-
-    @overload
-    def events(
-        self,
-        since: int | None = None,
-        *,
-        follow: bool = True,
-        progress: bool = False,
-        schedules: Literal[False] = False,
-    ) -> Generator[EventView, None, None]: ...
-    @overload
-    def events(
-        self,
-        since: int | None = None,
-        *,
-        follow: bool = True,
-        progress: bool = False,
-        schedules: Literal[True],
-    ) -> Generator[EventView | ScheduleEvent, None, None]: ...
-    def events(
-        self,
-        since: int | None = None,
-        *,
-        follow: bool = True,
-        progress: bool = False,
-        schedules: bool = False,
-    ) -> Generator[EventView | ScheduleEvent, None, None]:
-        """Yield what happens to jobs; continues when the daemon was restarted, every event once.
-
-        Args:
-            since: only events after this id; 0: from the oldest that is kept; None: from the first step on,
-                or without `follow` from the oldest.
-            follow: do not end, but wait for events to come.
-            progress: with `follow`, also yield progress of jobs, at most once a second, as
-                events whose `what` is "progress". These are not kept, and have the id of the event before.
-            schedules: also yield results of schedules, as ScheduleEvent.
-
-        Raises:
-            Refused: events after `since` are no longer kept.
-        """
-        request = requests.GetEvents(
-            id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
-        )
-        rest = ResumableEvents(checked(request))
-        return iterate(self._channel.resumed(rest.request, rest.take))
-
-    def reconnect(self) -> None:
-        """Wait until a daemon answers, which may be restarting.
-
-        Raises:
-            DaemonUnreachable: none came back within the client's timeout.
-        """
-        run(self._channel.reconnect())
-
-    def last_event(self) -> int:
-        """Return the id of the latest event: pass it to `events` to get all later events."""
-        request = requests.GetEvents(id=UNNUMBERED, follow=True)
-        with closing(iterate(self._channel.follow(lambda: request))) as parts:
-            return expected(next(parts), replies.EventsPart).last
 
     def view(self, job_id: int | None = None) -> JobView:
         """Return a job as the daemon shows it; None: the caller's latest."""

@@ -1,5 +1,5 @@
 # Generated from bgd/client/async_/daemon.py by `make client`: edit that file.
-"""What a client asks of the daemon as a whole: its slots and queues, its figures, its end."""
+"""What a client asks of the daemon as a whole: its slots and queues, its events and figures, its end."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.channel import Channel
 from bgd.client.connection import Connector
-from bgd.client.session import UNNUMBERED, expected
+from bgd.client.session import UNNUMBERED, ResumableEvents, expected
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
 from bgd.wire import replies, requests
 from bgd.wire.replies import Info, JobUsages, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import ShutdownMode
-from bgd.wire.views import Finding
+from bgd.wire.views import EventView, Finding, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.options import Duration
@@ -29,7 +29,7 @@ STATS_WINDOW = 3600.0  # default window of figures, in seconds
 
 
 class DaemonClient:
-    """The connection of a Client, and its requests that are about no certain jobs."""
+    """The connection of a Client, and its requests that name no jobs."""
 
     def __init__(
         self,
@@ -42,6 +42,19 @@ class DaemonClient:
         system: bool = False,
         on_autostart: Callable[[int, str], None] | None = None,
     ) -> None:
+        """Note where the daemon is; nothing connects before the first request.
+
+        Args:
+            socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
+            timeout: limit on connecting, on each answer, and on the wait of a stream for a daemon that is
+                gone; then DaemonUnreachable is raised.
+            autostart: start the caller's own daemon when none answers and `socket` is None. A stream that
+                lost its daemon waits some seconds first, because a service manager may restart it.
+            config: the configuration file that says where the daemon is; None: the usual one.
+            user: only the caller's own daemon.
+            system: only the system's daemon.
+            on_autostart: called with the pid and the log file of a daemon that was started.
+        """
         connector = Connector(
             socket=None if socket is None else os.fspath(socket),
             config=None if config is None else os.fspath(config),
@@ -63,6 +76,14 @@ class DaemonClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def reconnect(self) -> None:
+        """Wait until a daemon answers, which may be restarting.
+
+        Raises:
+            DaemonUnreachable: none came back within the client's timeout.
+        """
+        run(self._channel.reconnect())
 
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 
@@ -88,6 +109,59 @@ class DaemonClient:
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
         return run(self._channel.ask(requests.Resume(UNNUMBERED, queue), Queues, repeatable=True))
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[False] = False,
+    ) -> Generator[EventView, None, None]: ...
+    @overload
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: Literal[True],
+    ) -> Generator[EventView | ScheduleEvent, None, None]: ...
+    def events(
+        self,
+        since: int | None = None,
+        *,
+        follow: bool = True,
+        progress: bool = False,
+        schedules: bool = False,
+    ) -> Generator[EventView | ScheduleEvent, None, None]:
+        """Yield what happens to jobs; continues when the daemon was restarted, every event once.
+
+        Args:
+            since: only events after this id; 0: from the oldest that is kept; None: from the first step on,
+                or without `follow` from the oldest.
+            follow: do not end, but wait for events to come.
+            progress: with `follow`, also yield progress of jobs, at most once a second, as
+                events whose `what` is "progress". These are not kept, and have the id of the event before.
+            schedules: also yield results of schedules, as ScheduleEvent.
+
+        Raises:
+            Refused: events after `since` are no longer kept.
+        """
+        request = requests.GetEvents(
+            id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
+        )
+        rest = ResumableEvents(checked(request))
+        return iterate(self._channel.resumed(rest.request, rest.take))
+
+    def last_event(self) -> int:
+        """Return the id of the latest event: pass it to `events` to get all later events."""
+        request = requests.GetEvents(id=UNNUMBERED, follow=True)
+        with closing(iterate(self._channel.follow(lambda: request))) as parts:
+            return expected(next(parts), replies.EventsPart).last
 
     # --- the daemon itself ----------------------------------------------------------------------------
 
