@@ -28,6 +28,7 @@ from bgd.wire.launching import (
     Launch,
     StopProcesses,
 )
+from tests.launcher import slow_search
 from tests.launcher.host import (
     PATIENCE,
     SOURCE,
@@ -604,7 +605,7 @@ def test_a_launcher_whose_lock_was_deleted_keeps_others_from_its_jobs_until_it_h
     assert not is_alive(pid)
 
 
-def start_with_a_visitor(host, *options):
+def start_with_a_visitor(host, *options, **how):
     """Start a launcher with lock and socket given; return a supervisor that connected before it."""
     path = host.state / "launcher.sock"
     lock = os.open(host.state / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -615,7 +616,9 @@ def start_with_a_visitor(host, *options):
     early = host.connect()
     handed = (lock, listener.fileno())
     early.say(Greeting(LAUNCHING_PROTOCOL, STORE, 1))
-    host.start("--lock-fd", str(lock), "--listen-fd", str(listener.fileno()), *options, pass_fds=handed)
+    host.start(
+        "--lock-fd", str(lock), "--listen-fd", str(listener.fileno()), *options, pass_fds=handed, **how
+    )
     listener.close()
     os.close(lock)
     return early
@@ -631,19 +634,11 @@ def test_lock_and_socket_may_be_given_by_the_parent(host):
 
 
 def test_a_waiting_supervisor_keeps_it_from_exiting(host):
-    # the first scan without a journal takes longer than it would stay idle
-    crowd = "for i in $(seq 1000); do sleep 100 & done; echo here; wait"
-    with subprocess.Popen(["sh", "-c", crowd], stdout=subprocess.PIPE, start_new_session=True) as others:
-        assert others.stdout is not None
-        assert others.stdout.readline() == b"here\n"
-        try:
-            early = start_with_a_visitor(host, "--idle", "0.02")
+    early = start_with_a_visitor(host, "--idle", str(slow_search.SECONDS / 2), module=slow_search.__name__)
 
-            early.be_welcomed()
+    early.be_welcomed()
 
-            assert early.run("true").outcome is Outcome.SUCCEEDED
-        finally:
-            os.killpg(others.pid, signal.SIGKILL)
+    assert early.run("true").outcome is Outcome.SUCCEEDED
     assert "Traceback" not in host.said
 
 
