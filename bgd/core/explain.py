@@ -54,10 +54,10 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `subject`: the name of its queue, of a resource or of its executor, or the key of its limit; of HOLD and
     SUSPENSION the id of the job. `taken` of `slots` slots, tokens or places are taken, and it needs `wanted`.
     BREAKER: calls to `subject` are paused after `limit`, and job `head` tries first, not before `at`; or it
-    tries now. `ahead`: queued jobs that start before it, counted up to MAX_AHEAD; None: unknown, or another
-    reason says it. `problem`: why there is no launcher, what the machine lacks, why its process cannot start
-    yet, or why it has no node, in Slurm's own words. `limit`: the configured rate of its queue; for SHARE its
-    weight, for
+    tries now. `ahead`: queued jobs that start before it, for LIMIT those with its key, counted up to
+    MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher, what the machine
+    lacks, why its process cannot start yet, or why it has no node, in Slurm's own words. `limit`: the
+    configured rate of its queue; for SHARE its weight, for
     example "1 of 3". `at`: when the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`,
     `queues`: what it waits for, up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold
     the slots or tokens, up to MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each;

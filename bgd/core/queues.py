@@ -290,16 +290,31 @@ class ReadyQueues:
         if rule.paused:
             reasons.append(Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue))
         reasons += reasons_before_queued(job, now)
-        short, ahead, turn = list(self._short_of(job, rule, now)), self._count_before(job), self._turn_of(job)
-        if short:
-            short[0] = replace(short[0], ahead=ahead)
-        elif ahead != 0 or not (named or reasons or turn):
-            short = [Reason(cause=Cause.TURN, slots=self._slots, taken=self.taken, ahead=ahead)]
-        if short and ahead and (head := self._head_before(job)) is not None:
-            short[0] = replace(short[0], head=head.id, head_wants=head.conditions.slots)
+        short, before, turn = list(self._short_of(job, rule, now)), self._before(job), self._turn_of(job)
+        if not short and (before != set() or not (named or reasons or turn)):
+            short = [Reason(cause=Cause.TURN, slots=self._slots, taken=self.taken)]
+        short = self._with_ahead(short, job, before)
         if turn is not None:
             short.append(turn)
         return (*reasons, *short, *(reason for reason in named if reason.cause in OF_MACHINE))
+
+    def _with_ahead(self, short: list[Reason], job: Job, before: set[JobId] | None) -> list[Reason]:
+        """Return what a job is short of, and how many jobs are before it: for a limit those with its key."""
+        if not short or before is None:
+            return short
+        if short[0].cause is Cause.LIMIT:
+            same = sum(self._has_key(each, short[0].subject) for each in before)
+            # of more than MAX_AHEAD jobs some are not looked at
+            ahead = same if len(before) < MAX_AHEAD or same >= MAX_AHEAD else None
+            return [replace(short[0], ahead=ahead), *self._with_ahead(short[1:], job, before)]
+        first = replace(short[0], ahead=min(len(before), MAX_AHEAD))
+        if before and (head := self._head_before(job)) is not None:
+            first = replace(first, head=head.id, head_wants=head.conditions.slots)
+        return [first, *short[1:]]
+
+    def _has_key(self, job_id: JobId, key: str) -> bool:
+        job = self._job_of(job_id)
+        return job is not None and job.conditions.limit is not None and job.conditions.limit.key == key
 
     def _head_before(self, job: Job) -> Job | None:
         """Return the job that holds this one back because it needs several slots, more than are free."""
@@ -351,8 +366,10 @@ class ReadyQueues:
             at = float(ceil(now.wall + opens_at - now.elapsed))
             yield Reason(cause=Cause.RATE, subject=job.queue, limit=rule.rate.text, at=at)
 
-    def _count_before(self, job: Job) -> int | None:
-        """Return how many queued jobs start before this one, up to MAX_AHEAD; None: too many to visit.
+    def _before(self, job: Job) -> set[JobId] | None:
+        """Return the queued jobs that start before this one, MAX_AHEAD or more of them if there are more.
+
+        None: too many to visit.
 
         Those of another lane count if its first one may start when there are slots, or keeps this one from
         its tokens or from the slots of its queue.
@@ -370,8 +387,8 @@ class ReadyQueues:
                     return None
                 before |= {each for each in found if not self._is_in_turn(each, job)}
                 if len(before) >= MAX_AHEAD:
-                    return MAX_AHEAD
-        return len(before)
+                    return before
+        return before
 
     def _take_turns(self, one: Lane, other: Lane) -> bool:
         """Return whether weights decide between jobs of two lanes that have the same priority."""

@@ -176,7 +176,7 @@ class Situation:
             job.id
             for job in others
             if self.share(job.queue) in before
-            or self.scheduler.table.queues._count_before(job) != 0
+            or self.scheduler.table.queues._before(job) != set()
             or not ready.issuperset(causes(self.scheduler, job.id, self.now))
         }
         self.hold(lambda job: job.id in held)

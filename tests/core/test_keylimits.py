@@ -261,6 +261,26 @@ def test_explain_names_those_who_hold_the_key():
     )
 
 
+def test_only_jobs_with_its_key_are_said_to_be_before_a_job_at_its_limit():
+    scheduler = make_scheduler(slots=2)
+    submit_all(scheduler, ONE, None, None, ONE, None)
+    last = submit(scheduler, limit=ONE)
+
+    limit, slots = scheduler.explain(last, NOW)
+
+    assert in_words(limit, str) == "for limit customer:9: 1 of 1 is taken, and 1 job is before it"
+    assert in_words(slots, str) == "for 1 of 2 slots: 2 are taken, and 3 jobs are before it"
+
+
+def test_no_number_is_said_if_too_many_other_jobs_are_before_one_at_its_limit():
+    scheduler = make_scheduler(slots=2)
+    submit_all(scheduler, ONE, *[None] * 200)
+    limit, slots = scheduler.explain(submit(scheduler, limit=ONE), NOW)
+
+    assert in_words(limit, str) == "for limit customer:9: 1 of 1 is taken"
+    assert in_words(slots, str) == "for 1 of 2 slots: 2 are taken, and 100 or more jobs are before it"
+
+
 def test_explain_names_one_holder():
     scheduler = make_scheduler(slots=9)
     first, second = submit_all(scheduler, ONE, ONE)

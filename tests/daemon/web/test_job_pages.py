@@ -93,20 +93,20 @@ def test_a_page_says_why_its_job_waits_in_the_words_of_show(daemon, client, brow
     held = client.submit(["/bin/true"], hold=True)
     blocked = client.submit_many([JobSpec(argv=("/bin/true",), after=(held.id, running.id))])[0]
     first, second = client.submit(["/bin/true"]), client.submit(["/bin/true"])
-    holder = f", held by job {running.id}"  # `bgctl explain` names it on a line of its own
+    holder = f" by job {running.id}"  # `bgctl explain` names it on a line of its own
 
     expected = {
         running: "",
         held: f"Waits until bgctl release {held.id}",
         blocked: f"Waits for jobs {held.id}, {running.id}",
         first: f"Waits for 1 of 1 slots: 1 is taken{holder}",
-        second: f"Waits for 1 of 1 slots: 1 is taken, and 1 job is before it{holder}",
+        second: f"Waits for 1 of 1 slots: 1 is taken{holder}, and 1 job is before it",
     }
     assert {job: why(browser, job).replace(" ,", ",") for job in expected} == expected
     assert f'<a href="/job-logs/{held.id}">{held.id}</a>' in browser.get(f"/job-logs/{blocked.id}").text
     assert f'<a href="/job-logs/{running.id}">{running.id}</a>' in browser.get(f"/job-logs/{first.id}").text
     for job, text in expected.items():
-        words = text.removesuffix(holder)
+        words = text.replace(holder, "")
         shown = daemon.bgctl("show", str(job.id)).stdout.replace("`", "")
         assert words.replace("Waits ", "  waits      ") in shown
         said = browser.json(f"/job-logs/{job.id}")["why_waiting"]
@@ -123,7 +123,20 @@ def test_the_holders_are_links_with_their_tokens_and_only_some_are_named():
 
     assert '<a href="/job-logs/3">3</a> (0) (suspended),' in text
     words = " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split())
-    assert words == "Waits for 1 gpu: 4 of 4 are taken, held by jobs 3 (0) (suspended), 4 (1) and 2 more"
+    assert words == "Waits for 1 gpu: 4 of 4 are taken by jobs 3 (0) (suspended), 4 (1) and 2 more"
+
+
+def test_the_holders_stand_behind_what_they_hold_back():
+    head = Reason(cause=Cause.TURN, ahead=2, head=9, head_wants=3, slots=3, taken=2, holders=(4, 5))
+    key = Reason(cause=Cause.LIMIT, subject="is taken, x", slots=1, taken=1, ahead=39, holders=(481,))
+    reasons = [(words_of(each), each) for each in (key, head)]
+
+    text = render_part("why.html", {"reasons": reasons, "likely_start": None, "run": None})
+
+    assert " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split()) == (
+        "Waits for limit is taken, x: 1 of 1 is taken by job 481, and 39 jobs are before it,"
+        " then for its turn: 2 jobs are before it; job 9 is next and needs 3 slots, held by jobs 4, 5"
+    )
 
 
 def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
@@ -191,8 +204,8 @@ def test_an_open_page_follows_the_reason_and_its_place_in_the_queue(tab, client)
     first, job = client.submit(["/bin/true"]), client.submit(["/bin/true"])
     tab.goto(f"{open_pages(tab, client)}/{job.id}")
     reason = tab.locator("#why")
-    holder = f", held by job {running.id}"
-    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken, and 1 job is before it{holder}")
+    holder = f" by job {running.id}"
+    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken{holder}, and 1 job is before it")
     tab.evaluate("window.isSamePage = true")
     client.cancel([first.id])
     expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken{holder}")
