@@ -31,7 +31,7 @@ from bgctl.batch_lines import (
 )
 from bgctl.batch_queue import OwnQueue, own_queue_name
 from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
-from bgctl.batches import BatchVerb, check_is_not_kept
+from bgctl.batches import BatchVerb, check_is_not_kept, misspelled
 from bgctl.commands import (
     program_of,
     say_if_it_is_too_wide,
@@ -142,6 +142,8 @@ def _only(paths: tuple[str, ...], *, has_arguments: bool) -> str:
     """Return the path of the lines; refuse a program without --, and a file beside arguments."""
     for path in paths[:1]:
         check_is_not_kept(path)
+        if not os.path.lexists(path) and (verb := misspelled(path)):
+            raise click.UsageError(f"no verb 'batch {path}': did you mean {verb}?")
     if len(paths) > 1:
         raise click.UsageError(f"-- comes before a program: `bgctl batch -- {' '.join(map(quoted, paths))}`")
     if paths and has_arguments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from shutil import which
 from typing import Any
 
 import click
@@ -72,7 +73,7 @@ def cancel_command(daemon: Client, batch: str) -> None:
     """
     found = _found(daemon, batch)
     if found.view.finished_at is not None and not global_options().json:
-        say(f"batch {found.id} had ended: there is nothing to cancel")
+        say(f"batch {found.id} has ended: there is nothing to cancel")
     _answer(found.cancel())
 
 
@@ -85,7 +86,9 @@ def retry_command(daemon: Client, batch: str) -> None:
     """
     found = _found(daemon, batch)
     again = found.retry_failed()
-    if not global_options().json:
+    if not again and not global_options().json:
+        say(f"batch {found.id} has no failed job: there is nothing to run again")
+    elif not global_options().json:
         say(f"{counted(again, 'job')} of batch {found.id} queued again")
     _answer(found)
 
@@ -146,6 +149,13 @@ def check_is_not_kept(word: str = "") -> None:
     """Refuse a word that is a verb of batches where it would be a file or a program."""
     if word in KEPT_WORDS:
         raise click.UsageError(f"{word!r} is kept for a verb of batches: a file of this name is ./{word}")
+
+
+def misspelled(word: str) -> str | None:
+    """Return the verb of batches that a word is likely meant to be; None: none."""
+    from bgctl.hints import is_one_edit  # noqa: PLC0415 - it is long
+
+    return None if which(word) else next((verb for verb in KEPT_WORDS if is_one_edit(word, verb)), None)
 
 
 def _found(daemon: Client, batch: str) -> Batch:

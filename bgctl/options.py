@@ -428,9 +428,9 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _follow_up(text: str) -> tuple[str, ...]:
     """Parse "app.jobs:report" or "notify-send 'It failed'": words as a shell reads them."""
-    import shlex  # noqa: PLC0415 - few jobs have one, and bgctl starts often
+    from bgctl.batch_lines import words_of  # noqa: PLC0415 - few jobs have one, and bgctl starts often
 
-    if not (words := tuple(shlex.split(text))):
+    if not (words := tuple(words_of(text))):
         raise ValueError("it is empty: name a command or a target such as app.jobs:report")
     return words
 

@@ -49,7 +49,12 @@ def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
     assert "2 cancelled" in daemon.bgctl("batch", "cancel", "held").stdout
     assert shown(daemon, "held")["finally"]["job"] is not None
     again = daemon.bgctl("batch", "cancel", "held")
-    assert (again.returncode, again.stderr.endswith(" had ended: there is nothing to cancel\n")) == (0, True)
+    assert (again.returncode, again.stderr.endswith(" has ended: there is nothing to cancel\n")) == (0, True)
+    again = daemon.bgctl("batch", "retry", "held")
+    assert (
+        again.returncode,
+        again.stderr.endswith(" has no failed job: there is nothing to run again\n"),
+    ) == (0, True)
     wrong = daemon.bgctl("list", "--filter", "batch:held").stderr
     assert "batch: 'held' is not the id of a batch: `bgctl batch show NAME` has it" in wrong
 

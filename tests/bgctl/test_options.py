@@ -56,7 +56,7 @@ def test_a_command_follows_a_failure(daemon):
 
 @pytest.mark.parametrize(
     ("words", "problem"),
-    [("", "it is empty: name a command or a target"), ("sh -c 'x", "No closing quotation")],
+    [("", "it is empty: name a command or a target"), ("sh -c 'x", "a quote is not closed")],
 )
 def test_what_cannot_follow_is_refused(daemon, words, problem):
     run = daemon.bgctl("submit", "--on-failure", words, "true")
