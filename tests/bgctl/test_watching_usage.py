@@ -23,7 +23,7 @@ def jobs(daemon: Daemon) -> dict[str, str]:
     large = daemon.submit("-n", "large", sys.executable, "-c", HOLDS)
     busy = daemon.submit("-n", "busy", sys.executable, "-c", COMPUTES)
     wait_until(lambda: daemon.bgctl("logs", large).stdout == "ready\n")
-    wait_until(lambda: (usage_of(daemon, busy)["cpu_percent"] or 0) > 5)
+    wait_until(lambda: (usage_of(daemon, busy)["cpu_percent"] or 0) > 10)
     return {"busy": busy, "large": large, "done": done}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bgd.client import channel
 from bgd.errors import DaemonUnreachable
+from tests.launcher.host import is_alive
 from tests.launcher.silent_mount import SilentMount, silent_mount
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -66,7 +67,7 @@ def test_twenty_doctors_and_a_backup_folder_that_does_not_answer_leave_the_daemo
         0,
         f"bgctl: the daemon (pid {daemon.process.pid}) has ended\n",
     )
-    daemon.process.wait(DEADLINE)
+    assert not is_alive(daemon.process.pid)
     daemon.start()  # its lock is free
 
 
@@ -90,6 +91,7 @@ def test_a_thread_that_waits_for_a_disk_does_not_keep_the_daemon_from_ending(
     with home.client() as client:
         client.shutdown()
 
+    assert not is_alive(home.process.pid)
     assert home.process.wait(DEADLINE) == 0
     assert "a disk does not answer" in (home.folder / "bgd.log").read_text()
 

@@ -237,10 +237,9 @@ def test_what_does_not_end_in_the_grace_time_leaves_its_stack_in_the_log(every, 
         end = cancelled(every, f"job:{name}", folder, grace=0.5)
         assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
         where = every.output(end).partition("(most recent call first):\n")[2].partition("\n")[0]
-        if where.endswith(
-            f" in {last}"
-        ):  # on a busy machine it may be killed before it gets there, or before
-            break  # it has written its stack
+        # on a busy machine it may be killed before it gets there, or before it has written its stack
+        if where.endswith(f" in {last}"):
+            break
 
     assert where.endswith(f" in {last}")
 
