@@ -1,12 +1,14 @@
-"""Says which values a field takes, for an error about one that it does not take."""
+"""Words for errors of callers: which values a field takes, and which option an unknown name stands for."""
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from msgspec import Struct, inspect
 
 from bgd.core.spec import EXECUTOR_NAME, MAX_SLOTS, QUEUE_NAME, QueueName
+from bgd.errors import nearest
 
 _QUEUE_PATTERN = QueueName.__metadata__[0].pattern  # type: ignore[attr-defined]  # of an Annotated
 _LONGEST_SHOWN = 60  # characters of a wrong value that an error message repeats
@@ -81,3 +83,31 @@ def _wrong_variable(values: dict[Any, Any]) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+def no_option(name: str, allowed: AbstractSet[str]) -> str:
+    """Return that there is no such option, and which of the allowed ones is probably meant."""
+    known = _ELSEWHERE.get(name)
+    told = f"write {known}" if known in allowed else nearest(name, allowed)
+    return f"no option {name!r}: {told}"
+
+
+_ELSEWHERE = {
+    "countdown": "delay",
+    "depends_on": "after",
+    "eta": "at",
+    "job_timeout": "timeout",
+    "link": "on_success",
+    "link_error": "on_failure",
+    "max_attempts": "retries",
+    "max_retries": "retries",
+    "queue_name": "queue",
+    "run_after": "at",
+    "scheduled_at": "at",
+    "time_limit": "timeout",
+    "tries": "retries",
+    "ttl": "expires",
+    "unique": "key",
+    "unique_for": "key_for",
+}
+"""Options of Celery, RQ, Laravel, Oban and Django, with ours."""

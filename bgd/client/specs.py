@@ -238,31 +238,9 @@ def _plain_values(options: Mapping[str, Any], allowed: AbstractSet[str], caller:
 def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: str = "") -> None:
     """Raise TypeError for an option that is not `allowed`; the hint ends the message."""
     if unknown := options.keys() - allowed:
-        name = min(unknown)
-        known = _ELSEWHERE.get(name)
-        told = f"write {known}" if known in allowed else nearest(name, allowed)
-        raise TypeError(f"no option {name!r}: {told}{hint}")
+        from bgd.client.problems import no_option  # noqa: PLC0415 - only for an error
 
-
-_ELSEWHERE = {
-    "countdown": "delay",
-    "depends_on": "after",
-    "eta": "at",
-    "job_timeout": "timeout",
-    "link": "on_success",
-    "link_error": "on_failure",
-    "max_attempts": "retries",
-    "max_retries": "retries",
-    "queue_name": "queue",
-    "run_after": "at",
-    "scheduled_at": "at",
-    "time_limit": "timeout",
-    "tries": "retries",
-    "ttl": "expires",
-    "unique": "key",
-    "unique_for": "key_for",
-}
-"""Options of Celery, RQ, Laravel, Oban and Django, with ours."""
+        raise TypeError(f"{no_option(min(unknown), allowed)}{hint}")
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR0911 - a line for each kind
@@ -469,7 +447,7 @@ def _converted(values: dict[str, Any], kind: type[S]) -> S:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        from bgd.client.problems import problem_with  # noqa: PLC0415 - only callers that made a mistake need it
+        from bgd.client.problems import problem_with  # noqa: PLC0415 - only for an error
 
         raise Refused(problem_with(str(error), values, kind)) from error
 
