@@ -122,11 +122,11 @@ def batch_command(
     soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
     running jobs.
 
-    The jobs are a batch, named by --name: `bgctl batch list` counts them by state, and `bgctl batch show`,
-    wait, cancel and retry take its name or id. --then, --catch and --finally start a job of their own, once,
-    when all have succeeded, the first has failed, and all have ended. If bgctl is interrupted, the batch
-    stays open, so that neither --then nor --finally starts: --resume goes on in the same batch, and
-    `bgctl batch cancel` closes it.
+    The jobs form a batch, named by --name: `bgctl batch list` counts them by state, and `bgctl batch show`,
+    wait, cancel and retry take its name or id. --then, --catch and --finally each start one job: when all
+    have succeeded, when the first has failed, and when all have ended. If bgctl is interrupted, the batch
+    stays open, and neither --then nor --finally starts: --resume continues it, `bgctl batch cancel` closes
+    it.
 
     -j puts the jobs into a queue of their own with N slots, within those of the daemon. The limit stays when
     bgctl or bgd is killed. A later batch with -j removes queues whose jobs ended an hour ago.

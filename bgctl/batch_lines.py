@@ -358,7 +358,7 @@ def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
         if "queue" in given and not takes_queue:
             raise Refused("it names a queue, but -j gives the batch one of its own: leave out one of them")
-        # what `list` printed names the jobs that it refers to in `after`; the rest was data, and stays so
+        # a document of `list` names in `after` the jobs that it refers to; any other {"$result": ID} was data
         among = item.get("after") or () if "id" in item else None
         for name in {"args", "kwargs"} & given.keys():
             given[name] = with_references(given[name], among)

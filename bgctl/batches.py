@@ -1,4 +1,4 @@
-"""How the verb batch is read; and the verbs of batches that exist: list, show, wait, cancel and retry."""
+"""Parses `bgctl batch`, and has its verbs list, show, wait, cancel and retry."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def show_command(daemon: Client, batch: str) -> None:
 def wait_command(daemon: Client, batch: str, timeout: float | None) -> int:
     """Wait until all jobs of a batch have ended.
 
-    It exits with 1 unless all have succeeded.
+    Exit with 1 unless all have succeeded.
     """
     ended = _found(daemon, batch).wait(timeout)
     _answer(ended)
@@ -82,7 +82,7 @@ def cancel_command(daemon: Client, batch: str) -> None:
 def retry_command(daemon: Client, batch: str) -> None:
     """Run the failed jobs of a batch again.
 
-    What followed it does not start again.
+    Its --then, --catch and --finally do not start a second time.
     """
     found = _found(daemon, batch)
     again = found.retry_failed()

@@ -207,7 +207,7 @@ def say_if_exists(job: Job, options: JobOptions) -> None:
 
 
 def say_if_it_is_too_wide(daemon: Client, options: JobOptions, jobs: int = 1) -> None:
-    """Tell the user if a job needs more slots than there are, or so many jobs cannot run at once."""
+    """Warn if a job needs more slots than there are, or if this number of jobs cannot run at once."""
     slots = options.get("slots") or 1
     if slots * jobs == 1:
         return

@@ -15,7 +15,7 @@ import bgd
 from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
 
 OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&", ":::"})  # words of a shell
-UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables
+UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables that only the client reads
 
 _TIMEOUT = 5.0  # seconds for each answer; then the client asks, which waits longer
 _MOST_BYTES = 100_000  # of a request; the client explains its limits

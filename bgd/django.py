@@ -68,7 +68,7 @@ class BgdBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
         if unusable := [name for name in _SET_BY_TASKS if name in self.options]:
-            raise InvalidTaskBackend(f"OPTIONS of TASKS[{alias!r}]: tasks themselves say their {unusable[0]}")
+            raise InvalidTaskBackend(f"OPTIONS of TASKS[{alias!r}]: each task has its own {unusable[0]}")
         try:
             check_options(self.options)
         except (TypeError, Refused) as error:
@@ -88,7 +88,7 @@ class BgdBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
             target_of(task.func),
             args,
             kwargs,
-            # what is as usual is left to the policies of classes
+            # None leaves the default to the policies of classes
             queue=None if task.queue_name == "default" else task.queue_name,
             priority=task.priority or None,
             at=task.run_after,
@@ -228,7 +228,7 @@ def _succeed(result: TaskResult, value: Any) -> None:
 
 
 def _has_ended(result: TaskResult, error: BaseException) -> bool:
-    """Note the error in a result; False: the job snoozes, and has not ended."""
+    """Record the error in a result; return False if the job snoozes, because then it has not ended."""
     if isinstance(error, bgd_job.Snooze):
         return False
     kind = type(error)

@@ -31,7 +31,7 @@ _TRIES = 3  # times that the connection may break without progress
 
 
 class Taken(Struct, frozen=True):
-    """Lines that are jobs on disk. `found`: those whose key a job had; `obstacle`: see Submitted."""
+    """Lines that are jobs on disk. `found`: those whose key a job already had; `obstacle`: see Submitted."""
 
     runs: list[Run]
     found: frozenset[int] = frozenset()

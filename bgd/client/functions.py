@@ -144,7 +144,7 @@ def as_bound(
 def key_as_passed(
     function: Callable[..., Any], template: str, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> str:
-    """Return the key of a limit with each {name} and {0} as the call passes that argument, or its default."""
+    """Rewrite {name} and {0} in the key of a limit as the call passes them: by name, position or default."""
     taken = _signature_of(function)
     parameters = [] if taken is None else list(taken.parameters.values())
     named = {each.name: number for number, each in enumerate(parameters)}

@@ -26,9 +26,9 @@ def public_environment() -> dict[str, str]:
 
 
 def caller_trace() -> tuple[str, str] | None:
-    """Return the values of TRACEPARENT and TRACESTATE for a job, unchecked; None: there is no trace.
+    """Return the caller's trace as values of TRACEPARENT and TRACESTATE, not validated; None: it has none.
 
-    They are those of the current span of OpenTelemetry, if the program has loaded it, else the caller's own.
+    In a program that has loaded OpenTelemetry, its current span comes before the caller's own variables.
     """
     opentelemetry = sys.modules.get("opentelemetry.trace")
     if opentelemetry is not None:

@@ -157,7 +157,7 @@ def portions_of(items: Iterable[Item], maker: SpecMaker) -> Iterator[Portion]:
 
 
 def marked(portions: Iterable[Portion]) -> Iterator[Portion]:
-    """Mark the last portion; each is passed on when the next one is there."""
+    """Mark the last portion. Each one is held back until the next one is read."""
     before: Portion | None = None
     for portion in portions:
         if before is not None:

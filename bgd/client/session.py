@@ -151,13 +151,13 @@ def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
 
 
 def traced(specs: Sequence[JobSpec]) -> Sequence[JobSpec]:
-    """Return the specs with the caller's trace, if there is one that is as the W3C defines it."""
+    """Add the caller's trace to specs, if it has a valid one."""
     found = caller_trace()
     if found is None:
         return specs
     try:
         trace = convert(found, tuple[TraceParent, TraceState])
-    except ValidationError:  # the standard demands to ignore it
+    except ValidationError:  # W3C Trace Context says to ignore an invalid one
         return specs
     return [replace(spec, trace=trace) for spec in specs]
 

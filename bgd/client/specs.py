@@ -61,9 +61,9 @@ PREVIOUS: Any = ResultReference(limits.PREVIOUS)
 
 
 def with_references(value: Any, among: Collection[object] | None = None) -> Any:
-    """Return JSON of a person or program that may refer to results: {"$result": ID} becomes a reference.
+    """Replace each {"$result": ID} in a JSON value by a reference to the result of that job.
 
-    `among`: the only jobs that it may refer to; the rest is data. None: any.
+    `among`: the only jobs to refer to; with another ID it is data. None: any job.
 
     Raises:
         Refused: an ID is not a whole number.

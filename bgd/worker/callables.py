@@ -53,7 +53,7 @@ def resolve(
 
 
 def _task_of_django(found: Any) -> Any:
-    """Return a Task of Django, or of its package django-tasks, around a function; None: it is none."""
+    """Return what was found if it is a Task of Django, or of the package django-tasks; else None."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(found).__mro__}
     return found if kinds & {("django.tasks.base", "Task"), ("django_tasks.base", "Task")} else None
 
@@ -69,7 +69,7 @@ def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str,
 
 
 def with_cause(function: Callable[..., object], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add what a job follows to its named arguments, as far as its function names them."""
+    """Add the cause of a follow-up to its named arguments, as far as its function has parameters for it."""
     import inspect  # noqa: PLC0415  slow, and only a job that follows another needs it
 
     named = inspect.signature(function).parameters

@@ -140,7 +140,7 @@ class EnqueueTests(SimpleTestCase):
         assert (job.retries, job.tags) == (1, ["t"])
         with self.assertRaisesMessage(InvalidTaskBackend, "did you mean retries"):
             _ = task_backends["wrong"]
-        with self.assertRaisesMessage(InvalidTaskBackend, "tasks themselves say their priority"):
+        with self.assertRaisesMessage(InvalidTaskBackend, "each task has its own priority"):
             _ = task_backends["priority"]
 
     def test_the_allow_list_judges_the_function(self):

@@ -100,7 +100,7 @@ class AsyncBatch:
         return await self.refresh()
 
     async def retry_failed(self) -> int:
-        """Run its failed jobs again; return how many there are. What followed it does not start again."""
+        """Run its failed jobs again; return their number. No follow-up starts a second time."""
         count, where = 0, Selection(words=self._words, states=[State.FAILED])
         async with aclosing(self._client.act_on_all("retry", where)) as results:
             async for some in results:

@@ -104,7 +104,7 @@ class Batch:
         return self.refresh()
 
     def retry_failed(self) -> int:
-        """Run its failed jobs again; return how many there are. What followed it does not start again."""
+        """Run its failed jobs again; return their number. No follow-up starts a second time."""
         count, where = 0, Selection(words=self._words, states=[State.FAILED])
         with closing(self._client.act_on_all("retry", where)) as results:
             for some in results:

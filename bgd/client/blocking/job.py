@@ -73,9 +73,9 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
 
     @property
     def ref(self) -> R_co:
-        """What stands for the job's result among the arguments of another class job.
+        """A placeholder for the job's result, to pass as an argument of another class job.
 
-        The job itself does too; type checkers take this for the result.
+        The job itself is one, too; type checkers take this one for the result.
         """
         return cast("R_co", ResultReference(self.id))
 

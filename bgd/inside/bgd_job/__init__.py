@@ -110,7 +110,7 @@ class Snooze(Exception):
 
 
 class StepMismatch(Fail):
-    """A step has another name than the step in its place had in an earlier attempt: the code has changed."""
+    """The step in this place had another name in an earlier attempt: the code has changed."""
 
 
 class Stopped(BaseException):
@@ -158,7 +158,7 @@ def current() -> Job | None:
 
 
 def batch() -> Batch | None:
-    """Return the batch that this job is of, as it is now: `counts`, `add`, `jobs`; None: it is of none.
+    """Look up the batch that this job belongs to, for `counts`, `add` or `jobs`; None: it belongs to none.
 
     This needs bgd itself in the interpreter of the job.
     """

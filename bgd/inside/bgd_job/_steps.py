@@ -1,4 +1,4 @@
-"""Steps: what a job has done is on disk before it goes on, and is not done again when it runs again.
+"""Steps: records the parts of a job that are done, so that a later attempt does not do them again.
 
 The first step imports this file. docs/class-jobs.md of bgd says what steps promise.
 """
@@ -38,7 +38,7 @@ _HEADER = 4  # bytes of a frame's length
 _FULL = "full"  # the daemon has no room now
 
 log: ContextVar[StepLog | None] = ContextVar("bgd_job.steps", default=None)
-"""Takes the steps in place of bgd: of a block of bgd.testing, or inside of another step."""
+"""The log to use in place of that of the job: of bgd.testing, or one that keeps nothing, within a step."""
 
 
 class Step:
@@ -47,7 +47,7 @@ class Step:
     Attributes:
         key: the same in every attempt of the job, and of no other step. A remote service that gets it can
             recognize a call that is made twice, because bgd died before it knew of the first.
-        cursor: what `set` was last given, in this attempt or in an earlier one; None: it was never called.
+        cursor: the latest argument of `set`, in this attempt or an earlier one; None: there is none.
         result: what an earlier attempt that finished the block recorded; what the body assigns is recorded
             at its end.
     """
@@ -90,7 +90,7 @@ class Step:
             self._record(is_done=True)
 
     def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Return what the function returns, or has returned; an awaitable if it is async."""
+        """Call the function, unless an earlier attempt did; return its result, awaitable if it is async."""
         self.__enter__()
         if self._recorded[0]:
             return _ready(self.result) if self._is_awaited else self.result
@@ -178,7 +178,7 @@ class StepLog:
         self._names: Counter[str] = Counter()
 
     def begin(self, name: str) -> tuple[int, int, tuple[str, bool, bytes]]:
-        """Begin the next step; return its position, that among those of its name, and what is known of it.
+        """Begin the next step; return its position, its number among steps of its name, and its record.
 
         Raises:
             StepMismatch: in an earlier attempt another step was in its place.
