@@ -47,7 +47,7 @@ def list_command(daemon: Client, limit: int) -> None:
 @verb("bgctl batch show 3", "bgctl batch show nightly --json")
 @_batch
 def show_command(daemon: Client, batch: str) -> None:
-    """Show a batch: its counts, and what follows it."""
+    """Show a batch: its counts, and the jobs that it starts."""
     _answer(_found(daemon, batch))
 
 
@@ -67,9 +67,9 @@ def wait_command(daemon: Client, batch: str, timeout: float | None) -> int:
 @verb("bgctl batch cancel nightly")
 @_batch
 def cancel_command(daemon: Client, batch: str) -> None:
-    """Cancel the jobs of a batch that have not ended.
+    """Cancel the jobs of a batch that have not ended, and close it.
 
-    No more can be added.
+    A closed batch takes no more jobs.
     """
     found = _found(daemon, batch)
     if found.view.finished_at is not None and not global_options().json:

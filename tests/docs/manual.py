@@ -130,9 +130,10 @@ def _verbs(above: click.Context, described: dict[tuple[str, str], str]) -> Itera
         command = above.command.get_command(above, name)
         assert command is not None
         context = _context(command, name, above)
-        verb = context.command_path.removeprefix("bgctl ")
+        # not `command_path`, which has the arguments of `bgctl batch` before the names of its verbs
+        verb = f"{above.info_name} {name}".removeprefix("bgctl ")
         yield f".SS {_escape(verb)}"
-        yield f".B {_escape(context.command_path)}"
+        yield f".B bgctl {_escape(verb)}"
         yield _text(" ".join(command.collect_usage_pieces(context)))
         yield ".PP"
         yield from _paragraphs(dedent(command.help or ""))
