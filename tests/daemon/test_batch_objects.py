@@ -257,7 +257,13 @@ async def test_a_batch_can_be_waited_for(config, launcher):
         assert (view.succeeded, view.cancelled) == (1, 1)
 
 
-@pytest.mark.parametrize(("which", "why"), [({"batch": 7}, "no batch 7"), ({"name": "x"}, "no batch 'x'")])
+@pytest.mark.parametrize(
+    ("which", "why"),
+    [
+        ({"batch": 7}, "no batch 7"),
+        ({"name": "x"}, "no batch is named 'x': `bgctl batch list` shows names and ids"),
+    ],
+)
 async def test_a_batch_that_does_not_exist_is_named(config, launcher, which, why):
     async with served(config, launcher) as life:
         caller = await life.call()
