@@ -139,6 +139,21 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+def add_to_batch_and_fail(how: str) -> None:
+    import bgd_job  # the worker provides it
+
+    batch, job = bgd_job.batch(), bgd_job.current()
+    assert batch is not None
+    assert job is not None
+    call = add.options(key=f"{batch.id}", key_for=600).s(1) if how == "key" else add.s(1)
+    if how == "step":
+        bgd_job.step("add", lambda: batch.add(call) and None)
+    else:
+        batch.add(call)
+    if job.attempt < 3:
+        raise ValueError("again")
+
+
 def add_to_batch(count: int) -> int:
     import bgd_job  # the worker provides it
 

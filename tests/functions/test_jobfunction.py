@@ -151,6 +151,15 @@ def test_a_job_adds_others_to_its_batch_which_ends_after_them():
         assert client.job(view.finally_.job).target == "tests.functions.tasks:loaded"
 
 
+@pytest.mark.parametrize(("how", "added"), [("plainly", 3), ("key", 1), ("step", 1)])
+def test_a_job_that_is_retried_adds_others_again_unless_they_have_a_key_or_a_step(how, added):
+    parent = {"target": "tests.functions.tasks:add_to_batch_and_fail", "args": [how]}
+    with Client() as client:
+        batch = client.batch([parent | {"retries": 2, "retry_delay": 0}])
+
+        assert batch.wait(DEADLINE).counts["succeeded"] == 1 + added
+
+
 @pytest.mark.parametrize("arguments", [(), (1, 2, 3), ({1, 2},), ({1: "one"},), (float("nan"),)])
 def test_wrong_arguments_fail_where_they_are_submitted(monkeypatch, arguments):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent")  # no daemon is asked
