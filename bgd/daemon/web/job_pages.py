@@ -338,6 +338,10 @@ def _shown(facts: Sequence[Fact]) -> list[tuple[str, object]]:
                 shown.append((label.capitalize(), links))
             case str() if label == "batch":
                 shown.append(("Batch", [(value, f"/job-logs/batches/{value}")]))
+            case str() if label == "follows":
+                kind, number, _ = value.split(" ", 2)
+                folder = "batches/" if kind == "batch" else ""
+                shown.append(("Follows", [(value, f"/job-logs/{folder}{number}")]))
             case str() | Instant():
                 shown.append((label.capitalize(), value))
     return shown

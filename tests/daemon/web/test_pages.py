@@ -218,6 +218,8 @@ def test_batches_are_listed_with_their_counts_and_one_names_what_follows_it(daem
     assert (
         f'<a href="/job-logs/batches/{batch.id}">{batch.id}</a>' in browser.get(f"/job-logs/{first.id}").text
     )
+    followed = f'<a href="/job-logs/batches/{batch.id}">batch {batch.id} (catch)</a>'
+    assert followed in browser.get(f"/job-logs/{batch.view.catch.job}").text
     asked = "Accept: application/json"
     shown = json.loads(daemon.bgctl("batch", "show", str(batch.id), "--json").stdout)
     assert browser.get(f"/job-logs/batches/{batch.id}", asked).json == shown
