@@ -48,7 +48,7 @@ from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
 from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
-from bgd.core.spec import FOLLOW_UPS, MAX_SLOTS, FollowUp, JobSpec
+from bgd.core.spec import MAX_SLOTS, FollowUp, JobSpec
 from bgd.errors import BgdError, Refused
 from bgd.formatting import quoted
 from bgd.units import counted
@@ -57,7 +57,6 @@ from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
 
-    from bgd.client.options import JobOptions
 
 STDIN = "-"
 _VERBS_ELSEWHERE = {"delete", "info", "logs", "progress", "remove", "status"}
@@ -167,18 +166,14 @@ def _queue(
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker, takes_empty=takes_empty)
-    check = None
-    if not settings.no_check:
-        check = program_check(options, caller, maker.folder, settings.commands_after(options))
+    check = None if settings.no_check else program_check(options, caller, maker.folder)
+    new = settings.new_batch(options.get("name"), caller)
     # after all refusals, because a started log must be resumed
     log = None
     if settings.joblog is not None:
         log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
     if queue is not None and settings.resume:
         queue.set()  # also for jobs that wait in it
-    follow_ups = {"then": settings.then, "catch": settings.catch, "finally_": settings.finally_}
-    # programs were looked for above, and targets are not of this process
-    new = new_batch_of(options.get("name"), follow_ups, caller, check=False)
     batch = Batch(daemon, source, log, check, settings.skip or 0, new)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
@@ -237,10 +232,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         return settings
 
-    def commands_after(self, options: JobOptions) -> dict[str, Any]:
-        """Return what follows the batch and, by these options, each of its jobs."""
-        of_jobs = {name: options.get(name) for name in FOLLOW_UPS}
-        return {**of_jobs, "then": self.then, "catch": self.catch, "finally": self.finally_}
+    def new_batch(self, name: str | None, caller: Caller) -> NewBatch:
+        """Return the batch to make; raise Refused if a program that is to follow it is missing."""
+        follow_ups = {"then": self.then, "catch": self.catch, "finally_": self.finally_}
+        try:  # targets are not of this process
+            return new_batch_of(
+                name, follow_ups, caller, check_programs=not self.no_check, check_targets=False
+            )
+        except CannotStart as error:
+            raise Refused(f"{error.problem}; --no-check queues the batch anyway") from None
 
     def spec_of(self, maker: SpecMaker, *, takes_empty: bool) -> SpecOfLine:
         """Return the function that makes a job from a line."""

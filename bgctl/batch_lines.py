@@ -7,7 +7,7 @@ import re
 import select
 import shlex
 from codecs import BOM_UTF8
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from bgctl.common import WrongUsage, say
 from bgctl.plain_submit import OPERATORS
 from bgd.client.portions import PORTION, PORTION_BYTES, Portion, SpecMaker
-from bgd.client.programs import problem_with_follow_ups, problem_with_program
+from bgd.client.programs import follow_ups_of, problem_with_follow_ups, problem_with_program
 from bgd.client.specs import with_references
 from bgd.core.spec import MAX_ARGV, MAX_WORD, OPTIONS, JobSpec, problem_with
 from bgd.errors import BgdError, Refused
@@ -154,20 +154,18 @@ def _items(line: bytes) -> list[bytes]:
 # --- what a line says ---------------------------------------------------------------------------------------
 
 
-def program_check(
-    options: JobOptions, caller: Caller, folder: str, follow_ups: Mapping[str, Any]
-) -> Callable[[JobSpec], None]:
+def program_check(options: JobOptions, caller: Caller, folder: str) -> Callable[[JobSpec], None]:
     """Return a function that refuses commands whose programs are missing; each program is looked for once.
 
     Documents with their own folder or variables are not checked: there it may be another program.
 
     Raises:
-        Refused: the program of a command in `follow_ups`, which are the words by their options, is missing.
+        Refused: the program of a command that the options let follow each job is missing.
     """
     own = caller.chosen_environment(options.get("env_pass") or "all")
     path = (options.get("env") or {}).get("PATH", own.get("PATH"))
     found: set[str] = set()
-    if problem := problem_with_follow_ups(follow_ups, path, folder):
+    if problem := problem_with_follow_ups(follow_ups_of(options), path, folder):
         raise Refused(f"{problem}; --no-check queues the batch anyway")
 
     def check(spec: JobSpec) -> None:

@@ -190,31 +190,36 @@ class BatchSender:
 
 
 def new_batch_of(
-    name: str | None, follow_ups: Mapping[str, FollowUp | None], caller: Caller, *, check: bool
+    name: str | None,
+    follow_ups: Mapping[str, FollowUp | None],
+    caller: Caller,
+    *,
+    check_programs: bool,
+    check_targets: bool,
 ) -> NewBatch:
     """Return a new batch with a name and what follows it, by the fields of NewBatch.
 
     Raises:
-        Refused, TypeError: it cannot follow; with `check`, also because a program is missing here, or because
-            the function of a target, which this process has imported, needs arguments.
+        CannotStart: with `check_programs`: a command's program is missing.
+        Refused, TypeError: it cannot follow; with `check_targets` also a target of this process, for
+            example one that needs arguments.
     """
-    given: dict[str, Any] = {
-        key: _spec_after(each, key, caller, check=check)
-        for key, each in follow_ups.items()
-        if each is not None
-    }
+    given: dict[str, Any] = {}
+    for key, call in follow_ups.items():
+        item: Any = call
+        if call is None:
+            continue
+        if not isinstance(call, JobSpec | Mapping):
+            event = key.rstrip("_")
+            words = follow_up_words(call, event)
+            path = caller.environment.get("PATH")
+            if check_programs and (problem := problem_with_follow_ups({event: words}, path, caller.folder)):
+                raise CannotStart(f"{problem}; check=False queues the batch anyway", problem)
+            item = {"target": words[0], "check": check_targets} if is_target(tuple(words)) else words
+        given[key] = _with_environment(spec_of(item, caller), caller)
     return checked(NewBatch(name=name, **given))
 
 
-def _spec_after(call: FollowUp, key: str, caller: Caller, *, check: bool) -> JobSpec:
-    item: Any = call
-    if not isinstance(call, JobSpec | Mapping):
-        words = follow_up_words(call, key)
-        path = caller.environment.get("PATH")
-        if check and (problem := problem_with_follow_ups({key: words}, path, caller.folder)):
-            raise CannotStart(f"{problem}; check=False queues the batch anyway", problem)
-        item = {"target": words[0], "check": check} if is_target(tuple(words)) else words
-    spec = spec_of(item, caller)
-    if spec.argv is not None and spec.env is None:
-        spec = replace(spec, env=caller.environment)
-    return spec
+def _with_environment(spec: JobSpec, caller: Caller) -> JobSpec:
+    is_complete = spec.argv is None or spec.env is not None
+    return spec if is_complete else replace(spec, env=caller.environment)

@@ -56,7 +56,7 @@ def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
         if problem is not None and len(argv) == 1 and " " in argv[0].strip():
             advice = ": make each word an item of the list, or use shell=True"
         if options and problem is None:  # most submits have no options
-            problem = problem_with_follow_ups(_follow_ups_of(options), path, where)
+            problem = problem_with_follow_ups(follow_ups_of(options), path, where)
     if problem is not None:
         raise CannotStart(f"{problem}{advice}; check=False queues it anyway", problem)
 
@@ -88,7 +88,7 @@ def checked_changes(changes: EditOptions, folder: str | None, *, check: bool = T
         problem = problem_with_program(os.fspath(argv[0]), path, str(caller.absolute(where)))
     if problem is None and check:
         there = str(caller.absolute(changes["cwd"])) if changes.get("cwd") else folder
-        problem = problem_with_follow_ups(_follow_ups_of(changes), caller.environment.get("PATH"), there)
+        problem = problem_with_follow_ups(follow_ups_of(changes), caller.environment.get("PATH"), there)
     if problem is not None:
         raise CannotStart(f"{problem}; check=False changes it anyway", problem)
     return given
@@ -117,7 +117,8 @@ def problem_with_follow_ups(
     return None
 
 
-def _follow_ups_of(options: JobOptions | EditOptions) -> dict[str, Any]:
+def follow_ups_of(options: JobOptions | EditOptions) -> dict[str, Any]:
+    """Return what follows a job with these options, None where nothing does."""
     return {name: options.get(name) for name in FOLLOW_UPS}
 
 

@@ -102,7 +102,7 @@ def test_an_operator_of_a_shell_is_noted_once(maker, capsys):
 def test_each_program_is_looked_for_once_where_the_shared_options_say(monkeypatch):
     asked = []
     monkeypatch.setattr(batch_lines, "problem_with_program", lambda *args: asked.append(args))
-    check = program_check({"env": {"PATH": "/p"}}, Caller(), "/", {})
+    check = program_check({"env": {"PATH": "/p"}}, Caller(), "/")
     for folder in ("/", "/", "/other"):
         check(JobSpec(argv=("tool", "a"), cwd=folder))
     check(JobSpec(argv=("tool", "a"), cwd="/", env={}))
@@ -112,7 +112,7 @@ def test_each_program_is_looked_for_once_where_the_shared_options_say(monkeypatc
 
 
 def test_a_missing_program_is_refused(maker):
-    check = program_check({}, Caller(), maker.folder, {})
+    check = program_check({}, Caller(), maker.folder)
     lines: list[SpecOfLine] = [
         word_lines(maker),
         argument_lines(maker, template_words("no-such-program {}", shell=False), shell=False),

@@ -96,6 +96,20 @@ def test_only_the_daemon_judges_a_target_whose_module_bgctl_has_imported_for_its
     assert "is not in [security] allowed_classes" in done.stderr
 
 
+def test_what_follows_a_batch_runs_in_the_folder_of_the_caller_and_is_looked_for_there(daemon, tmp_path):
+    for name in ("here/report", "there/count"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    words = ["--cwd", str(tmp_path / "there"), "--finally"]
+
+    done = daemon.bgctl("batch", *words, "./report", "--", "./count", ":::", "a", cwd=tmp_path / "here")
+    assert (done.returncode, done.stderr) == (0, "")
+
+    done = daemon.bgctl("batch", *words, "./count", "--", "./count", ":::", "a", cwd=tmp_path / "here")
+    assert f"finally: {tmp_path}/here/count does not exist; --no-check queues the batch anyway" in done.stderr
+
+
 @pytest.mark.parametrize("batch", ["9999", "nowhere"])
 def test_a_batch_that_does_not_exist_has_the_exit_code_for_it(daemon, batch):
     done = daemon.bgctl("batch", "show", batch)

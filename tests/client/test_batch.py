@@ -264,7 +264,9 @@ def test_a_batch_counts_its_jobs_and_starts_what_follows(blocking):
 
 @pytest.mark.parametrize("event", ["then", "catch", "finally_"])
 def test_a_missing_program_that_follows_a_batch_is_refused_unless_told_otherwise(blocking, event):
-    with pytest.raises(Refused, match=f"{event}: no program 'missing'.*check=False queues the batch anyway"):
+    with pytest.raises(
+        Refused, match=f"{event.strip('_')}: no program 'missing'.*check=False queues the batch anyway"
+    ):
         blocking.batch([["true"]], **{event: ["missing"]})
 
     batch = blocking.batch([["true"]], hold=True, check=False, **{event: ["missing"]})

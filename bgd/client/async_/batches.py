@@ -125,7 +125,8 @@ async def made(
 ) -> AsyncBatch:
     """Make a batch; see `AsyncClient.batch`."""
     caller = Caller()
-    new = new_batch_of(name, follow_ups, caller, check=options.get("check", True))
+    check = options.get("check", True)
+    new = new_batch_of(name, follow_ups, caller, check_programs=check, check_targets=check)
     sender = BatchSender(channel, new_batch(), new=new)
     try:
         async with aclosing(sender.send(marked(portions_of(calls, SpecMaker(options, caller))))) as parts:

@@ -129,7 +129,8 @@ def made(
 ) -> Batch:
     """Make a batch; see `Client.batch`."""
     caller = Caller()
-    new = new_batch_of(name, follow_ups, caller, check=options.get("check", True))
+    check = options.get("check", True)
+    new = new_batch_of(name, follow_ups, caller, check_programs=check, check_targets=check)
     sender = BatchSender(channel, new_batch(), new=new)
     try:
         with closing(iterate(sender.send(marked(portions_of(calls, SpecMaker(options, caller)))))) as parts:
