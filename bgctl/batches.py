@@ -19,10 +19,9 @@ from bgd.client.blocking.batches import Batch
 from bgd.formatting import batch_as_json, quoted
 from bgd.units import counted
 from bgd.wire.requests import MAX_BATCHES
-from bgd.wire.views import BatchView
+from bgd.wire.views import BATCH_COUNTS, BatchView
 
-_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
-_HEADINGS = ("BATCH", "NAME", *(each.upper() for each in _COUNTS), "ENDED")
+_HEADINGS = ("BATCH", "NAME", *(each.upper() for each in BATCH_COUNTS), "ENDED")
 
 KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
 _BEFORE_ARGUMENTS = ":::"
@@ -171,7 +170,7 @@ def _lines(view: BatchView, now: float) -> Iterator[tuple[str, object]]:
     yield "batch", view.id if view.name is None else f"{view.id} ({view.name})"
     yield "created", local_time(view.created_at, now)
     yield "ended", _ended(view, now)
-    yield "jobs", ", ".join(f"{getattr(view, name)} {name}" for name in _COUNTS if getattr(view, name))
+    yield "jobs", ", ".join(f"{getattr(view, name)} {name}" for name in BATCH_COUNTS if getattr(view, name))
     for event, each in (("then", view.then), ("catch", view.catch), ("finally", view.finally_)):
         if each is not None:
             command = each.target or " ".join(map(quoted, each.argv or ()))
@@ -179,7 +178,7 @@ def _lines(view: BatchView, now: float) -> Iterator[tuple[str, object]]:
 
 
 def _row(view: BatchView, now: float) -> tuple[str, ...]:
-    counts = (str(getattr(view, name)) for name in _COUNTS)
+    counts = (str(getattr(view, name)) for name in BATCH_COUNTS)
     return (str(view.id), view.name or "-", *counts, _ended(view, now))
 
 

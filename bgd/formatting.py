@@ -28,7 +28,16 @@ from bgd.core.spec import (
 )
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
-from bgd.wire.views import AttemptView, BatchView, FollowUpView, JobUsage, JobView, Progress, StepView
+from bgd.wire.views import (
+    BATCH_COUNTS,
+    AttemptView,
+    BatchView,
+    FollowUpView,
+    JobUsage,
+    JobView,
+    Progress,
+    StepView,
+)
 
 _SHORT = 10  # seconds, below which a decimal matters
 _ROUNDING = 1e-9  # 0.29 * 100 is less than 29
@@ -181,12 +190,11 @@ def tokens_line(attempt: AttemptView) -> str:
 def batch_as_json(view: BatchView) -> dict[str, Any]:
     """Return a batch as JSON shows it."""
     follow_ups = {"then": view.then, "catch": view.catch, "finally": view.finally_}
-    counts = ("total", "pending", "running", "succeeded", "failed", "cancelled")
     return {
         "id": view.id,
         "name": view.name,
         "created_at": iso_time(view.created_at),
-        **{name: getattr(view, name) for name in counts},
+        **{name: getattr(view, name) for name in BATCH_COUNTS},
         "finished_at": iso_time(view.finished_at),
         **{event: each and _follow_up_as_json(each) for event, each in follow_ups.items()},
     }

@@ -132,6 +132,10 @@ class BatchView(Struct, frozen=True, kw_only=True):
     finally_: FollowUpView | None = field(default=None, name="finally")
 
 
+BATCH_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
+"""Fields of a BatchView: its jobs, all of them and by state."""
+
+
 class JobProgress(Struct, frozen=True):
     """What a running attempt last reported about its progress."""
 

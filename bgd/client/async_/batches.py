@@ -16,7 +16,7 @@ from bgd.core.job import State
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import BatchesPart
 from bgd.wire.requests import MAX_LIST, CloseBatch, GetBatches, Selection
-from bgd.wire.views import BatchView
+from bgd.wire.views import BATCH_COUNTS, BatchView
 
 if TYPE_CHECKING:
     from bgd.client.async_.client import AsyncClient
@@ -48,7 +48,7 @@ class AsyncBatch:
     @property
     def counts(self) -> dict[str, int]:
         """How many jobs are in which state; `total` counts all."""
-        return {name: getattr(self.view, name) for name in _COUNTS}
+        return {name: getattr(self.view, name) for name in BATCH_COUNTS}
 
     async def refresh(self) -> Self:
         """Look the batch up again; return the batch itself."""
@@ -110,9 +110,6 @@ class AsyncBatch:
 
     def __repr__(self) -> str:
         return f"<AsyncBatch {self.id}>"
-
-
-_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
 
 
 async def made(

@@ -18,7 +18,7 @@ from bgd.core.job import State
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import BatchesPart
 from bgd.wire.requests import MAX_LIST, CloseBatch, GetBatches, Selection
-from bgd.wire.views import BatchView
+from bgd.wire.views import BATCH_COUNTS, BatchView
 
 if TYPE_CHECKING:
     from bgd.client.batch import FollowUp
@@ -50,7 +50,7 @@ class Batch:
     @property
     def counts(self) -> dict[str, int]:
         """How many jobs are in which state; `total` counts all."""
-        return {name: getattr(self.view, name) for name in _COUNTS}
+        return {name: getattr(self.view, name) for name in BATCH_COUNTS}
 
     def refresh(self) -> Self:
         """Look the batch up again; return the batch itself."""
@@ -114,9 +114,6 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}>"
-
-
-_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
 
 
 def made(
