@@ -17,7 +17,7 @@ from bgctl.common import client
 from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core import spec
 from bgd.core.filters import FILTERS, exact_name, read_queue
-from bgd.core.spec import OPTIONS, Option, kind_of, text_reader, whole_number_reader
+from bgd.core.spec import OPTIONS, Option, kind_of
 from bgd.escape import one_line
 from bgd.units import (
     counted,
@@ -25,6 +25,8 @@ from bgd.units import (
     parse_duration,
     parse_size,
     problem_with_zone_of,
+    text_reader,
+    whole_number_reader,
 )
 from bgd.wire.requests import MAX_IDS
 

@@ -20,7 +20,7 @@ from msgspec.structs import asdict, replace
 
 from bgd import values
 from bgd.core import spec
-from bgd.core.job import RetryPolicy
+from bgd.core.job import Rate, RetryPolicy
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.target import (
     PAUSE_FOR,
@@ -266,7 +266,7 @@ class QueueConfig(Struct, frozen=True, kw_only=True):
     slots: int | None = key(values.number(spec.SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
     executor: str = key(values.executor_name, spec.LOCAL)  # of jobs that name none themselves
-    rate: spec.Rate | None = key(values.start_rate, None, none=UNLIMITED)
+    rate: Rate | None = key(values.start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
     weight: int | None = key(values.number(UpToThousand), None, none="none")
     """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""

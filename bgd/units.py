@@ -1,9 +1,12 @@
-"""Durations and sizes as people write them in the configuration and on the command line."""
+"""Durations, sizes and numbers as people write them in the configuration and on the command line."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -132,3 +135,22 @@ def format_size(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.3g}{unit}" if size < 999.5 else f"{size:.0f}{unit}"  # noqa: PLR2004 - likewise
+
+
+def text_reader(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return a function that reads a value of a type with limits; `rule` describes them in its ValueError."""
+
+    def parse(text: str) -> Any:
+        try:
+            return msgspec.convert(read(text), kind, strict=False)  # numbers are text
+        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
+            verb = "is" if rule.startswith("neither ") else "is not"
+            raise ValueError(f"{text!r} {verb} {rule}") from None
+
+    return parse
+
+
+def whole_number_reader(kind: Any) -> Callable[[str], Any]:
+    """Return a function that reads a whole number within the limits of its type."""
+    [limits] = kind.__metadata__
+    return text_reader(kind, f"a whole number from {limits.ge} to {limits.le}")

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core import spec
-from bgd.core.job import Decision, ExceptionRules, NextStep
+from bgd.core.job import Decision, ExceptionRules, NextStep, Rate
 from bgd.core.spec import kind_of
 from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
@@ -319,21 +319,21 @@ def resource_tokens(setting: Setting) -> tuple[str, ...]:
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated by commas
 
 
-def start_rate(setting: Setting) -> spec.Rate:
+def start_rate(setting: Setting) -> Rate:
     """Read how many starts there may be within some time."""
     written = text(setting)
     count, _, seconds = written.partition("/")
     if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
         raise ValueError(f'must be like "10/1m": 1 to {MAX_RATE} starts, and a duration')
-    return spec.Rate(int(count), checked_duration(seconds, spec.Timeout), written)
+    return Rate(int(count), checked_duration(seconds, spec.Timeout), written)
 
 
-def failure_rate(setting: Setting) -> spec.Rate:
+def failure_rate(setting: Setting) -> Rate:
     """Read after how many failures within some time the calls of a class pause."""
     found = re.fullmatch(r"([0-9]{1,3}) failures?/([0-9].*)", written := text(setting))
     if found is None or not 1 <= int(found[1]) <= MAX_FAILURES:
         raise ValueError(f'must be like "5 failures/10m": 1 to {MAX_FAILURES} failures, and a duration')
-    return spec.Rate(int(found[1]), checked_duration(found[2], spec.Timeout), written)
+    return Rate(int(found[1]), checked_duration(found[2], spec.Timeout), written)
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:

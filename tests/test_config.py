@@ -26,8 +26,8 @@ from bgd.config import (
     load,
 )
 from bgd.core.breakers import BreakerRule
-from bgd.core.job import Decision, NextStep, RetryPolicy
-from bgd.core.spec import ExecutorKind, Rate
+from bgd.core.job import Decision, NextStep, Rate, RetryPolicy
+from bgd.core.spec import ExecutorKind
 from bgd.core.target import ClassPolicy, class_policy, parse_target
 from bgd.daemon.queue_controls import breaker_rules
 from bgd.errors import ConfigError

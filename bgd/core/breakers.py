@@ -9,8 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.explain import Cause, Reason
-from bgd.core.job import JobId, Now, Outcome
-from bgd.core.spec import Rate
+from bgd.core.job import JobId, Now, Outcome, Rate
 
 
 class BreakerRule(Struct, frozen=True):

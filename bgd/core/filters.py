@@ -17,11 +17,9 @@ from bgd.core.spec import (
     JobNumber,
     Priority,
     QueueName,
-    text_reader,
-    whole_number_reader,
 )
 from bgd.errors import nearest
-from bgd.units import parse_past_time
+from bgd.units import parse_past_time, text_reader, whole_number_reader
 
 MAX_WORDS = 20  # of a filter
 MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number

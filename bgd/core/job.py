@@ -159,6 +159,17 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     breaker: str | None = None
 
 
+class Rate(Struct, frozen=True):
+    """At most `count` starts within any `seconds`; `text` is its notation, for example "10/1m"."""
+
+    count: int
+    seconds: float
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class KeyLimit(Struct, frozen=True, array_like=True, gc=False):
     """A limit by key: at most `places` attempts of jobs with the key run at once.
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from bgd.core.job import JobId
-from bgd.core.spec import Demand, Rate
+from bgd.core.job import JobId, Rate
+from bgd.core.spec import Demand
 
 Tokens = dict[str, tuple[str, ...]]
 """The tokens that a job holds, by resource."""

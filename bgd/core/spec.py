@@ -1,13 +1,12 @@
 """Job specs: the options of a job, with limits on what a client may send."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial, reduce
 from operator import or_
 from typing import Annotated, Any, Literal, Self, get_args
 
-import msgspec
 from msgspec import Meta, Struct
 
 # --- limits on what a stranger may send ------------------------------------------------------------
@@ -34,7 +33,6 @@ MAX_STEPS = 20  # into lists and objects, from the arguments of a job to where a
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
 MAX_SLOTS = 10_000
-MAX_KEPT_KEYS = 1_000_000  # of jobs that have ended, some 300 bytes of memory each
 MAX_DEBOUNCES = 10  # times the debounce that a job is put off at most
 MAX_RESOURCES = 8  # resources that one job asks for
 MAX_TOKENS = 1_000  # of one resource
@@ -126,17 +124,6 @@ class ExecutorKind(StrEnum):
     def is_seen_through(self) -> bool:
         """Whether bgd sees and ends all processes, wherever they run."""
         return self is not ExecutorKind.PREFIX
-
-
-class Rate(Struct, frozen=True):
-    """At most `count` starts within any `seconds`; `text` is its notation, for example "10/1m"."""
-
-    count: int
-    seconds: float
-    text: str = ""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Isolation(StrEnum):
@@ -298,7 +285,6 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     key: Annotated[Name | None, _at_start("Queue only one unfinished job with this key", can_edit=False)] = (
         None
     )
-    """While a job with this key is unfinished, bgd queues no other one."""
     key_until: Annotated[
         KeyUntil | None,
         _at_start(
@@ -389,15 +375,12 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     pids_max: Annotated[
         ProcessCount | None, _in_policy("Limit on processes and threads", limit="processes")
     ] = None
-    """Limit on its processes and threads."""
     open_files: Annotated[
         OpenFiles | None, _in_policy("Limit on open files of each process", limit="open files")
     ] = None
-    """Limit on descriptors of each of its processes."""
     core_max: Annotated[
         FileBytes | None, _in_policy("Limit on the size of core files; 0: none", limit="core file")
     ] = None
-    """Bytes of a core file of each of its processes; 0: none is written."""
     notify: Annotated[
         NotifyName | None, _in_policy("Notify this target when the job ends", label="notifies")
     ] = None
@@ -451,25 +434,6 @@ def is_target(words: tuple[str, ...]) -> bool:
     return len(words) == 1 and ":" in words[0] and not words[0].startswith(("/", "."))
 
 
-def text_reader(kind: Any, rule: str, read: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """Return a function that reads a value of a type with limits; `rule` describes them in its ValueError."""
-
-    def parse(text: str) -> Any:
-        try:
-            return msgspec.convert(read(text), kind, strict=False)  # numbers are text
-        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8
-            verb = "is" if rule.startswith("neither ") else "is not"
-            raise ValueError(f"{text!r} {verb} {rule}") from None
-
-    return parse
-
-
-def whole_number_reader(kind: Any) -> Callable[[str], Any]:
-    """Return a function that reads a whole number within the limits of its type."""
-    [limits] = kind.__metadata__
-    return text_reader(kind, f"a whole number from {limits.ge} to {limits.le}")
-
-
 def may_be_nil(name: str) -> bool:
     """Return whether None takes the option away from a job that waits."""
     return OPTIONS[name].can_unset and getattr(JobSpec(), name) is None
@@ -497,9 +461,7 @@ def problem_with(spec: JobSpec) -> str | None:
 def _problem_with_references(spec: JobSpec) -> str | None:
     if spec.references and (unawaited := {each.job for each in spec.references}.difference(spec.after)):
         if PREVIOUS in unawaited:
-            return (
-                "an argument is the result of the job before: only a chain has one, for all except its first"
-            )
+            return "an argument is the result of the job before: only later jobs of a chain have one"
         return f"the result of job {min(unawaited)} is an argument, so after has to name that job"
     return None
 
@@ -513,15 +475,12 @@ def _problem_with_choices(spec: JobSpec) -> str | None:  # noqa: PLR0911 - a lin
     if spec.key_until is KeyUntil.START and spec.key_for is not None:
         return "key_until=start and key_for cannot be combined: key_for counts from the end of the job"
     if spec.debounce is not None and (spec.delay or spec.at is not None or spec.after or spec.after_any):
-        return (
-            "debounce cannot be combined with delay, at, after and after_any: it says when the job may start"
-        )
+        return "debounce cannot be combined with delay, at, after and after_any: it says when the job starts"
     if spec.retry_on is not None and spec.no_retry_on is not None:
         return "retry_on and no_retry_on cannot be combined"
     if spec.stdin is not None and spec.input is not None:
         return "stdin and input cannot be combined: a command reads one of them"
-    has_follow_ups = spec.on_failure is not None or spec.on_success is not None
-    return _problem_with_follow_ups(spec) if has_follow_ups else None
+    return _problem_with_follow_ups(spec)
 
 
 def _problem_with_follow_ups(spec: JobSpec) -> str | None:

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from bgd.core.job import ExceptionRules
-from bgd.core.spec import MAX_NAME, OPTIONS, JobSpec, Rate
+from bgd.core.job import ExceptionRules, Rate
+from bgd.core.spec import MAX_NAME, OPTIONS, JobSpec
 
 
 class PythonTarget(Struct, frozen=True):

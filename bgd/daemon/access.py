@@ -12,7 +12,7 @@ import sys
 from functools import cache, lru_cache
 
 from bgd.config import Config, no_target
-from bgd.core.spec import MAX_KEPT_KEYS, NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import (
     PythonTarget,
     RunnerTarget,
@@ -28,6 +28,8 @@ from bgd.values import ANY_COMMAND
 from bgd.wire.class_jobs import problem_with_arguments, with_results
 
 logger = logging.getLogger(__name__)
+
+MAX_KEPT_KEYS = 1_000_000  # of jobs that have ended, some 300 bytes of memory each
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 

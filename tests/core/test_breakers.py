@@ -6,10 +6,9 @@ import pytest
 
 from bgd.core.breakers import BreakerRule, BreakerState
 from bgd.core.explain import Cause, in_words
-from bgd.core.job import JobId, Outcome, RetryPolicy, State
+from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import PauseReason, Scheduler
-from bgd.core.spec import Rate
 from tests.core.scheduling import NO_RETRIES, at, end, make_scheduler, started_ids, submit
 
 APP = "app.x"

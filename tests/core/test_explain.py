@@ -20,10 +20,9 @@ from bgd.core.explain import (
     likely_start,
     waiting_line,
 )
-from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.job import JobId, Now, Outcome, Rate, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import PauseReason, Scheduler
-from bgd.core.spec import Rate
 from tests.core.scheduling import NOW, at, end, make_scheduler, submit
 
 STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "800"))  # by hand: 100000

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolicy, State
+from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit
 from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL

@@ -5,11 +5,11 @@ from math import inf
 import pytest
 
 from bgd.core.explain import Cause, Reason, likely_start, words_of
-from bgd.core.job import Conditions, Job, JobId, Outcome, State
+from bgd.core.job import Conditions, Job, JobId, Outcome, Rate, State
 from bgd.core.limits import QueueRule
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
-from bgd.core.spec import NOTIFICATION_QUEUE, Rate
+from bgd.core.spec import NOTIFICATION_QUEUE
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,

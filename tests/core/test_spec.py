@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgd.core.job import Rate
 from bgd.core.spec import (
     MAX_PATH,
     MAX_WORD,
@@ -14,7 +15,6 @@ from bgd.core.spec import (
     Isolation,
     JobSpec,
     KeyUntil,
-    Rate,
     Reference,
     StopSignal,
     problem_with,
@@ -72,7 +72,7 @@ def test_a_valid_spec_has_no_problem(spec):
         ),
         (
             JobSpec(target="a:b", references=(Reference(PREVIOUS, ("args", 0)),)),
-            "an argument is the result of the job before: only a chain has one",
+            "an argument is the result of the job before: only later jobs of a chain have one",
         ),
         (JobSpec(argv=()), "argv is empty"),
         (JobSpec(argv=("", "x")), "argv is empty"),

@@ -129,9 +129,11 @@ async def test_only_a_job_after_the_first_of_a_chain_can_get_the_result_of_the_o
                 "job 1 of the chain: the arguments have no {\"$result\":0} at ['args'][0]"
                 if odd in specs
                 else f"{'job 0 of the chain: ' if len(specs) > 1 else ''}an argument is the result of the job"
-                " before: only a chain has one, for all except its first"
+                " before: only later jobs of a chain have one"
             )
-        assert "only a chain has one" in (await caller.ask(Submit(9, after_it), Failed)).message
+        assert (
+            "only later jobs of a chain have one" in (await caller.ask(Submit(9, after_it), Failed)).message
+        )
 
 
 async def test_a_job_whose_source_fails_is_cancelled_with_the_reason(config, launcher):

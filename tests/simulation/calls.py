@@ -11,9 +11,9 @@ from unittest import mock
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.job import FINAL, Move, Outcome, RetryPolicy, State
+from bgd.core.job import FINAL, Move, Outcome, Rate, RetryPolicy, State
 from bgd.core.scheduler import REASONS_OF_CANCEL
-from bgd.core.spec import JobSpec, Rate
+from bgd.core.spec import JobSpec
 from bgd.core.target import ClassPolicy
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import records

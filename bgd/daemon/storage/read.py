@@ -15,9 +15,9 @@ from bgd import clock
 from bgd.core.breakers import BreakerState
 from bgd.core.conditions import without_met_conditions
 from bgd.core.filters import Filter
-from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, Rate, State
 from bgd.core.retry import options_of, with_policy
-from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, Rate, Reference
+from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, Reference
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
