@@ -135,16 +135,16 @@ class Isolation(StrEnum):
 
 
 class OnLimit(StrEnum):
-    """What happens to a job when its turn comes while as many jobs with the key of its limit run as may."""
+    """What happens to a job if its limit is reached when its turn comes."""
 
     WAIT = "wait"
     SKIP = "skip"  # the job is cancelled
 
 
 class KeyUntil(StrEnum):
-    """Until when a job has its key."""
+    """When a job frees its key."""
 
-    START = "start"  # of its first attempt
+    START = "start"  # when its first attempt starts
     END = "end"
 
 
@@ -212,10 +212,10 @@ _on_nodes = partial(_in_policy, on_nodes=True)
 
 
 class JobCause(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The end that a follow-up job follows.
+    """What a follow-up job follows: the end of a job or of a batch.
 
     `id`: of a job, or of a batch if `of_batch`. `event`: the option that names the follow-up, for example
-    on_failure. `attempt`: the job's latest one, whose log there is; 0: none.
+    on_failure. `attempt`: the latest attempt of the job; 0: none.
     """
 
     id: int
@@ -394,7 +394,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     cause: JobCause | None = None
     """What the job follows; only bgd sets it."""
     batch: JobNumber | None = None
-    """The id of the batch that the job is of."""
+    """The id of the batch that the job belongs to."""
     trace: tuple[TraceParent, TraceState] | None = None
     """The values of TRACEPARENT and TRACESTATE for its processes, of the program that submits it."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
@@ -469,6 +469,8 @@ def _problem_with_references(spec: JobSpec) -> str | None:
 def _problem_with_choices(spec: JobSpec) -> str | None:  # noqa: PLR0911 - a line for each
     if spec.delay and spec.at is not None:
         return "delay and at cannot be combined: both say when the job may start"
+    if spec.on_limit is not None and spec.limit is None and spec.target is None:  # a class may have a limit
+        return "on_limit needs a limit: it says what happens if the limit is reached"
     of_key = spec.debounce is not None or spec.key_until is not None or spec.key_for is not None
     if of_key and spec.key is None:
         return "debounce, key_until and key_for need a key: they are about later jobs with the same key"
@@ -513,10 +515,9 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
 
 
 def _problem_with_place(spec: JobSpec) -> str | None:
-    if spec.cwd is not None and _is_not_a_path(spec.cwd):
-        return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    if spec.stdin is not None and _is_not_a_path(spec.stdin):
-        return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
+    for name, path in (("cwd", spec.cwd), ("stdin", spec.stdin)):
+        if path is not None and _is_not_a_path(path):
+            return f"{name} must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     of_slurm = (spec.gres, spec.partition, spec.account, *(spec.slurm_options or ()))
     for text in (spec.name, spec.key, *(spec.limit or ())[:1], *spec.tags, *of_slurm):
         if text is not None and not text.isprintable():
