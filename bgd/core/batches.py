@@ -1,4 +1,4 @@
-"""Batches: counts the jobs of each batch by state, and decides which jobs follow when they end."""
+"""Batches: count the jobs of each batch by state, and decide when its follow-ups start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STALE = 1_000  # runs of jobs beyond twice as many as there were, before those 
 
 
 class BatchEvent(StrEnum):
-    """What a batch may start a job for, once each."""
+    """What a batch can have a follow-up job for. Each starts at most once."""
 
     THEN = "then"  # all of its jobs have succeeded
     CATCH = "catch"  # one has failed; others may still run
@@ -25,12 +25,12 @@ class BatchEvent(StrEnum):
 
 
 class Batch(Struct, kw_only=True):
-    """A batch: how many of its jobs are in which state, and what follows.
+    """A batch: how many of its jobs are in each state, and its follow-ups.
 
-    * `is_whole`: its client will add no more jobs; a job of the batch may.
-    * `is_cancelled`: nothing may be added.
-    * `unstarted`: the events whose jobs have not started. `started`: the jobs of the others.
-    * `token`: that its client chose for its lines.
+    * `is_whole`: its client adds no more jobs; jobs of the batch still can.
+    * `is_cancelled`: no jobs can be added.
+    * `unstarted`: events whose follow-ups have not started. `started`: the follow-ups that have.
+    * `token`: chosen by the client for the lines of the batch.
     """
 
     id: BatchId
@@ -55,7 +55,7 @@ class Batch(Struct, kw_only=True):
 
     @property
     def has_ended(self) -> bool:
-        """Whether no job of it can be added, wait or run."""
+        """Whether all its jobs have ended and none can be added."""
         return self.is_whole and not (self.pending or self.running)
 
     def add(self, state: State, change: int) -> None:
@@ -64,25 +64,24 @@ class Batch(Struct, kw_only=True):
         setattr(self, name, getattr(self, name) + change)
 
     def take_due(self) -> list[BatchEvent]:
-        """Return the events that have come, each once."""
-        has_come = {
+        """Return the events that have happened, each only once."""
+        has_happened = {
             BatchEvent.CATCH: self.failed > 0,
             BatchEvent.THEN: self.has_ended and self.succeeded == self.total,
             BatchEvent.FINALLY: self.has_ended,
         }
-        due = [event for event in self.unstarted if has_come[event]]
+        due = [event for event in self.unstarted if has_happened[event]]
         self.unstarted = tuple(event for event in self.unstarted if event not in due)
         return due
 
 
 class Batches:
-    """All batches that have not ended, and which jobs are of them.
+    """All batches that have not ended, and the jobs in them.
 
-    A batch of a million jobs takes no more memory than its runs of consecutive ids, and the end of a job one
-    look-up among them.
+    A batch takes memory only for its runs of consecutive job ids. The end of a job takes one lookup in them.
 
     Attributes:
-        open: batches by id; a batch that has ended and whose jobs are about to run again is among them.
+        open: batches by id, including ended batches whose jobs are about to run again.
         last_id: the highest id ever given to a batch.
     """
 
@@ -97,7 +96,7 @@ class Batches:
         self._most_runs = _STALE
 
     def put(self, batch: Batch) -> None:
-        """Add a new batch, or one that has ended and may go on."""
+        """Add a new batch, or one that has ended and gets jobs again."""
         self.last_id = max(self.last_id, batch.id)
         self.open[batch.id] = batch
         self._by_token[batch.token] = batch.id
@@ -134,14 +133,14 @@ class Batches:
         self._changed[batch_id] = batch
 
     def recall(self, job_id: JobId, batch_id: BatchId) -> None:
-        """Note that a job is of an open batch."""
+        """Record that a job belongs to an open batch."""
         if self._runs and self._runs[-1] == (job_id - 1, batch_id):
             self._runs[-1] = job_id, batch_id
         elif self.of_job(job_id) is None:
             self._insert(job_id, job_id, batch_id)
 
     def moved(self, job_id: JobId, before: State, after: State) -> None:
-        """Count the move of a job, whatever it is of."""
+        """Count the move of a job if it belongs to an open batch."""
         batch = self.of_job(job_id)
         if batch is not None:
             batch.add(before, -1)
@@ -149,13 +148,13 @@ class Batches:
             self._changed[batch.id] = batch
 
     def change(self, batch: Batch, *, is_whole: bool, is_cancelled: bool | None = None) -> None:
-        """Let the client of an open batch add no more jobs, or more; if it is cancelled, nobody may."""
+        """Record whether the client adds no more jobs (`is_whole`), and whether the batch is cancelled."""
         batch.is_whole = is_whole
         batch.is_cancelled = batch.is_cancelled if is_cancelled is None else is_cancelled
         self._changed[batch.id] = batch
 
     def take_due(self) -> list[tuple[Batch, BatchEvent]]:
-        """Return the events of batches that have come since the last call."""
+        """Return the events of batches that have happened since the last call."""
         return [(batch, event) for batch in self._changed.values() for event in batch.take_due()]
 
     def take_changed(self, at: float) -> tuple[list[Batch], list[tuple[JobId, JobId, BatchId]]]:

@@ -13,7 +13,7 @@ from bgd.core.job import JobId, Now, Outcome, Rate
 
 
 class BreakerRule(Struct, frozen=True):
-    """After so many `failures` of attempts within some time, no other one starts for `pause_for` seconds."""
+    """If attempts fail as often as `failures` says, start no more of them for `pause_for` seconds."""
 
     failures: Rate
     pause_for: float
@@ -24,7 +24,7 @@ class BreakerRule(Struct, frozen=True):
 
 
 class BreakerState(Struct, frozen=True, omit_defaults=True):
-    """What has happened to the calls of a class; instants are on the elapsed clock.
+    """The latest failures of the calls of a class, and their pause; instants are on the elapsed clock.
 
     `failures`: the latest ones, oldest first. `paused_until`: None unless they are paused. `trial`: the job
     whose attempt shows whether they work again.
@@ -35,7 +35,7 @@ class BreakerState(Struct, frozen=True, omit_defaults=True):
     trial: JobId | None = None
 
     def moved(self, seconds: float) -> BreakerState:
-        """Return the state on another clock, which is so many seconds ahead."""
+        """Return the state with all its times moved by `seconds`, to convert between clocks."""
         until = None if self.paused_until is None else self.paused_until + seconds
         return replace(self, failures=tuple(at + seconds for at in self.failures), paused_until=until)
 
@@ -51,13 +51,13 @@ _FAILURES = frozenset(
 
 
 class Breakers:
-    """The breakers, by the pattern of [classes] that has them.
+    """The breakers of classes, by their pattern in [classes].
 
     Attributes:
         rules: by pattern.
-        changed: patterns whose state has changed, for whoever saves it: True if their calls are paused from
-            now on, False if they go on, None for any other change.
-        keeping: those that keep queued jobs waiting.
+        changed: patterns whose state must be saved: True if their calls are now paused, False if they have
+            resumed, None after any other change.
+        keeping: patterns that keep queued jobs waiting.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Breakers:
         return self._states.get(pattern, CLOSED)
 
     def restore(self, states: Mapping[str, BreakerState], active: Collection[JobId], now: Now) -> None:
-        """Take states from before a restart; a clock that was set meanwhile makes no pause longer.
+        """Restore states from before a restart. No pause gets longer, even if the clock was set meanwhile.
 
         `active`: the jobs whose attempts may still run.
         """
@@ -100,20 +100,20 @@ class Breakers:
         return Reason(cause=Cause.BREAKER, subject=pattern, limit=rule.text, head=head, at=at)
 
     def keeps(self, pattern: str, elapsed: float) -> bool:
-        """Return whether a queued job must wait; if so, `take_over` says when that is over."""
+        """Return whether a queued job must wait; if so, `take_over` returns the pattern once it can start."""
         if not self.is_paused(pattern, elapsed):
             return False
         self.keeping.add(pattern)
         return True
 
     def take_over(self, elapsed: float) -> list[str]:
-        """Return the breakers that have kept jobs waiting and let one start now, once."""
+        """Return, once each, the patterns that kept jobs waiting and now let one start."""
         over = [pattern for pattern in self.keeping if not self.is_paused(pattern, elapsed)]
         self.keeping.difference_update(over)
         return over
 
     def ends_at(self, elapsed: float) -> Iterator[float]:
-        """Yield when breakers that keep jobs waiting will let one start, on the elapsed clock."""
+        """Yield when a breaker that keeps jobs waiting will let one start, on the elapsed clock."""
         for state in map(self.state, self.keeping):
             if state.trial is None and state.paused_until is not None and state.paused_until > elapsed:
                 yield state.paused_until
@@ -133,7 +133,7 @@ class Breakers:
         if state.trial is not None:
             if outcome is Outcome.SUCCEEDED:
                 self._set(pattern, CLOSED, is_pause=False)
-            else:  # an end that tells nothing lets another one try
+            else:  # after an end that proves nothing, the next attempt is the trial
                 self._set(pattern, paused if outcome in _FAILURES else replace(state, trial=None))
         elif outcome in _FAILURES:
             since = now.elapsed - rule.failures.seconds

@@ -1,4 +1,4 @@
-"""What follows an effect: the job that on_failure or on_success names, and a notification."""
+"""Follow-ups: the job that on_failure or on_success names, and the event of a notification."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def event_after(save: SaveJob) -> str | None:
 
 
 def follow_ups(spec: JobSpec) -> Iterator[tuple[str, JobSpec]]:
-    """Yield the jobs that may follow a job, each with the option that names it.
+    """Yield the follow-up jobs of a job, each with the option that names it.
 
     They go to its queue with its priority. A command starts in its folder.
     """
@@ -42,9 +42,9 @@ def follow_up(spec: JobSpec, cause: JobCause) -> JobSpec | None:
 
 
 def notify_event(effect: Effect) -> NotifyEvent | None:
-    """Return what a notification of an effect is about; None: there is none.
+    """Return the event that an effect notifies about; None: nothing.
 
-    A cancelled job causes none.
+    Cancelled jobs send no notifications.
     """
     job = effect.job
     if job.queue == NOTIFICATION_QUEUE:

@@ -13,7 +13,7 @@ from bgd.core.job import Job, JobId, KeyLimit
 
 
 class _Use(Struct, gc=False):
-    """How a key is used: `places` attempts may hold it, as job `newest` says.
+    """How a key is used: `places` attempts may hold it at once, which job `newest` has set.
 
     `waiting`: the jobs that wait for it, by the lane that they left.
     """
@@ -27,8 +27,8 @@ class _Use(Struct, gc=False):
 class KeyLimits:
     """The keys that active jobs hold or queued ones wait for; other keys cost nothing.
 
-    If jobs say different numbers of places for a key, the newest one counts that runs with it or that was
-    queued or came to the top of its lane while another one ran.
+    If jobs give different limits for a key, the newest one counts, among jobs that run with the key and
+    those that were queued or came to the top of their lane while another one ran.
 
     Jobs wait in the order of their lanes, so each lane has a heap. As long as a key has a free place, one of
     its jobs from each of these lanes is back in its lane. Otherwise a job whose queue is paused would keep

@@ -45,14 +45,14 @@ class Submitted(Message, frozen=True, tag="submitted"):
 
     `found`: those that already were there, unfinished and with the same key, and stand for new ones.
     `created`: nothing was found, all jobs are new. `obstacle`: why no job can start now; None: none is known.
-    `batch`: the one that they are of.
+    `batch`: the batch that they belong to.
     """
 
     jobs: list[int]
     created: bool = True
     found: list[int] = []
     obstacle: str | None = None
-    batch: int | UnsetType = UNSET  # absent, so that the answer to most submits is as short as it was
+    batch: int | UnsetType = UNSET  # left out of the answers to most submits, to keep them short
 
 
 Run = tuple[int, int, int]
@@ -76,8 +76,8 @@ def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
 class BatchRuns(Message, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
-    `last`: the last line of the whole batch that has been taken; 0: none. `batch`: the object that they are
-    of.
+    `last`: the last line of the whole batch that has been taken; 0: none. `batch`: the id of the
+    batch.
     """
 
     runs: list[Run]

@@ -102,7 +102,7 @@ class BatchPlace(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewBatch(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The batch object that the lines of a BatchPlace are jobs of. The first of them make it.
+    """The batch that the lines of a BatchPlace belong to. The first of them create it.
 
     * `then`, `catch`, `finally`: what to start once, after all its jobs have succeeded, after the first has
       failed, and after all have ended.
@@ -123,7 +123,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     `more`. `env` is the environment of those specs in this part that have none. `token` and `again`, as in
     Submit, count in the first part, and so does `place`, which replaces them. `chain`, in the first part:
     each job waits until the one before it has succeeded. `batch`, in the first part and with `place`: the
-    jobs are of this batch.
+    jobs belong to this batch.
     """
 
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
@@ -132,7 +132,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
     place: BatchPlace | UnsetType = UNSET
-    chain: bool | UnsetType = UNSET  # absent, so that an older daemon takes a batch that is no chain
+    chain: bool | UnsetType = UNSET  # left out unless true: older daemons refuse it
     batch: NewBatch | UnsetType = UNSET
 
 
@@ -162,9 +162,9 @@ class GetBatches(Asked, frozen=True, tag="batches", kw_only=True, omit_defaults=
 
 
 class CloseBatch(Asked, frozen=True, tag="close_batch", omit_defaults=True):
-    """-> BatchesPart, on disk. The client of a batch adds no more jobs; it ends when those it has have ended.
+    """-> BatchesPart, on disk. The client adds no more jobs, so the batch ends when all its jobs have ended.
 
-    `cancel`: jobs cannot add any either. To cancel its jobs, send Cancel after this.
+    `cancel`: its jobs cannot add any either. To cancel its jobs, send Cancel after this.
     """
 
     batch: JobNumber

@@ -65,7 +65,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     needs_node: bool = False  # its attempt is with a cluster, which has no node for it yet
     cause: JobCause | None = None  # what it follows
     follow_ups: list[int] = []  # the jobs that followed its end
-    batch: int | None = None  # the one that it is of
+    batch: int | None = None  # the batch that it belongs to
 
 
 _NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret
@@ -109,10 +109,10 @@ class FollowUpView(Struct, frozen=True):
 
 
 class BatchView(Struct, frozen=True, kw_only=True):
-    """A batch as people see it: how many of its jobs are in which state, and what follows it.
+    """A batch as people see it: how many of its jobs are in each state, and its follow-ups.
 
-    `is_whole`: its client adds no more jobs. `finished_at`: when the last of them ended; None: some have not,
-    or more may come.
+    `is_whole`: its client adds no more jobs. `finished_at`: when the last of them ended; None: not all have
+    ended, or more may come.
     """
 
     id: int

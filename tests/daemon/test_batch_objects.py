@@ -349,3 +349,15 @@ async def test_the_number_of_open_batches_is_limited(config, launcher, monkeypat
         refused = await caller.ask(portion(HELD, token=other), Failed)
 
         assert refused.message.startswith("1 batches have not ended")
+
+
+async def test_a_job_that_has_the_key_of_what_follows_counts_as_what_follows(config, launcher):
+    async with served(config, launcher) as life:
+        caller, keyed = await life.call(), replace(HELD, key="index")
+        holder = await caller.ask(Submit(1, keyed), Submitted)
+        await submitted(caller, command(), new=NewBatch(then=keyed, is_whole=True))
+
+        await ended(launcher, Outcome.SUCCEEDED)
+
+        assert (await batch(caller)).then.job == holder.jobs[0]
+        assert life.supervisor.newest_id == 2

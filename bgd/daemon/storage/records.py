@@ -142,7 +142,7 @@ class Submission(Struct):
     """The jobs of one request in the order of its specs.
 
     `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
-    new one; None: all were found. `batch`: the one that they are of.
+    new one; None: all were found. `batch`: the batch that they belong to.
     """
 
     jobs: list[int] = []

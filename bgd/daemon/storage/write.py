@@ -211,9 +211,9 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
 
 
 def _save_rare(db: sqlite3.Connection, saves: list[SaveJob], now: Now) -> None:
-    """Forget steps of jobs that begin anew; write which finished jobs keep their keys, and until when.
+    """Delete the steps of succeeded jobs that run again, and write how long finished jobs keep their keys.
 
-    A job that ran again may have a row for its key.
+    A job that has run again may already have a row for its key.
     """
     steps.forget(db, [save.job.id for save in saves if save.before is State.SUCCEEDED])
     jobs = [save.job for save in saves if save.job.conditions.key_for is not None]

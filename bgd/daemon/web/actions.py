@@ -165,7 +165,7 @@ def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | No
 
 
 def _named_jobs(request: HttpRequest) -> list[JobId] | None:
-    """Return the ids in the field `ids`; None if there is no such field. An empty one is refused."""
+    """Return the ids in the field `ids`; None if the field is missing. Refuse an empty field."""
     named = parse_fields(request.query, keep_empty=True).get("ids")
     return None if named is None else converted(named[-1].split(","), _ChosenJobs, "ids")
 
