@@ -208,6 +208,10 @@ _QUEUES = {
 }
 _OPTIONS_OF_VERBS = {
     "attach": {"-t": "`bgctl attach ID` takes an id, or the name of a job"},
+    "list": {
+        "-l --long --wide": "`bgctl show ID` shows all about a job, --usage what running jobs use",
+        "-o --format --output": "--json prints everything, for programs",
+    },
     "batch": {
         "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
         "-c -l -r -z": "options of the program follow --: `bgctl batch -- PROGRAM -l`",
@@ -223,13 +227,17 @@ _OPTIONS_OF_VERBS = {
     "prune": {"--force": "--yes asks no question"},
     "remove": {"--force": "--yes asks no question"},
     "resume": _QUEUES,
-    "top": {"--delay -d -n": "leave it out: `bgctl top` draws by itself"},
+    "top": {
+        "--delay -d -n": "leave it out: `bgctl top` draws by itself",
+        "-b --batch": "`bgctl list --sort cpu` prints the list once",
+    },
 }
 OPTIONS_OF_VERBS = {verb: _by_word(hints) for verb, hints in _OPTIONS_OF_VERBS.items()}
 """What to type in place of an option that means something else for this verb than for others."""
 
 VALUES = {
     "events --since": "it is the id of an event; `bgctl list --since WHEN` lists jobs",
+    "list --sort": "--reverse reverses the order",
     "run --priority": "a limit has an option of its own, such as --memory-max SIZE",
 }
 """What to type if the value of an option is wrong, because it means something else for other programs."""
@@ -292,7 +300,14 @@ def in_group(group: str, words: Sequence[str]) -> str | None:
     name, *rest = words
     if group == "schedule" and " " in name:
         return name_first(name, [word for word in rest if word != "--"])
-    return VERBS_OF_GROUPS.get(group, {}).get(name)
+    if (hint := VERBS_OF_GROUPS.get(group, {}).get(name)) is not None or group != "queue":
+        return hint
+    if any(is_one_edit(name, verb) for verb in ("list", "remove", "set")):
+        return None
+    queue = quoted(name)
+    return (
+        f"`bgctl list -q {queue}` lists the jobs of a queue, `bgctl queue set {queue} --slots N` changes it"
+    )
 
 
 def name_first(when: str, argv: Sequence[str] = ()) -> str:
