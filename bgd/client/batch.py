@@ -24,7 +24,7 @@ from bgd.wire.replies import BatchesPart, BatchRuns, Run, Submitted, runs_of
 from bgd.wire.requests import CloseBatch, GetBatch, NewBatch
 
 FollowUp = Item | str | Callable[..., object]
-"""What follows a batch: a call; a target or its function, which is called without arguments."""
+"""A follow-up of a batch: a call; a target or its function, which is called without arguments."""
 
 IN_FLIGHT = 4  # portions: one being written, one being decided, and one on the way each way
 _TRIES = 3  # times that the connection may break without progress
@@ -47,10 +47,10 @@ class BatchSender:
         channel: to the daemon.
         batch: the identity of the batch.
         last: the last line whose job is known.
-        new: the batch object to make of the lines; None: none.
+        new: the batch to make of the lines; None: none.
 
     Attributes:
-        object: the id of the batch object, None if there is none yet.
+        object: the id of the batch, None if there is none yet.
     """
 
     def __init__(self, channel: Channel, batch: bytes, last: int = 0, new: NewBatch | None = None) -> None:
@@ -112,7 +112,7 @@ class BatchSender:
                 yield Taken(reply.runs)
 
     async def close(self) -> None:
-        """Say that no more lines come, so that the batch object can end."""
+        """Say that no more lines come, so that the batch can end."""
         if self.object is not None:
             await self._channel.ask(CloseBatch(UNNUMBERED, self.object), BatchesPart, repeatable=True)
 
@@ -176,7 +176,7 @@ class BatchSender:
         )
 
     def _object(self) -> NewBatch | None:
-        """Return the batch object as a request names it: once it is made, its token is enough."""
+        """Return the batch as a request names it: once it is made, its token is enough."""
         return self._new if self.object is None else NewBatch()
 
     def _drop_pending(self, last: int) -> None:
@@ -197,7 +197,7 @@ def new_batch_of(
     check_programs: bool,
     check_targets: bool,
 ) -> NewBatch:
-    """Return a new batch with a name and what follows it, by the fields of NewBatch.
+    """Return a new batch with a name and follow-ups, by the fields of NewBatch.
 
     Raises:
         CannotStart: with `check_programs`: a command's program is missing.

@@ -49,7 +49,7 @@ class Portion(Struct, frozen=True):
         return any(spec.after or spec.after_any for spec in self.specs)
 
     def frames(self, request_id: int, batch: bytes, after: int, new: NewBatch | None = None) -> bytes:
-        """Return its request, for jobs of a batch object if one is given; raises as `batch_frames` does."""
+        """Return its request, for jobs of a batch if one is given; raises as `batch_frames` does."""
         fields: dict[str, Any] = {"place": BatchPlace(batch, after, ranges_of(self.lines))}
         if new is not None:
             fields["batch"] = replace(new, is_whole=self.is_last)

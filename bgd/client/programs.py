@@ -118,7 +118,7 @@ def problem_with_follow_ups(
 
 
 def follow_ups_of(options: JobOptions | EditOptions) -> dict[str, Any]:
-    """Return what follows a job with these options, None where nothing does."""
+    """Return the follow-ups that these options name, None for each that they do not."""
     return {name: options.get(name) for name in FOLLOW_UPS}
 
 

@@ -13,7 +13,7 @@ from bgd.core.spec import FOLLOW_UPS, NOTIFICATION_QUEUE, JobCause, JobSpec, is_
 
 
 def event_after(save: SaveJob) -> str | None:
-    """Return the option that names what follows the end of a job; None: a person cancelled the job."""
+    """Return the option that names the follow-up for the end of a job; None: a person cancelled the job."""
     if save.job.state is State.SUCCEEDED:
         return "on_success"
     return "on_failure" if save.is_failure else None

@@ -413,7 +413,7 @@ ON_NODES = tuple(name for name, option in OPTIONS.items() if option.on_nodes)
 """Options that only jobs on a cluster may have."""
 
 FOLLOW_UPS = ("on_failure", "on_success")
-"""Options that name what follows the end of a job."""
+"""Options that name the follow-ups of a job."""
 
 NOT_SCHEDULED = {"batch", *(name for name, option in OPTIONS.items() if not option.in_schedule)}
 """Options that the job of a schedule cannot have."""

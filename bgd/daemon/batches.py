@@ -1,4 +1,4 @@
-"""Batches: makes and closes them, starts what follows them, and takes up those that have ended."""
+"""Batches: makes and closes them, starts their follow-ups, and opens ended ones again."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class BatchActions:
         supervisor.follow_batches = self._follow
 
     def check(self, token: bytes, new: NewBatch) -> list[JobSpec]:
-        """Return what follows a batch, to be checked like new jobs.
+        """Return the follow-ups of a batch, to be checked like new jobs.
 
         Raises:
             Full: there are too many batches.
-            Refused: the batch was cancelled, or what follows waits for other jobs, or is of a batch itself.
+            Refused: the batch was cancelled, or a follow-up waits for other jobs or belongs to a batch.
         """
         batch = self._supervisor.batches.of_token(token)
         if batch is not None:
@@ -53,7 +53,9 @@ class BatchActions:
         follow_ups = _follow_ups(new)
         for event, spec in follow_ups.items():
             if spec.after or spec.after_any or spec.references or spec.batch:
-                raise Refused(f"{event}: what follows a batch waits for no other jobs and is of no batch")
+                raise Refused(
+                    f"{event}: a follow-up of a batch cannot wait for other jobs or belong to a batch"
+                )
         return list(follow_ups.values())
 
     def check_may_join(self, spec: JobSpec, uid: int) -> None:
@@ -203,7 +205,7 @@ def _cause(batch: Batch, event: BatchEvent) -> JobCause:
 
 def _check_owner(batch: Batch, uid: int) -> None:
     if batch.uid != uid:
-        raise NotAllowed(f"batch {batch.id} is of another user")
+        raise NotAllowed(f"batch {batch.id} belongs to another user")
 
 
 def _check_not_cancelled(batch: Batch) -> None:

@@ -114,7 +114,7 @@ class Ladder:
         if len(living) > 1:
             living, _ = await self._tree.stop_all(self._scanner)
         self._reached_all = True
-        # a stopped process reacts only once it is continued, whoever stopped it
+        # a stopped process reacts only once it is continued, no matter what stopped it
         for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
             for process in reversed(living):  # children first: see `stop_all`
                 self._reached_all &= self._tree.signal(process, each_signum)

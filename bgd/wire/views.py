@@ -100,7 +100,10 @@ else:
 
 
 class FollowUpView(Struct, frozen=True):
-    """What follows a batch: a command, or a target with its arguments as JSON; `job`: once it has started."""
+    """A follow-up of a batch: a command, or a target with its arguments as JSON.
+
+    `job`: its job, once it has started.
+    """
 
     argv: list[str] | None
     target: str | None

@@ -1,4 +1,4 @@
-"""Batch objects: jobs that belong together, and the actions on all of them."""
+"""Batches: jobs that belong together, and the actions on all of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AsyncBatch:
 
     Attributes:
         id: its number.
-        view: the daemon's last answer about it: counts, times, and what follows it.
+        view: the daemon's last answer about it: counts, times and follow-ups.
     """
 
     def __init__(self, client: AsyncClient, channel: Channel, view: BatchView) -> None:

@@ -1,5 +1,5 @@
 # Generated from bgd/client/async_/batches.py by `make client`: edit that file.
-"""Batch objects: jobs that belong together, and the actions on all of them."""
+"""Batches: jobs that belong together, and the actions on all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Batch:
 
     Attributes:
         id: its number.
-        view: the daemon's last answer about it: counts, times, and what follows it.
+        view: the daemon's last answer about it: counts, times and follow-ups.
     """
 
     def __init__(self, client: Client, channel: Channel, view: BatchView) -> None:

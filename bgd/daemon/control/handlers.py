@@ -202,7 +202,7 @@ class RequestHandler:
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
-        match request:  # most submits are of no batch, and this costs them no call
+        match request:  # most submits have no batch, and this costs them no call
             case SubmitMany(place=BatchPlace(batch=token, after=after), batch=NewBatch()) if after:
                 if not self._actions.batches.is_open(token):
                     return True

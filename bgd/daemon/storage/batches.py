@@ -1,4 +1,4 @@
-"""Batches of jobs in the database: their counts, their jobs, and what follows them."""
+"""Batches of jobs in the database: their counts, jobs and follow-ups."""
 
 from __future__ import annotations
 

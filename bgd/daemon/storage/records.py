@@ -214,7 +214,7 @@ class Transaction(Struct, kw_only=True):
         steps: what attempts have recorded of their steps.
         submissions: the jobs of requests, by their tokens.
         batches: ids of batches, and which lines of them became which jobs.
-        new_batches: batches that were just made, with what follows them.
+        new_batches: batches that were just made, with their follow-ups.
         counted: batches as they are now, the new ones too.
         joined: runs of new jobs: the first, the last, and their batch.
         schedules: schedules that have changed; None: it is removed.

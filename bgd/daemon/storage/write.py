@@ -513,7 +513,7 @@ def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None
 def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
     """Delete the tags that the stored specs name: the table finds jobs by tag, not tags by job.
 
-    Return how many of these jobs are of each batch.
+    Return how many of these jobs belong to each batch.
     """
     jobs = Counter[int]()
     for run in runs_of(job_ids):

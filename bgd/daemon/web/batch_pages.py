@@ -39,7 +39,7 @@ async def batches_live(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def batch(site: Site, request: HttpRequest, number: str) -> PageResponse:
-    """Return one batch: its counts, and what follows it."""
+    """Return one batch: its counts and its follow-ups."""
     if wants_json(request):
         return await json_response(batch_as_json(await _find(site, number)))
     live = f"/job-logs/batches/{number}/live"
