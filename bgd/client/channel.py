@@ -522,8 +522,6 @@ class InlineConnection:
 def _checked_reply(reply: object) -> Reply:
     if isinstance(reply, Failed):
         raise error_of(reply.code, reply.message)
-    from bgd.wire.schedules import ScheduleReply  # noqa: PLC0415 - for backends of tests only
-
-    if not isinstance(reply, Reply | ScheduleReply):
+    if not isinstance(reply, Reply):
         raise TypeError(f"{reply!r} is not a reply")
     return reply

@@ -6,8 +6,9 @@ describes it for clients in other languages, and a test compares the two.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
+from functools import cache, reduce
+from operator import or_
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,9 +16,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Message, NewestJob, Request
-
-if TYPE_CHECKING:
-    from bgd.wire.schedules import ScheduleReply
 
 PROTOCOL = 1
 
@@ -32,6 +30,7 @@ class Hello(Struct, frozen=True, tag="hello"):
 
 
 T = TypeVar("T")
+M = TypeVar("M", Request, Reply)
 
 _encoder = msgspec.msgpack.Encoder()
 _hello_decoder: msgspec.msgpack.Decoder[Hello] = msgspec.msgpack.Decoder(Hello)
@@ -51,6 +50,11 @@ def encode(message: Hello | Request | Reply) -> bytes:
         raise ProtocolError(f"a number has more than 64 bits: {error}") from error
 
 
+def kinds_of(base: type[M]) -> dict[str, type[M]]:
+    """Return all kinds of requests or of replies that are imported, by the type that their bytes name."""
+    return {str(kind.__struct_config__.tag): kind for kind in base.__subclasses__()}
+
+
 def tag_of(message: Request | Reply) -> str:
     """Return the type of a message, as its bytes name it."""
     return str(message.__struct_config__.tag)
@@ -68,11 +72,7 @@ def decode_request(payload: bytes) -> Request:
 
 def decode_reply(payload: bytes) -> Reply:
     """Return a reply; raise ProtocolError if these bytes are none."""
-    tag = _decoded(_tag_decoder, payload).type
-    kind = _REPLIES.get(tag) or _schedule_replies().get(tag)
-    if kind is None:
-        raise ProtocolError(f"not a message of protocol {PROTOCOL}: no reply is of the type {tag!r}")
-    return _decoded(_reply_decoder(kind), payload)
+    return _decoded(_reply_decoder(_decoded(_tag_decoder, payload).type), payload)
 
 
 def request_id_of(payload: bytes) -> int | None:
@@ -86,9 +86,9 @@ def request_id_of(payload: bytes) -> int | None:
 @cache
 def _request_decoder() -> msgspec.msgpack.Decoder[Request]:
     """Return a decoder that only daemons need: making it would cost each client two milliseconds."""
-    from bgd.wire.schedules import ScheduleRequest  # noqa: PLC0415 - nor do most clients need these
+    import bgd.wire.schedules  # noqa: F401, PLC0415 - adds kinds that most clients never need
 
-    return msgspec.msgpack.Decoder(Request | ScheduleRequest)
+    return msgspec.msgpack.Decoder(reduce(or_, kinds_of(Request).values()))
 
 
 class _OnlyTag(Struct):
@@ -96,20 +96,16 @@ class _OnlyTag(Struct):
 
 
 _tag_decoder = msgspec.msgpack.Decoder(_OnlyTag)
-_REPLIES: dict[str, type[Reply]] = {kind.__struct_config__.tag: kind for kind in get_args(Reply)}
 
 
 @cache
-def _schedule_replies() -> dict[str, type[ScheduleReply]]:
-    from bgd.wire.schedules import ScheduleReply  # noqa: PLC0415 - most clients never get one
-
-    return {kind.__struct_config__.tag: kind for kind in get_args(ScheduleReply)}
-
-
-@cache
-def _reply_decoder(kind: type[Reply]) -> msgspec.msgpack.Decoder[Reply]:
+def _reply_decoder(tag: str) -> msgspec.msgpack.Decoder[Reply]:
     """Return a decoder for one kind of reply: one for all kinds would take a client a millisecond to make."""
-    return msgspec.msgpack.Decoder(kind)
+    if tag not in kinds_of(Reply):
+        import bgd.wire.schedules  # noqa: F401, PLC0415 - adds kinds that most clients never get
+    if tag not in (kinds := kinds_of(Reply)):
+        raise ProtocolError(f"not a message of protocol {PROTOCOL}: no reply is of the type {tag!r}")
+    return msgspec.msgpack.Decoder(kinds[tag])
 
 
 _decode_id = msgspec.msgpack.Decoder(Message).decode

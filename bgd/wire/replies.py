@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -40,7 +39,11 @@ class ErrorCode(StrEnum):
     CONFIG = "config"  # in answers to Reload only
 
 
-class Submitted(Message, frozen=True, tag="submitted"):
+class Reply(Message, frozen=True):
+    """What the daemon answers."""
+
+
+class Submitted(Reply, frozen=True, tag="submitted"):
     """The ids of the jobs, in the order of their specs.
 
     `found`: those that already were there, unfinished and with the same key, and stand for new ones.
@@ -73,7 +76,7 @@ def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
     return [*runs, (first, of, count)] if count else []
 
 
-class BatchRuns(Message, frozen=True, tag="batch"):
+class BatchRuns(Reply, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
     `last`: the last line of the whole batch that has been taken; 0: none. `batch`: the id of the
@@ -85,51 +88,51 @@ class BatchRuns(Message, frozen=True, tag="batch"):
     batch: int | None = None
 
 
-class BatchesPart(Message, frozen=True, tag="batches"):
+class BatchesPart(Reply, frozen=True, tag="batches"):
     """Some batches, the newest first."""
 
     batches: list[BatchView]
 
 
-class JobsPart(Message, frozen=True, tag="jobs"):
+class JobsPart(Reply, frozen=True, tag="jobs"):
     """Some jobs of a list, or a job that has finished."""
 
     jobs: list[JobView]
 
 
-class ProgressPart(Message, frozen=True, tag="progress"):
+class ProgressPart(Reply, frozen=True, tag="progress"):
     """What running jobs last reported about their progress."""
 
     jobs: list[JobProgress]
 
 
-class Shown(Message, frozen=True, tag="shown"):
+class Shown(Reply, frozen=True, tag="shown"):
     """One job; its attempts follow."""
 
     job: JobView
 
 
-class Explained(Message, frozen=True, tag="explained"):
+class Explained(Reply, frozen=True, tag="explained"):
     """What keeps a job from running. `job` and `explanation` are of one moment."""
 
     job: JobView
     explanation: Explanation
 
 
-class AttemptsPart(Message, frozen=True, tag="attempts"):
+class AttemptsPart(Reply, frozen=True, tag="attempts"):
     """Some attempts of a job."""
 
     attempts: list[AttemptView]
 
 
-class StepsPart(Message, frozen=True, tag="steps"):
+class StepsPart(Reply, frozen=True, tag="steps"):
     """Some steps of a job. `store`: the id of the database, without which the id of a job is not unique."""
 
     steps: list[StepView]
     store: str = ""
 
 
-class Result(Message, frozen=True, tag="result"):
+class Result(Reply, frozen=True, tag="result"):
     """The job, and the JSON text of its result in `value`; None: it has none."""
 
     job: JobView
@@ -137,7 +140,7 @@ class Result(Message, frozen=True, tag="result"):
     error: JobError | None
 
 
-class LogPart(Message, frozen=True, tag="log"):
+class LogPart(Reply, frozen=True, tag="log"):
     """A piece of an attempt's output.
 
     * `times`: with `timestamps`, pairs of an offset in `data` and the epoch time when the bytes from there on
@@ -156,7 +159,7 @@ class LogPart(Message, frozen=True, tag="log"):
     missing: str = ""
 
 
-class KeyboardOpened(Message, frozen=True, tag="keyboard", omit_defaults=True):
+class KeyboardOpened(Reply, frozen=True, tag="keyboard", omit_defaults=True):
     """A keyboard: with the first byte of this frame comes, as SCM_RIGHTS, a socket for its packets.
 
     * `log_bytes`: the size of the attempt's output so far.
@@ -177,33 +180,33 @@ class ActResult(Struct, frozen=True):
     message: str | None = None
 
 
-class Acted(Message, frozen=True, tag="acted"):
+class Acted(Reply, frozen=True, tag="acted"):
     """What became of each job that a request named."""
 
     results: list[ActResult]
 
 
-class Pruned(Message, frozen=True, tag="pruned"):
+class Pruned(Reply, frozen=True, tag="pruned"):
     """How many jobs, and bytes of their logs, are deleted so far; or would be."""
 
     jobs: int
     log_bytes: int
 
 
-class BackupPart(Message, frozen=True, tag="backup"):
+class BackupPart(Reply, frozen=True, tag="backup"):
     """A piece of a copy of the database. All pieces of a copy have `size` bytes together."""
 
     size: int
     data: bytes
 
 
-class Checkup(Message, frozen=True, tag="checkup"):
+class Checkup(Reply, frozen=True, tag="checkup"):
     """What a checkup of the installation found."""
 
     findings: list[Finding]
 
 
-class Queues(Message, frozen=True, tag="queues", kw_only=True):
+class Queues(Reply, frozen=True, tag="queues", kw_only=True):
     """The slots of the daemon, and its queues.
 
     `configured_slots`: what `slots` is without SetSlots. `paused`: no job starts at all. `obstacle`: as in
@@ -219,7 +222,7 @@ class Queues(Message, frozen=True, tag="queues", kw_only=True):
     resources: list[ResourceView] = []
 
 
-class JobUsages(Message, frozen=True, tag="usage"):
+class JobUsages(Reply, frozen=True, tag="usage"):
     """What running jobs use now, by id, without those of which nothing is known.
 
     `problem`: why nothing is known of any job; None: it is.
@@ -229,7 +232,7 @@ class JobUsages(Message, frozen=True, tag="usage"):
     problem: str | None = None
 
 
-class EventsPart(Message, frozen=True, tag="events"):
+class EventsPart(Reply, frozen=True, tag="events"):
     """Some events, by kind. The first part comes at once and holds none.
 
     `last`: to go on after this part, ask for what happened since this event. `lost`: events after the one in
@@ -242,7 +245,7 @@ class EventsPart(Message, frozen=True, tag="events"):
     schedules: list[ScheduleEvent] = []
 
 
-class Stats(Message, frozen=True, tag="stats", kw_only=True):
+class Stats(Reply, frozen=True, tag="stats", kw_only=True):
     """Figures; None where nothing happened.
 
     * `counts`: jobs by state.
@@ -269,7 +272,7 @@ class Stats(Message, frozen=True, tag="stats", kw_only=True):
     names: list[GroupStats] = []
 
 
-class Info(Message, frozen=True, tag="info", kw_only=True):
+class Info(Reply, frozen=True, tag="info", kw_only=True):
     """The daemon itself."""
 
     version: str
@@ -289,69 +292,32 @@ class Info(Message, frozen=True, tag="info", kw_only=True):
     autostarted: bool = False  # a client started it; so after a reboot it runs once a client does so again
 
 
-class Login(Message, frozen=True, tag="login"):
+class Login(Reply, frozen=True, tag="login"):
     """A link for a browser of the same user. It works once, within a minute."""
 
     url: str
 
 
-class Reloaded(Message, frozen=True, tag="reloaded"):
+class Reloaded(Reply, frozen=True, tag="reloaded"):
     """`config`: the file that was read, None: there is none. `postponed`: keys that wait for a restart."""
 
     config: str | None
     postponed: list[str] = []
 
 
-class Done(Message, frozen=True, tag="done"):
+class Done(Reply, frozen=True, tag="done"):
     """The request is carried out."""
 
 
-class End(Message, frozen=True, tag="end"):
+class End(Reply, frozen=True, tag="end"):
     """The stream is complete."""
 
 
-class Failed(Message, frozen=True, tag="failed"):
+class Failed(Reply, frozen=True, tag="failed"):
     """The request is refused; this also ends a stream."""
 
     code: ErrorCode
     message: str
-
-
-_CommonReply = (
-    Submitted
-    | BatchRuns
-    | BatchesPart
-    | JobsPart
-    | ProgressPart
-    | Shown
-    | Explained
-    | AttemptsPart
-    | StepsPart
-    | Result
-    | LogPart
-    | KeyboardOpened
-    | Acted
-    | Pruned
-    | BackupPart
-    | Checkup
-    | Queues
-    | EventsPart
-    | Stats
-    | JobUsages
-    | Info
-    | Login
-    | Reloaded
-    | Done
-    | End
-    | Failed
-)
-
-if TYPE_CHECKING:
-    from bgd.wire.schedules import ScheduleReply
-
-    Reply: TypeAlias = _CommonReply | ScheduleReply
-else:  # most clients never need the others, which bgd.wire.messages imports late
-    Reply = _CommonReply
 
 
 def code_of(error: BgdError) -> ErrorCode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
@@ -67,11 +67,11 @@ class Message(Struct, frozen=True):
     id: RequestId
 
 
-class Asked(Message, frozen=True, forbid_unknown_fields=True):
-    """A request. Unknown fields are refused: without them, more might be meant."""
+class Request(Message, frozen=True, forbid_unknown_fields=True):
+    """What a client asks. Unknown fields are refused: without them, more might be meant."""
 
 
-class Submit(Asked, frozen=True, tag="submit"):
+class Submit(Request, frozen=True, tag="submit"):
     """-> Submitted, when the job is on disk.
 
     `token`: random bytes of this request alone. They let a client that lost the answer send the request
@@ -116,7 +116,7 @@ class NewBatch(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     is_whole: bool = False
 
 
-class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
+class SubmitMany(Request, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of the jobs are on disk: all or none.
 
     If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
@@ -136,7 +136,7 @@ class SubmitMany(Asked, frozen=True, tag="submit_many", kw_only=True):
     batch: NewBatch | UnsetType = UNSET
 
 
-class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
+class GetBatch(Request, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
     """-> BatchRuns..., End: the jobs of those lines of a batch that come after the line `after`.
 
     A daemon that has just started takes lines of a batch only after this request. `close`: it takes no more,
@@ -148,7 +148,7 @@ class GetBatch(Asked, frozen=True, tag="batch", kw_only=True, omit_defaults=True
     close: bool = False
 
 
-class GetBatches(Asked, frozen=True, tag="batches", kw_only=True, omit_defaults=True):
+class GetBatches(Request, frozen=True, tag="batches", kw_only=True, omit_defaults=True):
     """-> BatchesPart, End: the newest batches, or that with an id, or the newest with a name.
 
     `before`: only lower ids. `wait`: answer when the newest of these batches has ended.
@@ -161,7 +161,7 @@ class GetBatches(Asked, frozen=True, tag="batches", kw_only=True, omit_defaults=
     wait: bool = False
 
 
-class CloseBatch(Asked, frozen=True, tag="close_batch", omit_defaults=True):
+class CloseBatch(Request, frozen=True, tag="close_batch", omit_defaults=True):
     """-> BatchesPart, on disk. The client adds no more jobs, so the batch ends when all its jobs have ended.
 
     `cancel`: its jobs cannot add any either. To cancel its jobs, send Cancel after this.
@@ -171,7 +171,7 @@ class CloseBatch(Asked, frozen=True, tag="close_batch", omit_defaults=True):
     cancel: bool = False
 
 
-class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
+class List(Request, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     """-> JobsPart..., End. Newest first.
 
     Without `states`: unfinished jobs and the latest finished ones, `limit` in all.
@@ -189,25 +189,25 @@ class List(Asked, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     words: Annotated[str, Meta(max_length=MAX_FILTER)] | None = None  # of the filter language of the pages
 
 
-class Show(Asked, frozen=True, tag="show"):
+class Show(Request, frozen=True, tag="show"):
     """-> Shown, AttemptsPart..., End. `job` None: the caller's latest."""
 
     job: JobNumber | None = None
 
 
-class Explain(Asked, frozen=True, tag="explain"):
+class Explain(Request, frozen=True, tag="explain"):
     """-> Explained: what keeps a job from running, and when it will likely start."""
 
     job: JobNumber
 
 
-class GetResult(Asked, frozen=True, tag="result"):
+class GetResult(Request, frozen=True, tag="result"):
     """-> Result: what the latest attempt of a class job returned or raised."""
 
     job: JobNumber
 
 
-class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
+class Logs(Request, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     """-> LogPart..., End: the output of one attempt, or of all, oldest first.
 
     * `attempt`: None: the latest; 0: all.
@@ -227,7 +227,7 @@ class Logs(Asked, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     since: float | None = None
 
 
-class GetKeyboard(Asked, frozen=True, tag="keyboard"):
+class GetKeyboard(Request, frozen=True, tag="keyboard"):
     """-> KeyboardOpened, End: type into the terminal of a running job. Refused if it has none.
 
     `wait`: until its next attempt runs. If the job finishes instead, End comes alone.
@@ -237,7 +237,7 @@ class GetKeyboard(Asked, frozen=True, tag="keyboard"):
     wait: bool = False
 
 
-class Wait(Asked, frozen=True, tag="wait"):
+class Wait(Request, frozen=True, tag="wait"):
     """-> JobsPart for each job as it finishes (at once if it has finished), and End after the last.
 
     With `progress` also ProgressPart: what running jobs last reported, then each time they report more. With
@@ -276,7 +276,7 @@ class Selection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 
 if TYPE_CHECKING:
 
-    class Act(Asked, frozen=True):
+    class Act(Request, frozen=True):
         """-> Acted: one entry a job, on disk. With `where` -> Acted..., End, for the jobs that it selects.
 
         `repeated`: the answer to the same request was lost; jobs to which it was done already count as done.
@@ -313,7 +313,7 @@ else:
                 ("repeated", bool, False),
                 ("where", Selection | None, None),
             ],
-            bases=(Asked,),
+            bases=(Request,),
             module=__name__,
             frozen=True,
             omit_defaults=True,
@@ -345,7 +345,7 @@ def _kind_of_change(name: str) -> Any:
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
-class SendSignal(Asked, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
+class SendSignal(Request, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
     """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
 
     jobs: NamedJobs = []
@@ -354,7 +354,7 @@ class SendSignal(Asked, frozen=True, tag="signal", kw_only=True, omit_defaults=T
     whole_tree: bool = False
 
 
-class Edit(Asked, frozen=True, tag="edit", omit_defaults=True):
+class Edit(Request, frozen=True, tag="edit", omit_defaults=True):
     """-> As Act. Change waiting jobs."""
 
     jobs: NamedJobs = []
@@ -371,7 +371,7 @@ def act(verb: str, **fields: Any) -> Act | SendSignal | Edit:
     return request
 
 
-class SetProgress(Asked, frozen=True, tag="set_progress", kw_only=True):
+class SetProgress(Request, frozen=True, tag="set_progress", kw_only=True):
     """-> Done. Replace what a running attempt last reported about its progress; on disk within a second.
 
     A job that reports very often gets its answers no sooner than that.
@@ -383,7 +383,7 @@ class SetProgress(Asked, frozen=True, tag="set_progress", kw_only=True):
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
 
 
-class GetSteps(Asked, frozen=True, tag="steps", kw_only=True):
+class GetSteps(Request, frozen=True, tag="steps", kw_only=True):
     """-> StepsPart..., End: what a job has recorded of its steps, after the position `after`.
 
     `attempt`: the running attempt, for the process of the job that will record steps; it also gets the
@@ -395,7 +395,7 @@ class GetSteps(Asked, frozen=True, tag="steps", kw_only=True):
     after: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
 
 
-class SaveStep(Asked, frozen=True, tag="save_step", kw_only=True):
+class SaveStep(Request, frozen=True, tag="save_step", kw_only=True):
     """-> Done, when it is on disk. Record a step of a running attempt, in place of what it recorded before.
 
     `value`: for the job alone, which may use any format. `done`: the step is not run again.
@@ -410,7 +410,7 @@ class SaveStep(Asked, frozen=True, tag="save_step", kw_only=True):
     seconds: Annotated[float, Meta(ge=0, le=MAX_INSTANT)]  # not infinite, which JSON cannot say
 
 
-class GetEvents(Asked, frozen=True, tag="events", kw_only=True):
+class GetEvents(Request, frozen=True, tag="events", kw_only=True):
     """-> EventsPart..., End: what happened after the event `since`, oldest first.
 
     * `since`: None: from now on with `follow`, otherwise from the oldest event that is kept.
@@ -425,7 +425,7 @@ class GetEvents(Asked, frozen=True, tag="events", kw_only=True):
     schedules: bool = False
 
 
-class Forget(Asked, frozen=True, tag="forget"):
+class Forget(Request, frozen=True, tag="forget"):
     """End the stream of the request `request` early; End follows in that stream. No reply of its own."""
 
     request: RequestId
@@ -434,27 +434,27 @@ class Forget(Asked, frozen=True, tag="forget"):
 # --- about the daemon -------------------------------------------------------------------------------------
 
 
-class GetInfo(Asked, frozen=True, tag="info"):
+class GetInfo(Request, frozen=True, tag="info"):
     """-> Info."""
 
 
-class GetStats(Asked, frozen=True, tag="stats"):
+class GetStats(Request, frozen=True, tag="stats"):
     """-> Stats: figures of the last `window` seconds, and of all jobs that wait or run."""
 
     window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
 
 
-class GetUsage(Asked, frozen=True, tag="usage"):
+class GetUsage(Request, frozen=True, tag="usage"):
     """-> JobUsages: what running jobs use now. The first answer after a pause takes a moment."""
 
 
-class GetLogin(Asked, frozen=True, tag="login"):
+class GetLogin(Request, frozen=True, tag="login"):
     """-> Login: a link that logs a browser in; with `read_only` it cannot make changes."""
 
     read_only: bool = False
 
 
-class Reload(Asked, frozen=True, tag="reload"):
+class Reload(Request, frozen=True, tag="reload"):
     """-> Reloaded: read the configuration again. One that cannot be used changes nothing."""
 
 
@@ -467,40 +467,40 @@ class ShutdownMode(StrEnum):
     CANCEL = "cancel"  # they are cancelled
 
 
-class Shutdown(Asked, frozen=True, tag="shutdown"):
+class Shutdown(Request, frozen=True, tag="shutdown"):
     """-> Done when the daemon has begun to end; the connection ends with it. `mode` None: as configured."""
 
     mode: ShutdownMode | None = None
 
 
-class GetCheckup(Asked, frozen=True, tag="checkup"):
+class GetCheckup(Request, frozen=True, tag="checkup"):
     """-> Checkup: what is wrong with the installation."""
 
 
-class SendTest(Asked, frozen=True, tag="send_test"):
+class SendTest(Request, frozen=True, tag="send_test"):
     """-> Submitted: send a test message to a target of notifications. The job is what sends it."""
 
     target: NotifyName
 
 
-class GetQueues(Asked, frozen=True, tag="queues"):
+class GetQueues(Request, frozen=True, tag="queues"):
     """-> Queues."""
 
 
-class SetSlots(Asked, frozen=True, tag="slots"):
+class SetSlots(Request, frozen=True, tag="slots"):
     """-> Queues. Set how many slots the daemon has; None: as configured. Kept over restarts."""
 
     slots: SlotCount | None
 
 
-class SetQueue(Asked, frozen=True, tag="set_queue"):
+class SetQueue(Request, frozen=True, tag="set_queue"):
     """-> Queues. Set how many slots a queue has; None: no limit. Kept over restarts."""
 
     queue: QueueName
     slots: SlotCount | None
 
 
-class RemoveQueue(Asked, frozen=True, tag="remove_queue"):
+class RemoveQueue(Request, frozen=True, tag="remove_queue"):
     """-> Queues. Forget what SetQueue and Pause said about a queue: it is as configured again.
 
     `repeated`: the answer to the same request was lost; it is no error if there is nothing to forget.
@@ -510,13 +510,13 @@ class RemoveQueue(Asked, frozen=True, tag="remove_queue"):
     repeated: bool = False
 
 
-class Pause(Asked, frozen=True, tag="pause"):
+class Pause(Request, frozen=True, tag="pause"):
     """-> Queues. Start no job of a queue until it is resumed; None: no job at all. Kept over restarts."""
 
     queue: QueueName | None = None
 
 
-class Resume(Asked, frozen=True, tag="resume"):
+class Resume(Request, frozen=True, tag="resume"):
     """-> Queues. Undo a Pause. None undoes that of all queues together, not those of single queues.
 
     `repeated`: the answer to the same request was lost; it is no error if there is no such queue now.
@@ -526,7 +526,7 @@ class Resume(Asked, frozen=True, tag="resume"):
     repeated: bool = False
 
 
-class Prune(Asked, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+class Prune(Request, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     """-> Pruned..., End: delete finished jobs and their logs, starting with the one that finished first.
 
     It deletes those that finished more than `older_than` seconds ago, that are not among the latest `keep` of
@@ -541,52 +541,5 @@ class Prune(Asked, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
     dry_run: bool = False
 
 
-class GetBackup(Asked, frozen=True, tag="backup"):
+class GetBackup(Request, frozen=True, tag="backup"):
     """-> BackupPart..., End: a copy of the database as it was at one instant."""
-
-
-_CommonRequest = (
-    Submit
-    | SubmitMany
-    | GetBatch
-    | GetBatches
-    | CloseBatch
-    | List
-    | Show
-    | Explain
-    | GetResult
-    | Logs
-    | GetKeyboard
-    | Wait
-    | Act
-    | SendSignal
-    | Prune
-    | Edit
-    | GetBackup
-    | SetProgress
-    | GetSteps
-    | SaveStep
-    | GetCheckup
-    | SendTest
-    | GetQueues
-    | SetSlots
-    | SetQueue
-    | RemoveQueue
-    | Pause
-    | Resume
-    | GetEvents
-    | GetStats
-    | GetUsage
-    | GetInfo
-    | GetLogin
-    | Reload
-    | Shutdown
-    | Forget
-)
-
-if TYPE_CHECKING:
-    from bgd.wire.schedules import ScheduleRequest
-
-    Request: TypeAlias = _CommonRequest | ScheduleRequest
-else:  # most clients never need the others, which bgd.wire.messages imports late
-    Request = _CommonRequest

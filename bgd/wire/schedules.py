@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
-from bgd.wire.requests import Asked, Message
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
 
 MAX_UPCOMING = 100
 MAX_HISTORY = 1_000
@@ -16,7 +17,7 @@ MAX_HISTORY = 1_000
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-class GetSchedules(Asked, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
+class GetSchedules(Request, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesPart..., End: all schedules by name, or one.
 
     `upcoming`: how many of the next occurrences of each the answer has.
@@ -26,7 +27,7 @@ class GetSchedules(Asked, frozen=True, tag="schedules", kw_only=True, omit_defau
     upcoming: Annotated[int, Meta(ge=0, le=MAX_UPCOMING)] = 1
 
 
-class SetSchedule(Asked, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
+class SetSchedule(Request, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
     """-> SchedulesPart. Store a schedule.
 
     `replaces`: it takes the place of the one of this name; otherwise there must be none. `digest`: that one
@@ -41,7 +42,7 @@ class SetSchedule(Asked, frozen=True, tag="set_schedule", kw_only=True, omit_def
     digest: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class SetSchedules(Asked, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
+class SetSchedules(Request, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
     """-> SchedulesSet. Store schedules in one transaction: all of them, or none.
 
     `replaces`: they also take the place of those of their names; otherwise there must be none. One that is
@@ -53,27 +54,27 @@ class SetSchedules(Asked, frozen=True, tag="set_schedules", kw_only=True, omit_d
     repeated: bool = False
 
 
-class RemoveSchedule(Asked, frozen=True, tag="remove_schedule"):
+class RemoveSchedule(Request, frozen=True, tag="remove_schedule"):
     """-> Done. Its history stays, and a job of it that runs goes on. `repeated`: as in RemoveQueue."""
 
     name: ScheduleName
     repeated: bool = False
 
 
-class PauseSchedule(Asked, frozen=True, tag="pause_schedule"):
+class PauseSchedule(Request, frozen=True, tag="pause_schedule"):
     """-> SchedulesPart. Skip its occurrences until it is resumed, or resume it. Kept over restarts."""
 
     name: ScheduleName
     paused: bool
 
 
-class RunSchedule(Asked, frozen=True, tag="run_schedule"):
+class RunSchedule(Request, frozen=True, tag="run_schedule"):
     """-> Submitted: queue the job of a schedule now, whatever else of it runs."""
 
     name: ScheduleName
 
 
-class GetHistory(Asked, frozen=True, tag="history", kw_only=True, omit_defaults=True):
+class GetHistory(Request, frozen=True, tag="history", kw_only=True, omit_defaults=True):
     """-> HistoryPart. What became of the occurrences of a schedule, newest first, also of a removed one.
 
     `before`: only rows with lower ids: the next page.
@@ -83,10 +84,6 @@ class GetHistory(Asked, frozen=True, tag="history", kw_only=True, omit_defaults=
     limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
 
-
-ScheduleRequest = (
-    GetSchedules | SetSchedule | SetSchedules | RemoveSchedule | PauseSchedule | RunSchedule | GetHistory
-)
 
 # --- replies ----------------------------------------------------------------------------------------------
 
@@ -142,13 +139,13 @@ class ScheduleView(Struct, frozen=True, kw_only=True):
     digest: str | None = None
 
 
-class SchedulesPart(Message, frozen=True, tag="schedules"):
+class SchedulesPart(Reply, frozen=True, tag="schedules"):
     """Some schedules."""
 
     schedules: list[ScheduleView]
 
 
-class SchedulesSet(Message, frozen=True, tag="schedules_set"):
+class SchedulesSet(Reply, frozen=True, tag="schedules_set"):
     """Names of schedules, by what became of them; what is unchanged was stored like this before."""
 
     added: list[str]
@@ -156,10 +153,7 @@ class SchedulesSet(Message, frozen=True, tag="schedules_set"):
     unchanged: list[str]
 
 
-class HistoryPart(Message, frozen=True, tag="history"):
+class HistoryPart(Reply, frozen=True, tag="history"):
     """Some occurrences of a schedule."""
 
     occurrences: list[OccurrenceView]
-
-
-ScheduleReply = SchedulesPart | SchedulesSet | HistoryPart

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -19,6 +19,7 @@ from bgd import Outcome, State
 from bgd.config import SCHEMA
 from bgd.core.explain import Cause, Reason
 from bgd.settings import Key
+from bgd.wire.messages import kinds_of
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
 from bgd.wire.schedules import ScheduleView
@@ -35,8 +36,8 @@ def stable() -> dict[str, Any]:
         "exit codes": {name: code for name, code in vars(exit_codes).items() if isinstance(code, int)},
         "configuration": sorted(_keys(SCHEMA, "")),
         "json": {kind.__name__: sorted(kind.__struct_fields__) for kind in VIEWS},
-        "requests": sorted(kind.__name__ for kind in get_args(Request)),
-        "replies": sorted(kind.__name__ for kind in get_args(Reply)),
+        "requests": sorted(kind.__name__ for kind in kinds_of(Request).values()),
+        "replies": sorted(kind.__name__ for kind in kinds_of(Reply).values()),
         "states": sorted(State),
         "outcomes": sorted(Outcome),
         "reasons": sorted(Cause),

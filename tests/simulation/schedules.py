@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from bgd.core.job import FINAL, Outcome, State
 from bgd.core.schedule_spec import Overlap, ScheduleSpec
 from bgd.core.spec import JobSpec
+from bgd.wire import schedules
 from bgd.wire.replies import Failed
 from bgd.wire.requests import Request
 from bgd.wire.schedules import (
     PauseSchedule,
     RemoveSchedule,
     RunSchedule,
-    ScheduleRequest,
     SetSchedule,
     SetSchedules,
 )
@@ -234,4 +234,4 @@ def _active(jobs: dict[int, State]) -> set[int]:
 
 
 def is_about_schedules(request: Request) -> bool:
-    return isinstance(request, ScheduleRequest)
+    return type(request).__module__ == schedules.__name__

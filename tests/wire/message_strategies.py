@@ -11,24 +11,20 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from bgd.wire import launching, messages, replies, requests, schedules
+from bgd.wire import launching, messages, replies, requests
 
 Message = Any  # a struct of one of the unions below
 
 # By direction: its messages, and how they are encoded and decoded
 DIRECTIONS: dict[str, tuple[Any, Callable[[Message], bytes], Callable[[bytes], Message]]] = {
-    "hello": (messages.Hello, messages.encode, messages.decode_hello),
-    "request": (requests.Request | schedules.ScheduleRequest, messages.encode, messages.decode_request),
-    "reply": (replies.Reply | schedules.ScheduleReply, messages.encode, messages.decode_reply),
-    "to_launcher": (launching.ToLauncher, launching.encode, launching.decode_to_launcher),
-    "from_launcher": (launching.FromLauncher, launching.encode, launching.decode_from_launcher),
+    "hello": ((messages.Hello,), messages.encode, messages.decode_hello),
+    "request": (messages.kinds_of(requests.Request).values(), messages.encode, messages.decode_request),
+    "reply": (messages.kinds_of(replies.Reply).values(), messages.encode, messages.decode_reply),
+    "to_launcher": (get_args(launching.ToLauncher), launching.encode, launching.decode_to_launcher),
+    "from_launcher": (get_args(launching.FromLauncher), launching.encode, launching.decode_from_launcher),
 }
 
-KINDS = [
-    (direction, kind)
-    for direction, (union, _, _) in DIRECTIONS.items()
-    for kind in get_args(union) or (union,)
-]
+KINDS = [(direction, kind) for direction, (among, _, _) in DIRECTIONS.items() for kind in among]
 
 
 def tag_of(kind: type[msgspec.Struct]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import get_args
 
 from bgd.core.job import JobId, State
 from bgd.daemon.storage import read
 from bgd.wire.launching import Acknowledge, StopProcesses
+from bgd.wire.messages import kinds_of
 from bgd.wire.replies import Acted, Done, ErrorCode, Info
 from bgd.wire.requests import (
     Cancel,
@@ -21,7 +21,6 @@ from bgd.wire.requests import (
     ShutdownMode,
     SubmitMany,
 )
-from bgd.wire.schedules import ScheduleRequest
 from tests.daemon.harness import command, configure, served
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon
@@ -29,7 +28,7 @@ from tests.daemon.waiting import soon
 
 async def test_every_request_has_an_answer(config, launcher):
     async with served(config, launcher) as life:
-        unanswered = set(get_args(Request | ScheduleRequest)) - life.control.handler._answers.keys()
+        unanswered = set(kinds_of(Request).values()) - life.control.handler._answers.keys()
 
     assert unanswered == {SubmitMany, SetProgress, SaveStep, Forget}, (
         "add a row to the table of answers in bgd/daemon/control (the connection handles these four itself)"
