@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -314,7 +315,7 @@ def test_the_sections_fit_into_one_line_of_a_phone(chrome, client):
     complaints = listen(tab)
     tab.goto(client.login_link())
     tab.wait_for_url("**/job-logs")
-    for section in ("Overview", "Queues", "Schedules", "Search"):
+    for section in ("Overview", "Queues", "Schedules", "Batches", "Search"):
         tab.click(f"nav.sections >> text={section}")
         tops = tab.eval_on_selector_all(
             "header .brand, .sections a", "all => all.map(each => each.offsetTop)"
@@ -322,7 +323,13 @@ def test_the_sections_fit_into_one_line_of_a_phone(chrome, client):
         assert max(tops) - min(tops) < 10
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
+    tab.set_viewport_size({"width": 320, "height": 700})
+    assert max(each["x"] + each["width"] for each in boxes(tab, ".sections a")) <= 320
     assert complaints == []
+
+
+def boxes(tab: Page, selector: str) -> list[Any]:
+    return [each.bounding_box() for each in tab.locator(selector).all()]
 
 
 def listen(tab: Page, answer: str = "") -> list[str]:
