@@ -143,8 +143,10 @@ class BatchActions:
             known.change(batch, is_whole=True)
         return batch.id
 
-    async def close(self, request: CloseBatch, uid: int) -> BatchView:
+    async def close(self, request: CloseBatch, uid: int | None = None) -> BatchView:
         """Let no more jobs be added by the client of a batch, or by anybody; return it once that is on disk.
+
+        None: the pages ask, which act on the jobs of all users.
 
         Raises:
             NoSuchJob, NotAllowed: it does not exist, or belongs to another user.
@@ -152,7 +154,8 @@ class BatchActions:
         known = self._supervisor.batches
         batch = known.open.get(BatchId(request.batch))
         if batch is not None:
-            _check_owner(batch, uid)
+            if uid is not None:
+                _check_owner(batch, uid)
             known.change(batch, is_whole=True, is_cancelled=request.cancel or batch.is_cancelled)
         [view] = await self.views(GetBatches(id=0, batch=request.batch))
         return view

@@ -1,4 +1,4 @@
-"""Answer requests for batches: the newest, and one."""
+"""Answer requests for batches: the newest, and one with its jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from msgspec.structs import replace
+
+from bgd.daemon.web import actions
 from bgd.daemon.web.live import Part, Snapshot, row_parts
+from bgd.daemon.web.pages import list_snapshot, list_values, watch_jobs
+from bgd.daemon.web.queries import list_query, list_url
 from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob
 from bgd.formatting import batch_as_json, quoted
 from bgd.wire.http import HttpRequest, RequestRefused
-from bgd.wire.requests import MAX_BATCHES, GetBatches
+from bgd.wire.requests import MAX_BATCHES, CloseBatch, GetBatches
 from bgd.wire.views import BatchView, FollowUpView
 
 _BAR = ("succeeded", "failed", "cancelled", "running", "pending")  # from left to right
@@ -39,7 +44,7 @@ async def batches_live(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def batch(site: Site, request: HttpRequest, number: str) -> PageResponse:
-    """Return one batch: its counts and its follow-ups."""
+    """Return one batch: its counts, its follow-ups, and its newest jobs."""
     if wants_json(request):
         return await json_response(batch_as_json(await _find(site, number)))
     live = f"/job-logs/batches/{number}/live"
@@ -51,10 +56,21 @@ async def batch_live(site: Site, request: HttpRequest, number: str) -> PageRespo
 
     async def build() -> Snapshot:
         values = await _batch_values(site, number)
-        summary = partial(render_part, "batch_summary.html", values)
-        return Snapshot({"summary": Part(values["row"], summary, has_version=False)})
+        shown = values["row"], values["follow_ups"]
+        above = {
+            id_: Part(shown, partial(render_part, template, values), has_version=False)
+            for id_, template in (("matching", "batch_actions.html"), ("summary", "batch_summary.html"))
+        }
+        return list_snapshot(values, above)
 
-    return site.views.stream(request, f"/job-logs/batches/{number}", build)
+    return site.views.stream(request, f"/job-logs/batches/{number}", build, partial(watch_jobs, site))
+
+
+async def cancel(site: Site, request: HttpRequest, asked_by: str, number: str) -> PageResponse:
+    """Cancel a batch: it takes no more jobs, and those that have not ended are cancelled."""
+    await _find(site, number)
+    await site.actions.batches.close(CloseBatch(id=0, batch=int(number), cancel=True))
+    return await actions.act_on_all(site, replace(request, query=_query(number)), asked_by, "cancel")
 
 
 async def _read(site: Site, number: int | None = None) -> list[BatchView]:
@@ -75,9 +91,19 @@ async def _values(site: Site) -> dict[str, Any]:
 
 async def _batch_values(site: Site, number: str) -> dict[str, Any]:
     view = await _find(site, number)
+    query = list_query(_query(number))
     follow_ups = {"Then": view.then, "On the first failure": view.catch, "Finally": view.finally_}
     shown = [(label, _command(each), each.job) for label, each in follow_ups.items() if each is not None]
-    return {"row": _row(view), "follow_ups": shown}
+    return {
+        **await list_values(site, query),
+        "row": _row(view),
+        "follow_ups": shown,
+        "jobs_url": list_url(query),
+    }
+
+
+def _query(number: str) -> str:
+    return f"q=batch:{number}"
 
 
 def _row(view: BatchView) -> dict[str, Any]:

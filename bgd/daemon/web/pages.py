@@ -63,7 +63,7 @@ async def jobs(site: Site, request: HttpRequest) -> PageResponse:
     if re.fullmatch(_JOB, typed) and await site.store.read(read.view, JobId(int(typed))) is not None:
         to = ("Location", f"{site.authenticator.base}/job-logs/{typed}")
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
-    return await site.views.page("jobs.html", _values(site, query), list_url(query, "/live"))
+    return await site.views.page("jobs.html", list_values(site, query), list_url(query, "/live"))
 
 
 async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
@@ -71,17 +71,24 @@ async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
     query = list_query(request.query)
 
     async def build() -> Snapshot:
-        return _snapshot(await _values(site, query))
+        values = await list_values(site, query)
+        above = {name: Part(values[name], partial(render_part, f"{name}.html", values)) for name in _ABOVE}
+        return list_snapshot(values, above)
 
-    @contextmanager
-    def subscribe() -> Iterator[Subscription]:
-        with (
-            site.supervisor.subscriptions.subscribe_to_all(progress=True) as subscription,
-            site.usage.watch(subscription, lambda: _in_brief(site.usage.jobs)),
-        ):
-            yield subscription
+    return site.views.stream(request, list_url(query), build, partial(watch_jobs, site))
 
-    return site.views.stream(request, list_url(query), build, subscribe)
+
+_ABOVE = ("tabs", "matching")  # the rows
+
+
+@contextmanager
+def watch_jobs(site: Site) -> Iterator[Subscription]:
+    """Subscribe to all that the rows of a list show."""
+    with (
+        site.supervisor.subscriptions.subscribe_to_all(progress=True) as subscription,
+        site.usage.watch(subscription, lambda: _in_brief(site.usage.jobs)),
+    ):
+        yield subscription
 
 
 async def complete(site: Site, request: HttpRequest) -> PageResponse:
@@ -114,7 +121,8 @@ async def _problem(site: Site, request: HttpRequest, error: RequestRefused) -> P
     return await html_response("jobs.html", page, status=error.response.status)
 
 
-async def _values(site: Site, query: ListQuery) -> dict[str, Any]:
+async def list_values(site: Site, query: ListQuery) -> dict[str, Any]:
+    """Return what the page of a list shows."""
     wanted = query.wanted(time.time())
     end = asyncio.get_running_loop().time() + COUNT_SECONDS
     page = await find_page(site.store, query, wanted, SEARCH_SECONDS)
@@ -163,15 +171,14 @@ def _in_brief(usages: Mapping[int, JobUsage]) -> dict[int, str]:
     return {job_id: brief_usage(usage) for job_id, usage in usages.items()}
 
 
-def _snapshot(values: dict[str, Any]) -> Snapshot:
+def list_snapshot(values: dict[str, Any], above: dict[str, Part]) -> Snapshot:
+    """Return the rows of a list, and what stands above and below them."""
     parts = {
-        "tabs": Part(values["tabs"], partial(render_part, "tabs.html", values)),
-        "matching": Part(values["matching"], partial(render_part, "matching.html", values)),
         "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
         "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
     }
     rows = row_parts(values["rows"], "row.html")
-    return Snapshot(parts | rows, list(rows))
+    return Snapshot(above | parts | rows, list(rows))
 
 
 def _list_values(

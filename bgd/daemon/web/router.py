@@ -198,4 +198,5 @@ CHANGES: dict[str, Answer] = {  # what pages can change
     rf"/job-logs/(?:queues/{_QUEUE}/)?(pause|resume)": actions.pause,
     rf"/job-logs/(?:queues/{_QUEUE}/)?slots": actions.set_slots,
     f"/job-logs/schedules/{_QUEUE}/(run|pause|resume)": schedule_pages.act,
+    f"/job-logs/batches/{_BATCH}/cancel": batch_pages.cancel,
 }

@@ -92,6 +92,7 @@ def test_the_priority_of_a_waiting_job_is_changed(client, browser):
         ("/job-logs/all/cancel?ids=1,x", 400, "ids: '1,x' must be a whole number."),
         ("/job-logs/all/cancel?ids=" + "1," * 500 + "1", 400, "must have at most 500 values."),
         ("/job-logs/all/cancel?ids=", 400, "ids"),
+        ("/job-logs/batches/999/cancel", 404, "There is no batch 999."),
         ("/job-logs", 405, "This can only be read"),
     ],
 )
@@ -239,3 +240,32 @@ def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client, tab):
 
     assert said == ["Retry all 3 jobs that match?", f"Cancel job {failed[0].id}?"]
     client.resume("browser")
+
+
+@needs_chromium
+def test_a_person_retries_the_failed_jobs_of_a_batch_and_cancels_it(client, tab):
+    script = 'test "$BGD_ATTEMPT" -gt 1'
+    jobs = [["sh", "-c", script], {"argv": ["true"], "hold": True}, {"argv": ["true"], "hold": True}]
+    batch = client.batch(jobs, "months")
+    failed, *held = batch.jobs()
+    failed.wait(timeout=DEADLINE)
+    said: list[str] = []
+    tab.on("dialog", lambda dialog: said.append(dialog.message))
+    tab.on("dialog", lambda dialog: dialog.accept())
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.goto(f"{tab.url}/batches/{batch.id}")
+    cancel, retry = tab.locator("#matching button").all()
+    retry.dblclick()
+    expect(tab.locator("#notice")).to_contain_text("Retry: 1 job done.")
+    expect(tab.locator(f"#job-{failed.id}")).to_contain_text("succeeded")
+    expect(tab.locator("#summary")).to_contain_text("1 of 3 jobs have ended")
+    expect(retry).to_be_disabled()
+
+    cancel.click()
+    expect(tab.locator("#notice")).to_contain_text("Cancel: 2 jobs done.")
+    expect(tab.locator("#summary rect.cancelled")).to_have_attribute("width", "666")
+    expect(cancel).to_be_disabled()
+    assert [client.job(job.id).state for job in held] == ["cancelled", "cancelled"]
+    assert said == [f"Retry 1 job of batch {batch.id}?", f"Cancel 2 jobs of batch {batch.id}?"]
+    assert ("cancel", f"{failed.refresh().user}, on the page") in history(client, held[0])

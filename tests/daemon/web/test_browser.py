@@ -178,7 +178,9 @@ def test_the_bar_of_a_batch_grows_while_its_jobs_end(jobs_page, client):
     client.release([batch.jobs()[1].id])
 
     expect(jobs_page.locator("#summary")).to_contain_text("2 of 2 jobs have ended")
-    jobs_page.get_by_role("link", name="2 of 2 jobs").click()
+    expect(jobs_page.locator("#ordered .badge")).to_have_text(["succeeded", "succeeded"])
+    jobs_page.get_by_role("link", name="All jobs of the batch").click()
+    expect(jobs_page.locator("input[name=q]")).to_have_value(f"batch:{batch.id}")
     expect(jobs_page.locator("#ordered tr")).to_have_count(2)
 
 

@@ -206,13 +206,16 @@ def test_batches_are_listed_with_their_counts_and_one_names_what_follows_it(daem
     batch.wait(DEADLINE)
 
     text = browser.get("/job-logs/batches").text
+    assert '<a href="/job-logs/batches">Batches</a>' in browser.get("/job-logs").text
+    assert f'<a class="failures" href="/job-logs?q=batch:{batch.id}+state:failed">1</a>' in text
     assert f'<a href="/job-logs/batches/{batch.id}">&lt;b&gt;two&lt;/b&gt;</a> ' in text
     assert f'<span class="quiet">{batch.id}</span>' in text
     assert '<rect class="succeeded" x="0" width="500">' in text
     one = browser.get(f"/job-logs/batches/{batch.id}").text
     assert "2 of 2 jobs have ended" in one
     assert f'href="/job-logs/{batch.view.catch.job}">job {batch.view.catch.job}<' in one
-    assert f'href="/job-logs?q=batch%3A{batch.id}+state%3Afailed">1<' in one
+    assert f'href="/job-logs?q=batch:{batch.id}+state:failed">1<' in one
+    assert browser.get(f"/job-logs/batches/{batch.id}").ids == [job.id for job in batch.jobs()[::-1]]
     assert "not started" in one
     [first, _] = batch.jobs()
     assert (

@@ -51,17 +51,24 @@ async function countChosen() {
   }
 }
 
-async function actOnMany({ parentElement: actions, dataset: { many, label } }) {
+// Name the jobs that a person is asked about.
+function named(count, { batch }, isChosen) {
+  if (isChosen) return jobs(count, "chosen ");
+  if (batch) return `${count ? `${jobs(count, "")} of ` : ""}batch ${batch}`;
+  return count === 1 ? "the job that matches" : `all ${jobs(count, "")} that match`;
+}
+
+async function actOnMany(button) {
+  const { parentElement: actions, dataset: { many, label, post } } = button;
   const ids = actions === panel ? [...chosen] : null;
-  const path = `${base}/job-logs/all/${many}?${ids ? `ids=${ids.join()}` : actions.dataset.filter}`;
+  const path = `${base}/job-logs/all/${many}?${ids ? `ids=${ids.join()}` : button.closest("[data-filter]").dataset.filter}`;
   actions.after(notice); // the outcome appears beside the button
   const found = await ask(path, "GET");
   if (!found) return;
   const { count } = await found.json();
-  if (!count) return say(`${label}: none of these jobs is in a state for that.`);
-  const which = ids ? jobs(count, "chosen ") : count === 1 ? "the job that matches" : `all ${jobs(count, "")} that match`;
-  if (!confirm(`${label} ${which}${many === "remove" ? ", and their logs" : ""}?`)) return;
-  const answer = await ask(path);
+  if (!count && !post) return say(`${label}: none of these jobs is in a state for that.`);
+  if (!confirm(`${label} ${named(count, button.dataset, ids)}${many === "remove" ? ", and their logs" : ""}?`)) return;
+  const answer = await ask(post ? base + post : path);
   if (!answer) return;
   for (const id of ids ?? []) chosen.delete(id);
   showChosen();
@@ -80,16 +87,22 @@ async function showProgress(answer, label) {
       if (news.end) isOver = true;
       else last = news;
     }
-    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}`, last.done / last.of);
+    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}`, last.done / (last.of || 1));
   }
   const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
   const ended = `${label}: ${jobs(last.done - last.refused, "")} done${refused}.`;
   say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of, "")}.`);
 }
 
+async function actOnce(button) { // another click does nothing until this one is answered
+  if (asking.has(button)) return;
+  asking.add(button);
+  await actOnMany(button).finally(() => asking.delete(button));
+}
+
 document.addEventListener("click", ({ target, shiftKey }) => {
   const button = target.closest("button");
-  if (button?.dataset.many) actOnMany(button);
+  if (button?.dataset.many) actOnce(button);
   else if (button?.id === "clear") {
     chosen.clear();
     showChosen();
