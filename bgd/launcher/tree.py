@@ -22,7 +22,7 @@ from typing import Protocol
 
 from bgd.clock import elapsed
 from bgd.launcher.cgroup import Group, Usage
-from bgd.launcher.deadlines import Deadline, Deadlines, settle
+from bgd.launcher.deadlines import Deadline, Deadlines, readable, settle
 from bgd.launcher.process import SHORTAGES, TICKS, Process, StreamId, name_of, open_pidfd, send_signal, tag_of
 from bgd.launcher.scan import Scan, Scanner
 from bgd.wire.launching import AttemptKey
@@ -60,7 +60,7 @@ class Ladder:
         self._deadlines = deadlines
         self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: Deadline | None = None
-        self._reached_all = True  # with the latest signal; False if descriptors were short
+        self._reached_all = True  # with the latest signal, and can watch all; False if descriptors are short
         self.found = ""
         self.hasten(grace)
 
@@ -121,39 +121,20 @@ class Ladder:
         return living
 
     async def _wait_for_deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
-        """Wait until these processes (of many, the first ones) have ended, or `until` is done."""
-        loop = asyncio.get_running_loop()
-        all_ended = loop.create_future()
-        pidfds, is_short = _open_pidfds(processes)
-        left: set[int] = set()
-        ends = {all_ended, until}
-        again: asyncio.Future[None] | None = None
-
-        def ended(pidfd: int) -> None:
-            loop.remove_reader(pidfd)
-            left.discard(pidfd)
-            if not left:
-                settle(all_ended)
-
+        """Wait until these processes have ended, or `until` is done; not long if descriptors are short."""
         try:
-            for pidfd in pidfds:
-                try:
-                    loop.add_reader(pidfd, ended, pidfd)
-                except OSError:  # the kernel watches no more descriptors
-                    is_short = True
-                else:
-                    left.add(pidfd)
-            if not self._reached_all or (is_short and not left):
-                ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
-            if left or again is not None:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if again is not None:
-                again.cancel()
-            for pidfd in pidfds:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
-            _open.difference_update(pidfds)
+            for process in processes if self._reached_all else ():
+                if (pidfd := open_pidfd(process)) is not None:
+                    try:
+                        await readable(pidfd, until)
+                    finally:
+                        os.close(pidfd)
+                if until.done():
+                    return
+        except OSError:
+            self._reached_all = False
+        if not self._reached_all:
+            await self._deadlines.wait(_KILL_INTERVAL, until)
 
 
 def _in_words(processes: list[Process]) -> str:
@@ -163,35 +144,10 @@ def _in_words(processes: list[Process]) -> str:
 
 
 _MAX_NAMED = 5  # processes
-_MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
-_MAX_ALL_PIDFDS = 64  # pidfds of all ladders
 _EMPTY_SCANS = 2  # scans in a row that must find no member
 _DUMP_PATIENCE = 0.2  # seconds for a process to write its stacks
 _KILL_INTERVAL = 1.0  # seconds until remaining processes are killed again, or the next scan
 UNKILLABLE = 10.0  # seconds to wait for a process that is stuck in the kernel
-
-_open: set[int] = set()  # pidfds of all ladders
-
-
-def _open_pidfds(processes: list[Process]) -> tuple[set[int], bool]:
-    """Return pidfds of the first of these processes, and whether a shortage of descriptors cut them short."""
-    pidfds: set[int] = set()
-    for each in processes[:_MAX_PIDFDS]:
-        if len(_open) >= _MAX_ALL_PIDFDS:
-            return pidfds, True
-        try:
-            pidfd = open_pidfd(each)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                return pidfds, True
-            for held in pidfds:
-                os.close(held)
-            _open.difference_update(pidfds)
-            raise
-        if pidfd is not None:
-            pidfds.add(pidfd)
-            _open.add(pidfd)
-    return pidfds, False
 
 
 # --- The tree: which processes belong to an attempt, and signals to all of them.

@@ -179,7 +179,7 @@ def test_term_is_sent_once_to_each_process(supervisor, tmp_path):
 
 
 def test_term_is_sent_once_in_a_large_tree_too(supervisor, tmp_path):
-    """The ladder waits only for some of many processes at a time, so it scans again and again."""
+    """The ladder scans again and again while it waits for one process after the other."""
     last = f"trap 'echo told >> {tmp_path}/told' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     key = supervisor.launch("sh", "-c", f'for i in $(seq 40); do sleep 100 & done; sh -c "{last}" & wait')
     written(tmp_path / "ready")
@@ -443,10 +443,10 @@ async def test_processes_that_the_kernel_cannot_watch_are_killed_all_the_same(mo
     add_reader = loop.add_reader
 
     def full(fd: int, callback: Callable[..., None], *arguments: object) -> None:
-        if arguments:  # a process, and not the alarm of the deadlines
+        if "pidfd" in str(Path(f"/proc/self/fd/{fd}").readlink()):  # not the alarm of the deadlines
             refused.append(fd)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        add_reader(fd, callback)
+        add_reader(fd, callback, *arguments)
 
     refused: list[int] = []
     first = read_process(child.pid)
