@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import logging
 import os
@@ -159,7 +160,7 @@ class Worker:
         self._context = context
         self._changed = changed
         self._since = elapsed()
-        self._startup_output = StartupOutput()
+        self._startup_output = os.memfd_create("bgd-worker-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._channel = WorkerChannel(
             self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
         )
@@ -294,7 +295,7 @@ class Worker:
                 cwd=self.key.folder,
                 umask=0o022,
                 input=self._context.null,
-                output=self._startup_output.far_end,
+                output=self._startup_output,
                 passed=(self._channel.far_end.fileno(),),
             )
             if self._context.mounts.that_may_hang(launch) is None:
@@ -303,7 +304,6 @@ class Worker:
                 await start_in_fork(launch, command, self._context, begun=self._set_process)
         finally:
             self._channel.far_end.close()
-            os.close(self._startup_output.far_end)
         process = self._process
         assert process is not None  # noqa: S101  it was started
         if self.key.isolation is Isolation.FORK:
@@ -436,7 +436,7 @@ class Worker:
     def _settle(self, problem: Exception | None) -> None:
         if self.settled.done():
             return
-        self.log_text = self._startup_output.end()
+        self.log_text = _end_output(self._startup_output)
         if isinstance(problem, CannotStart):
             problem.log_text = self.log_text
         self.problem = problem
@@ -473,40 +473,12 @@ def end_of(code: int) -> str:
     return f"was ended by signal {-code}"
 
 
-class StartupOutput:
-    """Output of a starting worker: a pipe that is always read, and whose first bytes are kept."""
-
-    def __init__(self) -> None:
-        """Make the pipe; `far_end` is for the worker, and must be closed here once the worker has it."""
-        self._reader, self.far_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._reader, False)
-        self._loop = asyncio.get_running_loop()
-        self._text = bytearray()
-        self._loop.add_reader(self._reader, self._read)
-
-    def end(self) -> bytes:
-        """Stop reading; return what was printed."""
-        while self._reader >= 0 and self._read():
-            pass
-        self._close()
-        return bytes(self._text)
-
-    def _read(self) -> bool:
-        """Read one piece; return False if there is none now."""
-        try:
-            piece = os.read(self._reader, _KEPT)
-        except BlockingIOError:
-            return False
-        if not piece:
-            self._close()
-        self._text += piece[: _KEPT - len(self._text)]
-        return len(self._text) < _KEPT
-
-    def _close(self) -> None:
-        if self._reader >= 0:
-            self._loop.remove_reader(self._reader)
-            os.close(self._reader)
-            self._reader = -1
+def _end_output(file: int) -> bytes:
+    """Return the beginning of what a starting worker has printed, and let this file in memory not grow."""
+    text = os.pread(file, _KEPT, 0)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)  # processes that it started may have it too
+    os.close(file)
+    return text
 
 
 _KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's pipe
