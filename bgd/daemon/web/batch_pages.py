@@ -9,10 +9,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.daemon.web import actions
-from bgd.daemon.web.live import Part, Snapshot, row_parts
-from bgd.daemon.web.pages import list_snapshot, list_values, watch_jobs
+from bgd.daemon.web.live import Layout
+from bgd.daemon.web.pages import LIST_PARTS, list_values, watch_jobs
 from bgd.daemon.web.queries import list_query, list_url
-from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
+from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob
 from bgd.formatting import batch_as_json, quoted
@@ -27,43 +27,25 @@ async def batches(site: Site, request: HttpRequest) -> PageResponse:
     """Return the newest batches with their counts."""
     if wants_json(request):
         return await json_response([batch_as_json(view) for view in await _read(site)])
-    return await site.views.page("batches.html", _values(site), "/job-logs/batches/live")
-
-
-async def batches_live(site: Site, request: HttpRequest) -> PageResponse:
-    """Return the stream of changes of the newest batches."""
-
-    async def build() -> Snapshot:
-        values = await _values(site)
-        # no event of a job tells that a batch was closed
-        rows = row_parts(values["rows"], "batch_row.html", has_version=False)
-        empty = partial(render_part, "batches_empty.html", values)
-        return Snapshot({"empty": Part(bool(rows), empty, has_version=False)} | rows, list(rows))
-
-    return site.views.stream(request, "/job-logs/batches", build)
+    return await site.views.show(request, _BATCHES, "/job-logs/batches", partial(_values, site))
 
 
 async def batch(site: Site, request: HttpRequest, number: str) -> PageResponse:
     """Return one batch: its counts, its follow-ups, and its newest jobs."""
     if wants_json(request):
         return await json_response(batch_as_json(await _find(site, number)))
-    live = f"/job-logs/batches/{number}/live"
-    return await site.views.page("batch.html", _batch_values(site, number), live)
+    values, subscribe = partial(_batch_values, site, number), partial(watch_jobs, site)
+    return await site.views.show(request, _BATCH, f"/job-logs/batches/{number}", values, subscribe)
 
 
-async def batch_live(site: Site, request: HttpRequest, number: str) -> PageResponse:
-    """Return the stream of changes of one batch."""
-
-    async def build() -> Snapshot:
-        values = await _batch_values(site, number)
-        shown = values["row"], values["follow_ups"]
-        above = {
-            id_: Part(shown, partial(render_part, template, values), has_version=False)
-            for id_, template in (("matching", "batch_actions.html"), ("summary", "batch_summary.html"))
-        }
-        return list_snapshot(values, above)
-
-    return site.views.stream(request, f"/job-logs/batches/{number}", build, partial(watch_jobs, site))
+# no event of a job tells that a batch was closed
+_EMPTY = {"empty": ("batches_empty.html", "is_empty")}
+_BATCHES = Layout("batches.html", _EMPTY, "batch_row.html", has_version=False)
+_ABOVE: dict[str, tuple[str, ...]] = {
+    "matching": ("batch_actions.html", "row", "follow_ups"),
+    "summary": ("batch_summary.html", "row", "follow_ups"),
+}
+_BATCH = Layout("batch.html", _ABOVE | LIST_PARTS, "row.html", has_version=False)
 
 
 async def cancel(site: Site, request: HttpRequest, asked_by: str, number: str) -> PageResponse:
@@ -86,7 +68,8 @@ async def _find(site: Site, number: str) -> BatchView:
 
 
 async def _values(site: Site) -> dict[str, Any]:
-    return {"rows": [_row(view) for view in await _read(site)]}
+    rows = [_row(view) for view in await _read(site)]
+    return {"rows": rows, "is_empty": not rows}
 
 
 async def _batch_values(site: Site, number: str) -> dict[str, Any]:

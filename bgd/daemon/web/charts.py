@@ -21,9 +21,9 @@ from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import DAY, HOUR, MINUTE, NAME, OTHER, QUARTER, QUEUE, Counts, percentile
 from bgd.daemon.storage.summaries import SlotRun
 from bgd.daemon.web import drawing
-from bgd.daemon.web.live import Part, Snapshot, row_parts
+from bgd.daemon.web.live import Layout
 from bgd.daemon.web.queries import ListQuery, list_url, read_query
-from bgd.daemon.web.responses import PageResponse, render_part
+from bgd.daemon.web.responses import PageResponse
 from bgd.daemon.web.site import Site
 from bgd.formatting import short_duration
 from bgd.wire.http import HttpRequest
@@ -73,25 +73,16 @@ class ChartQuery(Struct, frozen=True):
 async def charts(site: Site, request: HttpRequest) -> PageResponse:
     """Return the charts of a time."""
     query = read_query(request.query, ChartQuery)
-    live = query.url().replace("/charts", "/charts/live")
-    return await site.views.page("charts.html", _values(site, query), live)
+    return await site.views.show(request, _LAYOUT, query.url(), partial(_values, site, query))
 
 
-async def charts_live(site: Site, request: HttpRequest) -> PageResponse:
-    """Return the stream of changes of the charts."""
-    query = read_query(request.query, ChartQuery)
-
-    async def build() -> Snapshot:
-        values = await _values(site, query)
-        rows = row_parts(values["rows"], "chart_row.html", has_version=False)
-        shown = {name: value for name, value in values.items() if name not in {"rows", "slots"}}
-        parts = {
-            "charts": Part(shown, partial(render_part, "plots.html", values), has_version=False),
-            "slots": Part(values["slots"], partial(render_part, "slot_rows.html", values), has_version=False),
-        }
-        return Snapshot(parts | rows, list(rows))
-
-    return site.views.stream(request, query.url(), build, pause=PAUSE)
+_LAYOUT = Layout(
+    "charts.html",
+    {"charts": ("plots.html",), "slots": ("slot_rows.html", "slots")},
+    "chart_row.html",
+    has_version=False,
+    pause=PAUSE,
+)
 
 
 # --- what is shown ------------------------------------------------------------------------------------------

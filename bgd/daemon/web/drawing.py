@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import ceil, floor, log10
 
-from msgspec import Struct
-
 WIDTH, HEIGHT = 600.0, 100.0  # units of a picture, which the page stretches
 _LEAST = 1.5  # height of a bar that is not 0, so that a single failure is seen
 _STEPS = (1.0, 2.0, 5.0, 10.0)
@@ -30,11 +28,8 @@ _DURATIONS = (
 _DAY = 86_400.0
 
 
-class Layer(Struct, frozen=True):
-    """A path of a picture; `look` is the class of its style."""
-
-    look: str
-    path: str
+Layer = tuple[str, str]
+"""A path of a picture, after the class of its style."""
 
 
 def top_of(values: Sequence[float | None], *, are_seconds: bool = False) -> float:
@@ -62,7 +57,7 @@ def bars(series: Sequence[tuple[str, Sequence[float]]], top: float) -> list[Laye
                     f"M{_number(place * step)} {_number(HEIGHT - above)}h{_number(step * 0.85)}"
                     f"v{_number(height)}h-{_number(step * 0.85)}z"
                 )
-    return [Layer(look, "".join(path)) for (look, _), path in zip(series, paths, strict=True) if path]
+    return [(look, "".join(path)) for (look, _), path in zip(series, paths, strict=True) if path]
 
 
 def line(look: str, values: Sequence[float | None], top: float) -> Layer:
@@ -74,14 +69,14 @@ def line(look: str, values: Sequence[float | None], top: float) -> Layer:
             y = _number(HEIGHT - value / top * HEIGHT)
             path += f"{'L' if is_drawn else 'M'}{_number((place + 0.5) * step)} {y}h0"
         is_drawn = value is not None
-    return Layer(look, path)
+    return look, path
 
 
 def area(look: str, values: Sequence[float], top: float) -> Layer:
     """Return the area below a line of steps, one for each column."""
     step = WIDTH / max(len(values), 1)
     steps = "".join(f"V{_number(HEIGHT - value / top * HEIGHT)}h{_number(step)}" for value in values)
-    return Layer(look, f"M0 {_number(HEIGHT)}{steps}V{_number(HEIGHT)}z")
+    return look, f"M0 {_number(HEIGHT)}{steps}V{_number(HEIGHT)}z"
 
 
 def span(begin: float, end: float) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a page learns that it is still connected
 MAX_AGE = 1800.0  # seconds until a browser connects again, and is checked again
+LIVE = "/live"  # at the end of a path: the updates of the page
 PAUSE = 0.075  # seconds between two updates of a page
 FAILURES_SHOWN = 86_400.0  # seconds since a failure in which the icon shows it
 PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages never take much of a processor
@@ -65,6 +66,40 @@ def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = 
         )
         for row in rows
     }
+
+
+class Layout(Struct, frozen=True):
+    """How a page is made from its values, and its parts again when these change.
+
+    Attributes:
+        template: of the page.
+        parts: by the ids of their elements, the template of a part and the names of the values that it shows;
+            without names it shows all that no other part shows.
+        row: the template of each of the `rows`; None: the page has none.
+        has_version: as of a Part.
+        pause: seconds between two updates of an open page, at least.
+    """
+
+    template: str
+    parts: Mapping[str, tuple[str, ...]]
+    row: str | None = None
+    has_version: bool = True
+    pause: float = PAUSE
+
+    def snapshot(self, values: dict[str, Any]) -> Snapshot:
+        """Return the parts of the page with these values."""
+        named = {name for _, *names in self.parts.values() for name in names}
+        rest = values.keys() - named - {"rows"}
+        parts = {
+            id_: Part(
+                {name: values[name] for name in names or rest},
+                partial(render_part, template, values),
+                has_version=self.has_version,
+            )
+            for id_, (template, *names) in self.parts.items()
+        }
+        rows = row_parts(values["rows"], self.row, has_version=self.has_version) if self.row else {}
+        return Snapshot(parts | rows, list(rows))
 
 
 class LiveViews:
@@ -109,6 +144,24 @@ class LiveViews:
         """Return a page; `values` are read after its version is known, so that its stream misses nothing."""
         version = self.position
         return await html_response(template, await values | await self.values(live, version))
+
+    async def show(
+        self,
+        request: HttpRequest,
+        layout: Layout,
+        address: str,
+        read: Callable[[], Awaitable[dict[str, Any]]],
+        subscribe: Callable[[], AbstractContextManager[Subscription]] | None = None,
+    ) -> PageResponse:
+        """Return the page at this address, or the updates of it, if the path asks for these; as `stream`."""
+
+        async def build() -> Snapshot:
+            return layout.snapshot(await read())
+
+        if request.path.endswith(LIVE):
+            return self.stream(request, address, build, subscribe, pause=layout.pause)
+        path, mark, query = address.partition("?")
+        return await self.page(layout.template, read(), f"{path}{LIVE}{mark}{query}")
 
     def stream(
         self,

@@ -8,18 +8,16 @@ from hashlib import blake2s
 from typing import Any
 
 from bgd.core.filters import exact_name
-from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.job import ACTIVE, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import Ends, QueueEnds
 from bgd.daemon.storage.summaries import Board, Failures, Figures, NameSummary
 from bgd.daemon.web import drawing
-from bgd.daemon.web.live import Part, Snapshot, row_parts
-from bgd.daemon.web.queries import ListQuery, list_url
-from bgd.daemon.web.responses import PageResponse, json_response, render_part, wants_json
+from bgd.daemon.web.live import Layout
+from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.formatting import as_json, iso_time, outcome_in_words
-from bgd.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 
@@ -30,34 +28,31 @@ async def overview(site: Site, request: HttpRequest) -> PageResponse:
     """Return the figures of all jobs, and the names of jobs with their latest results."""
     if wants_json(request):
         return await json_response(_overview_as_json(*await _read_overview(site)))
-    values = _overview_values(site)
-    return await site.views.page("overview.html", values, "/job-logs/overview/live")
-
-
-async def overview_live(site: Site, request: HttpRequest) -> PageResponse:
-    """Return the stream of changes of the overview."""
-
-    async def build() -> Snapshot:
-        return _overview_snapshot(await _overview_values(site))
-
-    return site.views.stream(request, "/job-logs/overview", build)
+    return await site.views.show(request, _OVERVIEW, "/job-logs/overview", partial(_overview_values, site))
 
 
 async def queues(site: Site, request: HttpRequest) -> PageResponse:
     """Return the queues, and the slots of the daemon."""
     if wants_json(request):
         return await json_response(await _queues_as_json(site))
-    values = _queue_values(site)
-    return await site.views.page("queues.html", values, "/job-logs/queues/live")
+    return await site.views.show(request, _QUEUES, "/job-logs/queues", partial(_queue_values, site))
 
 
-async def queues_live(site: Site, request: HttpRequest) -> PageResponse:
-    """Return the stream of changes of the queues."""
-
-    async def build() -> Snapshot:
-        return _queues_snapshot(await _queue_values(site))
-
-    return site.views.stream(request, "/job-logs/queues", build)
+_OVERVIEW = Layout(
+    "overview.html",
+    {
+        "figures": ("figures.html",),
+        "failures": ("failures.html", "failures"),
+        "left-out": ("names_left_out.html", "left_out", "has_names"),
+    },
+    "name_row.html",
+)
+_QUEUES = Layout(
+    "queues.html",
+    {"slots": ("slots.html",), "resources": ("resources.html", "resources")},
+    "queue_row.html",
+    has_version=False,  # most of it is the Scheduler's, which is ahead of the events on disk
+)
 
 
 # --- the overview -------------------------------------------------------------------------------------------
@@ -73,22 +68,13 @@ async def _overview_values(site: Site) -> dict[str, Any]:
 
 
 def _shown_overview(board: Board, figures: Figures, ends: Ends, failures: list[Failures]) -> dict[str, Any]:
-    counts, day = figures.counts, [sum(column) for column in zip(*ends.hours, strict=True)]
     return {
         "rows": [_name_row(each, is_cut=board.is_cut) for each in board.names],
+        "has_names": bool(board.names),
         "left_out": board.left_out,
         "has_more": board.has_more,
-        "running": sum(counts.get(state, 0) for state in ACTIVE),
-        "running_url": list_url(_ANY, state=_RUNNING),
-        "queued": counts.get(State.QUEUED, 0),
-        "queued_url": list_url(_ANY, state=[State.QUEUED]),
-        "done": day[0],
-        "failed": day[1],
-        "failed_url": list_url(_ANY, state=[State.FAILED]),
-        "done_url": list_url(_ANY, state=[State.SUCCEEDED, State.FAILED]),
-        "oldest": figures.oldest_queued_at,
-        "log_size": format_size(figures.log_bytes),
-        "database_size": format_size(figures.database_bytes),
+        "figures": figures,
+        "day": [sum(column) for column in zip(*ends.hours, strict=True)],
         "failures": [(each.error or outcome_in_words(each), each) for each in failures],
         "chart": _chart(ends.hours),
     }
@@ -97,21 +83,14 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends, failures: list[F
 def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
     """Return what the overview shows of a name; `is_cut`: unfinished jobs were counted only in part."""
     latest = max(filter(None, (summary.succeeded, summary.failed)), key=lambda run: run.job, default=None)
-    more = "+" if is_cut else ""
     kind = "target" if summary.is_target else "name"
-    filter_ = {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)}
-    url = partial(list_url, _ANY, **filter_)
     return {
         "id": f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
         "of": summary,
+        "filter": {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)},
         "state": None if latest is None else latest.state.value,
         "streak": _streak(summary),
-        "running": f"{summary.running:,}{more}" if summary.running else "",
-        "waiting": f"{summary.waiting:,}{more}" if summary.waiting else "",
-        "url": url(),
-        "failed_url": url(state=[State.FAILED]),
-        "running_url": url(state=sorted(ACTIVE)),
-        "waiting_url": url(state=sorted(WAITING)),
+        "more": "+" if is_cut else "",
     }
 
 
@@ -131,18 +110,6 @@ def _chart(hours: list[tuple[int, int]]) -> dict[str, object]:
     return {"layers": drawing.bars(series, max(*done, 1)), "text": text}
 
 
-def _overview_snapshot(values: dict[str, Any]) -> Snapshot:
-    rows = row_parts(values["rows"], "name_row.html")
-    figures = {name: value for name, value in values.items() if name not in {"rows", "failures"}}
-    left_out = partial(render_part, "names_left_out.html", values)
-    parts = {
-        "figures": Part(figures, partial(render_part, "figures.html", values)),
-        "failures": Part(values["failures"], partial(render_part, "failures.html", values)),
-        "left-out": Part((values["left_out"], bool(rows)), left_out),
-    }
-    return Snapshot(parts | rows, list(rows))
-
-
 def _overview_as_json(
     board: Board, figures: Figures, ends: Ends, failures: list[Failures]
 ) -> dict[str, object]:
@@ -160,9 +127,6 @@ def _overview_as_json(
         "left_out": board.left_out,
         "has_more": board.has_more,
     }
-
-
-_ANY = ListQuery()
 
 
 # --- queues -------------------------------------------------------------------------------------------------
@@ -209,43 +173,17 @@ def _slots(site: Site) -> dict[str, object]:
 
 
 def _queue_row(view: QueueView, oldest: float | None, ends: Ends) -> dict[str, Any]:
-    of_queue = ends.queues.get(view.name, QueueEnds())
-
-    def number(count: int, *states: State) -> dict[str, object]:
-        return {"count": count, "url": list_url(_ANY, queue=view.name, state=list(states))}
-
     waiting = {state: view.counts[state] for state in _IN_ORDER if view.counts.get(state)}
-    ended = (State.SUCCEEDED, State.FAILED)
-    is_set = view.slots != view.configured_slots
     return {
         "id": f"queue-{view.name}",
         "queue": view,
-        "url": list_url(_ANY, queue=view.name),
+        "ends": ends.queues.get(view.name, QueueEnds()),
         "can_change": view.name != NOTIFICATION_QUEUE,
-        "configured": f"configured: {view.configured_slots or 'no limit'}" if is_set else "",
-        "running": number(sum(view.counts.get(state, 0) for state in ACTIVE), *_RUNNING),
-        "waiting": number(sum(waiting.values()), *_IN_ORDER),
-        "states": ", ".join(f"{jobs:,} {state}" for state, jobs in waiting.items()),
+        "running": sum(view.counts.get(state, 0) for state in ACTIVE),
+        "waiting": waiting,
         "opens": view.opens_at if waiting.get(State.QUEUED) else None,
         "oldest": oldest,
-        "hour": number(of_queue.hour, *ended),
-        "hour_failed": number(of_queue.hour_failed, State.FAILED),
-        "day": number(of_queue.day, *ended),
-        "day_failed": number(of_queue.day_failed, State.FAILED),
     }
 
 
-_RUNNING = (State.RUNNING, State.STOPPING)
 _IN_ORDER = (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
-
-
-def _queues_snapshot(values: dict[str, Any]) -> Snapshot:
-    rows = row_parts(values["rows"], "queue_row.html", has_version=False)
-    slots = {name: value for name, value in values.items() if name not in {"rows", "resources"}}
-    # most of it is the Scheduler's, which is ahead of the events on disk
-    part = partial(Part, has_version=False)
-    parts = {
-        "slots": part(slots, partial(render_part, "slots.html", values)),
-        "resources": part(values["resources"], partial(render_part, "resources.html", values)),
-    }
-    return Snapshot(parts | rows, list(rows))

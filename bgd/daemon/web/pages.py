@@ -21,7 +21,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import BUTTONS, states_acted_on
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
-from bgd.daemon.web.live import Part, Snapshot, row_parts
+from bgd.daemon.web.live import LIVE, Layout, Snapshot
 from bgd.daemon.web.queries import (
     ListQuery,
     list_query,
@@ -34,7 +34,6 @@ from bgd.daemon.web.responses import (
     encode_json,
     html_response,
     json_response,
-    render_part,
     wants_json,
 )
 from bgd.daemon.web.site import Site
@@ -63,7 +62,7 @@ async def jobs(site: Site, request: HttpRequest) -> PageResponse:
     if re.fullmatch(_JOB, typed) and await site.store.read(read.view, JobId(int(typed))) is not None:
         to = ("Location", f"{site.authenticator.base}/job-logs/{typed}")
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
-    return await site.views.page("jobs.html", list_values(site, query), list_url(query, "/live"))
+    return await site.views.page(_LAYOUT.template, list_values(site, query), list_url(query, LIVE))
 
 
 async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
@@ -71,14 +70,9 @@ async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
     query = list_query(request.query)
 
     async def build() -> Snapshot:
-        values = await list_values(site, query)
-        above = {name: Part(values[name], partial(render_part, f"{name}.html", values)) for name in _ABOVE}
-        return list_snapshot(values, above)
+        return _LAYOUT.snapshot(await list_values(site, query))
 
     return site.views.stream(request, list_url(query), build, partial(watch_jobs, site))
-
-
-_ABOVE = ("tabs", "matching")  # the rows
 
 
 @contextmanager
@@ -118,7 +112,7 @@ async def _problem(site: Site, request: HttpRequest, error: RequestRefused) -> P
     values = _list_values(ListQuery(), wanted, [], counts, None)
     values |= {"problem": str(error), "text": " ".join(parse_fields(request.query).get("q", []))}
     page = values | await site.views.values(None, 0)
-    return await html_response("jobs.html", page, status=error.response.status)
+    return await html_response(_LAYOUT.template, page, status=error.response.status)
 
 
 async def list_values(site: Site, query: ListQuery) -> dict[str, Any]:
@@ -169,16 +163,6 @@ def _rows(views: list[JobView], usages: Mapping[int, JobUsage]) -> list[dict[str
 
 def _in_brief(usages: Mapping[int, JobUsage]) -> dict[int, str]:
     return {job_id: brief_usage(usage) for job_id, usage in usages.items()}
-
-
-def list_snapshot(values: dict[str, Any], above: dict[str, Part]) -> Snapshot:
-    """Return the rows of a list, and what stands above and below them."""
-    parts = {
-        "empty": Part((values["empty"], values["searched_to"]), partial(render_part, "empty.html", values)),
-        "paging": Part((values["newer"], values["older"]), partial(render_part, "paging.html", values)),
-    }
-    rows = row_parts(values["rows"], "row.html")
-    return Snapshot(above | parts | rows, list(rows))
 
 
 def _list_values(
@@ -234,6 +218,15 @@ def _why_empty(query: ListQuery) -> str:
     return "unmatched" if query.words or query.before or query.skip else "new"
 
 
+LIST_PARTS: dict[str, tuple[str, ...]] = {
+    "empty": ("empty.html", "empty", "searched_to"),
+    "paging": ("paging.html", "newer", "older"),
+}
+_ABOVE: dict[str, tuple[str, ...]] = {
+    "tabs": ("tabs.html", "tabs"),
+    "matching": ("matching.html", "matching"),
+}
+_LAYOUT = Layout("jobs.html", _ABOVE | LIST_PARTS, "row.html")
 _WORDS = ["since:1h", "since:1d", f"queue:{NOTIFICATION_QUEUE}"]
 _ORDERS = {
     None: "Newest first",

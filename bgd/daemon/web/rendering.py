@@ -11,11 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import bgd
+from bgd import timezones
 from bgd.daemon.web.markup import as_markup
+from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.static_files import static_address
 from bgd.daemon.web.strip import strip
 from bgd.escape import one_line
 from bgd.formatting import iso_time, short_duration
+from bgd.units import format_duration, format_size
 
 
 def render(template: str, values: dict[str, object], base: str, *, has_proxy_users: bool) -> str:
@@ -38,12 +41,14 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (local_time, relative_time, time_since, iso_time, short_duration, strip):
+    durations = (format_duration, short_duration, relative_time, time_since)
+    for each in (*durations, local_time, time_in_zone, iso_time, format_size, strip):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
     environment.globals["base"] = base
     environment.globals["bgd_version"] = bgd.__version__
     environment.globals["has_proxy_users"] = has_proxy_users
+    environment.globals["jobs_url"] = lambda **fields: base + list_url(ListQuery(), **fields)
     environment.globals["static"] = lambda name: base + static_address(name)
     for name in environment.list_templates():
         environment.get_template(name)
@@ -58,6 +63,15 @@ def _escape_text(value: object) -> object:
 def local_time(at: float) -> str:
     """Return an instant as local time."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def time_in_zone(at: float, name: str) -> str:
+    """Return an instant as time of a zone; as local time if there is no such zone any more."""
+    try:
+        zone = timezones.zone(name)
+    except LookupError:
+        zone = None
+    return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 def relative_time(at: float) -> str:

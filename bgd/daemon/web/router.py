@@ -20,6 +20,7 @@ from bgd.daemon.web import (
     schedule_pages,
 )
 from bgd.daemon.web.auth import Endpoints
+from bgd.daemon.web.live import LIVE
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.site import Site
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
@@ -146,6 +147,7 @@ _ATTEMPT = "([1-9][0-9]{0,8})"
 _BATCH = "([1-9][0-9]{0,15})"
 _VERB = "([a-z]{1,20})"
 _QUEUE = "([A-Za-z0-9._-]{1,64})"
+_LIVE = f"(?:{LIVE})?"  # the page, or its updates
 _NONCE = "([0-9a-f]{32})"
 _TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - a pattern for tokens
 
@@ -165,21 +167,14 @@ PAGES: dict[str, Answer] = {
     f"/job-logs/shared/{_NONCE}/{_NONCE}/drop": _drop_from_shared,
     "/job-logs/new": new_job.new_job,
     "/job-logs/new/check": new_job.check,
-    "/job-logs/overview": overview.overview,
-    "/job-logs/overview/live": overview.overview_live,
-    "/job-logs/charts": charts.charts,
-    "/job-logs/charts/live": charts.charts_live,
+    f"/job-logs/overview{_LIVE}": overview.overview,
+    f"/job-logs/charts{_LIVE}": charts.charts,
     "/job-logs/search": _search,
-    "/job-logs/queues": overview.queues,
-    "/job-logs/queues/live": overview.queues_live,
-    "/job-logs/schedules": schedule_pages.schedules,
-    "/job-logs/schedules/live": schedule_pages.schedules_live,
-    f"/job-logs/schedules/{_QUEUE}": schedule_pages.schedule,
-    f"/job-logs/schedules/{_QUEUE}/live": schedule_pages.schedule_live,
-    "/job-logs/batches": batch_pages.batches,
-    "/job-logs/batches/live": batch_pages.batches_live,
-    f"/job-logs/batches/{_BATCH}": batch_pages.batch,
-    f"/job-logs/batches/{_BATCH}/live": batch_pages.batch_live,
+    f"/job-logs/queues{_LIVE}": overview.queues,
+    f"/job-logs/schedules{_LIVE}": schedule_pages.schedules,
+    f"/job-logs/schedules/{_QUEUE}{_LIVE}": schedule_pages.schedule,
+    f"/job-logs/batches{_LIVE}": batch_pages.batches,
+    f"/job-logs/batches/{_BATCH}{_LIVE}": batch_pages.batch,
     f"/job-logs/{_ID}": job_pages.job,
     f"/job-logs/{_ID}/live": job_pages.job_live,
     f"/job-logs/{_ID}/{_ATTEMPT}": log_pages.log,

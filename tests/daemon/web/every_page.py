@@ -34,7 +34,7 @@ def page_addresses() -> list[str]:
     """Return the address of each page that a session opens; {job} stands for the id of a job."""
     found = [
         pattern
-        for pattern in router.PAGES
+        for pattern in (each.removesuffix(router._LIVE) for each in router.PAGES)
         if pattern.startswith("/job-logs") and not any(part in pattern for part in NOT_PAGES)
     ]
     return sorted(filled(pattern) for pattern in found)
