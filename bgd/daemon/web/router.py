@@ -18,10 +18,12 @@ from bgd.daemon.web import (
     overview,
     pages,
     schedule_pages,
+    search,
 )
 from bgd.daemon.web.auth import Endpoints
 from bgd.daemon.web.live import LIVE
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
+from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
 from bgd.daemon.web.site import Site
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
@@ -58,7 +60,7 @@ async def _show(site: Site, request: HttpRequest, path: str, endpoints: Endpoint
     request, seal = site.seals.take_from(request)
     found = await page(site, request)
     if seal is not None and found.is_stream and found.chunks is not None:
-        found = await site.shared_streams.add(seal, found.chunks)
+        found = await add_to_shared(site, seal, found.chunks)
     elif seal is not None:
         found = seal.put_on(found)
     # the page of a login has a secret, at which the length of what is compressed would hint
@@ -106,16 +108,6 @@ async def _seal(site: Site, request: HttpRequest) -> PageResponse:
     return PageResponse(HttpResponse())
 
 
-async def _open_shared(site: Site, request: HttpRequest, name: str) -> PageResponse:
-    del request
-    return site.shared_streams.open(name)
-
-
-async def _drop_from_shared(site: Site, request: HttpRequest, name: str, nonce: str) -> PageResponse:
-    del request
-    return site.shared_streams.drop(name, nonce)
-
-
 async def _static(site: Site, request: HttpRequest, name: str) -> PageResponse:
     del site
     # imported late, like the templates: a daemon whose pages are never opened does not read them
@@ -136,10 +128,6 @@ async def _log_in(site: Site, request: HttpRequest, token: str) -> PageResponse:
         return PageResponse(HttpResponse())
     cookie, write_token = await site.authenticator.log_in(token, request)
     return await html_response("login.html", {"token": write_token}, headers=(cookie,))
-
-
-async def _search(site: Site, request: HttpRequest) -> PageResponse:
-    return await site.search_pages.search(request)
 
 
 _ID = "([1-9][0-9]{0,17})"
@@ -163,13 +151,13 @@ PAGES: dict[str, Answer] = {
     "/job-logs/live": pages.jobs_live,
     "/job-logs/complete": pages.complete,
     "/job-logs/seal": _seal,
-    f"/job-logs/shared/{_NONCE}": _open_shared,
-    f"/job-logs/shared/{_NONCE}/{_NONCE}/drop": _drop_from_shared,
+    f"/job-logs/shared/{_NONCE}": open_shared,
+    f"/job-logs/shared/{_NONCE}/{_NONCE}/drop": drop_from_shared,
     "/job-logs/new": new_job.new_job,
     "/job-logs/new/check": new_job.check,
     f"/job-logs/overview{_LIVE}": overview.overview,
     f"/job-logs/charts{_LIVE}": charts.charts,
-    "/job-logs/search": _search,
+    "/job-logs/search": search.search,
     f"/job-logs/queues{_LIVE}": overview.queues,
     f"/job-logs/schedules{_LIVE}": schedule_pages.schedules,
     f"/job-logs/schedules/{_QUEUE}{_LIVE}": schedule_pages.schedule,

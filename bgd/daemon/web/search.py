@@ -22,11 +22,9 @@ from msgspec import Struct
 
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.lists import LoggedAttempt
-from bgd.daemon.storage.store import StoreReader
-from bgd.daemon.web.live import LiveViews
-from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
+from bgd.daemon.web.site import Site
 from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
@@ -54,78 +52,70 @@ MAX_SHOWN = 300  # characters of a line
 NDJSON = "application/x-ndjson"
 
 
-class SearchPages:
-    """The page that searches all logs."""
+async def search(site: Site, request: HttpRequest) -> PageResponse:
+    """Return a form and what is found, as a page while it is found; or what is found as NDJSON."""
+    query = read_query(request.query, LogsQuery)
+    is_json = wants_json(request)
+    if not query.text and is_json:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "Say what to search for: text=WORDS.")
+    values = {"text": query.text, "results": _RESULTS, **await site.views.values(None, 0)}
+    if not query.text:
+        return await html_response("search.html", values)
+    page = "" if is_json else await asyncio.to_thread(render_part, "search.html", values)
+    search = LogsSearch(site.supervisor.config.log_dir, Needle.of(query.text))
+    browser = request.headers.get("cookie", "")
+    _make_room(site, browser)
+    found = _found(site, search, browser, query.position)
+    await anext(found)  # it counts from now on, and until it is closed
+    if is_json:
+        return PageResponse(HttpResponse(content_type=NDJSON, body=None), _as_ndjson(found, search))
+    return PageResponse(HttpResponse(content_type=HTML, body=None), _as_html(page, found, search))
 
-    def __init__(self, store: StoreReader, log_dir: str, views: LiveViews, threads: LogThreads) -> None:
-        self._store = store
-        self._log_dir = log_dir
-        self._views = views
-        self._threads = threads
-        self._going: dict[LogsSearch, str] = {}  # searches, and the cookies of their browsers
 
-    async def search(self, request: HttpRequest) -> PageResponse:
-        """Return a form and what is found, as a page while it is found; or what is found as NDJSON."""
-        query = read_query(request.query, LogsQuery)
-        is_json = wants_json(request)
-        if not query.text and is_json:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, "Say what to search for: text=WORDS.")
-        values = {"text": query.text, "results": _RESULTS, **await self._views.values(None, 0)}
-        if not query.text:
-            return await html_response("search.html", values)
-        page = "" if is_json else await asyncio.to_thread(render_part, "search.html", values)
-        search = LogsSearch(self._log_dir, Needle.of(query.text))
-        browser = request.headers.get("cookie", "")
-        self._make_room(browser)
-        found = self._found(search, browser, query.position)
-        await anext(found)  # it counts from now on, and until it is closed
-        if is_json:
-            return PageResponse(HttpResponse(content_type=NDJSON, body=None), _as_ndjson(found, search))
-        return PageResponse(HttpResponse(content_type=HTML, body=None), _as_html(page, found, search))
+def _make_room(site: Site, browser: str) -> None:
+    """Let an earlier search of this browser end: its page is gone, or will be.
 
-    def _make_room(self, browser: str) -> None:
-        """Let an earlier search of this browser end: its page is gone, or will be.
+    Raises:
+        RequestRefused: too many others search now.
+    """
+    for search, other in site.searches.items():
+        if browser and other == browser:
+            search.ended = "this browser has started another search"
+    if sum(search.ended is None for search in site.searches) >= MAX_SEARCHES:
+        raise RequestRefused(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"{MAX_SEARCHES} searches are already running: try again later.",
+        )
 
-        Raises:
-            RequestRefused: too many others search now.
-        """
-        for search, other in self._going.items():
-            if browser and other == browser:
-                search.ended = "this browser has started another search"
-        if sum(search.ended is None for search in self._going) >= MAX_SEARCHES:
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{MAX_SEARCHES} searches are already running: try again later.",
-            )
 
-    async def _found(
-        self, search: LogsSearch, browser: str, before: tuple[int, int]
-    ) -> AsyncGenerator[FoundInLog | None, None]:
-        """Yield what is found in each log, and None as a sign of life, for the first time at once."""
-        self._going[search] = browser
-        began = heard = time.monotonic()
-        position: tuple[int, int] | None = before
-        try:
-            yield None
-            while search.ended is None:
-                if search.is_idle:
-                    if position is None:
-                        return
-                    attempts, position = await self._store.search(
-                        lists.logged_attempts, position, ATTEMPTS_AT_ONCE
-                    )
-                    search.add(attempts)
-                found = await self._threads.run(None, search.step)
-                now = time.monotonic()
-                if found is not None or now - heard > SIGN_OF_LIFE:
-                    heard = now
-                    yield found
-                has_more = not search.is_idle or position is not None
-                if now - began > MAX_SECONDS and has_more and search.ended is None:
-                    search.ended = f"{MAX_SECONDS:g} seconds have passed"
-        finally:
-            search.stopped.set()
-            del self._going[search]
+async def _found(
+    site: Site, search: LogsSearch, browser: str, before: tuple[int, int]
+) -> AsyncGenerator[FoundInLog | None, None]:
+    """Yield what is found in each log, and None as a sign of life, for the first time at once."""
+    site.searches[search] = browser
+    began = heard = time.monotonic()
+    position: tuple[int, int] | None = before
+    try:
+        yield None
+        while search.ended is None:
+            if search.is_idle:
+                if position is None:
+                    return
+                attempts, position = await site.store.search(
+                    lists.logged_attempts, position, ATTEMPTS_AT_ONCE
+                )
+                search.add(attempts)
+            found = await site.threads.run(None, search.step)
+            now = time.monotonic()
+            if found is not None or now - heard > SIGN_OF_LIFE:
+                heard = now
+                yield found
+            has_more = not search.is_idle or position is not None
+            if now - began > MAX_SECONDS and has_more and search.ended is None:
+                search.ended = f"{MAX_SECONDS:g} seconds have passed"
+    finally:
+        search.stopped.set()
+        del site.searches[search]
 
 
 # --- Searching, on a thread

@@ -12,61 +12,63 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from bgd.daemon.web.live import HEARTBEAT
 from bgd.daemon.web.responses import PageResponse, event_stream
 from bgd.daemon.web.seals import Seal
 from bgd.errors import BgdError
-from bgd.wire.http import HttpResponse, RequestRefused
+from bgd.wire.http import HttpRequest, HttpResponse, RequestRefused
+
+if TYPE_CHECKING:
+    from bgd.daemon.web.site import Site
 
 logger = logging.getLogger(__name__)
 
 MAX_SHARED = 256  # streams of one browser: a hundred pages, each with a log, and some to spare
 
 
-class SharedStreams:
-    """The connections of all browsers, by their names."""
+async def open_shared(site: Site, request: HttpRequest, name: str) -> PageResponse:
+    """Return the events of all streams that are added under this name."""
+    del request
+    shared = SharedStream(site.tasks)
+    return event_stream(_events(site, name, shared), farewell=shared.seal_for_all)
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
-        self._tasks = tasks
-        self._open: dict[str, SharedStream] = {}
 
-    def open(self, name: str) -> PageResponse:
-        """Return the events of all streams that are added under this name."""
-        shared = SharedStream(self._tasks)
-        return event_stream(self._events(name, shared), farewell=shared.seal_for_all)
+async def _events(site: Site, name: str, shared: SharedStream) -> AsyncGenerator[bytes, None]:
+    site.shared[name] = shared
+    try:
+        yield HEARTBEAT
+        while True:
+            yield await shared.next_event()
+    finally:
+        site.shared.pop(name, None)
+        shared.close()
 
-    async def _events(self, name: str, shared: SharedStream) -> AsyncGenerator[bytes, None]:
-        self._open[name] = shared
-        try:
-            yield HEARTBEAT
-            while True:
-                yield await shared.next_event()
-        finally:
-            self._open.pop(name, None)
-            shared.close()
 
-    async def add(self, seal: Seal, events: AsyncGenerator[bytes, None]) -> PageResponse:
-        """Send events over the connection that their request names; return an empty answer.
+async def add_to_shared(site: Site, seal: Seal, events: AsyncGenerator[bytes, None]) -> PageResponse:
+    """Send events over the connection that their request names; return an empty answer.
 
-        Raises:
-            RequestRefused: the connection is gone, or has too many streams.
-        """
-        shared = self._open.get(seal.shared)
-        if shared is None or shared.is_full:
-            await events.aclose()
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "The connection of this browser is lost, or has too many streams: reload the page.",
-            )
-        shared.add(seal, events)
-        return PageResponse(HttpResponse())
+    Raises:
+        RequestRefused: the connection is gone, or has too many streams.
+    """
+    shared = site.shared.get(seal.shared)
+    if shared is None or shared.is_full:
+        await events.aclose()
+        raise RequestRefused(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The connection of this browser is lost, or has too many streams: reload the page.",
+        )
+    shared.add(seal, events)
+    return PageResponse(HttpResponse())
 
-    def drop(self, name: str, nonce: str) -> PageResponse:
-        """End a stream whose page is closed; return an empty answer."""
-        if shared := self._open.get(name):
-            shared.drop(nonce)
-        return PageResponse(HttpResponse())
+
+async def drop_from_shared(site: Site, request: HttpRequest, name: str, nonce: str) -> PageResponse:
+    """End a stream whose page is closed; return an empty answer."""
+    del request
+    if shared := site.shared.get(name):
+        shared.drop(nonce)
+    return PageResponse(HttpResponse())
 
 
 class SharedStream:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from math import inf
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedules import Schedules
@@ -18,11 +18,13 @@ from bgd.daemon.web.auth import Authenticator
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.seals import Seals
-from bgd.daemon.web.search import SearchPages
-from bgd.daemon.web.shared_stream import SharedStreams
+from bgd.daemon.web.shared_stream import SharedStream
 from bgd.daemon.web.usage import UsageWatch
 
 MAX_AGE = 60.0  # seconds after which all is read again although nothing happened
+
+if TYPE_CHECKING:
+    from bgd.daemon.web.search import LogsSearch
 
 R = TypeVar("R")
 
@@ -48,10 +50,10 @@ class Site:
         self.actions = actions
         self.schedules = schedules
         self.tasks = tasks
-        self.shared_streams = SharedStreams(tasks)
+        self.shared: dict[str, SharedStream] = {}  # one connection for each browser, by their names
         self.views = LiveViews(tasks, supervisor, store, seals)
         self.threads = LogThreads()
-        self.search_pages = SearchPages(store, supervisor.config.log_dir, self.views, self.threads)
+        self.searches: dict[LogsSearch, str] = {}  # of all logs, that go on; the cookies of their browsers
         self.usual_times = UsualTimes()
         self.usage = UsageWatch(supervisor, tasks)
         self._reading = asyncio.Lock()

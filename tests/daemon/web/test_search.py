@@ -8,6 +8,8 @@ import os
 import re
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -17,7 +19,7 @@ from bgd.daemon.storage.lists import LoggedAttempt
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.web import search as web_search
 from bgd.daemon.web.log_text import LogThreads
-from bgd.daemon.web.search import LogsSearch, SearchPages
+from bgd.daemon.web.search import LogsSearch
 from bgd.logfiles import BLOCK, LogReader
 from bgd.logsearch import Needle
 from bgd.wire.http import HttpRequest, RequestRefused
@@ -227,13 +229,17 @@ class NoFrame:
 
 @pytest.fixture
 async def stored(store, logs, monkeypatch):
-    """A store of six jobs, of which each has a log; pages that search them, silent even if they are slow."""
+    """A site with six jobs, each of which has a log; searches are silent even if they are slow."""
     monkeypatch.setattr(web_search, "SIGN_OF_LIFE", DEADLINE)
     await put(store, *(new(number, name=f"job <{number}>") for number in range(1, 7)))
     for number in range(1, 7):
         logs.add(f"error {number}\n".encode())
         await run_once(store, number)
-    return SearchPages(store, str(logs.folder), NoFrame(), LogThreads())  # type: ignore[arg-type]  # as far as it is used
+    config = SimpleNamespace(log_dir=str(logs.folder))
+    supervisor = SimpleNamespace(config=config)
+    return SimpleNamespace(
+        store=store, supervisor=supervisor, views=NoFrame(), threads=LogThreads(), searches={}
+    )
 
 
 async def run_once(store, number, *, log_bytes=8):
@@ -253,27 +259,31 @@ def asking(query, cookie="", accept="text/html"):
     return HttpRequest(is_head=False, path="/job-logs/search", query=query, headers=headers)
 
 
-async def lines_of(pages, query):
-    answer = await pages.search(asking(query, accept="application/json"))
+async def search(site, request) -> Any:
+    return await web_search.search(site, request)
+
+
+async def lines_of(site, query):
+    answer = await search(site, asking(query, accept="application/json"))
     async with aclosing(answer.chunks) as chunks:
         return [json.loads(chunk) async for chunk in chunks]
 
 
 async def test_the_page_begins_before_anything_is_found_and_nothing_goes_on_after_it(stored):
-    answer = await stored.search(asking("text=error"))
+    answer = await search(stored, asking("text=error"))
     head = await anext(answer.chunks)
     first = await anext(answer.chunks)
 
     assert b"Searching" in head
     assert b"job &lt;6&gt;" in first
-    assert len(stored._going) == 1
+    assert len(stored.searches) == 1
     await answer.chunks.aclose()
-    assert not stored._going
+    assert not stored.searches
 
-    answer = await stored.search(asking("text=error"))
+    answer = await search(stored, asking("text=error"))
     await anext(answer.chunks)
     await answer.chunks.aclose()
-    assert not stored._going
+    assert not stored.searches
 
 
 async def test_a_search_that_is_cut_goes_on_where_it_was(stored, monkeypatch):
@@ -312,7 +322,7 @@ async def test_a_silent_search_sends_signs_of_life(stored, monkeypatch):
 
 async def test_a_browser_has_one_search_and_all_together_a_few(stored):
     async def begin(cookie):
-        answer = await stored.search(asking("text=error", cookie))
+        answer = await search(stored, asking("text=error", cookie))
         await anext(answer.chunks)
         await anext(answer.chunks)
         return answer.chunks
@@ -323,23 +333,23 @@ async def test_a_browser_has_one_search_and_all_together_a_few(stored):
     again = await begin("session=0")
     rest = [chunk async for chunk in first]
     assert b"this browser has started another search" in rest[-1]
-    for search in (first, again, *others):
-        await search.aclose()
+    for each in (first, again, *others):
+        await each.aclose()
     await (await begin("session=new")).aclose()
-    assert not stored._going
+    assert not stored.searches
 
 
 async def test_a_search_counts_before_its_answer_is_sent(stored):
     answers = [
-        await stored.search(asking("text=error", f"session={number}"))
+        await search(stored, asking("text=error", f"session={number}"))
         for number in range(web_search.MAX_SEARCHES)
     ]
     with pytest.raises(RequestRefused, match="searches are already running"):
-        await stored.search(asking("text=error", "session=new"))
+        await search(stored, asking("text=error", "session=new"))
     for answer in answers:
         async for _ in answer.chunks:
             pass
-    assert not stored._going
+    assert not stored.searches
 
 
 # --- on the page of a daemon

@@ -7,19 +7,22 @@ import base64
 import hmac
 import re
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bgd.daemon.web import shared_stream
 from bgd.daemon.web.live import event
 from bgd.daemon.web.seals import Seal
-from bgd.daemon.web.shared_stream import SharedStreams
+from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
 from bgd.errors import BgdError
-from bgd.wire.http import RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
 from tests.support import wait_until
 
 NAME, ONE, TWO = "0" * 32, "1" * 32, "2" * 32
+REQUEST = HttpRequest(is_head=False, path="/", query="", headers={})
 
 
 async def numbers(count, *, fails_with=None):
@@ -35,26 +38,28 @@ def found(pattern, text):
     return match
 
 
-def opened(tasks):
-    """Return a connection, and what yields its next event as nonce and data."""
-    streams = SharedStreams(tasks)
-    response = streams.open(NAME)
+async def opened(tasks):
+    """Return a site, a connection, and what yields its next event as nonce and data."""
+    site: Any = SimpleNamespace(tasks=tasks, shared={})
+    response = await open_shared(site, REQUEST, NAME)
 
     async def heard():
         assert response.chunks is not None
         received = (await anext(response.chunks)).decode()
         return found(r"(?:id: (\w+)(?: .{44})?\n)?data: (.*)\n\n", received).groups()
 
-    return streams, response, heard
+    return site, response, heard
 
 
 async def test_streams_end_alone_and_one_that_fails_ends_no_other(caplog):
     async with asyncio.TaskGroup() as tasks:
-        streams, response, heard = opened(tasks)
+        site, response, heard = await opened(tasks)
         assert await heard() == (None, "null")
-        await streams.add(Seal(b"key", ONE, NAME), numbers(2, fails_with=BgdError("the log cannot be read")))
+        await add_to_shared(
+            site, Seal(b"key", ONE, NAME), numbers(2, fails_with=BgdError("the log cannot be read"))
+        )
         assert [await heard() for _ in range(3)] == [(ONE, "0"), (ONE, "1"), (ONE, "null")]
-        await streams.add(Seal(b"key", TWO, NAME), numbers(1, fails_with=ValueError("a bug")))
+        await add_to_shared(site, Seal(b"key", TWO, NAME), numbers(1, fails_with=ValueError("a bug")))
         assert [await heard() for _ in range(2)] == [(TWO, "0"), (TWO, "null")]
         await response.chunks.aclose()
 
@@ -75,11 +80,11 @@ async def test_a_nonce_that_comes_again_takes_the_place_of_its_stream():
             ended.append(True)
 
     async with asyncio.TaskGroup() as tasks:
-        streams, response, heard = opened(tasks)
+        site, response, heard = await opened(tasks)
         await heard()
-        await streams.add(Seal(b"key", ONE, NAME), endless())
+        await add_to_shared(site, Seal(b"key", ONE, NAME), endless())
         assert await heard() == (ONE, '"old"')
-        await streams.add(Seal(b"key", ONE, NAME), numbers(1))
+        await add_to_shared(site, Seal(b"key", ONE, NAME), numbers(1))
         while (news := await heard()) == (ONE, '"old"'):
             pass
         assert (news, await heard(), ended) == ((ONE, "0"), (ONE, "null"), [True])
@@ -88,10 +93,10 @@ async def test_a_nonce_that_comes_again_takes_the_place_of_its_stream():
 
 async def test_every_page_gets_the_farewell_with_its_own_seal():
     async with asyncio.TaskGroup() as tasks:
-        streams, response, heard = opened(tasks)
+        site, response, heard = await opened(tasks)
         await heard()
         for nonce in (ONE, TWO):
-            await streams.add(Seal(nonce.encode(), nonce, NAME), numbers(5))
+            await add_to_shared(site, Seal(nonce.encode(), nonce, NAME), numbers(5))
         first = [await heard() for _ in range(2)]
         said = response.farewell(event({"gone": "over"})).decode()
         await response.chunks.aclose()
@@ -110,19 +115,19 @@ def seal_of(nonce, count, data):
 async def test_a_stream_needs_its_connection_and_a_connection_has_a_limit(monkeypatch):
     monkeypatch.setattr(shared_stream, "MAX_SHARED", 1)
     async with asyncio.TaskGroup() as tasks:
-        streams, response, heard = opened(tasks)
+        site, response, heard = await opened(tasks)
         with pytest.raises(RequestRefused, match="lost"):  # not open yet
-            await streams.add(Seal(b"key", ONE, NAME), numbers(9))
+            await add_to_shared(site, Seal(b"key", ONE, NAME), numbers(9))
         await heard()
-        await streams.add(Seal(b"key", ONE, NAME), numbers(9))
+        await add_to_shared(site, Seal(b"key", ONE, NAME), numbers(9))
         with pytest.raises(RequestRefused, match="too many"):
-            await streams.add(Seal(b"key", TWO, NAME), numbers(9))
-        streams.drop(NAME, ONE)
-        streams.drop(NAME, ONE)
-        await streams.add(Seal(b"key", TWO, NAME), numbers(9))
+            await add_to_shared(site, Seal(b"key", TWO, NAME), numbers(9))
+        await drop_from_shared(site, REQUEST, NAME, ONE)
+        await drop_from_shared(site, REQUEST, NAME, ONE)
+        await add_to_shared(site, Seal(b"key", TWO, NAME), numbers(9))
         await response.chunks.aclose()
         with pytest.raises(RequestRefused, match="lost"):
-            await streams.add(Seal(b"key", ONE, NAME), numbers(9))
+            await add_to_shared(site, Seal(b"key", ONE, NAME), numbers(9))
 
 
 def test_a_browser_adds_and_drops_streams_and_all_end_with_its_connection(daemon):
