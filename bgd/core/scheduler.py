@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from enum import StrEnum
 from math import ceil
 
 from msgspec import Struct
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions
 from bgd.core.batches import Batches, BatchId
-from bgd.core.explain import Cause, Reason, holders_in_words
+from bgd.core.explain import OF_MACHINE, Cause, Reason, holders_in_words
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -87,21 +86,7 @@ Effect = SaveJob | StartAttempt | CommandAttempt
 # --- the scheduler ----------------------------------------------------------------------------------------
 
 
-class PauseReason(StrEnum):
-    """Why no job starts; each reason goes away by itself. The values are those of Cause."""
-
-    NO_LAUNCHER = Cause.LAUNCHER.value
-    DRAINING = Cause.SHUTDOWN.value
-    ASKED = Cause.PAUSE.value
-    LOAD = Cause.LOAD.value  # of the machine
-    MEMORY = Cause.MEMORY.value  # that the machine has left
-
-
-_SOME_START = {  # these do not stop notifications
-    PauseReason.ASKED,
-    PauseReason.LOAD,
-    PauseReason.MEMORY,
-}
+_SOME_START = {Cause.PAUSE, *OF_MACHINE}  # these do not stop notifications
 
 
 class Scheduler:
@@ -137,7 +122,7 @@ class Scheduler:
         self._effects: list[Effect] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
-        self._pauses: set[PauseReason] = set()
+        self._pauses: set[Cause] = set()
         self._waits_to_settle = False
 
     # --- questions ------------------------------------------------------------------------------------
@@ -181,8 +166,7 @@ class Scheduler:
         job = self.table.jobs.get(job_id)
         if job is None:
             return ()
-        obstacles = [Cause(why.value) for why in PauseReason if why in self._pauses]
-        return self.table.queues.explain(job, obstacles, now)
+        return self.table.queues.explain(job, [why for why in Cause if why in self._pauses], now)
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
@@ -465,11 +449,11 @@ class Scheduler:
         self._waits_to_settle = False
         self._settle(now)
 
-    def pause(self, why: PauseReason) -> None:
-        """Start no job until this reason ends."""
+    def pause(self, why: Cause) -> None:
+        """Start no job until this reason ends, which goes away by itself."""
         self._pauses.add(why)
 
-    def resume(self, why: PauseReason, now: Now) -> None:
+    def resume(self, why: Cause, now: Now) -> None:
         """End this reason."""
         self._pauses.discard(why)
         self._settle(now)

@@ -9,8 +9,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.explain import Cause, Reason
-from bgd.core.scheduler import PauseReason
+from bgd.core.explain import OF_MACHINE, Cause, Reason
 from bgd.units import format_size
 
 PROC = Path("/proc")
@@ -19,15 +18,15 @@ LOOK_SECONDS = 5.0  # between two checks, while a job is queued
 
 def exceeded_limit(
     max_load: float | None, min_memory: int | None, proc: Path = PROC
-) -> tuple[PauseReason, str] | None:
+) -> tuple[Cause, str] | None:
     """Return which limit is exceeded, and that in words; None: none is. Files of /proc never block."""
     if max_load is not None:
         load = float((proc / "loadavg").read_text().split()[0])
         if load >= max_load:
-            return PauseReason.LOAD, f"it is {load:.2f}; jobs start below {max_load:g}"
+            return Cause.LOAD, f"it is {load:.2f}; jobs start below {max_load:g}"
     if min_memory is not None and (memory := _available(proc / "meminfo")) < min_memory:
         there = format_size(memory // 1_000_000 * 1_000_000)
-        return PauseReason.MEMORY, f"{there} available; jobs start at {format_size(min_memory)}"
+        return Cause.MEMORY, f"{there} available; jobs start at {format_size(min_memory)}"
     return None
 
 
@@ -53,8 +52,8 @@ class MachineWatch:
     def __init__(
         self,
         config: Config,
-        pause: Callable[[PauseReason], None],
-        resume: Callable[[PauseReason], None],
+        pause: Callable[[Cause], None],
+        resume: Callable[[Cause], None],
         has_queued: Callable[[], bool],
         ring: Callable[[], None],
     ) -> None:
@@ -64,7 +63,7 @@ class MachineWatch:
         self._has_queued = has_queued
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
-        self._exceeded: tuple[PauseReason, str] | None = None  # as last seen
+        self._exceeded: tuple[Cause, str] | None = None  # as last seen
 
     @property
     def is_on(self) -> bool:
@@ -76,7 +75,7 @@ class MachineWatch:
         self._config = config.daemon
         self._forget()
         if not self.is_on:
-            for why in _PAUSES:
+            for why in OF_MACHINE:
                 self._resume(why)
 
     def look(self) -> None:
@@ -88,7 +87,7 @@ class MachineWatch:
             found = None if self._exceeded is None else self._exceeded[0]
             if found is not None:
                 self._pause(found)
-            for why in _PAUSES - {found}:
+            for why in OF_MACHINE - {found}:
                 self._resume(why)
         if self._has_queued():
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_again)
@@ -99,9 +98,9 @@ class MachineWatch:
         """Return reasons with the load or memory of the machine, if it was read."""
         known: list[Reason] = []
         for each in reasons:
-            if each.cause not in {Cause.LOAD, Cause.MEMORY}:
+            if each.cause not in OF_MACHINE:
                 known.append(each)
-            elif self._exceeded is not None and each.cause == self._exceeded[0].value:
+            elif self._exceeded is not None and each.cause is self._exceeded[0]:
                 known.append(replace(each, problem=self._exceeded[1]))
         return tuple(known) if known or not reasons else (Reason(cause=Cause.TURN, ahead=0),)
 
@@ -119,7 +118,4 @@ class MachineWatch:
         """Start nothing before the next check, which the next queued job triggers."""
         self.close()
         self._exceeded = None
-        self._pause(PauseReason.LOAD)
-
-
-_PAUSES = {PauseReason.LOAD, PauseReason.MEMORY}
+        self._pause(Cause.LOAD)

@@ -23,7 +23,7 @@ from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
-from bgd.core.scheduler import SUBMIT, PauseReason, SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -190,7 +190,7 @@ class Supervisor:
 
     async def drain(self, mode: ShutdownMode) -> None:
         """Start nothing more, and wait until no attempt runs; with LEAVE do not wait for attempts."""
-        self.scheduler.pause(PauseReason.DRAINING)
+        self.scheduler.pause(Cause.SHUTDOWN)
         self.is_draining = True
         at = now()
         for job in self.scheduler.active_jobs():
@@ -354,13 +354,13 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        self.scheduler.resume(PauseReason.NO_LAUNCHER, now())
+        self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
 
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
         self._attempts.forget_waits()
-        self.scheduler.pause(PauseReason.NO_LAUNCHER)
+        self.scheduler.pause(Cause.LAUNCHER)
         self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
@@ -538,11 +538,11 @@ class Supervisor:
         rules = queue_rules(self.config, self.controls)
         scheduler = Scheduler(self.slots, rules, last_id, random.random, self.config.resources)
         scheduler.breakers.rules = breaker_rules(self.config)
-        scheduler.pause(PauseReason.NO_LAUNCHER)
+        scheduler.pause(Cause.LAUNCHER)
         if self.controls.paused:
-            scheduler.pause(PauseReason.ASKED)
+            scheduler.pause(Cause.PAUSE)
         if self._machine.is_on:
-            scheduler.pause(PauseReason.LOAD)  # until the load has been read
+            scheduler.pause(Cause.LOAD)  # until the load has been read
         return scheduler
 
     def _apply_controls(self) -> None:
@@ -551,9 +551,9 @@ class Supervisor:
         self.scheduler.breakers.rules = breaker_rules(self.config)
         self.scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:
-            self.scheduler.pause(PauseReason.ASKED)
+            self.scheduler.pause(Cause.PAUSE)
         else:
-            self.scheduler.resume(PauseReason.ASKED, now())
+            self.scheduler.resume(Cause.PAUSE, now())
         self._changed.set()
 
     async def _hold_waiting_jobs(self) -> None:

@@ -9,6 +9,7 @@ from math import inf
 
 from msgspec import Struct
 
+from bgd.core.explain import Cause
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -33,7 +34,6 @@ from bgd.core.scheduler import (
     SUBMIT,
     CommandAttempt,
     Effect,
-    PauseReason,
     SaveJob,
     Scheduler,
     StartAttempt,
@@ -73,7 +73,7 @@ class EffectChecker:
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         self.slots = SlotModel(slots, rules, resources)
-        self.pauses: set[PauseReason] = set()
+        self.pauses: set[Cause] = set()
         self.settled: Now | None = None  # the last instant at which everything due was dealt with
         self.jobs: dict[JobId, Job] = {}
         self.specs: dict[JobId, JobSpec] = {}
@@ -223,7 +223,7 @@ class EffectChecker:
     def _saw_start(self, start: StartAttempt, now: Now) -> None:
         job = start.job
         assert job.state is State.RUNNING
-        assert self.pauses <= {PauseReason.ASKED, PauseReason.LOAD}
+        assert self.pauses <= {Cause.PAUSE, Cause.LOAD}
         assert not self.dependencies.of(job.id), "started before the jobs it waits for"
         self._check_turn(job, now)
         self.slots.take(job, start.slot, start.tokens, now.elapsed)
@@ -259,7 +259,7 @@ class EffectChecker:
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]
-        if self.pauses <= {PauseReason.ASKED, PauseReason.LOAD} and self.settled is not None:
+        if self.pauses <= {Cause.PAUSE, Cause.LOAD} and self.settled is not None:
             next_up = self.slots.next_up(queued, self.settled.elapsed, is_paused=bool(self.pauses))
             assert next_up is None, "a job waits although its slots are free"
 

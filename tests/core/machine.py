@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from bgd.core.conditions import find_cycle
+from bgd.core.explain import Cause
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources
-from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
+from bgd.core.scheduler import Effect, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
 from tests.core.effect_checker import EffectChecker, Request
 from tests.core.fakes import End, FakeDisk, FakeLauncher, Key
@@ -127,12 +128,12 @@ class SimulatedMachine:
         self.scheduler.resize(slots, rules, self.now, resources)
         self._decided()
 
-    def pause(self, why: PauseReason) -> None:
+    def pause(self, why: Cause) -> None:
         self.checker.pauses.add(why)
         self.scheduler.pause(why)
         self._decided(is_settled=False)
 
-    def resume(self, why: PauseReason) -> None:
+    def resume(self, why: Cause) -> None:
         self.checker.pauses.discard(why)
         self.scheduler.resume(why, self.now)
         self._decided()
@@ -233,7 +234,7 @@ class SimulatedMachine:
 
     def _meet_launcher(self) -> None:
         """Reconcile what is on disk with what the launcher knows (R3)."""
-        self.pause(PauseReason.NO_LAUNCHER)
+        self.pause(Cause.LAUNCHER)
         self.write()  # the daemon also writes without a launcher
         for job in self.scheduler.active_jobs():
             key = job.id, job.attempt
@@ -249,7 +250,7 @@ class SimulatedMachine:
         for key, end in self.launcher.ended.items():
             if key not in self.disk.end and key not in self._unwritten_ends:
                 self._take_end(key, end)
-        self.resume(PauseReason.NO_LAUNCHER)
+        self.resume(Cause.LAUNCHER)
 
     # --- following ----------------------------------------------------------------------------------------
 

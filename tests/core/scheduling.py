@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bgd.core.explain import Cause
 from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import SaveJob, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
+
+OBSTACLES = (Cause.LAUNCHER, Cause.SHUTDOWN, Cause.PAUSE, Cause.LOAD, Cause.MEMORY)
+"""Why no job starts at all."""
 
 NO_RETRIES = RetryPolicy()
 THREE_RETRIES = RetryPolicy(retries=3, delay=5.0, jitter=0.0)

@@ -8,7 +8,7 @@ from bgd.core.breakers import BreakerRule, BreakerState
 from bgd.core.explain import Cause, in_words
 from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import PauseReason, Scheduler
+from bgd.core.scheduler import Scheduler
 from tests.core.scheduling import NO_RETRIES, at, end, make_scheduler, started_ids, submit
 
 APP = "app.x"
@@ -111,11 +111,11 @@ def test_one_call_tries_when_the_pause_is_over(scheduler):
 def test_nothing_rings_while_no_launcher_can_start_the_trial(scheduler):
     pause(scheduler)
     job = submit(scheduler, CALL, at(1.0))
-    scheduler.pause(PauseReason.NO_LAUNCHER)
+    scheduler.pause(Cause.LAUNCHER)
     scheduler.advance(at(300.0))
     assert scheduler.next_timer_at() is None
 
-    scheduler.resume(PauseReason.NO_LAUNCHER, at(310.0))
+    scheduler.resume(Cause.LAUNCHER, at(310.0))
     assert running(scheduler, job) == [True]
 
 

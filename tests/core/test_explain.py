@@ -22,18 +22,11 @@ from bgd.core.explain import (
 )
 from bgd.core.job import JobId, Now, Outcome, Rate, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import PauseReason, Scheduler
-from tests.core.scheduling import NOW, at, end, make_scheduler, submit
+from bgd.core.scheduler import Scheduler
+from tests.core.scheduling import NOW, OBSTACLES, at, end, make_scheduler, submit
 
 STATES = int(os.environ.get("BGD_EXPLAIN_STATES", "800"))  # by hand: 100000
 PAUSED = QueueRule(paused=True)
-OBSTACLES = {
-    PauseReason.ASKED: Cause.PAUSE,
-    PauseReason.NO_LAUNCHER: Cause.LAUNCHER,
-    PauseReason.DRAINING: Cause.SHUTDOWN,
-    PauseReason.LOAD: Cause.LOAD,
-    PauseReason.MEMORY: Cause.MEMORY,
-}
 OF_ATTEMPTS = {Cause.START, Cause.REQUESTS, Cause.CONTROLLER, Cause.NODE, Cause.PILOT}
 QUEUES = ("default", "mail", "film")
 APART = {"apart": QueueRule(slots=1, apart=True)}
@@ -114,9 +107,9 @@ class Situation:
                 self.resources = self.random_resources()
                 self.resize()
             case 2:
-                scheduler.pause(dice.choice(list(PauseReason)))
+                scheduler.pause(dice.choice(OBSTACLES))
             case 3:
-                for why in PauseReason:
+                for why in OBSTACLES:
                     scheduler.resume(why, self.now)
             case 4:
                 self.now = Now(self.now.elapsed + 20.0, self.now.wall + 20.0)
@@ -128,7 +121,7 @@ class Situation:
         """Grant these and nothing else, all at the same moment."""
         named = {reason.cause for reason in reasons}
         was_paused = set(self.scheduler._pauses)
-        self.scheduler.pause(PauseReason.DRAINING)
+        self.scheduler.pause(Cause.SHUTDOWN)
         self.hold(lambda job: job.state in {State.BLOCKED, State.SCHEDULED})  # nothing else comes due
         before = self.jobs_before()
         ahead = next((reason.ahead for reason in reasons if reason.ahead is not None), 0)
@@ -148,8 +141,8 @@ class Situation:
             self.hold(lambda job: job.id in before)  # also who could not use what is granted until now
         for reason in reversed(reasons):
             self.grant_one(reason)
-        for why in PauseReason:
-            if why not in was_paused or OBSTACLES[why] in named:
+        for why in OBSTACLES:
+            if why not in was_paused or why in named:
                 self.scheduler.resume(why, self.now)
 
     def jobs_before(self):
@@ -169,7 +162,7 @@ class Situation:
         Who is left has to wait for the turn of this job.
         """
         before = {self.share(queue) for reason in reasons for queue in reason.queues}
-        ready = {Cause.SLOTS, Cause.SHARE, Cause.TURN, *OBSTACLES.values()}
+        ready = {Cause.SLOTS, Cause.SHARE, Cause.TURN, *OBSTACLES}
         others = [job for job in self.scheduler.table.jobs if self.takes_turns(job)]
         held = {
             job.id
@@ -315,9 +308,9 @@ def test_reasons_come_in_the_order_in_which_people_can_do_something():
     scheduler = make_scheduler(slots=1)
     scheduler.resize(1, {"mail": QueueRule(slots=1, paused=True)}, NOW)
     running = submit(scheduler, now=NOW)
-    scheduler.pause(PauseReason.NO_LAUNCHER)
-    scheduler.pause(PauseReason.DRAINING)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.LAUNCHER)
+    scheduler.pause(Cause.SHUTDOWN)
+    scheduler.pause(Cause.PAUSE)
     job = submit(scheduler, queue="mail", hold=True, delay=9.0, after=(running,))
 
     assert causes(scheduler, job) == [

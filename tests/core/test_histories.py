@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from bgd.core.explain import Cause
 from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
 from bgd.core.retry import exit_code_of
-from bgd.core.scheduler import PauseReason
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit
 from tests.core.machine import SimulatedMachine
 
@@ -85,7 +85,7 @@ jobs = st.fixed_dictionaries(
 changes_of_fields = st.fixed_dictionaries({}, optional=fields)
 names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)
 # One rule for all of these: a daemon that is disturbed at every other step does not get far
-pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING, PauseReason.LOAD])
+pauses = st.sampled_from([Cause.PAUSE, Cause.SHUTDOWN, Cause.LOAD])
 disturbances = st.one_of(
     st.builds(lambda why: lambda machine: machine.pause(why), pauses),
     st.builds(lambda why: lambda machine: machine.resume(why), pauses),

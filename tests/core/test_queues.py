@@ -8,11 +8,12 @@ from bgd.core.explain import Cause, Reason, likely_start, words_of
 from bgd.core.job import Conditions, Job, JobId, Outcome, Rate, State
 from bgd.core.limits import QueueRule
 from bgd.core.queues import ReadyQueues
-from bgd.core.scheduler import PauseReason, Scheduler, StartAttempt
+from bgd.core.scheduler import Scheduler, StartAttempt
 from bgd.core.spec import NOTIFICATION_QUEUE
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
+    OBSTACLES,
     THREE_RETRIES,
     at,
     dead_weight,
@@ -48,7 +49,7 @@ def test_a_queued_job_says_what_it_waits_for():
     scheduler.resize(2, {"narrow": PAUSED}, NOW)
     paused = Reason(cause=Cause.QUEUE_PAUSE, subject="narrow")
     assert scheduler.explain(narrow, NOW) == (paused, full(1, ahead=0))
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     assert scheduler.explain(narrow, NOW) == (Reason(cause=Cause.PAUSE), paused, full(1, ahead=0))
 
 
@@ -58,7 +59,7 @@ def full(wanted, ahead):
 
 def test_a_queued_job_knows_how_many_start_before_it():
     scheduler = make_scheduler(slots=1)
-    scheduler.pause(PauseReason.NO_LAUNCHER)
+    scheduler.pause(Cause.LAUNCHER)
     low, first, gone, last = (submit(scheduler, priority=each) for each in (-1, 0, 0, 0))
     urgent = submit(scheduler, priority=5)
     scheduler.cancel(gone, NOW)
@@ -233,14 +234,14 @@ def test_jobs_cancelled_after_their_queue_got_a_rule_do_not_pile_up():
 # --- pauses --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", PauseReason)
+@pytest.mark.parametrize("last", OBSTACLES)
 def test_nothing_starts_until_the_last_reason_to_pause_has_ended(last):
     scheduler = make_scheduler()
-    for why in PauseReason:
+    for why in OBSTACLES:
         scheduler.pause(why)
     job_id = submit(scheduler)
 
-    for why in set(PauseReason) - {last}:
+    for why in set(OBSTACLES) - {last}:
         scheduler.resume(why, NOW)
     assert started_ids(scheduler) == []
     scheduler.resume(last, NOW)
@@ -285,7 +286,7 @@ def test_a_queue_that_is_apart_takes_no_slot_of_the_others_and_starts_while_they
 
     assert started(scheduler) == [(usual, 1, 1), (apart, 1, 0)]
     assert (scheduler.running, scheduler.taken) == (2, 1)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     assert scheduler.explain(next_apart, NOW) == (
         Reason(cause=Cause.QUEUE_SLOTS, subject="apart", slots=1, taken=1, ahead=0),
     )
@@ -293,7 +294,7 @@ def test_a_queue_that_is_apart_takes_no_slot_of_the_others_and_starts_while_they
     assert started(scheduler) == []
     finish(scheduler, apart)
     assert started(scheduler) == [(next_apart, 1, 0)]
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
     assert started(scheduler) == [(other, 1, 1)]
 
 
@@ -392,7 +393,7 @@ def test_targets_that_are_gone_leave_no_lane():
     scheduler = make_notifier()
     for number in range(100):
         finish(scheduler, notify(scheduler, f"target {number}"))
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     notify(scheduler, "last")
 
     assert len(scheduler.table.queues._heaps) <= 2
@@ -420,10 +421,10 @@ def test_jobs_that_run_elsewhere_take_only_slots_of_their_queue():
 @pytest.mark.parametrize(
     ("rules", "why", "cause"),
     [
-        (APART, PauseReason.DRAINING, Cause.SHUTDOWN),
-        (APART, PauseReason.NO_LAUNCHER, Cause.LAUNCHER),
-        (CLUSTER, PauseReason.NO_LAUNCHER, Cause.LAUNCHER),
-        (CLUSTER, PauseReason.ASKED, Cause.PAUSE),
+        (APART, Cause.SHUTDOWN, Cause.SHUTDOWN),
+        (APART, Cause.LAUNCHER, Cause.LAUNCHER),
+        (CLUSTER, Cause.LAUNCHER, Cause.LAUNCHER),
+        (CLUSTER, Cause.PAUSE, Cause.PAUSE),
     ],
 )
 def test_jobs_that_take_no_slot_of_the_daemon_wait_while_nothing_may_start(rules, why, cause):
@@ -495,9 +496,9 @@ def test_a_job_that_waits_for_two_tokens_holds_back_only_later_jobs_that_want_on
 
 def test_a_job_that_asks_for_more_than_there_is_holds_back_nobody():
     scheduler = Scheduler(8, {}, 0, lambda: 0.5, GPUS)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     impossible, usual = submit(scheduler, resources={"gpu": 3}), submit(scheduler, resources={"gpu": 1})
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
 
     assert tokens_of(scheduler) == {usual: {"gpu": ("0",)}}
     assert scheduler.explain(impossible, NOW)[0] == Reason(

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from bgd.core.explain import Cause
 from bgd.core.job import Job, JobId, Move, Outcome, State
-from bgd.core.scheduler import SUBMIT, PauseReason, SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -66,7 +67,7 @@ def test_running_counts_the_jobs_that_hold_a_slot():
     scheduler.cancel(first, NOW)
     assert scheduler.running == 2  # it is only asked to end
 
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     scheduler.ended(first, 1, Outcome.CANCELLED, NOW)
     assert scheduler.running == 1
 
@@ -86,10 +87,10 @@ def test_ids_go_on_after_the_highest_restored():
 
 def test_the_most_urgent_starts_first_and_the_oldest_among_equals():
     scheduler = make_scheduler(slots=4)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     low, first, second, high = (submit(scheduler, priority=priority) for priority in (-5, 0, 0, 1000))
 
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
 
     assert started_ids(scheduler) == [high, first, second, low]
 
@@ -125,11 +126,11 @@ def test_a_full_queue_lets_less_urgent_jobs_of_others_pass():
 
 def test_urgency_counts_across_queues():
     scheduler = make_scheduler(slots=1, narrow=1)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     submit(scheduler, priority=1)
     urgent = submit(scheduler, queue="narrow", priority=2)
 
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
 
     assert started_ids(scheduler) == [urgent]
 
@@ -183,14 +184,14 @@ def test_a_queue_that_loses_its_limit_shares_the_slots_of_the_daemon():
 
 def test_while_paused_nothing_starts_and_the_rest_goes_on():
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     job_id = submit(scheduler, delay=5.0)
 
     scheduler.advance(at(5.0))
     assert scheduler.get(job_id).state is State.QUEUED
     assert started(scheduler) == []
 
-    scheduler.resume(PauseReason.ASKED, at(5.0))
+    scheduler.resume(Cause.PAUSE, at(5.0))
     assert started_ids(scheduler) == [job_id]
 
 

@@ -4,15 +4,10 @@ import itertools
 
 import pytest
 
+from bgd.core.explain import Cause
 from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import (
-    CANCELLED_BEFORE_START,
-    CommandAttempt,
-    PauseReason,
-    SaveJob,
-    StartAttempt,
-)
+from bgd.core.scheduler import CANCELLED_BEFORE_START, CommandAttempt, SaveJob, StartAttempt
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -163,13 +158,13 @@ def test_the_next_attempt_is_not_suspended(outcome):
 def test_an_edited_job_is_only_where_it_belongs_now():
     scheduler = make_scheduler(slots=2, narrow=1, shut=1)
     scheduler.resize(2, {}, NOW)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     job_id, other = submit(scheduler), submit(scheduler, queue="narrow")
     for queue, priority in [("narrow", 3), ("default", 0), ("shut", 3), ("narrow", 0), ("narrow", -1)]:
         assert edit(scheduler, job_id, queue=queue, priority=priority) is State.QUEUED
     scheduler.take_effects()
 
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
 
     assert started_ids(scheduler) == [other, job_id]
     assert scheduler.get(job_id).queue == "narrow"
@@ -308,7 +303,7 @@ def test_a_blocked_job_comes_out_right_in_every_order(order):
 )
 def test_jobs_that_are_held_edited_and_cancelled_over_and_over_do_not_pile_up(options):
     scheduler = make_scheduler(narrow=1)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     submit(scheduler)
     job_id = submit(scheduler, **options)
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from bgd.core.explain import Cause
 from bgd.core.job import Decision, JobId, NextStep, Outcome, RetryPolicy, State
-from bgd.core.scheduler import CommandAttempt, PauseReason
+from bgd.core.scheduler import CommandAttempt
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,
@@ -136,7 +137,7 @@ def test_the_end_of_a_job_that_does_not_run_changes_nothing():
 @pytest.mark.parametrize("options", [{}, {"delay": 5.0}])
 def test_a_waiting_job_is_cancelled_at_once(options):
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     job_id = submit(scheduler, **options)
     scheduler.take_effects()
 
@@ -145,7 +146,7 @@ def test_a_waiting_job_is_cancelled_at_once(options):
     (save,) = scheduler.take_effects()
     assert (save.job.state, save.job.due, save.at) == (State.CANCELLED, None, 1001.0)
     assert scheduler.next_timer_at() is None
-    scheduler.resume(PauseReason.ASKED, at(9.0))
+    scheduler.resume(Cause.PAUSE, at(9.0))
     assert started(scheduler) == []
 
 
@@ -228,7 +229,7 @@ def test_a_job_that_is_being_requeued_can_still_be_cancelled():
 
 def test_only_running_jobs_are_requeued():
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     waiting = submit(scheduler)
     scheduler.take_effects()
 
@@ -239,7 +240,7 @@ def test_only_running_jobs_are_requeued():
 
 def test_cancelled_jobs_do_not_pile_up():
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     submit(scheduler, priority=9)
     submit(scheduler, delay=1.0)
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from bgd.core.explain import Cause
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.core.scheduler import PauseReason
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -55,13 +55,13 @@ def test_a_job_cannot_be_revived_twice():
 
 def test_a_job_cancelled_and_revived_in_the_queue_starts_once():
     scheduler = make_scheduler(slots=2)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     job_id = submit(scheduler)
     job = scheduler.get(job_id)
     scheduler.cancel(job_id, NOW)
     scheduler.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
 
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
 
     assert started_ids(scheduler) == [job_id]
 
@@ -86,7 +86,7 @@ def test_the_time_of_a_cancelled_wait_does_not_count_for_the_next():
 
 def test_restored_jobs_are_as_they_were_and_are_not_saved_again():
     scheduler = make_scheduler(slots=2)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     jobs = [
         Job(JobId(1), State.QUEUED, "default", 0, NO_RETRIES),
         Job(JobId(2), State.SCHEDULED, "default", 0, NO_RETRIES, due=50.0),
@@ -169,7 +169,7 @@ def test_jobs_of_a_queue_share_its_name():
 
 def test_a_new_policy_each_time_does_not_pile_up():
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
 
     for number in range(1_500):
         scheduler.cancel(submit(scheduler, RetryPolicy(delay=float(number))), NOW)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.conditions import find_cycle
+from bgd.core.explain import Cause
 from bgd.core.job import Conditions, JobId, Now, Outcome, State
-from bgd.core.scheduler import EXPIRED, PauseReason, SaveJob
+from bgd.core.scheduler import EXPIRED, SaveJob
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -170,7 +171,7 @@ def test_a_job_that_has_started_does_not_expire_before_its_retry():
 
 def test_a_job_that_expired_waits_for_ever_once_it_is_revived():
     scheduler = make_scheduler()
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     job_id = submit(scheduler, expires=1.0)
     scheduler.advance(at(1.0))
     expired = saves(scheduler)[job_id].job

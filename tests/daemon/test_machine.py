@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.scheduler import PauseReason
+from bgd.core.explain import Cause
 from bgd.daemon import machine
 from bgd.daemon.machine import exceeded_limit
 from bgd.wire.launching import Acknowledge, Launch
@@ -20,11 +20,11 @@ MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailabl
     [
         (None, None, None),
         (3.6, 2_000_000_000, None),
-        (3.5, None, (PauseReason.LOAD, "it is 3.50; jobs start below 3.5")),
+        (3.5, None, (Cause.LOAD, "it is 3.50; jobs start below 3.5")),
         (
             4.0,
             3_000_000_000,
-            (PauseReason.MEMORY, "2.05GB available; jobs start at 3GB"),
+            (Cause.MEMORY, "2.05GB available; jobs start at 3GB"),
         ),
     ],
 )
@@ -70,7 +70,7 @@ async def test_the_machine_is_looked_at_only_while_a_job_is_queued(folder, launc
 
     def exceeded(*_):
         looks.append(busy)
-        return (PauseReason.LOAD, "it is too high") if busy else None
+        return (Cause.LOAD, "it is too high") if busy else None
 
     monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(machine, "exceeded_limit", exceeded)
