@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby, product
-from typing import assert_never
 
 from bgd.core.pattern import Pattern
-from bgd.core.when import AtBoot, Every, When
+from bgd.core.when import When
 from bgd.units import format_duration
 
 _MANY = 6  # times of a day, or days: more are not listed one by one
@@ -23,15 +22,12 @@ _ALL_DAYS = tuple(range(1, 32))
 
 def describe(when: When, zone: str) -> str:
     """Return when a schedule runs, in words; `zone` is the name of its time zone."""
-    match when.rule:
-        case AtBoot():
-            words = "at each start of the machine"
-        case Every(seconds):
-            words = f"every {_interval(seconds)}"
-        case Pattern():
-            words = f"{_pattern(when.rule)}, {zone}"
-        case _:
-            assert_never(when.rule)
+    if when.rule is None:
+        words = "at each start of the machine"
+    elif isinstance(when.rule, int):
+        words = f"every {_interval(when.rule)}"
+    else:
+        words = f"{_pattern(when.rule)}, {zone}"
     return words + (f", {format_duration(when.delay)} later on this machine" if when.delay else "")
 
 

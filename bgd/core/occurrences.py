@@ -28,12 +28,11 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import islice, takewhile
-from typing import assert_never
 
 from msgspec import Struct
 
 from bgd.core.pattern import DAY, Pattern, count_walls, matching_days, walls_between
-from bgd.core.when import AtBoot, Every, When
+from bgd.core.when import When
 
 MINUTE = 60
 LIMIT = 180 * MINUTE  # cron's: a gap shorter than this is caught up, no more than this counts as repeated
@@ -59,29 +58,22 @@ def count_between(when: When, zone: tzinfo, after: float, until: float) -> int:
     after, until = after - when.delay, min(until - when.delay, END - 1)
     if until <= after:
         return 0
-    match when.rule:
-        case AtBoot():
-            return 0
-        case Every(seconds):
-            return _multiples(until, seconds) - _multiples(after, seconds)
-        case Pattern():
-            return _count(when.rule, zone, after, until)
-        case _:
-            assert_never(when.rule)
+    if when.rule is None:
+        return 0
+    if isinstance(when.rule, int):
+        return _multiples(until, when.rule) - _multiples(after, when.rule)
+    return _count(when.rule, zone, after, until)
 
 
 def _occurrences(when: When, zone: tzinfo, after: float) -> Iterator[float]:
     after -= when.delay
     found: Iterable[float]
-    match when.rule:
-        case AtBoot():
-            found = ()
-        case Every(seconds):
-            found = range((_multiples(after, seconds) + 1) * seconds, END, seconds)
-        case Pattern():
-            found = _instants(when.rule, zone, after)
-        case _:
-            assert_never(when.rule)
+    if when.rule is None:
+        found = ()
+    elif isinstance(when.rule, int):
+        found = range((_multiples(after, when.rule) + 1) * when.rule, END, when.rule)
+    else:
+        found = _instants(when.rule, zone, after)
     return (at + when.delay for at in found)
 
 

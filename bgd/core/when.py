@@ -29,14 +29,9 @@ class Kind(StrEnum):
     EVERY = "every"
 
 
-class Every(Struct, frozen=True, gc=False):
-    """At multiples of some seconds since 1970-01-01 00:00 UTC, so that a restart shifts nothing."""
-
-    seconds: int
-
-
-class AtBoot(Struct, frozen=True, gc=False):
-    """Once for each boot of the machine: `@reboot`. No instant is ever due."""
+Rule = Pattern | int | None
+"""Times of the wall clock; or so many seconds apart, at their multiples since 1970-01-01 00:00 UTC, so that a
+restart shifts nothing; or None: once for each boot of the machine (`@reboot`), and no instant is ever due."""
 
 
 class When(Struct, frozen=True, kw_only=True, gc=False):
@@ -45,15 +40,13 @@ class When(Struct, frozen=True, kw_only=True, gc=False):
     `delay` is added to each instant: this machine's and schedule's share of the jitter, in whole seconds.
     """
 
-    kind: Kind
-    text: str
-    rule: Pattern | Every | AtBoot
+    rule: Rule
     delay: int = 0
 
     @property
     def is_wildcard(self) -> bool:
         """Whether it repeats at real intervals, rather than running at fixed times."""
-        return isinstance(self.rule, Every) or (isinstance(self.rule, Pattern) and self.rule.is_wildcard)
+        return self.rule.is_wildcard if isinstance(self.rule, Pattern) else self.rule is not None
 
 
 def parse_when(text: str, kind: Kind, *, key: str, jitter: float = 0.0) -> When:
@@ -67,20 +60,20 @@ def parse_when(text: str, kind: Kind, *, key: str, jitter: float = 0.0) -> When:
     """
     if len(text) > MAX_WHEN:
         raise ExpressionError(f"{kind} has at most {MAX_WHEN} characters, not {len(text)}")
-    rule: Pattern | Every | AtBoot
+    rule: Rule
     match kind:
         case Kind.CRON:
-            rule = AtBoot() if text.strip(" \t") == REBOOT else parse_cron(text, key)
+            rule = None if text.strip(" \t") == REBOOT else parse_cron(text, key)
         case Kind.CALENDAR:
             rule = _calendar(text)
         case Kind.EVERY:
             rule = _every(text)
         case _:
             assert_never(kind)
-    return When(kind=kind, text=text, rule=rule, delay=int(jitter * share(f"{key}\0jitter")))
+    return When(rule=rule, delay=int(jitter * share(f"{key}\0jitter")))
 
 
-def _every(text: str) -> Every:
+def _every(text: str) -> int:
     try:
         seconds = parse_duration(text)
     except ValueError as error:
@@ -89,7 +82,7 @@ def _every(text: str) -> Every:
         raise ExpressionError(
             f"every {text!r} must be whole seconds, from 1s to {format_duration(MAX_DURATION)}: write 15m"
         )
-    return Every(int(seconds))
+    return int(seconds)
 
 
 # --- systemd's calendar specs ------------------------------------------------------------------------------
@@ -181,12 +174,8 @@ _LAST_TIMES = (23, 59, 59)
 # --- days left out -----------------------------------------------------------------------------------------
 
 
-class Day(Struct, frozen=True, gc=False):
-    """A day on which a schedule does not run; `year` None: every year."""
-
-    year: int | None
-    month: int
-    day: int
+Day = tuple[int | None, int, int]
+"""Year, month and day of a day on which a schedule does not run; without a year it is one of every year."""
 
 
 def parse_exceptions(texts: Collection[str]) -> frozenset[Day]:
@@ -209,11 +198,10 @@ def _day(text: str) -> Day:
         raise ExpressionError(
             f"except {text!r} is not a day: write '2026-12-24', or '12-25' for every year"
         ) from error
-    return Day(year or None, month, day)
+    return year or None, month, day
 
 
 def is_excepted(days: Iterable[Day], zone: tzinfo, at: float) -> bool:
     """Return whether an instant falls on one of the days in this zone."""
     wall = datetime.fromtimestamp(at, zone)
-    wanted = Day(wall.year, wall.month, wall.day), Day(None, wall.month, wall.day)
-    return not frozenset(wanted).isdisjoint(days)
+    return not {(wall.year, wall.month, wall.day), (None, wall.month, wall.day)}.isdisjoint(days)
