@@ -63,6 +63,11 @@ class KeyLimits:
         """Return whether a job is to be cancelled at its turn, because its key has no free place."""
         return job.conditions.limit is not None and job.conditions.limit.skips and self.is_full(job)
 
+    def has_key(self, job_id: JobId, key: str) -> bool:
+        """Return whether an unfinished job has a limit by this key."""
+        job = self._job_of(job_id)
+        return job is not None and job.conditions.limit is not None and job.conditions.limit.key == key
+
     def holders(self, key: str) -> dict[JobId, str]:
         """Return the active jobs that hold a key, the earliest start first."""
         use = self._uses.get(key)
@@ -147,5 +152,4 @@ class KeyLimits:
 
     def _waits(self, key: str, is_live: Callable[[JobId, int], bool], job_id: JobId, priority: int) -> bool:
         """Return whether an entry still stands for a queued job that waits for this key."""
-        job = self._job_of(job_id) if is_live(job_id, priority) else None
-        return job is not None and job.conditions.limit is not None and job.conditions.limit.key == key
+        return is_live(job_id, priority) and self.has_key(job_id, key)

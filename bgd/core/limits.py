@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -74,9 +74,15 @@ class TokenPool:
         """Return how many tokens of a resource are free."""
         return len(self._free.get(name, ()))
 
-    def held(self) -> Counter[str]:
-        """Return how many tokens of each resource are held, removed ones included."""
-        return Counter(name for name, _ in self._held)
+    def usage(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each resource: its name, all its tokens, and how many are held, removed ones included."""
+        held = Counter(name for name, _ in self._held)
+        for name in sorted(self.totals.keys() | held.keys()):
+            yield name, self.totals.get(name, 0), held[name]
+
+    def are_free(self, demand: Demand) -> bool:
+        """Return whether enough tokens are free."""
+        return all(self.free(name) >= count for name, count in demand)
 
     def can_ever_have(self, demand: Demand) -> bool:
         """Return whether there are as many tokens, free or not."""
@@ -146,6 +152,11 @@ class StartTimes:
         if not starts or len(starts) < self.rates[queue].count:
             return None
         return starts[0] + self.rates[queue].seconds
+
+    def is_open(self, queue: str, elapsed: float) -> bool:
+        """Return whether the queue may start another job now."""
+        at = self.opens_at(queue)
+        return at is None or at <= elapsed
 
 
 class Shares:

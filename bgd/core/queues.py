@@ -53,6 +53,7 @@ class ReadyQueues:
         active: the jobs that hold a slot, and what else they hold.
         taken: how many of the slots they take.
         limits: the keys that active jobs hold, and the queued jobs that wait for them.
+        tokens: those of all resources, free and held.
         starts: when the latest jobs of queues with a rate have started.
         now: the time on the elapsed clock, for rates; the caller sets it as time passes.
     """
@@ -74,7 +75,7 @@ class ReadyQueues:
         self._promising: set[Lane] = set()  # lanes from which a job might start
         self._taken_in: dict[tuple[str, str | None], int] = {}  # slots of active jobs, by queue and target
         self._numbers = SlotPool()
-        self._tokens = TokenPool(resources)
+        self.tokens = TokenPool(resources)
         self.starts = StartTimes()
         self._shares = Shares()
         self.now = -inf
@@ -86,7 +87,7 @@ class ReadyQueues:
         """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
         self._slots = slots
         self._rules = dict(rules)
-        self._tokens.resize(resources)
+        self.tokens.resize(resources)
         self.starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
         self._shares.configure({queue: rule.weight for queue, rule in rules.items()})
         self._apart = {queue for queue, rule in rules.items() if rule.apart}
@@ -184,7 +185,7 @@ class ReadyQueues:
 
     def _open(self) -> None:
         """Recheck queues whose rate lets another job start now."""
-        for queue in [queue for queue in self._closed if self._is_open(queue)]:
+        for queue in [queue for queue in self._closed if self.starts.is_open(queue, self.now)]:
             self._closed.remove(queue)
             self._promising |= self._lanes.get(queue, set())
         for breaker in self.breakers.take_over(self.now):
@@ -215,18 +216,15 @@ class ReadyQueues:
 
     def _has_tokens(self, lane: Lane, top: Urgency) -> bool:
         """Return whether tokens are free for the first job of a lane, and no more urgent job claims them."""
-        if not self._are_free(lane[1]):
+        if not self.tokens.are_free(lane[1]):
             return False
         rivals = {other for name, _ in lane[1] for other in self._wanting[name]} - {lane}
         return not any(self._claims(other, top) for other in rivals)
 
-    def _are_free(self, demand: Demand) -> bool:
-        return all(self._tokens.free(name) >= count for name, count in demand)
-
     def _claims(self, lane: Lane, top: Urgency) -> bool:
         """Return whether a lane begins with a job that is more urgent than `top` and claims its tokens."""
         first = self._first_before(lane, top)
-        if first is None or not self._tokens.can_ever_have(lane[1]):
+        if first is None or not self.tokens.can_ever_have(lane[1]):
             return False
         rule = self._rules.get(first.queue)
         return self._has_room(first) or (rule is not None and not rule.paused and self._is_overtaken(first))
@@ -303,7 +301,7 @@ class ReadyQueues:
         if not short or before is None:
             return short
         if short[0].cause is Cause.LIMIT:
-            same = sum(self._has_key(each, short[0].subject) for each in before)
+            same = sum(self.limits.has_key(each, short[0].subject) for each in before)
             # of more than MAX_AHEAD jobs some are not looked at
             ahead = same if len(before) < MAX_AHEAD or same >= MAX_AHEAD else None
             return [replace(short[0], ahead=ahead), *self._with_ahead(short[1:], job, before)]
@@ -311,10 +309,6 @@ class ReadyQueues:
         if before and (head := self._head_before(job)) is not None:
             first = replace(first, head=head.id, head_wants=head.conditions.slots)
         return [first, *short[1:]]
-
-    def _has_key(self, job_id: JobId, key: str) -> bool:
-        job = self._job_of(job_id)
-        return job is not None and job.conditions.limit is not None and job.conditions.limit.key == key
 
     def _head_before(self, job: Job) -> Job | None:
         """Return the job that holds this one back because it needs several slots, more than are free."""
@@ -357,7 +351,7 @@ class ReadyQueues:
         if job.queue not in self._outside and self.taken + size > self._slots:
             yield Reason(cause=Cause.SLOTS, wanted=size, slots=self._slots, taken=self.taken)
         for name, wanted in job.conditions.resources:
-            free, total = self._tokens.free(name), self._tokens.totals.get(name, 0)
+            free, total = self.tokens.free(name), self.tokens.totals.get(name, 0)
             if wanted > free:
                 yield Reason(cause=Cause.TOKENS, subject=name, wanted=wanted, slots=total, taken=total - free)
         opens_at = self.starts.opens_at(job.queue)
@@ -410,9 +404,9 @@ class ReadyQueues:
             return False
         shares = bool(_names(own) & _names(lane))
         if lane[0] == own[0] and lane[2] == own[2]:  # if the queue is paused, they start once it is not
-            return self._are_free(lane[1]) or (shares and self._tokens.can_ever_have(lane[1]))
+            return self.tokens.are_free(lane[1]) or (shares and self.tokens.can_ever_have(lane[1]))
         are_rivals = not {lane[0], own[0]} & self._outside and self._has_room(first)
-        return (are_rivals and self._are_free(lane[1])) or (shares and self._claims(lane, urgency))
+        return (are_rivals and self.tokens.are_free(lane[1])) or (shares and self._claims(lane, urgency))
 
     def _turn_of(self, job: Job) -> Reason | None:
         """Return which queues are served before a job's queue; None: none is, or queues take no turns.
@@ -458,12 +452,6 @@ class ReadyQueues:
                 jobs.append(other)
         return found
 
-    def resources(self) -> Iterator[tuple[str, int, int]]:
-        """Yield each resource: its name, the number of its tokens, and how many are held."""
-        held = self._tokens.held()
-        for name in sorted(self._tokens.totals.keys() | held.keys()):
-            yield name, self._tokens.totals.get(name, 0), held[name]
-
     # --- active jobs ----------------------------------------------------------------------------------
 
     def occupy(self, job: Job) -> tuple[int, Tokens]:
@@ -482,7 +470,7 @@ class ReadyQueues:
             self.limits.take(job, limit)
             self._reconsider_all()
         demand = job.conditions.resources
-        tokens = self._tokens.take(demand) if demand else NO_TOKENS
+        tokens = self.tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
         return number, tokens
 
@@ -491,7 +479,7 @@ class ReadyQueues:
         if number:
             self._numbers.take(number)
         if tokens:
-            self._tokens.restore(tokens)
+            self.tokens.restore(tokens)
         if (limit := job.conditions.limit) is not None:
             self.limits.take(job, limit)
         self._occupy(job, number, tokens)
@@ -503,13 +491,11 @@ class ReadyQueues:
             self._numbers.give_back(held.number)
             self.taken -= held.size
         sharers = job.queue, job.conditions.target
-        left = self._taken_in[sharers] - held.size
-        if left:
-            self._taken_in[sharers] = left
-        else:
+        self._taken_in[sharers] -= held.size
+        if not self._taken_in[sharers]:
             del self._taken_in[sharers]
         if held.tokens:
-            self._tokens.give_back(held.tokens)
+            self.tokens.give_back(held.tokens)
         if (limit := job.conditions.limit) is not None:
             self.limits.give_back(job, limit)
         self._reconsider(job)
@@ -569,15 +555,10 @@ class ReadyQueues:
         rule = self._rules.get(job.queue)
         if rule is None:
             return True
-        if rule.rate is not None and not self._is_open(job.queue):
+        if rule.rate is not None and not self.starts.is_open(job.queue, self.now):
             self._closed.add(job.queue)
             return False
         return not rule.paused and self._has_slots(job, rule)
-
-    def _is_open(self, queue: str) -> bool:
-        """Return whether the rate of a queue lets another job start."""
-        at = self.starts.opens_at(queue)
-        return at is None or at <= self.now
 
     def _has_slots(self, job: Job, rule: QueueRule) -> bool:
         slots, taken = self._slots_for(job, rule)

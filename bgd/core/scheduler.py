@@ -174,7 +174,7 @@ class Scheduler:
 
     def resources(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""
-        for name, total, taken in self.table.queues.resources():
+        for name, total, taken in self.table.queues.tokens.usage():
             yield name, total, taken, self.table.wanting.get(name, 0)
 
     def openings(self, now: Now) -> dict[str, float]:

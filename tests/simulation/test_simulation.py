@@ -218,7 +218,7 @@ def give_tokens_back_too_early(monkeypatch):
     stop = Scheduler._stop
 
     def give_back(self, job, *arguments, **options):
-        self.table.queues._tokens.give_back(self.table.queues.active[job.id].tokens)
+        self.table.queues.tokens.give_back(self.table.queues.active[job.id].tokens)
         return stop(self, job, *arguments, **options)
 
     monkeypatch.setattr(Scheduler, "_stop", give_back)
