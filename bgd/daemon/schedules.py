@@ -204,12 +204,12 @@ class Schedules:
             Refused: there is and was no such schedule.
         """
         await self._supervisor.saved_unless_stuck()
-        rows = await self._store.read(storage.history, name, limit, before)
-        if not rows:
+        found = await self._store.read(storage.history, name, limit, before)
+        if not found:
             self._find(name)
-        return [_occurrence_view(number, each) for number, each in rows]
+        return found
 
-    def _view(self, name: str, latest: tuple[int, Occurrence] | None, upcoming: int) -> ScheduleView:
+    def _view(self, name: str, latest: OccurrenceView | None, upcoming: int) -> ScheduleView:
         schedule = self.clock.by_name[name]
         spec, paused = schedule.stored.spec, schedule.is_paused
         timetable, as_written = schedule.timetable, spec.cron or spec.calendar or f"every {spec.every}"
@@ -222,7 +222,7 @@ class Schedules:
             words=describe(timetable.when, zone) if timetable else as_written,
             timezone=zone,
             upcoming=[] if paused or not timetable else upcoming_times(timetable, self.clock.now(), upcoming),
-            latest=None if latest is None else _occurrence_view(*latest),
+            latest=latest,
             problem=schedule.problem,
             is_late=self.clock.is_late(name),
         )
@@ -237,8 +237,3 @@ class Schedules:
             f"schedule {name} is configured and cannot be {wanted}: change [schedules.{name}] in"
             f" {self._supervisor.config.source}, then `bgctl reload`"
         )
-
-
-def _occurrence_view(number: int, each: Occurrence) -> OccurrenceView:
-    of_view = {name: getattr(each, name) for name in ("due_at", "job", "reason", "count", "late")}
-    return OccurrenceView(id=number, outcome=each.result, **of_view)

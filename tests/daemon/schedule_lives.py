@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from bgd.clock import Clocks
 from bgd.config import Config
 from bgd.core.filters import Filter
-from bgd.core.job import Outcome, State
+from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import Occurrence
 from bgd.daemon.schedules import Schedules
@@ -17,6 +17,7 @@ from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
 from bgd.wire.launching import Launch
 from bgd.wire.requests import List
+from bgd.wire.schedules import OccurrenceView
 from tests.daemon.harness import Harness, command, running_supervisor
 from tests.daemon.scripted_launcher import ScriptedLauncher, end
 from tests.daemon.waiting import soon
@@ -68,7 +69,7 @@ class Life:
         """Return the stored occurrences of a schedule, oldest first."""
         await soon(self.harness.supervisor.saved())
         found = await self.harness.store.read(storage.history, name, 100)
-        return [row for _, row in reversed(found)]
+        return [_stored(name, each) for each in reversed(found)]
 
     async def jobs(self) -> list[int]:
         await soon(self.harness.supervisor.saved())
@@ -100,3 +101,8 @@ class LifeContext:
             await life.schedules.clock.load()
             await soon(harness.supervisor.saved())
             yield life
+
+
+def _stored(name: str, view: OccurrenceView) -> Occurrence:
+    job = None if view.job is None else JobId(view.job)
+    return Occurrence(view.due_at, view.outcome, view.reason, view.count, name, job, view.late)

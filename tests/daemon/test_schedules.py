@@ -705,4 +705,4 @@ async def test_old_rows_are_deleted_but_not_that_of_an_unfinished_job(lives):
 
         rows = await life.harness.store.read(storage.history, "tick", 10_000)
         assert storage.KEPT < len(rows) <= storage.KEPT + 102
-        assert [row.result for _, row in rows if row.job is not None] == [Result.RAN]
+        assert [row.outcome for row in rows if row.job is not None] == [Result.RAN]

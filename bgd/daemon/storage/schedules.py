@@ -14,6 +14,7 @@ from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.schedules import Occurrence
 from bgd.daemon.storage.records import StoredSchedule, Transaction
 from bgd.daemon.storage.schema import open_readable
+from bgd.wire.schedules import OccurrenceView
 
 LATEST = 20  # finished jobs of a schedule that are remembered, because one may be retried
 KEPT = 1_000  # occurrences of each schedule, the newest ones
@@ -101,20 +102,17 @@ def latest_runs(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, list[
 
 def history(
     db: sqlite3.Connection, schedule: str, limit: int, before: int | None = None
-) -> list[tuple[int, Occurrence]]:
-    """Return occurrences of a schedule with their ids, newest first; only ids below `before`.
+) -> list[OccurrenceView]:
+    """Return occurrences of a schedule, newest first; only ids below `before`.
 
     Jobs that have been removed are not named.
     """
     rows = db.execute(_HISTORY, (schedule, before or 2**63 - 1, limit))
-    return [
-        (number, Occurrence(due_at, Result(result), reason, count, schedule, job, bool(late)))
-        for number, due_at, result, reason, count, job, late in rows
-    ]
+    return [msgspec.convert(dict(row), OccurrenceView, strict=False) for row in rows]
 
 
-def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, tuple[int, Occurrence]]:
-    """Return the newest occurrence, with its id, of each of these schedules that has any."""
+def latest(db: sqlite3.Connection, names: Iterable[str]) -> dict[str, OccurrenceView]:
+    """Return the newest occurrence of each of these schedules that has any."""
     found = {name: history(db, name, 1) for name in names}
     return {name: rows[0] for name, rows in found.items() if rows}
 
@@ -146,7 +144,8 @@ _UNFINISHED_RUNS = f"""
     )
 """  # noqa: S608 (constants)
 _HISTORY = """
-    SELECT id, due_at, result, reason, count, (SELECT id FROM jobs WHERE id = occurrences.job), late
+    SELECT id, due_at, result AS outcome, reason, count, late,
+           (SELECT id FROM jobs WHERE id = occurrences.job) AS job
     FROM occurrences WHERE schedule = ? AND id < ? ORDER BY id DESC LIMIT ?
 """
 _NTH = "SELECT id FROM occurrences WHERE schedule = ? ORDER BY id DESC LIMIT 1 OFFSET ?"

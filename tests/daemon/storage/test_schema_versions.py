@@ -272,7 +272,7 @@ async def test_requests_schedules_and_notifications_of_version_16_are_all_there(
     assert await store.search(submissions.find_submission, bytes([2]) * 16, 2) is None
     assert await store.read(submissions.last_line, bytes([9]) * 16) == 2
     assert list(await store.read(schedules.read_schedules)) == ["nightly"]
-    ((_, occurrence),) = await store.read(schedules.history, "nightly", 10)
+    (occurrence,) = await store.read(schedules.history, "nightly", 10)
     assert (occurrence.job, occurrence.due_at) == (2, NOW.wall)
     (fact,) = await sql(store, "SELECT target, event, job, queue FROM notify_facts")
     assert fact == ("ops", "failed", 6, "default")
