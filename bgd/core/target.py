@@ -257,9 +257,14 @@ def under_policy(spec: JobSpec, policy: ClassPolicy, among: Collection[str] | No
 # --- keys from arguments ----------------------------------------------------------------------------------
 
 
-class _Arguments(Struct, frozen=True):
+class Arguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of a class job, each as JSON."""
+
     args: list[Raw] = []
     kwargs: dict[str, Raw] = {}
+
+
+decode_arguments = msgspec.json.Decoder(Arguments).decode
 
 
 def key_from(template: str, arguments: str | None) -> str:
@@ -275,7 +280,7 @@ def key_from(template: str, arguments: str | None) -> str:
     if problem := problem_with_template(template):
         raise ValueError(problem)
     try:
-        given = msgspec.json.decode(arguments or "{}", type=_Arguments)
+        given = decode_arguments(arguments or "{}")
     except msgspec.DecodeError as error:
         raise ValueError(f"{template!r}: the arguments of the job cannot be read: {error}") from error
     key = ARGUMENT.sub(lambda match: _argument(template, match[1], given), template)
@@ -305,7 +310,7 @@ def problem_with_template(template: str) -> str | None:
     return None
 
 
-def _argument(template: str, name: str, given: _Arguments) -> str:
+def _argument(template: str, name: str, given: Arguments) -> str:
     is_place = name.isdecimal()
     if is_place and int(name) < len(given.args):
         value = given.args[int(name)]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import Decision, NextStep, Outcome
 from bgd.core.spec import MAX_RESULT, MAX_WORK, PREVIOUS, Duration, Instant, JobSpec, Reference, StopSignal
-from bgd.core.target import PythonTarget, RunnerTarget
+from bgd.core.target import PythonTarget, RunnerTarget, decode_arguments
 from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what surrounds it
@@ -28,7 +28,7 @@ _ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
 def problem_with_arguments(arguments: str) -> str | None:
     """Return in one line what is wrong with the JSON text of a class job's arguments; None: nothing."""
     try:
-        _decode_arguments(arguments)
+        decode_arguments(arguments)
     except _UNDECODABLE as error:
         return f'the arguments must be JSON, {{"args": [...], "kwargs": {{...}}}}: {error}'
     problem = _problem_for_python(arguments)
@@ -124,7 +124,7 @@ def worker_request(
 
 def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
     """Return what a runner reads from its standard input; `arguments` as in `worker_request`."""
-    given = _decode_arguments(arguments or "{}")
+    given = decode_arguments(arguments or "{}")
     request = {"id": job, "attempt": attempt, "target": target.words}
     return msgspec.json.encode({**request, "args": given.args, "kwargs": given.kwargs})
 
@@ -235,11 +235,6 @@ def _problem_for_python(text: str) -> str | None:
     return None
 
 
-class _Arguments(Struct, forbid_unknown_fields=True):
-    args: list[Raw] = []
-    kwargs: dict[str, Raw] = {}
-
-
 class _Placeholder(Struct, forbid_unknown_fields=True):
     job: int = msgspec.field(name="$result")
 
@@ -264,7 +259,6 @@ class _Document(Struct):
     wish: _Decision | None = None
 
 
-_decode_arguments = msgspec.json.Decoder(_Arguments).decode
 _decode_document = msgspec.json.Decoder(_Document).decode
 _decode_placeholder = msgspec.json.Decoder(_Placeholder).decode
 _decode_level = msgspec.json.Decoder(list[Raw] | dict[str, Raw]).decode

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId
 from bgd.core.spec import DEFAULT_QUEUE, NOT_SCHEDULED, JobNumber, JobSpec, Name, Priority, QueueName
+from bgd.core.target import decode_arguments
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.web.queries import convert_fields, parse_fields
@@ -38,11 +39,6 @@ class _Form(Struct, frozen=True, kw_only=True):
     name: Name | None = None
     queue: QueueName | None = None
     priority: Priority | None = None
-
-
-class _Arguments(Struct, frozen=True, forbid_unknown_fields=True):
-    args: list[msgspec.Raw] = []
-    kwargs: dict[str, msgspec.Raw] = {}
 
 
 async def new_job(site: Site, request: HttpRequest) -> PageResponse:
@@ -158,7 +154,7 @@ def _checked(arguments: str | None) -> str | None:
     if arguments is None:
         return None
     try:
-        msgspec.json.decode(arguments, type=_Arguments)
+        decode_arguments(arguments)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Refused('arguments are JSON such as {"args": [1, "two"], "kwargs": {"three": 3}}') from error
     return arguments
