@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -24,14 +23,16 @@ from bgd.wire.views import JobView
 MAX_ERROR = 2_000  # characters
 
 
-class Submit(Protocol):
-    """JobActions.submit."""
+async def follow(
+    supervisor: Supervisor,
+    store: StoreReader,
+    submit: Callable[[list[JobSpec], int, dict[str, str] | None], Submission],
+    causes: list[SaveJob],
+) -> None:
+    """Submit the jobs that follow these ends, as the users of those jobs, which were checked for it.
 
-    def __call__(self, specs: Iterable[JobSpec], uid: int, env: dict[str, str] | None) -> Submission: ...
-
-
-async def follow(supervisor: Supervisor, store: StoreReader, submit: Submit, causes: list[SaveJob]) -> None:
-    """Submit the jobs that follow these ends, as the users of those jobs, which were checked for it."""
+    `submit`: JobActions.submit.
+    """
     specs = await _specs_of([save.job.id for save in causes], supervisor, store)
     ends = {end.job: end for end in supervisor.transaction.ends}
     for save in causes:

@@ -37,7 +37,6 @@ from bgd.daemon.storage import lists, read, recovery
 from bgd.daemon.storage.records import (
     REMOVE,
     AttemptEnd,
-    AttemptPid,
     JobEvent,
     QueueControls,
     Transaction,
@@ -376,9 +375,7 @@ class Supervisor:
             # only users read it, so it waits a moment for another transaction
             if self._pid_timer is None:
                 self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)
-            self.transaction.pids[job.id] = AttemptPid(
-                job.id, job.attempt, started.pid, started.started_at, started.since, started.place
-            )
+            self.transaction.pids[job.id] = started
 
     def attempt_ended(self, ended: AttemptEnded) -> None:
         """Record the end of an attempt; acknowledge it after the next commit, even if it was known (R4)."""

@@ -14,7 +14,6 @@ from bgd.core.scheduler import NOTE, SaveJob
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage.records import (
     AttemptEnd,
-    AttemptPid,
     JobEvent,
     NewAttempt,
     QueueControls,
@@ -22,6 +21,7 @@ from bgd.daemon.storage.records import (
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.wire.launching import AttemptKey, AttemptStarted
 from tests.bench.harness import ENVIRONMENT
 
 RARE = 100_000  # one in this many jobs is in the rare queue, has the rare tag and failed
@@ -91,7 +91,7 @@ def _ran(jobs: list[Job], at: float) -> Iterator[Transaction]:
         now=clock_now(),
         saves={job.id: SaveJob(job, at, NOTE, State.QUEUED) for job in running},
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
-        pids={job.id: AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs},
+        pids={job.id: AttemptStarted(AttemptKey("", job.id, 1), 4711, at - 0.1) for job in jobs},
     )
     ends = [_end(job.id, at) for job in jobs]
     saves = {

@@ -31,7 +31,7 @@ from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import SaveJob
 from bgd.core.schedules import Occurrence
 from bgd.core.spec import Demand, JobSpec, Reference
-from bgd.wire.launching import AttemptKey, Place
+from bgd.wire.launching import AttemptKey, AttemptStarted, Place
 from bgd.wire.replies import Run
 from bgd.wire.requests import SaveStep
 from bgd.wire.views import JobError, JobProgress
@@ -91,17 +91,6 @@ class NewAttempt(Struct, frozen=True):
     launcher: str
     at: float
     tokens: Tokens = NO_TOKENS
-
-
-class AttemptPid(Struct, frozen=True):
-    """An attempt runs, or is about to if pid is None; `since` is its start on the elapsed clock."""
-
-    job: JobId
-    attempt: int
-    pid: int | None
-    started_at: float
-    since: float | None = None
-    place: Place | None = None
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
@@ -200,6 +189,7 @@ class Transaction(Struct, kw_only=True):
         new: jobs that were just submitted; their specs are in `specs`.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
+        pids: attempts that run, or are about to.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
         references: new jobs whose arguments refer to the results of other jobs.
@@ -240,7 +230,7 @@ class Transaction(Struct, kw_only=True):
     saves: dict[JobId, SaveJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
-    pids: dict[JobId, AttemptPid] = {}
+    pids: dict[JobId, AttemptStarted] = {}
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
     events: list[JobEvent] = []

@@ -27,7 +27,6 @@ from bgd.daemon.storage import (
 from bgd.daemon.storage.database import insert_rows, runs_of, update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
-    AttemptPid,
     JobEvent,
     QueueControls,
     StoredSpec,
@@ -38,7 +37,7 @@ from bgd.daemon.storage.records import (
     pack_waits,
     unpack_spec,
 )
-from bgd.wire.launching import Place
+from bgd.wire.launching import AttemptStarted, Place
 from bgd.wire.views import JobProgress
 
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
@@ -273,8 +272,9 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
             db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))
 
 
-def _pid_row(item: AttemptPid) -> tuple[object, ...]:
-    return (item.pid, item.started_at, item.since, *_place_columns(item.place), item.job, item.attempt)
+def _pid_row(item: AttemptStarted) -> tuple[object, ...]:
+    key = item.key
+    return (item.pid, item.started_at, item.since, *_place_columns(item.place), key.job, key.attempt)
 
 
 def _end_row(end: AttemptEnd) -> tuple[object, ...]:

@@ -15,9 +15,9 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, Transaction, UnfinishedJob
+from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import adopt_boot
-from bgd.wire.launching import log_name
+from bgd.wire.launching import AttemptKey, AttemptStarted, log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import (
@@ -87,7 +87,9 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
     view = await store.read(read.view, JobId(1))
     assert (view.state, view.attempt, view.started_at, view.outcome) == (State.RUNNING, 1, NOW.wall + 1, None)
 
-    await store.commit(Transaction(now=NOW, pids={JobId(1): AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)}))
+    await store.commit(
+        Transaction(now=NOW, pids={JobId(1): AttemptStarted(AttemptKey("", 1, 1), 4711, NOW.wall + 2)})
+    )
     (attempt,) = await store.read(read.attempts_of, JobId(1), 0, 10)
     assert (attempt.pid, attempt.started_at, attempt.outcome) == (4711, NOW.wall + 2, None)
     assert attempt.log_path == log_name(1, 1)
@@ -337,9 +339,12 @@ async def test_run_begins_when_the_launcher_says_and_is_unknown_if_nobody_saw_it
     now = Now(elapsed(), NOW.wall)
     await store.write(adopt_boot, now, BOOT)
     await store.commit(submitted(new(1), now=now))
-    running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
+    running, pid = (
+        saves(a_job(1, State.RUNNING, attempt=1)),
+        AttemptStarted(AttemptKey("", 1, 1), 7, 0.0, since=now.elapsed - 9),
+    )
     await store.commit(Transaction(now=now, saves=running, attempts=[first_attempt(1)]))
-    await store.commit(Transaction(now=now, pids={pid.job: pid}))
+    await store.commit(Transaction(now=now, pids={JobId(1): pid}))
     assert (await store.read(read.view, JobId(1))).run_seconds >= 9
 
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.UNKNOWN, finished_at=NOW.wall)

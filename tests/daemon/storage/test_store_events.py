@@ -13,12 +13,12 @@ from bgd.daemon.storage import change_stream, summaries
 from bgd.daemon.storage.change_stream import EVENTS_KEPT
 from bgd.daemon.storage.records import (
     AttemptEnd,
-    AttemptPid,
     JobEvent,
     NewAttempt,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.wire.launching import AttemptKey, AttemptStarted
 from bgd.wire.replies import Stats
 from bgd.wire.requests import GetStats
 from bgd.wire.views import EventView, GroupStats, ScheduleEvent
@@ -51,7 +51,9 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
             now=NOW,
             saves=saves(a_job(number, state, attempt=attempt)),
             attempts=[NewAttempt(job, attempt, 1, "launcher", NOW.wall)],
-            pids={job: AttemptPid(job, attempt, 1, started_at, NOW.elapsed + waited)},
+            pids={
+                job: AttemptStarted(AttemptKey("", job, attempt), 1, started_at, since=NOW.elapsed + waited)
+            },
             ends=[end],
             events=[event(number, "end", state, at=at, attempt=attempt, outcome=outcome)],
         )
