@@ -52,7 +52,9 @@ def with_results(
         raise ValueError(_too_long(jobs))
     for each in references:
         if each.job not in found:
-            raise ValueError(f"the result of job {each.job}, an argument, is gone: the job was removed")
+            raise ValueError(
+                f"an argument is the result of job {each.job}, which never succeeded or was removed"
+            )
         try:
             value = _with_result(value, each.path, each.job, Raw(found[each.job].encode()))
         except (LookupError, TypeError, *_UNDECODABLE):

@@ -149,6 +149,27 @@ async def test_a_job_whose_source_fails_is_cancelled_with_the_reason(config, lau
         assert (view.state, view.reason) == (State.CANCELLED, "job 1, which had to succeed first, failed")
 
 
+@pytest.mark.parametrize("source", [JobSpec(target="app:make", retries=0), command(retries=0)])
+async def test_a_job_that_is_retried_gets_no_result_of_a_source_that_never_succeeded(
+    config, launcher, source
+):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await life.launched(source)
+        job = await submitted(caller, using(first.job))
+        launcher.say(end(first, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+
+        await life.actions.do("retry", job)
+        await life.heard()
+
+        view = await life.view(job)
+        assert (view.outcome, view.problem) == (
+            Outcome.REFUSED,
+            f"an argument is the result of job {first.job}, which never succeeded or was removed",
+        )
+
+
 async def test_results_that_are_too_long_together_fail_the_job_with_a_reason(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -186,7 +207,7 @@ async def test_a_job_is_kept_while_another_needs_its_result(config, launcher):
         view = await life.view(job)
         assert (view.outcome, view.problem) == (
             Outcome.REFUSED,
-            f"the result of job {made}, an argument, is gone: the job was removed",
+            f"an argument is the result of job {made}, which never succeeded or was removed",
         )
 
 

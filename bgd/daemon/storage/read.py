@@ -507,17 +507,19 @@ def _results(db: sqlite3.Connection, references: Iterable[Reference]) -> dict[in
     """Return the results of these jobs, and no more once they exceed what a job can get."""
     found: dict[int, str] = {}
     for job_id in {each.job for each in references}:
-        row = db.execute(_LATEST_RESULT, (job_id,)).fetchone()
-        if row is not None and sum(map(len, found.values())) <= MAX_WORK:
-            found[job_id] = row[0]
+        (result,) = db.execute(_LATEST_RESULT, {"job": job_id}).fetchone()
+        if result is not None and sum(map(len, found.values())) <= MAX_WORK:
+            found[job_id] = result
     return found
 
 
-# Of the latest attempt that returned something; a command returns nothing, and its result is its exit code
+# Of the latest attempt that returned something. A command returns nothing: its result is the exit code of an
+# attempt that succeeded
 _LATEST_RESULT = """
-    SELECT coalesce((
-        SELECT result FROM results WHERE job = id AND result IS NOT NULL ORDER BY attempt DESC LIMIT 1
-    ), '0') FROM jobs WHERE id = ?
+    SELECT coalesce(
+        (SELECT result FROM results WHERE job = :job AND result IS NOT NULL ORDER BY attempt DESC LIMIT 1),
+        (SELECT '0' FROM attempts WHERE job = :job AND outcome = 'succeeded' LIMIT 1)
+    )
 """
 
 
