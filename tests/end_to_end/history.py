@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice, pairwise
+from math import inf
 
 from msgspec import UNSET
 
@@ -208,10 +209,10 @@ class History:
             if event.state in FINAL or has_started:
                 if holders.get(key) == event.job:
                     del holders[key]
-                if event.what == "remove" and kept.get(key, (None,))[0] == event.job:
+                if kept.get(key, (None,))[0] == event.job:
                     del kept[key]
                 if spec.key_for and event.what in {Move.SUCCEED, Move.GIVE_UP}:
-                    kept[key] = event.job, event.at + spec.key_for
+                    kept[key] = event.job, min(event.at + spec.key_for, self._asked_to_remove_at(event.job))
             else:
                 assert holders.setdefault(key, event.job) == event.job, f"two unfinished jobs have {key!r}"
                 job, until = kept.get(key, (event.job, 0.0))
@@ -270,6 +271,21 @@ class History:
         """Return the first start, or nothing if the job was retried before: then it no longer had to wait."""
         steps = (event for event in self.of_job[job] if event.what in {Move.START, Move.REVIVE})
         return [event for event in islice(steps, 1) if event.what == Move.START]
+
+    def _asked_to_remove_at(self, job: int) -> float:
+        """Return when a client asked for the removal of a job, which frees its key at once; inf: it is there.
+
+        The event comes later: it is the last of its transaction.
+        """
+        removed = self._last(job)
+        if removed.what != "remove":
+            return inf
+        asked = [
+            action.asked_at
+            for action in self.actions
+            if isinstance(action.request, Remove) and job in action.request.jobs
+        ]
+        return max((at for at in asked if at <= removed.at), default=removed.at)
 
     def _last(self, job: int) -> EventView:
         return self.of_job[job][-1]

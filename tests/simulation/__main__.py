@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 from tests.simulation.run import SimulationRun
 
@@ -23,7 +24,13 @@ PORTION = 200  # histories that a process runs at a time
 REPORT_EVERY = 10_000  # histories: all of them take most of an hour
 MAX_FAILURES = 10  # stop after these
 
-CALLS = 4  # of so many histories one has follow-ups and a breaker
+# What there is besides, by turns
+KINDS: list[dict[str, Any]] = [
+    {"has_calls": True},
+    {},
+    {},
+    {"has_batches": True, "has_schedules": False, "has_limits": False},
+]
 
 
 def main() -> int:
@@ -39,7 +46,7 @@ def main() -> int:
 
 def _replay(seed: int) -> int:
     try:
-        found = SimulationRun(seed, print, has_calls=seed % CALLS == 0).run()
+        found = SimulationRun(seed, print, **KINDS[seed % len(KINDS)]).run()
     except AssertionError as error:
         print(f"seed {seed}: {error or 'see the traceback'}")
         raise
@@ -78,7 +85,7 @@ def _run(seeds: range) -> tuple[int, dict[int, str], Counter[str]]:
     found: Counter[str] = Counter()
     for seed in seeds:
         try:
-            found += SimulationRun(seed, has_calls=seed % CALLS == 0).run()
+            found += SimulationRun(seed, **KINDS[seed % len(KINDS)]).run()
         except Exception as error:  # noqa: BLE001 - report the seed of any error
             failures[seed] = f"{type(error).__name__}: {error}"
     return len(seeds), failures, found

@@ -41,9 +41,9 @@ from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import GPUS, MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
 from tests.simulation.limits import LIMITED, with_limits
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
-from tests.simulation.schedules import SHARE
 
 GRACE = 0.5  # seconds
+SCHEDULED = 0.2  # of all histories; others have no schedules
 TELLS = 3  # of each so many histories one has notifications
 TARGET = NotifyTarget(mail="root", on=("failed", "succeeded", "recovered"), per_minute=1000)
 CONFIG = load(environ={"HOME": "/nowhere"})
@@ -62,9 +62,15 @@ class SimulatedLink(LauncherLink):
 
 
 class SupervisorLife(Struct):
-    """One supervisor, from its start to its end; `handler` is None until it has loaded the database."""
+    """One supervisor, from its start to its end.
+
+    `handler` is None until it has loaded the database. `started_at`, `looks_from`: when it started, and when
+    it had loaded its schedules, by the wall clock.
+    """
 
     loop: SimulatedLoop
+    started_at: float
+    looks_from: float | None = None
     handler: RequestHandler | None = None
     supervisor: Supervisor | None = None
     tasks: list[asyncio.Task[None]] = []
@@ -75,8 +81,7 @@ class Machine:
 
     Attributes:
         records: what the attempts report of themselves.
-        life: the current supervisor.
-        starts: when each supervisor started, by the wall clock.
+        lives: all supervisors so far; `life` is the current one.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
         has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
         has_calls: whether jobs are followed by others, and some are calls that pause after failures.
@@ -103,12 +108,13 @@ class Machine:
         self.has_calls = has_calls
         if has_calls:
             self.config = with_breaker(self.config)
-        self.has_schedules = random.Random(seed).random() < SHARE if has_schedules is None else has_schedules
+        self.has_schedules = (
+            random.Random(seed).random() < SCHEDULED if has_schedules is None else has_schedules
+        )
         self.launcher: SimulatedLauncher | None = None
         self._connection: SimulatedConnection | None = None
         self._launchers = 0
-        self._loops: list[SimulatedLoop] = []
-        self.starts: list[float] = []
+        self.lives: list[SupervisorLife] = []
         self.life = self._begin_life()
 
     # --- what may happen to it -----------------------------------------------------------------------------
@@ -174,9 +180,9 @@ class Machine:
 
     def clear_away(self) -> None:
         """Stop everything, after the history."""
-        for loop in self._loops:
-            loop.kill()
-            loop.bury()
+        for life in self.lives:
+            life.loop.kill()
+            life.loop.bury()
 
     def check_alive(self) -> None:
         """Raise the error of a part of the supervisor that died; none may die by itself."""
@@ -189,10 +195,9 @@ class Machine:
     # --- lives ----------------------------------------------------------------------------------------------
 
     def _begin_life(self) -> SupervisorLife:
-        self.starts.append(self.event_queue.now().wall)
         loop = SimulatedLoop(self.event_queue, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
-        self._loops.append(loop)
-        life = SupervisorLife(loop)
+        life = SupervisorLife(loop, self.event_queue.now().wall)
+        self.lives.append(life)
         life.tasks.append(loop.create_task(self._live(life)))
         return life
 
@@ -216,6 +221,7 @@ class Machine:
         schedules = Schedules(supervisor, actions, store, self._clocks)
         if self.has_schedules:
             await schedules.clock.load()
+            life.looks_from = self.event_queue.now().wall
             life.tasks.append(life.loop.create_task(schedules.clock.run()))
         life.handler = RequestHandler(
             supervisor,

@@ -202,7 +202,7 @@ class SimulationRun:
         for event in told:
             self._tell(f"{event}")
         askers = [client.schedules for client in self._clients]
-        laws = ScheduleLaws(disk, told, askers, self._machine.starts, has_times=not self._is_set)
+        laws = ScheduleLaws(disk, told, askers, self._machine.lives, has_times=not self._is_set)
         of_schedules = laws.check()
         stream = [event for event in told if isinstance(event, EventView)]
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
@@ -236,7 +236,8 @@ class SimulationRun:
             if not self._is_set:
                 found += check_breaker(history)
         if not self._is_set:
-            found += check_rates(history, self._machine.config.queues, self._machine.starts)
+            starts = [life.started_at for life in self._machine.lives]
+            found += check_rates(history, self._machine.config.queues, starts)
         return found
 
     def _check_told(

@@ -25,9 +25,9 @@ from bgd.wire.schedules import (
 )
 from bgd.wire.views import EventView, ScheduleEvent
 from tests.end_to_end.clients import Action
+from tests.simulation.machine import SupervisorLife
 
-SHARE = 0.2  # of all histories; others have no schedules
-SLACK = 1.0  # seconds: a supervisor that starts again reads a slow disk before it looks
+SLACK = 1.0  # seconds: the disk is slow
 _UNSENT = 0
 _UNSEEN = {Outcome.INTERRUPTED, Outcome.UNKNOWN}
 
@@ -84,7 +84,7 @@ class ScheduleLaws:
         disk: the database at the end.
         stream: all events.
         askers: of all clients; the last one has removed what there was.
-        starts: when supervisors started.
+        lives: all supervisors.
         has_times: whether times can be compared, because nobody set the wall clock.
     """
 
@@ -93,14 +93,14 @@ class ScheduleLaws:
         disk: sqlite3.Connection,
         stream: Iterable[EventView | ScheduleEvent],
         askers: Iterable[ScheduleAsker],
-        starts: Iterable[float],
+        lives: Iterable[SupervisorLife],
         *,
         has_times: bool,
     ) -> None:
         self._rows = disk.execute("SELECT * FROM occurrences ORDER BY id").fetchall()
         self._specs = {name: spec for asker in askers for name, spec in asker.specs.items()}
         self._actions = [action for asker in askers for action in asker.actions]
-        self._starts = list(starts)
+        self._lives = list(lives)
         self._has_times = has_times
         self._events = [event for event in stream if isinstance(event, EventView)]
         self._late = Counter(
@@ -220,13 +220,13 @@ class ScheduleLaws:
                 assert in_time, f"job {row['job']} is not late, and was not in time"
 
     def _looked_at(self, late_at: float) -> float:
-        """Return when the last supervisor started that may have died before it could look."""
-        at, *later = [start for start in self._starts if start >= late_at] or [late_at]
-        for start in later:
-            if start > at + SLACK:
-                break
-            at = start
-        return at
+        """Return when a supervisor began to look after that, and did not die at once."""
+        deaths = [*(life.started_at for life in self._lives[1:]), inf]
+        for life, died_at in zip(self._lives, deaths, strict=True):
+            looks_from = life.looks_from or -inf
+            if late_at <= looks_from < died_at - SLACK:
+                return looks_from
+        return late_at
 
 
 def _active(jobs: dict[int, State]) -> set[int]:
