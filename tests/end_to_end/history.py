@@ -17,6 +17,7 @@ from bgd.wire.requests import (
     Edit,
     Hold,
     Pause,
+    Prune,
     Release,
     Remove,
     RemoveQueue,
@@ -68,6 +69,7 @@ class History:
             self.of_job[event.job].append(event)
         self.specs: dict[int, JobSpec] = {}
         self.actions = actions
+        self._unasked = {"remove"} if any(isinstance(action.request, Prune) for action in actions) else set()
         self.actions_on: dict[int, list[Action]] = defaultdict(list)
         for action in actions:
             if isinstance(action.request, Submit | SubmitMany):
@@ -168,7 +170,7 @@ class History:
         """Nothing contrary happens to a job until another request may have undone the first."""
         for action, undone_at in self._done(job):
             meanwhile = [event for event in self.of_job[job] if action.answered_at < event.at < undone_at]
-            whats = {event.what for event in meanwhile}
+            whats = {event.what for event in meanwhile} - self._unasked
             match action.request:
                 case Hold():
                     assert whats <= {"note", Move.CANCEL}, f"job {job} was held, and then: {meanwhile}"
@@ -283,7 +285,8 @@ class History:
         asked = [
             action.asked_at
             for action in self.actions
-            if isinstance(action.request, Remove) and job in action.request.jobs
+            if isinstance(action.request, Prune)
+            or (isinstance(action.request, Remove) and job in action.request.jobs)
         ]
         return max((at for at in asked if at <= removed.at), default=removed.at)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bgd.core.job import FINAL, Move, Outcome, State
 from bgd.core.spec import JobSpec
@@ -23,11 +23,15 @@ Shown = tuple[JobView, list[AttemptView]]
 
 
 class AttemptRecords:
-    """What the attempts recorded themselves: starts, exit codes, and overlaps, which must not happen."""
+    """What the attempts recorded themselves: starts, exit codes, and overlaps, which must not happen.
+
+    `given`: of simulated ones, the results of other jobs that each got as arguments.
+    """
 
     def __init__(self) -> None:
         self.starts: Counter[tuple[int, int]] = Counter()
         self.codes: dict[tuple[int, int], int] = {}
+        self.given: dict[tuple[int, int], list[Any]] = {}
 
     def without(self, jobs: Collection[int]) -> AttemptRecords:
         """Return these records without those of some jobs."""

@@ -28,7 +28,7 @@ MAX_FAILURES = 10  # stop after these
 KINDS: list[dict[str, Any]] = [
     {"has_calls": True},
     {},
-    {},
+    {"has_references": True, "has_schedules": False},
     {"has_batches": True, "has_schedules": False, "has_limits": False},
 ]
 

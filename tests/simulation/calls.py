@@ -63,15 +63,15 @@ def followers(disk: sqlite3.Connection) -> dict[int, JobSpec]:
 
 def check_follow_ups(history: History, following: dict[int, JobSpec]) -> Counter[str]:
     """Check that one job follows each end for which a job names one, and no other."""
-    ends: Counter[tuple[int, str]] = Counter()
+    ends: Counter[tuple[int, str, int]] = Counter()
     for event in history.events:
         spec = history.specs.get(event.job)
         is_asked = event.state is State.CANCELLED and event.reason in REASONS_OF_CANCEL
         if event.state in FINAL and event.what != "remove" and not is_asked and spec and spec.on_failure:
             name = "on_success" if event.state is State.SUCCEEDED else "on_failure"
-            ends[event.job, name] += 1
+            ends[event.job, name, event.attempt] += 1
     causes = [spec.cause for spec in following.values() if spec.cause is not None]
-    followed = Counter((cause.id, cause.event) for cause in causes)
+    followed = Counter((cause.id, cause.event, cause.attempt) for cause in causes)
     assert followed == ends, f"{followed - ends} followed without an end, nothing followed {ends - followed}"
     return Counter({"followed": followed.total()})
 

@@ -21,6 +21,7 @@ from tests.simulation.calls import with_follow_ups
 from tests.simulation.key_limits import with_limit, with_times_of_key
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
+from tests.simulation.references import with_references
 from tests.simulation.schedules import ScheduleAsker, is_about_schedules
 
 CLIENTS = 4
@@ -42,6 +43,7 @@ SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
 }
 UNSUITABLE_SHARE = 0.1  # of all requests about jobs
 SCHEDULING_SHARE = 0.2  # of all requests in histories with schedules
+PRUNING_SHARE = 0.05  # of all requests in histories with results as arguments
 SUSPENDING_SHARE = 0.2  # of all requests while jobs run: to suspend or continue all, whoever's they are
 
 
@@ -100,6 +102,8 @@ class SimulatedClient:
         dice = self._machine.dice
         if self._machine.has_schedules and dice.random() < SCHEDULING_SHARE:
             return self.schedules.next_request(dice)
+        if self._machine.has_references and dice.random() < PRUNING_SHARE:
+            return requests.Prune(id=UNSENT, keep=dice.randint(0, 3))
         if len(self.own) < RECENT // 2 or dice.random() < 0.3:
             if dice.random() < 0.2:
                 return requests.SubmitMany(id=UNSENT, specs=[self._spec() for _ in range(dice.randint(1, 4))])
@@ -178,6 +182,8 @@ class SimulatedClient:
             spec = with_times_of_key(with_limit(spec))
         if self._machine.has_calls:
             spec = with_follow_ups(spec)
+        if self._machine.has_references:
+            spec = with_references(spec)
         wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
         return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from signal import SIGCONT
@@ -42,6 +43,7 @@ from bgd.wire.launching import (
 )
 from tests.end_to_end.records import AttemptRecords
 from tests.simulation.event_queue import EventQueue, QueuedEvent
+from tests.simulation.references import result_of
 
 SLOTS = 3  # at most, at any time
 QUEUES = ("queue-0", "queue-1")  # the queues with a limit
@@ -196,6 +198,10 @@ class SimulatedLauncher:
     def _launch(self, launch: Launch) -> None:
         if launch.env["BGD_QUEUE"] == NOTIFICATION_QUEUE:
             launch = replace(launch, argv=["/delivery", "0.1", "0"])
+        if launch.result:
+            argv, *given = json.loads(launch.stdin or b"")["arguments"]["args"]
+            launch = replace(launch, argv=argv)
+            self._records.given[launch.key.job, launch.key.attempt] = given
         key, runs = launch.key, self._journal.runs
         if key in runs:
             self._say(AttemptStarted(key, 1, runs[key].started_at, runs[key].suspended))
@@ -275,15 +281,25 @@ class SimulatedLauncher:
             self._finish(key, Outcome.SIGNAL, None, run.started_at)
             return
         self._records.codes[key.job, key.attempt] = code
-        self._finish(key, Outcome.EXIT if code else Outcome.SUCCEEDED, code, run.started_at)
+        outcome = Outcome.EXIT if code else Outcome.SUCCEEDED
+        result = json.dumps({"ok": result_of(key.job, key.attempt)}).encode() if run.launch.result else None
+        self._finish(key, outcome, code, run.started_at, None if code else result)
 
-    def _finish(self, key: AttemptKey, outcome: Outcome, code: int | None, started_at: float | None) -> None:
+    def _finish(
+        self,
+        key: AttemptKey,
+        outcome: Outcome,
+        code: int | None,
+        started_at: float | None,
+        result: bytes | None = None,
+    ) -> None:
         """Report an end, and keep it until it is acknowledged (R4)."""
         self._journal.ended[key] = ended = AttemptEnded(
             key=key,
             outcome=outcome,
             exit_code=code,
             signal=9 if outcome is Outcome.SIGNAL else None,
+            result=result,
             started_at=started_at,
             finished_at=self._event_queue.now().wall,
         )

@@ -41,6 +41,7 @@ from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import GPUS, MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
 from tests.simulation.limits import LIMITED, with_limits
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
+from tests.simulation.references import with_class_jobs
 
 GRACE = 0.5  # seconds
 SCHEDULED = 0.2  # of all histories; others have no schedules
@@ -85,6 +86,7 @@ class Machine:
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
         has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
         has_calls: whether jobs are followed by others, and some are calls that pause after failures.
+        has_references: whether jobs get the results of others, and finished jobs are pruned.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Machine:
         has_schedules: bool | None = None,
         has_limits: bool | None = None,
         has_calls: bool = False,
+        has_references: bool = False,
     ) -> None:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
@@ -101,13 +104,17 @@ class Machine:
         self.disk = new_disk()
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
-        self.config = _config(self.dice, tells=seed % TELLS == 1)
+        has_notifications = seed % TELLS == 1 and not has_references  # what tells is pruned, too
+        self.config = _config(self.dice, tells=has_notifications)
         self.has_limits = random.Random(~seed).random() < LIMITED if has_limits is None else has_limits
         if self.has_limits:
             self.config = with_limits(self.config, seed)
         self.has_calls = has_calls
         if has_calls:
             self.config = with_breaker(self.config)
+        self.has_references = has_references
+        if has_references:
+            self.config = with_class_jobs(self.config)
         self.has_schedules = (
             random.Random(seed).random() < SCHEDULED if has_schedules is None else has_schedules
         )
@@ -289,6 +296,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.clock.boot_id", boot_id),
         mock.patch("bgd.clock.Alarm", SimulatedAlarm),
         mock.patch("bgd.clock.time", SimpleNamespace(time=wall, monotonic=elapsed)),
+        mock.patch("bgd.daemon.retention.time", SimpleNamespace(monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
         mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
     ):

@@ -26,6 +26,7 @@ from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
+from tests.simulation.references import ReferenceLaws
 from tests.simulation.schedules import ScheduleLaws
 
 STEPS = (5, 45)  # requests and faults of a history, at least and at most
@@ -50,7 +51,8 @@ class SimulationRun:
     """Runs one history; `tell` is called with a line for each step.
 
     `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
-    queues have rates and weights. `has_batches`: whether there are batches.
+    queues have rates and weights. `has_batches`: whether there are batches. `has_calls`, `has_references`: as
+    of a Machine.
     """
 
     def __init__(
@@ -62,10 +64,17 @@ class SimulationRun:
         has_limits: bool | None = None,
         has_batches: bool = False,
         has_calls: bool = False,
+        has_references: bool = False,
     ) -> None:
         if has_calls:  # the model of shares does not know which calls are paused
             has_limits = False
-        self._machine = Machine(seed, has_schedules=has_schedules, has_limits=has_limits, has_calls=has_calls)
+        self._machine = Machine(
+            seed,
+            has_schedules=has_schedules,
+            has_limits=has_limits,
+            has_calls=has_calls,
+            has_references=has_references,
+        )
         self._has_weights = any(each.weight for each in self._machine.config.queues.values())
         self._submitted: list[int] = []
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
@@ -235,6 +244,8 @@ class SimulationRun:
             found += check_follow_ups(history, following)
             if not self._is_set:
                 found += check_breaker(history)
+        if self._machine.has_references:
+            found += ReferenceLaws(history, self._machine.records.given).check()
         if not self._is_set:
             starts = [life.started_at for life in self._machine.lives]
             found += check_rates(history, self._machine.config.queues, starts)
