@@ -29,8 +29,7 @@ from bgctl.batch_lines import (
     template_words,
     word_lines,
 )
-from bgctl.batch_queue import OwnQueue, own_queue_name
-from bgctl.batch_resume import JobLog, Standing, look_up, runs_again, runs_where
+from bgctl.batch_resume import JobLog, Standing, key_of_batch, look_up, runs_again, runs_where
 from bgctl.batches import BatchVerb, check_is_not_kept, misspelled
 from bgctl.commands import (
     program_of,
@@ -111,24 +110,17 @@ def batch_command(
     with # are skipped. With --ndjson a line is a JSON object with argv, or target and args, and the options
     of the job, which override those of the command line.
 
-    The ids are printed as ranges, such as 3-9, which other verbs take.
+    Lines are queued in order while they are read, and the ids printed as ranges, such as 3-9. The first
+    invalid line ends the batch: the message says what is queued, and --skip continues from there.
 
-    Lines are queued in order while they are read. The first invalid line ends the batch: the message says
-    what is queued, and --skip continues from there.
+    With --joblog, the same command with --resume continues a batch of the same lines wherever it stopped:
+    each line runs once. --retry-failed also reruns lines that failed. --halt soon,fail=1 queues and starts
+    nothing more after the first failure, --halt now,fail=10% also cancels running jobs. -j is a limit by key,
+    as --limit KEY=N is: it stays when bgctl or bgd is killed.
 
-    With --joblog, the same command with --resume continues a batch of the same lines wherever it stopped,
-    even if bgctl or bgd was killed: each line runs once. --retry-failed also reruns lines that failed. --halt
-    soon,fail=1 queues and starts nothing more after the first failure, --halt now,fail=10% also cancels
-    running jobs.
-
-    The jobs form a batch, named by --name: `bgctl batch list` counts them by state, and `bgctl batch show`,
-    wait, cancel and retry take its name or id. --then, --catch and --finally each start one job: when all
-    have succeeded, when the first has failed, and when all have ended. If bgctl is interrupted, the batch
-    stays open, and neither --then nor --finally starts: --resume continues it, `bgctl batch cancel` closes
-    it.
-
-    -j puts the jobs into a queue of their own with N slots, within those of the daemon. The limit stays when
-    bgctl or bgd is killed. A later batch with -j removes queues whose jobs ended an hour ago.
+    `bgctl batch list` counts the jobs by state; `bgctl batch show`, wait, cancel and retry take the --name or
+    the id of the batch. --then, --catch and --finally each start one job: when all have succeeded, when the
+    first has failed, and when all have ended. An interrupted batch stays open: --resume continues it.
     """  # noqa: D301 - click leaves lines after a backspace as they are
     settings = Settings.taken_from(given, argv)
     path = _only(paths, has_arguments=arguments is not None)
@@ -159,10 +151,9 @@ def _queue(
     """
     options, caller = job_options(daemon, given), Caller()
     say_if_it_is_too_wide(daemon, options, settings.jobs or 1)
-    queue = None
     if settings.jobs is not None:
-        name = options["queue"] = own_queue_name(settings.joblog)
-        queue = OwnQueue(daemon, name, settings.jobs * (options.get("slots") or 1))
+        options["limit"] = key_of_batch(settings.joblog), settings.jobs
+        options["on_limit"] = "wait"  # a class may say otherwise about the limit of its own
     say_what_is_not_passed_on(options)
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker, takes_empty=takes_empty)
@@ -172,15 +163,13 @@ def _queue(
     log = None
     if settings.joblog is not None:
         log = JobLog(settings.joblog, resume=settings.resume, store=daemon.info().store_id)
-    if queue is not None and settings.resume:
-        queue.set()  # also for jobs that wait in it
     batch = Batch(daemon, source, log, check, settings.skip or 0, new)
     groups = documents(source.groups()) if settings.ndjson else source.groups()
     portions = portions_of_lines(groups, maker, spec_of, batch.place_of, settings.skip or 0)
     with writing_to_stdout(batch.how_far):
         if settings.wait or settings.halt is not None or log is not None:
             batch.follow(daemon, settings.halt, retry_failed=settings.retry_failed)
-        code = batch.run(portions, queue)
+        code = batch.run(portions)
     say_once_what_a_reboot_does(daemon, options)
     return code
 
@@ -219,11 +208,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         if argv and settings.template is not None:
             raise click.UsageError("the command is --template TEXT or follows --, not both")
-        if settings.jobs is not None and given.get("queue") is not None:
-            raise click.UsageError(
-                "-j gives the batch a queue of its own: leave out -q, or set the slots of that queue with"
-                " `bgctl queue set`"
-            )
+        if settings.jobs is not None and (given.get("limit") or given.get("on_limit")):
+            raise click.UsageError("-j is a limit by key: leave out either it, or --limit and --on-limit")
         if given.get("stdin") == STDIN:
             raise click.UsageError("--stdin takes a file here: the lines may come from stdin")
         if given.get("key") is not None:
@@ -246,7 +232,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return the function that makes a job from a line."""
         arguments_of = partial(argument_lines, maker, shell=self.shell, takes_empty=takes_empty)
         if self.ndjson:
-            return document_lines(maker, takes_queue=self.jobs is None)
+            return document_lines(maker, takes_limit=self.jobs is None)
         if self.template is not None:
             return arguments_of(template_words(self.template, shell=self.shell))
         if self.argv:
@@ -364,18 +350,14 @@ class Batch:
         self._placed += line - self._placed % ROUND
         return self._placed
 
-    def run(self, portions: Iterator[Portion | None], queue: OwnQueue | None) -> int:
+    def run(self, portions: Iterator[Portion | None]) -> int:
         """Queue and follow all; return the exit code."""
         portions = takewhile(lambda _: not self._is_halted, portions)
-        if queue is not None:
-            portions = queue.before_each(portions)
         try:
             with self._bar:
                 for taken in iterate(self._sender.send(portions)):
                     self._take(taken)
                     self._bar.queued(self._jobs)
-                    if queue is not None:
-                        queue.look_again()
                 self._ids.end()
                 if not self._is_halted:
                     run(self._sender.close())

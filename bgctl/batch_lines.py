@@ -336,10 +336,10 @@ def _part_of(argument: str, what: str, number: int) -> str:
             return _EXTENSION.sub("", name) if what == "/." else name
 
 
-def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
+def document_lines(maker: SpecMaker, *, takes_limit: bool = True) -> SpecOfLine:
     """Take each line as a JSON object with the options of a job; what only the daemon sets is ignored.
 
-    `takes_queue`: it may name a queue.
+    `takes_limit`: it may have a limit.
     """
 
     def spec_of(_: int, line: bytes) -> JobSpec | None:
@@ -354,8 +354,8 @@ def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
         given = {key: value for key, value in item.items() if value is not None and key not in READ_ONLY}
         if "argv" not in given and "target" not in given:
             raise ValueError("it has neither argv (a command) nor target (a class job)")
-        if "queue" in given and not takes_queue:
-            raise Refused("it names a queue, but -j gives the batch one of its own: leave out one of them")
+        if not takes_limit and not given.keys().isdisjoint(_OF_LIMIT):
+            raise Refused("it has a limit or on_limit, and -j is a limit, too: leave out one of them")
         # a document of `list` names in `after` the jobs that it refers to; any other {"$result": ID} was data
         among = item.get("after") or () if "id" in item else None
         for name in {"args", "kwargs"} & given.keys():
@@ -367,6 +367,9 @@ def document_lines(maker: SpecMaker, *, takes_queue: bool = True) -> SpecOfLine:
 
 READ_ONLY = frozenset(JobView.__struct_fields__) - OPTIONS.keys() - {"argv", "target", "args", "kwargs"}
 """Keys that `list` and `show` print but no submit takes."""
+
+
+_OF_LIMIT = {"limit", "on_limit"}
 
 
 def _text(line: bytes) -> str:

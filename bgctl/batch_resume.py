@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
+from hashlib import sha256
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -253,6 +254,12 @@ def chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
 
 HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 SYNC_EVERY = 1.0  # seconds: the daemon still knows what a power cut removes
+
+
+def key_of_batch(joblog: str | None) -> str:
+    """Return the key of a batch's own limit; a batch with a log has the same one when it is resumed."""
+    seed = os.urandom(16) if joblog is None else os.path.realpath(os.fsencode(joblog))
+    return f"batch-{sha256(seed).hexdigest()[:12]}"
 
 
 class JobLog:

@@ -332,7 +332,7 @@ def _time_limit(text: str) -> float:
 def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
     with client(timeout=_TAB_SECONDS) as daemon:
         for queue in daemon.queues().queues:
-            if queue.name.startswith(incomplete) and not queue.is_left_over:
+            if queue.name.startswith(incomplete):
                 yield offer(queue.name, help=counted(sum(queue.counts.values()), "job"))
 
 

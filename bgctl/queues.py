@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import click
-from msgspec.structs import replace
 
 from bgctl.common import answer, global_options, report, say, table_of
 from bgctl.options import QUEUE_NAME, slots_or
@@ -86,13 +85,11 @@ def resume_command(daemon: Client, queue: str | None) -> None:
 def list_command(daemon: Client) -> None:
     """List queues.
 
-    The list contains queues that are configured, set or paused, and queues with unfinished jobs. Queues of
-    batches (-j) that have ended are left out. A second list shows rates, the next start that they allow, and
-    weights. A third list shows the tokens of each resource, how many are taken, and how many queued jobs ask
-    for one.
+    The list contains queues that are configured, set or paused, and queues with unfinished jobs. A second
+    list shows rates, the next start that they allow, and weights. A third list shows the tokens of each
+    resource, how many are taken, and how many queued jobs ask for one.
     """
     queues = daemon.queues()
-    queues = replace(queues, queues=[each for each in queues.queues if not each.is_left_over])
     resources = [
         tuple(map(str, (each.name, each.tokens, each.taken, each.waiting))) for each in queues.resources
     ]

@@ -23,14 +23,14 @@ class ReadyHeap:
     """
 
     def __init__(self, is_live: Callable[[JobId, int], bool]) -> None:
-        self._is_live = is_live
+        self.is_live = is_live
         self._runs: dict[int, _Runs] = {}  # of each priority
         self._priorities: list[int] = []  # a heap of the negated keys of _runs
         self._entries = 0
         self._dead = 0  # entries, about
 
     def push(self, job_id: JobId, priority: int, count: int = 1) -> None:
-        """Add a queued job; with `count`, that many new jobs whose ids follow from this one."""
+        """Add a queued job; with `count`, that many jobs with consecutive ids from this one on."""
         runs = self._runs.get(priority)
         if runs is None:
             runs = self._runs[priority] = _Runs()
@@ -49,9 +49,14 @@ class ReadyHeap:
             del self._runs[priority]
         return None
 
-    def pop(self) -> None:
-        """Remove the top. Call this only after `top` returned one."""
-        self._entries -= self._runs[-self._priorities[0]].pop()
+    def pop(self, most: int = 1) -> int:
+        """Remove the top, and ids that follow it, `most` in all; return how many those are.
+
+        Call this only after `top` returned one.
+        """
+        count, entries = self._runs[-self._priorities[0]].pop(most)
+        self._entries -= entries
+        return count
 
     def first_of(self, priority: int) -> JobId | None:
         """Return the first job of this priority; None if there is none."""
@@ -59,9 +64,9 @@ class ReadyHeap:
         if runs is None:
             return None
         while runs.firsts:
-            if self._is_live(runs.firsts[0], priority):
+            if self.is_live(runs.firsts[0], priority):
                 return runs.firsts[0]
-            entries = runs.pop()
+            _, entries = runs.pop()
             self._entries -= entries
             self._dead = max(self._dead - entries, 0)
         return None
@@ -76,7 +81,7 @@ class ReadyHeap:
         for other, runs in self._runs.items():
             for each in runs.up_to(None if other > priority else job_id) if other >= priority else ():
                 looks -= 1
-                if self._is_live(each, other):
+                if self.is_live(each, other):
                     before.add(each)
                 if len(before) >= most:
                     return before
@@ -97,7 +102,7 @@ class ReadyHeap:
     def ids(self) -> Iterator[JobId]:
         """Yield all queued jobs, in no order; one may come twice."""
         for priority, runs in self._runs.items():
-            yield from (job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority))
+            yield from (job_id for job_id in runs.up_to(None) if self.is_live(job_id, priority))
 
     def __len__(self) -> int:
         """Return the number of entries in memory; consecutive ids count once."""
@@ -106,7 +111,7 @@ class ReadyHeap:
     def _sweep(self) -> None:
         self._entries = self._dead = 0
         for priority, runs in self._runs.items():
-            living = sorted({job_id for job_id in runs.up_to(None) if self._is_live(job_id, priority)})
+            living = sorted({job_id for job_id in runs.up_to(None) if self.is_live(job_id, priority)})
             self._runs[priority] = swept = _Runs()
             for job_id in living:
                 swept.push(job_id)
@@ -126,31 +131,35 @@ class _Runs:
         self._newest: JobId | None = None  # the first id of the run that was pushed to most recently
 
     def push(self, job_id: JobId, count: int = 1) -> None:
-        """Add an id; with `count`, that many new consecutive ids from it on."""
+        """Add an id; with `count`, that many consecutive ids from it on."""
         newest = self._newest
         if newest is None or self._lasts.get(newest, newest) + 1 != job_id:
             heapq.heappush(self.firsts, job_id)
             self._newest = newest = job_id
         if count > 1 or newest != job_id:
-            self._lasts[newest] = JobId(job_id + count - 1)
+            self._lasts[newest] = max(JobId(job_id + count - 1), self._lasts.get(newest, newest))
 
-    def pop(self) -> int:
-        """Remove the lowest id; return the number of removed entries: more than one if runs overlap."""
+    def pop(self, most: int = 1) -> tuple[int, int]:
+        """Remove the lowest id, and those that follow it in its run, `most` in all.
+
+        Return how many ids, and how many entries: those are more if runs overlap.
+        """
         first = self.firsts[0]
         last = self._lasts.pop(first, first)
-        if last == first:
+        if last < first + most:
             heapq.heappop(self.firsts)
             if self._newest == first:
                 self._newest = None
-            return 1
-        rest = JobId(first + 1)
+            count = last - first + 1
+            return count, count
+        rest = JobId(first + most)
         heapq.heapreplace(self.firsts, rest)
         if self._newest == first:
             self._newest = rest
         other_last = self._lasts.get(rest, rest)
         if max(last, other_last) > rest:
             self._lasts[rest] = max(last, other_last)
-        return 1 + min(last, other_last) - rest
+        return most, most + min(last, other_last) - rest
 
     def up_to(self, end: JobId | None) -> Iterator[JobId]:
         """Yield the ids below `end`, in no order; None: all."""

@@ -29,7 +29,7 @@ class JobTable:
         self.keys: dict[str, JobId] = {}  # the job that has each key
         self.kept_keys: dict[str, float] = {}  # those of finished jobs, and until when they have them
         self._expiring_keys = DueHeap(self._is_kept_until)
-        self.queues = ReadyQueues(slots, rules, self.jobs.get, resources)
+        self.queues = ReadyQueues(slots, rules, self.jobs.get, self.jobs.alike_from, resources)
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
         self.wanting: dict[str, int] = {}  # queued jobs that ask for each resource, where there are any
@@ -61,7 +61,7 @@ class JobTable:
             self.waiting.schedule(job)
 
     def add_queued(self, job: Job, count: int) -> None:
-        """Add new queued jobs without conditions; `count` as in PackedJobs.add."""
+        """Add new queued jobs without conditions except a limit; `count` as in PackedJobs.add."""
         self.jobs.add(job, count)
         place = job.queue, job.state
         self.counts[place] = self.counts.get(place, 0) + count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 from msgspec import Struct
@@ -35,13 +35,19 @@ class KeyLimits:
     the jobs of other queues waiting for a place that it does not take.
 
     Args:
-        job_of: returns the unfinished job with an id, None if there is none.
-        push: puts a job back into its lane.
+        job_of, alike_from: as in ReadyQueues.
+        push: puts a job, or alike ones with consecutive ids, back into its lane.
     """
 
-    def __init__(self, job_of: Callable[[JobId], Job | None], push: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        job_of: Callable[[JobId], Job | None],
+        alike_from: Callable[[JobId], int],
+        push: Callable[[Job, int], None],
+    ) -> None:
         self._uses: dict[str, _Use] = {}
         self._job_of = job_of
+        self._alike_from = alike_from
         self._push = push
 
     def __bool__(self) -> bool:
@@ -86,13 +92,16 @@ class KeyLimits:
 
     # --- facts ----------------------------------------------------------------------------------------
 
-    def define(self, job: Job) -> bool:
-        """Take the number of places from a queued job if it is the newest; return whether it has changed."""
-        limit = job.conditions.limit
+    def define(self, job: Job, count: int = 1) -> bool:
+        """Take the number of places from a queued job if it is the newest; return whether it has changed.
+
+        `count`: how many alike ones there are with consecutive ids.
+        """
+        limit, last = job.conditions.limit, JobId(job.id + count - 1)
         use = None if limit is None else self._uses.get(limit.key)
-        if limit is None or use is None or job.id < use.newest:
+        if limit is None or use is None or last < use.newest:
             return False
-        before, use.places, use.newest = use.places, limit.places, job.id
+        before, use.places, use.newest = use.places, limit.places, last
         if before == use.places:
             return False
         self._wake(limit.key)
@@ -110,12 +119,13 @@ class KeyLimits:
         del self._uses[limit.key].holders[job.id]
         self._wake(limit.key)
 
-    def park(self, job: Job, limit: KeyLimit, lane: Hashable, is_live: Callable[[JobId, int], bool]) -> None:
-        """Let a job that must wait, taken from its lane, wait for its key; `is_live` as in ReadyHeap."""
-        waiting = self._uses[limit.key].waiting
-        if lane not in waiting:
-            waiting[lane] = ReadyHeap(partial(self._waits, limit.key, is_live))
-        waiting[lane].push(job.id, job.priority)
+    def park(self, job: Job, limit: KeyLimit, lane: Hashable, heap: ReadyHeap) -> None:
+        """Let the top of a lane's heap, a job that must wait, and alike ones behind it wait for their key."""
+        use, count = self._uses[limit.key], heap.pop(self._alike_from(job.id))
+        use.newest = max(use.newest, JobId(job.id + count - 1))
+        if lane not in use.waiting:
+            use.waiting[lane] = ReadyHeap(partial(self._waits, limit.key, heap.is_live))
+        use.waiting[lane].push(job.id, job.priority, count)
 
     def forget(self, job: Job) -> None:
         """Record that a job, which may wait for its key, left the queue without starting."""
@@ -128,27 +138,31 @@ class KeyLimits:
         """Put all waiting jobs back, because some now belong to other lanes."""
         for use in list(self._uses.values()):
             heaps, use.waiting = list(use.waiting.values()), {}
-            self._push_all(job_id for heap in heaps for job_id in list(heap.ids()))
+            woken: list[tuple[JobId, int]] = []
+            for heap in heaps:
+                while (top := heap.top()) is not None:
+                    woken.append((top[1], heap.pop(self._alike_from(top[1]))))
+            self._push_back(woken)
 
     def _wake(self, key: str) -> None:
         """If a key has a free place, put the first job of each lane that waited for it back."""
         use = self._uses[key]
         if len(use.holders) >= use.places:
             return
-        woken: list[JobId] = []
+        woken: list[tuple[JobId, int]] = []
         for lane, heap in list(use.waiting.items()):
             if (top := heap.top()) is not None:
-                heap.pop()
-                woken.append(top[1])
+                woken.append((top[1], heap.pop()))
             if heap.top() is None:
                 del use.waiting[lane]
         if not use.holders and not use.waiting:
             del self._uses[key]
-        self._push_all(woken)
+        self._push_back(woken)
 
-    def _push_all(self, job_ids: Iterable[JobId]) -> None:
-        for job in filter(None, map(self._job_of, job_ids)):
-            self._push(job)
+    def _push_back(self, woken: list[tuple[JobId, int]]) -> None:
+        found = [(job, count) for job_id, count in woken if (job := self._job_of(job_id)) is not None]
+        for job, count in found:
+            self._push(job, count)
 
     def _waits(self, key: str, is_live: Callable[[JobId, int], bool], job_id: JobId, priority: int) -> bool:
         """Return whether an entry still stands for a queued job that waits for this key."""

@@ -106,6 +106,13 @@ class PackedJobs:
             raise KeyError(job_id)
         return job
 
+    def alike_from(self, job_id: JobId) -> int:
+        """Return how many jobs with consecutive ids, from this one on, are packed as alike; at least 1."""
+        for alike in self._blocks.get(job_id >> _BITS, ()):
+            if (following := alike.places >> (job_id & _PLACE)) & 1:
+                return (following ^ (following + 1)).bit_length() - 1
+        return 1
+
     def __iter__(self) -> Iterator[Job]:
         """Yield all jobs, in no order."""
         yield from self._single.values()

@@ -47,6 +47,7 @@ class ReadyQueues:
         slots: how many slots active jobs may take together.
         rules: of each queue that has one.
         job_of: returns the unfinished job with an id, None if there is none.
+        alike_from: returns how many jobs with consecutive ids, from one on, differ only by their ids.
         resources: all tokens of each resource.
 
     Attributes:
@@ -63,10 +64,11 @@ class ReadyQueues:
         slots: int,
         rules: Mapping[str, QueueRule],
         job_of: Callable[[JobId], Job | None],
+        alike_from: Callable[[JobId], int],
         resources: Resources = NO_TOKENS,
     ) -> None:
         self.taken = 0
-        self.limits = KeyLimits(job_of, self.push)
+        self.limits = KeyLimits(job_of, alike_from, self.push)
         self.breakers = Breakers()
         self._job_of = job_of
         self._heaps: dict[Lane, ReadyHeap] = {}
@@ -109,7 +111,7 @@ class ReadyQueues:
 
     def push(self, job: Job, count: int = 1) -> None:
         """Add a queued job; `count` as in ReadyHeap."""
-        if job.conditions.limit is not None and self.limits.define(job):
+        if job.conditions.limit is not None and self.limits.define(job, count):
             self._reconsider_all()
         lane = self._lane_of(job)
         heap = self._heaps.get(lane)
@@ -530,8 +532,7 @@ class ReadyQueues:
             elif self.limits.define(job):  # which may change the top
                 self._reconsider_all()
             elif self.limits.must_wait(job):
-                heap.pop()
-                self.limits.park(job, limit, lane, partial(self._is_live, lane))
+                self.limits.park(job, limit, lane, heap)
             else:
                 break
         return top

@@ -16,9 +16,9 @@ from bgd.core.job import (
     ACTIVE,
     FINAL,
     MOVES,
-    NO_CONDITIONS,
     UNSEEN,
     WAITING,
+    Conditions,
     Decision,
     Job,
     JobId,
@@ -242,7 +242,8 @@ class Scheduler:
         if policy is not job.policy:  # otherwise each of a million jobs would have a policy of its own
             job = replace(job, policy=policy)
         self._last_id = max(self._last_id, job.id + count - 1)
-        if count > 1 and job.state is State.QUEUED and job.conditions is NO_CONDITIONS:
+        is_plain = job.conditions == Conditions(limit=job.conditions.limit)
+        if count > 1 and job.state is State.QUEUED and is_plain:
             self.table.add_queued(job, count)
             return
         for number in range(job.id, job.id + count):

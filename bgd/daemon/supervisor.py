@@ -222,11 +222,10 @@ class Supervisor:
         """The number of slots in force."""
         return total_slots(self.config, self.controls)
 
-    def queue_views(self, also: Iterable[str] = (), *, with_left_over: bool = False) -> list[QueueView]:
-        """Return the views of queues, and `also` of these; those that batches left over only if wanted."""
+    def queue_views(self, also: Iterable[str] = ()) -> list[QueueView]:
+        """Return the views of queues, and `also` of these."""
         counts, openings = self.scheduler.counts, self.scheduler.openings(now())
-        views = queue_views(self.config, self.controls, counts, openings, also)
-        return [each for each in views if with_left_over or not each.is_left_over]
+        return queue_views(self.config, self.controls, counts, openings, also)
 
     def resource_views(self) -> list[ResourceView]:
         """Return the views of the named resources, by name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -229,14 +228,6 @@ class QueueView(Struct, frozen=True, kw_only=True):
     rate: str | None = None
     weight: int | None = None
     opens_at: float | None = None
-
-    @property
-    def is_left_over(self) -> bool:
-        """Whether a batch made it for itself, and none of its jobs is unfinished: lists leave it out."""
-        return not (self.counts or self.paused) and _OF_BATCH.fullmatch(self.name) is not None
-
-
-_OF_BATCH = re.compile(r"batch-[0-9a-f]{12}")  # `bgctl batch -j` makes these names
 
 
 class ResourceView(Struct, frozen=True, kw_only=True):

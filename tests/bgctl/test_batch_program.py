@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 
 import pytest
 
-from bgctl import batch_queue
 from bgctl import batches as batch_module
-from bgctl.batch_queue import OwnQueue
 from bgd import State
-from bgd.client.portions import Portion
 from tests.bgctl.test_batch import ids_in
 from tests.support import serving, wait_until
 
@@ -101,7 +96,14 @@ def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
         (["--shell", "--", "echo", "a"], "--shell takes one text, not 2 words"),
         (["--shell", "--", "true; # {}"], "ends with a comment: write {} before it"),
         (["--", ""], "the name of the program is empty"),
-        (["-j", "2", "-q", "mail", "--", "echo"], "-j gives the batch a queue of its own: leave out -q"),
+        (
+            ["-j", "2", "--limit", "mail", "--", "echo"],
+            "-j is a limit by key: leave out either it, or --limit",
+        ),
+        (
+            ["-j", "2", "--on-limit", "skip", "--", "echo"],
+            "-j is a limit by key: leave out either it, or --li",
+        ),
         (["-j", "0", "--", "echo"], "'0' is not a whole number from 1 to"),
     ],
 )
@@ -233,104 +235,32 @@ def test_as_many_jobs_of_a_batch_run_at_once_as_it_says_also_after_bgd_was_kille
         daemon.bgctl("cancel", str(ids[0]))
         wait_until(lambda: states()[2] is State.RUNNING)
         assert states()[3] is State.QUEUED
-        assert "of queue batch-" in daemon.bgctl("explain", str(ids[3])).stdout
+        assert "for limit batch-" in daemon.bgctl("explain", str(ids[3])).stdout
 
 
-def test_a_resumed_batch_keeps_its_queue_and_takes_another_limit(daemon, tmp_path):
-    def run(*options):
-        words = ("--joblog", "log", *options, "--slots", "2", "--", "true", ":::", "a")
-        done = daemon.bgctl("batch", *words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        with daemon.client() as client:
-            job = client.job(ids_in(done.stdout)[0])
-            return job.queue, {each.name: each.slots for each in client.queues().queues}[job.queue]
-
-    name, slots = run("-j", "2")
-
-    assert slots == 4
-    assert run("--resume", "-j", "1") == (name, 2)
-
-
-def batch_queues(client):
-    return {each.name for each in client.queues().queues if each.name.startswith("batch-")}
-
-
-def test_queues_of_batches_that_ended_are_removed_by_a_later_one(daemon, monkeypatch):
-    ended, kept = (daemon.bgctl("batch", "-j", "1", "--wait", "--", "true", ":::", "a") for _ in range(2))
-    held = daemon.bgctl("batch", "-j", "1", "--hold", "--", "true", ":::", "a")
+def limit_of(daemon, done):
+    assert done.returncode == 0, done.stderr
     with daemon.client() as client:
-        old, paused, waiting = (client.job(ids_in(done.stdout)[0]).queue for done in (ended, kept, held))
-        client.pause(paused)
-        client.set_queue("batch-0123456789ab", 1)
-        client.set_queue("batch-import", 1)
-        client.pause("batch-imports")
-        OwnQueue(client, "batch-00000000000a", 1).set()
-        assert "batch-0123456789ab" not in batch_queues(client)  # no job is in it
-        assert {old, paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)
-        listed = {each["name"] for each in json.loads(daemon.bgctl("queue", "--json").stdout)["queues"]}
-        assert {paused, waiting, "batch-import", "batch-imports"} <= listed
-        assert not {old, "batch-00000000000a"} & listed
-        monkeypatch.setattr(batch_queue, "_QUEUE_SECONDS", -60.0)
-        OwnQueue(client, "batch-00000000000b", 1).set()
-        assert {paused, waiting, "batch-import", "batch-imports"} <= batch_queues(client)
-        assert not {old, "batch-00000000000a"} & batch_queues(client)
-        client.resume(paused)
-        client.resume("batch-imports")
-    daemon.bgctl("cancel", held.stdout.strip())
+        view = client.job(ids_in(done.stdout)[-1]).view
+        return view.queue, view.limit, view.on_limit
 
 
-def test_a_batch_has_no_queue_without_lines_and_gets_it_again_with_later_ones(daemon, monkeypatch):
-    monkeypatch.setattr(batch_queue, "_LOOK_SECONDS", 0.0)
-    portion = Portion([], {}, [1])
-    with daemon.client() as client:
-        queue = OwnQueue(client, "batch-00000000000c", 3)
-        portions = queue.before_each([None, portion, portion, portion])
+def test_a_resumed_batch_keeps_the_key_of_its_limit_and_takes_another_number(daemon, tmp_path):
+    def run(*words):
+        return limit_of(daemon, daemon.bgctl("batch", "--joblog", "log", *words, cwd=tmp_path))
 
-        def slots():
-            return {each.name: each.slots for each in client.queues().queues}.get("batch-00000000000c")
+    queue, (key, jobs), _ = run("-j", "2", "-q", "mail", "--", "true", ":::", "a")
 
-        assert (next(portions), slots()) == (None, None)
-        assert (next(portions), slots()) == (portion, 3)
-        client.remove_queue("batch-00000000000c")  # by another batch, before the jobs were queued
-        queue.look_again()
-        assert slots() == 3
-        client.remove_queue("batch-00000000000c")  # in a pause
-        assert (next(portions), slots()) == (portion, 3)
-        client.set_queue("batch-00000000000c", 5)
-        assert (next(portions), slots()) == (portion, 5)
+    assert (queue, jobs) == ("mail", 2)
+    assert run("--resume", "-j", "3", "--", "true", ":::", "a", "b") == ("default", (key, 3), "wait")
+    other = limit_of(daemon, daemon.bgctl("batch", "-j", "2", "--", "true", ":::", "a"))
+    assert other[1][0] != key
 
 
-def test_a_batch_with_slow_input_gets_its_queue_with_the_first_line(daemon):
-    command = [sys.executable, "-m", "bgctl", "batch", "-j", "1", "--hold", "--", "true"]
-    pipe = subprocess.PIPE
-    with (
-        daemon.client() as client,
-        subprocess.Popen(
-            command, env=daemon.env, cwd=daemon.folder, stdin=pipe, stdout=pipe, text=True
-        ) as process,
-    ):
-        assert process.stdin is not None
-        before = batch_queues(client)
-        daemon.bgctl("batch", "-j", "1", "--", "true")
-        assert batch_queues(client) == before
-        process.stdin.write("a\n")
-        process.stdin.flush()
-        wait_until(lambda: batch_queues(client) - before)
-        process.stdin.write("b\n" * 5_000)
-        process.stdin.close()
-        assert process.stdout is not None
-        ids = process.stdout.read().split()
-        assert process.wait() == 0
-        (name,) = batch_queues(client) - before
-        (view,) = (each for each in client.queues().queues if each.name == name)
-        assert (view.slots, view.counts) == (1, {"held": 5_001})
-    daemon.bgctl("cancel", *ids)
-
-
-def test_a_document_with_a_queue_is_refused_beside_a_limit(daemon):
-    lines = '{"argv": ["true"]}\n{"argv": ["true"], "queue": "mail"}\n'
+def test_a_document_with_a_limit_is_refused_beside_that_of_the_batch(daemon):
+    lines = '{"argv": ["true"]}\n{"argv": ["true"], "limit": ["mail", 1]}\n'
 
     done = daemon.bgctl("batch", "-j", "1", "--ndjson", read=lines)
 
     assert (done.returncode, len(ids_in(done.stdout))) == (1, 1)
-    assert "line 2: it names a queue, but -j gives the batch one of its own: leave out" in done.stderr
+    assert "line 2: it has a limit or on_limit, and -j is a limit, too: leave out one of them" in done.stderr

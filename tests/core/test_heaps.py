@@ -37,11 +37,12 @@ class ReadyHeaps(RuleBasedStateMachine):
             self.queued[job_id] = priority
             self.heap.push(job_id, priority)
 
-    @rule(first=st.integers(1000, 1100), count=st.integers(1, 100), priority=st.integers(-2, 2))
-    def restore(self, first, count, priority):
-        ids = range(max(self.queued, default=0) + first, max(self.queued, default=0) + first + count)
-        self.heap.push(JobId(ids[0]), priority, count)
-        self.queued.update(dict.fromkeys(map(JobId, ids), priority))
+    @rule(first=st.integers(1, 300), count=st.integers(1, 100), priority=st.integers(-2, 2))
+    def queue_many(self, first, count, priority):
+        ids = list(map(JobId, range(first, first + count)))
+        if self.queued.keys().isdisjoint(ids):  # their entries from before may still be there
+            self.heap.push(ids[0], priority, count)
+            self.queued.update(dict.fromkeys(ids, priority))
 
     @rule(job_ids=crowds)
     def leave(self, job_ids):
@@ -79,6 +80,18 @@ class ReadyHeaps(RuleBasedStateMachine):
         _, job_id = self.heap.top() or pytest.fail("nothing to take")
         self.heap.pop()
         del self.queued[job_id]
+
+    @precondition(lambda self: self.queued)
+    @rule(most=st.integers(1, 100))
+    def take_many(self, most):
+        self.look()
+        priority, first = self.heap.top() or pytest.fail("nothing to take")
+        following = itertools.takewhile(
+            lambda each: self.queued.get(each) == -priority, map(JobId, itertools.count(first))
+        )
+        wanted = list(itertools.islice(following, most))
+        for job_id in wanted[: self.heap.pop(len(wanted))]:
+            del self.queued[job_id]
 
     def teardown(self):
         while self.queued:

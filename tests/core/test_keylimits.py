@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from bgd.core.explain import Cause, Reason, holders_in_words, in_words
+from bgd.core.explain import MAX_AHEAD, Cause, Reason, holders_in_words, in_words
 from bgd.core.job import Conditions, Job, JobId, KeyLimit, Outcome, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import SaveJob, Scheduler
+from bgd.core.scheduler import PauseReason, SaveJob, Scheduler
 from bgd.core.spec import OnLimit
 from tests.core.scheduling import (
     NO_RETRIES,
@@ -24,6 +24,7 @@ from tests.core.scheduling import (
 )
 
 ONE, TWO = ("customer:9", 1), ("customer:9", 2)
+MAIL = {"mail": QueueRule(slots=1)}
 
 
 def uses(scheduler):
@@ -315,9 +316,8 @@ def test_waiting_jobs_that_are_cancelled_leave_nothing():
     assert not uses(scheduler)
 
 
-def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
-    scheduler = make_scheduler(slots=2)
-    submit_all(scheduler, *[ONE] * 2_000)
+def count_looks(scheduler, monkeypatch):
+    """Count from now on how often the queues look a job up."""
     looks = Counter[str]()
 
     def counted(job_id, get=scheduler.table.jobs.get):
@@ -326,10 +326,47 @@ def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
 
     for place in (scheduler.table.queues, scheduler.table.queues.limits):
         monkeypatch.setattr(place, "_job_of", counted)
+    return looks
+
+
+def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
+    scheduler = make_scheduler(slots=2)
+    submit_all(scheduler, *[ONE] * 2_000)
+    looks = count_looks(scheduler, monkeypatch)
     for _ in range(10):
         end(scheduler, scheduler.active_jobs()[0].id)
 
     assert 10 < looks["jobs"] < 300
+
+
+@pytest.mark.parametrize("change", [Scheduler.advance, lambda scheduler, now: scheduler.resize(9, MAIL, now)])
+def test_a_million_jobs_with_one_key_are_moved_many_at_a_time(monkeypatch, change):
+    scheduler = make_scheduler(slots=9)
+    scheduler.pause(PauseReason.ASKED)
+    conditions = Conditions(limit=KeyLimit("customer:9", 2))
+    job = Job(JobId(1), State.QUEUED, "default", 0, NO_RETRIES, conditions=conditions)
+    scheduler.restore(job, count=1_000_000)
+    looks = count_looks(scheduler, monkeypatch)
+
+    scheduler.resume(PauseReason.ASKED, NOW)
+    change(scheduler, NOW)
+
+    assert [job.id for job in scheduler.active_jobs()] == [1, 2]
+    assert looks["jobs"] < 50_000
+    end(scheduler, JobId(1))
+    assert [job.id for job in scheduler.active_jobs()] == [2, 3]
+    reason, *_ = scheduler.explain(JobId(1_000_000), NOW)
+    assert (reason.cause, reason.ahead) == (Cause.LIMIT, MAX_AHEAD)
+
+
+def test_the_last_of_many_jobs_changes_the_number_of_places():
+    scheduler = make_scheduler(slots=9)
+    jobs = submit_all(scheduler, *[ONE] * 1_000)
+    scheduler.edit(jobs[500], spec(limit=TWO), NO_RETRIES, {"limit"}, NOW)
+    assert len(scheduler.active_jobs()) == 1
+    scheduler.edit(jobs[-1], spec(limit=TWO), NO_RETRIES, {"limit"}, NOW)
+
+    assert [job.id for job in scheduler.active_jobs()] == jobs[:2]
 
 
 def test_restored_attempts_hold_their_key_with_the_places_of_the_newest():

@@ -67,6 +67,11 @@ class Packing(RuleBasedStateMachine):
     def look(self, ids):
         for job_id in map(JobId, ids):
             assert self.packed.get(job_id) == self.plain.get(job_id)
+            alike = range(job_id, job_id + self.packed.alike_from(job_id))
+            expected = self.plain.get(job_id)
+            for each in alike[1:]:
+                assert expected is not None
+                assert self.plain.get(JobId(each)) == replace(expected, id=JobId(each))
 
     @rule()
     def look_at_all(self):

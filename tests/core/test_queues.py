@@ -265,7 +265,7 @@ def test_a_new_job_costs_no_look_at_queues_that_cannot_start_anything():
         JobId(number): Job(JobId(number), State.QUEUED, name, 0, NO_RETRIES)
         for number, name in enumerate(names, start=1)
     }
-    queues = ReadyQueues(1, dict.fromkeys(names, PAUSED), look)
+    queues = ReadyQueues(1, dict.fromkeys(names, PAUSED), look, lambda _: 1)
     for job in jobs.values():
         queues.push(job)
     assert queues.take_next() is None
@@ -581,7 +581,7 @@ def test_waiting_for_a_token_costs_a_submit_no_look_at_those_that_wait():
         JobId(number): Job(JobId(number), State.QUEUED, "default", 0, NO_RETRIES, conditions=conditions)
         for number in range(1, MANY + 1)
     }
-    queues = ReadyQueues(8, {}, look, {"gpu": ("0",)})
+    queues = ReadyQueues(8, {}, look, lambda _: 1, {"gpu": ("0",)})
     queues.push(jobs[JobId(1)])
     taken = queues.take_next()
     assert taken is not None

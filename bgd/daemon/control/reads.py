@@ -156,7 +156,7 @@ class ReadHandler:
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.scheduler.taken,
             paused=supervisor.controls.paused,
-            queues=supervisor.queue_views(with_left_over=True),
+            queues=supervisor.queue_views(),
             obstacle=supervisor.link.obstacle,
             resources=supervisor.resource_views(),
         )
