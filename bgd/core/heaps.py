@@ -137,7 +137,8 @@ class _Runs:
             heapq.heappush(self.firsts, job_id)
             self._newest = newest = job_id
         if count > 1 or newest != job_id:
-            self._lasts[newest] = max(JobId(job_id + count - 1), self._lasts.get(newest, newest))
+            last = JobId(job_id + count - 1)
+            self._lasts[newest] = last if newest != job_id else max(last, self._lasts.get(newest, newest))
 
     def pop(self, most: int = 1) -> tuple[int, int]:
         """Remove the lowest id, and those that follow it in its run, `most` in all.

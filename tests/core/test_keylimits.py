@@ -9,7 +9,7 @@ import pytest
 from bgd.core.explain import MAX_AHEAD, Cause, Reason, holders_in_words, in_words
 from bgd.core.job import Conditions, Job, JobId, KeyLimit, Outcome, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import PauseReason, SaveJob, Scheduler
+from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.core.spec import OnLimit
 from tests.core.scheduling import (
     NO_RETRIES,
@@ -342,13 +342,13 @@ def test_an_end_does_not_look_at_all_who_wait(monkeypatch):
 @pytest.mark.parametrize("change", [Scheduler.advance, lambda scheduler, now: scheduler.resize(9, MAIL, now)])
 def test_a_million_jobs_with_one_key_are_moved_many_at_a_time(monkeypatch, change):
     scheduler = make_scheduler(slots=9)
-    scheduler.pause(PauseReason.ASKED)
+    scheduler.pause(Cause.PAUSE)
     conditions = Conditions(limit=KeyLimit("customer:9", 2))
     job = Job(JobId(1), State.QUEUED, "default", 0, NO_RETRIES, conditions=conditions)
     scheduler.restore(job, count=1_000_000)
     looks = count_looks(scheduler, monkeypatch)
 
-    scheduler.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(Cause.PAUSE, NOW)
     change(scheduler, NOW)
 
     assert [job.id for job in scheduler.active_jobs()] == [1, 2]
