@@ -7,41 +7,60 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 from bgd.__main__ import main
 from bgd.core.job import JobId
+from bgd.daemon import followups, job_actions
 from bgd.daemon.measurements import Measurements
 from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.write import TransactionWriter
 
 POINTS = ("within the failure", "after the failure", "within the notification", "after the notification")
 """Before the commit that stores a failure, after it, and the same for the job that tells it."""
+FOLLOW_UP_POINTS = ("before the follow-up", "within the follow-up", "after the follow-up")
+"""Once the end of a job is known, before the commit that stores it and the job that follows, and after it."""
 POINT, ARMED = "POINT", "ARMED"  # variables
 
 _save = TransactionWriter.save
 _saved = Measurements.saved
+_follow = followups.follow
 
 
 def save(
     writer: TransactionWriter, db: sqlite3.Connection, transaction: Transaction
 ) -> dict[JobId, StoredSpec]:
     specs = _save(writer, db, transaction)
-    _die_at(POINTS[0], POINTS[2], transaction)
+    _die_with(transaction, "within")
     return specs
 
 
 def saved(measurements: Measurements, transaction: Transaction, seconds: float, committed_at: float) -> None:
-    _die_at(POINTS[1], POINTS[3], transaction)
+    _die_with(transaction, "after")
     _saved(measurements, transaction, seconds, committed_at)
 
 
-def _die_at(of_failure: str, of_notification: str, transaction: Transaction) -> None:
-    points = {of_failure: transaction.has_notify_facts, of_notification: bool(transaction.settled)}
-    if points.get(os.environ[POINT]) and Path(os.environ[ARMED]).exists():
+async def follow(*arguments: Any) -> None:
+    _die_at(FOLLOW_UP_POINTS[0])
+    await _follow(*arguments)
+
+
+def _die_with(transaction: Transaction, when: str) -> None:
+    if transaction.has_notify_facts:
+        _die_at(f"{when} the failure")
+    if transaction.settled:
+        _die_at(f"{when} the notification")
+    if transaction.follow_ups:
+        _die_at(f"{when} the follow-up")
+
+
+def _die_at(point: str) -> None:
+    if os.environ[POINT] == point and Path(os.environ[ARMED]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
     TransactionWriter.save = save  # type: ignore[method-assign, assignment]
     Measurements.saved = saved  # type: ignore[method-assign, assignment]
+    job_actions.follow = follow  # type: ignore[attr-defined, assignment]
     sys.exit(main())
