@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of the full figures")
     parser.add_argument("cases", nargs="*", default=CASES, help="tests, or files of them")
     arguments = parser.parse_args()
-    share, cases = arguments.share, arguments.cases
+    share, cases = arguments.share, files_of(arguments.cases)
     day = time.strftime("%Y-%m-%d", time.gmtime())
     with tempfile.TemporaryDirectory(prefix="bgd-faults-") as folder:
         report = Path(folder, "report")
@@ -53,7 +53,7 @@ def main() -> int:
     if done.returncode == 0:
         rows = [_row(line, share, day) for line in lines]
         skipped = {found["file"]: found["reason"] for found in _SKIPPED.finditer(done.stdout)}
-        whole = _whole(cases) & {row.file for row in rows} - skipped.keys()
+        whole = set(cases) & {row.file for row in rows} - skipped.keys()
         write(PAGE, merged(rows_of(PAGE.read_text()), rows, whole), skipped)
         print(f"written: {PAGE}")
     else:
@@ -71,11 +71,13 @@ def _row(line: str, share: float, day: str) -> Row:
     )
 
 
-def _whole(cases: list[str]) -> set[str]:
-    """Return the files of which all series were asked for."""
-    paths = [ROOT / case for case in cases if "::" not in case]
-    files = [file for path in paths for file in (path.glob("test_*.py") if path.is_dir() else [path])]
-    return {str(file.relative_to(ROOT)) for file in files}
+def files_of(cases: list[str]) -> list[str]:
+    """Return cases with the files of folders in their place: pytest drops a file beside its folder."""
+    found: list[str] = []
+    for case in cases:
+        inside = Path(ROOT, case).glob("test_*.py")
+        found += sorted(str(each.relative_to(ROOT)) for each in inside) or [case]
+    return found
 
 
 if __name__ == "__main__":

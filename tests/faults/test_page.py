@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.__main__ import files_of
 from tests.faults.page import Row, command_for, merged, rows_of, worded, write
 from tests.support import ROOT
 
 KILLS = "tests/end_to_end/test_kill.py"
 POWER = "tests/faults/test_power.py"
+GUEST = "tests/faults/in_a_guest.py"
 
 
 def row(what: str, file: str, found: str = "lost 0", day: str = "2026-01-01", share: float = 1) -> Row:
@@ -23,6 +25,14 @@ def test_row_has_the_command_that_runs_its_file_again(share, command):
 
     assert found.command == command
     assert found.file == POWER
+
+
+def test_a_folder_stands_for_its_tests_so_that_pytest_runs_a_file_beside_them():
+    files = files_of(["tests/faults", GUEST, f"{KILLS}::test_one"])
+
+    assert POWER in files
+    assert files[-2:] == [GUEST, f"{KILLS}::test_one"]
+    assert "tests/faults" not in files
 
 
 def test_page_is_read_as_it_was_written(tmp_path):
