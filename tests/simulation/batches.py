@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from bgd.core.batches import BatchEvent
-from bgd.core.job import ACTIVE, FINAL, WAITING, State
+from bgd.core.job import ACTIVE, FINAL, State
 from bgd.core.scheduler import SUBMIT
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError
@@ -173,7 +173,7 @@ def _check_starts(views: Mapping[int, JobView], stream: list[EventView]) -> None
             counted = {
                 state
                 for job, state in states[number].items()
-                if state not in WAITING or joined_at[job] < event.at - SLACK
+                if state is State.SUCCEEDED or joined_at[job] < event.at - SLACK
             }
             is_due = {
                 BatchEvent.CATCH: number in had_failures,

@@ -372,8 +372,8 @@ STARTS = {
     give_tokens_back_too_early: 185,
     forget_pauses: 75,
     watch_no_job_after_a_restart: 30,
-    forget_retries_at_a_restart: 80,
-    let_one_queue_go_first: 85,
+    forget_retries_at_a_restart: 210,
+    let_one_queue_go_first: 290,
 }
 
 
