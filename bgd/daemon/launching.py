@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -48,6 +48,7 @@ LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a pr
 GOODBYE_SECONDS = 5.0  # for the last messages to be read
 ALONE_SECONDS = 5.0  # for a launcher to answer a message that is sent alone
 _BACKLOG = 16  # connections
+_ABOUT_USAGE = 0  # the number of the question what attempts use; those about single attempts have others
 _RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
 
@@ -77,9 +78,8 @@ class LauncherLink:
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
         self._to_hold: Held | None = None
-        self._questions: dict[int, asyncio.Future[bool | None]] = {}  # that the launcher has not answered
-        self._numbers = itertools.count(1)
-        self._usage: asyncio.Future[list[AttemptUsage] | None] | None = None  # that it was asked for
+        self._questions: dict[int, asyncio.Future[Any]] = {}  # that the launcher has not answered
+        self._numbers = itertools.count(_ABOUT_USAGE + 1)
         self._has_tried = asyncio.Event()  # to reach a launcher, with or without success
         self.problem = ""
         self.looking_since = clock.elapsed()
@@ -155,38 +155,32 @@ class LauncherLink:
 
         An earlier launcher cannot say, so True.
         """
-        answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
         question = launching.CheckAttempt(key, next(self._numbers))
-        if not self.supports(question):
-            answer.set_result(True)
-        elif self.send(question):
-            self._questions[question.number] = answer
-        else:
-            answer.set_result(None)
-        return answer
-
-    def answer(self, number: int, *, is_alive: bool | None) -> None:
-        """Deliver the answer to a question, None: there will be none."""
-        answer = self._questions.pop(number, None)
-        if answer is not None and not answer.done():
-            answer.set_result(is_alive)
+        return self._ask(question, question.number, unknown=True)
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage] | None]:
         """Ask the launcher what running attempts use; None: no launcher is connected, or it cannot say.
 
         Requests that come before the answer share it.
         """
-        if self._usage is None or self._usage.done():
-            self._usage = asyncio.get_running_loop().create_future()
-            question = launching.MeasureUsage()
-            if not (self.supports(question) and self.send(question)):
-                self._usage.set_result(None)
-        return self._usage
+        return self._questions.get(_ABOUT_USAGE) or self._ask(launching.MeasureUsage(), _ABOUT_USAGE)
 
-    def take_usage(self, usages: list[AttemptUsage] | None) -> None:
-        """Deliver what attempts use, None: there will be no answer."""
-        if self._usage is not None and not self._usage.done():
-            self._usage.set_result(usages)
+    def _ask(self, question: ToLauncher, number: int, *, unknown: bool | None = None) -> asyncio.Future[Any]:
+        """Return the answer to a question: `unknown` if the launcher does not know it, None without one."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not self.supports(question):
+            answer.set_result(unknown)
+        elif self.send(question):
+            self._questions[number] = answer
+        else:
+            answer.set_result(None)
+        return answer
+
+    def answer(self, number: int, result: object) -> None:
+        """Deliver the answer to a question, None: there will be none."""
+        answer = self._questions.pop(number, None)
+        if answer is not None and not answer.done():
+            answer.set_result(result)
 
     def supports(self, message: ToLauncher) -> bool:
         """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
@@ -336,8 +330,7 @@ class LauncherLink:
         await connection.lost.wait()
         self._connection = None
         for number in list(self._questions):
-            self.answer(number, is_alive=None)
-        self.take_usage(None)
+            self.answer(number, None)
         if connection.is_ready:
             self.looking_since = clock.elapsed()
             self.problem = ""
@@ -549,9 +542,9 @@ class _Connection(asyncio.Protocol):
             case launching.LogGrew():
                 self._listener.log_grew(message)
             case launching.Checked(number, is_alive):
-                self._link.answer(number, is_alive=is_alive)
+                self._link.answer(number, is_alive)
             case launching.Measured(usages):
-                self._link.take_usage(usages)
+                self._link.answer(_ABOUT_USAGE, usages)
             case launching.OutputPart():
                 raise ProtocolError("it sends output, as only a pilot does")
 

@@ -37,28 +37,27 @@ class Subscriptions:
         self._look_delay = LOOK_DELAY
 
     @contextmanager
-    def subscribe(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Subscription]:
-        """Yield a Subscription to the states of these jobs, and to their progress if that is wanted."""
+    def subscribe(
+        self, job_ids: Iterable[JobId], *, progress: bool = False, log: bool = False
+    ) -> Iterator[Subscription]:
+        """Yield a Subscription to the states of these jobs, and if wanted to their progress and logs."""
         ids = set(job_ids)
         subscription = Subscription(ids)
-        _add(self._of_state, ids, subscription)
+        followed = (self._of_state, self._of_log) if log else (self._of_state,)
+        for by_job in followed:
+            for job_id in ids:
+                by_job.setdefault(job_id, set()).add(subscription)
         if progress:
             self._of_progress[subscription] = ids
         try:
             yield subscription
         finally:
             self._of_progress.pop(subscription, None)
-            _discard(self._of_state, ids, subscription)
-
-    @contextmanager
-    def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
-        """Yield a Subscription to a job's state and to the growth of its log."""
-        with self.subscribe({job_id}) as subscription:
-            _add(self._of_log, {job_id}, subscription)
-            try:
-                yield subscription
-            finally:
-                _discard(self._of_log, {job_id}, subscription)
+            for by_job in followed:
+                for job_id in ids:
+                    by_job[job_id].discard(subscription)
+                    if not by_job[job_id]:
+                        del by_job[job_id]
 
     @contextmanager
     def subscribe_to_all(self, *, progress: bool = False) -> Iterator[Subscription]:
@@ -170,18 +169,6 @@ class Subscription:
             self.changed.set()
         for job_id in ended:
             self._progress.pop(job_id, None)
-
-
-def _add(by_job: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription) -> None:
-    for job_id in job_ids:
-        by_job.setdefault(job_id, set()).add(subscription)
-
-
-def _discard(by_job: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription) -> None:
-    for job_id in job_ids:
-        by_job[job_id].discard(subscription)
-        if not by_job[job_id]:
-            del by_job[job_id]
 
 
 class ProgressBuffer:

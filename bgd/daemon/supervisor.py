@@ -327,7 +327,7 @@ class Supervisor:
     def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
         """Yield a Subscription to a job's state and to the growth of its log."""
         try:
-            with self.subscriptions.subscribe_to_log(job_id) as subscription:
+            with self.subscriptions.subscribe([job_id], log=True) as subscription:
                 self.dispatcher.watch_log(job_id)
                 yield subscription
         finally:

@@ -51,7 +51,7 @@ def test_every_follower_of_a_job_is_notified():
 
 def test_growing_log_notifies_only_followers_of_the_log():
     subscriptions = Subscriptions()
-    with subscriptions.subscribe([ONE]) as state, subscriptions.subscribe_to_log(ONE) as log:
+    with subscriptions.subscribe([ONE]) as state, subscriptions.subscribe([ONE], log=True) as log:
         state.take_moved()
         log.take_moved()
         subscriptions.notify_log_grew(ONE)
@@ -62,17 +62,16 @@ def test_growing_log_notifies_only_followers_of_the_log():
 
 def test_follower_of_a_log_is_notified_of_the_state_too():
     subscriptions = Subscriptions()
-    with subscriptions.subscribe_to_log(ONE) as subscription:
+    with subscriptions.subscribe([ONE], log=True) as subscription:
         subscription.take_moved()
         subscriptions.notify_moved([ONE])
         assert subscription.take_moved() == {ONE}
 
 
-@pytest.mark.parametrize("kind", ["subscribe", "subscribe_to_log"])
-def test_nothing_remains_of_a_follower_that_fails(kind):
+@pytest.mark.parametrize("log", [False, True])
+def test_nothing_remains_of_a_follower_that_fails(log):
     subscriptions = Subscriptions()
-    jobs = [ONE] if kind == "subscribe" else ONE
-    with pytest.raises(KeyboardInterrupt), getattr(subscriptions, kind)(jobs):
+    with pytest.raises(KeyboardInterrupt), subscriptions.subscribe([ONE], progress=True, log=log):
         raise KeyboardInterrupt
     assert not subscriptions.has_log_subscribers(ONE)
     assert subscriptions.__dict__ == Subscriptions().__dict__
@@ -80,8 +79,8 @@ def test_nothing_remains_of_a_follower_that_fails(kind):
 
 def test_log_is_followed_until_the_last_follower_has_left():
     subscriptions = Subscriptions()
-    with subscriptions.subscribe_to_log(ONE):
-        with subscriptions.subscribe_to_log(ONE):
+    with subscriptions.subscribe([ONE], log=True):
+        with subscriptions.subscribe([ONE], log=True):
             pass
         assert subscriptions.has_log_subscribers(ONE)
     assert not subscriptions.has_log_subscribers(ONE)

@@ -91,7 +91,14 @@ def _max_connections() -> int:
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """One client: a hello each way, then requests, several at a time."""
+    """One client: a hello each way, then requests, several at a time.
+
+    Handlers use `send` for a single reply, and `send_and_drain` for one of many, so that they do not pile up
+    while the client reads slowly. They load and send what is large inside `in_turn`.
+
+    Attributes:
+        pid, uid: of the process of the client, and of its user.
+    """
 
     def __init__(self, server: ControlServer) -> None:
         self._server = server
@@ -156,7 +163,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._flow.writable.set()
         self._flow.resume_if_allowed()
 
-    # --- ReplySender --------------------------------------------------------------------------------
+    # --- called by the handlers ---------------------------------------------------------------------
 
     def send(self, reply: Reply) -> None:
         """Send one reply; do nothing if the client is gone."""
@@ -188,7 +195,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 pass  # the client is gone
 
     def in_turn(self) -> AbstractAsyncContextManager[None]:
-        """Let one of the client's requests at a time load something large and send it."""
+        """Let one of the client's requests at a time hold something large, none while it reads slowly."""
         return self._flow.in_turn()
 
     def close(self) -> None:
@@ -301,13 +308,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         handler = self._server.handler
         match request:
             case Submit() if not (_has_dependencies(request.spec) or handler.may_be_duplicate(request)):
-                self._submit(request, size)
+                self._answer_now(request, size, partial(handler.submit, request, self.uid))
             case SubmitMany():
                 self._add_to_batch(request, size)
             case SetProgress():
-                self._report(request)
+                self._answer_now(request, 0, partial(handler.report, request))
             case SaveStep():
-                self._save_step(request, size)
+                self._answer_now(request, size, partial(handler.save_step, request, self.pid))
             case Forget():
                 task = self._tasks.get(request.request)
                 if task is not None and task.cancel():
@@ -335,30 +342,19 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     # --- without a task -----------------------------------------------------------------------------
 
-    def _submit(self, request: Submit, size: int) -> None:
-        """Answer without a task: thousands of requests a second come this way."""
-        try:
-            self._server.handler.submit(request, self.uid, partial(self._send_and_finish, size))
-        except BgdError as error:
-            self._fail(request.id, error)
-        else:
-            self._flow.begin(size)
+    def _answer_now(
+        self, request: Request, unsaved: int, answer: Callable[[Callable[[Reply], None]], None]
+    ) -> None:
+        """Answer without a task: thousands of requests a second come this way.
 
-    def _save_step(self, request: SaveStep, size: int) -> None:
+        `answer` is given what sends the reply. `unsaved`: bytes that wait for the disk until then.
+        """
+        self._flow.begin(unsaved)
         try:
-            self._server.handler.save_step(request, self.pid, partial(self._send_and_finish, size))
+            answer(partial(self._send_and_finish, unsaved))
         except BgdError as error:
             self._fail(request.id, error)
-        else:
-            self._flow.begin(size)
-
-    def _report(self, request: SetProgress) -> None:
-        self._flow.begin()
-        try:
-            self._server.handler.report(request, partial(self._send_and_finish, 0))
-        except BgdError as error:
-            self._fail(request.id, error)
-            self._flow.finish()
+            self._flow.finish(unsaved)
 
     def _add_to_batch(self, request: SubmitMany, size: int) -> None:
         """Take a part of a batch; submit all of it with the last part."""
@@ -382,13 +378,17 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
         """Submit a complete batch, which keeps its memory until it is on disk."""
-        handler = self._server.handler
+        handler, parts = self._server.handler, batch.parts
         if (
-            handler.may_be_duplicate(batch.parts[0])
-            or any(_has_dependencies(spec) for part in batch.parts for spec in part.specs)
-            or handler.may_follow_finished(batch.parts)
+            handler.may_be_duplicate(parts[0])
+            or any(_has_dependencies(spec) for part in parts for spec in part.specs)
+            or handler.may_follow_finished(parts)
         ):
-            self._start(request, partial(self._submit_batch_once, batch.parts), batch.drop)
+
+            async def submit_once() -> None:
+                self.send(await handler.submit_once(parts, self.uid))
+
+            self._start(request, submit_once, batch.drop)
             return
 
         def finish(reply: Reply) -> None:
@@ -396,7 +396,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._send_and_finish(0, reply)
 
         try:
-            self._server.handler.submit_many(batch.parts, self.uid, finish)
+            handler.submit_many(parts, self.uid, finish)
         except BgdError as error:
             self._fail(request.id, error)
             batch.drop()
@@ -411,9 +411,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.send(Failed(request_id, code_of(error), str(error)))
 
     # --- by a task ----------------------------------------------------------------------------------
-
-    async def _submit_batch_once(self, parts: list[SubmitMany]) -> None:
-        self.send(await self._server.handler.submit_once(parts, self.uid))
 
     def _start_task(self, request: Request, size: int) -> None:
         """Start a request that takes more than one turn of the loop."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import user_name
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import Answers, ReadHandler, ReplySender, send_parts
+from bgd.daemon.control.reads import Answers, ReadHandler, send_parts
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.notifications import Notifications
@@ -85,6 +85,9 @@ from bgd.wire.schedules import (
     SetSchedules,
 )
 from bgd.wire.views import JobProgress, Progress
+
+if TYPE_CHECKING:
+    from bgd.daemon.control.connection import ClientConnection
 
 ACTIONS_PER_TRANSACTION = 200  # of one request: all others wait for the transaction
 
@@ -248,7 +251,7 @@ class RequestHandler:
 
     # --- everything else --------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, replies: ReplySender) -> None:
+    async def answer(self, request: Request, replies: ClientConnection) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -257,11 +260,11 @@ class RequestHandler:
         reply = await self._answers[type(request)](request, replies)
         replies.send(End(request.id) if reply is None else reply)
 
-    async def _submit_single(self, request: Submit, replies: ReplySender) -> Reply:
+    async def _submit_single(self, request: Submit, replies: ClientConnection) -> Reply:
         batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
         return await self.submit_once([batch], replies.uid)
 
-    async def _act(self, request: Act | SendSignal | Edit, replies: ReplySender) -> Reply | None:
+    async def _act(self, request: Act | SendSignal | Edit, replies: ClientConnection) -> Reply | None:
         """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
         actions, verb = self._actions.asked_by(user_name(replies.uid)), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
@@ -282,7 +285,7 @@ class RequestHandler:
         verb: str,
         where: Selection,
         given: dict[str, Any],
-        replies: ReplySender,
+        replies: ClientConnection,
     ) -> None:
         wanted = selected_by(where, VERBS[verb], time.time())
         if where.dry_run:
@@ -294,7 +297,7 @@ class RequestHandler:
                 async for results in portions:
                     await replies.send_and_drain(Acted(number, results))
 
-    async def _set_queues(self, request: QueueRequest, replies: ReplySender) -> Reply:
+    async def _set_queues(self, request: QueueRequest, replies: ClientConnection) -> Reply:
         is_repeated = getattr(request, "repeated", False)
         if isinstance(request, Pause | Resume) and request.queue is not None and not is_repeated:
             await self._reads.check_queue(request.queue, pause=isinstance(request, Pause))
@@ -302,7 +305,7 @@ class RequestHandler:
         await self._supervisor.saved()
         return await self._reads.queues(request, replies)
 
-    async def _reload_configuration(self, request: Reload, _: ReplySender) -> Reply:
+    async def _reload_configuration(self, request: Reload, _: ClientConnection) -> Reply:
         postponed = await self._reload()
         await self._supervisor.saved()  # the new configuration may have changed jobs that wait
         source = self._supervisor.config.source
@@ -361,7 +364,7 @@ class RequestHandler:
             self._idempotency.remember(first, submitted)
         return submitted
 
-    async def _send_batch(self, request: GetBatch, replies: ReplySender) -> None:
+    async def _send_batch(self, request: GetBatch, replies: ClientConnection) -> None:
         last, after = await self._idempotency.open_batch(request), request.after
         batch = await self._actions.batches.id_of(request.batch)
         while runs := await self._idempotency.runs_of_batch(request.batch, after, last):
@@ -369,13 +372,13 @@ class RequestHandler:
             after = runs[-1][0]
         replies.send(BatchRuns(request.id, [], last, batch))
 
-    async def _send_batches(self, request: GetBatches, replies: ReplySender) -> None:
+    async def _send_batches(self, request: GetBatches, replies: ClientConnection) -> None:
         views = await self._actions.batches.views(request)
         if not views:
             replies.send(BatchesPart(request.id, []))
         await send_parts(views, partial(BatchesPart, request.id), replies)
 
-    async def _close_batch(self, request: CloseBatch, replies: ReplySender) -> Reply:
+    async def _close_batch(self, request: CloseBatch, replies: ClientConnection) -> Reply:
         return BatchesPart(request.id, [await self._actions.batches.close(request, replies.uid)])
 
     def _submitted(self, request_id: int, submitted: Submission) -> Submitted:
@@ -388,17 +391,17 @@ class RequestHandler:
             batch=UNSET if submitted.batch is None else submitted.batch,
         )
 
-    async def _end(self, request: Shutdown, _: ReplySender) -> Reply:
+    async def _end(self, request: Shutdown, _: ClientConnection) -> Reply:
         self._shut_down(request.mode)
         return Done(request.id)
 
     # --- schedules --------------------------------------------------------------------------------------
 
-    async def _send_schedules(self, request: GetSchedules, replies: ReplySender) -> None:
+    async def _send_schedules(self, request: GetSchedules, replies: ClientConnection) -> None:
         views = await self._schedules.views(request.name, request.upcoming)
         await send_parts(views, partial(SchedulesPart, request.id), replies)
 
-    async def _set_schedule(self, request: SetSchedule, replies: ReplySender) -> Reply:
+    async def _set_schedule(self, request: SetSchedule, replies: ClientConnection) -> Reply:
         await self._schedules.set(
             {request.name: request.spec},
             replies.uid,
@@ -408,27 +411,27 @@ class RequestHandler:
         )
         return await self._one_schedule(request)
 
-    async def _set_schedules(self, request: SetSchedules, replies: ReplySender) -> Reply:
+    async def _set_schedules(self, request: SetSchedules, replies: ClientConnection) -> Reply:
         stored = await self._schedules.set(
             request.schedules, replies.uid, replaces=request.replaces, repeated=request.repeated
         )
         await self._supervisor.saved()
         return SchedulesSet(request.id, *stored)
 
-    async def _remove_schedule(self, request: RemoveSchedule, _: ReplySender) -> Reply:
+    async def _remove_schedule(self, request: RemoveSchedule, _: ClientConnection) -> Reply:
         if not request.repeated or self._schedules.has(request.name):
             self._schedules.remove(request.name)
         await self._supervisor.saved()
         return Done(request.id)
 
-    async def _pause_schedule(self, request: PauseSchedule, _: ReplySender) -> Reply:
+    async def _pause_schedule(self, request: PauseSchedule, _: ClientConnection) -> Reply:
         self._schedules.set_paused(request.name, paused=request.paused)
         return await self._one_schedule(request)
 
-    async def _run_schedule(self, request: RunSchedule, replies: ReplySender) -> Reply:
+    async def _run_schedule(self, request: RunSchedule, replies: ClientConnection) -> Reply:
         return await self._queued(request, self._schedules.run_now(request.name, user_name(replies.uid)))
 
-    async def _history(self, request: GetHistory, _: ReplySender) -> Reply:
+    async def _history(self, request: GetHistory, _: ClientConnection) -> Reply:
         rows = await self._schedules.history(request.name, request.limit, request.before)
         return HistoryPart(request.id, rows)
 
@@ -442,7 +445,7 @@ class RequestHandler:
 
     # --- maintenance ------------------------------------------------------------------------------------
 
-    async def _prune(self, request: Prune, replies: ReplySender) -> None:
+    async def _prune(self, request: Prune, replies: ClientConnection) -> None:
         keep = requested_limits(request, self._supervisor.config)
         if request.dry_run:
             replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
@@ -452,12 +455,12 @@ class RequestHandler:
             async for jobs, log_bytes in passes:
                 await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
 
-    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
+    async def _send_backup(self, request: GetBackup, replies: ClientConnection) -> None:
         async with self._backups.download() as (size, pieces), aclosing(pieces):
             async for data in pieces:
                 await replies.send_and_drain(BackupPart(request.id, size, data))
 
-    async def _check_up(self, request: GetCheckup, _: ReplySender) -> Reply:
+    async def _check_up(self, request: GetCheckup, _: ClientConnection) -> Reply:
         async with self._checking:
             found = await doctor.check_all(self._supervisor.config, self._backups.folders)
         found += self._supervisor.lost_output.findings()
@@ -465,7 +468,7 @@ class RequestHandler:
         found += doctor.check_parts(self._supervisor.link, self._backups)
         return Checkup(request.id, found)
 
-    async def _send_test(self, request: SendTest, _: ReplySender) -> Reply:
+    async def _send_test(self, request: SendTest, _: ClientConnection) -> Reply:
         return await self._queued(request, self._notifications.test(request.target))
 
 

@@ -6,9 +6,8 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -69,6 +68,9 @@ from bgd.wire.requests import (
 from bgd.wire.schedules import SchedulesPart
 from bgd.wire.views import EventView, JobProgress, JobView, ScheduleEvent, StepView
 
+if TYPE_CHECKING:
+    from bgd.daemon.control.connection import ClientConnection
+
 STEPS_AT_ONCE = 1000
 ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most
 # Each event takes half a KiB while it waits for a slow reader, and many clients may follow events
@@ -83,27 +85,7 @@ T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart, StepsPart, BatchesPart)
 
 
-class ReplySender(Protocol):
-    """The way from a handler to the client: its connection.
-
-    Use `send` for a single reply, and `send_and_drain` for one of many, so that they do not pile up while the
-    client reads slowly. Load and send what is large inside `in_turn`: it lets one request of a client at a
-    time hold such a thing, and none while the client does not read.
-
-    Attributes:
-        pid, uid: of the process of the client, and of its user.
-    """
-
-    pid: int
-    uid: int
-
-    def send(self, reply: Reply) -> None: ...
-    async def send_and_drain(self, reply: Reply) -> None: ...
-    def send_descriptor(self, reply: Reply, descriptor: int) -> None: ...
-    def in_turn(self) -> AbstractAsyncContextManager[None]: ...
-
-
-Answers = dict[type[Struct], Callable[[Any, ReplySender], Awaitable[Reply | None]]]
+Answers = dict[type[Struct], Callable[[Any, "ClientConnection"], Awaitable[Reply | None]]]
 """The answer to each type of request: it returns the reply, or None after the parts of a stream."""
 
 
@@ -146,7 +128,7 @@ class ReadHandler:
             GetLogin: self._login,
         }
 
-    async def queues(self, request: Request, _: ReplySender) -> Queues:
+    async def queues(self, request: Request, _: ClientConnection) -> Queues:
         """Return slots and queues as they are now, and not older than earlier answers to this client."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
@@ -178,7 +160,7 @@ class ReadHandler:
         if not await self._store.read(summaries.has_jobs_in, name):
             raise unknown_queue(name, (view.name for view in supervisor.queue_views()), pause=pause)
 
-    async def _list(self, request: List, replies: ReplySender) -> None:
+    async def _list(self, request: List, replies: ClientConnection) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         part_of = partial(JobsPart, request.id)
         wanted = lists.asked_by(request, time.time(), replies.uid)
@@ -197,7 +179,7 @@ class ReadHandler:
             return views
         return await self._store.search(self._usual_times.add_to, views)
 
-    async def _show(self, request: Show, replies: ReplySender) -> None:
+    async def _show(self, request: Show, replies: ClientConnection) -> None:
         job_id = request.job
         if job_id is None:
             job_id = await self._store.search(read.latest, replies.uid)
@@ -216,7 +198,7 @@ class ReadHandler:
                 await send_parts(located, partial(AttemptsPart, request.id), replies)
             after = views[-1].attempt if views else after
 
-    async def _steps(self, request: GetSteps, replies: ReplySender) -> None:
+    async def _steps(self, request: GetSteps, replies: ClientConnection) -> None:
         is_own = request.attempt is not None
         job_id, after = JobId(request.job), request.after
         if is_own:
@@ -233,7 +215,7 @@ class ReadHandler:
                 await send_parts(found, part_of, replies)
             after = found[-1].position if found else after
 
-    async def _explain(self, request: Explain, replies: ReplySender) -> Explained:
+    async def _explain(self, request: Explain, replies: ClientConnection) -> Explained:
         async with replies.in_turn():
             await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
             view = await _view(self._store, request.job)
@@ -241,19 +223,19 @@ class ReadHandler:
             # without the arguments: at their limit both do not fit into a frame
             return Explained(request.id, replace(view, arguments=None), explanation)
 
-    async def _result(self, request: GetResult, replies: ReplySender) -> Result:
+    async def _result(self, request: GetResult, replies: ClientConnection) -> Result:
         async with replies.in_turn():
             view = await _view(self._store, request.job)
             value, error = await self._store.read(read.result_of, JobId(request.job))
             # without the arguments: at their limits both do not fit into a frame
             return Result(request.id, replace(view, arguments=None), value, error)
 
-    async def _logs(self, request: Logs, replies: ReplySender) -> None:
+    async def _logs(self, request: Logs, replies: ClientConnection) -> None:
         view = await _view(self._store, request.job)
         send = _follow_logs if request.follow else _send_logs
         await send(request, view, self._supervisor, self._store, replies)
 
-    async def _open_keyboard(self, request: GetKeyboard, replies: ReplySender) -> None:
+    async def _open_keyboard(self, request: GetKeyboard, replies: ClientConnection) -> None:
         job_id, link = JobId(request.job), self._supervisor.link
         with (
             self._supervisor.subscribe_to_log(job_id) as subscription,
@@ -283,7 +265,7 @@ class ReadHandler:
                 subscription.changed.clear()
                 view = await _view(self._store, job_id)
 
-    async def _wait(self, request: Wait, replies: ReplySender) -> None:
+    async def _wait(self, request: Wait, replies: ClientConnection) -> None:
         waiting, progress = set(map(JobId, request.jobs)), partial(ProgressPart, request.id)
         with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
             if request.progress:
@@ -316,7 +298,7 @@ class ReadHandler:
             raise NoSuchJob(f"no job {min(missing)}")
         return [view for view in views if view.state in FINAL], rest
 
-    async def _events(self, request: GetEvents, replies: ReplySender) -> None:
+    async def _events(self, request: GetEvents, replies: ClientConnection) -> None:
         """Send the events after `request.since`; with `request.follow` also later ones, forever.
 
         Send the first part at once, even without events: it says where the stream begins.
@@ -348,14 +330,14 @@ class ReadHandler:
                     )
                 await subscription.changed.wait()
 
-    async def _stats(self, request: GetStats, _: ReplySender) -> Stats:
+    async def _stats(self, request: GetStats, _: ClientConnection) -> Stats:
         await self._supervisor.saved_unless_stuck()
         return await self._store.search(summaries.stats, request, time.time() - request.window)
 
-    async def _usage(self, request: GetUsage, _: ReplySender) -> JobUsages:
+    async def _usage(self, request: GetUsage, _: ClientConnection) -> JobUsages:
         return JobUsages(request.id, *await self._supervisor.dispatcher.usage())
 
-    async def _info(self, request: GetInfo, _: ReplySender) -> Info:
+    async def _info(self, request: GetInfo, _: ClientConnection) -> Info:
         config = self._supervisor.config
         return Info(
             id=request.id,
@@ -376,7 +358,7 @@ class ReadHandler:
             autostarted=self._autostarted,
         )
 
-    async def _login(self, request: GetLogin, replies: ReplySender) -> Login:
+    async def _login(self, request: GetLogin, replies: ClientConnection) -> Login:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
         return Login(request.id, self._authenticator.login_link(replies.uid, can_write=not request.read_only))
@@ -403,7 +385,7 @@ def _why_no_keyboard(view: JobView, *, wait: bool) -> str | None:
     return None
 
 
-async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ReplySender) -> None:
+async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ClientConnection) -> None:
     """Send items in as many replies as it takes to fit each into a frame."""
     part_items: list[T] = []
     size = 0
@@ -452,7 +434,7 @@ def _progress_events(
 
 
 async def _send_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ClientConnection
 ) -> None:
     """Send what the requested attempts have written so far, oldest first."""
     log_dir = supervisor.config.log_dir
@@ -467,7 +449,7 @@ async def _send_logs(
 
 
 async def _follow_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ClientConnection
 ) -> None:
     """Send what attempts have written and will write, one after the other, until the job has finished.
 
@@ -536,7 +518,9 @@ async def _since(request: Logs, log: LogReader) -> int:
     return 0 if request.since is None else await asyncio.to_thread(log.offset_since, request.since)
 
 
-async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, replies: ReplySender) -> int:
+async def _send_from(
+    request: Logs, log: LogReader, attempt: int, offset: int, replies: ClientConnection
+) -> int:
     """Send the log from an offset to its present end; return that end."""
     while True:
         async with replies.in_turn():
@@ -562,7 +546,7 @@ async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt
 
 
 async def _send_missing(
-    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ReplySender
+    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ClientConnection
 ) -> None:
     """Tell the client how many bytes are missing at the end of the log, if any are."""
     chunk = await asyncio.to_thread(log.missing, offset, written)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from msgspec.structs import replace
 
 from bgd.core.filters import (
@@ -551,7 +551,7 @@ _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE TRUE"
 # --- attempts whose logs can be searched --------------------------------------------------------------------
 
 
-class LoggedAttempt(Struct, frozen=True, kw_only=True):
+class LoggedAttempt(Struct, frozen=True, array_like=True):
     """An attempt that has, or may have, a log. `at` is when it ended or, if it runs, when it started."""
 
     job: int
@@ -571,26 +571,13 @@ def logged_attempts(
     Return those that may have a log, and before which attempt to go on; None after the oldest one.
     """
     rows = plain_cursor(db).execute(_LOGGED, (*before, limit)).fetchall()
-    found = [
-        LoggedAttempt(
-            job=job,
-            attempt=attempt,
-            name=name,
-            at=at,
-            outcome=None if outcome is None else Outcome(outcome),
-            exit_code=exit_code,
-            signal=signal,
-        )
-        for job, attempt, log_bytes, name, at, outcome, exit_code, signal in rows
-        if log_bytes != 0
-    ]
+    found = [convert(row, LoggedAttempt) for *row, log_bytes in rows if log_bytes != 0]
     return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
 
 
 _LOGGED = """
-    SELECT attempts.job, attempts.attempt, log_bytes, name,
-           coalesce(attempts.finished_at, attempts.started_at),
-           attempts.outcome, attempts.exit_code, attempts.signal
+    SELECT attempts.job, attempts.attempt, name, coalesce(attempts.finished_at, attempts.started_at),
+           attempts.outcome, attempts.exit_code, attempts.signal, log_bytes
     FROM attempts CROSS JOIN jobs ON jobs.id = attempts.job
     WHERE (attempts.job, attempts.attempt) < (?, ?) ORDER BY attempts.job DESC, attempts.attempt DESC LIMIT ?
 """

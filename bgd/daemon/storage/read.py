@@ -193,24 +193,13 @@ _MAX_PROBLEM = 300  # characters; `attempts` has all of it
 
 
 def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
-    kind = row["executor_kind"]
-    return AttemptView(
-        outcome=_outcome(row["outcome"]),
-        error=_error(row["error"]),
-        log_path=log_name(job_id, row["attempt"]),
-        whole_tree=bool(row["whole_tree"]),
-        run_seconds=_run_seconds(row),
-        tokens={name: list(held) for name, held in unpack_tokens(row["tokens"]).items()},
-        executor_kind=None if kind is None else ExecutorKind(kind),
-        **dict(zip(_COLUMNS_OF_ATTEMPT, _of_attempt(row), strict=True)),
-    )
-
-
-_COLUMNS_OF_ATTEMPT = (
-    *("attempt", "exit_code", "signal", "started_at", "finished_at", "user_seconds", "system_seconds"),
-    *("max_rss_bytes", "log_bytes", "pid", "memory_peak_bytes", "leftovers", "executor", "node"),
-)
-_of_attempt = itemgetter(*_COLUMNS_OF_ATTEMPT)
+    known = dict(row) | {
+        "error": _error(row["error"]),
+        "log_path": log_name(job_id, row["attempt"]),
+        "run_seconds": _run_seconds(row),
+        "tokens": unpack_tokens(row["tokens"]),
+    }
+    return msgspec.convert(known, AttemptView, strict=False, from_attributes=True)
 
 
 def _waited_seconds(row: sqlite3.Row) -> float | None:

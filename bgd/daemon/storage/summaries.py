@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import islice, takewhile
 from math import ceil, inf
-from typing import Any
 
 from msgspec import Struct, convert
 from msgspec.structs import replace
@@ -40,7 +39,7 @@ _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 
 # --- by name ------------------------------------------------------------------------------------------------
 
 
-class Run(Struct, frozen=True):
+class Run(Struct, frozen=True, array_like=True):
     """How a job ended, at the epoch time `at`; `seconds` are those of its latest attempt.
 
     Of a job that has not finished, `at` is when its latest attempt began, or when it was submitted.
@@ -150,7 +149,7 @@ def _summary(
     else:
         rows = [row for job in jobs[:RUNS] for row in cursor.execute(_RUN, (job,))]
         states = Counter(state for _, state, *_ in rows)
-    runs = [run for run in map(_run, rows) if run.state in _ENDS][:RUNS]
+    runs = [run for run in convert(rows, list[Run]) if run.state in _ENDS][:RUNS]
     times = sorted(run.seconds for run in runs if run.seconds is not None)
     return NameSummary(
         name=name,
@@ -171,12 +170,7 @@ def _summary(
 def runs_of_schedules(db: sqlite3.Connection, names: Iterable[str], most: int) -> dict[str, list[Run]]:
     """Return the latest jobs of schedules that are still there, newest first, whether they run or not."""
     cursor = plain_cursor(db)
-    return {name: list(map(_run, cursor.execute(_RUNS_OF_SCHEDULE, (name, most)))) for name in names}
-
-
-def _run(row: tuple[Any, ...]) -> Run:
-    job, state, at, seconds, outcome, exit_code, signal = row
-    return Run(job, State(state), at, seconds, outcome and Outcome(outcome), exit_code, signal)
+    return {name: convert(list(cursor.execute(_RUNS_OF_SCHEDULE, (name, most))), list[Run]) for name in names}
 
 
 def _first(runs: Iterable[Run], state: State) -> Run | None:
