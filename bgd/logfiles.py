@@ -296,10 +296,15 @@ def _read(path: Path, position: int, length: int) -> bytes:
 
 def _open(path: Path) -> int | None:
     try:
-        # O_NONBLOCK: something in the place of a log, such as a FIFO, must not block a thread forever
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_log(path)
     except FileNotFoundError:
         return None
+
+
+def open_log(path: Path | str) -> int:
+    """Return a descriptor of a file that belongs to a log; raise OSError if it is no regular file."""
+    # O_NONBLOCK: something in the place of a log, such as a FIFO, must not block a thread forever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "the log is not a regular file", str(path))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 import string
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bgd.escape import one_line
-from bgd.logfiles import BLOCK, LogReader
+from bgd.logfiles import BLOCK, LogReader, open_log
 from bgd.terminal import plain_line
 
 MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
@@ -277,10 +275,6 @@ def _read(
 
 def _open(path: str) -> tuple[int, int]:
     """Open a log, and let the disk begin to read it; return its descriptor and its size."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "the log is not a regular file", path)
+    descriptor = open_log(path)
     os.posix_fadvise(descriptor, 0, BLOCK, os.POSIX_FADV_WILLNEED)
-    return descriptor, status.st_size
+    return descriptor, os.fstat(descriptor).st_size

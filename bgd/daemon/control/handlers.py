@@ -29,61 +29,10 @@ from bgd.daemon.storage.records import QueueControls, Submission
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.escape import as_utf8
+from bgd.wire import replies, requests, schedules
 from bgd.wire.messages import tag_of
-from bgd.wire.replies import (
-    Acted,
-    ActResult,
-    BackupPart,
-    BatchesPart,
-    BatchRuns,
-    Checkup,
-    Done,
-    End,
-    Pruned,
-    Reloaded,
-    Reply,
-    Submitted,
-)
-from bgd.wire.requests import (
-    Act,
-    BatchPlace,
-    CloseBatch,
-    Edit,
-    GetBackup,
-    GetBatch,
-    GetBatches,
-    GetCheckup,
-    NewBatch,
-    Pause,
-    Prune,
-    Reload,
-    RemoveQueue,
-    Request,
-    Resume,
-    SaveStep,
-    Selection,
-    SendSignal,
-    SendTest,
-    SetProgress,
-    SetQueue,
-    SetSlots,
-    Shutdown,
-    ShutdownMode,
-    Submit,
-    SubmitMany,
-)
-from bgd.wire.schedules import (
-    GetHistory,
-    GetSchedules,
-    HistoryPart,
-    PauseSchedule,
-    RemoveSchedule,
-    RunSchedule,
-    SchedulesPart,
-    SchedulesSet,
-    SetSchedule,
-    SetSchedules,
-)
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
 from bgd.wire.views import JobProgress, Progress
 
 if TYPE_CHECKING:
@@ -91,7 +40,7 @@ if TYPE_CHECKING:
 
 ACTIONS_PER_TRANSACTION = 200  # of one request: all others wait for the transaction
 
-QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
+QueueRequest = requests.SetSlots | requests.SetQueue | requests.RemoveQueue | requests.Pause | requests.Resume
 
 
 class RequestHandler:
@@ -112,7 +61,7 @@ class RequestHandler:
         retention: Retention,
         backups: Backups,
         notifications: Notifications,
-        shut_down: Callable[[ShutdownMode | None], None],
+        shut_down: Callable[[requests.ShutdownMode | None], None],
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._supervisor = supervisor
@@ -130,25 +79,25 @@ class RequestHandler:
 
     def _own_answers(self) -> Answers:
         return {
-            **dict.fromkeys((*get_args(Act), SendSignal, Edit), self._act),
+            **dict.fromkeys((*get_args(requests.Act), requests.SendSignal, requests.Edit), self._act),
             **dict.fromkeys(get_args(QueueRequest), self._set_queues),
-            Submit: self._submit_single,
-            GetBatch: self._send_batch,
-            GetBatches: self._send_batches,
-            CloseBatch: self._close_batch,
-            GetSchedules: self._send_schedules,
-            SetSchedule: self._set_schedule,
-            SetSchedules: self._set_schedules,
-            RemoveSchedule: self._remove_schedule,
-            PauseSchedule: self._pause_schedule,
-            RunSchedule: self._run_schedule,
-            GetHistory: self._history,
-            Prune: self._prune,
-            GetBackup: self._send_backup,
-            GetCheckup: self._check_up,
-            SendTest: self._send_test,
-            Reload: self._reload_configuration,
-            Shutdown: self._end,
+            requests.Submit: self._submit_single,
+            requests.GetBatch: self._send_batch,
+            requests.GetBatches: self._send_batches,
+            requests.CloseBatch: self._close_batch,
+            schedules.GetSchedules: self._send_schedules,
+            schedules.SetSchedule: self._set_schedule,
+            schedules.SetSchedules: self._set_schedules,
+            schedules.RemoveSchedule: self._remove_schedule,
+            schedules.PauseSchedule: self._pause_schedule,
+            schedules.RunSchedule: self._run_schedule,
+            schedules.GetHistory: self._history,
+            requests.Prune: self._prune,
+            requests.GetBackup: self._send_backup,
+            requests.GetCheckup: self._check_up,
+            requests.SendTest: self._send_test,
+            requests.Reload: self._reload_configuration,
+            requests.Shutdown: self._end,
         }
 
     @property
@@ -158,7 +107,7 @@ class RequestHandler:
 
     # --- the hot path: no task, no await --------------------------------------------------------------
 
-    def submit(self, request: Submit, uid: int, reply: Callable[[Reply], None]) -> None:
+    def submit(self, request: requests.Submit, uid: int, reply: Callable[[Reply], None]) -> None:
         """Submit one job that waits for no other; call `reply` when the job is on disk.
 
         Raises:
@@ -171,7 +120,7 @@ class RequestHandler:
         self._idempotency.remember(request, submitted)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
-    def submit_many(self, parts: list[SubmitMany], uid: int, reply: Callable[[Reply], None]) -> None:
+    def submit_many(self, parts: list[requests.SubmitMany], uid: int, reply: Callable[[Reply], None]) -> None:
         """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
 
         Raises:
@@ -181,12 +130,12 @@ class RequestHandler:
         submitted = self._submit_parts(parts, uid)
         self._supervisor.when_saved(lambda: reply(self._submitted(parts[0].id, submitted)))
 
-    def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
+    def report(self, request: requests.SetProgress, reply: Callable[[Reply], None]) -> None:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
         progress = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
-        self._supervisor.progress.report(progress, lambda: reply(Done(request.id)))
+        self._supervisor.progress.report(progress, lambda: reply(replies.Done(request.id)))
 
-    def save_step(self, step: SaveStep, pid: int, reply: Callable[[Reply], None]) -> None:
+    def save_step(self, step: requests.SaveStep, pid: int, reply: Callable[[Reply], None]) -> None:
         """Record a step for a process of its job; call `reply` when it is on disk.
 
         Raises:
@@ -194,7 +143,7 @@ class RequestHandler:
         """
 
         def saved() -> None:
-            reply(Done(step.id))
+            reply(replies.Done(step.id))
             self._supervisor.subscriptions.notify_step(step.job)
 
         self._supervisor.steps.check(step, pid)
@@ -203,19 +152,21 @@ class RequestHandler:
 
     # --- jobs that wait for others, and requests that are sent again: these have to be looked up --------
 
-    def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
+    def may_be_duplicate(self, request: requests.Submit | requests.SubmitMany) -> bool:
         """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
         match request:  # most submits have no batch, and this costs them no call
-            case SubmitMany(place=BatchPlace(batch=token, after=after), batch=NewBatch()) if after:
+            case requests.SubmitMany(
+                place=requests.BatchPlace(batch=token, after=after), batch=requests.NewBatch()
+            ) if after:
                 if not self._actions.batches.is_open(token):
                     return True
         return self._idempotency.may_be_duplicate(request)
 
-    def may_follow_finished(self, parts: list[SubmitMany]) -> bool:
+    def may_follow_finished(self, parts: list[requests.SubmitMany]) -> bool:
         """Return whether a job of a chain follows a finished one, which has the key of the job before."""
         return bool(parts[0].chain) and any(self._actions.has_kept_key(part.specs) for part in parts)
 
-    async def submit_once(self, parts: list[SubmitMany], uid: int) -> Reply:
+    async def submit_once(self, parts: list[requests.SubmitMany], uid: int) -> Reply:
         """Submit a batch unless that has been done before; return the reply once all is on disk.
 
         Raises:
@@ -251,73 +202,83 @@ class RequestHandler:
 
     # --- everything else --------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, replies: ClientConnection) -> None:
+    async def answer(self, request: Request, client: ClientConnection) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
             BgdError: the request is refused; the caller tells the client.
         """
-        reply = await self._answers[type(request)](request, replies)
-        replies.send(End(request.id) if reply is None else reply)
+        reply = await self._answers[type(request)](request, client)
+        client.send(replies.End(request.id) if reply is None else reply)
 
-    async def _submit_single(self, request: Submit, replies: ClientConnection) -> Reply:
-        batch = SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
-        return await self.submit_once([batch], replies.uid)
+    async def _submit_single(self, request: requests.Submit, client: ClientConnection) -> Reply:
+        batch = requests.SubmitMany(
+            id=request.id, specs=[request.spec], token=request.token, again=request.again
+        )
+        return await self.submit_once([batch], client.uid)
 
-    async def _act(self, request: Act | SendSignal | Edit, replies: ClientConnection) -> Reply | None:
+    async def _act(
+        self, request: requests.Act | requests.SendSignal | requests.Edit, client: ClientConnection
+    ) -> Reply | None:
         """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
-        actions, verb = self._actions.asked_by(user_name(replies.uid)), tag_of(request)
+        actions, verb = self._actions.asked_by(user_name(client.uid)), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}
         if request.where is not None:
-            await self._act_on_all(request.id, actions, verb, request.where, given, replies)
+            await self._act_on_all(request.id, actions, verb, request.where, given, client)
             return None
-        jobs, results = list(dict.fromkeys(request.jobs)), dict[int, ActResult]()
+        jobs, results = list(dict.fromkeys(request.jobs)), dict[int, replies.ActResult]()
         for start in range(0, len(jobs), ACTIONS_PER_TRANSACTION):
             done = await actions.act(verb, jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
             results |= {each.job: each for each in done}
             await self._supervisor.saved()
-        return Acted(request.id, [results[job] for job in request.jobs])
+        return replies.Acted(request.id, [results[job] for job in request.jobs])
 
     async def _act_on_all(
         self,
         number: int,
         actions: JobActions,
         verb: str,
-        where: Selection,
+        where: requests.Selection,
         given: dict[str, Any],
-        replies: ClientConnection,
+        client: ClientConnection,
     ) -> None:
         wanted = selected_by(where, VERBS[verb], time.time())
         if where.dry_run:
             async with aclosing(actions.states_of_all(wanted, where.after)) as found:
                 async for states in found:
-                    await replies.send_and_drain(Acted(number, [ActResult(*each) for each in states.items()]))
+                    await client.send_and_drain(
+                        replies.Acted(number, [replies.ActResult(*each) for each in states.items()])
+                    )
         else:
             async with aclosing(actions.act_on_all(verb, wanted, where.after, **given)) as portions:
                 async for results in portions:
-                    await replies.send_and_drain(Acted(number, results))
+                    await client.send_and_drain(replies.Acted(number, results))
 
-    async def _set_queues(self, request: QueueRequest, replies: ClientConnection) -> Reply:
+    async def _set_queues(self, request: QueueRequest, client: ClientConnection) -> Reply:
         is_repeated = getattr(request, "repeated", False)
-        if isinstance(request, Pause | Resume) and request.queue is not None and not is_repeated:
-            await self._reads.check_queue(request.queue, pause=isinstance(request, Pause))
+        if (
+            isinstance(request, requests.Pause | requests.Resume)
+            and request.queue is not None
+            and not is_repeated
+        ):
+            await self._reads.check_queue(request.queue, pause=isinstance(request, requests.Pause))
         self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
         await self._supervisor.saved()
-        return await self._reads.queues(request, replies)
+        return await self._reads.queues(request, client)
 
-    async def _reload_configuration(self, request: Reload, _: ClientConnection) -> Reply:
+    async def _reload_configuration(self, request: requests.Reload, _: ClientConnection) -> Reply:
         postponed = await self._reload()
         await self._supervisor.saved()  # the new configuration may have changed jobs that wait
         source = self._supervisor.config.source
-        return Reloaded(request.id, source and as_utf8(source), postponed)
+        return replies.Reloaded(request.id, source and as_utf8(source), postponed)
 
-    def _check_place(self, parts: list[SubmitMany], specs: list[JobSpec], uid: int) -> None:
+    def _check_place(self, parts: list[requests.SubmitMany], specs: list[JobSpec], uid: int) -> None:
         """Check that these lines come next, and that the jobs may join the batches that they name."""
         self._idempotency.check_lines(parts)
         for spec in specs:
             self._actions.batches.check_may_join(spec, uid)
 
-    def _check(self, parts: list[SubmitMany], uid: int) -> list[JobSpec]:
+    def _check(self, parts: list[requests.SubmitMany], uid: int) -> list[JobSpec]:
         """Check a batch, and return all its specs.
 
         Raises:
@@ -343,7 +304,7 @@ class RequestHandler:
 
     def _submit_parts(
         self,
-        parts: list[SubmitMany],
+        parts: list[requests.SubmitMany],
         uid: int,
         finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
@@ -364,25 +325,25 @@ class RequestHandler:
             self._idempotency.remember(first, submitted)
         return submitted
 
-    async def _send_batch(self, request: GetBatch, replies: ClientConnection) -> None:
+    async def _send_batch(self, request: requests.GetBatch, client: ClientConnection) -> None:
         last, after = await self._idempotency.open_batch(request), request.after
         batch = await self._actions.batches.id_of(request.batch)
         while runs := await self._idempotency.runs_of_batch(request.batch, after, last):
-            await replies.send_and_drain(BatchRuns(request.id, runs, last, batch))
+            await client.send_and_drain(replies.BatchRuns(request.id, runs, last, batch))
             after = runs[-1][0]
-        replies.send(BatchRuns(request.id, [], last, batch))
+        client.send(replies.BatchRuns(request.id, [], last, batch))
 
-    async def _send_batches(self, request: GetBatches, replies: ClientConnection) -> None:
+    async def _send_batches(self, request: requests.GetBatches, client: ClientConnection) -> None:
         views = await self._actions.batches.views(request)
         if not views:
-            replies.send(BatchesPart(request.id, []))
-        await send_parts(views, partial(BatchesPart, request.id), replies)
+            client.send(replies.BatchesPart(request.id, []))
+        await send_parts(views, partial(replies.BatchesPart, request.id), client)
 
-    async def _close_batch(self, request: CloseBatch, replies: ClientConnection) -> Reply:
-        return BatchesPart(request.id, [await self._actions.batches.close(request, replies.uid)])
+    async def _close_batch(self, request: requests.CloseBatch, client: ClientConnection) -> Reply:
+        return replies.BatchesPart(request.id, [await self._actions.batches.close(request, client.uid)])
 
-    def _submitted(self, request_id: int, submitted: Submission) -> Submitted:
-        return Submitted(
+    def _submitted(self, request_id: int, submitted: Submission) -> replies.Submitted:
+        return replies.Submitted(
             request_id,
             submitted.jobs,
             created=not submitted.found,
@@ -391,84 +352,84 @@ class RequestHandler:
             batch=UNSET if submitted.batch is None else submitted.batch,
         )
 
-    async def _end(self, request: Shutdown, _: ClientConnection) -> Reply:
+    async def _end(self, request: requests.Shutdown, _: ClientConnection) -> Reply:
         self._shut_down(request.mode)
-        return Done(request.id)
+        return replies.Done(request.id)
 
     # --- schedules --------------------------------------------------------------------------------------
 
-    async def _send_schedules(self, request: GetSchedules, replies: ClientConnection) -> None:
+    async def _send_schedules(self, request: schedules.GetSchedules, client: ClientConnection) -> None:
         views = await self._schedules.views(request.name, request.upcoming)
-        await send_parts(views, partial(SchedulesPart, request.id), replies)
+        await send_parts(views, partial(schedules.SchedulesPart, request.id), client)
 
-    async def _set_schedule(self, request: SetSchedule, replies: ClientConnection) -> Reply:
+    async def _set_schedule(self, request: schedules.SetSchedule, client: ClientConnection) -> Reply:
         await self._schedules.set(
             {request.name: request.spec},
-            replies.uid,
+            client.uid,
             replaces=request.replaces,
             repeated=request.repeated,
             digests={request.name: request.digest} if request.replaces else {},
         )
         return await self._one_schedule(request)
 
-    async def _set_schedules(self, request: SetSchedules, replies: ClientConnection) -> Reply:
+    async def _set_schedules(self, request: schedules.SetSchedules, client: ClientConnection) -> Reply:
         stored = await self._schedules.set(
-            request.schedules, replies.uid, replaces=request.replaces, repeated=request.repeated
+            request.schedules, client.uid, replaces=request.replaces, repeated=request.repeated
         )
         await self._supervisor.saved()
-        return SchedulesSet(request.id, *stored)
+        return schedules.SchedulesSet(request.id, *stored)
 
-    async def _remove_schedule(self, request: RemoveSchedule, _: ClientConnection) -> Reply:
+    async def _remove_schedule(self, request: schedules.RemoveSchedule, _: ClientConnection) -> Reply:
         if not request.repeated or self._schedules.has(request.name):
             self._schedules.remove(request.name)
         await self._supervisor.saved()
-        return Done(request.id)
+        return replies.Done(request.id)
 
-    async def _pause_schedule(self, request: PauseSchedule, _: ClientConnection) -> Reply:
+    async def _pause_schedule(self, request: schedules.PauseSchedule, _: ClientConnection) -> Reply:
         self._schedules.set_paused(request.name, paused=request.paused)
         return await self._one_schedule(request)
 
-    async def _run_schedule(self, request: RunSchedule, replies: ClientConnection) -> Reply:
-        return await self._queued(request, self._schedules.run_now(request.name, user_name(replies.uid)))
+    async def _run_schedule(self, request: schedules.RunSchedule, client: ClientConnection) -> Reply:
+        return await self._queued(request, self._schedules.run_now(request.name, user_name(client.uid)))
 
-    async def _history(self, request: GetHistory, _: ClientConnection) -> Reply:
+    async def _history(self, request: schedules.GetHistory, _: ClientConnection) -> Reply:
         rows = await self._schedules.history(request.name, request.limit, request.before)
-        return HistoryPart(request.id, rows)
+        return schedules.HistoryPart(request.id, rows)
 
-    async def _one_schedule(self, request: SetSchedule | PauseSchedule) -> Reply:
+    async def _one_schedule(self, request: schedules.SetSchedule | schedules.PauseSchedule) -> Reply:
         await self._supervisor.saved()
-        return SchedulesPart(request.id, await self._schedules.views(request.name, 1))
+        return schedules.SchedulesPart(request.id, await self._schedules.views(request.name, 1))
 
-    async def _queued(self, request: RunSchedule | SendTest, job: JobId) -> Reply:
+    async def _queued(self, request: schedules.RunSchedule | requests.SendTest, job: JobId) -> Reply:
         await self._supervisor.saved()
-        return Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle)
+        return replies.Submitted(request.id, [job], obstacle=self._supervisor.link.obstacle)
 
     # --- maintenance ------------------------------------------------------------------------------------
 
-    async def _prune(self, request: Prune, replies: ClientConnection) -> None:
+    async def _prune(self, request: requests.Prune, client: ClientConnection) -> None:
         keep = requested_limits(request, self._supervisor.config)
         if request.dry_run:
-            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
+            client.send(replies.Pruned(request.id, *await self._retention.dry_run(keep)))
             return
-        replies.send(Pruned(request.id, 0, 0))
+        client.send(replies.Pruned(request.id, 0, 0))
         async with aclosing(self._retention.prune(keep)) as passes:
             async for jobs, log_bytes in passes:
-                await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
+                await client.send_and_drain(replies.Pruned(request.id, jobs, log_bytes))
 
-    async def _send_backup(self, request: GetBackup, replies: ClientConnection) -> None:
+    async def _send_backup(self, request: requests.GetBackup, client: ClientConnection) -> None:
         async with self._backups.download() as (size, pieces), aclosing(pieces):
             async for data in pieces:
-                await replies.send_and_drain(BackupPart(request.id, size, data))
+                await client.send_and_drain(replies.BackupPart(request.id, size, data))
 
-    async def _check_up(self, request: GetCheckup, _: ClientConnection) -> Reply:
+    async def _check_up(self, request: requests.GetCheckup, _: ClientConnection) -> Reply:
         async with self._checking:
             found = await doctor.check_all(self._supervisor.config, self._backups.folders)
         found += self._supervisor.lost_output.findings()
         found += await self._notifications.findings()
         found += doctor.check_parts(self._supervisor.link, self._backups)
-        return Checkup(request.id, found)
+        return replies.Checkup(request.id, found)
 
-    async def _send_test(self, request: SendTest, _: ClientConnection) -> Reply:
+    async def _send_test(self, request: requests.SendTest, _: ClientConnection) -> Reply:
         return await self._queued(request, self._notifications.test(request.target))
 
 
@@ -477,13 +438,13 @@ _WHICH = {"id", "jobs", "where"}  # fields of requests that act on jobs; the oth
 
 def _with_request(controls: QueueControls, request: QueueRequest) -> QueueControls:
     match request:
-        case SetSlots():
+        case requests.SetSlots():
             return replace(controls, slots=request.slots)
-        case SetQueue():
+        case requests.SetQueue():
             return set_queue(controls, request.queue, has_slots=True, slots=request.slots)
-        case RemoveQueue():
+        case requests.RemoveQueue():
             if request.repeated and request.queue not in controls.queues:
                 return controls
             return reset_queue(controls, request.queue)
-        case Pause() | Resume():
-            return set_queue(controls, request.queue, paused=isinstance(request, Pause))
+        case requests.Pause() | requests.Resume():
+            return set_queue(controls, request.queue, paused=isinstance(request, requests.Pause))

@@ -26,46 +26,12 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.errors import NoSuchJob, Refused
 from bgd.escape import as_utf8
-from bgd.logfiles import LogReader
+from bgd.logfiles import LogChunk, LogReader
+from bgd.wire import replies, requests
 from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode
-from bgd.wire.replies import (
-    AttemptsPart,
-    BatchesPart,
-    EventsPart,
-    Explained,
-    Info,
-    JobsPart,
-    JobUsages,
-    KeyboardOpened,
-    Login,
-    LogPart,
-    ProgressPart,
-    Queues,
-    Reply,
-    Result,
-    Shown,
-    Stats,
-    StepsPart,
-)
-from bgd.wire.requests import (
-    Explain,
-    GetEvents,
-    GetInfo,
-    GetKeyboard,
-    GetLogin,
-    GetQueues,
-    GetResult,
-    GetStats,
-    GetSteps,
-    GetUsage,
-    List,
-    Logs,
-    Request,
-    Show,
-    Wait,
-)
-from bgd.wire.schedules import SchedulesPart
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
 from bgd.wire.views import EventView, JobProgress, JobView, ScheduleEvent, StepView
 
 if TYPE_CHECKING:
@@ -82,7 +48,7 @@ GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
 T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart, SchedulesPart, StepsPart, BatchesPart)
+R = TypeVar("R", bound=Reply)
 
 
 Answers = dict[type[Struct], Callable[[Any, "ClientConnection"], Awaitable[Reply | None]]]
@@ -112,27 +78,27 @@ class ReadHandler:
         self._started_at = time.time()
         self._usual_times = UsualTimes()
         self.answers: Answers = {
-            List: self._list,
-            Show: self._show,
-            GetSteps: self._steps,
-            Explain: self._explain,
-            Logs: self._logs,
-            GetKeyboard: self._open_keyboard,
-            Wait: self._wait,
-            GetResult: self._result,
-            GetEvents: self._events,
-            GetQueues: self.queues,
-            GetStats: self._stats,
-            GetUsage: self._usage,
-            GetInfo: self._info,
-            GetLogin: self._login,
+            requests.List: self._list,
+            requests.Show: self._show,
+            requests.GetSteps: self._steps,
+            requests.Explain: self._explain,
+            requests.Logs: self._logs,
+            requests.GetKeyboard: self._open_keyboard,
+            requests.Wait: self._wait,
+            requests.GetResult: self._result,
+            requests.GetEvents: self._events,
+            requests.GetQueues: self.queues,
+            requests.GetStats: self._stats,
+            requests.GetUsage: self._usage,
+            requests.GetInfo: self._info,
+            requests.GetLogin: self._login,
         }
 
-    async def queues(self, request: Request, _: ClientConnection) -> Queues:
+    async def queues(self, request: Request, _: ClientConnection) -> replies.Queues:
         """Return slots and queues as they are now, and not older than earlier answers to this client."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
-        return Queues(
+        return replies.Queues(
             id=request.id,
             slots=supervisor.slots,
             configured_slots=supervisor.config.daemon.slots,
@@ -160,82 +126,82 @@ class ReadHandler:
         if not await self._store.read(summaries.has_jobs_in, name):
             raise unknown_queue(name, (view.name for view in supervisor.queue_views()), pause=pause)
 
-    async def _list(self, request: List, replies: ClientConnection) -> None:
+    async def _list(self, request: requests.List, client: ClientConnection) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
-        part_of = partial(JobsPart, request.id)
-        wanted = lists.asked_by(request, time.time(), replies.uid)
-        async with replies.in_turn():
+        part_of = partial(replies.JobsPart, request.id)
+        wanted = lists.asked_by(request, time.time(), client.uid)
+        async with client.in_turn():
             views, rest = await self._store.search(read.first_views, request, wanted)
-            await send_parts(await self._with_usual_times(views), part_of, replies)
+            await send_parts(await self._with_usual_times(views), part_of, client)
         while rest:
-            async with replies.in_turn():
+            async with client.in_turn():
                 views, rest = await self._store.search(read.next_views, rest)
                 # some jobs may have left these states meanwhile
                 views = [view for view in views if view.state in wanted.states]
-                await send_parts(await self._with_usual_times(views), part_of, replies)
+                await send_parts(await self._with_usual_times(views), part_of, client)
 
     async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:
         if all(view.name is None for view in views):  # most lists of most people
             return views
         return await self._store.search(self._usual_times.add_to, views)
 
-    async def _show(self, request: Show, replies: ClientConnection) -> None:
+    async def _show(self, request: requests.Show, client: ClientConnection) -> None:
         job_id = request.job
         if job_id is None:
-            job_id = await self._store.search(read.latest, replies.uid)
+            job_id = await self._store.search(read.latest, client.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
-        async with replies.in_turn():
+        async with client.in_turn():
             [view] = await self._with_usual_times([await _view(self._store, job_id)])
-            replies.send(Shown(request.id, view))
+            client.send(replies.Shown(request.id, view))
         log_dir = self._supervisor.config.log_dir
         after = 0
         views = None
         while views is None or views:
-            async with replies.in_turn():
+            async with client.in_turn():
                 views = await self._store.read(read.attempts_of, JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
-                await send_parts(located, partial(AttemptsPart, request.id), replies)
+                await send_parts(located, partial(replies.AttemptsPart, request.id), client)
             after = views[-1].attempt if views else after
 
-    async def _steps(self, request: GetSteps, replies: ClientConnection) -> None:
+    async def _steps(self, request: requests.GetSteps, client: ClientConnection) -> None:
         is_own = request.attempt is not None
         job_id, after = JobId(request.job), request.after
         if is_own:
             sizes = await self._store.read(steps.sizes_of, job_id)
-            self._supervisor.steps.admit(request, replies.pid, *sizes)
-        part_of = partial(StepsPart, request.id, store=self._store.store_id)
-        replies.send(part_of([]))  # a job needs the id of the store
+            self._supervisor.steps.admit(request, client.pid, *sizes)
+        part_of = partial(replies.StepsPart, request.id, store=self._store.store_id)
+        client.send(part_of([]))  # a job needs the id of the store
         found: list[StepView] | None = None
         while found is None or found:
-            async with replies.in_turn():
+            async with client.in_turn():
                 found = await self._store.read(
                     steps.steps_of, job_id, after, STEPS_AT_ONCE, with_values=is_own
                 )
-                await send_parts(found, part_of, replies)
+                await send_parts(found, part_of, client)
             after = found[-1].position if found else after
 
-    async def _explain(self, request: Explain, replies: ClientConnection) -> Explained:
-        async with replies.in_turn():
+    async def _explain(self, request: requests.Explain, client: ClientConnection) -> replies.Explained:
+        async with client.in_turn():
             await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
             view = await _view(self._store, request.job)
             explanation = await explanation_of(view, self._supervisor, self._store)
             # without the arguments: at their limit both do not fit into a frame
-            return Explained(request.id, replace(view, arguments=None), explanation)
+            return replies.Explained(request.id, replace(view, arguments=None), explanation)
 
-    async def _result(self, request: GetResult, replies: ClientConnection) -> Result:
-        async with replies.in_turn():
+    async def _result(self, request: requests.GetResult, client: ClientConnection) -> replies.Result:
+        async with client.in_turn():
             view = await _view(self._store, request.job)
             value, error = await self._store.read(read.result_of, JobId(request.job))
             # without the arguments: at their limits both do not fit into a frame
-            return Result(request.id, replace(view, arguments=None), value, error)
+            return replies.Result(request.id, replace(view, arguments=None), value, error)
 
-    async def _logs(self, request: Logs, replies: ClientConnection) -> None:
+    async def _logs(self, request: requests.Logs, client: ClientConnection) -> None:
         view = await _view(self._store, request.job)
         send = _follow_logs if request.follow else _send_logs
-        await send(request, view, self._supervisor, self._store, replies)
+        await send(request, view, self._supervisor, self._store, client)
 
-    async def _open_keyboard(self, request: GetKeyboard, replies: ClientConnection) -> None:
+    async def _open_keyboard(self, request: requests.GetKeyboard, client: ClientConnection) -> None:
         job_id, link = JobId(request.job), self._supervisor.link
         with (
             self._supervisor.subscribe_to_log(job_id) as subscription,
@@ -249,8 +215,8 @@ class ReadHandler:
                 has_begun = self._supervisor.dispatcher.has_begun(job_id)  # before the launcher is asked
                 if view.state in ACTIVE and (opened := await link.open_keyboard(key)):
                     with opened[0] as keyboard:
-                        reply = KeyboardOpened(request.id, view.attempt, opened[1])
-                        replies.send_descriptor(reply, keyboard.fileno())
+                        reply = replies.KeyboardOpened(request.id, view.attempt, opened[1])
+                        client.send_descriptor(reply, keyboard.fileno())
                     break
                 problem = "its terminal is closed" if has_begun and link.is_connected else None
                 if not request.wait and (problem := link.obstacle or problem):
@@ -265,21 +231,21 @@ class ReadHandler:
                 subscription.changed.clear()
                 view = await _view(self._store, job_id)
 
-    async def _wait(self, request: Wait, replies: ClientConnection) -> None:
-        waiting, progress = set(map(JobId, request.jobs)), partial(ProgressPart, request.id)
+    async def _wait(self, request: requests.Wait, client: ClientConnection) -> None:
+        waiting, progress = set(map(JobId, request.jobs)), partial(replies.ProgressPart, request.id)
         with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
             if request.progress:
                 reports = await self._store.search(read.progress_of, list(waiting))
-                await send_parts(reports, progress, replies)
+                await send_parts(reports, progress, client)
             while waiting:
                 moved = subscription.take_moved() & waiting
                 finished = [job for job in moved if not self._supervisor.is_unfinished(job)]
                 while finished:
-                    async with replies.in_turn():
+                    async with client.in_turn():
                         views, finished = await self._ended(finished)
-                        await send_parts(views, partial(JobsPart, request.id), replies)
+                        await send_parts(views, partial(replies.JobsPart, request.id), client)
                     waiting.difference_update(JobId(view.id) for view in views)
-                await send_parts(subscription.take_progress(), progress, replies)
+                await send_parts(subscription.take_progress(), progress, client)
                 if request.only_now:
                     break
                 if waiting:
@@ -298,7 +264,7 @@ class ReadHandler:
             raise NoSuchJob(f"no job {min(missing)}")
         return [view for view in views if view.state in FINAL], rest
 
-    async def _events(self, request: GetEvents, replies: ClientConnection) -> None:
+    async def _events(self, request: requests.GetEvents, client: ClientConnection) -> None:
         """Send the events after `request.since`; with `request.follow` also later ones, forever.
 
         Send the first part at once, even without events: it says where the stream begins.
@@ -311,35 +277,37 @@ class ReadHandler:
             since = request.since
             if since is None:
                 since = newest if request.follow else oldest - 1
-            await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
+            await client.send_and_drain(
+                replies.EventsPart(request.id, [], last=since, lost=since < oldest - 1)
+            )
             while True:
                 subscription.changed.clear()
                 events = None
                 while events is None or events:
-                    async with replies.in_turn():
+                    async with client.in_turn():
                         events = await self._store.read(change_stream.read_events, since, EVENTS_AT_ONCE)
                         if events:
                             since = events[-1].id
-                            await replies.send_and_drain(_events_part(request, events))
+                            await client.send_and_drain(_events_part(request, events))
                 if not request.follow:
                     return
                 reports = list(_progress_events(subscription.take_progress(), self._supervisor, since))
                 for start in range(0, len(reports), EVENTS_AT_ONCE):
-                    await replies.send_and_drain(
-                        EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
+                    await client.send_and_drain(
+                        replies.EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
                     )
                 await subscription.changed.wait()
 
-    async def _stats(self, request: GetStats, _: ClientConnection) -> Stats:
+    async def _stats(self, request: requests.GetStats, _: ClientConnection) -> replies.Stats:
         await self._supervisor.saved_unless_stuck()
         return await self._store.search(summaries.stats, request, time.time() - request.window)
 
-    async def _usage(self, request: GetUsage, _: ClientConnection) -> JobUsages:
-        return JobUsages(request.id, *await self._supervisor.dispatcher.usage())
+    async def _usage(self, request: requests.GetUsage, _: ClientConnection) -> replies.JobUsages:
+        return replies.JobUsages(request.id, *await self._supervisor.dispatcher.usage())
 
-    async def _info(self, request: GetInfo, _: ClientConnection) -> Info:
+    async def _info(self, request: requests.GetInfo, _: ClientConnection) -> replies.Info:
         config = self._supervisor.config
-        return Info(
+        return replies.Info(
             id=request.id,
             version=bgd.__version__,
             pid=os.getpid(),
@@ -358,10 +326,12 @@ class ReadHandler:
             autostarted=self._autostarted,
         )
 
-    async def _login(self, request: GetLogin, replies: ClientConnection) -> Login:
+    async def _login(self, request: requests.GetLogin, client: ClientConnection) -> replies.Login:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
-        return Login(request.id, self._authenticator.login_link(replies.uid, can_write=not request.read_only))
+        return replies.Login(
+            request.id, self._authenticator.login_link(client.uid, can_write=not request.read_only)
+        )
 
 
 async def _view(store: StoreReader, job_id: int, if_gone: str = "no job {}") -> JobView:
@@ -385,29 +355,31 @@ def _why_no_keyboard(view: JobView, *, wait: bool) -> str | None:
     return None
 
 
-async def send_parts(items: list[T], part_of: Callable[[list[T]], R], replies: ClientConnection) -> None:
+async def send_parts(items: list[T], part_of: Callable[[list[T]], R], client: ClientConnection) -> None:
     """Send items in as many replies as it takes to fit each into a frame."""
     part_items: list[T] = []
     size = 0
     for item in items:
         item_size = len(encode(part_of([item])))
         if part_items and size + item_size > PART_BYTES:
-            await replies.send_and_drain(part_of(part_items))
+            await client.send_and_drain(part_of(part_items))
             part_items, size = [], 0
         part_items.append(item)
         size += item_size
     if part_items:
-        await replies.send_and_drain(part_of(part_items))
+        await client.send_and_drain(part_of(part_items))
 
 
 # --- events
 
 
-def _events_part(request: GetEvents, events: Sequence[EventView | ScheduleEvent]) -> EventsPart:
+def _events_part(
+    request: requests.GetEvents, events: Sequence[EventView | ScheduleEvent]
+) -> replies.EventsPart:
     """Return a part with those events that this client understands."""
     of_jobs = [event for event in events if isinstance(event, EventView)]
     of_schedules = [event for event in events if isinstance(event, ScheduleEvent)]
-    return EventsPart(
+    return replies.EventsPart(
         request.id, of_jobs, last=events[-1].id, schedules=of_schedules if request.schedules else []
     )
 
@@ -434,7 +406,11 @@ def _progress_events(
 
 
 async def _send_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ClientConnection
+    request: requests.Logs,
+    view: JobView,
+    supervisor: Supervisor,
+    store: StoreReader,
+    client: ClientConnection,
 ) -> None:
     """Send what the requested attempts have written so far, oldest first."""
     log_dir = supervisor.config.log_dir
@@ -444,12 +420,16 @@ async def _send_logs(
         offset = await (_since(request, log) if is_later else _first_offset(request, log))
         # before the log is read: the attempt may end meanwhile
         written = await _written(supervisor, store, view.id, attempt)
-        offset = await _send_from(request, log, attempt, offset, replies)
-        await _send_missing(request, log, attempt, offset, written, replies)
+        offset = await _send_from(request, log, attempt, offset, client)
+        await _send_missing(request, log, attempt, offset, written, client)
 
 
 async def _follow_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ClientConnection
+    request: requests.Logs,
+    view: JobView,
+    supervisor: Supervisor,
+    store: StoreReader,
+    client: ClientConnection,
 ) -> None:
     """Send what attempts have written and will write, one after the other, until the job has finished.
 
@@ -466,7 +446,7 @@ async def _follow_logs(
     with supervisor.subscribe_to_log(job_id) as subscription:
         if request.tail is not None:  # a client that resumes needs to know where the output began
             offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
-            await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
+            await client.send_and_drain(replies.LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if subscription.take_moved():
                 view = await _view(store, job_id, "job {} has been removed")
@@ -474,10 +454,10 @@ async def _follow_logs(
                 log = LogReader(log_dir, view.id, attempt)
                 if offset is None:
                     offset = await _first_offset(request, log)
-                offset = await _send_from(request, log, attempt, offset, replies)
+                offset = await _send_from(request, log, attempt, offset, client)
                 if attempt < view.attempt or view.state in FINAL:
                     written = await _written(supervisor, store, view.id, attempt)
-                    await _send_missing(request, log, attempt, offset, written, replies)
+                    await _send_missing(request, log, attempt, offset, written, client)
                 if attempt == view.attempt:
                     break  # it may write more
                 attempt += 1
@@ -487,7 +467,7 @@ async def _follow_logs(
             await subscription.changed.wait()
 
 
-def _requested_attempts(request: Logs, view: JobView) -> range:
+def _requested_attempts(request: requests.Logs, view: JobView) -> range:
     """Return the numbers of those requested attempts that exist.
 
     Raises:
@@ -505,7 +485,7 @@ def _requested_attempts(request: Logs, view: JobView) -> range:
     return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
 
 
-async def _first_offset(request: Logs, log: LogReader) -> int:
+async def _first_offset(request: requests.Logs, log: LogReader) -> int:
     if request.offset is not None:
         return request.offset
     since = await _since(request, log)
@@ -514,24 +494,20 @@ async def _first_offset(request: Logs, log: LogReader) -> int:
     )
 
 
-async def _since(request: Logs, log: LogReader) -> int:
+async def _since(request: requests.Logs, log: LogReader) -> int:
     return 0 if request.since is None else await asyncio.to_thread(log.offset_since, request.since)
 
 
 async def _send_from(
-    request: Logs, log: LogReader, attempt: int, offset: int, replies: ClientConnection
+    request: requests.Logs, log: LogReader, attempt: int, offset: int, client: ClientConnection
 ) -> int:
     """Send the log from an offset to its present end; return that end."""
     while True:
-        async with replies.in_turn():
+        async with client.in_turn():
             chunk = await asyncio.to_thread(log.read, offset, LOG_PART_BYTES)
             if not chunk.data:
                 return offset
-            times = chunk.times if request.timestamps else []
-            part = LogPart(
-                request.id, attempt, chunk.data, times, chunk.left_out, chunk.offset, chunk.missing
-            )
-            await replies.send_and_drain(part)
+            await client.send_and_drain(_part(request, attempt, chunk))
         offset = chunk.offset + len(chunk.data)
 
 
@@ -546,13 +522,16 @@ async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt
 
 
 async def _send_missing(
-    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ClientConnection
+    request: requests.Logs, log: LogReader, attempt: int, offset: int, written: int, client: ClientConnection
 ) -> None:
     """Tell the client how many bytes are missing at the end of the log, if any are."""
     chunk = await asyncio.to_thread(log.missing, offset, written)
     if chunk is not None:
-        await replies.send_and_drain(
-            LogPart(
-                request.id, attempt, b"", left_out=chunk.left_out, offset=chunk.offset, missing=chunk.missing
-            )
-        )
+        await client.send_and_drain(_part(request, attempt, chunk))
+
+
+def _part(request: requests.Logs, attempt: int, chunk: LogChunk) -> replies.LogPart:
+    times = chunk.times if request.timestamps else []
+    return replies.LogPart(
+        request.id, attempt, chunk.data, times, chunk.left_out, chunk.offset, chunk.missing
+    )

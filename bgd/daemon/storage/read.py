@@ -5,17 +5,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from sys import intern
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from bgd import clock
 from bgd.core.breakers import BreakerState
 from bgd.core.conditions import without_met_conditions
 from bgd.core.filters import Filter
-from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Outcome, Rate, State
+from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Rate, State
 from bgd.core.retry import options_of, with_policy
 from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, Reference
 from bgd.daemon.access import user_name
@@ -35,7 +36,7 @@ from bgd.daemon.storage.records import (
 from bgd.values import rule_text
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
-from bgd.wire.views import OPTIONS_AS_ASKED, AttemptView, JobError, JobProgress, JobView, Progress
+from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
 _MAX_VIEWS = 500  # at a time
@@ -118,45 +119,34 @@ def _view(row: sqlite3.Row) -> JobView:
     spec = unpack_spec(row["spec"])
     policy = unpack_policy(row["policy"])
     waits = unpack_waits(row["waits"])
-    return JobView(
-        kind="class" if spec.argv is None else "command",
-        argv=None if spec.argv is None else list(spec.argv),
-        target=spec.target,
-        arguments=spec.arguments,
-        user=user_name(row["uid"]),
-        state=State(row["state"]),
-        outcome=_outcome(row["outcome"]),
-        tags=list(spec.tags),
-        due_at=_due_at(row),
-        retry_on=None if policy.retry_on is None else list(policy.retry_on),
-        no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
-        expires_at=_on_wall_clock(row["expires_elapsed"], row) if row["attempt"] == 0 else None,
-        after=list(spec.after),
-        after_any=list(spec.after_any),
-        waits_for=list(dict.fromkeys(waits.after + waits.after_any)),
-        suspended=bool(row["suspended"]),
-        on_exceptions={name: rule_text(decision) for name, decision in policy.on_exceptions},
-        progress=_progress(row),
-        waited_seconds=_waited_seconds(row),
-        run_seconds=_run_seconds(row),
-        problem=_problem(row),
-        needs_node=_needs_node(row),
-        cause=spec.cause,
-        follow_ups=list(map(int, row["follow_ups"].split(","))) if row["follow_ups"] else [],
-        batch=spec.batch,
-        **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
+    known = {
+        **asdict(spec),
         **options_of(policy),
-        **dict(zip(_OF_SPEC, _of_spec(spec), strict=True)),
-    )
+        **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
+        "kind": "class" if spec.argv is None else "command",
+        "user": user_name(row["uid"]),
+        "due_at": _due_at(row),
+        "retry_on": policy.retry_on,
+        "no_retry_on": policy.no_retry_on,
+        "expires_at": _on_wall_clock(row["expires_elapsed"], row) if row["attempt"] == 0 else None,
+        "waits_for": list(dict.fromkeys(waits.after + waits.after_any)),
+        "on_exceptions": {name: rule_text(decision) for name, decision in policy.on_exceptions},
+        "progress": _progress(row),
+        "waited_seconds": _waited_seconds(row),
+        "run_seconds": _run_seconds(row),
+        "problem": _problem(row),
+        "needs_node": _needs_node(row),
+        "follow_ups": list(map(int, row["follow_ups"].split(","))) if row["follow_ups"] else [],
+    }
+    return msgspec.convert(known, JobView, strict=False, from_attributes=True)
 
 
-# What a JobView copies besides the policy: columns, and all other options of the spec
+# What a JobView has from columns, and not from the spec as it was submitted
 _COLUMNS_OF_VIEW = (
-    *("id", "exit_code", "signal", "reason", "queue", "priority", "attempt", "created_at", "started_at"),
-    *("finished_at", "slots", "snoozes"),
+    *("id", "state", "outcome", "exit_code", "signal", "reason", "queue", "priority", "attempt"),
+    *("created_at", "started_at", "finished_at", "slots", "suspended", "snoozes"),
 )
-_OF_SPEC = [name for name in OPTIONS_AS_ASKED if name not in _COLUMNS_OF_VIEW]
-_of_row, _of_spec = itemgetter(*_COLUMNS_OF_VIEW), attrgetter(*_OF_SPEC)
+_of_row = itemgetter(*_COLUMNS_OF_VIEW)
 
 
 def _needs_node(row: sqlite3.Row) -> bool:
@@ -223,10 +213,6 @@ def _age(row: sqlite3.Row) -> float | None:
 
 def _seconds_between(began: float | None, ended: float | None) -> float | None:
     return None if began is None or ended is None else max(ended - began, 0.0)
-
-
-def _outcome(text: str | None) -> Outcome | None:
-    return None if text is None else Outcome(text)
 
 
 def _error(text: str | None) -> JobError | None:
