@@ -9,10 +9,13 @@ import pwd
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from functools import cache, lru_cache
 
 from bgd.config import Config, no_target
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
+from bgd.core.conditions import expires_first
+from bgd.core.job import Conditions, Now
+from bgd.core.spec import MAX_ALL_WAITS, NOTIFICATION_QUEUE, JobSpec
 from bgd.core.target import (
     PythonTarget,
     RunnerTarget,
@@ -105,6 +108,30 @@ def check_keys(spec: JobSpec, kept: int) -> None:
             key_from(spec.limit[0], spec.arguments)
         except ValueError as error:
             raise Refused(f"limit {error}") from error
+
+
+def check_dependencies(specs: Iterable[JobSpec], waits: int) -> None:
+    """Check that there is room for the dependencies of new jobs; `waits`: how many there are.
+
+    Raises:
+        Full: all jobs together would have too many.
+    """
+    wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs if spec.after or spec.after_any)
+    if wanted and waits + wanted > MAX_ALL_WAITS:
+        raise Full(
+            f"all jobs together may have {MAX_ALL_WAITS} dependencies, and have {waits}: "
+            "try again when some jobs have ended"
+        )
+
+
+def check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:
+    """Refuse a job that expires before it may start; `due` as in Job.
+
+    Raises:
+        Refused: it does.
+    """
+    if expires_first(due, wanted, at):
+        raise Refused("it would expire before it may start: expires counts from now, too")
 
 
 def check_resources(spec: JobSpec, config: Config) -> None:

@@ -13,19 +13,27 @@ from signal import SIGCONT
 from time import monotonic
 from typing import Any
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.filters import Filter
-from bgd.core.job import ACTIVE, FINAL, VERBS, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State, Verb
+from bgd.core.job import FINAL, VERBS, WAITING, Job, JobId, Now, RetryPolicy, State, Verb
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
-from bgd.daemon.access import check_keys, check_may_run, check_resources, check_target, check_variables
+from bgd.daemon.access import (
+    check_dependencies,
+    check_expiry,
+    check_keys,
+    check_may_run,
+    check_resources,
+    check_target,
+    check_variables,
+)
 from bgd.daemon.batches import BatchActions
+from bgd.daemon.edits import START_OPTIONS, changes_in, edited
 from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
@@ -35,7 +43,7 @@ from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import Full, NoSuchJob, Refused
+from bgd.errors import NoSuchJob, Refused
 from bgd.wire.class_jobs import after_previous
 from bgd.wire.launching import SignalProcesses
 from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
@@ -86,7 +94,7 @@ class JobActions:
     def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = (), what: str = "batch") -> None:
         """Check the specs of new jobs; of several, the message says which one cannot be a job.
 
-        If they wait for others, `check_dependency_limit` is for that. `lines`: their numbers in a batch, for
+        If they wait for others, `check_dependencies` is for that. `lines`: their numbers in a batch, for
         the message. `what`: what it calls them all.
 
         Raises:
@@ -136,7 +144,7 @@ class JobActions:
         """Check the specs of a chain, each of which waits for the one before it.
 
         Raises:
-            Refused, Full: as `check` and `check_dependency_limit`.
+            Refused, Full: as `check` and `check_dependencies`.
         """
         chained = list(specs[:1])
         for index, spec in enumerate(specs[1:], start=1):
@@ -147,20 +155,7 @@ class JobActions:
             if len(chained[-1].after) > limits.MAX_WAITS:
                 raise Refused(f"job {index} of the chain waits for more than {limits.MAX_WAITS} jobs")
         self.check(chained, what="chain")
-        self.check_dependency_limit(chained)
-
-    def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
-        """Check that there is room for the dependencies of these specs.
-
-        Raises:
-            Full: all jobs together would have too many.
-        """
-        wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs if spec.after or spec.after_any)
-        if wanted and self._supervisor.scheduler.waits + wanted > limits.MAX_ALL_WAITS:
-            raise Full(
-                f"all jobs together may have {limits.MAX_ALL_WAITS} dependencies, and have "
-                f"{self._supervisor.scheduler.waits}: try again when some jobs have ended"
-            )
+        check_dependencies(chained, self._supervisor.scheduler.waits)
 
     def submit(
         self,
@@ -194,7 +189,7 @@ class JobActions:
                 submitted.first = submitted.first or job_id
             submitted.jobs.append(job_id)
         if into is None:
-            self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
+            self._supervisor.advance(at)
         return submitted
 
     def _submit(
@@ -241,7 +236,7 @@ class JobActions:
         self._supervisor.transaction.edited[job_id] = spec
         put_off = replace(spec, debounce=min(spec.debounce or 0.0, left))
         self._supervisor.decide(
-            lambda scheduler, then: scheduler.edit(job_id, put_off, policy, _START_OPTIONS, then), at
+            lambda scheduler, then: scheduler.edit(job_id, put_off, policy, START_OPTIONS, then), at
         )
         if len(self._debounced) > MAX_DEBOUNCED:
             is_unfinished = self._supervisor.is_unfinished
@@ -273,7 +268,7 @@ class JobActions:
         while True:
             finished = await self.finished_among(others)
             at = now()
-            self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
+            self._supervisor.advance(at)
             if all(each in finished or self._supervisor.is_unfinished(each) for each in others):
                 return finished, at
 
@@ -470,9 +465,7 @@ class JobActions:
         """
         del at
         await self._supervisor.saved()  # an attempt is launched only after its start is saved
-        current = self._supervisor.get(job.id)
-        if current is None or current.state not in ACTIVE:
-            raise Refused(f"job {job.id} {_has_changed(current)}: {VERBS['signal'].refusal}")
+        current = self._still("signal", job.id)
         if seen is None or current is seen:  # each decision replaces it
             dispatcher = self._supervisor.dispatcher
             answer = dispatcher.ask(current)  # before the signal, which may end it
@@ -484,11 +477,8 @@ class JobActions:
     def revive(self, job: Job, at: Now, specs: Mapping[JobId, StoredSpec]) -> State:
         """Queue a finished job again."""
         check_may_run(specs[job.id].whole(), self._supervisor.config)
-        holder = (
-            None
-            if job.conditions.key is None
-            else self._supervisor.scheduler.holder_of(job.conditions.key, at)
-        )
+        key = job.conditions.key
+        holder = None if key is None else self._supervisor.scheduler.holder_of(key, at)
         if holder not in {None, job.id}:
             raise Refused(f"job {job.id} has the key of job {holder}, which still has it")
         self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)
@@ -508,17 +498,17 @@ class JobActions:
         async with self._lock:
             await self._supervisor.saved()  # its spec may not be on disk yet
             specs = await self._store.read(read.read_specs, [job_id])
-            self._waiting(job_id)
+            self._still("edit", job_id)
             spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
             self._check_spec(spec, has_key="limit" not in changed)
-            self.check_dependency_limit([spec])
+            check_dependencies([spec], self._supervisor.scheduler.waits)
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
-            job = self._waiting(job_id)  # it may have started meanwhile
-            if changed & _START_OPTIONS:
+            job = self._still("edit", job_id)  # it may have started meanwhile
+            if changed & START_OPTIONS:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
-                _check_expiry(wanted.due, wanted.conditions, at)
+                check_expiry(wanted.due, wanted.conditions, at)
             circular = conditions.find_cycle(job_id, others, self._supervisor.get)
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
@@ -535,10 +525,12 @@ class JobActions:
                 by=self._by,
             )
 
-    def _waiting(self, job_id: JobId) -> Job:
+    def _still(self, verb: str, job_id: JobId) -> Job:
+        """Return a job as it is now; refuse it if the verb no longer applies to it."""
         job = self._supervisor.get(job_id)
-        if job is None or job.state not in WAITING:
-            raise Refused(f"job {job_id} {_has_changed(job)}: {VERBS['edit'].refusal}")
+        if job is None or job.state not in VERBS[verb].states:
+            change = "has finished" if job is None else f"is {job.state}"
+            raise Refused(f"job {job_id} {change}: {VERBS[verb].refusal}")
         return job
 
     async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
@@ -591,60 +583,13 @@ def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
     return Refused(f"job {job_id} {is_state}: {verb.refusal}")
 
 
-def _has_changed(job: Job | None) -> str:
-    return "has finished" if job is None else f"is {job.state}"
-
-
 def _check_new(spec: JobSpec, at: Now) -> None:
     if spec.cause is not None:
         raise Refused("cause cannot be set: bgd sets it for a job that follows another")
-    _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
-
-
-def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:
-    if conditions.expires_first(due, wanted, at):
-        raise Refused("it would expire before it may start: expires counts from now, too")
+    check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
 
 
 def _of(spec: JobSpec, finished: Mapping[JobId, State]) -> dict[JobId, State]:
     """Return those of the finished jobs that this one waits for."""
     others = map(JobId, (*spec.after, *spec.after_any))
     return {other: finished[other] for other in others if other in finished}
-
-
-# --- Edits: apply changes to a spec.
-
-
-def changes_in(changes: Changes) -> set[str]:
-    """Return the names of the options to change."""
-    return {name for name in changes.__struct_fields__ if getattr(changes, name) is not UNSET}
-
-
-def edited(spec: JobSpec, changes: Changes) -> JobSpec:
-    """Return the spec with the changes applied; variables in `env` are added to those of the spec.
-
-    Raises:
-        Refused: a class job would become a command.
-    """
-    if spec.target is not None and changes.argv is not UNSET:
-        raise Refused("a class job cannot become a command: submit the command as a new job")
-    wanted = {name: getattr(changes, name) for name in changes_in(changes)}
-    for name in wanted.keys() & _EXCLUDED_BY.keys():
-        other, unset = _EXCLUDED_BY[name]
-        wanted.setdefault(other, unset)
-    if "env" in wanted:
-        wanted["env"] = {**(spec.env or {}), **wanted["env"]}
-    # check only variables that are added now: one that the lists allowed earlier must not block an edit
-    return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
-
-
-# Of two options that cannot be combined, setting one unsets the other: its name and its unset value
-_EXCLUDED_BY: dict[str, tuple[str, object]] = {
-    "at": ("delay", 0.0),
-    "delay": ("at", None),
-    "retry_on": ("no_retry_on", None),
-    "no_retry_on": ("retry_on", None),
-    "stdin": ("input", None),
-}
-
-_START_OPTIONS = {"delay", "at", "expires"}  # options that say when a job may start

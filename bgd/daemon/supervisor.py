@@ -109,8 +109,8 @@ class Supervisor:
         self.log_cleaner = LogCleaner(store, config.log_dir, self._forget_logs)
         self.dispatcher = Dispatcher(link, self._attempts, self.subscriptions, store.store_id, self.get)
         self._loop = asyncio.get_running_loop()
-        self._timer = clock.Alarm(self._loop, self._advance)
-        self._wall_timer = clock.Alarm(self._loop, self._advance, on_wall_clock=True)
+        self._timer = clock.Alarm(self._loop, self.advance)
+        self._wall_timer = clock.Alarm(self._loop, self.advance, on_wall_clock=True)
         self._pid_timer: asyncio.TimerHandle | None = None
         self.on_finished: list[Callable[[], None]] = []
         self.on_configured: list[Callable[[], None]] = []
@@ -260,6 +260,11 @@ class Supervisor:
             if by is not None:
                 self._note_actor(before, by)
             self._changed.set()
+
+    def advance(self, at: Now | None = None) -> None:
+        """Let time pass until an instant, None for now, and start what can."""
+        self.scheduler.advance(at or now())
+        self._changed.set()
 
     def _note_actor(self, before: int, by: str) -> None:
         """Record the user who asked for the effects after the first `before`."""
@@ -575,10 +580,6 @@ class Supervisor:
         self._pid_timer = None
         if self.transaction.pids:
             self._changed.set()
-
-    def _advance(self) -> None:
-        self.scheduler.advance(now())
-        self._changed.set()
 
 
 def _call(callbacks: list[Callable[[], None]]) -> None:

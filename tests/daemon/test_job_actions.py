@@ -344,7 +344,7 @@ async def test_jobs_cannot_wait_for_each_other(config, launcher):
 
 
 async def test_number_of_all_dependencies_is_limited(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_ALL_WAITS", 2)
+    monkeypatch.setattr("bgd.daemon.access.MAX_ALL_WAITS", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
         first, second = await life.submit(command(**SCHEDULED)), await life.submit(command(**SCHEDULED))

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -200,7 +201,7 @@ class SimulatedClient:
 
     def _give(self, life: SupervisorLife, request: Request) -> None:
         assert life.handler is not None
-        receiver = Receiver(self._heard)
+        receiver: Any = Receiver(self._heard)  # in place of a connection
         may_be_duplicate = life.handler.may_be_duplicate
         try:
             match request:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bgd.core.job import VERBS, JobId, Now, State
 from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
-from bgd.daemon.access import user_name
+from bgd.daemon.access import check_dependencies, user_name
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import Answers, ReadHandler, send_parts
 from bgd.daemon.idempotency import lines_of
@@ -176,7 +176,7 @@ class RequestHandler:
             submitted = await self._idempotency.recall(parts[0])
             if submitted is None:
                 specs = self._check(parts, uid)
-                self._actions.check_dependency_limit(specs)
+                check_dependencies(specs, self._supervisor.scheduler.waits)
                 place, has_batch = parts[0].place, parts[0].batch is not UNSET
                 token = place.batch if has_batch and place is not UNSET else None
                 async with (
@@ -185,7 +185,7 @@ class RequestHandler:
                 ):
                     finished, at = await self._finished_before(specs, chain=bool(parts[0].chain))
                     # others may have been submitted meanwhile
-                    self._actions.check_dependency_limit(specs)
+                    check_dependencies(specs, self._supervisor.scheduler.waits)
                     self._check_place(parts, specs, uid)
                     submitted = self._submit_parts(parts, uid, finished, at)
         await self._supervisor.saved()
@@ -318,7 +318,7 @@ class RequestHandler:
             if submitted.batch is not None:
                 specs = [replace(spec, batch=submitted.batch) for spec in specs]
             self._actions.submit(specs, uid, part.env, finished, at, into=submitted, chain=bool(first.chain))
-        self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
+        self._supervisor.advance(at)
         if place is not UNSET:
             self._idempotency.take_lines(place, submitted.jobs)
         else:
