@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 
-from bgctl.plain_submit import submit
 from bgd.streams import open_closed_streams
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
@@ -26,16 +25,17 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    sent = None
     if arguments in (["--help"], ["-h"]) and _print_help():
         return 0
-    if arguments[:1] == ["submit"]:
-        is_done, sent = submit(arguments[1:])
-        if is_done:
-            return 0
+    from bgctl.plain import Begun, answer  # noqa: PLC0415 - the help needs nothing of it
+
+    begun = Begun()
+    code = answer(arguments, begun)
+    if code is not None:
+        return code
     from bgctl.program import run  # noqa: PLC0415 - after setting the threshold, and only if needed
 
-    return run(arguments, sent)
+    return run(arguments, begun)
 
 
 def _print_help() -> bool:

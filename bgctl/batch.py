@@ -42,6 +42,7 @@ from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.options import FILE, TYPES, job_options, whole_number, with_command_options
 from bgctl.verbs import verb
 from bgd import Client, Job
+from bgd.brief import quoted
 from bgd.client.batch import Taken, new_batch_of
 from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
@@ -49,7 +50,6 @@ from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
 from bgd.core.spec import MAX_SLOTS, FollowUp, JobSpec
 from bgd.errors import BgdError, Refused
-from bgd.formatting import quoted
 from bgd.units import counted
 from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 

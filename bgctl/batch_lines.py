@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bgctl.common import WrongUsage, say
-from bgctl.plain_submit import OPERATORS
+from bgctl.plain import OPERATORS
 from bgd.client.portions import PORTION, PORTION_BYTES, Portion, SpecMaker
 from bgd.client.programs import follow_ups_of, problem_with_follow_ups, problem_with_program
 from bgd.client.specs import with_references

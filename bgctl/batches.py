@@ -15,8 +15,9 @@ from bgctl.options import TIME_LIMIT, whole_number
 from bgctl.submitting import JobVerb
 from bgctl.verbs import before_program, verb
 from bgd import Client
+from bgd.brief import quoted
 from bgd.client.blocking.batches import Batch
-from bgd.formatting import batch_as_json, quoted
+from bgd.formatting import batch_as_json
 from bgd.units import counted
 from bgd.wire.requests import MAX_BATCHES
 from bgd.wire.views import BATCH_COUNTS, BatchView

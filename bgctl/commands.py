@@ -6,15 +6,14 @@ This module does not import click, so that a command line without options starts
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from bgctl.common import WrongUsage, answer, global_options, say, writing_to_stdout
-from bgctl.plain_submit import OPERATORS
+from bgctl.plain import OPERATORS, input_waits
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
 from bgd.client.specs import undecodable_names
@@ -22,11 +21,11 @@ from bgd.core.spec import DEFAULT_QUEUE, MAX_INPUT
 from bgd.units import counted
 
 if TYPE_CHECKING:
+    from bgctl.plain import Begun
     from bgd.client.options import JobOptions
-    from bgd.client.session import Sent
 
 
-def submit(
+def submit(  # noqa: PLR0913 - one parameter per option
     daemon: Client,
     argv: Sequence[str],
     options: JobOptions,
@@ -35,15 +34,16 @@ def submit(
     no_check: bool = False,
     wait: bool = False,
     follow: bool = False,
+    begun: Begun | None = None,
 ) -> int:
-    """Queue a command and print its id; return the exit code."""
-    job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
+    """Queue a command and print its id; return the exit code. `begun`: go on after that."""
+    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, begun=begun)
     print_id(job)
     say_if_exists(job, options)
     return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
-def run(
+def run(  # noqa: PLR0913 - one parameter per option
     daemon: Client,
     argv: Sequence[str],
     options: JobOptions,
@@ -52,9 +52,13 @@ def run(
     no_check: bool = False,
     raw: bool = False,
     interactive: bool = False,
+    begun: Begun | None = None,
 ) -> int:
-    """Queue a command, show its output, and return its exit code; `interactive`: also type into it."""
-    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, verb="run")
+    """Queue a command, show its output, and return its exit code.
+
+    `interactive`: also type into it. `begun`: go on after that.
+    """
+    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, verb="run", begun=begun)
     if global_options().json:
         print_id(job)
     say_if_exists(job, options)
@@ -64,18 +68,12 @@ def run(
         _say_obstacle(job)
         return attach(daemon, job.id, is_new=True)
     # with its own terminal the job expects this one to obey its control characters
-    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
-    if "stdin" not in options and "input" not in options:
-        _say_if_input_waits(argv)
+    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False), begun=begun)
+    if "stdin" not in options and "input" not in options and input_waits(argv):
+        import shlex  # noqa: PLC0415 - hardly any command gets here
+
+        say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
     return code
-
-
-def submit_again(daemon: Client, argv: Sequence[str], sent: Sent) -> int:
-    """Submit a command without options that was sent and not answered; the daemon recognises it."""
-    with program_of(argv, shell=False) as words:
-        job = daemon._submit(checked_command(words, {}), sent)  # noqa: SLF001 - no other caller repeats one
-    print_id(job)
-    return wait_or_follow(daemon, job)
 
 
 def _queue(
@@ -86,14 +84,18 @@ def _queue(
     shell: bool,
     no_check: bool,
     verb: str = "submit",
+    begun: Begun | None = None,
 ) -> Job:
+    if begun is not None and begun.job is not None:
+        return Job(daemon, begun.job, is_new=True)
     with program_of(argv, shell=shell, verb=verb) as words:
         say_what_is_not_passed_on(options)
         if options.get("stdin") == "-":
             options["input"] = _read_stdin()
             del options["stdin"]
         options["check"] = not no_check
-        job = daemon.submit(words, **options)
+        sent = None if begun is None else begun.sent
+        job = daemon._submit(checked_command(words, options), sent)  # noqa: SLF001 - others do not go on
     say_if_it_is_too_wide(daemon, options)
     say_once_what_a_reboot_does(daemon, options)
     return job
@@ -158,29 +160,6 @@ def say_what_is_not_passed_on(options: JobOptions) -> None:
     if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
         say(f"not passed on, because not UTF-8: {', '.join(names)}")
         warnings.simplefilter("ignore", UserWarning)  # the client would warn again
-
-
-def _say_if_input_waits(argv: Sequence[str]) -> None:
-    """Warn that the job of a filter, for example `cat` or `wc -l`, did not get piped input.
-
-    A program with other arguments usually reads files, and may be one of many in a loop that reads the pipe.
-    """
-    if any(not word.startswith("-") for word in argv[1:]) or not _is_pipe(sys.stdin):
-        return
-    import select  # noqa: PLC0415 - hardly any command gets here
-    import shlex  # noqa: PLC0415 - likewise
-
-    waiting = select.poll()
-    waiting.register(sys.stdin, select.POLLIN)
-    if any(events & select.POLLIN for _, events in waiting.poll(0)):
-        say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
-
-
-def _is_pipe(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):  # it has no descriptor
-        return False
 
 
 def _read_stdin() -> bytes:
@@ -251,15 +230,21 @@ _TOLD = "reboot.told"  # a file that marks the warning as given
 
 
 def wait_or_follow(
-    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
+    daemon: Client,
+    job: Job,
+    *,
+    wait: bool = False,
+    follow: bool = False,
+    raw: bool = False,
+    begun: Begun | None = None,
 ) -> int:
-    """Wait for a job or follow its output if asked to; return the exit code."""
+    """Wait for a job or follow its output if asked to; return the exit code. `begun`: go on after that."""
     _say_obstacle(job)
     if not (wait or follow):
         return 0
     from bgctl.output import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
 
-    return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
+    return follow_job(daemon, job, raw=raw, begun=begun) if follow else wait_for_job(job)
 
 
 def _say_obstacle(job: Job) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from bgctl.columns import aligned
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
 from bgd.errors import BgdError, Refused
@@ -149,26 +150,13 @@ def json_line(value: object) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def columns_of(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Yield the lines of aligned columns for programs; only the last column may contain blanks."""
-    words = [(*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows]
-    return _aligned([headings, *words], len)
-
-
 def table_of(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Yield the lines of a table for users; on a terminal none is wider than the screen."""
     from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
 
     columns, _ = screen_size()
-    for line in _aligned([headings, *(tuple(map(one_line, row)) for row in rows)], cells_of):
+    for line in aligned([headings, *(tuple(map(one_line, row)) for row in rows)], cells_of):
         yield fitted(line, columns) if is_terminal() else line
-
-
-def _aligned(lines: list[tuple[str, ...]], width_of: Callable[[str], int]) -> Iterator[str]:
-    widths = [max(map(width_of, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [cell + " " * (width - width_of(cell)) for cell, width in zip(line, widths, strict=True)]
-        yield "  ".join(cells).rstrip()
 
 
 def labelled(lines: Iterable[tuple[str, object]]) -> Iterator[str]:
@@ -186,7 +174,6 @@ def labelled(lines: Iterable[tuple[str, object]]) -> Iterator[str]:
 
 
 _LABEL = 11  # characters
-_VISIBLE_BLANK = "\N{OPEN BOX}"
 
 
 def is_terminal() -> bool:
@@ -217,7 +204,7 @@ def local_time(at: float | None, now: float) -> str:
     """Return an instant for people: local time and distance from `now`; "-" for None."""
     if at is None:
         return "-"
-    from bgd.formatting import short_duration  # noqa: PLC0415 - most submits print an id only
+    from bgd.brief import short_duration  # noqa: PLC0415 - most submits print an id only
 
     distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S} ({distance})"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bgctl.plain_submit import OPERATORS
-from bgd.formatting import quoted
+from bgctl.plain import OPERATORS
+from bgd.brief import quoted
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"
 _CANCEL = "`bgctl cancel ID` stops a job"

@@ -12,9 +12,9 @@ from typing import Any
 import click
 from msgspec import Struct
 
+from bgctl.columns import FOR_PROGRAMS, cells_for_programs, column_cells, columns_of, first_of, group_of
 from bgctl.common import (
     answer,
-    columns_of,
     excerpt,
     global_options,
     has_colors,
@@ -27,30 +27,19 @@ from bgctl.common import (
     state_color,
     table_of,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, WAITING, JobIdRanges, whole_number, with_ids
+from bgctl.options import FINISHED, TIME_LIMIT, JobIdRanges, whole_number, with_ids
 from bgctl.selecting import jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
-from bgd import Client, Job, Outcome, State
+from bgd import Client, Job, Outcome, State, brief
+from bgd.brief import command_line, progress_line, run_time, short_duration
 from bgd.core.filters import STATE_NAMES, SUSPENDED
 from bgd.escape import one_line
-from bgd.formatting import (
-    as_json,
-    command_line,
-    is_slow,
-    job_as_json,
-    load,
-    progress_line,
-    progress_of,
-    reply_as_json,
-    run_time,
-    short_duration,
-    state_in_words,
-)
+from bgd.formatting import as_json, is_slow, job_as_json, load, reply_as_json, state_in_words
 from bgd.units import format_duration, format_size
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
-from bgd.wire.views import EventView, GroupStats, JobUsage, ScheduleEvent
+from bgd.wire.views import EventView, GroupStats, JobUsage, JobView, ScheduleEvent
 
 Usages = Mapping[int, JobUsage]  # what running jobs use now, by id
 
@@ -69,8 +58,7 @@ USAGE_KEYS: dict[str, Callable[[JobUsage], float]] = {
     "memory": lambda usage: usage.memory_bytes,
 }
 _SELECTING = "--state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
-_RUNNING = (State.RUNNING, State.STOPPING)
-GROUPS: tuple[tuple[State, ...], ...] = (_RUNNING, WAITING, FINISHED)  # in the order of a list
+GROUPS = [tuple(map(State, states)) for states in brief.GROUPS]  # in the order of a list
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -223,7 +211,7 @@ def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None
     step = -1 if query.reverse else 1
     if query.sort is None:
         found = jobs_matching(daemon, query.filters, query.ids, limit=limit, before=query.before)
-        return (found if query.before else sorted(found, key=_group))[::step]
+        return (found if query.before else sorted(found, key=lambda job: group_of(job.view)))[::step]
     found = jobs_matching(daemon, query.filters, query.ids, before=query.before)
     if query.sort in USAGE_KEYS:
         return _by_usage(found, query.sort, usages or {})[::step][:limit]
@@ -233,10 +221,6 @@ def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None
 def _by_usage(jobs: list[Job], key: str, usages: Usages) -> list[Job]:
     """Sort jobs by what they use, highest first; jobs without figures come last."""
     return sorted(jobs, key=lambda job: (-USAGE_KEYS[key](usages[job.id]) if job.id in usages else 1, job.id))
-
-
-def _group(job: Job) -> int:
-    return next(number for number, states in enumerate(GROUPS) if job.state in states)
 
 
 def _jobs_that_fit(daemon: Client, query: Query, most: int, usages: Usages | None) -> tuple[list[Job], bool]:
@@ -259,7 +243,7 @@ def _jobs_that_fit(daemon: Client, query: Query, most: int, usages: Usages | Non
     return shown[::-1] if query.reverse else shown, has_more
 
 
-def _names_within(asked: Sequence[str], states: tuple[State, ...]) -> list[str]:
+def _names_within(asked: Sequence[str], states: Sequence[str]) -> list[str]:
     """Return the names of those of these states that were asked for; all if none was."""
     return [
         name for name in asked or states if name in states or (name == SUSPENDED and State.RUNNING in states)
@@ -300,51 +284,31 @@ def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
     if queues.paused:
         return "all queues are paused: `bgctl resume` starts jobs again"
     paused = [queue.name for queue in queues.queues if queue.paused and queue.name in waiting]
-    return f"paused: {_first_of(paused)}: `bgctl resume QUEUE` starts its jobs again" if paused else None
+    return f"paused: {first_of(paused)}: `bgctl resume QUEUE` starts its jobs again" if paused else None
 
 
-def _first_of(things: Sequence[object]) -> str:
-    """Return the first few things and the number of others."""
-    named = ",".join(map(str, things[:_MAX_NAMED]))
-    more = len(things) - _MAX_NAMED
-    return f"{named},+{more}" if more > 0 else named
-
-
-_MAX_NAMED = 3  # jobs or queues in a narrow cell
-
-
-# --- for programs: all columns, with the words that they compare
+# --- for programs
 
 
 def _print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
-    now = time.time()
-    cells = _cells(jobs, now, usages) | {
-        "STATE": [SUSPENDED if job.suspended else job.state for job in jobs],
-        "TIME": [_time_cell(job, now) or "-" for job in jobs],
-        "NAME": [one_line(job.name or "-") for job in jobs],
-        "PROGRESS": [progress_line(progress_of(job.view)) or "-" for job in jobs],
-        "COMMAND": [command_line(job.view) for job in jobs],
+    cells = cells_for_programs([job.view for job in jobs], time.time())
+    if usages is not None:
+        cells = _with_usages(cells, jobs, usages, nothing="-")
+    print_lines(*columns_of(cells))
+
+
+def _with_usages(
+    cells: dict[str, list[str]], jobs: Sequence[Job], usages: Usages, nothing: str
+) -> dict[str, list[str]]:
+    """Add columns with what jobs use now after their states."""
+    used = [usages.get(job.id) for job in jobs]
+    columns = {
+        "CPU": ["" if each is None else load(each) for each in used],
+        "MEMORY": ["" if each is None else format_size(each.memory_bytes) for each in used],
+        "PROCESSES": ["" if each is None else str(each.processes) for each in used],
     }
-    if not any(progress_of(job.view) for job in jobs):
-        del cells["PROGRESS"]
-    for heading in _USAGE_COLUMNS if usages is not None else ():
-        cells[heading] = [cell or "-" for cell in cells[heading]]
-    print_lines(*columns_of(tuple(cells), list(zip(*cells.values(), strict=True))))
-
-
-def _attempts(job: Job) -> str:
-    if job.view.retry_until is not None:  # any number
-        return str(job.attempt)
-    return f"{job.attempt}/{max(job.attempt, job.retries + 1)}"
-
-
-def _time_cell(job: Job, now: float) -> str:
-    """Return the wait of the next attempt, or the run time of the latest one."""
-    if job.state is State.BLOCKED and job.waits_for:
-        return f"after:{_first_of(job.waits_for)}"
-    if job.state is State.SCHEDULED and job.due_at is not None:
-        return f"in:{short_duration(job.due_at - now)}"
-    return run_time(job.view)
+    added = {heading: [cell or nothing for cell in column] for heading, column in columns.items()}
+    return {heading: cells[heading] for heading in ("ID", "STATE")} | added | cells
 
 
 # --- for people: a table as wide as the terminal, one line per job
@@ -386,54 +350,39 @@ _USUAL = {"ATTEMPT": "[01]/1", "PRIORITY": "0", "QUEUE": "default"}
 
 
 def _cells(jobs: Sequence[Job], now: float | None, usages: Usages | None) -> dict[str, list[str]]:
-    submitted = "SUBMITTED" if now is None else "AGE"
-    return {
-        "ID": [str(job.id) for job in jobs],
-        "STATE": [state_in_words(job.view) for job in jobs],
-        **({} if usages is None else _usage_cells([usages.get(job.id) for job in jobs])),
-        "PRIORITY": [str(job.priority) for job in jobs],
-        "QUEUE": [job.queue for job in jobs],
-        "ATTEMPT": [_attempts(job) for job in jobs],
-        submitted: [
-            _clock_time(job.created_at) if now is None else short_duration(now - job.created_at)
-            for job in jobs
-        ],
-        "TIME": [_time_in_words(job, now) for job in jobs],
-        "NAME": [one_line(job.name or "") for job in jobs],
-        "PROGRESS": [progress_line(progress_of(job.view)) for job in jobs],
-        "COMMAND": [command_line(job.view, _LONGEST_COMMAND) for job in jobs],
+    columns = FOR_PROGRAMS | {
+        "STATE": lambda view, _: state_in_words(view),
+        "TIME": _time_in_words,
+        "COMMAND": lambda view, _: command_line(view, _LONGEST_COMMAND),
     }
+    if now is None:
+        columns["AGE"] = lambda view, _: _clock_time(view.created_at)
+    cells = column_cells([job.view for job in jobs], now, columns)
+    if now is None:
+        cells = {"SUBMITTED" if heading == "AGE" else heading: column for heading, column in cells.items()}
+    return cells if usages is None else _with_usages(cells, jobs, usages, nothing="")
 
 
-def _usage_cells(usages: Sequence[JobUsage | None]) -> dict[str, list[str]]:
-    return {
-        "CPU": ["" if each is None else load(each) for each in usages],
-        "MEMORY": ["" if each is None else format_size(each.memory_bytes) for each in usages],
-        "PROCESSES": ["" if each is None else str(each.processes) for each in usages],
-    }
-
-
-_USAGE_COLUMNS = ("CPU", "MEMORY", "PROCESSES")
 _LONGEST_COMMAND = 2000  # characters; no terminal is wider
 
 
-def _time_in_words(job: Job, now: float | None) -> str:
+def _time_in_words(view: JobView, now: float | None) -> str:
     """Return what a job waits for, since when or how long it runs, or how long it ran."""
-    if job.state is State.BLOCKED and job.waits_for:
-        return f"after {_first_of(job.waits_for)}"
-    if job.state is State.SCHEDULED and job.due_at is not None:
-        due = f"at {_clock_time(job.due_at)}" if now is None else f"in {short_duration(job.due_at - now)}"
-        return f"retry {due}" if job.attempt and job.outcome is not Outcome.SNOOZED else due
-    if job.state in _RUNNING:
+    if view.state is State.BLOCKED and view.waits_for:
+        return f"after {first_of(view.waits_for)}"
+    if view.state is State.SCHEDULED and view.due_at is not None:
+        due = f"at {_clock_time(view.due_at)}" if now is None else f"in {short_duration(view.due_at - now)}"
+        return f"retry {due}" if view.attempt and view.outcome is not Outcome.SNOOZED else due
+    if view.state in GROUPS[0]:
         if now is None:
-            return f"since {_clock_time(job.started_at)}" if job.started_at else ""
-        does = "waits" if job.view.needs_node else "runs"
-        return f"{does} for {run_time(job.view)}{_slow_mark(job)}"
-    return f"took {took}{_slow_mark(job)}" if (took := run_time(job.view)) else ""
+            return f"since {_clock_time(view.started_at)}" if view.started_at else ""
+        does = "waits" if view.needs_node else "runs"
+        return f"{does} for {run_time(view)}{_slow_mark(view)}"
+    return f"took {took}{_slow_mark(view)}" if (took := run_time(view)) else ""
 
 
-def _slow_mark(job: Job) -> str:
-    return " (slow)" if is_slow(job.view) else ""
+def _slow_mark(view: JobView) -> str:
+    return " (slow)" if is_slow(view) else ""
 
 
 def _clock_time(at: float) -> str:
@@ -478,7 +427,7 @@ _MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
 _GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
 _MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
 _NARROW = 10  # cells; enough to recognize a name
-_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", *_USAGE_COLUMNS}
+_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", "CPU", "MEMORY", "PROCESSES"}
 
 
 # --- statistics

@@ -257,7 +257,7 @@ def _jobs_in(word: str) -> range | str:
 
 
 def _describe(job: Job) -> str:
-    from bgd.formatting import command_line  # noqa: PLC0415 - most verbs do not show jobs
+    from bgd.brief import command_line  # noqa: PLC0415 - most verbs do not show jobs
 
     return f"{job.state}  {one_line(job.name or '') or command_line(job.view)}"[:_MAX_WIDTH]
 

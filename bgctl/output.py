@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from bgctl import exit_codes
 from bgctl.common import global_options, is_terminal, print_json, say, writing_to_stdout
@@ -22,17 +23,23 @@ from bgd.escape import one_line
 from bgd.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
 
+if TYPE_CHECKING:
+    from bgctl.plain import Begun
 
-def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
+
+def follow_job(daemon: Client, job: Job, *, raw: bool = False, begun: Begun | None = None) -> int:
     """Print a new job's output until it has finished; return its exit code.
 
     Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`,
-    print the output unchanged.
+    print the output unchanged. `begun`: go on after what was done with the job.
     """
-    printer = LogPrinter(job.id, raw=raw)
+    attempt, offset = (begun and begun.shown) or (None, None)
+    printer = LogPrinter(job.id, raw=raw, attempt=attempt)
     try:
         with writing_to_stdout(lambda: f"job {job.id} is queued: {_how_to_return(job)}"):
-            return _follow(daemon, job, printer)
+            if begun is not None and begun.is_interrupted:
+                raise KeyboardInterrupt  # noqa: TRY301 - it is handled as one from now on
+            return _follow(daemon, job, printer, attempt or 0, offset)
     except DaemonUnreachable as error:
         printer.end_line()
         raise DaemonUnreachable(f"{error}; {maybe_goes_on(job.id, _how_to_return(job))}") from error
@@ -50,12 +57,13 @@ def wait_for_job(job: Job) -> int:
     return report_end(job.wait())
 
 
-def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
+def _follow(daemon: Client, job: Job, printer: LogPrinter, attempt: int, offset: int | None) -> int:
     if is_terminal():
         from bgctl.showing import say_if_waiting  # noqa: PLC0415 - it imports the parser
 
         say_if_waiting(daemon, job.id)
-    for part in daemon.logs(job.id, attempt=0, follow=True, timestamps=global_options().json):
+    timestamps = global_options().json
+    for part in daemon.logs(job.id, attempt=attempt, offset=offset, follow=True, timestamps=timestamps):
         printer.write(part)
     printer.end()
     job.wait()
@@ -114,10 +122,17 @@ class LogPrinter:
         raw: print the output unchanged.
         timestamps: prefix each line with its time.
         headers: print the attempt before its output; otherwise only between attempts.
+        attempt: the one whose output was printed before; None: none was.
     """
 
     def __init__(
-        self, job_id: int, *, raw: bool = False, timestamps: bool = False, headers: bool = False
+        self,
+        job_id: int,
+        *,
+        raw: bool = False,
+        timestamps: bool = False,
+        headers: bool = False,
+        attempt: int | None = None,
     ) -> None:
         self._job_id = job_id
         self._timestamps = _LineTimestamps(after_returns=not raw) if timestamps else None
@@ -126,7 +141,7 @@ class LogPrinter:
         self._is_terminal = is_terminal()
         self._is_escaped = self._is_terminal and not raw
         self._headers = headers
-        self._attempt: int | None = None
+        self._attempt = attempt
         self._is_mid_line = False
         self.is_empty = True
         self._escaper = TerminalEscaper(sys.stdout.encoding)

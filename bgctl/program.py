@@ -13,13 +13,13 @@ from bgd.errors import BgdError, shorten
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
-    from bgd.client.session import Sent
+    from bgctl.plain import Begun
 
 
-def run(arguments: list[str], sent: Sent | None = None) -> int:
-    """Run the command line and return the exit code. `sent`: its submit was sent, but not answered."""
+def run(arguments: list[str], begun: Begun | None = None) -> int:
+    """Run the command line and return the exit code; `begun`: go on after what was done for it."""
     try:
-        code = _run(arguments, sent)
+        code = _run(arguments, begun)
         sys.stdout.flush()
     except BrokenPipeError:
         return exit_codes.BROKEN_PIPE
@@ -28,12 +28,12 @@ def run(arguments: list[str], sent: Sent | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str], sent: Sent | None) -> int:
+def _run(arguments: list[str], begun: Begun | None) -> int:
     # names and errors may contain characters that the terminal's encoding cannot show
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text streams here
     try:
-        return _invoke(arguments, sent)
+        return _invoke(arguments, begun)
     except (BrokenPipeError, KeyboardInterrupt) as error:  # no more is read
         return exit_codes.exit_code_of_error(error)
     except (BgdError, OSError) as error:
@@ -47,27 +47,25 @@ def _run(arguments: list[str], sent: Sent | None) -> int:
         return _complain(message, exit_codes.BUG)
 
 
-def _invoke(arguments: list[str], sent: Sent | None) -> int:
+def _invoke(arguments: list[str], begun: Begun | None) -> int:
     if instruction := os.environ.get(COMPLETION_VARIABLE):
         from bgctl.completing import complete  # noqa: PLC0415 - only shell completion needs it
 
         return complete(instruction)
     match arguments:
         case ["submit" | "run" as verb, program, *words] if program and not program.startswith("-"):
-            return _submit(verb, [program, *words], sent)
+            return _submit(verb, [program, *words], begun)
     from bgctl.cli import invoke  # noqa: PLC0415 - it imports the parser
 
     return invoke(arguments)
 
 
-def _submit(verb: str, argv: list[str], sent: Sent | None) -> int:
+def _submit(verb: str, argv: list[str], begun: Begun | None) -> int:
     """Submit a command without options. There is nothing to parse, and the parser is a sixth of a start."""
     from bgctl import commands  # noqa: PLC0415 - other verbs do not need it
 
     with client(autostart=True) as daemon:
-        if sent is not None:
-            return commands.submit_again(daemon, argv, sent)
-        return commands.run(daemon, argv, {}) if verb == "run" else commands.submit(daemon, argv, {})
+        return (commands.run if verb == "run" else commands.submit)(daemon, argv, {}, begun=begun)
 
 
 def _complain(message: str, code: int) -> int:

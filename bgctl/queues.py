@@ -11,8 +11,9 @@ from bgctl.common import answer, global_options, report, say, table_of
 from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
 from bgd import Client, State
+from bgd.brief import short_duration
 from bgd.errors import nearest
-from bgd.formatting import reply_as_json, short_duration
+from bgd.formatting import reply_as_json
 from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView

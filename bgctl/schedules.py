@@ -59,9 +59,10 @@ from bgctl.options import (
 from bgctl.submitting import json_option, shell_option, with_end_options
 from bgctl.verbs import ProgramVerb, verb, verb_group
 from bgd import Client, Refused, timezones
+from bgd.brief import command_line, short_duration
 from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
-from bgd.formatting import as_json, command_line, iso_time, short_duration
+from bgd.formatting import as_json, iso_time
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "COMMAND")

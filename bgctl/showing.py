@@ -15,6 +15,7 @@ from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, ProtocolError, State
+from bgd.brief import command_line, progress_line, progress_of, short_duration
 from bgd.core.explain import Cause, Explanation, holders_in_words, in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
@@ -22,12 +23,8 @@ from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
 from bgd.formatting import (
     as_json,
     attempt_in_words,
-    command_line,
     explanation_as_json,
     needs_node,
-    progress_line,
-    progress_of,
-    short_duration,
     signal_name,
     state_in_words,
     steps_as_json,

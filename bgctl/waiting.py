@@ -18,9 +18,10 @@ from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Client, Job
+from bgd.brief import progress_line
 from bgd.errors import Refused
 from bgd.escape import one_line
-from bgd.formatting import as_json, job_as_json, progress_line
+from bgd.formatting import as_json, job_as_json
 from bgd.units import counted
 from bgd.wire.replies import LogPart
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE

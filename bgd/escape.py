@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and newline, DEL, C1; for a character class
 BIDI_CONTROL = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # and Unicode's line ends
 
-_SPECIAL = f"[{CONTROL}\t\n{BIDI_CONTROL}]"  # re compiles it when it is first used: most programs end before
+_SPECIAL = f"[{CONTROL}\t\n{BIDI_CONTROL}]"
 _SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
 _DELETE = "\x7f"
 
 
 def one_line(text: str) -> str:
     """Return a text, for example a name or an argument, on one line with its special characters visible."""
+    if text.isprintable():  # no special character is
+        return text
+    import re  # noqa: PLC0415 - few texts need it, and it takes half as long to import as Python to start
+
     return re.sub(_SPECIAL, lambda found: visible_symbol(found.group()), text)
 
 

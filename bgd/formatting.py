@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from bgd.brief import arguments_of, percent, quoted, short_duration
 from bgd.core.explain import Explanation, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
@@ -17,7 +16,6 @@ from bgd.core.spec import (
     ExecutorKind,
     FileBytes,
     FollowUp,
-    JobSpec,
     Limit,
     MemoryBytes,
     Percent,
@@ -35,13 +33,8 @@ from bgd.wire.views import (
     FollowUpView,
     JobUsage,
     JobView,
-    Progress,
     StepView,
 )
-
-_SHORT = 10  # seconds, below which a decimal matters
-_ROUNDING = 1e-9  # 0.29 * 100 is less than 29
-_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def as_json(value: Any, name: str = "") -> Any:
@@ -68,7 +61,7 @@ def job_as_json(view: JobView) -> dict[str, object]:
     """Return a job as a dict for JSON; programs rely on its keys."""
     fields: dict[str, object] = as_json(view)
     del fields["arguments"]
-    arguments = _arguments(view)
+    arguments = arguments_of(view)
     return fields | {"args": arguments.get("args"), "kwargs": arguments.get("kwargs")}
 
 
@@ -76,16 +69,6 @@ def steps_as_json(steps: Iterable[StepView]) -> list[dict[str, object]]:
     """Return the steps of a job as a list for JSON."""
     names = ("name", "state", "at", "seconds")
     return [{name: as_json(getattr(each, name), name) for name in names} for each in steps]
-
-
-def _arguments(view: JobView | JobSpec) -> dict[str, Any]:
-    """Return the arguments of a class job: a list `args` and a dict `kwargs`, or nothing for a command."""
-    if not view.arguments:
-        return {}
-    import json  # noqa: PLC0415 - most jobs are commands, and bgctl starts often
-
-    found: dict[str, Any] = json.loads(view.arguments)
-    return found
 
 
 def executor_line(attempt: AttemptView) -> str:
@@ -114,24 +97,6 @@ def attempt_in_words(attempt: AttemptView, *, is_suspended: bool) -> str:
 
 
 _NEEDS_NODE = "waiting for a node"
-
-
-def progress_of(view: JobView) -> Progress | None:
-    """Return the progress that a job has reported; None once it has succeeded and the report is outdated."""
-    return None if view.state is State.SUCCEEDED else view.progress
-
-
-def progress_line(progress: Progress | None) -> str:
-    """Return progress on one line, for example "40% reading"; empty if the job reports none."""
-    if progress is None:
-        return ""
-    share = "" if progress.fraction is None else f"{percent(progress.fraction)}%"
-    return " ".join(filter(None, [share, one_line(progress.message or "")]))
-
-
-def percent(fraction: float) -> int:
-    """Return the whole percents that are done, rounded down: 100 only when all is done."""
-    return math.floor(fraction * 100 + _ROUNDING)
 
 
 def memory_of(attempt: AttemptView) -> int | None:
@@ -209,29 +174,6 @@ def iso_time(at: float | None) -> str | None:
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def short_duration(seconds: float | None) -> str:
-    """Return a duration in its two largest units, for example "2h5m", "3.5s" or "12ms"; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f}ms"
-    if seconds < _SHORT:
-        return f"{seconds:.1f}s"
-    rest, words = round(seconds), []
-    for size, unit in _UNITS:
-        count, rest = divmod(rest, size)
-        if count:
-            words.append(f"{count}{unit}")
-        elif words:
-            break
-    return "".join(words[:2])
-
-
-def run_time(view: JobView) -> str:
-    """Return how long the latest attempt took or has been running; empty while the job waits."""
-    return "" if view.state in WAITING else short_duration(view.run_seconds)
 
 
 def is_slow(view: JobView) -> bool:
@@ -399,42 +341,6 @@ def number_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(
         str(each.start) if len(each) == 1 else f"{each.start}-{each.stop - 1}" for each in ranges
     )
-
-
-def command_line(view: JobView | JobSpec, enough: int | None = None) -> str:
-    """Return what the job runs, on one line and quoted for a shell.
-
-    `enough` is the number of characters after which the rest may be left out: a job may have a million.
-    """
-    return one_line(_command(view, enough)[:enough])
-
-
-def _command(view: JobView | JobSpec, enough: int | None) -> str:
-    if view.argv is not None:
-        return " ".join(map(quoted, view.argv[:enough]))
-    import json  # noqa: PLC0415 - as above
-
-    arguments = _arguments(view)
-    words = [json.dumps(each, ensure_ascii=False) for each in arguments.get("args", [])]
-    words += [
-        f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()
-    ]
-    return f"{view.target}({', '.join(words)})"
-
-
-def quoted(word: str) -> str:
-    """Return a word as a shell reads it, with the quotes that are easiest to read."""
-    if _NEEDS_NO_QUOTES.fullmatch(word):
-        return word
-    if "'" in word and "!" not in word:  # interactive shells expand ! within double quotes
-        doubled = '"' + _SPECIAL_IN_DOUBLE_QUOTES.sub(r"\\\g<0>", word) + '"'
-        if len(doubled) <= len(word) + 2 + 3 * word.count("'"):
-            return doubled
-    return "'" + word.replace("'", r"'\''") + "'"
-
-
-_NEEDS_NO_QUOTES = re.compile(r"[\w@%+=:,./-]+")
-_SPECIAL_IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
 
 
 def _codes(codes: Iterable[int]) -> str:

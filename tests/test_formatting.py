@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from bgctl.common import local_time
+from bgd.brief import percent, progress_line, quoted, run_time, short_duration
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
 from bgd.formatting import (
@@ -18,13 +19,8 @@ from bgd.formatting import (
     explanation_as_json,
     iso_time,
     number_ranges,
-    percent,
-    progress_line,
-    quoted,
     retries_line,
     rules_line,
-    run_time,
-    short_duration,
     state_in_words,
 )
 from bgd.wire.launching import NotStarted

@@ -44,15 +44,15 @@ ROOMS = {
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.logsearch bgd.terminal"
-    " bgd.timezones bgd.wire",
+    " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles bgd.logsearch"
+    " bgd.terminal bgd.timezones bgd.wire",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
-    " bgd.formatting.command_line",
+    " bgd.brief bgd.formatting.command_line",
     # a job that follows another is told in words why that one failed
     "bgd/daemon/followups.py": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.daemon bgd.errors"
-    " bgd.formatting.outcome_in_words bgd.wire.views.JobView",
+    " bgd.brief bgd.formatting.outcome_in_words bgd.wire.views.JobView",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts bgd.startup"
     " bgd.systemd bgd.wire"
@@ -83,7 +83,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.facts bgd.formatting bgd.logfiles bgd.streams",
+    " bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles bgd.streams",
     "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/logfiles.py": f"{STANDARD} msgspec bgd.escape bgd.terminal bgd.wire.launching.log_name",
@@ -94,10 +94,12 @@ ROOMS = {
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/frames.py": f"{STANDARD} bgd.wire.framing",
     "bgd/escape.py": STANDARD,
+    "bgd/brief.py": f"{STANDARD} bgd.core.spec.JobSpec bgd.escape bgd.wire.views",
     "bgd/terminal.py": f"{STANDARD} bgd.escape",
-    "bgd/facts.py": f"{STANDARD} msgspec bgd.core.notifications bgd.formatting bgd.units bgd.wire.views",
-    "bgd/formatting.py": f"{STANDARD} msgspec bgd.core.explain bgd.core.job.Outcome bgd.core.job.State"
-    " bgd.core.job.WAITING bgd.core.spec bgd.escape"
+    "bgd/facts.py": f"{STANDARD} msgspec bgd.core.notifications bgd.brief bgd.formatting bgd.units"
+    " bgd.wire.views",
+    "bgd/formatting.py": f"{STANDARD} msgspec bgd.brief bgd.core.explain bgd.core.job.Outcome"
+    " bgd.core.job.State bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
         [f"bgd/{name}.py" for name in ("config", "paths", "settings", "units", "values")],
@@ -109,26 +111,28 @@ ROOMS = {
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
-    "bgctl/plain_submit.py": f"{STANDARD} bgctl {VERSION} bgd.client.inherited",
+    "bgctl/plain.py": f"{STANDARD} bgctl bgd.client.inherited",
+    "bgctl/plain_wire.py": f"{STANDARD} {VERSION} bgd.client.inherited",
+    "bgctl/columns.py": f"{STANDARD} bgd.brief bgd.escape bgd.wire.views.JobView",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
-    " bgd.core.schedule_spec bgd.core.spec bgd.formatting bgd.timezones bgd.wire.schedules",
+    " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.wire.schedules",
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
-    "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.escape bgd.formatting"
-    " bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
+    "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.escape bgd.brief"
+    " bgd.formatting bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State"
-    " bgd.escape bgd.formatting bgd.logfiles bgd.logsearch",
+    " bgd.escape bgd.brief bgd.formatting bgd.logfiles bgd.logsearch",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.formatting bgd.wire.views",
+    " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.brief bgd.formatting bgd.wire.views",
     # it types past the daemon, into the terminal itself
     "bgctl/session.py": f"{STANDARD} bgctl bgd.AsyncClient bgd.ProtocolError bgd.Refused"
     " bgd.client.keyboard bgd.escape bgd.wire.keyboard",
     "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.filters bgd.core.retry.exit_code_of bgd.core.spec"
-    " bgd.core.job.VERBS bgd.errors bgd.escape bgd.formatting bgd.streams"
+    " bgd.core.job.VERBS bgd.errors bgd.escape bgd.brief bgd.formatting bgd.streams"
     " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

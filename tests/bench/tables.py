@@ -189,8 +189,8 @@ def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
     yield Comparison(
         "start",
         "P9: whole commands",
-        "From the start of the program to its exit. All verbs need Python with msgspec, except a submit"
-        " without options."
+        "From the start of the program to its exit. All verbs need Python with msgspec, except"
+        " `submit`, `run`, `list`, `wait` and `logs` without options."
         " tsp and nq are programs in C, which hand over a job as `bgctl submit` does.",
         "ms",
         [""],

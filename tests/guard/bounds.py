@@ -20,11 +20,18 @@ BOUNDS = {
     # two more than before: why a queued job waits, and what [schedules.NAME] may say; one more for
     # what `bgctl submit PROGRAM` shares with it
     "modules, submit of a Client": (118, 118),
-    "modules, bgctl submit": (10, 10),
-    "modules, bgctl run": (112, 112),
-    "modules, bgctl list": (131, 131),
-    "modules, bgctl logs": (140, 140),
-    "modules, bgctl wait": (131, 131),
+    # three more than before: other verbs, too, are answered without the client, whose answers have numbers
+    "modules, bgctl submit": (13, 13),
+    "modules, bgctl run": (13, 13),
+    "modules, bgctl list": (16, 16),
+    "modules, bgctl logs": (13, 13),
+    "modules, bgctl wait": (13, 13),
+    # with the parser and the client
+    "modules, bgctl submit --": (132, 132),
+    "modules, bgctl run --": (135, 135),
+    "modules, bgctl list --": (134, 134),
+    "modules, bgctl logs --": (143, 143),
+    "modules, bgctl wait --": (134, 134),
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
@@ -36,8 +43,8 @@ BOUNDS = {
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
     # two about what follows the end of a job, two for steps, four about batches and limits by key,
-    # one for breakers, and one for pages of batches
-    "modules, daemon": (341, 341),
+    # one for breakers, one for pages of batches, and one for the cells that pages and `bgctl list` share
+    "modules, daemon": (342, 342),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller

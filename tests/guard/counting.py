@@ -320,9 +320,16 @@ def count_modules(daemon: CountedDaemon) -> Counts:
         "daemon": modules(daemon, "import bgd.__main__"),
     }
     daemon.env["BGD_SOCKET"] = str(daemon.socket)  # so that bgctl reads no configuration
-    for words in (["submit", "/bin/true"], ["run", "/bin/true"], ["list"], ["logs", "1"], ["wait", "1"]):
-        code = f"{ends}; sys.argv[1:] = {words}; from bgctl.__main__ import main; main()"
-        found[f"bgctl {words[0]}"] = modules(daemon, code)
+    for verb, *words in (
+        ["submit", "/bin/true"],
+        ["run", "/bin/true"],
+        ["list"],
+        ["logs", "1"],
+        ["wait", "1"],
+    ):
+        for way in ([], ["--"]):  # without the client, and with the parser and the client
+            code = f"{ends}; sys.argv[1:] = {[verb, *way, *words]}; from bgctl.__main__ import main; main()"
+            found[" ".join(["bgctl", verb, *way])] = modules(daemon, code)
     with daemon.client() as client:
         found["spawned class job"] = set(client.returned(client.call("counted_modules:names").wait().id))
     bare |= {"unicodedata"}  # Python's compiler needs it, where bytecode is not cached

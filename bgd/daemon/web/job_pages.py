@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.brief import short_duration
 from bgd.core.explain import Explanation, next_reasons, words_of
 from bgd.core.filters import exact_name
 from bgd.core.job import FINAL, WAITING, JobId, State
@@ -45,7 +46,6 @@ from bgd.formatting import (
     explanation_as_json,
     job_as_json,
     needs_node,
-    short_duration,
     steps_as_json,
     usage_line,
 )

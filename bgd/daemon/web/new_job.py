@@ -12,6 +12,7 @@ from markupsafe import escape
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from bgd.brief import command_line, quoted
 from bgd.core.job import JobId
 from bgd.core.spec import DEFAULT_QUEUE, NOT_SCHEDULED, JobNumber, JobSpec, Name, Priority, QueueName
 from bgd.core.target import decode_arguments
@@ -22,7 +23,6 @@ from bgd.daemon.web.responses import PageResponse, html_response, json_response
 from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
-from bgd.formatting import command_line, quoted
 from bgd.wire.http import HttpRequest, RequestRefused
 
 MAX_SENT = 12 * 1024  # bytes of the fields in their header, percent-encoded: all headers together have 16 KiB

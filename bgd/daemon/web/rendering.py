@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 import bgd
 from bgd import timezones
+from bgd.brief import short_duration
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.static_files import static_address
 from bgd.daemon.web.strip import strip
 from bgd.escape import one_line
-from bgd.formatting import iso_time, short_duration
+from bgd.formatting import iso_time
 from bgd.units import format_duration, format_size
 
 

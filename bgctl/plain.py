@@ -1,0 +1,227 @@
+"""Answer plain command lines without the client, whose imports take longer than all the rest.
+
+Scripts run `bgctl submit PROGRAM` thousands of times, and `run PROGRAM`, `list`, `wait ID` and `logs ID` too.
+This module knows the usual answers, and leaves everything else to the client, which goes on where this module
+has stopped. A submit that was not answered is sent again with its token, so that there is no second job.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+
+from bgctl.plain_wire import Daemon, Unusual
+from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
+
+TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&", ":::"})  # words of a shell
+UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables that only the client reads
+
+_MOST_BYTES = 100_000  # of words and variables; the client explains its limits
+_MOST_OUTPUT = 1 << 20  # bytes that are held until it is known that they are shown unchanged
+_LONGEST_ID = 18  # digits
+
+
+class Begun:
+    """What was done for a command line, for the client to go on.
+
+    Attributes:
+        sent: the token of a submit that was not answered, and the newest job that the daemon knew.
+        job: the job that was queued; `run` follows it.
+        shown: the attempt whose output was shown, and where the rest begins; None: nothing was.
+        is_interrupted: Ctrl-C was typed meanwhile.
+    """
+
+    sent: tuple[bytes, int] | None = None
+    job: int | None = None
+    shown: tuple[int, int] | None = None
+    is_interrupted: bool = False
+
+
+def answer(words: list[str], begun: Begun) -> int | None:
+    """Do what a plain command line says; return the exit code, or None if the client has to go on."""
+    try:
+        return _answer(words, begun)
+    except (Unusual, OSError, UnicodeError):
+        return None
+    except KeyboardInterrupt:
+        if begun.job is None:
+            raise
+        begun.is_interrupted = True
+        return None
+
+
+def _answer(words: list[str], begun: Begun) -> int | None:
+    is_terminal = sys.stdout.isatty()  # people get tables, colors and explanations
+    match words:
+        case ["submit", *argv]:
+            _, job = _submit(argv, begun)
+            _print(f"{job}\n".encode())
+            begun.sent = None
+        case ["run", *argv] if not is_terminal:
+            _run(argv, begun)
+        case ["list"] if not is_terminal:
+            _list()
+        case ["wait", text] if job := id_in(text):
+            _wait(Daemon(), job)
+            _print(f"{job} succeeded\n".encode())
+        case ["logs", text] if not is_terminal and (job := id_in(text)):
+            _logs(job)
+        case _:
+            return None
+    return 0
+
+
+def id_in(text: str) -> int:
+    """Return the id of a job; 0: the text is something else."""
+    is_id = text.isascii() and text.isdigit() and text[:1] != "0" and len(text) <= _LONGEST_ID
+    return int(text) if is_id else 0
+
+
+def _submit(argv: list[str], begun: Begun) -> tuple[Daemon, int]:
+    """Queue a command; return the connection and the id of the job."""
+    token = os.urandom(16)
+    spec = spec_of(argv)
+    daemon = Daemon()
+    daemon.request("submit", spec=spec, token=token)
+    begun.sent = token, daemon.newest
+    reply = daemon.reply()
+    if reply["type"] == "failed":
+        begun.sent = None
+    return daemon, job_in(reply)
+
+
+def spec_of(argv: list[str]) -> dict[str, object]:
+    """Return the spec that the client would send for a command.
+
+    Raises:
+        Unusual: the client may have something to say about it.
+    """
+    folder, umask = os.getcwd(), read_umask()  # noqa: PTH109 - pathlib takes longer than the rest
+    env = {name: value for name, value in public_environment().items() if not name.startswith(OWN_PREFIX)}
+    if not argv or argv[0][:1] in {"", "-"} or OPERATORS.intersection(argv[1:]) or UNUSUAL & env.keys():
+        raise Unusual
+    if umask is None or sys.getfilesystemencoding() != "utf-8" or not _exists(argv[0], env, folder):
+        raise Unusual
+    if sum(map(len, (*argv, *env, *env.values()))) > _MOST_BYTES:
+        raise Unusual
+    return {"argv": argv, "cwd": folder, "umask": umask, "env": env}
+
+
+def job_in(reply: dict[str, Any]) -> int:
+    """Return the id of the job in a usual answer; raise Unusual if it is another."""
+    match reply:
+        case {"type": "submitted", "jobs": [int(job)], "created": True, "found": [], "obstacle": None}:
+            return job
+        case _:
+            raise Unusual
+
+
+def _exists(program: str, env: dict[str, str], folder: str) -> bool:
+    folders = [""] if "/" in program else env.get("PATH", os.defpath).split(os.pathsep)
+    paths = (os.path.join(folder, each, program) for each in folders)  # noqa: PTH118 - as above
+    return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)  # noqa: PTH113
+
+
+def _run(argv: list[str], begun: Begun) -> None:
+    """Queue a command and show its output, line by line, until it succeeds."""
+    daemon, job = _submit(argv, begun)
+    begun.sent, begun.job = None, job
+    shown = 0
+    for attempt, data in _output(daemon.ask("logs", "log", waits=True, job=job, attempt=0, follow=True)):
+        _print(data)
+        shown += len(data)
+        begun.shown = (attempt, shown) if shown else None
+    _wait(daemon, job)
+    if input_waits(argv):
+        raise Unusual
+
+
+def _wait(daemon: Daemon, job: int, *, only_now: bool = False) -> None:
+    """Wait until a job succeeds; raise Unusual if it ends otherwise. `only_now`: or if it has not ended."""
+    replies = daemon.ask("wait", "jobs", waits=True, jobs=[job], only_now=only_now)
+    if [view["state"] for reply in replies for view in reply["jobs"]] != ["succeeded"]:
+        raise Unusual
+
+
+def input_waits(argv: Sequence[str]) -> bool:
+    """Return whether a filter, for example `cat` or `wc -l`, did not get what was piped in.
+
+    A program with other arguments usually reads files, and may be one of many in a loop that reads the pipe.
+    """
+    if any(not word.startswith("-") for word in argv[1:]):
+        return False
+    try:
+        if not stat.S_ISFIFO(os.fstat(0).st_mode):
+            return False
+    except OSError:  # it is closed
+        return False
+    import select  # noqa: PLC0415 - hardly any command gets here
+
+    waiting = select.poll()
+    waiting.register(0, select.POLLIN)
+    return any(events & select.POLLIN for _, events in waiting.poll(0))
+
+
+def _output(parts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+    """Yield the attempt and the bytes of output that is shown as it is, in whole lines except for the last.
+
+    Raises:
+        Unusual, UnicodeError: it is shown in another way, for example with its carriage returns applied.
+    """
+    attempt, held = 0, b""
+    for part in parts:
+        data: bytes = part["data"]
+        attempt = attempt or part["attempt"]
+        if part["attempt"] != attempt or part["left_out"] or b"\r" in data or b"\0" in data:
+            raise Unusual
+        lines, newline, held = (held + data).rpartition(b"\n")
+        (lines + newline).decode()
+        yield attempt, lines + newline
+        if len(held) > _MOST_OUTPUT:
+            raise Unusual
+    yield attempt, held
+
+
+def _logs(job: int) -> None:
+    """Print the output of the latest attempt of a job, if it is short: the client prints it as it comes."""
+    daemon, whole = Daemon(), b""
+    for _, data in _output(daemon.ask("logs", "log", job=job)):
+        whole += data
+        if len(whole) > _MOST_OUTPUT:
+            raise Unusual
+    _print(whole)
+    if not whole:
+        _wait(daemon, job, only_now=True)
+        os.write(2, f"bgctl: job {job} wrote nothing\n".encode())
+
+
+class _View:
+    """A job as the daemon sent it, with the attributes of a JobView."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.__dict__ = fields
+        if fields.get("progress"):
+            self.progress = _View(fields["progress"])
+
+
+def _list() -> None:
+    views: Any = [_View(job) for part in Daemon().ask("list", "jobs") for job in part["jobs"]]
+    if not views:
+        raise Unusual
+    from bgctl.columns import cells_for_programs, columns_of, group_of  # noqa: PLC0415 - only for a list
+
+    views.sort(key=group_of)
+    lines = "\n".join(columns_of(cells_for_programs(views, time.time())))
+    _print(f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
+
+
+def _print(data: bytes) -> None:
+    while data:  # not through sys.stdout, which would keep what could not be written
+        data = data[os.write(sys.stdout.fileno(), data) :]

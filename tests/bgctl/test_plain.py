@@ -1,0 +1,564 @@
+"""The short way of plain command lines: on the wire and for the user it is the way of the client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import UNSET, msgpack
+from msgspec.structs import fields, replace
+
+from bgctl.plain import id_in, job_in, spec_of
+from bgctl.plain_wire import Unusual, own_socket, unpacked
+from bgctl.plain_wire import frame as short_frame
+from bgd import Outcome, State, brief
+from bgd.client.connection import client_sockets
+from bgd.client.programs import checked_command
+from bgd.client.session import submit_frames
+from bgd.core.job import ACTIVE, FINAL, WAITING
+from bgd.wire import replies, requests
+from bgd.wire.framing import HEADER, frame
+from bgd.wire.messages import PROTOCOL, Hello, encode
+from bgd.wire.replies import ErrorCode, Failed, Submitted
+from bgd.wire.views import AttemptView, Progress
+from tests.client.scripted import Peer, ScriptedDaemon, view_of
+from tests.support import DEADLINE
+
+TOKEN = bytes(range(16))
+
+
+def submit_frame(argv, token):
+    return short_frame({"type": "submit", "id": 1, "spec": spec_of(argv), "token": token})
+
+
+def read(reply):
+    return unpacked(encode(reply))
+
+
+# --- what is sent -----------------------------------------------------------------------------------------
+
+LENGTHS = [0, 1, 15, 16, 31, 32, 127, 128, 255, 256, 65_535, 65_536]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Replace the environment of this process."""
+    return lambda variables: monkeypatch.setattr(os, "environ", variables)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """Be in an empty folder with a usual umask."""
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o022)
+    yield tmp_path
+    os.umask(before)
+
+
+def by_the_client(argv):
+    """Return the client's frame, with the shortest form of the number of options in a spec.
+
+    The client leaves room for all options before it knows which are set.
+    """
+    sent = submit_frames(1, spec=checked_command(argv, {}), token=TOKEN)
+    return frame(msgpack.encode(msgpack.decode(sent[HEADER:])))
+
+
+@pytest.mark.usefixtures("here")
+def test_the_bytes_of_a_submit_are_these(monkeypatch, environment):
+    environment({"PATH": "/bin", "BGD_SOCKET": "/not/for/jobs", "INVOCATION_ID": "of the service"})
+    monkeypatch.setattr(os, "getcwd", lambda: "/")
+
+    assert submit_frame(["/bin/sh", "-c", "é"], TOKEN) == (
+        b"\x00\x00\x00\x5f\x84\xa4type\xa6submit\xa2id\x01\xa4spec\x84"
+        b"\xa4argv\x93\xa7/bin/sh\xa2-c\xa2\xc3\xa9\xa3cwd\xa1/\xa5umask\x12\xa3env\x81\xa4PATH\xa4/bin"
+        b"\xa5token\xc4\x10" + TOKEN
+    )
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.usefixtures("here")
+def test_words_and_variables_of_any_length_are_sent_as_the_client_sends_them(environment, length):
+    environment({"PATH": "/bin", "SHORT": "", "LONG": "v" * length})
+    argv = ["/bin/true", "w" * min(length, 30_000), "é"]
+
+    assert submit_frame(argv, TOKEN) == by_the_client(argv)
+
+
+@pytest.mark.parametrize("count", [1, 13, 14, 15, 16, 17, 300])
+@pytest.mark.usefixtures("here")
+def test_any_number_of_words_and_variables_is_sent_as_the_client_sends_it(environment, count):
+    environment({f"NAME{number}": str(number) for number in range(count)})
+    argv = ["/bin/true", *map(str, range(count))]
+
+    assert submit_frame(argv, TOKEN) == by_the_client(argv)
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o177, 0o277, 0o377, 0o777])
+@pytest.mark.usefixtures("here")
+def test_a_umask_is_sent_as_the_client_sends_it(umask):
+    os.umask(umask)
+
+    assert submit_frame(["/bin/true"], TOKEN) == by_the_client(["/bin/true"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "variables"),
+    [
+        ([], {}),
+        ([""], {}),
+        (["--help"], {}),
+        (["/bin/true", "|", "wc"], {}),
+        (["/no/such/program"], {}),
+        (["folder"], {"PATH": "/"}),
+        (["./file"], {}),
+        (["true"], {"PATH": "/no/such/folder"}),
+        (["/bin/true", "w" * 100_000], {}),
+        (["/bin/true"], {"_BGCTL_COMPLETE": "bash_complete"}),
+        (["/bin/true"], {"TRACEPARENT": "00-..."}),
+    ],
+)
+def test_what_needs_a_word_is_left_to_the_client(environment, here, argv, variables):
+    environment(variables)
+    (here / "file").touch(mode=0o600)
+    (here / "folder").mkdir()
+
+    with pytest.raises(Unusual):
+        submit_frame(argv, TOKEN)
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\udc80"])
+@pytest.mark.usefixtures("here")
+def test_bytes_that_are_not_utf_8_are_left_to_the_client(environment, text):
+    environment({"NAME": text})
+
+    with pytest.raises(UnicodeError):
+        submit_frame(["/bin/true"], TOKEN)
+
+
+# --- what is answered -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job_id", [1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1])
+def test_the_id_in_a_usual_answer_is_read(job_id):
+    assert job_in(read(Submitted(1, [job_id]))) == job_id
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Submitted(1, []),
+        Submitted(1, [1, 2]),
+        Submitted(1, [1], created=False),
+        Submitted(1, [1], found=[1]),
+        Submitted(1, [1], obstacle="no slots"),
+        replies.Done(1),
+    ],
+)
+def test_an_unusual_answer_is_left_to_the_client(answer):
+    with pytest.raises(Unusual):
+        job_in(read(answer))
+
+
+@pytest.mark.parametrize("number", [b"", b"\xa1", b"\xc0", b"\xcc", b"\xcc\x80\x80", b"\xcd\x80"])
+def test_bytes_that_are_no_number_are_left_to_the_client(number):
+    usual = encode(Submitted(1, [5]))
+
+    with pytest.raises(Unusual):
+        job_in(unpacked(usual.replace(b"\x91\x05", b"\x91" + number)))
+
+
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    1.5,
+    -0.0,
+    b"",
+    b"b" * 300,
+    b"b" * 70_000,
+    [],
+    list(range(70_000)),
+    {},
+]
+VALUES += ["", "é" * 15, "é" * 16, "x" * 255, "x" * 256, "x" * 70_000, [[{"a": [1]}]]]
+VALUES += [number for bits in range(64) for number in (2**bits - 1, 2**bits, 1 - 2**bits, -(2**bits))]
+VALUES += [{str(number): number for number in range(count)} for count in (15, 16, 70_000)]
+
+
+def test_a_message_is_read_as_msgspec_reads_it():
+    message = {"values": VALUES}
+
+    assert unpacked(msgpack.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x01", b"\x81\xa1a", b"\x81\xa9a", b"\x81\x90\x01", b"\x80\x80", b"\xc1"]
+)
+def test_bytes_that_are_no_message_are_left_to_the_client(payload):
+    with pytest.raises(Unusual):
+        unpacked(payload)
+
+
+# --- which daemon -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_RUNTIME_DIR": "/run/user/0"},
+        {"HOME": ""},
+        {"HOME": "relative"},
+        {"XDG_STATE_HOME": "/elsewhere"},
+        {"XDG_CONFIG_HOME": "/elsewhere"},
+        {"BGD_STATE_DIR": "/elsewhere"},
+        {"BGD_CONFIG": "/elsewhere/bgd.toml"},
+    ],
+)
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_the_socket_is_the_one_that_the_client_tries_first(environment, here, variables, is_configured):
+    if is_configured:
+        (here / ".config/bgd").mkdir(parents=True)
+        (here / ".config/bgd/bgd.toml").write_text('[daemon]\nsocket = "/elsewhere/bgd.sock"\n')
+    environment({"HOME": str(here)} | variables)
+    try:
+        short = own_socket()
+    except Unusual:
+        assert is_configured or variables.keys() - {"XDG_RUNTIME_DIR"}
+        return
+
+    assert next(client_sockets(environ=os.environ)).path == short
+
+
+# --- for the user -----------------------------------------------------------------------------------------
+
+
+def answering(answer, newest=4):
+    """Return a script that greets, and gives a request this answer; None: hangs up."""
+
+    def script(peer):
+        peer.greet(newest=newest)
+        peer.receive()
+        if answer is not None:
+            peer.send_bytes(answer if isinstance(answer, bytes) else frame(encode(answer)))
+            peer.wait_for_end()
+
+    return script
+
+
+def greeting(hello):
+    """Return a script that hangs up after this first message."""
+
+    def script(peer):
+        peer.send_bytes(frame(encode(hello)))
+        peer.wait_for_end()
+
+    return script
+
+
+USUAL = answering(Submitted(1, [9]))
+WITH_OBSTACLE = answering(Submitted(1, [9], obstacle="no\nslots"))
+REFUSED = answering(Failed(1, ErrorCode.NOT_ALLOWED, "not\nyou"))
+ANOTHER = answering(replies.Done(1))
+NONSENSE = answering(b"\x00\x00\x00\x01\xc1")
+LOST = answering(None)
+FULL = greeting(Failed(0, ErrorCode.FULL, "too many connections"))
+FOREIGN = greeting(Hello(9, "9.0", "bgd"))
+WITHOUT_TOKENS = answering(Submitted(1, [9]), newest=UNSET)
+# What is played for `submit true`, and for the client alone
+CASES = {
+    "usual": ([USUAL], [USUAL]),
+    "obstacle": ([WITH_OBSTACLE] * 2, [WITH_OBSTACLE]),
+    "refused": ([REFUSED] * 2, [REFUSED]),
+    "another reply": ([ANOTHER] * 2, [ANOTHER]),
+    "nonsense": ([NONSENSE] * 2, [NONSENSE]),
+    "lost": ([LOST, USUAL], [LOST, USUAL]),
+    "lost twice": ([LOST, LOST, USUAL], [LOST, LOST, USUAL]),
+    "full": ([FULL] * 2, [FULL]),
+    "another protocol": ([FOREIGN] * 2, [FOREIGN]),
+    "no tokens": ([greeting(Hello(PROTOCOL, "0.1")), WITHOUT_TOKENS], [WITHOUT_TOKENS]),
+    "answer to another request": ([answering(Submitted(2, [8])), USUAL], [USUAL]),
+}
+
+
+def bgctl(scripts, *arguments, stdout=subprocess.PIPE):
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = ScriptedDaemon(f"{folder}/bgd.sock", tuple(scripts))
+        done = finished(folder, arguments, stdout)
+        daemon.finish()
+        return done
+
+
+def finished(folder, arguments, stdout=subprocess.PIPE):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "bgctl", *arguments],
+        env=os.environ | {"BGD_SOCKET": f"{folder}/bgd.sock"},
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+        timeout=DEADLINE,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr.replace(folder, "FOLDER")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_user_gets_what_the_client_alone_says(case):
+    plain, client = CASES[case]
+
+    assert bgctl(plain, "submit", "true") == bgctl(client, "submit", "--", "true")
+
+
+def test_a_full_disk_is_reported_as_by_the_client_alone():
+    with Path("/dev/full").open("wb") as full:
+        plain = bgctl([USUAL, USUAL], "submit", "true", stdout=full)
+
+        assert plain == bgctl([USUAL], "submit", "--", "true", stdout=full)
+        assert "job 9 is queued" in plain[2]
+
+
+def test_a_submit_that_was_not_answered_is_sent_again_with_its_token():
+    heard = []
+
+    def lost(peer):
+        peer.greet(newest=4)
+        heard.append(peer.receive())
+
+    def usual(peer):
+        peer.greet(newest=5)
+        heard.append(peer.receive())
+        peer.send(Submitted(1, [9]))
+
+    assert bgctl([lost, usual], "submit", "true") == (0, "9\n", "")
+    assert heard[1] == replace(heard[0], again=4)
+
+
+SUCCEEDED = replace(view_of(9), finished_at=2.0)
+
+
+def playing(*parts, views=(SUCCEEDED,), hangs_up_after=None):
+    """Return a script that answers all requests about a job with this output: attempts and their bytes."""
+
+    def script(peer):
+        peer.greet(newest=4)
+        with suppress(EOFError):
+            while True:
+                if answer(peer, peer.receive()) is False:
+                    return
+
+    def answer(peer, request):
+        match request:
+            case requests.Submit():
+                peer.send(Submitted(request.id, [9]))
+            case requests.Logs():
+                sent = log_parts(request, parts)
+                peer.send(*sent[:hangs_up_after])
+                if hangs_up_after is not None:
+                    return False
+                peer.send(replies.End(request.id))
+            case requests.Wait() | requests.List():
+                peer.send(*(replies.JobsPart(request.id, [view]) for view in views), replies.End(request.id))
+            case requests.Show():
+                peer.send(
+                    replies.Shown(request.id, views[0]),
+                    replies.AttemptsPart(request.id, [ATTEMPT]),
+                    replies.End(request.id),
+                )
+            case _:
+                raise TypeError(request)
+        return True
+
+    return script
+
+
+def log_parts(request, parts):
+    found: list[replies.LogPart] = []
+    offsets: dict[int, int] = {}
+    for attempt, data in parts:
+        skipped = 0
+        offset = offsets.get(attempt, 0)
+        offsets[attempt] = offset + len(data)
+        if request.offset is not None:
+            if attempt < request.attempt:
+                continue
+            if attempt == request.attempt:
+                skipped = max(request.offset - offset, 0)
+        found.append(replies.LogPart(request.id, attempt, data[skipped:], offset=offset + skipped))
+    return found
+
+
+_UNKNOWN: dict[str, Any] = {field.name: None for field in fields(AttemptView) if field.required}
+ATTEMPT = AttemptView(**_UNKNOWN | {"attempt": 1, "outcome": Outcome.SUCCEEDED, "log_path": "/log"})
+FAILED = replace(view_of(9, State.FAILED), outcome=Outcome.EXIT, exit_code=3)
+VIEWS = [
+    FAILED,
+    replace(view_of(8), argv=["sh", "-c", "echo 'a  b' \t$x"], name="a name", run_seconds=3.25),
+    replace(view_of(7, State.RUNNING), argv=["é" * 40], progress=Progress(0.29, "\x1bof it"), suspended=True),
+    replace(view_of(6, State.BLOCKED), target="m:f", arguments='{"args": ["é", 1], "kwargs": {"a": null}}'),
+    replace(view_of(5, State.SCHEDULED), due_at=4e9, retry_until=60.0, tags=["t"], priority=-3),
+    replace(view_of(4, State.BLOCKED), waits_for=[1, 2, 3, 70_000], retries=300, argv=[""]),
+]
+PLAIN = [(1, b"one\ntwo"), (1, b" and\nthr\xc3"), (1, b"\xa9\nend")]
+# What a job writes or how it ends, and whether the client is not needed for `run` and for `logs`
+JOBS = {
+    "usual": (playing(*PLAIN), True, True),
+    "nothing": (playing(), True, True),
+    "fails": (playing((1, b"no\n"), views=[FAILED]), False, True),
+    "fails silently": (playing(views=[FAILED]), False, False),
+    "carriage return": (playing((1, b"a\n10%"), (1, b"\r20%\n"), (1, b"b\n")), False, False),
+    "zero": (playing((1, b"a\r\n\0b\rc"), (1, b"\rd")), False, False),
+    "not UTF-8": (playing((1, b"a\n\xff\n"), (1, b"b\rc\n")), False, False),
+    "attempts": (playing((1, b"a\nb"), (2, b"c\n")), False, False),
+    "second attempt": (playing((2, b"a\nb"), (2, b"c\n")), True, True),
+    "long line": (playing(*[(1, b"x" * 200_000)] * 7, (1, b"\rx\n")), False, False),
+    "long output": (playing(*[(1, b"x\n" * 100_000)] * 7), True, False),
+}
+
+
+class Listening(Peer):
+    """A peer that keeps what it hears."""
+
+    def __init__(self, connection, heard):
+        super().__init__(connection)
+        self._heard = heard
+
+    def receive(self):
+        self._heard.append(super().receive())
+        return self._heard[-1]
+
+
+class Daemon:
+    """Plays a script for each connection, the last one for all that follow."""
+
+    def __init__(self, path, scripts):
+        self.connections = 0
+        self.heard = []
+        self._scripts = [*scripts]
+        self._listener = socket.create_server(path, family=socket.AF_UNIX)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self):
+        with ThreadPoolExecutor() as pool, suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                pool.submit(
+                    self._play, connection, self._scripts.pop(0) if self._scripts[1:] else self._scripts[0]
+                )
+
+    def _play(self, connection, script):
+        with connection, suppress(EOFError, ConnectionError):
+            script(Listening(connection, self.heard))
+
+    def finish(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(DEADLINE)
+        self._listener.close()
+
+
+def played(scripts, *arguments):
+    """Return what bgctl does, and the daemon that it asks."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = Daemon(f"{folder}/bgd.sock", scripts)
+        try:
+            return finished(folder, arguments), daemon
+        finally:
+            daemon.finish()
+
+
+def alike(script, *words):
+    """Return whether the client is not needed for a command line; it has to do the same alone."""
+    verb, *others = words
+    plain, daemon = played([script], verb, *others)
+    client, _ = played([script], verb, "--", *others)
+
+    assert plain == client
+    return daemon.connections == 1
+
+
+@pytest.mark.parametrize("case", JOBS)
+def test_a_job_is_followed_as_by_the_client_alone(case):
+    script, is_plain, _ = JOBS[case]
+
+    assert alike(script, "run", "true") == is_plain
+
+
+@pytest.mark.parametrize("case", JOBS)
+def test_a_log_is_shown_as_by_the_client_alone(case):
+    script, _, is_plain = JOBS[case]
+
+    assert alike(script, "logs", "9") == is_plain
+
+
+@pytest.mark.parametrize(("views", "is_plain"), [([view_of(9)], True), ([FAILED], False)])
+def test_an_end_is_told_as_by_the_client_alone(views, is_plain):
+    assert alike(playing(views=views), "wait", "9") == is_plain
+
+
+@pytest.mark.parametrize("word", ["09", "0", "", "-1", "9,8", "٩", "last", "9" * 19])
+def test_a_word_that_is_no_usual_id_is_left_to_the_client(word):
+    assert id_in(word) == 0
+
+
+@pytest.mark.parametrize(("views", "is_plain"), [(VIEWS, True), ([], False)])
+def test_jobs_are_listed_as_by_the_client_alone(views, is_plain):
+    assert alike(playing(views=views), "list") == is_plain
+
+
+@pytest.mark.parametrize("sent", range(4))
+def test_output_that_broke_off_continues_where_it_stopped(sent):
+    scripts = [playing(*PLAIN, hangs_up_after=sent), playing(*PLAIN)]
+
+    assert played(scripts, "run", "true")[0] == (0, "one\ntwo and\nthré\nend", "")
+
+
+@pytest.mark.parametrize("words", [["run", "true"], ["list"], ["wait", "9"], ["logs", "9"]])
+def test_the_daemon_is_asked_what_the_client_alone_asks(words):
+    def asked(*line):
+        _, daemon = played([playing(*PLAIN)], *line)
+        return [
+            replace(each, id=1, **dict.fromkeys({"token"} & {*each.__struct_fields__}))
+            for each in daemon.heard
+        ]
+
+    verb, *others = words
+
+    assert asked(*words) == asked(verb, "--", *others)
+
+
+def test_states_of_a_list_are_those_of_jobs():
+    assert [set(states) for states in brief.GROUPS] == [ACTIVE, WAITING, FINAL]
+
+
+def test_a_submit_without_options_makes_one_job(own_daemon):
+    env = {name: value for name, value in own_daemon.env.items() if not name.startswith("BGD_")}
+    ids = [
+        subprocess.run(
+            [sys.executable, "-P", "-m", "bgctl", "submit", *words],
+            env=env,
+            cwd=own_daemon.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+        ).stdout
+        for words in (["true"], ["--", "true"])
+    ]
+
+    assert ids == ["1\n", "2\n"]
+    first, second = (own_daemon.shown(each.strip()) for each in ids)
+    for name in ("argv", "cwd", "umask", "name", "queue", "priority", "retries"):
+        assert first[name] == second[name]
