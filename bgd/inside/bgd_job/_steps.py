@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -36,6 +37,7 @@ PAUSE = 0.1  # seconds between two tries to reach a daemon that does not answer
 _READ_SIZE = 65_536  # bytes
 _HEADER = 4  # bytes of a frame's length
 _FULL = "full"  # the daemon has no room now
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 log: ContextVar[StepLog | None] = ContextVar("bgd_job.steps", default=None)
 """The log to use in place of that of the job: of bgd.testing, or one that keeps nothing, within a step."""
@@ -67,7 +69,7 @@ class Step:
     def __enter__(self) -> Step:  # noqa: PYI034 - Python 3.9 has no Self
         self._log = log.get() or _log_of_job()
         self._position, self._occurrence, (_, is_done, value) = self._log.begin(self.name)
-        known = json.loads(value or "{}")
+        known = json.loads(value) if value else {}
         self.cursor, self.result = known.get("cursor"), known.get("result")
         self._is_awaited = "awaited" in known
         self._recorded = is_done, value
@@ -130,7 +132,8 @@ class Step:
         document = {"result": self.result, "cursor": self.cursor, "awaited": self._is_awaited or None}
         known = {name: value for name, value in document.items() if value is not None}
         try:
-            value = json.dumps(known, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            text = _encoded(known)
+            value = text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise Fail(f"the value of step {self.name!r} is not JSON: {error}") from error
         if len(value) > MAX_VALUE:
@@ -142,7 +145,7 @@ class Step:
             step = {"position": self._position, "name": self.name, "done": is_done, "value": value}
             self._log.save({**step, "seconds": time.monotonic() - self._began}, self._interrupted)
             self._recorded = is_done, value
-        known = json.loads(value)
+        known = json.loads(text)
         self.cursor, self.result = known.get("cursor"), known.get("result")
 
 
@@ -219,15 +222,18 @@ def _unrecorded() -> StepLog:
 def _log_of_job() -> StepLog:
     """Return the log of the job that this process runs now."""
     global _latest  # noqa: PLW0603 - a process is in one job at a time
-    job, path = current(), os.environ.get("BGD_SOCKET")
-    if job is None or not path:
-        return _unrecorded()
-    owner = (os.getpid(), job.id, job.attempt, path)
+    owner = os.getpid(), *map(os.environ.get, _OF_ATTEMPT)
     with _lock:
         if _latest is None or _latest[0] != owner:
+            job, path = current(), os.environ.get("BGD_SOCKET")
+            if job is None or not path:
+                return _unrecorded()
             daemon = _Daemon(job.id, job.attempt, path)
             _latest = owner, StepLog(job.id, daemon.load, daemon.save, daemon.interrupt), daemon
         return _latest[1]
+
+
+_OF_ATTEMPT = ("BGD_JOB_ID", "BGD_ATTEMPT", "BGD_SOCKET")
 
 
 _latest: tuple[object, StepLog, _Daemon] | None = None
@@ -254,6 +260,7 @@ class _Daemon:
         self._busy = threading.Lock()
         self._connection: Connection | None = None
         self._loaded: Loaded | None = None
+        self._arrived = b""
         self._requests = 0
 
     def load(self) -> Loaded:
@@ -313,7 +320,9 @@ class _Daemon:
                 return
 
     def _connect(self) -> None:
-        self._connection = Connection(self._path)
+        self._connection, self._arrived = Connection(self._path), b""
+        self._readable = select.poll()
+        self._readable.register(self._connection, select.POLLIN)
         self._connection.settimeout(None)
         self._connection.sendall(hello(), socket.MSG_NOSIGNAL)
         self._receive()
@@ -339,7 +348,9 @@ class _Daemon:
         return parts
 
     def _receive(self) -> dict[str, Any]:
-        reply = unpacked(self._read(int.from_bytes(self._read(_HEADER), "big")))
+        size = _HEADER + int.from_bytes(self._read(_HEADER)[:_HEADER], "big")
+        reply = unpacked(self._read(size)[_HEADER:size])
+        self._arrived = self._arrived[size:]
         if reply["type"] == "failed":
             if reply["code"] == _FULL:
                 raise OSError(reply["message"])
@@ -347,11 +358,12 @@ class _Daemon:
         return reply
 
     def _read(self, size: int) -> bytes:
+        """Return what has arrived and is not used: at least `size` bytes."""
         assert self._connection is not None  # noqa: S101 - likewise
-        data = b""
-        while len(data) < size:
-            piece = self._connection.recv(min(size - len(data), _READ_SIZE))
+        while len(self._arrived) < size:
+            self._readable.poll()  # a mere recv also wakes up when the daemon reads the request
+            piece = self._connection.recv(_READ_SIZE)
             if not piece:
                 raise OSError("the daemon has hung up")
-            data += piece
-        return data
+            self._arrived += piece
+        return self._arrived

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from functools import lru_cache
 
 TYPE_CHECKING = False  # not typing's, to avoid its import
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def frame(**message: object) -> bytes:
     """Return a message of at most 15 fields as a frame."""
     payload = bytes([0x80 | len(message)])
     for name, value in message.items():
-        payload += _packed(name) + _packed(value)
+        payload += _packed_name(name) + _packed(value)
     return struct.pack(">I", len(payload)) + payload
 
 
@@ -81,6 +82,9 @@ def _packed(value: object) -> bytes:
         return b"\xc6" + struct.pack(">I", len(value)) + value
     text = str(value).encode()
     return b"\xda" + struct.pack(">H", len(text)) + text
+
+
+_packed_name = lru_cache(_packed)  # a job names the same fields in each message
 
 
 def unpacked(payload: bytes) -> dict[str, Any]:
