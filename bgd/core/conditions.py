@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -59,6 +60,32 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
     conditions = _shared(replace(fresh, key=job.conditions.key, **old))
     queue, priority = spec.queue or DEFAULT_QUEUE, spec.priority or 0
     return replace(job, queue=queue, priority=priority, due=due, conditions=conditions)
+
+
+START_OPTIONS = {"delay", "at", "expires"}  # options that say when a job may start
+
+
+def edited_spec(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
+    """Return the spec with other values of options; variables in `env` are added to those of the spec."""
+    wanted = dict(changes)
+    for name in wanted.keys() & _EXCLUDED_BY.keys():
+        other, unset = _EXCLUDED_BY[name]
+        wanted.setdefault(other, unset)
+    own = wanted.get("env", {})
+    if "env" in wanted:
+        wanted["env"] = {**(spec.env or {}), **own}
+    # check only variables that are added now: one that the lists allowed earlier must not block an edit
+    return replace(spec, **wanted, explicit_env=tuple(own))
+
+
+# Of two options that cannot be combined, setting one unsets the other: its name and its unset value
+_EXCLUDED_BY: dict[str, tuple[str, object]] = {
+    "at": ("delay", 0.0),
+    "delay": ("at", None),
+    "retry_on": ("no_retry_on", None),
+    "no_retry_on": ("retry_on", None),
+    "stdin": ("input", None),
+}
 
 
 def with_last_retry(job: Job, now: Now) -> Job:

@@ -13,6 +13,7 @@ from signal import SIGCONT
 from time import monotonic
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from bgd.clock import now
@@ -33,7 +34,6 @@ from bgd.daemon.access import (
     check_variables,
 )
 from bgd.daemon.batches import BatchActions
-from bgd.daemon.edits import START_OPTIONS, changes_in, edited
 from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
@@ -234,9 +234,10 @@ class JobActions:
         batch = self._supervisor.batches.of_job(job_id)
         spec = replace(spec, batch=None if batch is None else batch.id)
         self._supervisor.transaction.edited[job_id] = spec
-        put_off = replace(spec, debounce=min(spec.debounce or 0.0, left))
+        later = replace(spec, debounce=min(spec.debounce or 0.0, left))
         self._supervisor.decide(
-            lambda scheduler, then: scheduler.edit(job_id, put_off, policy, START_OPTIONS, then), at
+            lambda scheduler, then: scheduler.edit(job_id, later, policy, conditions.START_OPTIONS, then),
+            at,
         )
         if len(self._debounced) > MAX_DEBOUNCED:
             is_unfinished = self._supervisor.is_unfinished
@@ -499,13 +500,17 @@ class JobActions:
             await self._supervisor.saved()  # its spec may not be on disk yet
             specs = await self._store.read(read.read_specs, [job_id])
             self._still("edit", job_id)
-            spec, changed = edited(specs[job_id].whole(), changes), changes_in(changes)
+            given = {name: getattr(changes, name) for name in changes.__struct_fields__}
+            given = {name: value for name, value in given.items() if value is not UNSET}
+            spec, changed = conditions.edited_spec(specs[job_id].whole(), given), given.keys()
+            if spec.target is not None and spec.argv is not None:
+                raise Refused("a class job cannot become a command: submit the command as a new job")
             self._check_spec(spec, has_key="limit" not in changed)
             check_dependencies([spec], self._supervisor.scheduler.waits)
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
             job = self._still("edit", job_id)  # it may have started meanwhile
-            if changed & START_OPTIONS:
+            if changed & conditions.START_OPTIONS:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
                 check_expiry(wanted.due, wanted.conditions, at)

@@ -30,6 +30,16 @@ def test_a_job_expires_first_if_it_may_start_only_later(options, never_starts):
     )
 
 
+def test_an_edit_adds_variables_and_unsets_what_its_options_exclude():
+    spec = JobSpec(argv=("true",), delay=5.0, env={"A": "1", "B": "2"}, explicit_env=("A",))
+
+    edited = conditions.edited_spec(spec, {"at": NOW.wall, "env": {"B": "3"}})
+
+    assert edited == JobSpec(argv=("true",), at=NOW.wall, env={"A": "1", "B": "3"}, explicit_env=("B",))
+    assert conditions.edited_spec(spec, {"name": "x"}).env == spec.env
+    assert conditions.edited_spec(spec, {"env": {}}).env == spec.env
+
+
 def test_a_search_for_a_cycle_looks_once_at_a_job_that_many_wait_for():
     waits = {2: (4,), 3: (4,), 4: (5,), 5: ()}
     jobs = {
