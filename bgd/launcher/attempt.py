@@ -51,14 +51,6 @@ class Run(Protocol):
     def has_exited(self) -> bool:
         """Whether its first process has ended, even if that is not known yet."""
 
-    @property
-    def log_bytes(self) -> int:
-        """The size of its output so far."""
-
-    @property
-    def log_problem(self) -> str | None:
-        """Why output is missing from its log; None: no output is missing."""
-
     def begin(self) -> None:
         """Start reading its output and its time limit."""
 
@@ -99,6 +91,7 @@ class Attempt:
         limit: on the run, or on what the start waits for.
         waits: why it does not run yet, if that may take longer.
         output: of its processes on this machine; None: none run here yet.
+        log: of its output; None: nothing is written here, and earlier launchers have written `logged` bytes.
     """
 
     def __init__(
@@ -126,6 +119,8 @@ class Attempt:
         self._run: Run | None = None
         self.waits: Reason | None = None
         self.output: AttemptOutput | None = None
+        self.log: Log | None = None
+        self.logged = 0
         self._told = StopReason.OTHER
         self._resumed: asyncio.Future[None] | None = None  # while the start waits for `resume`
         self._signals: dict[int, bool] = {}  # for its start: signum -> whether it is for the whole tree
@@ -153,12 +148,12 @@ class Attempt:
     @property
     def log_bytes(self) -> int:
         """The size of its output so far."""
-        return self._run.log_bytes if self._run else 0
+        return self.logged if self.log is None else self.log.total
 
     @property
     def log_problem(self) -> str | None:
         """Why output is missing from its log; None: no output is missing."""
-        return self._run.log_problem if self._run else None
+        return None if self.log is None else self.log.problem
 
     # --- what may be asked of it while it starts or runs
 

@@ -24,7 +24,7 @@ from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
-from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
+from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, ProcessEnd, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
 from bgd.units import format_size
@@ -235,20 +235,10 @@ class LocalRun:
         """Whether its first process has ended, even if that is not known yet."""
         return self._execution.is_over or has_ended(self._execution.pid)
 
-    @property
-    def log_bytes(self) -> int:
-        """The size of its output so far."""
-        return self._output.log.total
-
-    @property
-    def log_problem(self) -> str | None:
-        """Why output is missing from its log; None: no output is missing."""
-        return self._output.log.problem
-
     def begin(self) -> None:
         """Start its time limit, and read its output."""
         self._attempt.limit_run()
-        self._attempt.output = self._output
+        self._attempt.output, self._attempt.log = self._output, self._output.log
         self._output.begin(partial(self._attempt.kill_over_cap, self._output.log))
         self._context.pid_journal.begin(self.launch.key, self._execution)
         self._attempt.runs()
@@ -332,7 +322,8 @@ class LocalRun:
 
     async def ended(self) -> AttemptEnded:
         """Return how the first process ended, once its leftovers have ended or are to be kept."""
-        code = await self._execution.wait()
+        end = await self._execution.wait()
+        code = end.code
         finished_at, run_seconds = time.time(), elapsed() - self._attempt.since
         self._context.pid_journal.end(self.launch.key)
         self._attempt.is_suspended = False
@@ -343,24 +334,24 @@ class LocalRun:
             await self._context.deadlines.wait(_TERM_PATIENCE, self._attempt.stop_asked)
         # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
         is_interrupted = self._attempt.reason is Outcome.INTERRUPTED and code != 0
-        await self._end_leftovers()
+        await self._end_leftovers(end)
         if not self._output.drain() and self._descent is None:
             self._leave_output()
         self._output.close()
         figures = await self._closed_group()
         outcome = Outcome.INTERRUPTED if is_interrupted else self._outcome(code, figures)
-        ended = self._ended(outcome, code, finished_at, run_seconds, figures)
+        ended = self._ended(outcome, end, finished_at, run_seconds, figures)
         self._execution.release(is_intact=self._is_intact)
         return ended
 
-    async def _end_leftovers(self) -> None:
+    async def _end_leftovers(self, end: ProcessEnd) -> None:
         what = f"what job {self.launch.key.job} left running cannot be found yet"
 
         async def has_left_orphans() -> bool:
             return self.tree.left_any(self._context.children.orphans())
 
         is_closed = self._output.drain()
-        has_others = self._execution.has_left_others(self.tree)
+        has_others = self.tree.has_group() if end.left_others is None else end.left_others
         if self._descent is None and not is_closed:
             # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
             await self._context.deadlines.wait(_OUTPUT_PATIENCE, self._output.end)
@@ -409,10 +400,9 @@ class LocalRun:
         return Outcome.EXIT if code else Outcome.SUCCEEDED
 
     def _ended(
-        self, outcome: Outcome, code: int, finished_at: float, run_seconds: float, figures: Usage | None
+        self, outcome: Outcome, end: ProcessEnd, finished_at: float, run_seconds: float, figures: Usage | None
     ) -> AttemptEnded:
-        usage, written = self._execution.usage(), self._output.log
-        result = self._execution.read_result()
+        code, usage, result, written = end.code, end.usage, end.result, self._output.log
         problem = _out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem
         return replace(
             end_of(self.launch.key, outcome, problem, written.total, self._attempt.started_at, run_seconds),

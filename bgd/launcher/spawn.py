@@ -21,7 +21,7 @@ from bgd.launcher.deadlines import readable
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
-from bgd.launcher.tree import UNKILLABLE, StopReason, Tree, mark
+from bgd.launcher.tree import UNKILLABLE, ProcessEnd, StopReason, mark
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
@@ -165,20 +165,13 @@ class SpawnedExecution:
         if self._result is not None and not self.is_over:
             self._result.note_stop(reason)
 
-    async def wait(self) -> int:
-        return await self._process.wait()
-
-    def usage(self) -> Usage:
-        used = self._process.usage
-        if used is None:
-            return Usage()
-        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))
-
-    def read_result(self) -> bytes | None:
-        return None if self._result is None else self._result.read()
-
-    def has_left_others(self, tree: Tree) -> bool:
-        return tree.has_group()
+    async def wait(self) -> ProcessEnd:
+        code, used = await self._process.wait(), self._process.usage
+        usage = Usage()
+        if used is not None:
+            peak = self._children.peak_memory(used)
+            usage = Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), peak)
+        return ProcessEnd(code, usage, None if self._result is None else self._result.read())
 
     def release(self, *, is_intact: bool) -> None:  # noqa: ARG002  only a reused worker needs to know
         """Close its result file: the process belonged to the attempt alone."""

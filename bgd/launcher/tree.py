@@ -20,6 +20,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Protocol
 
+from msgspec import Struct
+
 from bgd.clock import elapsed
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.deadlines import Deadline, Deadlines, readable, settle
@@ -424,6 +426,19 @@ DUMP_SIGNAL = signal.SIGRTMAX
 """Makes the process of a Python class job write its stacks to its log; it would end any other process."""
 
 
+class ProcessEnd(Struct, frozen=True):
+    """How a first process has ended.
+
+    `code`: its exit code, or the negated number of the signal that ended it. `result`: None if it cannot have
+    one. `left_others`: whether it has left processes; None: its group tells.
+    """
+
+    code: int
+    usage: Usage
+    result: bytes | None
+    left_others: bool | None = None
+
+
 class Execution(Protocol):
     """The first process."""
 
@@ -445,17 +460,8 @@ class Execution(Protocol):
     def note_stop(self, reason: StopReason) -> None:
         """Let it read why it will get its stop signal, if it can; do nothing once it is over."""
 
-    async def wait(self) -> int:
-        """Wait for its end; return its exit code, or the negated number of the signal that ended it."""
-
-    def usage(self) -> Usage:
-        """Return what it used; call once it is over."""
-
-    def read_result(self) -> bytes | None:
-        """Return its result, None if it cannot have one; call once it is over."""
-
-    def has_left_others(self, tree: Tree) -> bool:
-        """Return whether its group has other processes; call once, right after `wait`."""
+    async def wait(self) -> ProcessEnd:
+        """Wait for its end."""
 
     def release(self, *, is_intact: bool) -> None:
         """Release it once nothing of the attempt is left; `is_intact`: no signal disturbed it."""

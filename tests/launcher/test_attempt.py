@@ -27,7 +27,7 @@ class ToyRun:
     """Notes what it is asked for, and ends when it is stopped."""
 
     has_exited = is_over = False
-    log_bytes, log_problem, node, tree = 7, None, "toy-1", None
+    node, tree = "toy-1", None
 
     def __init__(self, attempt: Attempt) -> None:
         self.pid: int | None = None
@@ -36,7 +36,7 @@ class ToyRun:
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
 
     def begin(self) -> None:
-        self.pid = 4711
+        self.pid, self._attempt.logged = 4711, 7
         self._attempt.runs()
 
     def stop(self, grace: float, told: StopReason) -> None:

@@ -47,8 +47,6 @@ class PilotRun:
         self._record = attempt.adopted  # the latest in the journal
         self._pilot: Pilot | None = None
         self._output: AttemptOutput | None = None
-        self._log_bytes = 0  # while it has written nothing to this launcher
-        self._log_problem: str | None = None
         self._end: asyncio.Future[AttemptEnded] = asyncio.get_running_loop().create_future()
         self._stop: launching.StopProcesses | None = None  # that it was asked for
         self._stop_by = math.inf  # when its end is overdue, on the elapsed clock
@@ -79,16 +77,6 @@ class PilotRun:
         is_killed = is_alone and ended.signal in {signal.SIGKILL, signal.SIGTERM}
         return self._stop is None and (ended.outcome is Outcome.INTERRUPTED or is_killed)
 
-    @property
-    def log_bytes(self) -> int:
-        """The size of its output so far."""
-        return self._output.log.total if self._output else self._log_bytes
-
-    @property
-    def log_problem(self) -> str | None:
-        """Why output is missing from its log; None: no output is missing."""
-        return (self._output.log.problem if self._output else None) or self._log_problem
-
     # --- what may be asked of it
 
     def begin(self) -> None:
@@ -99,7 +87,7 @@ class PilotRun:
             self._context.begin(self._end_former(), f"job {self.launch.key.job}")
         else:
             self._attempt.started_at = self._adopted.started_at
-            self._log_bytes = bytes_logged(self._context.log_path(self.launch))
+            self._attempt.logged = bytes_logged(self._context.log_path(self.launch))
             self._pool.adopt(self, self._adopted)
 
     def stop(self, grace: float, told: StopReason) -> None:
@@ -222,13 +210,14 @@ class PilotRun:
 
     def write(self, part: launching.OutputPart) -> int:
         """Append output to its log; return the size of the log."""
-        data = part.data[max(self.log_bytes - part.offset, 0) :]
+        data = part.data[max(self._attempt.log_bytes - part.offset, 0) :]
         if data:
             if self._output is None:
                 self._output = self._context.new_output(self.launch, continues=self._adopted is not None)
+                self._attempt.log = self._output.log
             self._output.put(data)
             self._attempt.kill_over_cap(self._output.log)
-        return self.log_bytes
+        return self._attempt.log_bytes
 
     def finish(self, ended: AttemptEnded) -> None:
         """Record the end that its pilot reports, in times of this machine's clock."""
@@ -239,18 +228,18 @@ class PilotRun:
         reason, outcome = self._attempt.reason, ended.outcome
         if reason is not None and outcome in _OF_A_STOP:
             outcome = reason
-        missing = ended.log_bytes - self.log_bytes
-        if missing > 0:
-            self._log_problem = f"{missing} bytes are missing: they were lost with its pilot"
+        log_bytes, log_problem = self._attempt.log_bytes, self._attempt.log_problem
+        if log_problem is None and ended.log_bytes > log_bytes:
+            log_problem = f"{ended.log_bytes - log_bytes} bytes are missing: they were lost with its pilot"
         self._end.set_result(
             replace(
                 ended,
                 outcome=outcome,
                 started_at=None if ended.started_at is None else self._attempt.started_at,
                 finished_at=time.time(),
-                log_bytes=self.log_bytes,
-                log_problem=self.log_problem,
-                problem=ended.problem or self.log_problem,
+                log_bytes=log_bytes,
+                log_problem=log_problem,
+                problem=ended.problem or log_problem,
             )
         )
 

@@ -19,7 +19,7 @@ from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import contents, read_process
 from bgd.launcher.spawn import ResultFile, environment_of
-from bgd.launcher.tree import StopReason, Tree, mark
+from bgd.launcher.tree import ProcessEnd, StopReason, mark
 from bgd.launcher.warm.channel import SharedMemory, WorkerMessage
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
@@ -96,12 +96,9 @@ class ReusedExecution:
         self._number = number
         self._memory = memory
         self._before = before
-        self._usage = Usage()
-        self._has_left_children = False
-        self._is_worker_dead = False
-        self._is_spent = False
+        self._is_worker_fit = True
         self._result = ""
-        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
 
     @property
     def is_over(self) -> bool:
@@ -115,46 +112,33 @@ class ReusedExecution:
         if not self.is_over:
             self._memory.note_stop(reason)
 
-    async def wait(self) -> int:
+    async def wait(self) -> ProcessEnd:
         return await self._end
-
-    def usage(self) -> Usage:
-        return self._usage
-
-    def read_result(self) -> bytes:
-        return self._result.encode()
-
-    def has_left_others(self, tree: Tree) -> bool:
-        return tree.has_group() if self._is_worker_dead else self._has_left_children
 
     def release(self, *, is_intact: bool) -> None:
         """Give the worker back."""
-        is_fit = is_intact and not self._is_spent and not self._has_left_children
-        self._worker.take_back(self._number, is_fit=is_fit)
+        self._worker.take_back(self._number, is_fit=is_intact and self._is_worker_fit)
 
     def receive(self, message: WorkerMessage) -> None:
         """Handle the worker's message about it."""
         if message.result is not None and len(self._result) <= MAX_DOCUMENT:
             self._result += message.result
         if message.code is not None and message.usage is not None:
-            self._has_left_children = message.left_children
-            self._is_spent = message.spent
-            self._finish(message.code, message.usage)
+            self._is_worker_fit = not (message.left_children or message.spent)
+            self._finish(message.code, message.usage, left_others=message.left_children)
 
     def worker_ended(self, code: int, usage: resource.struct_rusage | None) -> None:
         """Handle the end of the worker, whatever caused it."""
-        self._is_worker_dead = True
-        self._finish(code, usage and (usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
+        self._finish(code, usage and (usage.ru_utime, usage.ru_stime, usage.ru_maxrss), left_others=None)
 
-    def _finish(self, code: int, totals: WorkerUsage | None) -> None:
+    def _finish(self, code: int, totals: WorkerUsage | None, *, left_others: bool | None) -> None:
         if self._end.done():
             return
+        usage = Usage()
         if totals is not None:
             user, system, peak = totals
-            self._usage = Usage(
-                round(user - self._before[0], 6), round(system - self._before[1], 6), peak * 1024
-            )
-        self._end.set_result(code)
+            usage = _usage_of(user - self._before[0], system - self._before[1], peak)
+        self._end.set_result(ProcessEnd(code, usage, self._result.encode(), left_others))
 
 
 # --- An attempt that runs in a process forked from a warm worker, which stays its parent.
@@ -184,8 +168,7 @@ class ForkedExecution:
         self._context = context
         self._patience: Deadline | None = None
         self._code: int | None = None
-        self._usage = Usage()
-        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[ProcessEnd] = asyncio.get_running_loop().create_future()
         try:
             context.readers.add(self._pidfd, self._see_end)
         except OSError:
@@ -205,17 +188,8 @@ class ForkedExecution:
         if not self.is_over:
             self._result.note_stop(reason)
 
-    async def wait(self) -> int:
+    async def wait(self) -> ProcessEnd:
         return await self._end
-
-    def usage(self) -> Usage:
-        return self._usage
-
-    def read_result(self) -> bytes:
-        return self._result.read()
-
-    def has_left_others(self, tree: Tree) -> bool:
-        return tree.has_group()
 
     def release(self, *, is_intact: bool) -> None:  # noqa: ARG002  only a reused worker needs to know
         """Close its result file: the end of a child leaves the worker as it was."""
@@ -227,8 +201,7 @@ class ForkedExecution:
             self._code = message.code
             self._worker.reap(self._number)
         if message.usage is not None and self._code is not None:
-            user, system, peak = message.usage
-            self._finish(self._code, Usage(round(user, 6), round(system, 6), peak * 1024))
+            self._finish(self._code, _usage_of(*message.usage))
 
     def worker_ended(self, _code: int, _usage: resource.struct_rusage | None) -> None:
         """Handle the death of the worker. The child is now this process's, unless the worker reaped it."""
@@ -244,7 +217,7 @@ class ForkedExecution:
         self._patience = self._context.deadlines.after(_PATIENCE, self._worker.kill)
 
     def _take(self, code: int, usage: resource.struct_rusage) -> None:
-        self._finish(code, Usage(round(usage.ru_utime, 6), round(usage.ru_stime, 6), usage.ru_maxrss * 1024))
+        self._finish(code, _usage_of(usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
 
     def _finish(self, code: int, usage: Usage) -> None:
         if self._end.done():
@@ -253,8 +226,8 @@ class ForkedExecution:
         self._close()
         if self._patience is not None:
             self._patience.cancel()
-        self._code, self._usage = code, usage
-        self._end.set_result(code)
+        self._code = code
+        self._end.set_result(ProcessEnd(code, usage, self._result.read()))
         self._worker.take_back(self._number)
 
     def _close(self) -> None:
@@ -262,6 +235,11 @@ class ForkedExecution:
             self._context.readers.remove(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _usage_of(user: float, system: float, peak: int) -> Usage:
+    """Return a usage; `peak` is in KiB."""
+    return Usage(round(user, 6), round(system, 6), peak * 1024)
 
 
 def child_of(parents: set[int], pidfd: int) -> int:
