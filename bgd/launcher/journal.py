@@ -227,8 +227,12 @@ class Journal:
         self._positions = dict(contents.positions)
         self._fd = -1
         self._size = 0
-        self._extents: dict[AttemptKey, list[tuple[int, int]]] = {}  # of records that still count: start, end
-        self._live_bytes = 0  # bytes of them
+        self._frames = {  # records that still count, as they are written
+            key: [_framed(record) for record in records.records()]
+            for key, records in contents.attempts.items()
+        }
+        self._live_bytes = 0  # of them
+        self._rewrites = 0
         self._unsynced: dict[AttemptKey, int] = {}  # when records were added that are not on the disk
         self._numbers = itertools.count()
         self._syncing = asyncio.Lock()  # held while a thread syncs
@@ -236,13 +240,7 @@ class Journal:
         self._synced = {key for key, records in contents.attempts.items() if records.must_last}
         self._is_moved = True  # the folder on disk may not have this file yet
         self._is_doubtful = False  # the kernel may have dropped some of this file's data
-        self._rewrite(
-            [
-                (key, [_framed(record) for record in records.records()])
-                for key, records in contents.attempts.items()
-            ],
-            durable=bool(self._synced),
-        )
+        self._rewrite(durable=bool(self._synced))
 
     def generation(self, store: str) -> int:
         """Return the highest generation of this store's supervisors that was obeyed; 0: none."""
@@ -313,13 +311,13 @@ class Journal:
         Raises:
             OSError: the disk is full; after a restart its end is reported again.
         """
-        self._live_bytes -= sum(end - start for start, end in self._extents.pop(key, []))
+        self._live_bytes -= sum(map(len, self._frames.pop(key, [])))
         self._unsynced.pop(key, None)
         self._synced.discard(key)
         self._append(Forgotten(key, self.position(key.store)))
-        is_worth_it = self._size > _LARGE or (not self._extents and self._size > _SMALL)
+        is_worth_it = self._size > _LARGE or (not self._frames and self._size > _SMALL)
         if is_worth_it and self._live_bytes * 2 < self._size:
-            self._rewrite_live(durable=bool(self._synced) or self._syncing.locked())
+            self._rewrite(durable=bool(self._synced) or self._syncing.locked())
 
     async def make_durable(self, key: AttemptKey | None = None) -> None:
         """Wait until an attempt's records survive a power failure; None: all records so far.
@@ -330,7 +328,7 @@ class Journal:
         Raises:
             OSError: the disk failed; the next call tries again with a new file.
         """
-        if key is not None and key in self._extents:
+        if key is not None and key in self._frames:
             self._unsynced[key] = next(self._numbers)
         async with self._syncing:
             if self._is_doubtful:
@@ -339,7 +337,7 @@ class Journal:
                 await self._sync_in_thread()
 
     async def _sync_in_thread(self) -> None:
-        taken, extents = dict(self._unsynced), self._extents
+        taken, rewrites = dict(self._unsynced), self._rewrites
         if self._thread is None:  # not the loop's own pool, which needs one more thread to end
             self._thread = concurrent.futures.ThreadPoolExecutor(1)
         sync = partial(_sync, self._path, with_folder=self._is_moved)
@@ -354,7 +352,7 @@ class Journal:
             if self._unsynced.get(key) == number:  # nothing was added to it meanwhile
                 del self._unsynced[key]
                 self._synced.add(key)
-        if self._extents is extents:  # the file was not replaced meanwhile
+        if self._rewrites == rewrites:  # the file was not replaced meanwhile
             self._is_moved = False
 
     def _doubt(self, error: OSError) -> None:
@@ -380,7 +378,7 @@ class Journal:
             except OSError as error:
                 self._doubt(error)
         if self._is_doubtful:
-            self._rewrite_live(durable=True)
+            self._rewrite(durable=True)
         self._synced |= self._unsynced.keys()
         self._unsynced.clear()
         if self._is_moved:
@@ -394,43 +392,29 @@ class Journal:
             self._thread.shutdown()
 
     def _keep(self, record: Began | FirstProcess | Finished) -> None:
-        start, end = self._append(record)
-        self._extents.setdefault(_key_of(record), []).append((start, end))
-        self._live_bytes += end - start
+        data = self._append(record)
+        self._frames.setdefault(_key_of(record), []).append(data)
+        self._live_bytes += len(data)
 
-    def _append(self, record: Record) -> tuple[int, int]:
+    def _append(self, record: Record) -> bytes:
         data = _framed(record)
         if os.write(self._fd, data) != len(data):
             os.ftruncate(self._fd, self._size)  # half a record would hide all that follow it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        start, self._size = self._size, self._size + len(data)
-        return start, self._size
+        self._size += len(data)
+        return data
 
-    def _rewrite_live(self, *, durable: bool) -> None:
-        self._rewrite(
-            [
-                (key, [os.pread(self._fd, end - start, start) for start, end in extents])
-                for key, extents in self._extents.items()
-            ],
-            durable=durable,
-        )
-
-    def _rewrite(self, kept: list[tuple[AttemptKey, list[bytes]]], *, durable: bool) -> None:
-        data = bytearray(_framed(self.instance))
+    def _rewrite(self, *, durable: bool) -> None:
+        """Write a new file with the records that still count."""
+        header = _framed(self.instance)
         for store, number in self._generations.items():
-            data += _framed(Generation(store, number, self.position(store)))
-        header = len(data)
-        extents: dict[AttemptKey, list[tuple[int, int]]] = {}
-        for key, frames in kept:
-            extents[key] = []
-            for each in frames:
-                extents[key].append((len(data), len(data) + len(each)))
-                data += each
-        fd = _written(self._path, bytes(data), durable=durable)
+            header += _framed(Generation(store, number, self.position(store)))
+        live = b"".join(itertools.chain.from_iterable(self._frames.values()))
+        fd = _written(self._path, header + live, durable=durable)
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._size, self._extents = fd, len(data), extents
-        self._live_bytes = self._size - header
+        self._fd, self._size, self._live_bytes = fd, len(header) + len(live), len(live)
+        self._rewrites += 1
         self._is_moved = True
         self._is_doubtful = False
 
@@ -479,7 +463,9 @@ def boot_of(instance: str) -> str:
 def _written(path: Path, data: bytes, *, durable: bool) -> int:
     """Put a new file in the journal's place; return its descriptor, open for appending."""
     new = path.with_suffix(".new")
-    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = os.open(
+        new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
     try:
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))  # noqa: TRY301  handled like a failed write
