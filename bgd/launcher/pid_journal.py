@@ -18,51 +18,33 @@ log = logging.getLogger(__name__)
 
 
 class PidJournal:
-    """Record first processes for the sweep, which can also work with mark and pipe alone.
-
-    One timer serves all attempts, because each waits equally long.
-    """
+    """Record first processes for the sweep, which can also work with mark and pipe alone."""
 
     def __init__(self, group: asyncio.TaskGroup, scanner: Scanner, journal: Journal) -> None:
-        self._loop = asyncio.get_running_loop()
         self._group = group
         self._scanner = scanner
         self._journal = journal
-        self._waiting: dict[
-            AttemptKey, tuple[float, Execution]
-        ] = {}  # when it is due; the longest waiting first
-        self._is_timed = False
+        self._waiting: dict[AttemptKey, asyncio.TimerHandle] = {}
+        self._lasting: list[tuple[AttemptKey, Execution]] = []  # to be recorded in this turn of the loop
 
     def begin(self, key: AttemptKey, execution: Execution) -> None:
         """Record this attempt's first process, if it lasts."""
-        self._waiting[key] = self._loop.time() + _LASTING, execution
-        self._set_timer()
+        loop = asyncio.get_running_loop()
+        self._waiting[key] = loop.call_later(_LASTING, self._record, key, execution)
 
     def end(self, key: AttemptKey) -> None:
         """Forget an attempt whose first process has ended."""
-        self._waiting.pop(key, None)
+        if (timer := self._waiting.pop(key, None)) is not None:
+            timer.cancel()
 
-    def _set_timer(self) -> None:
-        if not self._is_timed and self._waiting:
-            due_at, _ = next(iter(self._waiting.values()))
-            self._loop.call_at(due_at, self._record_due)
-            self._is_timed = True
+    def _record(self, key: AttemptKey, execution: Execution) -> None:
+        del self._waiting[key]
+        if not self._lasting:
+            self._group.create_task(self._record_all())
+        self._lasting.append((key, execution))
 
-    def _record_due(self) -> None:
-        self._is_timed = False
-        now = self._loop.time()
-        lasting: list[tuple[AttemptKey, Execution]] = []
-        for key, (due_at, execution) in self._waiting.items():
-            if due_at > now:
-                break
-            lasting.append((key, execution))
-        for key, _ in lasting:
-            del self._waiting[key]
-        if lasting:
-            self._group.create_task(self._record_all(lasting))
-        self._set_timer()
-
-    async def _record_all(self, lasting: list[tuple[AttemptKey, Execution]]) -> None:
+    async def _record_all(self) -> None:
+        lasting, self._lasting = self._lasting, []
         try:
             seen = await self._scanner.read_processes([execution.pid for _, execution in lasting])
         except OSError as error:
