@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from msgspec import Struct
@@ -102,17 +103,23 @@ def pids() -> list[int]:
 def open_streams(pid: int) -> set[StreamId]:
     """Return all pipes and terminals that a process has open; nothing if it may not be inspected."""
     found: set[StreamId] = set()
+    for path, target in open_files(pid):
+        if target.startswith("pipe:["):
+            found.add(int(target[6:-1]))
+        elif target.startswith("/dev/pts/"):
+            with suppress(*_OUT_OF_SIGHT):  # closed since it was listed
+                # in a container the name alone may be another terminal's
+                status = os.stat(path)  # noqa: PTH116  called too often for a Path
+                found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def open_files(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the path in /proc and the target of each file that a process has open, as far as may be seen."""
     with suppress(*_OUT_OF_SIGHT), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with suppress(*_OUT_OF_SIGHT):  # closed since it was listed
-                target = os.readlink(entry.path)  # noqa: PTH115  called too often for a Path
-                if target.startswith("pipe:["):
-                    found.add(int(target[6:-1]))
-                elif target.startswith("/dev/pts/"):
-                    # in a container the name alone may be another terminal's
-                    status = os.stat(entry.path)  # noqa: PTH116  called too often for a Path
-                    found.add((status.st_dev, status.st_ino))
-    return found
+                yield entry.path, os.readlink(entry.path)  # noqa: PTH115  called too often for a Path
 
 
 def mark_of(pid: int) -> str | None:

@@ -20,7 +20,7 @@ from bgd.launcher.cgroup import Group
 from bgd.launcher.context import Context
 from bgd.launcher.journal import AttemptRecords, Began, Instance, JournalContents, boot_of, or_without
 from bgd.launcher.log_file import bytes_logged
-from bgd.launcher.process import open_pidfd, read_process
+from bgd.launcher.process import open_files, open_pidfd, read_process
 from bgd.launcher.scan import Scan
 from bgd.launcher.tree import Ladder, Tree, key_from_mark
 from bgd.paths import lock_error
@@ -199,12 +199,8 @@ def check_predecessor_ended(predecessor: Instance | None, state: Path) -> None:
 
 def is_launcher(pid: int) -> bool:
     """Return whether a process is a launcher of any folder: it has a lock file open, as no job has."""
-    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
-        for entry in entries:
-            with suppress(OSError):  # closed since it was listed
-                target = os.readlink(entry.path)  # noqa: PTH115  plain strings here
-                if target.removesuffix(" (deleted)").endswith("/" + _LOCK):
-                    return True
+    with suppress(OSError):
+        return any(file.removesuffix(" (deleted)").endswith("/" + _LOCK) for _, file in open_files(pid))
     return False
 
 
