@@ -84,13 +84,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
     def sync_soon(self, key: AttemptKey) -> None:
         """Sync the records of an attempt soon, without waiting."""
-        self.group.create_task(self._sync(key))
-
-    async def _sync(self, key: AttemptKey) -> None:
-        try:
-            await self.journal.make_durable(key)
-        except OSError as error:
-            log.warning("cannot sync what the journal has of job %d: %s", key.job, error.strerror)
+        self.begin(self.journal.make_durable(key), f"the journal of job {key.job}")
 
     def new_output(self, launch: Launch, *, continues: bool = False) -> AttemptOutput:
         """Return the output of an attempt, which goes to its log, or to the launcher that has the logs.

@@ -40,7 +40,6 @@ class Handover:
     def __init__(self, launch: Launch, result: ResultFile | None) -> None:
         self.launch = launch
         self.result = result
-        self.check: asyncio.TimerHandle | None = None
         self.begun: asyncio.Future[ForkedExecution | ReusedExecution] = (
             asyncio.get_running_loop().create_future()
         )

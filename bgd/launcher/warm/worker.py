@@ -223,7 +223,7 @@ class Worker:
             sent = (output,) if result is None else (output, result.fd)
             self._channel.send(content, sent, self._context.state)
             if self._memory is not None:
-                self._check_later(number, handover, self._memory, _FIRST_CHECK)
+                self._check_later(number, self._memory, _FIRST_CHECK)
             return await handover.begun
         except BaseException:
             if result is not None:
@@ -232,9 +232,8 @@ class Worker:
         finally:
             self._handovers.pop(number, None)
             stop_asked.remove_done_callback(hurry)
-            for each in (*patience, handover.check):
-                if each is not None:
-                    each.cancel()
+            for each in patience:
+                each.cancel()
 
     def receive(self) -> None:
         """Handle the messages that it has sent."""
@@ -394,20 +393,16 @@ class Worker:
         self._begun[number] = begun
         handover.begun.set_result(begun)
 
-    def _check_later(
-        self, number: int, waiting: attempts.Handover, memory: SharedMemory, pause: float
-    ) -> None:
+    def _check_later(self, number: int, memory: SharedMemory, pause: float) -> None:
         """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
 
         def check() -> None:
-            if number not in self._handovers:  # it was answered in this turn of the loop
-                return
-            if memory.taken == number:
+            if memory.taken == number and number in self._handovers:
                 self._begin(number, self._handovers.pop(number), None)
-            else:
-                self._check_later(number, waiting, memory, pause * 2)
+            elif number in self._handovers:  # it was not answered meanwhile
+                self._check_later(number, memory, pause * 2)
 
-        waiting.check = asyncio.get_running_loop().call_later(pause, check)
+        asyncio.get_running_loop().call_later(pause, check)
 
     def _reused(self, number: int) -> ReusedExecution:
         memory, process = self._memory, self._process
