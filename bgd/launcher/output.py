@@ -12,11 +12,11 @@ import select
 import termios
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 from bgd.launcher.children import Child, Children, Readers, start_program
 from bgd.launcher.keyboards import Keyboards
-from bgd.launcher.log_file import move
+from bgd.launcher.log_file import LogFile, move
+from bgd.launcher.outbox import UnstoredOutput
 from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import StreamId
 from bgd.wire.launching import NotStarted
@@ -24,33 +24,8 @@ from bgd.wire.launching import NotStarted
 log = logging.getLogger(__name__)
 
 
-class Log(Protocol):
-    """The destination of an attempt's output.
-
-    `total`: bytes taken from the pipe. `lost`: bytes of them that are missing, except those over the cap.
-    `problem`: why bytes are missing, in one line. `is_over_cap`: whether output was thrown away because the
-    cap was reached and no tail is kept. `is_full`: whether it takes no more for now.
-    """
-
-    total: int
-    lost: int
-    problem: str | None
-
-    @property
-    def is_over_cap(self) -> bool: ...
-
-    @property
-    def is_full(self) -> bool: ...
-
-    def take(self, pipe: int, most: int) -> int:
-        """Move up to `most` bytes from the pipe; return how many, 0 if the pipe is at its end.
-
-        Raises:
-            BlockingIOError: there is nothing now.
-        """
-
-    def close(self) -> None:
-        """Close it."""
+Log = LogFile | UnstoredOutput
+"""Where the output of an attempt goes."""
 
 
 class AttemptOutput:
