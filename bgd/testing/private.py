@@ -77,7 +77,8 @@ def private_daemon(
             "security": {"allowed_classes": list(allowed)},
             "python": {"path": _importable() if path is None else _absolute(path)},
         }
-        daemon.config.write_text(_toml(_merged(usual, settings or {})))
+        wanted = _in_toml(usual) | _in_toml(settings or {})
+        daemon.config.write_text("".join(f"{key} = {value}\n" for key, value in wanted.items()))
         with _environment(daemon):
             _start(daemon)
             try:
@@ -134,24 +135,10 @@ def _is_below(folder: str, top: str) -> bool:
     return top != os.sep and Path(folder).is_relative_to(top)
 
 
-def _merged(usual: Settings, settings: Settings) -> dict[str, object]:
-    merged = dict(usual)
+def _in_toml(settings: Settings, table: str = "") -> dict[str, str]:
+    """Return the values of settings by their dotted keys; TOML has values as in JSON."""
+    found: dict[str, str] = {}
     for key, value in settings.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merged(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _toml(settings: Settings, table: str = "") -> str:
-    """Return settings as TOML, in which strings, numbers and lists are written as in JSON."""
-    plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
-    lines = [f"[{table}]\n"] if table and plain else []
-    lines += [f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in plain.items()]
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            name = json.dumps(key)
-            lines.append(_toml(value, f"{table}.{name}" if table else name))
-    return "".join(lines)
+        name = f"{table}{json.dumps(key)}"
+        found |= _in_toml(value, f"{name}.") if isinstance(value, Mapping) else {name: json.dumps(value)}
+    return found
