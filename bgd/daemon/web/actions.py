@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -16,12 +16,10 @@ from bgd.core.job import VERBS, JobId, State
 from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.queue_controls import set_queue
-from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.daemon.web.site import Site
-from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.requests import Changes
 from bgd.wire.views import JobView
@@ -75,17 +73,12 @@ def offered(view: JobView) -> list[tuple[str, Button]]:
 async def act(site: Site, request: HttpRequest, asked_by: str, job: str, name: str) -> PageResponse:
     """Act on one job; return its new state as JSON."""
     actions, job_id = site.actions.asked_by(asked_by), JobId(int(job))
-    try:
-        if name == "priority":
-            changes = Changes(priority=read_value(request.query, Priority, shown_as="priority"))
-            state = await actions.do("edit", job_id, changes=changes)
-        else:
-            button = _button_of(name)
-            state = await actions.do(button.verb, job_id, **button.given)
-    except NoSuchJob as error:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, str(error)) from error
-    except Refused as error:
-        raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
+    if name == "priority":
+        changes = Changes(priority=read_value(request.query, Priority, shown_as="priority"))
+        state = await actions.do("edit", job_id, changes=changes)
+    else:
+        button = _button_of(name)
+        state = await actions.do(button.verb, job_id, **button.given)
     await site.supervisor.saved()
     return await json_response({"id": job_id, "state": state})
 
@@ -121,33 +114,22 @@ async def pause(
     """Pause a queue, or all of them together, or undo that."""
     del request, asked_by
     paused = name == "pause"
-    return await _control(
-        site, lambda controls: set_queue(controls, queue, paused=paused), {"queue": queue, "paused": paused}
-    )
+    return await _control(site, queue, {"paused": paused}, paused=paused)
 
 
 async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str | None) -> PageResponse:
     """Set the slots of a queue, or of the daemon; without a value to no limit, or as configured."""
     del asked_by
     slots = read_value(request.query, SlotCount | None, shown_as="slots")
-
-    changes = {"slots": slots} if queue is None else {"has_slots": True, "slots": slots}
-    return await _control(
-        site, lambda controls: set_queue(controls, queue, **changes), {"queue": queue, "slots": slots}
-    )
+    changes = {} if queue is None else {"has_slots": True}
+    return await _control(site, queue, {"slots": slots}, slots=slots, **changes)
 
 
-async def _control(
-    site: Site, change: Callable[[QueueControls], QueueControls], answer: dict[str, object]
-) -> PageResponse:
-    """Change slots or queues, and answer with this once that is on disk."""
-    try:
-        controls = change(site.supervisor.controls)
-    except Refused as error:
-        raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
-    site.supervisor.set_controls(controls)
+async def _control(site: Site, queue: str | None, answer: dict[str, object], **changes: Any) -> PageResponse:
+    """Change a queue, or all of them together, and answer with this once that is on disk."""
+    site.supervisor.set_controls(set_queue(site.supervisor.controls, queue, **changes))
     await site.supervisor.saved()
-    return await json_response(answer)
+    return await json_response({"queue": queue, **answer})
 
 
 def states_acted_on(name: str, wanted: Filter) -> frozenset[State]:

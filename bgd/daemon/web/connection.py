@@ -19,13 +19,13 @@ from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions, derived
-from bgd.daemon.web.listening import CannotListen, open_sockets
+from bgd.daemon.web.listening import open_sockets
 from bgd.daemon.web.live import event
 from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.site import Site
-from bgd.errors import BgdError
+from bgd.errors import BgdError, ConfigError
 from bgd.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
 
@@ -60,7 +60,7 @@ async def start_web_server(
     sessions = Sessions(Path(config.daemon.state_dir, "sessions.json"))
     try:
         opened = await open_sockets(config.http.listen, config.http.ports, sessions.port, link)
-    except CannotListen as error:
+    except ConfigError as error:
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
     if isinstance(opened.address, TcpAddress):

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bgd.daemon.folder import BACKLOG, bind_unix_socket, is_listened_on
 from bgd.daemon.launching import NOTHING_HELD, Held, LauncherLink
-from bgd.errors import BgdError
+from bgd.errors import ConfigError
 from bgd.values import MAX_PORT, Address, TcpAddress, UnixAddress
 
 # What browsers connect to for a name below .localhost; another user must not have one of them
@@ -32,17 +32,13 @@ class Listening(Struct, frozen=True):
     secret: bytes
 
 
-class CannotListen(BgdError):
-    """Nothing can be served at this address; the message says which and why."""
-
-
 async def open_sockets(wanted: Address, ports: int, last: int, link: LauncherLink) -> Listening:
     """Listen as `listen` does, and give the launcher the sockets for the next daemon.
 
     Of a unix socket it holds only the secret: no other user can take the path.
 
     Raises:
-        CannotListen: the address is taken, or cannot be used.
+        ConfigError: the address is taken, or cannot be used.
     """
     if not link.has_started_launcher:  # an earlier one may hold them, and be slow to answer
         await link.wait_until_tried(SLOW_LAUNCHER)
@@ -58,7 +54,7 @@ def listen(wanted: Address, ports: int, last: int = 0, held: Held = NOTHING_HELD
     If the port `last` is one of them, it is tried first.
 
     Raises:
-        CannotListen: the address is taken, or cannot be used.
+        ConfigError: the address is taken, or cannot be used.
     """
     is_secret = len(held.packet) == SECRET_BYTES
     if is_secret and isinstance(wanted, TcpAddress) and (port := _port_of(held.sockets, wanted, ports)):
@@ -75,7 +71,7 @@ def listen(wanted: Address, ports: int, last: int = 0, held: Held = NOTHING_HELD
                 listening = _listen_on_path(Path(wanted.path))
                 opened = Listening([listening], wanted, held.packet if is_kept else secret)
     except OSError as error:
-        raise CannotListen(f"cannot serve pages at {wanted}: {error.strerror}; see [http] listen") from error
+        raise ConfigError(f"cannot serve pages at {wanted}: {error.strerror}; see [http] listen") from error
     for each in opened.sockets:
         each.setblocking(False)
     return opened

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import msgspec
 from markupsafe import escape
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -15,7 +14,6 @@ from msgspec.structs import replace
 from bgd.brief import command_line, quoted
 from bgd.core.job import JobId
 from bgd.core.spec import DEFAULT_QUEUE, NOT_SCHEDULED, JobNumber, JobSpec, Name, Priority, QueueName
-from bgd.core.target import decode_arguments
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.web.queries import convert_fields, parse_fields
@@ -23,6 +21,7 @@ from bgd.daemon.web.responses import PageResponse, html_response, json_response
 from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
+from bgd.wire.class_jobs import problem_with_arguments
 from bgd.wire.http import HttpRequest, RequestRefused
 
 MAX_SENT = 12 * 1024  # bytes of the fields in their header, percent-encoded: all headers together have 16 KiB
@@ -133,7 +132,9 @@ def _spec_of(form: _Form, earlier: StoredSpec | None) -> JobSpec:
     if form.target is None:
         work: dict[str, Any] = {"argv": _words(form.command or "")}
     else:
-        work = {"target": form.target, "arguments": _checked(form.arguments)}
+        if form.arguments is not None and (problem := problem_with_arguments(form.arguments)) is not None:
+            raise Refused(problem)
+        work = {"target": form.target, "arguments": form.arguments}
     return replace(spec, **work, name=form.name, queue=form.queue, priority=form.priority)
 
 
@@ -148,16 +149,6 @@ def _words(command: str) -> tuple[str, ...]:
     if not words:
         raise Refused("type a command")
     return tuple(words)
-
-
-def _checked(arguments: str | None) -> str | None:
-    if arguments is None:
-        return None
-    try:
-        decode_arguments(arguments)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Refused('arguments are JSON such as {"args": [1, "two"], "kwargs": {"three": 3}}') from error
-    return arguments
 
 
 def _shown(site: Site, form: _Form, earlier: StoredSpec | None) -> dict[str, object]:

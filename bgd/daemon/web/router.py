@@ -25,6 +25,7 @@ from bgd.daemon.web.live import LIVE
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
 from bgd.daemon.web.site import Site
+from bgd.errors import NoSuchJob, Refused
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
 Answer = Callable[..., Awaitable[PageResponse]]
@@ -45,6 +46,9 @@ async def answer(site: Site, request: HttpRequest, endpoints: Endpoints | None) 
         if request.method in SAFE_METHODS:
             return await _show(site, request, path, endpoints)
         return await _change(site, request, path, endpoints)
+    except Refused as error:
+        status = HTTPStatus.NOT_FOUND if isinstance(error, NoSuchJob) else HTTPStatus.CONFLICT
+        return await error_response(request, RequestRefused(status, str(error)))
     except RequestRefused as error:
         return await error_response(request, error)
 

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from bgd.daemon.launching import Held
-from bgd.daemon.web.listening import SECRET_BYTES, CannotListen, Listening, listen
+from bgd.daemon.web.listening import SECRET_BYTES, Listening, listen
+from bgd.errors import ConfigError
 from bgd.values import MAX_PORT, TcpAddress, UnixAddress
 
 
@@ -74,7 +75,7 @@ def test_a_port_is_skipped_if_the_other_address_is_taken(host):
     port = port_of(first)
     next(each for each in first.sockets if each.getsockname()[0] == host).close()
 
-    with pytest.raises(CannotListen, match=f":{port}: Address already in use"):
+    with pytest.raises(ConfigError, match=f":{port}: Address already in use"):
         listen(TcpAddress(host, port), 1)
     second = listen(TcpAddress(host, port), 20)
 
@@ -97,7 +98,7 @@ def test_without_ipv6_only_ipv4_is_listened_on(monkeypatch, number):
     opened = listen(TcpAddress("127.0.0.1", 0), 1)
 
     assert [each.family for each in opened.sockets] == [socket.AF_INET]
-    with pytest.raises(CannotListen, match="no IPv6"):
+    with pytest.raises(ConfigError, match="no IPv6"):
         listen(TcpAddress("::1", 0), 1)
     close(opened)
 
@@ -107,9 +108,7 @@ def test_the_next_port_is_used_if_the_configuration_allows_it(taken):
     assert taken < port_of(opened) < taken + 20
     close(opened)
 
-    with pytest.raises(
-        CannotListen, match=f"cannot serve pages at 127.0.0.1:{taken}: Address already in use"
-    ):
+    with pytest.raises(ConfigError, match=f"cannot serve pages at 127.0.0.1:{taken}: Address already in use"):
         listen(TcpAddress("127.0.0.1", taken), 1)
 
 
@@ -157,7 +156,7 @@ def test_no_port_after_the_last_is_tried():
     with socket.socket() as last:
         last.bind(("127.0.0.1", MAX_PORT))
         last.listen()
-        with pytest.raises(CannotListen, match="Address already in use"):
+        with pytest.raises(ConfigError, match="Address already in use"):
             listen(TcpAddress("127.0.0.1", MAX_PORT), 20)
 
 
@@ -171,7 +170,7 @@ def test_a_socket_is_for_its_owner_and_group(folder):
 def test_only_a_socket_without_a_listener_is_replaced(folder):
     address = UnixAddress(str(folder / "http.sock"))
     (listening,) = listen(address, 1).sockets
-    with pytest.raises(CannotListen, match="another process listens there"):
+    with pytest.raises(ConfigError, match="another process listens there"):
         listen(address, 1)
     listening.close()
     close(listen(address, 1))
@@ -180,7 +179,7 @@ def test_only_a_socket_without_a_listener_is_replaced(folder):
 def test_a_file_that_is_not_a_socket_is_left_alone(folder):
     path = folder / "notes"
     path.write_text("mine")
-    with pytest.raises(CannotListen, match="something that is not a socket has this name"):
+    with pytest.raises(ConfigError, match="something that is not a socket has this name"):
         listen(UnixAddress(str(path)), 1)
     assert path.read_text() == "mine"
 
@@ -188,6 +187,6 @@ def test_a_file_that_is_not_a_socket_is_left_alone(folder):
 def test_a_missing_folder_is_reported(folder):
     umask = os.umask(0o022)
     os.umask(umask)
-    with pytest.raises(CannotListen, match="No such file or directory"):
+    with pytest.raises(ConfigError, match="No such file or directory"):
         listen(UnixAddress(f"{folder}/gone/http.sock"), 1)
     assert os.umask(umask) == umask

@@ -91,10 +91,10 @@ def test_a_class_job_gets_the_result_of_another_one_again(client, browser):
         ({"command": "echo 'open"}, "this cannot be split into words: no closing quotation"),
         ({"command": " \n"}, "type a command"),
         ({"target": "os:system", "arguments": '{"args": ["true"]}'}, "os:system"),
-        ({"target": "work:add", "arguments": "[1]"}, 'arguments are JSON such as {"args"'),
+        ({"target": "work:add", "arguments": "[1]"}, 'the arguments must be JSON, {"args"'),
         (
             {"target": "work:add", "arguments": f'{{"args": {"[" * 990}{"]" * 990}}}'},
-            "arguments are JSON such",
+            "the arguments must be JSON",
         ),
         ({"command": "true", "queue": "bgd-notifications"}, "bgd-notifications"),
     ],
