@@ -17,9 +17,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, printable
 from bgd.wire.launching import NotStarted, SlurmStart
 
-SBATCH_COST, STEP_COST = 2, 2  # requests, measured with Slurm 24.11
-_SQUEUE_COST = 2
-_SCANCEL_COST = 2
+_COST = 2  # requests that each of Slurm's programs makes, measured with Slurm 24.11
 _BURST = 20  # requests at once
 _SHORT_WAIT = 2.0  # seconds of delay that need no report
 _PATIENCE = 20.0  # seconds for an answer
@@ -76,10 +74,10 @@ class Controller:
         self._cancelling: asyncio.Task[None] | None = None
         self.silent_since: float | None = None  # epoch time; None: it has answered
 
-    async def admit(self, cost: int) -> None:
-        """Return when this many requests may be sent."""
+    async def admit(self) -> None:
+        """Return when one of Slurm's programs may send its requests."""
         now = elapsed()
-        self._tokens = min(self._tokens + (now - self._tokens_at) * self.rate, _BURST) - cost
+        self._tokens = min(self._tokens + (now - self._tokens_at) * self.rate, _BURST) - _COST
         self._tokens_at = now
         await self._context.deadlines.wait(max(-self._tokens / self.rate, 0.0))
 
@@ -106,7 +104,7 @@ class Controller:
         late = self._context.deadlines.after(_SHORT_WAIT, delayed)
         async with self._submitting:
             if is_wanted():
-                await self.admit(SBATCH_COST)
+                await self.admit()
             late.cancel()
             if not is_wanted():
                 return None
@@ -128,7 +126,7 @@ class Controller:
         """
         state = nodes = ""
         for pause in (0.25, 0.5, 1.0, 2.0):
-            await self.admit(_SQUEUE_COST)
+            await self.admit()
             one = "--me", "--noheader", "--states=all", f"--jobs={number}", f"--name={name}"
             _, text = await self.run("squeue", *one, "--format=%T|%N")
             state, _, nodes = text.decode(errors="replace").strip().partition("|")
@@ -146,7 +144,7 @@ class Controller:
 
     async def forbid(self, name: str, number: int | None) -> None:
         """Cancel a job that is not listed: it may not be listed yet."""
-        await self.admit(_SCANCEL_COST)
+        await self.admit()
         await self.run("scancel", "--quiet", "--me", f"--name={name}", str(number))
 
     async def _cancel_all(self) -> None:
@@ -154,19 +152,19 @@ class Controller:
             jobs = await self.jobs()
             names, self._cancelled = self._cancelled, set()
             if numbers := [job.number for name, job in (jobs or {}).items() if name in names]:
-                await self.admit(_SCANCEL_COST)
+                await self.admit()
                 await self.run("scancel", "--quiet", "--me", *numbers)
 
     async def signal_steps(self, name: str, signum: int, besides: str) -> None:
         """Signal all steps of the job with this name, except those named `besides`."""
-        await self.admit(_SQUEUE_COST)
+        await self.admit()
         _, text = await self.run("squeue", "--me", "--steps", "--noheader", "--format=%i|%j|%A")
         jobs = await self.jobs() or {}
         lines = (line.split("|") for line in text.decode(errors="replace").splitlines())
         number = jobs[name].number if name in jobs else None
         steps = [each[0] for each in lines if each[0].partition(".")[0] == number and each[1] != besides]
         if steps := [each for each in steps if each.partition(".")[2].isdecimal()]:  # not batch, extern
-            await self.admit(_SCANCEL_COST)
+            await self.admit()
             await self.run("scancel", "--quiet", f"--signal={signum}", *steps)
 
     async def release(self, name: str, silent: Callable[[], None] = lambda: None) -> None:
@@ -238,7 +236,7 @@ class Controller:
 
     async def _ask(self) -> None:
         async with self._asking:  # without a controller each request takes long: more would pile up
-            await self.admit(_SQUEUE_COST)
+            await self.admit()
             question, self._question = self._question, None
             if question is None:
                 return  # the previous request answered it

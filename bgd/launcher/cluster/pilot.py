@@ -24,7 +24,7 @@ from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
-from bgd.launcher.cluster.controller import STEP_COST, SlurmJob, excluding, last_line, number_in, pauses
+from bgd.launcher.cluster.controller import SlurmJob, excluding, last_line, number_in, pauses
 from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
@@ -371,7 +371,7 @@ class Pilot:
         Raises:
             CannotStart: that is not possible.
         """
-        await self._controller.admit(STEP_COST)
+        await self._controller.admit()
         relay = (self._python, "-P", "-m", "bgd.launcher.cluster.relay", f"{self._folder.path}/launcher.sock")
         where = f"--jobid={self.number}", f"--job-name={_RELAY}", "--relative=0", "--nodes=1", "--ntasks=1"
         argv = ["srun", *where, "--overlap", "--unbuffered", "--quiet", "--chdir=/", *relay]

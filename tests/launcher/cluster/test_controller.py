@@ -16,7 +16,7 @@ from bgd.wire.launching import SlurmStart
 
 @pytest.fixture
 def waits_of(monkeypatch):
-    """Return the seconds that requests wait at a limit of two a second, from their costs and times."""
+    """Return the seconds that programs wait at a limit of two requests a second, from their times."""
     monkeypatch.setattr(controller, "elapsed", lambda: 0.0)
     waits: list[float] = []
 
@@ -28,23 +28,23 @@ def waits_of(monkeypatch):
         context, SlurmStart(folder="/shared", python="python3", options=[], requests_per_second=2.0)
     )
 
-    async def ask(*requests: tuple[int, float]) -> list[float]:
-        for cost, at in requests:
+    async def ask(*times: float) -> list[float]:
+        for at in times:
             monkeypatch.setattr(controller, "elapsed", partial(float, at))
-            await limited.admit(cost)
+            await limited.admit()
         return waits
 
     return ask
 
 
 async def test_a_burst_goes_at_once_and_then_requests_wait_for_the_rate(waits_of):
-    waits = await waits_of(*[(4, 0.0)] * 6, (2, 1.0), (2, 10.0))
+    waits = await waits_of(*[0.0] * 12, 1.0, 10.0)
 
-    assert waits == [0.0] * 5 + [2.0, 2.0, 0.0]
+    assert waits == [0.0] * 10 + [1.0, 2.0, 2.0, 0.0]
 
 
 async def test_a_long_silence_allows_no_larger_burst(waits_of):
-    assert await waits_of(*[(10, 1e6)] * 3) == [0.0, 0.0, 5.0]
+    assert await waits_of(*[1e6] * 12) == [0.0] * 10 + [1.0, 2.0]
 
 
 @pytest.fixture
