@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pwd
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import problem_with_schedule
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for
-from bgd.daemon.access import check_may_run
+from bgd.daemon.access import check_may_run, user_name
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
 from bgd.testing.running import InlineRun, provide_bgd_job_once
 from bgd.wire import requests
@@ -540,7 +539,7 @@ def _view_of(job: InlineJob, defaults: RetryPolicy) -> JobView:
         "kind": "class",
         "queue": job.spec.queue or DEFAULT_QUEUE,
         "priority": job.spec.priority or 0,
-        "user": _user(),
+        "user": user_name(os.getuid()),
         "state": job.state,
         "outcome": job.outcome,
         "exit_code": job.exit_code,
@@ -570,10 +569,3 @@ def _attempt_of(job: InlineJob) -> AttemptView:
 
 def _nothing_in(kind: type[JobView | AttemptView]) -> dict[str, None]:
     return {field.name: None for field in fields(kind) if field.required}
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

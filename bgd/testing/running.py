@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 
 from bgd.core.job import Outcome
@@ -18,6 +19,7 @@ from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.worker import process
 from bgd.worker.job import carry_out, provide_bgd_job, read
 from bgd.worker.stopping import NO_REASON, REASONS, StopHandler, raise_for_cancellation
+from bgd.worker.warm_job import exit_code_of
 
 _INTERRUPTED = "KeyboardInterrupt"
 
@@ -64,15 +66,16 @@ class InlineRun:
 
         process.become_job_process()  # again, because this may be a forked child
         request = worker_request(python_target(spec.target or ""), spec.arguments, (), allowed)
+        run = partial(exit_code_of, lambda: carry_out(read(request), self))
         previous = bgd_job.listener.set(on_progress)
         log = _steps.log.set(_steps.StepLog(0, lambda: ("", {}), on_step))
         try:
             if _has_loop():
                 context = contextvars.copy_context()
                 with ThreadPoolExecutor(max_workers=1) as pool:
-                    exit_code = pool.submit(context.run, self._exit_code_of, request).result()
+                    exit_code = pool.submit(context.run, run).result()
             else:
-                exit_code = self._exit_code_of(request)
+                exit_code = run()
         finally:
             bgd_job.listener.reset(previous)
             _steps.log.reset(log)
@@ -82,15 +85,6 @@ class InlineRun:
         if report.error is not None and report.error.type == _INTERRUPTED:
             raise KeyboardInterrupt
         return report, exit_code
-
-    def _exit_code_of(self, request: bytes) -> int:
-        """Return the exit code that an interpreter would end with."""
-        try:
-            return carry_out(read(request), self)
-        except SystemExit as leaving:
-            if leaving.code is None or isinstance(leaving.code, int):
-                return (leaving.code or 0) & 0xFF
-            return 1
 
     def write(self, document: bytes) -> None:
         self.document = document
