@@ -7,7 +7,6 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import closing
 from functools import partial
 
 from msgspec.structs import replace
@@ -20,6 +19,7 @@ from bgd.launcher.attempt import Attempt, end_of
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, LostChild, has_ended
 from bgd.launcher.context import Context
+from bgd.launcher.deadlines import readable
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
@@ -53,19 +53,18 @@ class LocalExecutor:
             except NoWarmWorker as reason:
                 log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
         waits_for = self._context.mounts.that_may_hang(launch)
-        given = spawn.StandardInput(launch, self._context.state, in_fork=waits_for is not None)
-        with closing(given):
-            if given.is_fifo:
+        with spawn.standard_input(launch, self._context.state, in_fork=waits_for is not None) as source:
+            if spawn.is_fifo(source):
                 problem = "no process wrote to it within the time limit"
                 attempt.wait_to_start(f"no process writes to {launch.stdin_path} yet")
                 with attempt.limited(no_input_problem(launch.stdin_path or "", problem)):
-                    await given.first_write(attempt.stop_asked)
+                    await readable(source, attempt.stop_asked)  # as a shell waits that opens one
             if not await attempt.may_start():
                 return None
             group = self._group(launch)
             running: LocalRun | None = None
             try:
-                begin = partial(self._spawn, attempt, given, group, waits_for)
+                begin = partial(self._spawn, attempt, source, group, waits_for)
                 running = await self._start_process(attempt, begin, log_text, elapsed(), group)
             finally:
                 if running is None and group is not None:
@@ -146,7 +145,7 @@ class LocalExecutor:
     async def _spawn(
         self,
         attempt: Attempt,
-        given: spawn.StandardInput,
+        source: int | str | None,
         group: Group | None,
         waits_for: str | None,
         output: AttemptOutput,
@@ -154,7 +153,6 @@ class LocalExecutor:
     ) -> spawn.SpawnedExecution | None:
         launch, context = attempt.launch, self._context
         nothing = output.job_end if launch.pty else context.null
-        standard_input = nothing if given.source is None else given.source
         steps = spawn.steps_of(launch, group)
         result = spawn.ResultFile() if launch.result else None
         process: Child | None = None
@@ -164,7 +162,7 @@ class LocalExecutor:
                 env=spawn.environment_of(launch, result),
                 cwd=launch.cwd,
                 umask=launch.umask,
-                input=standard_input,
+                input=nothing if source is None else source,
                 output=output.job_end,
                 passed=() if result is None else (result.fd,),
                 steps=steps,

@@ -8,16 +8,16 @@ import logging
 import os
 import resource
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from msgspec import Struct
 
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, Children, fork, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.deadlines import readable
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
@@ -319,46 +319,34 @@ _MAX_REPORT = 4096
 # --- Standard input, and the unnamed files that hold a job's input and its result.
 
 
-class StandardInput:
-    """The standard input of a process. `fd` is its descriptor; None if there is nothing to read."""
+@contextmanager
+def standard_input(launch: Launch, folder: str, *, in_fork: bool) -> Iterator[int | str | None]:
+    """Yield what a process reads: an open descriptor, or a path for the fork to open; None: nothing.
 
-    def __init__(self, launch: Launch, folder: str, *, in_fork: bool = False) -> None:
-        """Open it; unnamed files are made in `folder`. `in_fork`: leave a path to the fork, which may hang.
+    Unnamed files are made in `folder`. `in_fork`: leave a path to the fork, because opening it may hang.
 
-        Raises:
-            CannotStart: it cannot be read.
-            OSError: the machine lacks something; may be tried again.
-        """
-        self.fd: int | None = None
-        self._path = launch.stdin_path if in_fork else None
-        if launch.stdin is not None:
-            self.fd = unnamed_file(folder, launch.stdin)
-        elif launch.stdin_path is not None and not in_fork:
-            # opening a FIFO must not block the event loop until there is a writer
-            self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
-            os.set_blocking(self.fd, True)  # programs expect blocking input
+    Raises:
+        CannotStart: it cannot be read.
+        OSError: the machine lacks something; may be tried again.
+    """
+    if launch.stdin is not None:
+        fd = unnamed_file(folder, launch.stdin)
+    elif launch.stdin_path is None or in_fork:
+        yield launch.stdin_path
+        return
+    else:
+        # opening a FIFO must not block the event loop until there is a writer
+        fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
+        os.set_blocking(fd, True)  # programs expect blocking input
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
-    @property
-    def source(self) -> int | str | None:
-        """What the process reads: a descriptor, or a path for the fork to open; None: nothing."""
-        return self._path if self.fd is None else self.fd
 
-    @property
-    def is_fifo(self) -> bool:
-        """Whether it is a FIFO, which may have no writer yet."""
-        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
-
-    async def first_write(self, until: asyncio.Future[None]) -> None:
-        """Wait until a process writes to the FIFO, as a shell does that opens one; or until `until` is done.
-
-        Without a writer its reader would see the end of the file at once.
-        """
-        if self.fd is not None:
-            await readable(self.fd, until)
-
-    def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
+def is_fifo(source: int | str | None) -> TypeGuard[int]:
+    """Return whether this is an open FIFO; until it has a writer, its reader would see its end at once."""
+    return isinstance(source, int) and stat.S_ISFIFO(os.fstat(source).st_mode)
 
 
 def unnamed_file(folder: str, content: bytes = b"") -> int:
