@@ -12,7 +12,7 @@ from bgd.brief import quoted
 from bgd.daemon.web import actions
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.pages import LIST_PARTS, list_values, watch_jobs
-from bgd.daemon.web.queries import list_query, list_url
+from bgd.daemon.web.queries import list_query
 from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob
@@ -20,8 +20,6 @@ from bgd.formatting import batch_as_json
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.requests import MAX_BATCHES, CloseBatch, GetBatches
 from bgd.wire.views import BatchView, FollowUpView
-
-_BAR = ("succeeded", "failed", "cancelled", "running", "pending")  # from left to right
 
 
 async def batches(site: Site, request: HttpRequest) -> PageResponse:
@@ -82,7 +80,6 @@ async def _batch_values(site: Site, number: str) -> dict[str, Any]:
         **await list_values(site, query),
         "row": _row(view),
         "follow_ups": shown,
-        "jobs_url": list_url(query),
     }
 
 
@@ -91,15 +88,7 @@ def _query(number: str) -> str:
 
 
 def _row(view: BatchView) -> dict[str, Any]:
-    """Return a batch with its bar: states with their jobs, and begin and width of their parts, of 1000."""
-    bar, begin = [], 0
-    for state in _BAR:
-        count = getattr(view, state)
-        width = 1000 * count // max(view.total, 1)
-        bar.append((state, count, begin, width))
-        begin += width
-    ended = view.succeeded + view.failed + view.cancelled
-    return {"id": f"batch-{view.id}", "batch": view, "bar": bar, "ended": ended}
+    return {"id": f"batch-{view.id}", "batch": view}
 
 
 def _command(follow_up: FollowUpView) -> str:
