@@ -141,14 +141,12 @@ async def _values(site: Site, job: str, before: int | None) -> dict[str, object]
     found = await _find(site, job, before)
     view = found.view
     stored = await site.store.read(read.read_spec, JobId(view.id))
-    events = await _events(site, view, 0)
+    found = replace(found, events=await _events(site, view, 0))
     first = found.attempts[0].attempt if found.attempts else 1
     return {
         **_summary(found),
         "id": view.id,
-        "steps": found.steps,
         "attempts": await site.threads.run(None, partial(_attempts, site), view, found.attempts),
-        "history": history_of(view, events, found.attempts),
         "variables": sorted(stored.env or ()) if stored else [],
         "before": first if first > 1 else None,
     }
@@ -179,13 +177,6 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
     def render(template: str) -> str:
         return render_part(template, {**_summary(found), "attempts": attempts})
 
-    def steps() -> str:
-        return render_part("steps.html", {"steps": found.steps})
-
-    def history() -> str:
-        lines = history_of(view, found.events, attempts)
-        return render_part("history.html", {"history": lines})
-
     def section(attempt: AttemptView, template: str) -> str:
         return render_part(template, {"id": view.id, "attempt": _attempt(site, view, attempt, uses)})
 
@@ -197,9 +188,9 @@ def _snapshot(site: Site, found: _FoundJob) -> Snapshot:
         "needed": Part(found.dependents, partial(render, "needed.html"), has_version=False),
         "graph": Part(found.graph, partial(render, "graph.html"), has_version=False),
         "why": Part(found.explanation, partial(render, "why.html"), has_version=False),
-        "steps": Part(found.steps, steps, has_version=False),
+        "steps": Part(found.steps, partial(render, "steps.html"), has_version=False),
         "never": Part((not attempts, view.state in FINAL), partial(render, "never.html")),
-        "history": Part(found.events[-1].id if found.events else 0, history),
+        "history": Part(found.events[-1].id if found.events else 0, partial(render, "history.html")),
     }
     for each in attempts:
         name = f"attempt-{each.attempt}"
@@ -236,6 +227,8 @@ def _summary(found: _FoundJob) -> dict[str, object]:
         "needed_by": (_job_links(found.dependents[1]), found.dependents[0] - len(found.dependents[1])),
         "reasons": [(words_of(each), each) for each in next_reasons(found.explanation)],
         "graph": found.graph,
+        "steps": found.steps,
+        "history": history_of(view, found.events, found.attempts),
         "likely_start": _likely_start(found.explanation),
         "run": actions.pop("run", None),  # beside the time that it need not wait for
         "actions": actions,
