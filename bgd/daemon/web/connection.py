@@ -157,6 +157,7 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._farewell: Callable[[bytes], bytes] | None = None  # to open pages
         self._is_input_done = False  # whatever else comes is ignored
+        self._is_begun = False  # to be answered with a page
         self._is_answered = False  # the client may hang up
         self._is_at_eof = False  # the client sends no more
         self._writable = asyncio.Event()
@@ -232,27 +233,26 @@ class HttpConnection(asyncio.Protocol):
             if page.is_stream:
                 self._server.mark_streaming(self)
                 self._farewell = page.farewell
+            await self._send(page, request)
         except RequestRefused as error:
-            self._refuse(error.response)
-            return
+            self._give_up(error.response)
         except (BgdError, OSError) as error:  # the store or a log cannot be read
             logger.error("a page cannot be shown: %s", error)  # noqa: TRY400 - it says what is wrong, and where
-            self._refuse(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
-            return
+            self._give_up(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
         except Exception:  # one page must not end what serves all others
             logger.exception("a bug, in the answer to a browser")
-            self._refuse(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in bgd: see the daemon's log"))
-            return
-        try:
-            await self._send(page, request)
-        except (BgdError, OSError) as error:
-            logger.error("an answer to a browser was cut off: %s", error)  # noqa: TRY400 - it says all
+            self._give_up(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in bgd: see the daemon's log"))
+
+    def _give_up(self, response: HttpResponse) -> None:
+        """Answer why there is no page; break a page off that is half sent, so that the client sees that."""
+        if self._is_begun:
+            logger.error("an answer to a browser was cut off")
             self._transport.abort()
-        except Exception:  # likewise; the client sees that the answer is incomplete
-            logger.exception("an answer to a browser was cut off")
-            self._transport.abort()
+        else:
+            self._refuse(response)
 
     async def _send(self, page: PageResponse, request: HttpRequest) -> None:
+        self._is_begun = True
         self._transport.write(self._exchange.begin(page.response))
         if page.chunks is not None:
             async with aclosing(page.chunks) as chunks:
