@@ -16,7 +16,7 @@ from bgd.client.channel import Channel, InlineConnection
 from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
 from bgd.client.programs import CannotStart, problem_with_follow_ups
-from bgd.client.session import UNNUMBERED, Broken, NotSent, expected
+from bgd.client.session import UNNUMBERED, Broken, NotSent, expected, traced
 from bgd.client.specs import Caller, Item, checked, follow_up_words, spec_of
 from bgd.core.spec import JobSpec, is_target
 from bgd.errors import BgdError, DaemonUnreachable, Refused
@@ -216,7 +216,7 @@ def new_batch_of(
             if check_programs and (problem := problem_with_follow_ups({event: words}, path, caller.folder)):
                 raise CannotStart(f"{problem}; check=False queues the batch anyway", problem)
             item = {"target": words[0], "check": check_targets} if is_target(tuple(words)) else words
-        given[key] = _with_environment(spec_of(item, caller), caller)
+        [given[key]] = traced([_with_environment(spec_of(item, caller), caller)])
     return checked(NewBatch(name=name, **given))
 
 

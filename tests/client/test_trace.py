@@ -85,3 +85,19 @@ def test_the_jobs_of_every_way_to_submit_get_it_and_those_of_a_schedule_do_not(d
         said = [job.wait(DEADLINE) and job.output() for job in (*jobs, *shells)]
 
     assert said == [f"{PARENT}\n"] * 3 + ["\n"] + [f"{PARENT}\n"]
+
+
+def test_jobs_that_follow_a_job_or_a_batch_get_its_trace(daemon, monkeypatch):
+    script = ["sh", "-c", "echo $TRACEPARENT"]
+    with daemon.client() as client:
+        monkeypatch.setenv("TRACEPARENT", PARENT)
+        cause = client.submit(["true"], on_success=script, env_pass=["PATH"])
+        batch = client.batch([["true"]], then={"argv": script, "env_pass": ["PATH"]})
+        monkeypatch.delenv("TRACEPARENT")
+        cause.wait(DEADLINE)
+        [after_job] = cause.refresh().view.follow_ups
+        then = batch.wait(DEADLINE).view.then
+        assert then is not None
+        following = [client.job(after_job), client.job(then.job)]
+
+        assert [job.wait(DEADLINE) and job.output() for job in following] == [f"{PARENT}\n"] * 2

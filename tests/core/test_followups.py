@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.core.followups import event_after, follow_up, notify_event
 from bgd.core.job import Move, Outcome
@@ -12,6 +13,7 @@ from bgd.core.scheduler import EXPIRED
 from bgd.core.spec import NOTIFICATION_QUEUE, JobCause, JobSpec, problem_with
 from tests.core.scheduling import NO_RETRIES, at, end, make_scheduler, spec, submit
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BOTH = {"on_failure": ("mail", "ops"), "on_success": ("app.jobs:report",)}
 FOLLOWED = policy_of(spec(retries=1, retry_delay=5.0, jitter=0.0, **BOTH), NO_RETRIES)
 
@@ -95,12 +97,12 @@ def test_a_job_that_sends_a_notification_causes_none():
     assert {notify_event(effect) for effect in scheduler.take_effects()} == {None}
 
 
-def test_a_command_follows_in_folder_queue_and_priority_of_the_job():
-    job = spec(queue="mail", priority=5, cwd="/srv", umask=0o077, retries=3, **BOTH)
+def test_a_command_follows_in_folder_queue_priority_and_trace_of_the_job():
+    own = JobSpec(queue="mail", priority=5, cwd="/srv", umask=0o077, trace=(TRACE, ""))
+    job = replace(own, argv=("true",), retries=3, **BOTH)
+    following = replace(own, argv=("mail", "ops"), cause=cause("on_failure"))
 
-    assert follow_up(job, cause("on_failure")) == JobSpec(
-        argv=("mail", "ops"), queue="mail", priority=5, cwd="/srv", umask=0o077, cause=cause("on_failure")
-    )
+    assert follow_up(job, cause("on_failure")) == following
 
 
 def test_a_target_follows():
