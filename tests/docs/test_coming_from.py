@@ -17,7 +17,7 @@ from tests.docs.pages import blocks, page, section
 from tests.support import ROOT
 
 PAGE = page("docs/coming-from.md")
-SYSTEMS = ("Laravel", "RQ", "Huey", "Celery")
+SYSTEMS = ("Laravel", "Sidekiq", "RQ", "Huey", "Celery")
 TABLES = (*SYSTEMS, "Elsewhere", "Oban, Solid Queue, GoodJob")
 RUNS = r"^(?:client|first|second|area|send_letter|bgd|bgd_job|run_background_job|inline|raise)\b"
 
