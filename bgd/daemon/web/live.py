@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = 15.0  # seconds of silence after which a page learns that it is still connected
 MAX_AGE = 1800.0  # seconds until a browser connects again, and is checked again
 LIVE = "/live"  # at the end of a path: the updates of the page
-PAUSE = 0.075  # seconds between two updates of a page
+PAUSE = 0.06  # seconds between two updates of a page
 FAILURES_SHOWN = 86_400.0  # seconds since a failure in which the icon shows it
 PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages never take much of a processor
 
