@@ -8,7 +8,7 @@ from hashlib import blake2s
 from typing import Any
 
 from bgd.core.filters import exact_name
-from bgd.core.job import ACTIVE, State
+from bgd.core.job import ACTIVE, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import Ends, QueueEnds
@@ -75,7 +75,7 @@ def _shown_overview(board: Board, figures: Figures, ends: Ends, failures: list[F
         "has_more": board.has_more,
         "figures": figures,
         "day": [sum(column) for column in zip(*ends.hours, strict=True)],
-        "failures": [(each.error or outcome_in_words(each), each) for each in failures],
+        "failures": [(each.error or outcome_in_words(each), _filter_of(each), each) for each in failures],
         "chart": _chart(ends.hours),
     }
 
@@ -92,6 +92,18 @@ def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
         "streak": _streak(summary),
         "more": "+" if is_cut else "",
     }
+
+
+def _filter_of(failures: Failures) -> dict[str, object]:
+    """Return what finds the jobs of a group, and of one without a name also others that failed alike."""
+    name = {} if failures.name is None else {"name": exact_name(failures.name)}
+    if failures.error is None and failures.outcome is Outcome.EXIT:
+        return {"exit": failures.exit_code, **name}
+    error = failures.error or (failures.outcome or "").replace("_", " ")
+    return {"error": error[:_MAX_ERROR].partition("\n")[0], **name}
+
+
+_MAX_ERROR = 200  # characters, in an address
 
 
 def _streak(summary: NameSummary) -> str:

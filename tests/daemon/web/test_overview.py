@@ -83,14 +83,14 @@ def test_names_and_numbers_lead_to_their_jobs(browser, jobs):
 
     assert browser.get(link_behind(page, r"always \* fails")).ids == [job.id for job in reversed(jobs[:3])]
     assert browser.get(link_behind(page, "3 in a row")).ids == [job.id for job in reversed(jobs[:3])]
-    assert browser.get(link_behind(page, "1</a></td>")).ids == [jobs[6].id]
+    assert browser.get(link_behind(page, r"1</a></td>\s*</tr>")).ids == [jobs[6].id]
     failed = browser.get(link_behind(page, "4</a></dd>"))
     assert failed.ids == [job.id for job in reversed(jobs[:4])]
     latest = re.findall(r'href="(/job-logs/\d+)"><time', page.text)
     assert {int(each.rpartition("/")[2]) for each in latest} == {jobs[index].id for index in (2, 3, 4, 5)}
 
 
-def test_failures_of_the_day_are_grouped_and_lead_to_their_newest_job(browser, jobs):
+def test_failures_of_the_day_are_grouped_and_lead_to_their_jobs(browser, jobs):
     section = browser.get("/job-logs/overview").text.partition('id="failures"')[2].partition("</table>")[0]
     rows = re.findall(r"<tr.*?</tr>", section, re.DOTALL)[1:]
 
@@ -100,6 +100,8 @@ def test_failures_of_the_day_are_grouped_and_lead_to_their_newest_job(browser, j
         "flaky",
     ]
     assert re.findall(r'href="/job-logs/(\d+)"', section) == [str(jobs[2].id), str(jobs[3].id)]
+    [all_, _] = re.findall(r'href="(/job-logs\?[^"]*)"', section)
+    assert browser.get(html.unescape(all_)).ids == [job.id for job in reversed(jobs[:3])]
     assert [each["jobs"] for each in browser.json("/job-logs/overview")["failures"]] == [3, 1]
 
 
