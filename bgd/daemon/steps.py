@@ -35,12 +35,8 @@ class StepKeepers(Struct):
             Refused: the attempt does not run, or another process of it records the steps.
         """
         assert request.attempt is not None  # noqa: S101 - checked by the caller
-        check_running(self.job_of, request.job, request.attempt, "has steps")
-        keeper = self.keepers.get(JobId(request.job))
-        if keeper is None or keeper.attempt != request.attempt:
+        if self._keeper_of(request.job, request.attempt, pid) is None:
             self.keepers[JobId(request.job)] = _Keeper(request.attempt, pid, size, unfinished)
-        elif keeper.pid != pid:
-            raise Refused(_OTHER_PROCESS.format(request.job, keeper.pid))
 
     def check(self, step: SaveStep, pid: int) -> None:
         """Check that a process may record a step, and count its bytes.
@@ -48,14 +44,11 @@ class StepKeepers(Struct):
         Raises:
             Refused: it may not.
         """
-        check_running(self.job_of, step.job, step.attempt, "has steps")
-        keeper = self.keepers.get(JobId(step.job))
-        if keeper is None or keeper.attempt != step.attempt:
+        keeper = self._keeper_of(step.job, step.attempt, pid)
+        if keeper is None:
             raise Refused(
                 f"ask for the steps of attempt {step.attempt} of job {step.job} before you save one"
             )
-        if keeper.pid != pid:
-            raise Refused(_OTHER_PROCESS.format(step.job, keeper.pid))
         before = keeper.unfinished.get(step.position, 0)
         size = keeper.size - before + len(step.value)
         if size > MAX_STEP_BYTES:
@@ -69,6 +62,19 @@ class StepKeepers(Struct):
         else:
             keeper.unfinished[step.position] = len(step.value)
 
+    def _keeper_of(self, job: int, attempt: int, pid: int) -> _Keeper | None:
+        """Return the keeper of a running attempt, which is this process; None: it has none yet."""
+        check_running(self.job_of, job, attempt, "has steps")
+        keeper = self.keepers.get(JobId(job))
+        if keeper is None or keeper.attempt != attempt:
+            return None
+        if keeper.pid != pid:
+            raise Refused(
+                f"the steps of job {job} are recorded by its process {keeper.pid}, and another of its"
+                " processes has begun one: call bgd_job.step in one process of a job"
+            )
+        return keeper
+
 
 class _Keeper(Struct):
     """The process that records the steps of an attempt.
@@ -80,9 +86,3 @@ class _Keeper(Struct):
     pid: int
     size: int
     unfinished: dict[int, int]
-
-
-_OTHER_PROCESS = (
-    "the steps of job {} are recorded by its process {}, and another of its processes has begun one: call"
-    " bgd_job.step in one process of a job"
-)

@@ -14,9 +14,9 @@ from bgd.core.spec import JobSpec
 from bgd.daemon.access import user_name
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import Transaction, unpack_spec
-from bgd.wire.views import BatchView, FollowUpView
+from bgd.wire.views import BATCH_COUNTS, BatchView, FollowUpView
 
-_COUNTS = ("pending", "running", "succeeded", "failed", "cancelled")
+_COUNTS = BATCH_COUNTS[1:]
 
 _encode = msgspec.msgpack.Encoder().encode
 _changing = attrgetter("is_whole", "is_cancelled", "finished_at", *_COUNTS)

@@ -26,13 +26,12 @@ from bgd.core.filters import (
 )
 from bgd.core.job import FINAL, JobId, Outcome, State, Verb
 from bgd.core.retry import SIGNALLED, exit_code_of
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, MAX_ID, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import unpack_spec
 from bgd.errors import Refused
 from bgd.wire.requests import List, Selection
 
-_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _FEW = 10_000  # jobs that are read one by one; 10 ms
 
 # A list without states shows, up to its limit, what runs before what waits before what has finished
@@ -89,7 +88,7 @@ def select_ids(db: sqlite3.Connection, query: List, wanted: Filter) -> list[JobI
     if query.states is not None or query.before is not None:  # by id alone, so that pages leave nothing out
         groups = (ALL_STATES,)
     search = _Search(db, wanted)
-    highest = _MAX_ID if query.before is None else query.before - 1
+    highest = MAX_ID if query.before is None else query.before - 1
     ids: list[JobId] = []
     for states in groups:
         if left := query.limit - len(ids):
@@ -119,7 +118,7 @@ def next_slice(
         search = _Search(db, wanted)
         sources = search.sources(wanted.states)
         lowest = _first_since(db, wanted.since)
-        highest = _MAX_ID if wanted.until is None else _first_since(db, wanted.until) - 1
+        highest = MAX_ID if wanted.until is None else _first_since(db, wanted.until) - 1
         if start is not None:
             lowest, highest = (
                 (max(lowest, start + 1), highest) if ascending else (lowest, min(highest, start - 1))
@@ -165,7 +164,7 @@ def last_finished(db: sqlite3.Connection, states: Sequence[State], limit: int) -
     return [JobId(job) for _, job in sorted(map(tuple, found), reverse=True)[:limit]]
 
 
-def distinct(db: sqlite3.Connection, what: str, beginning: str = "", limit: int = _MAX_ID) -> list[str]:
+def distinct(db: sqlite3.Connection, what: str, beginning: str = "", limit: int = MAX_ID) -> list[str]:
     """Return the first few names, tags or queues that begin so, in order, without the default queue.
 
     Each is found by a look-up in an index, however many jobs have it.
@@ -293,7 +292,7 @@ class _Search:
         sources: Sequence[_Source],
         limit: int,
         lowest: int = 0,
-        highest: int = _MAX_ID,
+        highest: int = MAX_ID,
         *,
         ascending: bool = False,
     ) -> list[JobId]:
@@ -314,7 +313,7 @@ class _Search:
         source: _Source,
         limit: int | None,
         lowest: int,
-        highest: int = _MAX_ID,
+        highest: int = MAX_ID,
         *,
         ascending: bool = False,
     ) -> Iterator[Any]:

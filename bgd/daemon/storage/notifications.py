@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bgd.brief import command_line
 from bgd.core.job import Outcome, State
@@ -81,27 +81,10 @@ def _completed(db: sqlite3.Connection, fact: Fact, default: str | None) -> Fact 
         return None if target is None else replace(fact, target=target)
     if fact.is_about_calls:
         return replace(fact, target=fact.target or default) if fact.target or default else None
-    row = db.execute(_JOB, (fact.job,)).fetchone()
-    if row is None:
+    row = db.execute(_JOB, (default, fact.at, MAX_REASON, fact.job)).fetchone()
+    if row is None or row[0] is None:
         return None
-    own, name, schedule, queue, state, outcome, exit_code, signal, attempts, reason, finished_at = row
-    if own is None and default is None:
-        return None
-    if state == State.CANCELLED:
-        outcome = Outcome.CANCELLED
-    return replace(
-        fact,
-        at=fact.at if finished_at is None else finished_at,
-        target=own or default,
-        name=name,
-        schedule=schedule,
-        queue=queue,
-        outcome=None if outcome is None else Outcome(outcome),
-        exit_code=exit_code,
-        signal=signal,
-        attempts=attempts,
-        reason=reason and reason[:MAX_REASON],
-    )
+    return msgspec.convert({**asdict(fact), **dict(zip(_OF_JOB.split(", "), row, strict=True))}, Fact)
 
 
 def _is_wanted(db: sqlite3.Connection, fact: Fact, rules: Mapping[str, NotifyRule]) -> bool:
@@ -231,10 +214,13 @@ _row = attrgetter(*_FACT_FIELDS)
 
 _INSERT = f"INSERT INTO notify_facts ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
 _PAGE = f"SELECT id, {_COLUMNS} FROM notify_facts ORDER BY id LIMIT ?"  # noqa: S608 (constants)
-_JOB = """
-    SELECT notify, name, schedule, queue, state, outcome, exit_code, signal, attempt, reason, finished_at
+_OF_JOB = "target, at, name, schedule, queue, outcome, exit_code, signal, attempts, reason"
+_JOB = f"""
+    SELECT coalesce(notify, ?), coalesce(finished_at, ?), name, schedule, queue,
+        iif(state = '{State.CANCELLED}', '{Outcome.CANCELLED}', outcome), exit_code, signal, attempt,
+        substr(reason, 1, ?)
     FROM jobs WHERE id = ?
-"""
+"""  # noqa: S608 (constants)
 _HAS_FAILED = """
     SELECT 1 FROM streaks WHERE target = ? AND subject = ?
     UNION ALL SELECT 1 FROM notify_facts WHERE target = ? LIMIT 1

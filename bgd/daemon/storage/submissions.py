@@ -7,6 +7,7 @@ import sqlite3
 import msgspec
 
 from bgd.core.job import JobId
+from bgd.core.spec import MAX_ID
 from bgd.daemon.storage.database import runs_of
 from bgd.daemon.storage.records import Submission
 from bgd.wire.replies import Run
@@ -14,7 +15,6 @@ from bgd.wire.replies import Run
 KEPT_SECONDS = 600.0  # requests outlive removed jobs: twice as long as a client sends one again
 BATCH_SECONDS = 90 * 86_400.0  # after its last line, a batch can be resumed for so long
 RUNS_AT_ONCE = 10_000  # in one answer: some 100 KB
-_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
@@ -41,7 +41,7 @@ def keep_submissions(db: sqlite3.Connection, removed: list[JobId], elapsed: floa
 
 
 def find_submission(
-    db: sqlite3.Connection, token: bytes, after: int, until: int = _MAX_ID
+    db: sqlite3.Connection, token: bytes, after: int, until: int = MAX_ID
 ) -> Submission | None:
     """Return the request with this token whose first new job is above `after` and at most `until`, or None.
 
