@@ -331,7 +331,9 @@ async def test_what_follows_is_checked_like_a_job(config, launcher):
         bad = replace(FOLLOWED, catch=command("nul\0"))
         assert "NUL" in (await caller.ask(portion(HELD, new=bad), Failed)).message
         waits = replace(FOLLOWED, then=command(after=(1,)))
-        assert (await caller.ask(portion(HELD, new=waits), Failed)).message.startswith("then: what follows a")
+        assert (await caller.ask(portion(HELD, new=waits), Failed)).message.startswith(
+            "then: a follow-up of a batch"
+        )
         nowhere = SubmitMany(id=1, specs=[HELD], batch=FOLLOWED)
         assert (await caller.ask(nowhere, Failed)).message == "a batch needs a place"
         assert life.supervisor.newest_id == 0
