@@ -160,7 +160,7 @@ class Worker:
         self._context = context
         self._changed = changed
         self._since = elapsed()
-        self._startup_output = os.memfd_create("bgd-worker-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._startup_output = _output_in_memory()
         self._channel = WorkerChannel(
             self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
         )
@@ -468,15 +468,24 @@ def end_of(code: int) -> str:
     return f"was ended by signal {-code}"
 
 
+def _output_in_memory() -> int:
+    """Return a file for what a starting worker prints, in which only `_MOST_OUTPUT` bytes can be written."""
+    file = os.memfd_create("bgd-worker-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, _MOST_OUTPUT)  # takes no memory
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+    return file
+
+
 def _end_output(file: int) -> bytes:
-    """Return the beginning of what a starting worker has printed, and let this file in memory not grow."""
-    text = os.pread(file, _KEPT, 0)
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)  # processes that it started may have it too
+    """Return the beginning of what a starting worker has printed, and let the file take nothing more."""
+    text = os.pread(file, min(os.lseek(file, 0, os.SEEK_CUR), _KEPT), 0)  # the worker writes at this place
+    os.ftruncate(file, 0)  # the worker, and processes that it started, may have it open for long
     os.close(file)
     return text
 
 
 _KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's pipe
+_MOST_OUTPUT = 16 << 20  # bytes of memory; a worker that prints more gets an error
 
 
 # --- Which attempts may share a warm worker, and how it is started.

@@ -13,7 +13,7 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.wire.launching import ContinueProcesses, RenewWorkers, StopProcesses, SuspendProcesses
 from tests.launcher.host import PATIENCE, is_alive, written
-from tests.launcher.warm.calls import SPAWN, Calls
+from tests.launcher.warm.calls import SPAWN, Calls, value_of
 from tests.support import wait_until
 
 JOB = """
@@ -125,6 +125,23 @@ def test_what_a_preload_prints_is_in_the_first_log(forked):
     first, second = forked.run("job:parent"), forked.run("job:parent")
 
     assert (forked.output(first), forked.output(second)) == ("loading\n", "")
+
+
+def test_a_preload_that_prints_without_end_takes_little_memory_and_none_once_it_is_ready(forked):
+    forked.write(
+        "endless",
+        "import os\ntry:\n    for _ in range(2_000):\n        os.write(1, b'spam\\n' * 20_000)\n"
+        "except PermissionError:\n    pass\nwritten = os.lseek(1, 0, os.SEEK_CUR)\n"
+        "def size():\n    return written\n",
+    )
+    forked.preload = ["endless"]
+
+    end = forked.run("endless:size")
+
+    assert value_of(end) <= 16 << 20
+    assert forked.output(end).startswith("spam\nspam\n")
+    [worker] = forked.workers()
+    assert Path(f"/proc/{worker}/fd/1").stat().st_size == 0
 
 
 def test_while_it_imports_jobs_keep_their_time_limit_and_can_be_stopped_and_suspended(forked, tmp_path):
