@@ -22,7 +22,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import readable
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput
-from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
+from bgd.launcher.problems import CannotStart, explained, no_input_problem, one_line, reason_of
 from bgd.launcher.process import new_tag
 from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, ProcessEnd, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
@@ -105,13 +105,9 @@ class LocalExecutor:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
         if not (launch.limits.controllers or launch.own_group):
             return None
-        try:
+        where = f"no control group in {delegation.path}"
+        with explained(lambda error: one_line(NotStarted.NO_LIMIT, f"{where}: {reason_of(error)}")):
             return delegation.new_group(launch.key, launch.limits)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            problem = f"no control group in {delegation.path}: {error.strerror}"
-            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
 
     async def _start_process(
         self, attempt: Attempt, begin: Begin, log_text: bytes, since: float, group: Group | None = None

@@ -17,7 +17,7 @@ from bgd.launcher.children import Child, Children, Readers, start_program
 from bgd.launcher.keyboards import Keyboards
 from bgd.launcher.log_file import LogFile, move
 from bgd.launcher.outbox import UnstoredOutput
-from bgd.launcher.problems import SHORTAGES, CannotStart
+from bgd.launcher.problems import explained, reason_of
 from bgd.launcher.process import StreamId
 from bgd.wire.launching import NotStarted
 
@@ -215,12 +215,8 @@ class Terminal:
             CannotStart: the machine has no terminals.
             OSError: all are in use; may be tried again.
         """
-        try:
+        with explained(lambda error: f"{NotStarted.OTHER}: no terminal: {reason_of(error)}"):
             self.screen, self.job_end = os.openpty()  # never becomes this process's controlling terminal
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            raise CannotStart(f"{NotStarted.OTHER}: no terminal: {error.strerror}") from error
         os.set_blocking(self.screen, False)
         termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
         status = os.fstat(self.job_end)

@@ -6,7 +6,8 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bgd.paths import find_program
@@ -23,6 +24,28 @@ class CannotStart(Exception):
     """
 
     log_text = b""
+
+
+@contextmanager
+def explained(explain: Callable[[OSError | ValueError], str]) -> Iterator[None]:
+    """Raise CannotStart for an error of the block, unless it says that the machine lacks something.
+
+    A ValueError is about a NUL, text that cannot be encoded, or a variable named with "=".
+
+    Raises:
+        OSError: one of SHORTAGES; may be tried again.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise
+        raise CannotStart(explain(error)) from error
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Return what an error says, without its number and path."""
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def shortage(error: OSError, folders: Iterable[str]) -> str:

@@ -19,7 +19,15 @@ from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.children import Child, Children, fork, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
-from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
+from bgd.launcher.problems import (
+    SHORTAGES,
+    CannotStart,
+    explained,
+    no_input_problem,
+    one_line,
+    reason_of,
+    why_not_started,
+)
 from bgd.launcher.process import MARK, set_tag
 from bgd.launcher.tree import UNKILLABLE, ProcessEnd, StopReason, mark
 from bgd.wire.class_jobs import MAX_DOCUMENT
@@ -41,17 +49,12 @@ def start_process(launch: Launch, command: Command, children: Children) -> Child
     argv, standard = [*command.argv] or [""], (command.input, command.output, command.output)
     umask = os.umask(command.umask)
     try:
-        set_tag(command.tag)
-        os.chdir(command.cwd)
-        pid = _first_that_runs(
-            command, lambda path: start_program(path, argv, command.env, standard, command.passed)
-        )
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(why_not_started(launch, error)) from error
-    except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
-        raise CannotStart(why_not_started(launch, error)) from error
+        with explained(partial(why_not_started, launch)):
+            set_tag(command.tag)
+            os.chdir(command.cwd)
+            pid = _first_that_runs(
+                command, lambda path: start_program(path, argv, command.env, standard, command.passed)
+            )
     finally:
         os.chdir("/")
         set_tag(None)
@@ -304,13 +307,12 @@ def _apply_steps(steps: Sequence[Step]) -> None:
         OSError: of the machine; may be tried again.
     """
     for name, step in steps:
-        try:
+        with explained(partial(_no_limit, name)):
             step()
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in SHORTAGES:
-                raise
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
+
+
+def _no_limit(name: str, error: OSError | ValueError) -> str:
+    return one_line(NotStarted.NO_LIMIT, f"{name}: {reason_of(error)}")
 
 
 _MAX_REPORT = 4096
@@ -384,18 +386,17 @@ def open_input(folder: str, path: str, flags: int = 0) -> int:
         CannotStart: it cannot be read.
         OSError: the machine lacks something; may be tried again.
     """
-    try:
+
+    def why(error: OSError | ValueError) -> str:
+        is_named = isinstance(error, OSError)
+        return no_input_problem(path, reason_of(error) if is_named else "no file can have this name")
+
+    with explained(why):
         # relative to the process's own folder
         fd = os.open(
             os.path.join(folder, path),  # noqa: PTH118  plain strings here
             os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags,
         )
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(no_input_problem(path, f"{error.strerror}")) from error
-    except ValueError as error:  # NUL, text that cannot be encoded
-        raise CannotStart(no_input_problem(path, "no file can have this name")) from error
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise CannotStart(no_input_problem(path, "it is a directory"))

@@ -14,7 +14,7 @@ from msgspec import Struct
 from bgd.clock import doubling, elapsed
 from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
-from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, printable
+from bgd.launcher.problems import CannotStart, explained, one_line, printable
 from bgd.wire.launching import NotStarted, SlurmStart
 
 _COST = 2  # requests that each of Slurm's programs makes, measured with Slurm 24.11
@@ -226,12 +226,8 @@ class Controller:
         if path is None:
             problem = f"{argv[0]} is not on the PATH of the launcher: install Slurm's client programs"
             raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
-        try:
+        with explained(lambda error: one_line(NotStarted.OTHER, f"{path}: {error}")):
             pid = start_program(path, argv, env, standard)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in SHORTAGES:
-                raise
-            raise CannotStart(one_line(NotStarted.OTHER, f"{path}: {error}")) from error
         return Child(pid, self._context.children)
 
     async def _ask(self) -> None:
