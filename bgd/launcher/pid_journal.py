@@ -21,6 +21,7 @@ class PidJournal:
     """Record first processes for the sweep, which can also work with mark and pipe alone."""
 
     def __init__(self, group: asyncio.TaskGroup, scanner: Scanner, journal: Journal) -> None:
+        self._loop = asyncio.get_running_loop()  # found once, because to find it takes a system call
         self._group = group
         self._scanner = scanner
         self._journal = journal
@@ -29,8 +30,7 @@ class PidJournal:
 
     def begin(self, key: AttemptKey, execution: Execution) -> None:
         """Record this attempt's first process, if it lasts."""
-        loop = asyncio.get_running_loop()
-        self._waiting[key] = loop.call_later(_LASTING, self._record, key, execution)
+        self._waiting[key] = self._loop.call_later(_LASTING, self._record, key, execution)
 
     def end(self, key: AttemptKey) -> None:
         """Forget an attempt whose first process has ended."""
