@@ -215,14 +215,7 @@ def _failure_in_words(view: JobView) -> str:
             return _NOT_STARTED.get(kind, kind) or outcome_in_words(view)
         case None | Outcome.CANCELLED | Outcome.SUCCEEDED | Outcome.SNOOZED:
             return State.FAILED
-        case (
-            Outcome.TIMEOUT
-            | Outcome.LOG_LIMIT
-            | Outcome.INTERRUPTED
-            | Outcome.REFUSED
-            | Outcome.OOM
-            | Outcome.UNKNOWN
-        ):
+        case _:
             return outcome_in_words(view)
 
 
@@ -258,18 +251,8 @@ def outcome_in_words(ended: Ended) -> str:
             return "out of memory"
         case Outcome.UNKNOWN:
             return "outcome unknown"
-        case (
-            Outcome.SUCCEEDED
-            | Outcome.TIMEOUT
-            | Outcome.CANCELLED
-            | Outcome.INTERRUPTED
-            | Outcome.NOT_STARTED
-            | Outcome.LOG_LIMIT
-            | Outcome.REFUSED
-            | Outcome.ERROR
-            | Outcome.SNOOZED
-        ):
-            return ended.outcome.replace("_", " ")
+        case outcome:
+            return outcome.replace("_", " ")
 
 
 def reason_in_words(view: JobView) -> str:
@@ -286,7 +269,7 @@ def reason_in_words(view: JobView) -> str:
             return f"after {number_ranges(view.waits_for)}" if view.waits_for else ""
         case State.RUNNING | State.CANCELLED:
             return "" if words == view.state else words
-        case State.SCHEDULED | State.QUEUED | State.HELD | State.STOPPING | State.SUCCEEDED:
+        case _:
             return ""
 
 

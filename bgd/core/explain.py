@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from math import inf
-from typing import TYPE_CHECKING, Literal, assert_never, get_args
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -105,9 +105,9 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 OF_MACHINE = frozenset({Cause.LOAD, Cause.MEMORY})
-_OfSlots = Literal[
-    Cause.LIMIT, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN
-]
+_OF_SLOTS = frozenset(
+    {Cause.LIMIT, Cause.QUEUE_SLOTS, Cause.SLOTS, Cause.TOKENS, Cause.RATE, Cause.SHARE, Cause.TURN}
+)
 
 
 # --- in words -----------------------------------------------------------------------------------------------
@@ -115,11 +115,8 @@ _OfSlots = Literal[
 
 def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
     """Return the reasons to show first: slots and turn only if nothing else comes before them."""
-    before = tuple(reason for reason in explanation.reasons if reason.cause not in _ONCE_QUEUED)
+    before = tuple(each for each in explanation.reasons if each.cause not in _OF_SLOTS | OF_MACHINE)
     return before or explanation.reasons
-
-
-_ONCE_QUEUED = frozenset({*get_args(_OfSlots), *OF_MACHINE})
 
 
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
@@ -134,70 +131,9 @@ def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
     return " ".join(filter(None, [words_of(reason), jobs, time]))
 
 
-def words_of(reason: Reason) -> str:  # noqa: C901, PLR0911, PLR0912 (a flat list of cases)
+def words_of(reason: Reason) -> str:
     """Return what a job waits for, without the jobs, counts and instants that the caller appends."""
-    match reason.cause:
-        case Cause.LAUNCHER:
-            return f"for a launcher: {reason.problem or 'it is starting'}"
-        case Cause.SHUTDOWN:
-            return "until bgd starts again: it is shutting down"
-        case Cause.PAUSE:
-            return "until `bgctl resume`: all queues are paused"
-        case Cause.QUEUE_PAUSE:
-            return f"until `bgctl resume {reason.subject}`: its queue is paused"
-        case Cause.HOLD:
-            return f"until `bgctl release {reason.subject}`"
-        case Cause.TIME:
-            return "until"
-        case Cause.JOBS:
-            return "for job" if len(reason.jobs) == 1 else "for jobs"
-        case Cause.LOAD:
-            return f"for the load of the machine: {reason.problem or 'it is too high'}"
-        case Cause.MEMORY:
-            return f"for memory of the machine: {reason.problem or 'too little is available'}"
-        case Cause.BREAKER:
-            return _words_of_breaker(reason)
-        case Cause.SUSPENSION:
-            return f"until `bgctl continue {reason.subject}`: it is suspended"
-        case Cause.START:
-            return f"to be started{f': {reason.problem}' if reason.problem else ' by the launcher'}"
-        case Cause.REQUESTS:
-            return "for bgd's own limit on requests to Slurm (requests_per_second)"
-        case Cause.CONTROLLER:
-            return "for Slurm's controller (retrying): unreachable since"
-        case Cause.NODE:
-            return _wait_for_node(reason.problem)
-        case Cause.PILOT:
-            return f"for room on a pilot of executor {reason.subject}"
-        case cause:
-            return _words_of_slots(cause, reason)
-
-
-def _words_of_slots(cause: _OfSlots, reason: Reason) -> str:  # noqa: PLR0911 (a flat list of cases)
-    are = "is" if reason.taken == 1 else "are"
-    taken = f"{reason.taken} of {reason.slots} {are} taken{_ahead(reason, ', and ')}"
-    match cause:
-        case Cause.LIMIT:
-            return f"for limit {reason.subject}: {taken}"
-        case Cause.QUEUE_SLOTS:
-            slots = "a slot" if reason.wanted == 1 else f"{reason.wanted} slots"
-            return f"for {slots} of queue {reason.subject}: {taken}"
-        case Cause.SLOTS:
-            taken = f"{reason.taken} {are} taken{_ahead(reason, ', and ')}"
-            return f"for {reason.wanted} of {reason.slots} slots: {taken}"
-        case Cause.TOKENS if (reason.slots or 0) < reason.wanted:
-            return f"for {reason.wanted} {reason.subject}: bgd has {reason.slots or 'none'}"
-        case Cause.TOKENS:
-            return f"for {reason.wanted} {reason.subject}: {taken}"
-        case Cause.RATE:
-            return f"for the rate of queue {reason.subject}, {reason.limit}{_ahead(reason, ', ')}, until"
-        case Cause.SHARE:
-            weight = f"queue {reason.subject} has weight {reason.limit}"
-            return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
-        case Cause.TURN:
-            return f"{ITS_TURN}{_ahead(reason, ': ')}"
-        case _:
-            assert_never(cause)
+    return _WORDS[reason.cause](reason)
 
 
 def _words_of_breaker(reason: Reason) -> str:
@@ -205,6 +141,22 @@ def _words_of_breaker(reason: Reason) -> str:
     if reason.at is None:
         return f"{paused}: job {reason.head} tries now"
     return f"{paused}: job {reason.head} tries first, not before" if reason.head else f"{paused}, until"
+
+
+def _words_of_tokens(reason: Reason) -> str:
+    if (reason.slots or 0) < reason.wanted:
+        return f"for {reason.wanted} {reason.subject}: bgd has {reason.slots or 'none'}"
+    return f"for {reason.wanted} {reason.subject}: {_taken(reason)}"
+
+
+def _words_of_share(reason: Reason) -> str:
+    weight = f"queue {reason.subject} has weight {reason.limit}"
+    return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
+
+
+def _taken(reason: Reason, *, of_all: bool = True) -> str:
+    of = f" of {reason.slots}" if of_all else ""
+    return f"{reason.taken}{of} {'is' if reason.taken == 1 else 'are'} taken{_ahead(reason, ', and ')}"
 
 
 def holders_in_words(reason: Reason) -> str:
@@ -252,7 +204,33 @@ def _ahead(reason: Reason, before: str) -> str:
     return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it{head}"
 
 
-ITS_TURN = "for its turn"
+_WORDS: dict[Cause, Callable[[Reason], str]] = {
+    Cause.LAUNCHER: lambda it: f"for a launcher: {it.problem or 'it is starting'}",
+    Cause.SHUTDOWN: lambda _: "until bgd starts again: it is shutting down",
+    Cause.PAUSE: lambda _: "until `bgctl resume`: all queues are paused",
+    Cause.QUEUE_PAUSE: lambda it: f"until `bgctl resume {it.subject}`: its queue is paused",
+    Cause.HOLD: lambda it: f"until `bgctl release {it.subject}`",
+    Cause.TIME: lambda _: "until",
+    Cause.JOBS: lambda it: "for job" if len(it.jobs) == 1 else "for jobs",
+    Cause.BREAKER: _words_of_breaker,
+    Cause.LIMIT: lambda it: f"for limit {it.subject}: {_taken(it)}",
+    Cause.QUEUE_SLOTS: lambda it: (
+        f"for {'a slot' if it.wanted == 1 else f'{it.wanted} slots'} of queue {it.subject}: {_taken(it)}"
+    ),
+    Cause.SLOTS: lambda it: f"for {it.wanted} of {it.slots} slots: {_taken(it, of_all=False)}",
+    Cause.TOKENS: _words_of_tokens,
+    Cause.RATE: lambda it: f"for the rate of queue {it.subject}, {it.limit}{_ahead(it, ', ')}, until",
+    Cause.LOAD: lambda it: f"for the load of the machine: {it.problem or 'it is too high'}",
+    Cause.MEMORY: lambda it: f"for memory of the machine: {it.problem or 'too little is available'}",
+    Cause.SHARE: _words_of_share,
+    Cause.TURN: lambda it: f"for its turn{_ahead(it, ': ')}",
+    Cause.SUSPENSION: lambda it: f"until `bgctl continue {it.subject}`: it is suspended",
+    Cause.START: lambda it: f"to be started{f': {it.problem}' if it.problem else ' by the launcher'}",
+    Cause.REQUESTS: lambda _: "for bgd's own limit on requests to Slurm (requests_per_second)",
+    Cause.CONTROLLER: lambda _: "for Slurm's controller (retrying): unreachable since",
+    Cause.NODE: lambda it: _wait_for_node(it.problem),
+    Cause.PILOT: lambda it: f"for room on a pilot of executor {it.subject}",
+}
 
 
 # --- when ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bgd.core.explain import (
     in_words,
     likely_start,
     waiting_line,
+    words_of,
 )
 from bgd.core.job import JobId, Now, Outcome, Rate, State
 from bgd.core.limits import QueueRule
@@ -571,3 +572,8 @@ RUNNING = [(1, 110.0), (1, 130.0)]
 )
 def test_the_likely_start_follows_from_how_long_jobs_take(reasons, running, seconds, likely):
     assert likely_start(reasons, running, seconds, 100.0) == likely
+
+
+def test_every_cause_has_words():
+    for cause in Cause:
+        assert words_of(Reason(cause=cause, subject="reports", limit="3/1m", slots=1)).isprintable()
