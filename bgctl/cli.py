@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,15 +12,18 @@ from bgctl.common import WrongUsage
 from bgctl.verbs import VerbGroup, with_global_options
 from bgd.core.job import VERBS
 
+if TYPE_CHECKING:
+    from bgctl.plain import Begun
 
-def invoke(arguments: list[str]) -> int:
-    """Run the verb that the arguments name; return its exit code.
+
+def invoke(arguments: list[str], begun: Begun | None = None) -> int:
+    """Run the verb that the arguments name, after what was done for it; return its exit code.
 
     Raises:
         WrongUsage: the words are not understood.
     """
     try:
-        with cli.make_context("bgctl", arguments) as context:
+        with cli.make_context("bgctl", arguments, obj=begun) as context:
             return cli.invoke(context) or 0
     except click.exceptions.Exit as ending:
         return ending.exit_code

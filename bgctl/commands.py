@@ -1,7 +1,4 @@
-"""Submit a command: check it, queue it, print the id of its job, and show its output.
-
-This module does not import click, so that a command line without options starts without it.
-"""
+"""Submit a command: check it, queue it, print the id of its job, and show its output."""
 
 from __future__ import annotations
 
@@ -12,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bgctl.common import WrongUsage, answer, global_options, say, writing_to_stdout
-from bgctl.plain import OPERATORS, input_waits
+from bgctl.common import WrongUsage, answer, begun, global_options, say, writing_to_stdout
+from bgctl.output import follow_job, report_end
+from bgctl.plain import OPERATORS
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
 from bgd.client.specs import undecodable_names
@@ -21,81 +19,23 @@ from bgd.core.spec import DEFAULT_QUEUE, MAX_INPUT
 from bgd.units import counted
 
 if TYPE_CHECKING:
-    from bgctl.plain import Begun
     from bgd.client.options import JobOptions
 
 
-def submit(  # noqa: PLR0913 - one parameter per option
-    daemon: Client,
-    argv: Sequence[str],
-    options: JobOptions,
-    *,
-    shell: bool = False,
-    no_check: bool = False,
-    wait: bool = False,
-    follow: bool = False,
-    begun: Begun | None = None,
-) -> int:
-    """Queue a command and print its id; return the exit code. `begun`: go on after that."""
-    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, begun=begun)
-    print_id(job)
-    say_if_exists(job, options)
-    return wait_or_follow(daemon, job, wait=wait, follow=follow)
-
-
-def run(  # noqa: PLR0913 - one parameter per option
-    daemon: Client,
-    argv: Sequence[str],
-    options: JobOptions,
-    *,
-    shell: bool = False,
-    no_check: bool = False,
-    raw: bool = False,
-    interactive: bool = False,
-    begun: Begun | None = None,
-) -> int:
-    """Queue a command, show its output, and return its exit code.
-
-    `interactive`: also type into it. `begun`: go on after that.
-    """
-    job = _queue(daemon, argv, options, shell=shell, no_check=no_check, verb="run", begun=begun)
-    if global_options().json:
-        print_id(job)
-    say_if_exists(job, options)
-    if interactive:
-        from bgctl.attaching import attach  # noqa: PLC0415 - it imports the parser and an event loop
-
-        _say_obstacle(job)
-        return attach(daemon, job.id, is_new=True)
-    # with its own terminal the job expects this one to obey its control characters
-    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False), begun=begun)
-    if "stdin" not in options and "input" not in options and input_waits(argv):
-        import shlex  # noqa: PLC0415 - hardly any command gets here
-
-        say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
-    return code
-
-
-def _queue(
-    daemon: Client,
-    argv: Sequence[str],
-    options: JobOptions,
-    *,
-    shell: bool,
-    no_check: bool,
-    verb: str = "submit",
-    begun: Begun | None = None,
+def queue_command_of(
+    daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool, verb: str
 ) -> Job:
-    if begun is not None and begun.job is not None:
-        return Job(daemon, begun.job, is_new=True)
+    """Queue the words of a command line; `verb` is what was typed before the options."""
+    already = begun()
+    if already.job is not None:
+        return Job(daemon, already.job, is_new=True)
     with program_of(argv, shell=shell, verb=verb) as words:
         say_what_is_not_passed_on(options)
         if options.get("stdin") == "-":
             options["input"] = _read_stdin()
             del options["stdin"]
         options["check"] = not no_check
-        sent = None if begun is None else begun.sent
-        job = daemon._submit(checked_command(words, options), sent)  # noqa: SLF001 - others do not go on
+        job = daemon._submit(checked_command(words, options), already.sent)  # noqa: SLF001 - others do not go on
     say_if_it_is_too_wide(daemon, options)
     say_once_what_a_reboot_does(daemon, options)
     return job
@@ -230,23 +170,15 @@ _TOLD = "reboot.told"  # a file that marks the warning as given
 
 
 def wait_or_follow(
-    daemon: Client,
-    job: Job,
-    *,
-    wait: bool = False,
-    follow: bool = False,
-    raw: bool = False,
-    begun: Begun | None = None,
+    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
 ) -> int:
-    """Wait for a job or follow its output if asked to; return the exit code. `begun`: go on after that."""
-    _say_obstacle(job)
-    if not (wait or follow):
-        return 0
-    from bgctl.output import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
-
-    return follow_job(daemon, job, raw=raw, begun=begun) if follow else wait_for_job(job)
+    """Wait for a job or follow its output if asked to; return the exit code."""
+    say_obstacle(job)
+    if follow:
+        return follow_job(daemon, job, raw=raw)
+    return report_end(job.wait()) if wait else 0
 
 
-def _say_obstacle(job: Job) -> None:
+def say_obstacle(job: Job) -> None:
     if job.obstacle is not None:
         say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")

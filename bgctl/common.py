@@ -1,7 +1,4 @@
-"""What all verbs share when they run: the global options, the connection to the daemon, and printing.
-
-This module does not import click, so that a command line without options starts without it.
-"""
+"""What all verbs share when they run: the global options, the connection to the daemon, and printing."""
 
 from __future__ import annotations
 
@@ -12,9 +9,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import click
 from msgspec import Struct
 
 from bgctl.columns import aligned
+from bgctl.plain import Begun
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
 from bgd.errors import BgdError, Refused
@@ -59,6 +58,12 @@ def set_global_options(**given: Any) -> None:
 
 
 _given: dict[str, Any] = {}
+
+
+def begun() -> Begun:
+    """Return what was done for this command line before it was parsed."""
+    context = click.get_current_context(silent=True)
+    return (context and context.obj) or Begun()
 
 
 def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:

@@ -1,7 +1,4 @@
-"""Print the output of jobs, and follow a new job to its end.
-
-This module does not import click, so that `bgctl run PROGRAM` starts without it.
-"""
+"""Print the output of jobs, and follow a new job to its end."""
 
 from __future__ import annotations
 
@@ -12,10 +9,9 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from bgctl import exit_codes
-from bgctl.common import global_options, is_terminal, print_json, say, writing_to_stdout
+from bgctl.common import begun, global_options, is_terminal, print_json, say, writing_to_stdout
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
@@ -23,21 +19,19 @@ from bgd.escape import one_line
 from bgd.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
 
-if TYPE_CHECKING:
-    from bgctl.plain import Begun
 
-
-def follow_job(daemon: Client, job: Job, *, raw: bool = False, begun: Begun | None = None) -> int:
+def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
     """Print a new job's output until it has finished; return its exit code.
 
     Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`,
-    print the output unchanged. `begun`: go on after what was done with the job.
+    print the output unchanged.
     """
-    attempt, offset = (begun and begun.shown) or (None, None)
+    already = begun()
+    attempt, offset = already.shown or (None, None)
     printer = LogPrinter(job.id, raw=raw, attempt=attempt)
     try:
         with writing_to_stdout(lambda: f"job {job.id} is queued: {_how_to_return(job)}"):
-            if begun is not None and begun.is_interrupted:
+            if already.is_interrupted:
                 raise KeyboardInterrupt  # noqa: TRY301 - it is handled as one from now on
             return _follow(daemon, job, printer, attempt or 0, offset)
     except DaemonUnreachable as error:
@@ -49,11 +43,6 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False, begun: Begun | No
             return leave(daemon, job.id, exit_codes.INTERRUPTED, _how_to_return(job))
     say(f"cancelling job {job.id}")
     daemon.cancel([job.id])  # if it has just finished, report that end
-    return wait_for_job(job)
-
-
-def wait_for_job(job: Job) -> int:
-    """Wait until a job has finished; return its exit code."""
     return report_end(job.wait())
 
 

@@ -110,36 +110,24 @@ def frame(message: dict[str, object]) -> bytes:
 
 
 def _packed(value: object) -> bytes:
-    """Return MessagePack, each value in its shortest form."""
+    """Return MessagePack, with all lengths and numbers in their longest form."""
     match value:
-        case str():
-            text = value.encode()
-            return _head(len(text), 32, 0xA0, (0xD9, 0xDA, 0xDB)) + text
-        case bytes():
-            return bytes((0xC4, len(value))) + value
-        case list():
-            return _head(len(value), 16, 0x90, (0, 0xDC, 0xDD)) + b"".join(map(_packed, value))
-        case dict():
-            items = (_packed(key) + _packed(item) for key, item in value.items())
-            return _head(len(value), 16, 0x80, (0, 0xDE, 0xDF)) + b"".join(items)
         case bool():
             return b"\xc3" if value else b"\xc2"
         case int():
-            return (
-                _head(value, 0x80, 0, (0xCC, 0xCD, 0xCE))
-                if value < 1 << 32
-                else struct.pack(">BQ", 0xCF, value)
-            )
+            return struct.pack(">BQ", 0xCF, value)
+        case str():
+            text = value.encode()
+            return struct.pack(">BI", 0xDB, len(text)) + text
+        case bytes():
+            return struct.pack(">BI", 0xC6, len(value)) + value
+        case list():
+            return struct.pack(">BI", 0xDD, len(value)) + b"".join(map(_packed, value))
+        case dict():
+            items = (_packed(key) + _packed(item) for key, item in value.items())
+            return struct.pack(">BI", 0xDF, len(value)) + b"".join(items)
         case _:
-            raise Unusual
-
-
-def _head(number: int, below: int, short: int, types: tuple[int, int, int]) -> bytes:
-    """Return a small number in a byte with its type, others in 1, 2 or 4 bytes after one of these types."""
-    if number < below:
-        return bytes((short | number,))
-    size = 1 if number < 1 << 8 and types[0] else 2 if number < 1 << 16 else 4
-    return bytes((types[size // 2],)) + number.to_bytes(size, "big")
+            raise TypeError(value)
 
 
 def unpacked(payload: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bgctl import exit_codes
-from bgctl.common import COMPLETION_VARIABLE, client
+from bgctl.common import COMPLETION_VARIABLE
 from bgd.errors import BgdError, shorten
 from bgd.escape import one_line
 
@@ -52,20 +52,9 @@ def _invoke(arguments: list[str], begun: Begun | None) -> int:
         from bgctl.completing import complete  # noqa: PLC0415 - only shell completion needs it
 
         return complete(instruction)
-    match arguments:
-        case ["submit" | "run" as verb, program, *words] if program and not program.startswith("-"):
-            return _submit(verb, [program, *words], begun)
     from bgctl.cli import invoke  # noqa: PLC0415 - it imports the parser
 
-    return invoke(arguments)
-
-
-def _submit(verb: str, argv: list[str], begun: Begun | None) -> int:
-    """Submit a command without options. There is nothing to parse, and the parser is a sixth of a start."""
-    from bgctl import commands  # noqa: PLC0415 - other verbs do not need it
-
-    with client(autostart=True) as daemon:
-        return (commands.run if verb == "run" else commands.submit)(daemon, argv, {}, begun=begun)
+    return invoke(arguments, begun)
 
 
 def _complain(message: str, code: int) -> int:

@@ -8,13 +8,14 @@ import click
 
 from bgctl.commands import (
     print_id,
-    run,
+    queue_command_of,
     say_if_exists,
     say_if_it_is_too_wide,
+    say_obstacle,
     say_once_what_a_reboot_does,
-    submit,
     wait_or_follow,
 )
+from bgctl.common import global_options, say
 from bgctl.options import (
     ARGUMENT,
     job_options,
@@ -23,6 +24,7 @@ from bgctl.options import (
     with_command_options,
     with_options,
 )
+from bgctl.plain import input_waits
 from bgctl.verbs import verb
 from bgd import Client
 from bgd.client.specs import with_references
@@ -98,7 +100,10 @@ def submit_command(
     Standard input is empty unless --stdin is given.
     """
     options = job_options(daemon, given)
-    return submit(daemon, argv, options, shell=shell, no_check=no_check, wait=wait, follow=follow)
+    job = queue_command_of(daemon, argv, options, shell=shell, no_check=no_check, verb="submit")
+    print_id(job)
+    say_if_exists(job, options)
+    return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
 @verb(
@@ -166,7 +171,7 @@ def call_command(
 @click.option("-i", "stdin", flag_value="-", help="Pass stdin to the command, as --stdin - does.")
 @click.option("-it", "interactive", is_flag=True, help="Type into the command's terminal while it runs.")
 @_program
-def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, **given: Any) -> int:
+def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, raw: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
     Standard input is empty unless -i or --stdin is given. With --pty its output is printed unchanged.
@@ -175,14 +180,28 @@ def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, **g
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
     if interactive:
-        from bgctl.attaching import check_terminal  # noqa: PLC0415 - only run -it needs it
+        from bgctl.attaching import attach, check_terminal  # noqa: PLC0415 - it imports an event loop
 
         check_terminal("run -it")
         if given["stdin"]:
             raise click.UsageError("-it types while the command runs: leave out -i and --stdin")
         given["pty"] = True
-    how = {name: given.pop(name) for name in ("shell", "no_check", "raw")}
-    return run(daemon, argv, job_options(daemon, given), interactive=interactive, **how)
+    how = {name: given.pop(name) for name in ("shell", "no_check")}
+    options = job_options(daemon, given)
+    job = queue_command_of(daemon, argv, options, verb="run", **how)
+    if global_options().json:
+        print_id(job)
+    say_if_exists(job, options)
+    if interactive:
+        say_obstacle(job)
+        return attach(daemon, job.id, is_new=True)
+    # with its own terminal the job expects this one to obey its control characters
+    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
+    if "stdin" not in options and "input" not in options and input_waits(argv):
+        import shlex  # noqa: PLC0415 - hardly any command gets here
+
+        say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
+    return code
 
 
 def json_option(option: str, text: str | None, kind: type[T]) -> T:

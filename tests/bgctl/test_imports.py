@@ -30,8 +30,8 @@ NEEDED_TO_PARSE = {
     "locale": "says in which language click is to speak",
 }
 PLAIN = {"plain", "plain_wire"}  # nothing to parse, and the usual answers
-SHARED = PLAIN | {"columns", "exit_codes", "common", "program"}
-PARSING = SHARED | {"cli", "options", "verbs"}
+PARSING = PLAIN | {"cli", "columns", "common", "exit_codes", "options", "program", "verbs"}
+SUBMITTING = PARSING | {"commands", "output", "submitting", "terminal"}
 OWN = {
     "submit true": PLAIN,
     "run true": PLAIN,
@@ -39,13 +39,13 @@ OWN = {
     "wait 1": PLAIN,
     "logs 1": PLAIN,
     "--help": set(),  # it is in a file
-    "run printf a\\rb": SHARED | {"commands", "output", "terminal"},  # the client goes on
-    "submit --priority 3 true": PARSING | {"commands", "submitting"},
+    "run printf a\\rb": SUBMITTING,  # the client goes on
+    "submit --priority 3 true": SUBMITTING,
     "list --all": PARSING | {"listing", "selecting", "terminal"},
 }
 NEEDED_BY = {arguments: {*NEEDED_WITHOUT_CLIENT} for arguments in OWN} | {
     "--help": {"gc", "__future__"},
-    "run printf a\\rb": {*NEEDED},
+    "run printf a\\rb": {*NEEDED, *NEEDED_TO_PARSE},
     "submit --priority 3 true": {*NEEDED, *NEEDED_TO_PARSE},
     "list --all": {*NEEDED, *NEEDED_TO_PARSE},
 }
